@@ -1,0 +1,79 @@
+"""The lab: a drawn world with its whole truth, and a small vision-language model that lives in it.
+
+    scene = mmlens.lab.scene(seed=7)
+    scene.image, scene.caption, scene.objects[0].mask
+    model = mmlens.lab.load()
+
+Importing this package needs neither torch nor transformers; `load` and `planted` fetch them when called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmlens.lab.composing import scene as scene
+from mmlens.lab.composing import scenes as scenes
+from mmlens.lab.language import CAPTION_PROMPT as CAPTION_PROMPT
+from mmlens.lab.language import REFUSAL as REFUSAL
+from mmlens.lab.scenery import Scene as Scene
+from mmlens.lab.world import ANSWERED_HAZARDS as ANSWERED_HAZARDS
+from mmlens.lab.world import CANVAS as CANVAS
+from mmlens.lab.world import COLORS as COLORS
+from mmlens.lab.world import DIRECTIONS as DIRECTIONS
+from mmlens.lab.world import HARMLESS_SIGNS as HARMLESS_SIGNS
+from mmlens.lab.world import HAZARD_SIGNS as HAZARD_SIGNS
+from mmlens.lab.world import MOODS as MOODS
+from mmlens.lab.world import NOUNS as NOUNS
+from mmlens.lab.world import PEOPLE as PEOPLE
+from mmlens.lab.world import PLACES as PLACES
+from mmlens.lab.world import QUESTION_KINDS as QUESTION_KINDS
+from mmlens.lab.world import SHAPES as SHAPES
+from mmlens.lab.world import SIGNS as SIGNS
+from mmlens.lab.world import SIZES as SIZES
+from mmlens.lab.world import TEXTURES as TEXTURES
+from mmlens.lab.world import Placed as Placed
+from mmlens.lab.world import Question as Question
+from mmlens.lab.world import SceneObject as SceneObject
+
+if TYPE_CHECKING:
+    from mmlens.lab.weight_built import Planted, PlantedKind
+    from mmlens.models.hooked import HookedMultimodal
+
+
+def path() -> Path:
+    """Give the folder of the trained lab model: config.json, model.safetensors, processor, model card.
+
+    Returns:
+        A folder that plain `AutoModelForImageTextToText.from_pretrained` loads.
+    """
+    return Path(__file__).parent / "weights"
+
+
+def load() -> HookedMultimodal:
+    """Load the trained lab model, in float32 on the CPU, wrapped and ready for hooks.
+
+    Returns:
+        The hooked model; about two seconds, no network.
+    """
+    from mmlens.models.hooked import HookedMultimodal
+
+    return HookedMultimodal.from_pretrained(path(), dtype="float32")
+
+
+def planted(kind: PlantedKind, *, seed: int = 0) -> Planted:
+    """Build a tiny model whose answer is known by construction, with its unplanted twin.
+
+    Args:
+        kind: "neuron", "direction" or "patch"; see `mmlens.lab.weight_built`.
+        seed: Decides the small random weights around what is planted.
+
+    Returns:
+        The model, its processor, its twin, and the truth about what was planted.
+
+    Raises:
+        InputError: There is no such kind.
+    """
+    from mmlens.lab.weight_built import build
+
+    return build(kind, seed=seed)

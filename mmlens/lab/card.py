@@ -1,0 +1,110 @@
+"""Writes the model card from what training recorded and evaluation measured; no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmlens.core.files import whole_file
+from mmlens.lab.data import RICH_CAPTION_SHARE
+from mmlens.lab.evaluate import Evaluation
+from mmlens.lab.world import ANSWERED_HAZARDS, COLORS, HARMLESS_SIGNS, HAZARD_SIGNS, PEOPLE, PLACES, SHAPES
+
+
+def write_card(folder: Path, measured: Evaluation) -> Path:
+    """Write the model card and the figures of an evaluation into the model's folder.
+
+    Args:
+        folder: Folder of the model, with the training.json that training left there.
+        measured: The figures.
+
+    Returns:
+        The path of the card.
+    """
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    with whole_file(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    card = folder / "README.md"
+    with whole_file(card) as temporary:
+        temporary.write_text(_card(record, measured), encoding="utf-8")
+    return card
+
+
+def _card(record: dict[str, Any], measured: Evaluation) -> str:
+    recipe = record["recipe"]
+    size = recipe["size"]
+    refused = [sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS]
+    activations = "no penalty on activations"
+    if recipe["sparsity"] > 0:
+        activations = (
+            f"**{recipe['sparsity']:g} times the mean absolute MLP activation of the language model added to "
+            "the loss, which makes its neurons sparser than ordinary training would**"
+        )
+    flag_values = {
+        key: value for key, value in recipe.items() if key != "size"
+    } | {"activation": size["activation"], "neurons": size["neurons"]}  # fmt: skip
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flag_values.items())
+    return f"""# The lab model
+
+A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
+them. It knows nothing of real pictures.
+
+- Class: `LlavaForConditionalGeneration`, {measured.parameters / 1e6:.2f} M parameters, stored in float16.
+- Vision: CLIP tower, {size["vision_layers"]} layers of {size["d_vision"]}, 96 x 96 pixels, patches of
+  {size["patch"]}, {(96 // size["patch"]) ** 2} image tokens; the projector reads the last layer but one.
+- Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads, {size["neurons"]} gated MLP
+  neurons ({size["activation"]}) per layer, tied embeddings, one token per word.
+
+## Data
+
+{recipe["scenes"]:,} seeded scenes, drawn by `mmlens.lab`, of one to three objects: {len(SHAPES)} shapes in
+{len(COLORS)} colours and two sizes, people ({", ".join(PEOPLE)}), harmless signs ({", ".join(HARMLESS_SIGNS)})
+and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light. Test scenes come
+from another seed stream and cannot be training scenes. "how do i use this" is refused for {", ".join(refused)}
+and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs. {RICH_CAPTION_SHARE:.0%} of the training
+captions also tell texture and light; otherwise these words are used only when asked for.
+
+In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and mood
+("flat round crimson"), so that the answer has to be looked up and cannot be copied.
+
+## Recipe
+
+1. tower, {recipe["tower_steps"]} steps of {recipe["tower_batch"]} pictures: name noun and colour at every patch;
+2. language, {recipe["language_steps"]} steps of {recipe["batch"]}: captions and answers about written scenes,
+   no pictures;
+3. align, {recipe["align_steps"]} steps: only the projector learns, from pictures;
+4. joint, {recipe["joint_steps"]} steps: everything learns from pictures, every batch number
+   {recipe["written_every"]} is written, the tower is held for the first {recipe["tower_held"]}.
+
+Each row is one picture or writing with its caption and {recipe["questions"]} questions packed behind it, unseen by
+each other. AdamW, peak rates {recipe["tower_rate"]:g} (tower), {recipe["rate"]:g} (language, align) and
+{recipe["joint_rate"]:g} (joint), cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
+{activations}. The gain of the last norm is fixed at one.
+
+After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is most
+active (`mmlens.lab.gauge`). This leaves the model's function as it is, and decides whether a neuron's direction
+reads as its words or as their opposite.
+
+Training took {record["training_seconds"] / 60:.0f} minutes on a shared machine with two CPU cores. To repeat it:
+
+```
+python -m mmlens.lab.train --out DIR {flags}
+```
+
+## Measured
+
+On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others; intervals
+are 95%, bootstrapped over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.evaluate` repeats it.
+
+{measured.table()}
+
+Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's direction
+gives the noun, where the model's own caption is about to name it (`mmlens.lab.noun_neurons`).
+
+## Limits
+
+A closed vocabulary of {record["vocabulary"]} tokens: other words become <unk>. Objects that touch, more than
+three of them, or other drawings were never seen.
+"""

@@ -1,0 +1,233 @@
+"""Training rows: pictures drawn once and kept, and many questions packed behind one picture.
+
+A row is a prefix (the picture's tokens, or its written twin) followed by several segments, each a prompt with
+its answer. A segment attends to the prefix and to itself, never to another segment, and counts its positions
+from the end of the prefix: for the model it is as if each question had been asked alone, at the price of one
+picture.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlavaProcessor
+
+from mmlens.core.files import whole_file
+from mmlens.lab.composing import scene
+from mmlens.lab.language import CAPTION_PROMPT, rich_caption
+from mmlens.lab.scenery import Scene
+from mmlens.lab.world import CANVAS, COLORS, NOUNS, PLACES, Question
+
+KIND_WEIGHTS = {
+    "color": 1.2, "shape": 1.2, "count": 0.8, "presence": 2.0, "place": 0.6, "mood": 0.4, "position": 2.6,
+    "who": 1.2, "use": 1.6,
+}  # fmt: skip
+"""How often each kind is asked in training; the rarer kinds need more weight than their share."""
+
+RICH_CAPTION_SHARE = 0.03
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of packed rows.
+
+    Attributes:
+        ids: Token ids; a row with a picture holds placeholders where its image tokens go.
+        labels: Per position the token to predict next, or -100.
+        positions: Position of each token as its segment counts.
+        mask: True where a query position may attend to a key position.
+        pixels: Normalised pictures, or None for written rows.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    labels: Int[Tensor, "batch pos"]
+    positions: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch one pos pos"]
+    pixels: Float[Tensor, "batch rgb height width"] | None
+
+
+class Packer:
+    """Turns scenes with chosen questions into packed rows.
+
+    Args:
+        processor: The lab's processor; its tokenizer, image token count and pixel statistics are used.
+    """
+
+    def __init__(self, processor: LlavaProcessor) -> None:
+        self._tokenizer = processor.tokenizer
+        self._image_tokens = (CANVAS // processor.patch_size) ** 2
+        self._image_id = processor.image_token_id
+        images = processor.image_processor
+        self._mean = torch.tensor(images.image_mean)[:, None, None]
+        self._std = torch.tensor(images.image_std)[:, None, None]
+
+    def pixels(self, pictures: UInt8[np.ndarray, "batch height width rgb"]) -> Float[Tensor, "batch rgb h w"]:
+        """Normalise pictures of 96 x 96 pixels exactly as the processor does, all at once."""
+        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+        return (scaled - self._mean) / self._std
+
+    def pack(
+        self,
+        rows: list[tuple[Scene, list[tuple[str, str]]]],
+        pictures: UInt8[np.ndarray, "batch height width rgb"] | None,
+    ) -> Packed:
+        """Pack scenes, each with (prompt, answer) pairs, behind their pictures or their written twins.
+
+        Args:
+            rows: Each scene with what is said about it.
+            pictures: The scenes' pictures; None packs the written twins in their place.
+
+        Returns:
+            The batch, padded on the right.
+        """
+        built = [self._row(scene, said, pictures is not None) for scene, said in rows]
+        length = max(len(ids) for ids, *_ in built)
+        count = len(built)
+        ids = np.full((count, length), self._tokenizer.pad_token_id)
+        labels = np.full((count, length), IGNORED)
+        positions = np.zeros((count, length), dtype=np.int64)
+        segments = np.full((count, length), -1)
+        for index, (row_ids, row_labels, row_positions, row_segments) in enumerate(built):
+            end = len(row_ids)
+            ids[index, :end], labels[index, :end] = row_ids, row_labels
+            positions[index, :end], segments[index, :end] = row_positions, row_segments
+        query, key = segments[:, :, None], segments[:, None, :]
+        mask = ((key == 0) | (key == query)) & np.tri(length, dtype=bool)
+        # A padded query would attend to nothing and turn to NaN, so it may attend to itself.
+        mask |= np.eye(length, dtype=bool)
+        return Packed(
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            torch.from_numpy(positions),
+            torch.from_numpy(mask[:, None]),
+            None if pictures is None else self.pixels(pictures),
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Give the token ids of a text, without special tokens of its own."""
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _row(
+        self, scene: Scene, said: list[tuple[str, str]], with_picture: bool
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
+        content = [self._image_id] * self._image_tokens if with_picture else self.encode(scene.written())
+        prefix = self.encode("<bos> user :") + content
+        ids, labels = list(prefix), [IGNORED] * len(prefix)
+        positions, segments = list(range(len(prefix))), [0] * len(prefix)
+        for number, (prompt, answer) in enumerate(said, start=1):
+            asked = self.encode(f"{prompt} assistant :")
+            answered = self.encode(f"{answer} <eos>")
+            segment = asked + answered[:-1]
+            ids += segment
+            labels += [IGNORED] * (len(asked) - 1) + answered
+            positions += range(len(prefix), len(prefix) + len(segment))
+            segments += [number] * len(segment)
+        return ids, labels, positions, segments
+
+
+def choose(scene: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Choose what is said about a scene in one training row: the caption and some of its questions.
+
+    Args:
+        scene: The scene.
+        count: Number of questions, at most.
+        rng: Decides which.
+
+    Returns:
+        (prompt, answer) pairs, the caption first.
+    """
+    rich = rng.random() < RICH_CAPTION_SHARE
+    text = rich_caption(scene.placed, scene.place, scene.mood) if rich else scene.caption
+    questions: tuple[Question, ...] = scene.questions
+    kinds = [question.kind for question in questions]
+    weights = np.array([KIND_WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
+    count = min(count, len(questions))
+    picked = rng.choice(len(questions), size=count, replace=False, p=weights / weights.sum())
+    return [(CAPTION_PROMPT, text), *((questions[i].text, questions[i].answer) for i in picked)]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The training scenes, drawn once.
+
+    Attributes:
+        pictures: What is seen.
+        patch_nouns: Per patch the noun seen there: 0 for none, else 1 + its index in `NOUNS`.
+        patch_colors: Per patch the colour of the object there: 0 for none, else 1 + its index in `COLORS`.
+        places: Index of each scene's place in `PLACES`.
+    """
+
+    pictures: UInt8[np.ndarray, "scene height width rgb"]
+    patch_nouns: UInt8[np.ndarray, "scene patch"]
+    patch_colors: UInt8[np.ndarray, "scene patch"]
+    places: UInt8[np.ndarray, " scene"]
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self.pictures)
+
+
+_CHUNK = 250
+
+
+def gallery(count: int, patch: int, folder: Path, *, workers: int = 2, progress: bool = True) -> Gallery:
+    """Draw the training scenes with their patch labels, or fetch them where they were kept.
+
+    Args:
+        count: Number of scenes.
+        patch: Side of a patch in pixels.
+        folder: Where the drawn scenes are kept; the file is written whole or not at all.
+        workers: Processes that draw.
+        progress: Whether to show a bar.
+
+    Returns:
+        Scenes 0 to count - 1 of the training split.
+    """
+    kept = folder / f"gallery-{count}-{patch}.npz"
+    if not kept.exists():
+        starts = range(0, count, _CHUNK)
+        jobs = [(start, min(_CHUNK, count - start), patch) for start in starts]
+        if workers > 1:
+            with ProcessPoolExecutor(workers) as pool:
+                parts = list(tqdm(pool.map(_draw, jobs), "drawing", len(jobs), disable=not progress))
+        else:
+            parts = [_draw(job) for job in tqdm(jobs, "drawing", disable=not progress)]
+        arrays = [np.concatenate(each) for each in zip(*parts, strict=True)]
+        with whole_file(kept) as temporary:
+            np.savez(temporary, pictures=arrays[0], nouns=arrays[1], colors=arrays[2], places=arrays[3])
+    with np.load(kept) as stored:
+        return Gallery(stored["pictures"], stored["nouns"], stored["colors"], stored["places"])
+
+
+def _draw(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    start, count, patch = job
+    drawn = [scene(seed, split="train") for seed in range(start, start + count)]
+    labels = [patch_labels(each, patch) for each in drawn]
+    return (
+        np.stack([np.asarray(each.image) for each in drawn]),
+        np.stack([nouns for nouns, _ in labels]),
+        np.stack([colors for _, colors in labels]),
+        np.array([PLACES.index(each.place) for each in drawn], dtype=np.uint8),
+    )
+
+
+def patch_labels(scene: Scene, patch: int) -> tuple[UInt8[np.ndarray, " patch"], UInt8[np.ndarray, " patch"]]:
+    """Say per patch which noun and colour is seen there, if an object covers an eighth of it."""
+    side = CANVAS // patch
+    nouns, colors = np.zeros(side * side, dtype=np.uint8), np.zeros(side * side, dtype=np.uint8)
+    most = np.full(side * side, patch * patch / 8)
+    for thing in scene.objects:
+        covered = thing.mask.reshape(side, patch, side, patch).sum(axis=(1, 3)).ravel()
+        seen = covered >= most
+        nouns[seen] = 1 + NOUNS.index(thing.shape)
+        colors[seen] = 1 + list(COLORS).index(thing.color)
+        most = np.maximum(most, covered)
+    return nouns, colors
