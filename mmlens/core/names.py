@@ -1,0 +1,132 @@
+"""The grammar of hook names: parts, layers, globs, and the nearest names to a wrong one.
+
+A name reads `[part.]module.hook_kind`. The language model has no prefix (TransformerLens's bare names), the other
+parts are `vision.` and `projector.`:
+
+    vision.blocks.2.attn.hook_q     projector.hook_out     blocks.4.hook_resid_post     hook_logits
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mmlens.core.errors import InputError, UnknownNameError
+
+Part: TypeAlias = Literal["vision", "projector", "language"]
+PARTS: tuple[Part, ...] = ("vision", "projector", "language")
+
+#: What every run method and analysis accepts where hook points are meant (`at=`, `names=`).
+Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
+
+_NAME = re.compile(r"^(?:(?P<part>vision|projector)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<rest>.+)$")
+
+
+@dataclass(frozen=True)
+class HookName:
+    """A hook name taken apart.
+
+    Attributes:
+        part: the tower it lives in.
+        layer: block number within the part, or None for points outside the blocks.
+        rest: what follows, e.g. `hook_resid_post` or `mlp.hook_post`.
+    """
+
+    part: Part
+    layer: int | None
+    rest: str
+
+    @classmethod
+    def parse(cls, name: str) -> "HookName":
+        """Take a full hook name apart.
+
+        Example:
+            >>> HookName.parse("vision.blocks.2.attn.hook_q")
+            HookName(part='vision', layer=2, rest='attn.hook_q')
+        """
+        match = _NAME.match(name)
+        if match is None:
+            raise InputError(f"{name!r} is no hook name; names read [part.][blocks.N.]hook_kind.")
+        part = match["part"] or "language"
+        return cls(part, None if match["layer"] is None else int(match["layer"]), match["rest"])  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return part_prefix(self.part) + ("" if self.layer is None else f"blocks.{self.layer}.") + self.rest
+
+
+def part_prefix(part: Part) -> str:
+    """The prefix that hook names of a part carry: empty for the language model."""
+    return "" if part == "language" else f"{part}."
+
+
+def require_part(part: str) -> Part:
+    """Return `part` if it is one, else raise an InputError that lists the three."""
+    if part not in PARTS:
+        raise InputError(f"part={part!r} is not a part of the model; the parts are {', '.join(PARTS)}.")
+    return part  # type: ignore[return-value]
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+
+
+_WILDCARDS = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    """`*` and `?` stay within one dotted segment, `**` crosses dots, `[0-3]` is a set; a lone `*` means everything."""
+    if pattern == "*":
+        pattern = "**"
+    tokens = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
+    translated = (_WILDCARDS.get(t) or (t if t.startswith("[") else re.escape(t)) for t in tokens)
+    return re.compile("".join(translated) + r"\Z")
+
+
+def match_names(asked: Names, known: Sequence[str], *, what: str = "hook point") -> list[str]:
+    """Resolve names, globs or a predicate to hook names, in the order of `known`.
+
+    Args:
+        asked: a name, a glob (`*` within one dotted segment, `**` across), several of these, or a predicate.
+        known: all names, in execution order.
+        what: the word for the things named, used in messages.
+
+    Returns:
+        The matching names, each once, in the order of `known`.
+
+    Raises:
+        UnknownNameError: if a name is unknown or a glob or predicate matches nothing; lists the nearest names.
+
+    Example:
+        >>> match_names("blocks.*.hook_post", ["blocks.0.mlp.hook_post", "blocks.0.hook_post"])
+        ['blocks.0.hook_post']
+    """
+    if callable(asked):
+        chosen = {name for name in known if asked(name)}
+        if not chosen:
+            raise UnknownNameError(f"The predicate given as {what} names matched none of the {len(known)} names.")
+    else:
+        patterns = [asked] if isinstance(asked, str) else list(asked)
+        if not patterns:
+            raise UnknownNameError(f"No {what} was named: the list of names is empty.")
+        chosen = set()
+        for pattern in patterns:
+            if not isinstance(pattern, str):
+                raise InputError(f"A {what} name must be a string, found {type(pattern).__name__}: {pattern!r}.")
+            expression = _glob(pattern)
+            found = {name for name in known if expression.match(name)}
+            if not found:
+                raise UnknownNameError(_unknown(pattern, known, what))
+            chosen |= found
+    return [name for name in known if name in chosen]
+
+
+def _unknown(pattern: str, known: Sequence[str], what: str) -> str:
+    is_glob = any(sign in pattern for sign in "*?[")
+    asked = f"The glob {pattern!r} matches no {what}" if is_glob else f"There is no {what} {pattern!r}"
+    close = nearest(pattern, known)
+    hint = f" Nearest: {', '.join(close)}." if close else ""
+    if is_glob and "**" not in pattern:
+        hint += " (`*` stays within one dotted segment, `**` crosses dots.)"
+    return f"{asked} among {len(known)} names.{hint}"

@@ -1,0 +1,1 @@
+"""Hook points, how they attach to real modules, and the graph they form. Knows no model family."""

@@ -1,0 +1,157 @@
+"""How a hook point reaches the tensor it names: straight at a site, or by moving a value that no module returns.
+
+Two points name tensors that no module hands out: `hook_resid_mid` (the stream between the two branches of a block)
+and a norm's `hook_scale`. Both are read where their parts are known and written by moving a tensor that exists, so
+that an edit has the meaning of the name: a new `resid_mid` changes the skip path as well as the MLP.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from mmlens.hooks.site import Site, Tap
+
+
+class Attachment(Protocol):
+    """What a point needs: to be put in the path of its tensor, and taken out again."""
+
+    def attach(self, tap: Tap) -> None:
+        """Call `tap` with the tensor on every forward from now on, and use what it returns."""
+
+    def detach(self, tap: Tap) -> None:
+        """Undo `attach`."""
+
+
+class AtSite:
+    """The tensor is what a module receives or returns."""
+
+    def __init__(self, site: Site, rank: int = 0):
+        self.site = site
+        self.rank = rank
+
+    def attach(self, tap: Tap) -> None:
+        """Put the tap on the site."""
+        self.site.attach(tap, self.rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take it off."""
+        self.site.detach(tap)
+
+
+class _Moved(torch.autograd.Function):
+    """Value `moved` with the gradient of `target - base`, so that an untouched stream stays bit-equal."""
+
+    @staticmethod
+    def forward(ctx, moved, target, base):  # type: ignore[no-untyped-def, override]
+        return moved.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def, override]
+        return None, gradient, -gradient
+
+
+class BetweenBranches:
+    """The residual stream after a block's first branch: read as `stream + branch`, written by moving the branch.
+
+    Args:
+        stream: the block's input, where the skip path starts.
+        branch: the output of the first branch as it is added to the stream (after a post-norm, if there is one).
+    """
+
+    #: After `hook_resid_pre` on the block's input, and after `hook_attn_out` on the branch.
+    RECORD_RANK = 90
+    WRITE_RANK = 50
+
+    def __init__(self, stream: Site, branch: Site):
+        self.stream = stream
+        self.branch = branch
+        self._before: torch.Tensor | None = None
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap) -> None:
+        """Record the stream at the block's input and pass `stream + branch` through the tap."""
+
+        def write(branch: torch.Tensor) -> torch.Tensor:
+            before = self._before
+            if before is None:
+                return branch
+            before = before.to(branch.device)
+            middle = before + branch
+            new = tap(middle)
+            if new is middle and not middle.requires_grad:
+                return branch
+            with torch.no_grad():
+                moved = torch.where(new == middle, branch, new - before)
+            return _Moved.apply(moved, new, before) if new.requires_grad else moved
+
+        self._taps[tap] = write
+        self.stream.attach(self._record, self.RECORD_RANK)
+        self.branch.attach(write, self.WRITE_RANK)
+
+    def detach(self, tap: Tap) -> None:
+        """Stop recording and moving."""
+        self.branch.detach(self._taps.pop(tap))
+        if not self._taps:
+            self.stream.detach(self._record)
+            self._before = None
+
+    def _record(self, stream: torch.Tensor) -> torch.Tensor:
+        self._before = stream
+        return stream
+
+
+class NormScale:
+    """The number a norm divides by, `[..., 1]`: the root mean square (RMS norm) or standard deviation (layer norm).
+
+    Read from the norm's input, written by scaling its output: `out = bias + (out - bias) * scale / new_scale`.
+    """
+
+    WRITE_RANK = -10  # before hook_normalized, which sees the result
+
+    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: Site, returned: Site):
+        self.module = module
+        self.centred = centred
+        self.eps = eps
+        self.received = received
+        self.returned = returned
+        self._input: torch.Tensor | None = None
+        self._taps: dict[Tap, Tap] = {}
+
+    def scale(self, x: torch.Tensor) -> torch.Tensor:
+        """The divisor for an input `[..., d]`, `[..., 1]`, in float32 at least."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        return (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def attach(self, tap: Tap) -> None:
+        """Record the norm's input and pass its scale through the tap."""
+
+        def write(output: torch.Tensor) -> torch.Tensor:
+            if self._input is None:
+                return output
+            old = self.scale(self._input)
+            new = tap(old)
+            if new is old and not old.requires_grad:
+                return output
+            # ratio - 1 is exactly 0 where the scale was left alone, so an untouched output stays bit-equal
+            change = (old / new - 1).to(output.dtype)
+            bias = getattr(self.module, "bias", None)
+            return output + (output if bias is None else output - bias) * change
+
+        self._taps[tap] = write
+        self.received.attach(self._record, BetweenBranches.RECORD_RANK)
+        self.returned.attach(write, self.WRITE_RANK)
+
+    def detach(self, tap: Tap) -> None:
+        """Stop recording and scaling."""
+        self.returned.detach(self._taps.pop(tap))
+        if not self._taps:
+            self.received.detach(self._record)
+            self._input = None
+
+    def _record(self, x: torch.Tensor) -> torch.Tensor:
+        self._input = x
+        return x
+

@@ -1,0 +1,204 @@
+"""Editable attention: one kernel for every tower, with six hook points in its path.
+
+Transformers' attention modules look their kernel up by name. While an attention point of a tower has a hook, that
+tower's configuration names mmlens's kernel; afterwards it names its own again. The kernel hands straight to the
+tower's own one in modules without a hook, and where only `q`, `k`, `v` or `z` are hooked; only a hook on scores or
+pattern makes it compute the attention step by step.
+
+Queries and keys are seen as they enter the product, that is after rotary embeddings. With a KV cache, `hook_k` and
+`hook_v` hold all keys so far, those of earlier steps included.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from mmlens.hooks.site import Tap
+
+AttentionKind: TypeAlias = Literal["q", "k", "v", "attn_scores", "pattern", "z"]
+#: The kinds in the order in which they are computed.
+ATTENTION_KINDS: tuple[AttentionKind, ...] = ("q", "k", "v", "attn_scores", "pattern", "z")
+
+#: The tower's own kernel: `(module, query, key, value, attention_mask, **options) -> (output, weights)`.
+Kernel: TypeAlias = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass
+class Tower:
+    """The switch of one tower: it is on while any of the tower's attention points has a hook.
+
+    Attributes:
+        switch: called with True to put mmlens's kernel in, with False to restore the tower's own.
+    """
+
+    switch: Callable[[bool], None]
+    _users: int = 0
+
+    def acquire(self) -> None:
+        """One more point needs the kernel."""
+        self._users += 1
+        if self._users == 1:
+            self.switch(True)
+
+    def release(self) -> None:
+        """One point less; with the last one the tower's own kernel comes back."""
+        self._users -= 1
+        if self._users == 0:
+            self.switch(False)
+
+
+@dataclass
+class _Path:
+    """The taps in one attention module's path, by kind."""
+
+    taps: dict[AttentionKind, list[Tap]] = field(default_factory=dict)
+
+    def run(self, kind: AttentionKind, tensor: torch.Tensor) -> torch.Tensor:
+        for tap in tuple(self.taps.get(kind, ())):
+            tensor = tap(tensor)
+        return tensor
+
+    def has(self, *kinds: AttentionKind) -> bool:
+        return any(self.taps.get(kind) for kind in kinds)
+
+
+#: One path per hooked module. Weak, so that a discarded model takes its entry along; shared by all wrappers of a model.
+_PATHS: "weakref.WeakKeyDictionary[nn.Module, _Path]" = weakref.WeakKeyDictionary()
+
+
+class InAttention:
+    """Attachment of one attention point.
+
+    Args:
+        module: the module that calls the kernel.
+        kind: which tensor of the computation.
+        tower: the switch of its tower.
+    """
+
+    def __init__(self, module: nn.Module, kind: AttentionKind, tower: Tower):
+        self.module = module
+        self.kind = kind
+        self.tower = tower
+
+    def attach(self, tap: Tap) -> None:
+        """Put the tap in the module's path and make sure that the tower uses our kernel."""
+        _PATHS.setdefault(self.module, _Path()).taps.setdefault(self.kind, []).append(tap)
+        self.tower.acquire()
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out; the tower may get its own kernel back."""
+        path = _PATHS[self.module]
+        path.taps[self.kind] = [held for held in path.taps[self.kind] if held is not tap]
+        if not path.has(*ATTENTION_KINDS):
+            del _PATHS[self.module]
+        self.tower.release()
+
+
+def hooked_attention(
+    own: Kernel,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: bool = False,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention with the module's hook points in its path.
+
+    Args:
+        own: the tower's own kernel, used wherever the step-by-step computation is not needed.
+        module: the calling module.
+        query: `[batch head query d_head]`.
+        key: `[batch kv_head key d_head]`; grouped heads are repeated after `hook_k`.
+        value: `[batch kv_head key d_head]`.
+        attention_mask: boolean (True: attend) or additive, broadcastable to `[batch head query key]`, or None.
+        packed: the rows of several images lie in one sequence; points then have no batch axis.
+        options: the caller's further keywords (`scaling`, `dropout`, `is_causal`, `softcap`, `cu_seq_lens_q`, ...).
+
+    Returns:
+        The output `[batch query head d_head]` and, if it was computed, the pattern `[batch head query key]`.
+    """
+    path = _PATHS.get(module)
+    if path is None:
+        return own(module, query, key, value, attention_mask, **options)
+
+    def through(kind: AttentionKind, tensor: torch.Tensor, *, swap: bool) -> torch.Tensor:
+        """Show hooks the TransformerLens layout (positions before heads; no batch axis in packed towers)."""
+        if not path.has(kind):
+            return tensor
+        shown = tensor.transpose(1, 2) if swap else tensor
+        shown = shown[0] if packed else shown
+        new = path.run(kind, shown)
+        if new is shown:
+            return tensor
+        new = new[None] if packed else new
+        return new.transpose(1, 2) if swap else new
+
+    query = through("q", query, swap=True)
+    key = through("k", key, swap=True)
+    value = through("v", value, swap=True)
+    if not path.has("attn_scores", "pattern"):
+        output, weights = own(module, query, key, value, attention_mask, **options)
+        return through("z", output, swap=False), weights
+
+    allowed, bias = _mask(module, query, key, attention_mask, options)
+    scores = _scores(query, key, options) + bias if bias is not None else _scores(query, key, options)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    scores = through("attn_scores", scores, swap=False)
+    pattern = torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
+    if allowed is not None:
+        # a row that may attend to nothing (padding) gets nothing, as in torch's own kernel
+        pattern = pattern.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    pattern = through("pattern", pattern, swap=False)
+    dropout = options.get("dropout") or 0.0
+    weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
+    output = (weights @ _repeat(value, query.shape[1])).transpose(1, 2).contiguous()
+    return through("z", output, swap=False), pattern
+
+
+def _repeat(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat grouped key or value heads `[batch kv_head key d_head]` up to the number of query heads."""
+    return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    scaling = options.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query @ _repeat(key, query.shape[1]).transpose(-1, -2) * scaling
+    softcap = options.get("softcap")
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def _mask(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    options: dict[str, Any],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """What the caller's mask means: which pairs may attend, and what is added to the scores."""
+    bias = options.get("position_bias")
+    n_query, n_key = query.shape[2], key.shape[2]
+    lengths = options.get("cu_seq_lens_q")
+    if lengths is not None:
+        chunk = torch.bucketize(torch.arange(n_query, device=query.device), lengths.to(query.device)[1:], right=True)
+        return (chunk[:, None] == chunk[None, :])[None, None], bias
+    if attention_mask is None:
+        is_causal = options.get("is_causal")
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if not is_causal or n_query == 1:
+            return None, bias
+        rows = torch.arange(n_query, device=query.device)[:, None] + (n_key - n_query)
+        return (torch.arange(n_key, device=query.device)[None, :] <= rows)[None, None], bias
+    mask = attention_mask[..., :n_key]
+    if mask.dtype == torch.bool:
+        return mask, bias
+    allowed = mask > torch.finfo(mask.dtype).min / 2
+    return allowed, mask if bias is None else mask + bias

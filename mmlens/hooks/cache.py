@@ -1,0 +1,180 @@
+"""The activation cache: TransformerLens's, with parts, positions and files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformer_lens import ActivationCache as TransformerLensCache
+from transformer_lens.utilities import get_act_name
+
+from mmlens.core.axes import position_axis
+from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.names import Part, nearest, part_prefix, require_part
+
+_FORMAT = "mmlens.ActivationCache/1"
+
+
+class ActivationCache(TransformerLensCache):
+    """Activations of one run by hook name.
+
+    Everything that TransformerLens's cache does works here (`cache["resid_post", 2]`, `accumulated_resid`,
+    `decompose_resid`, `stack_head_results`, `logit_attrs`, ...); shorthands mean the language model, and
+    `cache.part("vision")` speaks them for another part.
+
+    Args:
+        cache_dict: tensors by hook name.
+        model: the hooked model (or a part of it); None for a cache read from a file without one.
+        has_batch_dim: whether tensors keep their batch axis.
+        axes: axis words by hook name.
+        positions: the positions that were kept, if not all, in words.
+
+    Example:
+        >>> logits, cache = model.run_with_cache(batch)
+        >>> cache["resid_post", 0].shape == cache["blocks.0.hook_resid_post"].shape
+        True
+        >>> cache.part("vision")["resid_post", 0].shape[-1] == model.part("vision").cfg.d_model
+        True
+    """
+
+    def __init__(
+        self,
+        cache_dict: dict[str, torch.Tensor],
+        model: Any,
+        has_batch_dim: bool = True,
+        axes: dict[str, str] | None = None,
+        positions: str | None = None,
+    ):
+        super().__init__(cache_dict, model, has_batch_dim)
+        self.axes = axes or {}
+        self.positions = positions
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        if isinstance(key, str) and key in self.cache_dict:
+            return self.cache_dict[key]
+        if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int) and key[1] < 0:
+            if self.model is None:
+                raise InputError(f"Layer {key[1]} counts from the end, but this cache was loaded without a model; pass model=.")
+            key = (key[0], self.model.cfg.n_layers + key[1], *key[2:])
+        name = get_act_name(*key) if isinstance(key, tuple) else get_act_name(key)
+        for candidate in (name, f"hook_{key}"):
+            if candidate in self.cache_dict:
+                return self.cache_dict[candidate]
+        close = nearest(name, self.cache_dict)
+        raise UnknownNameError(
+            f"The cache holds nothing under {key!r} (hook name {name!r}); it holds {len(self)} activations."
+            + (f" Nearest: {', '.join(close)}." if close else "")
+            + " Scores and patterns are cached only when named: run_with_cache(..., names=...)."
+        )
+
+    def __repr__(self) -> str:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values()) / 2**20
+        kept = f", positions {self.positions}" if self.positions else ""
+        return f"ActivationCache: {len(self)} activations, {size:.1f} MiB{kept}"
+
+    def part(self, part: Part) -> "ActivationCache":
+        """The activations of one part under bare names, so that shorthands work on it.
+
+        Args:
+            part: `"vision"`, `"projector"` or `"language"`.
+        """
+        prefix = part_prefix(require_part(part))
+        others = tuple(part_prefix(p) for p in ("vision", "projector"))
+
+        def own(entries: dict[str, Any]) -> dict[str, Any]:
+            if prefix:
+                return {name.removeprefix(prefix): value for name, value in entries.items() if name.startswith(prefix)}
+            return {name: value for name, value in entries.items() if not name.startswith(others)}
+
+        tensors = own(self.cache_dict)
+        if not tensors:
+            raise InputError(f"The cache holds no activations of the part {part!r}; name some when you run the model.")
+        model = None if self.model is None else self.model.part(part)
+        return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions)
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache as one safetensors file, whole or not at all.
+
+        Args:
+            path: file to write; the folder must exist.
+        """
+        about = {
+            "format": _FORMAT,
+            "axes": json.dumps(self.axes),
+            "positions": json.dumps(self.positions),
+            "has_batch_dim": json.dumps(self.has_batch_dim),
+        }
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.cache_dict.items()}
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=about)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any = None, device: str | torch.device = "cpu") -> "ActivationCache":
+        """Read a cache that `save` wrote.
+
+        Args:
+            path: the file.
+            model: the hooked model, needed for negative layers and for TransformerLens's residual-stream methods.
+            device: where the tensors go.
+
+        Raises:
+            InputError: if there is no file, or it is not a cache.
+        """
+        path = require_file(path, "activation cache")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}.") from error
+        if about.get("format") != _FORMAT:
+            raise InputError(f"{path} is no activation cache (format {about.get('format')!r}, expected {_FORMAT!r}).")
+        read = {key: json.loads(about[key]) for key in ("axes", "positions", "has_batch_dim")}
+        tensors = {name: tensors[name] for name in read["axes"] if name in tensors} | tensors
+        return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"])
+
+
+#: Picks rows along a point's position axis; built by the model from the batch's token layout.
+RowPicker = Callable[[torch.Tensor], torch.Tensor]
+
+
+def gather_rows(tensor: torch.Tensor, axes: str, rows: torch.Tensor) -> torch.Tensor:
+    """Keep given rows along the position axis.
+
+    Args:
+        tensor: an activation.
+        axes: its axis words.
+        rows: `[row]`, the same for all samples, or `[batch row]`, one set each.
+
+    Returns:
+        The tensor with the position axis cut down to `row`.
+    """
+    axis = position_axis(axes)
+    rows = rows.to(tensor.device)
+    if rows.ndim == 1:
+        return tensor.index_select(axis, rows)
+    shape = [1] * tensor.ndim
+    shape[0], shape[axis] = rows.shape
+    index = rows.reshape(shape).expand(*[rows.shape[1] if i == axis else n for i, n in enumerate(tensor.shape)])
+    return tensor.gather(axis, index)
+
+
+def record(store: dict[str, torch.Tensor], pick: RowPicker | None, device: torch.device | str | None) -> Callable[..., None]:
+    """A hook function that keeps the activation it sees, detached, under the point's name.
+
+    Args:
+        store: where it is kept.
+        pick: which rows to keep; None for all.
+        device: where to keep it; None for where it is.
+    """
+
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        kept = activation.detach()
+        kept = kept if pick is None else pick(kept)
+        store[hook.name] = kept if device is None else kept.to(device)
+
+    return keep

@@ -1,0 +1,115 @@
+"""Drawing the hook-point graph as one SVG: parts side by side, blocks upwards, results laid over the nodes."""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import PARTS, Part, nearest
+from mmlens.hooks.graph import HookGraph, Node
+
+_PART_TITLES: dict[Part, str] = {"vision": "vision encoder", "projector": "projector", "language": "language model"}
+_PART_COLORS: dict[Part, str] = {"vision": "#2f7f86", "projector": "#b3702c", "language": "#5a4fa3"}
+_CELL, _ROW, _GAP, _LEFT, _TOP = 64, 30, 36, 54, 48
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """An SVG picture; shows itself in a notebook.
+
+    Attributes:
+        svg: the picture's source.
+    """
+
+    svg: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture to a file."""
+        Path(path).write_text(self.svg, encoding="utf-8")
+
+
+def _rows(graph: HookGraph, part: Part) -> list[tuple[str, list[Node]]]:
+    """The part's points in rows: one per block, one for each run of points outside the blocks."""
+    rows: list[tuple[str, list[Node]]] = []
+    for node in graph:
+        if node.part != part:
+            continue
+        label = "" if node.layer is None else f"block {node.layer}"
+        if not rows or rows[-1][0] != label:
+            rows.append((label, []))
+        rows[-1][1].append(node)
+    return rows
+
+
+def _color(value: float, largest: float) -> str:
+    """Red for positive, blue for negative, white for zero."""
+    strength = min(1.0, abs(value) / largest) if largest else 0.0
+    faded = round(255 * (1 - 0.85 * strength))
+    return f"rgb(255,{faded},{faded})" if value >= 0 else f"rgb({faded},{faded},255)"
+
+
+def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Drawing:
+    """Draw a hook-point graph; see `HookGraph.draw`.
+
+    Raises:
+        InputError: if `values` names a point that the graph does not have.
+    """
+    values = values or {}
+    for name in values:
+        if name not in graph:
+            raise InputError(f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, graph.names))}.")
+    largest = max((abs(value) for value in values.values()), default=0.0)
+    columns = {part: _rows(graph, part) for part in PARTS}
+    height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20
+    places: dict[str, tuple[float, float]] = {}
+    body: list[str] = []
+    x = 10.0
+    for part, rows in columns.items():
+        width = _LEFT + _CELL * max((len(nodes) for _, nodes in rows), default=1) + 8
+        body.append(f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">{_PART_TITLES[part]}</text>')
+        for index, (label, nodes) in enumerate(rows):
+            y = height - 24 - _ROW * (index + 1)
+            body.append(f'<text x="{x}" y="{y + 15}" font-size="9" fill="#777">{label}</text>')
+            for place, node in enumerate(nodes):
+                places[node.name] = (x + _LEFT + _CELL * place, y)
+        x += width + _GAP
+    body = [*_edges(graph, places), *body, *(_box(graph[name], place, values, largest) for name, place in places.items())]
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{x:.0f}" height="{height}" viewBox="0 0 {x:.0f} {height}" '
+        f'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>'
+    )
+    return Drawing(svg)
+
+
+def _edges(graph: HookGraph, places: dict[str, tuple[float, float]]) -> list[str]:
+    """Only the edges that leave a row: those within a block would hide it."""
+    lines = []
+    for source, target in graph.digraph.edges:
+        (x1, y1), (x2, y2) = places[source], places[target]
+        if y1 != y2 or graph[source].part != graph[target].part:
+            bend = (y1 + y2) / 2
+            lines.append(
+                f'<path d="M{x1 + 28},{y1 + 9} C{x1 + 28},{bend} {x2 + 28},{bend} {x2 + 28},{y2 + 9}" '
+                'fill="none" stroke="#bbb" stroke-width="0.8"/>'
+            )
+    return lines
+
+
+def _box(node: Node, place: tuple[float, float], values: dict[str, float], largest: float) -> str:
+    x, y = place
+    value = values.get(node.name)
+    fill = "#f6f6f6" if value is None else _color(value, largest)
+    dash = ' stroke-dasharray="3 2"' if node.dead else ""
+    weight = 1.6 if node.role == "stream" else 0.8
+    note = f"\n{value:.4g}" if value is not None else ""
+    note += f"\ndead: {node.dead}" if node.dead else ""
+    title = escape(f"{node.name}\n[{node.axes}] {node.width or ''}{note}")
+    return (
+        f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{_CELL - 6}" height="20" rx="4" fill="{fill}" '
+        f'stroke="{_PART_COLORS[node.part]}" stroke-width="{weight}"{dash}/>'
+        f'<text x="{x + (_CELL - 6) / 2}" y="{y + 13}" font-size="8" text-anchor="middle" fill="#222">'
+        f"{escape(node.kind.replace('attn_scores', 'scores').removeprefix('resid_') if len(node.kind) > 12 else node.kind)}</text></g>"
+    )

@@ -1,0 +1,258 @@
+"""The hook-point graph: every named point of a model as a node, every flow of data between them as an edge."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import networkx as nx
+
+from mmlens.core.axes import position_axis
+from mmlens.core.errors import InputError
+from mmlens.core.names import PARTS, HookName, Names, Part, match_names, require_part
+
+if TYPE_CHECKING:
+    from mmlens.hooks.drawing import Drawing
+
+Role = Literal["reads", "writes", "stream"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a hook point is.
+
+    Attributes:
+        name: full hook name.
+        part: the tower it lives in.
+        layer: block number, or None outside the blocks.
+        kind: the last piece of the name without `hook_`, with its module: `resid_post`, `mlp.post`, `attn.z`.
+        axes: axis words of its tensor, e.g. `"batch pos d_model"`.
+        width: size of the last axis, or None where it depends on the input (keys of a pattern).
+        sequence: what the position axis runs over: `"vision"`, `"projector"`, `"queries"`, `"language"`.
+        role: whether it is the residual stream itself, is read from it, or is written to it; None for inner points.
+        dead: why editing it cannot reach the logits, or None if it can.
+        on_request: left out of a default cache because of its size (attention scores and patterns).
+    """
+
+    name: str
+    part: Part
+    layer: int | None
+    kind: str
+    axes: str
+    width: int | None
+    sequence: str
+    role: Role | None = None
+    dead: str | None = None
+    on_request: bool = False
+
+    @property
+    def position_axis(self) -> int:
+        """Index of the axis that runs over positions."""
+        return position_axis(self.axes)
+
+
+class Selection(Sequence[Node]):
+    """Nodes that were selected, in execution order. A value: it prints itself and can be passed as `at=`."""
+
+    def __init__(self, nodes: Iterable[Node], asked: str):
+        self._nodes = tuple(nodes)
+        self.asked = asked
+
+    @property
+    def names(self) -> list[str]:
+        """The hook names, in execution order."""
+        return [node.name for node in self._nodes]
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        return self._nodes[index]
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self)} hook points ({self.asked})"]
+        width = max((len(node.name) for node in self._nodes), default=0)
+        for node in self._nodes[:20]:
+            size = "" if node.width is None else f"  {node.width}"
+            note = f"  dead: {node.dead}" if node.dead else ""
+            lines.append(f"  {node.name:<{width}}  [{node.axes}]{size}{note}")
+        if len(self) > 20:
+            lines.append(f"  ... and {len(self) - 20} more")
+        return "\n".join(lines)
+
+
+class HookGraph:
+    """Every hook point of a model and the flow of data between them.
+
+    Args:
+        nodes: the points, in execution order.
+        edges: pairs of names, from the tensor that is read to the tensor that is computed from it.
+
+    Attributes:
+        digraph: the same as a `networkx.DiGraph`, each node with its `Node` under the key `"node"`.
+
+    Example:
+        >>> graph = model.graph
+        >>> graph.select("blocks.1.hook_resid_*").names
+        ['blocks.1.hook_resid_pre', 'blocks.1.hook_resid_mid', 'blocks.1.hook_resid_post']
+        >>> "hook_logits" in graph.downstream("projector.hook_out").names
+        True
+    """
+
+    def __init__(self, nodes: Sequence[Node], edges: Iterable[tuple[str, str]]):
+        self._nodes = {node.name: node for node in nodes}
+        self.digraph = nx.DiGraph()
+        for node in nodes:
+            self.digraph.add_node(node.name, node=node)
+        for source, target in edges:
+            for name in (source, target):
+                if name not in self._nodes:
+                    raise InputError(f"The edge {source} -> {target} names {name}, which is no node of the graph.")
+            self.digraph.add_edge(source, target)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __getitem__(self, name: str) -> Node:
+        return self._nodes[self._one(name)]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{part} {sum(node.part == part for node in self)}" for part in PARTS)
+        return f"HookGraph: {len(self)} hook points ({counts}), {self.digraph.number_of_edges()} edges"
+
+    @property
+    def names(self) -> list[str]:
+        """All hook names, in execution order."""
+        return list(self._nodes)
+
+    def _one(self, name: str) -> str:
+        return name if name in self._nodes else match_names([name], self.names)[0]
+
+    def select(
+        self,
+        at: "Names | Selection | None" = None,
+        *,
+        part: Part | None = None,
+        layer: int | Iterable[int] | None = None,
+        kind: str | None = None,
+        where: Callable[[Node], bool] | None = None,
+    ) -> Selection:
+        """Choose nodes by name, glob, predicate or attributes; all conditions must hold.
+
+        Args:
+            at: a name, a glob (`*` within a dotted segment, `**` across), several of these, a predicate on names, or
+                an earlier selection.
+            part: `"vision"`, `"projector"` or `"language"`.
+            layer: a block number, or several; negative numbers count from the last block of each part.
+            kind: e.g. `"resid_post"`, `"mlp.post"`, `"attn.pattern"`.
+            where: a predicate on nodes.
+
+        Returns:
+            The nodes, in execution order.
+
+        Raises:
+            UnknownNameError: if a name or glob matches nothing.
+            InputError: if nothing is left.
+        """
+        if isinstance(at, Selection):
+            nodes = [self[node.name] for node in at]
+        else:
+            nodes = [self._nodes[name] for name in (self.names if at is None else match_names(at, self.names))]
+        asked = [] if at is None else [str(at.asked if isinstance(at, Selection) else at)]
+        if part is not None:
+            require_part(part)
+            nodes = [node for node in nodes if node.part == part]
+            asked.append(f"part={part!r}")
+        if layer is not None:
+            layers = {layer} if isinstance(layer, int) else set(layer)
+            depth = {p: 1 + max((n.layer for n in self if n.part == p and n.layer is not None), default=-1) for p in PARTS}
+            nodes = [n for n in nodes if n.layer is not None and ({n.layer, n.layer - depth[n.part]} & layers)]
+            asked.append(f"layer={layer!r}")
+        if kind is not None:
+            kinds = sorted({node.kind for node in self})
+            match_names([kind], kinds, what="kind of point")
+            nodes = [node for node in nodes if node.kind == kind]
+            asked.append(f"kind={kind!r}")
+        if where is not None:
+            nodes = [node for node in nodes if where(node)]
+            asked.append("where=...")
+        described = ", ".join(asked) or "all"
+        if not nodes:
+            raise InputError(f"No hook point fits {described}; the graph has {self!r}. Loosen one of the conditions.")
+        return Selection(nodes, described)
+
+    def order(self, at: "Names | Selection | None" = None) -> list[str]:
+        """Hook names in execution order: a topological order of the graph."""
+        return self.select(at).names
+
+    def _neighbours(self, found: set[str], asked: str) -> Selection:
+        return Selection((node for node in self if node.name in found), asked)
+
+    def upstream(self, name: str) -> Selection:
+        """Every point whose value can change what `name` holds, in execution order; without `name` itself."""
+        name = self._one(name)
+        return self._neighbours(nx.ancestors(self.digraph, name), f"upstream of {name}")
+
+    def downstream(self, name: str) -> Selection:
+        """Every point that an edit at `name` can change, in execution order; without `name` itself."""
+        name = self._one(name)
+        return self._neighbours(nx.descendants(self.digraph, name), f"downstream of {name}")
+
+    def between(self, source: str, target: str) -> Selection:
+        """The points on some path from `source` to `target`, both included.
+
+        Raises:
+            InputError: if no path leads from `source` to `target`.
+        """
+        source, target = self._one(source), self._one(target)
+        after = nx.descendants(self.digraph, source) | {source}
+        before = nx.ancestors(self.digraph, target) | {target}
+        if target not in after:
+            raise InputError(
+                f"No path leads from {source} to {target}"
+                + (f"; one leads back, from {target} to {source}." if source in nx.descendants(self.digraph, target) else ".")
+            )
+        return self._neighbours(after & before, f"between {source} and {target}")
+
+    def residual_writers(self, part: Part = "language", *, before: int | None = None) -> Selection:
+        """The points whose sum is the residual stream of a part: its embedding and every branch that is added.
+
+        Args:
+            part: the tower.
+            before: only what was written before this block; None for all blocks.
+        """
+        require_part(part)
+        writers = (
+            node
+            for node in self
+            if node.part == part and node.role == "writes" and (node.layer is None or before is None or node.layer < before)
+        )
+        return Selection(writers, f"residual writers of {part}" + ("" if before is None else f" before block {before}"))
+
+    def draw(self, values: dict[str, float] | None = None) -> "Drawing":
+        """Draw the graph as an SVG that shows in a notebook.
+
+        Args:
+            values: numbers to lay over the nodes by name (an effect, a score); coloured by size and sign.
+        """
+        from mmlens.hooks.drawing import draw_graph
+
+        return draw_graph(self, values)
+
+
+def node_kind(name: str) -> str:
+    """The kind of a point: its name within the block or part, without `hook_`.
+
+    Example:
+        >>> node_kind("vision.blocks.0.attn.hook_q"), node_kind("blocks.3.hook_resid_mid")
+        ('attn.q', 'resid_mid')
+    """
+    return HookName.parse(name).rest.replace("hook_", "")

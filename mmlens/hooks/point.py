@@ -1,0 +1,71 @@
+"""The hook point: TransformerLens's `HookPoint`, attached to the real module only while it has a hook."""
+
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+from transformer_lens.hook_points import HookPoint
+
+from mmlens.hooks.attachment import Attachment
+
+
+class Point(HookPoint):
+    """A named place in the wrapped model that hooks can read, change and differentiate.
+
+    Use it like any TransformerLens hook point: `point.add_hook(fn)` with `fn(activation, hook)` returning a new
+    activation or None. It attaches itself to the Hugging Face module when the first hook arrives and detaches with
+    the last, so a model without hooks runs exactly as it would without mmlens.
+
+    Args:
+        name: full hook name.
+        attachment: how the point reaches its tensor.
+    """
+
+    def __init__(self, name: str, attachment: Attachment):
+        super().__init__()
+        self.name = name
+        self._attachment = attachment
+        self._tap = self.__call__  # one bound object, so that detaching finds what attaching put in
+        self._attached = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether the point is now in the path of its tensor."""
+        return self._attached
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":  # type: ignore[override]
+        """As in torch; attaches the point."""
+        return self._hold(super().register_forward_hook(*args, **kwargs))
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":  # type: ignore[override]
+        """As in torch; attaches the point."""
+        return self._hold(super().register_full_backward_hook(*args, **kwargs))
+
+    def _hold(self, handle: RemovableHandle) -> "PointHandle":
+        self._settle()
+        return PointHandle(self, handle)
+
+    def _settle(self) -> None:
+        """Be attached exactly while torch holds a hook of ours."""
+        wanted = bool(self._forward_hooks or self._backward_hooks)
+        if wanted and not self._attached:
+            self._attachment.attach(self._tap)
+        elif self._attached and not wanted:
+            self._attachment.detach(self._tap)
+        self._attached = wanted
+
+
+class PointHandle:
+    """Removes one hook from a point, and the point from its module if that was the last one."""
+
+    def __init__(self, point: Point, handle: RemovableHandle):
+        self._point = point
+        self._handle = handle
+
+    def remove(self) -> None:
+        """Remove exactly this hook; safe to call twice."""
+        self._handle.remove()
+        point = self._point
+        point.fwd_hooks = [held for held in point.fwd_hooks if held.hook is not self]
+        point.bwd_hooks = [held for held in point.bwd_hooks if held.hook is not self]
+        point._settle()
+

@@ -1,0 +1,58 @@
+"""Attach many hooks, and remove exactly those: also after an exception, also when sessions nest."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from transformer_lens.hook_points import LensHandle
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names, match_names
+from mmlens.hooks.point import Point
+
+#: `fn(activation, hook) -> new activation or None`.
+HookFunction: TypeAlias = Callable[..., torch.Tensor | None]
+#: What run methods take: a hook name, glob, list or predicate, and the function.
+HookPair: TypeAlias = tuple[Names, HookFunction]
+
+
+def resolve_hooks(
+    points: dict[str, Point], fwd_hooks: Sequence[HookPair], bwd_hooks: Sequence[HookPair]
+) -> list[tuple[Point, HookFunction, str]]:
+    """Find the points that hooks name, before any is attached.
+
+    Raises:
+        UnknownNameError: for a name or glob that matches nothing.
+        InputError: for a pair that is not (names, function).
+    """
+    found = []
+    for direction, pairs in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
+        for pair in pairs:
+            if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
+                raise InputError(f"A {direction} hook is a pair (name, function); found {pair!r}.")
+            names, function = pair
+            found += [(points[name], function, direction) for name in match_names(names, list(points))]
+    return found
+
+
+@contextmanager
+def attached(
+    points: dict[str, Point], fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()
+) -> Iterator[list[LensHandle]]:
+    """Have hooks attached inside the `with`; on leaving, exactly these are removed, whatever happened.
+
+    Args:
+        points: the model's points by name.
+        fwd_hooks: pairs (names, function) called with the activation.
+        bwd_hooks: pairs (names, function) called with the gradient.
+    """
+    wanted: list[tuple[Point, Any, str]] = resolve_hooks(points, fwd_hooks, bwd_hooks)
+    handles: list[LensHandle] = []
+    try:
+        for point, function, direction in wanted:
+            handles.append(point.add_hook(function, dir=direction))  # type: ignore[arg-type]
+        yield handles
+    finally:
+        for handle in reversed(handles):
+            handle.hook.remove()

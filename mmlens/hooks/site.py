@@ -1,0 +1,76 @@
+"""A site is one tensor of one module: where hook points attach.
+
+Several points can share a site (`hook_attn_out` and `hook_resid_mid` both live on the attention branch's output).
+A site keeps them in declared order, whatever the order in which hooks are added, with a single torch hook on the
+module, registered when the first tap arrives and removed with the last.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+#: A function in a site's path: takes the tensor, returns it or its replacement.
+Tap: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Site:
+    """One tensor of one module: an argument it receives, or what it returns (the first item, if a tuple).
+
+    Args:
+        module: the real module, never replaced.
+        side: `"in"` or `"out"`.
+        argument: for `"in"`: the parameter's name; when it was passed by position, the first argument is meant.
+    """
+
+    def __init__(self, module: nn.Module, side: Literal["in", "out"], argument: str = "hidden_states"):
+        self.module = module
+        self.side = side
+        self.argument = argument
+        self._taps: list[tuple[int, Tap]] = []
+        self._handle: RemovableHandle | None = None
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Put `tap` in the path; taps of lower rank run earlier."""
+        self._taps.append((rank, tap))
+        self._taps.sort(key=lambda entry: entry[0])
+        if self._handle is None:
+            if self.side == "in":
+                self._handle = self.module.register_forward_pre_hook(self._receive, with_kwargs=True)
+            else:
+                # prepend: transformers records hidden states with forward hooks of its own, and LLaVA-like models feed
+                # the projector from that record; a hook that ran later would be lost on the layer that is read.
+                self._handle = self.module.register_forward_hook(self._return, prepend=True)
+
+    def detach(self, tap: Tap) -> None:
+        """Take `tap` out of the path; with the last one the torch hook goes."""
+        self._taps = [entry for entry in self._taps if entry[1] is not tap]
+        if not self._taps and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _pass(self, tensor: torch.Tensor) -> torch.Tensor:
+        for _, tap in tuple(self._taps):
+            tensor = tap(tensor)
+        return tensor
+
+    def _receive(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.argument in kwargs:
+            old = kwargs[self.argument]
+            new = self._pass(old)
+            return None if new is old else (args, {**kwargs, self.argument: new})
+        if args and isinstance(args[0], torch.Tensor):
+            new = self._pass(args[0])
+            return None if new is args[0] else ((new, *args[1:]), kwargs)
+        return None
+
+    def _return(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            new = self._pass(output[0])
+            return None if new is output[0] else (new, *output[1:])
+        new = self._pass(output)
+        return None if new is output else new

@@ -1,0 +1,1 @@
+"""Hugging Face vision-language models as hooked models: the only folder that imports transformers."""

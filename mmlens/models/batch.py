@@ -1,0 +1,120 @@
+"""One batch of pictures and text: the model's input tensors, the token layout, and the pictures themselves."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmlens.core.errors import InputError
+from mmlens.models.family import Config, Family
+from mmlens.models.layout import TokenLayout
+from mmlens.models.places import Sizes
+
+#: Tensors that carry pictures into a model.
+PICTURE_TENSORS = ("pixel_values", "pixel_values_videos", "image_embeds")
+
+
+@dataclass(frozen=True)
+class MultimodalBatch(Mapping[str, torch.Tensor]):
+    """What every run method takes. A mapping of the Hugging Face keyword tensors: `hf_model(**batch)` works too.
+
+    Attributes:
+        inputs: the keyword tensors (`input_ids`, `attention_mask`, `pixel_values`, ...).
+        layout: which positions are picture and text, and where they are in the picture.
+        images: the pictures of each sample, as PIL images; empty where tensors were given.
+        prompts: the text of each sample as it was tokenised; empty where tensors were given.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    layout: TokenLayout
+    images: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
+    prompts: tuple[str, ...] = ()
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self.inputs[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
+        return f"MultimodalBatch({shapes}; {self.layout!r})"
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.inputs["input_ids"])
+
+    def to(self, device: torch.device | str) -> "MultimodalBatch":
+        """The same batch with its tensors on a device."""
+        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
+
+
+def require_pictures(config: Config, tensors: Mapping[str, Any]) -> None:
+    """Check that placeholders and pictures come together.
+
+    Raises:
+        InputError: for image tokens without pixels, or pixels without image tokens.
+    """
+    ids = tensors.get("input_ids")
+    if ids is None:
+        return
+    tokens = int((ids == config.image_token_id).sum())
+    given = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
+    if tokens and not given:
+        raise InputError(
+            f"The text holds {tokens} image tokens (id {config.image_token_id}), but no picture came with it: pass "
+            "pixel_values, or prepare(text, images=...). Running would answer without looking."
+        )
+    if given and not tokens:
+        raise InputError(
+            f"{', '.join(given)} came with text that has no image token (id {config.image_token_id}), so no picture would "
+            "be read: put a placeholder into the text, or use prepare(text, images=...)."
+        )
+
+
+def make_batch(
+    family: Family,
+    config: Config,
+    tensors: Mapping[str, Any],
+    *,
+    sizes: Sizes = None,
+    processor: Any | None = None,
+    images: tuple[tuple[Image.Image, ...], ...] = (),
+    prompts: tuple[str, ...] = (),
+) -> MultimodalBatch:
+    """Build a batch from keyword tensors, checking them and working out the layout.
+
+    Args:
+        family: whose layout rules hold.
+        config: the model's configuration.
+        tensors: keyword tensors, `input_ids [batch pos]` among them.
+        sizes: (height, width) of each picture of each sample; None if unknown.
+        processor: the image processor that made the pixels; None if unknown.
+        images, prompts: kept for pictures of results.
+
+    Raises:
+        InputError: for missing or mismatched tensors.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    ids = tensors.get("input_ids")
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+        found = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
+        raise InputError(f"A batch needs input_ids [batch pos], found {found}.")
+    require_pictures(config, tensors)
+    is_image = ids == config.image_token_id
+    mask = tensors.get("attention_mask")
+    is_token = torch.ones_like(is_image) if mask is None else mask.bool()
+    if is_token.shape != ids.shape:
+        raise InputError(f"attention_mask is {list(is_token.shape)}, but input_ids is {list(ids.shape)} [batch pos].")
+    if not is_token.any(1).all():
+        empty = (~is_token.any(1)).nonzero().flatten().tolist()
+        raise InputError(f"Samples {empty} consist of padding only; drop them.")
+    found = family.places(config, tensors, sizes, processor) if is_image.any() and "pixel_values" in tensors else []
+    layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(found))
+    return MultimodalBatch(dict(tensors), layout, images, prompts)

@@ -1,0 +1,234 @@
+"""What a model family declares: where things are, in module paths. Nothing here runs a model.
+
+A declaration is data: paths of `nn.Module`s relative to the Hugging Face model (for stacks) or to a block (inside
+stacks). `models/build.py` turns it into hook points; adding a family is adding one file to `models/families/`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from mmlens.core.errors import InputError
+
+#: A Hugging Face configuration. Its attributes differ by family, so families read them and nobody else does.
+Config: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An attention branch of a block; paths are relative to the block.
+
+    Attributes:
+        kernel: the module that calls the attention kernel.
+        branch: the module whose output is added to the stream (after a post-norm, if the family has one).
+        o: the last linear, whose weight is `W_O`.
+        q, k, v: the three linears, or
+        qkv: the fused one, laid out `[q; k; v]` along its output.
+    """
+
+    kernel: str
+    branch: str
+    o: str
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
+    qkv: str | None = None
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """An MLP; paths are relative to the block (or to the model, for a projector's).
+
+    Attributes:
+        down: the last linear; its input is `mlp.hook_post`, its weight `W_out`.
+        up: the first linear (`W_in`).
+        act: the activation module; its input is `mlp.hook_pre`, its output `mlp.hook_act`.
+        gate: the gate's linear (`W_gate`) in gated MLPs, whose activation is applied to the gate.
+        branch: the module whose output is added to the stream; None where the MLP is not a branch of a block.
+    """
+
+    down: str
+    up: str
+    act: str | None = None
+    gate: str | None = None
+    branch: str | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm in front of a branch.
+
+    Attributes:
+        path: the module, relative to the block.
+        centred: True for layer norm, False for RMS norm.
+    """
+
+    path: str
+    centred: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """The inner structure that all blocks of a stack share.
+
+    Attributes:
+        attn: the self-attention branch.
+        mlp: the MLP branch.
+        ln1, ln2: the norms in front of the branches; None in post-norm blocks.
+        cross: a cross-attention branch between the two, in the blocks that have it.
+        middle: post-norm only: the module that returns the stream after self-attention.
+        cross_middle: post-norm only: the module that returns the stream after cross-attention.
+        text_mlp: a second MLP for the text rows of a Q-Former.
+    """
+
+    attn: Attention
+    mlp: Mlp
+    ln1: Norm | None = None
+    ln2: Norm | None = None
+    cross: Attention | None = None
+    middle: str | None = None
+    cross_middle: str | None = None
+    text_mlp: Mlp | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of blocks and its shape.
+
+    Attributes:
+        path: the `nn.ModuleList` of blocks.
+        block: what each block looks like.
+        config: the configuration of this tower, given the model's.
+        heads: number of attention heads, given the tower's configuration.
+        packed: the rows of all images lie in one sequence, without a batch axis.
+    """
+
+    path: str
+    block: Block
+    config: Callable[[Config], Config]
+    heads: Callable[[Config], int] = lambda config: config.num_attention_heads
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The vision encoder.
+
+    Attributes:
+        stack: its blocks.
+        read: the blocks whose output is handed to the projector, given the model's configuration.
+    """
+
+    stack: Stack
+    read: Callable[[Config], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Projector:
+    """What stands between the vision encoder and the language model.
+
+    Attributes:
+        receives: the module that receives the vision features, and the name of that argument.
+        returns: the module that returns the features in the language model's width.
+        mlp: its hidden layer, if it has one.
+        stack: the blocks of a Q-Former or perceiver.
+        queries: the rows it returns are learned queries, not patches.
+    """
+
+    receives: tuple[str, str]
+    returns: str
+    mlp: Mlp | None = None
+    stack: Stack | None = None
+    queries: bool = False
+
+
+@dataclass(frozen=True)
+class Language:
+    """The language model.
+
+    Attributes:
+        stack: its blocks.
+        embed: the token embedding.
+        norm: the final norm.
+        head: the unembedding, whose output are the logits.
+    """
+
+    stack: Stack
+    embed: str
+    norm: Norm
+    head: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family: its parts, its places, and how it wants its pictures announced in text.
+
+    Attributes:
+        name: short name, e.g. `"llava"`.
+        classes: the Hugging Face classes it covers.
+        vision, projector, language: the three parts.
+        places: given `(config, tensors, sizes, image processor)`, where the rows of each picture are; see
+            `mmlens.models.layout.Places`.
+        writes_placeholders: the processor puts the image tokens into the text by itself.
+        placeholder: the text that stands for one picture in a prompt without a chat template.
+        expand: number of image tokens per picture, given `(config, image tensors)`; used where a processor
+            has to be composed from an image processor and a tokenizer.
+        extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    vision: Vision
+    projector: Projector
+    language: Language
+    places: Callable[..., Any]
+    writes_placeholders: bool = False
+    placeholder: str = "<image>\n"
+    expand: Callable[[Config, dict[str, Any]], list[int]] | None = None
+    extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
+
+
+@dataclass
+class _Registry:
+    families: dict[str, Family] = field(default_factory=dict)
+
+
+_REGISTRY = _Registry()
+
+
+def register_family(family: Family) -> Family:
+    """Make a family known, so that `from_hf` and `from_pretrained` find it by class name.
+
+    Args:
+        family: the declaration; a later one wins over an earlier one for the same class.
+
+    Returns:
+        The same declaration.
+    """
+    for name in family.classes:
+        _REGISTRY.families[name] = family
+    return family
+
+
+def families() -> dict[str, Family]:
+    """All known families by Hugging Face class name."""
+    return dict(_REGISTRY.families)
+
+
+def layer_index(index: int, depth: int, what: str) -> int:
+    """A block number from a Hugging Face `hidden_states` index, where 0 is the embedding and k the output of block k-1.
+
+    Args:
+        index: possibly negative index into the `depth + 1` hidden states.
+        depth: number of blocks.
+        what: the setting's name, for the message.
+
+    Raises:
+        InputError: if the index is out of range or names the embedding itself.
+    """
+    state = index + depth + 1 if index < 0 else index
+    if not 1 <= state <= depth:
+        raise InputError(
+            f"{what}={index} is not the output of a block: with {depth} blocks it must be in 1..{depth} or -{depth}..-1."
+        )
+    return state - 1

@@ -1,0 +1,574 @@
+"""`HookedMultimodal`: a Hugging Face vision-language model with named hook points, itself untouched."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+from transformer_lens import HookedRootModule
+from transformer_lens.config import TransformerLensConfig
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names, Part, require_part
+from mmlens.core.places import Positions
+from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
+from mmlens.hooks.graph import HookGraph, Node, Selection
+from mmlens.hooks.session import HookPair, attached, resolve_hooks
+from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
+from mmlens.models.bound import BoundModel
+from mmlens.models.build import Builder, submodule
+from mmlens.models.family import Family
+from mmlens.models.generation import GenerationTrace, trace_generation
+from mmlens.models.images import Picture
+from mmlens.models.layout import TokenLayout
+from mmlens.models.loading import find_family, load_model
+from mmlens.models.prepare import Images, Text, prepare_batch
+from mmlens.models.weights import PartView, part_view
+
+#: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
+Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
+
+
+class Intervention(Protocol):
+    """Something that can be done to activations: it says at which points, and how."""
+
+    def hooks(self, model: "HookedMultimodal") -> list[HookPair]:
+        """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
+
+
+class HookedMultimodal(HookedRootModule):
+    """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
+
+    The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real
+    module while it has a hook and detaches afterwards, so that without hooks the model is bit-equal to the bare one.
+
+    Attributes:
+        hf_model: the Hugging Face model.
+        processor: its processor, or None.
+        family: the declaration of where its parts are.
+        graph: the hook-point graph.
+        hook_dict: the points by name.
+
+    Example:
+        >>> batch = model.prepare("describe the image", images=scene.image)
+        >>> logits, cache = model.run_with_cache(batch, names="blocks.*.hook_resid_post")
+        >>> logits.shape[0], len(cache) == model.cfg.n_layers
+        (1, True)
+    """
+
+    def __init__(self, hf_model: nn.Module, processor: Any | None = None, family: Family | None = None):
+        super().__init__()
+        self.hf_model = hf_model
+        self.processor = processor
+        base = hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
+        self.family = find_family(base) if family is None else family
+        self.config = base.config
+        built = Builder(base, self.family).build(self.config)
+        self.graph: HookGraph = built.graph
+        self.hook_dict = built.points  # type: ignore[assignment]
+        self.mod_dict = dict(built.points)
+        self.__dict__["_base"] = base  # not a second submodule
+        self._parts: dict[str, PartView] = {}
+        self.train(hf_model.training)
+
+    # -- making one --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hf(cls, hf_model: nn.Module, processor: Any | None = None) -> "HookedMultimodal":
+        """Wrap a model that you have: fine-tuned, with an adapter, quantised, spread over devices.
+
+        Args:
+            hf_model: a Hugging Face vision-language model of a declared family.
+            processor: its processor; needed for `prepare`, `caption` and token strings.
+
+        Raises:
+            UnsupportedModelError: if no family covers the class; lists those that are covered.
+        """
+        return cls(hf_model, processor)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        device_map: Any | None = None,
+        processor: Any | None = None,
+        verify: bool = False,
+        **options: Any,
+    ) -> "HookedMultimodal":
+        """Load a checkpoint and its processor.
+
+        Args:
+            path: checkpoint folder, or a name that transformers knows.
+            dtype: of the weights, e.g. `"bfloat16"`; the checkpoint's own by default. `torch_dtype` means the same.
+            device: where to put the model; exclusive with `device_map`.
+            device_map: as in transformers, e.g. `"auto"`.
+            processor: a processor to use in place of the checkpoint's.
+            verify: check every hook point after loading (one forward per point); raises if one fails.
+            options: passed to transformers' `from_pretrained` (`quantization_config`, `revision`, `attn_implementation`, ...).
+
+        Raises:
+            InputError: if there is no checkpoint.
+            UnsupportedModelError: if no family covers its class.
+            VerificationError: if `verify` finds a point that fails.
+        """
+        hf_model, processor = load_model(
+            path, dtype=dtype, device=device, device_map=device_map, processor=processor, options=options
+        )
+        model = cls(hf_model, processor)
+        if verify:
+            from mmlens.models.verify import verify as check
+
+            check(model).raise_if_failed()
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save model and processor as a checkpoint that plain transformers loads."""
+        self.hf_model.save_pretrained(folder)  # type: ignore[operator]
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+
+    # -- what goes in ------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's first weights, where inputs go."""
+        return next(self.hf_model.parameters()).device
+
+    def prepare(
+        self, text: Text, images: Images = None, *, padding_side: Literal["left", "right"] = "left"
+    ) -> MultimodalBatch:
+        """Make a batch of text and pictures; chat template, placeholders and padding are taken care of.
+
+        Args:
+            text: a question (the chat template is put around it), a full prompt with placeholders, chat messages, or a
+                list of these, one per sample.
+            images: pictures (PIL, path or array): one; one per sample; or a list per sample. With a single text, a list
+                means several pictures of that sample.
+            padding_side: where shorter samples are padded; generation needs `"left"`.
+
+        Returns:
+            The batch, on the model's device.
+
+        Raises:
+            InputError: for unreadable pictures, wrong channel counts, or numbers of texts, pictures and placeholders that
+                do not fit; before any forward pass.
+        """
+        processor = self._require_processor("prepare")
+        batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
+        return batch.to(self.device)
+
+    def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
+        """A batch from raw keyword tensors, checked, with its token layout.
+
+        Args:
+            inputs: a batch (returned as it is), a mapping, or token ids `[batch pos]`.
+            tensors: keyword tensors, added to those of `inputs`.
+        """
+        if isinstance(inputs, MultimodalBatch) and not tensors:
+            return inputs
+        # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
+        return make_batch(self.family, self.config, self._keywords(inputs, tensors))
+
+    def _keywords(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The Hugging Face keyword tensors of what a run method was given."""
+        if isinstance(inputs, torch.Tensor):
+            found: dict[str, Any] = {"input_ids": inputs}
+        elif isinstance(inputs, Mapping):
+            found = dict(inputs)
+        elif inputs is None:
+            found = {}
+        else:
+            raise InputError(
+                f"A run method takes a batch, a mapping of tensors or token ids, found {type(inputs).__name__}; make a batch "
+                "of text and pictures with model.prepare(text, images=...)."
+            )
+        found |= tensors
+        if not found:
+            raise InputError("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
+        return found
+
+    def _inputs(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked keyword tensors on the model's device."""
+        found = self._keywords(inputs, tensors)
+        require_pictures(self.config, found)
+        device = self.device
+        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in found.items()}
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch pos vocab"]:
+        """Run the model.
+
+        Args:
+            batch: a prepared batch, a mapping of keyword tensors, or token ids.
+            tensors: keyword tensors of the Hugging Face model.
+
+        Returns:
+            Logits.
+
+        Raises:
+            InputError: for image tokens without pixels and the reverse.
+        """
+        return self.hf_model(**{"use_cache": False, **self._inputs(batch, tensors)}).logits
+
+    @contextmanager
+    def hooks(  # type: ignore[override]
+        self, fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()
+    ) -> Iterator["HookedMultimodal"]:
+        """Have hooks attached inside the `with`; exactly these are removed on leaving, also after an exception.
+
+        Args:
+            fwd_hooks: pairs (names, fn): fn(activation, hook) returns a new activation or None. Names may be globs.
+            bwd_hooks: the same for gradients; run `backward()` inside the `with`.
+
+        Raises:
+            UnknownNameError: if a name or glob matches nothing, before anything is attached.
+        """
+        with attached(self.hook_dict, fwd_hooks, bwd_hooks):  # type: ignore[arg-type]
+            yield self
+
+    def run_with_hooks(  # type: ignore[override]
+        self, batch: Batch | None = None, *, fwd_hooks: Sequence[HookPair] = (), **tensors: Any
+    ) -> Float[torch.Tensor, "batch pos vocab"]:
+        """Run once with hooks attached.
+
+        Args:
+            batch: as for `forward`.
+            fwd_hooks: pairs (names, fn).
+            tensors: keyword tensors.
+
+        Returns:
+            Logits. For backward hooks use `with model.hooks(bwd_hooks=...)` around both passes.
+        """
+        with self.hooks(fwd_hooks):
+            return self(batch, **tensors)
+
+    def run_with_cache(  # type: ignore[override]
+        self,
+        batch: Batch | None = None,
+        *,
+        names: Names | Selection | None = None,
+        positions: Positions = "all",
+        device: torch.device | str | None = None,
+        **tensors: Any,
+    ) -> tuple[Float[torch.Tensor, "batch pos vocab"], ActivationCache]:
+        """Run once and keep activations.
+
+        Args:
+            batch: as for `forward`.
+            names: which points; by default all except attention scores and patterns, which are large and have to be named.
+            positions: which positions to keep: `"all"`, `"image"`, `"text"`, `"last"`, indices, a slice or a tensor.
+            device: where to keep them, e.g. `"cpu"`; by default where they are.
+            tensors: keyword tensors.
+
+        Returns:
+            Logits and the cache. Cached tensors are detached.
+
+        Raises:
+            UnknownNameError: if a name matches nothing.
+            InputError: for positions out of range or that samples do not share; before the forward pass where the
+                sequence's length is known.
+        """
+        nodes = self.default_points if names is None else self.graph.select(names)
+        store: dict[str, torch.Tensor] = {}
+        everything = isinstance(positions, str) and positions == "all"
+        layout = None if everything else self.batch(batch, **tensors).layout
+        fwd_hooks: list[HookPair] = [
+            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device)) for node in nodes
+        ]
+        with self.hooks(fwd_hooks):
+            logits = self(batch, **tensors)
+        ordered = {node.name: store[node.name] for node in nodes if node.name in store}
+        kept = None if everything else str(positions)
+        return logits, ActivationCache(ordered, self, axes={node.name: node.axes for node in nodes}, positions=kept)
+
+    @property
+    def default_points(self) -> Selection:
+        """The points that a cache holds by default: all but attention scores and patterns."""
+        return self.graph.select(where=lambda node: not node.on_request)
+
+    def add_hook(self, name: Names, hook: Any, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:  # type: ignore[override]  # noqa: A002
+        """Add a hook that stays until `reset_hooks()`; prefer `with model.hooks(...)`.
+
+        Raises:
+            UnknownNameError: if a name or glob matches nothing.
+        """
+        for point, function, _ in resolve_hooks(self.hook_dict, [(name, hook)], []):  # type: ignore[arg-type]
+            point.add_hook(function, dir=dir, **options)
+
+    @contextmanager
+    def intervene(self, *interventions: Intervention) -> Iterator["HookedMultimodal"]:
+        """Have interventions in force inside the `with`, for forward passes and generation alike.
+
+        Args:
+            interventions: carried out in the order given.
+
+        Raises:
+            InputError: if one of them cannot happen on this model, before anything is attached.
+        """
+        pairs = [pair for intervention in interventions for pair in intervention.hooks(self)]
+        with self.hooks(pairs):
+            yield self
+
+    def generate(self, batch: Batch | None = None, **options: Any) -> Any:
+        """Generate with the Hugging Face model, greedily unless told otherwise; hooks fire at every step.
+
+        Args:
+            batch: as for `forward`; samples padded on the left.
+            options: keyword tensors and options of Hugging Face's `generate` (`max_new_tokens`, `do_sample`, ...).
+
+        Returns:
+            What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
+        """
+        inputs = self._inputs(batch, options)
+        return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
+
+    def trace_generation(
+        self,
+        batch: Batch | None = None,
+        *,
+        names: Names | Selection = "blocks.*.mlp.hook_post",
+        max_new_tokens: int = 20,
+        use_cache: bool = True,
+        **tensors: Any,
+    ) -> GenerationTrace:
+        """Generate greedily and keep, for each new token, the states that predicted it.
+
+        Args:
+            batch: as for `forward`; samples padded on the left.
+            names: language-model points to record.
+            max_new_tokens: upper bound on the new tokens.
+            use_cache: with or without a KV cache; the states are the same.
+            tensors: keyword tensors.
+
+        Returns:
+            Tokens, states `[batch step ...]` by name, logits and text.
+
+        Raises:
+            InputError: for vision or projector points, which predict no token; for right padding.
+        """
+        made = self.batch(batch, **tensors)
+        return trace_generation(self, made, names=names, max_new_tokens=max_new_tokens, use_cache=use_cache)
+
+    def caption(self, images: Images, *, prompt: str = "describe the image", max_new_tokens: int = 30) -> Any:
+        """Caption one picture (a string) or several (a list of strings), greedily.
+
+        Args:
+            images: a picture, or a list of pictures.
+            prompt: what to ask for.
+            max_new_tokens: upper bound on the caption's tokens.
+        """
+        return self.answer(images, prompt, max_new_tokens=max_new_tokens)
+
+    def answer(self, images: Images, question: str | Sequence[str], *, max_new_tokens: int = 30) -> Any:
+        """Answer a question about one picture (a string), or one question per picture (a list of strings).
+
+        Args:
+            images: a picture, or a list of pictures.
+            question: the question; for several pictures one for all, or one each.
+            max_new_tokens: upper bound on the answer's tokens.
+        """
+        several = isinstance(images, list | tuple)
+        pictures: list[Picture] = list(images) if several else [images]  # type: ignore[arg-type, list-item]
+        questions = [question] * len(pictures) if isinstance(question, str) else list(question)
+        batch = self.prepare(questions, images=[[picture] for picture in pictures])
+        text = self.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens).text
+        return text if several else text[0]
+
+    def bind(self, batch: MultimodalBatch) -> BoundModel:
+        """This model with a batch's picture held fast, for tools whose signatures take only tokens.
+
+        Args:
+            batch: supplies pictures and masks for every run; tokens of the same shape may replace its own.
+        """
+        return BoundModel(self, batch)
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def _require_processor(self, what: str) -> Any:
+        if self.processor is None:
+            raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
+        return self.processor
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor.
+
+        Raises:
+            InputError: if the model was wrapped without a processor.
+        """
+        processor = self._require_processor("A tokenizer")
+        return getattr(processor, "tokenizer", processor)
+
+    @property
+    def stop_tokens(self) -> set[int]:
+        """Ids that end a generation."""
+        config = getattr(self.hf_model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[torch.Tensor, "batch pos"]:
+        """Token ids of plain text, without a picture.
+
+        Args:
+            text: one string or several; shorter ones are padded.
+            prepend_bos: let the tokenizer add its special tokens.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
+        return ids["input_ids"].to(self.device)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a string that is one token.
+
+        Raises:
+            InputError: if it is several tokens (they are listed) or unknown to the tokenizer.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            pieces = self.tokenizer.convert_ids_to_tokens(ids)
+            raise InputError(f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token.")
+        return int(ids[0])
+
+    def to_string(self, tokens: Any) -> Any:
+        """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]`. Special tokens show."""
+        ids = torch.as_tensor(tokens)
+        if ids.ndim == 2:
+            return [self.to_string(row) for row in ids]
+        return self.tokenizer.decode(ids.reshape(-1).tolist())
+
+    def to_str_tokens(self, tokens: Any) -> list[str]:
+        """Each token as a string, for a text or for ids `[pos]` or `[1 pos]`."""
+        ids = self.to_tokens(tokens)[0] if isinstance(tokens, str) else torch.as_tensor(tokens).reshape(-1)
+        return [self.to_string(token) for token in ids]
+
+    def decode(self, tokens: Int[torch.Tensor, "batch pos"]) -> list[str]:
+        """Text of token ids, without special tokens and surrounding space."""
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    # -- weights and configuration -----------------------------------------------------------------------------------
+
+    def part(self, part: Part) -> PartView:
+        """One part's blocks, weights and configuration.
+
+        Args:
+            part: `"vision"`, `"projector"` or `"language"`.
+        """
+        require_part(part)
+        if part not in self._parts:
+            dtype = next(self.hf_model.parameters()).dtype
+            self._parts[part] = part_view(part, self.family, self._base, self.config, str(self.device), dtype)
+        return self._parts[part]
+
+    @property
+    def cfg(self) -> TransformerLensConfig:
+        """The language model's shape in TransformerLens's terms."""
+        return self.part("language").cfg
+
+    @property
+    def blocks(self) -> Any:
+        """The language model's blocks: `model.blocks[i].attn.W_O`, `model.blocks[i].mlp.W_out` (views)."""
+        return self.part("language").blocks
+
+    @property
+    def ln_final(self) -> nn.Module:
+        """The language model's final norm, the real module."""
+        return submodule(self._base, self.family.language.norm.path, self.family.name)
+
+    @property
+    def _head(self) -> nn.Module:
+        return submodule(self._base, self.family.language.head, self.family.name)
+
+    @property
+    def W_E(self) -> Float[torch.Tensor, "vocab d_model"]:
+        """Token embedding (a view)."""
+        return submodule(self._base, self.family.language.embed, self.family.name).weight  # type: ignore[return-value]
+
+    @property
+    def W_U(self) -> Float[torch.Tensor, "d_model vocab"]:
+        """Unembedding (a view)."""
+        return self._head.weight.T  # type: ignore[union-attr, operator]
+
+    @property
+    def b_U(self) -> Float[torch.Tensor, "vocab"]:
+        """Unembedding bias, zero if there is none."""
+        bias = self._head.bias
+        return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias  # type: ignore[return-value]
+
+    @property
+    def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """The language model's MLP input weights (a copy)."""
+        return self.part("language").W_in
+
+    @property
+    def W_gate(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """The language model's MLP gate weights (a copy)."""
+        return self.part("language").W_gate
+
+    @property
+    def W_out(self) -> Float[torch.Tensor, "layer neuron d_model"]:
+        """The language model's MLP output weights (a copy); rows are what neurons write."""
+        return self.part("language").W_out
+
+    @property
+    def W_Q(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """The language model's query weights (a copy)."""
+        return self.part("language").W_Q
+
+    @property
+    def W_K(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """The language model's key weights (a copy)."""
+        return self.part("language").W_K
+
+    @property
+    def W_V(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """The language model's value weights (a copy)."""
+        return self.part("language").W_V
+
+    @property
+    def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
+        """The language model's attention output weights (a copy)."""
+        return self.part("language").W_O
+
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
+        """Sum of the biases that the language model's blocks before `layer` add to the stream, `[d_model]`."""
+        return self.part("language").accumulated_bias(layer, mlp_input, include_mlp_biases)
+
+    def tokens_to_residual_directions(self, tokens: Any) -> Float[torch.Tensor, "*tokens d_model"]:
+        """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
+
+        The final norm's gain is part of it: `direction = gain * W_U[:, token]`, so that the attributions of all
+        components sum to the logit (for RMS norms; layer norms centre first, as TransformerLens does).
+
+        Args:
+            tokens: a string that is one token, an id, or a tensor of ids of any shape.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_single_token(tokens)
+        ids = torch.as_tensor(tokens, device=self.W_U.device)
+        gain = self.ln_final.weight
+        return self.W_U.T[ids] * gain
+
+    def extra_repr(self) -> str:
+        """What `print(model)` adds."""
+        return f"family={self.family.name}, {self.graph!r}"
+
+
+def _picker(node: Node, layout: TokenLayout, positions: Positions) -> RowPicker:
+    """Cuts a point's tensor down to the wanted positions; checks them now where the length is known."""
+    length = layout.length(node.sequence)
+    if length is not None:
+        layout.rows(positions, node.sequence, length)
+
+    def pick(activation: torch.Tensor) -> torch.Tensor:
+        rows = layout.rows(positions, node.sequence, activation.shape[node.position_axis])
+        return gather_rows(activation, node.axes, rows)
+
+    return pick
+

@@ -1,0 +1,267 @@
+"""The token layout: which positions are picture, which are text, and which pixels a row stands for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.names import Part, require_part
+from mmlens.core.places import Positions
+from mmlens.models.places import Grid, Places
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Positions of a batch and their places in the pictures.
+
+    Attributes:
+        is_image: True where the language model reads a picture.
+        is_token: True where there is a token, False in padding.
+        places: where each picture's rows are, in the order of the batch.
+
+    Example:
+        >>> batch.layout.last.shape == (batch.size,)
+        True
+        >>> rows = batch.layout.patches(box=(0, 0, 12, 12))
+        >>> batch.layout.boxes(rows)[0].tolist()
+        [0.0, 0.0, 12.0, 12.0]
+    """
+
+    is_image: Bool[torch.Tensor, "batch pos"]
+    is_token: Bool[torch.Tensor, "batch pos"]
+    places: tuple[Places, ...]
+
+    def __repr__(self) -> str:
+        images = [int(n) for n in self.is_image.sum(1)]
+        texts = [int(n) for n in (self.is_token & ~self.is_image).sum(1)]
+        return (
+            f"TokenLayout: {len(images)} samples of {self.is_token.shape[1]} positions; image tokens {images}, "
+            f"text tokens {texts}, {len(self.places)} pictures"
+        )
+
+    @property
+    def image(self) -> list[Int[torch.Tensor, "pos"]]:
+        """Per sample, the positions of its image tokens."""
+        return [row.nonzero().flatten() for row in self.is_image]
+
+    @property
+    def text(self) -> list[Int[torch.Tensor, "pos"]]:
+        """Per sample, the positions of its text tokens, special ones included."""
+        return [row.nonzero().flatten() for row in self.is_token & ~self.is_image]
+
+    @property
+    def last(self) -> Int[torch.Tensor, "batch"]:
+        """Per sample, the last position that is not padding: the one that predicts the first new token."""
+        length = self.is_token.shape[1]
+        return length - 1 - self.is_token.flip(1).int().argmax(1)
+
+    def place(self, sample: int = 0, image: int = 0) -> Places:
+        """The places of one picture.
+
+        Raises:
+            InputError: if the sample has no such picture.
+        """
+        for places in self.places:
+            if (places.sample, places.image) == (sample, image):
+                return places
+        counts = [sum(p.sample == s for p in self.places) for s in range(len(self.is_image))]
+        raise InputError(f"There is no picture {image} in sample {sample}; the samples have {counts} pictures.")
+
+    def grid(self, part: Part = "language", *, sample: int = 0, image: int = 0) -> Grid:
+        """The rows of a part that stand for one picture, with their boxes and cells.
+
+        Raises:
+            NoPlaceError: if the part's rows have no place in the picture; the message says why.
+        """
+        places = self.place(sample, image)
+        if require_part(part) in places.placeless:
+            raise NoPlaceError(f"Rows of the part {part!r} were asked for their place: {places.placeless[part]}.")
+        return places.grids[part]
+
+    def patches(
+        self, box: Box, *, part: Part = "language", sample: int = 0, image: int = 0
+    ) -> Int[torch.Tensor, "row"]:
+        """Rows whose pixels a box of the picture touches.
+
+        Args:
+            box: (left, top, right, bottom) in pixels of the user's picture; right and bottom are outside.
+            part: whose rows; the language model's positions by default.
+            sample, image: which picture.
+
+        Returns:
+            Rows along the part's position axis, in the order of the picture.
+
+        Raises:
+            InputError: if the box is empty or lies outside the picture.
+            NoPlaceError: if the part's rows have no place.
+        """
+        grid = self.grid(part, sample=sample, image=image)
+        left, top, right, bottom = box
+        height, width = self.place(sample, image).size
+        if not (left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height):
+            raise InputError(
+                f"box={box} covers no pixel of the picture ({width} wide, {height} high); a box is "
+                "(left, top, right, bottom) with right and bottom outside."
+            )
+        b = grid.boxes
+        # boxes are exact up to rounding of the resize factor, so a touch of less than 1e-6 pixels is none
+        touched = (b[:, 0] < right - 1e-6) & (b[:, 2] > left + 1e-6) & (b[:, 1] < bottom - 1e-6) & (b[:, 3] > top + 1e-6)
+        return grid.rows[touched]
+
+    def patches_of_mask(
+        self, mask: Bool[torch.Tensor, "height width"], *, part: Part = "language", sample: int = 0, image: int = 0
+    ) -> Int[torch.Tensor, "row"]:
+        """Rows of which at least half the pixels lie in a mask of the picture; else the one with the most.
+
+        Args:
+            mask: True inside, of the picture's size.
+            part, sample, image: as for `patches`.
+        """
+        grid = self.grid(part, sample=sample, image=image)
+        size = self.place(sample, image).size
+        mask = torch.as_tensor(mask)
+        if tuple(mask.shape) != size:
+            raise InputError(f"mask is [{', '.join(map(str, mask.shape))}], but the picture is [height={size[0]} width={size[1]}].")
+        if not mask.any():
+            raise InputError("The mask is empty: no pixel is True.")
+        shares = []
+        for left, top, right, bottom in grid.boxes.round().long().tolist():
+            inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+            shares.append(float(inside.float().mean()) if inside.numel() else 0.0)
+        share = torch.tensor(shares)
+        return grid.rows[share >= min(0.5, float(share.max()))]
+
+    def boxes(
+        self, rows: Sequence[int] | torch.Tensor, *, part: Part = "language", sample: int = 0, image: int = 0
+    ) -> Float[torch.Tensor, "row 4"]:
+        """Pixel boxes (left, top, right, bottom) of rows, in pixels of the user's picture.
+
+        Raises:
+            NoPlaceError: if a row stands for no part of the picture (text, class row, another picture).
+        """
+        grid = self.grid(part, sample=sample, image=image)
+        where = {int(row): i for i, row in enumerate(grid.rows)}
+        asked = [int(row) for row in rows]
+        wrong = [row for row in asked if row not in where]
+        if wrong:
+            low, high = int(grid.rows.min()), int(grid.rows.max())
+            raise NoPlaceError(
+                f"Rows {wrong} of the part {part!r} stand for no part of picture {image} of sample {sample}; "
+                f"its rows lie in {low}..{high}."
+            )
+        return grid.boxes[[where[row] for row in asked]]
+
+    def raster(
+        self, values: Float[torch.Tensor, "pos"], *, part: Part = "language", sample: int = 0, image: int = 0
+    ) -> Float[torch.Tensor, "row column"]:
+        """Arrange one value per position as a map over the picture, whatever the order of the rows.
+
+        Args:
+            values: one number per position of the part's whole sequence (for the batch entry of this picture).
+            part, sample, image: as for `patches`.
+
+        Returns:
+            The map, one number per patch, as the picture lies.
+        """
+        grid = self.grid(part, sample=sample, image=image)
+        if values.ndim != 1 or len(values) <= int(grid.rows.max()):
+            raise InputError(
+                f"values must be [pos] with a value for each of the {part} part's positions (more than "
+                f"{int(grid.rows.max())}), found shape {list(values.shape)}."
+            )
+        picture = torch.zeros(grid.shape, dtype=values.dtype)
+        picture[grid.cells[:, 0], grid.cells[:, 1]] = values.detach().cpu()[grid.rows]
+        return picture
+
+    def length(self, sequence: str) -> int | None:
+        """Number of positions of a sequence, or None where only a run tells."""
+        if sequence == "language":
+            return self.is_token.shape[1]
+        if sequence in ("vision", "projector") and self.places:
+            part: Part = "vision" if sequence == "vision" else "projector"
+            grids = [p.grids[part] for p in self.places if part in p.grids]
+            return 1 + max(int(grid.rows.max()) for grid in grids) if grids else None
+        return None
+
+    def rows(self, positions: Positions, sequence: str, length: int | None = None) -> Int[torch.Tensor, "..."]:
+        """Resolve a position rule to rows of a sequence.
+
+        Args:
+            positions: `"all"`, `"image"`, `"text"`, `"last"`, an index, several, a slice, or a tensor `[row]` or
+                `[batch row]`; negative indices count from the end.
+            sequence: what the positions run over: `"language"`, or `"vision"`, `"projector"`, `"queries"`, `"packed"`.
+            length: number of positions in that sequence; the language model's by default.
+
+        Returns:
+            `[row]`, the same for all samples, or `[batch row]`.
+
+        Raises:
+            InputError: if a position is out of range, or samples differ in how many they have.
+        """
+        if length is None:
+            length = self.is_token.shape[1]
+        if isinstance(positions, str):
+            return self._rows_by_word(positions, sequence, length)
+        if isinstance(positions, slice):
+            rows = torch.arange(length)[positions]
+        else:
+            rows = torch.as_tensor(positions)
+            if rows.dtype == torch.bool or rows.is_floating_point():
+                raise InputError(f"positions must be whole numbers, found {rows.dtype}; use .nonzero() on a mask.")
+            rows = rows.reshape(1) if rows.ndim == 0 else rows
+        wrong = rows[(rows < -length) | (rows >= length)]
+        if len(wrong) or not rows.numel():
+            raise InputError(
+                f"positions={positions!r} " + (f"name {wrong.tolist()}, outside" if len(wrong) else "name none of")
+                + f" the {length} positions of the {sequence} sequence."
+            )
+        return rows % length
+
+    def _rows_by_word(self, word: str, sequence: str, length: int) -> torch.Tensor:
+        if word == "all":
+            return torch.arange(length)
+        if word not in ("image", "text", "last"):
+            raise InputError(f"positions={word!r} is unknown; the words are 'all', 'image', 'text' and 'last'.")
+        if sequence != "language":
+            if word != "image":
+                raise InputError(
+                    f"positions={word!r} has no meaning on the {sequence} sequence, which holds only picture rows; use "
+                    "'all', 'image' or indices, or choose language-model points."
+                )
+            return self._picture_rows(sequence, length)
+        if word == "last":
+            return self.last[:, None]
+        rows = self.image if word == "image" else self.text
+        return _rectangular(rows, word)
+
+    def _picture_rows(self, sequence: str, length: int) -> torch.Tensor:
+        if sequence == "queries":
+            return torch.arange(length)
+        if sequence not in ("vision", "projector"):
+            raise InputError(
+                f"positions='image' has no meaning on the sequence {sequence!r}, which mixes queries and text; use indices."
+            )
+        part: Part = "vision" if sequence == "vision" else "projector"
+        if not self.places:
+            raise InputError("positions='image' names nothing: the batch has no picture.")
+        rows = [p.grids[part].rows for p in self.places]
+        if any(p.grids[part].index is None for p in self.places):
+            return torch.cat(rows)
+        return _rectangular(rows, "image")
+
+
+def _rectangular(rows: list[torch.Tensor], word: str) -> torch.Tensor:
+    """Stack rows per sample, `[batch row]`; all must have the same number."""
+    counts = [len(r) for r in rows]
+    if not any(counts):
+        raise InputError(f"positions={word!r} names nothing: no sample has {word} positions.")
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"positions={word!r} cannot be stacked: the samples have {counts} {word} positions. Run samples of one kind "
+            "together, or keep all positions and use batch.layout per sample."
+        )
+    return torch.stack(rows)

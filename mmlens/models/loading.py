@@ -1,0 +1,94 @@
+"""Loading checkpoints, and finding the family of a model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.names import nearest
+from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
+from mmlens.models.family import Family, families
+from mmlens.models.processing import load_processor
+
+
+def family_of(class_name: str) -> Family:
+    """The family that covers a Hugging Face class.
+
+    Raises:
+        UnsupportedModelError: if none does; lists the classes that are covered.
+    """
+    known = families()
+    if class_name not in known:
+        close = nearest(class_name, known, count=1)
+        raise UnsupportedModelError(
+            f"No family covers {class_name}; covered are {', '.join(sorted(known))}."
+            + (f" Nearest: {close[0]}." if close else "")
+            + " Declare it with mmlens.register_family."
+        )
+    return known[class_name]
+
+
+def find_family(model: nn.Module) -> Family:
+    """The family of a model, by its class or the nearest base class that is covered."""
+    known = families()
+    for cls in type(model).__mro__:
+        if cls.__name__ in known:
+            return known[cls.__name__]
+    return family_of(type(model).__name__)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None,
+    device: str | torch.device | None,
+    device_map: Any | None,
+    processor: Any | None,
+    options: dict[str, Any],
+) -> tuple[nn.Module, Any]:
+    """Load model and processor; see `HookedMultimodal.from_pretrained`."""
+    if device is not None and device_map is not None:
+        raise InputError(f"device={device!r} and device_map={device_map!r} exclude each other; give one.")
+    if "torch_dtype" in options:
+        given = options.pop("torch_dtype")
+        if dtype is not None and dtype != given:
+            raise InputError(f"dtype={dtype!r} and torch_dtype={given!r} differ; give dtype alone.")
+        dtype = given
+    shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
+    try:
+        config = AutoConfig.from_pretrained(path, **shared)
+    except (OSError, ValueError) as error:
+        raise InputError(f"There is no checkpoint at {path}: {_first_line(error)}") from error
+    names = config.architectures or []
+    if not names:
+        raise InputError(f"The checkpoint {path} does not name its class (config.architectures is empty).")
+    family = family_of(names[0])
+    if dtype is not None:
+        options["dtype"] = _dtype(dtype)
+    if device_map is not None:
+        options["device_map"] = device_map
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(path, **options)
+    except OSError as error:
+        raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}") from error
+    if device is not None:
+        model = model.to(device)
+    if processor is None:
+        processor = load_processor(path, family, model.config, **shared)
+    return model, processor
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"dtype={dtype!r} is no torch dtype; use e.g. 'float32', 'bfloat16', 'float16' or 'auto'.")
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

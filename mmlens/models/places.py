@@ -1,0 +1,185 @@
+"""Which rows of every part stand for which pixels: worked out per family from its configuration and tensors.
+
+A family's `places` function gets `(config, tensors, sizes, image_processor)` and returns one `Places` per picture, in
+the order of the batch. Pixel boxes are (left, top, right, bottom) in pixels of the user's picture.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.models.family import Config
+from mmlens.models.frame import picture_frame
+
+#: (height, width) of every picture of every sample, or None where pictures came as tensors.
+Sizes: TypeAlias = list[list[tuple[int, int]]] | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The rows of one part that stand for one picture.
+
+    Attributes:
+        index: which entry of the part's batch axis holds them; None in packed towers, which have none.
+        rows: `[n]` rows along the part's position axis.
+        boxes: `[n, 4]` pixel box of each row.
+        cells: `[n, 2]` (row, column) of each in the picture's grid.
+        shape: (rows, columns) of that grid.
+    """
+
+    index: int | None
+    rows: torch.Tensor
+    boxes: torch.Tensor
+    cells: torch.Tensor
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where one picture's rows are, part by part.
+
+    Attributes:
+        sample, image: which picture of which sample.
+        size: (height, width) of the picture in pixels.
+        grids: the rows of each part that have a place.
+        placeless: why a part's rows have none, for the parts where they do not.
+    """
+
+    sample: int
+    image: int
+    size: tuple[int, int]
+    grids: dict[Part, Grid]
+    placeless: dict[Part, str]
+
+
+def _cells(rows: int, columns: int) -> torch.Tensor:
+    """(row, column) of every cell in raster order, `[rows * columns, 2]`."""
+    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+
+
+def _boxes(cells: torch.Tensor, side: int) -> torch.Tensor:
+    """Pixel boxes `[n, 4]` of square cells of a given side."""
+    top_left = cells.flip(-1) * side
+    return torch.cat([top_left, top_left + side], dim=-1)
+
+
+def _owners(tensors: dict[str, Any], image_token: int, tokens_per_image: list[int]) -> list[tuple[int, int, torch.Tensor]]:
+    """(sample, image within it, its token positions) for every picture, in order.
+
+    Raises:
+        InputError: if a sample's image tokens do not add up to whole pictures.
+    """
+    owners: list[tuple[int, int, torch.Tensor]] = []
+    counts = iter(tokens_per_image)
+    for sample, ids in enumerate(tensors["input_ids"]):
+        positions = (ids == image_token).nonzero().flatten().cpu()
+        image = 0
+        while len(positions):
+            count = next(counts, None)
+            if count is None or count > len(positions):
+                raise InputError(
+                    f"Sample {sample} has {len(positions)} image tokens left over after {image} pictures; the pictures given "
+                    f"need {tokens_per_image} tokens. Pass one picture per placeholder, in the order of the samples."
+                )
+            owners.append((sample, image, positions[:count]))
+            positions, image = positions[count:], image + 1
+    if len(owners) != len(tokens_per_image):
+        raise InputError(
+            f"{len(tokens_per_image)} pictures were given for {len(owners)} placeholders. Put one placeholder per picture "
+            "into the text (prepare() does it for you)."
+        )
+    return owners
+
+
+def _size(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
+    return None if sizes is None else sizes[sample][image]
+
+
+def grid_places(*, class_rows: Callable[[Config], int], drops_class: Callable[[Config], bool]) -> Callable[..., list[Places]]:
+    """Places for towers that cut a picture into one raster of patches, with or without class rows in front.
+
+    Args:
+        class_rows: rows before the patches, given the configuration.
+        drops_class: whether these are left out of what is handed on.
+    """
+
+    def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+        pixels = tensors["pixel_values"]
+        side = config.vision_config.patch_size
+        height, width = pixels.shape[-2:]
+        shape = (height // side, width // side)
+        cells = _cells(*shape)
+        extra = class_rows(config)
+        kept = 0 if drops_class(config) else extra
+        found = []
+        owners = _owners(tensors, config.image_token_id, [kept + len(cells)] * len(pixels))
+        for number, (sample, image, positions) in enumerate(owners):
+            frame = picture_frame(processor, _size(sizes, sample, image), (height, width))
+            boxes = frame.to_original(_boxes(cells, side))
+            rows = torch.arange(len(cells))
+            grids: dict[Part, Grid] = {
+                "vision": Grid(number, rows + extra, boxes, cells, shape),
+                "projector": Grid(number, rows + kept, boxes, cells, shape),
+                "language": Grid(sample, positions[kept:], boxes, cells, shape),
+            }
+            found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
+        return found
+
+    return places
+
+
+def merged_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places for packed towers with patch merging (Qwen2-VL): vision rows run merge block by merge block."""
+    merge, side = config.vision_config.spatial_merge_size, config.vision_config.patch_size
+    grids = tensors["image_grid_thw"].tolist()
+    if any(t != 1 for t, _, _ in grids):
+        raise InputError(f"image_grid_thw holds videos (t > 1): {grids}. Only pictures have places here.")
+    tokens = [h * w // merge**2 for _, h, w in grids]
+    found = []
+    first = 0
+    for (sample, image, positions), (_, height, width) in zip(
+        _owners(tensors, config.image_token_id, tokens), grids, strict=True
+    ):
+        frame = picture_frame(None, None, (height * side, width * side))
+        original = _size(sizes, sample, image)
+        if original is not None:
+            frame = type(frame)(*original, (height * side / original[0], width * side / original[1]))
+        shape = (height // merge, width // merge)
+        blocks = _cells(*shape)
+        within = _cells(merge, merge)
+        patches = (blocks[:, None] * merge + within[None]).flatten(0, 1)
+        rows = torch.arange(len(patches)) + first
+        merged = torch.arange(len(blocks)) + first // merge**2
+        block_boxes = frame.to_original(_boxes(blocks, side * merge))
+        parts: dict[Part, Grid] = {
+            "vision": Grid(None, rows, frame.to_original(_boxes(patches, side)), patches, (height, width)),
+            "projector": Grid(None, merged, block_boxes, blocks, shape),
+            "language": Grid(sample, positions, block_boxes, blocks, shape),
+        }
+        found.append(Places(sample, image, (frame.height, frame.width), parts, {}))
+        first += len(patches)
+    return found
+
+
+def query_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places for Q-Formers: only the vision tower's patches have one (its first row is the class row)."""
+    pixels = tensors["pixel_values"]
+    side, queries = config.vision_config.patch_size, config.num_query_tokens
+    height, width = pixels.shape[-2:]
+    cells = _cells(height // side, width // side)
+    why = (
+        f"the {queries} queries of the Q-Former mix all patches, so they have no place in the image; "
+        "ask for part='vision', whose rows are patches"
+    )
+    found = []
+    for number, (sample, image, _) in enumerate(_owners(tensors, config.image_token_id, [queries] * len(pixels))):
+        frame = picture_frame(processor, _size(sizes, sample, image), (height, width))
+        vision = Grid(
+            number, torch.arange(len(cells)) + 1, frame.to_original(_boxes(cells, side)), cells, (height // side, width // side)
+        )
+        found.append(Places(sample, image, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why}))
+    return found

@@ -1,0 +1,171 @@
+"""`verify`: fire every hook point, edit it, and compare with the bare Hugging Face model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from mmlens.core.errors import InputError, VerificationError
+from mmlens.models.batch import MultimodalBatch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.models.hooked import HookedMultimodal
+
+#: Computing attention step by step differs from the fused kernel by rounding; this bounds it in float32.
+HOOKED_TOLERANCE = 2e-5
+
+
+@dataclass(frozen=True)
+class PointCheck:
+    """What was found at one point.
+
+    Attributes:
+        name: hook name.
+        calls: how often it fired in one forward.
+        shape: of the tensor it saw, empty if it never fired.
+        width_fits: whether the last axis has the width that the graph says.
+        effect: largest change of a logit when noise is added there; None if not tried.
+        dead: the declared reason why it cannot move the logits, or None.
+    """
+
+    name: str
+    calls: int
+    shape: tuple[int, ...]
+    width_fits: bool
+    effect: float | None
+    dead: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Fired, of the declared width, and moving the logits exactly if it is not declared dead."""
+        causal = self.effect is None or (self.effect > 0) != (self.dead is not None)
+        return self.calls > 0 and self.width_fits and causal
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The table that `verify` returns.
+
+    Attributes:
+        model: the model's class.
+        points: one check per hook point.
+        parity: largest difference of logits between the wrapped model without hooks and the bare one (must be 0).
+        hooked_parity: the same with every point hooked, at positions that are not padding.
+        tolerance: the bound on `hooked_parity`.
+    """
+
+    model: str
+    points: tuple[PointCheck, ...]
+    parity: float
+    hooked_parity: float
+    tolerance: float
+
+    @property
+    def failed(self) -> list[PointCheck]:
+        """The points that are not as declared."""
+        return [point for point in self.points if not point.ok]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.failed and self.parity == 0 and self.hooked_parity <= self.tolerance
+
+    def __repr__(self) -> str:
+        dead = sum(point.dead is not None for point in self.points)
+        lines = [
+            f"{self.model}: {len(self.points)} hook points, {len(self.failed)} failed, {dead} declared dead; "
+            f"difference from bare Hugging Face {self.parity:g} without hooks, {self.hooked_parity:.1e} with all"
+        ]
+        lines += [f"  {p.name}: calls {p.calls}, shape {list(p.shape)}, effect {p.effect}" for p in self.failed[:20]]
+        return "\n".join(lines)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per point."""
+        import pandas as pd
+
+        rows = [
+            {"name": p.name, "calls": p.calls, "shape": p.shape, "effect": p.effect, "dead": p.dead, "ok": p.ok}
+            for p in self.points
+        ]
+        return pd.DataFrame(rows)
+
+    def raise_if_failed(self) -> "VerifyReport":
+        """Return the report if all is well.
+
+        Raises:
+            VerificationError: with the table of what failed.
+        """
+        if not self.ok:
+            raise VerificationError(repr(self))
+        return self
+
+
+def example_batch(model: "HookedMultimodal") -> MultimodalBatch:
+    """A small batch of noise pictures and a short question.
+
+    Raises:
+        InputError: if the model has no processor.
+    """
+    if model.processor is None:
+        raise InputError("verify needs a batch for a model without a processor: verify(model, batch=...).")
+    pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return model.prepare("describe the image", images=pixels)
+
+
+@torch.no_grad()
+def verify(
+    model: "HookedMultimodal", batch: MultimodalBatch | None = None, *, causal: bool = True, progress: bool = True
+) -> VerifyReport:
+    """Check that every listed hook point fires, is of the declared width, and moves the logits when edited.
+
+    Args:
+        model: the hooked model.
+        batch: what to run on; noise pictures with a short question by default.
+        causal: edit each point and look at the logits: one forward per point.
+        progress: show a progress bar.
+
+    Returns:
+        A report that prints itself; `.ok`, `.to_frame()`, `.raise_if_failed()`.
+    """
+    batch = example_batch(model) if batch is None else batch
+    bare = model.hf_model(**{"use_cache": False, **batch.to(model.device).inputs}).logits
+    parity = _difference(model(batch), bare)
+    calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
+
+    def look(activation: torch.Tensor, hook: Any) -> None:
+        calls[hook.name].append(tuple(activation.shape))
+
+    hooked = model.run_with_hooks(batch, fwd_hooks=[("*", look)])
+    real = batch.layout.is_token.to(hooked.device)
+    checks = []
+    for node in tqdm(model.graph, desc="verify", disable=not progress):
+        seen = calls[node.name]
+        effect = None
+        if causal and seen:
+            effect = _difference(model.run_with_hooks(batch, fwd_hooks=[(node.name, _noise())])[real], bare[real])
+        width_fits = bool(seen) and (node.width is None or seen[-1][-1] == node.width)
+        checks.append(PointCheck(node.name, len(seen), seen[-1] if seen else (), width_fits, effect, node.dead))
+    scale = torch.finfo(bare.dtype).eps / torch.finfo(torch.float32).eps
+    return VerifyReport(
+        type(model.hf_model).__name__, tuple(checks), parity, _difference(hooked[real], bare[real]), HOOKED_TOLERANCE * scale
+    )
+
+
+def _noise() -> Callable[..., torch.Tensor]:
+    """A hook that adds seeded noise of the activation's own size."""
+    generator = torch.Generator().manual_seed(0)
+
+    def add(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        noise = torch.randn(activation.shape, generator=generator).to(activation)
+        size = activation.abs().clamp(max=1e4).float().mean().clamp(min=0.1).to(activation.dtype)
+        return activation + noise * size
+
+    return add
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())

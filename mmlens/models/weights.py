@@ -1,0 +1,312 @@
+"""Weights under TransformerLens's names: views of the real parameters, per block and stacked per part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import nn
+from transformer_lens.config import TransformerLensConfig
+
+from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.names import Part
+from mmlens.models.build import submodule
+from mmlens.models.family import Attention, Mlp, Norm
+
+
+def readable(linear: nn.Module, what: str) -> torch.Tensor:
+    """A linear's weight `[out in]`, if it can be read as numbers.
+
+    Raises:
+        UnsupportedModelError: for quantised weights.
+    """
+    weight = linear.weight
+    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise UnsupportedModelError(f"{what} is quantised ({kind}) and cannot be read; load the model in a floating dtype.")
+    return weight
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The weights of one attention branch; `head` counts grouped key and value heads for `W_K` and `W_V`.
+
+    Attributes:
+        module: the block.
+        declared: where the linears are.
+        heads: number of query heads.
+    """
+
+    module: nn.Module
+    declared: Attention
+    heads: int
+
+    def _linear(self, path: str) -> nn.Module:
+        return submodule(self.module, path, "attention")
+
+    @property
+    def _d_head(self) -> int:
+        return int(self._linear(self.declared.o).in_features) // self.heads  # type: ignore[arg-type]
+
+    def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
+        """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
+        linear = self._linear(own or str(self.declared.qkv))
+        tensor = linear.bias if bias else readable(linear, own or str(self.declared.qkv))
+        if tensor is None or own is not None:
+            return tensor  # type: ignore[return-value]
+        return tensor.chunk(3, dim=0)[which]  # type: ignore[union-attr, operator]
+
+    def _weight(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
+        weight = self._part(which, own, bias=False)
+        return weight.unflatten(0, (-1, self._d_head)).transpose(1, 2)  # type: ignore[union-attr]
+
+    def _bias(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_head"]:
+        bias = self._part(which, own, bias=True)
+        if bias is None:
+            weight = self._weight(which, own)
+            return weight.new_zeros(weight.shape[0], weight.shape[2])
+        return bias.reshape(-1, self._d_head)
+
+    @property
+    def W_Q(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Query weights."""
+        return self._weight(0, self.declared.q)
+
+    @property
+    def W_K(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Key weights."""
+        return self._weight(1, self.declared.k)
+
+    @property
+    def W_V(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Value weights."""
+        return self._weight(2, self.declared.v)
+
+    @property
+    def W_O(self) -> Float[torch.Tensor, "head d_head d_model"]:
+        """Output weights."""
+        weight = readable(self._linear(self.declared.o), self.declared.o)
+        return weight.T.unflatten(0, (self.heads, self._d_head))
+
+    @property
+    def b_Q(self) -> Float[torch.Tensor, "head d_head"]:
+        """Query biases, zero if the family has none."""
+        return self._bias(0, self.declared.q)
+
+    @property
+    def b_K(self) -> Float[torch.Tensor, "head d_head"]:
+        """Key biases, zero if the family has none."""
+        return self._bias(1, self.declared.k)
+
+    @property
+    def b_V(self) -> Float[torch.Tensor, "head d_head"]:
+        """Value biases, zero if the family has none."""
+        return self._bias(2, self.declared.v)
+
+    @property
+    def b_O(self) -> Float[torch.Tensor, "d_model"]:
+        """Output bias, zero if the family has none."""
+        return _bias(self._linear(self.declared.o))
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """The weights of one MLP.
+
+    Attributes:
+        module: the block, or the model for a projector's MLP.
+        declared: where the linears are.
+    """
+
+    module: nn.Module
+    declared: Mlp
+
+    def _linear(self, path: str) -> nn.Module:
+        return submodule(self.module, path, "mlp")
+
+    @property
+    def W_in(self) -> Float[torch.Tensor, "d_model neuron"]:
+        """Weights of the linear path in."""
+        return readable(self._linear(self.declared.up), self.declared.up).T
+
+    @property
+    def W_gate(self) -> Float[torch.Tensor, "d_model neuron"]:
+        """Weights of the gate.
+
+        Raises:
+            InputError: if the MLP has no gate.
+        """
+        if self.declared.gate is None:
+            raise InputError("This MLP has no gate; its input weights are W_in.")
+        return readable(self._linear(self.declared.gate), self.declared.gate).T
+
+    @property
+    def W_out(self) -> Float[torch.Tensor, "neuron d_model"]:
+        """Output weights: row i is what neuron i writes per unit of `mlp.hook_post`."""
+        return readable(self._linear(self.declared.down), self.declared.down).T
+
+    @property
+    def b_in(self) -> Float[torch.Tensor, "neuron"]:
+        """Input bias, zero if the family has none."""
+        return _bias(self._linear(self.declared.up))
+
+    @property
+    def b_out(self) -> Float[torch.Tensor, "d_model"]:
+        """Output bias, zero if the family has none."""
+        return _bias(self._linear(self.declared.down))
+
+
+def _bias(linear: nn.Module) -> torch.Tensor:
+    bias = linear.bias
+    if bias is None:
+        return linear.weight.new_zeros(linear.out_features)  # type: ignore[operator, union-attr]
+    return bias  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One block: `block.attn.W_Q`, `block.mlp.W_out`, `block.ln1`.
+
+    Attributes:
+        module: the real block.
+        attn: self-attention weights.
+        mlp: MLP weights.
+        norms: the norms in front of the branches.
+    """
+
+    module: nn.Module
+    attn: AttentionWeights
+    mlp: MlpWeights
+    norms: tuple[Norm | None, Norm | None] = (None, None)
+
+    @property
+    def ln1(self) -> nn.Module | None:
+        """The norm in front of attention, if there is one."""
+        return submodule(self.module, self.norms[0].path, "norm") if self.norms[0] else None
+
+    @property
+    def ln2(self) -> nn.Module | None:
+        """The norm in front of the MLP, if there is one."""
+        return submodule(self.module, self.norms[1].path, "norm") if self.norms[1] else None
+
+
+class PartView:
+    """One part of a model: its blocks and weights, and a configuration in TransformerLens's terms.
+
+    Attributes:
+        name: which part.
+        cfg: `n_layers`, `d_model`, `n_heads`, `d_head`, `d_mlp`, ... of this part.
+        blocks: its blocks.
+    """
+
+    def __init__(self, name: Part, cfg: TransformerLensConfig, blocks: list[BlockWeights]):
+        self.name = name
+        self.cfg = cfg
+        self.blocks = blocks
+
+    def __repr__(self) -> str:
+        c = self.cfg
+        return f"PartView({self.name}: {c.n_layers} layers, d_model {c.d_model}, {c.n_heads} heads, d_mlp {c.d_mlp})"
+
+    def _stack(self, pick: Callable[[BlockWeights], torch.Tensor]) -> torch.Tensor:
+        if not self.blocks:
+            raise InputError(f"The part {self.name!r} has no blocks.")
+        return torch.stack([pick(block) for block in self.blocks])
+
+    @property
+    def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """Input weights of the MLPs (stacked: a copy; `blocks[i].mlp.W_in` is a view)."""
+        return self._stack(lambda block: block.mlp.W_in)
+
+    @property
+    def W_gate(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """Gate weights of the MLPs (a copy)."""
+        return self._stack(lambda block: block.mlp.W_gate)
+
+    @property
+    def W_out(self) -> Float[torch.Tensor, "layer neuron d_model"]:
+        """Output weights of the MLPs (a copy)."""
+        return self._stack(lambda block: block.mlp.W_out)
+
+    @property
+    def W_Q(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Query weights (a copy)."""
+        return self._stack(lambda block: block.attn.W_Q)
+
+    @property
+    def W_K(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Key weights, one per grouped head (a copy)."""
+        return self._stack(lambda block: block.attn.W_K)
+
+    @property
+    def W_V(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Value weights, one per grouped head (a copy)."""
+        return self._stack(lambda block: block.attn.W_V)
+
+    @property
+    def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
+        """Output weights of attention (a copy)."""
+        return self._stack(lambda block: block.attn.W_O)
+
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
+        """Sum of the biases that the blocks before `layer` add to the stream, `[d_model]`.
+
+        Args:
+            layer: blocks before this one count.
+            mlp_input: count this block's attention too.
+            include_mlp_biases: count the MLPs' biases.
+        """
+        first = self.blocks[0].attn.b_O
+        total = torch.zeros_like(first)
+        for number, block in enumerate(self.blocks[: layer + 1]):
+            if number < layer or mlp_input:
+                total = total + block.attn.b_O
+            if number < layer and include_mlp_biases:
+                total = total + block.mlp.b_out
+        return total
+
+
+def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: str, dtype: torch.dtype) -> PartView:
+    """The view of one part of a model; a projector without blocks has `n_layers` 0."""
+    declared = getattr(family, name)
+    stack = declared.stack
+    language = name == "language"
+    if stack is None:
+        mlp = declared.mlp
+        weights = MlpWeights(model, mlp)
+        d_model, d_mlp = weights.W_out.shape[1], weights.W_out.shape[0]
+        cfg = TransformerLensConfig(
+            d_model=d_model, d_head=d_model, n_layers=0, n_ctx=0, n_heads=1, d_mlp=d_mlp, device=device, dtype=dtype
+        )
+        return PartView(name, cfg, [])
+    own = stack.config(config)
+    heads = stack.heads(own)
+    shape = stack.block
+    modules = list(submodule(model, stack.path, family.name))  # type: ignore[call-overload]
+    blocks = [
+        BlockWeights(m, AttentionWeights(m, shape.attn, heads), MlpWeights(m, shape.mlp), (shape.ln1, shape.ln2)) for m in modules
+    ]
+    down, o, k = (
+        submodule(modules[0], path, family.name) for path in (shape.mlp.down, shape.attn.o, shape.attn.k or str(shape.attn.qkv))
+    )
+    d_head = int(o.in_features) // heads  # type: ignore[arg-type]
+    norm = declared.norm if language else shape.ln1
+    cfg = TransformerLensConfig(
+        d_model=int(down.out_features),  # type: ignore[arg-type]
+        d_head=d_head,
+        n_layers=len(modules),
+        n_ctx=int(getattr(own, "max_position_embeddings", 0) or 0),
+        n_heads=heads,
+        n_key_value_heads=int(k.out_features) // d_head if shape.attn.k else heads,  # type: ignore[arg-type]
+        d_mlp=int(down.in_features),  # type: ignore[arg-type]
+        d_vocab=int(own.vocab_size) if language else -1,
+        act_fn=str(getattr(own, "hidden_act", "")),
+        gated_mlp=shape.mlp.gate is not None,
+        normalization_type="LN" if norm is None or norm.centred else "RMS",
+        uses_rms_norm=norm is not None and not norm.centred,
+        eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
+        device=device,
+        dtype=dtype,
+    )
+    return PartView(name, cfg, blocks)
