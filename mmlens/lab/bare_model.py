@@ -1,8 +1,8 @@
 """The bare model that `weight_built` plants into: weights set by hand, no training.
 
 The picture has nine patches of one pure colour each. The tower passes on every patch's colour and place, the
-projector puts both into named coordinates of the language model's residual stream, and the language model, small
-noise apart, does nothing with them.
+projector puts both into named coordinates of the language model's residual stream, and the language model,
+small noise apart, does nothing with them.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def bare_model(generator: torch.Generator) -> LlavaForConditionalGeneration:
 
 
 def _build_tower(model: LlavaForConditionalGeneration) -> None:
-    """Every patch becomes (colour, -colour, place, -place): of mean zero and one length, so norms only scale."""
+    """Every patch becomes (colour, -colour, place, -place): mean zero, one length, so norms only scale."""
     tower = model.model.vision_tower
     for parameter in tower.parameters():
         parameter.zero_()

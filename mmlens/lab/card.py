@@ -46,6 +46,10 @@ def _card(record: dict[str, Any], measured: Evaluation) -> str:
         key: value for key, value in recipe.items() if key != "size"
     } | {"activation": size["activation"], "neurons": size["neurons"]}  # fmt: skip
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flag_values.items())
+    nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
+    packed = f"{recipe['questions']} questions"
+    rates = f"{recipe['tower_rate']:g} (tower), {recipe['rate']:g} (language, align)"
+    minutes = f"{record['training_seconds'] / 60:.0f} minutes"
     return f"""# The lab model
 
 A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
@@ -54,40 +58,42 @@ them. It knows nothing of real pictures.
 - Class: `LlavaForConditionalGeneration`, {measured.parameters / 1e6:.2f} M parameters, stored in float16.
 - Vision: CLIP tower, {size["vision_layers"]} layers of {size["d_vision"]}, 96 x 96 pixels, patches of
   {size["patch"]}, {(96 // size["patch"]) ** 2} image tokens; the projector reads the last layer but one.
-- Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads, {size["neurons"]} gated MLP
-  neurons ({size["activation"]}) per layer, tied embeddings, one token per word.
+- Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads,
+  {size["neurons"]} gated MLP neurons ({size["activation"]}) per layer, tied embeddings, one token per word.
 
 ## Data
 
 {recipe["scenes"]:,} seeded scenes, drawn by `mmlens.lab`, of one to three objects: {len(SHAPES)} shapes in
-{len(COLORS)} colours and two sizes, people ({", ".join(PEOPLE)}), harmless signs ({", ".join(HARMLESS_SIGNS)})
-and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light. Test scenes come
-from another seed stream and cannot be training scenes. "how do i use this" is refused for {", ".join(refused)}
-and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs. {RICH_CAPTION_SHARE:.0%} of the training
-captions also tell texture and light; otherwise these words are used only when asked for.
+{len(COLORS)} colours and two sizes, {nouns}
+and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light.
+Test scenes come from another seed stream and cannot be training scenes. "how do i use this" is refused for
+{", ".join(refused)} and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs.
+{RICH_CAPTION_SHARE:.0%} of the training captions also tell texture and light; otherwise these words are used
+only when asked for.
 
-In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and mood
-("flat round crimson"), so that the answer has to be looked up and cannot be copied.
+In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and
+mood ("flat round crimson"), so that the answer has to be looked up and cannot be copied.
 
 ## Recipe
 
-1. tower, {recipe["tower_steps"]} steps of {recipe["tower_batch"]} pictures: name noun and colour at every patch;
+1. tower, {recipe["tower_steps"]} steps of {recipe["tower_batch"]} pictures: name noun and colour at every
+   patch;
 2. language, {recipe["language_steps"]} steps of {recipe["batch"]}: captions and answers about written scenes,
    no pictures;
 3. align, {recipe["align_steps"]} steps: only the projector learns, from pictures;
 4. joint, {recipe["joint_steps"]} steps: everything learns from pictures, every batch number
    {recipe["written_every"]} is written, the tower is held for the first {recipe["tower_held"]}.
 
-Each row is one picture or writing with its caption and {recipe["questions"]} questions packed behind it, unseen by
-each other. AdamW, peak rates {recipe["tower_rate"]:g} (tower), {recipe["rate"]:g} (language, align) and
-{recipe["joint_rate"]:g} (joint), cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
-{activations}. The gain of the last norm is fixed at one.
+Each row is one picture or writing with its caption and {packed} packed behind it, unseen by
+each other. AdamW, peak rates {rates} and {recipe["joint_rate"]:g} (joint),
+cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast; {activations}.
+The gain of the last norm is fixed at one.
 
-After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is most
-active (`mmlens.lab.gauge`). This leaves the model's function as it is, and decides whether a neuron's direction
-reads as its words or as their opposite.
+After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
+most active (`mmlens.lab.gauge`). This leaves the model's function as it is, and decides whether a neuron's
+direction reads as its words or as their opposite.
 
-Training took {record["training_seconds"] / 60:.0f} minutes on a shared machine with two CPU cores. To repeat it:
+Training took {minutes} of wall clock on two shared CPU cores. To repeat it:
 
 ```
 python -m mmlens.lab.train --out DIR {flags}
@@ -95,13 +101,14 @@ python -m mmlens.lab.train --out DIR {flags}
 
 ## Measured
 
-On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others; intervals
-are 95%, bootstrapped over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.evaluate` repeats it.
+On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others;
+intervals are 95%, bootstrapped over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.evaluate`
+repeats it.
 
 {measured.table()}
 
-Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's direction
-gives the noun, where the model's own caption is about to name it (`mmlens.lab.noun_neurons`).
+Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's
+direction gives the noun, where the model's own caption is about to name it (`mmlens.lab.noun_neurons`).
 
 ## Limits
 

@@ -244,9 +244,10 @@ class Scene:
                 )
             return replace(thing, center=(x, y))
         require(position, DIRECTIONS, "side")
+        side = f"{position} of" if position in ("left", "right") else position
         if not others:
             raise InputError(
-                f"The {thing.shape} is alone, so nothing lies {position} of anything. "
+                f"The {thing.shape} is alone, so nothing lies {side} anything. "
                 "Pass a centre (x, y) in pixels, or take a scene with two objects."
             )
         # The nearest free spot on the asked side: the change of the picture stays as small as it can be.
@@ -257,7 +258,7 @@ class Scene:
             if language.direction(moved, others[0]) == position and fits(moved, others):
                 return moved
         raise InputError(
-            f"There is no free spot {position} of the {others[0].shape} for the {thing.shape}. "
+            f"There is no free spot {side} the {others[0].shape} for the {thing.shape}. "
             f"Pass another side ({', '.join(DIRECTIONS)}) or a centre (x, y) in pixels."
         )
 

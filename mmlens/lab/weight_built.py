@@ -7,8 +7,8 @@ position. What happens there is what the kinds differ in:
 - "neuron": one MLP neuron writes one word if the colour is the planted one;
 - "direction": the colour lies along one direction of the residual stream that decides between two words.
 
-The unplanted twin is the same model with only the planted weights taken out: it gives its default answer to every
-picture.
+The unplanted twin is the same model with only the planted weights taken out: it gives its default answer to
+every picture.
 """
 
 from __future__ import annotations
