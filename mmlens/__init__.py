@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 
 #: Public names and where they live; loaded when first used, so that `import mmlens` is quick.
 _PUBLIC = {
+    "Ablate": "mmlens.interventions.activations",
     "ActivationCache": "mmlens.hooks.cache",
+    "HeatMap": "mmlens.analysis.heatmap",
     "HookGraph": "mmlens.hooks.graph",
     "HookedMultimodal": "mmlens.models.hooked",
     "InputError": "mmlens.core.errors",
@@ -21,14 +23,22 @@ _PUBLIC = {
     "MultimodalBatch": "mmlens.models.batch",
     "Neuron": "mmlens.core.places",
     "Head": "mmlens.core.places",
+    "NeuronScores": "mmlens.analysis.neurons",
+    "PatchSweep": "mmlens.analysis.patching",
+    "Replace": "mmlens.interventions.activations",
     "TokenLayout": "mmlens.models.layout",
     "UnknownNameError": "mmlens.core.errors",
     "UnsupportedModelError": "mmlens.core.errors",
     "VerificationError": "mmlens.core.errors",
+    "caption_nouns": "mmlens.analysis.nouns",
+    "find_neurons": "mmlens.analysis.neurons",
+    "neuron_words": "mmlens.analysis.neurons",
+    "patch": "mmlens.analysis.patching",
+    "random_neurons": "mmlens.analysis.neurons",
     "register_family": "mmlens.models.family",
     "verify": "mmlens.models.verify",
 }
-_MODULES = ("lab",)
+_MODULES = {"corrupt": "mmlens.interventions.corruptions", "lab": "mmlens.lab", "metrics": "mmlens.analysis.metrics"}
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604 - the names are strings
 
@@ -37,7 +47,7 @@ def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"mmlens.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'mmlens' has no attribute {name!r}")
 
 

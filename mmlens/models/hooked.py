@@ -25,7 +25,7 @@ from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
 from mmlens.models.layout import TokenLayout
 from mmlens.models.loading import find_family, load_model
-from mmlens.models.prepare import Images, Text, prepare_batch
+from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
 from mmlens.models.weights import PartView, part_view
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
@@ -162,6 +162,18 @@ class HookedMultimodal(HookedRootModule):
         processor = self._require_processor("prepare")
         batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
         return batch.to(self.device)
+
+    def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
+        """The batch with further tokens at its end, as if they had been generated.
+
+        Args:
+            batch: padded on the left.
+            tokens: new token ids, the same number for every sample.
+
+        Returns:
+            A batch whose last position predicts the token after them.
+        """
+        return with_tokens(self.family, self.config, batch, tokens)
 
     def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
         """A batch from raw keyword tensors, checked, with its token layout.

@@ -1,8 +1,10 @@
 """From what a user has (a question, a picture, chat messages) to one batch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
+import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError
@@ -146,3 +148,60 @@ def _count_placeholders(
                 f"Sample {index} has {found} placeholders {token!r} for {len(sample)} pictures; give one picture per "
                 "placeholder, or leave the placeholders out and they are put in."
             )
+
+
+def with_pictures(
+    family: Family, config: Config, processor: Any, batch: MultimodalBatch, pictures: list[list[Image.Image]]
+) -> MultimodalBatch:
+    """The same tokens with other pictures, which must take exactly the places of the old ones.
+
+    Raises:
+        InputError: if there are more or fewer pictures than before, or one has another layout.
+    """
+    before = [sum(places.sample == sample for places in batch.layout.places) for sample in range(batch.size)]
+    after = [len(sample) for sample in pictures]
+    if before != after:
+        raise InputError(f"The batch has {before} pictures per sample, the new ones are {after}; give as many.")
+    made = dict(processor.image_processor(images=[p for sample in pictures for p in sample], return_tensors="pt"))
+    made = {name: tensor for name, tensor in made.items() if name in batch.inputs}
+    for name, tensor in made.items():
+        old = batch.inputs[name]
+        if tensor.shape != old.shape or (not tensor.is_floating_point() and not torch.equal(tensor, old.cpu())):
+            raise InputError(
+                f"The new pictures have another layout: {name} is {list(tensor.shape)} instead of {list(old.shape)}. Resize them "
+                "to the old ones' size."
+            )
+    sizes = [[(picture.height, picture.width) for picture in sample] for sample in pictures]
+    tensors = {**batch.inputs, **{name: tensor.to(batch["input_ids"].device) for name, tensor in made.items()}}
+    return make_batch(
+        family,
+        config,
+        tensors,
+        sizes=sizes,
+        processor=processor.image_processor,
+        images=tuple(map(tuple, pictures)),
+        prompts=batch.prompts,
+    )
+
+
+def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: torch.Tensor) -> MultimodalBatch:
+    """The batch with further tokens `[batch step]` at its end, as if they had been generated.
+
+    Raises:
+        InputError: for another number of samples, or padding on the right.
+    """
+    ids = batch["input_ids"]
+    tokens = torch.as_tensor(tokens).to(ids)
+    if tokens.ndim != 2 or len(tokens) != len(ids):
+        raise InputError(f"tokens must be [batch={len(ids)} step], found {list(tokens.shape)}.")
+    if not batch.layout.is_token[:, -1].all():
+        raise InputError("Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left').")
+    inputs = dict(batch.inputs)
+    inputs["input_ids"] = torch.cat([ids, tokens], dim=1)
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    inputs["attention_mask"] = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+    if family.extra_inputs is not None and batch.layout.places:
+        inputs |= family.extra_inputs(config, inputs)
+    layout = make_batch(family, config, inputs).layout
+    # the pictures' positions stay, and so do their frames, which tensors alone do not tell
+    return replace(batch, inputs=inputs, layout=replace(layout, places=batch.layout.places))

@@ -1,0 +1,1 @@
+"""Methods from the literature as functions on hooked models; results are small frozen values."""

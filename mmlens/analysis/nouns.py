@@ -1,0 +1,135 @@
+"""The nouns of a generated caption, each aligned with the tokens that wrote it and the steps that predicted them."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.models.generation import GenerationTrace
+from mmlens.models.hooked import HookedMultimodal
+
+#: Words that are not taken for nouns when nothing better is at hand: articles, prepositions, auxiliaries and the like.
+_FUNCTION_WORDS = frozenset(
+    """a about above across after all along also an and another any are around as at away back be been before behind below
+    beside between both but by can could did do does down each either every few for from front had has have he her here him
+    his how i if in inside into is it its itself just left like many may more most much near next no not of off on one onto
+    or other our out over own right same she should side so some such than that the their them then there these they this
+    those three through to together top toward two under until up very was we were what when where which while who will with
+    would you your appears be being being's features image picture photo shows several located standing sitting placed""".split()
+)
+
+#: A list of nouns, or a function from the caption to its nouns.
+Nouns = Collection[str] | Callable[[str], Sequence[str]] | None
+
+
+@dataclass(frozen=True)
+class CaptionWord:
+    """A word of a generated caption.
+
+    Attributes:
+        text: the word, in lower case.
+        step: the generation step that predicted its first token.
+        tokens: the ids of its tokens, as they were generated.
+    """
+
+    text: str
+    step: int
+    tokens: tuple[int, ...]
+
+
+def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: int = 0) -> list[CaptionWord]:
+    """Every word of a caption with the tokens that wrote it.
+
+    Words are aligned by characters of the decoded text, so it does not matter how a tokenizer splits them or marks spaces.
+
+    Args:
+        model: the hooked model.
+        trace: its generation.
+        sample: which sample.
+    """
+    ids = trace.tokens[sample, : int(trace.lengths[sample])].tolist()
+    ends = [len(_text(model, ids[: step + 1])) for step in range(len(ids))]
+    starts = [0, *ends[:-1]]
+    words = []
+    for match in re.finditer(r"[^\W_]+(?:[-'][^\W_]+)*", _text(model, ids)):
+        steps = [i for i, (start, end) in enumerate(zip(starts, ends, strict=True)) if start < match.end() and end > match.start()]
+        if steps:
+            words.append(CaptionWord(match[0].lower(), steps[0], tuple(ids[i] for i in steps)))
+    return words
+
+
+def _text(model: HookedMultimodal, ids: list[int]) -> str:
+    return model.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def caption_nouns(
+    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: int = 0
+) -> list[CaptionWord]:
+    """The nouns of a caption, each once (at its first mention), in the order of the caption.
+
+    Args:
+        model: the hooked model.
+        trace: its generation.
+        nouns: a list of nouns; a function from the caption to its nouns; or None: spaCy's part-of-speech tags if spaCy and
+            its English model are installed, else every word that is not a function word.
+        sample: which sample.
+
+    Raises:
+        InputError: if the caption has none of the nouns.
+    """
+    words = caption_words(model, trace, sample=sample)
+    wanted = _wanted(nouns, trace.text[sample], words)
+    found: dict[str, CaptionWord] = {}
+    for word in words:
+        if word.text in wanted:
+            found.setdefault(word.text, word)
+    if not found:
+        raise InputError(
+            f"The caption {trace.text[sample]!r} has no noun"
+            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
+            + "; pass the nouns to look for."
+        )
+    return list(found.values())
+
+
+def _wanted(nouns: Nouns, caption: str, words: list[CaptionWord]) -> set[str]:
+    if callable(nouns):
+        return {noun.lower() for noun in nouns(caption)}
+    if nouns is not None:
+        return {noun.lower() for noun in nouns}
+    tagger = _spacy()
+    if tagger is not None:
+        return {token.text.lower() for token in tagger(caption) if token.pos_ in ("NOUN", "PROPN")}
+    return {word.text for word in words} - _FUNCTION_WORDS
+
+
+def _spacy() -> Any | None:
+    """spaCy's small English model if both are installed; nothing is downloaded."""
+    if importlib.util.find_spec("spacy") is None or importlib.util.find_spec("en_core_web_sm") is None:
+        return None
+    import spacy
+
+    return spacy.load("en_core_web_sm")
+
+
+def predicting(model: HookedMultimodal, batch: Any, trace: GenerationTrace, word: CaptionWord, *, sample: int = 0) -> Any:
+    """The batch up to the position that predicts a word of its caption.
+
+    Args:
+        model: the hooked model.
+        batch: the batch of one sample that was captioned.
+        trace: the generation.
+        word: a word of the caption.
+        sample: must be 0 for now: batches of one sample.
+
+    Returns:
+        A batch whose last position predicts the word's first token.
+    """
+    if batch.size != 1 or sample != 0:
+        raise InputError(f"Words are looked at one sample at a time; the batch has {batch.size}.")
+    before = trace.tokens[:1, : word.step]
+    return model.extend(batch, torch.as_tensor(before)) if word.step else batch
