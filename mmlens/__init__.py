@@ -1,9 +1,9 @@
 """mmlens: mechanistic interpretability for models that see.
 
-    import mmlens as mm
+import mmlens as mm
 
-    model = mm.HookedMultimodal.from_pretrained("path/to/checkpoint")      # or mm.lab.load(): small, embedded, offline
-    logits, cache = model.run_with_cache(model.prepare("what is this?", images="photo.png"))
+model = mm.HookedMultimodal.from_pretrained("path/to/checkpoint")      # or mm.lab.load(): small, embedded, offline
+logits, cache = model.run_with_cache(model.prepare("what is this?", images="photo.png"))
 """
 
 import importlib

@@ -69,7 +69,9 @@ class HeatMap:
             InputError: if the picture has another size.
         """
         if (image.height, image.width) != self.size:
-            raise InputError(f"The map belongs to a picture of [height={self.size[0]} width={self.size[1]}], found {image.height} x {image.width}.")
+            raise InputError(
+                f"The map belongs to a picture of [height={self.size[0]} width={self.size[1]}], found {image.height} x {image.width}."
+            )
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
         if percentile is not None:
             inside = self.mask(percentile).numpy()[..., None]

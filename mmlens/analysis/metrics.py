@@ -47,7 +47,12 @@ def log_probability(token: str | int) -> Metric:
 
 def logit_difference(answer: str | int, other: str | int) -> Metric:
     """Logit of one token minus the logit of another."""
-    return Metric(f"logit({answer!r}) - logit({other!r})", "logits", (answer, other), lambda logits, ids: logits[:, ids[0]] - logits[:, ids[1]])
+    return Metric(
+        f"logit({answer!r}) - logit({other!r})",
+        "logits",
+        (answer, other),
+        lambda logits, ids: logits[:, ids[0]] - logits[:, ids[1]],
+    )
 
 
 def as_function(metric: Metric | MetricFunction, model: HookedMultimodal) -> MetricFunction:
@@ -67,5 +72,7 @@ def per_sample(
     values = metric(at_last)
     if not isinstance(values, torch.Tensor) or values.shape != (len(logits),):
         found = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-        raise InputError(f"A metric must give one value per sample, [batch={len(logits)}] from logits [batch vocab]; found {found}.")
+        raise InputError(
+            f"A metric must give one value per sample, [batch={len(logits)}] from logits [batch vocab]; found {found}."
+        )
     return values

@@ -88,7 +88,9 @@ class NeuronScores:
         """
         return neuron_words(self.model, self.top() if neurons is None else neurons, k=k)
 
-    def heatmap(self, neurons: Neuron | Sequence[Neuron] | Literal["mean"] = "mean", *, k: int = 20, sample: int = 0) -> HeatMap:
+    def heatmap(
+        self, neurons: Neuron | Sequence[Neuron] | Literal["mean"] = "mean", *, k: int = 20, sample: int = 0
+    ) -> HeatMap:
         """Activations at the picture's positions, as a map over the picture.
 
         Args:
@@ -168,7 +170,9 @@ def find_neurons(
         cache[f"blocks.{layer}.{_POINTS[activation]}"][:, 0].float().mean(0) * (block.mlp.W_out @ direction).float()
         for layer, block in enumerate(model.blocks)
     ]
-    return NeuronScores(torch.stack(scores).cpu(), token, model.to_string(token).strip(), method, activation, model, batch)
+    return NeuronScores(
+        torch.stack(scores).cpu(), token, model.to_string(token).strip(), method, activation, model, batch
+    )
 
 
 @torch.no_grad()
@@ -185,7 +189,9 @@ def neuron_words(model: HookedMultimodal, neurons: Sequence[Neuron], *, k: int =
     """
     others = [str(neuron) for neuron in neurons if neuron.part != "language"]
     if others:
-        raise InputError(f"{', '.join(others[:5])} do not write into the language model's stream, so their rows are not words.")
+        raise InputError(
+            f"{', '.join(others[:5])} do not write into the language model's stream, so their rows are not words."
+        )
     rows = torch.stack([model.blocks[neuron.layer].mlp.W_out[neuron.index] for neuron in neurons])
     best = (rows @ model.W_U).topk(k, dim=-1).indices
     return [[model.to_string(token).strip() for token in row] for row in best]
@@ -209,7 +215,9 @@ def random_neurons(model: HookedMultimodal, *, like: Sequence[Neuron], seed: int
         width = model.graph[Neuron(layer, 0, part).hook].width or 0
         free = [i for i in torch.randperm(width, generator=generator).tolist() if i not in taken]
         if len(free) < len(taken):
-            raise InputError(f"Layer {layer} of {part} has {len(free)} other neurons, fewer than the {len(taken)} to match.")
+            raise InputError(
+                f"Layer {layer} of {part} has {len(free)} other neurons, fewer than the {len(taken)} to match."
+            )
         drawn += [Neuron(layer, i, part) for i in free[: len(taken)]]
     return drawn
 

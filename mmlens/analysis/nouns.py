@@ -56,7 +56,11 @@ def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: in
     starts = [0, *ends[:-1]]
     words = []
     for match in re.finditer(r"[^\W_]+(?:[-'][^\W_]+)*", _text(model, ids)):
-        steps = [i for i, (start, end) in enumerate(zip(starts, ends, strict=True)) if start < match.end() and end > match.start()]
+        steps = [
+            i
+            for i, (start, end) in enumerate(zip(starts, ends, strict=True))
+            if start < match.end() and end > match.start()
+        ]
         if steps:
             words.append(CaptionWord(match[0].lower(), steps[0], tuple(ids[i] for i in steps)))
     return words
@@ -116,7 +120,9 @@ def _spacy() -> Any | None:
     return spacy.load("en_core_web_sm")
 
 
-def predicting(model: HookedMultimodal, batch: Any, trace: GenerationTrace, word: CaptionWord, *, sample: int = 0) -> Any:
+def predicting(
+    model: HookedMultimodal, batch: Any, trace: GenerationTrace, word: CaptionWord, *, sample: int = 0
+) -> Any:
     """The batch up to the position that predicts a word of its caption.
 
     Args:

@@ -75,7 +75,9 @@ class PatchSweep:
         for i, point in enumerate(self.points):
             for j, group in enumerate(self.groups):
                 means = [float(t[i, j].mean()) for t in (self.values, self.effect, self.recovered)]
-                rows.append({"point": point, "positions": group, "value": means[0], "effect": means[1], "recovered": means[2]})
+                rows.append(
+                    {"point": point, "positions": group, "value": means[0], "effect": means[1], "recovered": means[2]}
+                )
         return pd.DataFrame(rows)
 
 
@@ -116,12 +118,16 @@ def patch(
     nodes = model.graph.select(at)
     packed = [node.name for node in nodes if not node.axes.startswith("batch")]
     if packed:
-        raise InputError(f"{', '.join(packed[:3])} have no batch axis (all pictures lie in one sequence); patch projector or language points.")
+        raise InputError(
+            f"{', '.join(packed[:3])} have no batch axis (all pictures lie in one sequence); patch projector or language points."
+        )
     measure = as_function(metric, model)
     rows = {node.sequence: _groups(clean, node.sequence, positions) for node in nodes}
     groups = list(next(iter(rows.values())))
     if any(list(found) != groups for found in rows.values()):
-        raise InputError(f"The points live on sequences of different lengths ({', '.join(rows)}); sweep them one sequence at a time.")
+        raise InputError(
+            f"The points live on sequences of different lengths ({', '.join(rows)}); sweep them one sequence at a time."
+        )
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     source_logits, cache = model.run_with_cache(source, names=nodes)
     last = clean.layout.last
@@ -145,7 +151,9 @@ def _groups(batch: MultimodalBatch, sequence: str, positions: object) -> dict[st
     if positions == "each":
         length = layout.length(sequence)
         if length is None:
-            raise InputError(f"The length of the {sequence} sequence is not known before a run; give positions by index.")
+            raise InputError(
+                f"The length of the {sequence} sequence is not known before a run; give positions by index."
+            )
         return {str(i): torch.tensor([i]) for i in range(length)}
     rules = dict(positions) if isinstance(positions, Mapping) else {str(rule): rule for rule in positions}  # type: ignore[union-attr, attr-defined]
     return {name: layout.rows(rule, sequence, layout.length(sequence)) for name, rule in rules.items()}
@@ -162,4 +170,6 @@ def _require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> 
     for what, a, b in (("image tokens", one.is_image, other.is_image), ("padding", ~one.is_token, ~other.is_token)):
         if not torch.equal(a, b):
             sample, position = (a != b).nonzero()[0].tolist()
-            raise InputError(f"clean and corrupted differ in where {what} are, first at position {position} of sample {sample}.")
+            raise InputError(
+                f"clean and corrupted differ in where {what} are, first at position {position} of sample {sample}."
+            )

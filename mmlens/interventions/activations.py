@@ -45,8 +45,12 @@ class Ablate:
         missing = [str(unit) for unit in self.units if not _exists(model, unit)]
         if missing:
             depth = {unit.part: model.part(unit.part).cfg for unit in self.units}
-            shapes = ", ".join(f"{p}: {c.n_layers} layers of {c.d_mlp} neurons and {c.n_heads} heads" for p, c in depth.items())
-            raise InputError(f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}.")
+            shapes = ", ".join(
+                f"{p}: {c.n_layers} layers of {c.d_mlp} neurons and {c.n_heads} heads" for p, c in depth.items()
+            )
+            raise InputError(
+                f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
+            )
         by_point: dict[str, list[int]] = defaultdict(list)
         for unit in self.units:
             by_point[unit.hook].append(unit.index)
@@ -91,19 +95,25 @@ class Replace:
         """
         node = model.graph[self.at]
         axis = position_axis(node.axes)
-        if self.values.ndim != len(node.axes.split()) or (node.width is not None and self.values.shape[-1] != node.width):
+        if self.values.ndim != len(node.axes.split()) or (
+            node.width is not None and self.values.shape[-1] != node.width
+        ):
             raise InputError(
                 f"values for {self.at} must be [{node.axes}] with {node.width} last, found {list(self.values.shape)}."
             )
         if self.rows is not None and int(self.rows.max()) >= self.values.shape[axis]:
-            raise InputError(f"rows go up to {int(self.rows.max())}, but {self.at} has {self.values.shape[axis]} positions.")
+            raise InputError(
+                f"rows go up to {int(self.rows.max())}, but {self.at} has {self.values.shape[axis]} positions."
+            )
         return [(node.name, self._set(axis))]
 
     def _set(self, axis: int) -> Callable[..., torch.Tensor]:
         def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor:
             values = self.values.to(activation)
             if values.shape != activation.shape:
-                raise InputError(f"values for {self.at} are {list(values.shape)}, the run's activation {list(activation.shape)}.")
+                raise InputError(
+                    f"values for {self.at} are {list(values.shape)}, the run's activation {list(activation.shape)}."
+                )
             if self.rows is None:
                 return values
             return torch.where(_row_mask(activation, axis, self.rows), values, activation)

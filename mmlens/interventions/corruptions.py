@@ -11,7 +11,9 @@ from mmlens.models.images import Picture, load_image
 from mmlens.models.prepare import with_pictures
 
 
-def swap(model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture] | Sequence[Sequence[Picture]]) -> MultimodalBatch:
+def swap(
+    model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture] | Sequence[Sequence[Picture]]
+) -> MultimodalBatch:
     """The batch with other pictures: a counterfactual twin, or another scene.
 
     Args:
@@ -39,7 +41,9 @@ def blur(model: HookedMultimodal, batch: MultimodalBatch, *, radius: float | Non
         InputError: if the batch was made from tensors, so that its pictures are not at hand.
     """
     if not any(batch.images):
-        raise InputError("blur needs the pictures, and this batch was made from tensors; make it with model.prepare(...).")
+        raise InputError(
+            "blur needs the pictures, and this batch was made from tensors; make it with model.prepare(...)."
+        )
 
     def blurred(picture: Image.Image) -> Image.Image:
         size = min(picture.size) / 8 if radius is None else radius

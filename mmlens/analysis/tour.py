@@ -1,0 +1,237 @@
+"""The main job in one call: from a picture to the multi-modal neurons behind the words of its caption, tested causally.
+
+Caption the picture; for each noun find the neurons that write it, read them as words, draw where in the picture they
+are active, ablate them beside as many random neurons of the same layers; and patch the residual stream from a
+counterfactual twin. The result is one HTML file.
+
+Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
+(https://arxiv.org/abs/2311.07470).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
+from mmlens.analysis.neurons import Activation, NeuronScores, activation_map, find_neurons, random_neurons
+from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns, predicting
+from mmlens.analysis.patching import PatchSweep, patch
+from mmlens.core.errors import NoPlaceError
+from mmlens.core.places import Neuron
+from mmlens.interventions.activations import Ablate
+from mmlens.interventions.corruptions import blur, swap
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.images import Picture
+
+
+@dataclass(frozen=True)
+class NounReport:
+    """What was found for one noun of the caption.
+
+    Attributes:
+        word: the noun, with its step and tokens.
+        scores: of all neurons, for its first token.
+        top: the neurons ablated.
+        control: as many random neurons of the same layers.
+        log_probability: of the noun's first token where it was predicted, in nats.
+        ablated, control_ablated: the same with each set ablated.
+        caption_ablated, caption_control: the caption that is generated then.
+        maps: the mean map of the top neurons, then the control's; None where image tokens have no place.
+        patched: the residual stream patched from the corrupted picture, at this noun.
+    """
+
+    word: CaptionWord
+    scores: NeuronScores
+    top: list[Neuron]
+    control: list[Neuron]
+    log_probability: float
+    ablated: float
+    control_ablated: float
+    caption_ablated: str
+    caption_control: str
+    maps: tuple[HeatMap, HeatMap] | None
+    patched: PatchSweep
+
+    @property
+    def change(self) -> float:
+        """Change of the noun's log-probability when its top neurons are ablated, in nats."""
+        return self.ablated - self.log_probability
+
+    @property
+    def control_change(self) -> float:
+        """The same for the control."""
+        return self.control_ablated - self.log_probability
+
+
+@dataclass(frozen=True)
+class Tour:
+    """What `tour` returns; `mmlens.viz.tour_report` writes it down.
+
+    Attributes:
+        image: the picture.
+        corrupted: what the patched activations come from: a twin or a blurred picture.
+        corrupted_what: which of the two, in words.
+        prompt: what was asked.
+        caption: what the model answered.
+        nouns: one report per noun.
+    """
+
+    image: Image.Image = field(repr=False)
+    corrupted: Image.Image = field(repr=False)
+    corrupted_what: str
+    prompt: str
+    caption: str
+    nouns: list[NounReport]
+
+
+@torch.no_grad()
+def tour(
+    model: HookedMultimodal,
+    image: Picture,
+    *,
+    prompt: str = "describe the image",
+    twins: dict[str, tuple[Image.Image, str]] | None = None,
+    nouns: Nouns = None,
+    k: int = 20,
+    activation: Activation = "down_in",
+    max_nouns: int = 3,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tour:
+    """Run the main job on one picture.
+
+    Args:
+        model: the hooked model.
+        image: the picture.
+        prompt: what to ask for.
+        twins: by noun, the same picture with another thing in its place, and that thing's noun; nouns without a twin
+            are patched from the blurred picture.
+        nouns: as for `caption_nouns`.
+        k: neurons per noun.
+        activation: which multiplier the scores use.
+        max_nouns: at most this many nouns of the caption.
+        seed: of the random control.
+        progress: show progress bars.
+
+    Raises:
+        InputError: if the caption has none of the nouns.
+    """
+    batch = model.prepare(prompt, images=image)
+    trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=40)
+    words = caption_nouns(model, trace, nouns=nouns)[:max_nouns]
+    blurred = blur(model, batch)
+    reports = []
+    for word in tqdm(words, desc="nouns", disable=not progress):
+        at_word = predicting(model, batch, trace, word)
+        twin = (twins or {}).get(word.text)
+        other = swap(model, batch, [twin[0]]) if twin else blurred
+        reports.append(
+            _noun_report(
+                model,
+                batch,
+                at_word,
+                predicting(model, other, trace, word),
+                word,
+                other_token=twin[1] if twin else None,
+                k=k,
+                activation=activation,
+                seed=seed,
+                progress=progress,
+            )
+        )
+    first = next(iter((twins or {}).values()), None)
+    shown = first[0] if first else blurred.images[0][0]
+    return Tour(
+        batch.images[0][0],
+        shown,
+        "a counterfactual twin" if first else "the blurred picture",
+        prompt,
+        trace.text[0],
+        reports,
+    )
+
+
+def _noun_report(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    at_word: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    word: CaptionWord,
+    *,
+    other_token: str | None,
+    k: int,
+    activation: Activation,
+    seed: int,
+    progress: bool,
+) -> NounReport:
+    token = word.tokens[0]
+    scores = find_neurons(model, at_word, token=token, activation=activation)
+    top = scores.top(k)
+    control = random_neurons(model, like=top, seed=seed)
+    values, captions = [], []
+    for units in ([], top, control):
+        value, caption = _ablated(model, batch, at_word, token, units)
+        values.append(value)
+        captions.append(caption)
+    return NounReport(
+        word,
+        scores,
+        top,
+        control,
+        *values,
+        *captions[1:],
+        _maps(model, batch, scores, top, control, activation),
+        _patched(model, at_word, corrupted, token, other_token, progress),
+    )
+
+
+def _ablated(
+    model: HookedMultimodal, batch: MultimodalBatch, at_word: MultimodalBatch, token: int, units: Sequence[Neuron]
+) -> tuple[float, str]:
+    """Log-probability of the token in nats, and the caption, with neurons ablated."""
+    measure = log_probability(token).on(model)
+    with model.intervene(*([Ablate(units)] if units else [])):
+        value = float(per_sample(measure, model(at_word), at_word.layout.last))
+        caption = model.trace_generation(batch, names="hook_logits", max_new_tokens=40).text[0] if units else ""
+    return value, caption
+
+
+def _maps(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    scores: NeuronScores,
+    top: list[Neuron],
+    control: list[Neuron],
+    activation: Activation,
+) -> tuple[HeatMap, HeatMap] | None:
+    try:
+        titles = (f"top {len(top)} for {scores.word!r}", f"{len(control)} random neurons of the same layers")
+        first, second = (
+            activation_map(model, batch, units, activation=activation, title=title)
+            for units, title in zip((top, control), titles, strict=True)
+        )
+    except NoPlaceError:
+        return None
+    return first, second
+
+
+def _patched(
+    model: HookedMultimodal,
+    at_word: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    token: int,
+    other: str | None,
+    progress: bool,
+) -> PatchSweep:
+    """Denoise the residual stream: layers by {image, text, last}, where text is without the last position."""
+    metric = log_probability(token) if other is None else logit_difference(token, other)
+    text = at_word.layout.text[0]
+    groups = {"image": "image", "text": text[text != at_word.layout.last[0]][None], "last": "last"}
+    return patch(
+        model, at_word, corrupted, at="blocks.*.hook_resid_pre", metric=metric, positions=groups, progress=progress
+    )
