@@ -1,0 +1,127 @@
+"""Shared fixtures: tiny models built once, batches of every kind that a contract must hold on, names for doctests."""
+
+import copy
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from tests.tiny import TINY, Tiny, picture
+
+#: Tiny tensors gain nothing from threads, and waiting for a second one on a busy machine costs fifty times the work.
+THREADS = 1
+
+SHORT, LONG = "describe the image", "what color is the big red circle"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tiny family to test on. Read-only: a test that changes a model makes its own with `tiny.make()`.
+
+    Attributes:
+        tiny: how it was made.
+        model: the hooked model.
+        bare: the same weights in a Hugging Face model that was never wrapped.
+        batches: by kind: `left` and `right` (two prompts of different length), `several` (two pictures and one; only
+            where the family takes them).
+    """
+
+    tiny: Tiny
+    model: HookedMultimodal
+    bare: Any
+    batches: dict[str, MultimodalBatch]
+
+    @property
+    def name(self) -> str:
+        """Short name of the family."""
+        return self.tiny.name
+
+
+def bare_copy(model: HookedMultimodal, attn_implementation: str = "sdpa") -> Any:
+    """A Hugging Face model with the same weights, built anew and never wrapped."""
+    own = model.hf_model
+    config = type(own.config).from_dict(copy.deepcopy(own.config.to_dict()))
+    bare = type(own)._from_config(config, attn_implementation=attn_implementation)
+    bare.load_state_dict(own.state_dict())
+    bare.generation_config = copy.deepcopy(own.generation_config)
+    return bare.eval()
+
+
+def batches_of(model: HookedMultimodal, name: str) -> dict[str, MultimodalBatch]:
+    """Batches of two samples; pictures differ in size where the family keeps sizes."""
+    first, second = picture(0), picture(1, 48, 80) if name == "qwen2_vl" else picture(1)
+    found = {
+        side: model.prepare([SHORT, LONG], images=[[first], [second]], padding_side=side)  # type: ignore[arg-type]
+        for side in ("left", "right")
+    }
+    if name != "instructblip":
+        found["several"] = model.prepare([SHORT, LONG], images=[[first, second], [picture(2)]])
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    torch.set_num_threads(THREADS)
+
+
+_MADE: dict[str, Subject] = {}
+
+
+def subject_of(tiny: Tiny) -> Subject:
+    """The subject of a family, made once."""
+    if tiny.name not in _MADE:
+        model = tiny.make()
+        _MADE[tiny.name] = Subject(tiny, model, bare_copy(model), batches_of(model, tiny.name))
+    return _MADE[tiny.name]
+
+
+@pytest.fixture(params=TINY, ids=lambda tiny: tiny.name)
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """Each family in turn; fails the test that leaves a hook or a switched kernel behind."""
+    made = subject_of(request.param)
+    yield made
+    assert not any(point.attached for point in made.model.hook_dict.values()), "the test left hooks on a shared model"
+
+
+@pytest.fixture
+def llava() -> Subject:
+    """LLaVA with a CLIP tower."""
+    return subject_of(TINY[0])
+
+
+@pytest.fixture
+def qwen() -> Subject:
+    """Qwen2-VL."""
+    return subject_of(TINY[2])
+
+
+@pytest.fixture
+def blip() -> Subject:
+    """InstructBLIP."""
+    return subject_of(TINY[3])
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+    """`model`, `batch` and `scene` for the examples in docstrings."""
+    if isinstance(request.node, pytest.DoctestItem):
+        doctest_namespace.update(request.getfixturevalue("example_names"))
+
+
+@pytest.fixture(scope="session")
+def example_names() -> dict[str, Any]:
+    """What docstring examples may use: the lab model, a scene, and a batch of it."""
+    from mmlens import lab
+
+    scene = lab.scene(seed=7)
+    trained = (Path(lab.__file__).parent / "weights" / "config.json").is_file()
+    model = lab.load() if trained else subject_of(TINY[0]).model
+    return {"model": model, "scene": scene, "batch": model.prepare("describe the image", images=scene.image)}
