@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,12 +78,13 @@ def captions(
                 text=chats, images=[each.image for each in some], padding=True, return_tensors="pt"
             )
         inputs.pop("token_type_ids", None)
-        output = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+        generated = model.generate(**inputs)  # type: ignore[misc]
+        output = generated[:, inputs["input_ids"].shape[1] :]
         result += processor.batch_decode(output, skip_special_tokens=True)
     return [text.strip() for text in result]
 
 
-def _chat(scene: Scene, written: bool) -> list[dict[str, object]]:
+def _chat(scene: Scene, written: bool) -> list[dict[str, Any]]:
     if written:
         content = [{"type": "text", "text": f"{scene.written()} {CAPTION_PROMPT}"}]
     else:
@@ -160,7 +162,8 @@ def _answers(
         for scene in some:
             for question in scene.questions:
                 length = len(packer.encode(question.answer)) + 1
-                good = all([next(hits) for _ in range(length)])
+                outcomes = [next(hits) for _ in range(length)]
+                good = all(outcomes)
                 right[question.kind].append(good)
                 if question.answer.startswith("i cannot"):
                     right["refused"].append(good)

@@ -42,6 +42,11 @@ def scene(seed: int = 7, *, split: Split = "test") -> Scene:
     Returns:
         The scene.
 
+    Example:
+        >>> import mmlens
+        >>> mmlens.lab.scene(seed=3).caption
+        'a small green tree and an orange house on water'
+
     Raises:
         InputError: The seed is negative, or the split unknown.
     """
@@ -95,14 +100,14 @@ def _place_all(nouns: list[str], rng: np.random.Generator) -> tuple[Placed, ...]
         size = "small" if rng.random() < 0.5 else "big"
         turn = 14.0 if kind == "shape" else 4.0
         angle = float(np.round(rng.uniform(-turn, turn), 2))
-        tint = tuple(int(value) for value in rng.integers(-12, 13, 3))
-        thing = Placed(noun, color, size, (0.0, 0.0), angle, tint)
+        red, green, blue = rng.integers(-12, 13, 3).tolist()
+        thing = Placed(noun, color, size, (0.0, 0.0), angle, (red, green, blue))
         low, high = thing.radius + _MARGIN, CANVAS - thing.radius - _MARGIN
         for _ in range(60):
-            center = tuple(float(value) for value in np.round(rng.uniform(low, high, 2), 2))
-            candidate = replace(thing, center=center)
+            x, y = np.round(rng.uniform(low, high, 2), 2).tolist()
+            candidate = replace(thing, center=(x, y))
             # The caption goes from left to right: that order must be plain to see.
-            plain = all(abs(center[0] - other.center[0]) >= 7 for other in placed)
+            plain = all(abs(x - other.center[0]) >= 7 for other in placed)
             if plain and fits(candidate, tuple(placed)):
                 placed.append(candidate)
                 break

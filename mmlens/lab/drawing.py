@@ -124,8 +124,8 @@ def _stroke(
 
 def _color(role: str, thing: Placed) -> tuple[int, int, int]:
     if role == "main":
-        base, shift = COLORS[thing.color], thing.tint
-        return tuple(int(np.clip(b + s, 0, 255)) for b, s in zip(base, shift, strict=True))
+        red, green, blue = np.clip(np.add(COLORS[thing.color], thing.tint), 0, 255).tolist()
+        return red, green, blue
     if role == "ink":  # the drawing on a sign: white on the blue plate, black on the yellow one
         return (250, 250, 248) if thing.color == "blue" else (24, 24, 26)
     return {"skin": (226, 178, 140), "hair": (70, 44, 30)}[role]

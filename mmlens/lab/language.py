@@ -221,6 +221,11 @@ def written(placed: Sequence[Placed], place: str, mood: str) -> str:
 
     Returns:
         For instance "flat round crimson big column two row three ; lawn warm light".
+
+    Example:
+        >>> import mmlens
+        >>> mmlens.lab.scene(seed=0).written()
+        'four arms crimson small column five row two ; lawn cold light'
     """
     parts = []
     for thing in sorted(placed, key=lambda thing: thing.center[0]):

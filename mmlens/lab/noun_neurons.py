@@ -95,10 +95,11 @@ def noun_neurons(
     seen = _top_neurons(model, processor, scenes, written=False, progress=progress)
     read = _top_neurons(model, processor, scenes, written=True, progress=progress)
     words = _words(model)
-    width = model.config.text_config.intermediate_size
+    blocks = model.model.language_model.layers
+    width = blocks[0].mlp.down_proj.in_features
     token = {noun: processor.tokenizer.convert_tokens_to_ids(noun) for noun in NOUNS}
     readable, random, shared, other = [], [], [], []
-    counts = np.zeros(model.config.text_config.num_hidden_layers)
+    counts = np.zeros(len(blocks))
     keys = list(read)
     for (index, noun), top in seen.items():
         layers = top // width

@@ -108,11 +108,11 @@ def language_loss(
     if sparsity > 0:
         with recorded_neurons(model) as recorded:
             logits, tokens = packed_logits(model, batch)
-        penalty = sparsity * torch.stack([each.float().abs().mean() for each in recorded]).mean()
+        loss = sparsity * torch.stack([each.float().abs().mean() for each in recorded]).mean()
     else:
         logits, tokens = packed_logits(model, batch)
-        penalty = 0.0
-    loss = nn.functional.cross_entropy(logits.float(), tokens) + penalty
+        loss = torch.zeros(())
+    loss = loss + nn.functional.cross_entropy(logits.float(), tokens)
     return loss, (logits.argmax(dim=-1) == tokens).float().mean()
 
 

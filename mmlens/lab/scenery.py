@@ -129,6 +129,11 @@ class Scene:
 
         Raises:
             InputError: Not exactly one change is asked for, or it cannot be made in this scene.
+
+        Example:
+            >>> import mmlens
+            >>> mmlens.lab.scene(seed=3).twin(color="red", object=0).caption
+            'a small red tree and an orange house on water'
         """
         changes = {
             "color": color,
@@ -160,7 +165,7 @@ class Scene:
         elif gender is not None:
             require(gender, PEOPLE, "person")
             changed = replace(thing, shape=gender)
-        else:
+        elif position is not None:
             changed = self._moved(index, position)
         placed = self.placed[:index] + (changed,) + self.placed[index + 1 :]
         return replace(self, placed=placed)
@@ -232,7 +237,7 @@ class Scene:
         nouns = ", ".join(thing.shape for thing in self.placed)
         raise InputError(f"Nothing in this scene ({nouns}) can change its {change}. Take another scene.")
 
-    def _moved(self, index: int, position: str | tuple[float, float] | None) -> Placed:
+    def _moved(self, index: int, position: str | tuple[float, float]) -> Placed:
         thing = self.placed[index]
         others = self.placed[:index] + self.placed[index + 1 :]
         if not isinstance(position, str):

@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cache
 from math import cos, pi
@@ -39,8 +40,8 @@ from mmlens.lab.gauge import fix_signs
 from mmlens.lab.objectives import PatchHeads, language_loss, tower_loss
 from mmlens.lab.scenery import Scene
 
-PHASES = ("tower", "language", "align", "joint")
 Phase = Literal["tower", "language", "align", "joint"]
+PHASES: tuple[Phase, ...] = ("tower", "language", "align", "joint")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Trainer:
         self.gallery: Gallery = gallery(
             recipe.scenes, recipe.size.patch, out, workers=workers, progress=progress
         )
-        self.phase, self.step, self.seconds = PHASES[0], 0, 0.0
+        self.phase: Phase = PHASES[0]
+        self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, float | int | str]] = []
         self._optimizer: torch.optim.Optimizer | None = None
         if self.checkpoint.exists():
@@ -181,10 +183,10 @@ class Trainer:
         Args:
             folder: Where config.json, model.safetensors and the processor's files go.
         """
-        fix_signs(self.model, [self._packed("joint", step)[0] for step in (-1, -2)])
-        half = make_model(self.recipe.size).to(torch.float16)
-        half.load_state_dict(self.model.state_dict())
-        half.save_pretrained(folder)
+        model = deepcopy(self.model)
+        # One written batch and one of pictures.
+        fix_signs(model, [self._packed("joint", step) for step in (-1, -2)])
+        model.half().save_pretrained(folder)
         self.processor.save_pretrained(folder)
         record = {
             "recipe": asdict(self.recipe),
@@ -233,17 +235,16 @@ class Trainer:
             return tower_loss(
                 self.model, self.heads, self.packer.pixels(self.gallery.pictures[picked]), *tensors
             )
-        batch, _ = self._packed(phase, step)
-        return language_loss(self.model, batch, self.recipe.sparsity)
+        return language_loss(self.model, self._packed(phase, step), self.recipe.sparsity)
 
-    def _packed(self, phase: Phase, step: int) -> tuple[Packed, list[Scene]]:
+    def _packed(self, phase: Phase, step: int) -> Packed:
         every = self.recipe.written_every
         written = phase == "language" or (phase == "joint" and step % every == every - 1)
         rng = self._rng(phase, step)
         picked = rng.integers(len(self.gallery), size=self.recipe.batch)
         drawn = [_training_scene(int(index)) for index in picked]
         rows = [(each, choose(each, self.recipe.questions, rng)) for each in drawn]
-        return self.packer.pack(rows, None if written else self.gallery.pictures[picked]), drawn
+        return self.packer.pack(rows, None if written else self.gallery.pictures[picked])
 
     def _rng(self, phase: Phase, step: int) -> np.random.Generator:
         # Negative steps give batches that no step of training uses.

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -132,9 +132,8 @@ class Planted:
     def inputs(self, image: Image.Image) -> BatchFeature:
         """Give the keyword tensors for the model: the prompt about a picture, through the chat template."""
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        chat: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(chat, add_generation_prompt=True)
         return self.processor(text=text, images=image, return_tensors="pt")
 
 
@@ -155,14 +154,17 @@ def build(kind: PlantedKind, *, seed: int = 0) -> Planted:
     generator = torch.Generator().manual_seed(seed)
     processor = bare_processor()
     twin = bare_model(generator)
-    token = processor.tokenizer.convert_tokens_to_ids
+
+    def token(word: str) -> int:
+        return processor.tokenizer.convert_tokens_to_ids(word)
+
     plant = {"neuron": _plant_neuron, "direction": _plant_direction, "patch": _plant_patch}[kind]
     model = deepcopy(twin)
     with torch.no_grad():
         layer, neuron, direction, word, default = plant(model, generator, token)
         # The default answer stands in the last prompt token's own embedding, planted or not.
         for each in (model, twin):
-            embedding = each.get_input_embeddings().weight
+            embedding = each.model.language_model.embed_tokens.weight
             embedding[token(":"), SAID.start + ANSWERS.index(default)] = 1.0
     row, column = divmod(PATCH_INDEX, GRID)
     truth = Truth(

@@ -36,7 +36,8 @@ def test_masks_cover_what_drawing_the_object_changes(scene):
 def test_boxes_are_tight_and_inside(scene):
     for thing in scene.objects:
         left, top, right, bottom = thing.box
-        assert 0 <= left < right <= 96 and 0 <= top < bottom <= 96
+        assert 0 <= left < right <= 96
+        assert 0 <= top < bottom <= 96
         assert thing.mask[top:bottom, left:right].sum() == thing.mask.sum()
         for edge in (thing.mask[top], thing.mask[bottom - 1], thing.mask[:, left], thing.mask[:, right - 1]):
             assert edge.any()

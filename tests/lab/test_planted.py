@@ -203,7 +203,7 @@ def test_building_leaves_the_global_random_state():
 
 
 def test_wrong_kinds_and_colours_say_why():
-    with pytest.raises(InputError, match="no planted kind 'neurons'. Nearest: neuron"):
+    with pytest.raises(InputError, match=r"no planted kind 'neurons'. Nearest: neuron"):
         lab.planted("neurons")
     with pytest.raises(InputError, match="no pure colour 'pink'"):
         lab.planted("patch").image(color="pink")

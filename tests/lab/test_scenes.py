@@ -43,7 +43,9 @@ def test_sets_with_different_seeds_and_splits_share_no_picture():
     drawn = [scenes(40, seed=0), scenes(40, seed=1), scenes(40, seed=0, split="train")]
     hashes = [{each.image.tobytes() for each in some} for some in drawn]
     assert [len(some) for some in hashes] == [40, 40, 40]
-    assert not hashes[0] & hashes[1] and not hashes[0] & hashes[2] and not hashes[1] & hashes[2]
+    assert not hashes[0] & hashes[1]
+    assert not hashes[0] & hashes[2]
+    assert not hashes[1] & hashes[2]
 
 
 def test_a_set_is_made_of_the_scenes_its_seeds_name():
@@ -69,7 +71,8 @@ def test_objects_tell_what_was_placed():
         ]
         for thing in each.objects:
             left, top, right, bottom = thing.box
-            assert left <= thing.center[0] <= right and top <= thing.center[1] <= bottom
+            assert left <= thing.center[0] <= right
+            assert top <= thing.center[1] <= bottom
 
 
 def test_colour_twin_changes_only_that_object():
@@ -94,7 +97,8 @@ def test_shape_twin_changes_only_where_either_shape_is():
     either = (coverage(original.placed[index]) > 0) | (coverage(twin.placed[index]) > 0)
     assert difference(original, twin)[either].any()
     assert not difference(original, twin)[~either].any()
-    assert shape in twin.caption and twin.objects[index].color == original.objects[index].color
+    assert shape in twin.caption
+    assert twin.objects[index].color == original.objects[index].color
 
 
 def test_place_twin_changes_only_the_ground():
@@ -186,7 +190,7 @@ def test_a_sign_keeps_its_colour():
 def test_bad_seeds_splits_and_counts_say_why():
     with pytest.raises(InputError, match="cannot be negative, but -1"):
         scene(-1)
-    with pytest.raises(InputError, match="no split 'tset'. Nearest: test"):
+    with pytest.raises(InputError, match=r"no split 'tset'. Nearest: test"):
         scene(0, split="tset")
     with pytest.raises(InputError, match="0 to 1,000,000 scenes, but -2"):
         scenes(-2)
@@ -204,7 +208,7 @@ def test_save_writes_picture_and_truth(tmp_path):
 
 
 def test_save_refuses_what_it_cannot_write(tmp_path):
-    with pytest.raises(InputError, match="not as '.jpg'"):
+    with pytest.raises(InputError, match=r"not as '.jpg'"):
         SCENES[2].save(tmp_path / "scene.jpg")
     with pytest.raises(InputError, match="does not exist"):
         SCENES[2].save(tmp_path / "missing" / "scene.png")

@@ -187,7 +187,8 @@ def test_patch_labels_name_what_the_masks_show():
             assert list(COLORS)[colors[row * per_side + column] - 1] == thing.color
         bare = ~np.any([thing.mask for thing in scene.objects], axis=0)
         empty = bare.reshape(per_side, LAB.patch, per_side, LAB.patch).all(axis=(1, 3)).ravel()
-        assert (nouns[empty] == 0).all() and (colors[empty] == 0).all()
+        assert (nouns[empty] == 0).all()
+        assert (colors[empty] == 0).all()
 
 
 def test_choose_says_the_caption_and_different_questions():
