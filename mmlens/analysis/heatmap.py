@@ -28,7 +28,8 @@ class HeatMap:
 
     def __repr__(self) -> str:
         rows, columns = self.values.shape
-        return f"HeatMap({self.title}: {rows} x {columns} patches, {float(self.values.min()):.3g} to {float(self.values.max()):.3g})"
+        low, high = float(self.values.min()), float(self.values.max())
+        return f"HeatMap({self.title}: {rows} x {columns} patches, {low:.3g} to {high:.3g})"
 
     def smooth(self) -> Float[torch.Tensor, "height width"]:
         """The map at the picture's resolution: bilinear between patch centres, the least value outside the patches."""
@@ -70,7 +71,8 @@ class HeatMap:
         """
         if (image.height, image.width) != self.size:
             raise InputError(
-                f"The map belongs to a picture of [height={self.size[0]} width={self.size[1]}], found {image.height} x {image.width}."
+                f"The map belongs to a picture of [height={self.size[0]} width={self.size[1]}], found "
+                f"[height={image.height} width={image.width}]."
             )
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
         if percentile is not None:

@@ -8,8 +8,8 @@ what the neuron adds to the token's logit, up to the final norm):
 Source: Pan, Cao, Wang, Yang, Wang, "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of
 ACL 2024 (https://arxiv.org/abs/2311.07470), section on neuron contribution.
 Departs: q is the exact multiplier of the row, the input of the down projection (`activation="down_in"`). The published
-code took the activation function's output (`activation="act"`), which leaves out the gate's partner in gated MLPs and can
-have the wrong sign.
+code took the activation function's output (`activation="act"`), which leaves out the gate's partner in gated MLPs and
+can have the wrong sign.
 """
 
 from collections.abc import Sequence

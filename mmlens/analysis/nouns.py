@@ -6,20 +6,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from mmlens.core.errors import InputError
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
 #: Words that are not taken for nouns when nothing better is at hand: articles, prepositions, auxiliaries and the like.
 _FUNCTION_WORDS = frozenset(
-    """a about above across after all along also an and another any are around as at away back be been before behind below
-    beside between both but by can could did do does down each either every few for from front had has have he her here him
-    his how i if in inside into is it its itself just left like many may more most much near next no not of off on one onto
-    or other our out over own right same she should side so some such than that the their them then there these they this
-    those three through to together top toward two under until up very was we were what when where which while who will with
-    would you your appears be being being's features image picture photo shows several located standing sitting placed""".split()
+    """
+    a about above across after all along also an and another any are around as at away back be been before behind
+    below beside between both but by can could did do does down each either every few for from front had has have
+    he her here him his how i if in inside into is it its itself just left like many may more most much near next
+    no not of off on one onto or other our out over own right same she should side so some such than that the
+    their them then there these they this those three through to together top toward two under until up very was
+    we were what when where which while who will with would you your appears be being being's features image
+    picture photo shows several located standing sitting placed
+    """.split()  # noqa: SIM905 - a list literal would be a hundred lines
 )
 
 #: A list of nouns, or a function from the caption to its nouns.
@@ -44,7 +45,7 @@ class CaptionWord:
 def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: int = 0) -> list[CaptionWord]:
     """Every word of a caption with the tokens that wrote it.
 
-    Words are aligned by characters of the decoded text, so it does not matter how a tokenizer splits them or marks spaces.
+    Words are aligned by characters of the decoded text, so it does not matter how a tokenizer splits or marks them.
 
     Args:
         model: the hooked model.
@@ -78,8 +79,8 @@ def caption_nouns(
     Args:
         model: the hooked model.
         trace: its generation.
-        nouns: a list of nouns; a function from the caption to its nouns; or None: spaCy's part-of-speech tags if spaCy and
-            its English model are installed, else every word that is not a function word.
+        nouns: a list of nouns; a function from the caption to its nouns; or None: spaCy's part-of-speech tags if spaCy
+            and its English model are installed, else every word that is not a function word.
         sample: which sample.
 
     Raises:
@@ -118,24 +119,3 @@ def _spacy() -> Any | None:
     import spacy
 
     return spacy.load("en_core_web_sm")
-
-
-def predicting(
-    model: HookedMultimodal, batch: Any, trace: GenerationTrace, word: CaptionWord, *, sample: int = 0
-) -> Any:
-    """The batch up to the position that predicts a word of its caption.
-
-    Args:
-        model: the hooked model.
-        batch: the batch of one sample that was captioned.
-        trace: the generation.
-        word: a word of the caption.
-        sample: must be 0 for now: batches of one sample.
-
-    Returns:
-        A batch whose last position predicts the word's first token.
-    """
-    if batch.size != 1 or sample != 0:
-        raise InputError(f"Words are looked at one sample at a time; the batch has {batch.size}.")
-    before = trace.tokens[:1, : word.step]
-    return model.extend(batch, torch.as_tensor(before)) if word.step else batch

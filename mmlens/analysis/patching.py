@@ -3,8 +3,8 @@
 Denoising: the corrupted run gets clean activations, one point and group of positions at a time; what brings the clean
 answer back carries it. Noising is the reverse.
 
-Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022 (https://arxiv.org/abs/2202.05262);
-Zhang and Nanda, "Towards Best Practices of Activation Patching", ICLR 2024 (https://arxiv.org/abs/2309.16042).
+Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
+(https://arxiv.org/abs/2202.05262); Zhang and Nanda, "Towards Best Practices of Activation Patching", ICLR 2024 (https://arxiv.org/abs/2309.16042).
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from mmlens.hooks.graph import Selection
 from mmlens.interventions.activations import Replace
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.layout import TokenLayout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,18 +54,19 @@ class PatchSweep:
     def __repr__(self) -> str:
         gap = float((self.clean - self.corrupted).mean())
         return (
-            f"PatchSweep({self.direction}, {len(self.points)} points x {len(self.groups)} groups x {len(self.clean)} samples; "
+            f"PatchSweep({self.direction}, {len(self.points)} points x {len(self.groups)} groups x {len(self.clean)} "
+            f"samples; "
             f"{self.metric}; clean - corrupted {gap:.3f})"
         )
 
     @property
     def effect(self) -> Float[torch.Tensor, "point group sample"]:
-        """What each patch changed, in the metric's unit: against the corrupted run when denoising, the clean when noising."""
+        """What each patch changed, in the metric's unit: against the corrupted run when denoising, else the clean."""
         return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
 
     @property
     def recovered(self) -> Float[torch.Tensor, "point group sample"]:
-        """The share of the gap between corrupted (0) and clean (1) that stands after each patch; NaN where there is no gap."""
+        """The share of the gap from corrupted (0) to clean (1) that stands after each patch; NaN without a gap."""
         return (self.values - self.corrupted) / (self.clean - self.corrupted)
 
     def to_frame(self) -> "pd.DataFrame":
@@ -109,8 +111,8 @@ def patch(
         One value per point, group and sample, beside both unpatched runs.
 
     Raises:
-        InputError: if the layouts differ (the message says where), a point has no batch axis, a position is out of range;
-            before any forward pass.
+        InputError: if the layouts differ (the message says where), a point has no batch axis, or a position is out of
+            range; before any forward pass.
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f"direction={direction!r} must be 'denoise' or 'noise'.")
@@ -119,7 +121,7 @@ def patch(
     packed = [node.name for node in nodes if not node.axes.startswith("batch")]
     if packed:
         raise InputError(
-            f"{', '.join(packed[:3])} have no batch axis (all pictures lie in one sequence); patch projector or language points."
+            f"{', '.join(packed[:3])} have no batch axis (all pictures in one sequence); patch language points instead."
         )
     measure = as_function(metric, model)
     rows = {node.sequence: _groups(clean, node.sequence, positions) for node in nodes}
@@ -155,8 +157,20 @@ def _groups(batch: MultimodalBatch, sequence: str, positions: object) -> dict[st
                 f"The length of the {sequence} sequence is not known before a run; give positions by index."
             )
         return {str(i): torch.tensor([i]) for i in range(length)}
-    rules = dict(positions) if isinstance(positions, Mapping) else {str(rule): rule for rule in positions}  # type: ignore[union-attr, attr-defined]
-    return {name: layout.rows(rule, sequence, layout.length(sequence)) for name, rule in rules.items()}
+    rules = dict(positions) if isinstance(positions, Mapping) else {str(rule): rule for rule in positions}  # type: ignore
+    return {name: _rows(layout, rule, sequence) for name, rule in rules.items()}
+
+
+def _rows(layout: TokenLayout, rule: Positions, sequence: str) -> torch.Tensor:
+    """Rows `[row]` or `[batch row]`; samples with fewer than others name one of theirs again, which patches it once."""
+    if sequence != "language" or not isinstance(rule, str) or rule not in ("image", "text"):
+        return layout.rows(rule, sequence, layout.length(sequence))
+    found = layout.image if rule == "image" else layout.text
+    empty = [sample for sample, rows in enumerate(found) if not len(rows)]
+    if empty:
+        raise InputError(f"positions={rule!r} names nothing in samples {empty}.")
+    longest = torch.arange(max(map(len, found)))
+    return torch.stack([rows[longest.clamp(max=len(rows) - 1)] for rows in found])
 
 
 def _require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:
@@ -164,8 +178,8 @@ def _require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> 
     one, other = clean.layout, corrupted.layout
     if one.is_token.shape != other.is_token.shape:
         raise InputError(
-            f"clean is {list(one.is_token.shape)} and corrupted {list(other.is_token.shape)} [batch pos]; use texts of equal "
-            "token length."
+            f"clean is {list(one.is_token.shape)} and corrupted {list(other.is_token.shape)} [batch pos]; use texts "
+            "of equal token length."
         )
     for what, a, b in (("image tokens", one.is_image, other.is_image), ("padding", ~one.is_token, ~other.is_token)):
         if not torch.equal(a, b):

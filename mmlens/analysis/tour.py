@@ -9,7 +9,7 @@ Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Tran
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
 from mmlens.analysis.neurons import Activation, NeuronScores, activation_map, find_neurons, random_neurons
-from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns, predicting
+from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching import PatchSweep, patch
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.places import Neuron
@@ -127,15 +127,15 @@ def tour(
     blurred = blur(model, batch)
     reports = []
     for word in tqdm(words, desc="nouns", disable=not progress):
-        at_word = predicting(model, batch, trace, word)
+        before = trace.tokens[:, : word.step]
         twin = (twins or {}).get(word.text)
         other = swap(model, batch, [twin[0]]) if twin else blurred
         reports.append(
             _noun_report(
                 model,
                 batch,
-                at_word,
-                predicting(model, other, trace, word),
+                model.extend(batch, before),
+                model.extend(other, before),
                 word,
                 other_token=twin[1] if twin else None,
                 k=k,
@@ -229,7 +229,9 @@ def _patched(
     progress: bool,
 ) -> PatchSweep:
     """Denoise the residual stream: layers by {image, text, last}, where text is without the last position."""
+    word = model.to_string(token).strip()
     metric = log_probability(token) if other is None else logit_difference(token, other)
+    metric = replace(metric, name=metric.name.replace(f"{token!r}", f"{word!r}", 1))
     text = at_word.layout.text[0]
     groups = {"image": "image", "text": text[text != at_word.layout.last[0]][None], "last": "last"}
     return patch(

@@ -10,7 +10,8 @@ from mmlens.hooks.graph import HookGraph, Node
 
 _PART_TITLES: dict[Part, str] = {"vision": "vision encoder", "projector": "projector", "language": "language model"}
 _PART_COLORS: dict[Part, str] = {"vision": "#2f7f86", "projector": "#b3702c", "language": "#5a4fa3"}
-_CELL, _ROW, _GAP, _LEFT, _TOP = 64, 30, 36, 54, 48
+_CELL, _ROW, _GAP, _LEFT, _TOP = 48, 30, 30, 46, 48
+_BOX = _CELL - 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
     values = values or {}
     for name in values:
         if name not in graph:
-            raise InputError(f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, graph.names))}.")
+            raise InputError(
+                f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, graph.names))}."
+            )
     largest = max((abs(value) for value in values.values()), default=0.0)
     columns = {part: _rows(graph, part) for part in PARTS}
     height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20
@@ -69,14 +72,20 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
     x = 10.0
     for part, rows in columns.items():
         width = _LEFT + _CELL * max((len(nodes) for _, nodes in rows), default=1) + 8
-        body.append(f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">{_PART_TITLES[part]}</text>')
+        body.append(
+            f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">{_PART_TITLES[part]}</text>'
+        )
         for index, (label, nodes) in enumerate(rows):
             y = height - 24 - _ROW * (index + 1)
             body.append(f'<text x="{x}" y="{y + 15}" font-size="9" fill="#777">{label}</text>')
             for place, node in enumerate(nodes):
                 places[node.name] = (x + _LEFT + _CELL * place, y)
         x += width + _GAP
-    body = [*_edges(graph, places), *body, *(_box(graph[name], place, values, largest) for name, place in places.items())]
+    body = [
+        *_edges(graph, places),
+        *body,
+        *(_box(graph[name], place, values, largest) for name, place in places.items()),
+    ]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{x:.0f}" height="{height}" viewBox="0 0 {x:.0f} {height}" '
         f'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="white"/>{"".join(body)}</svg>'
@@ -91,8 +100,9 @@ def _edges(graph: HookGraph, places: dict[str, tuple[float, float]]) -> list[str
         (x1, y1), (x2, y2) = places[source], places[target]
         if y1 != y2 or graph[source].part != graph[target].part:
             bend = (y1 + y2) / 2
+            from_x, to_x = x1 + _BOX / 2, x2 + _BOX / 2
             lines.append(
-                f'<path d="M{x1 + 28},{y1 + 9} C{x1 + 28},{bend} {x2 + 28},{bend} {x2 + 28},{y2 + 9}" '
+                f'<path d="M{from_x},{y1 + 9} C{from_x},{bend} {to_x},{bend} {to_x},{y2 + 9}" '
                 'fill="none" stroke="#bbb" stroke-width="0.8"/>'
             )
     return lines
@@ -108,8 +118,27 @@ def _box(node: Node, place: tuple[float, float], values: dict[str, float], large
     note += f"\ndead: {node.dead}" if node.dead else ""
     title = escape(f"{node.name}\n[{node.axes}] {node.width or ''}{note}")
     return (
-        f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{_CELL - 6}" height="20" rx="4" fill="{fill}" '
+        f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{_BOX}" height="20" rx="4" fill="{fill}" '
         f'stroke="{_PART_COLORS[node.part]}" stroke-width="{weight}"{dash}/>'
-        f'<text x="{x + (_CELL - 6) / 2}" y="{y + 13}" font-size="8" text-anchor="middle" fill="#222">'
-        f"{escape(node.kind.replace('attn_scores', 'scores').removeprefix('resid_') if len(node.kind) > 12 else node.kind)}</text></g>"
+        f'<text x="{x + _BOX / 2}" y="{y + 13}" font-size="8" text-anchor="middle" fill="#222">'
+        f"{escape(_label(node.kind))}</text></g>"
     )
+
+
+def _label(kind: str) -> str:
+    """A name short enough for a box; the full one is in the box's tooltip."""
+    short = (
+        kind.replace("cross_attn.", "x.")
+        .replace("cross_attn_", "x.")
+        .replace("mlp_text", "text")
+        .replace("ln_final", "ln")
+    )
+    for long, brief in (
+        ("attn_scores", "scores"),
+        ("attn.", ""),
+        ("resid_", ""),
+        (".scale", ""),
+        ("normalized", "out"),
+    ):
+        short = short.replace(long, brief)
+    return short

@@ -1,0 +1,81 @@
+"""Heat maps: smooth maps, masks, overlays and controls, on maps whose answer can be said in advance."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
+from mmlens.core.errors import InputError
+
+
+def peak(row: int, column: int, size: tuple[int, int] = (80, 80), box: tuple[float, ...] = (0, 0, 80, 80)) -> HeatMap:
+    values = torch.zeros(8, 8)
+    values[row, column] = 1.0
+    return HeatMap(values, size, box)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 5), (7, 2)])
+def test_the_mask_falls_on_the_hot_patch(row: int, column: int) -> None:
+    mask = peak(row, column).mask(99)
+    y, x = mask.nonzero().float().mean(0)
+    assert abs(float(y) + 0.5 - (row + 0.5) * 10) < 3
+    assert abs(float(x) + 0.5 - (column + 0.5) * 10) < 3
+
+
+def test_the_mask_covers_the_share_above_the_percentile() -> None:
+    values = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    mask = HeatMap(values, (96, 96), (0, 0, 96, 96)).mask(95)
+    assert abs(float(mask.float().mean()) - 0.05) < 0.002
+
+
+def test_a_crops_margins_stay_cold() -> None:
+    heat = peak(0, 0, size=(80, 120), box=(20, 0, 100, 80))
+    smooth = heat.smooth()
+    assert smooth[:, :20].max() == smooth[:, 100:].max() == 0
+    assert smooth[:5, 20:25].min() > 0.9
+
+
+def test_a_crop_that_reaches_beyond_the_picture_is_cut() -> None:
+    heat = peak(7, 7, size=(60, 60), box=(-10, -10, 70, 70))
+    assert heat.smooth().shape == (60, 60)
+    # the hot patch's centre lies at 65, beyond the picture; pixel 59 is 5.5 of 10 pixels away on both axes
+    assert float(heat.smooth()[-1, -1]) == pytest.approx(0.45**2, abs=1e-4)
+
+
+def test_overlay_is_hot_where_the_map_is() -> None:
+    grey = Image.new("RGB", (80, 80), (60, 60, 60))
+    colored = np.asarray(peak(2, 2).overlay(grey)).astype(int)
+    assert colored[25, 25].sum() > colored[70, 70].sum() + 150
+    masked = np.asarray(peak(2, 2).overlay(grey, percentile=98))
+    assert masked[25, 25].tolist() == [60, 60, 60]
+    assert masked[70, 70].tolist() == [15, 15, 15]
+
+
+def test_overlay_refuses_another_picture() -> None:
+    with pytest.raises(InputError, match=r"picture of \[height=80 width=80\], found \[height=40 width=50\]"):
+        peak(0, 0).overlay(Image.new("RGB", (50, 40)))
+
+
+def test_iou_of_known_masks() -> None:
+    a, b = torch.zeros(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    assert iou(a, b) == 0
+    a[:2], b[1:3] = True, True
+    assert iou(a, b) == pytest.approx(4 / 12)
+    with pytest.raises(InputError, match=r"\[4, 4\] and \[4, 5\]"):
+        iou(a, torch.zeros(4, 5, dtype=torch.bool))
+
+
+def test_the_blob_is_central_round_and_of_the_size_asked() -> None:
+    blob = centred_blob((96, 96), 0.05)
+    assert abs(float(blob.float().mean()) - 0.05) < 1e-3
+    y, x = blob.nonzero().float().mean(0)
+    assert float(y) == pytest.approx(47.5, abs=0.3)
+    assert float(x) == pytest.approx(47.5, abs=0.3)
+    spans = [blob.any(axis).nonzero().flatten() for axis in (0, 1)]
+    assert abs(len(spans[0]) - len(spans[1])) <= 1
+
+
+def test_percentiles_are_bounded() -> None:
+    with pytest.raises(InputError, match=r"percentile=101 must lie in 0\.\.100"):
+        peak(0, 0).mask(101)

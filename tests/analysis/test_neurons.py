@@ -1,0 +1,137 @@
+"""Contribution scores: against a float64 reference, and against a model whose neuron is known."""
+
+import pytest
+import torch
+
+from mmlens.analysis.neurons import activation_map, find_neurons, neuron_words, random_neurons
+from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.places import Neuron
+from mmlens.interventions.activations import Ablate
+from tests.analysis.conftest import Wrapped
+from tests.conftest import Subject
+
+TOKEN = "circle"
+
+
+def test_the_planted_neuron_comes_first_and_only_where_it_is(planted_neuron: Wrapped) -> None:
+    truth = planted_neuron.truth
+    planted = Neuron(truth.layer, truth.neuron)
+    batch = planted_neuron.batch()
+    scores = find_neurons(planted_neuron.model, batch, token=truth.word)
+    assert scores.top(1) == [planted]
+    assert scores[planted] > 5 * scores[scores.top(2)[1]]
+    assert scores.words(1, neurons=[planted]) == [[truth.word]]
+    assert scores.layers(1) == [int(layer == truth.layer) for layer in range(len(scores.scores))]
+    absent = find_neurons(planted_neuron.model, planted_neuron.batch(False), token=truth.word)
+    assert absent[planted] < 0.1 * scores[planted]
+    twin = find_neurons(planted_neuron.twin, batch, token=truth.word)
+    assert twin[planted] < 0.1 * scores[planted]
+
+
+def test_ablating_the_planted_neuron_takes_the_answer_and_random_ones_do_not(planted_neuron: Wrapped) -> None:
+    model, truth, batch = planted_neuron.model, planted_neuron.truth, planted_neuron.batch()
+    planted = Neuron(truth.layer, truth.neuron)
+    control = random_neurons(model, like=[planted], seed=0)
+    with model.intervene(Ablate([planted])):
+        assert model(batch)[0, -1].argmax() == truth.default_token
+    with model.intervene(Ablate(control)):
+        assert model(batch)[0, -1].argmax() == truth.token
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_scores_equal_a_float64_reference(subject: Subject, side: str) -> None:
+    batch = subject.batches[side]
+    scores = find_neurons(subject.model, batch, token=TOKEN)
+    blocks = [subject.bare.get_submodule(subject.model.family.language.stack.path)[i] for i in range(3)]
+    inputs: list[torch.Tensor] = []
+    handles = [b.mlp.down_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0])) for b in blocks]
+    with torch.no_grad():
+        subject.bare(**batch)
+    for handle in handles:
+        handle.remove()
+    token = subject.model.to_single_token(TOKEN)
+    column = subject.bare.get_output_embeddings().weight[token].double()
+    last = batch.layout.last
+    for layer, (block, q) in enumerate(zip(blocks, inputs, strict=True)):
+        q = q[torch.arange(2), last].double().mean(0)
+        expected = q * (block.mlp.down_proj.weight.double().T @ column)
+        torch.testing.assert_close(scores.scores[layer].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_sum_to_what_the_mlps_add_to_the_logit(subject: Subject) -> None:
+    batch = subject.batches["left"]
+    scores = find_neurons(subject.model, batch, token=TOKEN)
+    _, cache = subject.model.run_with_cache(batch, names="blocks.*.hook_mlp_out", positions="last")
+    column = subject.model.W_U[:, subject.model.to_single_token(TOKEN)]
+    for layer, block in enumerate(subject.model.blocks):
+        written = (cache["mlp_out", layer][:, 0] - block.mlp.b_out).mean(0) @ column
+        torch.testing.assert_close(scores.scores[layer].sum(), written, rtol=1e-3, atol=1e-4)
+
+
+def test_the_published_multiplier_leaves_out_the_gates_partner(llava: Subject) -> None:
+    batch = llava.batches["left"]
+    exact = find_neurons(llava.model, batch, token=TOKEN)
+    published = find_neurons(llava.model, batch, token=TOKEN, activation="act")
+    _, cache = llava.model.run_with_cache(
+        batch, names=["blocks.1.mlp.hook_post", "blocks.1.mlp.hook_act"], positions="last"
+    )
+    block = llava.model.blocks[1].mlp
+    column = block.W_out @ llava.model.W_U[:, llava.model.to_single_token(TOKEN)]
+    torch.testing.assert_close(published.scores[1], cache["blocks.1.mlp.hook_act"][:, 0].mean(0) * column)
+    assert not torch.allclose(exact.scores, published.scores, atol=1e-3)
+
+
+def test_words_are_the_largest_entries_of_the_rows_projection(llava: Subject) -> None:
+    neuron = Neuron(2, 7)
+    row = llava.bare.model.language_model.layers[2].mlp.down_proj.weight[:, 7]
+    best = (llava.bare.lm_head.weight @ row).argsort(descending=True)[:3]
+    assert neuron_words(llava.model, [neuron], k=3) == [[llava.model.to_string(t).strip() for t in best]]
+
+
+def test_random_neurons_match_layers_and_avoid_the_found(llava: Subject) -> None:
+    top = find_neurons(llava.model, llava.batches["left"], token=TOKEN).top(20)
+    control = random_neurons(llava.model, like=top, seed=3)
+    assert sorted(n.layer for n in control) == sorted(n.layer for n in top)
+    assert not set(control) & set(top)
+    assert len(set(control)) == 20
+    assert control == random_neurons(llava.model, like=top, seed=3) != random_neurons(llava.model, like=top, seed=4)
+
+
+def test_random_neurons_of_a_crowded_layer_are_refused(llava: Subject) -> None:
+    with pytest.raises(InputError, match="Layer 0 of language has 8 other neurons, fewer than the 40 to match"):
+        random_neurons(llava.model, like=[Neuron(0, i) for i in range(40)], seed=0)
+
+
+def test_a_map_lies_on_the_picture_as_the_layout_says(subject: Subject) -> None:
+    batch = subject.batches["left"]
+    neuron = Neuron(1, 4)
+    if not subject.tiny.has_places:
+        with pytest.raises(NoPlaceError, match="queries of the Q-Former mix all patches"):
+            activation_map(subject.model, batch, [neuron])
+        return
+    heat = activation_map(subject.model, batch, [neuron], sample=1)
+    _, cache = subject.model.run_with_cache(batch, names=neuron.hook)
+    grid = batch.layout.grid(sample=1)
+    for position, (row, column) in zip(grid.rows.tolist(), grid.cells.tolist(), strict=True):
+        assert heat.values[row, column] == cache[neuron.hook][1, position, 4]
+    assert heat.size == batch.layout.place(1).size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"token": "zebra"}, "'zebra' is not a single token"),
+        ({"token": "circle red"}, "is not a single token: the tokenizer makes"),
+        ({"token": "red", "method": "magic"}, "method='magic' is unknown"),
+        ({"token": "red", "activation": "up"}, "activation='up' must be one of 'down_in', 'act'"),
+    ],
+)
+def test_wrong_choices_are_refused(llava: Subject, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_neurons(llava.model, llava.batches["left"], **arguments)  # type: ignore[arg-type]
+
+
+def test_top_is_bounded(llava: Subject) -> None:
+    scores = find_neurons(llava.model, llava.batches["left"], token=TOKEN)
+    with pytest.raises(InputError, match=r"k=0 must lie in 1\.\.144, the number of neurons"):
+        scores.top(0)
