@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mmlens.core.errors import MMLensError
 from mmlens.hooks.site import Site, Tap
 
 
@@ -73,20 +74,23 @@ class BetweenBranches:
         """Record the stream at the block's input and pass `stream + branch` through the tap."""
 
         def write(branch: torch.Tensor) -> torch.Tensor:
-            before = self._before
-            if before is None:
-                return branch
-            before = before.to(branch.device)
+            if self._before is None:
+                raise MMLensError(
+                    "The branch of a block ran before its block received the stream; hook_resid_mid has no value."
+                )
+            before = self._before.to(branch.device)
             middle = before + branch
             new = tap(middle)
             if new is middle and not middle.requires_grad:
                 return branch
             with torch.no_grad():
                 moved = torch.where(new == middle, branch, new - before)
-            return _Moved.apply(moved, new, before) if new.requires_grad else moved
+            # also where `new` is a constant: the stream before it then has no effect, and must get no gradient
+            return _Moved.apply(moved, new, before)
 
+        if not self._taps:
+            self.stream.attach(self._record, self.RECORD_RANK)
         self._taps[tap] = write
-        self.stream.attach(self._record, self.RECORD_RANK)
         self.branch.attach(write, self.WRITE_RANK)
 
     def detach(self, tap: Tap) -> None:
@@ -130,7 +134,9 @@ class NormScale:
 
         def write(output: torch.Tensor) -> torch.Tensor:
             if self._input is None:
-                return output
+                raise MMLensError(
+                    f"{type(self.module).__name__} returned before it received anything; its scale has no value."
+                )
             old = self.scale(self._input)
             new = tap(old)
             if new is old and not old.requires_grad:
@@ -140,8 +146,9 @@ class NormScale:
             bias = getattr(self.module, "bias", None)
             return output + (output if bias is None else output - bias) * change
 
+        if not self._taps:
+            self.received.attach(self._record, BetweenBranches.RECORD_RANK)
         self._taps[tap] = write
-        self.received.attach(self._record, BetweenBranches.RECORD_RANK)
         self.returned.attach(write, self.WRITE_RANK)
 
     def detach(self, tap: Tap) -> None:
@@ -154,4 +161,3 @@ class NormScale:
     def _record(self, x: torch.Tensor) -> torch.Tensor:
         self._input = x
         return x
-

@@ -134,9 +134,8 @@ def hooked_attention(
             return tensor
         shown = tensor.transpose(1, 2) if swap else tensor
         shown = shown[0] if packed else shown
+        # back through the same views even if untouched, so that what a hook was shown has a gradient
         new = path.run(kind, shown)
-        if new is shown:
-            return tensor
         new = new[None] if packed else new
         return new.transpose(1, 2) if swap else new
 

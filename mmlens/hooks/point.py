@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
@@ -40,6 +41,14 @@ class Point(HookPoint):
         """As in torch; attaches the point."""
         return self._hold(super().register_full_backward_hook(*args, **kwargs))
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor itself; under autograd a view, so that hooks see one whose gradient is this point's alone.
+
+        Neighbouring points are often handed one and the same tensor (a block's output is the next block's input), which
+        may also be read elsewhere.
+        """
+        return x.view_as(x) if x.requires_grad else x
+
     def _hold(self, handle: RemovableHandle) -> "PointHandle":
         self._settle()
         return PointHandle(self, handle)
@@ -68,4 +77,3 @@ class PointHandle:
         point.fwd_hooks = [held for held in point.fwd_hooks if held.hook is not self]
         point.bwd_hooks = [held for held in point.bwd_hooks if held.hook is not self]
         point._settle()
-

@@ -5,12 +5,15 @@ A site keeps them in declared order, whatever the order in which hooks are added
 module, registered when the first tap arrives and removed with the last.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+from mmlens.core.errors import MMLensError
 
 #: A function in a site's path: takes the tensor, returns it or its replacement.
 Tap: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -22,13 +25,15 @@ class Site:
     Args:
         module: the real module, never replaced.
         side: `"in"` or `"out"`.
-        argument: for `"in"`: the parameter's name; when it was passed by position, the first argument is meant.
+        argument: for `"in"`: the parameter's name; the first parameter is meant if `forward` has none of that name.
     """
 
     def __init__(self, module: nn.Module, side: Literal["in", "out"], argument: str = "hidden_states"):
         self.module = module
         self.side = side
         self.argument = argument
+        parameters = list(inspect.signature(module.forward).parameters)
+        self._index = parameters.index(argument) if argument in parameters else 0
         self._taps: list[tuple[int, Tap]] = []
         self._handle: RemovableHandle | None = None
 
@@ -46,7 +51,8 @@ class Site:
 
     def detach(self, tap: Tap) -> None:
         """Take `tap` out of the path; with the last one the torch hook goes."""
-        self._taps = [entry for entry in self._taps if entry[1] is not tap]
+        # by equality: a bound method is a new object each time it is looked up
+        self._taps = [entry for entry in self._taps if entry[1] != tap]
         if not self._taps and self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -63,10 +69,14 @@ class Site:
             old = kwargs[self.argument]
             new = self._pass(old)
             return None if new is old else (args, {**kwargs, self.argument: new})
-        if args and isinstance(args[0], torch.Tensor):
-            new = self._pass(args[0])
-            return None if new is args[0] else ((new, *args[1:]), kwargs)
-        return None
+        index = self._index
+        if index >= len(args) or not isinstance(args[index], torch.Tensor):
+            raise MMLensError(
+                f"{type(module).__name__} was called without the tensor {self.argument!r} that a hook point reads there; it got "
+                f"{len(args)} positional arguments and {', '.join(kwargs) or 'no keywords'}."
+            )
+        new = self._pass(args[index])
+        return None if new is args[index] else ((*args[:index], new, *args[index + 1 :]), kwargs)
 
     def _return(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):

@@ -172,7 +172,9 @@ class Builder:
 
     # -- stacks ------------------------------------------------------------------------------------------------------
 
-    def stack(self, part: Part, stack: Stack, config: Config, *, after: str | None, axes: str, sequence: str) -> list[str]:
+    def stack(
+        self, part: Part, stack: Stack, config: Config, *, after: str | None, axes: str, sequence: str
+    ) -> list[str]:
         """The blocks of a part; returns the names of their `hook_resid_post`."""
         blocks = list(self.module(stack.path))  # type: ignore[call-overload]
         heads = stack.heads(stack.config(config))
@@ -288,7 +290,9 @@ class Builder:
                 key_sequence="vision",
             )
             out = AtSite(self.leaving(self.module(shape.cross.branch, block)))
-            cross_out = self.add(f"{name}.hook_cross_attn_out", out, query_axes, width, queries, after=[z], role="writes")
+            cross_out = self.add(
+                f"{name}.hook_cross_attn_out", out, query_axes, width, queries, after=[z], role="writes"
+            )
             middle = AtSite(self.leaving(self.module(_required(shape.cross_middle), block)))
             mid = self.add(
                 f"{name}.hook_resid_mid", middle, query_axes, width, queries, after=[both, cross_out], role="stream"
@@ -302,7 +306,7 @@ class Builder:
             post = self.mlp(f"{name}.mlp_text", shape.text_mlp, block, axes, "text", [both])
             out = AtSite(self.leaving(self.module(_required(shape.text_mlp.branch), block)))
             text_out = self.add(f"{name}.hook_mlp_text_out", out, axes, width, "text", after=[post], role="writes")
-            ends += [] if is_last else [both, text_out]
+            ends += [both, text_out]
             self._dead = None
         return self.add(
             f"{name}.hook_resid_post", AtSite(self.leaving(block)), axes, width, rows, after=ends, role="stream"
@@ -339,13 +343,15 @@ class Builder:
             AtSite(self.entering(self.module(module), argument)),
             f"{rows} d_vision",
             width,
-            "vision" if projector.queries else "projector",
+            projector.receives_rows,
             after=handed_on,
         )
         sequence = "queries" if projector.queries else "projector"
         if projector.stack is not None:
             # after=None: the queries are learned, nothing flows into the first block's stream
-            posts = self.stack("projector", projector.stack, config, after=None, axes="batch pos d_model", sequence=sequence)
+            posts = self.stack(
+                "projector", projector.stack, config, after=None, axes="batch pos d_model", sequence=sequence
+            )
             last = posts[-1]
         elif projector.mlp is not None:
             last = self.mlp("projector.mlp", projector.mlp, None, f"{rows} d_model", sequence, [last])
@@ -371,7 +377,13 @@ class Builder:
         width = self._language_width()
         # the first block's input: in decoding steps with a KV cache the language model gets tokens, not embeddings
         embed = self.add(
-            "hook_embed", AtSite(self.entering(blocks[0]), rank=-10), axes, width, "language", after=[merged], role="writes"
+            "hook_embed",
+            AtSite(self.entering(blocks[0]), rank=-10),
+            axes,
+            width,
+            "language",
+            after=[merged],
+            role="writes",
         )
         last = self.stack("language", language.stack, config, after=embed, axes=axes, sequence="language")[-1]
         scale = self.norm_scale("ln_final.hook_scale", language.norm, None, axes, "language", last)
@@ -385,13 +397,20 @@ class Builder:
         )
         head = self.module(language.head)
         self.add(
-            "hook_logits", AtSite(self.leaving(head)), "batch pos vocab", _out_features(head), "language", after=[normalized]
+            "hook_logits",
+            AtSite(self.leaving(head)),
+            "batch pos vocab",
+            _out_features(head),
+            "language",
+            after=[normalized],
         )
 
 
 def _required(path: str | None) -> str:
     if path is None:
-        raise UnsupportedModelError("A block's declaration lacks the module that returns its branch (Attention.branch, Mlp.branch).")
+        raise UnsupportedModelError(
+            "A block's declaration lacks the module that returns its branch (Attention.branch, Mlp.branch)."
+        )
     return path
 
 

@@ -6,7 +6,7 @@ stacks). `models/build.py` turns it into hook points; adding a family is adding 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mmlens.core.errors import InputError
 
@@ -133,6 +133,8 @@ class Projector:
         mlp: its hidden layer, if it has one.
         stack: the blocks of a Q-Former or perceiver.
         queries: the rows it returns are learned queries, not patches.
+        receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
+            (`"vision"`), which it merges or which queries look at.
     """
 
     receives: tuple[str, str]
@@ -140,6 +142,7 @@ class Projector:
     mlp: Mlp | None = None
     stack: Stack | None = None
     queries: bool = False
+    receives_rows: Literal["vision", "projector"] = "projector"
 
 
 @dataclass(frozen=True)

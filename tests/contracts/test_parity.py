@@ -55,7 +55,9 @@ def test_without_hooks_generation_is_that_of_bare_hugging_face(subject: Subject,
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_with_every_point_hooked_the_logits_differ_by_rounding_and_afterwards_not_at_all(subject: Subject, kind: str) -> None:
+def test_with_every_point_hooked_the_logits_differ_by_rounding_and_afterwards_not_at_all(
+    subject: Subject, kind: str
+) -> None:
     batch = of_kind(subject, kind)
     model, expected = subject.model, bare_logits(subject.bare, batch)
     before = kernels(model)

@@ -23,6 +23,7 @@ INSTRUCTBLIP = register_family(
             returns="language_projection",
             stack=Stack("qformer.encoder.layer", QFORMER_BLOCK, config=lambda c: c.qformer_config),
             queries=True,
+            receives_rows="vision",
         ),
         language=Language(
             stack=Stack("language_model.model.layers", LLAMA_BLOCK, config=lambda c: c.text_config),

@@ -55,6 +55,7 @@ QWEN2_VL = register_family(
             receives=("model.visual.merger", "x"),
             returns="model.visual.merger",
             mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
+            receives_rows="vision",
         ),
         language=Language(
             stack=Stack("model.language_model.layers", LLAMA_BLOCK, config=lambda c: c.text_config),
