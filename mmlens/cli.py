@@ -125,9 +125,8 @@ def _report(model: "HookedMultimodal", result: "Tour", path: Path, name: str, sc
     print(f"{'noun':<14}{'log p':>9}{'ablated':>10}{'random':>10}   words of its strongest neurons")
     for noun in result.nouns:
         words = "; ".join(" ".join(read[:3]) for read in noun.scores.words(neurons=noun.top[:3]))
-        print(
-            f"{noun.word.text:<14}{noun.log_probability:>9.3f}{noun.change:>+10.3f}{noun.control_change:>+10.3f}   {words}"
-        )
+        numbers = f"{noun.log_probability:>9.3f}{noun.change:>+10.3f}{noun.control_change:>+10.3f}"
+        print(f"{noun.word.text:<14}{numbers}   {words}")
     print(f"report: {path.resolve()}")
 
 
