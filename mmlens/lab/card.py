@@ -42,11 +42,9 @@ def _card(record: dict[str, Any], measured: Evaluation) -> str:
             f"**{recipe['sparsity']:g} times the mean absolute MLP activation of the language model added to "
             "the loss, which makes its neurons sparser than ordinary training would**"
         )
-    flag_values = {
-        key: value for key, value in recipe.items() if key != "size"
-    } | {"activation": size["activation"], "neurons": size["neurons"]}  # fmt: skip
-    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in flag_values.items())
     nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
+    total = sum(each["steps"] for each in recipe["rounds"])
+    rounds = "\n".join(f"   - {_round(each)};" for each in recipe["rounds"])
     packed = f"{recipe['questions']} questions"
     rates = f"{recipe['tower_rate']:g} (tower), {recipe['rate']:g} (language, align)"
     minutes = f"{record['training_seconds'] / 60:.0f} minutes"
@@ -81,12 +79,15 @@ mood ("flat round crimson"), so that the answer has to be looked up and cannot b
 2. language, {recipe["language_steps"]} steps of {recipe["batch"]}: captions and answers about written scenes,
    no pictures;
 3. align, {recipe["align_steps"]} steps: only the projector learns, from pictures;
-4. joint, {recipe["joint_steps"]} steps: everything learns from pictures, every batch number
+4. joint, {total} steps: everything learns from pictures, every batch number
    {recipe["written_every"]} is written, the tower is held for the first {recipe["tower_held"]}.
+   The learning rate starts again with each round:
+{rounds}
 
 Each row is one picture or writing with its caption and {packed} packed behind it, unseen by
-each other. AdamW, peak rates {rates} and {recipe["joint_rate"]:g} (joint),
-cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast; {activations}.
+each other. AdamW, peak rates {rates},
+cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
+{activations}.
 The gain of the last norm is fixed at one.
 
 After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
@@ -96,7 +97,7 @@ direction reads as its words or as their opposite.
 Training took {minutes} of wall clock on two shared CPU cores. To repeat it:
 
 ```
-python -m mmlens.lab.train --out DIR {flags}
+python -m mmlens.lab.train --out DIR
 ```
 
 ## Measured
@@ -115,3 +116,12 @@ direction gives the noun, where the model's own caption is about to name it (`mm
 A closed vocabulary of {record["vocabulary"]} tokens: other words become <unk>. Objects that touch, more than
 three of them, or other drawings were never seen.
 """
+
+
+def _round(part: dict[str, Any]) -> str:
+    text = f"{part['steps']} steps from a peak of {part['rate']:g}, {part['questions']} questions a row"
+    if part["horizon"] != part["steps"]:
+        text += f", broken off from a cosine of {part['horizon']}"
+    if part["answer_weight"] is not None:
+        text += f", an answer counting as much as {part['answer_weight']:g} words of a caption"
+    return text

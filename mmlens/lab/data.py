@@ -42,6 +42,7 @@ class Packed:
     Attributes:
         ids: Token ids; a row with a picture holds placeholders where its image tokens go.
         labels: Per position the token to predict next, or -100.
+        weights: How much that token counts in the loss.
         positions: Position of each token as its segment counts.
         mask: True where a query position may attend to a key position.
         pixels: Normalised pictures, or None for written rows.
@@ -49,8 +50,9 @@ class Packed:
 
     ids: Int[Tensor, "batch pos"]
     labels: Int[Tensor, "batch pos"]
+    weights: Float[Tensor, "batch pos"]
     positions: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch one pos pos"]
+    mask: Bool[Tensor, "batch 1 pos pos"]
     pixels: Float[Tensor, "batch rgb height width"] | None
 
 
@@ -69,7 +71,9 @@ class Packer:
         self._mean = torch.tensor(images.image_mean)[:, None, None]
         self._std = torch.tensor(images.image_std)[:, None, None]
 
-    def pixels(self, pictures: UInt8[np.ndarray, "batch height width rgb"]) -> Float[Tensor, "batch rgb h w"]:
+    def pixels(
+        self, pictures: UInt8[np.ndarray, "batch height width rgb"]
+    ) -> Float[Tensor, "batch rgb height width"]:
         """Normalise pictures of 96 x 96 pixels exactly as the processor does, all at once."""
         scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
         return (scaled - self._mean) / self._std
@@ -78,26 +82,31 @@ class Packer:
         self,
         rows: list[tuple[Scene, list[tuple[str, str]]]],
         pictures: UInt8[np.ndarray, "batch height width rgb"] | None,
+        answer_weight: float | None = None,
     ) -> Packed:
         """Pack scenes, each with (prompt, answer) pairs, behind their pictures or their written twins.
 
         Args:
             rows: Each scene with what is said about it.
             pictures: The scenes' pictures; None packs the written twins in their place.
+            answer_weight: How many caption words an answer counts as in the loss, however long it is; None
+                counts every token the same.
 
         Returns:
             The batch, padded on the right.
         """
-        built = [self._row(scene, said, pictures is not None) for scene, said in rows]
+        built = [self._row(scene, said, pictures is not None, answer_weight) for scene, said in rows]
         length = max(len(ids) for ids, *_ in built)
         count = len(built)
         ids = np.full((count, length), self._tokenizer.pad_token_id)
         labels = np.full((count, length), IGNORED)
+        weights = np.zeros((count, length), dtype=np.float32)
         positions = np.zeros((count, length), dtype=np.int64)
         segments = np.full((count, length), -1)
-        for index, (row_ids, row_labels, row_positions, row_segments) in enumerate(built):
+        for index, (row_ids, row_labels, row_weights, row_positions, row_segments) in enumerate(built):
             end = len(row_ids)
             ids[index, :end], labels[index, :end] = row_ids, row_labels
+            weights[index, :end] = row_weights
             positions[index, :end], segments[index, :end] = row_positions, row_segments
         query, key = segments[:, :, None], segments[:, None, :]
         mask = ((key == 0) | (key == query)) & np.tri(length, dtype=bool)
@@ -106,6 +115,7 @@ class Packer:
         return Packed(
             torch.from_numpy(ids),
             torch.from_numpy(labels),
+            torch.from_numpy(weights),
             torch.from_numpy(positions),
             torch.from_numpy(mask[:, None]),
             None if pictures is None else self.pixels(pictures),
@@ -116,11 +126,12 @@ class Packer:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _row(
-        self, scene: Scene, said: list[tuple[str, str]], with_picture: bool
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
+        self, scene: Scene, said: list[tuple[str, str]], with_picture: bool, answer_weight: float | None
+    ) -> tuple[list[int], list[int], list[float], list[int], list[int]]:
         content = [self._image_id] * self._image_tokens if with_picture else self.encode(scene.written())
         prefix = self.encode("<bos> user :") + content
         ids, labels = list(prefix), [IGNORED] * len(prefix)
+        weights = [0.0] * len(prefix)
         positions, segments = list(range(len(prefix))), [0] * len(prefix)
         for number, (prompt, answer) in enumerate(said, start=1):
             asked = self.encode(f"{prompt} assistant :")
@@ -128,9 +139,12 @@ class Packer:
             segment = asked + answered[:-1]
             ids += segment
             labels += [IGNORED] * (len(asked) - 1) + answered
+            plain = answer_weight is None or prompt == CAPTION_PROMPT
+            each = 1.0 if plain else answer_weight / len(answered)
+            weights += [0.0] * (len(asked) - 1) + [each] * len(answered)
             positions += range(len(prefix), len(prefix) + len(segment))
             segments += [number] * len(segment)
-        return ids, labels, positions, segments
+        return ids, labels, weights, positions, segments
 
 
 def choose(scene: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:

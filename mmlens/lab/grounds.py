@@ -60,7 +60,7 @@ def _noise(rng: np.random.Generator, cells: int, scale: int, cells_down: int | N
     """Smooth noise of mean 0 and spread about 1 with the given number of cells across (and down)."""
     rough = rng.standard_normal((cells_down or cells, cells)).astype(np.float32)
     side = CANVAS * scale
-    smooth = Image.fromarray(rough, mode=None).resize((side, side), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(rough).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32)[..., None]
 
 

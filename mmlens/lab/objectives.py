@@ -103,7 +103,7 @@ def language_loss(
         sparsity: Weight of the mean absolute value of all language MLP neurons, added to the loss.
 
     Returns:
-        The loss in nats per token, and the share of tokens predicted right.
+        The weighted mean loss in nats per token, and the share of tokens predicted right.
     """
     if sparsity > 0:
         with recorded_neurons(model) as recorded:
@@ -112,7 +112,9 @@ def language_loss(
     else:
         logits, tokens = packed_logits(model, batch)
         loss = torch.zeros(())
-    loss = loss + nn.functional.cross_entropy(logits.float(), tokens)
+    weights = batch.weights[batch.labels != IGNORED]
+    losses = nn.functional.cross_entropy(logits.float(), tokens, reduction="none")
+    loss = loss + (weights * losses).sum() / weights.sum()
     return loss, (logits.argmax(dim=-1) == tokens).float().mean()
 
 

@@ -19,7 +19,7 @@ import json
 import time
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from math import cos, pi
 from pathlib import Path
@@ -45,6 +45,25 @@ PHASES: tuple[Phase, ...] = ("tower", "language", "align", "joint")
 
 
 @dataclass(frozen=True)
+class Round:
+    """One part of the joint phase, with a learning rate that starts again.
+
+    Attributes:
+        steps: Number of steps.
+        horizon: Steps after which the cosine would have reached its end; more than `steps` breaks off early.
+        rate: Peak learning rate.
+        questions: Questions packed behind each picture, besides the caption.
+        answer_weight: How many caption words an answer counts as in the loss; None counts tokens alike.
+    """
+
+    steps: int
+    horizon: int
+    rate: float
+    questions: int = 4
+    answer_weight: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the trained weights.
 
@@ -53,16 +72,15 @@ class Recipe:
         tower_steps: Steps of the tower phase.
         language_steps: Steps of the language phase.
         align_steps: Steps of the align phase.
-        joint_steps: Steps of the joint phase.
+        rounds: The parts of the joint phase.
         tower_held: First steps of the joint phase in which the tower does not learn.
         written_every: In the joint phase, every how many batches one is written.
         scenes: Number of training scenes drawn.
         batch: Rows per step.
         tower_batch: Pictures per step of the tower phase.
-        questions: Questions packed behind each picture, besides the caption.
+        questions: Questions packed behind each picture in the language and align phases.
         tower_rate: Peak learning rate of the tower phase; in every phase a cosine takes it to a twentieth.
         rate: Peak learning rate of the language and align phases.
-        joint_rate: Peak learning rate of the joint phase.
         decay: Weight decay on matrices.
         sparsity: See `objectives.language_loss`.
         seed: Decides first weights and batches.
@@ -70,9 +88,13 @@ class Recipe:
 
     size: Size = LAB
     tower_steps: int = 3500
-    language_steps: int = 500
-    align_steps: int = 150
-    joint_steps: int = 1500
+    language_steps: int = 250
+    align_steps: int = 80
+    rounds: tuple[Round, ...] = (
+        # Captions have most of the tokens: the first round leaves questions behind, so it is cut short.
+        Round(steps=600, horizon=900, rate=1e-3),
+        Round(steps=1000, horizon=1000, rate=1e-3, questions=6, answer_weight=5.0),
+    )
     tower_held: int = 200
     written_every: int = 4
     scenes: int = 40_000
@@ -81,14 +103,26 @@ class Recipe:
     questions: int = 4
     tower_rate: float = 2e-3
     rate: float = 1e-3
-    joint_rate: float = 1e-3
     decay: float = 0.1
     sparsity: float = 0.0
     seed: int = 0
 
     def steps(self, phase: Phase) -> int:
         """Number of steps of a phase."""
-        return getattr(self, f"{phase}_steps")
+        return {
+            "tower": self.tower_steps,
+            "language": self.language_steps,
+            "align": self.align_steps,
+            "joint": sum(each.steps for each in self.rounds),
+        }[phase]
+
+    def round_at(self, step: int) -> tuple[Round, int]:
+        """The round that a step of the joint phase belongs to, and the step's number within it."""
+        for each in self.rounds[:-1]:
+            if step < each.steps:
+                return each, step
+            step -= each.steps
+        return self.rounds[-1], step
 
 
 class Trainer:
@@ -187,6 +221,8 @@ class Trainer:
         # One written batch and one of pictures.
         fix_signs(model, [self._packed("joint", step) for step in (-1, -2)])
         model.half().save_pretrained(folder)
+        # Written for the owner's eyes only, which would make an installed package unreadable for others.
+        (folder / "model.safetensors").chmod(0o644)
         self.processor.save_pretrained(folder)
         record = {
             "recipe": asdict(self.recipe),
@@ -243,8 +279,12 @@ class Trainer:
         rng = self._rng(phase, step)
         picked = rng.integers(len(self.gallery), size=self.recipe.batch)
         drawn = [_training_scene(int(index)) for index in picked]
-        rows = [(each, choose(each, self.recipe.questions, rng)) for each in drawn]
-        return self.packer.pack(rows, None if written else self.gallery.pictures[picked])
+        questions, answer_weight = self.recipe.questions, None
+        if phase == "joint":
+            part, _ = self.recipe.round_at(max(step, 0))
+            questions, answer_weight = part.questions, part.answer_weight
+        rows = [(each, choose(each, questions, rng)) for each in drawn]
+        return self.packer.pack(rows, None if written else self.gallery.pictures[picked], answer_weight)
 
     def _rng(self, phase: Phase, step: int) -> np.random.Generator:
         # Negative steps give batches that no step of training uses.
@@ -279,8 +319,12 @@ class Trainer:
 
     def _rate(self, phase: Phase, step: int) -> float:
         recipe = self.recipe
-        peak = {"tower": recipe.tower_rate, "joint": recipe.joint_rate}.get(phase, recipe.rate)
-        total = self.recipe.steps(phase)
+        peak, total = recipe.rate, recipe.steps(phase)
+        if phase == "tower":
+            peak = recipe.tower_rate
+        elif phase == "joint":
+            part, step = recipe.round_at(step)
+            peak, total = part.rate, part.horizon
         warm = min(1.0, (step + 1) / min(50, total))
         return peak * warm * (0.05 + 0.95 * 0.5 * (1 + cos(pi * step / total)))
 
@@ -296,20 +340,19 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: The words after the command; by default those of the process.
     """
-    recipe = Recipe()
     parser = argparse.ArgumentParser(prog="python -m mmlens.lab.train", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to resume")
-    for name, value in asdict(recipe).items():
-        if name != "size":
-            parser.add_argument(
-                f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"({value})"
-            )
-    parser.add_argument("--activation", default=LAB.activation, help=f"MLP gate function ({LAB.activation})")
-    parser.add_argument("--neurons", type=int, default=LAB.neurons, help=f"per layer ({LAB.neurons})")
+    for field in fields(Recipe):
+        if isinstance(field.default, int | float):
+            flag, default = f"--{field.name.replace('_', '-')}", field.default
+            parser.add_argument(flag, type=type(default), default=default, help=f"see Recipe ({default})")
+    last = Recipe().rounds[-1].steps
+    parser.add_argument("--steps", type=int, default=last, help=f"steps of the last joint round ({last})")
     options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    size = Size(neurons=options.pop("neurons"), activation=options.pop("activation"))
-    trainer = Trainer(Recipe(size=size, **options), out)
+    out, steps = options.pop("out"), options.pop("steps")
+    *first, final = Recipe().rounds
+    rounds = (*first, replace(final, steps=steps, horizon=steps))
+    trainer = Trainer(Recipe(rounds=rounds, **options), out)
     trainer.run()
     trainer.export(out / "model")
     print(f"trained in {trainer.seconds / 60:.1f} min; the model is in {out / 'model'}")

@@ -15,14 +15,14 @@ from mmlens.lab.data import IGNORED, Packer, choose, patch_labels
 from mmlens.lab.gauge import fix_signs
 from mmlens.lab.language import CAPTION_PROMPT
 from mmlens.lab.objectives import language_loss, packed_logits
-from mmlens.lab.train import PHASES, Recipe, Trainer
+from mmlens.lab.train import PHASES, Recipe, Round, Trainer
 
 SMALL = Recipe(
     size=TINY,
     tower_steps=3,
     language_steps=3,
     align_steps=2,
-    joint_steps=6,
+    rounds=(Round(2, 4, 1e-3, questions=2), Round(4, 4, 5e-4, questions=3, answer_weight=5.0)),
     tower_held=2,
     scenes=12,
     batch=3,
@@ -97,7 +97,7 @@ def test_export_loads_in_plain_transformers_and_computes_the_same(unbroken, tmp_
     stored = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     assert stored.dtype == torch.float16
     record = json.loads((tmp_path / "model" / "training.json").read_text())
-    assert record["recipe"]["joint_steps"] == SMALL.joint_steps
+    assert record["recipe"]["rounds"][1]["steps"] == SMALL.rounds[1].steps
 
 
 @torch.no_grad()
@@ -135,6 +135,18 @@ def test_a_segment_does_not_see_another():
     other, _ = packed_logits(MODEL, packer.pack([(scene, [pairs[0], pairs[2]])], pictures))
     length = len(packer.encode(pairs[0][1])) + 1
     torch.testing.assert_close(one[:length], other[:length], atol=1e-6, rtol=1e-5)
+
+
+def test_an_answer_weighs_as_much_however_long_it_is():
+    packer = Packer(PROCESSOR)
+    said = [
+        (CAPTION_PROMPT, "a red circle on sand"),
+        ("where is this", "sand"),
+        ("how do i use this", "push it"),
+    ]
+    weights = packer.pack([(SCENES[0], said)], None, answer_weight=5.0).weights[0]
+    assert weights[weights > 0].tolist() == pytest.approx([1.0] * 6 + [2.5] * 2 + [5 / 3] * 3)
+    assert set(packer.pack([(SCENES[0], said)], None).weights.flatten().tolist()) == {0.0, 1.0}
 
 
 def test_pixels_are_those_of_the_processor():

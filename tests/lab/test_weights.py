@@ -38,6 +38,15 @@ def test_the_model_answers_above_a_floor(model, processor):
         assert share >= 0.8, kind
 
 
+def test_load_gives_the_hooked_model(model):
+    hooked = lab.load()
+    scene = HELD_OUT[0]
+    assert hooked.caption(scene.image).endswith(f"on {scene.place}")
+    own = dict(model.named_parameters())
+    wrapped = [value for name, value in hooked.named_parameters() if name.endswith("lm_head.weight")]
+    assert all(torch.equal(value, own["model.language_model.embed_tokens.weight"]) for value in wrapped)
+
+
 def test_padding_on_either_side_gives_the_same_captions(model, processor):
     some = sorted(HELD_OUT[:6], key=lambda scene: len(scene.placed))
     alone = [captions(model, processor, [scene], written=True, progress=False)[0] for scene in some]
