@@ -15,6 +15,7 @@ from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.files import require_file, whole_file
 from mmlens.core.names import Part, nearest, part_prefix, require_part
+from mmlens.hooks.point import reads_only
 
 _FORMAT = "mmlens.ActivationCache/1"
 
@@ -172,6 +173,7 @@ def record(store: dict[str, torch.Tensor], pick: RowPicker | None, device: torch
         device: where to keep it; None for where it is.
     """
 
+    @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
         kept = activation.detach()
         kept = kept if pick is None else pick(kept)

@@ -1,5 +1,6 @@
 """The hook point: TransformerLens's `HookPoint`, attached to the real module only while it has a hook."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,12 @@ from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
 from mmlens.hooks.attachment import Attachment
+
+
+def reads_only(function: Callable[..., None]) -> Callable[..., None]:
+    """Mark a hook function that changes nothing, neither in place nor by what it returns; it is spared a copy."""
+    function.reads_only = True  # type: ignore[attr-defined]
+    return function
 
 
 class Point(HookPoint):
@@ -42,11 +49,15 @@ class Point(HookPoint):
         return self._hold(super().register_full_backward_hook(*args, **kwargs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor itself; under autograd a view, so that hooks see one whose gradient is this point's alone.
+        """The tensor that hooks are shown: a copy of the model's, so that an edit in place means what a returned one does.
 
         Neighbouring points are often handed one and the same tensor (a block's output is the next block's input), which
-        may also be read elsewhere.
+        may be read elsewhere too, and some points hold a tensor that the model never has. Hooks that only read
+        (`reads_only`) are shown the tensor itself, under autograd a view of it, whose gradient is this point's alone.
         """
+        readers = sum(getattr(held.user_hook, "reads_only", False) for held in self.fwd_hooks)
+        if len(self._forward_hooks) > readers:
+            return x.clone()
         return x.view_as(x) if x.requires_grad else x
 
     def _hold(self, handle: RemovableHandle) -> "PointHandle":

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.point import reads_only
 from mmlens.models.batch import MultimodalBatch
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def trace_generation(
     steps: dict[str, list[torch.Tensor]] = {node.name: [] for node in nodes}
     axes = {node.name: node.position_axis for node in nodes}
 
+    @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
         # with a KV cache a step sees one new position, without one it sees all: the last predicts the next token
         steps[hook.name].append(activation.detach().select(axes[hook.name], -1).clone())

@@ -494,7 +494,8 @@ class HookedMultimodal(HookedRootModule):
         return submodule(self._base, self.family.language.norm.path, self.family.name)
 
     @property
-    def _head(self) -> nn.Module:
+    def unembed(self) -> nn.Module:
+        """The unembedding, the real module: logits from the normalised stream."""
         return submodule(self._base, self.family.language.head, self.family.name)
 
     @property
@@ -505,12 +506,12 @@ class HookedMultimodal(HookedRootModule):
     @property
     def W_U(self) -> Float[torch.Tensor, "d_model vocab"]:
         """Unembedding (a view)."""
-        return self._head.weight.T  # type: ignore[union-attr, operator]
+        return self.unembed.weight.T  # type: ignore[union-attr, operator]
 
     @property
     def b_U(self) -> Float[torch.Tensor, "vocab"]:
         """Unembedding bias, zero if there is none."""
-        bias = self._head.bias
+        bias = self.unembed.bias
         return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias  # type: ignore[return-value]
 
     @property

@@ -38,7 +38,7 @@ def prepare_batch(
     tensors = processor(
         text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side
     )
-    tensors = dict(tensors)
+    tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
     sizes = [[(picture.height, picture.width) for picture in sample] for sample in pictures]
     return make_batch(
@@ -50,6 +50,24 @@ def prepare_batch(
         images=tuple(map(tuple, pictures)),
         prompts=tuple(prompts),
     )
+
+
+def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str, Any]:
+    """Padding on the asked side of the prompt, and on the right of any text that a part of the model reads besides.
+
+    InstructBLIP's processor pads the text and puts the image tokens in front of that, so padding comes to lie between
+    the two, where generation counts positions differently from a forward pass; and it pads the Q-Former's text on the
+    prompt's side, although the Q-Former numbers its positions from the left, padding included.
+    """
+    for name in [name for name in tensors if name.endswith("attention_mask")]:
+        mask = tensors[name]
+        first = -1 if side == "left" and name == "attention_mask" else 1
+        order = (first * (1 - mask.long())).argsort(dim=1, stable=True)
+        beside = name.removesuffix("attention_mask")
+        for other in (name, f"{beside}input_ids", f"{beside}token_type_ids", f"{beside}mm_token_type_ids"):
+            if other in tensors:
+                tensors[other] = tensors[other].gather(1, order)
+    return tensors
 
 
 def _is_message(item: Any) -> bool:

@@ -72,6 +72,22 @@ def test_under_autograd_too_and_with_a_backward_hook_present(subject: Subject) -
 
 
 @torch.no_grad()
+def test_an_edit_in_place_is_the_same_as_a_returned_one(subject: Subject) -> None:
+    model, batch = subject.model, subject.batches["left"]
+    for node in model.graph:
+        returned = edit(node)
+
+        def in_place(activation: torch.Tensor, hook: Any, returned: Any = returned) -> None:
+            activation.copy_(returned(activation, hook))
+
+        expected_logits, expected = values(model, batch, [(node.name, returned)])
+        logits, found = values(model, batch, [(node.name, in_place)])
+        assert torch.equal(logits, expected_logits), node.name
+        different = [name for name in expected if not torch.equal(found[name], expected[name])]
+        assert not different, (node.name, different)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("kind", ["left", "right", "several"])
 def test_an_edit_moves_what_the_graph_puts_after_it_and_nothing_else(subject: Subject, kind: str) -> None:
     if kind not in subject.batches:

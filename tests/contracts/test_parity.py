@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmlens.models.hooked import HookedMultimodal
-from tests.conftest import Subject, bare_copy, batches_of
+from tests.conftest import LONG, SHORT, Subject, bare_copy, batches_of
 from tests.tiny import TINY
 
 KINDS = ("left", "right", "several")
@@ -75,6 +75,21 @@ def test_points_that_need_no_step_by_step_attention_leave_the_logits_bit_equal(s
     batch = of_kind(subject, kind)
     hooked = subject.model.run_with_hooks(batch, fwd_hooks=[(subject.model.default_points.names, watch)])
     assert torch.equal(hooked, bare_logits(subject.bare, batch))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_sample_does_not_depend_on_the_padding_around_it(subject: Subject, side: Any) -> None:
+    model, batch = subject.model, subject.batches[side]
+    logits = model(batch)
+    for sample, text in enumerate([SHORT, LONG]):
+        alone = model(model.prepare(text, images=list(batch.images[sample])))[0]
+        own = logits[sample][batch.layout.is_token[sample]]
+        torch.testing.assert_close(own, alone, atol=1e-4, rtol=1e-4)
+        assert torch.equal(
+            batch["input_ids"][sample][batch.layout.is_token[sample]],
+            model.prepare(text, images=list(batch.images[sample]))["input_ids"][0],
+        )
 
 
 @torch.no_grad()
