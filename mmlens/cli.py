@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmlens.analysis.tour import Tour
     from mmlens.lab import Scene
     from mmlens.models.hooked import HookedMultimodal
+
 
 app = typer.Typer(
     add_completion=False,
@@ -39,7 +40,9 @@ def tour(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("tour"),
     nouns: Annotated[str | None, typer.Option(help="Nouns to look for in the caption, separated by commas.")] = None,
     neurons: Annotated[int, typer.Option(min=1, help="Neurons per noun.")] = 20,
-    activation: Annotated[str, typer.Option(help="Multiplier: 'down_in' (exact) or 'act' (as published).")] = "down_in",
+    activation: Annotated[
+        Literal["down_in", "act"], typer.Option(help="Multiplier: exact, or as published.")
+    ] = "down_in",
     seed: Annotated[int, typer.Option(help="Of the drawn scene and the random control.")] = 7,
 ) -> None:
     """Caption a picture, find the neurons behind its nouns, test them causally, and write one HTML report."""
@@ -47,22 +50,22 @@ def tour(
     from mmlens.analysis.tour import tour as run
     from mmlens.models.images import load_image
 
-    picture = None if image is None else load_image(image)
+    scene = lab.scene(seed=seed) if image is None else None
+    picture = load_image(image) if scene is None else scene.image
     _quiet()
     hooked = _load(model)
-    scene = lab.scene(seed=seed) if picture is None else None
     out.mkdir(parents=True, exist_ok=True)
     if scene is not None:
         scene.save(out / "scene.png")
     wanted = nouns.split(",") if nouns else list(lab.NOUNS) if model is None else None
     result = run(
         hooked,
-        picture if scene is None else scene.image,
+        picture,
         prompt=prompt,
         twins=_twins(scene) if scene is not None else None,
         nouns=wanted,
         k=neurons,
-        activation=activation,  # type: ignore[arg-type] - checked by find_neurons
+        activation=activation,
         seed=seed,
     )
     _report(hooked, result, out / "tour.html", model or "the embedded lab model", scene)

@@ -21,7 +21,7 @@ from mmlens.analysis.neurons import Activation, NeuronScores, activation_map, fi
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching import PatchSweep, patch
 from mmlens.core.errors import NoPlaceError
-from mmlens.core.places import Neuron
+from mmlens.core.places import Neuron, Positions
 from mmlens.interventions.activations import Ablate
 from mmlens.interventions.corruptions import blur, swap
 from mmlens.models.batch import MultimodalBatch
@@ -173,20 +173,21 @@ def _noun_report(
     scores = find_neurons(model, at_word, token=token, activation=activation)
     top = scores.top(k)
     control = random_neurons(model, like=top, seed=seed)
-    values, captions = [], []
-    for units in ([], top, control):
-        value, caption = _ablated(model, batch, at_word, token, units)
-        values.append(value)
-        captions.append(caption)
+    before, _ = _ablated(model, batch, at_word, token, [])
+    ablated, caption_ablated = _ablated(model, batch, at_word, token, top)
+    control_ablated, caption_control = _ablated(model, batch, at_word, token, control)
     return NounReport(
-        word,
-        scores,
-        top,
-        control,
-        *values,
-        *captions[1:],
-        _maps(model, batch, scores, top, control, activation),
-        _patched(model, at_word, corrupted, token, other_token, progress),
+        word=word,
+        scores=scores,
+        top=top,
+        control=control,
+        log_probability=before,
+        ablated=ablated,
+        control_ablated=control_ablated,
+        caption_ablated=caption_ablated,
+        caption_control=caption_control,
+        maps=_maps(model, batch, scores, top, control, activation),
+        patched=_patched(model, at_word, corrupted, token, other_token, progress),
     )
 
 
@@ -233,7 +234,11 @@ def _patched(
     metric = log_probability(token) if other is None else logit_difference(token, other)
     metric = replace(metric, name=metric.name.replace(f"{token!r}", f"{word!r}", 1))
     text = at_word.layout.text[0]
-    groups = {"image": "image", "text": text[text != at_word.layout.last[0]][None], "last": "last"}
+    groups: dict[str, Positions] = {
+        "image": "image",
+        "text": text[text != at_word.layout.last[0]][None],
+        "last": "last",
+    }
     return patch(
         model, at_word, corrupted, at="blocks.*.hook_resid_pre", metric=metric, positions=groups, progress=progress
     )

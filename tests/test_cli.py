@@ -1,0 +1,77 @@
+"""The command line, as a user meets it: in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmlens import lab
+
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
+def run(*arguments: str, cwd: Path | None = None, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmlens", *arguments]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['mmlens', '--help']\n"
+        "from mmlens.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'transformer_lens', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "tour" in done.stdout
+    assert "verify" in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tour", "nowhere.png"], "mmlens: There is no picture at nowhere.png."),
+        (["tour", "text.png"], "mmlens: text.png is not a picture that PIL can read."),
+        (["tour", "."], "mmlens: . is a folder, not a picture."),
+        (["tour", "picture.png", "--model", "nothing/here"], "mmlens: There is no checkpoint at nothing/here:"),
+        (["tour", "picture.png", "--model", "bert"], "mmlens: No family covers BertForMaskedLM; covered are"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "tour").exists()
+
+
+def test_the_tour_of_a_drawn_scene_ends_within_a_minute(tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = run("tour", "--out", str(tmp_path / "out"))
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / "out" / "tour.html"
+    assert str(report) in done.stdout
+    assert "Truth: " + lab.scene(seed=7).caption in report.read_text(encoding="utf-8")
+    assert sorted(p.name for p in report.parent.iterdir()) == ["scene.json", "scene.png", "tour.html"]
+    assert seconds < 60
+
+
+def test_the_tour_of_ones_own_jpeg_is_patched_from_its_blur(tmp_path: Path) -> None:
+    lab.scene(seed=11).image.resize((200, 150)).save(tmp_path / "mine.jpg")
+    done = run("tour", "mine.jpg", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the blurred picture" in (tmp_path / "tour" / "tour.html").read_text(encoding="utf-8")
