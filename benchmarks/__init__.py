@@ -1,0 +1,1 @@
+"""How fast mmlens is, beside the limit and its peers: `python -m benchmarks`."""

@@ -1,0 +1,81 @@
+"""`python -m benchmarks`: one table of how fast mmlens is, beside the limit and its peers."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks.agreement import DisagreementError
+from benchmarks.models import Subject, lab_model, random_llava
+from benchmarks.points import points
+from benchmarks.running import TASKS, running
+from benchmarks.starting import lab, starting
+from benchmarks.table import Row, as_table, machine
+
+_NAMES = (*TASKS, "points", "lab", "start")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks.
+
+    Args:
+        arguments: of the command line; the process's own by default.
+
+    Returns:
+        Exit code: 1 if answers disagree, else 0, also where a target is missed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=_NAMES, action="append", help="one benchmark; may be given several times")
+    parser.add_argument("--repeats", type=int, default=30, help="timed rounds (default 30)")
+    parser.add_argument("--threads", type=int, help="torch threads; 1 is steadier on a shared machine")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    chosen = options.only or list(_NAMES)
+    rows: list[Row] = []
+    try:
+        for found in tqdm(_benchmarks(chosen, options.repeats), unit="benchmark", disable=not sys.stderr.isatty()):
+            rows += found
+    except DisagreementError as error:
+        print(f"The answers disagree, so no speed is compared. {error}", file=sys.stderr)
+        return 1
+    print(f"{machine()}\n{options.repeats} rounds, contenders in turns; ratios are medians over rounds\n")
+    print(as_table(rows))
+    if options.json:
+        result = {"machine": machine(), "repeats": options.repeats, "rows": [row.as_json() for row in rows]}
+        options.json.write_text(json.dumps(result, indent=2))
+    return 0
+
+
+def _benchmarks(chosen: Sequence[str], repeats: int) -> Iterator[list[Row]]:
+    tasks = [task for task in TASKS if task in chosen]
+    if tasks or "points" in chosen:
+        subject = random_llava()
+        yield from running(subject, tasks, repeats=repeats)
+        if "points" in chosen:
+            yield points(subject, repeats=repeats)
+        trained: Subject | None = lab_model()
+        if trained is not None:
+            yield from running(trained, tasks, repeats=repeats)
+    if tasks and torch.cuda.is_available():
+        yield from running(random_llava("cuda"), tasks, repeats=repeats)
+    elif tasks:
+        yield [Row("the same on a GPU", "all", note="skipped: no CUDA device")]
+    if "lab" in chosen:
+        yield lab(repeats=min(repeats, 10))
+    if "start" in chosen:
+        yield starting(repeats=min(repeats, 10))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
