@@ -125,7 +125,7 @@ class ActivationCache(TransformerLensCache):
         Raises:
             InputError: if there is no file, or it is not a cache.
         """
-        path = require_file(path, "activation cache")
+        path = require_file(path, "cache file")
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = file.metadata() or {}

@@ -59,6 +59,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
             f"A picture array must be [height width 3] or [3 height width], found shape {shape}. "
             "Drop an alpha channel, or repeat a grey one three times."
         )
+    if not array.size:
+        raise InputError(f"A picture array must hold pixels, found shape {shape}.")
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
     if not np.issubdtype(array.dtype, np.floating):

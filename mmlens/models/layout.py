@@ -210,9 +210,15 @@ class TokenLayout:
             rows = torch.arange(length)[positions]
         else:
             rows = torch.as_tensor(positions)
+            rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
             if rows.dtype == torch.bool or rows.is_floating_point():
                 raise InputError(f"positions must be whole numbers, found {rows.dtype}; use .nonzero() on a mask.")
             rows = rows.reshape(1) if rows.ndim == 0 else rows
+            if rows.ndim > 2 or (rows.ndim == 2 and len(rows) != len(self.is_token)):
+                raise InputError(
+                    f"positions must be [row], or [batch row] with a row for each of the {len(self.is_token)} samples, found "
+                    f"shape {list(rows.shape)}."
+                )
         wrong = rows[(rows < -length) | (rows >= length)]
         if len(wrong) or not rows.numel():
             raise InputError(

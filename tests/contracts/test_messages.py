@@ -1,0 +1,421 @@
+"""Contract: an error says what was asked, what was found, what would be right. Its text is pinned."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmlens.core.errors import InputError, NoPlaceError, UnknownNameError, UnsupportedModelError
+from mmlens.models.hooked import HookedMultimodal
+from tests.conftest import LONG, SHORT, Subject
+from tests.tiny import TINY, picture
+
+
+def says(text: str) -> str:
+    """A pattern for the whole message, `...` standing for anything."""
+    return re.escape(text).replace(r"\.\.\.", ".*") + "$"
+
+
+def look(activation: torch.Tensor, hook: Any) -> None:
+    """A hook that only looks."""
+
+
+# -- names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        (
+            "blocks.0.hook_resid_pst",
+            "There is no hook point 'blocks.0.hook_resid_pst' among 106 names. Nearest: blocks.0.hook_resid_post, ...",
+        ),
+        (
+            "vision.blocks.3.hook_resid_post",
+            "There is no hook point 'vision.blocks.3.hook_resid_post' among 106 names. Nearest: ...",
+        ),
+        (
+            "*.hook_resid_post",
+            "The glob '*.hook_resid_post' matches no hook point among 106 names. Nearest: ... (`*` stays within one dotted "
+            "segment, `**` crosses dots.)",
+        ),
+        ([], "No hook point was named: the list of names is empty."),
+        (lambda name: False, "The predicate given as hook point names matched none of the 106 names."),
+    ],
+)
+def test_unknown_names_in_every_run_method(llava: Subject, asked: Any, text: str) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    runs = [
+        lambda: model.run_with_hooks(batch, fwd_hooks=[(asked, look)]),
+        lambda: model.run_with_cache(batch, names=asked),
+        lambda: model.add_hook(asked, look),
+        lambda: model.trace_generation(batch, names=asked),
+        lambda: model.graph.select(asked),
+        lambda: model.bind(batch).run_with_hooks(batch["input_ids"], fwd_hooks=[(asked, look)]),
+    ]
+    for run in runs:
+        with pytest.raises(UnknownNameError, match=says(text)):
+            run()
+
+
+def test_hooks_that_are_no_pairs(llava: Subject) -> None:
+    with pytest.raises(InputError, match=says("A fwd hook is a pair (name, function); found 'hook_embed'.")):
+        llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=["hook_embed"])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=says("A fwd hook is a pair (name, function); found ('hook_embed', None).")):
+        llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=[("hook_embed", None)])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=says("A hook point name must be a string, found int: 3.")):
+        llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=[([3], look)])  # type: ignore[list-item]
+
+
+def test_the_cache(llava: Subject) -> None:
+    _, cache = llava.model.run_with_cache(llava.batches["left"], names=["blocks.1.hook_resid_post"])
+    text = (
+        "The cache holds nothing under ('pattern', 0) (hook name 'blocks.0.attn.hook_pattern'); it holds 1 activations.... "
+        "Scores and patterns are cached only when named: run_with_cache(..., names=...)."
+    )
+    with pytest.raises(UnknownNameError, match=says(text)):
+        cache["pattern", 0]
+    with pytest.raises(UnknownNameError, match="Nearest: blocks.1.hook_resid_post"):
+        cache["resid_post", 0]
+    with pytest.raises(
+        InputError, match=says("The cache holds no activations of the part 'vision'; name some when you run the model.")
+    ):
+        cache.part("vision")
+    parts = says("part='visual' is not a part of the model; the parts are vision, projector, language.")
+    with pytest.raises(InputError, match=parts):
+        cache.part("visual")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=parts):
+        llava.model.part("visual")  # type: ignore[arg-type]
+
+
+# -- text and pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
+    model, batch = subject.model, subject.batches["left"]
+    tokens = int(batch.layout.is_image.sum())
+    without = {name: tensor for name, tensor in batch.items() if name != "pixel_values"}
+    text = (
+        f"The text holds {tokens} image tokens (id {model.config.image_token_id}), but no picture came with it: pass pixel_values, "
+        "or prepare(text, images=...). Running would answer without looking."
+    )
+    for run in (model, model.run_with_cache, model.generate, model.batch, model.trace_generation):
+        with pytest.raises(InputError, match=says(text)):
+            run(without)
+        with pytest.raises(InputError, match=says(text)):
+            run(batch["input_ids"])
+    blind = {**batch, "input_ids": torch.where(batch.layout.is_image, 12, batch["input_ids"])}
+    text = (
+        f"pixel_values came with text that has no image token (id {model.config.image_token_id}), so no picture would be read: put a "
+        "placeholder into the text, or use prepare(text, images=...)."
+    )
+    for run in (model, model.run_with_cache, model.generate):
+        with pytest.raises(InputError, match=says(text)):
+            run(blind)
+
+
+def test_numbers_of_texts_and_pictures(llava: Subject) -> None:
+    prepare = llava.model.prepare
+    text = (
+        "2 texts came with 1 pictures (or lists of pictures); give as many. For one picture and several texts repeat the picture; "
+        "for a text without a picture give an empty list."
+    )
+    with pytest.raises(InputError, match=says(text)):
+        prepare([SHORT, LONG], images=picture())
+    with pytest.raises(
+        InputError,
+        match=says("images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."),
+    ):
+        prepare([SHORT, LONG], images=[picture(), [picture()]])
+    text = (
+        "Sample 0 has 1 placeholders '<image>' for 2 pictures; give one picture per placeholder, or leave the placeholders out and "
+        "they are put in."
+    )
+    with pytest.raises(InputError, match=says(text)):
+        prepare("<image> what is the color", images=[picture(), picture()])
+    with pytest.raises(InputError, match="Sample 0 has 1 placeholders '<image>' for 0 pictures"):
+        prepare("<image> what is the color")
+    with pytest.raises(
+        InputError,
+        match=says("text must be a string, a list of strings, chat messages (...), or a list of chats; found int: 3."),
+    ):
+        prepare(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"or a list of chats; found list: \[\]\.$"):
+        prepare([])
+    with pytest.raises(
+        InputError,
+        match=says(
+            "Chat messages need a chat template, and this processor has none; pass the prompt as a string instead."
+        ),
+    ):
+        prepare([{"role": "user", "content": SHORT}], images=picture())
+    with pytest.raises(InputError, match=says("padding_side='middle' must be 'left' or 'right'.")):
+        prepare(SHORT, images=picture(), padding_side="middle")  # type: ignore[arg-type]
+
+
+def test_a_family_that_needs_a_picture(blip: Subject) -> None:
+    with pytest.raises(
+        InputError, match=says("The family instructblip needs a picture with every text; samples [1] have none.")
+    ):
+        blip.model.prepare([SHORT, LONG], images=[[picture()], []])
+
+
+def test_files(llava: Subject, tmp_path: Path) -> None:
+    prepare = llava.model.prepare
+    whole = tmp_path / "whole.png"
+    Image.fromarray(picture(0).numpy()).save(whole)
+    assert torch.equal(prepare(SHORT, images=whole)["pixel_values"], prepare(SHORT, images=picture(0))["pixel_values"])
+    with pytest.raises(InputError, match=says(f"There is no picture at {tmp_path / 'none.png'}.")):
+        prepare(SHORT, images=tmp_path / "none.png")
+    with pytest.raises(InputError, match=says(f"{tmp_path} is a folder, not a picture.")):
+        prepare(SHORT, images=tmp_path)
+    (tmp_path / "notes.png").write_text("no picture")
+    with pytest.raises(InputError, match=says(f"{tmp_path / 'notes.png'} is not a picture that PIL can read.")):
+        prepare(SHORT, images=str(tmp_path / "notes.png"))
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(InputError, match="is not a picture that PIL can read"):
+        prepare(SHORT, images=tmp_path / "empty.jpg")
+    for suffix in ("png", "jpg", "bmp"):
+        Image.fromarray(picture(0).numpy()).save(tmp_path / f"cut.{suffix}")
+        content = (tmp_path / f"cut.{suffix}").read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match=rf"cut.{suffix} cannot be read as a picture: .+\."):
+            prepare(SHORT, images=tmp_path / f"cut.{suffix}")
+    text = "https://example.org/a.png is a URL; mmlens downloads nothing. Save the picture to a file and pass its path."
+    with pytest.raises(InputError, match=says(text)):
+        prepare(SHORT, images="https://example.org/a.png")
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (
+            np.zeros((8, 8), np.uint8),
+            "A picture array must be [height width 3] or [3 height width], found shape [8, 8]. ...",
+        ),
+        (
+            np.zeros((8, 8, 4), np.uint8),
+            "... found shape [8, 8, 4]. Drop an alpha channel, or repeat a grey one three times.",
+        ),
+        (np.zeros((8, 8, 1), np.uint8), "... found shape [8, 8, 1]. ..."),
+        (np.zeros((0, 8, 3), np.uint8), "A picture array must hold pixels, found shape [0, 8, 3]."),
+        (
+            np.full((8, 8, 3), 255.0),
+            "A floating picture array must lie in 0..1, found 255..255. Pass pictures before normalisation.",
+        ),
+        (np.full((8, 8, 3), -0.5), "A floating picture array must lie in 0..1, found -0.5..-0.5. ..."),
+        (np.full((8, 8, 3), np.nan), "A floating picture array must lie in 0..1, found nan..nan. ..."),
+        (np.zeros((8, 8, 3), np.int64), "A picture array must be uint8 (0..255) or floating (0..1), found int64."),
+        (3, "A picture must be a PIL image, a path or an array, found int: 3."),
+    ],
+)
+def test_arrays(llava: Subject, array: Any, text: str) -> None:
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.prepare(SHORT, images=[array])
+    if isinstance(array, np.ndarray):
+        with pytest.raises(InputError, match=says(text)):
+            llava.model.prepare(SHORT, images=[torch.from_numpy(array)])
+
+
+def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    with pytest.raises(
+        InputError, match=says("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
+    ):
+        model()
+    text = "A run method takes a batch, a mapping of tensors or token ids, found str; make a batch of text and pictures with ..."
+    with pytest.raises(InputError, match=says(text)):
+        model("what is this")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found nothing.")):
+        model.batch(pixel_values=batch["pixel_values"])
+    with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found Tensor [11].")):
+        model.batch(input_ids=torch.zeros(11, dtype=torch.long))
+    with pytest.raises(InputError, match=r"attention_mask is \[2, 3\], but input_ids is \[2, \d+\] \[batch pos\]\.$"):
+        model.batch({**batch, "attention_mask": torch.ones(2, 3)})
+    with pytest.raises(InputError, match=says("Samples [1] consist of padding only; drop them.")):
+        mask = batch["attention_mask"].clone()
+        mask[1] = 0
+        model.batch({**batch, "attention_mask": mask})
+    with pytest.raises(
+        InputError, match=says("3 pictures were given for 2 placeholders. Put one placeholder per picture ...")
+    ):
+        model.batch({**batch, "pixel_values": batch["pixel_values"][[0, 1, 1]]})
+    with pytest.raises(
+        InputError,
+        match=r"Sample 1 has 16 image tokens left over after 0 pictures; the pictures given need \[16\] tokens",
+    ):
+        model.batch({**batch, "pixel_values": batch["pixel_values"][:1]})
+    video = {**qwen.batches["left"]}
+    video["image_grid_thw"] = video["image_grid_thw"] * torch.tensor([2, 1, 1])
+    with pytest.raises(InputError, match=r"image_grid_thw holds videos \(t > 1\)"):
+        qwen.model.batch(video)
+
+
+# -- positions and places ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("positions", "text"),
+    [
+        (99, "positions=99 name [99], outside the 23 positions of the language sequence."),
+        (-24, "positions=-24 name [-24], outside the 23 positions of the language sequence."),
+        ([0, 23], "positions=[0, 23] name [23], outside the 23 positions of the language sequence."),
+        (slice(30, 40), "positions=slice(30, 40, None) name none of the 23 positions of the language sequence."),
+        ([], "positions=[] name none of the 23 positions of the language sequence."),
+        ("picture", "positions='picture' is unknown; the words are 'all', 'image', 'text' and 'last'."),
+        (torch.tensor([True]), "positions must be whole numbers, found torch.bool; use .nonzero() on a mask."),
+        ([0.5], "positions must be whole numbers, found torch.float32; use .nonzero() on a mask."),
+        (
+            "text",
+            "positions='text' cannot be stacked: the samples have [3, 7] text positions. Run samples of one kind together, or keep all "
+            "positions and use batch.layout per sample.",
+        ),
+        (
+            torch.zeros(3, 1, dtype=torch.long),
+            "positions must be [row], or [batch row] with a row for each of the 2 samples, found shape [3, 1].",
+        ),
+    ],
+)
+def test_positions_before_any_forward_pass(
+    llava: Subject, positions: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = llava.batches["left"]
+    assert batch["input_ids"].shape[1] == 23
+    monkeypatch.setattr(HookedMultimodal, "forward", lambda *args, **kwargs: pytest.fail("a forward pass was made"))
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.run_with_cache(batch, names="blocks.0.hook_resid_pre", positions=positions)
+
+
+def test_positions_on_other_sequences(llava: Subject, qwen: Subject, blip: Subject) -> None:
+    text = (
+        "positions='last' has no meaning on the vision sequence, which holds only picture rows; use 'all', 'image' or indices, or choose "
+        "language-model points."
+    )
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.run_with_cache(llava.batches["left"], names="vision.hook_embed", positions="last")
+    with pytest.raises(InputError, match=says("positions='image' names nothing: no sample has image positions.")):
+        llava.model.run_with_cache(llava.model.prepare(SHORT), names="hook_embed", positions="image")
+    with pytest.raises(
+        InputError, match=r"positions='image' cannot be stacked: the samples have \[32, 16\] image positions"
+    ):
+        llava.model.run_with_cache(llava.batches["several"], names="hook_embed", positions="image")
+    with pytest.raises(
+        InputError,
+        match=r"positions='image' has no meaning on the sequence 'queries\+text', which mixes queries and text",
+    ):
+        blip.model.run_with_cache(blip.batches["left"], names="projector.blocks.0.hook_resid_pre", positions="image")
+
+
+def test_places(llava: Subject) -> None:
+    layout = llava.batches["several"].layout
+    for box in ((0, 0, 0, 8), (8, 8, 4, 12), (32, 0, 40, 8), (-8, 0, 0, 8)):
+        text = (
+            f"box={box} covers no pixel of the picture (32 wide, 32 high); a box is (left, top, right, bottom) with right and bottom "
+            "outside."
+        )
+        with pytest.raises(InputError, match=says(text)):
+            layout.patches(box)
+    with pytest.raises(InputError, match=says("There is no picture 1 in sample 1; the samples have [2, 1] pictures.")):
+        layout.patches((0, 0, 8, 8), sample=1, image=1)
+    rows = layout.grid().rows
+    last = int(layout.last[0])
+    text = f"Rows [{last}] of the part 'language' stand for no part of picture 0 of sample 0; its rows lie in {rows.min()}..{rows.max()}."
+    with pytest.raises(NoPlaceError, match=says(text)):
+        layout.boxes([last])
+    with pytest.raises(NoPlaceError, match="stand for no part of picture 0 of sample 0; its rows lie in 1..16"):
+        layout.boxes([0], part="vision")  # the class row
+    with pytest.raises(
+        InputError,
+        match=says("values must be [pos] with a value for each of the language part's positions (more than ..."),
+    ):
+        layout.raster(torch.zeros(3))
+    with pytest.raises(InputError, match=says("mask is [8, 8], but the picture is [height=32 width=32].")):
+        layout.patches_of_mask(torch.ones(8, 8, dtype=torch.bool))
+    with pytest.raises(InputError, match=says("The mask is empty: no pixel is True.")):
+        layout.patches_of_mask(torch.zeros(32, 32, dtype=torch.bool))
+
+
+# -- models --------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_that_no_family_covers(tmp_path: Path) -> None:
+    class LlavaNextForConditionalGeneration(torch.nn.Module):
+        """Some other class."""
+
+    text = (
+        "No family covers LlavaNextForConditionalGeneration; covered are InstructBlipForConditionalGeneration, "
+        "LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration. Nearest: LlavaForConditionalGeneration. Declare it with "
+        "mmlens.register_family."
+    )
+    with pytest.raises(UnsupportedModelError, match=says(text)):
+        HookedMultimodal.from_hf(LlavaNextForConditionalGeneration())
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llava", "architectures": ["LlavaNextForConditionalGeneration"]}'
+    )
+    with pytest.raises(UnsupportedModelError, match=says(text)):
+        HookedMultimodal.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(
+        InputError, match=says(f"The checkpoint {tmp_path} does not name its class (config.architectures is empty).")
+    ):
+        HookedMultimodal.from_pretrained(tmp_path)
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^There is no checkpoint at {tmp_path}: "):
+        HookedMultimodal.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"^There is no checkpoint at no/where: "):
+        HookedMultimodal.from_pretrained("no/where")
+    with pytest.raises(InputError, match=says("device='cpu' and device_map='auto' exclude each other; give one.")):
+        HookedMultimodal.from_pretrained(tmp_path, device="cpu", device_map="auto")
+    with pytest.raises(InputError, match=says("dtype='float32' and torch_dtype='float16' differ; give dtype alone.")):
+        HookedMultimodal.from_pretrained(tmp_path, dtype="float32", torch_dtype="float16")
+
+
+def test_modules_that_the_family_expects_and_the_model_lacks() -> None:
+    hf_model = TINY[0].make().hf_model
+    del hf_model.model.vision_tower.encoder.layers[0].mlp.fc2
+    text = "expects a module 'mlp.fc2' in CLIPEncoderLayer, but CLIPMLP has no 'fc2'; it has activation_fn, fc1."
+    with pytest.raises(UnsupportedModelError, match=re.escape(text)):
+        HookedMultimodal.from_hf(hf_model)
+
+
+def test_without_a_processor(llava: Subject) -> None:
+    model = HookedMultimodal.from_hf(llava.model.hf_model)
+    text = "needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor)."
+    with pytest.raises(InputError, match=says(f"prepare {text}")):
+        model.prepare(SHORT)
+    with pytest.raises(InputError, match=says(f"A tokenizer {text}")):
+        model.to_tokens(SHORT)
+
+
+def test_words_of_several_tokens(llava: Subject) -> None:
+    text = "'red circle' is not a single token: the tokenizer makes ['red', 'circle'] of it. Name a word that is one token."
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.to_single_token("red circle")
+    with pytest.raises(
+        InputError, match=says("'zebra' is not a single token: the tokenizer makes ['<unk>'] of it. ...")
+    ):
+        llava.model.to_single_token("zebra")
+
+
+def test_graph(llava: Subject) -> None:
+    graph = llava.model.graph
+    with pytest.raises(
+        UnknownNameError, match="There is no kind of point 'resid_pots' among .* names. Nearest: resid_post"
+    ):
+        graph.select(kind="resid_pots")
+    with pytest.raises(
+        InputError,
+        match=says("No hook point fits part='vision', layer=7; the graph has HookGraph: 106 hook points ..."),
+    ):
+        graph.select(part="vision", layer=7)
+    text = "No path leads from hook_logits to hook_embed; one leads back, from hook_embed to hook_logits."
+    with pytest.raises(InputError, match=says(text)):
+        graph.between("hook_logits", "hook_embed")
+    with pytest.raises(InputError, match=says("No path leads from blocks.0.attn.hook_q to blocks.0.attn.hook_k.")):
+        graph.between("blocks.0.attn.hook_q", "blocks.0.attn.hook_k")

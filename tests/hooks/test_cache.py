@@ -1,0 +1,211 @@
+"""The activation cache: what it keeps, how it is asked, and that a file is the cache again, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import mmlens.hooks.cache as cache_module
+from mmlens.core.errors import InputError
+from mmlens.hooks.cache import ActivationCache, gather_rows
+from tests.conftest import Subject
+
+
+def by_hand(subject: Subject, name: str, kind: str = "left") -> torch.Tensor:
+    """The activation of one point, read with a hook."""
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        subject.model.run_with_hooks(subject.batches[kind], fwd_hooks=[(name, lambda a, hook: seen.append(a.clone()))])
+    assert len(seen) == 1
+    return seen[0]
+
+
+@torch.no_grad()
+def test_by_default_it_holds_every_point_but_scores_and_patterns_in_order(subject: Subject) -> None:
+    model = subject.model
+    logits, cache = model.run_with_cache(subject.batches["left"])
+    large = ("hook_attn_scores", "hook_pattern")
+    assert list(cache.keys()) == [name for name in model.graph.names if not name.endswith(large)]
+    assert torch.equal(cache["hook_logits"], logits)
+    for name in ("hook_embed", "vision.blocks.1.mlp.hook_post", "projector.hook_out", "blocks.2.attn.hook_z"):
+        assert torch.equal(cache[name], by_hand(subject, name))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("hook_logits", ["hook_logits"]),
+        (["hook_logits", "hook_embed", "hook_logits"], ["hook_embed", "hook_logits"]),
+        ("blocks.[01].hook_resid_p*", [f"blocks.{i}.hook_resid_{k}" for i in (0, 1) for k in ("pre", "post")]),
+        (
+            lambda name: name.endswith("2.attn.hook_pattern"),
+            ["vision.blocks.2.attn.hook_pattern", "blocks.2.attn.hook_pattern"],
+        ),
+    ],
+)
+def test_names(llava: Subject, names: Any, expected: list[str]) -> None:
+    _, cache = llava.model.run_with_cache(llava.batches["left"], names=names)
+    assert list(cache.keys()) == expected
+    assert (
+        list(llava.model.run_with_cache(llava.batches["left"], names=llava.model.graph.select(names))[1].keys())
+        == expected
+    )
+
+
+@torch.no_grad()
+def test_positions_of_the_language_model(llava: Subject) -> None:
+    model, name = llava.model, "blocks.1.hook_resid_post"
+    for kind in ("left", "right"):
+        batch, whole = llava.batches[kind], by_hand(llava, name, kind)
+        length, image = whole.shape[1], batch.layout.image
+        last = [int(row.nonzero().max()) for row in batch["attention_mask"]]
+        ragged = torch.tensor([[3, 1], [0, -1]])
+        cases: list[tuple[Any, torch.Tensor]] = [
+            ("image", torch.stack([whole[i, image[i]] for i in range(2)])),
+            ("last", torch.stack([whole[i, last[i]] for i in range(2)])[:, None]),
+            (4, whole[:, [4]]),
+            (-1, whole[:, [length - 1]]),
+            ([5, 2, -2], whole[:, [5, 2, length - 2]]),
+            (slice(2, 9, 3), whole[:, 2:9:3]),
+            (torch.tensor([7]), whole[:, [7]]),
+            (ragged, torch.stack([whole[0, [3, 1]], whole[1, [0, length - 1]]])),
+            ("all", whole),
+        ]
+        for positions, expected in cases:
+            _, cache = model.run_with_cache(batch, names=name, positions=positions)
+            assert torch.equal(cache[name], expected), positions
+            assert cache.positions == (None if isinstance(positions, str) and positions == "all" else str(positions))
+
+
+@torch.no_grad()
+def test_positions_of_heads_and_patterns(llava: Subject) -> None:
+    batch = llava.batches["left"]
+    for name, axis in (("blocks.1.attn.hook_z", 1), ("blocks.1.attn.hook_pattern", 2), ("blocks.1.attn.hook_k", 1)):
+        whole = by_hand(llava, name)
+        _, cache = llava.model.run_with_cache(batch, names=name, positions="last")
+        assert torch.equal(cache[name], whole.narrow(axis, whole.shape[axis] - 1, 1))
+
+
+@torch.no_grad()
+def test_image_positions_of_every_part(llava: Subject, qwen: Subject, blip: Subject) -> None:
+    names = ["vision.hook_embed", "projector.hook_in", "projector.hook_out"]
+    _, cache = llava.model.run_with_cache(llava.batches["left"], names=names, positions="image")
+    assert torch.equal(cache["vision.hook_embed"], by_hand(llava, "vision.hook_embed")[:, 1:])  # without the class row
+    assert torch.equal(cache["projector.hook_out"], by_hand(llava, "projector.hook_out"))
+    _, cache = qwen.model.run_with_cache(qwen.batches["left"], names=names, positions="image")
+    for name in names:
+        assert torch.equal(cache[name], by_hand(qwen, name)), name
+    _, cache = blip.model.run_with_cache(blip.batches["left"], names=names, positions="image")
+    assert torch.equal(cache["vision.hook_embed"], by_hand(blip, "vision.hook_embed")[:, 1:])
+    assert torch.equal(cache["projector.hook_in"], by_hand(blip, "projector.hook_in")[:, 1:])
+    assert torch.equal(cache["projector.hook_out"], by_hand(blip, "projector.hook_out"))
+
+
+def test_activations_are_detached_and_go_where_they_are_asked(llava: Subject) -> None:
+    logits, cache = llava.model.run_with_cache(llava.batches["left"], device="meta")
+    assert logits.requires_grad
+    assert logits.device.type == "cpu"
+    assert {tensor.device.type for tensor in cache.values()} == {"meta"}
+    _, cache = llava.model.run_with_cache(llava.batches["left"])
+    assert not any(tensor.requires_grad for tensor in cache.values())
+
+
+@torch.no_grad()
+def test_shorthands_parts_and_negative_layers(subject: Subject) -> None:
+    model = subject.model
+    _, cache = model.run_with_cache(subject.batches["left"], names="*")
+    depth = model.cfg.n_layers
+    assert cache["resid_post", depth - 1] is cache[f"blocks.{depth - 1}.hook_resid_post"]
+    assert cache["resid_post", -1] is cache["resid_post", depth - 1]
+    assert cache["pattern", 0] is cache["blocks.0.attn.hook_pattern"]
+    assert cache["post", 1, "mlp"] is cache["blocks.1.mlp.hook_post"]
+    assert cache["scale", 1, "ln1"] is cache["blocks.1.ln1.hook_scale"]
+    assert cache["logits"] is cache["hook_logits"]
+    vision = cache.part("vision")
+    assert vision["resid_pre", 0] is cache["vision.blocks.0.hook_resid_pre"]
+    assert vision["z", -1] is cache[f"vision.blocks.{model.part('vision').cfg.n_layers - 1}.attn.hook_z"]
+    assert vision["embed"] is cache["vision.hook_embed"]
+    language = cache.part("language")
+    assert list(language.keys()) == [name for name in cache if not name.startswith(("vision.", "projector."))]
+    assert cache.part("projector")["hook_out"] is cache["projector.hook_out"]
+
+
+@torch.no_grad()
+def test_a_saved_cache_is_the_cache_again(subject: Subject, tmp_path: Path) -> None:
+    model = subject.model
+    for positions, names in (("all", "*"), ("last", "blocks.*.hook_resid_post")):
+        _, cache = model.run_with_cache(subject.batches["left"], names=names, positions=positions)  # type: ignore[arg-type]
+        cache.save(tmp_path / "cache.safetensors")
+        again = ActivationCache.load(tmp_path / "cache.safetensors", model)
+        assert list(again.keys()) == list(cache.keys())
+        assert all(torch.equal(again[name], cache[name]) for name in cache)
+        assert (again.axes, again.positions, again.has_batch_dim) == (cache.axes, cache.positions, True)
+        assert torch.equal(again["resid_post", -1], cache["resid_post", -1])
+    bare = ActivationCache.load(tmp_path / "cache.safetensors")
+    with pytest.raises(
+        InputError, match="Layer -1 counts from the end, but this cache was loaded without a model; pass model="
+    ):
+        bare["resid_post", -1]
+
+
+@torch.no_grad()
+def test_bfloat16_survives_the_file(llava: Subject, tmp_path: Path) -> None:
+    cache = ActivationCache(
+        {"hook_embed": torch.randn(2, 3, 4).bfloat16()}, None, axes={"hook_embed": "batch pos d_model"}
+    )
+    cache.save(tmp_path / "c.safetensors")
+    again = ActivationCache.load(tmp_path / "c.safetensors")["hook_embed"]
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again, cache["hook_embed"])
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    llava: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cache.safetensors"
+    ActivationCache({"hook_embed": torch.ones(1, 2, 3)}, None).save(path)
+    before = path.read_bytes()
+
+    def fail(tensors: Any, file: Any, metadata: Any) -> None:
+        Path(file).write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(cache_module, "save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        ActivationCache({"hook_embed": torch.zeros(1, 2, 3)}, None).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_caches(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^There is no cache file at .*none.safetensors\.$"):
+        ActivationCache.load(tmp_path / "none.safetensors")
+    with pytest.raises(InputError, match=r"is a folder, not a cache file\.$"):
+        ActivationCache.load(tmp_path)
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(InputError, match=r"text.safetensors is not a safetensors file: "):
+        ActivationCache.load(tmp_path / "text.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(
+        InputError, match=r"is no activation cache \(format None, expected 'mmlens.ActivationCache/1'\)"
+    ):
+        ActivationCache.load(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"Cannot write .*: the folder .*/missing does not exist; create it first\.$"):
+        ActivationCache({}, None).save(tmp_path / "missing" / "c.safetensors")
+
+
+def test_gather_rows_against_indexing() -> None:
+    pattern = torch.randn(2, 3, 5, 7)
+    assert torch.equal(gather_rows(pattern, "batch head query key", torch.tensor([4, 0])), pattern[:, :, [4, 0]])
+    rows = torch.tensor([[1, 2], [3, 0]])
+    expected = torch.stack([pattern[0][:, [1, 2]], pattern[1][:, [3, 0]]])
+    assert torch.equal(gather_rows(pattern, "batch head query key", rows), expected)
+    packed = torch.randn(6, 4)
+    assert torch.equal(gather_rows(packed, "patch d_vision", torch.tensor([5, 1])), packed[[5, 1]])
+
+
+def test_it_prints_its_size(llava: Subject) -> None:
+    cache = ActivationCache({"hook_embed": torch.zeros(1, 256, 1024)}, None, positions="last")
+    assert repr(cache) == "ActivationCache: 1 activations, 1.0 MiB, positions last"
