@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot_sweep(sweep: PatchSweep) -> Figure:
-    """A patch sweep as a grid of points by groups: the change of the metric, red where it rises and blue where it falls.
+    """A patch sweep as a grid of points by groups: the change of the metric, red for a rise and blue for a fall.
 
     Args:
         sweep: from `mm.patch`.

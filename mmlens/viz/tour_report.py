@@ -36,8 +36,8 @@ def write_tour(tour: Tour, path: str | Path, *, model_name: str, graph_svg: str 
             [(n.word.text, n.log_probability, n.change, n.control_change, len(n.top)) for n in tour.nouns],
         ),
         html.paragraph(
-            "Contribution score: the neuron's activation where the word is predicted, times the product of its output row "
-            "with the word's unembedding (Pan et al., ACL Findings 2024). The random neurons are drawn from the same layers.",
+            "Contribution score: the neuron's activation where the word is predicted, times the product of its output "
+            "row with the word's unembedding (Pan et al., ACL Findings 2024). The random ones are of the same layers.",
             note=True,
         ),
         *[piece for noun in tour.nouns for piece in _noun(tour, noun)],
@@ -59,7 +59,7 @@ def write_tour(tour: Tour, path: str | Path, *, model_name: str, graph_svg: str 
 def _noun(tour: Tour, noun: NounReport) -> list[str]:
     words = noun.scores.words(neurons=noun.top[:10])
     rows = [(str(n), noun.scores[n], " ".join(w)) for n, w in zip(noun.top, words, strict=False)]
-    pieces = [
+    return [
         html.heading(noun.word.text),
         html.row(
             html.table(("neuron", "score", "the words it writes"), rows),
@@ -79,7 +79,6 @@ def _noun(tour: Tour, noun: NounReport) -> list[str]:
         html.heading("Patched", 3),
         html.plot(plot_sweep(noun.patched), "clean residual stream put into the corrupted run, layer by layer"),
     ]
-    return pieces
 
 
 def _maps(tour: Tour, noun: NounReport) -> list[str]:
@@ -98,8 +97,8 @@ def _maps(tour: Tour, noun: NounReport) -> list[str]:
     return [
         html.row(*pictures),
         html.paragraph(
-            "The control stands beside the map so that no place is read into a smooth blob: where the two agree, the map "
-            "shows what any neurons of these layers do, not where the word is.",
+            "The control stands beside the map so that no place is read into a smooth blob: where the two agree, the "
+            "map shows what any neurons of these layers do, not where the word is.",
             note=True,
         ),
     ]
