@@ -17,10 +17,6 @@ from mmlens.lab.composing import scenes
 from mmlens.lab.noun_neurons import NounNeurons, noun_neurons
 
 WEIGHTS = Path(__file__).parent / "weights"
-TARGETS = {
-    "objects": 0.95, "place": 0.99, "color": 0.95, "shape": 0.95, "count": 0.95, "presence": 0.95,
-    "mood": 0.95, "position": 0.90, "who": 0.95, "use": 0.95, "readable": 0.50, "shared": 0.50,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

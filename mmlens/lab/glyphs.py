@@ -10,7 +10,8 @@ from typing import Literal
 
 from mmlens.lab.world import HARMLESS_SIGNS, SIGNS
 
-Points = tuple[tuple[float, float], ...]
+Number = int | float
+Points = tuple[tuple[Number, Number], ...]
 Role = Literal["main", "ink", "skin", "hair", "hole"]
 
 
@@ -37,13 +38,13 @@ def glyph(noun: str) -> tuple[Part, ...]:
     return _SHAPES[noun]()
 
 
-def _ellipse(x: float, y: float, width: float, height: float | None = None, steps: int = 40) -> Points:
+def _ellipse(x: Number, y: Number, width: Number, height: Number | None = None, steps: int = 40) -> Points:
     height = width if height is None else height
     turns = [2 * pi * step / steps for step in range(steps)]
     return tuple((x + width * cos(t), y + height * sin(t)) for t in turns)
 
 
-def _box(left: float, top: float, right: float, bottom: float) -> Points:
+def _box(left: Number, top: Number, right: Number, bottom: Number) -> Points:
     return ((left, top), (right, top), (right, bottom), (left, bottom))
 
 

@@ -11,7 +11,7 @@ SCENES = scenes(40, seed=11)
 
 
 def one(
-    noun: str, *, size: str = "big", color: str = "red", center: tuple[float, float] = (48, 48)
+    noun: str, *, size: str = "big", color: str = "red", center: tuple[float, float] = (48.0, 48.0)
 ) -> Placed:
     color = plate_color(noun) if kind_of(noun) == "sign" else color
     return Placed(noun, color, size, center)

