@@ -24,7 +24,7 @@ def starting(*, repeats: int) -> list[Row]:
         "import mmlens, first use": (["-c", "import mmlens; mmlens.HookedMultimodal"], None),
     }
     timings = alternate(
-        {name: _process(command) for name, (command, _) in commands.items()}, repeats=repeats, warm_up=1
+        {name: _process(command) for name, (command, _) in commands.items()}, repeats=repeats, warm_up=1, lead_in=0
     )
     return [
         Row("start a process", name, timings[name].milliseconds, target=target)
@@ -41,7 +41,9 @@ def lab(*, repeats: int) -> list[Row]:
     if not (mm.lab.path() / "config.json").is_file():
         return [Row("lab model", "mmlens", note="skipped: not trained yet, see python -m mmlens.lab.train")]
     model, image = mm.lab.load(), mm.lab.scene(seed=7).image
-    timings = alternate({"load": mm.lab.load, "one caption": lambda: model.caption(image)}, repeats=repeats, warm_up=1)
+    timings = alternate(
+        {"load": mm.lab.load, "one caption": lambda: model.caption(image)}, repeats=repeats, warm_up=1, lead_in=0
+    )
     targets = {"load": _LOAD_TARGET, "one caption": _CAPTION_TARGET}
     return [Row("lab model", name, timings[name].milliseconds, target=targets[name]) for name in timings]
 
