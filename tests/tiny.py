@@ -32,7 +32,17 @@ from mmlens.models.families.qwen2_vl import QWEN2_VL
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
 
-SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+SPECIAL = [
+    "<pad>",
+    "<bos>",
+    "<eos>",
+    "<unk>",
+    "<image>",
+    "<|vision_start|>",
+    "<|image_pad|>",
+    "<|vision_end|>",
+    "<|video_pad|>",
+]
 WORDS = "user : assistant describe the image what color is circle red blue green a an and of small big grass sand where who".split()
 VOCAB = {word: i for i, word in enumerate(SPECIAL + WORDS)}
 
@@ -106,7 +116,9 @@ def llava(tower: str = "clip") -> HookedMultimodal:
     model = redraw(LlavaForConditionalGeneration(config))
     size = {"shortest_edge": 32} if clip else {"height": 32, "width": 32}
     image_processor = (
-        CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32}) if clip else SiglipImageProcessorPil(size=size)
+        CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32})
+        if clip
+        else SiglipImageProcessorPil(size=size)
     )
     processor = LlavaProcessor(
         image_processor=image_processor,
@@ -140,7 +152,9 @@ def qwen2_vl() -> HookedMultimodal:
     model = redraw(Qwen2VLForConditionalGeneration(config))
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
-    image_processor = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    image_processor = Qwen2VLImageProcessorPil(
+        patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
+    )
     return HookedMultimodal.from_hf(
         model, ComposedProcessor(image_processor, tokenizer("<|image_pad|>"), QWEN2_VL, model.config)
     )

@@ -5,7 +5,7 @@ and a norm's `hook_scale`. Both are read where their parts are known and written
 that an edit has the meaning of the name: a new `resid_mid` changes the skip path as well as the MLP.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from mmlens.core.errors import MMLensError
 from mmlens.hooks.site import Site, Tap
 
 
+@runtime_checkable
 class Attachment(Protocol):
     """What a point needs: to be put in the path of its tensor, and taken out again."""
 

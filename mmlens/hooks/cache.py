@@ -59,7 +59,9 @@ class ActivationCache(TransformerLensCache):
             return self.cache_dict[key]
         if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int) and key[1] < 0:
             if self.model is None:
-                raise InputError(f"Layer {key[1]} counts from the end, but this cache was loaded without a model; pass model=.")
+                raise InputError(
+                    f"Layer {key[1]} counts from the end, but this cache was loaded without a model; pass model=."
+                )
             key = (key[0], self.model.cfg.n_layers + key[1], *key[2:])
         name = get_act_name(*key) if isinstance(key, tuple) else get_act_name(key)
         for candidate in (name, f"hook_{key}"):
@@ -164,7 +166,9 @@ def gather_rows(tensor: torch.Tensor, axes: str, rows: torch.Tensor) -> torch.Te
     return tensor.gather(axis, index)
 
 
-def record(store: dict[str, torch.Tensor], pick: RowPicker | None, device: torch.device | str | None) -> Callable[..., None]:
+def record(
+    store: dict[str, torch.Tensor], pick: RowPicker | None, device: torch.device | str | None
+) -> Callable[..., None]:
     """A hook function that keeps the activation it sees, detached, under the point's name.
 
     Args:

@@ -173,7 +173,9 @@ class HookGraph:
             asked.append(f"part={part!r}")
         if layer is not None:
             layers = {layer} if isinstance(layer, int) else set(layer)
-            depth = {p: 1 + max((n.layer for n in self if n.part == p and n.layer is not None), default=-1) for p in PARTS}
+            depth = {
+                p: 1 + max((n.layer for n in self if n.part == p and n.layer is not None), default=-1) for p in PARTS
+            }
             nodes = [n for n in nodes if n.layer is not None and ({n.layer, n.layer - depth[n.part]} & layers)]
             asked.append(f"layer={layer!r}")
         if kind is not None:
@@ -218,7 +220,11 @@ class HookGraph:
         if target not in after:
             raise InputError(
                 f"No path leads from {source} to {target}"
-                + (f"; one leads back, from {target} to {source}." if source in nx.descendants(self.digraph, target) else ".")
+                + (
+                    f"; one leads back, from {target} to {source}."
+                    if source in nx.descendants(self.digraph, target)
+                    else "."
+                )
             )
         return self._neighbours(after & before, f"between {source} and {target}")
 
@@ -233,7 +239,9 @@ class HookGraph:
         writers = (
             node
             for node in self
-            if node.part == part and node.role == "writes" and (node.layer is None or before is None or node.layer < before)
+            if node.part == part
+            and node.role == "writes"
+            and (node.layer is None or before is None or node.layer < before)
         )
         return Selection(writers, f"residual writers of {part}" + ("" if before is None else f" before block {before}"))
 

@@ -59,7 +59,9 @@ def _own_kernel(module: nn.Module) -> tuple[str, Kernel]:
     return name, ALL_ATTENTION_FUNCTIONS[name]
 
 
-def _explicit(module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, options: dict[str, Any]) -> torch.Tensor | None:
+def _explicit(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, options: dict[str, Any]
+) -> torch.Tensor | None:
     """The additive mask that an eager kernel expects, from the one made for ours."""
     if mask is None:
         is_causal = options.get("is_causal")
@@ -74,7 +76,12 @@ def _explicit(module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: t
 
 
 def _own(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **options: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tower's own kernel, called as it would have been."""
     name, kernel = _own_kernel(module)
@@ -91,13 +98,23 @@ def _own(
 
 
 def _kernel(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **options: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     return hooked_attention(_own, module, query, key, value, attention_mask, **options)
 
 
 def _packed_kernel(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **options: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     return hooked_attention(_own, module, query, key, value, attention_mask, packed=True, **options)
 

@@ -66,7 +66,9 @@ class BoundModel:
         tokens = tokens.to(own.device)
         image = self.batch.layout.is_image.to(own.device)
         if not torch.equal(tokens == self.model.config.image_token_id, image):
-            raise InputError("The tokens have image tokens at other positions than the batch that this model is bound to.")
+            raise InputError(
+                "The tokens have image tokens at other positions than the batch that this model is bound to."
+            )
         return replace(self.batch, inputs={**self.batch.inputs, "input_ids": tokens})
 
     def __call__(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
@@ -102,7 +104,9 @@ class BoundModel:
         """
         pick = None if pos_slice is None else Slice.unwrap(pos_slice).slice
         positions = "all" if pick is None else pick
-        logits, cache = self.model.run_with_cache(self._with(tokens), names=names_filter, device=device, positions=positions)
+        logits, cache = self.model.run_with_cache(
+            self._with(tokens), names=names_filter, device=device, positions=positions
+        )
         if remove_batch_dim:
             cache.remove_batch_dim()
         return logits, cache

@@ -324,7 +324,7 @@ class Builder:
     def _vision(self, config: Config) -> list[str]:
         vision = self.family.vision
         axes = "patch d_vision" if vision.stack.packed else "batch patch d_vision"
-        first = list(self.module(vision.stack.path))[0]  # type: ignore[call-overload]
+        first = next(iter(self.module(vision.stack.path)))  # type: ignore[call-overload]
         width = _out_features(self.module(vision.stack.block.mlp.down, first))
         embed = self.add(
             "vision.hook_embed", AtSite(self.entering(first), rank=-10), axes, width, "vision", role="writes"
@@ -368,7 +368,7 @@ class Builder:
 
     def _language_width(self) -> int:
         stack = self.family.language.stack
-        return _out_features(self.module(stack.block.mlp.down, list(self.module(stack.path))[0]))  # type: ignore[call-overload]
+        return _out_features(self.module(stack.block.mlp.down, next(iter(self.module(stack.path)))))  # type: ignore[call-overload]
 
     def _language(self, config: Config, merged: str) -> None:
         language = self.family.language

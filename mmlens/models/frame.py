@@ -50,7 +50,9 @@ def picture_frame(processor: Any | None, original: tuple[int, int] | None, proce
         height = width = side
     resized = _resized(processor, height, width, processed)
     scale = (resized[0] / height, resized[1] / width)
-    crop = tuple(float((r - p) // 2) if r >= p else -float((p - r + 1) // 2) for r, p in zip(resized, processed, strict=True))
+    crop = tuple(
+        float((r - p) // 2) if r >= p else -float((p - r + 1) // 2) for r, p in zip(resized, processed, strict=True)
+    )
     offset = (crop[0] - padding[0] * scale[0], crop[1] - padding[1] * scale[1])
     return Frame(*original, scale, offset)
 

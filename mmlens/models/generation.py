@@ -105,12 +105,18 @@ def _refuse_untraceable(nodes: Sequence[Node]) -> None:
         )
     keys = [node.name for node in nodes if node.axes.split()[node.position_axis] == "key"]
     if keys:
-        raise InputError(f"{', '.join(keys[:4])} run over all keys so far, not over the predicting position; read them with run_with_cache.")
+        raise InputError(
+            f"{', '.join(keys[:4])} run over all keys so far, not over the predicting position; read them with run_with_cache."
+        )
 
 
 def _lengths(tokens: torch.Tensor, stops: set[int]) -> torch.Tensor:
     """New tokens per sample, up to and including the first end token."""
-    is_stop = torch.isin(tokens, torch.tensor(sorted(stops), dtype=tokens.dtype)) if stops else torch.zeros_like(tokens).bool()
+    is_stop = (
+        torch.isin(tokens, torch.tensor(sorted(stops), dtype=tokens.dtype))
+        if stops
+        else torch.zeros_like(tokens).bool()
+    )
     first = is_stop.int().argmax(1) + 1
     return torch.where(is_stop.any(1), first, tokens.shape[1])
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,7 @@ from mmlens.models.weights import PartView, part_view
 Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """Something that can be done to activations: it says at which points, and how."""
 
@@ -292,7 +293,8 @@ class HookedMultimodal(HookedRootModule):
         everything = isinstance(positions, str) and positions == "all"
         layout = None if everything else self.batch(batch, **tensors).layout
         fwd_hooks: list[HookPair] = [
-            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device)) for node in nodes
+            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device))
+            for node in nodes
         ]
         with self.hooks(fwd_hooks):
             logits = self(batch, **tensors)
@@ -305,7 +307,7 @@ class HookedMultimodal(HookedRootModule):
         """The points that a cache holds by default: all but attention scores and patterns."""
         return self.graph.select(where=lambda node: not node.on_request)
 
-    def add_hook(self, name: Names, hook: Any, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:  # type: ignore[override]  # noqa: A002
+    def add_hook(self, name: Names, hook: Any, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:  # type: ignore[override]
         """Add a hook that stays until `reset_hooks()`; prefer `with model.hooks(...)`.
 
         Raises:
@@ -445,7 +447,9 @@ class HookedMultimodal(HookedRootModule):
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
             pieces = self.tokenizer.convert_ids_to_tokens(ids)
-            raise InputError(f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token.")
+            raise InputError(
+                f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
+            )
         return int(ids[0])
 
     def to_string(self, tokens: Any) -> Any:
@@ -584,4 +588,3 @@ def _picker(node: Node, layout: TokenLayout, positions: Positions) -> RowPicker:
         return gather_rows(activation, node.axes, rows)
 
     return pick
-

@@ -109,7 +109,9 @@ class TokenLayout:
             )
         b = grid.boxes
         # boxes are exact up to rounding of the resize factor, so a touch of less than 1e-6 pixels is none
-        touched = (b[:, 0] < right - 1e-6) & (b[:, 2] > left + 1e-6) & (b[:, 1] < bottom - 1e-6) & (b[:, 3] > top + 1e-6)
+        touched = (
+            (b[:, 0] < right - 1e-6) & (b[:, 2] > left + 1e-6) & (b[:, 1] < bottom - 1e-6) & (b[:, 3] > top + 1e-6)
+        )
         return grid.rows[touched]
 
     def patches_of_mask(
@@ -125,7 +127,9 @@ class TokenLayout:
         size = self.place(sample, image).size
         mask = torch.as_tensor(mask)
         if tuple(mask.shape) != size:
-            raise InputError(f"mask is [{', '.join(map(str, mask.shape))}], but the picture is [height={size[0]} width={size[1]}].")
+            raise InputError(
+                f"mask is [{', '.join(map(str, mask.shape))}], but the picture is [height={size[0]} width={size[1]}]."
+            )
         if not mask.any():
             raise InputError("The mask is empty: no pixel is True.")
         shares = []
@@ -222,7 +226,8 @@ class TokenLayout:
         wrong = rows[(rows < -length) | (rows >= length)]
         if len(wrong) or not rows.numel():
             raise InputError(
-                f"positions={positions!r} " + (f"name {wrong.tolist()}, outside" if len(wrong) else "name none of")
+                f"positions={positions!r} "
+                + (f"name {wrong.tolist()}, outside" if len(wrong) else "name none of")
                 + f" the {length} positions of the {sequence} sequence."
             )
         return rows % length

@@ -67,7 +67,9 @@ def _boxes(cells: torch.Tensor, side: int) -> torch.Tensor:
     return torch.cat([top_left, top_left + side], dim=-1)
 
 
-def _owners(tensors: dict[str, Any], image_token: int, tokens_per_image: list[int]) -> list[tuple[int, int, torch.Tensor]]:
+def _owners(
+    tensors: dict[str, Any], image_token: int, tokens_per_image: list[int]
+) -> list[tuple[int, int, torch.Tensor]]:
     """(sample, image within it, its token positions) for every picture, in order.
 
     Raises:
@@ -99,7 +101,9 @@ def _size(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
     return None if sizes is None else sizes[sample][image]
 
 
-def grid_places(*, class_rows: Callable[[Config], int], drops_class: Callable[[Config], bool]) -> Callable[..., list[Places]]:
+def grid_places(
+    *, class_rows: Callable[[Config], int], drops_class: Callable[[Config], bool]
+) -> Callable[..., list[Places]]:
     """Places for towers that cut a picture into one raster of patches, with or without class rows in front.
 
     Args:
@@ -179,7 +183,13 @@ def query_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processo
     for number, (sample, image, _) in enumerate(_owners(tensors, config.image_token_id, [queries] * len(pixels))):
         frame = picture_frame(processor, _size(sizes, sample, image), (height, width))
         vision = Grid(
-            number, torch.arange(len(cells)) + 1, frame.to_original(_boxes(cells, side)), cells, (height // side, width // side)
+            number,
+            torch.arange(len(cells)) + 1,
+            frame.to_original(_boxes(cells, side)),
+            cells,
+            (height // side, width // side),
         )
-        found.append(Places(sample, image, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why}))
+        found.append(
+            Places(sample, image, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why})
+        )
     return found

@@ -35,9 +35,7 @@ def prepare_batch(
     prompts = [_prompt(family, processor, sample, p) for sample, p in zip(samples, pictures, strict=True)]
     _count_placeholders(family, processor, config, prompts, pictures)
     flat = [picture for sample in pictures for picture in sample]
-    tensors = processor(
-        text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side
-    )
+    tensors = processor(text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
     sizes = [[(picture.height, picture.width) for picture in sample] for sample in pictures]
@@ -100,7 +98,9 @@ def _pictures(images: Any, samples: list[Any]) -> list[list[Image.Image]]:
         images = [images]
     nested = [isinstance(item, list | tuple) for item in images]
     if any(nested) and not all(nested):
-        raise InputError("images mixes pictures and lists of pictures; give one list per sample, or one picture per sample.")
+        raise InputError(
+            "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
+        )
     if count == 1 and not any(nested):
         images = [images]
     if len(images) != count:
@@ -116,7 +116,9 @@ def _image_items(sample: Any) -> list[dict[str, Any]]:
     if isinstance(sample, str):
         return []
     contents = [message.get("content", "") for message in sample]
-    return [item for content in contents if not isinstance(content, str) for item in content if item.get("type") == "image"]
+    return [
+        item for content in contents if not isinstance(content, str) for item in content if item.get("type") == "image"
+    ]
 
 
 def _prompt(family: Family, processor: Any, sample: str | list[Message], pictures: list[Image.Image]) -> str:
@@ -129,7 +131,9 @@ def _prompt(family: Family, processor: Any, sample: str | list[Message], picture
             return sample  # the user wrote the placeholders, and so the whole prompt
         if not has_template:
             return (family.placeholder * len(pictures)) + sample
-        sample = [{"role": "user", "content": [*({"type": "image"} for _ in pictures), {"type": "text", "text": sample}]}]
+        sample = [
+            {"role": "user", "content": [*({"type": "image"} for _ in pictures), {"type": "text", "text": sample}]}
+        ]
     elif not has_template:
         raise InputError(
             "Chat messages need a chat template, and this processor has none; pass the prompt as a string instead."
@@ -140,7 +144,10 @@ def _prompt(family: Family, processor: Any, sample: str | list[Message], picture
         content = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
         sample = [{**first, "content": [*({"type": "image"} for _ in pictures), *content]}, *sample[1:]]
     bare = [
-        {**message, "content": [{"type": "image"} if item.get("type") == "image" else item for item in message["content"]]}
+        {
+            **message,
+            "content": [{"type": "image"} if item.get("type") == "image" else item for item in message["content"]],
+        }
         if not isinstance(message["content"], str)
         else message
         for message in sample
@@ -213,7 +220,9 @@ def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: 
     if tokens.ndim != 2 or len(tokens) != len(ids):
         raise InputError(f"tokens must be [batch={len(ids)} step], found {list(tokens.shape)}.")
     if not batch.layout.is_token[:, -1].all():
-        raise InputError("Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left').")
+        raise InputError(
+            "Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left')."
+        )
     inputs = dict(batch.inputs)
     inputs["input_ids"] = torch.cat([ids, tokens], dim=1)
     mask = inputs.get("attention_mask", torch.ones_like(ids))

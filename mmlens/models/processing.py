@@ -25,7 +25,9 @@ class ComposedProcessor:
         chat_template: the processor's chat template, if the tokenizer has none.
     """
 
-    def __init__(self, image_processor: Any, tokenizer: Any, family: Family, config: Config, chat_template: str | None = None):
+    def __init__(
+        self, image_processor: Any, tokenizer: Any, family: Family, config: Config, chat_template: str | None = None
+    ):
         if family.expand is None:
             raise InputError(
                 f"The family {family.name} does not say how many tokens a picture takes (Family.expand), so its processor "

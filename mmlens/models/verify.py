@@ -151,7 +151,11 @@ def verify(
         checks.append(PointCheck(node.name, len(seen), seen[-1] if seen else (), width_fits, effect, node.dead))
     scale = torch.finfo(bare.dtype).eps / torch.finfo(torch.float32).eps
     return VerifyReport(
-        type(model.hf_model).__name__, tuple(checks), parity, _difference(hooked[real], bare[real]), HOOKED_TOLERANCE * scale
+        type(model.hf_model).__name__,
+        tuple(checks),
+        parity,
+        _difference(hooked[real], bare[real]),
+        HOOKED_TOLERANCE * scale,
     )
 
 

@@ -24,7 +24,9 @@ def readable(linear: nn.Module, what: str) -> torch.Tensor:
     weight = linear.weight
     if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
         kind = getattr(weight, "dtype", type(weight).__name__)
-        raise UnsupportedModelError(f"{what} is quantised ({kind}) and cannot be read; load the model in a floating dtype.")
+        raise UnsupportedModelError(
+            f"{what} is quantised ({kind}) and cannot be read; load the model in a floating dtype."
+        )
     return weight
 
 
@@ -285,10 +287,12 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
     shape = stack.block
     modules = list(submodule(model, stack.path, family.name))  # type: ignore[call-overload]
     blocks = [
-        BlockWeights(m, AttentionWeights(m, shape.attn, heads), MlpWeights(m, shape.mlp), (shape.ln1, shape.ln2)) for m in modules
+        BlockWeights(m, AttentionWeights(m, shape.attn, heads), MlpWeights(m, shape.mlp), (shape.ln1, shape.ln2))
+        for m in modules
     ]
     down, o, k = (
-        submodule(modules[0], path, family.name) for path in (shape.mlp.down, shape.attn.o, shape.attn.k or str(shape.attn.qkv))
+        submodule(modules[0], path, family.name)
+        for path in (shape.mlp.down, shape.attn.o, shape.attn.k or str(shape.attn.qkv))
     )
     d_head = int(o.in_features) // heads  # type: ignore[arg-type]
     norm = declared.norm if language else shape.ln1

@@ -1,0 +1,182 @@
+"""Contract: what is public, what it costs to import, and which way imports go."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mmlens
+from tests.conftest import Subject
+
+PACKAGE = Path(mmlens.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+#: The layers, lowest first; a folder imports from those before it and from itself.
+LAYERS = ["core", "hooks", "models", "execution", "interventions", "analysis", "viz", "lab", "cli"]
+#: Programs: they print.
+MAINS = {"cli.py", "__main__.py", "lab/train.py", "lab/evaluate.py"}
+
+PUBLIC = [
+    "Ablate",
+    "ActivationCache",
+    "HeatMap",
+    "HookGraph",
+    "HookedMultimodal",
+    "InputError",
+    "MMLensError",
+    "MultimodalBatch",
+    "Neuron",
+    "Head",
+    "NeuronScores",
+    "PatchSweep",
+    "Replace",
+    "TokenLayout",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "VerificationError",
+    "caption_nouns",
+    "find_neurons",
+    "neuron_words",
+    "patch",
+    "random_neurons",
+    "register_family",
+    "verify",
+    "corrupt",
+    "lab",
+    "metrics",
+    "__version__",
+]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def layer_of(dotted: str) -> str | None:
+    """The layer of a module of the package: `mmlens.hooks.point` is in `hooks`; None for `mmlens` itself."""
+    pieces = dotted.split(".")
+    return pieces[1] if len(pieces) > 1 and pieces[0] == "mmlens" else None
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Modules that are imported anywhere in a file, but for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+            if node.module == "mmlens":
+                yield from ((f"mmlens.{alias.name}", node.lineno) for alias in node.names)
+        else:
+            yield from imports(node)
+
+
+def test_the_public_names() -> None:
+    assert mmlens.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(mmlens, name) is not None
+    assert dir(mmlens) == sorted(PUBLIC)
+    with pytest.raises(AttributeError, match="^module 'mmlens' has no attribute 'hooked'$"):
+        mmlens.hooked  # noqa: B018
+
+
+def test_hook_names(subject: Subject) -> None:
+    expected = (Path(__file__).parent / "hook_names" / f"{subject.name}.txt").read_text(encoding="utf-8").split()
+    assert subject.model.graph.names == expected
+    assert list(subject.model.hook_dict) == expected
+    assert list(subject.model.mod_dict) == expected
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, mmlens; print(sorted({'torch', 'transformers', 'transformer_lens', 'numpy', 'PIL'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_go_down_only(path: Path) -> None:
+    pieces = path.relative_to(PACKAGE).with_suffix("").parts
+    own = pieces[0]
+    if own not in LAYERS:
+        return  # mmlens/__init__.py and __main__.py stand above all
+    wrong = []
+    for module, line in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        other = layer_of(module)
+        if other in LAYERS and LAYERS.index(other) > LAYERS.index(own):
+            wrong.append(f"line {line}: {own} imports {module}")
+        if own == "lab" and other == "cli":
+            wrong.append(f"line {line}: lab imports the command line")
+        quietens = own == "cli" and module == "transformers.utils"
+        if module.split(".")[0] == "transformers" and own not in ("models", "lab") and not quietens:
+            wrong.append(f"line {line}: {own} imports transformers; only models (and the lab's own model) may")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_package_neither_prints_nor_asserts_nor_swallows(path: Path) -> None:
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Assert):
+            wrong.append(f"line {node.lineno}: assert")
+        if isinstance(node, ast.ExceptHandler):
+            names = (
+                [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)] if node.type is not None else ["nothing"]
+            )
+            if {"nothing", "Exception", "BaseException"} & set(names):
+                wrong.append(f"line {node.lineno}: broad except")
+        is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if is_print and name_of(path) not in MAINS:
+            wrong.append(f"line {node.lineno}: print")
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if name_of(p).split("/")[0] in ("core", "hooks", "models")], ids=name_of
+)
+def test_public_functions_say_what_they_do(path: Path) -> None:
+    """Docstrings on every module, public class, function and method; annotations on every parameter and return."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    wrong = [] if ast.get_docstring(tree) else ["the module has no docstring"]
+    scopes: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while scopes:
+        scope, in_class = scopes.pop()
+        for node in ast.iter_child_nodes(scope):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                scopes.append((node, True))
+                if not ast.get_docstring(node):
+                    wrong.append(f"line {node.lineno}: class {node.name} has no docstring")
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                if not ast.get_docstring(node):
+                    wrong.append(f"line {node.lineno}: {node.name} has no docstring")
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs][int(in_class) :]
+                static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
+                bare = [a.arg for a in arguments if a.annotation is None and not static]
+                if bare or node.returns is None:
+                    wrong.append(f"line {node.lineno}: {node.name} lacks annotations: {bare or 'return'}")
+    assert not wrong
+
+
+def test_no_other_folder_knows_a_family() -> None:
+    """Families are declared in `models/families` (and the lab makes one model); nothing else names one."""
+    names = ("llava", "qwen", "instructblip", "clip", "siglip")
+    wrong = []
+    for path in FILES:
+        place = name_of(path)
+        if place.startswith(("models/families/", "lab/")):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docs = {
+            id(n.body[0].value)
+            for n in ast.walk(tree)
+            if hasattr(n, "body") and isinstance(n.body, list) and n.body and isinstance(n.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                wrong += [
+                    f"{place}:{node.lineno} {node.value!r}" for name in names if name in node.value.lower().split("_")
+                ]
+    assert not wrong

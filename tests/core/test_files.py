@@ -1,0 +1,45 @@
+"""Files are written whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask  # as any other new file, not the temporary one's 0600
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(error), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^There is no edit at .*nothing\.$"):
+        require_file(tmp_path / "nothing", "edit")
+    with pytest.raises(InputError, match=r"is a folder, not a picture\.$"):
+        require_file(tmp_path, "picture")
+    with (
+        pytest.raises(InputError, match=r"the folder .*missing does not exist; create it first\.$"),
+        whole_file(tmp_path / "missing" / "a"),
+    ):
+        pass

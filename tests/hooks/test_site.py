@@ -1,0 +1,111 @@
+"""Sites: one tensor of one module, several taps in declared order, one torch hook while there is a tap."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmlens.core.errors import MMLensError
+from mmlens.hooks.attachment import AtSite
+from mmlens.hooks.point import Point, reads_only
+from mmlens.hooks.site import Site
+
+
+class Module(nn.Module):
+    """Two tensors in, a tuple out."""
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, str]:
+        return first * scale + 10 * second, "rest"
+
+
+ONE = torch.ones(2)
+
+
+def times(factor: float) -> Any:
+    return lambda tensor: tensor * factor
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda m: m(ONE, ONE), lambda m: m(ONE, second=ONE), lambda m: m(first=ONE, second=ONE)],
+    ids=["by position", "mixed", "by name"],
+)
+def test_an_argument_is_found_however_it_is_passed(call: Any) -> None:
+    module = Module()
+    for argument, expected in (("first", 13.0), ("second", 31.0)):
+        site, tap = Site(module, "in", argument), times(3 if argument == "second" else 3)
+        site.attach(tap, 0)
+        assert call(module)[0].tolist() == [expected] * 2
+        site.detach(tap)
+        assert call(module)[0].tolist() == [11.0] * 2
+
+
+def test_a_tuple_keeps_its_rest() -> None:
+    module = Module()
+    site, tap = Site(module, "out"), times(2)
+    site.attach(tap, 0)
+    out, rest = module(ONE, ONE)
+    assert (out.tolist(), rest) == ([22.0] * 2, "rest")
+    site.detach(tap)
+
+
+def test_taps_run_by_rank_whatever_the_order_of_arrival() -> None:
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        module, calls = Module(), []
+        site = Site(module, "out")
+
+        def tap(rank: int, calls: list[int] = calls) -> Any:
+            return lambda tensor: calls.append(rank) or tensor
+
+        taps = [tap(rank) for rank in range(3)]
+        for rank in order:
+            site.attach(taps[rank], rank)
+        assert len(module._forward_hooks) == 1
+        module(ONE, ONE)
+        assert calls == [0, 1, 2]
+        for rank in order:
+            site.detach(taps[rank])
+        assert not module._forward_hooks
+
+
+def test_bound_methods_can_be_detached() -> None:
+    class Recorder:
+        def record(self, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor
+
+    module, recorder = Module(), Recorder()
+    site = Site(module, "in", "first")
+    site.attach(recorder.record, 0)
+    site.detach(recorder.record)
+    assert not module._forward_pre_hooks
+
+
+def test_a_tensor_that_does_not_come_is_an_error() -> None:
+    module = Module()
+    Site(module, "in", "scale").attach(times(2), 0)
+    with pytest.raises(
+        MMLensError,
+        match=r"^Module was called without the tensor 'scale' that a hook point reads there; it got 2 positional arguments and no keywords\.$",
+    ):
+        module(ONE, ONE)
+
+
+def test_a_point_shows_readers_the_tensor_and_editors_a_copy() -> None:
+    linear = nn.Linear(2, 2)
+    point = Point("hook_embed", AtSite(Site(linear, "in", "input")))
+    seen: list[int] = []
+    reader = point.add_hook(reads_only(lambda tensor, hook: seen.append(tensor.data_ptr())))
+    linear(ONE)
+    assert seen == [ONE.data_ptr()]
+
+    def in_place(tensor: torch.Tensor, hook: Any) -> None:
+        tensor.zero_()
+
+    editor = point.add_hook(in_place)
+    assert torch.equal(linear(ONE), linear.bias)
+    assert ONE.tolist() == [1.0, 1.0]
+    reader.hook.remove()
+    editor.hook.remove()
+    assert not point.attached
+    assert not linear._forward_pre_hooks
