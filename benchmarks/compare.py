@@ -1,5 +1,6 @@
 """One benchmark: check that all contenders agree, then time them in turns."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,6 +21,7 @@ def compare(
     *,
     repeats: int,
     synchronise: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """Time contenders beside the limit, and the limit beside itself: that ratio says how far the others can be trusted.
 
@@ -29,6 +31,7 @@ def compare(
         others: who else does it; those that cannot run get a row that says why.
         repeats: timed rounds.
         synchronise: waits for the device.
+        clock: as for `alternate`.
 
     Raises:
         DisagreementError: if a contender's answers differ from the limit's; nothing is timed then.
@@ -44,26 +47,26 @@ def compare(
     del expected
     runs = {limit.name: limit.run, **{other.name: other.run for other in able[:1]}, _CONTROL: limit.run}
     runs |= {other.name: other.run for other in able[1:]}
-    timings = alternate(runs, repeats=repeats, synchronise=synchronise)
+    timings = alternate(runs, repeats=repeats, synchronise=synchronise, clock=clock)
     against = timings[limit.name]
     rows = [
         Row(benchmark, limit.name, against.milliseconds, note="the limit"),
         Row(benchmark, _CONTROL, timings[_CONTROL].milliseconds, ratio(timings[_CONTROL], against)),
     ]
-    for other in others:
-        if isinstance(other, Absent):
-            rows.append(Row(benchmark, other.name, note=other.why))
+    for way in others:
+        if isinstance(way, Absent):
+            rows.append(Row(benchmark, way.name, note=way.why))
             continue
-        timing = timings[other.name]
-        note = "; ".join(filter(None, [other.note, f"has no {', '.join(other.lacks)}" if other.lacks else ""]))
+        timing = timings[way.name]
+        note = "; ".join(filter(None, [way.note, f"has no {', '.join(way.lacks)}" if way.lacks else ""]))
         rows.append(
             Row(
                 benchmark,
-                other.name,
+                way.name,
                 timing.milliseconds,
                 ratio(timing, against),
-                target=other.target,
-                difference=differences[other.name],
+                target=way.target,
+                difference=differences[way.name],
                 note=note,
             )
         )

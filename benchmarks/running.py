@@ -1,5 +1,6 @@
 """Forward passes with and without caches: mmlens beside bare Hugging Face, TransformerLens and nnsight."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -15,24 +16,27 @@ _POINTS = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "mlp.hook_post
 TASKS = ("forward", "cache", "last", "everything")
 
 
-def running(subject: Subject, tasks: Sequence[str], *, repeats: int) -> Iterator[list[Row]]:
+def running(subject: Subject, tasks: Sequence[str], *, repeats: int, clock: Callable[[], float]) -> Iterator[list[Row]]:
     """Rows of each task on one model.
 
     Args:
         subject: the model and its input.
         tasks: some of `TASKS`.
         repeats: timed rounds.
+        clock: as for `alternate`; on a GPU it is always the wall clock.
     """
     bare, hooked = Bare(subject), Hooked(subject)
     ways: list[Way | Absent] = [hooked, *peers(subject)]
     names = [name for name in hooked.model.hook_dict if name.endswith(_POINTS)]
     language = [name for name in names if name.startswith("blocks.")]
     where = f"{subject.name}, {hooked.model.device.type}"
-    synchronise = torch.cuda.synchronize if hooked.model.device.type == "cuda" else lambda: None
+    on_gpu = hooked.model.device.type == "cuda"
+    synchronise = torch.cuda.synchronize if on_gpu else lambda: None
+    clock = time.perf_counter if on_gpu else clock
 
     def row(task: str, do: Callable[[Way], Contender]) -> list[Row]:
         others = [way if isinstance(way, Absent) else do(way) for way in ways]
-        return compare(f"{task} ({where})", do(bare), others, repeats=repeats, synchronise=synchronise)
+        return compare(f"{task} ({where})", do(bare), others, repeats=repeats, synchronise=synchronise, clock=clock)
 
     if "forward" in tasks:
         yield row("forward, no hooks", lambda way: way.forward())

@@ -58,7 +58,7 @@ class Bare:
         if name == "projector.mlp.hook_post":
             return [_on_input(model.multi_modal_projector.linear_2, name, keep)]
         vision = name.startswith("vision.")
-        layers = (model.vision_tower.encoder if vision else model.language_model).layers
+        layers: Any = (model.vision_tower.encoder if vision else model.language_model).layers
         layer, kind = _place(name)
         block = layers[layer]
         if kind == "hook_resid_pre":
@@ -80,7 +80,7 @@ def _on_input(module: nn.Module, name: str, keep: Keep) -> Any:
     return module.register_forward_pre_hook(lambda module, args: keep(name, args[0]))
 
 
-def _between(block: nn.Module, name: str, keep: Keep) -> list[Any]:
+def _between(block: Any, name: str, keep: Keep) -> list[Any]:
     """`resid_mid`: no module returns it, so it is the block's input plus what attention adds."""
     before: list[torch.Tensor] = []
     return [

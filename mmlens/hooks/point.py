@@ -49,7 +49,7 @@ class Point(HookPoint):
         return self._hold(super().register_full_backward_hook(*args, **kwargs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor that hooks are shown: a copy of the model's, so that an edit in place means what a returned one does.
+        """The tensor that hooks see: a copy of the model's, so that an edit in place means what a returned one does.
 
         Neighbouring points are often handed one and the same tensor (a block's output is the next block's input), which
         may be read elsewhere too, and some points hold a tensor that the model never has. Hooks that only read
@@ -71,7 +71,10 @@ class Point(HookPoint):
             self._attachment.attach(self._tap)
         elif self._attached and not wanted:
             self._attachment.detach(self._tap)
-        self._attached = wanted
+        else:
+            return
+        # past nn.Module's bookkeeping of parameters and children, which takes longer than attaching
+        object.__setattr__(self, "_attached", wanted)
 
 
 class PointHandle:
@@ -85,6 +88,8 @@ class PointHandle:
         """Remove exactly this hook; safe to call twice."""
         self._handle.remove()
         point = self._point
-        point.fwd_hooks = [held for held in point.fwd_hooks if held.hook is not self]
-        point.bwd_hooks = [held for held in point.bwd_hooks if held.hook is not self]
+        if point.fwd_hooks:
+            point.fwd_hooks = [held for held in point.fwd_hooks if held.hook is not self]
+        if point.bwd_hooks:
+            point.bwd_hooks = [held for held in point.bwd_hooks if held.hook is not self]
         point._settle()
