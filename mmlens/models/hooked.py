@@ -19,7 +19,8 @@ from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
 from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
 from mmlens.models.bound import BoundModel
-from mmlens.models.build import Builder, submodule
+from mmlens.models.build import build
+from mmlens.models.collect import submodule
 from mmlens.models.family import Family
 from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
@@ -66,7 +67,7 @@ class HookedMultimodal(HookedRootModule):
         base = hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
         self.family = find_family(base) if family is None else family
         self.config = base.config
-        built = Builder(base, self.family).build(self.config)
+        built = build(base, self.family, self.config)
         self.graph: HookGraph = built.graph
         self.hook_dict = built.points  # type: ignore[assignment]
         self.mod_dict = dict(built.points)
@@ -292,7 +293,8 @@ class HookedMultimodal(HookedRootModule):
         everything = isinstance(positions, str) and positions == "all"
         layout = None if everything else self.batch(batch, **tensors).layout
         fwd_hooks: list[HookPair] = [
-            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device)) for node in nodes
+            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device))
+            for node in nodes
         ]
         with self.hooks(fwd_hooks):
             logits = self(batch, **tensors)
@@ -445,7 +447,9 @@ class HookedMultimodal(HookedRootModule):
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
             pieces = self.tokenizer.convert_ids_to_tokens(ids)
-            raise InputError(f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token.")
+            raise InputError(
+                f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
+            )
         return int(ids[0])
 
     def to_string(self, tokens: Any) -> Any:
@@ -584,4 +588,3 @@ def _picker(node: Node, layout: TokenLayout, positions: Positions) -> RowPicker:
         return gather_rows(activation, node.axes, rows)
 
     return pick
-

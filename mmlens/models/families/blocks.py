@@ -5,7 +5,12 @@ from mmlens.models.family import Attention, Block, Mlp, Norm
 #: Llama, Mistral, Qwen2, Vicuna: pre-norm (RMS), gated MLP.
 LLAMA_BLOCK = Block(
     attn=Attention(
-        kernel="self_attn", branch="self_attn", q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj"
+        kernel="self_attn",
+        branch="self_attn",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.o_proj",
     ),
     mlp=Mlp(down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj", act="mlp.act_fn", branch="mlp"),
     ln1=Norm("input_layernorm"),
@@ -15,7 +20,12 @@ LLAMA_BLOCK = Block(
 #: CLIP and SigLIP: pre-norm (layer norm), two-layer MLP.
 CLIP_BLOCK = Block(
     attn=Attention(
-        kernel="self_attn", branch="self_attn", q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.out_proj"
+        kernel="self_attn",
+        branch="self_attn",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        o="self_attn.out_proj",
     ),
     mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.activation_fn", branch="mlp"),
     ln1=Norm("layer_norm1", centred=True),

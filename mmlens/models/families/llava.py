@@ -6,7 +6,18 @@ Source: Liu et al., Visual Instruction Tuning, 2023 (https://arxiv.org/abs/2304.
 from collections.abc import Sequence
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK
-from mmlens.models.family import Config, Family, Language, Mlp, Norm, Projector, Stack, Vision, layer_index, register_family
+from mmlens.models.family import (
+    Config,
+    Family,
+    Language,
+    Mlp,
+    Norm,
+    Projector,
+    Stack,
+    Vision,
+    layer_index,
+    register_family,
+)
 from mmlens.models.places import grid_places
 
 

@@ -47,7 +47,11 @@ QWEN2_VL = register_family(
         classes=("Qwen2VLForConditionalGeneration",),
         vision=Vision(
             stack=Stack(
-                "model.visual.blocks", _BLOCK, config=lambda c: c.vision_config, heads=lambda v: v.num_heads, packed=True
+                "model.visual.blocks",
+                _BLOCK,
+                config=lambda c: c.vision_config,
+                heads=lambda v: v.num_heads,
+                packed=True,
             ),
             read=lambda c: [c.vision_config.depth - 1],
         ),
