@@ -5,6 +5,7 @@ and a norm's `hook_scale`. Both are read where their parts are known and written
 that an edit has the meaning of the name: a new `resid_mid` changes the skip path as well as the MLP.
 """
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -26,19 +27,78 @@ class Attachment(Protocol):
 
 
 class AtSite:
-    """The tensor is what a module receives or returns."""
+    """The tensor is what a module receives or returns, or that times a factor."""
 
-    def __init__(self, site: Site, rank: int = 0):
-        self.site = site
+    def __init__(self, reach: "Reach", rank: int = 0):
+        self.reach = reach
         self.rank = rank
 
     def attach(self, tap: Tap) -> None:
         """Put the tap on the site."""
-        self.site.attach(tap, self.rank)
+        self.reach.attach(tap, self.rank)
 
     def detach(self, tap: Tap) -> None:
         """Take it off."""
-        self.site.detach(tap)
+        self.reach.detach(tap)
+
+
+@runtime_checkable
+class Reach(Protocol):
+    """Something that taps can be put on in a given order: a site, or a site seen through a factor."""
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Put the tap in the path."""
+
+    def detach(self, tap: Tap) -> None:
+        """Take it out."""
+
+
+class Factored:
+    """A site whose tensor is multiplied by something before it is used; taps see the product.
+
+    Args:
+        site: where the tensor is.
+        factor: gives what it is multiplied by (a gate, a layer scale), read at every forward.
+    """
+
+    def __init__(self, site: Site, factor: Callable[[], "torch.Tensor | float"]):
+        self.site = site
+        self.factor = factor
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Show the tap the product, and divide what it gives."""
+
+        def through(tensor: torch.Tensor) -> torch.Tensor:
+            factor = self.factor()
+            product = tensor * factor
+            new = tap(product)
+            if new is product and not product.requires_grad:
+                return tensor
+            with torch.no_grad():
+                moved = torch.where(new == product, tensor, new / factor)
+            return _Divided.apply(moved, new, torch.as_tensor(factor).detach())
+
+        self._taps[tap] = through
+        self.site.attach(through, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self.site.detach(self._taps.pop(tap))
+
+
+class _Divided(torch.autograd.Function):
+    """Value `moved` with the gradient of `product / factor`, so that an untouched branch stays bit-equal."""
+
+    @staticmethod
+    def forward(ctx, moved, product, factor):  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(factor)
+        return moved.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def, override]
+        (factor,) = ctx.saved_tensors
+        return None, gradient / factor, None
 
 
 class _Moved(torch.autograd.Function):
@@ -65,7 +125,7 @@ class BetweenBranches:
     RECORD_RANK = 90
     WRITE_RANK = 50
 
-    def __init__(self, stream: Site, branch: Site):
+    def __init__(self, stream: Site, branch: Reach):
         self.stream = stream
         self.branch = branch
         self._before: torch.Tensor | None = None

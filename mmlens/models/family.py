@@ -8,8 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+import torch
+from torch import nn
+
 from mmlens.core.errors import InputError
 
+#: What a branch's output is multiplied by before it is added to the stream, given the block: a number or a tensor.
+Scale: TypeAlias = Callable[[nn.Module], "torch.Tensor | float"]
 #: A Hugging Face configuration. Its attributes differ by family, so families read them and nobody else does.
 Config: TypeAlias = Any
 
@@ -24,6 +29,7 @@ class Attention:
         o: the last linear, whose weight is `W_O`.
         q, k, v: the three linears, or
         qkv: the fused one, laid out `[q; k; v]` along its output.
+        scale: what the branch's output is multiplied by before it is added (a gate, a layer scale), given the block.
     """
 
     kernel: str
@@ -33,6 +39,7 @@ class Attention:
     k: str | None = None
     v: str | None = None
     qkv: str | None = None
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,23 @@ class Mlp:
     """An MLP; paths are relative to the block (or to the model, for a projector's).
 
     Attributes:
-        down: the last linear; its input is `mlp.hook_post`, its weight `W_out`.
+        down: the last linear; its input is `mlp.hook_post`, its weight `W_out`. None for mixtures of experts whose
+            hidden neurons exist in no module; such a model has no `mlp.hook_post` there.
         up: the first linear (`W_in`).
         act: the activation module; its input is `mlp.hook_pre`, its output `mlp.hook_act`.
         gate: the gate's linear (`W_gate`) in gated MLPs, whose activation is applied to the gate.
         branch: the module whose output is added to the stream; None where the MLP is not a branch of a block.
+        router: the module that returns a mixture's router logits.
+        scale: as for `Attention`.
     """
 
-    down: str
-    up: str
+    down: str | None = None
+    up: str | None = None
     act: str | None = None
     gate: str | None = None
     branch: str | None = None
+    router: str | None = None
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -69,26 +81,37 @@ class Norm:
 
 @dataclass(frozen=True)
 class Block:
-    """The inner structure that all blocks of a stack share.
+    """The inner structure of a block.
 
     Attributes:
-        attn: the self-attention branch.
         mlp: the MLP branch.
+        attn: the self-attention branch; None in blocks that have none (cross-attention layers).
+        mixer: the module of another sequence mixer (linear attention, convolution), whose output is added in the
+            place of attention's.
         ln1, ln2: the norms in front of the branches; None in post-norm blocks.
-        cross: a cross-attention branch between the two, in the blocks that have it.
-        middle: post-norm only: the module that returns the stream after self-attention.
-        cross_middle: post-norm only: the module that returns the stream after cross-attention.
+        cross: a cross-attention branch between the two.
+        middle: the module that returns the stream after self-attention, where the block has one (post-norm blocks).
+        cross_middle: the same after cross-attention.
         text_mlp: a second MLP for the text rows of a Q-Former.
+        parallel: both branches read the block's input, so that there is no stream between them.
     """
 
-    attn: Attention
     mlp: Mlp
+    attn: Attention | None = None
+    mixer: str | None = None
     ln1: Norm | None = None
     ln2: Norm | None = None
     cross: Attention | None = None
     middle: str | None = None
     cross_middle: str | None = None
     text_mlp: Mlp | None = None
+    parallel: bool = False
+
+    @property
+    def width_path(self) -> str:
+        """A linear whose output has the width of the stream."""
+        branch = self.attn or self.cross
+        return self.mlp.down or (branch.o if branch else "")
 
 
 @dataclass(frozen=True)
@@ -97,17 +120,24 @@ class Stack:
 
     Attributes:
         path: the `nn.ModuleList` of blocks.
-        block: what each block looks like.
+        block: what each block looks like; several where blocks differ, the first that fits being used.
         config: the configuration of this tower, given the model's.
         heads: number of attention heads, given the tower's configuration.
         packed: the rows of all images lie in one sequence, without a batch axis.
+        name: how its blocks are called after the part's prefix: `blocks`, `global_blocks`, `stages.0.blocks`.
     """
 
     path: str
-    block: Block
+    block: Block | tuple[Block, ...]
     config: Callable[[Config], Config]
     heads: Callable[[Config], int] = lambda config: config.num_attention_heads
     packed: bool = False
+    name: str = "blocks"
+
+    @property
+    def kinds(self) -> tuple[Block, ...]:
+        """The kinds of blocks, in the order in which they are tried."""
+        return self.block if isinstance(self.block, tuple) else (self.block,)
 
 
 @dataclass(frozen=True)

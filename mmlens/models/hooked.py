@@ -19,7 +19,8 @@ from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
 from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
 from mmlens.models.bound import BoundModel
-from mmlens.models.build import Builder, submodule
+from mmlens.models.build import build
+from mmlens.models.collect import submodule
 from mmlens.models.family import Family
 from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
@@ -67,7 +68,7 @@ class HookedMultimodal(HookedRootModule):
         base = hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
         self.family = find_family(base) if family is None else family
         self.config = base.config
-        built = Builder(base, self.family).build(self.config)
+        built = build(base, self.family, self.config)
         self.graph: HookGraph = built.graph
         self.hook_dict = built.points  # type: ignore[assignment]
         self.mod_dict = dict(built.points)

@@ -1,8 +1,7 @@
 """Weights under TransformerLens's names: views of the real parameters, per block and stacked per part."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,8 +10,9 @@ from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import Part
-from mmlens.models.build import submodule
-from mmlens.models.family import Attention, Mlp, Norm
+from mmlens.models.blocks import fitting
+from mmlens.models.collect import in_features, out_features, submodule
+from mmlens.models.family import Attention, Block, Mlp, Norm
 
 
 def readable(linear: nn.Module, what: str) -> torch.Tensor:
@@ -48,8 +48,14 @@ class AttentionWeights:
         return submodule(self.module, path, "attention")
 
     @property
-    def _d_head(self) -> int:
-        return int(self._linear(self.declared.o).in_features) // self.heads  # type: ignore[arg-type]
+    def d_head(self) -> int:
+        """Width of a head."""
+        return in_features(self._linear(self.declared.o)) // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return out_features(self._linear(self.declared.k)) // self.d_head if self.declared.k else self.heads
 
     def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
         """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
@@ -61,14 +67,14 @@ class AttentionWeights:
 
     def _weight(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
         weight = self._part(which, own, bias=False)
-        return weight.unflatten(0, (-1, self._d_head)).transpose(1, 2)  # type: ignore[union-attr]
+        return weight.unflatten(0, (-1, self.d_head)).transpose(1, 2)  # type: ignore[union-attr]
 
     def _bias(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_head"]:
         bias = self._part(which, own, bias=True)
         if bias is None:
             weight = self._weight(which, own)
             return weight.new_zeros(weight.shape[0], weight.shape[2])
-        return bias.reshape(-1, self._d_head)
+        return bias.reshape(-1, self.d_head)
 
     @property
     def W_Q(self) -> Float[torch.Tensor, "head d_model d_head"]:
@@ -89,7 +95,7 @@ class AttentionWeights:
     def W_O(self) -> Float[torch.Tensor, "head d_head d_model"]:
         """Output weights."""
         weight = readable(self._linear(self.declared.o), self.declared.o)
-        return weight.T.unflatten(0, (self.heads, self._d_head))
+        return weight.T.unflatten(0, (self.heads, self.d_head))
 
     @property
     def b_Q(self) -> Float[torch.Tensor, "head d_head"]:
@@ -128,9 +134,14 @@ class MlpWeights:
         return submodule(self.module, path, "mlp")
 
     @property
+    def d_mlp(self) -> int:
+        """Number of hidden neurons."""
+        return in_features(self._linear(str(self.declared.down)))
+
+    @property
     def W_in(self) -> Float[torch.Tensor, "d_model neuron"]:
         """Weights of the linear path in."""
-        return readable(self._linear(self.declared.up), self.declared.up).T
+        return readable(self._linear(str(self.declared.up)), str(self.declared.up)).T
 
     @property
     def W_gate(self) -> Float[torch.Tensor, "d_model neuron"]:
@@ -146,17 +157,17 @@ class MlpWeights:
     @property
     def W_out(self) -> Float[torch.Tensor, "neuron d_model"]:
         """Output weights: row i is what neuron i writes per unit of `mlp.hook_post`."""
-        return readable(self._linear(self.declared.down), self.declared.down).T
+        return readable(self._linear(str(self.declared.down)), str(self.declared.down)).T
 
     @property
     def b_in(self) -> Float[torch.Tensor, "neuron"]:
         """Input bias, zero if the family has none."""
-        return _bias(self._linear(self.declared.up))
+        return _bias(self._linear(str(self.declared.up)))
 
     @property
     def b_out(self) -> Float[torch.Tensor, "d_model"]:
         """Output bias, zero if the family has none."""
-        return _bias(self._linear(self.declared.down))
+        return _bias(self._linear(str(self.declared.down)))
 
 
 def _bias(linear: nn.Module) -> torch.Tensor:
@@ -172,14 +183,14 @@ class BlockWeights:
 
     Attributes:
         module: the real block.
-        attn: self-attention weights.
-        mlp: MLP weights.
+        attn: self-attention weights; None in blocks without self-attention.
+        mlp: MLP weights; None for mixtures of experts whose neurons exist in no module.
         norms: the norms in front of the branches.
     """
 
     module: nn.Module
-    attn: AttentionWeights
-    mlp: MlpWeights
+    attn: AttentionWeights | None
+    mlp: MlpWeights | None
     norms: tuple[Norm | None, Norm | None] = (None, None)
 
     @property
@@ -211,45 +222,51 @@ class PartView:
         c = self.cfg
         return f"PartView({self.name}: {c.n_layers} layers, d_model {c.d_model}, {c.n_heads} heads, d_mlp {c.d_mlp})"
 
-    def _stack(self, pick: Callable[[BlockWeights], torch.Tensor]) -> torch.Tensor:
+    def _stack(self, branch: Literal["attn", "mlp"], name: str) -> torch.Tensor:
         if not self.blocks:
             raise InputError(f"The part {self.name!r} has no blocks.")
-        return torch.stack([pick(block) for block in self.blocks])
+        lacking = [layer for layer, block in enumerate(self.blocks) if getattr(block, branch) is None]
+        if lacking:
+            raise InputError(
+                f"{name} cannot be stacked for the part {self.name!r}: blocks {lacking} have none (other kinds of block); "
+                f"read it block by block, .blocks[i].{branch}.{name}."
+            )
+        return torch.stack([getattr(getattr(block, branch), name) for block in self.blocks])
 
     @property
     def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:
         """Input weights of the MLPs (stacked: a copy; `blocks[i].mlp.W_in` is a view)."""
-        return self._stack(lambda block: block.mlp.W_in)
+        return self._stack("mlp", "W_in")
 
     @property
     def W_gate(self) -> Float[torch.Tensor, "layer d_model neuron"]:
         """Gate weights of the MLPs (a copy)."""
-        return self._stack(lambda block: block.mlp.W_gate)
+        return self._stack("mlp", "W_gate")
 
     @property
     def W_out(self) -> Float[torch.Tensor, "layer neuron d_model"]:
         """Output weights of the MLPs (a copy)."""
-        return self._stack(lambda block: block.mlp.W_out)
+        return self._stack("mlp", "W_out")
 
     @property
     def W_Q(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
         """Query weights (a copy)."""
-        return self._stack(lambda block: block.attn.W_Q)
+        return self._stack("attn", "W_Q")
 
     @property
     def W_K(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
         """Key weights, one per grouped head (a copy)."""
-        return self._stack(lambda block: block.attn.W_K)
+        return self._stack("attn", "W_K")
 
     @property
     def W_V(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
         """Value weights, one per grouped head (a copy)."""
-        return self._stack(lambda block: block.attn.W_V)
+        return self._stack("attn", "W_V")
 
     @property
     def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
         """Output weights of attention (a copy)."""
-        return self._stack(lambda block: block.attn.W_O)
+        return self._stack("attn", "W_O")
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
         """Sum of the biases that the blocks before `layer` add to the stream, `[d_model]`.
@@ -259,14 +276,13 @@ class PartView:
             mlp_input: count this block's attention too.
             include_mlp_biases: count the MLPs' biases.
         """
-        first = self.blocks[0].attn.b_O
-        total = torch.zeros_like(first)
+        biases = []
         for number, block in enumerate(self.blocks[: layer + 1]):
-            if number < layer or mlp_input:
-                total = total + block.attn.b_O
-            if number < layer and include_mlp_biases:
-                total = total + block.mlp.b_out
-        return total
+            if block.attn is not None and (number < layer or mlp_input):
+                biases.append(block.attn.b_O)
+            if block.mlp is not None and number < layer and include_mlp_biases:
+                biases.append(block.mlp.b_out)
+        return torch.stack(biases).sum(0) if biases else torch.zeros(self.cfg.d_model, dtype=self.cfg.dtype)
 
 
 def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: str, dtype: torch.dtype) -> PartView:
@@ -284,26 +300,21 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         return PartView(name, cfg, [])
     own = stack.config(config)
     heads = stack.heads(own)
-    shape = stack.block
     modules = list(submodule(model, stack.path, family.name))  # type: ignore[call-overload]
-    blocks = [
-        BlockWeights(m, AttentionWeights(m, shape.attn, heads), MlpWeights(m, shape.mlp), (shape.ln1, shape.ln2))
-        for m in modules
-    ]
-    down, o, k = (
-        submodule(modules[0], path, family.name)
-        for path in (shape.mlp.down, shape.attn.o, shape.attn.k or str(shape.attn.qkv))
-    )
-    d_head = int(o.in_features) // heads  # type: ignore[arg-type]
+    blocks = [_block_weights(module, fitting(stack.kinds, module), heads) for module in modules]
+    shape = fitting(stack.kinds, modules[0])
+    attn = next((block.attn for block in blocks if block.attn is not None), None)
+    mlp = next((block.mlp for block in blocks if block.mlp is not None), None)
+    d_model = out_features(submodule(modules[0], shape.width_path, family.name))
     norm = declared.norm if language else shape.ln1
     cfg = TransformerLensConfig(
-        d_model=int(down.out_features),  # type: ignore[arg-type]
-        d_head=d_head,
+        d_model=d_model,
+        d_head=attn.d_head if attn else d_model,
         n_layers=len(modules),
         n_ctx=int(getattr(own, "max_position_embeddings", 0) or 0),
         n_heads=heads,
-        n_key_value_heads=int(k.out_features) // d_head if shape.attn.k else heads,  # type: ignore[arg-type]
-        d_mlp=int(down.in_features),  # type: ignore[arg-type]
+        n_key_value_heads=attn.kv_heads if attn else heads,
+        d_mlp=mlp.d_mlp if mlp else 0,
         d_vocab=int(own.vocab_size) if language else -1,
         act_fn=str(getattr(own, "hidden_act", "")),
         gated_mlp=shape.mlp.gate is not None,
@@ -314,3 +325,13 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         dtype=dtype,
     )
     return PartView(name, cfg, blocks)
+
+
+def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
+    """The weights that one block has: blocks of mixtures or other mixers lack some."""
+    return BlockWeights(
+        module,
+        None if kind.attn is None else AttentionWeights(module, kind.attn, heads),
+        None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
+        (kind.ln1, kind.ln2),
+    )

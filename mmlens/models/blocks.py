@@ -1,0 +1,191 @@
+"""One block's hook points, in execution order: streams, branches, attention, MLP."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from mmlens.core.errors import UnsupportedModelError
+from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
+from mmlens.hooks.graph import Role
+from mmlens.models.collect import Collector, Rows, find_module
+from mmlens.models.family import Block, Mlp, Norm, Scale
+
+
+def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
+    """The first kind of block whose modules this block has.
+
+    Raises:
+        UnsupportedModelError: if none fits; says which module each kind lacks.
+    """
+    lacks = []
+    for kind in kinds:
+        missing = [path for path in _paths(kind) if find_module(block, path) is None]
+        if not missing:
+            return kind
+        lacks.append(missing[0])
+    children = ", ".join(name for name, _ in block.named_children())
+    raise UnsupportedModelError(
+        f"{type(block).__name__} is none of the kinds of block that were declared: it lacks {' and '.join(lacks)}; it has "
+        f"{children}."
+    )
+
+
+def _paths(kind: Block) -> list[str]:
+    """The modules that a block of this kind must have; cross-attention may be there in some blocks only."""
+    needed = [kind.mlp.down, kind.mlp.branch, kind.mlp.act, kind.mlp.gate, kind.mixer, kind.middle]
+    branch = kind.attn or (None if kind.middle else kind.cross)
+    if branch is not None:
+        needed += [branch.kernel, branch.branch, branch.o]
+    needed += [norm.path for norm in (kind.ln1, kind.ln2) if norm is not None]
+    return [path for path in needed if path is not None]
+
+
+@dataclass
+class BlockBuilder:
+    """Adds the points of one block.
+
+    Attributes:
+        collect: where they go.
+        name: the block's name, e.g. `vision.blocks.3`.
+        block: the real block.
+        kind: its structure.
+        heads: number of attention heads.
+        rows: the stream it works on.
+        is_last: whether it is the last of its stack.
+        memory: the point that cross-attention reads keys and values from, and the sequence that it lives on.
+    """
+
+    collect: Collector
+    name: str
+    block: nn.Module
+    kind: Block
+    heads: int
+    rows: Rows
+    is_last: bool
+    memory: tuple[str, str] | None = None
+
+    def build(self, previous: str | None) -> str:
+        """All points of the block; returns the name of its `hook_resid_post`."""
+        entering = AtSite(self.collect.entering(self.block))
+        pre = self._add("hook_resid_pre", entering, self.rows, [] if previous is None else [previous], "stream")
+        reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
+        first = self._first_branch(reads)
+        if self.kind.parallel:
+            return self._post(self._mlp("mlp", self.kind.mlp, self.rows, reads), [pre, *first])
+        crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.kernel) is not None
+        both = pre
+        if first:
+            name = "hook_resid_cross" if crosses else "hook_resid_mid"
+            attn = self.kind.attn
+            branch = (self.kind.mixer, None) if attn is None else (attn.branch, attn.scale)
+            both = self._after(name, pre, first, self.kind.middle, branch, self.rows)
+        rows = self._query_rows()
+        mid = self._cross(both, reads if not first else [both], rows) if crosses else both
+        ends = [mid, *self._mlp("mlp", self.kind.mlp, rows, self._normed(mid, self.kind.ln2, "ln2", rows))]
+        return self._post(ends, self._text_mlp(both))
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    def _add(self, kind: str, attachment: Attachment, rows: Rows, after: list[str], role: Role) -> str:
+        return self.collect.add(f"{self.name}.{kind}", attachment, rows, after=after, role=role)
+
+    def _normed(self, stream: str, norm: Norm | None, name: str, rows: Rows) -> list[str]:
+        """What a branch is computed from: the stream, and the scale of the norm in front of it."""
+        if norm is None:
+            return [stream]
+        return [stream, self.collect.norm_scale(f"{self.name}.{name}.hook_scale", norm, self.block, rows, stream)]
+
+    def _after(
+        self,
+        kind: str,
+        before: str,
+        added: list[str],
+        middle: str | None,
+        branch: tuple[str | None, Scale | None],
+        rows: Rows,
+    ) -> str:
+        """The stream after a branch: a module's output where the block has one, else read and moved between branches."""
+        attachment: Attachment
+        if middle is not None:
+            attachment = AtSite(self.collect.leaving(self.collect.module(middle, self.block)))
+        else:
+            path, scale = branch
+            reach = self.collect.branch(path, self.block, scale).reach
+            attachment = BetweenBranches(self.collect.entering(self.block), reach)
+        return self._add(kind, attachment, rows, [before, *added], "stream")
+
+    def _query_rows(self) -> Rows:
+        """In a Q-Former that reads text, cross-attention and the main MLP run on the queries alone."""
+        if self.kind.text_mlp is None:
+            return self.rows
+        return Rows(self.rows.axes.replace("pos", "query"), self.rows.width, "queries")
+
+    def _post(self, ends: list[str], others: list[str]) -> str:
+        site = AtSite(self.collect.leaving(self.block))
+        return self._add("hook_resid_post", site, self.rows, [*ends, *others], "stream")
+
+    # -- branches ----------------------------------------------------------------------------------------------------
+
+    def _first_branch(self, reads: list[str]) -> list[str]:
+        """Self-attention, or the mixer in its place; nothing in pure cross-attention blocks."""
+        kind = self.kind
+        if kind.attn is None:
+            if kind.mixer is None:
+                return []
+            return [
+                self._add(
+                    "hook_mixer_out", self.collect.branch(kind.mixer, self.block, None), self.rows, reads, "writes"
+                )
+            ]
+        z = self.collect.attention(
+            f"{self.name}.attn",
+            kind.attn,
+            self.block,
+            heads=self.heads,
+            rows=self.rows,
+            query_from=reads,
+            key_from=reads,
+            key_sequence=self.rows.sequence,
+        )
+        branch = self.collect.branch(kind.attn.branch, self.block, kind.attn.scale)
+        return [self._add("hook_attn_out", branch, self.rows, [z], "writes")]
+
+    def _cross(self, stream: str, reads: list[str], rows: Rows) -> str:
+        """Cross-attention, and the stream after it."""
+        cross = self.kind.cross
+        if cross is None or self.memory is None:
+            raise UnsupportedModelError(
+                f"{self.name} attends to another sequence, but its stack does not say to which."
+            )
+        memory, sequence = self.memory
+        z = self.collect.attention(
+            f"{self.name}.cross_attn",
+            cross,
+            self.block,
+            heads=self.heads,
+            rows=rows,
+            query_from=reads,
+            key_from=[memory],
+            key_sequence=sequence,
+        )
+        branch = self.collect.branch(cross.branch, self.block, cross.scale)
+        out = self._add("hook_cross_attn_out", branch, rows, [z], "writes")
+        return self._after("hook_resid_mid", stream, [out], self.kind.cross_middle, (cross.branch, cross.scale), rows)
+
+    def _mlp(self, prefix: str, mlp: Mlp, rows: Rows, reads: list[str]) -> list[str]:
+        """An MLP's points and its branch; returns the branch's name."""
+        inner = self.collect.mlp(f"{self.name}.{prefix}", mlp, self.block, rows, reads)
+        branch = self.collect.branch(mlp.branch, self.block, mlp.scale)
+        return [self._add(f"hook_{prefix}_out", branch, rows, inner, "writes")]
+
+    def _text_mlp(self, both: str) -> list[str]:
+        """The text rows' MLP of a Q-Former; nothing reads its output in the last block."""
+        if self.kind.text_mlp is None:
+            return []
+        rows = Rows(self.rows.axes, self.rows.width, "text")
+        outer = self.collect.dead
+        if self.is_last:
+            self.collect.dead = "the text rows of the Q-Former's last block are read by nothing"
+        out = self._mlp("mlp_text", self.kind.text_mlp, rows, [both])
+        self.collect.dead = outer
+        return [both, *out]

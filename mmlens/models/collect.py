@@ -1,0 +1,257 @@
+"""Collecting hook points and edges: the pieces that every block and part is made of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from mmlens.core.errors import UnsupportedModelError
+from mmlens.core.names import HookName
+from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, Reach
+from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
+from mmlens.hooks.graph import Node, Role, node_kind
+from mmlens.hooks.point import Point
+from mmlens.hooks.site import Site
+from mmlens.models.attention_interface import attention_tower
+from mmlens.models.family import Attention, Mlp, Norm, Scale
+
+
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, or None."""
+    module: Any = root
+    for step in path.split("."):
+        module = module[int(step)] if step.isdigit() else getattr(module, step, None)
+        if module is None:
+            return None
+    return module
+
+
+def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
+    """The module at a path.
+
+    Raises:
+        UnsupportedModelError: if the declaration names a module that this model does not have.
+    """
+    module: Any = root
+    for step in path.split("."):
+        found = find_module(module, step)
+        if found is None:
+            children = ", ".join(name for name, _ in module.named_children())
+            raise UnsupportedModelError(
+                f"The family {family!r} expects a module {path!r} in {type(root).__name__}, but {type(module).__name__} "
+                f"has no {step!r}; it has {children}. The checkpoint's parts are not of the kinds that this family covers."
+            )
+        module = found
+    return module
+
+
+def in_features(linear: nn.Module) -> int:
+    """Width of what a linear receives."""
+    return int(linear.in_features)  # type: ignore[arg-type]
+
+
+def out_features(linear: nn.Module) -> int:
+    """Width of what a linear returns."""
+    return int(linear.out_features)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a stream are.
+
+    Attributes:
+        axes: axis words of the stream, e.g. `"batch pos d_model"`.
+        width: its last axis.
+        sequence: what the position axis runs over.
+    """
+
+    axes: str
+    width: int
+    sequence: str
+
+    def inner(self, word: str) -> str:
+        """The axes with another last one."""
+        return f"{self.axes.rsplit(' ', 1)[0]} {word}"
+
+    @property
+    def packed(self) -> bool:
+        """Whether there is no batch axis."""
+        return "batch" not in self.axes.split()
+
+
+@dataclass
+class Collector:
+    """Points, nodes and edges, in execution order.
+
+    Attributes:
+        model: the bare Hugging Face model.
+        family: the family's name, for messages.
+        dead: why the points added now cannot reach the logits; None if they can.
+    """
+
+    model: nn.Module
+    family: str
+    points: dict[str, Point] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    edges: list[tuple[str, str]] = field(default_factory=list)
+    dead: str | None = None
+    _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
+    _reaches: dict[tuple[int, str, str], Reach] = field(default_factory=dict)
+    _towers: dict[int, Tower] = field(default_factory=dict)
+
+    def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
+        """A module of the model, or of a block."""
+        return submodule(self.model if root is None else root, path, self.family)
+
+    def entering(self, module: nn.Module, argument: str = "hidden_states") -> Site:
+        """The tensor that a module receives."""
+        return self._sites.setdefault((id(module), "in", argument), Site(module, "in", argument))
+
+    def leaving(self, module: nn.Module) -> Site:
+        """The tensor that a module returns."""
+        return self._sites.setdefault((id(module), "out", ""), Site(module, "out"))
+
+    def branch(self, path: str | None, block: nn.Module, scale: Scale | None) -> AtSite:
+        """What a branch adds to the stream: a module's output, times a gate or layer scale if there is one."""
+        if path is None:
+            raise UnsupportedModelError(
+                "A block's declaration lacks the module that returns its branch (Attention.branch, Mlp.branch)."
+            )
+        site = self.leaving(self.module(path, block))
+        if scale is None:
+            return AtSite(site)
+        key = (id(site.module), "scaled", "")
+        reach = self._reaches.setdefault(key, Factored(site, partial(scale, block)))
+        return AtSite(reach)
+
+    def add(
+        self,
+        name: str,
+        attachment: Attachment,
+        rows: Rows,
+        *,
+        axes: str | None = None,
+        width: int | None = -1,
+        after: Iterable[str] = (),
+        role: Role | None = None,
+        on_request: bool = False,
+    ) -> str:
+        """Add one point and the edges into it; returns its name.
+
+        Args:
+            name: full hook name.
+            attachment: how it reaches its tensor.
+            rows: the stream it lives on.
+            axes, width: if they differ from the stream's.
+            after: the points it is computed from.
+            role: what it is to the residual stream.
+            on_request: left out of a default cache.
+        """
+        parsed = HookName.parse(name)
+        self.points[name] = Point(name, attachment)
+        self.nodes.append(
+            Node(
+                name,
+                parsed.part,
+                parsed.layer,
+                node_kind(name),
+                axes or rows.axes,
+                rows.width if width == -1 else width,
+                rows.sequence,
+                role,
+                self.dead,
+                on_request,
+            )
+        )
+        self.edges += [(source, name) for source in after]
+        return name
+
+    def norm_scale(self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str) -> str:
+        """The divisor of a norm."""
+        module = self.module(norm.path, root)
+        eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
+        attachment = NormScale(
+            module, centred=norm.centred, eps=eps, received=self.entering(module), returned=self.leaving(module)
+        )
+        return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
+
+    def attention(
+        self,
+        prefix: str,
+        attention: Attention,
+        block: nn.Module,
+        *,
+        heads: int,
+        rows: Rows,
+        query_from: list[str],
+        key_from: list[str],
+        key_sequence: str,
+    ) -> str:
+        """The six points of an attention computation; returns the name of the last, `hook_z`."""
+        kernel = self.module(attention.kernel, block)
+        d_head = in_features(self.module(attention.o, block)) // heads
+        config = kernel.config
+        tower = self._towers.setdefault(id(config), attention_tower(config, packed=rows.packed))
+        batch = "" if rows.packed else "batch "
+        axes = {
+            "q": f"{batch}query head d_head",
+            "k": f"{batch}key head d_head",
+            "v": f"{batch}key head d_head",
+            "attn_scores": f"{batch}head query key",
+            "pattern": f"{batch}head query key",
+            "z": f"{batch}query head d_head",
+        }
+        names = {kind: f"{prefix}.hook_{kind}" for kind in ATTENTION_KINDS}
+        after = {
+            "q": query_from,
+            "k": key_from,
+            "v": key_from,
+            "attn_scores": [names["q"], names["k"]],
+            "pattern": [names["attn_scores"]],
+            "z": [names["pattern"], names["v"]],
+        }
+        keys = Rows(rows.axes, rows.width, key_sequence)
+        for kind in ATTENTION_KINDS:
+            pairs = kind in ("attn_scores", "pattern")
+            self.add(
+                names[kind],
+                InAttention(kernel, kind, tower),
+                keys if kind in "kv" else rows,
+                axes=axes[kind],
+                width=None if pairs else d_head,
+                after=after[kind],
+                on_request=pairs,
+            )
+        return names["z"]
+
+    def mlp(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
+        """The inner points of an MLP; returns the names that its output is computed from."""
+        if mlp.down is None:
+            return self._mixture(prefix, mlp, root, rows, after)
+        down = self.module(mlp.down, root)
+        width, axes = in_features(down), rows.inner("neuron")
+        hidden = list(after)
+        if mlp.act is not None:
+            act = self.module(mlp.act, root)
+            pre = self.add(f"{prefix}.hook_pre", AtSite(self.entering(act)), rows, axes=axes, width=width, after=after)
+            active = self.add(
+                f"{prefix}.hook_act", AtSite(self.leaving(act)), rows, axes=axes, width=width, after=[pre]
+            )
+            hidden = [active, *after] if mlp.gate else [active]
+        return [
+            self.add(f"{prefix}.hook_post", AtSite(self.entering(down)), rows, axes=axes, width=width, after=hidden)
+        ]
+
+    def _mixture(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
+        """A mixture of experts: the router's logits, where a module returns them."""
+        if mlp.router is None:
+            return after
+        router = self.module(mlp.router, root)
+        width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
+        site = AtSite(self.leaving(router))
+        return [
+            self.add(f"{prefix}.hook_router", site, rows, axes=rows.inner("expert"), width=width, after=after),
+            *after,
+        ]
