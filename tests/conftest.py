@@ -1,23 +1,15 @@
-"""Shared fixtures: tiny models built once, batches of every kind that a contract must hold on, names for doctests."""
+"""Shared fixtures: tiny models built once, and batches of every kind that a contract must hold on."""
 
 import copy
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import pytest
-import torch
 
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.tiny import TINY, Tiny, picture
-
-#: Tiny tensors gain nothing from threads, and waiting for a second one on a busy machine costs fifty times the work.
-THREADS = 1
 
 SHORT, LONG = "describe the image", "what color is the big red circle"
 
@@ -67,11 +59,6 @@ def batches_of(model: HookedMultimodal, name: str) -> dict[str, MultimodalBatch]
     return found
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _threads() -> None:
-    torch.set_num_threads(THREADS)
-
-
 _MADE: dict[str, Subject] = {}
 
 
@@ -107,21 +94,3 @@ def qwen() -> Subject:
 def blip() -> Subject:
     """InstructBLIP."""
     return subject_of(TINY[3])
-
-
-@pytest.fixture(autouse=True)
-def _doctest_names(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
-    """`model`, `batch` and `scene` for the examples in docstrings."""
-    if isinstance(request.node, pytest.DoctestItem):
-        doctest_namespace.update(request.getfixturevalue("example_names"))
-
-
-@pytest.fixture(scope="session")
-def example_names() -> dict[str, Any]:
-    """What docstring examples may use: the lab model, a scene, and a batch of it."""
-    from mmlens import lab
-
-    scene = lab.scene(seed=7)
-    trained = (Path(lab.__file__).parent / "weights" / "config.json").is_file()
-    model = lab.load() if trained else subject_of(TINY[0]).model
-    return {"model": model, "scene": scene, "batch": model.prepare("describe the image", images=scene.image)}

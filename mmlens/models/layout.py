@@ -11,7 +11,7 @@ from mmlens.core.names import Part, require_part
 from mmlens.core.places import Positions
 from mmlens.models.places import Grid, Places
 
-Box = tuple[float, float, float, float]
+Box = tuple[float | int, float | int, float | int, float | int]
 
 
 @dataclass(frozen=True)

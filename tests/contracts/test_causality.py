@@ -1,4 +1,4 @@
-"""Contract: a hook point is real. An edit there reaches the logits, and nothing that the graph does not put after it."""
+"""Contract: a hook point is real. An edit there reaches the logits, and nothing but what the graph puts after it."""
 
 from types import MethodType
 from typing import Any
@@ -54,7 +54,7 @@ def test_under_autograd_too_and_with_a_backward_hook_present(subject: Subject) -
         gradients: list[torch.Tensor] = []
         hooks = {
             "fwd_hooks": [(node.name, lambda a, hook: a)],
-            "bwd_hooks": [(node.name, lambda g, hook: gradients.append(g))],
+            "bwd_hooks": [(node.name, lambda g, hook, gradients=gradients: gradients.append(g))],
         }
         with model.hooks(**hooks):
             logits = model(batch)
@@ -102,7 +102,7 @@ def test_an_edit_moves_what_the_graph_puts_after_it_and_nothing_else(subject: Su
         after = set(model.graph.downstream(node.name).names)
         assert node.name in moved
         assert moved - {node.name} <= after, f"{node.name} moves {sorted(moved - after - {node.name})[:5]}"
-        # a tensor can be read in part: the text rows of a Q-Former's last block end in a stream whose queries alone go on
+        # a tensor can be read in part: of the stream that a Q-Former's last block ends in, only the queries go on
         must = after if node.dead is None else set(model.graph.digraph.successors(node.name))
         assert must <= moved, f"{node.name} does not move {sorted(must - moved)[:5]}"
         reaches = not torch.equal(logits[real], clean_logits[real])
@@ -300,7 +300,7 @@ def test_streams_are_the_sums_of_what_is_written_to_them(subject: Subject) -> No
 
 @torch.no_grad()
 def test_what_the_points_hold_is_what_hugging_face_returns(subject: Subject) -> None:
-    """Streams and patterns of the language model against `output_hidden_states` and `output_attentions` of bare eager."""
+    """The language model's streams and patterns against `output_hidden_states`, `output_attentions` of bare eager."""
     batch = subject.batches["left"]
     _, found = values(subject.model, batch)
     eager = bare_copy(subject.model, "eager")

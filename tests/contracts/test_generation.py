@@ -1,4 +1,4 @@
-"""Contract: a trace holds, for each new token, exactly the states of a plain forward at the position that predicts it."""
+"""Contract: a trace holds, for each new token, the states of a plain forward at the position that predicts it."""
 
 from typing import Any
 
@@ -146,7 +146,7 @@ def test_answer_and_caption_are_the_generated_text(subject: Subject) -> None:
 def test_what_a_trace_refuses(subject: Subject) -> None:
     model = subject.model
     with pytest.raises(
-        InputError, match="vision.hook_embed do not live on the language model's positions, so they predict no token"
+        InputError, match=r"vision.hook_embed do not live on the language model's positions, so they predict no token"
     ):
         model.trace_generation(subject.batches["left"], names="vision.hook_embed")
     with pytest.raises(

@@ -24,7 +24,7 @@ def look(activation: torch.Tensor, hook: Any) -> None:
     """A hook that only looks."""
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,8 @@ def look(activation: torch.Tensor, hook: Any) -> None:
         ),
         (
             "*.hook_resid_post",
-            "The glob '*.hook_resid_post' matches no hook point among 106 names. Nearest: ... (`*` stays within one dotted "
+            "The glob '*.hook_resid_post' matches no hook point among 106 names. "
+            "Nearest: ... (`*` stays within one dotted "
             "segment, `**` crosses dots.)",
         ),
         ([], "No hook point was named: the list of names is empty."),
@@ -74,12 +75,13 @@ def test_hooks_that_are_no_pairs(llava: Subject) -> None:
 def test_the_cache(llava: Subject) -> None:
     _, cache = llava.model.run_with_cache(llava.batches["left"], names=["blocks.1.hook_resid_post"])
     text = (
-        "The cache holds nothing under ('pattern', 0) (hook name 'blocks.0.attn.hook_pattern'); it holds 1 activations.... "
+        "The cache holds nothing under ('pattern', 0) (hook name 'blocks.0.attn.hook_pattern'); "
+        "it holds 1 activations.... "
         "Scores and patterns are cached only when named: run_with_cache(..., names=...)."
     )
     with pytest.raises(UnknownNameError, match=says(text)):
         cache["pattern", 0]
-    with pytest.raises(UnknownNameError, match="Nearest: blocks.1.hook_resid_post"):
+    with pytest.raises(UnknownNameError, match=r"Nearest: blocks.1.hook_resid_post"):
         cache["resid_post", 0]
     with pytest.raises(
         InputError, match=says("The cache holds no activations of the part 'vision'; name some when you run the model.")
@@ -92,7 +94,7 @@ def test_the_cache(llava: Subject) -> None:
         llava.model.part("visual")  # type: ignore[arg-type]
 
 
-# -- text and pictures ---------------------------------------------------------------------------------------------------
+# -- text and pictures -------------------------------------------------------------------------------------------------
 
 
 def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
@@ -100,7 +102,8 @@ def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
     tokens = int(batch.layout.is_image.sum())
     without = {name: tensor for name, tensor in batch.items() if name != "pixel_values"}
     text = (
-        f"The text holds {tokens} image tokens (id {model.config.image_token_id}), but no picture came with it: pass pixel_values, "
+        f"The text holds {tokens} image tokens (id {model.config.image_token_id}), "
+        f"but no picture came with it: pass pixel_values, "
         "or prepare(text, images=...). Running would answer without looking."
     )
     for run in (model, model.run_with_cache, model.generate, model.batch, model.trace_generation):
@@ -110,7 +113,8 @@ def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
             run(batch["input_ids"])
     blind = {**batch, "input_ids": torch.where(batch.layout.is_image, 12, batch["input_ids"])}
     text = (
-        f"pixel_values came with text that has no image token (id {model.config.image_token_id}), so no picture would be read: put a "
+        f"pixel_values came with text that has no image token (id {model.config.image_token_id}), "
+        f"so no picture would be read: put a "
         "placeholder into the text, or use prepare(text, images=...)."
     )
     for run in (model, model.run_with_cache, model.generate):
@@ -121,7 +125,8 @@ def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
 def test_numbers_of_texts_and_pictures(llava: Subject) -> None:
     prepare = llava.model.prepare
     text = (
-        "2 texts came with 1 pictures (or lists of pictures); give as many. For one picture and several texts repeat the picture; "
+        "2 texts came with 1 pictures (or lists of pictures); give as many. For one "
+        "picture and several texts repeat the picture; "
         "for a text without a picture give an empty list."
     )
     with pytest.raises(InputError, match=says(text)):
@@ -132,7 +137,8 @@ def test_numbers_of_texts_and_pictures(llava: Subject) -> None:
     ):
         prepare([SHORT, LONG], images=[picture(), [picture()]])
     text = (
-        "Sample 0 has 1 placeholders '<image>' for 2 pictures; give one picture per placeholder, or leave the placeholders out and "
+        "Sample 0 has 1 placeholders '<image>' for 2 pictures; give one picture per "
+        "placeholder, or leave the placeholders out and "
         "they are put in."
     )
     with pytest.raises(InputError, match=says(text)):
@@ -227,7 +233,10 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         InputError, match=says("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
     ):
         model()
-    text = "A run method takes a batch, a mapping of tensors or token ids, found str; make a batch of text and pictures with ..."
+    text = (
+        "A run method takes a batch, a mapping of tensors or token ids, found str; "
+        "make a batch of text and pictures with ..."
+    )
     with pytest.raises(InputError, match=says(text)):
         model("what is this")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found nothing.")):
@@ -236,9 +245,9 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         model.batch(input_ids=torch.zeros(11, dtype=torch.long))
     with pytest.raises(InputError, match=r"attention_mask is \[2, 3\], but input_ids is \[2, \d+\] \[batch pos\]\.$"):
         model.batch({**batch, "attention_mask": torch.ones(2, 3)})
+    mask = batch["attention_mask"].clone()
+    mask[1] = 0
     with pytest.raises(InputError, match=says("Samples [1] consist of padding only; drop them.")):
-        mask = batch["attention_mask"].clone()
-        mask[1] = 0
         model.batch({**batch, "attention_mask": mask})
     with pytest.raises(
         InputError, match=says("3 pictures were given for 2 placeholders. Put one placeholder per picture ...")
@@ -255,7 +264,7 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         qwen.model.batch(video)
 
 
-# -- positions and places ------------------------------------------------------------------------------------------------
+# -- positions and places ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +280,8 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         ([0.5], "positions must be whole numbers, found torch.float32; use .nonzero() on a mask."),
         (
             "text",
-            "positions='text' cannot be stacked: the samples have [3, 7] text positions. Run samples of one kind together, or keep all "
+            "positions='text' cannot be stacked: the samples have [3, 7] text positions. "
+            "Run samples of one kind together, or keep all "
             "positions and use batch.layout per sample.",
         ),
         (
@@ -292,7 +302,8 @@ def test_positions_before_any_forward_pass(
 
 def test_positions_on_other_sequences(llava: Subject, qwen: Subject, blip: Subject) -> None:
     text = (
-        "positions='last' has no meaning on the vision sequence, which holds only picture rows; use 'all', 'image' or indices, or choose "
+        "positions='last' has no meaning on the vision sequence, which holds only picture "
+        "rows; use 'all', 'image' or indices, or choose "
         "language-model points."
     )
     with pytest.raises(InputError, match=says(text)):
@@ -314,7 +325,8 @@ def test_places(llava: Subject) -> None:
     layout = llava.batches["several"].layout
     for box in ((0, 0, 0, 8), (8, 8, 4, 12), (32, 0, 40, 8), (-8, 0, 0, 8)):
         text = (
-            f"box={box} covers no pixel of the picture (32 wide, 32 high); a box is (left, top, right, bottom) with right and bottom "
+            f"box={box} covers no pixel of the picture (32 wide, 32 high); a box is (left, "
+            f"top, right, bottom) with right and bottom "
             "outside."
         )
         with pytest.raises(InputError, match=says(text)):
@@ -323,10 +335,13 @@ def test_places(llava: Subject) -> None:
         layout.patches((0, 0, 8, 8), sample=1, image=1)
     rows = layout.grid().rows
     last = int(layout.last[0])
-    text = f"Rows [{last}] of the part 'language' stand for no part of picture 0 of sample 0; its rows lie in {rows.min()}..{rows.max()}."
+    text = (
+        f"Rows [{last}] of the part 'language' stand for no part of picture 0 of sample "
+        f"0; its rows lie in {rows.min()}..{rows.max()}."
+    )
     with pytest.raises(NoPlaceError, match=says(text)):
         layout.boxes([last])
-    with pytest.raises(NoPlaceError, match="stand for no part of picture 0 of sample 0; its rows lie in 1..16"):
+    with pytest.raises(NoPlaceError, match=r"stand for no part of picture 0 of sample 0; its rows lie in 1..16"):
         layout.boxes([0], part="vision")  # the class row
     with pytest.raises(
         InputError,
@@ -339,7 +354,7 @@ def test_places(llava: Subject) -> None:
         layout.patches_of_mask(torch.zeros(32, 32, dtype=torch.bool))
 
 
-# -- models --------------------------------------------------------------------------------------------------------------
+# -- models ------------------------------------------------------------------------------------------------------------
 
 
 def test_classes_that_no_family_covers(tmp_path: Path) -> None:
@@ -348,7 +363,8 @@ def test_classes_that_no_family_covers(tmp_path: Path) -> None:
 
     text = (
         "No family covers LlavaNextForConditionalGeneration; covered are InstructBlipForConditionalGeneration, "
-        "LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration. Nearest: LlavaForConditionalGeneration. Declare it with "
+        "LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration. Nearest: "
+        "LlavaForConditionalGeneration. Declare it with "
         "mmlens.register_family."
     )
     with pytest.raises(UnsupportedModelError, match=says(text)):
@@ -379,7 +395,18 @@ def test_checkpoints(tmp_path: Path) -> None:
 def test_modules_that_the_family_expects_and_the_model_lacks() -> None:
     hf_model = TINY[0].make().hf_model
     del hf_model.model.vision_tower.encoder.layers[0].mlp.fc2
-    text = "expects a module 'mlp.fc2' in CLIPEncoderLayer, but CLIPMLP has no 'fc2'; it has activation_fn, fc1."
+    text = (
+        "CLIPEncoderLayer is none of the kinds of block that were declared: it lacks mlp.fc2; it has self_attn, layer_norm1, "
+        "mlp, layer_norm2."
+    )
+    with pytest.raises(UnsupportedModelError, match=says(text)):
+        HookedMultimodal.from_hf(hf_model)
+    hf_model = TINY[0].make().hf_model
+    del hf_model.model.multi_modal_projector.act
+    text = (
+        "expects a module 'model.multi_modal_projector.act' in LlavaForConditionalGeneration, but "
+        "LlavaMultiModalProjector has no 'act'; it has linear_1, linear_2."
+    )
     with pytest.raises(UnsupportedModelError, match=re.escape(text)):
         HookedMultimodal.from_hf(hf_model)
 
@@ -394,7 +421,10 @@ def test_without_a_processor(llava: Subject) -> None:
 
 
 def test_words_of_several_tokens(llava: Subject) -> None:
-    text = "'red circle' is not a single token: the tokenizer makes ['red', 'circle'] of it. Name a word that is one token."
+    text = (
+        "'red circle' is not a single token: the tokenizer makes ['red', 'circle'] "
+        "of it. Name a word that is one token."
+    )
     with pytest.raises(InputError, match=says(text)):
         llava.model.to_single_token("red circle")
     with pytest.raises(
@@ -406,7 +436,7 @@ def test_words_of_several_tokens(llava: Subject) -> None:
 def test_graph(llava: Subject) -> None:
     graph = llava.model.graph
     with pytest.raises(
-        UnknownNameError, match="There is no kind of point 'resid_pots' among .* names. Nearest: resid_post"
+        UnknownNameError, match=r"There is no kind of point 'resid_pots' among .* names. Nearest: resid_post"
     ):
         graph.select(kind="resid_pots")
     with pytest.raises(

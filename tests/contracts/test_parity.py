@@ -1,4 +1,4 @@
-"""Contract: without hooks the wrapped model is bit-equal to bare Hugging Face; with all of them, equal up to rounding."""
+"""Contract: without hooks the model is bit-equal to bare Hugging Face; with all of them, equal up to rounding."""
 
 from typing import Any
 

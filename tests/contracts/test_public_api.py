@@ -80,7 +80,7 @@ def test_the_public_names() -> None:
     for name in PUBLIC:
         assert getattr(mmlens, name) is not None
     assert dir(mmlens) == sorted(PUBLIC)
-    with pytest.raises(AttributeError, match="^module 'mmlens' has no attribute 'hooked'$"):
+    with pytest.raises(AttributeError, match=r"^module 'mmlens' has no attribute 'hooked'$"):
         mmlens.hooked  # noqa: B018
 
 
@@ -92,7 +92,10 @@ def test_hook_names(subject: Subject) -> None:
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
-    code = "import sys, mmlens; print(sorted({'torch', 'transformers', 'transformer_lens', 'numpy', 'PIL'} & set(sys.modules)))"
+    code = (
+        "import sys, mmlens; print(sorted({'torch', 'transformers', 'transformer_lens', "
+        "'numpy', 'PIL'} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -14,7 +14,7 @@ NAMES = ["vision.blocks.0.attn.hook_pattern", "blocks.1.hook_resid_mid", "blocks
 
 
 def trace_of(model: HookedMultimodal) -> dict[str, Any]:
-    """Everything that a hook could leave behind: torch hooks by module, kernels by configuration, weights, own state."""
+    """Everything that a hook could leave behind: torch hooks, kernels, forwards, weights, the points' own state."""
     modules = dict(model.hf_model.named_modules())
     return {
         "hooks": {

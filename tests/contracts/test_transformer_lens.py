@@ -38,7 +38,9 @@ def test_patching_with_the_picture_equals_a_plain_loop(subject: Subject) -> None
             name = f"blocks.{layer}.hook_resid_pre"
             for pos in range(corrupted["input_ids"].shape[1]):
 
-                def put(activation: torch.Tensor, hook: Any, pos: int = pos, name: str = name) -> torch.Tensor:
+                def put(
+                    activation: torch.Tensor, hook: Any, pos: int = pos, name: str = name, cache: Any = cache
+                ) -> torch.Tensor:
                     activation = activation.clone()
                     activation[:, pos] = cache[name][:, pos]
                     return activation
@@ -108,7 +110,7 @@ def test_the_last_entry_of_the_logit_lens_is_the_logits(subject: Subject) -> Non
 @pytest.mark.parametrize("unit", ["component", "head"])
 @torch.no_grad()
 def test_direct_attributions_sum_to_the_logit(subject: Subject, unit: str) -> None:
-    """All language models here end in an RMS norm, which has no bias and centres nothing: the sum is the logit itself."""
+    """The language models here end in an RMS norm, which neither shifts nor centres: the sum is the logit itself."""
     model, batch = subject.model, subject.batches["left"]
     expected = subject.bare(**batch, use_cache=False).logits[:, -1]
     found = direct_logit_attribution(model.bind(batch), batch["input_ids"], "circle", unit=unit)

@@ -26,9 +26,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "result.json"
     path.write_text("old")
-    with pytest.raises(error), whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write() -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

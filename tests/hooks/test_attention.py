@@ -155,7 +155,7 @@ def test_hooks_see_positions_before_heads_and_no_batch_axis_in_packed_towers() -
         attachments = []
         for kind in ("q", "k", "v", "attn_scores", "pattern", "z"):
 
-            def note(t: torch.Tensor, kind: str = kind) -> torch.Tensor:
+            def note(t: torch.Tensor, kind: str = kind, shapes: Any = shapes) -> torch.Tensor:
                 shapes[kind] = tuple(t.shape)
                 return t
 

@@ -34,7 +34,7 @@ def times(factor: float) -> Any:
 def test_an_argument_is_found_however_it_is_passed(call: Any) -> None:
     module = Module()
     for argument, expected in (("first", 13.0), ("second", 31.0)):
-        site, tap = Site(module, "in", argument), times(3 if argument == "second" else 3)
+        site, tap = Site(module, "in", argument), times(3)
         site.attach(tap, 0)
         assert call(module)[0].tolist() == [expected] * 2
         site.detach(tap)
@@ -86,7 +86,8 @@ def test_a_tensor_that_does_not_come_is_an_error() -> None:
     Site(module, "in", "scale").attach(times(2), 0)
     with pytest.raises(
         MMLensError,
-        match=r"^Module was called without the tensor 'scale' that a hook point reads there; it got 2 positional arguments and no keywords\.$",
+        match=r"^Module was called without the tensor 'scale' that a hook point reads there; "
+        r"it got 2 positional arguments and no keywords\.$",
     ):
         module(ONE, ONE)
 

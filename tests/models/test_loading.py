@@ -83,7 +83,8 @@ class Chat:
     """A chat template in the words of the tiny tokenizer."""
 
     template = (
-        "{% for m in messages %}{{ m.role }} : {% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+        "{% for m in messages %}{{ m.role }} : {% if m.content is string %}{{ m.content "
+        "}}{% else %}{% for c in m.content %}"
         "{% if c.type == 'image' %}<image> {% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %} {% endfor %}"
         "{% if add_generation_prompt %}assistant :{% endif %}"
     )

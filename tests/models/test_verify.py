@@ -62,7 +62,7 @@ def broken(change: dict[str, Any], part: str = "language") -> Family:
 @pytest.fixture
 def own() -> Iterator[HookedMultimodal]:
     """A LLaVA of the test's own."""
-    yield TINY[0].make()
+    return TINY[0].make()
 
 
 def failures(model: HookedMultimodal, family: Family) -> tuple[Any, list[str]]:
