@@ -67,13 +67,14 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
     largest = max((abs(value) for value in values.values()), default=0.0)
     columns = {part: _rows(graph, part) for part in PARTS}
     height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20
-    places: dict[str, tuple[float, float]] = {}
+    places: dict[str, tuple[float, int]] = {}
     body: list[str] = []
     x = 10.0
     for part, rows in columns.items():
         width = _LEFT + _CELL * max((len(nodes) for _, nodes in rows), default=1) + 8
         body.append(
-            f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">{_PART_TITLES[part]}</text>'
+            f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">'
+            f"{_PART_TITLES[part]}</text>"
         )
         for index, (label, nodes) in enumerate(rows):
             y = height - 24 - _ROW * (index + 1)
@@ -93,7 +94,7 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
     return Drawing(svg)
 
 
-def _edges(graph: HookGraph, places: dict[str, tuple[float, float]]) -> list[str]:
+def _edges(graph: HookGraph, places: dict[str, tuple[float, int]]) -> list[str]:
     """Only the edges that leave a row: those within a block would hide it."""
     lines = []
     for source, target in graph.digraph.edges:

@@ -9,6 +9,7 @@ from transformer_lens.utilities import Slice
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.cache import ActivationCache
+from mmlens.hooks.session import HookPair
 from mmlens.models.batch import MultimodalBatch
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class BoundModel:
     def run_with_hooks(
         self,
         tokens: torch.Tensor | None = None,
-        fwd_hooks: Sequence[tuple[str | Callable[[str], bool], Callable[..., Any]]] = (),
+        fwd_hooks: Sequence[HookPair] = (),
     ) -> torch.Tensor:
         """Run with hooks, with the picture; logits `[batch pos vocab]`."""
         return self.model.run_with_hooks(self._with(tokens), fwd_hooks=fwd_hooks)

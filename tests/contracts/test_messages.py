@@ -15,6 +15,12 @@ from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import TINY, picture
 
 
+@pytest.fixture(autouse=True)
+def _without_run_time_types(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--jaxtyping-packages", default=None):
+        pytest.skip("the run-time type checker refuses what is of the wrong type before mmlens can say why")
+
+
 def says(text: str) -> str:
     """A pattern for the whole message, `...` standing for anything."""
     return re.escape(text).replace(r"\.\.\.", ".*") + "$"
@@ -396,8 +402,8 @@ def test_modules_that_the_family_expects_and_the_model_lacks() -> None:
     hf_model = TINY[0].make().hf_model
     del hf_model.model.vision_tower.encoder.layers[0].mlp.fc2
     text = (
-        "CLIPEncoderLayer is none of the kinds of block that were declared: it lacks mlp.fc2; it has self_attn, layer_norm1, "
-        "mlp, layer_norm2."
+        "CLIPEncoderLayer is none of the kinds of block that were declared: it lacks mlp.fc2; it has self_attn, "
+        "layer_norm1, mlp, layer_norm2."
     )
     with pytest.raises(UnsupportedModelError, match=says(text)):
         HookedMultimodal.from_hf(hf_model)
