@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlavaForConditionalGeneration
 
 from mmlens.lab.data import IGNORED, Packed
@@ -85,9 +86,11 @@ def packed_logits(
         features = torch.cat(list(inner.get_image_features(batch.pixels, return_dict=True).pooler_output))
         where = (batch.ids == model.config.image_token_id).unsqueeze(-1)
         embeddings = embeddings.masked_scatter(where, features.to(embeddings.dtype))
-    states = inner.language_model(
-        inputs_embeds=embeddings, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+    # On CPUs the fused kernel's backward with a mask takes twice as long as plain matrix products.
+    with sdpa_kernel(SDPBackend.MATH):
+        states = inner.language_model(
+            inputs_embeds=embeddings, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
     asked = batch.labels != IGNORED
     return model.lm_head(states[asked]), batch.labels[asked]
 
