@@ -109,7 +109,7 @@ def _edges(graph: HookGraph, places: dict[str, tuple[float, int]]) -> list[str]:
     return lines
 
 
-def _box(node: Node, place: tuple[float, float], values: dict[str, float], largest: float) -> str:
+def _box(node: Node, place: tuple[float, int], values: dict[str, float], largest: float) -> str:
     x, y = place
     value = values.get(node.name)
     fill = "#f6f6f6" if value is None else _color(value, largest)

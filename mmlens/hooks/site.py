@@ -72,8 +72,8 @@ class Site:
         index = self._index
         if index >= len(args) or not isinstance(args[index], torch.Tensor):
             raise MMLensError(
-                f"{type(module).__name__} was called without the tensor {self.argument!r} that a hook point reads there; it got "
-                f"{len(args)} positional arguments and {', '.join(kwargs) or 'no keywords'}."
+                f"{type(module).__name__} was called without the tensor {self.argument!r} that a hook point reads there; "
+                f"it got {len(args)} positional arguments and {', '.join(kwargs) or 'no keywords'}."
             )
         new = self._pass(args[index])
         return None if new is args[index] else ((*args[:index], new, *args[index + 1 :]), kwargs)

@@ -20,8 +20,8 @@ class BoundModel:
     """What `model.bind(batch)` gives: TransformerLens's signatures, with the batch's picture in every run.
 
     TransformerLens's `patching`, `logit_lens` and `direct_logit_attribution` call `run_with_hooks(tokens, ...)` and
-    `run_with_cache(tokens, ...)`; on a vision-language model they would run blind. A bound model runs them on its batch:
-    tokens of the batch's shape take the place of its own, everything else (pictures, masks) stays. Attributes that it
+    `run_with_cache(tokens, ...)`; on a vision-language model they would run blind. A bound model runs them on its
+    batch: tokens of the batch's shape take the place of its own, everything else (pictures, masks) stays. Attributes that it
     does not have (`cfg`, `W_U`, `blocks`, `ln_final`, `to_single_token`, ...) are the model's.
 
     Args:
@@ -61,8 +61,8 @@ class BoundModel:
         if not isinstance(tokens, torch.Tensor) or tokens.shape != own.shape:
             found = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
             raise InputError(
-                f"This model is bound to a batch of tokens {list(own.shape)} [batch pos], found {found}; bind another batch "
-                "for other samples: model.bind(model.prepare(...))."
+                f"This model is bound to a batch of tokens {list(own.shape)} [batch pos], found {found}; bind another "
+                "batch for other samples: model.bind(model.prepare(...))."
             )
         tokens = tokens.to(own.device)
         image = self.batch.layout.is_image.to(own.device)
