@@ -20,6 +20,7 @@ from benchmarks.running import TASKS, running
 from benchmarks.starting import lab, starting
 from benchmarks.table import Row, as_table, machine
 
+_MODELS = ("llava", "lab", "gpu")
 _NAMES = (*TASKS, "points", "lab", "start")
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=_NAMES, action="append", help="one benchmark; may be given several times")
+    parser.add_argument("--model", choices=_MODELS, action="append", help="one model; may be given several times")
     parser.add_argument("--repeats", type=int, default=30, help="timed rounds (default 30)")
     parser.add_argument("--threads", type=int, help="torch threads; 1 is steadier on a shared machine")
     parser.add_argument(
@@ -48,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--clock cpu adds the times of all threads, waiting ones among them; use it with --threads 1")
     if options.threads:
         torch.set_num_threads(options.threads)
-    chosen = options.only or list(_NAMES)
+    chosen = options.only or _NAMES
     rows: list[Row] = []
     try:
         for found in tqdm(
-            _benchmarks(chosen, options.repeats, _CLOCKS[options.clock]),
+            _benchmarks(chosen, options.model or _MODELS, options.repeats, _CLOCKS[options.clock]),
             unit="benchmark",
             disable=not sys.stderr.isatty(),
         ):
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DisagreementError as error:
         print(f"The answers disagree, so no speed is compared. {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the table holds what was finished.", file=sys.stderr)
     print(machine())
     print(f"{options.repeats} rounds, {options.clock} clock, contenders in turns; ratios are medians over rounds\n")
     print(as_table(rows))
@@ -74,20 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _benchmarks(chosen: Sequence[str], repeats: int, clock: Callable[[], float]) -> Iterator[list[Row]]:
+def _benchmarks(
+    chosen: Sequence[str], models: Sequence[str], repeats: int, clock: Callable[[], float]
+) -> Iterator[list[Row]]:
     tasks = [task for task in TASKS if task in chosen]
-    if tasks or "points" in chosen:
-        subject = random_llava()
-        yield from running(subject, tasks, repeats=repeats, clock=clock)
+    subjects: list[Subject | None] = []
+    if "llava" in models and (tasks or "points" in chosen):
+        llava = random_llava()
+        subjects.append(llava)
         if "points" in chosen:
-            yield points(subject, repeats=repeats)
-        trained: Subject | None = lab_model()
-        if trained is not None:
-            yield from running(trained, tasks, repeats=repeats, clock=clock)
-    if tasks and torch.cuda.is_available():
-        yield from running(random_llava("cuda"), tasks, repeats=repeats, clock=clock)
-    elif tasks:
-        yield [Row("the same on a GPU", "all", note="skipped: no CUDA device")]
+            yield points(llava, repeats=repeats)
+    if tasks and "lab" in models:
+        subjects.append(lab_model())
+    if tasks and "gpu" in models:
+        if torch.cuda.is_available():
+            subjects.append(random_llava("cuda"))
+        else:
+            yield [Row("everything again on a GPU", "all", note="skipped: no CUDA device")]
+    for subject in filter(None, subjects):
+        yield from running(subject, tasks, repeats=repeats, clock=clock)
     if "lab" in chosen:
         yield lab(repeats=min(repeats, 10))
     if "start" in chosen:

@@ -46,7 +46,7 @@ def alternate(
     runs: Mapping[str, Callable[[], Any]],
     *,
     repeats: int,
-    warm_up: int = 3,
+    warm_up: int = 1,
     lead_in: int = 1,
     synchronise: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
