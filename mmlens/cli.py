@@ -52,7 +52,6 @@ def tour(
 
     scene = lab.scene(seed=seed) if image is None else None
     picture = load_image(image) if scene is None else scene.image
-    _quiet()
     hooked = _load(model)
     out.mkdir(parents=True, exist_ok=True)
     if scene is not None:
@@ -78,7 +77,6 @@ def verify(
     """Fire and edit every hook point of a model and compare it with bare Hugging Face."""
     from mmlens.models.verify import verify as check
 
-    _quiet()
     report = check(_load(model))
     print(report)
     if not report.ok:
@@ -88,16 +86,10 @@ def verify(
 def _load(path: str | None) -> "HookedMultimodal":
     from mmlens import lab
     from mmlens.models.hooked import HookedMultimodal
+    from mmlens.models.loading import quieten
 
+    quieten()
     return lab.load() if path is None else HookedMultimodal.from_pretrained(path)
-
-
-def _quiet() -> None:
-    """Keep transformers' loading bars and advice out of the command's output."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _twins(scene: "Scene") -> "dict[str, tuple[Image.Image, str]]":

@@ -4,7 +4,10 @@ from mmlens.core.errors import InputError
 
 #: Axis words used in every docstring, annotation and graph node.
 AXIS_WORDS = frozenset(
-    "batch pos d_model head query key d_head neuron d_vision patch row column layer sample concept vocab step one".split()
+    (
+        *("batch", "pos", "d_model", "head", "query", "key", "d_head", "neuron", "d_vision", "patch", "row", "column"),
+        *("layer", "sample", "concept", "vocab", "step", "expert", "one"),
+    )
 )
 
 _POSITION_WORDS = ("pos", "patch", "query", "key")

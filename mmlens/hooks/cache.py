@@ -96,7 +96,8 @@ class ActivationCache(TransformerLensCache):
         tensors = own(self.cache_dict)
         if not tensors:
             raise InputError(f"The cache holds no activations of the part {part!r}; name some when you run the model.")
-        model = None if self.model is None else self.model.part(part)
+        whole: Any = self.model
+        model = None if whole is None else whole.part(part)
         return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions)
 
     def save(self, path: str | Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformer_lens.utilities import Slice
 
 from mmlens.core.errors import InputError
+from mmlens.core.places import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
 from mmlens.models.batch import MultimodalBatch
@@ -103,8 +104,8 @@ class BoundModel:
             remove_batch_dim: drop a batch axis of size 1.
             pos_slice: which positions to keep, as a slice or `transformer_lens.utilities.Slice`.
         """
-        pick = None if pos_slice is None else Slice.unwrap(pos_slice).slice
-        positions = "all" if pick is None else pick
+        pick: Any = None if pos_slice is None else Slice.unwrap(pos_slice).slice
+        positions: Positions = "all" if pick is None else pick
         logits, cache = self.model.run_with_cache(
             self._with(tokens), names=names_filter, device=device, positions=positions
         )

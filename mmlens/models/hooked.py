@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 from transformer_lens import HookedRootModule
-from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names, Part, require_part
+from mmlens.core.names import Names
 from mmlens.core.places import Positions
 from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
 from mmlens.hooks.graph import HookGraph, Node, Selection
@@ -20,14 +19,13 @@ from mmlens.hooks.session import HookPair, attached, resolve_hooks
 from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
 from mmlens.models.bound import BoundModel
 from mmlens.models.build import build
-from mmlens.models.collect import submodule
 from mmlens.models.family import Family
 from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
 from mmlens.models.layout import TokenLayout
 from mmlens.models.loading import find_family, load_model
+from mmlens.models.parts import Parts
 from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
-from mmlens.models.weights import PartView, part_view
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
 Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
@@ -41,7 +39,7 @@ class Intervention(Protocol):
         """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
 
 
-class HookedMultimodal(HookedRootModule):
+class HookedMultimodal(Parts, HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real
@@ -65,7 +63,8 @@ class HookedMultimodal(HookedRootModule):
         super().__init__()
         self.hf_model = hf_model
         self.processor = processor
-        base = hf_model.get_base_model() if hasattr(hf_model, "get_base_model") else hf_model
+        unwrap: Any = getattr(hf_model, "get_base_model", None)  # peft models hold the real one inside
+        base = hf_model if unwrap is None else unwrap()
         self.family = find_family(base) if family is None else family
         self.config = base.config
         built = build(base, self.family, self.config)
@@ -73,7 +72,6 @@ class HookedMultimodal(HookedRootModule):
         self.hook_dict = built.points  # type: ignore[assignment]
         self.mod_dict = dict(built.points)
         self.__dict__["_base"] = base  # not a second submodule
-        self._parts: dict[str, PartView] = {}
         self.train(hf_model.training)
 
     # -- making one --------------------------------------------------------------------------------------------------
@@ -136,11 +134,6 @@ class HookedMultimodal(HookedRootModule):
             self.processor.save_pretrained(folder)
 
     # -- what goes in ------------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model's first weights, where inputs go."""
-        return next(self.hf_model.parameters()).device
 
     def prepare(
         self, text: Text, images: Images = None, *, padding_side: Literal["left", "right"] = "left"
@@ -403,175 +396,6 @@ class HookedMultimodal(HookedRootModule):
             batch: supplies pictures and masks for every run; tokens of the same shape may replace its own.
         """
         return BoundModel(self, batch)
-
-    # -- tokens ------------------------------------------------------------------------------------------------------
-
-    def _require_processor(self, what: str) -> Any:
-        if self.processor is None:
-            raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
-        return self.processor
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the processor.
-
-        Raises:
-            InputError: if the model was wrapped without a processor.
-        """
-        processor = self._require_processor("A tokenizer")
-        return getattr(processor, "tokenizer", processor)
-
-    @property
-    def stop_tokens(self) -> set[int]:
-        """Ids that end a generation."""
-        config = getattr(self.hf_model, "generation_config", None)
-        ends = getattr(config, "eos_token_id", None)
-        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
-
-    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[torch.Tensor, "batch pos"]:
-        """Token ids of plain text, without a picture.
-
-        Args:
-            text: one string or several; shorter ones are padded.
-            prepend_bos: let the tokenizer add its special tokens.
-        """
-        texts = [text] if isinstance(text, str) else list(text)
-        ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
-        return ids["input_ids"].to(self.device)
-
-    def to_single_token(self, text: str) -> int:
-        """The id of a string that is one token.
-
-        Raises:
-            InputError: if it is several tokens (they are listed) or unknown to the tokenizer.
-        """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
-            pieces = self.tokenizer.convert_ids_to_tokens(ids)
-            raise InputError(
-                f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
-            )
-        return int(ids[0])
-
-    def to_string(self, tokens: Any) -> Any:
-        """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]`. Special tokens show."""
-        ids = torch.as_tensor(tokens)
-        if ids.ndim == 2:
-            return [self.to_string(row) for row in ids]
-        return self.tokenizer.decode(ids.reshape(-1).tolist())
-
-    def to_str_tokens(self, tokens: Any) -> list[str]:
-        """Each token as a string, for a text or for ids `[pos]` or `[1 pos]`."""
-        ids = self.to_tokens(tokens)[0] if isinstance(tokens, str) else torch.as_tensor(tokens).reshape(-1)
-        return [self.to_string(token) for token in ids]
-
-    def decode(self, tokens: Int[torch.Tensor, "batch pos"]) -> list[str]:
-        """Text of token ids, without special tokens and surrounding space."""
-        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-    # -- weights and configuration -----------------------------------------------------------------------------------
-
-    def part(self, part: Part) -> PartView:
-        """One part's blocks, weights and configuration.
-
-        Args:
-            part: `"vision"`, `"projector"` or `"language"`.
-        """
-        require_part(part)
-        if part not in self._parts:
-            dtype = next(self.hf_model.parameters()).dtype
-            self._parts[part] = part_view(part, self.family, self._base, self.config, str(self.device), dtype)
-        return self._parts[part]
-
-    @property
-    def cfg(self) -> TransformerLensConfig:
-        """The language model's shape in TransformerLens's terms."""
-        return self.part("language").cfg
-
-    @property
-    def blocks(self) -> Any:
-        """The language model's blocks: `model.blocks[i].attn.W_O`, `model.blocks[i].mlp.W_out` (views)."""
-        return self.part("language").blocks
-
-    @property
-    def ln_final(self) -> nn.Module:
-        """The language model's final norm, the real module."""
-        return submodule(self._base, self.family.language.norm.path, self.family.name)
-
-    @property
-    def unembed(self) -> nn.Module:
-        """The unembedding, the real module: logits from the normalised stream."""
-        return submodule(self._base, self.family.language.head, self.family.name)
-
-    @property
-    def W_E(self) -> Float[torch.Tensor, "vocab d_model"]:
-        """Token embedding (a view)."""
-        return submodule(self._base, self.family.language.embed, self.family.name).weight  # type: ignore[return-value]
-
-    @property
-    def W_U(self) -> Float[torch.Tensor, "d_model vocab"]:
-        """Unembedding (a view)."""
-        return self.unembed.weight.T  # type: ignore[union-attr, operator]
-
-    @property
-    def b_U(self) -> Float[torch.Tensor, "vocab"]:
-        """Unembedding bias, zero if there is none."""
-        bias = self.unembed.bias
-        return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias  # type: ignore[return-value]
-
-    @property
-    def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:
-        """The language model's MLP input weights (a copy)."""
-        return self.part("language").W_in
-
-    @property
-    def W_gate(self) -> Float[torch.Tensor, "layer d_model neuron"]:
-        """The language model's MLP gate weights (a copy)."""
-        return self.part("language").W_gate
-
-    @property
-    def W_out(self) -> Float[torch.Tensor, "layer neuron d_model"]:
-        """The language model's MLP output weights (a copy); rows are what neurons write."""
-        return self.part("language").W_out
-
-    @property
-    def W_Q(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
-        """The language model's query weights (a copy)."""
-        return self.part("language").W_Q
-
-    @property
-    def W_K(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
-        """The language model's key weights (a copy)."""
-        return self.part("language").W_K
-
-    @property
-    def W_V(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
-        """The language model's value weights (a copy)."""
-        return self.part("language").W_V
-
-    @property
-    def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
-        """The language model's attention output weights (a copy)."""
-        return self.part("language").W_O
-
-    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
-        """Sum of the biases that the language model's blocks before `layer` add to the stream, `[d_model]`."""
-        return self.part("language").accumulated_bias(layer, mlp_input, include_mlp_biases)
-
-    def tokens_to_residual_directions(self, tokens: Any) -> Float[torch.Tensor, "*tokens d_model"]:
-        """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
-
-        The final norm's gain is part of it: `direction = gain * W_U[:, token]`, so that the attributions of all
-        components sum to the logit (for RMS norms; layer norms centre first, as TransformerLens does).
-
-        Args:
-            tokens: a string that is one token, an id, or a tensor of ids of any shape.
-        """
-        if isinstance(tokens, str):
-            tokens = self.to_single_token(tokens)
-        ids = torch.as_tensor(tokens, device=self.W_U.device)
-        gain = self.ln_final.weight
-        return self.W_U.T[ids] * gain
 
     def extra_repr(self) -> str:
         """What `print(model)` adds."""

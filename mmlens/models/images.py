@@ -66,7 +66,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"A picture array must be uint8 (0..255) or floating (0..1), found {array.dtype}.")
     low, high = float(array.min()), float(array.max())
-    if not (0.0 <= low and high <= 1.0):
+    if not (low >= 0.0 and high <= 1.0):
         raise InputError(
             f"A floating picture array must lie in 0..1, found {low:.3g}..{high:.3g}. Pass pictures before normalisation."
         )

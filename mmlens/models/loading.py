@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import logging
 
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
@@ -75,7 +76,7 @@ def load_model(
     except OSError as error:
         raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}") from error
     if device is not None:
-        model = model.to(device)
+        nn.Module.to(model, device)
     if processor is None:
         processor = load_processor(path, family, model.config, **shared)
     return model, processor
@@ -92,3 +93,9 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def quieten() -> None:
+    """Keep transformers' loading bars and advice out of a command's output."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -33,6 +33,7 @@ class ComposedProcessor:
                 f"The family {family.name} does not say how many tokens a picture takes (Family.expand), so its processor "
                 "cannot be composed; pass a Hugging Face processor."
             )
+        self._expand = family.expand
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.family = family
@@ -49,7 +50,7 @@ class ComposedProcessor:
         tensors: dict[str, torch.Tensor] = {}
         if images:
             tensors = dict(self.image_processor(images=images, return_tensors="pt"))
-            counts = iter(self.family.expand(self.config, tensors))  # type: ignore[misc] - checked when built
+            counts = iter(self._expand(self.config, tensors))
             text = [self._expanded(sample, counts) for sample in text]
         tensors = {**self.tokenizer(text, **options), **tensors}
         tensors.pop("token_type_ids", None)

@@ -1,0 +1,89 @@
+"""Tokens and strings of a hooked model, under TransformerLens's names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+
+from mmlens.core.errors import InputError
+
+
+class Vocabulary:
+    """What a hooked model can do with text: the part of `HookedMultimodal` that needs its tokenizer alone.
+
+    Attributes:
+        processor: the Hugging Face processor, or None.
+        hf_model: the Hugging Face model.
+    """
+
+    processor: Any
+    hf_model: Any
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's first weights, where inputs go."""
+        return next(self.hf_model.parameters()).device
+
+    def _require_processor(self, what: str) -> Any:
+        if self.processor is None:
+            raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
+        return self.processor
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor.
+
+        Raises:
+            InputError: if the model was wrapped without a processor.
+        """
+        processor = self._require_processor("A tokenizer")
+        return getattr(processor, "tokenizer", processor)
+
+    @property
+    def stop_tokens(self) -> set[int]:
+        """Ids that end a generation."""
+        config = getattr(self.hf_model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[torch.Tensor, "batch pos"]:
+        """Token ids of plain text, without a picture.
+
+        Args:
+            text: one string or several; shorter ones are padded.
+            prepend_bos: let the tokenizer add its special tokens.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
+        return ids["input_ids"].to(self.device)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a string that is one token.
+
+        Raises:
+            InputError: if it is several tokens (they are listed) or unknown to the tokenizer.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
+            pieces = self.tokenizer.convert_ids_to_tokens(ids)
+            raise InputError(
+                f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
+            )
+        return int(ids[0])
+
+    def to_string(self, tokens: Any) -> Any:
+        """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]`. Special tokens show."""
+        ids = torch.as_tensor(tokens)
+        if ids.ndim == 2:
+            return [self.to_string(row) for row in ids]
+        return self.tokenizer.decode(ids.reshape(-1).tolist())
+
+    def to_str_tokens(self, tokens: Any) -> list[str]:
+        """Each token as a string, for a text or for ids `[pos]` or `[1 pos]`."""
+        ids = self.to_tokens(tokens)[0] if isinstance(tokens, str) else torch.as_tensor(tokens).reshape(-1)
+        return [self.to_string(token) for token in ids]
+
+    def decode(self, tokens: Int[torch.Tensor, "batch pos"]) -> list[str]:
+        """Text of token ids, without special tokens and surrounding space."""
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
