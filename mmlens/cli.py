@@ -43,7 +43,7 @@ def tour(
     activation: Annotated[
         Literal["down_in", "act"], typer.Option(help="Multiplier: exact, or as published.")
     ] = "down_in",
-    seed: Annotated[int, typer.Option(help="Of the drawn scene and the random control.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of the drawn scene and the random control.")] = 30,
 ) -> None:
     """Caption a picture, find the neurons behind its nouns, test them causally, and write one HTML report."""
     from mmlens import lab
