@@ -49,7 +49,8 @@ def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     if np.ptp(data) == 0:
         return Interval(float(data[0]), float(data[0]), float(data[0]), len(data))
     result = bootstrap((data,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(seed))
-    return Interval(float(data.mean()), *map(float, result.confidence_interval), len(data))
+    low, high = result.confidence_interval
+    return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
 def scene_values(model: mm.HookedMultimodal, scene: Scene, *, k: int, seed: int) -> dict[str, float] | None:

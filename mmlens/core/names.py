@@ -110,10 +110,14 @@ def match_names(asked: Names, known: Sequence[str], *, what: str = "hook point")
         patterns = [asked] if isinstance(asked, str) else list(asked)
         if not patterns:
             raise UnknownNameError(f"No {what} was named: the list of names is empty.")
+        exact = set(known)
         chosen = set()
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise InputError(f"A {what} name must be a string, found {type(pattern).__name__}: {pattern!r}.")
+            if pattern in exact:
+                chosen.add(pattern)
+                continue
             expression = _glob(pattern)
             found = {name for name in known if expression.match(name)}
             if not found:

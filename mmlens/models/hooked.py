@@ -286,8 +286,9 @@ class HookedMultimodal(Parts, HookedRootModule):
         store: dict[str, torch.Tensor] = {}
         everything = isinstance(positions, str) and positions == "all"
         layout = None if everything else self.batch(batch, **tensors).layout
+        known: _KnownRows = {}
         fwd_hooks: list[HookPair] = [
-            (node.name, record(store, None if layout is None else _picker(node, layout, positions), device))
+            (node.name, record(store, None if layout is None else _picker(node, layout, positions, known), device))
             for node in nodes
         ]
         with self.hooks(fwd_hooks):
@@ -402,14 +403,24 @@ class HookedMultimodal(Parts, HookedRootModule):
         return f"family={self.family.name}, {self.graph!r}"
 
 
-def _picker(node: Node, layout: TokenLayout, positions: Positions) -> RowPicker:
+#: Rows that a position rule means, by sequence, its length and device: worked out once, not at each point.
+_KnownRows = dict[tuple[str, int, torch.device], torch.Tensor]
+
+
+def _picker(node: Node, layout: TokenLayout, positions: Positions, known: _KnownRows) -> RowPicker:
     """Cuts a point's tensor down to the wanted positions; checks them now where the length is known."""
+
+    def rows(length: int, device: torch.device) -> torch.Tensor:
+        key = (node.sequence, length, device)
+        if key not in known:
+            known[key] = layout.rows(positions, node.sequence, length).to(device)
+        return known[key]
+
     length = layout.length(node.sequence)
     if length is not None:
-        layout.rows(positions, node.sequence, length)
+        rows(length, torch.device("cpu"))
 
     def pick(activation: torch.Tensor) -> torch.Tensor:
-        rows = layout.rows(positions, node.sequence, activation.shape[node.position_axis])
-        return gather_rows(activation, node.axes, rows)
+        return gather_rows(activation, node.axes, rows(activation.shape[node.position_axis], activation.device))
 
     return pick
