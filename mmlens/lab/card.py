@@ -43,10 +43,9 @@ def _card(record: dict[str, Any], measured: Evaluation) -> str:
             "the loss, which makes its neurons sparser than ordinary training would**"
         )
     nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
-    total = sum(each["steps"] for each in recipe["rounds"])
-    rounds = "\n".join(f"   - {_round(each)};" for each in recipe["rounds"])
-    packed = f"{recipe['questions']} questions"
-    rates = f"{recipe['tower_rate']:g} (tower), {recipe['rate']:g} (language, align)"
+    stages = "\n".join(f"{n}. {_stage(each)};" for n, each in enumerate(recipe["stages"], start=1))
+    # A run that departed from the stages as listed says so, and does not claim that the command repeats it.
+    repeat = record.get("note", "`python -m mmlens.lab.train --out DIR` repeats it.")
     minutes = f"{record['training_seconds'] / 60:.0f} minutes"
     return f"""# The lab model
 
@@ -74,31 +73,18 @@ mood ("flat round crimson"), so that the answer has to be looked up and cannot b
 
 ## Recipe
 
-1. tower, {recipe["tower_steps"]} steps of {recipe["tower_batch"]} pictures: name noun and colour at every
-   patch;
-2. language, {recipe["language_steps"]} steps of {recipe["batch"]}: captions and answers about written scenes,
-   no pictures;
-3. align, {recipe["align_steps"]} steps: only the projector learns, from pictures;
-4. joint, {total} steps: everything learns from pictures, every batch number
-   {recipe["written_every"]} is written, the tower is held for the first {recipe["tower_held"]}.
-   The learning rate starts again with each round:
-{rounds}
+{stages}
 
-Each row is one picture or writing with its caption and {packed} packed behind it, unseen by
-each other. AdamW, peak rates {rates},
-cosine, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
-{activations}.
-The gain of the last norm is fixed at one.
+A row is one picture, or one written scene, with its caption and several questions packed behind it, unseen by
+each other. AdamW with a new
+cosine in every stage, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
+{activations}. The gain of the last norm is fixed at one.
 
 After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
 most active (`mmlens.lab.gauge`). This leaves the model's function as it is, and decides whether a neuron's
 direction reads as its words or as their opposite.
 
-Training took {minutes} of wall clock on two shared CPU cores. To repeat it:
-
-```
-python -m mmlens.lab.train --out DIR
-```
+Training took {minutes} of wall clock on two shared CPU cores. {repeat}
 
 ## Measured
 
@@ -118,10 +104,20 @@ three of them, or other drawings were never seen.
 """
 
 
-def _round(part: dict[str, Any]) -> str:
-    text = f"{part['steps']} steps from a peak of {part['rate']:g}, {part['questions']} questions a row"
-    if part["horizon"] != part["steps"]:
-        text += f", broken off from a cosine of {part['horizon']}"
-    if part["answer_weight"] is not None:
-        text += f", an answer counting as much as {part['answer_weight']:g} words of a caption"
+def _stage(stage: dict[str, Any]) -> str:
+    learns = " and ".join(each.replace("_", " ") for each in stage["learns"])
+    text = f"{stage['name']} (learning: {learns}), {stage['steps']} steps of {stage['batch']} rows,\n"
+    text += f"   peak rate {stage['rate']:g}, "
+    if stage["objective"] == "patches":
+        return text + "to name noun and colour at every patch of a picture"
+    shown = {0: "pictures only", 1: "written scenes only"}.get(
+        stage["written_every"], f"pictures, every batch number {stage['written_every']} written"
+    )
+    text += f"{shown}, {stage['questions']} questions a row"
+    if stage["answer_weight"] is not None:
+        text += f", an answer counting as much as {stage['answer_weight']:g} caption words"
+    if stage["plain"] > 0:
+        text += f",\n   {stage['plain']:.0%} of the written rows in the caption's own words"
+    if stage["lookups"] != 1:
+        text += f",\n   look-up questions {stage['lookups']:g} times as likely"
     return text

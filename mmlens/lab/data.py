@@ -21,7 +21,7 @@ from transformers import LlavaProcessor
 
 from mmlens.core.files import whole_file
 from mmlens.lab.composing import scene
-from mmlens.lab.language import CAPTION_PROMPT, rich_caption
+from mmlens.lab.language import CAPTION_PROMPT, rich_caption, written
 from mmlens.lab.scenery import Scene
 from mmlens.lab.world import CANVAS, COLORS, NOUNS, PLACES, Question
 
@@ -30,6 +30,9 @@ KIND_WEIGHTS = {
     "who": 1.2, "use": 1.6,
 }  # fmt: skip
 """How often each kind is asked in training; the rarer kinds need more weight than their share."""
+
+LOOKUPS = ("color", "shape", "presence", "position")
+"""Kinds whose answer depends on one object that has to be found among the others; they are learned last."""
 
 RICH_CAPTION_SHARE = 0.03
 IGNORED = -100
@@ -83,6 +86,7 @@ class Packer:
         rows: list[tuple[Scene, list[tuple[str, str]]]],
         pictures: UInt8[np.ndarray, "batch height width rgb"] | None,
         answer_weight: float | None = None,
+        plain: float = 0.0,
     ) -> Packed:
         """Pack scenes, each with (prompt, answer) pairs, behind their pictures or their written twins.
 
@@ -91,11 +95,21 @@ class Packer:
             pictures: The scenes' pictures; None packs the written twins in their place.
             answer_weight: How many caption words an answer counts as in the loss, however long it is; None
                 counts every token the same.
+            plain: Share of the written rows, the first ones, in the caption's own words.
 
         Returns:
             The batch, padded on the right.
         """
-        built = [self._row(scene, said, pictures is not None, answer_weight) for scene, said in rows]
+        image = [self._image_id] * self._image_tokens
+        built = []
+        for number, (each, said) in enumerate(rows):
+            if pictures is not None:
+                shown = image
+            elif number < plain * len(rows):
+                shown = self.encode(written(each.placed, each.place, each.mood, plain=True))
+            else:
+                shown = self.encode(each.written())
+            built.append(self._row(shown, said, answer_weight))
         length = max(len(ids) for ids, *_ in built)
         count = len(built)
         ids = np.full((count, length), self._tokenizer.pad_token_id)
@@ -126,10 +140,9 @@ class Packer:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _row(
-        self, scene: Scene, said: list[tuple[str, str]], with_picture: bool, answer_weight: float | None
+        self, shown: list[int], said: list[tuple[str, str]], answer_weight: float | None
     ) -> tuple[list[int], list[int], list[float], list[int], list[int]]:
-        content = [self._image_id] * self._image_tokens if with_picture else self.encode(scene.written())
-        prefix = self.encode("<bos> user :") + content
+        prefix = self.encode("<bos> user :") + shown
         ids, labels = list(prefix), [IGNORED] * len(prefix)
         weights = [0.0] * len(prefix)
         positions, segments = list(range(len(prefix))), [0] * len(prefix)
@@ -139,21 +152,25 @@ class Packer:
             segment = asked + answered[:-1]
             ids += segment
             labels += [IGNORED] * (len(asked) - 1) + answered
-            plain = answer_weight is None or prompt == CAPTION_PROMPT
-            each = 1.0 if plain else answer_weight / len(answered)
+            each = 1.0
+            if answer_weight is not None and prompt != CAPTION_PROMPT:
+                each = answer_weight / len(answered)
             weights += [0.0] * (len(asked) - 1) + [each] * len(answered)
             positions += range(len(prefix), len(prefix) + len(segment))
             segments += [number] * len(segment)
         return ids, labels, weights, positions, segments
 
 
-def choose(scene: Scene, count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
+def choose(
+    scene: Scene, count: int, rng: np.random.Generator, *, lookups: float = 1.0
+) -> list[tuple[str, str]]:
     """Choose what is said about a scene in one training row: the caption and some of its questions.
 
     Args:
         scene: The scene.
         count: Number of questions, at most.
         rng: Decides which.
+        lookups: Factor on the chance of the kinds in `LOOKUPS`.
 
     Returns:
         (prompt, answer) pairs, the caption first.
@@ -162,7 +179,8 @@ def choose(scene: Scene, count: int, rng: np.random.Generator) -> list[tuple[str
     text = rich_caption(scene.placed, scene.place, scene.mood) if rich else scene.caption
     questions: tuple[Question, ...] = scene.questions
     kinds = [question.kind for question in questions]
-    weights = np.array([KIND_WEIGHTS[kind] / kinds.count(kind) for kind in kinds])
+    chance = {kind: weight * (lookups if kind in LOOKUPS else 1.0) for kind, weight in KIND_WEIGHTS.items()}
+    weights = np.array([chance[kind] / kinds.count(kind) for kind in kinds])
     count = min(count, len(questions))
     picked = rng.choice(len(questions), size=count, replace=False, p=weights / weights.sum())
     return [(CAPTION_PROMPT, text), *((questions[i].text, questions[i].answer) for i in picked)]

@@ -208,7 +208,7 @@ def _positions(placed: Sequence[Placed], nouns: list[str]) -> Iterator[Question]
                 yield Question(f"where is the {one.shape} seen from the {other.shape}", answer, "position")
 
 
-def written(placed: Sequence[Placed], place: str, mood: str) -> str:
+def written(placed: Sequence[Placed], place: str, mood: str, *, plain: bool = False) -> str:
     """Put a scene into words that can stand in the place of its picture.
 
     Nouns, colours, place and mood are circumscribed ("flat round , crimson , big"), so that the model has to
@@ -218,6 +218,8 @@ def written(placed: Sequence[Placed], place: str, mood: str) -> str:
         placed: The objects.
         place: One of `PLACES`.
         mood: One of `MOODS`.
+        plain: Call nouns, colours, place and mood by the caption's own words all the same. Only training
+            does, to begin with: a thing is found more easily under the name it is asked for by.
 
     Returns:
         For instance "flat round crimson big column two row three ; lawn warm light".
@@ -230,9 +232,11 @@ def written(placed: Sequence[Placed], place: str, mood: str) -> str:
     parts = []
     for thing in sorted(placed, key=lambda thing: thing.center[0]):
         column, row = (GRID[min(7, int(value * 8 / CANVAS))] for value in thing.center)
-        look = f"{MEANINGS[thing.shape]} {COLOR_MEANINGS[thing.color]} {thing.size}"
-        parts.append(f"{look} column {column} row {row}")
-    parts.append(f"{PLACE_MEANINGS[place]} {MOOD_MEANINGS[mood]}")
+        noun, color = thing.shape, thing.color
+        if not plain:
+            noun, color = MEANINGS[noun], COLOR_MEANINGS[color]
+        parts.append(f"{noun} {color} {thing.size} column {column} row {row}")
+    parts.append(f"{place} {mood}" if plain else f"{PLACE_MEANINGS[place]} {MOOD_MEANINGS[mood]}")
     return " ; ".join(parts)
 
 

@@ -15,19 +15,28 @@ from mmlens.lab.data import IGNORED, Packer, choose, patch_labels
 from mmlens.lab.gauge import fix_signs
 from mmlens.lab.language import CAPTION_PROMPT
 from mmlens.lab.objectives import language_loss, packed_logits
-from mmlens.lab.train import PHASES, Recipe, Round, Trainer
+from mmlens.lab.recipe import STAGES, Recipe, Stage
+from mmlens.lab.start import scale_to_width
+from mmlens.lab.train import Trainer
 
 SMALL = Recipe(
     size=TINY,
-    tower_steps=3,
-    language_steps=3,
-    align_steps=2,
-    rounds=(Round(2, 4, 1e-3, questions=2), Round(4, 4, 5e-4, questions=3, answer_weight=5.0)),
-    tower_held=2,
+    stages=(
+        Stage("tower", ("vision_tower",), 3, 2e-3, batch=4, objective="patches"),
+        Stage("language", ("language_model",), 3, 1e-3, batch=3, written_every=1, questions=2),
+        Stage("align", ("multi_modal_projector",), 2, 1e-3, batch=3),
+        Stage(
+            "joint",
+            ("vision_tower", "multi_modal_projector", "language_model"),
+            6,
+            1e-3,
+            batch=3,
+            written_every=4,
+            answer_weight=5.0,
+            lookups=2.0,
+        ),
+    ),
     scenes=12,
-    batch=3,
-    tower_batch=4,
-    questions=2,
 )
 PROCESSOR = make_processor(TINY)
 MODEL = make_model(TINY)
@@ -49,32 +58,45 @@ def unbroken(tmp_path_factory) -> Trainer:
     return whole
 
 
-@pytest.mark.parametrize("stop", [("tower", 2), ("language", 0), ("align", 1), ("joint", 1), ("joint", 4)])
+@pytest.mark.parametrize("stop", [(0, 2), (1, 0), (2, 1), (3, 1), (3, 4)])
 def test_an_interrupted_run_ends_in_the_same_weights(unbroken, stop, tmp_path):
     trainer(tmp_path).run(until=stop)
     resumed = trainer(tmp_path)
-    assert (resumed.phase, resumed.step) in (stop, (PHASES[PHASES.index(stop[0]) - 1], 3))
+    assert (resumed.stage, resumed.step) == stop
     resumed.run()
     for name, value in weights(resumed).items():
         assert torch.equal(value, unbroken.model.state_dict()[name]), name
 
 
-def test_each_phase_trains_its_own_parts(tmp_path):
+def test_each_stage_trains_its_own_parts(tmp_path):
     run = trainer(tmp_path)
-    parts = ("vision_tower", "multi_modal_projector", "language_model")
-    learned = {"tower": parts[:1], "language": parts[2:], "align": parts[1:2], "joint": parts}
-    following = {"tower": ("language", 0), "language": ("align", 0), "align": ("joint", 0), "joint": None}
-    for phase in PHASES:
+    for number, stage in enumerate(SMALL.stages):
         before = weights(run)
-        run.run(until=following[phase])
+        run.run(until=(number + 1, 0))
         after = run.model.state_dict()
         changed = [name for name in after if not torch.equal(before[name], after[name])]
-        moved = {part for part in parts if any(part in name for name in changed)}
-        assert moved == set(learned[phase]), phase
+        parts = {part for part in SMALL.stages[-1].learns if any(part in name for name in changed)}
+        assert parts == set(stage.learns), stage.name
+
+
+def test_the_rate_rises_and_falls_and_written_batches_come_in_turn():
+    stage = Stage("", (), 200, 1e-3, written_every=4)
+    rates = [stage.rate_at(step) for step in range(200)]
+    assert rates[0] == pytest.approx(2e-5, rel=1e-2)
+    assert max(rates) == pytest.approx(1e-3, rel=0.2)
+    assert rates[-1] == pytest.approx(5e-5, rel=0.01)
+    assert [step for step in range(9) if stage.is_written(step)] == [3, 7]
+    assert not any(Stage("", (), 9, 1e-3).is_written(step) for step in range(9))
+
+
+def test_the_shipped_recipe_teaches_every_part_and_language_before_pictures():
+    assert {part for stage in STAGES for part in stage.learns} == set(STAGES[-1].learns)
+    speaks = next(number for number, stage in enumerate(STAGES) if "language_model" in stage.learns)
+    assert STAGES[speaks].written_every == 1
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
-    trainer(tmp_path).run(until=("tower", 1))
+    trainer(tmp_path).run(until=(0, 1))
     with pytest.raises(InputError, match=r"another recipe \(different: decay\)"):
         trainer(tmp_path, replace(SMALL, decay=0.3))
 
@@ -97,7 +119,7 @@ def test_export_loads_in_plain_transformers_and_computes_the_same(unbroken, tmp_
     stored = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     assert stored.dtype == torch.float16
     record = json.loads((tmp_path / "model" / "training.json").read_text())
-    assert record["recipe"]["rounds"][1]["steps"] == SMALL.rounds[1].steps
+    assert record["recipe"]["stages"][3]["steps"] == SMALL.stages[3].steps
 
 
 @torch.no_grad()
@@ -201,6 +223,23 @@ def test_patch_labels_name_what_the_masks_show():
         empty = bare.reshape(per_side, LAB.patch, per_side, LAB.patch).all(axis=(1, 3)).ravel()
         assert (nouns[empty] == 0).all()
         assert (colors[empty] == 0).all()
+
+
+def test_weights_start_at_a_spread_that_fits_their_width():
+    model = make_model(LAB)
+    tower = {name: value.clone() for name, value in model.model.vision_tower.state_dict().items()}
+    scale_to_width(model)
+    block = model.model.language_model.layers[0]
+    branch = (2 * LAB.layers) ** -0.5
+    for layer, gain in (
+        (block.self_attn.q_proj, 1.0),
+        (block.mlp.up_proj, 1.0),
+        (block.mlp.down_proj, branch),
+    ):
+        assert float(layer.weight.detach().std()) == pytest.approx(gain * layer.in_features**-0.5, rel=0.02)
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    for name, value in model.model.vision_tower.state_dict().items():
+        assert torch.equal(value, tower[name])
 
 
 def test_choose_says_the_caption_and_different_questions():
