@@ -43,7 +43,31 @@ SPECIAL = [
     "<|vision_end|>",
     "<|video_pad|>",
 ]
-WORDS = "user : assistant describe the image what color is circle red blue green a an and of small big grass sand where who".split()
+WORDS = [
+    "user",
+    ":",
+    "assistant",
+    "describe",
+    "the",
+    "image",
+    "what",
+    "color",
+    "is",
+    "circle",
+    "red",
+    "blue",
+    "green",
+    "a",
+    "an",
+    "and",
+    "of",
+    "small",
+    "big",
+    "grass",
+    "sand",
+    "where",
+    "who",
+]
 VOCAB = {word: i for i, word in enumerate(SPECIAL + WORDS)}
 
 

@@ -1,8 +1,7 @@
 """What decides the trained weights: the model's size, the scenes, and the stages of training.
 
-Like LLaVA, with the language model first: the tower learns to see, the language model learns to speak about
-written scenes, the projector learns to put pictures where the language model expects words, and then all of
-it learns together.
+The tower learns to see first and is then held, as in LLaVA, while the projector and the language model learn from
+pictures and from written scenes together; at the end all of it learns.
 """
 
 from __future__ import annotations
@@ -63,37 +62,40 @@ class Stage:
 STAGES = (
     Stage("tower", (TOWER,), 3500, 2e-3, batch=64, objective="patches"),
     Stage(
-        "language",
-        (LANGUAGE,),
-        2000,
+        "words, tower held",
+        (PROJECTOR, LANGUAGE),
+        1800,
         1e-3,
-        batch=16,
-        written_every=1,
-        questions=8,
+        batch=24,
+        written_every=4,
+        questions=6,
         answer_weight=5.0,
         plain=0.5,
-        lookups=3.0,
+        lookups=2.5,
     ),
-    Stage("align", (PROJECTOR,), 100, 1e-3, questions=6, answer_weight=5.0, lookups=2.0),
     Stage(
-        "joint, tower held",
+        "words, captions counting more",
         (PROJECTOR, LANGUAGE),
-        200,
-        1e-3,
+        440,
+        7e-4,
+        batch=24,
         written_every=4,
-        questions=6,
-        answer_weight=5.0,
-        lookups=2.0,
+        questions=4,
+        answer_weight=1.5,
+        plain=0.25,
+        lookups=2.5,
     ),
     Stage(
-        "joint",
+        "words, all learning",
         (TOWER, PROJECTOR, LANGUAGE),
-        1000,
-        1e-3,
+        480,
+        7e-4,
+        batch=24,
         written_every=4,
-        questions=6,
-        answer_weight=5.0,
-        lookups=2.0,
+        questions=4,
+        answer_weight=2.0,
+        plain=0.1,
+        lookups=2.5,
     ),
 )
 """The default training. How the weights in the package were made, their model card says."""

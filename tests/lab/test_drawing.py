@@ -10,9 +10,7 @@ from mmlens.lab.world import kind_of, plate_color
 SCENES = scenes(40, seed=11)
 
 
-def one(
-    noun: str, *, size: str = "big", color: str = "red", center: tuple[float, float] = (48.0, 48.0)
-) -> Placed:
+def one(noun: str, *, size: str = "big", color: str = "red", center: tuple[float, float] = (48.0, 48.0)) -> Placed:
     color = plate_color(noun) if kind_of(noun) == "sign" else color
     return Placed(noun, color, size, center)
 
@@ -67,8 +65,7 @@ def test_most_of_a_square_has_its_colour(color):
     inner = draw((thing,), "wood", "sunny", 0)[42:54, 42:54].reshape(-1, 3).mean(axis=0)
     # The light of the mood multiplies the colour; the nearest named colour must still be the right one.
     distances = {
-        name: np.abs(inner - np.clip(np.array(rgb) * [1.05, 1.0, 0.88], 0, 255)).sum()
-        for name, rgb in COLORS.items()
+        name: np.abs(inner - np.clip(np.array(rgb) * [1.05, 1.0, 0.88], 0, 255)).sum() for name, rgb in COLORS.items()
     }
     assert min(distances, key=distances.get) == color
 

@@ -66,9 +66,7 @@ def test_many_scenes_use_the_whole_world():
 
 def test_objects_tell_what_was_placed():
     for each in SCENES:
-        assert [(o.shape, o.color, o.size) for o in each.objects] == [
-            (p.shape, p.color, p.size) for p in each.placed
-        ]
+        assert [(o.shape, o.color, o.size) for o in each.objects] == [(p.shape, p.color, p.size) for p in each.placed]
         for thing in each.objects:
             left, top, right, bottom = thing.box
             assert left <= thing.center[0] <= right
@@ -224,8 +222,5 @@ def test_importing_the_lab_needs_neither_torch_nor_transformers():
     import subprocess
     import sys
 
-    code = (
-        "import sys, mmlens.lab; mmlens.lab.scene(7).image; "
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
-    )
+    code = "import sys, mmlens.lab; mmlens.lab.scene(7).image; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
