@@ -1,5 +1,6 @@
 """Figures of results with matplotlib: a patch sweep as a grid, neurons by layer, maps over a picture."""
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
     from mmlens.analysis.neurons import NeuronScores
 
 
-def plot_sweep(sweep: PatchSweep) -> Figure:
+class Plot(Figure):
+    """A matplotlib figure that shows itself in a notebook, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def plot_sweep(sweep: PatchSweep) -> Plot:
     """A patch sweep as a grid of points by groups: the change of the metric, red for a rise and blue for a fall.
 
     Args:
@@ -23,7 +33,7 @@ def plot_sweep(sweep: PatchSweep) -> Figure:
     effect = sweep.effect.mean(-1)
     limit = float(effect.abs().max()) or 1.0
     few = len(sweep.groups) <= 8
-    figure = Figure(
+    figure = Plot(
         figsize=(2.4 + (0.8 if few else 0.16) * len(sweep.groups), 1.2 + 0.34 * len(sweep.points)), layout="constrained"
     )
     axes = figure.subplots()
@@ -50,7 +60,7 @@ def _short(name: str) -> str:
     return name if parsed.layer is None else f"{parsed.layer} {parsed.rest.replace('hook_', '')}"
 
 
-def plot_layers(scores: "NeuronScores", *, k: int = 20) -> Figure:
+def plot_layers(scores: "NeuronScores", *, k: int = 20) -> Plot:
     """How many of the top k neurons lie in each layer.
 
     Args:
@@ -58,7 +68,7 @@ def plot_layers(scores: "NeuronScores", *, k: int = 20) -> Figure:
         k: how many neurons.
     """
     counts = scores.layers(k)
-    figure = Figure(figsize=(3.2, 1.8), layout="constrained")
+    figure = Plot(figsize=(3.2, 1.8), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(counts)), counts, color="#5a4fa3")
     axes.set_xticks(range(len(counts)))
@@ -68,7 +78,7 @@ def plot_layers(scores: "NeuronScores", *, k: int = 20) -> Figure:
     return figure
 
 
-def plot_maps(image: Image.Image, maps: Sequence[HeatMap], *, percentile: float = 95.0) -> Figure:
+def plot_maps(image: Image.Image, maps: Sequence[HeatMap], *, percentile: float = 95.0) -> Plot:
     """A picture, and beside it each map in colours and as a mask.
 
     Args:
@@ -76,7 +86,7 @@ def plot_maps(image: Image.Image, maps: Sequence[HeatMap], *, percentile: float 
         maps: heat maps over it.
         percentile: of the masks.
     """
-    figure = Figure(figsize=(2.2 * (1 + len(maps)), 4.6), layout="constrained")
+    figure = Plot(figsize=(2.2 * (1 + len(maps)), 4.6), layout="constrained")
     axes = figure.subplots(2, 1 + len(maps), squeeze=False)
     axes[0][0].imshow(image)
     axes[0][0].set_title("picture", fontsize=8)
