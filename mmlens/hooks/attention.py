@@ -175,6 +175,23 @@ def _scores(query: torch.Tensor, key: torch.Tensor, options: dict[str, Any]) -> 
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
+def causal_pairs(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, is_causal: bool | None
+) -> torch.Tensor | None:
+    """Which pairs may attend where the caller gave no mask, `[1 1 query key]`; None if all may.
+
+    Args:
+        module: says by its own `is_causal` what holds if the caller did not.
+        query, key: `[batch head query d_head]` and `[batch kv_head key d_head]`.
+        is_causal: what the caller said.
+    """
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    n_query, n_key = query.shape[2], key.shape[2]
+    if not is_causal or n_query == 1:
+        return None
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
+
+
 def _mask(
     module: nn.Module,
     query: torch.Tensor,
@@ -190,12 +207,7 @@ def _mask(
         chunk = torch.bucketize(torch.arange(n_query, device=query.device), lengths.to(query.device)[1:], right=True)
         return (chunk[:, None] == chunk[None, :])[None, None], bias
     if attention_mask is None:
-        is_causal = options.get("is_causal")
-        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        if not is_causal or n_query == 1:
-            return None, bias
-        rows = torch.arange(n_query, device=query.device)[:, None] + (n_key - n_query)
-        return (torch.arange(n_key, device=query.device)[None, :] <= rows)[None, None], bias
+        return causal_pairs(module, query, key, options.get("is_causal")), bias
     mask = attention_mask[..., :n_key]
     if mask.dtype == torch.bool:
         return mask, bias

@@ -10,7 +10,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmlens.core.errors import UnsupportedModelError
-from mmlens.hooks.attention import Kernel, Tower, hooked_attention
+from mmlens.hooks.attention import Kernel, Tower, causal_pairs, hooked_attention
 
 KERNEL = "mmlens"
 #: The name holds `flash`, so that packed towers hand over all rows at once with `cu_seq_lens`, as they do to flash
@@ -63,14 +63,8 @@ def _explicit(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, options: dict[str, Any]
 ) -> torch.Tensor | None:
     """The additive mask that an eager kernel expects, from the one made for ours."""
-    if mask is None:
-        is_causal = options.get("is_causal")
-        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        n_query, n_key = query.shape[2], key.shape[2]
-        if not is_causal or n_query == 1:
-            return None
-        mask = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
-    if mask.dtype != torch.bool:
+    mask = causal_pairs(module, query, key, options.get("is_causal")) if mask is None else mask
+    if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
