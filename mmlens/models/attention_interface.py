@@ -1,6 +1,7 @@
 """mmlens's kernel in transformers' registry of attention functions, and the switch that puts a tower on it."""
 
 import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,29 +92,7 @@ def _own(
     return torch.cat([kernel(module, q, k, v, None, **options)[0] for q, k, v in chunks], dim=1), None
 
 
-def _kernel(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return hooked_attention(_own, module, query, key, value, attention_mask, **options)
-
-
-def _packed_kernel(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return hooked_attention(_own, module, query, key, value, attention_mask, packed=True, **options)
-
-
-AttentionInterface.register(KERNEL, _kernel)
-AttentionInterface.register(PACKED_KERNEL, _packed_kernel)
+AttentionInterface.register(KERNEL, partial(hooked_attention, _own))
+AttentionInterface.register(PACKED_KERNEL, partial(hooked_attention, _own, packed=True))
 for _name in (KERNEL, PACKED_KERNEL):
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

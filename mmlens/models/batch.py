@@ -83,7 +83,6 @@ def make_batch(
     config: Config,
     tensors: Mapping[str, Any],
     *,
-    sizes: Sizes = None,
     processor: Any | None = None,
     images: tuple[tuple[Image.Image, ...], ...] = (),
     prompts: tuple[str, ...] = (),
@@ -94,9 +93,9 @@ def make_batch(
         family: whose layout rules hold.
         config: the model's configuration.
         tensors: keyword tensors, `input_ids [batch pos]` among them.
-        sizes: (height, width) of each picture of each sample; None if unknown.
         processor: the image processor that made the pixels; None if unknown.
-        images, prompts: kept for pictures of results.
+        images: the pictures of each sample, which say how large they were; empty where tensors were given.
+        prompts: the text of each sample.
 
     Raises:
         InputError: for missing or mismatched tensors.
@@ -115,6 +114,7 @@ def make_batch(
     if not is_token.any(1).all():
         empty = (~is_token.any(1)).nonzero().flatten().tolist()
         raise InputError(f"Samples {empty} consist of padding only; drop them.")
+    sizes: Sizes = [[(picture.height, picture.width) for picture in sample] for sample in images] or None
     found = family.places(config, tensors, sizes, processor) if is_image.any() and "pixel_values" in tensors else []
     layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(found))
     return MultimodalBatch(dict(tensors), layout, images, prompts)

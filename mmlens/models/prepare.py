@@ -38,12 +38,10 @@ def prepare_batch(
     tensors = processor(text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
-    sizes = [[(picture.height, picture.width) for picture in sample] for sample in pictures]
     return make_batch(
         family,
         config,
         tensors,
-        sizes=sizes,
         processor=processor.image_processor,
         images=tuple(map(tuple, pictures)),
         prompts=tuple(prompts),
@@ -196,13 +194,11 @@ def with_pictures(
                 f"The new pictures have another layout: {name} is {list(tensor.shape)} instead of {list(old.shape)}. Resize them "
                 "to the old ones' size."
             )
-    sizes = [[(picture.height, picture.width) for picture in sample] for sample in pictures]
     tensors = {**batch.inputs, **{name: tensor.to(batch["input_ids"].device) for name, tensor in made.items()}}
     return make_batch(
         family,
         config,
         tensors,
-        sizes=sizes,
         processor=processor.image_processor,
         images=tuple(map(tuple, pictures)),
         prompts=batch.prompts,

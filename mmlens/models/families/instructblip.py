@@ -6,8 +6,8 @@ picture. Vision rows do.
 Source: Dai et al., InstructBLIP, 2023 (https://arxiv.org/abs/2305.06500).
 """
 
-from mmlens.models.families.blocks import BLIP_BLOCK, LLAMA_BLOCK, QFORMER_BLOCK
-from mmlens.models.family import Family, Language, Norm, Projector, Stack, Vision, register_family
+from mmlens.models.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, llama_language
+from mmlens.models.family import Family, Projector, Stack, Vision, register_family
 from mmlens.models.places import query_places
 
 INSTRUCTBLIP = register_family(
@@ -25,12 +25,7 @@ INSTRUCTBLIP = register_family(
             queries=True,
             receives_rows="vision",
         ),
-        language=Language(
-            stack=Stack("language_model.model.layers", LLAMA_BLOCK, config=lambda c: c.text_config),
-            embed="language_model.model.embed_tokens",
-            norm=Norm("language_model.model.norm"),
-            head="language_model.lm_head",
-        ),
+        language=llama_language("language_model.model", head="language_model.lm_head"),
         places=query_places,
         writes_placeholders=True,
         placeholder="",

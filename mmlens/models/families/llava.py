@@ -5,13 +5,11 @@ Source: Liu et al., Visual Instruction Tuning, 2023 (https://arxiv.org/abs/2304.
 
 from collections.abc import Sequence
 
-from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK
+from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
 from mmlens.models.family import (
     Config,
     Family,
-    Language,
     Mlp,
-    Norm,
     Projector,
     Stack,
     Vision,
@@ -49,12 +47,7 @@ LLAVA = register_family(
                 act="model.multi_modal_projector.act",
             ),
         ),
-        language=Language(
-            stack=Stack("model.language_model.layers", LLAMA_BLOCK, config=lambda c: c.text_config),
-            embed="model.language_model.embed_tokens",
-            norm=Norm("model.language_model.norm"),
-            head="lm_head",
-        ),
+        language=llama_language("model.language_model", head="lm_head"),
         places=grid_places(class_rows=_class_rows, drops_class=lambda c: c.vision_feature_select_strategy == "default"),
     )
 )

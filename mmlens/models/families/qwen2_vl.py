@@ -7,13 +7,12 @@ Source: Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
 
 from typing import Any
 
-from mmlens.models.families.blocks import LLAMA_BLOCK
+from mmlens.models.families.blocks import llama_language
 from mmlens.models.family import (
     Attention,
     Block,
     Config,
     Family,
-    Language,
     Mlp,
     Norm,
     Projector,
@@ -61,12 +60,7 @@ QWEN2_VL = register_family(
             mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
             receives_rows="vision",
         ),
-        language=Language(
-            stack=Stack("model.language_model.layers", LLAMA_BLOCK, config=lambda c: c.text_config),
-            embed="model.language_model.embed_tokens",
-            norm=Norm("model.language_model.norm"),
-            head="lm_head",
-        ),
+        language=llama_language("model.language_model", head="lm_head"),
         places=merged_places,
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=_expand,
