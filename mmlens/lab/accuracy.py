@@ -68,15 +68,11 @@ def captions(
     result = []
     for start in tqdm(range(0, len(scenes), batch_size), "captions", disable=not progress):
         some = scenes[start : start + batch_size]
-        chats = [
-            processor.apply_chat_template(_chat(each, written), add_generation_prompt=True) for each in some
-        ]
+        chats = [processor.apply_chat_template(_chat(each, written), add_generation_prompt=True) for each in some]
         if written:
             inputs = processor.tokenizer(chats, padding=True, return_tensors="pt", add_special_tokens=False)
         else:
-            inputs = processor(
-                text=chats, images=[each.image for each in some], padding=True, return_tensors="pt"
-            )
+            inputs = processor(text=chats, images=[each.image for each in some], padding=True, return_tensors="pt")
         inputs.pop("token_type_ids", None)
         generated = model.generate(**inputs)  # type: ignore[misc]
         output = generated[:, inputs["input_ids"].shape[1] :]

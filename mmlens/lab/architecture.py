@@ -110,9 +110,7 @@ def make_processor(size: Size = LAB, words: tuple[str, ...] | None = None) -> Ll
     Returns:
         A processor for pictures of any size; they are scaled and cropped to 96 x 96 pixels.
     """
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": CANVAS}, crop_size={"height": CANVAS, "width": CANVAS}
-    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": CANVAS}, crop_size={"height": CANVAS, "width": CANVAS})
     return LlavaProcessor(
         image_processor=images,
         tokenizer=make_tokenizer(words),
@@ -168,9 +166,7 @@ def make_config(size: Size = LAB, vocab_size: int | None = None) -> LlavaConfig:
     )
 
 
-def make_model(
-    size: Size = LAB, seed: int = 0, vocab_size: int | None = None
-) -> LlavaForConditionalGeneration:
+def make_model(size: Size = LAB, seed: int = 0, vocab_size: int | None = None) -> LlavaForConditionalGeneration:
     """Make an untrained model in float32.
 
     Args:

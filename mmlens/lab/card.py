@@ -107,9 +107,11 @@ three of them, or other drawings were never seen.
 def _stage(stage: dict[str, Any]) -> str:
     learns = " and ".join(each.replace("_", " ") for each in stage["learns"])
     text = f"{stage['name']} (learning: {learns}), {stage['steps']} steps of {stage['batch']} rows,\n"
-    text += f"   peak rate {stage['rate']:g}, "
+    text += f"   rate {stage['rate']:g} falling to {stage['rate'] * stage['last']:.1g}, "
     if stage["objective"] == "patches":
-        return text + "to name noun and colour at every patch of a picture"
+        return (
+            text + "to tell at every patch of a picture what is seen there, its place among the others and its centre"
+        )
     shown = {0: "pictures only", 1: "written scenes only"}.get(
         stage["written_every"], f"pictures, every batch number {stage['written_every']} written"
     )

@@ -1,4 +1,4 @@
-"""Training rows: pictures drawn once and kept, and many questions packed behind one picture.
+"""Training rows: many questions packed behind one picture.
 
 A row is a prefix (the picture's tokens, or its written twin) followed by several segments, each a prompt with
 its answer. A segment attends to the prefix and to itself, never to another segment, and counts its positions
@@ -8,22 +8,17 @@ picture.
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from tqdm import tqdm
 from transformers import LlavaProcessor
 
-from mmlens.core.files import whole_file
-from mmlens.lab.composing import scene
 from mmlens.lab.language import CAPTION_PROMPT, rich_caption, written
 from mmlens.lab.scenery import Scene
-from mmlens.lab.world import CANVAS, COLORS, NOUNS, PLACES, Question
+from mmlens.lab.world import CANVAS, Question
 
 KIND_WEIGHTS = {
     "color": 1.2, "shape": 1.2, "count": 0.8, "presence": 2.0, "place": 0.6, "mood": 0.4, "position": 2.6,
@@ -74,9 +69,7 @@ class Packer:
         self._mean = torch.tensor(images.image_mean)[:, None, None]
         self._std = torch.tensor(images.image_std)[:, None, None]
 
-    def pixels(
-        self, pictures: UInt8[np.ndarray, "batch height width rgb"]
-    ) -> Float[Tensor, "batch rgb height width"]:
+    def pixels(self, pictures: UInt8[np.ndarray, "batch height width rgb"]) -> Float[Tensor, "batch rgb height width"]:
         """Normalise pictures of 96 x 96 pixels exactly as the processor does, all at once."""
         scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
         return (scaled - self._mean) / self._std
@@ -161,9 +154,7 @@ class Packer:
         return ids, labels, weights, positions, segments
 
 
-def choose(
-    scene: Scene, count: int, rng: np.random.Generator, *, lookups: float = 1.0
-) -> list[tuple[str, str]]:
+def choose(scene: Scene, count: int, rng: np.random.Generator, *, lookups: float = 1.0) -> list[tuple[str, str]]:
     """Choose what is said about a scene in one training row: the caption and some of its questions.
 
     Args:
@@ -184,82 +175,3 @@ def choose(
     count = min(count, len(questions))
     picked = rng.choice(len(questions), size=count, replace=False, p=weights / weights.sum())
     return [(CAPTION_PROMPT, text), *((questions[i].text, questions[i].answer) for i in picked)]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The training scenes, drawn once.
-
-    Attributes:
-        pictures: What is seen.
-        patch_nouns: Per patch the noun seen there: 0 for none, else 1 + its index in `NOUNS`.
-        patch_colors: Per patch the colour of the object there: 0 for none, else 1 + its index in `COLORS`.
-        places: Index of each scene's place in `PLACES`.
-    """
-
-    pictures: UInt8[np.ndarray, "scene height width rgb"]
-    patch_nouns: UInt8[np.ndarray, "scene patch"]
-    patch_colors: UInt8[np.ndarray, "scene patch"]
-    places: UInt8[np.ndarray, " scene"]
-
-    def __len__(self) -> int:
-        """Number of scenes."""
-        return len(self.pictures)
-
-
-_CHUNK = 250
-
-
-def gallery(count: int, patch: int, folder: Path, *, workers: int = 2, progress: bool = True) -> Gallery:
-    """Draw the training scenes with their patch labels, or fetch them where they were kept.
-
-    Args:
-        count: Number of scenes.
-        patch: Side of a patch in pixels.
-        folder: Where the drawn scenes are kept; the file is written whole or not at all.
-        workers: Processes that draw.
-        progress: Whether to show a bar.
-
-    Returns:
-        Scenes 0 to count - 1 of the training split.
-    """
-    kept = folder / f"gallery-{count}-{patch}.npz"
-    if not kept.exists():
-        starts = range(0, count, _CHUNK)
-        jobs = [(start, min(_CHUNK, count - start), patch) for start in starts]
-        if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
-                parts = list(tqdm(pool.map(_draw, jobs), "drawing", len(jobs), disable=not progress))
-        else:
-            parts = [_draw(job) for job in tqdm(jobs, "drawing", disable=not progress)]
-        arrays = [np.concatenate(each) for each in zip(*parts, strict=True)]
-        with whole_file(kept) as temporary:
-            np.savez(temporary, pictures=arrays[0], nouns=arrays[1], colors=arrays[2], places=arrays[3])
-    with np.load(kept) as stored:
-        return Gallery(stored["pictures"], stored["nouns"], stored["colors"], stored["places"])
-
-
-def _draw(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    start, count, patch = job
-    drawn = [scene(seed, split="train") for seed in range(start, start + count)]
-    labels = [patch_labels(each, patch) for each in drawn]
-    return (
-        np.stack([np.asarray(each.image) for each in drawn]),
-        np.stack([nouns for nouns, _ in labels]),
-        np.stack([colors for _, colors in labels]),
-        np.array([PLACES.index(each.place) for each in drawn], dtype=np.uint8),
-    )
-
-
-def patch_labels(scene: Scene, patch: int) -> tuple[UInt8[np.ndarray, " patch"], UInt8[np.ndarray, " patch"]]:
-    """Say per patch which noun and colour is seen there, if an object covers an eighth of it."""
-    side = CANVAS // patch
-    nouns, colors = np.zeros(side * side, dtype=np.uint8), np.zeros(side * side, dtype=np.uint8)
-    most = np.full(side * side, patch * patch / 8)
-    for thing in scene.objects:
-        covered = thing.mask.reshape(side, patch, side, patch).sum(axis=(1, 3)).ravel()
-        seen = covered >= most
-        nouns[seen] = 1 + NOUNS.index(thing.shape)
-        colors[seen] = 1 + list(COLORS).index(thing.color)
-        most = np.maximum(most, covered)
-    return nouns, colors

@@ -109,9 +109,7 @@ def _average(fine: Image.Image) -> Float[np.ndarray, "rows columns"]:
     return np.asarray(fine.reduce(SUPERSAMPLING), dtype=np.float32) / 255
 
 
-def _stroke(
-    canvas: Image.Image, part: Part, thing: Placed, origin: tuple[int, int], scale: int, value: int
-) -> None:
+def _stroke(canvas: Image.Image, part: Part, thing: Placed, origin: tuple[int, int], scale: int, value: int) -> None:
     """Fill one part of a glyph: unit coordinates turned, stretched to the radius, moved to the centre."""
     turn = np.deg2rad(thing.angle)
     points = np.asarray(part.points, dtype=np.float64) * thing.radius

@@ -63,8 +63,7 @@ def _star() -> tuple[Part, ...]:
 def _heart() -> tuple[Part, ...]:
     turns = [2 * pi * step / 60 for step in range(60)]
     points = tuple(
-        (16 * sin(t) ** 3 / 16.5, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16.5)
-        for t in turns
+        (16 * sin(t) ** 3 / 16.5, -(13 * cos(t) - 5 * cos(2 * t) - 2 * cos(3 * t) - cos(4 * t)) / 16.5) for t in turns
     )
     return _main(points)
 

@@ -159,9 +159,7 @@ def questions(placed: Sequence[Placed], place: str, mood: str, seed: int) -> tup
     return tuple(_questions(placed, place, mood, rng))
 
 
-def _questions(
-    placed: Sequence[Placed], place: str, mood: str, rng: np.random.Generator
-) -> Iterator[Question]:
+def _questions(placed: Sequence[Placed], place: str, mood: str, rng: np.random.Generator) -> Iterator[Question]:
     nouns = [thing.shape for thing in placed]
     colors = [thing.color for thing in placed]
     for thing in placed:

@@ -144,8 +144,7 @@ def _top_neurons(
     for start in tqdm(range(0, len(scenes), batch_size), "neurons", disable=not progress):
         some = scenes[start : start + batch_size]
         rows = [
-            (each, [(CAPTION_PROMPT, text)])
-            for each, text in zip(some, said[start : start + batch_size], strict=True)
+            (each, [(CAPTION_PROMPT, text)]) for each, text in zip(some, said[start : start + batch_size], strict=True)
         ]
         pictures = None if written else np.stack([np.asarray(each.image) for each in some])
         batch = packer.pack(rows, pictures)

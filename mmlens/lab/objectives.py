@@ -12,7 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlavaForConditionalGeneration
 
 from mmlens.lab.data import IGNORED, Packed
-from mmlens.lab.world import COLORS, NOUNS, PLACES
+from mmlens.lab.gallery import MOST_OBJECTS, PatchLabels
+from mmlens.lab.world import COLORS, NOUNS, PLACES, SIZES
+
+_QUICKEST = SDPBackend.MATH
+"""On CPUs the backward of the fused attention kernel takes several times as long as plain matrix products."""
 
 
 class PatchHeads(nn.Module):
@@ -25,47 +29,56 @@ class PatchHeads(nn.Module):
     def __init__(self, d_vision: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_vision)
-        self.noun = nn.Linear(d_vision, 1 + len(NOUNS))
-        self.color = nn.Linear(d_vision, 1 + len(COLORS))
-        self.place = nn.Linear(d_vision, len(PLACES))
+        self.ranks = nn.Linear(d_vision, 1 + MOST_OBJECTS)
+        self.nouns = nn.Linear(d_vision, 1 + len(NOUNS))
+        self.colors = nn.Linear(d_vision, 1 + len(COLORS))
+        self.sizes = nn.Linear(d_vision, 1 + len(SIZES))
+        self.centers = nn.Linear(d_vision, 2)
+        self.places = nn.Linear(d_vision, len(PLACES))
 
 
 def tower_loss(
     model: LlavaForConditionalGeneration,
     heads: PatchHeads,
     pixels: Float[Tensor, "batch rgb height width"],
-    nouns: Int[Tensor, "batch patch"],
-    colors: Int[Tensor, "batch patch"],
-    places: Int[Tensor, " batch"],
+    labels: PatchLabels,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Name noun and colour at every patch, and the place, from the layer that the projector reads.
+    """Tell at every patch which object is seen there, where it lies and what it is, in the projector's layer.
+
+    The captions go from left to right and the questions ask what lies where. A tower that only has to say what
+    is seen at a patch drops where the patch lies, and the language model never learns it.
 
     Args:
         model: The model whose tower is trained.
         heads: The read-outs.
         pixels: Normalised pictures.
-        nouns: Per patch 0 for bare ground, else 1 + index in `NOUNS`.
-        colors: Per patch 0 for bare ground, else 1 + index in `COLORS`.
-        places: Index in `PLACES`.
+        labels: What is seen.
 
     Returns:
-        The loss in nats, and the share of object patches whose noun is named right.
+        The loss in nats (the error of the centres, squared, is added with a weight), and the share of object
+        patches where rank, noun, colour and size are all told right.
     """
-    states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
+    with sdpa_kernel(_QUICKEST):
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
     states = heads.norm(states[:, 1:].float())
-    noun_logits = heads.noun(states).flatten(0, 1)
-    # Three patches in four show bare ground; without the weight the tower first learns to see nothing.
-    weight = torch.ones(noun_logits.shape[-1])
-    weight[0] = 0.2
-    loss = nn.functional.cross_entropy(noun_logits, nouns.flatten(), weight=weight)
-    color_logits = heads.color(states).flatten(0, 1)
-    loss = loss + nn.functional.cross_entropy(
-        color_logits, colors.flatten(), weight=weight[: 1 + len(COLORS)]
+    seen = labels.ranks > 0
+    loss = 0.3 * nn.functional.cross_entropy(heads.places(states.mean(dim=1)), labels.places)
+    loss = loss + 4.0 * (heads.centers(states) - labels.centers)[seen].square().mean()
+    right = seen.clone()
+    told = (
+        (heads.ranks, labels.ranks, 0.5),
+        (heads.nouns, labels.nouns, 1.0),
+        (heads.colors, labels.colors, 1.0),
+        (heads.sizes, labels.sizes, 0.5),
     )
-    loss = loss + 0.3 * nn.functional.cross_entropy(heads.place(states.mean(dim=1)), places)
-    seen = nouns.flatten() > 0
-    right = (noun_logits.argmax(dim=-1) == nouns.flatten())[seen].float().mean()
-    return loss, right
+    for head, truth, share in told:
+        logits = head(states)
+        # Three patches in four show bare ground; without the weight the tower first learns to see nothing.
+        weight = torch.ones(logits.shape[-1])
+        weight[0] = 0.2
+        loss = loss + share * nn.functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), weight=weight)
+        right &= logits.argmax(dim=-1) == truth
+    return loss, right[seen].float().mean()
 
 
 def packed_logits(
@@ -82,12 +95,11 @@ def packed_logits(
     """
     inner = model.model
     embeddings = inner.get_input_embeddings()(batch.ids)
-    if batch.pixels is not None:
-        features = torch.cat(list(inner.get_image_features(batch.pixels, return_dict=True).pooler_output))
-        where = (batch.ids == model.config.image_token_id).unsqueeze(-1)
-        embeddings = embeddings.masked_scatter(where, features.to(embeddings.dtype))
-    # On CPUs the fused kernel's backward with a mask takes twice as long as plain matrix products.
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(_QUICKEST):
+        if batch.pixels is not None:
+            features = torch.cat(list(inner.get_image_features(batch.pixels, return_dict=True).pooler_output))
+            where = (batch.ids == model.config.image_token_id).unsqueeze(-1)
+            embeddings = embeddings.masked_scatter(where, features.to(embeddings.dtype))
         states = inner.language_model(
             inputs_embeds=embeddings, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         ).last_hidden_state

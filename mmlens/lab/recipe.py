@@ -26,9 +26,10 @@ class Stage:
         name: For the progress bar and the model card.
         learns: Parts of the model that learn; the others are held.
         steps: Number of steps.
-        rate: Peak learning rate; a cosine takes it to a twentieth.
+        rate: Peak learning rate.
         batch: Rows per step.
-        objective: "patches" names noun and colour at every patch; "words" predicts captions and answers.
+        last: Share of the peak rate that a cosine goes down to.
+        objective: "patches" tells what is seen at every patch and where; "words" predicts captions and answers.
         written_every: Every how many batches one shows written scenes in the place of pictures; 1 is always,
             0 never.
         questions: Questions packed behind each picture, besides the caption.
@@ -42,6 +43,7 @@ class Stage:
     steps: int
     rate: float
     batch: int = 48
+    last: float = 0.05
     objective: Literal["patches", "words"] = "words"
     written_every: int = 0
     questions: int = 4
@@ -52,7 +54,7 @@ class Stage:
     def rate_at(self, step: int) -> float:
         """Give the learning rate of a step: a short rise, then a cosine."""
         rise = min(1.0, (step + 1) / min(50, self.steps))
-        return self.rate * rise * (0.05 + 0.95 * 0.5 * (1 + cos(pi * step / self.steps)))
+        return self.rate * rise * (self.last + (1 - self.last) * 0.5 * (1 + cos(pi * step / self.steps)))
 
     def is_written(self, step: int) -> bool:
         """Say whether the batch of a step shows written scenes."""
@@ -60,13 +62,14 @@ class Stage:
 
 
 STAGES = (
-    Stage("tower", (TOWER,), 3500, 2e-3, batch=64, objective="patches"),
+    Stage("tower", (TOWER,), 4000, 2e-3, batch=64, objective="patches"),
     Stage(
         "words, tower held",
         (PROJECTOR, LANGUAGE),
-        1800,
+        2500,
         1e-3,
         batch=24,
+        last=0.7,
         written_every=4,
         questions=6,
         answer_weight=5.0,
@@ -74,28 +77,17 @@ STAGES = (
         lookups=2.5,
     ),
     Stage(
-        "words, captions counting more",
-        (PROJECTOR, LANGUAGE),
-        440,
-        7e-4,
-        batch=24,
-        written_every=4,
-        questions=4,
-        answer_weight=1.5,
-        plain=0.25,
-        lookups=2.5,
-    ),
-    Stage(
         "words, all learning",
         (TOWER, PROJECTOR, LANGUAGE),
-        480,
+        4000,
         7e-4,
         batch=24,
+        last=0.02,
         written_every=4,
-        questions=4,
+        questions=6,
         answer_weight=2.0,
         plain=0.1,
-        lookups=2.5,
+        lookups=2.0,
     ),
 )
 """The default training. How the weights in the package were made, their model card says."""

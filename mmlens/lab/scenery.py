@@ -78,9 +78,7 @@ class Scene:
         for thing in self.placed:
             visible = mask(thing)
             box = bounding_box(visible)
-            seen.append(
-                SceneObject(thing.shape, thing.color, thing.size, thing.kind, box, visible, thing.center)
-            )
+            seen.append(SceneObject(thing.shape, thing.color, thing.size, thing.kind, box, visible, thing.center))
         return tuple(seen)
 
     @cached_property
@@ -201,9 +199,7 @@ class Scene:
         picture = Path(path)
         picture = picture if picture.suffix else picture.with_suffix(".png")
         if picture.suffix.lower() != ".png":
-            raise InputError(
-                f"A scene is saved as PNG, not as {picture.suffix!r}. Pass a path ending in .png."
-            )
+            raise InputError(f"A scene is saved as PNG, not as {picture.suffix!r}. Pass a path ending in .png.")
         truth = picture.with_suffix(".json")
         note = PngImagePlugin.PngInfo()
         note.add_text("Description", self.caption)

@@ -25,7 +25,8 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.lab.architecture import make_model, make_processor
 from mmlens.lab.composing import scene
-from mmlens.lab.data import Gallery, Packed, Packer, choose, gallery
+from mmlens.lab.data import Packed, Packer, choose
+from mmlens.lab.gallery import training_gallery
 from mmlens.lab.gauge import fix_signs
 from mmlens.lab.objectives import PatchHeads, language_loss, tower_loss
 from mmlens.lab.recipe import Recipe, Stage
@@ -59,9 +60,7 @@ class Trainer:
             self.heads = PatchHeads(recipe.size.d_vision)
         self.processor = make_processor(recipe.size)
         self._packer = Packer(self.processor)
-        self._gallery: Gallery = gallery(
-            recipe.scenes, recipe.size.patch, out, workers=workers, progress=progress
-        )
+        self._gallery = training_gallery(recipe.scenes, recipe.size.patch, out, workers=workers, progress=progress)
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.log: list[dict[str, float | int | str]] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -92,9 +91,7 @@ class Trainer:
                     loss, right = self._advance(stage)
                     if self.step % 20 == 0:
                         bar.set_postfix(loss=f"{loss:.3f}", right=f"{right:.3f}")
-                        self.log.append(
-                            {"stage": stage.name, "step": self.step, "loss": loss, "right": right}
-                        )
+                        self.log.append({"stage": stage.name, "step": self.step, "loss": loss, "right": right})
                     self.step, self.seconds = self.step + 1, time.monotonic() - started
                     bar.update()
                     if self.step % save_every == 0:
@@ -177,10 +174,8 @@ class Trainer:
 
     def _patches(self, stage: Stage) -> tuple[Tensor, Tensor]:
         picked = self._rng(self.stage, self.step).integers(len(self._gallery), size=stage.batch)
-        labels = (self._gallery.patch_nouns, self._gallery.patch_colors, self._gallery.places)
-        nouns, colors, places = (torch.from_numpy(each[picked].astype(np.int64)) for each in labels)
         pixels = self._packer.pixels(self._gallery.pictures[picked])
-        return tower_loss(self.model, self.heads, pixels, nouns, colors, places)
+        return tower_loss(self.model, self.heads, pixels, self._gallery.labels(picked))
 
     def _words(self, stage: Stage, number: int, step: int) -> Packed:
         rng = self._rng(number, step)
@@ -231,9 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to resume")
     parser.add_argument("--steps", type=int, default=last.steps, help=f"of the last stage ({last.steps})")
     parser.add_argument("--scenes", type=int, default=recipe.scenes, help=f"to train on ({recipe.scenes})")
-    parser.add_argument(
-        "--seed", type=int, default=recipe.seed, help=f"of weights and batches ({recipe.seed})"
-    )
+    parser.add_argument("--seed", type=int, default=recipe.seed, help=f"of weights and batches ({recipe.seed})")
     options = parser.parse_args(arguments)
     stages = (*recipe.stages[:-1], replace(last, steps=options.steps))
     trainer = Trainer(replace(recipe, stages=stages, scenes=options.scenes, seed=options.seed), options.out)

@@ -215,9 +215,7 @@ def _plant_neuron(model: LlavaForConditionalGeneration, _: torch.Generator, toke
     return 1, NEURON, None, "yes", "no"
 
 
-def _plant_direction(
-    model: LlavaForConditionalGeneration, generator: torch.Generator, token: _TokenOf
-) -> _Plan:
+def _plant_direction(model: LlavaForConditionalGeneration, generator: torch.Generator, token: _TokenOf) -> _Plan:
     """The carried colour's red lies along a random direction that "yes" and "no" are read from."""
     spare = list(range(ARRIVED.start, ARRIVED.stop)) + list(range(SPARE.start, SPARE.stop))
     direction = torch.zeros(D_MODEL)
@@ -231,9 +229,7 @@ def _plant_direction(
     return 0, None, direction, "yes", "no"
 
 
-def _plant_head(
-    model: LlavaForConditionalGeneration, to: list[int], mapping: Float[Tensor, "to rgb"]
-) -> None:
+def _plant_head(model: LlavaForConditionalGeneration, to: list[int], mapping: Float[Tensor, "to rgb"]) -> None:
     """Let one head of layer 0 carry the colour of the planted patch to wherever something is asked."""
     attention = model.model.language_model.layers[0].self_attn
     rows = slice(HEAD * D_HEAD, (HEAD + 1) * D_HEAD)

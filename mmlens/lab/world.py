@@ -105,9 +105,7 @@ def require(value: str, allowed: Iterable[str], what: str) -> None:
         return
     near = difflib.get_close_matches(str(value), allowed, n=3, cutoff=0.5)
     hint = f"Nearest: {', '.join(near)}. " if near else ""
-    raise InputError(
-        f"The lab world has no {what} {value!r}. {hint}It has: {', '.join(allowed)}. Pass one of these."
-    )
+    raise InputError(f"The lab world has no {what} {value!r}. {hint}It has: {', '.join(allowed)}. Pass one of these.")
 
 
 @dataclass(frozen=True)

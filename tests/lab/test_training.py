@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.lab import CANVAS, COLORS, NOUNS, scenes
+from mmlens.lab import CANVAS, COLORS, NOUNS, PLACES, scenes
 from mmlens.lab.architecture import LAB, TINY, make_model, make_processor
-from mmlens.lab.data import IGNORED, Packer, choose, patch_labels
+from mmlens.lab.data import IGNORED, Packer, choose
+from mmlens.lab.gallery import make_gallery
 from mmlens.lab.gauge import fix_signs
 from mmlens.lab.language import CAPTION_PROMPT
 from mmlens.lab.objectives import language_loss, packed_logits
 from mmlens.lab.recipe import STAGES, Recipe, Stage
 from mmlens.lab.start import scale_to_width
 from mmlens.lab.train import Trainer
+from mmlens.lab.world import SIZES
 
 SMALL = Recipe(
     size=TINY,
@@ -85,6 +87,7 @@ def test_the_rate_rises_and_falls_and_written_batches_come_in_turn():
     assert rates[0] == pytest.approx(2e-5, rel=1e-2)
     assert max(rates) == pytest.approx(1e-3, rel=0.2)
     assert rates[-1] == pytest.approx(5e-5, rel=0.01)
+    assert Stage("", (), 200, 1e-3, last=0.7).rate_at(199) == pytest.approx(7e-4, rel=0.01)
     assert [step for step in range(9) if stage.is_written(step)] == [3, 7]
     assert not any(Stage("", (), 9, 1e-3).is_written(step) for step in range(9))
 
@@ -209,20 +212,29 @@ def test_sparsity_adds_the_mean_absolute_activation():
     torch.testing.assert_close(penalised - plain, 0.5 * mean, atol=1e-6, rtol=1e-4)
 
 
-def test_patch_labels_name_what_the_masks_show():
-    for scene in scenes(20, seed=41):
-        nouns, colors = patch_labels(scene, LAB.patch)
-        per_side = CANVAS // LAB.patch
-        for thing in scene.objects:
+def test_patch_labels_tell_what_the_masks_show():
+    drawn = scenes(20, seed=41)
+    labels = make_gallery(drawn, LAB.patch).labels(np.arange(20))
+    per_side = CANVAS // LAB.patch
+    told = 0
+    for number, scene in enumerate(drawn):
+        for rank, thing in enumerate(sorted(scene.objects, key=lambda thing: thing.box[0]), start=1):
             column, row = (int(value // LAB.patch) for value in thing.center)
             if thing.mask[row * 12 : row * 12 + 12, column * 12 : column * 12 + 12].mean() < 0.5:
                 continue
-            assert NOUNS[nouns[row * per_side + column] - 1] == thing.shape
-            assert list(COLORS)[colors[row * per_side + column] - 1] == thing.color
+            where, told = row * per_side + column, told + 1
+            assert labels.ranks[number, where] == rank
+            assert NOUNS[labels.nouns[number, where] - 1] == thing.shape
+            assert list(COLORS)[labels.colors[number, where] - 1] == thing.color
+            assert SIZES[labels.sizes[number, where] - 1] == thing.size
+            center = (labels.centers[number, where].numpy() + 1) / 2 * CANVAS
+            assert center == pytest.approx(thing.center, abs=1e-3)
         bare = ~np.any([thing.mask for thing in scene.objects], axis=0)
         empty = bare.reshape(per_side, LAB.patch, per_side, LAB.patch).all(axis=(1, 3)).ravel()
-        assert (nouns[empty] == 0).all()
-        assert (colors[empty] == 0).all()
+        for each in (labels.ranks, labels.nouns, labels.colors, labels.sizes):
+            assert (each[number, empty] == 0).all()
+        assert PLACES[labels.places[number]] == scene.place
+    assert told > 20
 
 
 def test_weights_start_at_a_spread_that_fits_their_width():
