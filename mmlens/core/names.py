@@ -4,6 +4,9 @@ A name reads `[part.]module.hook_kind`. The language model has no prefix (Transf
 parts are `vision.` and `projector.`:
 
     vision.blocks.2.attn.hook_q     projector.hook_out     blocks.4.hook_resid_post     hook_logits
+
+A part with several stacks of blocks gives each a name that ends in `blocks`: `encoder.blocks.0.hook_resid_pre`,
+`vision.global_blocks.1.mlp.hook_post`, `vision.stages.2.blocks.0.hook_attn_out`.
 """
 
 import difflib
@@ -20,7 +23,9 @@ PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 #: What every run method and analysis accepts where hook points are meant (`at=`, `names=`).
 Names: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 
-_NAME = re.compile(r"^(?:(?P<part>vision|projector)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<rest>.+)$")
+_NAME = re.compile(
+    r"^(?:(?P<part>vision|projector)\.)?(?:(?P<stack>(?:\w+\.)*?\w*blocks)\.(?P<layer>\d+)\.)?(?P<rest>.+)$"
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,13 @@ class HookName:
         part: the tower it lives in.
         layer: block number within the part, or None for points outside the blocks.
         rest: what follows, e.g. `hook_resid_post` or `mlp.hook_post`.
+        stack: the stack that the layer counts in, or None outside the blocks.
     """
 
     part: Part
     layer: int | None
     rest: str
+    stack: str | None = None
 
     @classmethod
     def parse(cls, name: str) -> "HookName":
@@ -43,16 +50,17 @@ class HookName:
 
         Example:
             >>> HookName.parse("vision.blocks.2.attn.hook_q")
-            HookName(part='vision', layer=2, rest='attn.hook_q')
+            HookName(part='vision', layer=2, rest='attn.hook_q', stack='blocks')
         """
         match = _NAME.match(name)
         if match is None:
-            raise InputError(f"{name!r} is no hook name; names read [part.][blocks.N.]hook_kind.")
+            raise InputError(f"{name!r} is no hook name; names read [part.][stack.N.]hook_kind.")
         part = match["part"] or "language"
-        return cls(part, None if match["layer"] is None else int(match["layer"]), match["rest"])  # type: ignore[arg-type]
+        layer = None if match["layer"] is None else int(match["layer"])
+        return cls(part, layer, match["rest"], match["stack"])  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return part_prefix(self.part) + ("" if self.layer is None else f"blocks.{self.layer}.") + self.rest
+        return part_prefix(self.part) + ("" if self.layer is None else f"{self.stack}.{self.layer}.") + self.rest
 
 
 def part_prefix(part: Part) -> str:

@@ -38,11 +38,17 @@ def _rows(graph: HookGraph, part: Part) -> list[tuple[str, list[Node]]]:
     for node in graph:
         if node.part != part:
             continue
-        label = "" if node.layer is None else f"block {node.layer}"
+        label = "" if node.layer is None else _block_label(node)
         if not rows or rows[-1][0] != label:
             rows.append((label, []))
         rows[-1][1].append(node)
     return rows
+
+
+def _block_label(node: Node) -> str:
+    """ "block 3", or "global block 3" in a stack of another name."""
+    stack = (node.stack or "").removesuffix("blocks").strip("._").replace(".", " ")
+    return f"{stack} block {node.layer}".strip()
 
 
 def _color(value: float, largest: float) -> str:

@@ -23,7 +23,7 @@ class Node:
     Attributes:
         name: full hook name.
         part: the tower it lives in.
-        layer: block number, or None outside the blocks.
+        layer: block number within its stack, or None outside the blocks.
         kind: the last piece of the name without `hook_`, with its module: `resid_post`, `mlp.post`, `attn.z`.
         axes: axis words of its tensor, e.g. `"batch pos d_model"`.
         width: size of the last axis, or None where it depends on the input (keys of a pattern).
@@ -31,6 +31,7 @@ class Node:
         role: whether it is the residual stream itself, is read from it, or is written to it; None for inner points.
         dead: why editing it cannot reach the logits, or None if it can.
         on_request: left out of a default cache because of its size (attention scores and patterns).
+        stack: the stack that the layer counts in (`"blocks"`; parts with several name each), or None outside them.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Node:
     role: Role | None = None
     dead: str | None = None
     on_request: bool = False
+    stack: str | None = None
 
     @property
     def position_axis(self) -> int:
@@ -151,7 +153,7 @@ class HookGraph:
             at: a name, a glob (`*` within a dotted segment, `**` across), several of these, a predicate on names, or
                 an earlier selection.
             part: `"vision"`, `"projector"` or `"language"`.
-            layer: a block number, or several; negative numbers count from the last block of each part.
+            layer: a block number, or several; negative numbers count from the last block of each stack.
             kind: e.g. `"resid_post"`, `"mlp.post"`, `"attn.pattern"`.
             where: a predicate on nodes.
 
@@ -173,10 +175,12 @@ class HookGraph:
             asked.append(f"part={part!r}")
         if layer is not None:
             layers = {layer} if isinstance(layer, int) else set(layer)
-            depth = {
-                p: 1 + max((n.layer for n in self if n.part == p and n.layer is not None), default=-1) for p in PARTS
-            }
-            nodes = [n for n in nodes if n.layer is not None and ({n.layer, n.layer - depth[n.part]} & layers)]
+            depth: dict[tuple[Part, str | None], int] = {}
+            for node in self:
+                if node.layer is not None:
+                    key = (node.part, node.stack)
+                    depth[key] = max(depth.get(key, 0), node.layer + 1)
+            nodes = [n for n in nodes if n.layer is not None and {n.layer, n.layer - depth[n.part, n.stack]} & layers]
             asked.append(f"layer={layer!r}")
         if kind is not None:
             kinds = sorted({node.kind for node in self})
@@ -228,12 +232,15 @@ class HookGraph:
             )
         return self._neighbours(after & before, f"between {source} and {target}")
 
-    def residual_writers(self, part: Part = "language", *, before: int | None = None) -> Selection:
+    def residual_writers(
+        self, part: Part = "language", *, before: int | None = None, stack: str = "blocks"
+    ) -> Selection:
         """The points whose sum is the residual stream of a part: its embedding and every branch that is added.
 
         Args:
             part: the tower.
             before: only what was written before this block; None for all blocks.
+            stack: which stream, in parts with several stacks of blocks.
         """
         require_part(part)
         writers = (
@@ -241,6 +248,7 @@ class HookGraph:
             for node in self
             if node.part == part
             and node.role == "writes"
+            and node.stack in (stack, None)
             and (node.layer is None or before is None or node.layer < before)
         )
         return Selection(writers, f"residual writers of {part}" + ("" if before is None else f" before block {before}"))

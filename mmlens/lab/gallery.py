@@ -151,7 +151,7 @@ def training_gallery(count: int, patch: int, folder: Path, *, workers: int = 2, 
             parts = [_draw(job) for job in tqdm(jobs, "drawing", disable=not progress)]
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         with whole_file(kept) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
     with np.load(kept) as stored:
         return Gallery(**{name: stored[name] for name in names})
 

@@ -64,10 +64,10 @@ class BlockBuilder:
     is_last: bool
     memory: tuple[str, str] | None = None
 
-    def build(self, previous: str | None) -> str:
-        """All points of the block; returns the name of its `hook_resid_post`."""
+    def build(self, previous: list[str]) -> str:
+        """All points of the block, which reads the previous ones; returns the name of its `hook_resid_post`."""
         entering = AtSite(self.collect.entering(self.block))
-        pre = self._add("hook_resid_pre", entering, self.rows, [] if previous is None else [previous], "stream")
+        pre = self._add("hook_resid_pre", entering, self.rows, previous, "stream")
         reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
         first = self._first_branch(reads)
         if self.kind.parallel:

@@ -34,7 +34,8 @@ def build(model: nn.Module, family: Family, config: Config) -> Built:
     """
     builder = _Builder(Collector(model, family.name), family, config)
     handed_on = builder.vision()
-    builder.language(builder.projector(handed_on))
+    merged = builder.projector(handed_on)
+    builder.language(merged, builder.deepstack())
     collect = builder.collect
     return Built(collect.points, HookGraph(collect.nodes, collect.edges))
 
@@ -62,14 +63,30 @@ class _Builder:
         return out_features(self.collect.module(fitting(stack.kinds, block).width_path, block))
 
     def _stack(
-        self, part: Part, stack: Stack, rows: Rows, *, after: str | None, memory: tuple[str, str] | None = None
+        self,
+        part: Part,
+        stack: Stack,
+        rows: Rows,
+        *,
+        after: str | None,
+        memory: tuple[str, str] | None = None,
+        injected: dict[int, str] | None = None,
     ) -> list[str]:
-        """The blocks of a stack; returns the names of their `hook_resid_post`."""
+        """The blocks of a stack; returns the names of their `hook_resid_post`.
+
+        Args:
+            part: where the stack is.
+            stack: its declaration.
+            rows: the stream it works on.
+            after: the point that its first block reads.
+            memory: what its cross-attention reads, and the sequence that it lives on.
+            injected: further points that are added to a block's input, by block.
+        """
         blocks = self._blocks(stack)
         heads = stack.heads(stack.config(self.config))
         posts: list[str] = []
         for layer, block in enumerate(blocks):
-            self.collect.dead = self._why_dead(part, stack, layer, len(blocks))
+            self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             builder = BlockBuilder(
                 self.collect,
                 f"{part_prefix(part)}{stack.name}.{layer}",
@@ -80,30 +97,46 @@ class _Builder:
                 layer == len(blocks) - 1,
                 memory,
             )
-            posts.append(builder.build(posts[-1] if posts else after))
+            before = [posts[-1] if posts else after, (injected or {}).get(layer)]
+            posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
         return posts
 
-    def _why_dead(self, part: Part, stack: Stack, layer: int, depth: int) -> str | None:
-        if part != "vision" or stack is not self.family.vision.stack:
+    def _vision_reads(self) -> list[tuple[str, int]]:
+        """Every vision block that the projector reads, as stack and number."""
+        last = self.family.vision.stacks[-1].name
+        declared = self.family.vision.read(self.config)
+        return [(last, each) if isinstance(each, int) else each for each in declared]
+
+    def _why_dead(self, stack: Stack, layer: int, depth: int) -> str | None:
+        """Why a vision block reaches nothing, or None: blocks after the last one that is read do not."""
+        names = [each.name for each in self.family.vision.stacks]
+        deep = self.family.projector.deepstack
+        reads = self._vision_reads() + [(names[-1], each) for each in (deep.read(self.config) if deep else ())]
+        furthest = max((names.index(name), number) for name, number in reads)
+        if (names.index(stack.name), layer) <= furthest:
             return None
-        read = max(self.family.vision.read(self.config))
-        return None if layer <= read else f"the projector reads vision.blocks.{read}, an earlier block of {depth}"
+        return f"the projector reads vision.{names[furthest[0]]}.{furthest[1]}, an earlier block of {depth}"
 
     def vision(self) -> list[str]:
         """The vision encoder; returns the points that are handed on."""
-        stack = self.family.vision.stack
-        axes = "patch d_vision" if stack.packed else "batch patch d_vision"
-        rows = Rows(axes, self._width(stack), "vision")
-        first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
-        embed = self.collect.add("vision.hook_embed", first, rows, role="writes")
-        posts = self._stack("vision", stack, rows, after=embed)
-        return [posts[layer] for layer in self.family.vision.read(self.config)]
+        stacks = self.family.vision.stacks
+        axes = "patch d_vision" if stacks[0].packed else "batch patch d_vision"
+        first = AtSite(self.collect.entering(self._blocks(stacks[0])[0]), rank=-10)
+        rows = Rows(axes, self._width(stacks[0]), "vision")
+        after = self.collect.add("vision.hook_embed", first, rows, role="writes")
+        posts: dict[tuple[str, int], str] = {}
+        for stack in stacks:
+            rows = Rows(axes, self._width(stack), "vision")
+            names = self._stack("vision", stack, rows, after=after)
+            posts |= {(stack.name, layer): name for layer, name in enumerate(names)}
+            after = names[-1]
+        return [posts[each] for each in self._vision_reads()]
 
     def projector(self, handed_on: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
-        batch = "patch" if self.family.vision.stack.packed else "batch patch"
+        batch = "patch" if self.family.vision.stacks[0].packed else "batch patch"
         module, argument = projector.receives
         width = sum(node.width or 0 for node in collect.nodes if node.name in handed_on)
         entering = AtSite(collect.entering(collect.module(module), argument))
@@ -127,14 +160,43 @@ class _Builder:
         leaving = AtSite(collect.leaving(collect.module(projector.returns)))
         return collect.add("projector.hook_out", leaving, returned, after=inner)
 
-    def language(self, merged: str) -> None:
-        """The language model, from the merged embeddings to the logits."""
+    def deepstack(self) -> dict[int, str]:
+        """The further mergers; returns their outputs by the language block that they are added in front of."""
+        collect, deep = self.collect, self.family.projector.deepstack
+        if deep is None:
+            return {}
+        vision = self.family.vision.stacks[-1]
+        axes = "patch d_model" if vision.packed else "batch patch d_model"
+        rows = Rows(axes, self._width(self.family.language.stack), "projector")
+        injected: dict[int, str] = {}
+        mergers = list(collect.module(deep.path))  # type: ignore[call-overload]
+        reads, into = deep.read(self.config), deep.into(self.config)
+        for number, (merger, read, layer) in enumerate(zip(mergers, reads, into, strict=True)):
+            prefix = f"projector.deepstack.{number}"
+            received = Rows(axes.replace("d_model", "d_vision"), self._width(vision), "vision")
+            entering = AtSite(collect.entering(merger, deep.argument))
+            post = f"vision.{vision.name}.{read}.hook_resid_post"
+            last = collect.add(f"{prefix}.hook_in", entering, received, after=[post])
+            inner = collect.mlp(f"{prefix}.mlp", deep.mlp, merger, rows, [last])
+            leaving = AtSite(collect.leaving(merger))
+            injected[layer] = collect.add(f"{prefix}.hook_out", leaving, rows, after=inner)
+        return injected
+
+    def language(self, merged: str, injected: dict[int, str]) -> None:
+        """The language model, from the merged embeddings to the logits.
+
+        Args:
+            merged: the projector's last point.
+            injected: what DeepStack adds, by the block that it is added in front of.
+        """
         collect, language = self.collect, self.family.language
         rows = Rows("batch pos d_model", self._width(language.stack), "language")
         # the first block's input: in decoding steps with a KV cache the language model gets tokens, not embeddings
         first = AtSite(collect.entering(self._blocks(language.stack)[0]), rank=-10)
-        embed = collect.add("hook_embed", first, rows, after=[merged], role="writes")
-        last = self._stack("language", language.stack, rows, after=embed)[-1]
+        read = [merged] if language.merges else []
+        embed = collect.add("hook_embed", first, rows, after=read, role="writes")
+        memory = (merged, "projector")
+        last = self._stack("language", language.stack, rows, after=embed, memory=memory, injected=injected)[-1]
         scale = collect.norm_scale("ln_final.hook_scale", language.norm, None, rows, last)
         norm = AtSite(collect.leaving(collect.module(language.norm.path)))
         normalized = collect.add("ln_final.hook_normalized", norm, rows, after=[last, scale])

@@ -163,6 +163,7 @@ class Collector:
                 role,
                 self.dead,
                 on_request,
+                parsed.stack,
             )
         )
         self.edges += [(source, name) for source in after]

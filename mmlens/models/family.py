@@ -140,17 +140,45 @@ class Stack:
         return self.block if isinstance(self.block, tuple) else (self.block,)
 
 
+#: A block that is read: its number in the last stack, or the name of its stack and its number there.
+Read: TypeAlias = int | tuple[str, int]
+
+
 @dataclass(frozen=True)
 class Vision:
     """The vision encoder.
 
     Attributes:
-        stack: its blocks.
+        stack: its blocks; several stacks, in the order of execution, in two-stage and hierarchical towers.
         read: the blocks whose output is handed to the projector, given the model's configuration.
     """
 
-    stack: Stack
+    stack: Stack | tuple[Stack, ...]
+    read: Callable[[Config], Sequence[Read]]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks, in the order of execution."""
+        return self.stack if isinstance(self.stack, tuple) else (self.stack,)
+
+
+@dataclass(frozen=True)
+class DeepStack:
+    """Mergers that read earlier vision blocks and add their features to the stream of later language blocks.
+
+    Attributes:
+        path: the `nn.ModuleList` of mergers.
+        mlp: the hidden layer of each, relative to the merger.
+        argument: name of the argument by which a merger receives the vision features.
+        read: the vision block that each reads, given the model's configuration.
+        into: the language block whose input each is added to.
+    """
+
+    path: str
+    mlp: Mlp
+    argument: str
     read: Callable[[Config], Sequence[int]]
+    into: Callable[[Config], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -165,6 +193,7 @@ class Projector:
         queries: the rows it returns are learned queries, not patches.
         receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
             (`"vision"`), which it merges or which queries look at.
+        deepstack: further mergers, whose features enter the language model above its first block.
     """
 
     receives: tuple[str, str]
@@ -173,6 +202,7 @@ class Projector:
     stack: Stack | None = None
     queries: bool = False
     receives_rows: Literal["vision", "projector"] = "projector"
+    deepstack: DeepStack | None = None
 
 
 @dataclass(frozen=True)
@@ -180,16 +210,19 @@ class Language:
     """The language model.
 
     Attributes:
-        stack: its blocks.
+        stack: its blocks; the decoder's, if it has an encoder.
         embed: the token embedding.
         norm: the final norm.
         head: the unembedding, whose output are the logits.
+        merges: the projector's features take the place of image tokens in the embeddings; False where only
+            cross-attention blocks read them.
     """
 
     stack: Stack
     embed: str
     norm: Norm
     head: str
+    merges: bool = True
 
 
 @dataclass(frozen=True)

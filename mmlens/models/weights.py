@@ -286,14 +286,17 @@ class PartView:
 
 
 def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: str, dtype: torch.dtype) -> PartView:
-    """The view of one part of a model; a projector without blocks has `n_layers` 0."""
+    """The view of one part of a model.
+
+    A projector without blocks has `n_layers` 0; of a tower with several stacks, the first is viewed.
+    """
     declared = getattr(family, name)
-    stack = declared.stack
+    stack = declared.stacks[0] if name == "vision" else declared.stack
     language = name == "language"
     if stack is None:
-        mlp = declared.mlp
-        weights = MlpWeights(model, mlp)
-        d_model, d_mlp = weights.W_out.shape[1], weights.W_out.shape[0]
+        d_mlp, d_model = (0, int(config.get_text_config().hidden_size))
+        if declared.mlp is not None:
+            d_mlp, d_model = MlpWeights(model, declared.mlp).W_out.shape
         cfg = TransformerLensConfig(
             d_model=d_model, d_head=d_model, n_layers=0, n_ctx=0, n_heads=1, d_mlp=d_mlp, device=device, dtype=dtype
         )

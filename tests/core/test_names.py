@@ -66,8 +66,23 @@ def test_a_name_taken_apart_is_the_name_again(name: str) -> None:
     assert parsed.part == (name.split(".")[0] if name.startswith(("vision", "projector")) else "language")
 
 
+@pytest.mark.parametrize(
+    ("name", "stack", "layer", "rest"),
+    [
+        ("encoder.blocks.3.hook_resid_pre", "encoder.blocks", 3, "hook_resid_pre"),
+        ("vision.global_blocks.1.mlp.hook_post", "global_blocks", 1, "mlp.hook_post"),
+        ("vision.stages.2.blocks.0.hook_attn_out", "stages.2.blocks", 0, "hook_attn_out"),
+        ("projector.deepstack.0.mlp.hook_post", None, None, "deepstack.0.mlp.hook_post"),
+    ],
+)
+def test_stacks_of_other_names(name: str, stack: str | None, layer: int | None, rest: str) -> None:
+    parsed = HookName.parse(name)
+    assert (parsed.stack, parsed.layer, parsed.rest) == (stack, layer, rest)
+    assert str(parsed) == name
+
+
 def test_what_is_no_name() -> None:
-    with pytest.raises(InputError, match=r"'' is no hook name; names read \[part\.\]\[blocks\.N\.\]hook_kind\."):
+    with pytest.raises(InputError, match=r"'' is no hook name; names read \[part\.\]\[stack\.N\.\]hook_kind\."):
         HookName.parse("")
     assert require_part("vision") == "vision"
 
