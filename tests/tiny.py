@@ -213,11 +213,26 @@ def instructblip() -> HookedMultimodal:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family to test on: how to make its model, and whether its language rows have places in the picture."""
+    """A family to test on.
+
+    Attributes:
+        name: short name.
+        make: makes its model, with a processor.
+        has_places: whether its language rows have places in the picture.
+        sizes: (height, width) of the pictures of two samples; such that no picture has to be resized, where the family
+            allows that.
+        reach: how many pixels around a painted box a resampling may spread the paint; 0 where nothing is resampled.
+        several: whether a sample may have several pictures.
+        padded: whether samples of different length can be padded into one batch.
+    """
 
     name: str
     make: Callable[[], HookedMultimodal]
     has_places: bool = True
+    sizes: tuple[tuple[int, int], tuple[int, int]] = ((32, 32), (32, 32))
+    reach: float = 0.0
+    several: bool = True
+    padded: bool = True
 
 
 TINY = [

@@ -71,8 +71,8 @@ class TokenLayout:
         counts = [sum(p.sample == s for p in self.places) for s in range(len(self.is_image))]
         raise InputError(f"There is no picture {image} in sample {sample}; the samples have {counts} pictures.")
 
-    def grid(self, part: Part = "language", *, sample: int = 0, image: int = 0) -> Grid:
-        """The rows of a part that stand for one picture, with their boxes and cells.
+    def views(self, part: Part = "language", *, sample: int = 0, image: int = 0) -> tuple[Grid, ...]:
+        """The views of one picture in a part: one, or several where the model also sees it cut into tiles.
 
         Raises:
             NoPlaceError: if the part's rows have no place in the picture; the message says why.
@@ -80,10 +80,47 @@ class TokenLayout:
         places = self.place(sample, image)
         if require_part(part) in places.placeless:
             raise NoPlaceError(f"Rows of the part {part!r} were asked for their place: {places.placeless[part]}.")
-        return places.grids[part]
+        return places.views(part)
+
+    def grid(self, part: Part = "language", *, sample: int = 0, image: int = 0, view: int | None = None) -> Grid:
+        """The rows of a part that stand for one picture, with their boxes and cells.
+
+        Args:
+            part, sample, image: as for `patches`.
+            view: which view of the picture; the one with the most rows by default.
+
+        Raises:
+            NoPlaceError: if the part's rows have no place in the picture; the message says why.
+            InputError: if there is no such view.
+        """
+        views = self.views(part, sample=sample, image=image)
+        if view is None:
+            return max(views, key=lambda grid: len(grid.rows))
+        if not 0 <= view < len(views):
+            shapes = ", ".join(f"{n}: {rows} x {columns}" for n, (rows, columns) in enumerate(g.shape for g in views))
+            raise InputError(
+                f"view={view} does not exist in the part {part!r}, which sees the picture in views {shapes}."
+            )
+        return views[view]
+
+    def _joined(self, part: Part, sample: int, image: int, view: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and boxes of one view, or of all where these lie in one entry of the batch axis.
+
+        Raises:
+            InputError: if a row's number alone does not say which row is meant.
+        """
+        views = self.views(part, sample=sample, image=image)
+        chosen = views if view is None else (self.grid(part, sample=sample, image=image, view=view),)
+        entries = {grid.index if not isinstance(grid.index, torch.Tensor) else "several" for grid in chosen}
+        if entries != {"several"} and len(entries) > 1:
+            raise InputError(
+                f"The part {part!r} sees the picture in {len(views)} views, which lie in different entries of its batch axis; "
+                f"pass view=0..{len(views) - 1}. (layout.views(part) lists them.)"
+            )
+        return torch.cat([grid.rows for grid in chosen]), torch.cat([grid.boxes for grid in chosen])
 
     def patches(
-        self, box: Box, *, part: Part = "language", sample: int = 0, image: int = 0
+        self, box: Box, *, part: Part = "language", sample: int = 0, image: int = 0, view: int | None = None
     ) -> Int[torch.Tensor, "row"]:
         """Rows whose pixels a box of the picture touches.
 
@@ -91,15 +128,17 @@ class TokenLayout:
             box: (left, top, right, bottom) in pixels of the user's picture; right and bottom are outside.
             part: whose rows; the language model's positions by default.
             sample, image: which picture.
+            view: which view, where the model sees the picture as a whole and cut into tiles; all of them by default.
 
         Returns:
-            Rows along the part's position axis, in the order of the picture.
+            Rows along the part's position axis, in the order of the picture. Where tiles lie in different entries of the
+            batch axis, `layout.grid(part, view=...).index` says in which.
 
         Raises:
             InputError: if the box is empty or lies outside the picture.
             NoPlaceError: if the part's rows have no place.
         """
-        grid = self.grid(part, sample=sample, image=image)
+        rows, b = self._joined(part, sample, image, view)
         left, top, right, bottom = box
         height, width = self.place(sample, image).size
         if not (left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height):
@@ -107,23 +146,28 @@ class TokenLayout:
                 f"box={box} covers no pixel of the picture ({width} wide, {height} high); a box is "
                 "(left, top, right, bottom) with right and bottom outside."
             )
-        b = grid.boxes
         # boxes are exact up to rounding of the resize factor, so a touch of less than 1e-6 pixels is none
         touched = (
             (b[:, 0] < right - 1e-6) & (b[:, 2] > left + 1e-6) & (b[:, 1] < bottom - 1e-6) & (b[:, 3] > top + 1e-6)
         )
-        return grid.rows[touched]
+        return rows[touched]
 
     def patches_of_mask(
-        self, mask: Bool[torch.Tensor, "height width"], *, part: Part = "language", sample: int = 0, image: int = 0
+        self,
+        mask: Bool[torch.Tensor, "height width"],
+        *,
+        part: Part = "language",
+        sample: int = 0,
+        image: int = 0,
+        view: int | None = None,
     ) -> Int[torch.Tensor, "row"]:
         """Rows of which at least half the pixels lie in a mask of the picture; else the one with the most.
 
         Args:
             mask: True inside, of the picture's size.
-            part, sample, image: as for `patches`.
+            part, sample, image, view: as for `patches`.
         """
-        grid = self.grid(part, sample=sample, image=image)
+        rows, boxes = self._joined(part, sample, image, view)
         size = self.place(sample, image).size
         mask = torch.as_tensor(mask)
         if tuple(mask.shape) != size:
@@ -133,61 +177,83 @@ class TokenLayout:
         if not mask.any():
             raise InputError("The mask is empty: no pixel is True.")
         shares = []
-        for left, top, right, bottom in grid.boxes.round().long().tolist():
+        for left, top, right, bottom in boxes.round().long().tolist():
             inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
             shares.append(float(inside.float().mean()) if inside.numel() else 0.0)
         share = torch.tensor(shares)
-        return grid.rows[share >= min(0.5, float(share.max()))]
+        return rows[share >= min(0.5, float(share.max()))]
 
     def boxes(
-        self, rows: Sequence[int] | torch.Tensor, *, part: Part = "language", sample: int = 0, image: int = 0
+        self,
+        rows: Sequence[int] | torch.Tensor,
+        *,
+        part: Part = "language",
+        sample: int = 0,
+        image: int = 0,
+        view: int | None = None,
     ) -> Float[torch.Tensor, "row 4"]:
         """Pixel boxes (left, top, right, bottom) of rows, in pixels of the user's picture.
 
         Raises:
             NoPlaceError: if a row stands for no part of the picture (text, class row, another picture).
         """
-        grid = self.grid(part, sample=sample, image=image)
-        where = {int(row): i for i, row in enumerate(grid.rows)}
+        known, boxes = self._joined(part, sample, image, view)
+        where = {int(row): i for i, row in enumerate(known)}
+        if len(where) < len(known):
+            raise InputError(
+                f"In the part {part!r} the picture's tiles lie in different entries of the batch axis, so a row's number alone "
+                "names no box; layout.grid(part, view=...) has .index, .rows and .boxes side by side."
+            )
         asked = [int(row) for row in rows]
         wrong = [row for row in asked if row not in where]
         if wrong:
-            low, high = int(grid.rows.min()), int(grid.rows.max())
+            low, high = int(known.min()), int(known.max())
             raise NoPlaceError(
                 f"Rows {wrong} of the part {part!r} stand for no part of picture {image} of sample {sample}; "
                 f"its rows lie in {low}..{high}."
             )
-        return grid.boxes[[where[row] for row in asked]]
+        return boxes[[where[row] for row in asked]]
 
     def raster(
-        self, values: Float[torch.Tensor, "pos"], *, part: Part = "language", sample: int = 0, image: int = 0
+        self,
+        values: Float[torch.Tensor, "*entry pos"],
+        *,
+        part: Part = "language",
+        sample: int = 0,
+        image: int = 0,
+        view: int | None = None,
     ) -> Float[torch.Tensor, "row column"]:
         """Arrange one value per position as a map over the picture, whatever the order of the rows.
 
         Args:
-            values: one number per position of the part's whole sequence (for the batch entry of this picture).
+            values: one number per position of the part's whole sequence (for the batch entry of this picture); with the
+                batch axis in front, `[batch pos]`, for a view whose tiles lie in different entries.
             part, sample, image: as for `patches`.
+            view: which view; the one with the most rows by default.
 
         Returns:
-            The map, one number per patch, as the picture lies.
+            The map, one number per patch, as the picture lies; NaN where the view has no row.
         """
-        grid = self.grid(part, sample=sample, image=image)
-        if values.ndim != 1 or len(values) <= int(grid.rows.max()):
+        grid = self.grid(part, sample=sample, image=image, view=view)
+        in_tiles = isinstance(grid.index, torch.Tensor)
+        if values.ndim != 1 + in_tiles or values.shape[-1] <= int(grid.rows.max()):
             raise InputError(
-                f"values must be [pos] with a value for each of the {part} part's positions (more than "
-                f"{int(grid.rows.max())}), found shape {list(values.shape)}."
+                f"values must be [{'batch ' if in_tiles else ''}pos] with a value for each of the {part} part's positions "
+                f"(more than {int(grid.rows.max())}), found shape {list(values.shape)}."
             )
-        picture = torch.zeros(grid.shape, dtype=values.dtype)
-        picture[grid.cells[:, 0], grid.cells[:, 1]] = values.detach().cpu()[grid.rows]
+        held = values.detach().cpu()
+        empty = len(grid.rows) < grid.shape[0] * grid.shape[1]
+        picture = torch.full(grid.shape, float("nan") if empty else 0.0, dtype=values.dtype)
+        picture[grid.cells[:, 0], grid.cells[:, 1]] = held[grid.index, grid.rows] if in_tiles else held[grid.rows]
         return picture
 
     def length(self, sequence: str) -> int | None:
         """Number of positions of a sequence, or None where only a run tells."""
         if sequence == "language":
             return self.is_token.shape[1]
-        if sequence in ("vision", "projector") and self.places:
+        if sequence in ("vision", "projector"):
             part: Part = "vision" if sequence == "vision" else "projector"
-            grids = [p.grids[part] for p in self.places if part in p.grids]
+            grids = [grid for places in self.places for grid in places.views(part)]
             return 1 + max(int(grid.rows.max()) for grid in grids) if grids else None
         return None
 
@@ -259,9 +325,12 @@ class TokenLayout:
         part: Part = "vision" if sequence == "vision" else "projector"
         if not self.places:
             raise InputError("positions='image' names nothing: the batch has no picture.")
-        rows = [p.grids[part].rows for p in self.places]
-        if any(p.grids[part].index is None for p in self.places):
+        grids = [grid for places in self.places for grid in places.views(part)]
+        rows = [grid.rows.unique() for grid in grids]
+        if any(grid.index is None for grid in grids):
             return torch.cat(rows)
+        if all(torch.equal(rows[0], other) for other in rows):
+            return rows[0]
         return _rectangular(rows, "image")
 
 

@@ -21,17 +21,18 @@ Sizes: TypeAlias = list[list[tuple[int, int]]] | None
 
 @dataclass(frozen=True)
 class Grid:
-    """The rows of one part that stand for one picture.
+    """The rows of one part that stand for one picture, or for one view of it.
 
     Attributes:
-        index: which entry of the part's batch axis holds them; None in packed towers, which have none.
+        index: which entry of the part's batch axis holds them; None in packed towers, which have none; one number per
+            row, `[n]`, where the picture was cut into tiles that lie in an entry each.
         rows: `[n]` rows along the part's position axis.
         boxes: `[n, 4]` pixel box of each row.
         cells: `[n, 2]` (row, column) of each in the picture's grid.
         shape: (rows, columns) of that grid.
     """
 
-    index: int | None
+    index: int | torch.Tensor | None
     rows: torch.Tensor
     boxes: torch.Tensor
     cells: torch.Tensor
@@ -45,29 +46,35 @@ class Places:
     Attributes:
         sample, image: which picture of which sample.
         size: (height, width) of the picture in pixels.
-        grids: the rows of each part that have a place.
+        grids: the rows of each part that have a place; several grids where the model sees the picture in several views
+            (as a whole and cut into tiles).
         placeless: why a part's rows have none, for the parts where they do not.
     """
 
     sample: int
     image: int
     size: tuple[int, int]
-    grids: dict[Part, Grid]
+    grids: dict[Part, Grid | tuple[Grid, ...]]
     placeless: dict[Part, str]
 
+    def views(self, part: Part) -> tuple[Grid, ...]:
+        """The grids of one part, one per view; none if its rows have no place."""
+        found = self.grids.get(part, ())
+        return found if isinstance(found, tuple) else (found,)
 
-def _cells(rows: int, columns: int) -> torch.Tensor:
+
+def cells_of(rows: int, columns: int) -> torch.Tensor:
     """(row, column) of every cell in raster order, `[rows * columns, 2]`."""
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
 
 
-def _boxes(cells: torch.Tensor, side: int) -> torch.Tensor:
+def boxes_of(cells: torch.Tensor, side: int) -> torch.Tensor:
     """Pixel boxes `[n, 4]` of square cells of a given side."""
     top_left = cells.flip(-1) * side
     return torch.cat([top_left, top_left + side], dim=-1)
 
 
-def _owners(
+def owners_of(
     tensors: dict[str, Any], image_token: int, tokens_per_image: list[int]
 ) -> list[tuple[int, int, torch.Tensor]]:
     """(sample, image within it, its token positions) for every picture, in order.
@@ -97,7 +104,7 @@ def _owners(
     return owners
 
 
-def _size(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
+def size_of(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
     return None if sizes is None else sizes[sample][image]
 
 
@@ -116,16 +123,16 @@ def grid_places(
         side = config.vision_config.patch_size
         height, width = pixels.shape[-2:]
         shape = (height // side, width // side)
-        cells = _cells(*shape)
+        cells = cells_of(*shape)
         extra = class_rows(config)
         kept = 0 if drops_class(config) else extra
         found = []
-        owners = _owners(tensors, config.image_token_id, [kept + len(cells)] * len(pixels))
+        owners = owners_of(tensors, config.image_token_id, [kept + len(cells)] * len(pixels))
         for number, (sample, image, positions) in enumerate(owners):
-            frame = picture_frame(processor, _size(sizes, sample, image), (height, width))
-            boxes = frame.to_original(_boxes(cells, side))
+            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
+            boxes = frame.to_original(boxes_of(cells, side))
             rows = torch.arange(len(cells))
-            grids: dict[Part, Grid] = {
+            grids: dict[Part, Grid | tuple[Grid, ...]] = {
                 "vision": Grid(number, rows + extra, boxes, cells, shape),
                 "projector": Grid(number, rows + kept, boxes, cells, shape),
                 "language": Grid(sample, positions[kept:], boxes, cells, shape),
@@ -146,21 +153,21 @@ def merged_places(config: Config, tensors: dict[str, Any], sizes: Sizes, process
     found = []
     first = 0
     for (sample, image, positions), (_, height, width) in zip(
-        _owners(tensors, config.image_token_id, tokens), grids, strict=True
+        owners_of(tensors, config.image_token_id, tokens), grids, strict=True
     ):
         frame = picture_frame(None, None, (height * side, width * side))
-        original = _size(sizes, sample, image)
+        original = size_of(sizes, sample, image)
         if original is not None:
             frame = type(frame)(*original, (height * side / original[0], width * side / original[1]))
         shape = (height // merge, width // merge)
-        blocks = _cells(*shape)
-        within = _cells(merge, merge)
+        blocks = cells_of(*shape)
+        within = cells_of(merge, merge)
         patches = (blocks[:, None] * merge + within[None]).flatten(0, 1)
         rows = torch.arange(len(patches)) + first
         merged = torch.arange(len(blocks)) + first // merge**2
-        block_boxes = frame.to_original(_boxes(blocks, side * merge))
-        parts: dict[Part, Grid] = {
-            "vision": Grid(None, rows, frame.to_original(_boxes(patches, side)), patches, (height, width)),
+        block_boxes = frame.to_original(boxes_of(blocks, side * merge))
+        parts: dict[Part, Grid | tuple[Grid, ...]] = {
+            "vision": Grid(None, rows, frame.to_original(boxes_of(patches, side)), patches, (height, width)),
             "projector": Grid(None, merged, block_boxes, blocks, shape),
             "language": Grid(sample, positions, block_boxes, blocks, shape),
         }
@@ -174,18 +181,18 @@ def query_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processo
     pixels = tensors["pixel_values"]
     side, queries = config.vision_config.patch_size, config.num_query_tokens
     height, width = pixels.shape[-2:]
-    cells = _cells(height // side, width // side)
+    cells = cells_of(height // side, width // side)
     why = (
         f"the {queries} queries of the Q-Former mix all patches, so they have no place in the image; "
         "ask for part='vision', whose rows are patches"
     )
     found = []
-    for number, (sample, image, _) in enumerate(_owners(tensors, config.image_token_id, [queries] * len(pixels))):
-        frame = picture_frame(processor, _size(sizes, sample, image), (height, width))
+    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [queries] * len(pixels))):
+        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
         vision = Grid(
             number,
             torch.arange(len(cells)) + 1,
-            frame.to_original(_boxes(cells, side)),
+            frame.to_original(boxes_of(cells, side)),
             cells,
             (height // side, width // side),
         )

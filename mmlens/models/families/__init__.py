@@ -1,5 +1,7 @@
-"""One file per model family; importing this package registers them all."""
+"""One file per model family, or per group of families that differ in little; importing this package registers them all."""
 
-from mmlens.models.families import instructblip, llava, qwen2_vl
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["instructblip", "llava", "qwen2_vl"]
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)
