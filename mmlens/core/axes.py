@@ -10,7 +10,7 @@ AXIS_WORDS = frozenset(
     )
 )
 
-_POSITION_WORDS = ("pos", "patch", "query", "key")
+_POSITION_WORDS = ("pos", "patch", "query", "key", "row")
 
 
 def position_axis(axes: str) -> int:

@@ -27,7 +27,8 @@ class Node:
         kind: the last piece of the name without `hook_`, with its module: `resid_post`, `mlp.post`, `attn.z`.
         axes: axis words of its tensor, e.g. `"batch pos d_model"`.
         width: size of the last axis, or None where it depends on the input (keys of a pattern).
-        sequence: what the position axis runs over: `"vision"`, `"projector"`, `"queries"`, `"language"`.
+        sequence: what the position axis runs over: `"vision"`, `"projector"`, `"queries"`, `"language"` (the prompt), or
+            `"decoder"` (what an encoder-decoder model writes).
         role: whether it is the residual stream itself, is read from it, or is written to it; None for inner points.
         dead: why editing it cannot reach the logits, or None if it can.
         on_request: left out of a default cache because of its size (attention scores and patterns).

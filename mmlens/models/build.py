@@ -10,7 +10,7 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Family, Stack
+from mmlens.models.family import Config, Encoder, Family, Stack
 
 
 @dataclass
@@ -190,16 +190,37 @@ class _Builder:
             injected: what DeepStack adds, by the block that it is added in front of.
         """
         collect, language = self.collect, self.family.language
-        rows = Rows("batch pos d_model", self._width(language.stack), "language")
-        # the first block's input: in decoding steps with a KV cache the language model gets tokens, not embeddings
-        first = AtSite(collect.entering(self._blocks(language.stack)[0]), rank=-10)
+        width = self._width(language.stack)
         read = [merged] if language.merges else []
-        embed = collect.add("hook_embed", first, rows, after=read, role="writes")
-        memory = (merged, "projector")
+        if language.encoder is None:
+            rows = Rows("batch pos d_model", width, "language")
+            embed = self._embed("hook_embed", language.stack, rows, read)
+            memory = (merged, "projector")
+        else:
+            rows = Rows("batch pos d_model", width, "decoder")
+            memory = (self._encoder(language.encoder, read), "language")
+            embed = self._embed("hook_embed", language.stack, rows, [])
         last = self._stack("language", language.stack, rows, after=embed, memory=memory, injected=injected)[-1]
-        scale = collect.norm_scale("ln_final.hook_scale", language.norm, None, rows, last)
-        norm = AtSite(collect.leaving(collect.module(language.norm.path)))
-        normalized = collect.add("ln_final.hook_normalized", norm, rows, after=[last, scale])
+        if language.norm is not None:
+            scale = collect.norm_scale("ln_final.hook_scale", language.norm, None, rows, last)
+            norm = AtSite(collect.leaving(collect.module(language.norm.path)))
+            last = collect.add("ln_final.hook_normalized", norm, rows, after=[last, scale])
         head = collect.module(language.head)
         leaving = AtSite(collect.leaving(head))
-        collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=out_features(head), after=[normalized])
+        collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=out_features(head), after=[last])
+
+    def _encoder(self, encoder: Encoder, read: list[str]) -> str:
+        """The encoder of the language model; returns the point that the decoder looks at."""
+        rows = Rows("batch pos d_model", self._width(encoder.stack), "language")
+        embed = self._embed("encoder.hook_embed", encoder.stack, rows, read)
+        last = self._stack("language", encoder.stack, rows, after=embed)[-1]
+        leaving = AtSite(self.collect.leaving(self.collect.module(encoder.returns)), rank=10)
+        return self.collect.add("encoder.hook_out", leaving, rows, after=[last])
+
+    def _embed(self, name: str, stack: Stack, rows: Rows, read: list[str]) -> str:
+        """The embeddings, as the first block receives them.
+
+        In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
+        """
+        first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
+        return self.collect.add(name, first, rows, after=read, role="writes")

@@ -206,23 +206,38 @@ class Projector:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """The encoder of an encoder-decoder language model, which reads the prompt and the picture.
+
+    Attributes:
+        stack: its blocks, named `encoder.blocks`.
+        returns: the module that returns what the decoder looks at: the final norm, or the encoder itself.
+    """
+
+    stack: Stack
+    returns: str
+
+
+@dataclass(frozen=True)
 class Language:
     """The language model.
 
     Attributes:
         stack: its blocks; the decoder's, if it has an encoder.
         embed: the token embedding.
-        norm: the final norm.
+        norm: the final norm; None where the blocks themselves end with one.
         head: the unembedding, whose output are the logits.
         merges: the projector's features take the place of image tokens in the embeddings; False where only
             cross-attention blocks read them.
+        encoder: the encoder, whose output the blocks' cross-attention reads.
     """
 
     stack: Stack
     embed: str
-    norm: Norm
+    norm: Norm | None
     head: str
     merges: bool = True
+    encoder: Encoder | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +255,8 @@ class Family:
         expand: number of image tokens per picture, given `(config, image tensors)`; used where a processor
             has to be composed from an image processor and a tokenizer.
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
+        other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
+            blocks a model has is used.
     """
 
     name: str
@@ -252,6 +269,7 @@ class Family:
     placeholder: str = "<image>\n"
     expand: Callable[[Config, dict[str, Any]], list[int]] | None = None
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
+    other_languages: tuple[Language, ...] = ()
 
 
 @dataclass

@@ -57,7 +57,7 @@ def trace_generation(
 ) -> GenerationTrace:
     """Generate greedily and record; see `HookedMultimodal.trace_generation`."""
     nodes = model.graph.select(names)
-    _refuse_untraceable(nodes)
+    _refuse_untraceable(nodes, model.graph["hook_logits"].sequence)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
     if not batch.layout.is_token[:, -1].all():
@@ -96,12 +96,13 @@ def trace_generation(
     )
 
 
-def _refuse_untraceable(nodes: Sequence[Node]) -> None:
-    wrong = [node.name for node in nodes if node.sequence != "language"]
+def _refuse_untraceable(nodes: Sequence[Node], predicting: str) -> None:
+    """Refuse points that do not live on the sequence whose positions predict tokens, or that run over keys."""
+    wrong = [node.name for node in nodes if node.sequence != predicting]
     if wrong:
         raise InputError(
-            f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''} do not live on the language model's positions, so they "
-            "predict no token: the picture is read once, before the first one. Read them with run_with_cache."
+            f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''} do not live on the positions that predict tokens: the "
+            "picture (and an encoder's prompt) is read once, before the first one. Read them with run_with_cache."
         )
     keys = [node.name for node in nodes if node.axes.split()[node.position_axis] == "key"]
     if keys:

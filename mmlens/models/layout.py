@@ -263,7 +263,8 @@ class TokenLayout:
         Args:
             positions: `"all"`, `"image"`, `"text"`, `"last"`, an index, several, a slice, or a tensor `[row]` or
                 `[batch row]`; negative indices count from the end.
-            sequence: what the positions run over: `"language"`, or `"vision"`, `"projector"`, `"queries"`, `"packed"`.
+            sequence: what the positions run over: `"language"` (the prompt), `"decoder"` (what an encoder-decoder model
+                writes), `"vision"`, `"projector"` or `"queries"`.
             length: number of positions in that sequence; the language model's by default.
 
         Returns:
@@ -303,6 +304,8 @@ class TokenLayout:
             return torch.arange(length)
         if word not in ("image", "text", "last"):
             raise InputError(f"positions={word!r} is unknown; the words are 'all', 'image', 'text' and 'last'.")
+        if sequence == "decoder" and word in ("text", "last"):
+            return torch.arange(length) if word == "text" else torch.tensor([length - 1])
         if sequence != "language":
             if word != "image":
                 raise InputError(

@@ -1,5 +1,6 @@
 """Loading checkpoints, and finding the family of a model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.utils import logging
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
 from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
+from mmlens.models.collect import find_module
 from mmlens.models.family import Family, families
 from mmlens.models.processing import load_processor
 
@@ -33,12 +35,14 @@ def family_of(class_name: str) -> Family:
 
 
 def find_family(model: nn.Module) -> Family:
-    """The family of a model, by its class or the nearest base class that is covered."""
+    """The family of a model, by its class or the nearest base class that is covered, with the language model it has."""
     known = families()
-    for cls in type(model).__mro__:
-        if cls.__name__ in known:
-            return known[cls.__name__]
-    return family_of(type(model).__name__)
+    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in known]
+    family = known[names[0]] if names else family_of(type(model).__name__)
+    for language in (family.language, *family.other_languages):
+        if find_module(model, language.stack.path) is not None:
+            return replace(family, language=language)
+    return family
 
 
 def load_model(

@@ -47,8 +47,9 @@ class Parts(Vocabulary):
 
     @property
     def ln_final(self) -> nn.Module:
-        """The language model's final norm, the real module."""
-        return submodule(self._base, self.family.language.norm.path, self.family.name)
+        """The language model's final norm, the real module; an identity where its blocks end with a norm of their own."""
+        norm = self.family.language.norm
+        return nn.Identity() if norm is None else submodule(self._base, norm.path, self.family.name)
 
     @property
     def unembed(self) -> nn.Module:
@@ -122,4 +123,7 @@ class Parts(Vocabulary):
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.W_U.device)
-        return self.W_U.T[ids] * readable(self.ln_final, "The final norm")
+        directions = self.W_U.T[ids]
+        return (
+            directions if self.family.language.norm is None else directions * readable(self.ln_final, "The final norm")
+        )

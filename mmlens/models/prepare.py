@@ -38,6 +38,8 @@ def prepare_batch(
     tensors = processor(text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
+    if family.extra_inputs is not None:
+        tensors = family.extra_inputs(config, tensors) | tensors
     return make_batch(
         family,
         config,

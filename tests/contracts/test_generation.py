@@ -146,7 +146,7 @@ def test_answer_and_caption_are_the_generated_text(subject: Subject) -> None:
 def test_what_a_trace_refuses(subject: Subject) -> None:
     model = subject.model
     with pytest.raises(
-        InputError, match=r"vision.hook_embed do not live on the language model's positions, so they predict no token"
+        InputError, match=r"vision.hook_embed do not live on the positions that predict tokens"
     ):
         model.trace_generation(subject.batches["left"], names="vision.hook_embed")
     with pytest.raises(

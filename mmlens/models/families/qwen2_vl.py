@@ -37,6 +37,8 @@ def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     """The multimodal rotary positions need to know which tokens are image tokens."""
+    if "pixel_values" not in tensors:
+        return {}
     return {"mm_token_type_ids": (tensors["input_ids"] == config.image_token_id).int()}
 
 
