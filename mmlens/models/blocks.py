@@ -32,7 +32,8 @@ def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
 
 def _paths(kind: Block) -> list[str]:
     """The modules that a block of this kind must have; cross-attention may be there in some blocks only."""
-    needed = [kind.mlp.down, kind.mlp.branch, kind.mlp.act, kind.mlp.gate, kind.mixer, kind.middle]
+    mlp = kind.mlp
+    needed = [mlp.down, mlp.branch, mlp.act, mlp.gate, mlp.gate_up, mlp.router, kind.mixer, kind.middle]
     branch = kind.attn or (None if kind.middle else kind.cross)
     if branch is not None:
         needed += [branch.kernel, branch.branch, branch.o]

@@ -12,6 +12,7 @@ from mmlens.core.names import HookName
 from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, Reach
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
+from mmlens.hooks.mixture import RouterLogits, Unflattened
 from mmlens.hooks.point import Point
 from mmlens.hooks.site import Site
 from mmlens.models.attention_interface import attention_tower
@@ -227,32 +228,53 @@ class Collector:
             )
         return names["z"]
 
-    def mlp(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
-        """The inner points of an MLP; returns the names that its output is computed from."""
+    def mlp(
+        self,
+        prefix: str,
+        mlp: Mlp,
+        root: nn.Module | None,
+        rows: Rows,
+        after: list[str],
+        *,
+        mixture: Site | None = None,
+    ) -> list[str]:
+        """The inner points of an MLP; returns the names that its output is computed from.
+
+        Args:
+            prefix: of their names.
+            mlp: where things are.
+            root: the block; None for a projector's MLP.
+            rows: the stream it reads.
+            after: the points it is computed from.
+            mixture: where the MLP is an expert of a mixture, the stream that the mixture reads.
+        """
         if mlp.down is None:
             return self._mixture(prefix, mlp, root, rows, after)
+
+        def at(site: Site) -> AtSite:
+            return AtSite(site if mixture is None else Unflattened(site, mixture))
+
         down = self.module(mlp.down, root)
         width, axes = in_features(down), rows.inner("neuron")
         hidden = list(after)
         if mlp.act is not None:
             act = self.module(mlp.act, root)
-            pre = self.add(f"{prefix}.hook_pre", AtSite(self.entering(act)), rows, axes=axes, width=width, after=after)
-            active = self.add(
-                f"{prefix}.hook_act", AtSite(self.leaving(act)), rows, axes=axes, width=width, after=[pre]
-            )
-            hidden = [active, *after] if mlp.gate else [active]
-        return [
-            self.add(f"{prefix}.hook_post", AtSite(self.entering(down)), rows, axes=axes, width=width, after=hidden)
-        ]
+            pre = self.add(f"{prefix}.hook_pre", at(self.entering(act)), rows, axes=axes, width=width, after=after)
+            active = self.add(f"{prefix}.hook_act", at(self.leaving(act)), rows, axes=axes, width=width, after=[pre])
+            hidden = [active, *after] if mlp.gate or mlp.gate_up else [active]
+        return [self.add(f"{prefix}.hook_post", at(self.entering(down)), rows, axes=axes, width=width, after=hidden)]
 
     def _mixture(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
-        """A mixture of experts: the router's logits, where a module returns them."""
-        if mlp.router is None:
-            return after
-        router = self.module(mlp.router, root)
-        width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
-        site = AtSite(self.leaving(router))
-        return [
-            self.add(f"{prefix}.hook_router", site, rows, axes=rows.inner("expert"), width=width, after=after),
-            *after,
-        ]
+        """A mixture of experts: the router's logits, where a module returns them, and the expert that all rows share."""
+        stream = self.entering(self.model if root is None else root)
+        found = list(after)
+        if mlp.router is not None:
+            router = self.module(mlp.router, root)
+            reach = self.leaving(router) if mlp.router_item is None else RouterLogits(router, mlp.router_item)
+            width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
+            site = AtSite(Unflattened(reach, stream))
+            axes = rows.inner("expert")
+            found.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))
+        if mlp.shared is not None:
+            found += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, mixture=stream)
+        return found

@@ -30,6 +30,8 @@ class Attention:
         q, k, v: the three linears, or
         qkv: the fused one, laid out `[q; k; v]` along its output.
         scale: what the branch's output is multiplied by before it is added (a gate, a layer scale), given the block.
+        gated: `q` gives every head's query and, after it, a gate; what a head hands to `o` is `hook_z` times the
+            gate's sigmoid.
     """
 
     kernel: str
@@ -40,6 +42,7 @@ class Attention:
     v: str | None = None
     qkv: str | None = None
     scale: Scale | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,12 @@ class Mlp:
         up: the first linear (`W_in`).
         act: the activation module; its input is `mlp.hook_pre`, its output `mlp.hook_act`.
         gate: the gate's linear (`W_gate`) in gated MLPs, whose activation is applied to the gate.
+        gate_up: the fused linear of both, laid out `[gate; up]` along its output.
         branch: the module whose output is added to the stream; None where the MLP is not a branch of a block.
         router: the module that returns a mixture's router logits.
+        router_item: where the router makes the choice of experts itself and returns its logits beside it: which item of
+            what it returns they are.
+        shared: an expert of a mixture that all rows pass through; its points are `mlp.shared.`.
         scale: as for `Attention`.
     """
 
@@ -61,8 +68,11 @@ class Mlp:
     up: str | None = None
     act: str | None = None
     gate: str | None = None
+    gate_up: str | None = None
     branch: str | None = None
     router: str | None = None
+    router_item: int | None = None
+    shared: "Mlp | None" = None
     scale: Scale | None = None
 
 
@@ -110,8 +120,8 @@ class Block:
     @property
     def width_path(self) -> str:
         """A linear whose output has the width of the stream."""
-        branch = self.attn or self.cross
-        return self.mlp.down or (branch.o if branch else "")
+        branch, shared = self.attn or self.cross, self.mlp.shared
+        return self.mlp.down or (branch.o if branch else "") or (shared and shared.down) or ""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ class AttentionWeights:
     @property
     def kv_heads(self) -> int:
         """Number of key and value heads."""
-        return out_features(self._linear(self.declared.k)) // self.d_head if self.declared.k else self.heads
+        if self.declared.k is not None:
+            return out_features(self._linear(self.declared.k)) // self.d_head
+        return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
 
     def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
         """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
@@ -63,18 +65,25 @@ class AttentionWeights:
         tensor = linear.bias if bias else readable(linear, own or str(self.declared.qkv))
         if tensor is None or own is not None:
             return tensor  # type: ignore[return-value]
-        return tensor.chunk(3, dim=0)[which]  # type: ignore[union-attr, operator]
+        queries = self.heads * self.d_head
+        grouped = (len(tensor) - queries) // 2  # type: ignore[arg-type]
+        return tensor.split([queries, grouped, grouped])[which]  # type: ignore[operator, union-attr]
+
+    def _by_head(self, which: int, tensor: torch.Tensor) -> torch.Tensor:
+        """One entry per head along the first axis; of queries that come with a gate each, the queries."""
+        heads = tensor.unflatten(0, (-1, self.d_head))
+        return heads[::2] if which == 0 and self.declared.gated else heads
 
     def _weight(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
         weight = self._part(which, own, bias=False)
-        return weight.unflatten(0, (-1, self.d_head)).transpose(1, 2)  # type: ignore[union-attr]
+        return self._by_head(which, weight).transpose(1, 2)  # type: ignore[arg-type]
 
     def _bias(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_head"]:
         bias = self._part(which, own, bias=True)
         if bias is None:
             weight = self._weight(which, own)
             return weight.new_zeros(weight.shape[0], weight.shape[2])
-        return bias.reshape(-1, self.d_head)
+        return self._by_head(which, bias)
 
     @property
     def W_Q(self) -> Float[torch.Tensor, "head d_model d_head"]:
@@ -133,6 +142,12 @@ class MlpWeights:
     def _linear(self, path: str) -> nn.Module:
         return submodule(self.module, path, "mlp")
 
+    def _into(self, which: int, own: str | None) -> Float[torch.Tensor, "d_model neuron"]:
+        """The weights of the gate (0) or of the linear path in (1), which may be one linear."""
+        path = own or str(self.declared.gate_up)
+        weight = readable(self._linear(path), path)
+        return (weight if own else weight.chunk(2)[which]).T
+
     @property
     def d_mlp(self) -> int:
         """Number of hidden neurons."""
@@ -141,7 +156,7 @@ class MlpWeights:
     @property
     def W_in(self) -> Float[torch.Tensor, "d_model neuron"]:
         """Weights of the linear path in."""
-        return readable(self._linear(str(self.declared.up)), str(self.declared.up)).T
+        return self._into(1, self.declared.up)
 
     @property
     def W_gate(self) -> Float[torch.Tensor, "d_model neuron"]:
@@ -150,9 +165,9 @@ class MlpWeights:
         Raises:
             InputError: if the MLP has no gate.
         """
-        if self.declared.gate is None:
+        if self.declared.gate is None and self.declared.gate_up is None:
             raise InputError("This MLP has no gate; its input weights are W_in.")
-        return readable(self._linear(self.declared.gate), self.declared.gate).T
+        return self._into(0, self.declared.gate)
 
     @property
     def W_out(self) -> Float[torch.Tensor, "neuron d_model"]:
@@ -162,7 +177,9 @@ class MlpWeights:
     @property
     def b_in(self) -> Float[torch.Tensor, "neuron"]:
         """Input bias, zero if the family has none."""
-        return _bias(self._linear(str(self.declared.up)))
+        if self.declared.up is None:
+            return _bias(self._linear(str(self.declared.gate_up))).chunk(2)[1]
+        return _bias(self._linear(self.declared.up))
 
     @property
     def b_out(self) -> Float[torch.Tensor, "d_model"]:
@@ -186,12 +203,14 @@ class BlockWeights:
         attn: self-attention weights; None in blocks without self-attention.
         mlp: MLP weights; None for mixtures of experts whose neurons exist in no module.
         norms: the norms in front of the branches.
+        shared: the weights of a mixture's expert that all rows pass through, if it has one.
     """
 
     module: nn.Module
     attn: AttentionWeights | None
     mlp: MlpWeights | None
     norms: tuple[Norm | None, Norm | None] = (None, None)
+    shared: MlpWeights | None = None
 
     @property
     def ln1(self) -> nn.Module | None:
@@ -320,7 +339,7 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         d_mlp=mlp.d_mlp if mlp else 0,
         d_vocab=int(own.vocab_size) if language else -1,
         act_fn=str(getattr(own, "hidden_act", "")),
-        gated_mlp=shape.mlp.gate is not None,
+        gated_mlp=shape.mlp.gate is not None or shape.mlp.gate_up is not None,
         normalization_type="LN" if norm is None or norm.centred else "RMS",
         uses_rms_norm=norm is not None and not norm.centred,
         eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
@@ -337,4 +356,5 @@ def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
         None if kind.attn is None else AttentionWeights(module, kind.attn, heads),
         None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
         (kind.ln1, kind.ln2),
+        None if kind.mlp.shared is None else MlpWeights(module, kind.mlp.shared),
     )

@@ -1,0 +1,102 @@
+"""Inside a mixture of experts: the logits that its router chooses by, and rows that it lays out in one axis."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from mmlens.core.errors import MMLensError, UnsupportedModelError
+from mmlens.hooks.attachment import BetweenBranches, Reach
+from mmlens.hooks.site import Site, Tap
+
+
+class RouterLogits:
+    """The logits by which a router chooses experts, where it makes the choice itself.
+
+    Such a router returns its logits beside the experts and weights that it chose by them, as a record that nothing
+    reads. Here new logits make it choose anew, so that an edit has the meaning of the name.
+
+    Args:
+        router: the module; it computes its logits with a linear of its own weight.
+        item: which item of what it returns are the logits, `[row expert]`.
+    """
+
+    def __init__(self, router: nn.Module, item: int):
+        experts, width = router.weight.shape  # type: ignore[misc, union-attr]
+        if experts > width:
+            raise UnsupportedModelError(
+                f"{type(router).__name__} has {experts} experts for rows of width {width}; its choice can only be made anew "
+                "for up to as many experts as the rows are wide. Declare the mixture without a router."
+            )
+        self.router = router
+        self.item = item
+        self._handles: dict[Tap, RemovableHandle] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Pass the logits through the tap, and choose by what it gives."""
+
+        def choose(
+            module: nn.Module, args: object, output: tuple[torch.Tensor, ...]
+        ) -> tuple[torch.Tensor, ...] | None:
+            logits = output[self.item]
+            new = tap(logits)
+            return None if new is logits else self._choice(new)
+
+        self._handles[tap] = self.router.register_forward_hook(choose, prepend=True)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self._handles.pop(tap).remove()
+
+    def _choice(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the router returns for given logits: it runs on them, with the identity as its weight."""
+        parameters = self.router._parameters
+        experts, width = parameters["weight"].shape  # type: ignore[union-attr]
+        twin = copy.copy(self.router)
+        twin._parameters = {**parameters, "weight": torch.eye(experts, width).to(logits)}  # type: ignore[dict-item]
+        if parameters.get("bias") is not None:
+            twin._parameters["bias"] = torch.zeros_like(parameters["bias"])  # type: ignore[arg-type, assignment]
+        # the class's own function: an instance's may be wrapped by whoever places the model on its devices
+        return type(twin).forward(twin, nn.functional.pad(logits, (0, width - experts)))
+
+
+class Unflattened:
+    """A tensor whose rows a mixture may lay out in one axis for all samples; taps see them as the stream has them.
+
+    Args:
+        reach: where the tensor is.
+        stream: the stream whose rows they are.
+    """
+
+    def __init__(self, reach: Reach, stream: Site):
+        self.reach = reach
+        self.stream = stream
+        self._leading: torch.Size | None = None
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Show the tap the stream's layout, and give back the mixture's."""
+
+        def through(tensor: torch.Tensor) -> torch.Tensor:
+            if self._leading is None:
+                raise MMLensError("A mixture of experts ran before its block received the stream.")
+            shown = tensor.reshape(*self._leading, tensor.shape[-1])
+            new = tap(shown)
+            return tensor if new is shown else new.reshape(tensor.shape)
+
+        if not self._taps:
+            self.stream.attach(self._record, BetweenBranches.RECORD_RANK)
+        self._taps[tap] = through
+        self.reach.attach(through, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self.reach.detach(self._taps.pop(tap))
+        if not self._taps:
+            self.stream.detach(self._record)
+            self._leading = None
+
+    def _record(self, stream: torch.Tensor) -> torch.Tensor:
+        self._leading = stream.shape[:-1]
+        return stream
