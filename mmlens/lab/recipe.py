@@ -80,14 +80,14 @@ STAGES = (
         "words, all learning",
         (TOWER, PROJECTOR, LANGUAGE),
         4000,
-        7e-4,
+        1e-3,
         batch=24,
         last=0.02,
         written_every=4,
         questions=6,
-        answer_weight=2.0,
-        plain=0.1,
-        lookups=2.0,
+        answer_weight=5.0,
+        plain=0.25,
+        lookups=2.5,
     ),
 )
 """The default training. How the weights in the package were made, their model card says."""
