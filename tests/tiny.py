@@ -4,14 +4,15 @@ Weights are redrawn, so that norms, biases, class rows and learned queries matte
 lost on a zero query or a unit gain would go unseen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from transformers import (
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
@@ -71,20 +72,21 @@ WORDS = [
 VOCAB = {word: i for i, word in enumerate(SPECIAL + WORDS)}
 
 
-def tokenizer(image_token: str = "<image>") -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that knows a few words."""
-    backend = Tokenizer(WordLevel(VOCAB, unk_token="<unk>"))
-    backend.pre_tokenizer = Sequence([WhitespaceSplit(), Split(":", "isolated")])
+def tokenizer(image_token: str = "<image>", more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that knows a few words, and further special tokens if asked to."""
+    known = {word: i for i, word in enumerate([*VOCAB, *more])}
+    backend = Tokenizer(WordLevel(known, unk_token="<unk>"))
+    backend.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Split(":", "isolated")])
     made = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        additional_special_tokens=SPECIAL[4:],
+        additional_special_tokens=[*SPECIAL[4:], *more],
     )
     made.image_token = image_token
-    made.image_token_id = VOCAB[image_token]
+    made.image_token_id = known[image_token]
     made.padding_side = "left"
     return made
 

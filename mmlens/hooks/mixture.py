@@ -83,7 +83,8 @@ class Unflattened:
                 raise MMLensError("A mixture of experts ran before its block received the stream.")
             shown = tensor.reshape(*self._leading, tensor.shape[-1])
             new = tap(shown)
-            return tensor if new is shown else new.reshape(tensor.shape)
+            # back through the same views if gradients flow, so that what a hook was shown has one
+            return tensor if new is shown and not new.requires_grad else new.reshape(tensor.shape)
 
         if not self._taps:
             self.stream.attach(self._record, BetweenBranches.RECORD_RANK)

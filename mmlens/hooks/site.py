@@ -5,6 +5,7 @@ A site keeps them in declared order, whatever the order in which hooks are added
 module, registered when the first tap arrives and removed with the last.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -31,9 +32,9 @@ class Site:
     def __init__(self, module: nn.Module, side: Literal["in", "out"], argument: str = "hidden_states"):
         self.module = module
         self.side = side
-        self.argument = argument
         parameters = list(inspect.signature(module.forward).parameters)
-        self._index = parameters.index(argument) if argument in parameters else 0
+        self.argument = argument if argument in parameters or not parameters else parameters[0]
+        self._index = parameters.index(self.argument) if parameters else 0
         self._taps: list[tuple[int, Tap]] = []
         self._handle: RemovableHandle | None = None
 
@@ -84,3 +85,54 @@ class Site:
             return None if new is output[0] else (new, *output[1:])
         new = self._pass(output)
         return None if new is output else new
+
+
+class MethodSite:
+    """What a method of a module returns: for features that no module returns all at once.
+
+    While a tap is attached, the module holds a function of the method's name that calls the class's own one and passes the
+    result through the taps; afterwards it is gone. Features that come in one tensor per picture are seen as one,
+    `[patch d_model]`.
+
+    Args:
+        module: the real module.
+        method: the method's name.
+        field: the attribute of its result that holds the features.
+    """
+
+    def __init__(self, module: nn.Module, method: str, field: str):
+        self.module = module
+        self.method = method
+        self.field = field
+        self._taps: list[tuple[int, Tap]] = []
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Put `tap` in the path; taps of lower rank run earlier."""
+        self._taps.append((rank, tap))
+        self._taps.sort(key=lambda entry: entry[0])
+        if len(self._taps) == 1:
+            own = getattr(self.module, self.method)
+
+            @functools.wraps(own)
+            def through(*args: Any, **kwargs: Any) -> Any:
+                return self._pass(own(*args, **kwargs))
+
+            vars(self.module)[self.method] = through
+
+    def detach(self, tap: Tap) -> None:
+        """Take `tap` out of the path; with the last one the function goes."""
+        self._taps = [entry for entry in self._taps if entry[1] != tap]
+        if not self._taps:
+            vars(self.module).pop(self.method, None)
+
+    def _pass(self, result: Any) -> Any:
+        held = getattr(result, self.field)
+        pieces = None if isinstance(held, torch.Tensor) else list(held)
+        old = held if pieces is None else torch.cat(pieces)
+        new = old
+        for _, tap in tuple(self._taps):
+            new = tap(new)
+        if new is not old or new.requires_grad:
+            lengths = [] if pieces is None else [len(piece) for piece in pieces]
+            setattr(result, self.field, new if pieces is None else torch.split(new, lengths))
+        return result

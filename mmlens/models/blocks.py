@@ -7,6 +7,7 @@ from torch import nn
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
 from mmlens.hooks.graph import Role
+from mmlens.hooks.mixture import Unflattened
 from mmlens.models.collect import Collector, Rows, find_module
 from mmlens.models.family import Block, Mlp, Norm, Scale
 
@@ -177,6 +178,8 @@ class BlockBuilder:
         """An MLP's points and its branch; returns the branch's name."""
         inner = self.collect.mlp(f"{self.name}.{prefix}", mlp, self.block, rows, reads)
         branch = self.collect.branch(mlp.branch, self.block, mlp.scale)
+        if mlp.down is None:  # mixtures may return the rows of all samples in one axis
+            branch = AtSite(Unflattened(branch.reach, self.collect.entering(self.block)))
         return [self._add(f"hook_{prefix}_out", branch, rows, inner, "writes")]
 
     def _text_mlp(self, both: str) -> list[str]:

@@ -7,6 +7,7 @@ from torch import nn
 from mmlens.core.names import Part, part_prefix
 from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, fitting
 from mmlens.models.collect import Collector, Rows, out_features
@@ -136,12 +137,14 @@ class _Builder:
     def projector(self, handed_on: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
-        batch = "patch" if self.family.vision.stacks[0].packed else "batch patch"
-        module, argument = projector.receives
+        in_tower = "patch" if self.family.vision.stacks[0].packed else "batch patch"
+        batch = in_tower if projector.packed is None else "patch" if projector.packed else "batch patch"
+        path, argument = projector.receives
+        module = collect.module(path)
         width = sum(node.width or 0 for node in collect.nodes if node.name in handed_on)
-        entering = AtSite(collect.entering(collect.module(module), argument))
-        received = Rows(f"{batch} d_vision", width, projector.receives_rows)
-        last = collect.add("projector.hook_in", entering, received, after=handed_on)
+        given = collect.leaving(module) if argument is None else collect.entering(module, argument)
+        received = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
+        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on)
         sequence = "queries" if projector.queries else "projector"
         inner = [last]
         if projector.stack is not None:
@@ -157,8 +160,10 @@ class _Builder:
             self._width(self.family.language.stack),
             sequence,
         )
-        leaving = AtSite(collect.leaving(collect.module(projector.returns)))
-        return collect.add("projector.hook_out", leaving, returned, after=inner)
+        reach = collect.returned(projector.returns)
+        if projector.laid_out is not None:
+            reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
+        return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
 
     def deepstack(self) -> dict[int, str]:
         """The further mergers; returns their outputs by the language block that they are added in front of."""

@@ -14,9 +14,9 @@ from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
 from mmlens.hooks.point import Point
-from mmlens.hooks.site import Site
+from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
-from mmlens.models.family import Attention, Mlp, Norm, Scale
+from mmlens.models.family import Attention, Method, Mlp, Norm, Scale
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:
@@ -113,6 +113,12 @@ class Collector:
     def leaving(self, module: nn.Module) -> Site:
         """The tensor that a module returns."""
         return self._sites.setdefault((id(module), "out", ""), Site(module, "out"))
+
+    def returned(self, declared: str | Method) -> Reach:
+        """What a declared module or method of the model returns."""
+        if isinstance(declared, str):
+            return self.leaving(self.module(declared))
+        return MethodSite(self.module(declared.path), declared.name, declared.field)
 
     def branch(self, path: str | None, block: nn.Module, scale: Scale | None) -> AtSite:
         """What a branch adds to the stream: a module's output, times a gate or layer scale if there is one."""

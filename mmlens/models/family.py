@@ -83,10 +83,12 @@ class Norm:
     Attributes:
         path: the module, relative to the block.
         centred: True for layer norm, False for RMS norm.
+        offset: what is added to its weight to give the gain: 1 in Gemma's norms, whose weight is the gain's distance from 1.
     """
 
     path: str
     centred: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -192,26 +194,47 @@ class DeepStack:
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method whose result holds the features, where no module returns them all at once.
+
+    Attributes:
+        path: the module that has it.
+        name: the method.
+        field: the attribute of its result that holds the features: a tensor, or one per picture.
+    """
+
+    path: str
+    name: str
+    field: str
+
+
+@dataclass(frozen=True)
 class Projector:
     """What stands between the vision encoder and the language model.
 
     Attributes:
-        receives: the module that receives the vision features, and the name of that argument.
-        returns: the module that returns the features in the language model's width.
+        receives: the module that receives the vision features, and the name of that argument; or the module of the tower
+            that returns them, and None.
+        returns: the module (or method) that returns the features in the language model's width.
         mlp: its hidden layer, if it has one.
         stack: the blocks of a Q-Former or perceiver.
         queries: the rows it returns are learned queries, not patches.
         receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
             (`"vision"`), which it merges or which queries look at.
+        packed: the rows of all pictures lie in one sequence, without a batch axis; as in the tower, if None.
+        laid_out: a module whose output has the layout that `returns` loses, where that one gets the rows of all pictures in
+            one sequence; its point shows them picture by picture.
         deepstack: further mergers, whose features enter the language model above its first block.
     """
 
-    receives: tuple[str, str]
-    returns: str
+    receives: tuple[str, str | None]
+    returns: str | Method
     mlp: Mlp | None = None
     stack: Stack | None = None
     queries: bool = False
     receives_rows: Literal["vision", "projector"] = "projector"
+    packed: bool | None = None
+    laid_out: str | None = None
     deepstack: DeepStack | None = None
 
 
@@ -262,8 +285,10 @@ class Family:
             `mmlens.models.layout.Places`.
         writes_placeholders: the processor puts the image tokens into the text by itself.
         placeholder: the text that stands for one picture in a prompt without a chat template.
-        expand: number of image tokens per picture, given `(config, image tensors)`; used where a processor
-            has to be composed from an image processor and a tokenizer.
+        expand: number of image tokens per picture, or the text that stands for each, given `(config, image tensors)`; used
+            where a processor has to be composed from an image processor and a tokenizer.
+        image_options: options with which the image processor is called, given the configuration; for the image processors
+            that learn of the model's shape only from the Hugging Face processor.
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
         other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
             blocks a model has is used.
@@ -277,7 +302,8 @@ class Family:
     places: Callable[..., Any]
     writes_placeholders: bool = False
     placeholder: str = "<image>\n"
-    expand: Callable[[Config, dict[str, Any]], list[int]] | None = None
+    expand: Callable[[Config, dict[str, Any]], list[int] | list[str]] | None = None
+    image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
     other_languages: tuple[Language, ...] = ()
 

@@ -57,6 +57,17 @@ def picture_frame(processor: Any | None, original: tuple[int, int] | None, proce
     return Frame(*original, scale, offset)
 
 
+def fitted_frame(processor: Any | None, original: tuple[int, int] | None, processed: tuple[int, int]) -> Frame:
+    """The frame of one picture that was resized to fit a square and then padded around it; arguments as `picture_frame`."""
+    if processor is None or original is None:
+        return Frame(*processed)
+    factor = max(processed) / max(original) if processor.do_resize else 1.0
+    least = processor.min_size if processor.do_resize else 1
+    resized = [max(round(side * factor), least) for side in original]
+    margins = [float((whole - side) // 2) for whole, side in zip(processed, resized, strict=True)]
+    return Frame(*original, (resized[0] / original[0], resized[1] / original[1]), (-margins[0], -margins[1]))
+
+
 def _resized(processor: Any, height: int, width: int, processed: tuple[int, int]) -> tuple[int, int]:
     """Size after resizing and before any crop."""
     if not getattr(processor, "do_resize", True):

@@ -329,9 +329,16 @@ class TokenLayout:
         if not self.places:
             raise InputError("positions='image' names nothing: the batch has no picture.")
         grids = [grid for places in self.places for grid in places.views(part)]
-        rows = [grid.rows.unique() for grid in grids]
         if any(grid.index is None for grid in grids):
-            return torch.cat(rows)
+            return torch.cat([grid.rows.unique() for grid in grids])
+        held: dict[int, list[int]] = {}
+        for grid in grids:
+            entries = (
+                grid.index if isinstance(grid.index, torch.Tensor) else torch.full_like(grid.rows, grid.index or 0)
+            )
+            for entry, row in zip(entries.tolist(), grid.rows.tolist(), strict=True):
+                held.setdefault(entry, []).append(row)
+        rows = [torch.tensor(held[entry]).unique() for entry in sorted(held)]
         if all(torch.equal(rows[0], other) for other in rows):
             return rows[0]
         return _rectangular(rows, "image")

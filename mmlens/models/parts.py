@@ -124,6 +124,5 @@ class Parts(Vocabulary):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.W_U.device)
         directions = self.W_U.T[ids]
-        return (
-            directions if self.family.language.norm is None else directions * readable(self.ln_final, "The final norm")
-        )
+        norm = self.family.language.norm
+        return directions if norm is None else directions * (readable(self.ln_final, "The final norm") + norm.offset)

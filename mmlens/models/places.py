@@ -13,7 +13,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.family import Config
-from mmlens.models.frame import picture_frame
+from mmlens.models.frame import Frame, picture_frame
 
 #: (height, width) of every picture of every sample, or None where pictures came as tensors.
 Sizes: TypeAlias = list[list[tuple[int, int]]] | None
@@ -109,13 +109,18 @@ def size_of(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
 
 
 def grid_places(
-    *, class_rows: Callable[[Config], int], drops_class: Callable[[Config], bool]
+    *,
+    class_rows: Callable[[Config], int],
+    drops_class: Callable[[Config], bool],
+    frame: Callable[[Any, tuple[int, int] | None, tuple[int, int]], Frame] = picture_frame,
 ) -> Callable[..., list[Places]]:
     """Places for towers that cut a picture into one raster of patches, with or without class rows in front.
 
     Args:
         class_rows: rows before the patches, given the configuration.
         drops_class: whether these are left out of what is handed on.
+        frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, size that
+            the tower receives)`.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -129,15 +134,15 @@ def grid_places(
         found = []
         owners = owners_of(tensors, config.image_token_id, [kept + len(cells)] * len(pixels))
         for number, (sample, image, positions) in enumerate(owners):
-            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-            boxes = frame.to_original(boxes_of(cells, side))
+            seen = frame(processor, size_of(sizes, sample, image), (height, width))
+            boxes = seen.to_original(boxes_of(cells, side))
             rows = torch.arange(len(cells))
             grids: dict[Part, Grid | tuple[Grid, ...]] = {
                 "vision": Grid(number, rows + extra, boxes, cells, shape),
                 "projector": Grid(number, rows + kept, boxes, cells, shape),
                 "language": Grid(sample, positions[kept:], boxes, cells, shape),
             }
-            found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
+            found.append(Places(sample, image, (seen.height, seen.width), grids, {}))
         return found
 
     return places

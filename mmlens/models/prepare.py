@@ -38,6 +38,7 @@ def prepare_batch(
     tensors = processor(text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
+    tensors.pop("labels", None)  # some processors make targets for training
     if family.extra_inputs is not None:
         tensors = family.extra_inputs(config, tensors) | tensors
     return make_batch(
@@ -187,7 +188,8 @@ def with_pictures(
     after = [len(sample) for sample in pictures]
     if before != after:
         raise InputError(f"The batch has {before} pictures per sample, the new ones are {after}; give as many.")
-    made = dict(processor.image_processor(images=[p for sample in pictures for p in sample], return_tensors="pt"))
+    flat = [picture for sample in pictures for picture in sample]
+    made = dict(processor.image_processor(images=flat, return_tensors="pt", **family.image_options(config)))
     made = {name: tensor for name, tensor in made.items() if name in batch.inputs}
     for name, tensor in made.items():
         old = batch.inputs[name]

@@ -4,6 +4,7 @@ Processors with a video part refuse to be built without torchvision, although pi
 image processor and the tokenizer are loaded alone, and the family says how many image tokens a picture takes.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,19 @@ class ComposedProcessor:
         """Tokenise text and process pictures, each placeholder expanded to its picture's number of tokens."""
         tensors: dict[str, torch.Tensor] = {}
         if images:
-            tensors = dict(self.image_processor(images=images, return_tensors="pt"))
-            counts = iter(self._expand(self.config, tensors))
-            text = [self._expanded(sample, counts) for sample in text]
+            options_of_images = self.family.image_options(self.config)
+            tensors = dict(self.image_processor(images=images, return_tensors="pt", **options_of_images))
+            pieces = (n if isinstance(n, str) else self.image_token * n for n in self._expand(self.config, tensors))
+            text = [self._expanded(sample, pieces) for sample in text]
         tensors = {**self.tokenizer(text, **options), **tensors}
         tensors.pop("token_type_ids", None)
         if self.family.extra_inputs is not None and images:
             tensors |= self.family.extra_inputs(self.config, tensors)
         return tensors
 
-    def _expanded(self, sample: str, counts: Any) -> str:
+    def _expanded(self, sample: str, pieces: Iterator[str]) -> str:
         first, *rest = sample.split(self.image_token)
-        return first + "".join(self.image_token * next(counts) + piece for piece in rest)
+        return first + "".join(next(pieces) + between for between in rest)
 
     def batch_decode(self, ids: Any, **options: Any) -> list[str]:
         """As the tokenizer."""
