@@ -1,6 +1,8 @@
 """One block's hook points, in execution order: streams, branches, attention, MLP."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +11,7 @@ from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
 from mmlens.hooks.graph import Role
 from mmlens.hooks.mixture import Unflattened
 from mmlens.models.collect import Collector, Rows, find_module
-from mmlens.models.family import Block, Mlp, Norm, Scale
+from mmlens.models.family import Block, Mlp, Norm, Scale, Stack
 
 
 def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
@@ -29,6 +31,13 @@ def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
         f"{type(block).__name__} is none of the kinds of block that were declared: it lacks {' and '.join(lacks)}; it has "
         f"{children}."
     )
+
+
+def blocks_of(modules: Iterable[nn.Module], stack: Stack) -> list[nn.Module]:
+    """The blocks of a stack, given the entries of its list."""
+    if not stack.within:
+        return list(modules)
+    return [module.get_submodule(name) for module in modules for name in stack.within]
 
 
 def _paths(kind: Block) -> list[str]:
@@ -69,11 +78,14 @@ class BlockBuilder:
     def build(self, previous: list[str]) -> str:
         """All points of the block, which reads the previous ones; returns the name of its `hook_resid_post`."""
         entering = AtSite(self.collect.entering(self.block))
-        pre = self._add("hook_resid_pre", entering, self.rows, previous, "stream")
+        pre = self._stream("hook_resid_pre", entering, previous)
         reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
         first = self._first_branch(reads)
         if self.kind.parallel:
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, reads), [pre, *first])
+        if self.kind.mixed:
+            normed = self._normed(pre, self.kind.ln2, "ln2", self.rows)
+            return self._post(self._mlp("mlp", self.kind.mlp, self.rows, [*normed, *first]), [pre, *first])
         crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.kernel) is not None
         both = pre
         if first:
@@ -90,6 +102,11 @@ class BlockBuilder:
 
     def _add(self, kind: str, attachment: Attachment, rows: Rows, after: list[str], role: Role) -> str:
         return self.collect.add(f"{self.name}.{kind}", attachment, rows, after=after, role=role)
+
+    def _stream(self, kind: str, attachment: Attachment, after: list[str]) -> str:
+        """The stream where it enters or leaves the block."""
+        shape: dict[str, Any] = {} if self.rows.map_axes is None else {"axes": self.rows.map_axes, "width": None}
+        return self.collect.add(f"{self.name}.{kind}", attachment, self.rows, after=after, role="stream", **shape)
 
     def _normed(self, stream: str, norm: Norm | None, name: str, rows: Rows) -> list[str]:
         """What a branch is computed from: the stream, and the scale of the norm in front of it."""
@@ -123,8 +140,7 @@ class BlockBuilder:
         return Rows(self.rows.axes.replace("pos", "query"), self.rows.width, "queries")
 
     def _post(self, ends: list[str], others: list[str]) -> str:
-        site = AtSite(self.collect.leaving(self.block))
-        return self._add("hook_resid_post", site, self.rows, [*ends, *others], "stream")
+        return self._stream("hook_resid_post", AtSite(self.collect.leaving(self.block)), [*ends, *others])
 
     # -- branches ----------------------------------------------------------------------------------------------------
 

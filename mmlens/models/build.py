@@ -1,6 +1,7 @@
 """From a family's declaration and a real model to hook points and their graph, part by part."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +10,7 @@ from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
-from mmlens.models.blocks import BlockBuilder, fitting
+from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
 from mmlens.models.family import Config, Encoder, Family, Stack
 
@@ -56,7 +57,12 @@ class _Builder:
     config: Config
 
     def _blocks(self, stack: Stack) -> list[nn.Module]:
-        return list(self.collect.module(stack.path))  # type: ignore[call-overload]
+        return blocks_of(self.collect.module(stack.path), stack)  # type: ignore[arg-type]
+
+    def _rows(self, stack: Stack) -> Rows:
+        """The stream of a vision stack."""
+        axes = "patch d_vision" if stack.packed else "batch patch d_vision"
+        return Rows(axes, self._width(stack), "vision", "batch d_vision row column" if stack.maps else None)
 
     def _width(self, stack: Stack) -> int:
         """Width of the stream that a stack works on."""
@@ -122,14 +128,10 @@ class _Builder:
     def vision(self) -> list[str]:
         """The vision encoder; returns the points that are handed on."""
         stacks = self.family.vision.stacks
-        axes = "patch d_vision" if stacks[0].packed else "batch patch d_vision"
-        first = AtSite(self.collect.entering(self._blocks(stacks[0])[0]), rank=-10)
-        rows = Rows(axes, self._width(stacks[0]), "vision")
-        after = self.collect.add("vision.hook_embed", first, rows, role="writes")
+        after = self._embed("vision.hook_embed", stacks[0], self._rows(stacks[0]), [])
         posts: dict[tuple[str, int], str] = {}
         for stack in stacks:
-            rows = Rows(axes, self._width(stack), "vision")
-            names = self._stack("vision", stack, rows, after=after)
+            names = self._stack("vision", stack, self._rows(stack), after=after)
             posts |= {(stack.name, layer): name for layer, name in enumerate(names)}
             after = names[-1]
         return [posts[each] for each in self._vision_reads()]
@@ -144,7 +146,10 @@ class _Builder:
         width = sum(node.width or 0 for node in collect.nodes if node.name in handed_on)
         given = collect.leaving(module) if argument is None else collect.entering(module, argument)
         received = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
-        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on)
+        shape: dict[str, Any] = (
+            {"axes": "batch d_vision row column", "width": None} if self.family.vision.stacks[-1].maps else {}
+        )
+        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on, **shape)
         sequence = "queries" if projector.queries else "projector"
         inner = [last]
         if projector.stack is not None:
@@ -228,4 +233,5 @@ class _Builder:
         In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
         """
         first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
-        return self.collect.add(name, first, rows, after=read, role="writes")
+        shape: dict[str, Any] = {} if rows.map_axes is None else {"axes": rows.map_axes, "width": None}
+        return self.collect.add(name, first, rows, after=read, role="writes", **shape)

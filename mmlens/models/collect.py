@@ -66,11 +66,14 @@ class Rows:
         axes: axis words of the stream, e.g. `"batch pos d_model"`.
         width: its last axis.
         sequence: what the position axis runs over.
+        map_axes: axes of the stream itself where it is a map, whose last axis is no width; the rows are what its blocks
+            flatten it to.
     """
 
     axes: str
     width: int
     sequence: str
+    map_axes: str | None = None
 
     def inner(self, word: str) -> str:
         """The axes with another last one."""
@@ -199,7 +202,7 @@ class Collector:
     ) -> str:
         """The six points of an attention computation; returns the name of the last, `hook_z`."""
         kernel = self.module(attention.kernel, block)
-        d_head = in_features(self.module(attention.o, block)) // heads
+        d_head: int | None = in_features(self.module(attention.o, block)) // heads
         config = kernel.config
         tower = self._towers.setdefault(id(config), attention_tower(config, packed=rows.packed))
         batch = "" if rows.packed else "batch "
@@ -221,6 +224,10 @@ class Collector:
             "z": [names["pattern"], names["v"]],
         }
         keys = Rows(rows.axes, rows.width, key_sequence)
+        if attention.over_channels:
+            # the last axis runs over the positions, however many the picture has
+            keys = rows = Rows(rows.axes, rows.width, "channels")
+            d_head = None
         for kind in ATTENTION_KINDS:
             pairs = kind in ("attn_scores", "pattern")
             self.add(

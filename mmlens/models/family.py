@@ -32,6 +32,8 @@ class Attention:
         scale: what the branch's output is multiplied by before it is added (a gate, a layer scale), given the block.
         gated: `q` gives every head's query and, after it, a gate; what a head hands to `o` is `hook_z` times the
             gate's sigmoid.
+        over_channels: queries and keys are the channels of a head, compared over all positions; `z` is read back by the
+            position.
     """
 
     kernel: str
@@ -43,6 +45,7 @@ class Attention:
     qkv: str | None = None
     scale: Scale | None = None
     gated: bool = False
+    over_channels: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Block:
         cross_middle: the same after cross-attention.
         text_mlp: a second MLP for the text rows of a Q-Former.
         parallel: both branches read the block's input, so that there is no stream between them.
+        mixed: something else (a convolution) changes the stream in front of each branch, so that there is no stream
+            between them that a branch could be moved for.
     """
 
     mlp: Mlp
@@ -118,6 +123,7 @@ class Block:
     cross_middle: str | None = None
     text_mlp: Mlp | None = None
     parallel: bool = False
+    mixed: bool = False
 
     @property
     def width_path(self) -> str:
@@ -137,6 +143,8 @@ class Stack:
         heads: number of attention heads, given the tower's configuration.
         packed: the rows of all images lie in one sequence, without a batch axis.
         name: how its blocks are called after the part's prefix: `blocks`, `global_blocks`, `stages.0.blocks`.
+        within: where each entry of the list holds several blocks, their names there in the order of execution.
+        maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
     """
 
     path: str
@@ -145,6 +153,8 @@ class Stack:
     heads: Callable[[Config], int] = lambda config: config.num_attention_heads
     packed: bool = False
     name: str = "blocks"
+    within: tuple[str, ...] = ()
+    maps: bool = False
 
     @property
     def kinds(self) -> tuple[Block, ...]:

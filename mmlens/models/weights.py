@@ -10,7 +10,7 @@ from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import Part
-from mmlens.models.blocks import fitting
+from mmlens.models.blocks import blocks_of, fitting
 from mmlens.models.collect import in_features, out_features, submodule
 from mmlens.models.family import Attention, Block, Mlp, Norm
 
@@ -322,7 +322,7 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         return PartView(name, cfg, [])
     own = stack.config(config)
     heads = stack.heads(own)
-    modules = list(submodule(model, stack.path, family.name))  # type: ignore[call-overload]
+    modules = blocks_of(submodule(model, stack.path, family.name), stack)  # type: ignore[arg-type]
     blocks = [_block_weights(module, fitting(stack.kinds, module), heads) for module in modules]
     shape = fitting(stack.kinds, modules[0])
     attn = next((block.attn for block in blocks if block.attn is not None), None)
