@@ -1,8 +1,21 @@
 """Block structures that many families share."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from mmlens.models.family import Attention, Block, Language, Mlp, Norm, Stack
+from mmlens.models.family import (
+    Attention,
+    Block,
+    Config,
+    Encoder,
+    Language,
+    Mlp,
+    Norm,
+    Projector,
+    Stack,
+    Vision,
+    layer_index,
+)
 
 
 def _projected(output: str) -> Attention:
@@ -35,6 +48,29 @@ def llama_language(path: str, *, head: str) -> Language:
     )
 
 
+#: Gemma: as Llama, with norms whose weight is the gain's distance from 1.
+GEMMA_BLOCK = replace(
+    LLAMA_BLOCK, ln1=Norm("input_layernorm", offset=1.0), ln2=Norm("post_attention_layernorm", offset=1.0)
+)
+
+#: Gemma 2 and 3: a norm in front of every branch and one behind it; what is added to the stream is the second's output.
+GEMMA_SANDWICH_BLOCK = Block(
+    attn=replace(_projected("o_proj"), branch="post_attention_layernorm"),
+    mlp=replace(LLAMA_BLOCK.mlp, branch="post_feedforward_layernorm"),
+    ln1=Norm("input_layernorm", offset=1.0),
+    ln2=Norm("pre_feedforward_layernorm", offset=1.0),
+)
+
+
+def gemma_language(path: str, *, head: str) -> Language:
+    """A Gemma language model, of any generation up to the third; arguments as for `llama_language`."""
+    return replace(
+        llama_language(path, head=head),
+        stack=Stack(f"{path}.layers", (GEMMA_SANDWICH_BLOCK, GEMMA_BLOCK), config=lambda c: c.text_config),
+        norm=Norm(f"{path}.norm", offset=1.0),
+    )
+
+
 #: CLIP and SigLIP: pre-norm (layer norm), two-layer MLP.
 CLIP_BLOCK = Block(
     attn=_projected("out_proj"),
@@ -42,6 +78,40 @@ CLIP_BLOCK = Block(
     ln1=Norm("layer_norm1", centred=True),
     ln2=Norm("layer_norm2", centred=True),
 )
+
+
+def feature_layers(config: Config) -> Sequence[int]:
+    """The vision blocks whose output is handed on, from `vision_feature_layer`: one, or several side by side."""
+    chosen = config.vision_feature_layer
+    depth = config.vision_config.num_hidden_layers
+    return [layer_index(i, depth, "vision_feature_layer") for i in ([chosen] if isinstance(chosen, int) else chosen)]
+
+
+def class_rows(config: Config) -> int:
+    """Rows before the patches of a CLIP or SigLIP tower: CLIP puts a class row there, SigLIP does not."""
+    return int(config.vision_config.model_type.startswith("clip"))
+
+
+def clip_vision(path: str = "model.vision_tower") -> Vision:
+    """A CLIP or SigLIP tower that is read at `vision_feature_layer`.
+
+    Args:
+        path: the tower.
+    """
+    stack = Stack(f"{path}.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config)
+    return Vision(stack=stack, read=feature_layers)
+
+
+def two_layer_projector(path: str = "model.multi_modal_projector", *, argument: str = "image_features") -> Projector:
+    """LLaVA's projector: two linears with an activation between them.
+
+    Args:
+        path: the projector.
+        argument: the name by which it receives the vision features.
+    """
+    mlp = Mlp(down=f"{path}.linear_2", up=f"{path}.linear_1", act=f"{path}.act")
+    return Projector(receives=(path, argument), returns=path, mlp=mlp)
+
 
 #: The vision transformer of the BLIP models: as CLIP, with fused queries, keys and values.
 BLIP_BLOCK = replace(
@@ -78,3 +148,48 @@ QFORMER_BLOCK = Block(
         down="output.dense", up="intermediate.dense", act="intermediate.intermediate_act_fn", branch="output.dense"
     ),
 )
+
+#: BART: post-norm; the decoder's blocks look at the encoder between self-attention and MLP.
+BART_BLOCK = Block(
+    attn=_projected("out_proj"),
+    middle="self_attn_layer_norm",
+    cross=Attention(
+        kernel="encoder_attn",
+        branch="encoder_attn",
+        q="encoder_attn.q_proj",
+        k="encoder_attn.k_proj",
+        v="encoder_attn.v_proj",
+        o="encoder_attn.out_proj",
+    ),
+    cross_middle="encoder_attn_layer_norm",
+    mlp=Mlp(down="fc2", up="fc1", act="activation_fn", branch="fc2"),
+)
+
+
+def bart_language(path: str, *, head: str) -> Language:
+    """A BART-like encoder-decoder, whose blocks end with a norm of their own.
+
+    Args:
+        path: the module that holds encoder and decoder.
+        head: the unembedding.
+    """
+    encoder = Stack(
+        f"{path}.encoder.layers",
+        BART_BLOCK,
+        config=lambda c: c.text_config,
+        heads=lambda t: t.encoder_attention_heads,
+        name="encoder.blocks",
+    )
+    decoder = Stack(
+        f"{path}.decoder.layers",
+        BART_BLOCK,
+        config=lambda c: c.text_config,
+        heads=lambda t: t.decoder_attention_heads,
+    )
+    return Language(
+        stack=decoder,
+        embed=f"{path}.decoder.embed_tokens",
+        norm=None,
+        head=head,
+        encoder=Encoder(encoder, returns=f"{path}.encoder"),
+    )
