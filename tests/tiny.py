@@ -98,7 +98,7 @@ def redraw(model: torch.nn.Module, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim >= 2:
-                fan_in = parameter[0].numel()
+                fan_in = parameter.shape[-1] if "experts." in name else parameter[0].numel()
                 parameter.copy_(noise * (0.7 if "embed" in name or "token" in name else 1.2 / fan_in**0.5))
             elif "norm" in name.lower() and name.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
@@ -186,8 +186,8 @@ def qwen2_vl() -> HookedMultimodal:
     )
 
 
-def instructblip() -> HookedMultimodal:
-    """InstructBLIP: BLIP tower, Q-Former with cross-attention in every second block, nested Llama."""
+def instructblip(text: dict[str, Any] | None = None) -> HookedMultimodal:
+    """InstructBLIP: BLIP tower, Q-Former with cross-attention in every second block, nested Llama (or what `text` says)."""
     config = InstructBlipConfig(
         vision_config={**_VISION},
         qformer_config={
@@ -201,7 +201,7 @@ def instructblip() -> HookedMultimodal:
             "max_position_embeddings": 64,
             "pad_token_id": 0,
         },
-        text_config={"model_type": "llama", **_TEXT},
+        text_config={"model_type": "llama", **_TEXT} if text is None else text,
         num_query_tokens=4,
         image_token_index=VOCAB["<image>"],
     )
@@ -226,6 +226,7 @@ class Tiny:
         reach: how many pixels around a painted box a resampling may spread the paint; 0 where nothing is resampled.
         several: whether a sample may have several pictures.
         padded: whether samples of different length can be padded into one batch.
+        summaries: whether some rows sum up the whole picture and have no place of their own.
     """
 
     name: str
@@ -235,6 +236,7 @@ class Tiny:
     reach: float = 0.0
     several: bool = True
     padded: bool = True
+    summaries: bool = False
 
 
 TINY = [

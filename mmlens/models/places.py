@@ -148,39 +148,6 @@ def grid_places(
     return places
 
 
-def merged_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    """Places for packed towers with patch merging (Qwen2-VL): vision rows run merge block by merge block."""
-    merge, side = config.vision_config.spatial_merge_size, config.vision_config.patch_size
-    grids = tensors["image_grid_thw"].tolist()
-    if any(t != 1 for t, _, _ in grids):
-        raise InputError(f"image_grid_thw holds videos (t > 1): {grids}. Only pictures have places here.")
-    tokens = [h * w // merge**2 for _, h, w in grids]
-    found = []
-    first = 0
-    for (sample, image, positions), (_, height, width) in zip(
-        owners_of(tensors, config.image_token_id, tokens), grids, strict=True
-    ):
-        frame = picture_frame(None, None, (height * side, width * side))
-        original = size_of(sizes, sample, image)
-        if original is not None:
-            frame = type(frame)(*original, (height * side / original[0], width * side / original[1]))
-        shape = (height // merge, width // merge)
-        blocks = cells_of(*shape)
-        within = cells_of(merge, merge)
-        patches = (blocks[:, None] * merge + within[None]).flatten(0, 1)
-        rows = torch.arange(len(patches)) + first
-        merged = torch.arange(len(blocks)) + first // merge**2
-        block_boxes = frame.to_original(boxes_of(blocks, side * merge))
-        parts: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(None, rows, frame.to_original(boxes_of(patches, side)), patches, (height, width)),
-            "projector": Grid(None, merged, block_boxes, blocks, shape),
-            "language": Grid(sample, positions, block_boxes, blocks, shape),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), parts, {}))
-        first += len(patches)
-    return found
-
-
 def query_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places for Q-Formers: only the vision tower's patches have one (its first row is the class row)."""
     pixels = tensors["pixel_values"]

@@ -1,71 +1,54 @@
-"""Qwen2-VL: a packed vision tower with 2x2 patch merging and multimodal rotary positions.
+"""Qwen2-VL and Qwen2.5-VL: a packed vision tower with 2x2 patch merging, and multimodal rotary positions.
 
-The rows of all pictures lie in one sequence without a batch axis, grouped by merge block: row i is not raster patch i.
+The rows of all pictures lie in one sequence without a batch axis, grouped by merged square: row i is not raster patch i.
+In Qwen2.5-VL most vision blocks attend within windows only, and the squares lie window by window, in the projector too;
+they are put back into raster order between projector and language model.
 
 Source: Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
+Source: Bai et al., Qwen2.5-VL Technical Report, 2025 (https://arxiv.org/abs/2502.13923).
 """
 
-from typing import Any
+from dataclasses import replace
 
 from mmlens.models.families.blocks import llama_language
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
+from mmlens.models.families.packed import (
+    GATED_PACKED_BLOCK,
+    PACKED_BLOCK,
+    merged_tokens,
+    packed_vision,
+    picture_tokens,
 )
-from mmlens.models.places import merged_places
+from mmlens.models.family import Family, Mlp, Projector, register_family
+from mmlens.models.packed_places import by_window, packed_places
 
-_BLOCK = Block(
-    attn=Attention(kernel="attn", branch="attn", qkv="attn.qkv", o="attn.proj"),
-    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp"),
-    ln1=Norm("norm1", centred=True),
-    ln2=Norm("norm2", centred=True),
+#: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
+MERGER = Projector(
+    receives=("model.visual.merger", "x"),
+    returns="model.visual.merger",
+    mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
+    receives_rows="vision",
 )
-
-
-def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
-    merge = config.vision_config.spatial_merge_size**2
-    return (tensors["image_grid_thw"].prod(-1) // merge).tolist()
-
-
-def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The multimodal rotary positions need to know which tokens are image tokens."""
-    if "pixel_values" not in tensors:
-        return {}
-    return {"mm_token_type_ids": (tensors["input_ids"] == config.image_token_id).int()}
-
 
 QWEN2_VL = register_family(
     Family(
         name="qwen2_vl",
         classes=("Qwen2VLForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                "model.visual.blocks",
-                _BLOCK,
-                config=lambda c: c.vision_config,
-                heads=lambda v: v.num_heads,
-                packed=True,
-            ),
-            read=lambda c: [c.vision_config.depth - 1],
-        ),
-        projector=Projector(
-            receives=("model.visual.merger", "x"),
-            returns="model.visual.merger",
-            mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
-            receives_rows="vision",
-        ),
+        vision=packed_vision(PACKED_BLOCK),
+        projector=MERGER,
         language=llama_language("model.language_model", head="lm_head"),
-        places=merged_places,
+        places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
-        expand=_expand,
-        extra_inputs=_extra_inputs,
+        expand=merged_tokens,
+        extra_inputs=picture_tokens,
+    )
+)
+
+QWEN2_5_VL = register_family(
+    replace(
+        QWEN2_VL,
+        name="qwen2_5_vl",
+        classes=("Qwen2_5_VLForConditionalGeneration",),
+        vision=packed_vision(GATED_PACKED_BLOCK),
+        places=packed_places(order=by_window),
     )
 )

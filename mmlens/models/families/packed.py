@@ -1,0 +1,45 @@
+"""What families share whose vision tower lays the patches of all pictures out in one sequence and merges squares of them."""
+
+from typing import Any
+
+from mmlens.models.family import Attention, Block, Config, Mlp, Norm, Stack, Vision
+
+#: Qwen2-VL: layer norms, fused queries, keys and values, two-layer MLP.
+PACKED_BLOCK = Block(
+    attn=Attention(kernel="attn", branch="attn", qkv="attn.qkv", o="attn.proj"),
+    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp"),
+    ln1=Norm("norm1", centred=True),
+    ln2=Norm("norm2", centred=True),
+)
+
+#: Qwen2.5-VL and GLM-4V: RMS norms, gated MLP.
+GATED_PACKED_BLOCK = Block(
+    attn=PACKED_BLOCK.attn,
+    mlp=Mlp(down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj", act="mlp.act_fn", branch="mlp"),
+    ln1=Norm("norm1"),
+    ln2=Norm("norm2"),
+)
+
+
+def packed_vision(block: Block, path: str = "model.visual.blocks") -> Vision:
+    """A packed tower that is read at its last block.
+
+    Args:
+        block: what its blocks look like.
+        path: where they are.
+    """
+    stack = Stack(path, block, config=lambda c: c.vision_config, heads=lambda v: v.num_heads, packed=True)
+    return Vision(stack=stack, read=lambda c: [c.vision_config.depth - 1])
+
+
+def merged_tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
+    """Image tokens of every picture: one per merged square."""
+    merge = config.vision_config.spatial_merge_size**2
+    return (tensors["image_grid_thw"].prod(-1) // merge).tolist()
+
+
+def picture_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Which tokens are image tokens: multimodal rotary positions are made from that."""
+    if "pixel_values" not in tensors:
+        return {}
+    return {"mm_token_type_ids": (tensors["input_ids"] == config.image_token_id).int()}

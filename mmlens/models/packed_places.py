@@ -1,0 +1,90 @@
+"""Places for packed towers, which lay the patches of all pictures out in one sequence and merge squares of them."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.models.family import Config
+from mmlens.models.frame import Frame
+from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+
+#: The cells of one picture as (row, column): of the tower's rows `[patch 2]`, and of the merged rows `[row 2]` that the
+#: projector returns; given the configuration, the shape of the merged grid, and how many patches a merged side has.
+Order: TypeAlias = Callable[[Config, tuple[int, int], int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def by_square(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Square by square in raster order, each with its patches in raster order."""
+    squares = cells_of(*shape)
+    return _patches_of(squares, merge), squares
+
+
+def by_window(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Window by window of the tower's windowed attention; within a window as `by_square`."""
+    vision = config.vision_config
+    side = vision.window_size // merge // vision.patch_size
+    ordered = sorted(cells_of(*shape).tolist(), key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
+    squares = torch.tensor(ordered)
+    return _patches_of(squares, merge), squares
+
+
+def in_raster(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches in raster order; they are merged by their place after the tower."""
+    return cells_of(shape[0] * merge, shape[1] * merge), cells_of(*shape)
+
+
+def _patches_of(squares: torch.Tensor, merge: int) -> torch.Tensor:
+    """The patches of squares `[n 2]`, one square after the other."""
+    return (squares[:, None] * merge + cells_of(merge, merge)[None]).flatten(0, 1)
+
+
+def one_merge(config: Config, tensors: dict[str, Any]) -> list[int]:
+    """The side of a merged square in patches, of every picture: the same for all."""
+    return [config.vision_config.spatial_merge_size] * len(tensors["image_grid_thw"])
+
+
+def packed_places(
+    *, order: Order = by_square, merges: Callable[[Config, dict[str, Any]], list[int]] = one_merge
+) -> Callable[..., list[Places]]:
+    """Places for packed towers whose input comes with the shape of each picture, `image_grid_thw`.
+
+    Args:
+        order: in which order the rows of a picture run in the tower and in the projector. The language model's rows are
+            merged squares in raster order.
+        merges: the side of a merged square in patches, of every picture.
+    """
+
+    def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+        side = config.vision_config.patch_size
+        grids = tensors["image_grid_thw"].tolist()
+        if any(t != 1 for t, _, _ in grids):
+            raise InputError(f"image_grid_thw holds videos (t > 1): {grids}. Only pictures have places here.")
+        factors = merges(config, tensors)
+        shapes = [(height // merge, width // merge) for (_, height, width), merge in zip(grids, factors, strict=True)]
+        owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in shapes])
+        found = []
+        first = first_merged = 0
+        for (sample, image, positions), (_, height, width), shape, merge in zip(
+            owners, grids, shapes, factors, strict=True
+        ):
+            received = (height * side, width * side)
+            original = size_of(sizes, sample, image) or received
+            frame = Frame(*original, (received[0] / original[0], received[1] / original[1]))
+            patches, squares = order(config, shape, merge)
+            raster = cells_of(*shape)
+            rows = torch.arange(len(patches)) + first
+            merged = torch.arange(len(squares)) + first_merged
+            boxes, own = frame.to_original(boxes_of(patches, side)), frame.to_original(boxes_of(squares, side * merge))
+            parts: dict[Part, Grid | tuple[Grid, ...]] = {
+                "vision": Grid(None, rows, boxes, patches, (height, width)),
+                "projector": Grid(None, merged, own, squares, shape),
+                "language": Grid(sample, positions, frame.to_original(boxes_of(raster, side * merge)), raster, shape),
+            }
+            found.append(Places(sample, image, original, parts, {}))
+            first, first_merged = first + len(rows), first_merged + len(merged)
+        return found
+
+    return places
