@@ -37,11 +37,12 @@ class Subject:
         return self.tiny.name
 
 
-def bare_copy(model: HookedMultimodal, attn_implementation: str = "sdpa") -> Any:
-    """A Hugging Face model with the same weights, built anew and never wrapped."""
+def bare_copy(model: HookedMultimodal, attn_implementation: str | None = None) -> Any:
+    """A Hugging Face model with the same weights, built anew and never wrapped; with torch's fused attention if it can."""
     own = model.hf_model
     config = type(own.config).from_dict(copy.deepcopy(own.config.to_dict()))
-    bare = type(own)._from_config(config, attn_implementation=attn_implementation)
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    bare = type(own)._from_config(config, **chosen)
     bare.load_state_dict(own.state_dict())
     bare.generation_config = copy.deepcopy(own.generation_config)
     return bare.eval()

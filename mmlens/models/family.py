@@ -295,6 +295,7 @@ class Family:
             `mmlens.models.layout.Places`.
         writes_placeholders: the processor puts the image tokens into the text by itself.
         placeholder: the text that stands for one picture in a prompt without a chat template.
+        nested_pictures: the processor takes the pictures sample by sample, rather than all in one list.
         expand: number of image tokens per picture, or the text that stands for each, given `(config, image tensors)`; used
             where a processor has to be composed from an image processor and a tokenizer.
         image_options: options with which the image processor is called, given the configuration; for the image processors
@@ -312,6 +313,7 @@ class Family:
     places: Callable[..., Any]
     writes_placeholders: bool = False
     placeholder: str = "<image>\n"
+    nested_pictures: bool = False
     expand: Callable[[Config, dict[str, Any]], list[int] | list[str]] | None = None
     image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None

@@ -35,7 +35,8 @@ def prepare_batch(
     prompts = [_prompt(family, processor, sample, p) for sample, p in zip(samples, pictures, strict=True)]
     _count_placeholders(family, processor, config, prompts, pictures)
     flat = [picture for sample in pictures for picture in sample]
-    tensors = processor(text=prompts, images=flat or None, return_tensors="pt", padding=True, padding_side=padding_side)
+    shown = (pictures if family.nested_pictures else flat) if flat else None
+    tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
     tensors.pop("token_type_ids", None)
     tensors.pop("labels", None)  # some processors make targets for training
