@@ -1,0 +1,102 @@
+"""Tiny models of the families around Gemma: PaliGemma (with Gemma and Gemma 2) and Gemma 3."""
+
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3Processor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from mmlens.models.hooked import HookedMultimodal
+from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+
+_MARKS = ("<start_of_image>", "<end_of_image>")
+
+_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": len(VOCAB) + len(_MARKS),
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "vision_use_head": False,
+}
+
+
+def _redrawn(model: Any) -> Any:
+    """The model with weights that matter, and a generation that knows its special tokens."""
+    model.generation_config.pad_token_id = 0
+    model.generation_config.eos_token_id = 2
+    redraw(model)
+    with torch.no_grad():
+        for module in model.modules():
+            if type(module).__name__.startswith("Gemma") and type(module).__name__.endswith("RMSNorm"):
+                module.weight -= 1  # the weight of these norms is the gain's distance from 1
+    return model
+
+
+def paligemma(generation: int = 1) -> HookedMultimodal:
+    """PaliGemma with Gemma, or with Gemma 2, whose layers have four norms, windows and soft caps."""
+    text = {"model_type": "gemma"} if generation == 1 else {"model_type": "gemma2", "query_pre_attn_scalar": 8}
+    config = PaliGemmaConfig(
+        vision_config=_VISION,
+        text_config={**text, **_TEXT, **({} if generation == 1 else {"sliding_window": 12})},
+        image_token_index=VOCAB["<image>"],
+        projection_dim=32,
+        hidden_size=32,
+    )
+    image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    image_processor.image_seq_length = 16
+    processor = PaliGemmaProcessor(image_processor, tokenizer())
+    return HookedMultimodal.from_hf(_redrawn(PaliGemmaForConditionalGeneration(config)), processor)
+
+
+def gemma3() -> HookedMultimodal:
+    """Gemma 3: 4 x 4 patches pooled to 2 x 2 tokens, two layers in three with a short window."""
+    words = tokenizer(more=_MARKS)
+    words.boi_token, words.eoi_token = _MARKS
+    words.boi_token_id, words.eoi_token_id = words.convert_tokens_to_ids(list(_MARKS))
+    config = Gemma3Config(
+        vision_config=_VISION,
+        text_config={
+            **_TEXT,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        mm_tokens_per_image=4,
+        image_token_index=VOCAB["<image>"],
+        boi_token_index=words.boi_token_id,
+        eoi_token_index=words.eoi_token_id,
+    )
+    image_processor = Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    processor = Gemma3Processor(image_processor, words, image_seq_length=4)
+    return HookedMultimodal.from_hf(_redrawn(Gemma3ForConditionalGeneration(config)), processor)
+
+
+TINY = [
+    Tiny("paligemma", paligemma),
+    Tiny("paligemma2", lambda: paligemma(2)),
+    Tiny("gemma3", gemma3),
+]
