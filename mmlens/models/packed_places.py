@@ -70,7 +70,7 @@ def packed_places(
         for (sample, image, positions), (_, height, width), shape, merge in zip(
             owners, grids, shapes, factors, strict=True
         ):
-            received = (height * side, width * side)
+            received: tuple[int, int] = (height * side, width * side)
             original = size_of(sizes, sample, image) or received
             frame = Frame(*original, (received[0] / original[0], received[1] / original[1]))
             patches, squares = order(config, shape, merge)
