@@ -87,6 +87,32 @@ class Factored:
         self.site.detach(self._taps.pop(tap))
 
 
+class OneRowAxis:
+    """A site whose tensor has several axes of rows (pictures, tiles, patches); taps see one, `[batch row ...]`.
+
+    Args:
+        site: where the tensor is.
+    """
+
+    def __init__(self, site: "Reach"):
+        self.site = site
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Show the tap one axis of rows, and give back as many as there were."""
+
+        def through(tensor: torch.Tensor) -> torch.Tensor:
+            # back through the same views even if untouched, so that what a hook was shown has a gradient
+            return tap(tensor.flatten(1, -2)).reshape(tensor.shape)
+
+        self._taps[tap] = through
+        self.site.attach(through, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self.site.detach(self._taps.pop(tap))
+
+
 class _Divided(torch.autograd.Function):
     """Value `moved` with the gradient of `product / factor`, so that an untouched branch stays bit-equal."""
 
@@ -174,7 +200,7 @@ class NormScale:
 
     WRITE_RANK = -10  # before hook_normalized, which sees the result
 
-    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: Site, returned: Site):
+    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: Reach, returned: Reach):
         self.module = module
         self.centred = centred
         self.eps = eps

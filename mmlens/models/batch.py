@@ -55,26 +55,32 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 
 
-def require_pictures(config: Config, tensors: Mapping[str, Any]) -> None:
+def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any]) -> None:
     """Check that placeholders and pictures come together.
+
+    Args:
+        family: says which positions are placeholders.
+        config: the model's configuration.
+        tensors: keyword tensors.
 
     Raises:
         InputError: for image tokens without pixels, or pixels without image tokens.
     """
-    ids = tensors.get("input_ids")
-    if ids is None:
+    if tensors.get("input_ids") is None:
         return
-    tokens = int((ids == config.image_token_id).sum())
+    tokens = int(family.is_image(config, tensors).sum())
+    image_id = getattr(config, "image_token_id", None)
+    named = "" if image_id is None else f" (id {image_id})"
     given = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
     if tokens and not given:
         raise InputError(
-            f"The text holds {tokens} image tokens (id {config.image_token_id}), but no picture came with it: pass "
+            f"The text holds {tokens} image tokens{named}, but no picture came with it: pass "
             "pixel_values, or prepare(text, images=...). Running would answer without looking."
         )
     if given and not tokens:
         raise InputError(
-            f"{', '.join(given)} came with text that has no image token (id {config.image_token_id}), so no picture would "
-            "be read: put a placeholder into the text, or use prepare(text, images=...)."
+            f"{', '.join(given)} came with text that has no image token{named}, so no picture would be "
+            "read: put a placeholder into the text, or use prepare(text, images=...)."
         )
 
 
@@ -105,8 +111,8 @@ def make_batch(
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         found = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
         raise InputError(f"A batch needs input_ids [batch pos], found {found}.")
-    require_pictures(config, tensors)
-    is_image = ids == config.image_token_id
+    require_pictures(family, config, tensors)
+    is_image = family.is_image(config, tensors)
     mask = tensors.get("attention_mask")
     is_token = torch.ones_like(is_image) if mask is None else mask.bool()
     if is_token.shape != ids.shape:

@@ -112,7 +112,9 @@ class BlockBuilder:
         """What a branch is computed from: the stream, and the scale of the norm in front of it."""
         if norm is None:
             return [stream]
-        return [stream, self.collect.norm_scale(f"{self.name}.{name}.hook_scale", norm, self.block, rows, stream)]
+        flat = self.collect.entering(self.block) if norm is self.kind.ln2 and self.kind.mlp.flat else None
+        scale = self.collect.norm_scale(f"{self.name}.{name}.hook_scale", norm, self.block, rows, stream, flat=flat)
+        return [stream, scale]
 
     def _after(
         self,
@@ -183,8 +185,8 @@ class BlockBuilder:
             heads=self.heads,
             rows=rows,
             query_from=reads,
-            key_from=[memory],
-            key_sequence=sequence,
+            key_from=[memory, *(reads if cross.joined else [])],
+            key_sequence=f"{sequence}+{rows.sequence}" if cross.joined else sequence,
         )
         branch = self.collect.branch(cross.branch, self.block, cross.scale)
         out = self._add("hook_cross_attn_out", branch, rows, [z], "writes")
@@ -192,10 +194,12 @@ class BlockBuilder:
 
     def _mlp(self, prefix: str, mlp: Mlp, rows: Rows, reads: list[str]) -> list[str]:
         """An MLP's points and its branch; returns the branch's name."""
-        inner = self.collect.mlp(f"{self.name}.{prefix}", mlp, self.block, rows, reads)
+        stream = self.collect.entering(self.block)
+        flat = stream if mlp.flat else None
+        inner = self.collect.mlp(f"{self.name}.{prefix}", mlp, self.block, rows, reads, flat=flat)
         branch = self.collect.branch(mlp.branch, self.block, mlp.scale)
-        if mlp.down is None:  # mixtures may return the rows of all samples in one axis
-            branch = AtSite(Unflattened(branch.reach, self.collect.entering(self.block)))
+        if mlp.down is None or mlp.flat:  # mixtures may return the rows of all samples in one axis
+            branch = AtSite(Unflattened(branch.reach, stream))
         return [self._add(f"hook_{prefix}_out", branch, rows, inner, "writes")]
 
     def _text_mlp(self, both: str) -> list[str]:

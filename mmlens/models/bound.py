@@ -66,12 +66,12 @@ class BoundModel:
                 "batch for other samples: model.bind(model.prepare(...))."
             )
         tokens = tokens.to(own.device)
-        image = self.batch.layout.is_image.to(own.device)
-        if not torch.equal(tokens == self.model.config.image_token_id, image):
+        inputs = {**self.batch.inputs, "input_ids": tokens}
+        if not torch.equal(self.model.family.is_image(self.model.config, inputs).cpu(), self.batch.layout.is_image):
             raise InputError(
                 "The tokens have image tokens at other positions than the batch that this model is bound to."
             )
-        return replace(self.batch, inputs={**self.batch.inputs, "input_ids": tokens})
+        return replace(self.batch, inputs=inputs)
 
     def __call__(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Logits `[batch pos vocab]` for the batch, or for other tokens with its picture."""

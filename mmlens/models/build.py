@@ -6,13 +6,13 @@ from typing import Any
 from torch import nn
 
 from mmlens.core.names import Part, part_prefix
-from mmlens.hooks.attachment import AtSite
+from mmlens.hooks.attachment import AtSite, OneRowAxis
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Encoder, Family, Stack
+from mmlens.models.family import Config, Encoder, Family, Pooling, Stack
 
 
 @dataclass
@@ -149,26 +149,56 @@ class _Builder:
         shape: dict[str, Any] = (
             {"axes": "batch d_vision row column", "width": None} if self.family.vision.stacks[-1].maps else {}
         )
-        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on, **shape)
+        entering = AtSite(OneRowAxis(given) if projector.nested else given)
+        last = collect.add("projector.hook_in", entering, received, after=handed_on, **shape)
         sequence = "queries" if projector.queries else "projector"
+        windows = projector.pooling is not None and projector.pooling.windows
+        axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
+        returned = Rows(axes, self._width(self.family.language.stack), sequence)
         inner = [last]
+        if projector.mlp is not None and projector.mlp_first:
+            rows = Rows(f"{batch} d_model", -1, projector.receives_rows)
+            inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
         if projector.stack is not None:
             text = any(kind.text_mlp for kind in projector.stack.kinds)
             rows = Rows("batch pos d_model", self._width(projector.stack), "queries+text" if text else sequence)
-            memory = (last, projector.receives_rows)
+            memory = (inner[0], projector.receives_rows)
             # after=None: the queries are learned, nothing flows into the first block's stream
             inner = [self._stack("projector", projector.stack, rows, after=None, memory=memory)[-1]]
-        elif projector.mlp is not None:
-            inner = collect.mlp("projector.mlp", projector.mlp, None, Rows(f"{batch} d_model", -1, sequence), [last])
-        returned = Rows(
-            "batch query d_model" if projector.queries else f"{batch} d_model",
-            self._width(self.family.language.stack),
-            sequence,
-        )
+        if projector.pooling is not None:
+            inner = [self._pooling(projector.pooling, inner)]
+        if projector.mixer is not None:
+            site = AtSite(collect.leaving(collect.module(projector.mixer)))
+            inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
+        if projector.mlp is not None and not projector.mlp_first:
+            inner = collect.mlp("projector.mlp", projector.mlp, None, returned, inner)
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
+        if projector.nested:
+            reach = OneRowAxis(reach)
         return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
+
+    def _pooling(self, pooling: Pooling, read: list[str]) -> str:
+        """Attention in no block; returns the name of its output."""
+        collect, attention = self.collect, pooling.attention
+        own = "windows" if pooling.windows else "queries"
+        looked_at = own if pooling.windows else self.family.projector.receives_rows
+        width = out_features(collect.module(attention.o))
+        rows = Rows("batch query d_model", width, own)
+        z = collect.attention(
+            "projector.cross_attn",
+            attention,
+            collect.model,
+            heads=pooling.heads(self.config),
+            rows=rows,
+            # learned queries read nothing; those of a window are made of its patches
+            query_from=read if pooling.windows else [],
+            key_from=read,
+            key_sequence=f"{looked_at}+{own}" if attention.joined else looked_at,
+        )
+        branch = collect.branch(attention.branch, collect.model, attention.scale)
+        return collect.add("projector.hook_cross_attn_out", branch, rows, after=[z])
 
     def deepstack(self) -> dict[int, str]:
         """The further mergers; returns their outputs by the language block that they are added in front of."""

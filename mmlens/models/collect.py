@@ -179,13 +179,17 @@ class Collector:
         self.edges += [(source, name) for source in after]
         return name
 
-    def norm_scale(self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str) -> str:
-        """The divisor of a norm."""
+    def norm_scale(
+        self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str, *, flat: Site | None = None
+    ) -> str:
+        """The divisor of a norm; `flat` as for `mlp`."""
         module = self.module(norm.path, root)
         eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
-        attachment = NormScale(
-            module, centred=norm.centred, eps=eps, received=self.entering(module), returned=self.leaving(module)
-        )
+        received: Reach = self.entering(module)
+        returned: Reach = self.leaving(module)
+        if flat is not None:
+            received, returned = Unflattened(received, flat), Unflattened(returned, flat)
+        attachment = NormScale(module, centred=norm.centred, eps=eps, received=received, returned=returned)
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
 
     def attention(
@@ -249,7 +253,7 @@ class Collector:
         rows: Rows,
         after: list[str],
         *,
-        mixture: Site | None = None,
+        flat: Site | None = None,
     ) -> list[str]:
         """The inner points of an MLP; returns the names that its output is computed from.
 
@@ -259,13 +263,13 @@ class Collector:
             root: the block; None for a projector's MLP.
             rows: the stream it reads.
             after: the points it is computed from.
-            mixture: where the MLP is an expert of a mixture, the stream that the mixture reads.
+            flat: where it may run on the rows of all samples in one sequence, the stream whose rows they are.
         """
         if mlp.down is None:
             return self._mixture(prefix, mlp, root, rows, after)
 
         def at(site: Site) -> AtSite:
-            return AtSite(site if mixture is None else Unflattened(site, mixture))
+            return AtSite(site if flat is None else Unflattened(site, flat))
 
         down = self.module(mlp.down, root)
         width, axes = in_features(down), rows.inner("neuron")
@@ -289,5 +293,5 @@ class Collector:
             axes = rows.inner("expert")
             found.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))
         if mlp.shared is not None:
-            found += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, mixture=stream)
+            found += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, flat=stream)
         return found

@@ -4,7 +4,7 @@ A declaration is data: paths of `nn.Module`s relative to the Hugging Face model 
 stacks). `models/build.py` turns it into hook points; adding a family is adding one file to `models/families/`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -34,6 +34,7 @@ class Attention:
             gate's sigmoid.
         over_channels: queries and keys are the channels of a head, compared over all positions; `z` is read back by the
             position.
+        joined: keys and values are made of the rows that it looks at and, behind them, of its own (perceivers).
     """
 
     kernel: str
@@ -46,6 +47,7 @@ class Attention:
     scale: Scale | None = None
     gated: bool = False
     over_channels: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Mlp:
             what it returns they are.
         shared: an expert of a mixture that all rows pass through; its points are `mlp.shared.`.
         scale: as for `Attention`.
+        flat: it runs on the rows of all samples in one sequence, and so does the norm in front of it; hooks see them
+            sample by sample.
     """
 
     down: str | None = None
@@ -77,6 +81,7 @@ class Mlp:
     router_item: int | None = None
     shared: "Mlp | None" = None
     scale: Scale | None = None
+    flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,22 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Pooling:
+    """Attention of a projector that stands in no block: there is no stream that its output is added to.
+
+    Attributes:
+        attention: where its linears are, in paths relative to the model.
+        heads: number of heads, given the model's configuration.
+        windows: every row that it returns is pooled from a window of patches of its own, so that the batch axis of its
+            points runs over windows; else learned queries look at all patches.
+    """
+
+    attention: Attention
+    heads: Callable[[Config], int]
+    windows: bool = False
+
+
+@dataclass(frozen=True)
 class Projector:
     """What stands between the vision encoder and the language model.
 
@@ -227,24 +248,33 @@ class Projector:
             that returns them, and None.
         returns: the module (or method) that returns the features in the language model's width.
         mlp: its hidden layer, if it has one.
+        mlp_first: the hidden layer stands in front of what queries look at, not behind it.
         stack: the blocks of a Q-Former or perceiver.
+        pooling: attention in no block, which pools patches or lets learned queries look at them.
+        mixer: a module that does the same without hook points inside.
         queries: the rows it returns are learned queries, not patches.
         receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
             (`"vision"`), which it merges or which queries look at.
         packed: the rows of all pictures lie in one sequence, without a batch axis; as in the tower, if None.
         laid_out: a module whose output has the layout that `returns` loses, where that one gets the rows of all pictures in
             one sequence; its point shows them picture by picture.
+        nested: what it receives and returns has an axis each for pictures, tiles and patches of a sample; hooks see one
+            of rows.
         deepstack: further mergers, whose features enter the language model above its first block.
     """
 
     receives: tuple[str, str | None]
     returns: str | Method
     mlp: Mlp | None = None
+    mlp_first: bool = False
     stack: Stack | None = None
+    pooling: Pooling | None = None
+    mixer: str | None = None
     queries: bool = False
     receives_rows: Literal["vision", "projector"] = "projector"
     packed: bool | None = None
     laid_out: str | None = None
+    nested: bool = False
     deepstack: DeepStack | None = None
 
 
@@ -293,6 +323,8 @@ class Family:
         vision, projector, language: the three parts.
         places: given `(config, tensors, sizes, image processor)`, where the rows of each picture are; see
             `mmlens.models.layout.Places`.
+        is_image: which positions of the prompt hold a picture, given `(config, tensors)`; by default those of the image
+            token.
         writes_placeholders: the processor puts the image tokens into the text by itself.
         placeholder: the text that stands for one picture in a prompt without a chat template.
         nested_pictures: the processor takes the pictures sample by sample, rather than all in one list.
@@ -311,6 +343,9 @@ class Family:
     projector: Projector
     language: Language
     places: Callable[..., Any]
+    is_image: Callable[[Config, Mapping[str, Any]], torch.Tensor] = lambda config, tensors: (
+        tensors["input_ids"] == config.image_token_id
+    )
     writes_placeholders: bool = False
     placeholder: str = "<image>\n"
     nested_pictures: bool = False

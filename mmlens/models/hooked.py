@@ -203,7 +203,7 @@ class HookedMultimodal(Parts, HookedRootModule):
     def _inputs(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Checked keyword tensors on the model's device."""
         found = self._keywords(inputs, tensors)
-        require_pictures(self.config, found)
+        require_pictures(self.family, self.config, found)
         device = self.device
         return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in found.items()}
 

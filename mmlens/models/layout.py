@@ -254,7 +254,8 @@ class TokenLayout:
         if sequence in ("vision", "projector"):
             part: Part = "vision" if sequence == "vision" else "projector"
             grids = [grid for places in self.places for grid in places.views(part)]
-            return 1 + max(int(grid.rows.max()) for grid in grids) if grids else None
+            declared = [places.lengths[part] for places in self.places if part in places.lengths]
+            return max([1 + int(grid.rows.max()) for grid in grids] + declared, default=None)
         return None
 
     def rows(self, positions: Positions, sequence: str, length: int | None = None) -> Int[torch.Tensor, "..."]:
@@ -322,8 +323,10 @@ class TokenLayout:
         if sequence == "queries":
             return torch.arange(length)
         if sequence not in ("vision", "projector"):
+            kinds = sequence.split("+")
+            holds = f"mixes {' and '.join(kinds)}" if len(kinds) > 1 else "holds no rows of pictures"
             raise InputError(
-                f"positions='image' has no meaning on the sequence {sequence!r}, which mixes queries and text; use indices."
+                f"positions='image' has no meaning on the sequence {sequence!r}, which {holds}; use indices."
             )
         part: Part = "vision" if sequence == "vision" else "projector"
         if not self.places:

@@ -5,7 +5,7 @@ the order of the batch. Pixel boxes are (left, top, right, bottom) in pixels of 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -49,6 +49,7 @@ class Places:
         grids: the rows of each part that have a place; several grids where the model sees the picture in several views
             (as a whole and cut into tiles).
         placeless: why a part's rows have none, for the parts where they do not.
+        lengths: how many rows a part has, where some without a place follow the last that has one.
     """
 
     sample: int
@@ -56,6 +57,7 @@ class Places:
     size: tuple[int, int]
     grids: dict[Part, Grid | tuple[Grid, ...]]
     placeless: dict[Part, str]
+    lengths: dict[Part, int] = field(default_factory=dict)
 
     def views(self, part: Part) -> tuple[Grid, ...]:
         """The grids of one part, one per view; none if its rows have no place."""

@@ -52,6 +52,13 @@ def prepare_batch(
     )
 
 
+#: Tensors `[batch pos ...]` that come with the token ids.
+_PER_POSITION = (
+    *("input_ids", "token_type_ids", "mm_token_type_ids", "image_embeds_position_mask"),
+    *("cross_attention_mask", "image_attention_mask"),
+)
+
+
 def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str, Any]:
     """Padding on the asked side of the prompt, and on the right of any text that a part of the model reads besides.
 
@@ -59,14 +66,15 @@ def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str
     the two, where generation counts positions differently from a forward pass; and it pads the Q-Former's text on the
     prompt's side, although the Q-Former numbers its positions from the left, padding included.
     """
-    for name in [name for name in tensors if name.endswith("attention_mask")]:
+    masks = [name for name, tensor in tensors.items() if name.endswith("attention_mask") and tensor.ndim == 2]
+    for name in masks:
         mask = tensors[name]
         first = -1 if side == "left" and name == "attention_mask" else 1
         order = (first * (1 - mask.long())).argsort(dim=1, stable=True)
         beside = name.removesuffix("attention_mask")
-        for other in (name, f"{beside}input_ids", f"{beside}token_type_ids", f"{beside}mm_token_type_ids"):
+        for other in (name, *(f"{beside}{each}" for each in _PER_POSITION)):
             if other in tensors:
-                tensors[other] = tensors[other].gather(1, order)
+                tensors[other] = tensors[other][torch.arange(len(order))[:, None], order]
     return tensors
 
 

@@ -18,15 +18,20 @@ from mmlens.models.family import (
 )
 
 
-def _projected(output: str) -> Attention:
-    """Attention with a linear each for queries, keys and values, whose last linear has the given name."""
-    q, k, v = (f"self_attn.{name}_proj" for name in "qkv")
-    return Attention(kernel="self_attn", branch="self_attn", q=q, k=k, v=v, o=f"self_attn.{output}")
+def projected(output: str, module: str = "self_attn") -> Attention:
+    """Attention with a linear each for queries, keys and values.
+
+    Args:
+        output: name of its last linear.
+        module: the attention, relative to the block.
+    """
+    q, k, v = (f"{module}.{name}_proj" for name in "qkv")
+    return Attention(kernel=module, branch=module, q=q, k=k, v=v, o=f"{module}.{output}")
 
 
 #: Llama, Mistral, Qwen2, Vicuna: pre-norm (RMS), gated MLP.
 LLAMA_BLOCK = Block(
-    attn=_projected("o_proj"),
+    attn=projected("o_proj"),
     mlp=Mlp(down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj", act="mlp.act_fn", branch="mlp"),
     ln1=Norm("input_layernorm"),
     ln2=Norm("post_attention_layernorm"),
@@ -55,7 +60,7 @@ GEMMA_BLOCK = replace(
 
 #: Gemma 2 and 3: a norm in front of every branch and one behind it; what is added to the stream is the second's output.
 GEMMA_SANDWICH_BLOCK = Block(
-    attn=replace(_projected("o_proj"), branch="post_attention_layernorm"),
+    attn=replace(projected("o_proj"), branch="post_attention_layernorm"),
     mlp=replace(LLAMA_BLOCK.mlp, branch="post_feedforward_layernorm"),
     ln1=Norm("input_layernorm", offset=1.0),
     ln2=Norm("pre_feedforward_layernorm", offset=1.0),
@@ -73,7 +78,7 @@ def gemma_language(path: str, *, head: str) -> Language:
 
 #: CLIP and SigLIP: pre-norm (layer norm), two-layer MLP.
 CLIP_BLOCK = Block(
-    attn=_projected("out_proj"),
+    attn=projected("out_proj"),
     mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.activation_fn", branch="mlp"),
     ln1=Norm("layer_norm1", centred=True),
     ln2=Norm("layer_norm2", centred=True),
@@ -151,7 +156,7 @@ QFORMER_BLOCK = Block(
 
 #: BART: post-norm; the decoder's blocks look at the encoder between self-attention and MLP.
 BART_BLOCK = Block(
-    attn=_projected("out_proj"),
+    attn=projected("out_proj"),
     middle="self_attn_layer_norm",
     cross=Attention(
         kernel="encoder_attn",
