@@ -59,9 +59,10 @@ class Site:
             self._handle = None
 
     def _pass(self, tensor: torch.Tensor) -> torch.Tensor:
+        new = tensor
         for _, tap in tuple(self._taps):
-            tensor = tap(tensor)
-        return tensor
+            new = tap(new)
+        return _in_place_of(tensor, new)
 
     def _receive(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -85,6 +86,17 @@ class Site:
             return None if new is output[0] else (new, *output[1:])
         new = self._pass(output)
         return None if new is output else new
+
+
+def _in_place_of(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """A new tensor in the memory order of the one that it replaces.
+
+    The order decides how the operations that follow round: half of a fused linear's output, or a raster that was
+    permuted, would else give other last bits once a hook has copied it.
+    """
+    if new.stride() == old.stride() or new.shape != old.shape or 0 in old.stride():
+        return new
+    return torch.empty_strided(old.size(), old.stride(), dtype=new.dtype, device=new.device).copy_(new)
 
 
 class MethodSite:

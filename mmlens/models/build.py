@@ -1,6 +1,6 @@
 """From a family's declaration and a real model to hook points and their graph, part by part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -144,6 +144,7 @@ class _Builder:
         path, argument = projector.receives
         module = collect.module(path)
         width = sum(node.width or 0 for node in collect.nodes if node.name in handed_on)
+        width *= projector.side_by_side(self.config)
         given = collect.leaving(module) if argument is None else collect.entering(module, argument)
         received = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
         shape: dict[str, Any] = (
@@ -171,7 +172,8 @@ class _Builder:
             site = AtSite(collect.leaving(collect.module(projector.mixer)))
             inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
         if projector.mlp is not None and not projector.mlp_first:
-            inner = collect.mlp("projector.mlp", projector.mlp, None, returned, inner)
+            rows = replace(returned, nested=projector.nested)
+            inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))

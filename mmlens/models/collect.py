@@ -9,7 +9,7 @@ from torch import nn
 
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, Reach
+from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
@@ -68,12 +68,14 @@ class Rows:
         sequence: what the position axis runs over.
         map_axes: axes of the stream itself where it is a map, whose last axis is no width; the rows are what its blocks
             flatten it to.
+        nested: modules hold the rows in several axes (of tiles and patches, or of a raster), of which hooks see one.
     """
 
     axes: str
     width: int
     sequence: str
     map_axes: str | None = None
+    nested: bool = False
 
     def inner(self, word: str) -> str:
         """The axes with another last one."""
@@ -189,7 +191,7 @@ class Collector:
         returned: Reach = self.leaving(module)
         if flat is not None:
             received, returned = Unflattened(received, flat), Unflattened(returned, flat)
-        attachment = NormScale(module, centred=norm.centred, eps=eps, received=received, returned=returned)
+        attachment = NormScale(module, centred=norm.is_centred(module), eps=eps, received=received, returned=returned)
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
 
     def attention(
@@ -269,6 +271,8 @@ class Collector:
             return self._mixture(prefix, mlp, root, rows, after)
 
         def at(site: Site) -> AtSite:
+            if rows.nested:
+                return AtSite(OneRowAxis(site))
             return AtSite(site if flat is None else Unflattened(site, flat))
 
         down = self.module(mlp.down, root)

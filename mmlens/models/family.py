@@ -60,7 +60,8 @@ class Mlp:
         up: the first linear (`W_in`).
         act: the activation module; its input is `mlp.hook_pre`, its output `mlp.hook_act`.
         gate: the gate's linear (`W_gate`) in gated MLPs, whose activation is applied to the gate.
-        gate_up: the fused linear of both, laid out `[gate; up]` along its output.
+        gate_up: the fused linear of both, laid out `[gate; up]` along its output, or
+        up_first: `[up; gate]`.
         branch: the module whose output is added to the stream; None where the MLP is not a branch of a block.
         router: the module that returns a mixture's router logits.
         router_item: where the router makes the choice of experts itself and returns its logits beside it: which item of
@@ -76,6 +77,7 @@ class Mlp:
     act: str | None = None
     gate: str | None = None
     gate_up: str | None = None
+    up_first: bool = False
     branch: str | None = None
     router: str | None = None
     router_item: int | None = None
@@ -90,13 +92,17 @@ class Norm:
 
     Attributes:
         path: the module, relative to the block.
-        centred: True for layer norm, False for RMS norm.
+        centred: True for layer norm, False for RMS norm; given the norm, where checkpoints differ in it.
         offset: what is added to its weight to give the gain: 1 in Gemma's norms, whose weight is the gain's distance from 1.
     """
 
     path: str
-    centred: bool = False
+    centred: bool | Callable[[nn.Module], bool] = False
     offset: float = 0.0
+
+    def is_centred(self, module: nn.Module) -> bool:
+        """Whether a norm of this kind is a layer norm."""
+        return self.centred if isinstance(self.centred, bool) else self.centred(module)
 
 
 @dataclass(frozen=True)
@@ -255,11 +261,13 @@ class Projector:
         queries: the rows it returns are learned queries, not patches.
         receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
             (`"vision"`), which it merges or which queries look at.
+        side_by_side: how many of the tower's rows are laid side by side in each row that it receives, given the model's
+            configuration.
         packed: the rows of all pictures lie in one sequence, without a batch axis; as in the tower, if None.
         laid_out: a module whose output has the layout that `returns` loses, where that one gets the rows of all pictures in
             one sequence; its point shows them picture by picture.
-        nested: what it receives and returns has an axis each for pictures, tiles and patches of a sample; hooks see one
-            of rows.
+        nested: its modules hold rows in several axes (pictures, tiles and patches of a sample, or the rows and columns of a
+            raster); hooks see one.
         deepstack: further mergers, whose features enter the language model above its first block.
     """
 
@@ -272,6 +280,7 @@ class Projector:
     mixer: str | None = None
     queries: bool = False
     receives_rows: Literal["vision", "projector"] = "projector"
+    side_by_side: Callable[[Config], int] = lambda config: 1
     packed: bool | None = None
     laid_out: str | None = None
     nested: bool = False
@@ -332,6 +341,7 @@ class Family:
             where a processor has to be composed from an image processor and a tokenizer.
         image_options: options with which the image processor is called, given the configuration; for the image processors
             that learn of the model's shape only from the Hugging Face processor.
+        for_counting: what the image processor returns for `expand` alone, and the model does not take.
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
         other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
             blocks a model has is used.
@@ -351,6 +361,7 @@ class Family:
     nested_pictures: bool = False
     expand: Callable[[Config, dict[str, Any]], list[int] | list[str]] | None = None
     image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
+    for_counting: tuple[str, ...] = ()
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
     other_languages: tuple[Language, ...] = ()
 

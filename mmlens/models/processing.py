@@ -54,6 +54,7 @@ class ComposedProcessor:
             tensors = dict(self.image_processor(images=images, return_tensors="pt", **options_of_images))
             pieces = (n if isinstance(n, str) else self.image_token * n for n in self._expand(self.config, tensors))
             text = [self._expanded(sample, pieces) for sample in text]
+            tensors = {name: held for name, held in tensors.items() if name not in self.family.for_counting}
         tensors = {**self.tokenizer(text, **options), **tensors}
         tensors.pop("token_type_ids", None)
         if self.family.extra_inputs is not None and images:

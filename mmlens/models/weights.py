@@ -146,7 +146,11 @@ class MlpWeights:
         """The weights of the gate (0) or of the linear path in (1), which may be one linear."""
         path = own or str(self.declared.gate_up)
         weight = readable(self._linear(path), path)
-        return (weight if own else weight.chunk(2)[which]).T
+        return (weight if own else weight.chunk(2)[self._half(which)]).T
+
+    def _half(self, which: int) -> int:
+        """Which half of a fused linear is the gate (0) or the linear path in (1)."""
+        return 1 - which if self.declared.up_first else which
 
     @property
     def d_mlp(self) -> int:
@@ -178,7 +182,7 @@ class MlpWeights:
     def b_in(self) -> Float[torch.Tensor, "neuron"]:
         """Input bias, zero if the family has none."""
         if self.declared.up is None:
-            return _bias(self._linear(str(self.declared.gate_up))).chunk(2)[1]
+            return _bias(self._linear(str(self.declared.gate_up))).chunk(2)[self._half(1)]
         return _bias(self._linear(self.declared.up))
 
     @property
@@ -340,13 +344,15 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         d_vocab=int(own.vocab_size) if language else -1,
         act_fn=str(getattr(own, "hidden_act", "")),
         gated_mlp=shape.mlp.gate is not None or shape.mlp.gate_up is not None,
-        normalization_type="LN" if norm is None or norm.centred else "RMS",
-        uses_rms_norm=norm is not None and not norm.centred,
+        normalization_type="LN" if centred else "RMS",
+        uses_rms_norm=not centred,
         eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
         device=device,
         dtype=dtype,
     )
     return PartView(name, cfg, blocks)
+    root = model if language else modules[0]
+    centred = norm is None or norm.is_centred(submodule(root, norm.path, family.name))
 
 
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:

@@ -1,0 +1,68 @@
+"""InternVL: a vision transformer with layer scales, patches merged before the projector, a Llama-like language model.
+
+A picture is stretched to a canvas of tiles, which is followed by its whole on one tile. Each tile's patches are merged
+2 x 2 by laying their features side by side, so that the projector receives wider and fewer rows than the tower returns.
+
+Source: Chen et al., InternVL: Scaling up Vision Foundation Models, 2023 (https://arxiv.org/abs/2312.14238); Zhu et al.,
+InternVL3, 2025 (https://arxiv.org/abs/2504.10479).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from mmlens.models.families.blocks import feature_layers, llama_language, two_layer_projector
+from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Stack, Vision, register_family
+from mmlens.models.tile_places import canvas_places, canvas_tokens
+
+
+def _is_layer_norm(norm: nn.Module) -> bool:
+    """The largest checkpoints have RMS norms in the tower, the others layer norms."""
+    return isinstance(norm, nn.LayerNorm)
+
+
+_BLOCK = Block(
+    attn=Attention(
+        kernel="attention",
+        branch="attention",
+        q="attention.q_proj",
+        k="attention.k_proj",
+        v="attention.v_proj",
+        o="attention.projection_layer",
+        scale=lambda block: block.lambda_1,
+    ),
+    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.activation_fn", branch="mlp", scale=lambda block: block.lambda_2),
+    ln1=Norm("layernorm_before", centred=_is_layer_norm),
+    ln2=Norm("layernorm_after", centred=_is_layer_norm),
+)
+
+
+def _merge(config: Config) -> int:
+    return int(1 / config.downsample_ratio)
+
+
+_tokens = canvas_tokens(merge=_merge)
+
+
+def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
+    return [f"<img>{'<IMG_CONTEXT>' * count}</img>" for count in _tokens(config, tensors)]
+
+
+INTERNVL = register_family(
+    Family(
+        name="internvl",
+        classes=("InternVLForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_tower.encoder.layer", _BLOCK, config=lambda c: c.vision_config),
+            read=feature_layers,
+        ),
+        projector=replace(two_layer_projector(), side_by_side=lambda c: _merge(c) ** 2),
+        language=llama_language("model.language_model", head="lm_head"),
+        places=canvas_places(merge=_merge, class_rows=1),
+        placeholder="<IMG_CONTEXT>\n",
+        expand=_expand,
+        image_options=lambda c: {"crop_to_patches": True},
+        for_counting=("num_patches",),
+    )
+)

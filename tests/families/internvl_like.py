@@ -1,0 +1,121 @@
+"""Tiny models whose pictures are stretched to a canvas of tiles: InternVL, Aya Vision, Command A Vision."""
+
+from dataclasses import replace
+from typing import Any
+
+import transformers
+
+from mmlens.models.families.aya_vision import COHERE2_VISION
+from mmlens.models.families.internvl import INTERNVL
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.processing import ComposedProcessor
+from mmlens.models.tile_places import canvas_tokens
+from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+
+_MARKS = ["<IMG_CONTEXT>", "<img>", "</img>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|BREAK|>"]
+_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": len(VOCAB) + len(_MARKS),
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+#: Blocks of the language model that see all tokens, and blocks that see the last few.
+_COHERE2 = {
+    "model_type": "cohere2",
+    **_TEXT,
+    "sliding_window": 16,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+
+#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
+_BOX = 4
+
+
+def _id(mark: str) -> int:
+    return len(VOCAB) + _MARKS.index(mark)
+
+
+def _pictures(resample: int = _BOX, **options: Any) -> Any:
+    return transformers.GotOcr2ImageProcessorPil(
+        size={"height": 32, "width": 32}, max_patches=4, resample=resample, **options
+    )
+
+
+def internvl(norm: str = "layer_norm", resample: int = _BOX) -> HookedMultimodal:
+    """InternVL with layer norms and biases, or as its largest checkpoints with RMS norms, also of queries and keys."""
+    rms = norm == "rms_norm"
+    config = transformers.InternVLConfig(
+        vision_config={**_VISION, "norm_type": norm, "use_qk_norm": rms, "attention_bias": not rms},
+        text_config={"model_type": "qwen2", **_TEXT},
+        image_token_id=_id("<IMG_CONTEXT>"),
+        vision_feature_layer=-2 if rms else -1,
+        tie_word_embeddings=False,
+    )
+    model = redraw(transformers.InternVLForConditionalGeneration(config))
+    words = tokenizer("<IMG_CONTEXT>", more=_MARKS)
+    return HookedMultimodal.from_hf(model, ComposedProcessor(_pictures(resample), words, INTERNVL, model.config))
+
+
+def aya_vision() -> HookedMultimodal:
+    """Aya Vision: a gated projector, parallel blocks, some of which see the last 16 tokens alone."""
+    config = transformers.AyaVisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **_VISION},
+        text_config=_COHERE2,
+        image_token_index=_id("<|IMG_PATCH|>"),
+        alignment_intermediate_size=40,
+    )
+    model = redraw(transformers.AyaVisionForConditionalGeneration(config))
+    processor = transformers.AyaVisionProcessor(
+        image_processor=_pictures(),
+        tokenizer=tokenizer(more=_MARKS),
+        patch_size=8,
+        img_size=32,
+        downsample_factor=2,
+    )
+    return HookedMultimodal.from_hf(model, processor)
+
+
+def _tiles_with_breaks(config: Any, tensors: dict[str, Any]) -> list[str]:
+    """The text that stands for each picture: the tokens of every tile with a line break behind them."""
+    one = canvas_tokens(merge=lambda c: c.downsample_factor)(config, {**tensors, "num_patches": [1]})[0]
+    tile = "<|IMG_PATCH|>" * one + "<|BREAK|>"
+    return [f"<|START_OF_IMG|>{tile * int(count)}<|END_OF_IMG|>" for count in tensors["num_patches"]]
+
+
+def cohere2_vision() -> HookedMultimodal:
+    """Command A Vision, with a processor composed here: its own image processor needs torchvision."""
+    config = transformers.Cohere2VisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **_VISION},
+        text_config=_COHERE2,
+        image_token_id=_id("<|IMG_PATCH|>"),
+        alignment_intermediate_size=40,
+    )
+    model = redraw(transformers.Cohere2VisionForConditionalGeneration(config))
+    words = tokenizer("<|IMG_PATCH|>", more=_MARKS)
+    family = replace(COHERE2_VISION, expand=_tiles_with_breaks, for_counting=("num_patches",))
+    processor = ComposedProcessor(_pictures(crop_to_patches=True), words, family, model.config)
+    return HookedMultimodal.from_hf(model, processor)
+
+
+TINY = [
+    # two tiles and the whole, and a picture that is not cut
+    Tiny("internvl", internvl, sizes=((32, 64), (32, 32))),
+    # resized with a cubic filter: reach is two processed pixels on each side, of up to 2.2 pixels of the picture
+    Tiny("internvl_rms", lambda: internvl("rms_norm", 3), sizes=((40, 70), (60, 64)), reach=7),
+    Tiny("aya_vision", aya_vision, sizes=((64, 32), (64, 64))),
+    Tiny("cohere2_vision", cohere2_vision, sizes=((32, 32), (64, 64))),
+]
