@@ -333,6 +333,8 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
     mlp = next((block.mlp for block in blocks if block.mlp is not None), None)
     d_model = out_features(submodule(modules[0], shape.width_path, family.name))
     norm = declared.norm if language else shape.ln1
+    root = model if language else modules[0]
+    centred = norm is None or norm.is_centred(submodule(root, norm.path, family.name))
     cfg = TransformerLensConfig(
         d_model=d_model,
         d_head=attn.d_head if attn else d_model,
@@ -351,8 +353,6 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
         dtype=dtype,
     )
     return PartView(name, cfg, blocks)
-    root = model if language else modules[0]
-    centred = norm is None or norm.is_centred(submodule(root, norm.path, family.name))
 
 
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
