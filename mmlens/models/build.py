@@ -12,7 +12,7 @@ from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Encoder, Family, Pooling, Stack
+from mmlens.models.family import Config, Encoder, Family, Norm, Pooling, Stack
 
 
 @dataclass
@@ -244,9 +244,7 @@ class _Builder:
             embed = self._embed("hook_embed", language.stack, rows, [])
         last = self._stack("language", language.stack, rows, after=embed, memory=memory, injected=injected)[-1]
         if language.norm is not None:
-            scale = collect.norm_scale("ln_final.hook_scale", language.norm, None, rows, last)
-            norm = AtSite(collect.leaving(collect.module(language.norm.path)))
-            last = collect.add("ln_final.hook_normalized", norm, rows, after=[last, scale])
+            last = self._normalized("ln_final", language.norm, rows, last)
         head = collect.module(language.head)
         leaving = AtSite(collect.leaving(head))
         collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=out_features(head), after=[last])
@@ -256,8 +254,13 @@ class _Builder:
         rows = Rows("batch pos d_model", self._width(encoder.stack), "language")
         embed = self._embed("encoder.hook_embed", encoder.stack, rows, read)
         last = self._stack("language", encoder.stack, rows, after=embed)[-1]
-        leaving = AtSite(self.collect.leaving(self.collect.module(encoder.returns)), rank=10)
-        return self.collect.add("encoder.hook_out", leaving, rows, after=[last])
+        return last if encoder.norm is None else self._normalized("encoder.ln_final", encoder.norm, rows, last)
+
+    def _normalized(self, prefix: str, norm: Norm, rows: Rows, last: str) -> str:
+        """A stream's final norm; returns the name of its output."""
+        scale = self.collect.norm_scale(f"{prefix}.hook_scale", norm, None, rows, last)
+        leaving = AtSite(self.collect.leaving(self.collect.module(norm.path)))
+        return self.collect.add(f"{prefix}.hook_normalized", leaving, rows, after=[last, scale])
 
     def _embed(self, name: str, stack: Stack, rows: Rows, read: list[str]) -> str:
         """The embeddings, as the first block receives them.

@@ -293,11 +293,11 @@ class Encoder:
 
     Attributes:
         stack: its blocks, named `encoder.blocks`.
-        returns: the module that returns what the decoder looks at: the final norm, or the encoder itself.
+        norm: the final norm, whose output the decoder looks at; None where that is what the last block returns.
     """
 
     stack: Stack
-    returns: str
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)

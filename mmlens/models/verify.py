@@ -113,7 +113,11 @@ def example_batch(model: "HookedMultimodal") -> MultimodalBatch:
     if model.processor is None:
         raise InputError("verify needs a batch for a model without a processor: verify(model, batch=...).")
     pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return model.prepare("describe the image", images=pixels)
+    batch = model.prepare("describe the image", images=pixels)
+    if "decoder_input_ids" in batch:
+        # one token alone has nothing to attend to, so that edits of its queries and keys could not show
+        batch = model.extend(batch, model.to_tokens("describe the image")[:, :3])
+    return batch
 
 
 @torch.no_grad()
@@ -140,7 +144,9 @@ def verify(
         calls[hook.name].append(tuple(activation.shape))
 
     hooked = model.run_with_hooks(batch, fwd_hooks=[("*", look)])
-    real = batch.layout.is_token.to(hooked.device)
+    real = torch.ones(hooked.shape[:2], dtype=torch.bool, device=hooked.device)
+    if model.graph["hook_logits"].sequence == "language":
+        real = batch.layout.is_token.to(hooked.device)
     checks = []
     for node in tqdm(model.graph, desc="verify", disable=not progress):
         seen = calls[node.name]

@@ -1,4 +1,4 @@
-"""InstructBLIP: a BLIP vision transformer, a Q-Former that reads the instruction, a nested Llama.
+"""InstructBLIP: a BLIP vision transformer, a Q-Former that reads the instruction, a nested Llama (Vicuna) or T5.
 
 The Q-Former's learned queries mix all patches: the image tokens that the language model sees have no place in the
 picture. Vision rows do.
@@ -6,7 +6,7 @@ picture. Vision rows do.
 Source: Dai et al., InstructBLIP, 2023 (https://arxiv.org/abs/2305.06500).
 """
 
-from mmlens.models.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, llama_language
+from mmlens.models.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, decoder_start, llama_language, t5_language
 from mmlens.models.family import Family, Projector, Stack, Vision, register_family
 from mmlens.models.places import query_places
 
@@ -26,8 +26,10 @@ INSTRUCTBLIP = register_family(
             receives_rows="vision",
         ),
         language=llama_language("language_model.model", head="language_model.lm_head"),
+        other_languages=(t5_language("language_model", head="language_model.lm_head"),),
         places=query_places,
         writes_placeholders=True,
         placeholder="",
+        extra_inputs=decoder_start,
     )
 )
