@@ -1,7 +1,10 @@
-"""Tiny models of families that look through a SigLIP-like tower: DeepSeek-VL, Janus, Ovis 2."""
+"""Tiny models of families that look through a SigLIP-like tower: DeepSeek-VL, Janus, Ovis 2, LFM2-VL."""
 
 from typing import Any
 
+import torch
+from PIL import Image
+from torch import nn
 from transformers import (
     DeepseekVLConfig,
     DeepseekVLForConditionalGeneration,
@@ -9,6 +12,8 @@ from transformers import (
     JanusConfig,
     JanusForConditionalGeneration,
     JanusProcessor,
+    Lfm2VlConfig,
+    Lfm2VlForConditionalGeneration,
     Ovis2Config,
     Ovis2ForConditionalGeneration,
     Ovis2Processor,
@@ -18,6 +23,7 @@ from transformers.models.janus.image_processing_pil_janus import JanusImageProce
 from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProcessorPil
 
 from mmlens.models.hooked import HookedMultimodal
+from tests.tile_processor import TileProcessor, pixels_of, tiles_of
 from tests.tiny import Tiny, redraw, tokenizer
 
 _IMAGE = "<image_placeholder>"
@@ -109,6 +115,57 @@ def ovis2(*, cut: bool = True) -> HookedMultimodal:
     return HookedMultimodal.from_hf(_redrawn(Ovis2ForConditionalGeneration(config)), processor)
 
 
+class _Flexible:
+    """What LFM2-VL's image processor does: pictures of 32 x 48 pixels stay whole, larger ones are cut into tiles."""
+
+    use_thumbnail = True
+
+    def seen(self, image: Image.Image) -> list[Image.Image]:
+        """The entries of a picture: its tiles and its half-sized whole, or itself."""
+        if image.height * image.width <= 32 * 48:
+            return [image]
+        return [*tiles_of(image, 32), image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)]
+
+    def __call__(self, images: list[Image.Image], return_tensors: str) -> dict[str, torch.Tensor]:
+        entries = [entry for image in images for entry in self.seen(image)]
+        shapes = [(entry.height // 8, entry.width // 8) for entry in entries]
+        rows = [
+            pixels_of(entry).view(shape[0], 8, shape[1], 8, 3).transpose(1, 2).reshape(-1, 8 * 8 * 3)
+            for entry, shape in zip(entries, shapes, strict=True)
+        ]
+        mask = torch.tensor([[int(patch < len(row)) for patch in range(24)] for row in rows])
+        padded = torch.stack([nn.functional.pad(row, (0, 0, 0, 24 - len(row))) for row in rows])
+        return {"pixel_values": padded, "pixel_attention_mask": mask, "spatial_shapes": torch.tensor(shapes)}
+
+    def marked(self, image: Image.Image) -> str:
+        """The text of a picture, with a token in front of every entry if there are several."""
+        entries = self.seen(image)
+        runs = ["<image>" * (entry.height // 16 * (entry.width // 16)) for entry in entries]
+        between = "<|tile|>" if len(runs) > 1 else ""
+        return "<|image_start|>" + "".join(between + run for run in runs) + "<|image_end|>"
+
+
+def lfm2_vl() -> HookedMultimodal:
+    """LFM2-VL: two layers of convolution around one of attention; one picture in tiles, one as it is."""
+    words = tokenizer("<image>", ["<|image_start|>", "<|image_end|>", "<|tile|>"])
+    vision = {key: value for key, value in _VISION.items() if key != "image_size"}
+    config = Lfm2VlConfig(
+        vision_config={"model_type": "siglip2_vision_model", "vision_use_head": False, "num_patches": 16, **vision},
+        text_config={
+            "model_type": "lfm2",
+            "vocab_size": len(words),
+            "block_auto_adjust_ff_dim": False,
+            "layer_types": ["conv", "full_attention", "conv"],
+            **_TEXT,
+        },
+        image_token_id=words.image_token_id,
+        projector_hidden_size=28,
+    )
+    model = _redrawn(Lfm2VlForConditionalGeneration(config))
+    flexible = _Flexible()
+    return HookedMultimodal.from_hf(model, TileProcessor(words, flexible, "<image>", flexible.marked))
+
+
 #: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
 _BOX = 4
 
@@ -118,5 +175,6 @@ TINY = [
     Tiny("deepseek_vl", deepseek_vl, sizes=_FITTED),
     Tiny("janus", janus, sizes=_FITTED),
     Tiny("ovis2", ovis2, sizes=((64, 64), (32, 64))),
+    Tiny("lfm2_vl", lfm2_vl, sizes=((64, 64), (32, 48))),
     Tiny("ovis2_whole", lambda: ovis2(cut=False)),
 ]
