@@ -198,7 +198,8 @@ def with_pictures(
     if before != after:
         raise InputError(f"The batch has {before} pictures per sample, the new ones are {after}; give as many.")
     flat = [picture for sample in pictures for picture in sample]
-    made = dict(processor.image_processor(images=flat, return_tensors="pt", **family.image_options(config)))
+    images = pictures if family.nested_pictures else flat
+    made = dict(processor.image_processor(images=images, return_tensors="pt", **family.image_options(config)))
     made = {name: tensor for name, tensor in made.items() if name in batch.inputs}
     for name, tensor in made.items():
         old = batch.inputs[name]

@@ -1,0 +1,48 @@
+"""Tiny models whose language model looks at the picture from cross-attention blocks: Llama 3.2 Vision."""
+
+from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
+from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+from mmlens.models.hooked import HookedMultimodal
+from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+
+_IMAGE = "<|image|>"
+
+
+def mllama() -> HookedMultimodal:
+    """Llama 3.2 Vision: three blocks, two gated global ones, up to two tiles; every second language block cross-attends."""
+    config = MllamaConfig(
+        vision_config={
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 3,
+            "num_global_layers": 2,
+            "attention_heads": 2,
+            "vision_output_dim": 72,
+            "intermediate_layers_indices": [0, 2],
+            "image_size": 16,
+            "patch_size": 8,
+            "max_num_tiles": 2,
+            "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+        },
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "cross_attention_layers": [1, 3],
+            "vocab_size": len(VOCAB) + 1,
+            "max_position_embeddings": 256,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+        image_token_index=len(VOCAB),
+    )
+    model = redraw(MllamaForConditionalGeneration(config))
+    pictures = MllamaImageProcessorPil(size={"height": 16, "width": 16}, max_image_tiles=2)
+    return HookedMultimodal.from_hf(model, MllamaProcessor(pictures, tokenizer(_IMAGE, more=[_IMAGE])))
+
+
+TINY = [Tiny("mllama", mllama, has_places=False, sizes=((16, 32), (16, 16)))]
