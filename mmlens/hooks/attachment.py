@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.site import Site, Tap
+from mmlens.hooks.site import Tap
 
 
 @runtime_checkable
@@ -61,7 +61,7 @@ class Factored:
         factor: gives what it is multiplied by (a gate, a layer scale), read at every forward.
     """
 
-    def __init__(self, site: Site, factor: Callable[[], "torch.Tensor | float"]):
+    def __init__(self, site: "Reach", factor: Callable[[], "torch.Tensor | float"]):
         self.site = site
         self.factor = factor
         self._taps: dict[Tap, Tap] = {}
@@ -113,6 +113,33 @@ class OneRowAxis:
         self.site.detach(self._taps.pop(tap))
 
 
+class SideBySide:
+    """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
+
+    Args:
+        site: where the tensor is.
+        heads: how many.
+    """
+
+    def __init__(self, site: "Reach", heads: int):
+        self.site = site
+        self.heads = heads
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Show the tap the heads apart."""
+
+        def through(tensor: torch.Tensor) -> torch.Tensor:
+            return tap(tensor.unflatten(-1, (self.heads, -1))).flatten(-2)
+
+        self._taps[tap] = through
+        self.site.attach(through, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self.site.detach(self._taps.pop(tap))
+
+
 class _Divided(torch.autograd.Function):
     """Value `moved` with the gradient of `product / factor`, so that an untouched branch stays bit-equal."""
 
@@ -151,7 +178,7 @@ class BetweenBranches:
     RECORD_RANK = 90
     WRITE_RANK = 50
 
-    def __init__(self, stream: Site, branch: Reach):
+    def __init__(self, stream: Reach, branch: Reach):
         self.stream = stream
         self.branch = branch
         self._before: torch.Tensor | None = None

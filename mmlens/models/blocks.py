@@ -48,6 +48,8 @@ def _paths(kind: Block) -> list[str]:
     if branch is not None:
         needed += [branch.kernel, branch.branch, branch.o]
     needed += [norm.path for norm in (kind.ln1, kind.ln2) if norm is not None]
+    if kind.lookup is not None:
+        needed += [kind.lookup.down, kind.lookup.branch]
     return [path for path in needed if path is not None]
 
 
@@ -80,13 +82,15 @@ class BlockBuilder:
         entering = AtSite(self.collect.entering(self.block))
         pre = self._stream("hook_resid_pre", entering, previous)
         reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
+        self.collect.windows = self._windows
         first = self._first_branch(reads)
+        self.collect.windows = None
         if self.kind.parallel:
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, reads), [pre, *first])
         if self.kind.mixed:
             normed = self._normed(pre, self.kind.ln2, "ln2", self.rows)
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, [*normed, *first]), [pre, *first])
-        crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.kernel) is not None
+        crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.branch) is not None
         both = pre
         if first:
             name = "hook_resid_cross" if crosses else "hook_resid_mid"
@@ -96,7 +100,14 @@ class BlockBuilder:
         rows = self._query_rows()
         mid = self._cross(both, reads if not first else [both], rows) if crosses else both
         ends = [mid, *self._mlp("mlp", self.kind.mlp, rows, self._normed(mid, self.kind.ln2, "ln2", rows))]
+        if self.kind.lookup is not None:
+            ends += self._mlp("lookup", self.kind.lookup, rows, list(ends))
         return self._post(ends, self._text_mlp(both))
+
+    @property
+    def _windows(self) -> nn.Module | None:
+        """The block, if its first branch may see windows."""
+        return self.block if self.kind.windows else None
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -131,7 +142,9 @@ class BlockBuilder:
             attachment = AtSite(self.collect.leaving(self.collect.module(middle, self.block)))
         else:
             path, scale = branch
+            self.collect.windows = self._windows
             reach = self.collect.branch(path, self.block, scale).reach
+            self.collect.windows = None
             attachment = BetweenBranches(self.collect.entering(self.block), reach)
         return self._add(kind, attachment, rows, [before, *added], "stream")
 
@@ -150,13 +163,7 @@ class BlockBuilder:
         """Self-attention, or the mixer in its place; nothing in pure cross-attention blocks."""
         kind = self.kind
         if kind.attn is None:
-            if kind.mixer is None:
-                return []
-            return [
-                self._add(
-                    "hook_mixer_out", self.collect.branch(kind.mixer, self.block, None), self.rows, reads, "writes"
-                )
-            ]
+            return [] if kind.mixer is None else [self._mixer(kind.mixer, reads)]
         z = self.collect.attention(
             f"{self.name}.attn",
             kind.attn,
@@ -169,6 +176,10 @@ class BlockBuilder:
         )
         branch = self.collect.branch(kind.attn.branch, self.block, kind.attn.scale)
         return [self._add("hook_attn_out", branch, self.rows, [z], "writes")]
+
+    def _mixer(self, path: str, reads: list[str]) -> str:
+        branch = self.collect.branch(path, self.block, None)
+        return self._add("hook_mixer_out", branch, self.rows, reads, "writes")
 
     def _cross(self, stream: str, reads: list[str], rows: Rows) -> str:
         """Cross-attention, and the stream after it."""

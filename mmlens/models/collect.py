@@ -9,11 +9,12 @@ from torch import nn
 
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach
+from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach, SideBySide
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
 from mmlens.hooks.point import Point
+from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
 from mmlens.models.family import Attention, Method, Mlp, Norm, Scale
@@ -68,14 +69,12 @@ class Rows:
         sequence: what the position axis runs over.
         map_axes: axes of the stream itself where it is a map, whose last axis is no width; the rows are what its blocks
             flatten it to.
-        nested: modules hold the rows in several axes (of tiles and patches, or of a raster), of which hooks see one.
     """
 
     axes: str
     width: int
     sequence: str
     map_axes: str | None = None
-    nested: bool = False
 
     def inner(self, word: str) -> str:
         """The axes with another last one."""
@@ -95,6 +94,8 @@ class Collector:
         model: the bare Hugging Face model.
         family: the family's name, for messages.
         dead: why the points added now cannot reach the logits; None if they can.
+        nested: the modules read now hold rows in several axes, of which hooks see one.
+        windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
     """
 
     model: nn.Module
@@ -103,6 +104,8 @@ class Collector:
     nodes: list[Node] = field(default_factory=list)
     edges: list[tuple[str, str]] = field(default_factory=list)
     dead: str | None = None
+    nested: bool = False
+    windows: nn.Module | None = None
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], Reach] = field(default_factory=dict)
     _towers: dict[int, Tower] = field(default_factory=dict)
@@ -111,19 +114,28 @@ class Collector:
         """A module of the model, or of a block."""
         return submodule(self.model if root is None else root, path, self.family)
 
-    def entering(self, module: nn.Module, argument: str = "hidden_states") -> Site:
+    def entering(self, module: nn.Module, argument: str = "hidden_states") -> Reach:
         """The tensor that a module receives."""
+        return self._shown(self._received(module, argument))
+
+    def leaving(self, module: nn.Module) -> Reach:
+        """The tensor that a module returns."""
+        return self._shown(self._sites.setdefault((id(module), "out", ""), Site(module, "out")))
+
+    def _received(self, module: nn.Module, argument: str = "hidden_states") -> Site:
         return self._sites.setdefault((id(module), "in", argument), Site(module, "in", argument))
 
-    def leaving(self, module: nn.Module) -> Site:
-        """The tensor that a module returns."""
-        return self._sites.setdefault((id(module), "out", ""), Site(module, "out"))
+    def _shown(self, reach: Reach) -> Reach:
+        """A tensor as hooks see it: one axis of rows, in the order of the stream."""
+        if self.windows is not None:
+            reach = OutOfWindows(reach, self._received(self.windows), self.windows)
+        return OneRowAxis(reach) if self.nested else reach
 
     def returned(self, declared: str | Method) -> Reach:
         """What a declared module or method of the model returns."""
         if isinstance(declared, str):
             return self.leaving(self.module(declared))
-        return MethodSite(self.module(declared.path), declared.name, declared.field)
+        return self._shown(MethodSite(self.module(declared.path), declared.name, declared.field))
 
     def branch(self, path: str | None, block: nn.Module, scale: Scale | None) -> AtSite:
         """What a branch adds to the stream: a module's output, times a gate or layer scale if there is one."""
@@ -131,10 +143,11 @@ class Collector:
             raise UnsupportedModelError(
                 "A block's declaration lacks the module that returns its branch (Attention.branch, Mlp.branch)."
             )
-        site = self.leaving(self.module(path, block))
+        module = self.module(path, block)
+        site = self.leaving(module)
         if scale is None:
             return AtSite(site)
-        key = (id(site.module), "scaled", "")
+        key = (id(module), "scaled", "")
         reach = self._reaches.setdefault(key, Factored(site, partial(scale, block)))
         return AtSite(reach)
 
@@ -182,7 +195,7 @@ class Collector:
         return name
 
     def norm_scale(
-        self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str, *, flat: Site | None = None
+        self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str, *, flat: Reach | None = None
     ) -> str:
         """The divisor of a norm; `flat` as for `mlp`."""
         module = self.module(norm.path, root)
@@ -207,6 +220,8 @@ class Collector:
         key_sequence: str,
     ) -> str:
         """The six points of an attention computation; returns the name of the last, `hook_z`."""
+        if attention.kernel is None:
+            return self._heads(f"{prefix}.hook_z", attention, block, heads, rows, [*query_from, *key_from])
         kernel = self.module(attention.kernel, block)
         d_head: int | None = in_features(self.module(attention.o, block)) // heads
         config = kernel.config
@@ -247,6 +262,16 @@ class Collector:
             )
         return names["z"]
 
+    def _heads(
+        self, name: str, attention: Attention, block: nn.Module, heads: int, rows: Rows, after: list[str]
+    ) -> str:
+        """What the heads hand to the last linear, where nothing else of the attention can be reached."""
+        last = self.module(attention.o, block)
+        width = in_features(last) // heads
+        site = AtSite(SideBySide(self.entering(last), heads))
+        axes = f"{'' if rows.packed else 'batch '}query head d_head"
+        return self.add(name, site, rows, axes=axes, width=width, after=dict.fromkeys(after))
+
     def mlp(
         self,
         prefix: str,
@@ -255,7 +280,7 @@ class Collector:
         rows: Rows,
         after: list[str],
         *,
-        flat: Site | None = None,
+        flat: Reach | None = None,
     ) -> list[str]:
         """The inner points of an MLP; returns the names that its output is computed from.
 
@@ -270,9 +295,7 @@ class Collector:
         if mlp.down is None:
             return self._mixture(prefix, mlp, root, rows, after)
 
-        def at(site: Site) -> AtSite:
-            if rows.nested:
-                return AtSite(OneRowAxis(site))
+        def at(site: Reach) -> AtSite:
             return AtSite(site if flat is None else Unflattened(site, flat))
 
         down = self.module(mlp.down, root)

@@ -24,7 +24,8 @@ class Attention:
     """An attention branch of a block; paths are relative to the block.
 
     Attributes:
-        kernel: the module that calls the attention kernel.
+        kernel: the module that calls transformers' registered attention function; None where attention is computed in
+            code of its own, which lets nobody in: of the six attention points there is then `hook_z` alone.
         branch: the module whose output is added to the stream (after a post-norm, if the family has one).
         o: the last linear, whose weight is `W_O`.
         q, k, v: the three linears, or
@@ -37,7 +38,7 @@ class Attention:
         joined: keys and values are made of the rows that it looks at and, behind them, of its own (perceivers).
     """
 
-    kernel: str
+    kernel: str | None
     branch: str
     o: str
     q: str | None = None
@@ -119,9 +120,13 @@ class Block:
         middle: the module that returns the stream after self-attention, where the block has one (post-norm blocks).
         cross_middle: the same after cross-attention.
         text_mlp: a second MLP for the text rows of a Q-Former.
+        lookup: a third branch, behind the MLP, where an embedding that every token has for this block passes through a gate
+            that reads the stream.
         parallel: both branches read the block's input, so that there is no stream between them.
         mixed: something else (a convolution) changes the stream in front of each branch, so that there is no stream
             between them that a branch could be moved for.
+        windows: the first branch may see windows of a raster, which the block's `window_partition` cuts and its
+            `window_unpartition` puts together; hooks see the raster.
     """
 
     mlp: Mlp
@@ -133,8 +138,10 @@ class Block:
     middle: str | None = None
     cross_middle: str | None = None
     text_mlp: Mlp | None = None
+    lookup: Mlp | None = None
     parallel: bool = False
     mixed: bool = False
+    windows: bool = False
 
     @property
     def width_path(self) -> str:
@@ -156,6 +163,7 @@ class Stack:
         name: how its blocks are called after the part's prefix: `blocks`, `global_blocks`, `stages.0.blocks`.
         within: where each entry of the list holds several blocks, their names there in the order of execution.
         maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
+        nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
     """
 
     path: str
@@ -166,6 +174,7 @@ class Stack:
     name: str = "blocks"
     within: tuple[str, ...] = ()
     maps: bool = False
+    nested: bool = False
 
     @property
     def kinds(self) -> tuple[Block, ...]:
@@ -337,8 +346,8 @@ class Family:
         writes_placeholders: the processor puts the image tokens into the text by itself.
         placeholder: the text that stands for one picture in a prompt without a chat template.
         nested_pictures: the processor takes the pictures sample by sample, rather than all in one list.
-        expand: number of image tokens per picture, or the text that stands for each, given `(config, image tensors)`; used
-            where a processor has to be composed from an image processor and a tokenizer.
+        expand: number of image tokens per picture, or the text or the tokens that stand for each, given `(config, image
+            tensors)`; used where a processor has to be composed from an image processor and a tokenizer.
         image_options: options with which the image processor is called, given the configuration; for the image processors
             that learn of the model's shape only from the Hugging Face processor.
         for_counting: what the image processor returns for `expand` alone, and the model does not take.
@@ -359,7 +368,7 @@ class Family:
     writes_placeholders: bool = False
     placeholder: str = "<image>\n"
     nested_pictures: bool = False
-    expand: Callable[[Config, dict[str, Any]], list[int] | list[str]] | None = None
+    expand: Callable[[Config, dict[str, Any]], list[int] | list[str] | list[list[int]]] | None = None
     image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
     for_counting: tuple[str, ...] = ()
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None

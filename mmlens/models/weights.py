@@ -16,17 +16,35 @@ from mmlens.models.family import Attention, Block, Mlp, Norm
 
 
 def readable(linear: nn.Module, what: str) -> torch.Tensor:
-    """A linear's weight `[out in]`, if it can be read as numbers.
+    """A linear's weight `[out in]` as it acts, if it can be read as numbers; under a LoRA adapter, the sum of both.
 
     Raises:
-        UnsupportedModelError: for quantised weights.
+        UnsupportedModelError: for quantised or offloaded weights.
     """
     weight = linear.weight
-    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
-        kind = getattr(weight, "dtype", type(weight).__name__)
+    plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and type(weight.data) is torch.Tensor
+    if not plain:
+        kind = type(getattr(weight, "data", weight)).__name__ if isinstance(weight, torch.Tensor) else weight
         raise UnsupportedModelError(
-            f"{what} is quantised ({kind}) and cannot be read; load the model in a floating dtype."
+            f"{what} is quantised ({getattr(weight, 'dtype', kind)}, {kind}) and cannot be read; load the model in a floating "
+            "dtype."
         )
+    if weight.is_meta:  # type: ignore[union-attr]
+        raise UnsupportedModelError(
+            f"{what} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
+            "read its weights."
+        )
+    return _adapted(linear, weight)  # type: ignore[arg-type]
+
+
+def _adapted(linear: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A weight with what peft's active adapters add to it."""
+    delta: Any = getattr(linear, "get_delta_weight", None)
+    if delta is None or linear.merged or linear.disable_adapters:
+        return weight
+    adapters = [name for name in linear.active_adapters if name in linear.lora_A]  # type: ignore[union-attr, operator]
+    for name in adapters:
+        weight = weight + delta(name)
     return weight
 
 
@@ -44,7 +62,11 @@ class AttentionWeights:
     declared: Attention
     heads: int
 
-    def _linear(self, path: str) -> nn.Module:
+    def _linear(self, path: str | None) -> nn.Module:
+        if path is None:
+            raise InputError(
+                f"{type(self.module).__name__} has no one linear for these weights (Attention.q, k, v or qkv is not declared)."
+            )
         return submodule(self.module, path, "attention")
 
     @property
@@ -55,13 +77,15 @@ class AttentionWeights:
     @property
     def kv_heads(self) -> int:
         """Number of key and value heads."""
+        if self.declared.k is None and self.declared.qkv is None:
+            return self.heads
         if self.declared.k is not None:
             return out_features(self._linear(self.declared.k)) // self.d_head
         return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
 
     def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
         """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
-        linear = self._linear(own or str(self.declared.qkv))
+        linear = self._linear(own or self.declared.qkv)
         tensor = linear.bias if bias else readable(linear, own or str(self.declared.qkv))
         if tensor is None or own is not None:
             return tensor  # type: ignore[return-value]
