@@ -52,7 +52,7 @@ class ComposedProcessor:
         if images:
             options_of_images = self.family.image_options(self.config)
             tensors = dict(self.image_processor(images=images, return_tensors="pt", **options_of_images))
-            pieces = (n if isinstance(n, str) else self.image_token * n for n in self._expand(self.config, tensors))
+            pieces = map(self._text_of, self._expand(self.config, tensors))
             text = [self._expanded(sample, pieces) for sample in text]
             tensors = {name: held for name, held in tensors.items() if name not in self.family.for_counting}
         tensors = {**self.tokenizer(text, **options), **tensors}
@@ -60,6 +60,12 @@ class ComposedProcessor:
         if self.family.extra_inputs is not None and images:
             tensors |= self.family.extra_inputs(self.config, tensors)
         return tensors
+
+    def _text_of(self, piece: int | str | list[int]) -> str:
+        """The text that stands for a picture, given its number of tokens, the text itself, or all tokens."""
+        if isinstance(piece, list):
+            return "".join(self.tokenizer.convert_ids_to_tokens(piece))
+        return piece if isinstance(piece, str) else self.image_token * piece
 
     def _expanded(self, sample: str, pieces: Iterator[str]) -> str:
         first, *rest = sample.split(self.image_token)
