@@ -1,0 +1,57 @@
+"""Qwen3-VL, dense and as a mixture of experts: DeepStack.
+
+Besides the last block's features, which take the place of the image tokens, mergers of their own read earlier vision
+blocks; what the n-th returns is added to the stream at the image tokens behind the n-th language block. So
+`blocks.{n+1}.hook_resid_pre` is `blocks.{n}.hook_resid_post` plus `projector.deepstack.{n}.hook_out` there.
+
+Source: Bai et al., Qwen3-VL Technical Report, 2025 (https://arxiv.org/abs/2511.21631).
+Source: Meng et al., DeepStack, 2024 (https://arxiv.org/abs/2406.04334).
+"""
+
+from dataclasses import replace
+
+from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.models.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
+from mmlens.models.family import DeepStack, Family, Mlp, Projector, Stack, register_family
+from mmlens.models.packed_places import packed_places
+
+#: The vision block: as Qwen2-VL's, its linears called otherwise.
+BLOCK = replace(PACKED_BLOCK, mlp=Mlp(down="mlp.linear_fc2", up="mlp.linear_fc1", act="mlp.act_fn", branch="mlp"))
+
+#: The merger behind the last vision block.
+MERGER = Projector(
+    receives=("model.visual.merger", "x"),
+    returns="model.visual.merger",
+    mlp=Mlp(
+        down="model.visual.merger.linear_fc2", up="model.visual.merger.linear_fc1", act="model.visual.merger.act_fn"
+    ),
+    receives_rows="vision",
+)
+
+_SPARSE = replace(LLAMA_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))
+_LANGUAGE = llama_language("model.language_model", head="lm_head")
+
+QWEN3_VL = register_family(
+    Family(
+        name="qwen3_vl",
+        classes=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
+        vision=packed_vision(BLOCK),
+        projector=replace(
+            MERGER,
+            deepstack=DeepStack(
+                path="model.visual.deepstack_merger_list",
+                mlp=Mlp(down="linear_fc2", up="linear_fc1", act="act_fn"),
+                argument="x",
+                read=lambda c: c.vision_config.deepstack_visual_indexes,
+                into=lambda c: [n + 1 for n in range(len(c.vision_config.deepstack_visual_indexes))],
+            ),
+        ),
+        language=replace(
+            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (LLAMA_BLOCK, _SPARSE), config=lambda c: c.text_config)
+        ),
+        places=packed_places(),
+        placeholder="<|vision_start|><|image_pad|><|vision_end|>",
+        expand=merged_tokens,
+        extra_inputs=picture_tokens,
+    )
+)
