@@ -8,7 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmlens.core.errors import MMLensError, UnsupportedModelError
 from mmlens.hooks.attachment import BetweenBranches, Reach
-from mmlens.hooks.site import Site, Tap
+from mmlens.hooks.site import Tap
 
 
 class RouterLogits:
@@ -69,7 +69,7 @@ class Unflattened:
         stream: the stream whose rows they are.
     """
 
-    def __init__(self, reach: Reach, stream: Site):
+    def __init__(self, reach: Reach, stream: Reach):
         self.reach = reach
         self.stream = stream
         self._leading: torch.Size | None = None

@@ -1,12 +1,12 @@
 """From a family's declaration and a real model to hook points and their graph, part by part."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from mmlens.core.names import Part, part_prefix
-from mmlens.hooks.attachment import AtSite, OneRowAxis
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
@@ -92,6 +92,7 @@ class _Builder:
         blocks = self._blocks(stack)
         heads = stack.heads(stack.config(self.config))
         posts: list[str] = []
+        outer, self.collect.nested = self.collect.nested, stack.nested
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             builder = BlockBuilder(
@@ -107,6 +108,7 @@ class _Builder:
             before = [posts[-1] if posts else after, (injected or {}).get(layer)]
             posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
+        self.collect.nested = outer
         return posts
 
     def _vision_reads(self) -> list[tuple[str, int]]:
@@ -139,6 +141,7 @@ class _Builder:
     def projector(self, handed_on: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
+        collect.nested = projector.nested
         in_tower = "patch" if self.family.vision.stacks[0].packed else "batch patch"
         batch = in_tower if projector.packed is None else "patch" if projector.packed else "batch patch"
         path, argument = projector.receives
@@ -150,8 +153,7 @@ class _Builder:
         shape: dict[str, Any] = (
             {"axes": "batch d_vision row column", "width": None} if self.family.vision.stacks[-1].maps else {}
         )
-        entering = AtSite(OneRowAxis(given) if projector.nested else given)
-        last = collect.add("projector.hook_in", entering, received, after=handed_on, **shape)
+        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on, **shape)
         sequence = "queries" if projector.queries else "projector"
         windows = projector.pooling is not None and projector.pooling.windows
         axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
@@ -172,13 +174,11 @@ class _Builder:
             site = AtSite(collect.leaving(collect.module(projector.mixer)))
             inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
         if projector.mlp is not None and not projector.mlp_first:
-            rows = replace(returned, nested=projector.nested)
-            inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
+            inner = collect.mlp("projector.mlp", projector.mlp, None, returned, inner)
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
-        if projector.nested:
-            reach = OneRowAxis(reach)
+        collect.nested = False
         return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
 
     def _pooling(self, pooling: Pooling, read: list[str]) -> str:
@@ -267,6 +267,8 @@ class _Builder:
 
         In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
         """
+        self.collect.nested = stack.nested
         first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
+        self.collect.nested = False
         shape: dict[str, Any] = {} if rows.map_axes is None else {"axes": rows.map_axes, "width": None}
         return self.collect.add(name, first, rows, after=read, role="writes", **shape)

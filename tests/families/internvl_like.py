@@ -1,4 +1,4 @@
-"""Tiny models whose pictures are stretched to a canvas of tiles: InternVL, Aya Vision, Command A Vision."""
+"""Tiny models whose pictures are stretched to a canvas of tiles: InternVL, Aya Vision, Command A Vision; GOT-OCR."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,16 @@ from mmlens.models.processing import ComposedProcessor
 from mmlens.models.tile_places import canvas_tokens
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
-_MARKS = ["<IMG_CONTEXT>", "<img>", "</img>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|BREAK|>"]
+_MARKS = [
+    "<IMG_CONTEXT>",
+    "<img>",
+    "</img>",
+    "<|START_OF_IMG|>",
+    "<|END_OF_IMG|>",
+    "<|IMG_PATCH|>",
+    "<|BREAK|>",
+    "<imgpad>",
+]
 _TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -111,6 +120,30 @@ def cohere2_vision() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, processor)
 
 
+def got_ocr2() -> HookedMultimodal:
+    """GOT-OCR 2.0: windows of three by three patches on a raster of eight by eight, and one block that sees all."""
+    config = transformers.GotOcr2Config(
+        vision_config={
+            "hidden_size": 24,
+            "output_channels": 12,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+            "mlp_dim": 40,
+        },
+        text_config={"model_type": "qwen2", **_TEXT},
+        image_token_index=_id("<imgpad>"),
+    )
+    model = redraw(transformers.GotOcr2ForConditionalGeneration(config))
+    pictures = transformers.GotOcr2ImageProcessorPil(size={"height": 64, "width": 64})
+    processor = transformers.GotOcr2Processor(pictures, tokenizer("<imgpad>", more=_MARKS))
+    processor.num_image_tokens = 4
+    return HookedMultimodal.from_hf(model, processor)
+
+
 TINY = [
     # two tiles and the whole, and a picture that is not cut
     Tiny("internvl", internvl, sizes=((32, 64), (32, 32))),
@@ -118,4 +151,5 @@ TINY = [
     Tiny("internvl_rms", lambda: internvl("rms_norm", 3), sizes=((40, 70), (60, 64)), reach=7),
     Tiny("aya_vision", aya_vision, sizes=((64, 32), (64, 64))),
     Tiny("cohere2_vision", cohere2_vision, sizes=((32, 32), (64, 64))),
+    Tiny("got_ocr2", got_ocr2, sizes=((64, 64), (64, 64))),
 ]
