@@ -1,5 +1,6 @@
 """Sites: one tensor of one module, several taps in declared order, one torch hook while there is a tap."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from mmlens.core.errors import MMLensError
 from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.point import Point, reads_only
-from mmlens.hooks.site import Site
+from mmlens.hooks.site import MethodSite, Site
 
 
 class Module(nn.Module):
@@ -110,3 +111,73 @@ def test_a_point_shows_readers_the_tensor_and_editors_a_copy() -> None:
     editor.hook.remove()
     assert not point.attached
     assert not linear._forward_pre_hooks
+
+
+def test_an_argument_that_the_module_calls_otherwise_is_its_first_by_name_too() -> None:
+    module = Module()
+    site, tap = Site(module, "in", "hidden_states"), times(3)
+    site.attach(tap, 0)
+    assert module(first=ONE, second=ONE)[0].tolist() == module(ONE, ONE)[0].tolist() == [13.0] * 2
+
+
+class Pictures(nn.Module):
+    """Features by a method: a tensor, or one per picture."""
+
+    def __init__(self, pieces: Any):
+        super().__init__()
+        self.pieces = pieces
+
+    def features(self, factor: float) -> SimpleNamespace:
+        held = self.pieces
+        return SimpleNamespace(
+            held=held * factor if isinstance(held, torch.Tensor) else [piece * factor for piece in held], rest="rest"
+        )
+
+    def forward(self) -> Any:
+        return self.features(factor=2.0)
+
+
+def test_what_a_method_returns_per_picture_is_seen_and_edited_as_one() -> None:
+    module = Pictures([torch.ones(2, 3), torch.ones(1, 3)])
+    seen: list[torch.Tensor] = []
+
+    def third_row(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(tensor)
+        return torch.cat([tensor[:2], tensor[2:] * 5])
+
+    site = MethodSite(module, "features", "held")
+    site.attach(third_row, 1)
+    site.attach(times(10), 0)
+    result = module()
+    assert [tensor.tolist() for tensor in result.held] == [[[20.0] * 3] * 2, [[100.0] * 3]]
+    assert seen[0].shape == (3, 3)
+    assert result.rest == "rest"
+
+
+def test_a_method_is_the_class_s_own_again_when_its_last_tap_goes() -> None:
+    module = Pictures(torch.ones(2))
+    site = MethodSite(module, "features", "held")
+    first, second = times(3), times(5)
+    site.attach(first, 0)
+    site.attach(second, 0)
+    assert module().held.tolist() == [30.0] * 2
+    site.detach(first)
+    assert module().held.tolist() == [10.0] * 2
+    assert "features" in vars(module)
+    site.detach(second)
+    assert module().held.tolist() == [2.0] * 2
+    assert "features" not in vars(module)
+
+
+def test_what_a_method_shows_has_a_gradient() -> None:
+    module = Pictures([torch.ones(2, 3, requires_grad=True), torch.ones(1, 3)])
+    shown: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        shown.append(tensor)
+        return tensor
+
+    MethodSite(module, "features", "held").attach(keep, 0)
+    total = sum(tensor.sum() for tensor in module().held)
+    (gradient,) = torch.autograd.grad(total, shown)
+    assert gradient.tolist() == [[1.0] * 3] * 3
