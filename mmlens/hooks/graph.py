@@ -238,6 +238,8 @@ class HookGraph:
     ) -> Selection:
         """The points whose sum is the residual stream of a part: its embedding and every branch that is added.
 
+        With DeepStack the stream at image tokens holds besides what `projector.deepstack.*.hook_out` returned by then.
+
         Args:
             part: the tower.
             before: only what was written before this block; None for all blocks.

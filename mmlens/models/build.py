@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import Part, part_prefix
 from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
@@ -213,6 +214,12 @@ class _Builder:
         injected: dict[int, str] = {}
         mergers = list(collect.module(deep.path))  # type: ignore[call-overload]
         reads, into = deep.read(self.config), deep.into(self.config)
+        depth = len(self._blocks(self.family.language.stack))
+        if not all(0 < layer < depth for layer in into):
+            raise UnsupportedModelError(
+                f"{self.family.name} adds vision features in front of language blocks {list(into)}; of {depth} blocks it must be "
+                f"some of 1..{depth - 1}."
+            )
         for number, (merger, read, layer) in enumerate(zip(mergers, reads, into, strict=True)):
             prefix = f"projector.deepstack.{number}"
             received = Rows(axes.replace("d_model", "d_vision"), self._width(vision), "vision")

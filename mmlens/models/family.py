@@ -206,7 +206,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class DeepStack:
-    """Mergers that read earlier vision blocks and add their features to the stream of later language blocks.
+    """Mergers that read earlier vision blocks, whose features are added to the stream between language blocks.
 
     Attributes:
         path: the `nn.ModuleList` of mergers.
@@ -350,6 +350,7 @@ class Family:
             tensors)`; used where a processor has to be composed from an image processor and a tokenizer.
         image_options: options with which the image processor is called, given the configuration; for the image processors
             that learn of the model's shape only from the Hugging Face processor.
+        renamed: what the model calls a tensor that its processor calls otherwise, by the processor's name.
         for_counting: what the image processor returns for `expand` alone, and the model does not take.
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
         other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
@@ -370,6 +371,7 @@ class Family:
     nested_pictures: bool = False
     expand: Callable[[Config, dict[str, Any]], list[int] | list[str] | list[list[int]]] | None = None
     image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
     for_counting: tuple[str, ...] = ()
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
     other_languages: tuple[Language, ...] = ()

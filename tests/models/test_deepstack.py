@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmlens.core.errors import UnsupportedModelError
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT
@@ -34,6 +35,15 @@ def test_the_stream_grows_by_what_the_merger_returns(
     torch.testing.assert_close(added[image], cache[f"projector.deepstack.{number}.hook_out"], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_the_writers_of_the_stream_and_the_mergers_sum_to_it(model: HookedMultimodal, batch: MultimodalBatch) -> None:
+    cache = model.run_with_cache(batch)[1]
+    summed = torch.stack([cache[name] for name in model.graph.residual_writers().names]).sum(0)
+    for number in (0, 1):
+        summed[batch.layout.is_image] += cache[f"projector.deepstack.{number}.hook_out"]
+    torch.testing.assert_close(summed, cache["blocks.2.hook_resid_post"])
+
+
 def test_mergers_stand_between_vision_and_later_language_blocks(model: HookedMultimodal) -> None:
     graph = model.graph
     for number in (0, 1):
@@ -56,3 +66,13 @@ def test_an_edit_of_a_merger_reaches_what_is_downstream_and_nothing_else(
     downstream = set(model.graph.downstream(name).names)
     assert moved - {name} <= downstream
     assert {point for point in downstream if point.endswith("hook_resid_post")} <= moved
+
+
+def test_features_behind_the_last_language_block_are_refused() -> None:
+    hf_model = qwen3_vl().hf_model
+    layers = hf_model.model.language_model.layers
+    del layers[2]
+    with pytest.raises(
+        UnsupportedModelError, match=r"in front of language blocks \[1, 2\]; of 2 blocks it must be some of 1..1"
+    ):
+        HookedMultimodal.from_hf(hf_model)

@@ -1,8 +1,8 @@
 """Qwen3-VL, dense and as a mixture of experts: DeepStack.
 
 Besides the last block's features, which take the place of the image tokens, mergers of their own read earlier vision
-blocks; what the n-th returns is added to the stream at the image tokens behind the n-th language block. So
-`blocks.{n+1}.hook_resid_pre` is `blocks.{n}.hook_resid_post` plus `projector.deepstack.{n}.hook_out` there.
+blocks; what the n-th returns (`projector.deepstack.{n}.hook_out`) is added to the stream at the image tokens behind the
+n-th language block: there `blocks.{n+1}.hook_resid_pre` is that plus `blocks.{n}.hook_resid_post`.
 
 Source: Bai et al., Qwen3-VL Technical Report, 2025 (https://arxiv.org/abs/2511.21631).
 Source: Meng et al., DeepStack, 2024 (https://arxiv.org/abs/2406.04334).
