@@ -355,6 +355,8 @@ class Family:
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
         other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
             blocks a model has is used.
+        token_kinds: the model takes the processor's `token_type_ids` as they are.
+        discovered: nobody declared it; it was worked out from the model's modules.
     """
 
     name: str
@@ -375,6 +377,8 @@ class Family:
     for_counting: tuple[str, ...] = ()
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
     other_languages: tuple[Language, ...] = ()
+    token_kinds: bool = False
+    discovered: bool = False
 
 
 @dataclass

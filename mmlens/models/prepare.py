@@ -38,7 +38,8 @@ def prepare_batch(
     shown = (pictures if family.nested_pictures else flat) if flat else None
     tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=padding_side)
     tensors = _padded(dict(tensors), padding_side)
-    tensors.pop("token_type_ids", None)
+    if not family.token_kinds:
+        tensors.pop("token_type_ids", None)
     tensors.pop("labels", None)  # some processors make targets for training
     if family.extra_inputs is not None:
         tensors = family.extra_inputs(config, tensors) | tensors

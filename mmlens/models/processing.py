@@ -81,12 +81,12 @@ class ComposedProcessor:
         self.tokenizer.save_pretrained(folder)
 
 
-def load_processor(path: str | Path, family: Family, config: Config, **options: Any) -> Any:
+def load_processor(path: str | Path, family: Family | None, config: Config, **options: Any) -> Any:
     """Load a checkpoint's processor, composing it where the Hugging Face one needs torchvision.
 
     Args:
         path: checkpoint name or folder.
-        family: the model's family.
+        family: the model's family; None if it is not declared.
         config: the model's configuration.
         options: passed on to transformers (`revision`, `token`, ...).
 
@@ -96,7 +96,7 @@ def load_processor(path: str | Path, family: Family, config: Config, **options: 
     try:
         return AutoProcessor.from_pretrained(path, **options)
     except ImportError as error:
-        if "torchvision" not in str(error).lower() or family.expand is None:
+        if "torchvision" not in str(error).lower() or family is None or family.expand is None:
             raise InputError(
                 f"The processor of {path} needs a package that is not installed: {error}. For its video part "
                 "install the extra: pip install mmlens[video]."
