@@ -37,7 +37,7 @@ def prepare_batch(
     flat = [picture for sample in pictures for picture in sample]
     shown = (pictures if family.nested_pictures else flat) if flat else None
     tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=padding_side)
-    tensors = _padded(dict(tensors), padding_side)
+    tensors = _padded({family.renamed.get(name, name): tensor for name, tensor in tensors.items()}, padding_side)
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
     tensors.pop("labels", None)  # some processors make targets for training
@@ -223,6 +223,8 @@ def with_pictures(
 def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: torch.Tensor) -> MultimodalBatch:
     """The batch with further tokens `[batch step]` at its end, as if they had been generated.
 
+    In an encoder-decoder model they follow what the decoder has written, and the prompt stays.
+
     Raises:
         InputError: for another number of samples, or padding on the right.
     """
@@ -235,6 +237,9 @@ def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: 
             "Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left')."
         )
     inputs = dict(batch.inputs)
+    if "decoder_input_ids" in inputs:
+        inputs["decoder_input_ids"] = torch.cat([inputs["decoder_input_ids"], tokens], dim=1)
+        return replace(batch, inputs=inputs)
     inputs["input_ids"] = torch.cat([ids, tokens], dim=1)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     inputs["attention_mask"] = torch.cat([mask, torch.ones_like(tokens)], dim=1)

@@ -1,6 +1,7 @@
 """LLaVA-OneVision, as far as it reads pictures: LLaVA-NeXT with a SigLIP tower and a bound on the tokens of a picture.
 
-The cells of a picture that has more are interpolated to fewer tokens, each of which stands for up to four cells.
+The cells of a picture that has more are interpolated to fewer tokens, each of which stands for up to four cells. Several
+pictures in one sample are not cut into tiles: each is made a square with bars and seen as a whole.
 
 Source: Li et al., LLaVA-OneVision: Easy Visual Task Transfer, 2024 (https://arxiv.org/abs/2408.03326).
 """
@@ -24,5 +25,6 @@ LLAVA_ONEVISION = register_family(
         language=llama_language("model.language_model", head="lm_head"),
         places=anyres_places(class_rows=class_rows, most=_most),
         expand=anyres_tokens(most=_most),
+        nested_pictures=True,
     )
 )

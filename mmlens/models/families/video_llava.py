@@ -33,7 +33,8 @@ VIDEO_LLAVA = register_family(
         language=llama_language("model.language_model", head="lm_head"),
         places=grid_places(class_rows=class_rows, drops_class=_drops_class),
         expand=_expand,
-        # else the image processor names its pixels as the model no longer does
+        # the image processor's own name for its pixels, which it keeps unless told otherwise
+        renamed={"pixel_values_images": "pixel_values"},
         image_options=lambda c: {"return_legacy_image_output": False},
     )
 )
