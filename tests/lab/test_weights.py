@@ -32,15 +32,10 @@ def test_the_files_are_small_and_complete():
 
 def test_the_model_answers_above_a_floor(model, processor):
     measured = accuracy(model, processor, HELD_OUT, progress=False)
-    assert measured.objects >= 0.9
+    assert measured.objects >= 0.95
     assert measured.place >= 0.95
     for kind, share in measured.questions.items():
-        assert share >= 0.8 or kind == "position", kind
-
-
-@pytest.mark.xfail(strict=True, reason="the shipped training has not learned positions; see the model card")
-def test_the_model_says_where_things_are(model, processor):
-    assert accuracy(model, processor, HELD_OUT, progress=False).questions["position"] >= 0.8
+        assert share >= 0.9, kind
 
 
 def test_load_gives_the_hooked_model(model):
@@ -81,18 +76,17 @@ def test_a_text_only_message_works(model, processor):
     assert processor.decode(output, skip_special_tokens=True).endswith(f"on {HELD_OUT[0].place}")
 
 
-@pytest.mark.xfail(strict=True, reason="two picture captions in three are right to the last word; see the model card")
 def test_a_picture_and_its_written_twin_get_the_same_caption(model, processor):
     seen = captions(model, processor, HELD_OUT, progress=False)
     read = captions(model, processor, HELD_OUT, written=True, progress=False)
-    assert sum(one == other for one, other in zip(seen, read, strict=True)) >= 15
+    assert sum(one == other for one, other in zip(seen, read, strict=True)) >= 18
 
 
 def test_twins_change_the_caption_by_the_changed_word(model, processor):
     originals = [scene for scene in HELD_OUT if scene.placed[0].kind == "shape"][:8]
     twins = [s.twin(color="blue" if s.placed[0].color != "blue" else "red", object=0) for s in originals]
     said = captions(model, processor, twins, progress=False)
-    assert sum(text == twin.caption for text, twin in zip(said, twins, strict=True)) >= 6
+    assert sum(text == twin.caption for text, twin in zip(said, twins, strict=True)) >= 7
 
 
 def test_split_caption():
