@@ -15,7 +15,7 @@ from mmlens.models.family import Block, Mlp, Norm, Scale, Stack
 
 
 def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
-    """The first kind of block whose modules this block has.
+    """The first kind of block whose modules this block has, and whose own rule, if there is one, it follows.
 
     Raises:
         UnsupportedModelError: if none fits; says which module each kind lacks.
@@ -23,9 +23,9 @@ def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
     lacks = []
     for kind in kinds:
         missing = [path for path in _paths(kind) if find_module(block, path) is None]
-        if not missing:
+        if not missing and (kind.when is None or kind.when(block)):
             return kind
-        lacks.append(missing[0])
+        lacks.append(missing[0] if missing else "what Block.when asks for")
     children = ", ".join(name for name, _ in block.named_children())
     raise UnsupportedModelError(
         f"{type(block).__name__} is none of the kinds of block that were declared: it lacks {' and '.join(lacks)}; it has "

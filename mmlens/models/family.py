@@ -127,6 +127,7 @@ class Block:
             between them that a branch could be moved for.
         windows: the first branch may see windows of a raster, which the block's `window_partition` cuts and its
             `window_unpartition` puts together; hooks see the raster.
+        when: whether a block is of this kind, given the block, where its modules alone do not tell.
     """
 
     mlp: Mlp
@@ -142,6 +143,7 @@ class Block:
     parallel: bool = False
     mixed: bool = False
     windows: bool = False
+    when: Callable[[nn.Module], bool] | None = None
 
     @property
     def width_path(self) -> str:

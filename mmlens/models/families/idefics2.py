@@ -93,9 +93,9 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         cut = [_quarters(*size)] if entries > 1 else []
         views = []
         for start, pieces in [(entries - 1, [(0, 0, *size)]), *((0, quarters) for quarters in cut)]:
-            which, *view = _put_together(pieces, own[start : start + len(pieces)], side, columns)
+            which, rows, boxes, cells, shape = _put_together(pieces, own[start : start + len(pieces)], side, columns)
             first = number * entries + start
-            views.append(Grid(first + which if len(pieces) > 1 else first, *view))
+            views.append(Grid(first + which if len(pieces) > 1 else first, rows, boxes, cells, shape))
         found.append(Places(sample, image, size, {"vision": tuple(views)}, {"projector": why, "language": why}))
     return found
 

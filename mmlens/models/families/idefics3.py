@@ -58,7 +58,8 @@ def _pictures(ids: torch.Tensor, image_token: int, per_tile: int, sample: int) -
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Two views of each picture that is cut, in every part: the whole, and the tiles put together."""
-    tile = tensors["pixel_values"].shape[-2:]
+    height, width = tensors["pixel_values"].shape[-2:]
+    tile = (height, width)
     side, factor = config.vision_config.patch_size, config.scale_factor
     patches = (tile[0] // side, tile[1] // side)
     blocks = (patches[0] // factor, patches[1] // factor)
@@ -68,7 +69,10 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         for image, tokens in enumerate(_pictures(ids, config.image_token_id, blocks[0] * blocks[1], sample)):
             cut = (len(tokens) - 1, len(tokens[0]) if len(tokens) > 1 else 0)
             count = cut[0] * cut[1]
-            size = size_of(sizes, sample, image) or (max(cut[0], 1) * tile[0], max(cut[1], 1) * tile[1])
+            size: tuple[int, int] = size_of(sizes, sample, image) or (
+                max(cut[0], 1) * tile[0],
+                max(cut[1], 1) * tile[1],
+            )
             in_order = torch.stack([each for row in tokens for each in row])
             views: dict[Part, list[Grid]] = {"vision": [], "projector": [], "language": []}
             for lying, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):

@@ -33,12 +33,14 @@ _VISION_BLOCK = replace(
 )
 _GATED_VISION_BLOCK = replace(
     _VISION_BLOCK,
-    attn=replace(projected("o_proj"), scale=lambda block: block.gate_attn.tanh()),
-    mlp=replace(CLIP_BLOCK.mlp, scale=lambda block: block.gate_ffn.tanh()),
+    attn=replace(projected("o_proj"), scale=lambda block: block.get_parameter("gate_attn").tanh()),
+    mlp=replace(CLIP_BLOCK.mlp, scale=lambda block: block.get_parameter("gate_ffn").tanh()),
 )
 _CROSS_BLOCK = Block(
-    cross=replace(projected("o_proj", module="cross_attn"), scale=lambda block: block.cross_attn_attn_gate.tanh()),
-    mlp=replace(LLAMA_BLOCK.mlp, scale=lambda block: block.cross_attn_mlp_gate.tanh()),
+    cross=replace(
+        projected("o_proj", module="cross_attn"), scale=lambda block: block.get_parameter("cross_attn_attn_gate").tanh()
+    ),
+    mlp=replace(LLAMA_BLOCK.mlp, scale=lambda block: block.get_parameter("cross_attn_mlp_gate").tanh()),
     ln1=LLAMA_BLOCK.ln1,
     ln2=LLAMA_BLOCK.ln2,
 )
