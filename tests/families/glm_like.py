@@ -39,7 +39,7 @@ _EXPERTS = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
-    "moe_intermediate_size": 20,
+    "moe_intermediate_size": 24,
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,

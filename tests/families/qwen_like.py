@@ -112,7 +112,7 @@ def qwen3_vl(sparse: bool = False) -> HookedMultimodal:
     if not sparse:
         config = Qwen3VLConfig(vision_config=vision, text_config=text, **_TOKENS)
         return _hooked(Qwen3VLForConditionalGeneration(config), QWEN3_VL)
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "mlp_only_layers": [1]}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [1]}
     mixed = Qwen3VLMoeConfig(vision_config=vision, text_config={**text, **experts}, **_TOKENS)
     return _hooked(Qwen3VLMoeForConditionalGeneration(mixed), QWEN3_VL)
 
@@ -136,8 +136,8 @@ def qwen3_5(sparse: bool = False) -> HookedMultimodal:
     experts = {
         "num_experts": 4,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 20,
-        "shared_expert_intermediate_size": 12,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 16,
     }
     text.pop("intermediate_size")
     mixed = Qwen3_5MoeConfig(vision_config=vision, text_config={**text, **experts}, **_TOKENS)
