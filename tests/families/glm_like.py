@@ -22,7 +22,7 @@ from tests.families.qwen_like import ending, rope
 from tests.tiny import VOCAB, Tiny, tokenizer
 
 _MORE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -35,7 +35,7 @@ _TEXT = {
     "eos_token_id": 2,
 }
 #: The first block is dense, the others are mixtures.
-_EXPERTS = {
+_EXPERTS: dict[str, Any] = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
@@ -44,7 +44,7 @@ _EXPERTS = {
     "n_group": 1,
     "topk_group": 1,
 }
-_VISION = {
+_VISION: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 24,
     "intermediate_size": 40,

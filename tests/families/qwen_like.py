@@ -38,7 +38,7 @@ from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -50,7 +50,7 @@ _TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_VISION = {
+_VISION: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -60,7 +60,7 @@ _VISION = {
     "spatial_merge_size": 2,
     "temporal_patch_size": 2,
 }
-_TOKENS = {
+_TOKENS: dict[str, Any] = {
     "image_token_id": VOCAB["<|image_pad|>"],
     "video_token_id": VOCAB["<|video_pad|>"],
     "vision_start_token_id": VOCAB["<|vision_start|>"],
