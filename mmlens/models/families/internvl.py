@@ -30,9 +30,15 @@ _BLOCK = Block(
         k="attention.k_proj",
         v="attention.v_proj",
         o="attention.projection_layer",
-        scale=lambda block: block.lambda_1,
+        scale=lambda block: block.get_parameter("lambda_1"),
     ),
-    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.activation_fn", branch="mlp", scale=lambda block: block.lambda_2),
+    mlp=Mlp(
+        down="mlp.fc2",
+        up="mlp.fc1",
+        act="mlp.activation_fn",
+        branch="mlp",
+        scale=lambda block: block.get_parameter("lambda_2"),
+    ),
     ln1=Norm("layernorm_before", centred=_is_layer_norm),
     ln2=Norm("layernorm_after", centred=_is_layer_norm),
 )
