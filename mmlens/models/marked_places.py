@@ -75,19 +75,18 @@ class _Tower:
         return {"vision": patches, "projector": merged, "language": language}
 
 
-def _spans(ids: torch.Tensor, marks: tuple[int, int], sample: int) -> list[tuple[int, int]]:
-    """Where each picture of a sample begins and ends in the text.
-
-    Raises:
-        InputError: if the tokens that mark this do not come in pairs.
-    """
-    begins, ends = ((ids == mark).nonzero().flatten().tolist() for mark in marks)
-    if len(begins) != len(ends):
-        raise InputError(
-            f"Sample {sample} has {len(begins)} tokens that begin a picture (id {marks[0]}) and {len(ends)} that end one (id "
-            f"{marks[1]}); give as many, or use prepare(text, images=...)."
-        )
-    return list(zip(begins, ends, strict=True))
+def _spans(ids: torch.Tensor, marks: tuple[int, int], image_token: int) -> list[tuple[int, int]]:
+    """Where each picture of a sample begins and ends in the text; marks without image tokens between them are text."""
+    spans = []
+    begin = None
+    for position, token in enumerate(ids.tolist()):
+        if token == marks[0]:
+            begin = position
+        elif token == marks[1] and begin is not None:
+            if (ids[begin:position] == image_token).any():
+                spans.append((begin, position))
+            begin = None
+    return spans
 
 
 def marked_places(
@@ -116,7 +115,7 @@ def marked_places(
         found = []
         first = 0
         for sample, ids in enumerate(tensors["input_ids"].cpu()):
-            for image, (begin, end) in enumerate(_spans(ids, marks(config), sample)):
+            for image, (begin, end) in enumerate(_spans(ids, marks(config), config.image_token_id)):
                 inside = ids[begin + 1 : end]
                 is_patch = inside == config.image_token_id
                 positions = is_patch.nonzero().flatten() + begin + 1
@@ -142,7 +141,7 @@ def marked_places(
                 first += entries
         if first != len(pixels):
             raise InputError(
-                f"The text is that of {first} tiles, but {len(pixels)} were given; use prepare(text, images=...)."
+                f"The text marks pictures of {first} tiles, but {len(pixels)} were given; use prepare(text, images=...)."
             )
         return found
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
 from mmlens.models.family import (
@@ -64,10 +65,18 @@ def _runs(positions: torch.Tensor, lengths: Iterator[int]) -> Iterator[list[torc
     Args:
         positions: the sample's image tokens.
         lengths: number of tokens of each entry of the batch, from the sample's first on.
+
+    Raises:
+        InputError: if the tokens are not those of whole entries.
     """
     picture: list[torch.Tensor] = []
     while len(positions):
-        length = next(lengths)
+        length = next(lengths, None)
+        if length is None or length > len(positions):
+            raise InputError(
+                f"The text has {len(positions)} image tokens left over for "
+                f"{'no further picture' if length is None else f'an entry of {length}'}; use prepare(text, images=...)."
+            )
         entry, positions = positions[:length], positions[length:]
         if picture and int(entry[0]) - int(picture[-1][-1]) > 2:
             yield picture
@@ -159,6 +168,10 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
             found.append(Places(sample, image, size, grids, {}))
             first, token = first + len(runs), token + len(picture.positions)
+    if first != len(patches):
+        raise InputError(
+            f"The text has image tokens for {first} entries, but {len(patches)} were given; use prepare(text, images=...)."
+        )
     return found
 
 
