@@ -23,7 +23,7 @@ from mmlens.models.family import Family
 from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
 from mmlens.models.layout import TokenLayout
-from mmlens.models.loading import find_family, load_model
+from mmlens.models.loading import find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.parts import Parts
 from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
 
@@ -74,20 +74,37 @@ class HookedMultimodal(Parts, HookedRootModule):
         self.__dict__["_base"] = base  # not a second submodule
         self.train(hf_model.training)
 
+    @property
+    def discovered(self) -> bool:
+        """Whether its family was discovered, not declared."""
+        return self.family.discovered
+
     # -- making one --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_hf(cls, hf_model: nn.Module, processor: Any | None = None) -> "HookedMultimodal":
+    def from_hf(
+        cls,
+        hf_model: nn.Module,
+        processor: Any | None = None,
+        *,
+        example: Mapping[str, torch.Tensor] | None = None,
+    ) -> "HookedMultimodal":
         """Wrap a model that you have: fine-tuned, with an adapter, quantised, spread over devices.
 
+        The parts of a class that no family covers are discovered from how it runs on an example, and verified.
+
         Args:
-            hf_model: a Hugging Face vision-language model of a declared family.
+            hf_model: a Hugging Face vision-language model.
             processor: its processor; needed for `prepare`, `caption` and token strings.
+            example: keyword tensors of a batch with a picture and text, to discover an undeclared class with; by default the
+                processor makes one.
 
         Raises:
-            UnsupportedModelError: if no family covers the class; lists those that are covered.
+            UnsupportedModelError: if no family covers the class and it could not be discovered; says what was found, and the
+                lines of a declaration to write.
         """
-        return cls(hf_model, processor)
+        refuse_compiled(hf_model)
+        return cls(hf_model, processor, _discovered(hf_model, processor, example))
 
     @classmethod
     def from_pretrained(
@@ -114,14 +131,14 @@ class HookedMultimodal(Parts, HookedRootModule):
 
         Raises:
             InputError: if there is no checkpoint.
-            UnsupportedModelError: if no family covers its class.
+            UnsupportedModelError: if no family covers its class and it could not be discovered.
             VerificationError: if `verify` finds a point that fails.
         """
         hf_model, processor = load_model(
             path, dtype=dtype, device=device, device_map=device_map, processor=processor, options=options
         )
-        model = cls(hf_model, processor)
-        if verify:
+        model = cls.from_hf(hf_model, processor)
+        if verify and not model.discovered:
             from mmlens.models.verify import verify as check
 
             check(model).raise_if_failed()
@@ -400,7 +417,24 @@ class HookedMultimodal(Parts, HookedRootModule):
 
     def extra_repr(self) -> str:
         """What `print(model)` adds."""
-        return f"family={self.family.name}, {self.graph!r}"
+        how = " (not declared: its parts were discovered and verified)" if self.discovered else ""
+        return f"family={self.family.name}{how}, {self.graph!r}"
+
+
+def _discovered(
+    hf_model: nn.Module, processor: Any | None, example: Mapping[str, torch.Tensor] | None
+) -> Family | None:
+    """The discovered family of a model that none covers; None if one does, or there is nothing to discover it with."""
+    unwrap: Any = getattr(hf_model, "get_base_model", None)
+    base = hf_model if unwrap is None else unwrap()
+    if is_covered(base) or (processor is None and example is None):
+        return None
+    # discovery builds and verifies hooked models
+    from mmlens.models.discover import discover, example_for
+
+    if example is None:
+        example = example_for(base, processor)
+    return discover(base, example, processor)
 
 
 #: Rows that a position rule means, by sequence, its length and device: worked out once, not at each point.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from mmlens.core.errors import InputError, UnsupportedModelError
@@ -29,9 +29,16 @@ def family_of(class_name: str) -> Family:
         raise UnsupportedModelError(
             f"No family covers {class_name}; covered are {', '.join(sorted(known))}."
             + (f" Nearest: {close[0]}." if close else "")
-            + " Declare it with mmlens.register_family."
+            + " Declare it with mmlens.register_family, or pass a processor or example=tensors to from_hf, and its parts are "
+            "discovered."
         )
     return known[class_name]
+
+
+def is_covered(model: nn.Module) -> bool:
+    """Whether a family covers a model's class, or a base class of it."""
+    known = families()
+    return any(cls.__name__ in known for cls in type(model).__mro__)
 
 
 def find_family(model: nn.Module) -> Family:
@@ -43,6 +50,24 @@ def find_family(model: nn.Module) -> Family:
         if find_module(model, language.stack.path) is not None:
             return replace(family, language=language)
     return family
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse models that torch.compile has taken hold of: compiled code passes by hooks that come later, without a word.
+
+    Raises:
+        UnsupportedModelError: names the compiled modules.
+    """
+    compiled = [
+        name.replace("_orig_mod.", "") or type(model).__name__
+        for name, module in model.named_modules()
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+    ]
+    if compiled:
+        raise UnsupportedModelError(
+            f"{', '.join(compiled[:4])} went through torch.compile, whose code does not see hooks that come and go. Wrap the "
+            "model as it was before (compiled._orig_mod), and compile after the analysis."
+        )
 
 
 def load_model(
@@ -70,7 +95,9 @@ def load_model(
     names = config.architectures or []
     if not names:
         raise InputError(f"The checkpoint {path} does not name its class (config.architectures is empty).")
-    family = family_of(names[0])
+    family = families().get(names[0])
+    if family is None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        family = family_of(names[0])
     if dtype is not None:
         options["dtype"] = _dtype(dtype)
     if device_map is not None:

@@ -22,8 +22,13 @@ class Vocabulary:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model's first weights, where inputs go."""
-        return next(self.hf_model.parameters()).device
+        """Where inputs go: the device of the model's first weights, or where offloaded ones are brought to run."""
+        first = next(self.hf_model.parameters()).device
+        if first.type != "meta":
+            return first
+        hooks = (getattr(module, "_hf_hook", None) for module in self.hf_model.modules())
+        places = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((place for place in places if place is not None), "cpu"))
 
     def _require_processor(self, what: str) -> Any:
         if self.processor is None:
