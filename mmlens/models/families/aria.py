@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mmlens.core.names import Part
 from mmlens.models.families.blocks import LLAMA_BLOCK, clip_vision, llama_language
 from mmlens.models.family import Config, Family, Mlp, Projector, Stack, register_family
 from mmlens.models.frame import Frame
@@ -52,7 +53,8 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         mask = tensors["pixel_mask"][number] if "pixel_mask" in tensors else torch.ones(square, square)
         seen = (int(mask[:, 0].sum()), int(mask[0].sum()))
         size = seen if sizes is None else sizes[sample][image]
-        grids, why = {}, {"projector": mixed, "language": mixed}
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {}
+        why: dict[Part, str] = {"projector": mixed, "language": mixed}
         if entries == 1:
             # a patch is seen where any of its pixels is not padding
             shape = (-(-seen[0] // side), -(-seen[1] // side))
@@ -61,7 +63,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             grids["vision"] = Grid(number, cells[:, 0] * columns + cells[:, 1], boxes, cells, shape)
         else:
             why["vision"] = cut
-        found.append(Places(sample, image, size, grids, why))  # type: ignore[arg-type]
+        found.append(Places(sample, image, size, grids, why, {"vision": columns**2}))
     return found
 
 

@@ -2,7 +2,8 @@
 
 The perceiver's latents look at the projected patches and at themselves, with grouped heads. They mix all patches, so
 the image tokens that the language model sees have no place; the tower's rows do. Pictures of a batch are padded on the
-right and below. A picture may be cut into four quarters, which then come before the whole.
+right and below; a patch that reaches into the padding is read by nothing and has no place. A picture may be cut into
+four quarters, which then come before the whole.
 
 Source: Laurençon et al., What matters when building vision-language models?, 2024 (https://arxiv.org/abs/2405.02246).
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
 from mmlens.models.family import Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
 from mmlens.models.frame import Frame
@@ -73,6 +75,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     pixels = tensors["pixel_values"]
     side, latents = config.vision_config.patch_size, config.perceiver_config.resampler_n_latents
     columns = pixels.shape[-1] // side
+    length = pixels.shape[-2] // side * columns
     seen = _seen(pixels, tensors.get("pixel_attention_mask"))
     given = None if sizes is None else sum(map(len, sizes))
     entries = 1 if not given else len(seen) // given
@@ -96,7 +99,8 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             which, rows, boxes, cells, shape = _put_together(pieces, own[start : start + len(pieces)], side, columns)
             first = number * entries + start
             views.append(Grid(first + which if len(pieces) > 1 else first, rows, boxes, cells, shape))
-        found.append(Places(sample, image, size, {"vision": tuple(views)}, {"projector": why, "language": why}))
+        placeless: dict[Part, str] = {"projector": why, "language": why}
+        found.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
     return found
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
 from mmlens.models.family import Block, Config, Family, Norm, Projector, Read, Stack, Vision, register_family
 from mmlens.models.frame import Frame
@@ -75,6 +76,10 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     padded = -(-handed_on // 8) * 8
     shapes = tensors["aspect_ratio_ids"].cpu()
     most_pictures, most_tiles = tensors["pixel_values"].shape[1:3]
+    lengths: dict[Part, int] = {
+        "vision": most_tiles * padded,
+        "projector": most_pictures * most_tiles * handed_on,
+    }
     why = (
         "the language model's rows hold no picture features: its cross-attention blocks look at the projector's rows; ask "
         "for part='projector'"
@@ -91,11 +96,11 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         cells, boxes = cells[shows], boxes[shows]
         tiles, patches = in_tiles(cells, 0, (rows, columns), within)
         first = image * most_tiles * handed_on
-        grids = {
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {
             "vision": Grid(sample * most_pictures + image, tiles * padded + 1 + patches, boxes, cells, shape),
             "projector": Grid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, shape),
         }
-        found.append(Places(sample, image, size, grids, {"language": why}))  # type: ignore[arg-type]
+        found.append(Places(sample, image, size, grids, {"language": why}, lengths))
     return found
 
 
