@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError, NoPlaceError, UnknownNameError, UnsupportedModelError
+from mmlens.models.family import families
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import TINY, picture
@@ -364,21 +365,19 @@ def test_places(llava: Subject) -> None:
 
 
 def test_classes_that_no_family_covers(tmp_path: Path) -> None:
-    class LlavaNextForConditionalGeneration(torch.nn.Module):
+    class LlavaForConditionalGenerations(torch.nn.Module):
         """Some other class."""
 
-    text = (
-        "No family covers LlavaNextForConditionalGeneration; covered are InstructBlipForConditionalGeneration, "
-        "LlavaForConditionalGeneration, Qwen2VLForConditionalGeneration. Nearest: "
-        "LlavaForConditionalGeneration. Declare it with "
-        "mmlens.register_family."
+    covered = f"covered are {', '.join(sorted(families()))}. Nearest: "
+    advice = (
+        " Declare it with mmlens.register_family, or pass a processor or example=tensors to from_hf, and its parts are "
+        "discovered."
     )
+    text = f"No family covers LlavaForConditionalGenerations; {covered}LlavaForConditionalGeneration.{advice}"
     with pytest.raises(UnsupportedModelError, match=says(text)):
-        HookedMultimodal.from_hf(LlavaNextForConditionalGeneration())
-    (tmp_path / "config.json").write_text(
-        '{"model_type": "llava", "architectures": ["LlavaNextForConditionalGeneration"]}'
-    )
-    with pytest.raises(UnsupportedModelError, match=says(text)):
+        HookedMultimodal.from_hf(LlavaForConditionalGenerations())
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    with pytest.raises(UnsupportedModelError, match=says("No family covers BertForMaskedLM; covered are ")):
         HookedMultimodal.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
     with pytest.raises(
