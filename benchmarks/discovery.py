@@ -8,6 +8,7 @@ import argparse
 import inspect
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -45,9 +46,15 @@ VOCAB, IMAGE, SIDE = 96, 4, 32
 
 _SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "embed_dim", "d_model", "width", "dim", "out_hidden_size", "projection_dim"), 32),
-    **dict.fromkeys(("encoder_hidden_size", "output_dim", "vision_output_dim", "projector_hidden_size", "mm_hidden_size"), 32),
-    **dict.fromkeys(("text_hidden_size", "projection_hidden_size", "hidden_dim", "vision_hidden_size", "input_dim"), 32),
-    **dict.fromkeys(("intermediate_size", "mlp_dim", "ffn_dim", "moe_intermediate_size", "d_ff", "encoder_ffn_dim"), 48),
+    **dict.fromkeys(
+        ("encoder_hidden_size", "output_dim", "vision_output_dim", "projector_hidden_size", "mm_hidden_size"), 32
+    ),
+    **dict.fromkeys(
+        ("text_hidden_size", "projection_hidden_size", "hidden_dim", "vision_hidden_size", "input_dim"), 32
+    ),
+    **dict.fromkeys(
+        ("intermediate_size", "mlp_dim", "ffn_dim", "moe_intermediate_size", "d_ff", "encoder_ffn_dim"), 48
+    ),
     **dict.fromkeys(("decoder_ffn_dim", "shared_expert_intermediate_size", "projector_intermediate_size"), 48),
     **dict.fromkeys(("num_hidden_layers", "depth", "num_layers", "encoder_layers", "decoder_layers", "n_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"), 4),
@@ -110,11 +117,20 @@ def _pixels(arguments: set[str], channels: int = 3) -> Iterator[dict[str, torch.
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    for grid in ("image_grid_thw", "grid_thw"):
+    for grid, size in (("image_grid_thw", [1, 4, 4]), ("grid_thw", [1, 4, 4]), ("image_grid_hw", [4, 4])):
         if grid in arguments:
             for width in (channels * 2 * 64, channels * 64):
-                yield {"pixel_values": noise(16, width), grid: torch.tensor([[1, 4, 4]])}
-                yield {"pixel_values": noise(16, channels, 8, 8), grid: torch.tensor([[1, 4, 4]])}
+                yield {"pixel_values": noise(16, width), grid: torch.tensor([size])}
+            yield {"pixel_values": noise(16, channels, 8, 8), grid: torch.tensor([size])}
+            yield {"pixel_values": noise(16, channels, 2, 8, 8), grid: torch.tensor([size])}
+    if "target_sizes" in arguments:
+        yield {"pixel_values": noise(1, channels, 8, 128), "target_sizes": torch.tensor([[4, 4]], dtype=torch.int32)}
+    if "high_res_pixel_values" in arguments:
+        for side in (SIDE, 2 * SIDE, 4 * SIDE):
+            yield {
+                "pixel_values": noise(1, channels, SIDE, SIDE),
+                "high_res_pixel_values": noise(1, channels, side, side),
+            }
     if "spatial_shapes" in arguments:
         masks = {"pixel_attention_mask": torch.ones(1, 16, dtype=torch.long), "spatial_shapes": torch.tensor([[4, 4]])}
         yield {"pixel_values": noise(1, 16, channels * 64), **masks}
@@ -133,26 +149,32 @@ def example(model: Any) -> dict[str, torch.Tensor]:
         ValueError: if none was found; says on what the last try failed.
     """
     arguments = set(inspect.signature(model.forward).parameters)
-    why = "no picture that it takes was found"
+    kinds = {"mm_token_type_ids": torch.int32, "token_type_ids": torch.long}
+    reasons: list[str] = []
     for pixels in _pixels(arguments):
-        for count in (4, 16, 1, 8, 17, 2, 5, 20, 32, 64, 3, 6, 9, 12):
+        counts, tried, why = [16, 4, 1], set(), ""
+        while counts:
+            count = counts.pop()
+            tried.add(count)
             ids = torch.tensor([[5, *[IMAGE] * count, 6, 7, 8, 9]])
             tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
-            if "mm_token_type_ids" in arguments:
-                tensors["mm_token_type_ids"] = (ids == IMAGE).int()
-            if "token_type_ids" in arguments:
-                tensors["token_type_ids"] = (ids == IMAGE).long()
+            tensors |= {name: (ids == IMAGE).to(dtype) for name, dtype in kinds.items() if name in arguments}
             try:
                 logits = model(**tensors, use_cache=False).logits
                 name = next(key for key in pixels if key.startswith("pixel_values"))
                 other = model(**{**tensors, name: tensors[name] + 1}, use_cache=False).logits
             except Exception as error:  # noqa: BLE001 - any model may fail on a guess in any way
-                why = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+                text = str(error).strip()
+                wanted = re.search(r"features:? (\d+)", text)
+                if wanted is None or not why:
+                    why = f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+                counts += [int(wanted[1])] if wanted and int(wanted[1]) not in tried else []
                 continue
             if not torch.equal(logits, other):
                 return tensors
             why = "it runs, but its logits do not depend on the picture"
-    raise ValueError(why)
+        reasons.append(why)
+    raise ValueError(reasons[0] if reasons else "no picture that it takes was found")
 
 
 def outcome(model_type: str, class_name: str) -> str:

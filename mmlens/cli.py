@@ -1,4 +1,7 @@
-"""The command line: `mmlens tour`, `mmlens verify`. Imports of the heavy libraries wait until a command needs them."""
+"""The command line: `mmlens tour`, `mmlens verify`, `mmlens families`.
+
+Imports of the heavy libraries wait until a command needs them.
+"""
 
 import sys
 from pathlib import Path
@@ -81,6 +84,18 @@ def verify(
     print(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def families() -> None:
+    """List the families of models that are covered, with what was measured on each."""
+    from mmlens.models.survey import as_text, read_records
+
+    print(as_text(read_records()))
+    print(
+        "measured on tiny random models of the real classes; other classes are discovered from their modules, or declared "
+        "with mmlens.register_family"
+    )
 
 
 def _load(path: str | None) -> "HookedMultimodal":

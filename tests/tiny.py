@@ -226,6 +226,7 @@ class Tiny:
         reach: how many pixels around a painted box a resampling may spread the paint; 0 where nothing is resampled.
         several: whether a sample may have several pictures.
         padded: whether samples of different length can be padded into one batch.
+        steady: whether Hugging Face numbers positions in cached decoding as it does in a forward pass, under padding too.
         summaries: whether some rows sum up the whole picture and have no place of their own.
     """
 
@@ -236,6 +237,7 @@ class Tiny:
     reach: float = 0.0
     several: bool = True
     padded: bool = True
+    steady: bool = True
     summaries: bool = False
 
 

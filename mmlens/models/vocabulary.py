@@ -28,7 +28,7 @@ class Vocabulary:
             return first
         hooks = (getattr(module, "_hf_hook", None) for module in self.hf_model.modules())
         places = (getattr(hook, "execution_device", None) for hook in hooks)
-        return torch.device(next((place for place in places if place is not None), "cpu"))
+        return torch.device(next((place for place in places if place is not None), first))
 
     def _require_processor(self, what: str) -> Any:
         if self.processor is None:

@@ -24,10 +24,9 @@ def readable(linear: nn.Module, what: str) -> torch.Tensor:
     weight = linear.weight
     plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and type(weight.data) is torch.Tensor
     if not plain:
-        kind = type(getattr(weight, "data", weight)).__name__ if isinstance(weight, torch.Tensor) else weight
+        kind = getattr(weight, "dtype", type(weight).__name__)
         raise UnsupportedModelError(
-            f"{what} is quantised ({getattr(weight, 'dtype', kind)}, {kind}) and cannot be read; load the model in a floating "
-            "dtype."
+            f"{what} is quantised ({kind}) and cannot be read; load the model in a floating dtype."
         )
     if weight.is_meta:  # type: ignore[union-attr]
         raise UnsupportedModelError(

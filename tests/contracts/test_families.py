@@ -6,6 +6,7 @@ one run each: `verify` (parity without hooks, parity with all hooks, an edit at 
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmlens.models.verify import verify
 from tests.conftest import LONG, SHORT, bare_copy
 from tests.contracts.test_painting import POINTS, painted
 from tests.families import FAMILIES
-from tests.tiny import Tiny, picture
+from tests.tiny import WORDS, Tiny, picture
 
 _MADE: dict[str, HookedMultimodal] = {}
 
@@ -72,6 +73,36 @@ def test_generation_is_that_of_bare_hugging_face(tiny: Tiny, model: HookedMultim
     theirs = bare_copy(model).generate(**batch, do_sample=False, **options)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+@contextmanager
+def only_words(model: HookedMultimodal) -> Iterator[None]:
+    """Let a random model write words alone: an image token among the new ones could be read as no picture."""
+    inner = getattr(model.hf_model, "language_model", None)
+    configs = [c for c in (getattr(m, "generation_config", None) for m in (model.hf_model, inner)) if c is not None]
+    words = {model.to_single_token(word) for word in WORDS}
+    for config in configs:
+        config.suppress_tokens = sorted(set(range(model.W_U.shape[1])) - words)
+    try:
+        yield
+    finally:
+        for config in configs:
+            config.suppress_tokens = None
+
+
+@torch.no_grad()
+def test_a_trace_holds_the_states_of_a_plain_forward(tiny: Tiny, model: HookedMultimodal) -> None:
+    batch = batch_of(tiny, model)
+    with only_words(model):
+        trace = model.trace_generation(batch, names="blocks.*.hook_resid_post", max_new_tokens=3, use_cache=tiny.steady)
+    logits, cache = model.run_with_cache(model.extend(batch, trace.tokens), names="blocks.*.hook_resid_post")
+    prompt = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"].shape[1]
+    window = slice(prompt - 1, prompt - 1 + trace.tokens.shape[1])
+    for sample, length in enumerate(trace.lengths.tolist()):
+        for name, states in cache.items():
+            expected = states[sample, window][:length]
+            torch.testing.assert_close(trace[name][sample, :length], expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(trace.logits[sample, :length], logits[sample, window][:length], atol=1e-4, rtol=1e-4)
 
 
 def test_only_downstream_points_change(tiny: Tiny, model: HookedMultimodal) -> None:
@@ -133,7 +164,12 @@ def check_painting(tiny: Tiny, model: HookedMultimodal, pictures: list[list[torc
     batch = model.prepare(texts, images=pictures)
     before = held(model, batch)
     placed: dict[Any, set[tuple[int, int]]] = {
-        part: {row for places in batch.layout.places for view in places.views(part) for row in rows_of(view, view.rows >= 0)}
+        part: {
+            row
+            for places in batch.layout.places
+            for view in places.views(part)
+            for row in rows_of(view, view.rows >= 0)
+        }
         for part in PARTS
     }
     for sample, row in enumerate(pictures):

@@ -145,9 +145,7 @@ def test_answer_and_caption_are_the_generated_text(subject: Subject) -> None:
 
 def test_what_a_trace_refuses(subject: Subject) -> None:
     model = subject.model
-    with pytest.raises(
-        InputError, match=r"vision.hook_embed do not live on the positions that predict tokens"
-    ):
+    with pytest.raises(InputError, match=r"vision.hook_embed do not live on the positions that predict tokens"):
         model.trace_generation(subject.batches["left"], names="vision.hook_embed")
     with pytest.raises(
         InputError, match=r"Samples \[0\] are padded on the right, so their next token would follow padding"

@@ -101,7 +101,8 @@ def test_axes() -> None:
     ] == [1, 0, 2, 1]
     assert (batch_axis("batch pos d_model"), batch_axis("patch d_vision")) == (0, None)
     with pytest.raises(
-        InputError, match=r"^The axes 'batch d_model' have no axis of positions; found none of pos, patch, query, key.$"
+        InputError,
+        match=r"^The axes 'batch d_model' have no axis of positions; found none of pos, patch, query, key, row.$",
     ):
         position_axis("batch d_model")
 

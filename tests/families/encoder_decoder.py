@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -65,9 +66,19 @@ def _t5(gated: bool) -> dict[str, Any]:
     }
 
 
+def instructblip_t5(*, gated: bool) -> HookedMultimodal:
+    """InstructBLIP with a T5, whose MLPs are gated in Flan-T5."""
+    model = instructblip(_t5(gated=gated))
+    with torch.no_grad():
+        for name, parameter in model.hf_model.named_parameters():
+            if name.endswith("Attention.q.weight"):
+                parameter.mul_(6**-0.5)  # T5 does not scale its scores; its queries are smaller instead
+    return model
+
+
 #: The convolutions of four stages reach far; painting can only show that the cells of a box change.
 TINY = [
     Tiny("florence2", florence2, sizes=((64, 64), (64, 64)), reach=64.0, several=False, summaries=True),
-    Tiny("instructblip_t5", lambda: instructblip(_t5(gated=False)), has_places=False, several=False),
-    Tiny("instructblip_flan_t5", lambda: instructblip(_t5(gated=True)), has_places=False, several=False),
+    Tiny("instructblip_t5", lambda: instructblip_t5(gated=False), has_places=False, several=False),
+    Tiny("instructblip_flan_t5", lambda: instructblip_t5(gated=True), has_places=False, several=False),
 ]

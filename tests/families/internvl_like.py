@@ -8,8 +8,8 @@ import transformers
 from mmlens.models.families.aya_vision import COHERE2_VISION
 from mmlens.models.families.internvl import INTERNVL
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.places.tile import canvas_tokens
 from mmlens.models.processing import ComposedProcessor
-from mmlens.models.tile_places import canvas_tokens
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = [

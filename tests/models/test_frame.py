@@ -8,7 +8,7 @@ import torch
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
 
 from mmlens.models.families.llama4 import _fit
-from mmlens.models.frame import Frame, fitted_frame
+from mmlens.models.places import Frame, fitted_frame
 
 
 def found(processor: Any, size: tuple[int, int], box: tuple[int, int, int, int]) -> torch.Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlens.models.frame import Frame, picture_frame
 from mmlens.models.images import load_image
+from mmlens.models.places import Frame, picture_frame
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 

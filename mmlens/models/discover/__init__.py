@@ -16,6 +16,7 @@ from torch import nn
 from mmlens.core.errors import MMLensError, UnsupportedModelError
 from mmlens.core.names import PARTS
 from mmlens.models.discover.connector import connector_of
+from mmlens.models.discover.deepstack import deepstack_of
 from mmlens.models.discover.example import example_for, placeholder_of
 from mmlens.models.discover.pieces import NotFound
 from mmlens.models.discover.report import declaration, described, found_in
@@ -79,7 +80,8 @@ def discover(
         names = ["blocks"] if len(stacks) == 1 else [f"stages.{n}.blocks" for n in range(len(stacks))]
         declared = [stack_of(runs, seen, name) for seen, name in zip(stacks, names, strict=True)]
         is_image, rows = image_rows(runs, language)
-        parts["projector"], reads = connector_of(runs, stacks, language, rows)
+        projector, reads = connector_of(runs, stacks, language, rows)
+        parts["projector"] = replace(projector, deepstack=deepstack_of(runs, stacks[-1], language))
         stack = declared[0] if len(declared) == 1 else tuple(declared)
         parts["vision"] = Vision(stack, read=Fixed(reads, str(reads)))
         family = Family(

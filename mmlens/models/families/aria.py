@@ -15,8 +15,7 @@ import torch
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import LLAMA_BLOCK, clip_vision, llama_language
 from mmlens.models.family import Config, Family, Mlp, Projector, Stack, register_family
-from mmlens.models.frame import Frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
 
 _SHARED = "mlp.shared_experts"
 _BLOCK = replace(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, clip_vision
 from mmlens.models.family import Config, Family, Language, Mlp, Norm, Projector, Stack, Vision, register_family
-from mmlens.models.tile_places import canvas_places
+from mmlens.models.places.tile import canvas_places
 
 _COHERE2_BLOCK = replace(LLAMA_BLOCK, ln1=Norm("input_layernorm", centred=True), ln2=None, parallel=True)
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
 from mmlens.models.family import Attention, Block, Family, Mlp, Projector, Stack, Vision, register_family
-from mmlens.models.frame import fitted_frame
-from mmlens.models.places import grid_places
+from mmlens.models.places import fitted_frame, grid_places
 
 _JANUS_BLOCK = replace(
     CLIP_BLOCK,

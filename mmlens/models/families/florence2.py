@@ -26,8 +26,7 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.frame import picture_frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
 
 
 def _block(attention: str, *, over_channels: bool) -> Block:

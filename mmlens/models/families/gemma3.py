@@ -12,7 +12,7 @@ from typing import Any
 
 from mmlens.models.families.blocks import CLIP_BLOCK, gemma_language
 from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
-from mmlens.models.merging_places import merging_places
+from mmlens.models.places.merging import merging_places
 
 
 def _pooled(config: Config) -> int:

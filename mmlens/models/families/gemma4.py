@@ -28,9 +28,9 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.marked_places import stretched
-from mmlens.models.merging_places import raster_grid
 from mmlens.models.places import Grid, Places, Sizes, owners_of, size_of
+from mmlens.models.places.marked import stretched
+from mmlens.models.places.merging import raster_grid
 
 _BLOCK = replace(GEMMA_SANDWICH_BLOCK, ln1=Norm("input_layernorm"), ln2=Norm("pre_feedforward_layernorm"))
 _LOOKING_UP = replace(

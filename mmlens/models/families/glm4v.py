@@ -12,7 +12,7 @@ from dataclasses import replace
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
 from mmlens.models.family import Attention, Block, Family, Mlp, Norm, Projector, Stack, register_family
-from mmlens.models.packed_places import packed_places
+from mmlens.models.places.packed import packed_places
 
 _SANDWICH = Block(
     attn=Attention(

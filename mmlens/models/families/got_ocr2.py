@@ -16,8 +16,7 @@ import torch
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import llama_language
 from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
-from mmlens.models.frame import picture_frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
 
 #: Patches per token along each side, as two convolutions step by two.
 _STEP = 4

@@ -17,8 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
 from mmlens.models.family import Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
-from mmlens.models.frame import Frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
 
 _PERCEIVER_BLOCK = Block(
     cross=replace(projected("o_proj"), joined=True),

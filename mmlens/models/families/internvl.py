@@ -14,7 +14,7 @@ from torch import nn
 
 from mmlens.models.families.blocks import feature_layers, llama_language, two_layer_projector
 from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Stack, Vision, register_family
-from mmlens.models.tile_places import canvas_places, canvas_tokens
+from mmlens.models.places.tile import canvas_places, canvas_tokens
 
 
 def _is_layer_norm(norm: nn.Module) -> bool:

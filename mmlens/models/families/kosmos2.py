@@ -27,8 +27,7 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.frame import picture_frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, size_of
+from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, picture_frame, size_of
 
 _BLOCK = Block(
     attn=projected("out_proj"),

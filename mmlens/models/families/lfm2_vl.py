@@ -30,10 +30,10 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.marked_places import stretched
-from mmlens.models.merging_places import raster_grid
 from mmlens.models.places import Grid, Places, Sizes, cells_of, size_of
-from mmlens.models.tile_places import in_tiles
+from mmlens.models.places.marked import stretched
+from mmlens.models.places.merging import raster_grid
+from mmlens.models.places.tile import in_tiles
 
 _MLP = Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward")
 _ATTENTION = Block(

@@ -13,8 +13,8 @@ from typing import Any
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
-from mmlens.models.frame import Frame
-from mmlens.models.marked_places import marked_places
+from mmlens.models.places import Frame
+from mmlens.models.places.marked import marked_places
 
 _VISION_BLOCK = Block(
     attn=Attention(

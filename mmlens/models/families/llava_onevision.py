@@ -6,9 +6,9 @@ pictures in one sample are not cut into tiles: each is made a square with bars a
 Source: Li et al., LLaVA-OneVision: Easy Visual Task Transfer, 2024 (https://arxiv.org/abs/2408.03326).
 """
 
-from mmlens.models.anyres_places import anyres_places, anyres_tokens
 from mmlens.models.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
 from mmlens.models.family import Config, Family, register_family
+from mmlens.models.places.anyres import anyres_places, anyres_tokens
 
 
 def _most(config: Config) -> int:

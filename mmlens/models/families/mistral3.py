@@ -25,7 +25,7 @@ from mmlens.models.family import (
     layer_index,
     register_family,
 )
-from mmlens.models.merging_places import packed_merging_places
+from mmlens.models.places.merging import packed_merging_places
 
 _PIXTRAL_BLOCK = Block(
     attn=Attention(

@@ -22,9 +22,8 @@ import torch
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
 from mmlens.models.family import Block, Config, Family, Norm, Projector, Read, Stack, Vision, register_family
-from mmlens.models.frame import Frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of
-from mmlens.models.tile_places import in_tiles
+from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.places.tile import in_tiles
 
 _VISION_BLOCK = replace(
     CLIP_BLOCK,

@@ -28,8 +28,7 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.frame import Frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
 
 _PROJECTOR = "model.multi_modal_projector"
 _POOLING = f"{_PROJECTOR}.image_pooling_2d"

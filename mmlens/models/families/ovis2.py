@@ -22,7 +22,7 @@ from mmlens.models.family import (
     Vision,
     register_family,
 )
-from mmlens.models.marked_places import marked_places
+from mmlens.models.places.marked import marked_places
 
 _AIM_BLOCK = Block(
     attn=Attention(

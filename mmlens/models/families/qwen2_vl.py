@@ -19,7 +19,7 @@ from mmlens.models.families.packed import (
     picture_tokens,
 )
 from mmlens.models.family import Family, Mlp, Projector, register_family
-from mmlens.models.packed_places import by_window, packed_places
+from mmlens.models.places.packed import by_window, packed_places
 
 #: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
 MERGER = Projector(

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
 from mmlens.models.family import Config, Family, Mlp, Projector, Stack, Vision, register_family
-from mmlens.models.packed_places import packed_places
+from mmlens.models.places.packed import packed_places
 
 
 def _merges(config: Config, tensors: dict[str, Any]) -> list[int]:

@@ -10,8 +10,8 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.family import Config
-from mmlens.models.frame import Frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of
+from mmlens.models.places.frame import Frame
+from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of
 
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 

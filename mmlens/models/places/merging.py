@@ -7,8 +7,8 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.family import Config
-from mmlens.models.frame import Frame, picture_frame
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places.frame import Frame, picture_frame
+from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
 
 
 def raster_grid(

@@ -1,0 +1,20 @@
+"""Which rows of every part stand for which pixels, by how a family cuts its pictures: one file per way of cutting."""
+
+from mmlens.models.places.frame import Frame, fitted_frame, picture_frame
+from mmlens.models.places.grid import grid_places, query_places
+from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+
+__all__ = [
+    "Frame",
+    "Grid",
+    "Places",
+    "Sizes",
+    "boxes_of",
+    "cells_of",
+    "fitted_frame",
+    "grid_places",
+    "owners_of",
+    "picture_frame",
+    "query_places",
+    "size_of",
+]

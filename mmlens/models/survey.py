@@ -1,0 +1,143 @@
+"""What was found on each family: points, parity, causality and layout, measured and never typed by hand.
+
+`python -m benchmarks.families` runs `survey` on a tiny random model of every family and writes the records that the
+package ships and the table in `docs/families.md`; `mmlens families` prints them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.names import PARTS
+
+if TYPE_CHECKING:
+    from mmlens.models.batch import MultimodalBatch
+    from mmlens.models.hooked import HookedMultimodal
+
+RECORDS = Path(__file__).with_name("families.json")
+
+
+@dataclass(frozen=True)
+class FamilyRecord:
+    """What was found on one tiny random model.
+
+    Attributes:
+        model: its short name.
+        class_name: the Hugging Face class.
+        family: the declaration that covers it.
+        how: whether the family is declared or was discovered.
+        points: number of hook points of the vision encoder, the projector and the language model.
+        dead: how many of them cannot reach the logits, and say why.
+        failed: how many did not fire, or did not move the logits as declared.
+        parity: largest difference of logits from bare Hugging Face without hooks.
+        hooked_parity: the same with every point hooked.
+        places: the parts whose rows have places in the picture.
+    """
+
+    model: str
+    class_name: str
+    family: str
+    how: Literal["declared", "discovered"]
+    points: tuple[int, int, int]
+    dead: int
+    failed: int
+    parity: float
+    hooked_parity: float
+    places: tuple[str, ...]
+
+
+def survey(
+    model: "HookedMultimodal", batch: "MultimodalBatch", *, name: str, how: Literal["declared", "discovered"]
+) -> FamilyRecord:
+    """Verify a model and say in one record what was found.
+
+    Args:
+        model: the hooked model.
+        batch: what to run on.
+        name: its short name in the table.
+        how: whether its family is declared or was discovered.
+    """
+    from mmlens.models.verify import verify
+
+    report = verify(model, batch, progress=False)
+    placed = set.intersection(*(set(places.grids) for places in batch.layout.places)) if batch.layout.places else set()
+    vision, projector, language = (sum(node.part == part for node in model.graph) for part in PARTS)
+    return FamilyRecord(
+        model=name,
+        class_name=type(model.hf_model).__name__,
+        family=model.family.name,
+        how=how,
+        points=(vision, projector, language),
+        dead=sum(point.dead is not None for point in report.points),
+        failed=len(report.failed),
+        parity=report.parity,
+        hooked_parity=report.hooked_parity,
+        places=tuple(part for part in PARTS if part in placed),
+    )
+
+
+def write_records(records: Sequence[FamilyRecord], path: Path = RECORDS) -> None:
+    """Write the records, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n", encoding="utf-8")
+
+
+def read_records(path: Path = RECORDS) -> list[FamilyRecord]:
+    """Read the records that the package ships."""
+    found: list[dict[str, Any]] = json.loads(require_file(path, "family record").read_text(encoding="utf-8"))
+    return [
+        FamilyRecord(**entry | {"points": tuple(entry["points"]), "places": tuple(entry["places"])}) for entry in found
+    ]
+
+
+_HEADER = (
+    "model",
+    "class",
+    "how",
+    "points: vision, projector, language",
+    "dead",
+    "failed",
+    "bare",
+    "all hooked",
+    "places",
+)
+
+
+def rows(records: Sequence[FamilyRecord]) -> list[tuple[str, ...]]:
+    """The table's cells, its header first."""
+    return [
+        _HEADER,
+        *(
+            (
+                record.model,
+                record.class_name,
+                record.how,
+                ", ".join(map(str, record.points)),
+                str(record.dead),
+                str(record.failed),
+                f"{record.parity:g}",
+                f"{record.hooked_parity:.1e}",
+                ", ".join(record.places) or "none",
+            )
+            for record in records
+        ),
+    ]
+
+
+def as_text(records: Sequence[FamilyRecord]) -> str:
+    """The table for a terminal."""
+    cells = rows(records)
+    widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADER))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def as_markdown(records: Sequence[FamilyRecord]) -> str:
+    """The table for the documentation."""
+    header, *body = rows(records)
+    lines = [header, tuple("---" for _ in header), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
