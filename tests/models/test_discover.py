@@ -33,6 +33,7 @@ WHOLE = {
     "cohere2_vision": "parallel branches",
     "mistral3": "one sequence for all pictures",
     "glm4v": "a convolution behind the tower",
+    "qwen3_vl": "mergers that add to the stream between language blocks",
     "qwen3_5_moe": "linear attention, gated attention, a mixture with a shared expert",
     "llama4": "sums in place, a mixture with a shared expert",
 }
