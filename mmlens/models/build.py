@@ -13,7 +13,7 @@ from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Encoder, Family, Norm, Pooling, Stack
+from mmlens.models.family import Config, Crossing, Encoder, Family, Norm, Pooling, Stack
 
 
 @dataclass
@@ -79,6 +79,7 @@ class _Builder:
         after: str | None,
         memory: tuple[str, str] | None = None,
         injected: dict[int, str] | None = None,
+        crossing: Crossing | None = None,
     ) -> list[str]:
         """The blocks of a stack; returns the names of their `hook_resid_post`.
 
@@ -89,28 +90,42 @@ class _Builder:
             after: the point that its first block reads.
             memory: what its cross-attention reads, and the sequence that it lives on.
             injected: further points that are added to a block's input, by block.
+            crossing: blocks of another list that stand in front of some of them.
         """
         blocks = self._blocks(stack)
-        heads = stack.heads(stack.config(self.config))
         posts: list[str] = []
         outer, self.collect.nested = self.collect.nested, stack.nested
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
-            builder = BlockBuilder(
-                self.collect,
-                f"{part_prefix(part)}{stack.name}.{layer}",
-                block,
-                fitting(stack.kinds, block),
-                heads,
-                rows,
-                layer == len(blocks) - 1,
-                memory,
-            )
-            before = [posts[-1] if posts else after, (injected or {}).get(layer)]
+            stream = posts[-1] if posts else after
+            if crossing is not None and layer % crossing.every(self.config) == 0:
+                number = layer // crossing.every(self.config)
+                other = self._blocks(crossing.stack)[number]
+                stream = self._block(part, crossing.stack, number, other, rows, memory).build(
+                    [stream] if stream else []
+                )
+            before = [stream, (injected or {}).get(layer)]
+            builder = self._block(part, stack, layer, block, rows, memory, is_last=layer == len(blocks) - 1)
             posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
         self.collect.nested = outer
         return posts
+
+    def _block(
+        self,
+        part: Part,
+        stack: Stack,
+        layer: int,
+        block: nn.Module,
+        rows: Rows,
+        memory: tuple[str, str] | None,
+        *,
+        is_last: bool = False,
+    ) -> BlockBuilder:
+        """What adds the points of one block of a stack; arguments as for `_stack`."""
+        name = f"{part_prefix(part)}{stack.name}.{layer}"
+        heads = stack.heads(stack.config(self.config))
+        return BlockBuilder(self.collect, name, block, fitting(stack.kinds, block), heads, rows, is_last, memory)
 
     def _vision_reads(self) -> list[tuple[str, int]]:
         """Every vision block that the projector reads, as stack and number."""
@@ -158,7 +173,8 @@ class _Builder:
         sequence = "queries" if projector.queries else "projector"
         windows = projector.pooling is not None and projector.pooling.windows
         axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
-        returned = Rows(axes, self._width(self.family.language.stack), sequence)
+        wide = projector.width(self.config) if projector.width else self._width(self.family.language.stack)
+        returned = Rows(axes, wide, sequence)
         inner = [last]
         if projector.mlp is not None and projector.mlp_first:
             rows = Rows(f"{batch} d_model", -1, projector.receives_rows)
@@ -243,18 +259,29 @@ class _Builder:
         read = [merged] if language.merges else []
         if language.encoder is None:
             rows = Rows("batch pos d_model", width, "language")
-            embed = self._embed("hook_embed", language.stack, rows, read)
+            first = language.stack if language.crossing is None else language.crossing.stack
+            embed = self._embed("hook_embed", first, rows, read)
             memory = (merged, "projector")
         else:
             rows = Rows("batch pos d_model", width, "decoder")
             memory = (self._encoder(language.encoder, read), "language")
             embed = self._embed("hook_embed", language.stack, rows, [])
-        last = self._stack("language", language.stack, rows, after=embed, memory=memory, injected=injected)[-1]
+        posts = self._stack(
+            "language",
+            language.stack,
+            rows,
+            after=embed,
+            memory=memory,
+            injected=injected,
+            crossing=language.crossing,
+        )
+        last = posts[-1]
         if language.norm is not None:
             last = self._normalized("ln_final", language.norm, rows, last)
         head = collect.module(language.head)
         leaving = AtSite(collect.leaving(head))
-        collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=out_features(head), after=[last])
+        vocab = out_features(head) + language.more_tokens(self.config)
+        collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=vocab, after=[last])
 
     def _encoder(self, encoder: Encoder, read: list[str]) -> str:
         """The encoder of the language model; returns the point that the decoder looks at."""

@@ -270,6 +270,8 @@ class Projector:
         pooling: attention in no block, which pools patches or lets learned queries look at them.
         mixer: a module that does the same without hook points inside.
         queries: the rows it returns are learned queries, not patches.
+        width: how wide the rows are that it returns, given the model's configuration; as the language model's stream, if
+            None.
         receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
             (`"vision"`), which it merges or which queries look at.
         side_by_side: how many of the tower's rows are laid side by side in each row that it receives, given the model's
@@ -290,6 +292,7 @@ class Projector:
     pooling: Pooling | None = None
     mixer: str | None = None
     queries: bool = False
+    width: Callable[[Config], int] | None = None
     receives_rows: Literal["vision", "projector"] = "projector"
     side_by_side: Callable[[Config], int] = lambda config: 1
     packed: bool | None = None
@@ -312,6 +315,19 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Crossing:
+    """Blocks of a list of their own that stand between the language model's and look at the picture.
+
+    Attributes:
+        stack: the blocks.
+        every: one of them stands in front of the first of so many blocks of the language model, given its configuration.
+    """
+
+    stack: Stack
+    every: Callable[[Config], int]
+
+
+@dataclass(frozen=True)
 class Language:
     """The language model.
 
@@ -323,6 +339,8 @@ class Language:
         merges: the projector's features take the place of image tokens in the embeddings; False where only
             cross-attention blocks read them.
         encoder: the encoder, whose output the blocks' cross-attention reads.
+        crossing: further blocks that stand between its own and look at the projector's features.
+        more_tokens: how many logits come from a second table, given the configuration; `W_U` and `W_E` do not hold them.
     """
 
     stack: Stack
@@ -331,6 +349,8 @@ class Language:
     head: str
     merges: bool = True
     encoder: Encoder | None = None
+    crossing: Crossing | None = None
+    more_tokens: Callable[[Config], int] = lambda config: 0
 
 
 @dataclass(frozen=True)

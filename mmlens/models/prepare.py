@@ -200,7 +200,11 @@ def with_pictures(
         raise InputError(f"The batch has {before} pictures per sample, the new ones are {after}; give as many.")
     flat = [picture for sample in pictures for picture in sample]
     images = pictures if family.nested_pictures else flat
-    made = dict(processor.image_processor(images=images, return_tensors="pt", **family.image_options(config)))
+    made = processor.image_processor(images=images, return_tensors="pt", **family.image_options(config))
+    if isinstance(made, torch.Tensor):  # some return the pixels alone, one picture after another
+        shape = batch["pixel_values"].shape
+        made = {"pixel_values": made.reshape(shape) if made.numel() == shape.numel() else made}
+    made = dict(made)
     made = {name: tensor for name, tensor in made.items() if name in batch.inputs}
     for name, tensor in made.items():
         old = batch.inputs[name]
