@@ -104,8 +104,5 @@ def owners_of(
 
 
 def size_of(sizes: Sizes, sample: int, image: int) -> tuple[int, int] | None:
-<<<<<<< HEAD:mmlens/models/places/rows.py
     """(height, width) of one picture, or None where sizes are unknown."""
-=======
->>>>>>> 579c7c0 (d2):mmlens/models/places.py
     return None if sizes is None else sizes[sample][image]
