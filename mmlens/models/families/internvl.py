@@ -1,10 +1,11 @@
-"""InternVL: a vision transformer with layer scales, patches merged before the projector, a Llama-like language model.
+"""InternVL and Qianfan-OCR: a vision transformer with layer scales, patches merged before the projector, a Llama-like language model.
 
 A picture is stretched to a canvas of tiles, which is followed by its whole on one tile. Each tile's patches are merged
 2 x 2 by laying their features side by side, so that the projector receives wider and fewer rows than the tower returns.
 
 Source: Chen et al., InternVL: Scaling up Vision Foundation Models, 2023 (https://arxiv.org/abs/2312.14238); Zhu et al.,
-InternVL3, 2025 (https://arxiv.org/abs/2504.10479).
+InternVL3, 2025 (https://arxiv.org/abs/2504.10479); Baidu, Qianfan-OCR, 2026
+(https://huggingface.co/baidu/Qianfan-OCR).
 """
 
 from dataclasses import replace
@@ -70,5 +71,16 @@ INTERNVL = register_family(
         expand=_expand,
         image_options=lambda c: {"crop_to_patches": True},
         for_counting=("num_patches",),
+    )
+)
+
+QIANFAN_OCR = register_family(
+    replace(
+        INTERNVL,
+        name="qianfan_ocr",
+        classes=("QianfanOCRForConditionalGeneration",),
+        vision=replace(
+            INTERNVL.vision, stack=Stack("model.vision_tower.layers", _BLOCK, config=lambda c: c.vision_config)
+        ),
     )
 )

@@ -1,0 +1,52 @@
+"""Tiny models that read documents: Qianfan-OCR."""
+
+import transformers
+
+from mmlens.models.families.internvl import QIANFAN_OCR
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.processing import ComposedProcessor
+from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+
+_MARKS = ["<IMG_CONTEXT>", "<img>", "</img>"]
+_TOKENS = {
+    "vocab_size": len(VOCAB) + len(_MARKS),
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    **_TOKENS,
+}
+_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
+_BOX = 4
+
+
+def qianfan_ocr() -> HookedMultimodal:
+    """Qianfan-OCR: the tower of InternVL under other names, a Qwen 3."""
+    config = transformers.QianfanOCRConfig(
+        vision_config=_VISION,
+        text_config={"model_type": "qwen3", **_TEXT, "head_dim": 8},
+        image_token_id=len(VOCAB),
+    )
+    model = redraw(transformers.QianfanOCRForConditionalGeneration(config))
+    pictures = transformers.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4, resample=_BOX)
+    words = tokenizer("<IMG_CONTEXT>", more=_MARKS)
+    return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, QIANFAN_OCR, model.config))
+
+
+TINY = [Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96)))]
