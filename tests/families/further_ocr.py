@@ -1,4 +1,4 @@
-"""Tiny models that read documents: Qianfan-OCR."""
+"""Tiny models that read documents: Qianfan-OCR, Granite Docling."""
 
 import transformers
 
@@ -8,6 +8,8 @@ from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = ["<IMG_CONTEXT>", "<img>", "</img>"]
+_TILE_MARKS = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+_MARKS += ["<fake_token_around_image>", "<global-img>", *_TILE_MARKS]
 _TOKENS = {
     "vocab_size": len(VOCAB) + len(_MARKS),
     "max_position_embeddings": 512,
@@ -49,4 +51,24 @@ def qianfan_ocr() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, QIANFAN_OCR, model.config))
 
 
-TINY = [Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96)))]
+def granite_docling() -> HookedMultimodal:
+    """Granite Docling: squares of 2 x 2 patches, mergers behind the first two blocks of three."""
+    config = transformers.GraniteDoclingConfig(
+        vision_config={**_VISION, "out_hidden_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0, 1]},
+        text_config={**_TEXT, "attention_multiplier": 0.35},
+        image_token_id=VOCAB["<image>"],
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = redraw(transformers.GraniteDoclingForConditionalGeneration(config))
+    pictures = transformers.GraniteDoclingImageProcessorPil(
+        size={"height": 32, "width": 32}, max_patches=4, resample=_BOX
+    )
+    words = tokenizer(more=_MARKS)
+    return HookedMultimodal.from_hf(model, transformers.GraniteDoclingProcessor(pictures, words, image_seq_len=4))
+
+
+TINY = [
+    Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96))),
+    Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
+]

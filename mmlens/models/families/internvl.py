@@ -1,4 +1,4 @@
-"""InternVL and Qianfan-OCR: a vision transformer with layer scales, patches merged before the projector, a Llama-like language model.
+"""InternVL and Qianfan-OCR: a vision transformer with layer scales, patches merged before the projector, a Llama.
 
 A picture is stretched to a canvas of tiles, which is followed by its whole on one tile. Each tile's patches are merged
 2 x 2 by laying their features side by side, so that the projector receives wider and fewer rows than the tower returns.
