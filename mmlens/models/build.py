@@ -238,7 +238,9 @@ class _Builder:
             )
         for number, (merger, read, layer) in enumerate(zip(mergers, reads, into, strict=True)):
             prefix = f"projector.deepstack.{number}"
-            received = Rows(axes.replace("d_model", "d_vision"), self._width(vision), "vision")
+            beside = deep.side_by_side(self.config)
+            sequence = "vision" if beside == 1 else "projector"
+            received = Rows(axes.replace("d_model", "d_vision"), self._width(vision) * beside, sequence)
             entering = AtSite(collect.entering(merger, deep.argument))
             post = f"vision.{vision.name}.{read}.hook_resid_post"
             last = collect.add(f"{prefix}.hook_in", entering, received, after=[post])

@@ -216,6 +216,8 @@ class DeepStack:
         argument: name of the argument by which a merger receives the vision features.
         read: the vision block that each reads, given the model's configuration.
         into: the language block whose input each is added to.
+        side_by_side: how many of the tower's rows are laid side by side in each row that a merger receives, given the
+            model's configuration.
     """
 
     path: str
@@ -223,6 +225,7 @@ class DeepStack:
     argument: str
     read: Callable[[Config], Sequence[int]]
     into: Callable[[Config], Sequence[int]]
+    side_by_side: Callable[[Config], int] = lambda config: 1
 
 
 @dataclass(frozen=True)
