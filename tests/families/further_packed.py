@@ -4,13 +4,21 @@ from typing import Any
 
 from torch import nn
 from transformers import (
+    Ernie4_5_VLMoeConfig,
+    Ernie4_5_VLMoeForConditionalGeneration,
+    Glm46VForConditionalGeneration,
+    GlmgaConfig,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen3OmniMoeThinkerConfig,
     Qwen3OmniMoeThinkerForConditionalGeneration,
 )
+from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
+from transformers.models.glmga.image_processing_pil_glmga import GlmgaImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mmlens.models.families.ernie4_5_vl import ERNIE4_5_VL
+from mmlens.models.families.glm4v import GLM4V
 from mmlens.models.families.qwen_omni import QWEN2_5_OMNI, QWEN3_OMNI
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
@@ -54,11 +62,18 @@ _SIZES = ((32, 32), (48, 80))
 
 
 def _hooked(
-    model: nn.Module, family: Family, token: str = "<|image_pad|>", more: tuple[str, ...] = ()
+    model: nn.Module,
+    family: Family,
+    token: str = "<|image_pad|>",
+    more: tuple[str, ...] = (),
+    pictures: Any = None,
 ) -> HookedMultimodal:
-    """The model with Qwen2-VL's image processor."""
+    """The model with an image processor, Qwen2-VL's by default."""
     drawn = ending(model)
-    pictures = Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    if pictures is None:
+        pictures = Qwen2VLImageProcessorPil(
+            patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
+        )
     return HookedMultimodal.from_hf(
         drawn, ComposedProcessor(pictures, tokenizer(token, more=more), family, drawn.config)
     )
@@ -113,7 +128,61 @@ def qwen3_omni() -> HookedMultimodal:
     return _hooked(Qwen3OmniMoeThinkerForConditionalGeneration(config), QWEN3_OMNI, more=more)
 
 
+def ernie4_5_vl() -> HookedMultimodal:
+    """ERNIE 4.5 VL: a dense block, and two mixtures with experts for pictures."""
+    more = ("<|IMAGE_START|>", "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_END|>")
+    ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
+    vision = {key: held for key, held in _VISION.items() if key not in ("out_hidden_size", "temporal_patch_size")}
+    config = Ernie4_5_VLMoeConfig(
+        vision_config=vision,
+        text_config={
+            **_TEXT,
+            "vocab_size": len(VOCAB) + len(more),
+            "rope_parameters": rope(1, 1, 2),
+            "moe_intermediate_size": [24, 16],
+            "moe_k": 2,
+            "moe_num_experts": 4,
+            "moe_num_shared_experts": 1,
+        },
+        image_start_token_id=ids["<|IMAGE_START|>"],
+        image_end_token_id=ids["<|IMAGE_END|>"],
+        image_token_id=ids["<|IMAGE_PLACEHOLDER|>"],
+        video_token_id=VOCAB["<|video_pad|>"],
+        video_start_token_id=VOCAB["<|vision_start|>"],
+        video_end_token_id=VOCAB["<|vision_end|>"],
+        tie_word_embeddings=False,
+    )
+    pictures = Ernie4_5_VLMoeImageProcessorPil(
+        patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
+    )
+    model = Ernie4_5_VLMoeForConditionalGeneration(config)
+    return _hooked(model, ERNIE4_5_VL, "<|IMAGE_PLACEHOLDER|>", more, pictures)
+
+
+def glmga() -> HookedMultimodal:
+    """GLM-4.6V under the configuration and with the image processor of its successor."""
+    more = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
+    ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
+    config = GlmgaConfig(
+        vision_config={"model_type": "glm4v_vision", **_VISION, "image_size": 32},
+        text_config={
+            "model_type": "glm4v_text",
+            **_TEXT,
+            "vocab_size": len(VOCAB) + len(more),
+            "rope_parameters": rope(1, 1, 2, partial_rotary_factor=1.0),
+        },
+        image_token_id=ids["<|image|>"],
+        video_token_id=VOCAB["<|video_pad|>"],
+        image_start_token_id=ids["<|begin_of_image|>"],
+        image_end_token_id=ids["<|end_of_image|>"],
+    )
+    pictures = GlmgaImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 512, "longest_edge": 8192})
+    return _hooked(Glm46VForConditionalGeneration(config), GLM4V, "<|image|>", more, pictures)
+
+
 TINY = [
     Tiny("qwen2_5_omni", qwen2_5_omni, sizes=_SIZES),
     Tiny("qwen3_omni", qwen3_omni, sizes=_SIZES),
+    Tiny("ernie4_5_vl", ernie4_5_vl, sizes=_SIZES),
+    Tiny("glmga", glmga, sizes=_SIZES),
 ]
