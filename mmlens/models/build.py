@@ -1,6 +1,6 @@
 """From a family's declaration and a real model to hook points and their graph, part by part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -191,7 +191,8 @@ class _Builder:
             site = AtSite(collect.leaving(collect.module(projector.mixer)))
             inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
         if projector.mlp is not None and not projector.mlp_first:
-            inner = collect.mlp("projector.mlp", projector.mlp, None, returned, inner)
+            rows = replace(returned, sequence=projector.mlp_rows or returned.sequence)
+            inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))

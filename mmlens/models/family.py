@@ -269,6 +269,8 @@ class Projector:
         returns: the module (or method) that returns the features in the language model's width.
         mlp: its hidden layer, if it has one.
         mlp_first: the hidden layer stands in front of what queries look at, not behind it.
+        mlp_rows: what the rows of the hidden layer are called, where they are put into another order before they are
+            returned; they have no places then.
         stack: the blocks of a Q-Former or perceiver.
         pooling: attention in no block, which pools patches or lets learned queries look at them.
         mixer: a module that does the same without hook points inside.
@@ -291,6 +293,7 @@ class Projector:
     returns: str | Method
     mlp: Mlp | None = None
     mlp_first: bool = False
+    mlp_rows: str | None = None
     stack: Stack | None = None
     pooling: Pooling | None = None
     mixer: str | None = None
@@ -380,6 +383,8 @@ class Family:
         extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
         other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
             blocks a model has is used.
+        other_towers: declarations for further kinds of vision encoder that checkpoints of these classes come with; the
+            first whose vision blocks a model has is used in place of this one.
         token_kinds: the model takes the processor's `token_type_ids` as they are.
         discovered: nobody declared it; it was worked out from the model's modules.
     """
@@ -402,6 +407,7 @@ class Family:
     for_counting: tuple[str, ...] = ()
     extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
     other_languages: tuple[Language, ...] = ()
+    other_towers: tuple["Family", ...] = ()
     token_kinds: bool = False
     discovered: bool = False
 

@@ -42,10 +42,14 @@ def is_covered(model: nn.Module) -> bool:
 
 
 def find_family(model: nn.Module) -> Family:
-    """The family of a model, by its class or the nearest base class that is covered, with the language model it has."""
+    """The family of a model, by its class or the nearest base class that is covered, with the parts that it has."""
     known = families()
     names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in known]
     family = known[names[0]] if names else family_of(type(model).__name__)
+    for tower in (family, *family.other_towers):
+        if find_module(model, tower.vision.stacks[0].path) is not None:
+            family = tower
+            break
     for language in (family.language, *family.other_languages):
         if find_module(model, language.stack.path) is not None:
             return replace(family, language=language)
