@@ -1,5 +1,6 @@
 """From a family's declaration and a real model to hook points and their graph, part by part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Crossing, Encoder, Family, Norm, Pooling, Stack
+from mmlens.models.family import Config, Crossing, Encoder, Family, Norm, Pooling, Read, Stack
 
 
 @dataclass
@@ -36,8 +37,8 @@ def build(model: nn.Module, family: Family, config: Config) -> Built:
         UnsupportedModelError: if the model lacks a module that the declaration names.
     """
     builder = _Builder(Collector(model, family.name), family, config)
-    handed_on = builder.vision()
-    merged = builder.projector(handed_on)
+    handed_on, beside = builder.vision()
+    merged = builder.projector(handed_on, beside)
     builder.language(merged, builder.deepstack())
     collect = builder.collect
     return Built(collect.points, HookGraph(collect.nodes, collect.edges))
@@ -63,7 +64,8 @@ class _Builder:
     def _rows(self, stack: Stack) -> Rows:
         """The stream of a vision stack."""
         axes = "patch d_vision" if stack.packed else "batch patch d_vision"
-        return Rows(axes, self._width(stack), "vision", "batch d_vision row column" if stack.maps else None)
+        sequence = "apart" if stack.apart else "vision"
+        return Rows(axes, self._width(stack), sequence, "batch d_vision row column" if stack.maps else None)
 
     def _width(self, stack: Stack) -> int:
         """Width of the stream that a stack works on."""
@@ -129,32 +131,37 @@ class _Builder:
 
     def _vision_reads(self) -> list[tuple[str, int]]:
         """Every vision block that the projector reads, as stack and number."""
+        return self._named(self.family.vision.read(self.config))
+
+    def _named(self, declared: Sequence[Read]) -> list[tuple[str, int]]:
         last = self.family.vision.stacks[-1].name
-        declared = self.family.vision.read(self.config)
         return [(last, each) if isinstance(each, int) else each for each in declared]
 
     def _why_dead(self, stack: Stack, layer: int, depth: int) -> str | None:
         """Why a vision block reaches nothing, or None: blocks after the last one that is read do not."""
         names = [each.name for each in self.family.vision.stacks]
         deep = self.family.projector.deepstack
-        reads = self._vision_reads() + [(names[-1], each) for each in (deep.read(self.config) if deep else ())]
+        beside = self._named(self.family.vision.beside(self.config))
+        deep_reads = [(names[-1], each) for each in (deep.read(self.config) if deep else ())]
+        reads = [*self._vision_reads(), *beside, *deep_reads]
         furthest = max((names.index(name), number) for name, number in reads)
         if (names.index(stack.name), layer) <= furthest:
             return None
         return f"the projector reads vision.{names[furthest[0]]}.{furthest[1]}, an earlier block of {depth}"
 
-    def vision(self) -> list[str]:
-        """The vision encoder; returns the points that are handed on."""
+    def vision(self) -> tuple[list[str], list[str]]:
+        """The vision encoder; returns the points that are handed on, and those handed on beside them."""
         stacks = self.family.vision.stacks
         after = self._embed("vision.hook_embed", stacks[0], self._rows(stacks[0]), [])
         posts: dict[tuple[str, int], str] = {}
         for stack in stacks:
-            names = self._stack("vision", stack, self._rows(stack), after=after)
+            names = self._stack("vision", stack, self._rows(stack), after=None if stack.apart else after)
             posts |= {(stack.name, layer): name for layer, name in enumerate(names)}
             after = names[-1]
-        return [posts[each] for each in self._vision_reads()]
+        beside = self._named(self.family.vision.beside(self.config))
+        return [posts[each] for each in self._vision_reads()], [posts[each] for each in beside]
 
-    def projector(self, handed_on: list[str]) -> str:
+    def projector(self, handed_on: list[str], beside: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
         collect.nested = projector.nested
@@ -175,7 +182,7 @@ class _Builder:
         axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
         wide = projector.width(self.config) if projector.width else self._width(self.family.language.stack)
         returned = Rows(axes, wide, sequence)
-        inner = [last]
+        inner = [last, *beside]
         if projector.mlp is not None and projector.mlp_first:
             rows = Rows(f"{batch} d_model", -1, projector.receives_rows)
             inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)

@@ -166,6 +166,7 @@ class Stack:
         within: where each entry of the list holds several blocks, their names there in the order of execution.
         maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
         nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
+        apart: a tower of its own beside the one before it: it reads the pixels, and its rows have no places.
     """
 
     path: str
@@ -177,6 +178,7 @@ class Stack:
     within: tuple[str, ...] = ()
     maps: bool = False
     nested: bool = False
+    apart: bool = False
 
     @property
     def kinds(self) -> tuple[Block, ...]:
@@ -195,10 +197,12 @@ class Vision:
     Attributes:
         stack: its blocks; several stacks, in the order of execution, in two-stage and hierarchical towers.
         read: the blocks whose output is handed to the projector, given the model's configuration.
+        beside: those whose output the projector gets as a second argument, which has no point of its own.
     """
 
     stack: Stack | tuple[Stack, ...]
     read: Callable[[Config], Sequence[Read]]
+    beside: Callable[[Config], Sequence[Read]] = lambda config: ()
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
