@@ -1,4 +1,4 @@
-"""Tiny models that read documents: Qianfan-OCR, Granite Docling."""
+"""Tiny models that read documents: Qianfan-OCR, Granite Docling; DeepSeek-VL with two towers."""
 
 import transformers
 
@@ -68,7 +68,39 @@ def granite_docling() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, transformers.GraniteDoclingProcessor(pictures, words, image_seq_len=4))
 
 
+def deepseek_vl_hybrid() -> HookedMultimodal:
+    """DeepSeek-VL with a second tower, which sees pictures twice as large: one of its three blocks sees all of them."""
+    image = "<image_placeholder>"
+    words = tokenizer(image, [*_MARKS, image])
+    config = transformers.DeepseekVLHybridConfig(
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION},
+        high_res_vision_config={
+            "hidden_size": 16,
+            "mlp_dim": 28,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "window_size": 3,
+            "global_attn_indexes": [1],
+            "output_channels": 6,
+        },
+        text_config={"model_type": "llama", **_TEXT, "vocab_size": len(words)},
+        image_token_id=words.image_token_id,
+        tie_word_embeddings=False,
+    )
+    model = redraw(transformers.DeepseekVLHybridForConditionalGeneration(config))
+    model.generation_config.pad_token_id = 0
+    model.generation_config.eos_token_id = 2
+    pictures = transformers.DeepseekVLHybridImageProcessorPil(
+        size={"height": 32, "width": 32}, high_res_size={"height": 64, "width": 64}, min_size=4, resample=_BOX
+    )
+    processor = transformers.DeepseekVLHybridProcessor(pictures, words, num_image_tokens=16)
+    return HookedMultimodal.from_hf(model, processor)
+
+
 TINY = [
     Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96))),
     Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
+    Tiny("deepseek_vl_hybrid", deepseek_vl_hybrid, sizes=((64, 64), (64, 48))),
 ]

@@ -126,6 +126,15 @@ BLIP_BLOCK = replace(
     CLIP_BLOCK, attn=Attention(kernel="self_attn", branch="self_attn", qkv="self_attn.qkv", o="self_attn.projection")
 )
 
+#: SAM: windows of a raster, attention in code of its own that adds relative positions.
+SAM_BLOCK = Block(
+    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj"),
+    mlp=Mlp(down="mlp.lin2", up="mlp.lin1", act="mlp.act", branch="mlp"),
+    ln1=Norm("layer_norm1", centred=True),
+    ln2=Norm("layer_norm2", centred=True),
+    windows=True,
+)
+
 #: A Q-Former block: post-norm, queries and text attend together, queries alone look at the picture.
 QFORMER_BLOCK = Block(
     attn=Attention(

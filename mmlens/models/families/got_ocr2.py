@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from mmlens.core.names import Part
-from mmlens.models.families.blocks import llama_language
-from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
+from mmlens.models.families.blocks import SAM_BLOCK, llama_language
+from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
 
 #: Patches per token along each side, as two convolutions step by two.
@@ -23,14 +23,6 @@ _STEP = 4
 #: How many patches a token is made of on either side of the one that it stands on: the neck's convolution and the first
 #: of the two add a neighbour each, the second one adds two.
 _REACH = 4
-
-_BLOCK = Block(
-    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj"),
-    mlp=Mlp(down="mlp.lin2", up="mlp.lin1", act="mlp.act", branch="mlp"),
-    ln1=Norm("layer_norm1", centred=True),
-    ln2=Norm("layer_norm2", centred=True),
-    windows=True,
-)
 
 
 def _tokens(side: int) -> int:
@@ -69,7 +61,7 @@ GOT_OCR2 = register_family(
         name="got_ocr2",
         classes=("GotOcr2ForConditionalGeneration",),
         vision=Vision(
-            stack=Stack("model.vision_tower.layers", _BLOCK, config=lambda c: c.vision_config, nested=True),
+            stack=Stack("model.vision_tower.layers", SAM_BLOCK, config=lambda c: c.vision_config, nested=True),
             read=lambda c: [c.vision_config.num_hidden_layers - 1],
         ),
         projector=Projector(

@@ -128,8 +128,8 @@ def _pictures(config: Config, tensors: dict[str, Any], most: Callable[[Config], 
     ]
 
 
-def _read(length: int, new: int) -> torch.Tensor:
-    """First and last of the cells that each of `new` cells is interpolated from, `[new 2]`."""
+def interpolated_from(length: int, new: int) -> torch.Tensor:
+    """First and last of the cells that each of `new` cells is (bilinearly) interpolated from, `[new 2]`."""
     if new == length:
         return torch.arange(length)[:, None].expand(-1, 2)
     # in float32, as the model itself weighs them: a weight is zero here exactly where it is there
@@ -141,8 +141,8 @@ def _read(length: int, new: int) -> torch.Tensor:
 
 def _token_boxes(seen: _Seen, side: int) -> torch.Tensor:
     """Boxes `[n, 4]` on the canvas of the tokens: all cells that each is made of."""
-    rows = (_read(seen.kept[0], seen.shape[0]) + seen.cut[0]) * side
-    columns = (_read(seen.kept[1], seen.shape[1]) + seen.cut[1]) * side
+    rows = (interpolated_from(seen.kept[0], seen.shape[0]) + seen.cut[0]) * side
+    columns = (interpolated_from(seen.kept[1], seen.shape[1]) + seen.cut[1]) * side
     row, column = cells_of(*seen.shape).unbind(1)
     return torch.stack([columns[column, 0], rows[row, 0], columns[column, 1] + side, rows[row, 1] + side], dim=1)
 
