@@ -63,6 +63,8 @@ _SMALL: dict[str, Any] = {
     **dict.fromkeys(("head_dim", "attention_head_dim", "patch_size"), 8),
     **dict.fromkeys(("vocab_size", "max_position_embeddings"), VOCAB),
     **dict.fromkeys(("image_size", "img_size", "resolution"), SIDE),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "sliding_window"), 16),
     "n_shared_experts": 1,
     "num_query_tokens": 4,
     "vocab_size_per_layer_input": VOCAB,
@@ -86,6 +88,12 @@ def shrunk(held: dict[str, Any], tokens: Iterator[int]) -> dict[str, Any]:
             made[key] = _SMALL[key]
         elif key in _SMALL and isinstance(value, list | tuple) and key in ("image_size", "img_size", "patch_size"):
             made[key] = [_SMALL[key]] * len(value)
+        elif key in _SMALL and isinstance(value, list) and len(value) > 4:  # one entry per block
+            made[key] = [_SMALL[key]] * 2
+        elif key in ("head_dim", "sliding_window") and value is None:
+            made[key] = _SMALL[key]
+        elif key == "per_layer_config":  # settings of blocks that a small model does not have
+            continue
         elif key in ("layer_types", "mlp_layer_types") and isinstance(value, list):
             made[key] = value[-2:]
         elif key in ("deepstack_visual_indexes", "fullatt_block_indexes") and isinstance(value, list):

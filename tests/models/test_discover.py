@@ -35,14 +35,25 @@ WHOLE = {
     "glm4v": "a convolution behind the tower",
     "qwen3_vl": "mergers that add to the stream between language blocks",
     "qwen3_5_moe": "linear attention, gated attention, a mixture with a shared expert",
+    "lfm2_vl": "convolutions, features that a method returns",
+    "ovis2": "a projector that runs several times, features that a method returns",
+    "llava_onevision_interpolated": "features that a method returns; a norm behind the tower that nothing reads",
     "llama4": "sums in place, a mixture with a shared expert",
 }
 CASES = [tiny for tiny in [*TINY, *FAMILIES] if tiny.name in WHOLE]
 #: Points that the declared families have and discovery does not claim.
-LEFT_OUT = {"llama4": {"projector.mlp.hook_post"}}
+LEFT_OUT = {
+    "llama4": {"projector.mlp.hook_post"},
+    "llava_onevision_interpolated": {f"projector.mlp.hook_{point}" for point in ("pre", "act", "post")},
+}
 #: Points that both have at different tensors: where the tower's features change their width in front of the projector,
-#: discovery takes what the tower's last norm returns; rows of several tiles stay in the axis in which they are returned.
-ELSEWHERE = {"glm4v": {"projector.hook_in"}, "llama4": {"projector.hook_in", "projector.hook_out"}}
+#: discovery takes what the tower's last norm returns; rows of several tiles stay in the axis in which they are returned; where
+#: rows change behind the projector's last module, discovery takes what a method returns.
+ELSEWHERE = {
+    "glm4v": {"projector.hook_in"},
+    "llama4": {"projector.hook_in", "projector.hook_out"},
+    "llava_onevision_interpolated": {"projector.hook_out"},
+}
 
 
 @pytest.fixture

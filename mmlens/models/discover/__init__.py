@@ -114,7 +114,7 @@ def _runs(model: nn.Module, example: Mapping[str, Any]) -> Runs:
 
 
 def _verified(model: nn.Module, example: Mapping[str, Any], family: Family, *, progress: bool) -> Family:
-    """The family without the points that fail, where a declaration can leave them out.
+    """The family without the points that fail, where a declaration can leave them out or place them elsewhere.
 
     Raises:
         NotFound: if others fail.
@@ -164,6 +164,12 @@ def _without(family: Family, failed: list[str]) -> Family | None:
 def _without_one(family: Family, name: str) -> Family | None:
     if name.startswith("projector.mlp."):
         return replace(family, projector=replace(family.projector, mlp=None))
+    if name == "projector.hook_in":
+        # the tower's last norm may be there and lead nowhere: then its last block's output is what is handed on
+        last = f"{family.vision.stacks[-1].path}.{family.vision.read(None)[-1]}"
+        receives = family.projector.receives
+        moved = replace(family.projector, receives=(last, None))
+        return None if receives[1] is not None or receives[0] == last else replace(family, projector=moved)
     ending = ".".join(name.split(".")[-2:])
     attention = ".attn.hook_" in name
     if ending not in _LEFT_OUT and not attention:

@@ -3,12 +3,13 @@
 import torch
 
 from mmlens.models.discover.branches import is_norm
+from mmlens.models.discover.features import method_of
 from mmlens.models.discover.mlps import mlp_in
 from mmlens.models.discover.pieces import NotFound
 from mmlens.models.discover.runs import Runs, Seen, likeness, matched
 from mmlens.models.discover.search import Fixed
 from mmlens.models.discover.trace import Call, noisy, same, traced
-from mmlens.models.family import Mlp, Projector
+from mmlens.models.family import Method, Mlp, Projector
 
 
 def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> tuple[Projector, list[int]]:
@@ -23,7 +24,13 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
     Raises:
         NotFound: if no module returns these rows, or what it receives has no name.
     """
-    connector = _returning(runs, vision, language, rows)
+    try:
+        connector = _returning(runs, vision, language, rows)
+    except NotFound:
+        method = method_of(runs, rows)
+        if method is None:
+            raise
+        return _by_method(runs, vision[-1], language, method)
     queries = [s for s in runs.stacks if s.role.startswith("learned") and vision[-1].last.exit < s.blocks[0].enter]
     entrance = next((found for stack in queries for found in _around(runs, stack, vision[-1])), connector)
     entrance = entrance if entrance.enter < connector.enter else connector
@@ -48,6 +55,14 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
         nested=returned.ndim == 4,  # type: ignore[union-attr]
     )
     return projector, reads
+
+
+def _by_method(runs: Runs, vision: Seen, language: Seen, method: Method) -> tuple[Projector, list[int]]:
+    """A projector whose features a method returns: nothing is said of what is inside."""
+    read = _last_that_reaches(runs, vision, language.blocks[0], "")
+    end = _end(runs, vision.blocks[read])
+    projector = Projector(receives=(end.path, None), returns=method, receives_rows="vision", packed=True)
+    return projector, [read]
 
 
 def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> Call:
@@ -120,12 +135,19 @@ def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, received: to
                 through = [n for n, block in enumerate(vision.blocks) if same(block.returned, given)]
                 if through:
                     return through
+    return [_last_that_reaches(runs, vision, entrance, argument)]
+
+
+def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> int:
+    """The last vision block that a call's argument (its stream, if that has no name) depends on."""
     for number in reversed(range(len(vision.blocks))):
-        block = vision.blocks[number]
-        again = traced(runs.model, runs.inputs, only=entrance.path.__eq__, change=(block.module, noisy))
-        if not same(again.calls[0].received.get(argument), entrance.received[argument]):
-            return [number]
-    raise NotFound(f"no block of {vision.path} reaches {entrance.path}")
+        again = traced(
+            runs.model, runs.inputs, only=call.path.__eq__, change=(vision.blocks[number].module, noisy)
+        ).calls[0]
+        before, after = (each.received[argument] if argument else each.stream for each in (call, again))
+        if not same(before, after):
+            return number
+    raise NotFound(f"no block of {vision.path} reaches {call.path}")
 
 
 def _end(runs: Runs, block: Call) -> Call:

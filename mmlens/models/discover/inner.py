@@ -8,7 +8,7 @@ from torch import nn
 from mmlens.models.discover.branches import Branch, is_norm, residual_of
 from mmlens.models.discover.mlps import mlp_branch
 from mmlens.models.discover.pieces import NotFound, inside_of, linears_of, relative
-from mmlens.models.discover.trace import AttentionCall, Call, Trace, called_again, noisy
+from mmlens.models.discover.trace import AttentionCall, Call, Trace, called_again, noisy, same
 from mmlens.models.family import Attention, Block, Norm
 
 
@@ -55,7 +55,13 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         after = [c for c in linears_of(calls) if notes and c.enter > notes[-1].when]
         if len(heads) != 1 or not after or after[0].module.in_features % min(heads):  # type: ignore[operator]
             return None, 1
-        return Attention(None, branch=path, o=relative(after[0].path, block.path), scale=scale), heads.pop()
+        count, found = heads.pop(), {}
+        if len(notes) == 1 and notes[0].query is not None:
+            width = int(after[0].module.in_features)  # type: ignore[arg-type]
+            found = _projections(model, block, notes[0], calls, width)
+        inside = {name: relative(linear, block.path) for name, linear in found.items()}
+        last = relative(after[0].path, block.path)
+        return Attention(None, branch=path, o=last, scale=scale, **inside), count  # type: ignore[arg-type]
     modules = {id(note.module): note.module for note in registered}
     kernel = next((c for c in trace.calls if len(modules) == 1 and c.module is registered[0].module), None)
     o = _output_linear(calls, registered)
@@ -95,7 +101,8 @@ def _projections(model: nn.Module, kernel: Call, note: AttentionCall, calls: lis
     found: dict[str, str] = {}
     for name in "qkv":
         own = [call for call in before if moved[call.path] == {name}]
-        if own:
+        widths = [call.module.out_features for call in own]
+        if own and widths.count(widths[-1]) == 1:  # of two alike, each would hold for some rows alone
             found[name] = own[-1].path
     if set(found) == set("qkv"):
         return found
@@ -170,7 +177,8 @@ def _norm_in_front(trace: Trace, block: Call, branch: Branch) -> Norm | None:
         if given.numel() == branch.reads.numel() and given.shape[-1] == branch.reads.shape[-1]:
             reads = branch.reads.reshape(given.shape)
             found = norm_of(call, relative(call.path, block.path)) if torch.allclose(given, reads, 1e-4, 1e-5) else None
-            if found is not None:
+            # a norm of some rows alone is not what the branch reads
+            if found is not None and any(same(call.returned, x) for o in trace.calls for x in o.received.values()):
                 return found
     return None
 

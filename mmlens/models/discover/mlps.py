@@ -1,5 +1,7 @@
 """The MLP of a branch or a projector, or a mixture of experts."""
 
+import itertools
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,9 +77,40 @@ def mlp_in(trace: Trace, calls: list[Call], last: Call, root: str) -> dict[str, 
             if same(half, entering):
                 fields = names | {"gate_up": relative(fused[-1].path, root)}
                 return fields | {"up_first": True} if first else fields
-    if gate is not None or (act is None and len(whole) == 1 and not fused):
-        names["up"] = relative((gate or whole[-1]).path, root)
+    if act is None:
+        return names | _by_function(down, whole, fused, root)
+    if gate is not None:
+        names["up"] = relative(gate.path, root)
     return names
+
+
+#: Activation functions that models call without a module.
+_FUNCTIONS = (
+    nn.functional.silu,
+    nn.functional.gelu,
+    partial(nn.functional.gelu, approximate="tanh"),
+    nn.functional.relu,
+    torch.sigmoid,
+)
+
+
+def _by_function(down: Call, whole: list[Call], fused: list[Call], root: str) -> dict[str, Any]:
+    """The linears of a hidden layer whose activation is no module: told by the function that gives what `down` receives."""
+    given = next(iter(down.received.values()))
+
+    def is_gated(gate: torch.Tensor, up: torch.Tensor) -> bool:
+        products = (function(gate) * up for function in _FUNCTIONS)
+        return any(torch.allclose(each.reshape(given.shape), given, 1e-2, 1e-4) for each in products)
+
+    for gate, up in itertools.permutations(whole[-2:], 2):
+        if is_gated(gate.returned, up.returned):  # type: ignore[arg-type]
+            return {"gate": relative(gate.path, root), "up": relative(up.path, root)}
+    for call in fused[-1:]:
+        first, second = call.returned.chunk(2, -1)  # type: ignore[union-attr]
+        for halves, up_first in (((first, second), False), ((second, first), True)):
+            if is_gated(*halves):
+                return {"gate_up": relative(call.path, root), **({"up_first": True} if up_first else {})}
+    return {"up": relative(whole[-1].path, root)} if len(whole) == 1 and not fused else {}
 
 
 def _is_product(down: Call, act: Call | None, other: Call) -> bool:

@@ -60,8 +60,8 @@ class AttentionCall:
         when: the clock.
         registered: whether it went through the registered function.
         heads: number of query heads.
-        query, key, value: what the registered function received, `[batch head pos d_head]`.
-        output: what it returned, `[batch pos head d_head]`.
+        query, key, value: what the function received, `[batch head pos d_head]`; None where only a softmax was seen.
+        output: what the registered function returned, `[batch pos head d_head]`.
     """
 
     module: nn.Module | None
@@ -134,7 +134,7 @@ AttentionMaskInterface.register(RECORDER, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 class _OwnAttention(TorchFunctionMode):
     """Notes attention in code of a module's own: torch's fused function, or a softmax over pairs of positions."""
 
-    def __init__(self, note: Callable[[int], None]):
+    def __init__(self, note: Callable[[AttentionCall], None]):
         super().__init__()
         self.note = note
 
@@ -142,11 +142,12 @@ class _OwnAttention(TorchFunctionMode):
         """Run the function; note it if it is attention."""
         result = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention:
-            query = args[0] if args else (kwargs or {})["query"]
+            given = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
+            query, key, value = (given[name] for name in ("query", "key", "value"))
             if query.ndim == 4:
-                self.note(query.shape[1])
+                self.note(AttentionCall(None, 0, False, query.shape[1], query, key, value))
         elif func in (torch.softmax, F.softmax, torch.Tensor.softmax) and result.ndim == 4:
-            self.note(result.shape[1])
+            self.note(AttentionCall(None, 0, False, result.shape[1]))
         return result
 
 
@@ -225,9 +226,10 @@ def traced(
         call.when = next(clock)
         trace.attention.append(call)
 
-    def note_own(heads: int) -> None:
+    def note_own(call: AttentionCall) -> None:
         if _ACTIVE[-1] is not None:
-            note(AttentionCall(begun[-1][1] if begun else None, 0, False, heads))
+            call.module = begun[-1][1] if begun else None
+            note(call)
 
     with ExitStack() as stack:
         if change is not None:
@@ -278,8 +280,13 @@ def called_again(
     args, kwargs = call.arguments
     handle = changed(module, function)
     _ACTIVE.append(seen.append)
+
+    def note_own(own: AttentionCall) -> None:
+        if _ACTIVE[-1] is not None:
+            seen.append(own)
+
     try:
-        with recording_attention(model):
+        with recording_attention(model), _OwnAttention(note_own):
             call.module(*args, **kwargs)
     finally:
         _ACTIVE.pop()
