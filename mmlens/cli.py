@@ -89,11 +89,16 @@ def verify(
 @app.command()
 def families() -> None:
     """List the families of models that are covered, with what was measured on each."""
-    from mmlens.models.survey import as_text, read_records
+    from mmlens.models.survey import as_text, read_survey
 
-    print(as_text(read_records()))
+    found = read_survey()
+    print(as_text(found.records))
     print(
-        "measured on tiny random models of the real classes; other classes are discovered from their modules, or declared "
+        "classes of transformers for pictures and text: "
+        + ", ".join(f"{n} {what}" for what, n in found.counts().items())
+    )
+    print(
+        "measured on tiny random models of the real classes; other classes are discovered from how they run, or declared "
         "with mmlens.register_family"
     )
 

@@ -5,6 +5,7 @@ package ships and the table in `docs/families.md`; `mmlens families` prints them
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,18 +80,38 @@ def survey(
     )
 
 
-def write_records(records: Sequence[FamilyRecord], path: Path = RECORDS) -> None:
-    """Write the records, whole or not at all."""
+@dataclass(frozen=True)
+class Survey:
+    """What was found on all families.
+
+    Attributes:
+        records: one per tiny model of a declared family.
+        classes: for every class that transformers lists for pictures and text, what becomes of it: `"declared"`,
+            `"discovered"`, `"out of scope: ..."`, or what stopped it.
+    """
+
+    records: tuple[FamilyRecord, ...]
+    classes: dict[str, str]
+
+    def counts(self) -> dict[str, int]:
+        """Number of classes by outcome, without the details."""
+        return dict(Counter(outcome.split(":")[0] for outcome in self.classes.values()).most_common())
+
+
+def write_survey(found: Survey, path: Path = RECORDS) -> None:
+    """Write a survey, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
 
 
-def read_records(path: Path = RECORDS) -> list[FamilyRecord]:
-    """Read the records that the package ships."""
-    found: list[dict[str, Any]] = json.loads(require_file(path, "family record").read_text(encoding="utf-8"))
-    return [
-        FamilyRecord(**entry | {"points": tuple(entry["points"]), "places": tuple(entry["places"])}) for entry in found
+def read_survey(path: Path = RECORDS) -> Survey:
+    """Read the survey that the package ships."""
+    found: dict[str, Any] = json.loads(require_file(path, "survey of the families").read_text(encoding="utf-8"))
+    records = [
+        FamilyRecord(**entry | {"points": tuple(entry["points"]), "places": tuple(entry["places"])})
+        for entry in found["records"]
     ]
+    return Survey(tuple(records), found["classes"])
 
 
 _HEADER = (

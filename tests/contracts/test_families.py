@@ -121,6 +121,16 @@ def test_only_downstream_points_change(tiny: Tiny, model: HookedMultimodal) -> N
         assert streams <= moved, name
 
 
+@torch.no_grad()
+def test_the_layout_knows_how_many_rows_there_are(tiny: Tiny, model: HookedMultimodal) -> None:
+    batch = batch_of(tiny, model)
+    _, cache = model.run_with_cache(batch, names=points_of(model))
+    for name, value in cache.items():
+        node = model.graph[name]
+        length = batch.layout.length(node.sequence)
+        assert length is None or length == value.shape[node.position_axis], name
+
+
 def rows_of(view: Grid, chosen: torch.Tensor) -> set[tuple[int, int]]:
     """(entry, row) of the chosen rows of a view; entry 0 where there is no batch axis."""
     entries = view.index if isinstance(view.index, torch.Tensor) else torch.full_like(view.rows, view.index or 0)
@@ -147,8 +157,9 @@ def some_boxes(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
 
 @torch.no_grad()
 def held(model: HookedMultimodal, batch: Any) -> dict[str, torch.Tensor]:
-    """What the points with places hold, without attention between patches."""
-    cut = [name for name in model.graph.names if name.startswith("vision.") and name.endswith("hook_attn_out")]
+    """What the points with places hold, without attention or another mixer between patches."""
+    mixing = ("hook_attn_out", "hook_mixer_out")
+    cut = [name for name in model.graph.names if name.startswith("vision.") and name.endswith(mixing)]
     with model.hooks([(cut, lambda a, hook: torch.zeros_like(a))]):
         return dict(model.run_with_cache(batch, names=points_of(model))[1].items())
 

@@ -104,6 +104,7 @@ LLAMA4 = register_family(
             merge=lambda c: round(1 / c.vision_config.pixel_shuffle_ratio),
             fit=_fit,
             whole_first=False,
+            trailing=1,
         ),
         placeholder="<|image|>",
     )

@@ -1,5 +1,6 @@
 """Places for models whose text says how a picture was cut into tiles: tokens stand around it and between its tiles."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,6 +97,7 @@ def marked_places(
     merge: Callable[[Config], int],
     fit: Callable[[Any, tuple[int, int], tuple[int, int]], Frame] = stretched,
     whole_first: bool,
+    trailing: int = 0,
 ) -> Callable[..., list[Places]]:
     """Places for models that see a picture cut into tiles, and as a whole beside them if there are several.
 
@@ -107,11 +109,14 @@ def marked_places(
         merge: side of the squares of patches that the projector makes one row of, given the configuration.
         fit: how a picture is laid on its canvas of tiles, given `(image processor, size, size of the canvas)`.
         whole_first: whether the whole comes before the tiles or behind them.
+        trailing: rows of the tower behind a tile's patches, which have no place.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         pixels = tensors["pixel_values"]
         tower = _Tower(tuple(pixels.shape[-2:]), config.vision_config.patch_size, merge(config))
+        side = config.vision_config.patch_size
+        lengths: dict[Part, int] = {"vision": math.prod(length // side for length in tower.tile) + trailing}
         found = []
         first = 0
         for sample, ids in enumerate(tensors["input_ids"].cpu()):
@@ -137,7 +142,8 @@ def marked_places(
                     whole = stretched(processor, size, tower.tile)
                     views.insert(0, tower.view(whole, (1, 1), start, first, sample, positions))
                 parts: tuple[Part, ...] = ("vision", "projector", "language")
-                found.append(Places(sample, image, size, {part: tuple(v[part] for v in views) for part in parts}, {}))
+                grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(v[part] for v in views) for part in parts}
+                found.append(Places(sample, image, size, grids, {}, lengths))
                 first += entries
         if first != len(pixels):
             raise InputError(
