@@ -164,6 +164,9 @@ class BlockBuilder:
         kind = self.kind
         if kind.attn is None:
             return [] if kind.mixer is None else [self._mixer(kind.mixer, reads)]
+        keys, key_sequence = reads, self.rows.sequence
+        if kind.attn.joined and self.memory is not None:
+            keys, key_sequence = [*reads, self.memory[0]], f"{key_sequence}+{self.memory[1]}"
         z = self.collect.attention(
             f"{self.name}.attn",
             kind.attn,
@@ -171,8 +174,8 @@ class BlockBuilder:
             heads=self.heads,
             rows=self.rows,
             query_from=reads,
-            key_from=reads,
-            key_sequence=self.rows.sequence,
+            key_from=keys,
+            key_sequence=key_sequence,
         )
         branch = self.collect.branch(kind.attn.branch, self.block, kind.attn.scale)
         return [self._add("hook_attn_out", branch, self.rows, [z], "writes")]

@@ -113,7 +113,7 @@ def load_model(
     if device is not None:
         nn.Module.to(model, device)
     if processor is None:
-        processor = load_processor(path, family, model.config, **shared)
+        processor = load_processor(path, find_family(model) if family else None, model.config, **shared)
     return model, processor
 
 
