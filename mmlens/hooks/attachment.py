@@ -113,6 +113,35 @@ class OneRowAxis:
         self.site.detach(self._taps.pop(tap))
 
 
+class WithoutAxis:
+    """A site whose tensor has an axis of length one among three; taps see it without.
+
+    Args:
+        site: where the tensor is.
+        axis: that axis; a tensor that lacks it is shown as it is.
+    """
+
+    def __init__(self, site: "Reach", axis: int):
+        self.site = site
+        self.axis = axis
+        self._taps: dict[Tap, Tap] = {}
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Show the tap the tensor without the axis."""
+
+        def through(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.ndim != 3 or tensor.shape[self.axis] != 1:
+                return tap(tensor)
+            return tap(tensor.squeeze(self.axis)).unsqueeze(self.axis)
+
+        self._taps[tap] = through
+        self.site.attach(through, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out."""
+        self.site.detach(self._taps.pop(tap))
+
+
 class SideBySide:
     """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
 

@@ -96,7 +96,8 @@ class _Builder:
         """
         blocks = self._blocks(stack)
         posts: list[str] = []
-        outer, self.collect.nested = self.collect.nested, stack.nested
+        outer = self.collect.nested, self.collect.lone_axis
+        self.collect.nested, self.collect.lone_axis = stack.nested, stack.lone_axis
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             stream = posts[-1] if posts else after
@@ -110,7 +111,7 @@ class _Builder:
             builder = self._block(part, stack, layer, block, rows, memory, is_last=layer == len(blocks) - 1)
             posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
-        self.collect.nested = outer
+        self.collect.nested, self.collect.lone_axis = outer
         return posts
 
     def _block(
@@ -164,7 +165,7 @@ class _Builder:
     def projector(self, handed_on: list[str], beside: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
-        collect.nested = projector.nested
+        collect.nested, collect.lone_axis = projector.nested, projector.lone_axis
         in_tower = "patch" if self.family.vision.stacks[0].packed else "batch patch"
         batch = in_tower if projector.packed is None else "patch" if projector.packed else "batch patch"
         path, argument = projector.receives
@@ -203,7 +204,7 @@ class _Builder:
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
-        collect.nested = False
+        collect.nested, collect.lone_axis = False, None
         return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
 
     def _pooling(self, pooling: Pooling, read: list[str]) -> str:
@@ -311,8 +312,8 @@ class _Builder:
 
         In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
         """
-        self.collect.nested = stack.nested
+        self.collect.nested, self.collect.lone_axis = stack.nested, stack.lone_axis
         first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
-        self.collect.nested = False
+        self.collect.nested, self.collect.lone_axis = False, None
         shape: dict[str, Any] = {} if rows.map_axes is None else {"axes": rows.map_axes, "width": None}
         return self.collect.add(name, first, rows, after=read, role="writes", **shape)

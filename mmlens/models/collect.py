@@ -9,7 +9,7 @@ from torch import nn
 
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach, SideBySide
+from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach, SideBySide, WithoutAxis
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
@@ -95,6 +95,7 @@ class Collector:
         family: the family's name, for messages.
         dead: why the points added now cannot reach the logits; None if they can.
         nested: the modules read now hold rows in several axes, of which hooks see one.
+        lone_axis: an axis of length one that the modules read now hold beside those that hooks see.
         windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
     """
 
@@ -105,6 +106,7 @@ class Collector:
     edges: list[tuple[str, str]] = field(default_factory=list)
     dead: str | None = None
     nested: bool = False
+    lone_axis: int | None = None
     windows: nn.Module | None = None
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], Reach] = field(default_factory=dict)
@@ -129,6 +131,8 @@ class Collector:
         """A tensor as hooks see it: one axis of rows, in the order of the stream."""
         if self.windows is not None:
             reach = OutOfWindows(reach, self._received(self.windows), self.windows)
+        if self.lone_axis is not None:
+            reach = WithoutAxis(reach, self.lone_axis)
         return OneRowAxis(reach) if self.nested else reach
 
     def returned(self, declared: str | Method) -> Reach:
@@ -256,7 +260,7 @@ class Collector:
                 InAttention(kernel, kind, tower),
                 keys if kind in "kv" else rows,
                 axes=axes[kind],
-                width=None if pairs else d_head,
+                width=None if pairs or (attention.latent and kind in "qk") else d_head,
                 after=after[kind],
                 on_request=pairs,
             )

@@ -36,6 +36,8 @@ class Attention:
         over_channels: queries and keys are the channels of a head, compared over all positions; `z` is read back by the
             position.
         joined: keys and values are made of the rows that it looks at and, behind them, of its own (perceivers).
+        latent: keys and values are made of one narrow row per position, by no linears of their own; what heads compare has
+            another width than what they read.
     """
 
     kernel: str | None
@@ -49,6 +51,7 @@ class Attention:
     gated: bool = False
     over_channels: bool = False
     joined: bool = False
+    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Stack:
         within: where each entry of the list holds several blocks, their names there in the order of execution.
         maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
         nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
+        lone_axis: an axis of length one that modules hold beside those that hooks see: the batch axis of a packed tower.
         apart: a tower of its own beside the one before it: it reads the pixels, and its rows have no places.
     """
 
@@ -178,6 +182,7 @@ class Stack:
     within: tuple[str, ...] = ()
     maps: bool = False
     nested: bool = False
+    lone_axis: int | None = None
     apart: bool = False
 
     @property
@@ -290,6 +295,7 @@ class Projector:
             one sequence; its point shows them picture by picture.
         nested: its modules hold rows in several axes (pictures, tiles and patches of a sample, or the rows and columns of a
             raster); hooks see one.
+        lone_axis: as for `Stack`.
         deepstack: further mergers, whose features enter the language model above its first block.
     """
 
@@ -308,6 +314,7 @@ class Projector:
     packed: bool | None = None
     laid_out: str | None = None
     nested: bool = False
+    lone_axis: int | None = None
     deepstack: DeepStack | None = None
 
 

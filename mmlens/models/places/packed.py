@@ -46,8 +46,16 @@ def one_merge(config: Config, tensors: dict[str, Any]) -> list[int]:
     return [config.vision_config.spatial_merge_size] * len(tensors["image_grid_thw"])
 
 
+def resized(processor: Any | None, original: tuple[int, int], received: tuple[int, int]) -> Frame:
+    """The frame of a picture that was resized as a whole; arguments as for `picture_frame`."""
+    return Frame(*original, (received[0] / original[0], received[1] / original[1]))
+
+
 def packed_places(
-    *, order: Order = by_square, merges: Callable[[Config, dict[str, Any]], list[int]] = one_merge
+    *,
+    order: Order = by_square,
+    merges: Callable[[Config, dict[str, Any]], list[int]] = one_merge,
+    frame_of: Callable[[Any | None, tuple[int, int], tuple[int, int]], Frame] = resized,
 ) -> Callable[..., list[Places]]:
     """Places for packed towers whose input comes with the shape of each picture, `image_grid_thw`.
 
@@ -55,6 +63,8 @@ def packed_places(
         order: in which order the rows of a picture run in the tower and in the projector. The language model's rows are
             merged squares in raster order.
         merges: the side of a merged square in patches, of every picture.
+        frame_of: how a picture's pixels come to be those that the tower receives, given `(image processor, size, size that
+            the tower receives)`.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -72,7 +82,7 @@ def packed_places(
         ):
             received: tuple[int, int] = (height * side, width * side)
             original = size_of(sizes, sample, image) or received
-            frame = Frame(*original, (received[0] / original[0], received[1] / original[1]))
+            frame = frame_of(processor, original, received)
             patches, squares = order(config, shape, merge)
             raster = cells_of(*shape)
             rows = torch.arange(len(patches)) + first
