@@ -170,7 +170,9 @@ class Stack:
         maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
         nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
         lone_axis: an axis of length one that modules hold beside those that hooks see: the batch axis of a packed tower.
-        apart: a tower of its own beside the one before it: it reads the pixels, and its rows have no places.
+        apart: a tower of its own beside the one before it, which reads the pixels.
+        rows: what its rows are called where they are others than those of the tower's first stack; they have no places
+            then.
     """
 
     path: str
@@ -184,6 +186,7 @@ class Stack:
     nested: bool = False
     lone_axis: int | None = None
     apart: bool = False
+    rows: str | None = None
 
     @property
     def kinds(self) -> tuple[Block, ...]:
