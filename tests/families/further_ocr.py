@@ -1,4 +1,4 @@
-"""Tiny models that read documents: Qianfan-OCR, Granite Docling; DeepSeek-VL with two towers."""
+"""Tiny models that read documents: Qianfan-OCR, Granite Docling, DeepSeek-OCR 2; DeepSeek-VL with two towers."""
 
 import transformers
 
@@ -99,8 +99,45 @@ def deepseek_vl_hybrid() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, processor)
 
 
+def deepseek_ocr2() -> HookedMultimodal:
+    """DeepSeek-OCR 2: six patches a side, which give nine rows; the queries are 144 whatever the model's size."""
+    config = transformers.DeepseekOcr2Config(
+        vision_config={
+            "sam_config": {
+                "hidden_size": 16,
+                "mlp_dim": 28,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "image_size": 48,
+                "patch_size": 8,
+                "window_size": 4,
+                "global_attn_indexes": [1],
+                "output_channels": 6,
+                "downsample_channels": [10, 24],
+            },
+            "encoder_config": {**_TEXT, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2},
+        },
+        text_config={
+            **_TEXT,
+            "n_routed_experts": 4,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 12,
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+        },
+        image_token_id=VOCAB["<image>"],
+    )
+    model = redraw(transformers.DeepseekOcr2ForConditionalGeneration(config))
+    pictures = transformers.DeepseekOcr2ImageProcessorPil(size={"height": 48, "width": 48}, tile_size=48)
+    words = tokenizer(more=_MARKS)
+    # the processor counts a row for every fourth pixel a side: 144, as there are queries
+    processor = transformers.DeepseekOcr2Processor(pictures, words, patch_size=4, downsample_ratio=1)
+    return HookedMultimodal.from_hf(model, processor)
+
+
 TINY = [
     Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96))),
     Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
     Tiny("deepseek_vl_hybrid", deepseek_vl_hybrid, sizes=((64, 64), (64, 48))),
+    Tiny("deepseek_ocr2", deepseek_ocr2, has_places=False, sizes=((48, 48), (48, 32))),
 ]

@@ -131,6 +131,7 @@ DEEPSEEK_VL_HYBRID = register_family(
                     name="high_blocks",
                     nested=True,
                     apart=True,
+                    rows="high",
                 ),
             ),
             read=lambda c: [("blocks", c.vision_config.num_hidden_layers - 1)],
