@@ -1,5 +1,6 @@
 """Tiny models whose language model is an encoder and a decoder."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Flo
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mmlens.models.hooked import HookedMultimodal
+from tests.families.query_like import blip_2
 from tests.tiny import VOCAB, Tiny, instructblip, redraw, tokenizer
 
 
@@ -66,9 +68,9 @@ def _t5(gated: bool) -> dict[str, Any]:
     }
 
 
-def instructblip_t5(*, gated: bool) -> HookedMultimodal:
-    """InstructBLIP with a T5, whose MLPs are gated in Flan-T5."""
-    model = instructblip(_t5(gated=gated))
+def with_t5(make: Callable[[dict[str, Any]], HookedMultimodal], *, gated: bool) -> HookedMultimodal:
+    """A model with a T5, whose MLPs are gated in Flan-T5."""
+    model = make(_t5(gated=gated))
     with torch.no_grad():
         for name, parameter in model.hf_model.named_parameters():
             if name.endswith("Attention.q.weight"):
@@ -79,6 +81,7 @@ def instructblip_t5(*, gated: bool) -> HookedMultimodal:
 #: The convolutions of four stages reach far; painting can only show that the cells of a box change.
 TINY = [
     Tiny("florence2", florence2, sizes=((64, 64), (64, 64)), reach=64.0, several=False, summaries=True),
-    Tiny("instructblip_t5", lambda: instructblip_t5(gated=False), has_places=False, several=False),
-    Tiny("instructblip_flan_t5", lambda: instructblip_t5(gated=True), has_places=False, several=False),
+    Tiny("instructblip_t5", lambda: with_t5(instructblip, gated=False), has_places=False, several=False),
+    Tiny("blip_2_flan_t5", lambda: with_t5(blip_2, gated=True), has_places=False, several=False),
+    Tiny("instructblip_flan_t5", lambda: with_t5(instructblip, gated=True), has_places=False, several=False),
 ]

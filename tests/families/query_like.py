@@ -46,8 +46,8 @@ _TOKENS = {
 }
 
 
-def blip_2() -> HookedMultimodal:
-    """BLIP-2 with OPT."""
+def blip_2(text: dict[str, Any] | None = None) -> HookedMultimodal:
+    """BLIP-2 with OPT, or the language model that `text` says."""
     config = Blip2Config(
         vision_config=_VISION,
         qformer_config={
@@ -66,7 +66,9 @@ def blip_2() -> HookedMultimodal:
             "num_attention_heads": 4,
             "word_embed_proj_dim": 32,
             **_TOKENS,
-        },
+        }
+        if text is None
+        else text,
         num_query_tokens=4,
         image_token_index=VOCAB["<image>"],
     )
