@@ -1,13 +1,19 @@
 """Tiny models of further families with a packed tower: the thinkers of Qwen-Omni, and others."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
+from PIL import Image
 from torch import nn
 from transformers import (
     Ernie4_5_VLMoeConfig,
     Ernie4_5_VLMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
     GlmgaConfig,
+    Kimi_K25Config,
+    Kimi_K25ForConditionalGeneration,
+    MiniMaxM3SparseForConditionalGeneration,
+    MiniMaxM3VLConfig,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen3OmniMoeThinkerConfig,
@@ -15,15 +21,19 @@ from transformers import (
 )
 from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
 from transformers.models.glmga.image_processing_pil_glmga import GlmgaImageProcessorPil
+from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRMSNorm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mmlens.models.families.ernie4_5_vl import ERNIE4_5_VL
 from mmlens.models.families.glm4v import GLM4V
+from mmlens.models.families.kimi_k2_5 import KIMI_K2_5
+from mmlens.models.families.minimax_m3_vl import MINIMAX_M3_VL
 from mmlens.models.families.qwen_omni import QWEN2_5_OMNI, QWEN3_OMNI
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
 from tests.families.qwen_like import ending, rope
+from tests.tile_processor import pixels_of
 from tests.tiny import VOCAB, Tiny, tokenizer
 
 _TEXT: dict[str, Any] = {
@@ -58,6 +68,12 @@ _AUDIO: dict[str, Any] = {
     "max_source_positions": 20,
     "n_window": 4,
 }
+_TOWER: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
 _SIZES = ((32, 32), (48, 80))
 
 
@@ -70,6 +86,9 @@ def _hooked(
 ) -> HookedMultimodal:
     """The model with an image processor, Qwen2-VL's by default."""
     drawn = ending(model)
+    for module in drawn.modules():
+        if isinstance(module, MiniMaxM3VLRMSNorm):
+            module.weight.data -= 1  # the gain's distance from 1
     if pictures is None:
         pictures = Qwen2VLImageProcessorPil(
             patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
@@ -180,9 +199,100 @@ def glmga() -> HookedMultimodal:
     return _hooked(Glm46VForConditionalGeneration(config), GLM4V, "<|image|>", more, pictures)
 
 
+class RasterProcessor:
+    """What Kimi's image processor does, which cannot be imported without torchvision: pads, and cuts in raster order."""
+
+    patch_size = 8
+    max_patches = 1000
+    size: ClassVar[dict[str, int]] = {"max_height": 512, "max_width": 512}
+
+    def __call__(self, images: list[Any], **options: Any) -> dict[str, torch.Tensor]:
+        flat = [image for held in images for image in (held if isinstance(held, list) else [held])]
+        pieces, shapes = [], []
+        for image in flat:
+            whole = Image.new("RGB", (-(-image.width // 16) * 16, -(-image.height // 16) * 16))
+            whole.paste(image)
+            rows = pixels_of(whole).unfold(0, 8, 8).unfold(1, 8, 8)
+            pieces.append(rows.flatten(0, 1))
+            shapes.append([1, *rows.shape[:2]])
+        return {"pixel_values": torch.cat(pieces), "image_grid_thw": torch.tensor(shapes)}
+
+
+def kimi_k2_5() -> HookedMultimodal:
+    """Kimi K2.5: latent attention with heads that compare 12 numbers and read 8; a dense block and two mixtures."""
+    more = ("<|media_pad|>", "<|media_begin|>", "<|media_content|>", "<|media_end|>")
+    text = {
+        "model_type": "deepseek_v3",
+        **_TEXT,
+        "vocab_size": len(VOCAB) + len(more),
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
+    config = Kimi_K25Config(
+        vision_config={
+            **_TOWER,
+            "patch_size": 8,
+            "pos_emb_height": 4,
+            "pos_emb_width": 4,
+        },
+        text_config=text,
+        projection_hidden_size=24,
+        image_token_id=len(VOCAB),
+        video_token_id=VOCAB["<|video_pad|>"],
+        tie_word_embeddings=False,
+    )
+    model = Kimi_K25ForConditionalGeneration(config)
+    return _hooked(model, KIMI_K2_5, more[0], more, RasterProcessor())
+
+
+def minimax_m3_vl() -> HookedMultimodal:
+    """MiniMax M3: blocks with and without an indexer, dense and as mixtures."""
+    more = ("]<]image[>[", "]<]start of image[>[", "]<]end of image[>[")
+    config = MiniMaxM3VLConfig(
+        vision_config={**_TOWER, "patch_size": 8, "image_size": 32},
+        text_config={
+            **_TEXT,
+            "vocab_size": len(VOCAB) + len(more),
+            "head_dim": 8,
+            "rotary_dim": 4,
+            "intermediate_size": 24,
+            "dense_intermediate_size": 48,
+            "shared_intermediate_size": 24,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 4,
+            "index_block_size": 4,
+            "index_topk_blocks": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        },
+        projector_hidden_size=40,
+        image_token_index=len(VOCAB),
+        video_token_index=VOCAB["<|video_pad|>"],
+    )
+    return _hooked(MiniMaxM3SparseForConditionalGeneration(config), MINIMAX_M3_VL, more[0], more)
+
+
 TINY = [
     Tiny("qwen2_5_omni", qwen2_5_omni, sizes=_SIZES),
     Tiny("qwen3_omni", qwen3_omni, sizes=_SIZES),
     Tiny("ernie4_5_vl", ernie4_5_vl, sizes=_SIZES),
     Tiny("glmga", glmga, sizes=_SIZES),
+    Tiny("kimi_k2_5", kimi_k2_5, sizes=((30, 32), (48, 75))),
+    # its blocks of keys are counted from the padding on, so that padded samples differ from lone ones in Hugging Face
+    Tiny("minimax_m3_vl", minimax_m3_vl, sizes=(_SIZES[1], _SIZES[1]), padded=False),
 ]
