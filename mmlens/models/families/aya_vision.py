@@ -29,7 +29,8 @@ _PROJECTOR = Projector(
     nested=True,
 )
 
-_LANGUAGE = Language(
+#: The language model of both.
+COHERE2_LANGUAGE = Language(
     stack=Stack("model.language_model.layers", _COHERE2_BLOCK, config=lambda c: c.text_config),
     embed="model.language_model.embed_tokens",
     norm=Norm("model.language_model.norm", centred=True),
@@ -47,7 +48,7 @@ AYA_VISION = register_family(
         classes=("AyaVisionForConditionalGeneration",),
         vision=clip_vision(),
         projector=_PROJECTOR,
-        language=_LANGUAGE,
+        language=COHERE2_LANGUAGE,
         places=canvas_places(merge=_merge),
         image_options=lambda c: {"crop_to_patches": True},
     )
@@ -62,7 +63,7 @@ COHERE2_VISION = register_family(
             read=lambda c: [c.vision_config.num_hidden_layers - 1],
         ),
         projector=_PROJECTOR,
-        language=_LANGUAGE,
+        language=COHERE2_LANGUAGE,
         places=canvas_places(merge=_merge),
         placeholder="<|IMG_PATCH|>\n",
     )

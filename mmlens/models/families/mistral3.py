@@ -1,7 +1,9 @@
-"""Mistral 3 and LightOnOCR: a Pixtral tower of any picture size, merging of 2 x 2 patches, a Mistral or Qwen 3.
+"""Mistral 3 and LightOnOCR: a Pixtral tower of any picture size, merging of 2 x 2 patches, a Mistral (3, 4) or Qwen 3.
 
 The patches of all pictures lie in one sequence, which keeps a batch axis of one in the tower and none in the projector.
 A mask keeps pictures apart. In Mistral 3 every row of image tokens ends with a token of its own, which has no place.
+Mistral 4 makes queries, keys and values from narrow latents, so that no one linear holds their weights, and has mixtures
+of experts with one that all rows share.
 
 Source: Agrawal et al., Pixtral 12B, 2024 (https://arxiv.org/abs/2410.07073); Mistral AI, Mistral Small 3.1, 2025
 (https://mistral.ai/news/mistral-small-3-1); Taghadouini et al., LightOnOCR, 2025
@@ -9,9 +11,12 @@ Source: Agrawal et al., Pixtral 12B, 2024 (https://arxiv.org/abs/2410.07073); Mi
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mmlens.models.families.blocks import llama_language
+from torch import nn
+
+from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.family import (
     Attention,
     Block,
@@ -48,7 +53,13 @@ _PIXTRAL_BLOCK = Block(
 )
 
 
-def _pixtral(path: str, read: Callable[[Config], Sequence[int]]) -> Vision:
+def pixtral_vision(path: str, read: Callable[[Config], Sequence[int]]) -> Vision:
+    """A Pixtral tower.
+
+    Args:
+        path: the tower.
+        read: the blocks that are read, given the model's configuration.
+    """
     return Vision(
         stack=Stack(f"{path}.transformer.layers", _PIXTRAL_BLOCK, config=lambda c: c.vision_config), read=read
     )
@@ -64,6 +75,11 @@ def _projector(path: str) -> Projector:
     )
 
 
+def _has_latents(block: nn.Module) -> bool:
+    """Whether keys and values of a language block come from a latent."""
+    return hasattr(block.self_attn, "kv_b_proj")
+
+
 def _read(config: Config) -> Sequence[int]:
     """The block whose output is handed on."""
     depth = config.vision_config.num_hidden_layers
@@ -72,7 +88,28 @@ def _read(config: Config) -> Sequence[int]:
 
 def _merged(config: Config) -> int:
     """Side of what one image token stands for, in pixels."""
-    return int(config.vision_config.patch_size * config.spatial_merge_size)
+    return int(config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1))
+
+
+_LANGUAGE = llama_language("model.language_model", head="lm_head")
+#: Mistral 4: queries, keys and values have two linears each, or share one.
+_LATENT = replace(
+    LLAMA_BLOCK, attn=Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj"), when=_has_latents
+)
+_SPARSE = replace(
+    _LATENT,
+    mlp=Mlp(
+        branch="mlp",
+        router="mlp.gate",
+        router_item=0,
+        shared=Mlp(
+            down="mlp.shared_experts.down_proj",
+            up="mlp.shared_experts.up_proj",
+            gate="mlp.shared_experts.gate_proj",
+            act="mlp.shared_experts.act_fn",
+        ),
+    ),
+)
 
 
 def _tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
@@ -80,7 +117,7 @@ def _tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
     return [int(height // side) * int(width // side) for height, width in tensors["image_sizes"]]
 
 
-def _rows_of_tokens(config: Config, tensors: dict[str, Any]) -> list[str]:
+def rows_of_tokens(config: Config, tensors: dict[str, Any]) -> list[str]:
     """A picture's tokens row by row, with a token between rows and one at the end."""
     side = _merged(config)
     return [
@@ -93,12 +130,15 @@ MISTRAL3 = register_family(
     Family(
         name="mistral3",
         classes=("Mistral3ForConditionalGeneration",),
-        vision=_pixtral("model.vision_tower", _read),
+        vision=pixtral_vision("model.vision_tower", _read),
         projector=_projector("model.multi_modal_projector"),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=replace(
+            _LANGUAGE,
+            stack=Stack(_LANGUAGE.stack.path, (_LATENT, _SPARSE, LLAMA_BLOCK), config=lambda c: c.text_config),
+        ),
         places=packed_merging_places,
         placeholder="[IMG]",
-        expand=_rows_of_tokens,
+        expand=rows_of_tokens,
         image_options=lambda c: {"patch_size": _merged(c)},
     )
 )
@@ -107,7 +147,7 @@ LIGHTON_OCR = register_family(
     Family(
         name="lighton_ocr",
         classes=("LightOnOcrForConditionalGeneration",),
-        vision=_pixtral("model.vision_encoder", lambda c: [c.vision_config.num_hidden_layers - 1]),
+        vision=pixtral_vision("model.vision_encoder", lambda c: [c.vision_config.num_hidden_layers - 1]),
         projector=_projector("model.vision_projection"),
         language=llama_language("model.language_model", head="lm_head"),
         places=packed_merging_places,

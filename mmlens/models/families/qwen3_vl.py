@@ -1,10 +1,11 @@
-"""Qwen3-VL, dense and as a mixture of experts: DeepStack.
+"""Qwen3-VL, dense and as a mixture of experts, and the part of Cosmos 3 that reads pictures: DeepStack.
 
 Besides the last block's features, which take the place of the image tokens, mergers of their own read earlier vision
 blocks; what the n-th returns (`projector.deepstack.{n}.hook_out`) is added to the stream at the image tokens behind the
 n-th language block: there `blocks.{n+1}.hook_resid_pre` is that plus `blocks.{n}.hook_resid_post`.
 
 Source: Bai et al., Qwen3-VL Technical Report, 2025 (https://arxiv.org/abs/2511.21631).
+Source: NVIDIA, Cosmos 3 model card, 2026 (https://huggingface.co/nvidia/Cosmos3-Nano).
 Source: Meng et al., DeepStack, 2024 (https://arxiv.org/abs/2406.04334).
 """
 
@@ -34,7 +35,11 @@ _LANGUAGE = llama_language("model.language_model", head="lm_head")
 QWEN3_VL = register_family(
     Family(
         name="qwen3_vl",
-        classes=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
+        classes=(
+            "Qwen3VLForConditionalGeneration",
+            "Qwen3VLMoeForConditionalGeneration",
+            "Cosmos3OmniForConditionalGeneration",
+        ),
         vision=packed_vision(BLOCK),
         projector=replace(
             MERGER,

@@ -55,28 +55,41 @@ def merging_places(*, merge: Callable[[Config], int]) -> Callable[..., list[Plac
     return places
 
 
-def packed_merging_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+def one_sequence_places(*, merge: Callable[[Config], int], entry: int | None) -> Callable[..., list[Places]]:
     """Places for towers that lay the patches of all pictures into one sequence, with a batch axis of one.
 
-    `image_sizes` says how large each picture is that the tower receives; the projector has no batch axis at all.
+    `image_sizes` says how large each picture is that the tower receives.
+
+    Args:
+        merge: side of the squares that become one row behind the tower, in patches, given the configuration.
+        entry: which entry of the projector's batch axis holds its rows; None if it has no such axis.
     """
-    side, factor = config.vision_config.patch_size, config.spatial_merge_size
-    received = [(int(height), int(width)) for height, width in tensors["image_sizes"]]
-    patches = [(height // side, width // side) for height, width in received]
-    merged = [(rows // factor, columns // factor) for rows, columns in patches]
-    found = []
-    first = first_merged = 0
-    owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in merged])
-    for number, (sample, image, positions) in enumerate(owners):
-        (height, width), many, few = received[number], patches[number], merged[number]
-        original = size_of(sizes, sample, image) or received[number]
-        frame = Frame(*original, (height / original[0], width / original[1]))
-        rows = torch.arange(many[0] * many[1]) + first
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": raster_grid(frame, many, side, rows, 0),
-            "projector": raster_grid(frame, few, side * factor, torch.arange(len(positions)) + first_merged, None),
-            "language": raster_grid(frame, few, side * factor, positions, sample),
-        }
-        found.append(Places(sample, image, original, grids, {}))
-        first, first_merged = first + len(rows), first_merged + len(positions)
-    return found
+
+    def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+        side, factor = config.vision_config.patch_size, merge(config)
+        received = [(int(height), int(width)) for height, width in tensors["image_sizes"]]
+        patches = [(height // side, width // side) for height, width in received]
+        merged = [(rows // factor, columns // factor) for rows, columns in patches]
+        found = []
+        first = first_merged = 0
+        owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in merged])
+        for number, (sample, image, positions) in enumerate(owners):
+            (height, width), many, few = received[number], patches[number], merged[number]
+            original = size_of(sizes, sample, image) or received[number]
+            frame = Frame(*original, (height / original[0], width / original[1]))
+            rows = torch.arange(many[0] * many[1]) + first
+            behind = torch.arange(len(positions)) + first_merged
+            grids: dict[Part, Grid | tuple[Grid, ...]] = {
+                "vision": raster_grid(frame, many, side, rows, 0),
+                "projector": raster_grid(frame, few, side * factor, behind, entry),
+                "language": raster_grid(frame, few, side * factor, positions, sample),
+            }
+            found.append(Places(sample, image, original, grids, {}))
+            first, first_merged = first + len(rows), first_merged + len(positions)
+        return found
+
+    return places
+
+
+#: Towers of that kind, whose projector merges squares and has no batch axis.
+packed_merging_places = one_sequence_places(merge=lambda config: int(config.spatial_merge_size), entry=None)
