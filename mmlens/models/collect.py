@@ -24,7 +24,7 @@ def find_module(root: nn.Module, path: str) -> nn.Module | None:
     """The module at a path, or None."""
     module: Any = root
     for step in path.split("."):
-        module = module[int(step)] if step.isdigit() else getattr(module, step, None)
+        module = module[int(step)] if step.removeprefix("-").isdigit() else getattr(module, step, None)
         if module is None:
             return None
     return module

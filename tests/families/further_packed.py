@@ -10,6 +10,8 @@ from transformers import (
     Ernie4_5_VLMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
     GlmgaConfig,
+    HunYuanVLConfig,
+    HunYuanVLForConditionalGeneration,
     Kimi_K25Config,
     Kimi_K25ForConditionalGeneration,
     MiniMaxM3SparseForConditionalGeneration,
@@ -21,11 +23,13 @@ from transformers import (
 )
 from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
 from transformers.models.glmga.image_processing_pil_glmga import GlmgaImageProcessorPil
+from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import HunYuanVLImageProcessorPil
 from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRMSNorm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mmlens.models.families.ernie4_5_vl import ERNIE4_5_VL
 from mmlens.models.families.glm4v import GLM4V
+from mmlens.models.families.hunyuan_vl import HUNYUAN_VL
 from mmlens.models.families.kimi_k2_5 import KIMI_K2_5
 from mmlens.models.families.minimax_m3_vl import MINIMAX_M3_VL
 from mmlens.models.families.qwen_omni import QWEN2_5_OMNI, QWEN3_OMNI
@@ -116,7 +120,7 @@ def qwen2_5_omni() -> HookedMultimodal:
         audio_token_index=ids["<|AUDIO|>"],
         audio_start_token_id=ids["<|audio_bos|>"],
         audio_end_token_id=ids["<|audio_eos|>"],
-        vision_start_token_id=ids["<|vision_bos|>"],
+        **{"vision_start_token_id": ids["<|vision_bos|>"]},
     )
     return _hooked(Qwen2_5OmniThinkerForConditionalGeneration(config), QWEN2_5_OMNI, "<|IMAGE|>", more)
 
@@ -142,7 +146,7 @@ def qwen3_omni() -> HookedMultimodal:
         video_token_id=VOCAB["<|video_pad|>"],
         audio_token_id=len(VOCAB),
         audio_start_token_id=len(VOCAB) + 1,
-        vision_start_token_id=VOCAB["<|vision_start|>"],
+        **{"vision_start_token_id": VOCAB["<|vision_start|>"]},
     )
     return _hooked(Qwen3OmniMoeThinkerForConditionalGeneration(config), QWEN3_OMNI, more=more)
 
@@ -182,7 +186,7 @@ def glmga() -> HookedMultimodal:
     """GLM-4.6V under the configuration and with the image processor of its successor."""
     more = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
     ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
-    config = GlmgaConfig(
+    config: Any = GlmgaConfig(
         vision_config={"model_type": "glm4v_vision", **_VISION, "image_size": 32},
         text_config={
             "model_type": "glm4v_text",
@@ -195,7 +199,8 @@ def glmga() -> HookedMultimodal:
         image_start_token_id=ids["<|begin_of_image|>"],
         image_end_token_id=ids["<|end_of_image|>"],
     )
-    pictures = GlmgaImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 512, "longest_edge": 8192})
+    options: dict[str, Any] = {"patch_size": 8, "merge_size": 2}
+    pictures = GlmgaImageProcessorPil(**options, size={"shortest_edge": 512, "longest_edge": 8192})
     return _hooked(Glm46VForConditionalGeneration(config), GLM4V, "<|image|>", more, pictures)
 
 
@@ -287,6 +292,27 @@ def minimax_m3_vl() -> HookedMultimodal:
     return _hooked(MiniMaxM3SparseForConditionalGeneration(config), MINIMAX_M3_VL, more[0], more)
 
 
+def hunyuan_vl() -> HookedMultimodal:
+    """HunyuanVL: four kinds of rotary positions."""
+    more = HUNYUAN_VL.placeholder.replace("><", ">\n<").split("\n")
+    config = HunYuanVLConfig(
+        vision_config={**_TOWER, "patch_size": 8, "max_image_size": 32},
+        text_config={
+            **_TEXT,
+            "vocab_size": len(VOCAB) + len(more),
+            "head_dim": 8,
+            "rope_parameters": rope(1, 1, 1, 1),
+            "tie_word_embeddings": False,
+        },
+        image_token_id=len(VOCAB) + 1,
+        im_start_id=len(VOCAB),
+        im_end_id=len(VOCAB) + 2,
+        tie_word_embeddings=False,
+    )
+    pictures = HunYuanVLImageProcessorPil(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    return _hooked(HunYuanVLForConditionalGeneration(config), HUNYUAN_VL, more[1], tuple(more), pictures)
+
+
 TINY = [
     Tiny("qwen2_5_omni", qwen2_5_omni, sizes=_SIZES),
     Tiny("qwen3_omni", qwen3_omni, sizes=_SIZES),
@@ -295,4 +321,5 @@ TINY = [
     Tiny("kimi_k2_5", kimi_k2_5, sizes=((30, 32), (48, 75))),
     # its blocks of keys are counted from the padding on, so that padded samples differ from lone ones in Hugging Face
     Tiny("minimax_m3_vl", minimax_m3_vl, sizes=(_SIZES[1], _SIZES[1]), padded=False),
+    Tiny("hunyuan_vl", hunyuan_vl, sizes=_SIZES),
 ]

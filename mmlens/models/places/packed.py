@@ -51,11 +51,18 @@ def resized(processor: Any | None, original: tuple[int, int], received: tuple[in
     return Frame(*original, (received[0] / original[0], received[1] / original[1]))
 
 
+def squares_alone(shape: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    """The rows of a picture's squares among those that are handed on of it: all of them."""
+    count = shape[0] * shape[1]
+    return torch.arange(count), count
+
+
 def packed_places(
     *,
     order: Order = by_square,
     merges: Callable[[Config, dict[str, Any]], list[int]] = one_merge,
     frame_of: Callable[[Any | None, tuple[int, int], tuple[int, int]], Frame] = resized,
+    among: Callable[[tuple[int, int]], tuple[torch.Tensor, int]] = squares_alone,
 ) -> Callable[..., list[Places]]:
     """Places for packed towers whose input comes with the shape of each picture, `image_grid_thw`.
 
@@ -65,6 +72,8 @@ def packed_places(
         merges: the side of a merged square in patches, of every picture.
         frame_of: how a picture's pixels come to be those that the tower receives, given `(image processor, size, size that
             the tower receives)`.
+        among: which of the rows that are handed on of a picture hold its squares, and how many there are, given the shape
+            of the merged grid; the others (ends of lines) have no place.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -74,7 +83,7 @@ def packed_places(
             raise InputError(f"image_grid_thw holds videos (t > 1): {grids}. Only pictures have places here.")
         factors = merges(config, tensors)
         shapes = [(height // merge, width // merge) for (_, height, width), merge in zip(grids, factors, strict=True)]
-        owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in shapes])
+        owners = owners_of(tensors, config.image_token_id, [among(shape)[1] for shape in shapes])
         found = []
         first = first_merged = 0
         for (sample, image, positions), (_, height, width), shape, merge in zip(
@@ -86,15 +95,18 @@ def packed_places(
             patches, squares = order(config, shape, merge)
             raster = cells_of(*shape)
             rows = torch.arange(len(patches)) + first
-            merged = torch.arange(len(squares)) + first_merged
+            own_rows, count = among(shape)
+            merged = own_rows + first_merged
             boxes, own = frame.to_original(boxes_of(patches, side)), frame.to_original(boxes_of(squares, side * merge))
             parts: dict[Part, Grid | tuple[Grid, ...]] = {
                 "vision": Grid(None, rows, boxes, patches, (height, width)),
                 "projector": Grid(None, merged, own, squares, shape),
-                "language": Grid(sample, positions, frame.to_original(boxes_of(raster, side * merge)), raster, shape),
+                "language": Grid(
+                    sample, positions[own_rows], frame.to_original(boxes_of(raster, side * merge)), raster, shape
+                ),
             }
-            found.append(Places(sample, image, original, parts, {}))
-            first, first_merged = first + len(rows), first_merged + len(merged)
+            found.append(Places(sample, image, original, parts, {}, {"projector": first_merged + count}))
+            first, first_merged = first + len(rows), first_merged + count
         return found
 
     return places
