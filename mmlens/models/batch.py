@@ -13,7 +13,7 @@ from mmlens.models.layout import TokenLayout
 from mmlens.models.places import Sizes
 
 #: Tensors that carry pictures into a model.
-PICTURE_TENSORS = ("pixel_values", "pixel_values_videos", "image_embeds")
+PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def make_batch(
         empty = (~is_token.any(1)).nonzero().flatten().tolist()
         raise InputError(f"Samples {empty} consist of padding only; drop them.")
     sizes: Sizes = [[(picture.height, picture.width) for picture in sample] for sample in images] or None
-    found = family.places(config, tensors, sizes, processor) if is_image.any() and "pixel_values" in tensors else []
+    seen = is_image.any() and ("pixel_values" in tensors or "flattened_patches" in tensors)
+    found = family.places(config, tensors, sizes, processor) if seen else []
     layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(found))
     return MultimodalBatch(dict(tensors), layout, images, prompts)

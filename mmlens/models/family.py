@@ -388,6 +388,8 @@ class Family:
         writes_placeholders: the processor puts the image tokens into the text by itself.
         placeholder: the text that stands for one picture in a prompt without a chat template.
         nested_pictures: the processor takes the pictures sample by sample, rather than all in one list.
+        pads_right: the processor marks the pictures' positions as if padding were on the right; it is called so, and the
+            padding is moved afterwards.
         expand: number of image tokens per picture, or the text or the tokens that stand for each, given `(config, image
             tensors)`; used where a processor has to be composed from an image processor and a tokenizer.
         image_options: options with which the image processor is called, given the configuration; for the image processors
@@ -415,6 +417,7 @@ class Family:
     writes_placeholders: bool = False
     placeholder: str = "<image>\n"
     nested_pictures: bool = False
+    pads_right: bool = False
     expand: Callable[[Config, dict[str, Any]], list[int] | list[str] | list[list[int]]] | None = None
     image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
     renamed: Mapping[str, str] = field(default_factory=dict)

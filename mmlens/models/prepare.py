@@ -36,7 +36,8 @@ def prepare_batch(
     _count_placeholders(family, processor, config, prompts, pictures)
     flat = [picture for sample in pictures for picture in sample]
     shown = (pictures if family.nested_pictures else flat) if flat else None
-    tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=padding_side)
+    own_side = "right" if family.pads_right else padding_side
+    tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=own_side)
     tensors = _padded({family.renamed.get(name, name): tensor for name, tensor in tensors.items()}, padding_side)
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
@@ -205,7 +206,8 @@ def with_pictures(
         shape = batch["pixel_values"].shape
         made = {"pixel_values": made.reshape(shape) if made.numel() == shape.numel() else made}
     made = dict(made)
-    made = {name: tensor for name, tensor in made.items() if name in batch.inputs}
+    # a mask of patches may have the name of the text's
+    made = {name: tensor for name, tensor in made.items() if name in batch.inputs and name != "attention_mask"}
     for name, tensor in made.items():
         old = batch.inputs[name]
         if tensor.shape != old.shape or (not tensor.is_floating_point() and not torch.equal(tensor, old.cpu())):
