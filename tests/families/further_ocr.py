@@ -1,5 +1,8 @@
-"""Tiny models that read documents: Qianfan-OCR, Granite Docling, DeepSeek-OCR 2; DeepSeek-VL with two towers."""
+"""Tiny models that read documents: Qianfan-OCR, Granite Docling, DeepSeek-OCR 2, Kosmos-2.5; DeepSeek-VL with two towers."""
 
+from typing import Any
+
+import numpy as np
 import transformers
 
 from mmlens.models.families.internvl import QIANFAN_OCR
@@ -135,9 +138,51 @@ def deepseek_ocr2() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, processor)
 
 
+class _SteadyPictures(transformers.Kosmos2_5ImageProcessorPil):
+    """Scales all pictures alike, not each by its own mean and deviation, so that painting moves single patches."""
+
+    def normalize(self, image: np.ndarray, **options: Any) -> np.ndarray:
+        """Pixels from -2 to 2."""
+        return (image.astype(np.float32) - 127.5) / 64
+
+
+def kosmos2_5() -> HookedMultimodal:
+    """Kosmos-2.5 with four latent queries."""
+    marks = ["<s>", "</image>"]
+    config = transformers.Kosmos2_5Config(
+        vision_config={
+            "hidden_size": 24,
+            "patch_embed_hidden_size": 3 * 8 * 8,
+            "intermediate_size": 40,
+            "head_dim": 12,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "max_num_patches": 20,
+        },
+        text_config={
+            "embed_dim": 32,
+            "ffn_dim": 48,
+            "layers": 3,
+            "attention_heads": 4,
+            **_TOKENS,
+            "vocab_size": len(VOCAB) + len(marks),
+        },
+        latent_query_num=4,
+        tie_word_embeddings=False,
+    )
+    model = redraw(transformers.Kosmos2_5ForConditionalGeneration(config))
+    words = tokenizer("<s>", more=marks)
+    words.boi_token, words.eoi_token = "<image>", "</image>"
+    pictures = _SteadyPictures(patch_size={"height": 8, "width": 8}, max_patches=18)
+    processor = transformers.Kosmos2_5Processor(pictures, words, num_image_tokens=4)
+    processor.images_kwargs = {**processor.images_kwargs, "max_patches": 18}
+    return HookedMultimodal.from_hf(model, processor)
+
+
 TINY = [
     Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96))),
     Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
     Tiny("deepseek_vl_hybrid", deepseek_vl_hybrid, sizes=((64, 64), (64, 48))),
     Tiny("deepseek_ocr2", deepseek_ocr2, has_places=False, sizes=((48, 48), (48, 32))),
+    Tiny("kosmos2_5", kosmos2_5, has_places=False, sizes=((32, 32), (16, 64)), several=False, steady=False),
 ]
