@@ -171,6 +171,8 @@ class _Builder:
         module = collect.module(path)
         width = sum(node.width or 0 for node in collect.nodes if node.name in handed_on)
         width *= projector.side_by_side(self.config)
+        if projector.received_width is not None:
+            width = projector.received_width(self.config)
         given = collect.leaving(module) if argument is None else collect.entering(module, argument)
         received = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
         shape: dict[str, Any] = (

@@ -293,6 +293,7 @@ class Projector:
             (`"vision"`), which it merges or which queries look at.
         side_by_side: how many of the tower's rows are laid side by side in each row that it receives, given the model's
             configuration.
+        received_width: how wide the rows are that it receives, given the model's configuration; as what is read, if None.
         packed: the rows of all pictures lie in one sequence, without a batch axis; as in the tower, if None.
         laid_out: a module whose output has the layout that `returns` loses, where that one gets the rows of all pictures in
             one sequence; its point shows them picture by picture.
@@ -314,6 +315,7 @@ class Projector:
     width: Callable[[Config], int] | None = None
     receives_rows: Literal["vision", "projector"] = "projector"
     side_by_side: Callable[[Config], int] = lambda config: 1
+    received_width: Callable[[Config], int] | None = None
     packed: bool | None = None
     laid_out: str | None = None
     nested: bool = False

@@ -41,7 +41,8 @@ def prepare_batch(
     tensors = _padded({family.renamed.get(name, name): tensor for name, tensor in tensors.items()}, padding_side)
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
-    tensors.pop("labels", None)  # some processors make targets for training
+    for name in ("labels", *family.for_counting):  # some processors make targets for training
+        tensors.pop(name, None)
     if family.extra_inputs is not None:
         tensors = family.extra_inputs(config, tensors) | tensors
     return make_batch(
