@@ -1,10 +1,12 @@
-"""Tiny models that read documents: Qianfan-OCR, Granite Docling, DeepSeek-OCR 2, Kosmos-2.5; DeepSeek-VL with two towers."""
+"""Tiny models that read documents, from Qianfan-OCR to Kosmos-2.5; and DeepSeek-VL with two towers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import transformers
 
+from mmlens.models.families.deepseek_ocr2 import UNLIMITED_OCR
 from mmlens.models.families.internvl import QIANFAN_OCR
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
@@ -102,32 +104,51 @@ def deepseek_vl_hybrid() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, processor)
 
 
+_SAM = {
+    "hidden_size": 16,
+    "mlp_dim": 28,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "window_size": 4,
+    "global_attn_indexes": [1],
+    "output_channels": 6,
+}
+_MIXTURE = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+}
+
+
+def unlimited_ocr() -> HookedMultimodal:
+    """Unlimited-OCR: eight patches a side, which give four rows.
+
+    Its image processor runs on torchvision alone; without crops it does what DeepSeek-OCR 2's does.
+    """
+    config = transformers.UnlimitedOcrConfig(
+        vision_config={
+            "sam_config": {**_SAM, "image_size": 64, "patch_size": 8, "downsample_channels": [10, 24]},
+            "encoder_config": {**_VISION, "num_hidden_layers": 2},
+        },
+        text_config={**_TEXT, **_MIXTURE},
+        image_token_id=VOCAB["<image>"],
+    )
+    model = redraw(transformers.UnlimitedOcrForConditionalGeneration(config))
+    pictures = transformers.DeepseekOcr2ImageProcessorPil(size={"height": 64, "width": 64}, tile_size=64)
+    family = replace(UNLIMITED_OCR, expand=lambda config, tensors: [2 * 3 + 1] * len(tensors["pixel_values"]))
+    return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, tokenizer(more=_MARKS), family, model.config))
+
+
 def deepseek_ocr2() -> HookedMultimodal:
     """DeepSeek-OCR 2: six patches a side, which give nine rows; the queries are 144 whatever the model's size."""
     config = transformers.DeepseekOcr2Config(
         vision_config={
-            "sam_config": {
-                "hidden_size": 16,
-                "mlp_dim": 28,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 48,
-                "patch_size": 8,
-                "window_size": 4,
-                "global_attn_indexes": [1],
-                "output_channels": 6,
-                "downsample_channels": [10, 24],
-            },
+            "sam_config": {**_SAM, "image_size": 48, "patch_size": 8, "downsample_channels": [10, 24]},
             "encoder_config": {**_TEXT, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2},
         },
-        text_config={
-            **_TEXT,
-            "n_routed_experts": 4,
-            "n_shared_experts": 1,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 12,
-            "mlp_layer_types": ["dense", "sparse", "sparse"],
-        },
+        text_config={**_TEXT, **_MIXTURE},
         image_token_id=VOCAB["<image>"],
     )
     model = redraw(transformers.DeepseekOcr2ForConditionalGeneration(config))
@@ -185,4 +206,5 @@ TINY = [
     Tiny("deepseek_vl_hybrid", deepseek_vl_hybrid, sizes=((64, 64), (64, 48))),
     Tiny("deepseek_ocr2", deepseek_ocr2, has_places=False, sizes=((48, 48), (48, 32))),
     Tiny("kosmos2_5", kosmos2_5, has_places=False, sizes=((32, 32), (16, 64)), several=False, steady=False),
+    Tiny("unlimited_ocr", unlimited_ocr, sizes=((64, 64), (64, 48))),
 ]

@@ -1,13 +1,15 @@
-"""DeepSeek-OCR 2: SAM's tower, a second stage of Qwen2 blocks with learned queries, a mixture-of-experts language model.
+"""DeepSeek-OCR 2 and Unlimited-OCR: SAM's tower, a second stage behind it, a mixture-of-experts language model.
 
-Convolutions make every fourth patch along each side a row of the second stage (`vision.encoder_blocks`), where as many
-learned queries stand behind them: rows see each other, and a query sees all rows and the queries before it. The queries
-alone are handed on. The language model's dense and sparse blocks have plain attention.
+Convolutions make every fourth patch along each side a row of the second stage (`vision.encoder_blocks`). In DeepSeek-OCR
+2 its blocks are Qwen2's, and as many learned queries stand behind the rows: rows see each other, and a query sees all
+rows and the queries before it; the queries alone are handed on. In Unlimited-OCR the blocks are CLIP's; each row is
+handed on beside what the convolutions made of it, and every line of tokens ends with a newline. The language model's
+dense and sparse blocks have plain attention.
 
 Pictures longer than the image processor's `tile_size` are cut into crops, which the tower sees in a second run of its
 own. Hook points show one run, so such batches are refused.
 
-Source: Wei et al., DeepSeek-OCR 2: Visual Causal Flow, 2026 (https://arxiv.org/abs/2601.20552).
+Source: Wei et al., DeepSeek-OCR 2: Visual Causal Flow, 2026 (https://arxiv.org/abs/2601.20552); Baidu, Unlimited-OCR, 2026 (https://huggingface.co/baidu/Unlimited-OCR).
 """
 
 from dataclasses import replace
@@ -16,9 +18,11 @@ from typing import Any
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.models.families.blocks import LLAMA_BLOCK, SAM_BLOCK, llama_language
+from mmlens.core.names import Part
+from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, SAM_BLOCK, llama_language
 from mmlens.models.family import Config, Family, Mlp, Projector, Stack, Vision, register_family
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places.convolved import convolved
 
 _SHARED = "mlp.shared_experts"
 _SPARSE_BLOCK = replace(
@@ -50,14 +54,23 @@ def _fitted(size: tuple[int, int], square: int) -> Frame:
     return Frame(*size, (new[0] / size[0], new[1] / size[1]), (bars[0], bars[1]))
 
 
-def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    """Places of the first stage's rows, in pictures that are not cut into crops."""
+def _refuse_crops(tensors: dict[str, Any], processor: Any | None) -> None:
+    """Hook points show one run of the tower.
+
+    Raises:
+        InputError: if crops of pictures were given.
+    """
     if tensors.get("pixel_values_local") is not None:
         limit = "" if processor is None else f" ({processor.tile_size} pixels)"
         raise InputError(
             f"pixel_values_local holds crops of pictures longer than the image processor's tile_size{limit}. The vision "
             "encoder sees them in a second run, and hook points show one run: make the pictures smaller."
         )
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the first stage's rows, in pictures that are not cut into crops."""
+    _refuse_crops(tensors, processor)
     pixels = tensors["pixel_values"]
     side, square = config.vision_config.sam_config.patch_size, pixels.shape[-1]
     patches = square // side
@@ -74,6 +87,33 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         vision = Grid(number, torch.arange(len(cells)), boxes, cells, (patches, patches))
         size = (frame.height, frame.width)
         found.append(Places(sample, image, size, {"vision": vision}, {"projector": why, "language": why}))
+    return found
+
+
+def _line_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places in pictures that are not cut into crops, where tokens lie in lines that end with a newline."""
+    _refuse_crops(tensors, processor)
+    pixels = tensors["pixel_values"]
+    side, square = config.vision_config.sam_config.patch_size, pixels.shape[-1]
+    shape = (square // side, square // side)
+    patches = cells_of(*shape)
+    made, rows, read = convolved(shape, side)
+    index = torch.arange(len(rows))
+    line = made[1] + 1
+    found = []
+    # behind the last line stands a separator
+    owners = owners_of(tensors, config.image_token_id, [made[0] * line + 1] * len(pixels))
+    for number, (sample, image, positions) in enumerate(owners):
+        frame = _fitted(size_of(sizes, sample, image) or (square, square), square)
+        boxes = frame.to_original(read)
+        tokens = positions[:-1].view(made[0], line)[:, :-1].flatten()
+        vision = Grid(number, torch.arange(len(patches)), frame.to_original(boxes_of(patches, side)), patches, shape)
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {
+            "vision": vision,
+            "projector": Grid(number, index, boxes, rows, made),
+            "language": Grid(sample, tokens, boxes, rows, made),
+        }
+        found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
     return found
 
 
@@ -108,5 +148,39 @@ DEEPSEEK_OCR2 = register_family(
         ),
         places=_places,
         placeholder="<image>\n",
+    )
+)
+
+UNLIMITED_OCR = register_family(
+    replace(
+        DEEPSEEK_OCR2,
+        name="unlimited_ocr",
+        classes=("UnlimitedOcrForConditionalGeneration",),
+        vision=Vision(
+            stack=(
+                DEEPSEEK_OCR2.vision.stacks[0],
+                Stack(
+                    "model.vision_tower.vision_encoder.encoder.layers",
+                    CLIP_BLOCK,
+                    config=lambda c: c.vision_config.encoder_config,
+                    name="encoder_blocks",
+                    rows="encoder",
+                ),
+            ),
+            read=lambda c: [
+                c.vision_config.encoder_config.num_hidden_layers - 1,
+                ("blocks", c.vision_config.sam_config.num_hidden_layers - 1),
+            ],
+        ),
+        projector=Projector(
+            receives=("model.multi_modal_projector", "input"),
+            returns="model.multi_modal_projector",
+            received_width=lambda c: (
+                c.vision_config.encoder_config.hidden_size + c.vision_config.sam_config.downsample_channels[-1]
+            ),
+        ),
+        places=_line_places,
+        # of crops, which there are none of
+        for_counting=("num_local_patches", "patches_grid"),
     )
 )

@@ -17,17 +17,7 @@ from mmlens.core.names import Part
 from mmlens.models.families.blocks import SAM_BLOCK, llama_language
 from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
-
-#: Patches per token along each side, as two convolutions step by two.
-_STEP = 4
-#: How many patches a token is made of on either side of the one that it stands on: the neck's convolution and the first
-#: of the two add a neighbour each, the second one adds two.
-_REACH = 4
-
-
-def _tokens(side: int) -> int:
-    """Tokens along a side of so many patches."""
-    return (side + _STEP - 1) // _STEP
+from mmlens.models.places.convolved import convolved
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -35,11 +25,8 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     side = config.vision_config.patch_size
     height, width = pixels.shape[-2:]
     shape = (height // side, width // side)
-    merged = (_tokens(shape[0]), _tokens(shape[1]))
-    patches, tokens = cells_of(*shape), cells_of(*merged)
-    first = (tokens * _STEP - _REACH).clamp(min=0)
-    last = torch.minimum(tokens * _STEP + _REACH + 1, torch.tensor(shape))
-    boxes = torch.cat([first.flip(-1), last.flip(-1)], dim=-1) * side
+    patches = cells_of(*shape)
+    merged, tokens, boxes = convolved(shape, side)
     found = []
     owners = owners_of(tensors, config.image_token_id, [len(tokens)] * len(pixels))
     for number, (sample, image, positions) in enumerate(owners):
