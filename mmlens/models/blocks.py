@@ -48,6 +48,8 @@ def _paths(kind: Block) -> list[str]:
     if branch is not None:
         needed += [branch.kernel, branch.branch, branch.o]
     needed += [norm.path for norm in (kind.ln1, kind.ln2) if norm is not None]
+    if mlp.shared is not None:
+        needed.append(mlp.shared.down)
     if kind.lookup is not None:
         needed += [kind.lookup.down, kind.lookup.branch]
     return [path for path in needed if path is not None]
