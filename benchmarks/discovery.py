@@ -25,7 +25,9 @@ from mmlens.core.errors import MMLensError
 from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
 from mmlens.models.discover import discover
 from mmlens.models.family import families
-from tests.tiny import redraw
+from mmlens.models.hooked import HookedMultimodal
+from tests.families import FAMILIES
+from tests.tiny import TINY, picture, redraw
 
 #: Classes that do not decode text from a picture and a prompt, and why.
 OUT_OF_SCOPE = {
@@ -206,16 +208,43 @@ def outcome(model_type: str, class_name: str) -> str:
     return f"discovered: {found.name}"
 
 
+def hidden() -> Iterator[tuple[str, str]]:
+    """Discover the tiny models of the declared families as if they were not declared: names, and what was found."""
+    for tiny in [*TINY, *FAMILIES]:
+        model = tiny.make()
+        inputs = model.prepare("describe the image", images=picture(0, *tiny.sizes[0])).inputs
+        declared = set(model.graph.names)
+        try:
+            found = set(
+                HookedMultimodal(model.hf_model, family=discover(model.hf_model, inputs, progress=False)).graph.names
+            )
+        except MMLensError as error:
+            yield (
+                tiny.name,
+                f"not discovered: {str(error).splitlines()[0].split('could not be discovered: ')[-1][:200]}",
+            )
+        else:
+            yield (
+                tiny.name,
+                f"discovered: {len(found & declared)} of {len(declared)} points, {len(found - declared)} more",
+            )
+
+
 def main() -> int:
     """Print what becomes of every class."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.discovery", description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the classes to try")
-    only = parser.parse_args().only
+    parser.add_argument("--hidden", action="store_true", help="discover the declared families instead")
+    given = parser.parse_args()
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     counts: dict[str, int] = {}
+    if given.hidden:
+        for name, found in hidden():
+            print(f"{name:32} {found}", flush=True)
+        return 0
     for model_type, class_name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items():
-        if only not in class_name:
+        if given.only not in class_name:
             continue
         found = outcome(model_type, class_name)
         counts[found.split(":")[0]] = counts.get(found.split(":")[0], 0) + 1

@@ -125,6 +125,27 @@ def test_from_pretrained_discovers_too(hidden: dict[str, Family], tmp_path: Any)
     assert model.graph.names == declared.graph.names
 
 
+def test_half_precision_is_no_hindrance_and_nothing_is_left_behind() -> None:
+    declared = next(tiny for tiny in CASES if tiny.name == "internvl").make()
+    model = declared.hf_model.to(torch.bfloat16)
+    inputs = dict(declared.prepare("describe the image", images=picture(0, 64, 64)).inputs)
+    pixels = inputs["pixel_values"].to(torch.bfloat16)
+    own = model.config.text_config._attn_implementation
+    family = discover(model, {**inputs, "pixel_values": pixels}, progress=False)
+    assert HookedMultimodal(model, family=family).graph.names == declared.graph.names
+    with pytest.raises(UnsupportedModelError, match="could not be discovered"):
+        discover(model, {**inputs, "pixel_values": pixels[..., :3]}, progress=False)
+    # transformers leaves hooks of its own
+    left = [
+        hook
+        for module in model.modules()
+        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    ]
+    assert not [hook for hook in left if getattr(hook, "__module__", "").startswith("mmlens")]
+    assert model.config.text_config._attn_implementation == own
+    assert not model.training
+
+
 def own_example() -> dict[str, torch.Tensor]:
     ids = torch.tensor([[5, *[IMAGE_TOKEN] * 4, 7, 8], [6, 9, *[IMAGE_TOKEN] * 4, 10]])
     return {"input_ids": ids, "pixel_values": torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))}

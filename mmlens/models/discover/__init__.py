@@ -4,6 +4,9 @@ The bare model runs on the example and on the example with other pixels. What mo
 moved with the pixels, says which lists of modules are the towers, what their blocks add to their streams, which linears
 make queries, keys, values and neurons, and which module hands the picture to the language model. Names of modules are never
 looked at. The family that comes out is built and verified point by point; only then is it trusted.
+
+What a block adds to its stream is told by sums that agree bit by bit, so that half precision is no hindrance. While it runs,
+discovery holds what all modules received and returned, twice: give large models a short example.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,8 +36,11 @@ _PLACELESS = (
 
 
 def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, processor: Any) -> list[Places]:
-    """The pictures of a batch, whose rows have no known place."""
-    counted = sizes or [[tuple(tensors["pixel_values"].shape[-2:])] for _ in range(len(tensors["input_ids"]))]
+    """The pictures of a batch, whose rows have no known place; (0, 0) stands for a size that tensors do not tell."""
+    pixels = tensors.get("pixel_values")
+    known = isinstance(pixels, torch.Tensor) and pixels.ndim > 3
+    size = (int(pixels.shape[-2]), int(pixels.shape[-1])) if known else (0, 0)  # type: ignore[union-attr]
+    counted = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
     return [
         Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))  # type: ignore[arg-type]
         for sample, own in enumerate(counted)
@@ -96,11 +102,12 @@ def discover(
             **parts,
         )
         return _verified(model, example, family, progress=progress)
-    except NotFound as missing:
+    except (NotFound, RuntimeError, IndexError, StopIteration) as missing:
+        # a structure that nobody thought of may not even let itself be compared; the user needs the lines all the same
         raise UnsupportedModelError(
             f"No family covers {class_name}, and it could not be discovered: {missing}.\nFound:\n{found_in(runs)}\n"
             f"Declare it, with what was found filled in:\n{declaration(class_name, **parts)}"
-        ) from None
+        ) from (None if isinstance(missing, NotFound) else missing)
 
 
 def _runs(model: nn.Module, example: Mapping[str, Any]) -> Runs:
@@ -127,7 +134,11 @@ def _verified(model: nn.Module, example: Mapping[str, Any], family: Family, *, p
             hooked = HookedMultimodal(model, family=family)
             report = verify(hooked, hooked.batch(dict(example)), progress=progress)
         except (MMLensError, RuntimeError) as error:
-            raise NotFound(f"what was found does not run with hooks: {error}") from error
+            smaller = _without(family, _raising(model, family, example))
+            if smaller is None or smaller == family:
+                raise NotFound(f"what was found does not run with hooks: {error}") from error
+            family = smaller
+            continue
         failed = [point.name for point in report.points if not point.ok or point.calls != 1]
         if report.parity == 0 and not failed and report.hooked_parity <= report.tolerance:
             return family
@@ -138,6 +149,23 @@ def _verified(model: nn.Module, example: Mapping[str, Any], family: Family, *, p
             raise NotFound(f"verify failed: {report!r}")
         family = smaller
     raise NotFound("verify failed again and again")
+
+
+def _raising(model: nn.Module, family: Family, example: Mapping[str, Any]) -> list[str]:
+    """The points at which a hook alone stops the run."""
+    from mmlens.models.hooked import HookedMultimodal
+
+    found: list[str] = []
+    try:
+        hooked = HookedMultimodal(model, family=family)
+    except MMLensError:
+        return found
+    for name in hooked.graph.names:
+        try:
+            hooked.run_with_cache(dict(example), names=name)
+        except (MMLensError, RuntimeError):
+            found.append(name)
+    return found
 
 
 #: What to leave out of a block when a point of it fails, by the end of the point's name.

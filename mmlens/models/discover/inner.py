@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmlens.models.discover.branches import Branch, is_norm, residual_of
-from mmlens.models.discover.mlps import mlp_branch
+from mmlens.models.discover.mlps import feeds, mlp_branch
 from mmlens.models.discover.pieces import NotFound, inside_of, linears_of, relative
 from mmlens.models.discover.trace import AttentionCall, Call, Trace, called_again, noisy, same
 from mmlens.models.family import Attention, Block, Norm
@@ -52,22 +52,24 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
     scale = branch.factor
     if not registered:
         heads = {note.heads for note in notes}
-        after = [c for c in linears_of(calls) if notes and c.enter > notes[-1].when]
-        if len(heads) != 1 or not after or after[0].module.in_features % min(heads):  # type: ignore[operator]
+        end = _output_linear(trace, calls, notes, branch) if len(heads) == 1 else None
+        if end is None or end.module.in_features % min(heads):  # type: ignore[operator]
             return None, 1
         count, found = heads.pop(), {}
         if len(notes) == 1 and notes[0].query is not None:
-            width = int(after[0].module.in_features)  # type: ignore[arg-type]
+            width = int(end.module.in_features)  # type: ignore[arg-type]
             found = _projections(model, block, notes[0], calls, width)
         inside = {name: relative(linear, block.path) for name, linear in found.items()}
-        last = relative(after[0].path, block.path)
+        last = relative(end.path, block.path)
         return Attention(None, branch=path, o=last, scale=scale, **inside), count  # type: ignore[arg-type]
     modules = {id(note.module): note.module for note in registered}
     kernel = next((c for c in trace.calls if len(modules) == 1 and c.module is registered[0].module), None)
-    o = _output_linear(calls, registered)
+    o = _output_linear(trace, calls, registered, branch)
     if kernel is None or o is None or not kernel.path.startswith(block.path):
         return None, 1
     count = registered[0].heads
+    if o.module.in_features != count * registered[0].output.shape[-1]:  # type: ignore[union-attr]
+        return None, 1
     found = _projections(model, kernel, registered[0], calls, count * registered[0].output.shape[-1])  # type: ignore[union-attr]
     inside = {name: relative(linear, block.path) for name, linear in found.items()}
     attention = Attention(
@@ -76,20 +78,24 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         o=relative(o.path, block.path),
         scale=scale,
         gated=_is_gated(found, o, registered, calls),
+        latent=registered[0].query.shape[-1] != registered[0].output.shape[-1],  # type: ignore[union-attr]
         **inside,  # type: ignore[arg-type]
     )
     return attention, count
 
 
-def _output_linear(calls: list[Call], notes: list[AttentionCall]) -> Call | None:
-    """The linear that the heads' output goes into: bit by bit, or else the first that is as wide."""
-    z = torch.cat([note.output.flatten(-2).flatten(0, -2) for note in notes])  # type: ignore[union-attr]
+def _output_linear(trace: Trace, calls: list[Call], notes: list[AttentionCall], branch: Branch) -> Call | None:
+    """The linear that the heads' output goes into: bit by bit, or through a gate; then it is the one that ends the branch."""
     after = [call for call in linears_of(calls) if call.enter > notes[-1].when]
-    for call in after:
-        given = next(iter(call.received.values()))
-        if given.shape[-1] == z.shape[-1] and torch.equal(given.flatten(0, -2), z):
-            return call
-    return next((call for call in after if call.module.in_features == z.shape[-1]), None)
+    outputs = [note.output for note in notes if note.output is not None]
+    if outputs:
+        z = torch.cat([output.flatten(-2).flatten(0, -2) for output in outputs])
+        for call in after:
+            given = next(iter(call.received.values()))
+            if given.shape[-1] == z.shape[-1] and torch.equal(given.flatten(0, -2), z):
+                return call
+    last = branch.call
+    return next((c for c in reversed(after) if same(c.returned, last.returned) or feeds(trace, c, last)), None)
 
 
 def _projections(model: nn.Module, kernel: Call, note: AttentionCall, calls: list[Call], width: int) -> dict[str, str]:

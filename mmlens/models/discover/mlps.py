@@ -53,7 +53,7 @@ def mlp_in(trace: Trace, calls: list[Call], last: Call, root: str) -> dict[str, 
         root: the module that paths are relative to.
     """
     linears = [call for call in linears_of(calls) if trace.count(call.module) == 1]
-    down = next((c for c in reversed(linears) if same(c.returned, last.returned) or _feeds(trace, c, last)), None)
+    down = next((c for c in reversed(linears) if same(c.returned, last.returned) or feeds(trace, c, last)), None)
     if down is None or down.returned is None:
         return None
     width = int(down.module.in_features)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ def _is_product(down: Call, act: Call | None, other: Call) -> bool:
     return torch.allclose(product.reshape(given.shape), given, 1e-2, 1e-4)
 
 
-def _feeds(trace: Trace, linear: Call, last: Call) -> bool:
+def feeds(trace: Trace, linear: Call, last: Call) -> bool:
     """Whether what a linear returns is what the last module (a norm, a scale) turns into the branch."""
     given = next(iter(last.received.values()), None)
     if is_linear(last.module) or linear.exit > last.exit:

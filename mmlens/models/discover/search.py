@@ -68,10 +68,16 @@ def stack_of(runs: Runs, seen: Seen, name: str) -> Stack:
         blocks[0] if len(blocks) == 1 else tuple(blocks),
         config=Fixed(getattr(owner, "config", None), f"{_config_path(runs.model, owner)}"),
         heads=Fixed(next(iter(heads)), str(next(iter(heads)))),
-        packed=axes == 2,
+        packed=axes == 2 or _is_in_pieces(runs, seen),
         nested=axes == 4,
         name=name,
     )
+
+
+def _is_in_pieces(runs: Runs, seen: Seen) -> bool:
+    """Whether a block attends picture by picture on one sequence: its kernel is called several times."""
+    inside = {id(module) for module in seen.last.module.modules()}
+    return sum(note.registered and id(note.module) in inside for note in runs.own.attention) > 1
 
 
 def _config_path(model: nn.Module, owner: nn.Module) -> str:
