@@ -1,10 +1,13 @@
-"""Tiny models that read documents, from Qianfan-OCR to Kosmos-2.5; and DeepSeek-VL with two towers."""
+"""Tiny models that read documents, from Qianfan-OCR to Kosmos-2.5; DeepSeek-VL with two towers; InstructBLIP for frames."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
+from tokenizers import AddedToken
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from mmlens.models.families.deepseek_ocr2 import UNLIMITED_OCR
 from mmlens.models.families.internvl import QIANFAN_OCR
@@ -200,6 +203,46 @@ def kosmos2_5() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, processor)
 
 
+class _Frames:
+    """InstructBLIP's processor for pictures, each of which is given to the model as its only frame."""
+
+    def __init__(self, inner: transformers.InstructBlipProcessor) -> None:
+        self.inner = inner
+        self.image_processor, self.tokenizer = inner.image_processor, inner.tokenizer
+
+    def __call__(self, **options: Any) -> dict[str, torch.Tensor]:
+        """As the inner one, with an axis of frames."""
+        made = dict(self.inner(**options))
+        return made | {"pixel_values": made["pixel_values"][:, None]}
+
+
+def instructblipvideo() -> HookedMultimodal:
+    """InstructBlipVideo with one frame per sample."""
+    config = transformers.InstructBlipVideoConfig(
+        vision_config=_VISION,
+        qformer_config={
+            "hidden_size": 16,
+            "intermediate_size": 28,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "encoder_hidden_size": 24,
+            "cross_attention_frequency": 2,
+            "vocab_size": len(VOCAB),
+            "max_position_embeddings": 64,
+            "pad_token_id": 0,
+        },
+        text_config={"model_type": "llama", **_TEXT},
+        num_query_tokens=4,
+        video_token_index=VOCAB["<image>"],
+    )
+    model = redraw(transformers.InstructBlipVideoForConditionalGeneration(config))
+    words = tokenizer()
+    words.image_token = AddedToken("<image>", normalized=False, special=True)  # this processor asks for its .content
+    pictures = BlipImageProcessorPil(size={"height": 32, "width": 32})
+    processor = transformers.InstructBlipProcessor(pictures, words, tokenizer(), num_query_tokens=4)
+    return HookedMultimodal.from_hf(model, _Frames(processor))
+
+
 TINY = [
     Tiny("qianfan_ocr", qianfan_ocr, sizes=((64, 64), (32, 96))),
     Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
@@ -207,4 +250,5 @@ TINY = [
     Tiny("deepseek_ocr2", deepseek_ocr2, has_places=False, sizes=((48, 48), (48, 32))),
     Tiny("kosmos2_5", kosmos2_5, has_places=False, sizes=((32, 32), (16, 64)), several=False, steady=False),
     Tiny("unlimited_ocr", unlimited_ocr, sizes=((64, 64), (64, 48))),
+    Tiny("instructblipvideo", instructblipvideo, has_places=False, several=False),
 ]

@@ -3,12 +3,21 @@
 The Q-Former's learned queries mix all patches: the image tokens that the language model sees have no place in the
 picture. Vision rows do.
 
+InstructBlipVideo is the same with several frames per sample (`pixel_values [batch frame channel row column]`), each an
+entry of the tower's batch axis; a frame is a picture here, and every sample has as many. Its own processor needs
+torchvision, and is used apart: pass its tensors.
+
 Source: Dai et al., InstructBLIP, 2023 (https://arxiv.org/abs/2305.06500).
 """
 
+from dataclasses import replace
+from typing import Any
+
+import torch
+
 from mmlens.models.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, decoder_start, llama_language, t5_language
-from mmlens.models.family import Family, Projector, Stack, Vision, register_family
-from mmlens.models.places import query_places
+from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, picture_frame, query_places, size_of
 
 INSTRUCTBLIP = register_family(
     Family(
@@ -31,5 +40,43 @@ INSTRUCTBLIP = register_family(
         writes_placeholders=True,
         placeholder="",
         extra_inputs=decoder_start,
+    )
+)
+
+
+def _is_frame(config: Config, tensors: Any) -> torch.Tensor:
+    """The positions that the queries of all frames take."""
+    return tensors["input_ids"] == config.video_token_id
+
+
+def _frame_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows in each frame; the first row is the class row."""
+    pixels = tensors["pixel_values"]
+    height, width = pixels.shape[-2:]
+    side = config.vision_config.patch_size
+    shape = (height // side, width // side)
+    cells = cells_of(*shape)
+    why = (
+        f"the {config.num_query_tokens} queries of the Q-Former mix all patches, so they have no place in the image; "
+        "ask for part='vision', whose rows are patches"
+    )
+    found = []
+    for sample in range(pixels.shape[0]):
+        for image in range(pixels.shape[1]):
+            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
+            boxes = frame.to_original(boxes_of(cells, side))
+            vision = Grid(sample * pixels.shape[1] + image, torch.arange(len(cells)) + 1, boxes, cells, shape)
+            size = (frame.height, frame.width)
+            found.append(Places(sample, image, size, {"vision": vision}, {"projector": why, "language": why}))
+    return found
+
+
+INSTRUCTBLIPVIDEO = register_family(
+    replace(
+        INSTRUCTBLIP,
+        name="instructblipvideo",
+        classes=("InstructBlipVideoForConditionalGeneration",),
+        places=_frame_places,
+        is_image=_is_frame,
     )
 )
