@@ -14,6 +14,12 @@ from transformers import (
     HunYuanVLForConditionalGeneration,
     Kimi_K25Config,
     Kimi_K25ForConditionalGeneration,
+    MiniCPMOcrConfig,
+    MiniCPMOcrForConditionalGeneration,
+    MiniCPMV4_6Config,
+    MiniCPMV4_6ForConditionalGeneration,
+    MiniCPMV4_7Config,
+    MiniCPMV4_7ForConditionalGeneration,
     MiniMaxM3SparseForConditionalGeneration,
     MiniMaxM3VLConfig,
     Qwen2_5OmniThinkerConfig,
@@ -24,6 +30,7 @@ from transformers import (
 from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
 from transformers.models.glmga.image_processing_pil_glmga import GlmgaImageProcessorPil
 from transformers.models.hunyuan_vl.image_processing_pil_hunyuan_vl import HunYuanVLImageProcessorPil
+from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRMSNorm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -37,7 +44,7 @@ from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
 from tests.families.qwen_like import ending, rope
-from tests.tile_processor import pixels_of
+from tests.tile_processor import TileProcessor, pixels_of
 from tests.tiny import VOCAB, Tiny, tokenizer
 
 _TEXT: dict[str, Any] = {
@@ -120,7 +127,7 @@ def qwen2_5_omni() -> HookedMultimodal:
         audio_token_index=ids["<|AUDIO|>"],
         audio_start_token_id=ids["<|audio_bos|>"],
         audio_end_token_id=ids["<|audio_eos|>"],
-        **{"vision_start_token_id": ids["<|vision_bos|>"]},
+        vision_start_token_id=ids["<|vision_bos|>"],
     )
     return _hooked(Qwen2_5OmniThinkerForConditionalGeneration(config), QWEN2_5_OMNI, "<|IMAGE|>", more)
 
@@ -146,7 +153,7 @@ def qwen3_omni() -> HookedMultimodal:
         video_token_id=VOCAB["<|video_pad|>"],
         audio_token_id=len(VOCAB),
         audio_start_token_id=len(VOCAB) + 1,
-        **{"vision_start_token_id": VOCAB["<|vision_start|>"]},
+        vision_start_token_id=VOCAB["<|vision_start|>"],
     )
     return _hooked(Qwen3OmniMoeThinkerForConditionalGeneration(config), QWEN3_OMNI, more=more)
 
@@ -313,6 +320,71 @@ def hunyuan_vl() -> HookedMultimodal:
     return _hooked(HunYuanVLForConditionalGeneration(config), HUNYUAN_VL, more[1], tuple(more), pictures)
 
 
+class Slices:
+    """MiniCPM-V's image processor, and the text that its processor, which needs torchvision, writes for a picture."""
+
+    def __init__(self, mode: str):
+        settings: dict[str, Any] = {"patch_size": 4, "scale_resolution": 32, "downsample_mode": mode}
+        self.inner = MiniCPMV4_6ImageProcessorPil(**settings)
+        self.divisor = 4 if mode == "4x" else 16
+
+    def __call__(self, images: list[Any], **options: Any) -> dict[str, torch.Tensor]:
+        made = self.inner(images, return_tensors="pt")
+        return {name: made[name] for name in ("pixel_values", "target_sizes")}
+
+    def text(self, image: Image.Image) -> str:
+        """The text of a picture."""
+        made = self.inner([image], return_tensors="pt")
+        whole, *slices = ["<|image_pad|>" * int(count) for count in made["target_sizes"].prod(-1) // self.divisor]
+        columns = made["grids"][0][1] or 1
+        lines = [slices[start : start + columns] for start in range(0, len(slices), columns)]
+        return f"<image>{whole}</image>" + "\n".join(
+            "".join(f"<slice>{each}</slice>" for each in line) for line in lines
+        )
+
+
+def minicpm(model_class: Any, config_class: Any, mode: str, **marks: str) -> HookedMultimodal:
+    """MiniCPM-V: the tower merges squares behind its first block of three, unless the mode is "4x"."""
+    more = ("</image>", "<slice>", "</slice>", "\n")
+    words = tokenizer("<|image_pad|>", more=more)
+    config = config_class(
+        vision_config={**_TOWER, "patch_size": 4, "image_size": 32},
+        text_config={
+            "model_type": "qwen3_5_text",
+            **_TEXT,
+            "vocab_size": len(words),
+            "head_dim": 16,
+            "num_hidden_layers": 2,  # with a third, rounding in delta nets exceeds what parity with all hooks allows
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 6,
+            "rope_parameters": rope(2, 1, 1, partial_rotary_factor=0.5),
+        },
+        insert_layer_id=0,
+        image_token_id=VOCAB["<|image_pad|>"],
+        video_token_id=VOCAB["<|video_pad|>"],
+        tie_word_embeddings=False,
+        downsample_mode=mode,
+        **{name: words.convert_tokens_to_ids(word) for name, word in marks.items()},
+    )
+    slices = Slices(mode)
+    model = ending(model_class(config))
+    return HookedMultimodal.from_hf(model, TileProcessor(words, slices, "<|image_pad|>", slices.text))
+
+
+#: What MiniCPM-V 4.7 is told of its marks.
+_MARKS = {
+    "image_start_id": "<image>",
+    "image_end_id": "</image>",
+    "slice_start_id": "<slice>",
+    "slice_end_id": "</slice>",
+    "newline_id": "\n",
+}
+_CUT = ((32, 32), (64, 64))
+
+
 TINY = [
     Tiny("qwen2_5_omni", qwen2_5_omni, sizes=_SIZES),
     Tiny("qwen3_omni", qwen3_omni, sizes=_SIZES),
@@ -322,4 +394,22 @@ TINY = [
     # its blocks of keys are counted from the padding on, so that padded samples differ from lone ones in Hugging Face
     Tiny("minimax_m3_vl", minimax_m3_vl, sizes=(_SIZES[1], _SIZES[1]), padded=False),
     Tiny("hunyuan_vl", hunyuan_vl, sizes=_SIZES),
+    Tiny(
+        "minicpm_v_4_6",
+        lambda: minicpm(MiniCPMV4_6ForConditionalGeneration, MiniCPMV4_6Config, "16x"),
+        sizes=_CUT,
+        reach=8,
+    ),
+    Tiny(
+        "minicpm_ocr",
+        lambda: minicpm(MiniCPMOcrForConditionalGeneration, MiniCPMOcrConfig, "4x"),
+        sizes=_CUT,
+        reach=8,
+    ),
+    Tiny(
+        "minicpm_v_4_7",
+        lambda: minicpm(MiniCPMV4_7ForConditionalGeneration, MiniCPMV4_7Config, "16x", **_MARKS),
+        sizes=_CUT,
+        reach=8,
+    ),
 ]
