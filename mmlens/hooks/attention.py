@@ -119,11 +119,15 @@ def hooked_attention(
         value: `[batch kv_head key d_head]`.
         attention_mask: boolean (True: attend) or additive, broadcastable to `[batch head query key]`, or None.
         packed: the rows of several images lie in one sequence; points then have no batch axis.
-        options: the caller's further keywords (`scaling`, `dropout`, `is_causal`, `softcap`, `cu_seq_lens_q`, ...).
+        options: the caller's further keywords (`scaling`, `dropout`, `is_causal`, `softcap`, `cu_seq_lens_q`, ...);
+            `indices` `[batch query chosen]` names the keys that each query may look at, in attention that chooses them.
 
     Returns:
         The output `[batch query head d_head]` and, if it was computed, the pattern `[batch head query key]`.
     """
+    chosen = options.pop("indices", None)
+    if chosen is not None:
+        attention_mask = _chosen_only(chosen, module, query, key, attention_mask, options)
     path = _PATHS.get(module)
     if path is None:
         return own(module, query, key, value, attention_mask, **options)
@@ -190,6 +194,23 @@ def causal_pairs(
     if not is_causal or n_query == 1:
         return None
     return torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
+
+
+def _chosen_only(
+    chosen: torch.Tensor,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """The mask of attention whose queries may look at chosen keys alone, `[batch query chosen]`."""
+    pairs = torch.zeros(len(chosen), query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    pairs = pairs.scatter(-1, chosen.long(), True)[:, None]
+    mask = causal_pairs(module, query, key, options.get("is_causal")) if mask is None else mask
+    if mask is None:
+        return pairs
+    return mask & pairs if mask.dtype == torch.bool else mask.masked_fill(~pairs, torch.finfo(mask.dtype).min)
 
 
 def _mask(

@@ -31,6 +31,7 @@ class RouterLogits:
             )
         self.router = router
         self.item = item
+        self._factor: float | None = None
         self._handles: dict[Tap, RemovableHandle] = {}
 
     def attach(self, tap: Tap, rank: int) -> None:
@@ -50,15 +51,25 @@ class RouterLogits:
         self._handles.pop(tap).remove()
 
     def _choice(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the router returns for given logits: it runs on them, with the identity as its weight."""
+        """What the router returns for given logits: it runs on them, with the identity as its weight.
+
+        Some routers multiply what their linear gives by a number; their identity is that much smaller.
+        """
+        if self._factor is None:
+            self._factor = float(self._run(torch.ones_like(logits[:1]), 1.0)[self.item].flatten()[0])
+        return self._run(logits, 1.0 / self._factor)
+
+    def _run(self, rows: torch.Tensor, weight: float) -> tuple[torch.Tensor, ...]:
+        """What the router returns for rows `[row expert]`, with so many times the identity as its weight."""
         parameters = self.router._parameters
         experts, width = parameters["weight"].shape  # type: ignore[union-attr]
         twin = copy.copy(self.router)
-        twin._parameters = {**parameters, "weight": torch.eye(experts, width).to(logits)}  # type: ignore[dict-item]
+        identity = weight * torch.eye(experts, width)
+        twin._parameters = {**parameters, "weight": identity.to(rows)}  # type: ignore[dict-item]
         if parameters.get("bias") is not None:
             twin._parameters["bias"] = torch.zeros_like(parameters["bias"])  # type: ignore[arg-type, assignment]
         # the class's own function: an instance's may be wrapped by whoever places the model on its devices
-        return type(twin).forward(twin, nn.functional.pad(logits, (0, width - experts)))
+        return type(twin).forward(twin, nn.functional.pad(rows, (0, width - experts)))
 
 
 class Unflattened:
