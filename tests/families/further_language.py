@@ -20,8 +20,12 @@ from transformers import (
     LlavaForConditionalGeneration,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
+    MistralLarge4Config,
+    MistralLarge4ForConditionalGeneration,
     MuseGlimmerConfig,
     MuseGlimmerForConditionalGeneration,
+    MuseSparkConfig,
+    MuseSparkForConditionalGeneration,
     T5Gemma2Config,
     T5Gemma2ForConditionalGeneration,
 )
@@ -36,7 +40,7 @@ from mmlens.models.families.cosmos3_edge import COSMOS3_EDGE
 from mmlens.models.families.hyperclovax_vision_v2 import HYPERCLOVAX_VISION_V2
 from mmlens.models.families.lfm3_vl import LFM3_VL
 from mmlens.models.families.mistral3 import MISTRAL3
-from mmlens.models.families.muse_glimmer import MUSE_GLIMMER
+from mmlens.models.families.muse_glimmer import MUSE_GLIMMER, MUSE_SPARK
 from mmlens.models.families.qwen3_vl import QWEN3_VL
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
@@ -175,14 +179,14 @@ def pixtral() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, find_family(model), model.config))
 
 
-def mistral4() -> HookedMultimodal:
-    """Mistral Small 4: the tower of Mistral 3 in front of one dense and two sparse blocks with latents."""
+def _mistral4(model_class: Any, config_class: Any, model_type: str, **text: Any) -> HookedMultimodal:
+    """The tower of Mistral 3 in front of one dense and two sparse blocks with latents."""
     words = tokenizer("[IMG]", _ROWS)
-    config = Mistral3Config(
+    config = config_class(
         vision_config=_PIXTRAL,
         text_config={
             **_TEXT,
-            "model_type": "mistral4",
+            "model_type": model_type,
             "vocab_size": len(words),
             "num_key_value_heads": 4,
             "moe_intermediate_size": 16,
@@ -190,19 +194,36 @@ def mistral4() -> HookedMultimodal:
             "num_experts_per_tok": 2,
             "first_k_dense_replace": 1,
             "kv_lora_rank": 12,
-            "q_lora_rank": 20,
             "qk_rope_head_dim": 4,
             "qk_nope_head_dim": 4,
-            "v_head_dim": 8,
+            "v_head_dim": 6,
+            **text,
         },
         image_token_index=words.image_token_id,
         vision_feature_layer=-1,
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
-    model = ending(Mistral3ForConditionalGeneration(config))
+    model = ending(model_class(config))
     pictures = PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 8, "width": 8})
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, MISTRAL3, model.config))
+
+
+def mistral_large4() -> HookedMultimodal:
+    """Mistral Large 4: six keys per query, the last of four layers takes over latents and the choice of keys."""
+    return _mistral4(
+        MistralLarge4ForConditionalGeneration,
+        MistralLarge4Config,
+        "mistral_large4_text",
+        num_hidden_layers=4,
+        index_topk=6,
+        index_head_dim=8,
+        index_n_heads=16,  # with few, many scores are zero, and which of those are chosen is by chance
+        indexer_types=["full", "full", "full", "shared"],
+        no_rope_layers=[1, 0, 1, 1],
+        kv_source_layers=[0, 1, 2, 2],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
 
 
 def cosmos3_edge() -> HookedMultimodal:
@@ -288,40 +309,70 @@ class _Raster:
 _MUSE_MARKS = ("<|patch|>", "<|image_start|>", "<|image_end|>")
 
 
-def muse_glimmer() -> HookedMultimodal:
-    """Muse Glimmer: windows of 4 x 4 patches in two vision blocks of three; one language block without positions."""
+_MUSE_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "pos_emb_height": 4,
+    "pos_emb_width": 4,
+    "max_position_embeddings": 16,
+    "layer_types": ["window_attention", "full_attention", "window_attention"],
+}
+_MUSE_TEXT = {
+    **_TEXT,
+    "vocab_size": len(VOCAB) + len(_MUSE_MARKS),
+    "head_dim": 8,
+    "sliding_window": 16,
+    "post_norm_eps": 1e-6,
+    "output_multiplier": 0.7,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
+
+def _muse(model_class: Any, config_class: Any, family: Family, **options: Any) -> HookedMultimodal:
+    """A model with windows of 4 x 4 patches in two vision blocks of three, and one language block without positions."""
     words = tokenizer("<|patch|>", _MUSE_MARKS)
-    config = MuseGlimmerConfig(
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "patch_size": 8,
-            "pos_emb_height": 4,
-            "pos_emb_width": 4,
-            "max_position_embeddings": 16,
-            "layer_types": ["window_attention", "full_attention", "window_attention"],
-        },
-        text_config={
-            **_TEXT,
-            "vocab_size": len(words),
-            "head_dim": 8,
-            "sliding_window": 16,
-            "post_norm_eps": 1e-6,
-            "output_multiplier": 0.7,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        },
+    config = config_class(
+        vision_config=dict(_MUSE_VISION),
         out_hidden_size=96,
         projector_hidden_size=28,
         image_token_id=words.image_token_id,
         video_token_id=VOCAB["<|video_pad|>"],
+        **options,
     )
-    model = ending(MuseGlimmerForConditionalGeneration(config))
+    model = ending(model_class(config))
     for name, parameter in model.named_parameters():
         if "layernorm" in name:
             parameter.data -= 1  # the gain's distance from 1
-    return HookedMultimodal.from_hf(model, ComposedProcessor(_Raster(), words, MUSE_GLIMMER, model.config))
+    return HookedMultimodal.from_hf(model, ComposedProcessor(_Raster(), words, family, model.config))
+
+
+def muse_spark() -> HookedMultimodal:
+    """Muse Spark: the first language block is dense, the others are sparse."""
+    experts = {
+        "moe_intermediate_size": 16,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_hidden_size": 16,
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+    }
+    audio = {
+        "patch_sizes": (4, 4),
+        "hidden_sizes": (8, 8),
+        "depths": (1, 1),
+        "num_hidden_layers": 2,
+        "out_hidden_size": 32,
+    }
+    return _muse(
+        MuseSparkForConditionalGeneration,
+        MuseSparkConfig,
+        MUSE_SPARK,
+        text_config={**_MUSE_TEXT, **experts},
+        audio_config=audio,
+        audio_token_id=VOCAB["<|vision_start|>"],
+    )
 
 
 #: Picture sizes that need no resizing, of which the second makes the windows of windowed towers ragged.
@@ -334,8 +385,19 @@ TINY = [
     Tiny("hyperclovax_vision_v2", hyperclovax_vision_v2, sizes=_SIZES),
     Tiny("lfm3_vl", lfm3_vl, sizes=_SIZES),
     Tiny("pixtral", pixtral, sizes=_SMALL),
-    Tiny("mistral4", mistral4, sizes=_SMALL),
+    Tiny(
+        "mistral4",
+        lambda: _mistral4(Mistral3ForConditionalGeneration, Mistral3Config, "mistral4", q_lora_rank=20),
+        sizes=_SMALL,
+    ),
+    # its queries grow with their position, which a forward pass counts with the padding and generation without
+    Tiny("mistral_large4", mistral_large4, sizes=_SMALL, padded=False),
     Tiny("cosmos3_edge", cosmos3_edge, sizes=_SIZES),
     Tiny("t5gemma2", t5gemma2),
-    Tiny("muse_glimmer", muse_glimmer, sizes=_SIZES),
+    Tiny(
+        "muse_glimmer",
+        lambda: _muse(MuseGlimmerForConditionalGeneration, MuseGlimmerConfig, MUSE_GLIMMER, text_config=_MUSE_TEXT),
+        sizes=_SIZES,
+    ),
+    Tiny("muse_spark", muse_spark, sizes=_SIZES),
 ]

@@ -3,7 +3,8 @@
 The patches of all pictures lie in one sequence, which keeps a batch axis of one in the tower and none in the projector.
 A mask keeps pictures apart. In Mistral 3 every row of image tokens ends with a token of its own, which has no place.
 Mistral 4 makes queries, keys and values from narrow latents, so that no one linear holds their weights, and has mixtures
-of experts with one that all rows share.
+of experts with one that all rows share; in its large build every query looks at a few keys alone, which a part without
+points chooses, and layers may share keys and values: an edit of these is of one layer's alone.
 
 Source: Agrawal et al., Pixtral 12B, 2024 (https://arxiv.org/abs/2410.07073); Mistral AI, Mistral Small 3.1, 2025
 (https://mistral.ai/news/mistral-small-3-1); Taghadouini et al., LightOnOCR, 2025
@@ -94,7 +95,9 @@ def _merged(config: Config) -> int:
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
 #: Mistral 4: queries, keys and values have two linears each, or share one.
 _LATENT = replace(
-    LLAMA_BLOCK, attn=Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj"), when=_has_latents
+    LLAMA_BLOCK,
+    attn=Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj", latent=True),
+    when=_has_latents,
 )
 _SPARSE = replace(
     _LATENT,
@@ -129,7 +132,7 @@ def rows_of_tokens(config: Config, tensors: dict[str, Any]) -> list[str]:
 MISTRAL3 = register_family(
     Family(
         name="mistral3",
-        classes=("Mistral3ForConditionalGeneration",),
+        classes=("Mistral3ForConditionalGeneration", "MistralLarge4ForConditionalGeneration"),
         vision=pixtral_vision("model.vision_tower", _read),
         projector=_projector("model.multi_modal_projector"),
         language=replace(

@@ -1,16 +1,19 @@
-"""Muse Glimmer: a packed tower with windows, squares of patches merged, a language model with norms around its branches.
+"""Muse Glimmer and Spark: a packed tower with windows, squares of patches merged, norms around the language's branches.
 
 In the tower patches lie window by window, single and not in squares; they are put back into raster order and merged
 behind it. What the heads of a language block hand on passes a gate of the block's own between `hook_z` and the last
-linear. Logits are the unembedding's output scaled and bounded.
+linear. Logits are the unembedding's output scaled and bounded. In Muse Spark a gate weighs the stream and what a branch
+adds to it, feature by feature: the stream is no plain sum of its writers. It also hears, by a tower that has no points.
 
 Source: Meta, Muse Glimmer 30B model card, 2026 (https://huggingface.co/meta-models/Muse-Glimmer-30B).
+Source: Meta, Muse Spark model card, 2026 (https://huggingface.co/meta-models/Muse-Spark-Open-816B-A42B).
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmlens.models.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, llama_language, projected
 from mmlens.models.family import (
@@ -76,5 +79,37 @@ MUSE_GLIMMER = register_family(
         places=packed_places(order=_order, merges=_merges),
         placeholder="<|patch|>",
         expand=_expand,
+    )
+)
+
+
+def _share(gate: nn.Module) -> torch.Tensor:
+    """What a residual gate multiplies a branch's output by."""
+    return torch.sigmoid(gate.gate / gate.temperature)  # type: ignore[arg-type, operator]
+
+
+_DENSE = replace(
+    GEMMA_SANDWICH_BLOCK,
+    attn=replace(
+        projected("o_proj"),
+        branch="post_attention_layernorm",
+        scale=lambda block: _share(block.post_attention_residual_gate),  # type: ignore[arg-type]
+    ),
+    middle="post_attention_residual_gate",
+    mlp=replace(
+        GEMMA_SANDWICH_BLOCK.mlp,
+        scale=lambda block: _share(block.post_feedforward_residual_gate),  # type: ignore[arg-type]
+    ),
+)
+_SPARSE = replace(_DENSE, mlp=Mlp(branch=_DENSE.mlp.branch, router="mlp.gate", router_item=0, scale=_DENSE.mlp.scale))
+
+MUSE_SPARK = register_family(
+    replace(
+        MUSE_GLIMMER,
+        name="muse_spark",
+        classes=("MuseSparkForConditionalGeneration",),
+        language=replace(
+            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_DENSE, _SPARSE), config=lambda c: c.text_config)
+        ),
     )
 )
