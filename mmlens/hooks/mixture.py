@@ -38,11 +38,11 @@ class RouterLogits:
         """Pass the logits through the tap, and choose by what it gives."""
 
         def choose(
-            module: nn.Module, args: object, output: tuple[torch.Tensor, ...]
+            module: nn.Module, args: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]
         ) -> tuple[torch.Tensor, ...] | None:
             logits = output[self.item]
             new = tap(logits)
-            return None if new is logits else self._choice(new)
+            return None if new is logits else self._choice(new, args[1:])
 
         self._handles[tap] = self.router.register_forward_hook(choose, prepend=True)
 
@@ -50,16 +50,20 @@ class RouterLogits:
         """Take the tap out."""
         self._handles.pop(tap).remove()
 
-    def _choice(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _choice(self, logits: torch.Tensor, more: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """What the router returns for given logits: it runs on them, with the identity as its weight.
 
         Some routers multiply what their linear gives by a number; their identity is that much smaller.
+
+        Args:
+            logits: `[row expert]`.
+            more: what it was called with besides the rows.
         """
         if self._factor is None:
-            self._factor = float(self._run(torch.ones_like(logits[:1]), 1.0)[self.item].flatten()[0])
-        return self._run(logits, 1.0 / self._factor)
+            self._factor = float(self._run(torch.ones_like(logits[:1]), more, 1.0)[self.item].flatten()[0])
+        return self._run(logits, more, 1.0 / self._factor)
 
-    def _run(self, rows: torch.Tensor, weight: float) -> tuple[torch.Tensor, ...]:
+    def _run(self, rows: torch.Tensor, more: tuple[torch.Tensor, ...], weight: float) -> tuple[torch.Tensor, ...]:
         """What the router returns for rows `[row expert]`, with so many times the identity as its weight."""
         parameters = self.router._parameters
         experts, width = parameters["weight"].shape  # type: ignore[union-attr]
@@ -69,7 +73,7 @@ class RouterLogits:
         if parameters.get("bias") is not None:
             twin._parameters["bias"] = torch.zeros_like(parameters["bias"])  # type: ignore[arg-type, assignment]
         # the class's own function: an instance's may be wrapped by whoever places the model on its devices
-        return type(twin).forward(twin, nn.functional.pad(rows, (0, width - experts)))
+        return type(twin).forward(twin, nn.functional.pad(rows, (0, width - experts)), *more)
 
 
 class Unflattened:

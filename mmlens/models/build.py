@@ -126,8 +126,10 @@ class _Builder:
     ) -> BlockBuilder:
         """What adds the points of one block of a stack; arguments as for `_stack`."""
         name = f"{part_prefix(part)}{stack.name}.{layer}"
-        heads = stack.heads(stack.config(self.config))
-        return BlockBuilder(self.collect, name, block, fitting(stack.kinds, block), heads, rows, is_last, memory)
+        kind = fitting(stack.kinds, block)
+        own = kind.attn.heads if kind.attn is not None else None
+        heads = own(block) if own is not None else stack.heads(stack.config(self.config))
+        return BlockBuilder(self.collect, name, block, kind, heads, rows, is_last, memory)
 
     def _vision_reads(self) -> list[tuple[str, int]]:
         """Every vision block that the projector reads, as stack and number."""

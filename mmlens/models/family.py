@@ -38,6 +38,7 @@ class Attention:
         joined: keys and values are made of the rows that it looks at and, behind them, of its own (perceivers).
         latent: keys and values are made of one narrow row per position, by no linears of their own; what heads compare has
             another width than what they read.
+        heads: number of heads, given the block, where the stack's blocks differ in it.
     """
 
     kernel: str | None
@@ -52,6 +53,7 @@ class Attention:
     over_channels: bool = False
     joined: bool = False
     latent: bool = False
+    heads: Callable[[nn.Module], int] | None = None
 
 
 @dataclass(frozen=True)

@@ -378,11 +378,16 @@ def part_view(name: Part, family: Any, model: nn.Module, config: Any, device: st
     return PartView(name, cfg, blocks)
 
 
+def _heads(block: nn.Module, attn: Attention, heads: int) -> int:
+    """Number of heads of a block, given how many the stack has."""
+    return heads if attn.heads is None else attn.heads(block)
+
+
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
     """The weights that one block has: blocks of mixtures or other mixers lack some."""
     return BlockWeights(
         module,
-        None if kind.attn is None else AttentionWeights(module, kind.attn, heads),
+        None if kind.attn is None else AttentionWeights(module, kind.attn, _heads(module, kind.attn, heads)),
         None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
         (kind.ln1, kind.ln2),
         None if kind.mlp.shared is None else MlpWeights(module, kind.mlp.shared),
