@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import (
+    Dots3NoteConfig,
+    Dots3NoteForConditionalGeneration,
     Ernie4_5_VLMoeConfig,
     Ernie4_5_VLMoeForConditionalGeneration,
     Glm46VForConditionalGeneration,
@@ -34,6 +36,7 @@ from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import Min
 from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRMSNorm
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mmlens.models.families.dots3_note import DOTS3_NOTE
 from mmlens.models.families.ernie4_5_vl import ERNIE4_5_VL
 from mmlens.models.families.glm4v import GLM4V
 from mmlens.models.families.hunyuan_vl import HUNYUAN_VL
@@ -385,6 +388,66 @@ _MARKS = {
 _CUT = ((32, 32), (64, 64))
 
 
+def dots3_note() -> HookedMultimodal:
+    """dots3: two indexed blocks around one with a window, which has half as many heads; a mixture ends the tower."""
+    more = ("<|imgpad|>", "<|img|>", "<|endofimg|>", "<|audio_comp_pad|>")
+    text: dict[str, Any] = {
+        **_TEXT,
+        "vocab_size": len(VOCAB) + len(more),
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 8,
+        "moe_intermediate_size": 24,
+        "shared_experts_intermediate_size": 24,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "index_topk": 6,
+        "index_head_dim": 8,
+        "index_n_heads": 16,  # with few, keys tie at zero, and which of them are picked hangs on the text's length
+        "sliding_window": 8,
+        "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+        "swa_num_attention_heads": 2,
+        "swa_num_key_value_heads": 2,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 12,
+        "swa_head_dim": 16,
+        "swa_qk_nope_head_dim": 12,
+        "swa_v_head_dim": 8,
+    }
+    config = Dots3NoteConfig(
+        vision_config={
+            **_TOWER,
+            "patch_size": 8,
+            "adapter_in_dim": 24,
+            "adapter_out_dim": 32,
+            "moe_intermediate_size": 20,
+            "pyramid_num_routed": [-1, -1, 4],
+        },
+        text_config=text,
+        audio_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "feature_size": 8,
+            "downsample_hidden_size": 8,
+            "adapter_input_size": 16,
+            "adapter_out_dim": 32,
+        },
+        image_token_id=len(VOCAB),
+        video_token_id=VOCAB["<|video_pad|>"],
+        audio_token_id=len(VOCAB) + 3,
+    )
+    pictures = Qwen2VLImageProcessorPil(
+        patch_size=8, merge_size=2, temporal_patch_size=1, size={"shortest_edge": 256, "longest_edge": 4096}
+    )
+    return _hooked(Dots3NoteForConditionalGeneration(config), DOTS3_NOTE, more[0], more, pictures)
+
+
 TINY = [
     Tiny("qwen2_5_omni", qwen2_5_omni, sizes=_SIZES),
     Tiny("qwen3_omni", qwen3_omni, sizes=_SIZES),
@@ -412,4 +475,5 @@ TINY = [
         sizes=_CUT,
         reach=8,
     ),
+    Tiny("dots3_note", dots3_note, sizes=_SIZES),
 ]

@@ -103,8 +103,8 @@ def _grids(
     """The picture's size, and its rows in each part, as seen in lines of cuts of the same size."""
     side, merge = config.vision_config.patch_size, _merge(config)
     height, width = lines[0][0].patches
-    received = (len(lines) * height * side, len(lines[0]) * width * side)
-    original = size or received
+    received: tuple[int, int] = (len(lines) * height * side, len(lines[0]) * width * side)
+    original: tuple[int, int] = size or received
     frame = Frame(*original, (received[0] / original[0], received[1] / original[1]))
     placed = [(line, column, cut) for line, row in enumerate(lines) for column, cut in enumerate(row)]
 
