@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import AddedToken
+from transformers.image_utils import SizeDict
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from mmlens.models.families.deepseek_ocr2 import UNLIMITED_OCR
@@ -165,7 +166,7 @@ def deepseek_ocr2() -> HookedMultimodal:
 class _SteadyPictures(transformers.Kosmos2_5ImageProcessorPil):
     """Scales all pictures alike, not each by its own mean and deviation, so that painting moves single patches."""
 
-    def normalize(self, image: np.ndarray, **options: Any) -> np.ndarray:
+    def normalize(self, image: np.ndarray, *args: Any, **options: Any) -> np.ndarray:
         """Pixels from -2 to 2."""
         return (image.astype(np.float32) - 127.5) / 64
 
@@ -197,9 +198,10 @@ def kosmos2_5() -> HookedMultimodal:
     model = redraw(transformers.Kosmos2_5ForConditionalGeneration(config))
     words = tokenizer("<s>", more=marks)
     words.boi_token, words.eoi_token = "<image>", "</image>"
-    pictures = _SteadyPictures(patch_size={"height": 8, "width": 8}, max_patches=18)
+    pictures = _SteadyPictures(patch_size=SizeDict(height=8, width=8), max_patches=18)
     processor = transformers.Kosmos2_5Processor(pictures, words, num_image_tokens=4)
-    processor.images_kwargs = {**processor.images_kwargs, "max_patches": 18}
+    options: dict[str, Any] = {**processor.images_kwargs, "max_patches": 18}
+    vars(processor)["images_kwargs"] = options
     return HookedMultimodal.from_hf(model, processor)
 
 
