@@ -35,7 +35,9 @@ class Attention:
             gate's sigmoid.
         over_channels: queries and keys are the channels of a head, compared over all positions; `z` is read back by the
             position.
-        joined: keys and values are made of the rows that it looks at and, behind them, of its own (perceivers).
+        joined: keys and values are made of two sequences: of the rows that cross-attention looks at and, behind them, of
+            its own (perceivers); in self-attention of its own and, behind them, of those that cross-attention would look
+            at.
         latent: keys and values are made of one narrow row per position, by no linears of their own; what heads compare has
             another width than what they read.
         heads: number of heads, given the block, where the stack's blocks differ in it.

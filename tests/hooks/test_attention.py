@@ -200,3 +200,18 @@ def test_soft_caps() -> None:
     )
     expected = 2 * torch.tanh(query.double() @ key.double().transpose(-1, -2) / 6**0.5 / 2)
     torch.testing.assert_close(capped[0].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_queries_that_may_look_at_chosen_keys_alone(additive: bool) -> None:
+    inputs = tensors()
+    chosen = torch.tensor([[0, 1], [0, 1], [2, 1], [3, 0], [2, 4]]).expand(2, 5, 2)
+    pairs = torch.zeros(2, 5, 5, dtype=torch.bool).scatter(-1, chosen, True)[:, None]
+    mask = torch.zeros(1, 1, 5, 5).masked_fill(~CAUSAL, torch.finfo(torch.float32).min) if additive else CAUSAL
+    out, pattern = run(Caller(), "pattern", same, inputs, mask, indices=chosen)
+    expected_out, expected = reference(*inputs, CAUSAL & pairs)
+    torch.testing.assert_close(pattern.double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(out.double(), expected_out, atol=1e-6, rtol=1e-5)
+    masks: list[torch.Tensor] = []
+    hooked_attention(lambda *args, **options: masks.append(args[4]), Caller(), *inputs, None, indices=chosen)
+    assert torch.equal(masks[0], CAUSAL & pairs)

@@ -80,3 +80,26 @@ def test_router_logits_have_a_gradient(name: str) -> None:
 def test_more_experts_than_the_rows_are_wide_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"Linear has 5 experts for rows of width 3"):
         RouterLogits(torch.nn.Linear(3, 5), 0)
+
+
+class ScalingRouter(torch.nn.Module):
+    """A router whose logits are a third of what its linear gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = torch.nn.functional.linear(rows, self.weight) / 3
+        return logits, logits.softmax(-1)
+
+
+@torch.no_grad()
+def test_a_router_that_scales_its_logits_chooses_by_the_edited_ones() -> None:
+    router, rows = ScalingRouter(), torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    shift = torch.tensor([0.0, 1.0, -2.0, 0.5])
+    logits = router(rows)[0]
+    RouterLogits(router, 0).attach(lambda tensor: tensor + shift, 0)
+    new, weights = router(rows)
+    torch.testing.assert_close(new, logits + shift)
+    torch.testing.assert_close(weights, (logits + shift).softmax(-1))

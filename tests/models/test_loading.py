@@ -12,6 +12,7 @@ from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.loading import find_family
 from mmlens.models.processing import ComposedProcessor
 from tests.conftest import LONG, SHORT, Subject, bare_copy
+from tests.families.further_language import pixtral
 from tests.tiny import picture
 
 
@@ -166,3 +167,16 @@ def test_tokens_and_strings(llava: Subject) -> None:
     assert model.to_single_token("red") == int(model.to_tokens("red"))
     assert model.decode(ids) == ["red circle", "a big red circle"]
     assert model.stop_tokens == {2}
+
+
+@torch.no_grad()
+def test_a_checkpoint_with_another_tower_of_the_same_class_is_loaded_with_a_processor_for_it(tmp_path: Path) -> None:
+    model = pixtral()
+    model.save_pretrained(tmp_path)
+    # as published checkpoints have it: a processor that cannot be built without torchvision
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "PixtralProcessor"}')
+    again = HookedMultimodal.from_pretrained(tmp_path)
+    assert again.family.name == "pixtral"
+    pictures = [picture(0, 32, 64)]
+    batch, expected = (each.prepare(SHORT, images=pictures) for each in (again, model))
+    assert torch.equal(again(batch), model(expected))
