@@ -35,6 +35,8 @@ WHOLE = {
     "glm4v": "a convolution behind the tower",
     "qwen3_vl": "mergers that add to the stream between language blocks",
     "qwen3_5_moe": "linear attention, gated attention, a mixture with a shared expert",
+    "lfm3_vl": "what the heads hand on passes through a gate of its own linear",
+    "kimi_k2_5": "latent attention, a tower that attends picture by picture",
     "lfm2_vl": "convolutions, features that a method returns",
     "ovis2": "a projector that runs several times, features that a method returns",
     "llava_onevision_interpolated": "features that a method returns; a norm behind the tower that nothing reads",
@@ -46,11 +48,14 @@ LEFT_OUT = {
     "llama4": {"projector.mlp.hook_post"},
     "llava_onevision_interpolated": {f"projector.mlp.hook_{point}" for point in ("pre", "act", "post")},
 }
-#: Points that both have at different tensors: where the tower's features change their width in front of the projector,
-#: discovery takes what the tower's last norm returns; rows of several tiles stay in the axis in which they are returned; where
-#: rows change behind the projector's last module, discovery takes what a method returns.
+#: Points that both have at different tensors: where the tower's features change their rows in front of the projector,
+#: discovery takes what the tower's last norm returns; rows of several tiles stay in the axis in which they are returned; an axis
+#: of length one stays too; where rows change behind the projector's last module, discovery takes what a method returns.
 ELSEWHERE = {
     "glm4v": {"projector.hook_in"},
+    "kimi_k2_5": {
+        f"projector.{point}" for point in ("hook_in", "mlp.hook_pre", "mlp.hook_act", "mlp.hook_post", "hook_out")
+    },
     "llama4": {"projector.hook_in", "projector.hook_out"},
     "llava_onevision_interpolated": {"projector.hook_out"},
 }
@@ -87,9 +92,10 @@ def test_a_hidden_family_is_found_again(tiny: Tiny) -> None:
             assert ours[name].shape == theirs[name].shape, name
             assert torch.equal(ours[name], theirs[name]), name
     for layer, block in enumerate(found.blocks):
-        if block.attn is not None and declared.blocks[layer].attn is not None:
+        if block.attn is not None and block.attn.declared.q is not None and declared.blocks[layer].attn is not None:
             assert torch.equal(block.attn.W_Q, declared.blocks[layer].attn.W_Q)
             assert torch.equal(block.attn.W_V, declared.blocks[layer].attn.W_V)
+            assert torch.equal(block.attn.W_O, declared.blocks[layer].attn.W_O)
         if block.mlp is not None and declared.blocks[layer].mlp is not None:
             assert torch.equal(block.mlp.W_in, declared.blocks[layer].mlp.W_in)
 

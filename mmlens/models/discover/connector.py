@@ -38,7 +38,10 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
     reads = _reads(runs, vision[-1], entrance, argument, received)
     own, returned, given = vision[-1].width * len(reads), connector.returned, entrance.received[argument]
     receives: tuple[str, str | None] = (entrance.path, argument)
-    if given.shape[-1] % own:  # something between them changes the width: hand on what the tower returns
+    packed, nested = returned.ndim == 2, returned.ndim == 4  # type: ignore[union-attr]
+    axes = min(2 if packed else 4 if nested else 3, vision[-1].last.returned.ndim)  # type: ignore[union-attr]
+    if given.shape[-1] % own or given.ndim > axes:
+        # something between them changes the rows: hand on what the tower returns
         end = _end(runs, vision[-1].blocks[reads[-1]])
         receives, given = (end.path, None), end.returned  # type: ignore[assignment]
     beside = given.shape[-1] // own
@@ -51,8 +54,8 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
         queries=asks,
         receives_rows="projector" if n_in == n_out and not asks else "vision",
         side_by_side=Fixed(beside, str(beside)),
-        packed=returned.ndim == 2,  # type: ignore[union-attr]
-        nested=returned.ndim == 4,  # type: ignore[union-attr]
+        packed=packed,
+        nested=nested,
     )
     return projector, reads
 
@@ -154,7 +157,9 @@ def _end(runs: Runs, block: Call) -> Call:
     """The tower's last call on the stream of its blocks: its norm, or the block itself."""
     for call in runs.own.calls:
         given = next(iter(call.received.values()), None)
-        if call.enter > block.exit and is_norm(call.module) and same(given, block.returned):
+        if given is None or call.enter < block.exit or not is_norm(call.module):
+            continue
+        if same(given, block.returned) and given.ndim == block.returned.ndim:  # type: ignore[union-attr]
             return call
     return block
 
