@@ -2,13 +2,15 @@
 
 In some language blocks an indexer picks which keys each query may attend to, and the others see a window, with another
 number of heads. The picks reach attention only where transformers runs a kernel of its own, so the language model keeps
-that: of a block's attention there is `hook_z`, which a gate of every head multiplies before the last linear. The audio
-tower sees no picture.
+that: of a block's attention there is `hook_z`, as the heads hand it to the last linear, behind a gate that every head has.
+The audio tower sees no picture.
 
 Source: dots studio, dots3-note, 2026 (https://huggingface.co/dots-studio/dots3-note-prev).
 """
 
 from dataclasses import replace
+
+from torch import nn
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens
@@ -18,6 +20,12 @@ from mmlens.models.places.packed import packed_places
 
 _TOWER = "model.vision_tower"
 _SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))
+
+
+def _heads(block: nn.Module) -> int:
+    return int(block.self_attn.num_heads)  # type: ignore[union-attr, arg-type]
+
+
 _LATENT = replace(
     LLAMA_BLOCK,
     attn=Attention(
@@ -25,7 +33,7 @@ _LATENT = replace(
         branch="self_attn",
         o="self_attn.o_proj",
         latent=True,
-        heads=lambda block: block.self_attn.num_heads,  # type: ignore[union-attr, return-value]
+        heads=_heads,
     ),
 )
 _SPARSE = replace(
