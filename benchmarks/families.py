@@ -2,16 +2,20 @@
 
 import argparse
 import os
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tqdm.auto import tqdm
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
 
 from benchmarks.discovery import outcome
 from mmlens.core.files import whole_file
-from mmlens.models.survey import Survey, as_markdown, as_text, survey, write_survey
+from mmlens.models.survey import FamilyRecord, Survey, as_markdown, as_text, survey, write_survey
 from tests.contracts.test_families import batch_of
 from tests.families import FAMILIES
 from tests.tiny import TINY
@@ -36,16 +40,29 @@ places in the picture were painted box by box. `python -m benchmarks.families` w
 """
 
 
+def _record(name: str) -> FamilyRecord:
+    tiny = next(tiny for tiny in [*TINY, *FAMILIES] if tiny.name == name)
+    model = tiny.make()
+    return survey(model, batch_of(tiny, model), name=name, how="declared")
+
+
+def _outcome(named: tuple[str, str]) -> str:
+    logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+    return outcome(*named)
+
+
 def main() -> int:
-    """Survey every family; exit code 1 if a point fails."""
-    argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__).parse_args()
-    records = []
-    for tiny in tqdm([*TINY, *FAMILIES], unit="family"):
-        model = tiny.make()
-        records.append(survey(model, batch_of(tiny, model), name=tiny.name, how="declared"))
-    records.sort(key=lambda record: record.model)
+    """Survey every family and every class; exit code 1 if a point fails."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    names = [tiny.name for tiny in [*TINY, *FAMILIES]]
     mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    classes = {name: outcome(model_type, name) for model_type, name in tqdm(mapping.items(), unit="class")}
+    with ProcessPoolExecutor(parser.parse_args().workers, get_context("spawn")) as pool:
+        records = list(tqdm(pool.map(_record, names), total=len(names), unit="family"))
+        outcomes = list(tqdm(pool.map(_outcome, mapping.items()), total=len(mapping), unit="class"))
+    records.sort(key=lambda record: record.model)
+    classes = dict(zip(mapping.values(), outcomes, strict=True))
     found = Survey(tuple(records), dict(sorted(classes.items())))
     write_survey(found)
     counts = ", ".join(f"{count} {what}" for what, count in found.counts().items())

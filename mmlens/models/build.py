@@ -64,7 +64,9 @@ class _Builder:
     def _rows(self, stack: Stack) -> Rows:
         """The stream of a vision stack."""
         axes = "patch d_vision" if stack.packed else "batch patch d_vision"
-        return Rows(axes, self._width(stack), stack.rows or "vision", "batch d_vision row column" if stack.maps else None)
+        return Rows(
+            axes, self._width(stack), stack.rows or "vision", "batch d_vision row column" if stack.maps else None
+        )
 
     def _width(self, stack: Stack) -> int:
         """Width of the stream that a stack works on."""
