@@ -40,6 +40,19 @@ LLAMA_BLOCK = Block(
     ln2=Norm("post_attention_layernorm"),
 )
 
+#: A mixture of experts that hands every row to a shared expert too (DeepSeek, GLM, Mistral 4): its router returns logits.
+SHARED_MIXTURE = Mlp(
+    branch="mlp",
+    router="mlp.gate",
+    router_item=0,
+    shared=Mlp(
+        down="mlp.shared_experts.down_proj",
+        up="mlp.shared_experts.up_proj",
+        gate="mlp.shared_experts.gate_proj",
+        act="mlp.shared_experts.act_fn",
+    ),
+)
+
 
 def llama_language(path: str, *, head: str) -> Language:
     """A Llama-like language model.

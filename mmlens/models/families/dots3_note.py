@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens
 from mmlens.models.families.qwen2_vl import MERGER
 from mmlens.models.family import Attention, Family, Mlp, Stack, Vision, register_family
@@ -38,17 +38,7 @@ _LATENT = replace(
 )
 _SPARSE = replace(
     _LATENT,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.gate",
-        router_item=0,
-        shared=Mlp(
-            down="mlp.shared_experts.down_proj",
-            up="mlp.shared_experts.up_proj",
-            gate="mlp.shared_experts.gate_proj",
-            act="mlp.shared_experts.act_fn",
-        ),
-    ),
+    mlp=SHARED_MIXTURE,
 )
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
 

@@ -9,7 +9,7 @@ Source: Hong et al., GLM-4.1V-Thinking and GLM-4.5V, 2025 (https://arxiv.org/abs
 
 from dataclasses import replace
 
-from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
 from mmlens.models.family import Attention, Block, Family, Mlp, Norm, Projector, Stack, register_family
 from mmlens.models.places.packed import packed_places
@@ -29,17 +29,7 @@ _SANDWICH = Block(
 )
 _SPARSE = replace(
     LLAMA_BLOCK,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.gate",
-        router_item=0,
-        shared=Mlp(
-            down="mlp.shared_experts.down_proj",
-            up="mlp.shared_experts.up_proj",
-            gate="mlp.shared_experts.gate_proj",
-            act="mlp.shared_experts.act_fn",
-        ),
-    ),
+    mlp=SHARED_MIXTURE,
 )
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
 

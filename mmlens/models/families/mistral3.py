@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.family import (
     Attention,
     Block,
@@ -34,14 +34,7 @@ from mmlens.models.family import (
 from mmlens.models.places.merging import packed_merging_places
 
 _PIXTRAL_BLOCK = Block(
-    attn=Attention(
-        kernel="attention",
-        branch="attention",
-        q="attention.q_proj",
-        k="attention.k_proj",
-        v="attention.v_proj",
-        o="attention.o_proj",
-    ),
+    attn=projected("o_proj", "attention"),
     mlp=Mlp(
         down="feed_forward.down_proj",
         up="feed_forward.up_proj",
@@ -101,17 +94,7 @@ _LATENT = replace(
 )
 _SPARSE = replace(
     _LATENT,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.gate",
-        router_item=0,
-        shared=Mlp(
-            down="mlp.shared_experts.down_proj",
-            up="mlp.shared_experts.up_proj",
-            gate="mlp.shared_experts.gate_proj",
-            act="mlp.shared_experts.act_fn",
-        ),
-    ),
+    mlp=SHARED_MIXTURE,
 )
 
 
