@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
+from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language, projected
 from mmlens.models.family import (
     Attention,
     Block,
