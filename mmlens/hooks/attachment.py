@@ -6,6 +6,7 @@ that an edit has the meaning of the name: a new `resid_mid` changes the skip pat
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -53,42 +54,8 @@ class Reach(Protocol):
         """Take it out."""
 
 
-class Factored:
-    """A site whose tensor is multiplied by something before it is used; taps see the product.
-
-    Args:
-        site: where the tensor is.
-        factor: gives what it is multiplied by (a gate, a layer scale), read at every forward.
-    """
-
-    def __init__(self, site: "Reach", factor: Callable[[], "torch.Tensor | float"]):
-        self.site = site
-        self.factor = factor
-        self._taps: dict[Tap, Tap] = {}
-
-    def attach(self, tap: Tap, rank: int) -> None:
-        """Show the tap the product, and divide what it gives."""
-
-        def through(tensor: torch.Tensor) -> torch.Tensor:
-            factor = self.factor()
-            product = tensor * factor
-            new = tap(product)
-            if new is product and not product.requires_grad:
-                return tensor
-            with torch.no_grad():
-                moved = torch.where(new == product, tensor, new / factor)
-            return _Divided.apply(moved, new, torch.as_tensor(factor).detach())
-
-        self._taps[tap] = through
-        self.site.attach(through, rank)
-
-    def detach(self, tap: Tap) -> None:
-        """Take the tap out."""
-        self.site.detach(self._taps.pop(tap))
-
-
-class OneRowAxis:
-    """A site whose tensor has several axes of rows (pictures, tiles, patches); taps see one, `[batch row ...]`.
+class Reshown:
+    """A site whose taps see its tensor in another form; subclasses say in which, and how it goes back.
 
     Args:
         site: where the tensor is.
@@ -99,21 +66,55 @@ class OneRowAxis:
         self._taps: dict[Tap, Tap] = {}
 
     def attach(self, tap: Tap, rank: int) -> None:
-        """Show the tap one axis of rows, and give back as many as there were."""
-
-        def through(tensor: torch.Tensor) -> torch.Tensor:
-            # back through the same views even if untouched, so that what a hook was shown has a gradient
-            return tap(tensor.flatten(1, -2)).reshape(tensor.shape)
-
-        self._taps[tap] = through
-        self.site.attach(through, rank)
+        """Put the tap in the path."""
+        self._taps[tap] = partial(self._through, tap)
+        self.site.attach(self._taps[tap], rank)
 
     def detach(self, tap: Tap) -> None:
         """Take the tap out."""
         self.site.detach(self._taps.pop(tap))
 
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        """Show the tap the tensor in its form, and give back what it makes of it in the site's own."""
+        raise NotImplementedError
 
-class WithoutAxis:
+
+class Factored(Reshown):
+    """A site whose tensor is multiplied by something before it is used; taps see the product.
+
+    Args:
+        site: where the tensor is.
+        factor: gives what it is multiplied by (a gate, a layer scale), read at every forward.
+    """
+
+    def __init__(self, site: "Reach", factor: Callable[[], "torch.Tensor | float"]):
+        super().__init__(site)
+        self.factor = factor
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        factor = self.factor()
+        product = tensor * factor
+        new = tap(product)
+        if new is product and not product.requires_grad:
+            return tensor
+        with torch.no_grad():
+            moved = torch.where(new == product, tensor, new / factor)
+        return _Divided.apply(moved, new, torch.as_tensor(factor).detach())
+
+
+class OneRowAxis(Reshown):
+    """A site whose tensor has several axes of rows (pictures, tiles, patches); taps see one, `[batch row ...]`.
+
+    Args:
+        site: where the tensor is.
+    """
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        # back through the same views even if untouched, so that what a hook was shown has a gradient
+        return tap(tensor.flatten(1, -2)).reshape(tensor.shape)
+
+
+class WithoutAxis(Reshown):
     """A site whose tensor has an axis of length one among three; taps see it without.
 
     Args:
@@ -122,27 +123,16 @@ class WithoutAxis:
     """
 
     def __init__(self, site: "Reach", axis: int):
-        self.site = site
+        super().__init__(site)
         self.axis = axis
-        self._taps: dict[Tap, Tap] = {}
 
-    def attach(self, tap: Tap, rank: int) -> None:
-        """Show the tap the tensor without the axis."""
-
-        def through(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.ndim != 3 or tensor.shape[self.axis] != 1:
-                return tap(tensor)
-            return tap(tensor.squeeze(self.axis)).unsqueeze(self.axis)
-
-        self._taps[tap] = through
-        self.site.attach(through, rank)
-
-    def detach(self, tap: Tap) -> None:
-        """Take the tap out."""
-        self.site.detach(self._taps.pop(tap))
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim != 3 or tensor.shape[self.axis] != 1:
+            return tap(tensor)
+        return tap(tensor.squeeze(self.axis)).unsqueeze(self.axis)
 
 
-class SideBySide:
+class SideBySide(Reshown):
     """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
 
     Args:
@@ -151,22 +141,11 @@ class SideBySide:
     """
 
     def __init__(self, site: "Reach", heads: int):
-        self.site = site
+        super().__init__(site)
         self.heads = heads
-        self._taps: dict[Tap, Tap] = {}
 
-    def attach(self, tap: Tap, rank: int) -> None:
-        """Show the tap the heads apart."""
-
-        def through(tensor: torch.Tensor) -> torch.Tensor:
-            return tap(tensor.unflatten(-1, (self.heads, -1))).flatten(-2)
-
-        self._taps[tap] = through
-        self.site.attach(through, rank)
-
-    def detach(self, tap: Tap) -> None:
-        """Take the tap out."""
-        self.site.detach(self._taps.pop(tap))
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        return tap(tensor.unflatten(-1, (self.heads, -1))).flatten(-2)
 
 
 class _Divided(torch.autograd.Function):
