@@ -107,7 +107,8 @@ def redraw(model: torch.nn.Module, seed: int = 0) -> Any:
     return model.eval()
 
 
-_TEXT = {
+#: A small Llama-like language model, in the words of most configurations.
+TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 3,
@@ -134,7 +135,7 @@ def llava(tower: str = "clip") -> HookedMultimodal:
     clip = tower == "clip"
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **_VISION},
-        text_config={"model_type": "llama", **_TEXT},
+        text_config={"model_type": "llama", **TEXT},
         image_token_index=VOCAB["<image>"],
         vision_feature_layer=-2 if clip else -1,
         vision_feature_select_strategy="default" if clip else "full",
@@ -169,7 +170,7 @@ def qwen2_vl() -> HookedMultimodal:
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
-        text_config={**_TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
+        text_config={**TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
         image_token_id=VOCAB["<|image_pad|>"],
         video_token_id=VOCAB["<|video_pad|>"],
         vision_start_token_id=VOCAB["<|vision_start|>"],
@@ -201,7 +202,7 @@ def instructblip(text: dict[str, Any] | None = None) -> HookedMultimodal:
             "max_position_embeddings": 64,
             "pad_token_id": 0,
         },
-        text_config={"model_type": "llama", **_TEXT} if text is None else text,
+        text_config={"model_type": "llama", **TEXT} if text is None else text,
         num_query_tokens=4,
         image_token_index=VOCAB["<image>"],
     )

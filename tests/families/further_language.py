@@ -46,33 +46,11 @@ from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.loading import find_family
 from mmlens.models.processing import ComposedProcessor
-from tests.families.qwen_like import ending, rope
+from tests.families.qwen_like import QWEN_VISION, ending, rope
 from tests.tile_processor import pixels_of
-from tests.tiny import VOCAB, Tiny, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, tokenizer
 
-_TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION: dict[str, Any] = {
-    "depth": 3,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "patch_size": 8,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
-_DEEP = {**_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+_DEEP = {**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
 _TOKENS: dict[str, Any] = {"image_token_id": VOCAB["<|image_pad|>"], "video_token_id": VOCAB["<|video_pad|>"]}
 _MARKS = {"vision_start_token_id": VOCAB["<|vision_start|>"], "vision_end_token_id": VOCAB["<|vision_end|>"]}
 _PIXTRAL = {
@@ -97,7 +75,7 @@ def _packed(model: nn.Module, family: Family, image_token: str = "<|image_pad|>"
 
 def cosmos3_omni() -> HookedMultimodal:
     """Cosmos 3, as far as it reads pictures."""
-    text = {**_TEXT, "model_type": "qwen3_vl_text", "head_dim": 8, "rope_parameters": rope(2, 1, 1)}
+    text = {**TEXT, "model_type": "qwen3_vl_text", "head_dim": 8, "rope_parameters": rope(2, 1, 1)}
     config = Cosmos3OmniConfig(vision_config=dict(_DEEP), text_config=text, **_TOKENS, **_MARKS)
     return _packed(Cosmos3OmniForConditionalGeneration(config), QWEN3_VL)
 
@@ -106,7 +84,7 @@ def cohere_compass() -> HookedMultimodal:
     """North: one block with a sliding window, one without positions."""
     kinds = {"sliding_attention": rope(2, 1, 1), "full_attention": None}
     text = {
-        **_TEXT,
+        **TEXT,
         "head_dim": 8,
         "sliding_window": 16,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
@@ -120,9 +98,9 @@ def cohere_compass() -> HookedMultimodal:
 def hyperclovax_vision_v2() -> HookedMultimodal:
     """HyperCLOVA X Vision 2, with norms behind the branches; merged squares are narrower than the language model."""
     config = HyperCLOVAXVisionV2Config(
-        vision_config={**_VISION, "out_hidden_size": 28, "window_size": 32, "fullatt_block_indexes": [1]},
+        vision_config={**QWEN_VISION, "out_hidden_size": 28, "window_size": 32, "fullatt_block_indexes": [1]},
         text_config={
-            **_TEXT,
+            **TEXT,
             "model_type": "hyperclovax",
             "use_post_norm": True,
             "residual_multiplier": 0.7,
@@ -149,7 +127,7 @@ def lfm3_vl() -> HookedMultimodal:
             "layer_types": ["conv", "full_attention", "conv"],
         },
         text_config={
-            **_TEXT,
+            **TEXT,
             "model_type": "lfm3",
             "num_hidden_layers": 4,
             "head_dim": 8,
@@ -169,7 +147,7 @@ def pixtral() -> HookedMultimodal:
     words = tokenizer("[IMG]", _ROWS)
     config = LlavaConfig(
         vision_config=_PIXTRAL,
-        text_config={**_TEXT, "model_type": "mistral", "vocab_size": len(words), "head_dim": 8},
+        text_config={**TEXT, "model_type": "mistral", "vocab_size": len(words), "head_dim": 8},
         image_token_index=words.image_token_id,
         vision_feature_layer=-2,
         vision_feature_select_strategy="full",
@@ -185,7 +163,7 @@ def _mistral4(model_class: Any, config_class: Any, model_type: str, **text: Any)
     config = config_class(
         vision_config=_PIXTRAL,
         text_config={
-            **_TEXT,
+            **TEXT,
             "model_type": model_type,
             "vocab_size": len(words),
             "num_key_value_heads": 4,
@@ -238,7 +216,7 @@ def cosmos3_edge() -> HookedMultimodal:
             "patch_size": 8,
             "spatial_merge_size": 2,
         },
-        text_config={**_TEXT, "head_dim": 8, "rope_parameters": rope(2, 1, 1)},
+        text_config={**TEXT, "head_dim": 8, "rope_parameters": rope(2, 1, 1)},
         projector_hidden_size=28,
         **_TOKENS,
         **_MARKS,
@@ -258,7 +236,7 @@ def t5gemma2() -> HookedMultimodal:
     words.boi_token, words.eoi_token = marks
     words.boi_token_id, words.eoi_token_id = words.convert_tokens_to_ids(list(marks))
     text = {
-        **_TEXT,
+        **TEXT,
         "vocab_size": len(words),
         "head_dim": 8,
         "query_pre_attn_scalar": 8,
@@ -321,7 +299,7 @@ _MUSE_VISION = {
     "layer_types": ["window_attention", "full_attention", "window_attention"],
 }
 _MUSE_TEXT = {
-    **_TEXT,
+    **TEXT,
     "vocab_size": len(VOCAB) + len(_MUSE_MARKS),
     "head_dim": 8,
     "sliding_window": 16,

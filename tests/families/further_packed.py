@@ -46,32 +46,10 @@ from mmlens.models.families.qwen_omni import QWEN2_5_OMNI, QWEN3_OMNI
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
-from tests.families.qwen_like import ending, rope
+from tests.families.qwen_like import QWEN_VISION, ending, rope
 from tests.tile_processor import TileProcessor, pixels_of
-from tests.tiny import VOCAB, Tiny, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, tokenizer
 
-_TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION: dict[str, Any] = {
-    "depth": 3,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "patch_size": 8,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
 _AUDIO: dict[str, Any] = {
     "d_model": 16,
     "encoder_layers": 1,
@@ -118,9 +96,9 @@ def qwen2_5_omni() -> HookedMultimodal:
     ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
     config = Qwen2_5OmniThinkerConfig(
         audio_config=_AUDIO,
-        vision_config={**_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
+        vision_config={**QWEN_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(VOCAB) + len(more),
             "rope_parameters": rope(1, 1, 2),
             "tie_word_embeddings": False,
@@ -139,7 +117,7 @@ def qwen3_omni() -> HookedMultimodal:
     """The thinker of Qwen3-Omni: DeepStack from two vision blocks, a dense language block between two mixtures."""
     more = ("<|audio_pad|>", "<|audio_start|>")
     text: dict[str, Any] = {
-        **_TEXT,
+        **TEXT,
         "vocab_size": len(VOCAB) + len(more),
         "head_dim": 8,
         "rope_parameters": rope(2, 1, 1),
@@ -150,7 +128,7 @@ def qwen3_omni() -> HookedMultimodal:
     }
     config = Qwen3OmniMoeThinkerConfig(
         audio_config={**_AUDIO, "downsample_hidden_size": 8},
-        vision_config={**_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+        vision_config={**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
         text_config=text,
         image_token_id=VOCAB["<|image_pad|>"],
         video_token_id=VOCAB["<|video_pad|>"],
@@ -165,11 +143,11 @@ def ernie4_5_vl() -> HookedMultimodal:
     """ERNIE 4.5 VL: a dense block, and two mixtures with experts for pictures."""
     more = ("<|IMAGE_START|>", "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_END|>")
     ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
-    vision = {key: held for key, held in _VISION.items() if key not in ("out_hidden_size", "temporal_patch_size")}
+    vision = {key: held for key, held in QWEN_VISION.items() if key not in ("out_hidden_size", "temporal_patch_size")}
     config = Ernie4_5_VLMoeConfig(
         vision_config=vision,
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(VOCAB) + len(more),
             "rope_parameters": rope(1, 1, 2),
             "moe_intermediate_size": [24, 16],
@@ -197,10 +175,10 @@ def glmga() -> HookedMultimodal:
     more = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
     ids = {word: len(VOCAB) + number for number, word in enumerate(more)}
     config: Any = GlmgaConfig(
-        vision_config={"model_type": "glm4v_vision", **_VISION, "image_size": 32},
+        vision_config={"model_type": "glm4v_vision", **QWEN_VISION, "image_size": 32},
         text_config={
             "model_type": "glm4v_text",
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(VOCAB) + len(more),
             "rope_parameters": rope(1, 1, 2, partial_rotary_factor=1.0),
         },
@@ -238,7 +216,7 @@ def kimi_k2_5() -> HookedMultimodal:
     more = ("<|media_pad|>", "<|media_begin|>", "<|media_content|>", "<|media_end|>")
     text = {
         "model_type": "deepseek_v3",
-        **_TEXT,
+        **TEXT,
         "vocab_size": len(VOCAB) + len(more),
         "num_key_value_heads": 4,
         "q_lora_rank": 16,
@@ -278,7 +256,7 @@ def minimax_m3_vl() -> HookedMultimodal:
     config = MiniMaxM3VLConfig(
         vision_config={**_TOWER, "patch_size": 8, "image_size": 32},
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(VOCAB) + len(more),
             "head_dim": 8,
             "rotary_dim": 4,
@@ -308,7 +286,7 @@ def hunyuan_vl() -> HookedMultimodal:
     config = HunYuanVLConfig(
         vision_config={**_TOWER, "patch_size": 8, "max_image_size": 32},
         text_config={
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(VOCAB) + len(more),
             "head_dim": 8,
             "rope_parameters": rope(1, 1, 1, 1),
@@ -354,7 +332,7 @@ def minicpm(model_class: Any, config_class: Any, mode: str, **marks: str) -> Hoo
         vision_config={**_TOWER, "patch_size": 4, "image_size": 32},
         text_config={
             "model_type": "qwen3_5_text",
-            **_TEXT,
+            **TEXT,
             "vocab_size": len(words),
             "head_dim": 16,
             "num_hidden_layers": 2,  # with a third, rounding in delta nets exceeds what parity with all hooks allows
@@ -392,7 +370,7 @@ def dots3_note() -> HookedMultimodal:
     """dots3: two indexed blocks around one with a window, which has half as many heads; a mixture ends the tower."""
     more = ("<|imgpad|>", "<|img|>", "<|endofimg|>", "<|audio_comp_pad|>")
     text: dict[str, Any] = {
-        **_TEXT,
+        **TEXT,
         "vocab_size": len(VOCAB) + len(more),
         "num_key_value_heads": 4,
         "head_dim": 16,

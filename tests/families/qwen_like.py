@@ -36,21 +36,10 @@ from mmlens.models.families.video_llama_3 import VIDEO_LLAMA_3
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, redraw, tokenizer
 
-_TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION: dict[str, Any] = {
+#: A packed tower with 2 x 2 merging, in Qwen's words.
+QWEN_VISION: dict[str, Any] = {
     "depth": 3,
     "hidden_size": 24,
     "intermediate_size": 40,
@@ -98,8 +87,8 @@ def _hooked(model: nn.Module, family: Family) -> HookedMultimodal:
 def qwen2_5_vl() -> HookedMultimodal:
     """Qwen2.5-VL: windows of 2 x 2 squares in the first and last vision block, whole pictures in the middle one."""
     config = Qwen2_5_VLConfig(
-        vision_config={**_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
-        text_config={**_TEXT, "rope_parameters": rope(1, 1, 2)},
+        vision_config={**QWEN_VISION, "window_size": 32, "fullatt_block_indexes": [1]},
+        text_config={**TEXT, "rope_parameters": rope(1, 1, 2)},
         **_TOKENS,
     )
     return _hooked(Qwen2_5_VLForConditionalGeneration(config), QWEN2_5_VL)
@@ -107,8 +96,8 @@ def qwen2_5_vl() -> HookedMultimodal:
 
 def qwen3_vl(sparse: bool = False) -> HookedMultimodal:
     """Qwen3-VL: DeepStack from the first two of three vision blocks; as a mixture with a dense block in the middle."""
-    vision = {**_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
-    text = {**_TEXT, "head_dim": 8, "rope_parameters": rope(2, 1, 1)}
+    vision = {**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope(2, 1, 1)}
     if not sparse:
         config = Qwen3VLConfig(vision_config=vision, text_config=text, **_TOKENS)
         return _hooked(Qwen3VLForConditionalGeneration(config), QWEN3_VL)
@@ -119,9 +108,9 @@ def qwen3_vl(sparse: bool = False) -> HookedMultimodal:
 
 def qwen3_5(sparse: bool = False) -> HookedMultimodal:
     """Qwen3.5: linear attention, full attention, linear attention; grouped heads in both kinds."""
-    vision = {**_VISION, "num_position_embeddings": 16}
+    vision = {**QWEN_VISION, "num_position_embeddings": 16}
     text = {
-        **_TEXT,
+        **TEXT,
         "head_dim": 16,
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "linear_num_key_heads": 2,
@@ -146,11 +135,11 @@ def qwen3_5(sparse: bool = False) -> HookedMultimodal:
 
 def exaone4_5() -> HookedMultimodal:
     """EXAONE 4.5: grouped heads in the windowed tower; language blocks with and without a sliding window."""
-    vision = {**_VISION, "hidden_size": 32, "num_heads": 4, "num_key_value_heads": 2}
+    vision = {**QWEN_VISION, "hidden_size": 32, "num_heads": 4, "num_key_value_heads": 2}
     config = Exaone4_5_Config(
         vision_config={**vision, "window_size": 32, "fullatt_block_indexes": [1]},
         text_config={
-            **_TEXT,
+            **TEXT,
             "model_type": "exaone4",
             "sliding_window": 8,
             "sliding_window_pattern": 2,
@@ -175,7 +164,7 @@ def video_llama_3(merge: int) -> HookedMultimodal:
     """VideoLLaMA3 on pictures, whose squares of so many patches a side are averaged."""
     config = VideoLlama3Config(
         vision_config=_SIGLIP,
-        text_config={"model_type": "qwen2", **_TEXT},
+        text_config={"model_type": "qwen2", **TEXT},
         image_token_id=VOCAB["<|image_pad|>"],
         video_token_id=VOCAB["<|video_pad|>"],
     )
@@ -192,7 +181,7 @@ def paddleocr_vl() -> HookedMultimodal:
     words = tokenizer("<|IMAGE_PLACEHOLDER|>", more=("<|IMAGE_START|>", "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_END|>"))
     config = PaddleOCRVLConfig(
         vision_config={**_SIGLIP, "image_size": 32, "spatial_merge_size": 2},
-        text_config={**_TEXT, "vocab_size": len(words), "head_dim": 8, "rope_parameters": rope(1, 1, 2)},
+        text_config={**TEXT, "vocab_size": len(words), "head_dim": 8, "rope_parameters": rope(1, 1, 2)},
         image_token_id=words.image_token_id,
         video_token_id=VOCAB["<|video_pad|>"],
         tie_word_embeddings=False,
