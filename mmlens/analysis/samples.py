@@ -1,0 +1,166 @@
+"""A dataset, as every analysis takes one: samples with a picture, a prompt, and what is known to be true of them."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mmlens.core.errors import InputError
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.images import Picture, load_image
+
+DEFAULT_PROMPT = "describe the image"
+
+#: What analyses take as a dataset: lab scenes; `Sample`s; mappings with "image" and perhaps "prompt", "id", "caption", as
+#: Hugging Face `datasets` give them; pairs (picture, prompt); or bare pictures. Read once, in order, and only as needed.
+Dataset: TypeAlias = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a dataset.
+
+    Attributes:
+        images: its pictures; empty for text alone.
+        prompt: what the model is asked.
+        caption: a true caption, if known.
+        regions: masks of the objects that are in the picture, by noun.
+        writing: the same content in words, which can stand in the place of the picture; None if unknown.
+        name: the caller's own identifier, if there is one.
+
+    Example:
+        >>> sample = next(as_samples([scene]))
+        >>> sample.prompt, sorted(sample.regions) == sorted({thing.shape for thing in scene.objects})
+        ('describe the image', True)
+    """
+
+    images: tuple[Picture, ...]
+    prompt: str = DEFAULT_PROMPT
+    caption: str | None = None
+    regions: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict, repr=False)
+    writing: str | None = field(default=None, repr=False)
+    name: str | None = None
+
+    @cached_property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """The pictures, read as RGB."""
+        return tuple(load_image(picture) for picture in self.images)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of pixels and prompt, 16 hexadecimal digits: the same content has the same key in every run."""
+        digest = hashlib.sha256(self.prompt.encode())
+        for picture in self.pictures:
+            digest.update(f"|{picture.width}x{picture.height}|".encode())
+            digest.update(picture.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def as_writing(self) -> "Sample":
+        """The sample with its writing in the place of the pictures.
+
+        Raises:
+            InputError: if no writing is known.
+        """
+        if self.writing is None:
+            raise InputError(f"The sample {self.name or self.key} has no writing; give Sample(writing=...).")
+        return Sample((), f"{self.writing} {self.prompt}", self.caption, name=self.name)
+
+
+def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sample]:
+    """Read a dataset as samples, one at a time.
+
+    Args:
+        dataset: see `Dataset`.
+        prompt: for samples that bring none; `"describe the image"` by default.
+
+    Raises:
+        InputError: for a single string or picture in place of a dataset, or an item that is no sample.
+    """
+    if isinstance(dataset, str | Image.Image | Mapping) or not isinstance(dataset, Iterable):
+        raise InputError(
+            f"A dataset is an iterable of samples, found {type(dataset).__name__}; put a single one into a list."
+        )
+    asked = DEFAULT_PROMPT if prompt is None else prompt
+    return (_sample(item, asked, number) for number, item in enumerate(dataset))
+
+
+def _sample(item: Any, prompt: str, number: int) -> Sample:
+    if isinstance(item, Sample):
+        return item
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+        return Sample(_tuple(item[0]), item[1])
+    if isinstance(item, Mapping):
+        return _from_mapping(item, prompt, number)
+    if hasattr(item, "objects") and hasattr(item, "written"):
+        regions: dict[str, Any] = {}
+        for thing in item.objects:  # two objects of one noun are one region
+            regions[thing.shape] = thing.mask | regions.get(thing.shape, False)
+        return Sample((item.image,), prompt, item.caption, regions, item.written())
+    return Sample(_tuple(item), prompt)
+
+
+def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
+    images = item.get("images", item.get("image"))
+    if images is None:
+        raise InputError(f"Sample {number} has the keys {', '.join(map(str, item))}; it needs 'image' (or 'images').")
+    name = item.get("id")
+    return Sample(
+        _tuple(images),
+        item.get("prompt", prompt),
+        item.get("caption"),
+        item.get("regions") or {},
+        item.get("writing"),
+        None if name is None else str(name),
+    )
+
+
+def _tuple(images: Any) -> tuple[Picture, ...]:
+    return tuple(images) if isinstance(images, list | tuple) else (images,)
+
+
+def batches(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    batch_size: int = 8,
+    prompt: str | None = None,
+    progress: bool = True,
+    desc: str = "samples",
+) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
+    """Prepare a dataset for a model, batch by batch, padded on the left; only one batch is in memory at a time.
+
+    Args:
+        model: the hooked model.
+        dataset: see `Dataset`.
+        batch_size: samples at a time.
+        prompt: as for `as_samples`.
+        progress: show a progress bar over samples.
+        desc: its label.
+
+    Raises:
+        InputError: for a batch size below 1, or an item that is no sample.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1.")
+    samples = as_samples(dataset, prompt=prompt)
+    total = len(dataset) if isinstance(dataset, Sized) else None
+    return _batches(model, samples, batch_size, tqdm(total=total, desc=desc, disable=not progress))
+
+
+def _batches(
+    model: HookedMultimodal, samples: Iterator[Sample], batch_size: int, bar: tqdm
+) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
+    with bar:
+        while some := list(islice(samples, batch_size)):
+            pictures = [list(sample.pictures) for sample in some]
+            yield some, model.prepare([sample.prompt for sample in some], images=pictures)
+            bar.update(len(some))
