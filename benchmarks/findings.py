@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 import mmlens as mm
 from mmlens.analysis.heatmap import centred_blob, iou
-from mmlens.analysis.neurons import activation_map
+from mmlens.analysis.neurons.maps import activation_map
 from mmlens.core.places import Neuron
 from mmlens.lab import Scene, SceneObject
 

@@ -17,7 +17,11 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
-from mmlens.analysis.neurons import Activation, NeuronScores, activation_map, find_neurons, random_neurons
+from mmlens.analysis.neurons.control import random_neurons
+from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.points import Activation
+from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching import PatchSweep, patch
 from mmlens.core.errors import NoPlaceError

@@ -12,7 +12,7 @@ from mmlens.analysis.patching import PatchSweep
 from mmlens.core.names import HookName
 
 if TYPE_CHECKING:
-    from mmlens.analysis.neurons import NeuronScores
+    from mmlens.analysis.neurons.scores import NeuronScores
 
 
 class Plot(Figure):

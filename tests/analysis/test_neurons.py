@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from mmlens.analysis.neurons import activation_map, find_neurons, neuron_words, random_neurons
+from mmlens.analysis.neurons.control import random_neurons
+from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.places import Neuron
 from mmlens.interventions.activations import Ablate
