@@ -24,8 +24,8 @@ from transformers.utils import logging
 from mmlens.core.errors import MMLensError
 from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
 from mmlens.models.discover import discover
-from mmlens.models.family import families
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.registry import families
 from tests.families import FAMILIES
 from tests.tiny import TINY, picture, redraw
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError
-from mmlens.models.family import Config, Family
+from mmlens.models.family import Family
 from mmlens.models.layout import TokenLayout
 from mmlens.models.places import Sizes
+from mmlens.models.structure import Config
 
 #: Tensors that carry pictures into a model.
 PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")

@@ -11,7 +11,7 @@ from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
 from mmlens.hooks.graph import Role
 from mmlens.hooks.mixture import Unflattened
 from mmlens.models.collect import Collector, Rows, find_module
-from mmlens.models.family import Block, Mlp, Norm, Scale, Stack
+from mmlens.models.structure import Block, Mlp, Norm, Scale, Stack
 
 
 def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:

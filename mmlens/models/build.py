@@ -14,7 +14,8 @@ from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
 from mmlens.models.collect import Collector, Rows, out_features
-from mmlens.models.family import Config, Crossing, Encoder, Family, Norm, Pooling, Read, Stack
+from mmlens.models.family import Crossing, Encoder, Family, Pooling, Read
+from mmlens.models.structure import Config, Norm, Stack
 
 
 @dataclass

@@ -17,7 +17,8 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
-from mmlens.models.family import Attention, Method, Mlp, Norm, Scale
+from mmlens.models.family import Method
+from mmlens.models.structure import Attention, Mlp, Norm, Scale
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:

@@ -13,8 +13,9 @@ from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
 from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
 from mmlens.models.collect import find_module
-from mmlens.models.family import Family, families
+from mmlens.models.family import Family
 from mmlens.models.processing import load_processor
+from mmlens.models.registry import families
 
 
 def family_of(class_name: str) -> Family:

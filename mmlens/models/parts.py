@@ -9,7 +9,8 @@ from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.names import Part, require_part
 from mmlens.models.collect import submodule
-from mmlens.models.family import Config, Family
+from mmlens.models.family import Family
+from mmlens.models.structure import Config
 from mmlens.models.vocabulary import Vocabulary
 from mmlens.models.weights import PartView, part_view, readable
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from mmlens.core.errors import InputError
 from mmlens.models.batch import MultimodalBatch, make_batch
-from mmlens.models.family import Config, Family
+from mmlens.models.family import Family
 from mmlens.models.images import Picture, load_image
+from mmlens.models.structure import Config
 
 #: A chat message as Hugging Face writes it: `{"role": "user", "content": "..." or [{"type": "image"}, ...]}`.
 Message: TypeAlias = dict[str, Any]

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from mmlens.core.errors import InputError
-from mmlens.models.family import Config, Family
+from mmlens.models.family import Family
+from mmlens.models.structure import Config
 
 
 class ComposedProcessor:

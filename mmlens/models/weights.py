@@ -12,7 +12,7 @@ from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import Part
 from mmlens.models.blocks import blocks_of, fitting
 from mmlens.models.collect import in_features, out_features, submodule
-from mmlens.models.family import Attention, Block, Mlp, Norm
+from mmlens.models.structure import Attention, Block, Mlp, Norm
 
 
 def readable(linear: nn.Module, what: str) -> torch.Tensor:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmlens.models.family import Attention, Block, Family, Language, Mlp, Norm, Projector, Stack, Vision
+from mmlens.models.family import Family, Language, Projector, Vision
 from mmlens.models.places import Grid, Places, boxes_of, cells_of, owners_of
+from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
 
 IMAGE_TOKEN, VOCAB, SIDE, PATCH = 3, 20, 32, 8
 

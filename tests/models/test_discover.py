@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
-from mmlens.models import family as declarations
+from mmlens.models import registry as declarations
 from mmlens.models.discover import discover
 from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal

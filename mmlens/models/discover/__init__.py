@@ -25,8 +25,9 @@ from mmlens.models.discover.pieces import NotFound
 from mmlens.models.discover.report import declaration, described, found_in
 from mmlens.models.discover.runs import Runs
 from mmlens.models.discover.search import Fixed, image_rows, language_of, stack_of, vision_of
-from mmlens.models.family import Block, Config, Family, Mlp, Stack, Vision
+from mmlens.models.family import Family, Vision
 from mmlens.models.places import Places, Sizes
+from mmlens.models.structure import Block, Config, Mlp, Stack
 
 __all__ = ["described", "discover", "example_for"]
 

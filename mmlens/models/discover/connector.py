@@ -9,7 +9,8 @@ from mmlens.models.discover.pieces import NotFound
 from mmlens.models.discover.runs import Runs, Seen, likeness, matched
 from mmlens.models.discover.search import Fixed
 from mmlens.models.discover.trace import Call, noisy, same, traced
-from mmlens.models.family import Method, Mlp, Projector
+from mmlens.models.family import Method, Projector
+from mmlens.models.structure import Mlp
 
 
 def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> tuple[Projector, list[int]]:

@@ -9,7 +9,8 @@ from mmlens.models.discover.mlps import mlp_in
 from mmlens.models.discover.runs import Runs, Seen, matched
 from mmlens.models.discover.search import Fixed
 from mmlens.models.discover.trace import Call, same
-from mmlens.models.family import DeepStack, Mlp
+from mmlens.models.family import DeepStack
+from mmlens.models.structure import Mlp
 
 
 def deepstack_of(runs: Runs, vision: Seen, language: Seen) -> DeepStack | None:

@@ -9,7 +9,7 @@ from mmlens.models.discover.branches import Branch, is_norm, residual_of
 from mmlens.models.discover.mlps import feeds, mlp_branch
 from mmlens.models.discover.pieces import NotFound, inside_of, linears_of, relative
 from mmlens.models.discover.trace import AttentionCall, Call, Trace, called_again, noisy, same
-from mmlens.models.family import Attention, Block, Norm
+from mmlens.models.structure import Attention, Block, Norm
 
 
 def block_of(model: nn.Module, trace: Trace, call: Call) -> tuple[Block, int]:

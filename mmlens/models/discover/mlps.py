@@ -10,7 +10,7 @@ from torch import nn
 from mmlens.models.discover.branches import Branch
 from mmlens.models.discover.pieces import inside_of, linears_of, relative
 from mmlens.models.discover.trace import Call, Trace, is_linear, same
-from mmlens.models.family import Mlp
+from mmlens.models.structure import Mlp
 
 
 def mlp_branch(trace: Trace, block: Call, branch: Branch) -> Mlp:

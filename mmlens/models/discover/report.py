@@ -38,6 +38,7 @@ def declaration(class_name: str, vision: Vision | None, projector: Projector | N
     return "\n".join(
         [
             "from mmlens.models.family import *",
+            "from mmlens.models.structure import *",
             "mmlens.register_family(Family(",
             f"    name={class_name.lower()!r},",
             f"    classes=({class_name!r},),",

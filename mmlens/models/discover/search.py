@@ -14,7 +14,8 @@ from mmlens.models.discover.inner import block_of, norm_of
 from mmlens.models.discover.pieces import NotFound
 from mmlens.models.discover.runs import Runs, Seen
 from mmlens.models.discover.trace import Call, is_linear, same
-from mmlens.models.family import Block, Config, Language, Stack
+from mmlens.models.family import Language
+from mmlens.models.structure import Block, Config, Stack
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import LLAMA_BLOCK, clip_vision, llama_language
-from mmlens.models.family import Config, Family, Mlp, Projector, Stack, register_family
+from mmlens.models.family import Family, Projector
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 _SHARED = "mlp.shared_experts"
 _BLOCK = replace(

@@ -11,8 +11,10 @@ Source: Dash et al., Aya Vision: Advancing the Frontier of Multilingual Multimod
 from dataclasses import replace
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, clip_vision
-from mmlens.models.family import Config, Family, Language, Mlp, Norm, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Language, Projector, Vision
 from mmlens.models.places.tile import canvas_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Norm, Stack
 
 _COHERE2_BLOCK = replace(LLAMA_BLOCK, ln1=Norm("input_layernorm", centred=True), ln2=None, parallel=True)
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import QFORMER_BLOCK, projected
 from mmlens.models.families.instructblip import INSTRUCTBLIP
-from mmlens.models.family import Block, Language, Mlp, Norm, Stack, register_family
+from mmlens.models.family import Language
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Block, Mlp, Norm, Stack
 
 _OPT_BLOCK = Block(
     attn=projected("out_proj"),

@@ -1,24 +1,13 @@
 """Block structures that many families share."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Encoder,
-    Language,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    layer_index,
-)
+from mmlens.models.families.reading import feature_layers
+from mmlens.models.family import Encoder, Language, Projector, Vision
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 
 def projected(output: str, module: str = "self_attn") -> Attention:
@@ -99,13 +88,6 @@ CLIP_BLOCK = Block(
     ln1=Norm("layer_norm1", centred=True),
     ln2=Norm("layer_norm2", centred=True),
 )
-
-
-def feature_layers(config: Config) -> Sequence[int]:
-    """The vision blocks whose output is handed on, from `vision_feature_layer`: one, or several side by side."""
-    chosen = config.vision_feature_layer
-    depth = config.vision_config.num_hidden_layers
-    return [layer_index(i, depth, "vision_feature_layer") for i in ([chosen] if isinstance(chosen, int) else chosen)]
 
 
 def class_rows(config: Config) -> int:

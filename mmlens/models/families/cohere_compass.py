@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mmlens.models.families.aya_vision import COHERE2_LANGUAGE
 from mmlens.models.families.qwen3_vl import QWEN3_VL
-from mmlens.models.family import register_family
+from mmlens.models.registry import register_family
 
 COHERE_COMPASS = register_family(
     replace(

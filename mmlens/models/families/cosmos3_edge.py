@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language
 from mmlens.models.families.packed import merged_tokens, picture_tokens
-from mmlens.models.family import Family, Mlp, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Mlp, Stack
 
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
 

@@ -20,9 +20,11 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, SAM_BLOCK, llama_language
-from mmlens.models.family import Config, Family, Mlp, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
 from mmlens.models.places.convolved import convolved
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 _SHARED = "mlp.shared_experts"
 _SPARSE_BLOCK = replace(

@@ -19,7 +19,7 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, SAM_BLOCK, llama_language
-from mmlens.models.family import Attention, Block, Config, Family, Mlp, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import (
     Grid,
     Places,
@@ -32,6 +32,8 @@ from mmlens.models.places import (
     size_of,
 )
 from mmlens.models.places.anyres import interpolated_from
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Stack
 
 _JANUS_BLOCK = replace(
     CLIP_BLOCK,

@@ -15,8 +15,10 @@ from torch import nn
 from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens
 from mmlens.models.families.qwen2_vl import MERGER
-from mmlens.models.family import Attention, Family, Mlp, Stack, Vision, register_family
+from mmlens.models.family import Family, Vision
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Mlp, Stack
 
 _TOWER = "model.vision_tower"
 _SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))

@@ -15,8 +15,10 @@ import torch
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.models.family import Config, Family, Mlp, Projector, Stack, register_family
+from mmlens.models.family import Family, Projector
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 _SPARSE = replace(
     LLAMA_BLOCK,

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.families.qwen2_vl import QWEN2_5_VL
-from mmlens.models.family import Attention, Block, Stack, register_family
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Stack
 
 _BLOCK = Block(
     attn=Attention(

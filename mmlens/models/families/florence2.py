@@ -14,19 +14,10 @@ from typing import Any
 import torch
 
 from mmlens.models.families.blocks import bart_language, decoder_start
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 
 def _block(attention: str, *, over_channels: bool) -> Block:

@@ -11,8 +11,10 @@ Source: Gemma Team, Gemma 3 Technical Report, 2025 (https://arxiv.org/abs/2503.1
 from typing import Any
 
 from mmlens.models.families.blocks import CLIP_BLOCK, gemma_language
-from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places.merging import merging_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 
 def _pooled(config: Config) -> int:

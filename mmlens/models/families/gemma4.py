@@ -17,20 +17,12 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language
-from mmlens.models.family import (
-    Attention,
-    Config,
-    Family,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, owners_of, size_of
 from mmlens.models.places.marked import stretched
 from mmlens.models.places.merging import raster_grid
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Config, Mlp, Norm, Stack
 
 _BLOCK = replace(GEMMA_SANDWICH_BLOCK, ln1=Norm("input_layernorm"), ln2=Norm("pre_feedforward_layernorm"))
 _LOOKING_UP = replace(

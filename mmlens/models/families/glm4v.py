@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.models.family import Attention, Block, Family, Mlp, Norm, Projector, Stack, register_family
+from mmlens.models.family import Family, Projector
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
 
 _SANDWICH = Block(
     attn=Attention(

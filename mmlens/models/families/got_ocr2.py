@@ -15,9 +15,11 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import SAM_BLOCK, llama_language
-from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
 from mmlens.models.places.convolved import convolved
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:

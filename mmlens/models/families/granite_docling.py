@@ -17,8 +17,10 @@ from dataclasses import replace
 from torch import nn
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.models.family import Config, DeepStack, Family, Mlp, Projector, Stack, Vision, register_family
+from mmlens.models.family import DeepStack, Family, Projector, Vision
 from mmlens.models.places.tile import canvas_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 _CONNECTOR = "model.vision_model.connector"
 

@@ -14,8 +14,10 @@ import torch
 
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language, projected
 from mmlens.models.families.packed import picture_tokens
-from mmlens.models.family import Config, Family, Method, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Method, Projector, Vision
 from mmlens.models.places.packed import in_raster, packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 
 def _among(shape: tuple[int, int]) -> tuple[torch.Tensor, int]:

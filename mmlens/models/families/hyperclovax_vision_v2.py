@@ -15,9 +15,11 @@ from torch import nn
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language, projected
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision
-from mmlens.models.family import Config, Family, Mlp, Projector, Stack, register_family
+from mmlens.models.family import Family, Projector
 from mmlens.models.places import cells_of
 from mmlens.models.places.packed import by_window, packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 
 def _multiplier(block: nn.Module) -> float:

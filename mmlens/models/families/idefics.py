@@ -16,19 +16,10 @@ from typing import Any
 import torch
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, projected
-from mmlens.models.family import (
-    Block,
-    Config,
-    Crossing,
-    Family,
-    Language,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Crossing, Family, Language, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, picture_frame
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Block, Config, Norm, Stack
 
 _CROSS_BLOCK = Block(
     cross=replace(

@@ -16,8 +16,10 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.models.family import Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Block, Config, Mlp, Norm, Stack
 
 _PERCEIVER_BLOCK = Block(
     cross=replace(projected("o_proj"), joined=True),

@@ -17,9 +17,11 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
-from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, size_of
 from mmlens.models.places.tile import in_tiles
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 #: The tokens of one picture: rows of tiles, each tile's positions; the last row is the whole picture alone.
 _Tiles: TypeAlias = list[list[torch.Tensor]]

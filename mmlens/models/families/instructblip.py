@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from mmlens.models.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, decoder_start, llama_language, t5_language
-from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, picture_frame, query_places, size_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 INSTRUCTBLIP = register_family(
     Family(

@@ -13,9 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from mmlens.models.families.blocks import feature_layers, llama_language, two_layer_projector
-from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Stack, Vision, register_family
+from mmlens.models.families.blocks import llama_language, two_layer_projector
+from mmlens.models.families.reading import feature_layers
+from mmlens.models.family import Family, Vision
 from mmlens.models.places.tile import canvas_places, canvas_tokens
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 
 def _is_layer_norm(norm: nn.Module) -> bool:

@@ -13,19 +13,11 @@ from typing import Any
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import PACKED_BLOCK
-from mmlens.models.family import (
-    Attention,
-    Config,
-    Family,
-    Method,
-    Mlp,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Method, Projector, Vision
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.packed import in_raster, packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Config, Mlp, Stack
 
 _VISION_BLOCK = replace(
     PACKED_BLOCK,

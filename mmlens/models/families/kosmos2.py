@@ -20,21 +20,10 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, projected
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Language,
-    Mlp,
-    Norm,
-    Pooling,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Language, Pooling, Projector, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, picture_frame, size_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _BLOCK = Block(
     attn=projected("out_proj"),

@@ -16,24 +16,13 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Language,
-    Method,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Language, Method, Projector, Vision
 from mmlens.models.places import Grid, Places, Sizes, cells_of, size_of
 from mmlens.models.places.marked import stretched
 from mmlens.models.places.merging import raster_grid
 from mmlens.models.places.tile import in_tiles
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _MLP = Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward")
 _ATTENTION = Block(

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import llama_language, projected, two_layer_projector
 from mmlens.models.families.packed import merged_tokens
-from mmlens.models.family import Block, Family, Mlp, Norm, Stack, Vision, register_family
+from mmlens.models.family import Family, Vision
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Block, Mlp, Norm, Stack
 
 _MLP = Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward")
 _ATTENTION = Block(attn=projected("out_proj"), mlp=_MLP, ln1=Norm("operator_norm"), ln2=Norm("ffn_norm"))

@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
-from mmlens.models.family import Attention, Block, Config, Family, Mlp, Norm, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import Frame
 from mmlens.models.places.marked import marked_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _VISION_BLOCK = Block(
     attn=Attention(

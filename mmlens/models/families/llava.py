@@ -13,14 +13,15 @@ from dataclasses import replace
 from mmlens.models.families.blocks import (
     class_rows,
     clip_vision,
-    feature_layers,
     llama_language,
     two_layer_projector,
 )
 from mmlens.models.families.mistral3 import pixtral_vision, rows_of_tokens
-from mmlens.models.family import Family, register_family
+from mmlens.models.families.reading import feature_layers
+from mmlens.models.family import Family
 from mmlens.models.places import grid_places
 from mmlens.models.places.merging import one_sequence_places
+from mmlens.models.registry import register_family
 
 _LLAVA = Family(
     name="llava",

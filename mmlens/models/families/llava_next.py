@@ -9,8 +9,9 @@ Understanding Model, 2024 (https://llava-vl.github.io/blog/2024-04-30-llava-next
 """
 
 from mmlens.models.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
-from mmlens.models.family import Family, register_family
+from mmlens.models.family import Family
 from mmlens.models.places.anyres import anyres_places, anyres_tokens
+from mmlens.models.registry import register_family
 
 LLAVA_NEXT = register_family(
     Family(

@@ -7,8 +7,10 @@ Source: Li et al., LLaVA-OneVision: Easy Visual Task Transfer, 2024 (https://arx
 """
 
 from mmlens.models.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
-from mmlens.models.family import Config, Family, register_family
+from mmlens.models.family import Family
 from mmlens.models.places.anyres import anyres_places, anyres_tokens
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config
 
 
 def _most(config: Config) -> int:

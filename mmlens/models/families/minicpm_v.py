@@ -20,9 +20,11 @@ from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK
 from mmlens.models.families.packed import picture_tokens
 from mmlens.models.families.qwen3_5 import QWEN3_5
-from mmlens.models.family import Config, Family, Method, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Method, Projector, Vision
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, size_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 
 @dataclass(frozen=True)

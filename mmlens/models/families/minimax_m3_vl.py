@@ -11,19 +11,10 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import CLIP_BLOCK
 from mmlens.models.families.packed import merged_tokens
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Family,
-    Language,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Language, Projector, Vision
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
 
 _DENSE = Block(
     attn=Attention(

@@ -18,20 +18,11 @@ from typing import Any
 from torch import nn
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language, projected
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    layer_index,
-    register_family,
-)
+from mmlens.models.families.reading import layer_index
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places.merging import packed_merging_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _PIXTRAL_BLOCK = Block(
     attn=projected("o_proj", "attention"),

@@ -21,9 +21,11 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.models.family import Block, Config, Family, Norm, Projector, Read, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Read, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
 from mmlens.models.places.tile import in_tiles
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Block, Config, Norm, Stack
 
 _VISION_BLOCK = replace(
     CLIP_BLOCK,

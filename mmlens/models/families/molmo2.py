@@ -17,18 +17,10 @@ from typing import Any
 import torch
 
 from mmlens.models.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.models.family import (
-    Attention,
-    Config,
-    Family,
-    Mlp,
-    Pooling,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Pooling, Projector, Vision
 from mmlens.models.places import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Config, Mlp, Stack
 
 _PROJECTOR = "model.multi_modal_projector"
 _POOLING = f"{_PROJECTOR}.image_pooling_2d"

@@ -16,18 +16,11 @@ import torch
 from torch import nn
 
 from mmlens.models.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, llama_language, projected
-from mmlens.models.family import (
-    Config,
-    Family,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import cells_of
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Norm, Stack
 
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
 _VISION_BLOCK = replace(

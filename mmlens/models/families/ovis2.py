@@ -9,20 +9,10 @@ Source: Lu et al., Ovis: Structural Embedding Alignment for Multimodal Large Lan
 """
 
 from mmlens.models.families.blocks import llama_language
-from mmlens.models.family import (
-    Attention,
-    Block,
-    Config,
-    Family,
-    Method,
-    Mlp,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Family, Method, Projector, Vision
 from mmlens.models.places.marked import marked_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _AIM_BLOCK = Block(
     attn=Attention(

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from mmlens.models.family import Attention, Block, Config, Mlp, Norm, Stack, Vision
+from mmlens.models.family import Vision
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 #: Qwen2-VL: layer norms, fused queries, keys and values, two-layer MLP.
 PACKED_BLOCK = Block(

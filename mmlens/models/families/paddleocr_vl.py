@@ -7,8 +7,10 @@ Source: Cui et al., PaddleOCR-VL, 2025 (https://arxiv.org/abs/2510.14528).
 
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
 from mmlens.models.families.packed import merged_tokens, picture_tokens
-from mmlens.models.family import Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places.packed import in_raster, packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Stack
 
 PADDLEOCR_VL = register_family(
     Family(

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from mmlens.models.families.blocks import CLIP_BLOCK, gemma_language
-from mmlens.models.family import Config, Family, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places import grid_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Stack
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from mmlens.models.families.packed import (
     packed_vision,
     picture_tokens,
 )
-from mmlens.models.family import Family, Mlp, Projector, register_family
+from mmlens.models.family import Family, Projector
 from mmlens.models.places.packed import by_window, packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Mlp
 
 #: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
 MERGER = Projector(

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import LLAMA_BLOCK
 from mmlens.models.families.qwen3_vl import MERGER, QWEN3_VL
-from mmlens.models.family import Attention, Block, Language, Mlp, Norm, Stack, register_family
+from mmlens.models.family import Language
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
 
 _FULL = Block(
     attn=Attention(

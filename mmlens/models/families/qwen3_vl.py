@@ -13,8 +13,10 @@ from dataclasses import replace
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
 from mmlens.models.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.models.family import DeepStack, Family, Mlp, Projector, Stack, register_family
+from mmlens.models.family import DeepStack, Family, Projector
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Mlp, Stack
 
 #: The vision block: as Qwen2-VL's, its linears called otherwise.
 BLOCK = replace(PACKED_BLOCK, mlp=Mlp(down="mlp.linear_fc2", up="mlp.linear_fc1", act="mlp.act_fn", branch="mlp"))

@@ -12,7 +12,9 @@ from dataclasses import replace
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, packed_vision
 from mmlens.models.families.qwen2_vl import QWEN2_5_VL
 from mmlens.models.families.qwen3_vl import QWEN3_VL
-from mmlens.models.family import Attention, DeepStack, Mlp, Projector, register_family
+from mmlens.models.family import DeepStack, Projector
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Attention, Mlp
 
 _BLOCK = replace(
     GATED_PACKED_BLOCK,

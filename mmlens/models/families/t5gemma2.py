@@ -12,19 +12,11 @@ from typing import Any
 import torch
 
 from mmlens.models.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, projected
-from mmlens.models.family import (
-    Config,
-    Encoder,
-    Family,
-    Language,
-    Norm,
-    Projector,
-    Stack,
-    Vision,
-    register_family,
-)
+from mmlens.models.family import Encoder, Family, Language, Projector, Vision
 from mmlens.models.places import Places, Sizes
 from mmlens.models.places.merging import merging_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Norm, Stack
 
 _BLOCK = replace(
     GEMMA_SANDWICH_BLOCK,

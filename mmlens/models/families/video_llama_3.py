@@ -9,8 +9,10 @@ Source: Zhang et al., VideoLLaMA 3, 2025 (https://arxiv.org/abs/2501.13106).
 from typing import Any
 
 from mmlens.models.families.blocks import CLIP_BLOCK, llama_language
-from mmlens.models.family import Config, Family, Mlp, Projector, Stack, Vision, register_family
+from mmlens.models.family import Family, Projector, Vision
 from mmlens.models.places.packed import packed_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config, Mlp, Stack
 
 
 def _merges(config: Config, tensors: dict[str, Any]) -> list[int]:

@@ -9,8 +9,10 @@ Source: Lin et al., Video-LLaVA: Learning United Visual Representation by Alignm
 from typing import Any
 
 from mmlens.models.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
-from mmlens.models.family import Config, Family, register_family
+from mmlens.models.family import Family
 from mmlens.models.places import grid_places
+from mmlens.models.registry import register_family
+from mmlens.models.structure import Config
 
 
 def _drops_class(config: Config) -> bool:

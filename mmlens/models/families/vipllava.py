@@ -5,8 +5,9 @@ Source: Cai et al., ViP-LLaVA: Making Large Multimodal Models Understand Arbitra
 """
 
 from mmlens.models.families.blocks import clip_vision, llama_language, two_layer_projector
-from mmlens.models.family import Family, register_family
+from mmlens.models.family import Family
 from mmlens.models.places import grid_places
+from mmlens.models.registry import register_family
 
 VIPLLAVA = register_family(
     Family(

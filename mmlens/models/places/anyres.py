@@ -15,10 +15,10 @@ from transformers.image_processing_utils import select_best_resolution
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.family import Config
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of
 from mmlens.models.places.tile import in_tiles
+from mmlens.models.structure import Config
 
 
 @dataclass(frozen=True)

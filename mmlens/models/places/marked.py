@@ -9,11 +9,11 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.family import Config
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.merging import raster_grid
 from mmlens.models.places.rows import Grid, Places, Sizes, cells_of, size_of
 from mmlens.models.places.tile import in_tiles
+from mmlens.models.structure import Config
 
 
 def stretched(processor: Any | None, size: tuple[int, int], canvas: tuple[int, int]) -> Frame:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from mmlens.core.names import Part
-from mmlens.models.family import Config
 from mmlens.models.places.frame import Frame, picture_frame
 from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.structure import Config
 
 
 def raster_grid(

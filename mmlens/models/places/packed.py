@@ -7,9 +7,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.family import Config
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.structure import Config
 
 #: The cells of one picture as (row, column): of the tower's rows `[patch 2]`, and of the merged rows `[row 2]` that the
 #: projector returns; given the configuration, the shape of the merged grid, and how many patches a merged side has.

@@ -9,9 +9,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.family import Config
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of
+from mmlens.models.structure import Config
 
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 
