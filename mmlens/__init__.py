@@ -36,6 +36,7 @@ _PUBLIC = {
     "patch": "mmlens.analysis.patching",
     "random_neurons": "mmlens.analysis.neurons.control",
     "register_family": "mmlens.models.registry",
+    "specific_neurons": "mmlens.analysis.properties.specificity",
     "verify": "mmlens.models.verify",
 }
 _MODULES = {"corrupt": "mmlens.interventions.corruptions", "lab": "mmlens.lab", "metrics": "mmlens.analysis.metrics"}

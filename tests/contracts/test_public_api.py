@@ -42,6 +42,7 @@ PUBLIC = [
     "patch",
     "random_neurons",
     "register_family",
+    "specific_neurons",
     "verify",
     "corrupt",
     "lab",

@@ -1,0 +1,1 @@
+"""Tests of the measured properties of neurons."""
