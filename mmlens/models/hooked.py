@@ -16,6 +16,7 @@ from mmlens.core.places import Positions
 from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
 from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
+from mmlens.models.adapters import Adapters
 from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
 from mmlens.models.bound import BoundModel
 from mmlens.models.build import build
@@ -26,6 +27,7 @@ from mmlens.models.layout import TokenLayout
 from mmlens.models.loading import find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.parts import Parts
 from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
+from mmlens.models.run import Run, Watching
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
 Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
@@ -39,7 +41,7 @@ class Intervention(Protocol):
         """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
 
 
-class HookedMultimodal(Parts, HookedRootModule):
+class HookedMultimodal(Parts, Adapters, HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real
@@ -72,6 +74,7 @@ class HookedMultimodal(Parts, HookedRootModule):
         self.hook_dict = built.points  # type: ignore[assignment]
         self.mod_dict = dict(built.points)
         self.__dict__["_base"] = base  # not a second submodule
+        self._watching: tuple[Watching, ...] = ()
         self.train(hf_model.training)
 
     @property
@@ -239,7 +242,9 @@ class HookedMultimodal(Parts, HookedRootModule):
         Raises:
             InputError: for image tokens without pixels and the reverse.
         """
-        return self.hf_model(**{"use_cache": False, **self._inputs(batch, tensors)}).logits
+        inputs = self._inputs(batch, tensors)
+        self._announce("forward", batch, inputs)
+        return self.hf_model(**{"use_cache": False, **inputs}).logits
 
     @contextmanager
     def hooks(  # type: ignore[override]
@@ -339,8 +344,13 @@ class HookedMultimodal(Parts, HookedRootModule):
             InputError: if one of them cannot happen on this model, before anything is attached.
         """
         pairs = [pair for intervention in interventions for pair in intervention.hooks(self)]
+        before = self._watching
         with self.hooks(pairs):
-            yield self
+            self._watching = (*before, *(each for each in interventions if isinstance(each, Watching)))
+            try:
+                yield self
+            finally:
+                self._watching = before
 
     def generate(self, batch: Batch | None = None, **options: Any) -> Any:
         """Generate with the Hugging Face model, greedily unless told otherwise; hooks fire at every step.
@@ -353,7 +363,19 @@ class HookedMultimodal(Parts, HookedRootModule):
             What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
         """
         inputs = self._inputs(batch, options)
+        self._announce("generate", batch, inputs)
         return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
+
+    def _announce(self, kind: Literal["forward", "generate"], given: Batch | None, inputs: Mapping[str, Any]) -> None:
+        """Tell the interventions in force that act on some positions only what is about to run."""
+        if not self._watching:
+            return
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        batch = given if isinstance(given, MultimodalBatch) and given.inputs.keys() == tensors.keys() else None
+        options = {name: value for name, value in inputs.items() if name not in tensors}
+        run = Run(kind, self.batch(tensors) if batch is None else batch, options)
+        for intervention in self._watching:
+            intervention.starts(run)
 
     def trace_generation(
         self,
