@@ -1,0 +1,19 @@
+"""Counterfactual runs, each at the cost of what it can change.
+
+A `Cell` is one question: what would the model have answered about one sample, had these activations been others? A
+`CleanRun` answers many of them::
+
+    run = CleanRun(model, batch)
+    logits = run.logits(cells)                    # [cell vocab], in order
+    logits = run.logits(cells, tokens=(3, 5))     # [cell token]: only what the metric reads
+    print(run.plan(cells))                        # what is served from the clean run, what is computed, and why
+
+A change takes the activation of one sample, without the batch axis, at the rows that it names:
+`Change("blocks.3.hook_resid_pre", rows, lambda x: values)` with `x` `[row d_model]`; at `hook_z` `[row head d_head]`, at
+`hook_pattern` `[head row key]`. `rows_of` cuts the same piece out of a cached activation.
+"""
+
+from mmlens.execution.cells import Cell, Change, rows_of
+from mmlens.execution.clean_run import CleanRun
+
+__all__ = ["Cell", "Change", "CleanRun", "rows_of"]
