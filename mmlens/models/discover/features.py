@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.models.discover.attention_calls import recording_attention
 from mmlens.models.discover.runs import Runs, matched
-from mmlens.models.discover.trace import noisy, recording_attention
+from mmlens.models.discover.trace import noisy
 from mmlens.models.family import Method
 
 #: The method by which transformers' models make a picture's features; a public name, and no family's own.

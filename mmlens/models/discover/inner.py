@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from mmlens.models.discover.attention_calls import AttentionCall
 from mmlens.models.discover.branches import Branch, is_norm, residual_of
 from mmlens.models.discover.mlps import feeds, mlp_branch
 from mmlens.models.discover.pieces import NotFound, inside_of, linears_of, relative
-from mmlens.models.discover.trace import AttentionCall, Call, Trace, called_again, noisy, same
+from mmlens.models.discover.trace import Call, Trace, called_again, noisy, same
 from mmlens.models.structure import Attention, Block, Norm
 
 

@@ -3,20 +3,15 @@
 import inspect
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-RECORDER = "mmlens_discovery"
+from mmlens.models.discover.attention_calls import AttentionCall, told_of_attention
 
 
 @dataclass(eq=False)
@@ -51,29 +46,6 @@ class Call:
         return self.received.get(names[0]) if names else None
 
 
-@dataclass(eq=False)
-class AttentionCall:
-    """One call of transformers' registered attention function, or of softmax attention in code of a module's own.
-
-    Attributes:
-        module: the calling module; the innermost module that was running, for code of its own.
-        when: the clock.
-        registered: whether it went through the registered function.
-        heads: number of query heads.
-        query, key, value: what the function received, `[batch head pos d_head]`; None where only a softmax was seen.
-        output: what the registered function returned, `[batch pos head d_head]`.
-    """
-
-    module: nn.Module | None
-    when: int
-    registered: bool
-    heads: int
-    query: torch.Tensor | None = None
-    key: torch.Tensor | None = None
-    value: torch.Tensor | None = None
-    output: torch.Tensor | None = None
-
-
 @dataclass
 class Trace:
     """What happened in one run.
@@ -102,71 +74,6 @@ class Trace:
         return [each for each in self.calls if call.enter < each.enter and each.exit < call.exit]
 
 
-#: Who is told of calls of the registered function; None while it runs, as what it does inside is no attention of its own.
-_ACTIVE: list[Callable[[AttentionCall], None] | None] = []
-
-
-def _record_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Torch's own attention, with a note of who called it."""
-    options.pop("softcap", None)  # torch's function has none; the structure is the same without
-    _ACTIVE.append(None)
-    try:
-        output, weights = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **options)
-    finally:
-        _ACTIVE.pop()
-    note = _ACTIVE[-1] if _ACTIVE else None
-    if note is not None:
-        note(AttentionCall(module, 0, True, query.shape[1], query, key, value, output))
-    return output, weights
-
-
-AttentionInterface.register(RECORDER, _record_attention)
-AttentionMaskInterface.register(RECORDER, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-
-
-class _OwnAttention(TorchFunctionMode):
-    """Notes attention in code of a module's own: torch's fused function, or a softmax over pairs of positions."""
-
-    def __init__(self, note: Callable[[AttentionCall], None]):
-        super().__init__()
-        self.note = note
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function; note it if it is attention."""
-        result = func(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            given = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
-            query, key, value = (given[name] for name in ("query", "key", "value"))
-            if query.ndim == 4:
-                self.note(AttentionCall(None, 0, False, query.shape[1], query, key, value))
-        elif func in (torch.softmax, F.softmax, torch.Tensor.softmax) and result.ndim == 4:
-            self.note(AttentionCall(None, 0, False, result.shape[1]))
-        return result
-
-
-@contextmanager
-def recording_attention(model: nn.Module) -> Iterator[None]:
-    """Have every tower use the recording attention function inside the `with`."""
-    held = [getattr(module, "config", None) for module in model.modules()]
-    configs: dict[int, Any] = {id(config): config for config in held if hasattr(config, "_attn_implementation")}
-    own = {key: config._attn_implementation for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            # the internal attribute: the property would hand the name on to sub-configurations, which are other towers
-            config._attn_implementation_internal = RECORDER
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = own[key]
-
-
 def _first_tensor(result: Any) -> torch.Tensor | None:
     first = result[0] if isinstance(result, tuple) and result else result
     return first if isinstance(first, torch.Tensor) else None
@@ -176,6 +83,58 @@ def _received(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
     names = list(inspect.signature(module.forward).parameters)
     given = {**dict(zip(names, args)), **kwargs}
     return {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+
+
+class _Recorder:
+    """The hooks that write a run down.
+
+    Attributes:
+        trace: what was written.
+        paths: the path of every module that is written down, by the module's id.
+        copied: paths whose tensors are copied.
+    """
+
+    def __init__(self, paths: Mapping[int, str], copied: frozenset[str]):
+        self.trace = Trace()
+        self.paths = paths
+        self.copied = copied
+        self._clock = itertools.count(1)
+        #: the calls that have not ended: when each began, its module, what it received, and the versions of these tensors
+        self._begun: list[tuple[int, nn.Module, dict[str, torch.Tensor], list[int]]] = []
+        self._versions: list[list[int]] = []
+
+    def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A forward pre-hook."""
+        received = _received(module, args, kwargs)
+        if self.paths[id(module)] in self.copied:
+            received = {name: value.clone() for name, value in received.items()}
+        versions = [value._version for value in received.values()]
+        self._begun.append((next(self._clock), module, received, versions))
+
+    def end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """A forward hook."""
+        enter, _, received, versions = self._begun.pop()
+        path, returned = self.paths[id(module)], _first_tensor(output)
+        if path in self.copied and returned is not None:
+            returned = returned.clone()
+        items = output if isinstance(output, tuple) else ()
+        call = Call(path, module, enter, next(self._clock), received, returned, items, (args, kwargs))
+        self._versions.append([*versions, *([] if returned is None else [returned._version])])
+        self.trace.calls.append(call)
+        self.trace._counts[id(module)] += 1
+
+    def note(self, call: AttentionCall) -> None:
+        """Told of attention; in code of a module's own, by the innermost module that is running."""
+        if not call.registered:
+            call.module = self._begun[-1][1] if self._begun else None
+        call.when = next(self._clock)
+        self.trace.attention.append(call)
+
+    @property
+    def overwritten(self) -> set[str]:
+        """The modules whose tensors were written over later in the run."""
+        written = zip(self.trace.calls, self._versions, strict=True)
+        return {call.path for call, then in written if [held._version for held in _tensors(call)] != then}
 
 
 @torch.no_grad()
@@ -196,60 +155,19 @@ def traced(
         change: a module and a function of what it returns, `(module, function)`, to run with that changed.
         copied: modules whose tensors are overwritten later in the run, and so are copied; found by a first run.
     """
-    trace, clock = Trace(), itertools.count(1)
-    begun: list[tuple[int, nn.Module, Any, Any]] = []
-    seen: list[tuple[dict[str, torch.Tensor], list[int]]] = []
-    versions: list[list[int]] = []
     chosen = [(path, module) for path, module in model.named_modules() if only is None or only(path)]
-    paths = {id(module): path for path, module in chosen}
-
-    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
-        received = _received(module, args, kwargs)
-        if paths[id(module)] in copied:
-            received = {name: value.clone() for name, value in received.items()}
-        begun.append((next(clock), module, args, kwargs))
-        seen.append((received, [value._version for value in received.values()]))
-
-    def end(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        enter, _, args, kwargs = begun.pop()
-        items = output if isinstance(output, tuple) else ()
-        path = paths[id(module)]
-        (received, then), returned = seen.pop(), _first_tensor(output)
-        if path in copied and returned is not None:
-            returned = returned.clone()
-        call = Call(path, module, enter, next(clock), received, returned, items, (args, kwargs))
-        versions.append([*then, *([] if returned is None else [returned._version])])
-        trace.calls.append(call)
-        trace._counts[id(module)] += 1
-
-    def note(call: AttentionCall) -> None:
-        call.when = next(clock)
-        trace.attention.append(call)
-
-    def note_own(call: AttentionCall) -> None:
-        if _ACTIVE[-1] is not None:
-            call.module = begun[-1][1] if begun else None
-            note(call)
-
+    recorder = _Recorder({id(module): path for path, module in chosen}, copied)
     with ExitStack() as stack:
         if change is not None:
             stack.callback(changed(*change).remove)
         for _, module in chosen:
-            stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(end, with_kwargs=True).remove)
-        stack.enter_context(recording_attention(model))
-        _ACTIVE.append(note)
-        stack.callback(_ACTIVE.pop)
-        with _OwnAttention(note_own):
-            trace.result = model(**{"use_cache": False, **inputs})
-    overwritten = {
-        call.path
-        for call, then in zip(trace.calls, versions, strict=True)
-        if [held._version for held in _tensors(call)] != then
-    }
-    if overwritten - copied:
-        return traced(model, inputs, only=only, change=change, copied=copied | overwritten)
-    return trace
+            stack.callback(module.register_forward_pre_hook(recorder.begin, with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(recorder.end, with_kwargs=True).remove)
+        stack.enter_context(told_of_attention(model, recorder.note))
+        recorder.trace.result = model(**{"use_cache": False, **inputs})
+    if recorder.overwritten - copied:
+        return traced(model, inputs, only=only, change=change, copied=copied | recorder.overwritten)
+    return recorder.trace
 
 
 def _tensors(call: Call) -> list[torch.Tensor]:
@@ -279,17 +197,10 @@ def called_again(
     seen: list[AttentionCall] = []
     args, kwargs = call.arguments
     handle = changed(module, function)
-    _ACTIVE.append(seen.append)
-
-    def note_own(own: AttentionCall) -> None:
-        if _ACTIVE[-1] is not None:
-            seen.append(own)
-
     try:
-        with recording_attention(model), _OwnAttention(note_own):
+        with told_of_attention(model, seen.append):
             call.module(*args, **kwargs)
     finally:
-        _ACTIVE.pop()
         handle.remove()
     return seen
 

@@ -12,7 +12,7 @@ from mmlens.core.names import Part
 from mmlens.models.places.frame import Frame
 from mmlens.models.places.merging import raster_grid
 from mmlens.models.places.rows import Grid, Places, Sizes, cells_of, size_of
-from mmlens.models.places.tile import in_tiles
+from mmlens.models.places.tile import PARTS, entries_of, in_tiles
 from mmlens.models.structure import Config
 
 
@@ -90,6 +90,16 @@ def _spans(ids: torch.Tensor, marks: tuple[int, int], image_token: int) -> list[
     return spans
 
 
+def _require_tokens(positions: torch.Tensor, cut: tuple[int, int], tower: _Tower, which: str) -> None:
+    """Check that a picture has the tokens of its tiles."""
+    needed = entries_of(cut) * tower.tokens
+    if len(positions) != needed:
+        raise InputError(
+            f"{which} is cut into {cut[0]} x {cut[1]} tiles, which take {needed} image tokens, but the text has "
+            f"{len(positions)} for it; use prepare(text, images=...)."
+        )
+
+
 def marked_places(
     *,
     marks: Callable[[Config], tuple[int, int]],
@@ -114,9 +124,9 @@ def marked_places(
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         pixels = tensors["pixel_values"]
-        tower = _Tower(tuple(pixels.shape[-2:]), config.vision_config.patch_size, merge(config))
         side = config.vision_config.patch_size
-        lengths: dict[Part, int] = {"vision": math.prod(length // side for length in tower.tile) + trailing}
+        tower = _Tower(tuple(pixels.shape[-2:]), side, merge(config))
+        lengths: dict[Part, int] = {"vision": math.prod(tower.patches) + trailing}
         found = []
         first = 0
         for sample, ids in enumerate(tensors["input_ids"].cpu()):
@@ -125,24 +135,17 @@ def marked_places(
                 is_patch = inside == config.image_token_id
                 positions = is_patch.nonzero().flatten() + begin + 1
                 cut = tiles(config, inside[~is_patch].tolist())
-                count = cut[0] * cut[1]
-                entries = count + (count > 1)
-                if len(positions) != entries * tower.tokens:
-                    raise InputError(
-                        f"Picture {image} of sample {sample} is cut into {cut[0]} x {cut[1]} tiles, which take "
-                        f"{entries * tower.tokens} image tokens, but the text has {len(positions)} for it; use "
-                        "prepare(text, images=...)."
-                    )
+                entries = entries_of(cut)
+                _require_tokens(positions, cut, tower, f"Picture {image} of sample {sample}")
                 canvas = (cut[0] * tower.tile[0], cut[1] * tower.tile[1])
                 size = size_of(sizes, sample, image) or canvas
-                start = 1 if whole_first and count > 1 else 0
+                start = 1 if whole_first and entries > 1 else 0
                 views = [tower.view(fit(processor, size, canvas), cut, start, first, sample, positions)]
-                if count > 1:
-                    start = 0 if whole_first else count
+                if entries > 1:
                     whole = stretched(processor, size, tower.tile)
+                    start = 0 if whole_first else entries - 1
                     views.insert(0, tower.view(whole, (1, 1), start, first, sample, positions))
-                parts: tuple[Part, ...] = ("vision", "projector", "language")
-                grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(v[part] for v in views) for part in parts}
+                grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(v[part] for v in views) for part in PARTS}
                 found.append(Places(sample, image, size, grids, {}, lengths))
                 first += entries
         if first != len(pixels):

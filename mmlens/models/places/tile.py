@@ -53,18 +53,18 @@ def _cuts(
         InputError: if they do not add up.
     """
     cuts = [_canvas(processor, size, tile) for size in sizes]
-    if sum(map(_entries, cuts)) == entries:
+    if sum(map(entries_of, cuts)) == entries:
         return cuts
     if len(sizes) == entries:
         return [(1, 1)] * entries
     raise InputError(
         f"The image tokens of sample {sample} are those of {entries} tiles, but its pictures, of (height, width) "
-        f"{', '.join(map(str, sizes))}, are cut into {' + '.join(str(_entries(cut)) for cut in cuts)}; pass the pictures "
+        f"{', '.join(map(str, sizes))}, are cut into {' + '.join(str(entries_of(cut)) for cut in cuts)}; pass the pictures "
         "that the tokens were made from."
     )
 
 
-def _entries(tiles: tuple[int, int]) -> int:
+def entries_of(tiles: tuple[int, int]) -> int:
     """How many entries a picture takes that is cut into so many tiles: its whole comes with them if it is cut at all."""
     count = tiles[0] * tiles[1]
     return count if count == 1 else count + 1
@@ -140,7 +140,7 @@ def canvas_places(
                 continue
             cuts = _cuts(processor, sizes[sample], tower.tile, entries, sample)
             for image, (size, tiles) in enumerate(zip(sizes[sample], cuts, strict=True)):
-                count = _entries(tiles)
+                count = entries_of(tiles)
                 own, positions = positions[: count * tower.tokens], positions[count * tower.tokens :]
                 views = list(_views(tower, size, tiles, first, sample, own))
                 grids: dict[Part, Grid | tuple[Grid, ...]] = {
@@ -175,7 +175,7 @@ def _views(
         sample: the sample that it is in.
         positions: its image tokens.
     """
-    last = _entries(tiles) - 1
+    last = entries_of(tiles) - 1
     yield _view(tower, size, (1, 1), first, sample, positions, last)
     if last:
         yield _view(tower, size, tiles, first, sample, positions, 0)

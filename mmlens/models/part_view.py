@@ -1,0 +1,192 @@
+"""One part of a model, seen as TransformerLens sees a model: its blocks' weights, stacked ones, and a configuration."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import nn
+from transformer_lens.config import TransformerLensConfig
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.models.blocks import blocks_of, fitting
+from mmlens.models.collect import out_features, submodule
+from mmlens.models.family import Family
+from mmlens.models.structure import Attention, Block, Config, Norm
+from mmlens.models.weights import AttentionWeights, MlpWeights
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One block: `block.attn.W_Q`, `block.mlp.W_out`, `block.ln1`.
+
+    Attributes:
+        module: the real block.
+        attn: self-attention weights; None in blocks without self-attention.
+        mlp: MLP weights; None for mixtures of experts whose neurons exist in no module.
+        norms: the norms in front of the branches.
+        shared: the weights of a mixture's expert that all rows pass through, if it has one.
+    """
+
+    module: nn.Module
+    attn: AttentionWeights | None
+    mlp: MlpWeights | None
+    norms: tuple[Norm | None, Norm | None] = (None, None)
+    shared: MlpWeights | None = None
+
+    @property
+    def ln1(self) -> nn.Module | None:
+        """The norm in front of attention, if there is one."""
+        return submodule(self.module, self.norms[0].path, "norm") if self.norms[0] else None
+
+    @property
+    def ln2(self) -> nn.Module | None:
+        """The norm in front of the MLP, if there is one."""
+        return submodule(self.module, self.norms[1].path, "norm") if self.norms[1] else None
+
+
+class PartView:
+    """One part of a model: its blocks and weights, and a configuration in TransformerLens's terms.
+
+    Attributes:
+        name: which part.
+        cfg: `n_layers`, `d_model`, `n_heads`, `d_head`, `d_mlp`, ... of this part.
+        blocks: its blocks.
+    """
+
+    def __init__(self, name: Part, cfg: TransformerLensConfig, blocks: list[BlockWeights]):
+        self.name = name
+        self.cfg = cfg
+        self.blocks = blocks
+
+    def __repr__(self) -> str:
+        c = self.cfg
+        return f"PartView({self.name}: {c.n_layers} layers, d_model {c.d_model}, {c.n_heads} heads, d_mlp {c.d_mlp})"
+
+    def _stack(self, branch: Literal["attn", "mlp"], name: str) -> torch.Tensor:
+        if not self.blocks:
+            raise InputError(f"The part {self.name!r} has no blocks.")
+        lacking = [layer for layer, block in enumerate(self.blocks) if getattr(block, branch) is None]
+        if lacking:
+            raise InputError(
+                f"{name} cannot be stacked for the part {self.name!r}: blocks {lacking} have none (other kinds of block); "
+                f"read it block by block, .blocks[i].{branch}.{name}."
+            )
+        return torch.stack([getattr(getattr(block, branch), name) for block in self.blocks])
+
+    @property
+    def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """Input weights of the MLPs (stacked: a copy; `blocks[i].mlp.W_in` is a view)."""
+        return self._stack("mlp", "W_in")
+
+    @property
+    def W_gate(self) -> Float[torch.Tensor, "layer d_model neuron"]:
+        """Gate weights of the MLPs (a copy)."""
+        return self._stack("mlp", "W_gate")
+
+    @property
+    def W_out(self) -> Float[torch.Tensor, "layer neuron d_model"]:
+        """Output weights of the MLPs (a copy)."""
+        return self._stack("mlp", "W_out")
+
+    @property
+    def W_Q(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Query weights (a copy)."""
+        return self._stack("attn", "W_Q")
+
+    @property
+    def W_K(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Key weights, one per grouped head (a copy)."""
+        return self._stack("attn", "W_K")
+
+    @property
+    def W_V(self) -> Float[torch.Tensor, "layer head d_model d_head"]:
+        """Value weights, one per grouped head (a copy)."""
+        return self._stack("attn", "W_V")
+
+    @property
+    def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
+        """Output weights of attention (a copy)."""
+        return self._stack("attn", "W_O")
+
+    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
+        """Sum of the biases that the blocks before `layer` add to the stream, `[d_model]`.
+
+        Args:
+            layer: blocks before this one count.
+            mlp_input: count this block's attention too.
+            include_mlp_biases: count the MLPs' biases.
+        """
+        biases = []
+        for number, block in enumerate(self.blocks[: layer + 1]):
+            if block.attn is not None and (number < layer or mlp_input):
+                biases.append(block.attn.b_O)
+            if block.mlp is not None and number < layer and include_mlp_biases:
+                biases.append(block.mlp.b_out)
+        return torch.stack(biases).sum(0) if biases else torch.zeros(self.cfg.d_model, dtype=self.cfg.dtype)
+
+
+def part_view(
+    name: Part, family: Family, model: nn.Module, config: Config, device: str, dtype: torch.dtype
+) -> PartView:
+    """The view of one part of a model.
+
+    A projector without blocks has `n_layers` 0; of a tower with several stacks, the first is viewed.
+    """
+    declared = getattr(family, name)
+    stack = declared.stacks[0] if name == "vision" else declared.stack
+    language = name == "language"
+    if stack is None:
+        d_mlp, d_model = (0, int(config.get_text_config().hidden_size))
+        if declared.mlp is not None:
+            d_mlp, d_model = MlpWeights(model, declared.mlp).W_out.shape
+        cfg = TransformerLensConfig(
+            d_model=d_model, d_head=d_model, n_layers=0, n_ctx=0, n_heads=1, d_mlp=d_mlp, device=device, dtype=dtype
+        )
+        return PartView(name, cfg, [])
+    own = stack.config(config)
+    heads = stack.heads(own)
+    modules = blocks_of(submodule(model, stack.path, family.name), stack)  # type: ignore[arg-type]
+    blocks = [_block_weights(module, fitting(stack.kinds, module), heads) for module in modules]
+    shape = fitting(stack.kinds, modules[0])
+    attn = next((block.attn for block in blocks if block.attn is not None), None)
+    mlp = next((block.mlp for block in blocks if block.mlp is not None), None)
+    d_model = out_features(submodule(modules[0], shape.width_path, family.name))
+    norm = declared.norm if language else shape.ln1
+    root = model if language else modules[0]
+    centred = norm is None or norm.is_centred(submodule(root, norm.path, family.name))
+    cfg = TransformerLensConfig(
+        d_model=d_model,
+        d_head=attn.d_head if attn else d_model,
+        n_layers=len(modules),
+        n_ctx=int(getattr(own, "max_position_embeddings", 0) or 0),
+        n_heads=heads,
+        n_key_value_heads=attn.kv_heads if attn else heads,
+        d_mlp=mlp.d_mlp if mlp else 0,
+        d_vocab=int(own.vocab_size) if language else -1,
+        act_fn=str(getattr(own, "hidden_act", "")),
+        gated_mlp=shape.mlp.gate is not None or shape.mlp.gate_up is not None,
+        normalization_type="LN" if centred else "RMS",
+        uses_rms_norm=not centred,
+        eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
+        device=device,
+        dtype=dtype,
+    )
+    return PartView(name, cfg, blocks)
+
+
+def _heads(block: nn.Module, attn: Attention, heads: int) -> int:
+    """Number of heads of a block, given how many the stack has."""
+    return heads if attn.heads is None else attn.heads(block)
+
+
+def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
+    """The weights that one block has: blocks of mixtures or other mixers lack some."""
+    return BlockWeights(
+        module,
+        None if kind.attn is None else AttentionWeights(module, kind.attn, _heads(module, kind.attn, heads)),
+        None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
+        (kind.ln1, kind.ln2),
+        None if kind.mlp.shared is None else MlpWeights(module, kind.mlp.shared),
+    )
