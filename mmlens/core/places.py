@@ -20,23 +20,30 @@ class Neuron:
         layer: block number within the part.
         index: row of `W_out`, i.e. position along the last axis of `mlp.hook_post`.
         part: the tower.
+        stack: which list of blocks the layer counts in; empty for a projector's own hidden layer (its layer is 0).
 
     Example:
         >>> print(Neuron(3, 127), Neuron(3, 127).hook)
         L3.u127 blocks.3.mlp.hook_post
+        >>> print(Neuron(0, 5, "projector", stack=""), Neuron(0, 5, "projector", stack="").hook)
+        projector.u5 projector.mlp.hook_post
     """
 
     layer: int
     index: int
     part: Part = "language"
+    stack: str = "blocks"
 
     @property
     def hook(self) -> str:
         """Name of the hook point whose last axis holds this neuron."""
-        return f"{part_prefix(self.part)}blocks.{self.layer}.mlp.hook_post"
+        return f"{part_prefix(self.part)}{f'{self.stack}.{self.layer}.' if self.stack else ''}mlp.hook_post"
 
     def __str__(self) -> str:
-        return f"{part_prefix(self.part)}L{self.layer}.u{self.index}"
+        if not self.stack:
+            return f"{part_prefix(self.part)}u{self.index}"
+        stack = "" if self.stack == "blocks" else f"{self.stack}."
+        return f"{part_prefix(self.part)}{stack}L{self.layer}.u{self.index}"
 
 
 @dataclass(frozen=True, order=True)
