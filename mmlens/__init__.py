@@ -13,25 +13,34 @@ __version__ = "0.1.0"
 
 #: Public names and where they live; loaded when first used, so that `import mmlens` is quick.
 _PUBLIC = {
-    "Ablate": "mmlens.interventions.activations",
+    "Ablate": "mmlens.interventions.units",
     "ActivationCache": "mmlens.hooks.cache",
+    "Add": "mmlens.interventions.activations",
+    "Clamp": "mmlens.interventions.activations",
     "HeatMap": "mmlens.analysis.heatmap",
     "HookGraph": "mmlens.hooks.graph",
     "HookedMultimodal": "mmlens.models.hooked",
     "InputError": "mmlens.core.errors",
+    "KnockOut": "mmlens.interventions.knockout",
     "MMLensError": "mmlens.core.errors",
     "MultimodalBatch": "mmlens.models.batch",
     "Neuron": "mmlens.core.places",
     "Head": "mmlens.core.places",
     "NeuronScores": "mmlens.analysis.neurons.scores",
+    "Noise": "mmlens.interventions.activations",
     "PatchSweep": "mmlens.analysis.patching",
     "Replace": "mmlens.interventions.activations",
+    "Scale": "mmlens.interventions.activations",
+    "ProjectOut": "mmlens.interventions.steering",
+    "Steer": "mmlens.interventions.steering",
+    "SteeringVector": "mmlens.interventions.vectors",
     "TokenLayout": "mmlens.models.layout",
     "UnknownNameError": "mmlens.core.errors",
     "UnsupportedModelError": "mmlens.core.errors",
     "VerificationError": "mmlens.core.errors",
     "caption_nouns": "mmlens.analysis.nouns",
     "find_neurons": "mmlens.analysis.neurons.find",
+    "mean_activation": "mmlens.analysis.means",
     "neuron_words": "mmlens.analysis.neurons.words",
     "patch": "mmlens.analysis.patching",
     "random_neurons": "mmlens.analysis.neurons.control",
@@ -39,7 +48,12 @@ _PUBLIC = {
     "specific_neurons": "mmlens.analysis.properties.specificity",
     "verify": "mmlens.models.verify",
 }
-_MODULES = {"corrupt": "mmlens.interventions.corruptions", "lab": "mmlens.lab", "metrics": "mmlens.analysis.metrics"}
+_MODULES = {
+    "corrupt": "mmlens.interventions.corruptions",
+    "edits": "mmlens.interventions.edits",
+    "lab": "mmlens.lab",
+    "metrics": "mmlens.analysis.metrics",
+}
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604 - the names are strings
 

@@ -26,7 +26,7 @@ from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching import PatchSweep, patch
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.places import Neuron, Positions
-from mmlens.interventions.activations import Ablate
+from mmlens.interventions.units import Ablate
 from mmlens.interventions.corruptions import blur, swap
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

@@ -1,76 +1,23 @@
-"""Interventions on activations: ablate neurons or heads, replace a point's values at some positions.
+"""Interventions on a point's activation: replace, add, scale, noise, clamp.
 
-Each is a value: it says what it would do, and `with model.intervene(...)` does it.
+Each is a value: it says what it would do, and `with model.intervene(...)` does it, in forward passes and in generation.
+Positions are those of the prompt. `positions="all"` reaches every position and, in generation, every new token too.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
-from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
-from mmlens.hooks.session import HookPair
+from mmlens.core.places import Positions
+from mmlens.hooks.graph import Node
+from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.interventions.reach import AtPoints, Reach, reach
 from mmlens.models.hooked import HookedMultimodal
-
-
-@dataclass(frozen=True)
-class Ablate:
-    """Set neurons or heads to a constant, at every position and in every step of a generation.
-
-    Args:
-        units: the neurons or heads.
-        value: what they are set to; 0 takes away what they write.
-
-    Example:
-        >>> from mmlens import Neuron
-        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)])):
-        ...     logits = model(batch)
-    """
-
-    units: Sequence[Neuron | Head]
-    value: float = 0.0
-
-    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
-        """One hook per point that holds some of the units.
-
-        Raises:
-            InputError: if there are no units, or the model lacks one of them; all that are missing are listed.
-        """
-        if not self.units:
-            raise InputError("Ablate was given no neurons or heads.")
-        missing = [str(unit) for unit in self.units if not _exists(model, unit)]
-        if missing:
-            depth = {unit.part: model.part(unit.part).cfg for unit in self.units}
-            shapes = ", ".join(
-                f"{p}: {c.n_layers} layers of {c.d_mlp} neurons and {c.n_heads} heads" for p, c in depth.items()
-            )
-            raise InputError(
-                f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
-            )
-        by_point: dict[str, list[int]] = defaultdict(list)
-        for unit in self.units:
-            by_point[unit.hook].append(unit.index)
-        return [(name, _setter(model.graph[name].axes, indices, self.value)) for name, indices in by_point.items()]
-
-
-def _exists(model: HookedMultimodal, unit: Neuron | Head) -> bool:
-    if unit.hook not in model.graph or unit.index < 0:
-        return False
-    cfg = model.part(unit.part).cfg
-    return unit.index < (cfg.n_heads if isinstance(unit, Head) else model.graph[unit.hook].width or 0)
-
-
-def _setter(axes: str, indices: list[int], value: float) -> Callable[..., torch.Tensor]:
-    axis = axes.split().index("head" if "head" in axes.split() else "neuron")
-
-    def set_units(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return activation.index_fill(axis, torch.tensor(indices, device=activation.device), value)
-
-    return set_units
+from mmlens.models.layout import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -80,12 +27,19 @@ class Replace:
     Args:
         at: hook name.
         values: a whole activation of that point, of the same shape as in the run to come.
-        rows: positions along the point's position axis: `[row]`, or `[batch row]` per sample; None for all.
+        positions: which positions of the prompt; all of them by default. New tokens of a generation are left alone.
+        layout: of the batch to come, where positions are words, slices or count from the end.
+
+    Example:
+        >>> _, cache = model.run_with_cache(batch, names="hook_embed")
+        >>> with model.intervene(Replace("hook_embed", 0 * cache["hook_embed"], "image", batch.layout)):
+        ...     blind = model(batch)
     """
 
     at: str
     values: torch.Tensor = field(repr=False)
-    rows: torch.Tensor | None = None
+    positions: Positions = "all"
+    layout: TokenLayout | None = field(default=None, repr=False)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """The one hook.
@@ -94,41 +48,161 @@ class Replace:
             InputError: if positions lie outside the values, or the width does not fit.
         """
         node = model.graph[self.at]
-        axis = position_axis(node.axes)
         if self.values.ndim != len(node.axes.split()) or (
             node.width is not None and self.values.shape[-1] != node.width
         ):
             raise InputError(
                 f"values for {self.at} must be [{node.axes}] with {node.width} last, found {list(self.values.shape)}."
             )
-        if self.rows is not None and int(self.rows.max()) >= self.values.shape[axis]:
-            raise InputError(
-                f"rows go up to {int(self.rows.max())}, but {self.at} has {self.values.shape[axis]} positions."
-            )
-        return [(node.name, self._set(axis))]
+        where = reach(node, self.positions, self.layout)
+        length = self.values.shape[node.position_axis]
+        if where.rows is not None and int(where.rows.max()) >= length:
+            raise InputError(f"rows go up to {int(where.rows.max())}, but {self.at} has {length} positions.")
+        return [(node.name, self._set(where, length))]
 
-    def _set(self, axis: int) -> Callable[..., torch.Tensor]:
+    def _set(self, where: Reach, length: int) -> HookFunction:
         def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-            values = self.values.to(activation)
-            if values.shape != activation.shape:
+            if activation.shape[where.node.position_axis] == 1 < length:
+                return activation  # a step of a generation
+            if self.values.shape != activation.shape:
                 raise InputError(
-                    f"values for {self.at} are {list(values.shape)}, the run's activation {list(activation.shape)}."
+                    f"values for {self.at} are {list(self.values.shape)}, the run's activation {list(activation.shape)}."
                 )
-            if self.rows is None:
-                return values
-            return torch.where(_row_mask(activation, axis, self.rows), values, activation)
+            return where.put(activation, self.values.to(activation))
 
         return replace
 
 
-def _row_mask(activation: torch.Tensor, axis: int, rows: torch.Tensor) -> torch.Tensor:
-    """True at the given rows, broadcastable to the activation."""
-    length = activation.shape[axis]
-    per_sample = rows if rows.ndim == 2 else rows[None]
-    mask = torch.zeros(len(per_sample), length, dtype=torch.bool, device=activation.device)
-    mask.scatter_(1, per_sample.to(activation.device), True)
-    shape = [1] * activation.ndim
-    shape[axis] = length
-    if rows.ndim == 2:
-        shape[0] = len(rows)
-    return mask.reshape(shape)
+@dataclass(frozen=True)
+class Add(AtPoints):
+    """Add a vector: `x + alpha * direction`.
+
+    Args:
+        at: hook names.
+        direction: as wide as the points' last axis.
+        alpha: its strength.
+        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        layout: of the batch to come, where positions are words, slices or count from the end.
+
+    Example:
+        >>> with model.intervene(Add("blocks.1.hook_resid_post", model.W_U[:, 5], alpha=2.0)):
+        ...     logits = model(batch)
+    """
+
+    direction: Float[torch.Tensor, "d_model"] = field(repr=False)
+    alpha: float = 1.0
+
+    def check(self, node: Node) -> None:
+        """The direction must be as wide as the point."""
+        if self.direction.ndim != 1 or len(self.direction) != node.width:
+            raise InputError(
+                f"direction must be one vector as wide as {node.name} [{node.axes}], {node.width}; found shape "
+                f"{list(self.direction.shape)}."
+            )
+
+    def change(self, activation: torch.Tensor, node: Node) -> torch.Tensor:
+        """The activation with the vector added."""
+        return activation + self.alpha * self.direction.to(activation)
+
+
+@dataclass(frozen=True)
+class Scale(AtPoints):
+    """Multiply by a factor: `factor * x`.
+
+    Args:
+        at: hook names.
+        factor: the multiplier.
+        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        layout: of the batch to come, where positions are words, slices or count from the end.
+
+    Example:
+        >>> with model.intervene(Scale("blocks.1.hook_mlp_out", 0.5, positions="image", layout=batch.layout)):
+        ...     logits = model(batch)
+    """
+
+    factor: float
+
+    def change(self, activation: torch.Tensor, node: Node) -> torch.Tensor:
+        """The activation, multiplied."""
+        return self.factor * activation
+
+
+@dataclass(frozen=True)
+class Clamp(AtPoints):
+    """Keep values within bounds.
+
+    Args:
+        at: hook names.
+        low: lower bound; None for none.
+        high: upper bound; None for none.
+        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        layout: of the batch to come, where positions are words, slices or count from the end.
+
+    Example:
+        >>> with model.intervene(Clamp("blocks.*.mlp.hook_post", high=1.0)):
+        ...     logits = model(batch)
+    """
+
+    low: float | None = None
+    high: float | None = None
+
+    def check(self, node: Node) -> None:
+        """There must be a bound, and the lower one below the upper one."""
+        if self.low is None and self.high is None:
+            raise InputError("Clamp was given neither low nor high.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise InputError(f"Clamp needs low <= high, found low={self.low} and high={self.high}.")
+
+    def change(self, activation: torch.Tensor, node: Node) -> torch.Tensor:
+        """The activation within its bounds."""
+        return activation.clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Noise(AtPoints):
+    """Add Gaussian noise of a given standard deviation: `x + sigma * e`, `e ~ N(0, 1)`.
+
+    The noise is drawn anew from the seed in every pass, differently at every point, so that a run can be repeated.
+
+    Args:
+        at: hook names.
+        sigma: standard deviation, in the activation's own unit.
+        seed: of the noise.
+        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        layout: of the batch to come, where positions are words, slices or count from the end.
+
+    Example:
+        >>> with model.intervene(Noise("hook_embed", sigma=0.1, seed=1, positions="image", layout=batch.layout)):
+        ...     logits = model(batch)
+    """
+
+    sigma: float
+    seed: int = 0
+
+    def check(self, node: Node) -> None:
+        """A standard deviation is not negative."""
+        if not self.sigma >= 0:
+            raise InputError(f"sigma={self.sigma} is a standard deviation; it must not be negative.")
+
+    def change(self, activation: torch.Tensor, node: Node) -> torch.Tensor:
+        """The activation with noise on it."""
+        return activation + self.sigma * gaussian(activation, self.seed, node.name)
+
+
+def gaussian(like: torch.Tensor, seed: int, name: str) -> torch.Tensor:
+    """Standard normal numbers of a tensor's shape, decided by a seed and a name.
+
+    Drawn on the CPU in float32, so that every device and dtype gets the same.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # 32 bits are all that count
+    return torch.randn(like.shape, generator=generator).to(like)
+
+
+def spread(values: Float[torch.Tensor, "... d_model"]) -> float:
+    """The standard deviation of embeddings: of all numbers around the mean vector; the unit of noise on them.
+
+    Args:
+        values: embeddings, one per row.
+    """
+    rows = values.reshape(-1, values.shape[-1]).float()
+    return float((rows - rows.mean(0)).pow(2).mean().sqrt())

@@ -9,7 +9,7 @@ from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.places import Neuron
-from mmlens.interventions.activations import Ablate
+from mmlens.interventions.units import Ablate
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject
 

@@ -1,68 +1,19 @@
-"""Ablating and replacing: what exactly changes, and what is refused."""
+"""Replacing, adding, scaling, clamping, noise: which rows change, by how much, and what is refused."""
+
+from typing import Any
 
 import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
-from mmlens.interventions.activations import Ablate, Replace
+from mmlens.interventions.activations import Add, Clamp, Noise, Replace, Scale, spread
 from tests.conftest import Subject
 
-
-@torch.no_grad()
-def test_ablating_a_neuron_equals_a_zero_row_of_the_down_projection(subject: Subject) -> None:
-    batch = subject.batches["left"]
-    neurons = [Neuron(0, 3), Neuron(2, 1), Neuron(2, 40)]
-    with subject.model.intervene(Ablate(neurons)):
-        ablated = subject.model(batch)
-    blocks = subject.bare.get_submodule(subject.model.family.language.stack.path)
-    saved = [blocks[n.layer].mlp.down_proj.weight[:, n.index].clone() for n in neurons]
-    try:
-        for n in neurons:
-            blocks[n.layer].mlp.down_proj.weight[:, n.index] = 0
-        expected = subject.bare(**batch).logits
-    finally:
-        for n, column in zip(neurons, saved, strict=True):
-            blocks[n.layer].mlp.down_proj.weight[:, n.index] = column
-    real = batch.layout.is_token
-    torch.testing.assert_close(ablated[real], expected[real], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(ablated[real], subject.model(batch)[real], atol=1e-3)
+NAME = "blocks.1.hook_resid_pre"
 
 
-@torch.no_grad()
-def test_ablating_a_head_equals_zero_columns_of_the_output_projection(subject: Subject) -> None:
-    batch = subject.batches["left"]
-    with subject.model.intervene(Ablate([Head(1, 2)])):
-        ablated = subject.model(batch)
-    weight = subject.bare.get_submodule(subject.model.family.language.stack.path)[1].self_attn.o_proj.weight
-    saved = weight.clone()
-    try:
-        weight[:, 16:24] = 0
-        expected = subject.bare(**batch).logits
-    finally:
-        weight.copy_(saved)
-    real = batch.layout.is_token
-    torch.testing.assert_close(ablated[real], expected[real], rtol=1e-4, atol=1e-4)
-
-
-def test_units_of_every_tower_are_ablated(subject: Subject) -> None:
-    batch = subject.batches["left"]
-    plain = subject.model(batch)
-    with subject.model.intervene(Ablate([Neuron(1, 2, "vision"), Head(0, 1, "vision")])):
-        assert not torch.equal(subject.model(batch), plain)
-    assert torch.equal(subject.model(batch), plain)
-
-
-def test_ablation_holds_through_generation(llava: Subject) -> None:
-    batch = llava.batches["left"]
-    neurons = [Neuron(layer, i) for layer in range(3) for i in range(48)]
-    with llava.model.intervene(Ablate(neurons)):
-        trace = llava.model.trace_generation(batch, names="blocks.*.hook_mlp_out", max_new_tokens=4)
-    assert all(states.abs().max() == 0 for states in trace.states.values())
-
-
-@pytest.mark.parametrize("rows", [torch.tensor([1, 4]), torch.tensor([[1, 4], [0, 2]]), None])
-def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: torch.Tensor | None) -> None:
+@pytest.mark.parametrize("rows", [torch.tensor([1, 4]), torch.tensor([[1, 4], [0, 2]]), "all"])
+def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: Any) -> None:
     batch = llava.batches["left"]
     name = "blocks.1.hook_resid_pre"
     _, clean = llava.model.run_with_cache(batch, names=name)
@@ -72,24 +23,9 @@ def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: torc
     changed = (cache[name] != clean[name]).any(-1)
     expected = torch.zeros_like(changed)
     for sample in range(2):
-        expected[sample, slice(None) if rows is None else rows if rows.ndim == 1 else rows[sample]] = True
+        expected[sample, slice(None) if isinstance(rows, str) else rows if rows.ndim == 1 else rows[sample]] = True
     assert torch.equal(changed, expected)
     assert (cache[name][expected] == 7).all()
-
-
-@pytest.mark.parametrize(
-    ("units", "message"),
-    [
-        ([], "was given no neurons or heads"),
-        ([Neuron(3, 0)], r"The model has no L3.u0; it has language: 3 layers of 48 neurons and 4 heads"),
-        ([Neuron(0, 48), Head(0, 4), Neuron(0, 1)], r"The model has no L0.u48, L0.h4; it has"),
-        ([Neuron(0, -1)], "no L0.u-1"),
-        ([Neuron(7, 0, "vision")], "no vision.L7.u0; it has vision: 3 layers of 40 neurons and 2 heads"),
-    ],
-)
-def test_units_that_do_not_exist_are_refused(llava: Subject, units: list[Neuron | Head], message: str) -> None:
-    with pytest.raises(InputError, match=message), llava.model.intervene(Ablate(units)):
-        pass
 
 
 def test_values_that_do_not_fit_are_refused(llava: Subject) -> None:
@@ -105,3 +41,90 @@ def test_values_that_do_not_fit_are_refused(llava: Subject) -> None:
         llava.model.intervene(Replace("hook_embed", torch.zeros(2, 5, 32), torch.tensor([9]))),
     ):
         pass
+
+
+def seen_after(model: Any, batch: Any, what: Any) -> torch.Tensor:
+    with model.intervene(what):
+        return model.run_with_cache(batch, names=NAME)[1][NAME]
+
+
+@pytest.mark.parametrize("word", ["image", "last", "all"])
+@torch.no_grad()
+def test_the_arithmetic_holds_at_the_rows_and_nowhere_else(subject: Subject, word: Any) -> None:
+    model, batch = subject.model, subject.batches["left"]
+    before = model.run_with_cache(batch, names=NAME)[1][NAME]
+    at = torch.zeros(before.shape[:2], dtype=torch.bool)
+    for sample in range(2):
+        rows = {"image": batch.layout.image[sample], "last": batch.layout.last[sample], "all": slice(None)}[word]
+        at[sample, rows] = True
+    direction = torch.linspace(-1, 1, before.shape[-1])
+    where = {"positions": word, "layout": batch.layout}
+    for what, expected in (
+        (Add(NAME, direction, alpha=3.0, **where), before + 3 * direction),
+        (Scale(NAME, -0.5, **where), -0.5 * before),
+        (Clamp(NAME, low=-0.3, high=0.2, **where), before.clip(-0.3, 0.2)),
+    ):
+        after = seen_after(model, batch, what)
+        assert torch.equal(after, torch.where(at[..., None], expected, before))
+        assert not torch.equal(after, before)
+
+
+@torch.no_grad()
+def test_noise_has_its_spread_and_is_decided_by_the_seed(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    before = model.run_with_cache(batch, names=NAME)[1][NAME]
+    one, again, other = (seen_after(model, batch, Noise(NAME, sigma=0.5, seed=seed)) - before for seed in (3, 3, 4))
+    assert torch.equal(one, again)
+    assert float(one.std()) == pytest.approx(0.5, rel=0.1)
+    assert abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.1
+
+
+def test_the_spread_is_the_deviation_around_the_mean_vector() -> None:
+    rows = torch.randn(4000, 6, generator=torch.Generator().manual_seed(0)) * 2.5 + torch.arange(6) * 10
+    assert spread(rows) == pytest.approx(2.5, rel=0.05)
+
+
+@torch.no_grad()
+def test_positions_of_the_prompt_and_all_positions_in_generation(subject: Subject) -> None:
+    """`all` holds for every new token; positions of the prompt are met once, in the prompt's own pass."""
+    model, batch = subject.model, subject.batches["left"]
+    name = "blocks.2.hook_resid_post"
+    width = model.cfg.d_model
+    far = 100 * torch.ones(width)
+    plain = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
+    with model.intervene(Add(name, far)):
+        everywhere = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
+    with model.intervene(Add(name, far, positions="last", layout=batch.layout)):
+        once = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
+    assert (everywhere.mean(-1) > 50).all()
+    assert (once[:, 0].mean(-1) > 50).all()
+    assert (once[:, 1:].mean(-1) < 50).all()
+    assert (plain.mean(-1) < 50).all()
+
+
+def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
+    width = torch.zeros(32)
+    cases: list[tuple[Any, str]] = [
+        (Add("hook_embed", torch.zeros(5)), r"as wide as hook_embed \[batch pos d_model\], 32; found shape \[5\]"),
+        (Add("hook_embed", width, positions="image"), "depends on the batch; pass layout=batch.layout"),
+        (Add("hook_embed", width, positions=[-1]), "count from the end of the batch; pass layout=batch.layout"),
+        (Add("hook_embed", width, positions=[]), "name no position"),
+        (
+            Scale("hook_embed", 2.0, positions=99, layout=llava.batches["left"].layout),
+            r"positions=99 name \[99\], outside the 23",
+        ),
+        (Clamp("hook_embed"), "neither low nor high"),
+        (Clamp("hook_embed", low=1.0, high=0.0), "needs low <= high, found low=1.0 and high=0.0"),
+        (Noise("hook_embed", sigma=-1.0), "sigma=-1.0 is a standard deviation"),
+    ]
+    for what, message in cases:
+        with pytest.raises(InputError, match=message), llava.model.intervene(what):
+            pass
+    packed = Scale("vision.blocks.0.hook_resid_post", 2.0, positions=torch.zeros(2, 1, dtype=torch.long))
+    with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed):
+        pass
+    with (
+        pytest.raises(InputError, match="positions go up to 40, but hook_embed has 23 positions in this run"),
+        llava.model.intervene(Scale("hook_embed", 2.0, positions=40)),
+    ):
+        llava.model(llava.batches["left"])

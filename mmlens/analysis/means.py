@@ -1,0 +1,103 @@
+"""Mean activations of neurons and heads over a dataset: what mean-ablation sets them to."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+
+from mmlens.analysis.samples import Dataset, batches
+from mmlens.core.errors import InputError
+from mmlens.core.places import Head, Neuron, Positions
+from mmlens.hooks.graph import Node
+from mmlens.hooks.point import reads_only
+from mmlens.interventions.reach import marked
+from mmlens.interventions.units import require_units, unit_axis
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@torch.no_grad()
+def mean_activation(
+    model: HookedMultimodal,
+    dataset: Dataset | MultimodalBatch,
+    units: Sequence[Neuron | Head],
+    *,
+    positions: Positions = "all",
+    prompt: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> list[torch.Tensor]:
+    """The mean of each unit over the positions of a dataset.
+
+    Args:
+        model: the hooked model.
+        dataset: samples (see `mmlens.analysis.samples`), or one batch.
+        units: neurons and heads.
+        positions: over which positions; all of them by default, padding left out. For units of the vision tower and the
+            projector, `"all"` rows or `"image"` rows.
+        prompt: for samples that bring none.
+        batch_size: samples at a time.
+        progress: show a progress bar.
+
+    Returns:
+        One mean per unit, in their order: a number for a neuron, `[d_head]` for a head. `Ablate(units, value=...)` takes them.
+
+    Raises:
+        InputError: for units that the model lacks, or a dataset without samples.
+
+    Example:
+        >>> from mmlens import Ablate, Head, Neuron
+        >>> units = [Neuron(0, 3), Head(1, 2)]
+        >>> means = mean_activation(model, batch, units)
+        >>> [tuple(mean.shape) for mean in means] == [(), (model.cfg.d_head,)]
+        True
+        >>> with model.intervene(Ablate(units, value=means)):
+        ...     logits = model(batch)
+    """
+    if not len(units):
+        raise InputError("mean_activation was given no neurons or heads.")
+    require_units(model, units)
+    totals: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    nodes = [model.graph[name] for name in dict.fromkeys(unit.hook for unit in units)]
+    given: Iterable[MultimodalBatch] = (
+        [dataset]
+        if isinstance(dataset, MultimodalBatch)
+        else (batch for _, batch in batches(model, dataset, batch_size=batch_size, prompt=prompt, progress=progress))
+    )
+    for batch in given:
+        adders = [(node.name, _adder(node, batch, positions, totals, counts)) for node in nodes]
+        model.run_with_hooks(batch, fwd_hooks=adders)
+    if not totals:
+        raise InputError("The dataset has no samples, so there is no mean.")
+    return [totals[unit.hook][unit.index] / counts[unit.hook] for unit in units]
+
+
+def _adder(
+    node: Node, batch: MultimodalBatch, positions: Positions, totals: dict[str, torch.Tensor], counts: dict[str, int]
+) -> Callable[..., None]:
+    """A hook that adds up a point's rows, by unit."""
+    batched = node.axes.startswith("batch")
+
+    @reads_only
+    def add(activation: torch.Tensor, hook: Any) -> None:
+        axis = node.position_axis
+        by_row = activation.detach().movedim(axis, 1) if batched else activation.detach()
+        wanted = _wanted(node, batch, positions, activation.shape[axis])
+        everything = by_row.flatten(0, 1) if batched else by_row
+        rows = everything if wanted is None else by_row[wanted.to(by_row.device)]
+        unit = unit_axis(node.axes) - (2 if batched else 1)
+        summed = rows.float().sum(0).movedim(unit, 0).cpu()
+        totals[node.name] = totals[node.name] + summed if node.name in totals else summed
+        counts[node.name] = counts.get(node.name, 0) + len(rows)
+
+    return add
+
+
+def _wanted(node: Node, batch: MultimodalBatch, positions: Positions, length: int) -> torch.Tensor | None:
+    """Which rows count: `[batch pos]` on a point with a batch axis, `[row]` without; None for all."""
+    if node.sequence != "language" and isinstance(positions, str) and positions == "all":
+        return None
+    if node.axes.startswith("batch"):
+        return marked(batch.layout, positions, node.sequence, length)
+    return batch.layout.rows(positions, node.sequence, length)

@@ -1,0 +1,115 @@
+"""Interventions on single neurons and heads: ablate them, to zero or to given values."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.places import Head, Neuron
+from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.models.hooked import HookedMultimodal
+
+#: What a unit can be set to: a number, or for a head its whole output `[d_head]`.
+UnitValue = float | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Set neurons or heads to a constant, at every position and in every step of a generation.
+
+    Args:
+        units: the neurons or heads.
+        value: what they are set to: one number for all (0 takes away what they write), or one value per unit, in their
+            order: a number, or for a head a vector `[d_head]`. `mm.mean_activation` gives these for mean-ablation.
+
+    Example:
+        >>> from mmlens import Neuron
+        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)])):
+        ...     logits = model(batch)
+        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)], value=[0.1, -0.2])):
+        ...     logits = model(batch)
+    """
+
+    units: Sequence[Neuron | Head]
+    value: float | Sequence[UnitValue] | torch.Tensor = field(default=0.0, repr=False)
+
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """One hook per point that holds some of the units.
+
+        Raises:
+            InputError: if there are no units, the model lacks one of them (all that are missing are listed), or there are
+                not as many values as units.
+        """
+        if not len(self.units):
+            raise InputError("Ablate was given no neurons or heads.")
+        require_units(model, self.units)
+        by_point: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+        for unit, value in zip(self.units, self._values(model), strict=True):
+            by_point[unit.hook][unit.index] = value
+        return [(name, _setter(model.graph[name].axes, values)) for name, values in by_point.items()]
+
+    def _values(self, model: HookedMultimodal) -> list[torch.Tensor]:
+        if isinstance(self.value, int | float):
+            return [torch.tensor(float(self.value))] * len(self.units)
+        if len(self.value) != len(self.units):
+            raise InputError(f"Ablate was given {len(self.units)} units and {len(self.value)} values; give one each.")
+        values = [torch.as_tensor(value) for value in self.value]
+        for unit, value in zip(self.units, values, strict=True):
+            width = model.graph[unit.hook].width if isinstance(unit, Head) else None
+            if value.ndim and (width is None or value.shape != (width,)):
+                right = f"a number or [d_head={width}]" if isinstance(unit, Head) else "a number"
+                raise InputError(f"The value of {unit} must be {right}, found shape {list(value.shape)}.")
+        return values
+
+
+def unit_axis(axes: str) -> int:
+    """Index of the axis that a point's units lie along: heads where it has any, else neurons.
+
+    Example:
+        >>> unit_axis("batch query head d_head"), unit_axis("batch pos neuron")
+        (2, 2)
+    """
+    words = axes.split()
+    return words.index("head") if "head" in words else words.index("neuron")
+
+
+def require_units(model: HookedMultimodal, units: Sequence[Neuron | Head]) -> None:
+    """Check that a model has neurons and heads.
+
+    Raises:
+        InputError: if it lacks some; all that are missing are listed.
+    """
+    missing = [str(unit) for unit in units if not _exists(model, unit)]
+    if missing:
+        depth = {unit.part: model.part(unit.part).cfg for unit in units}
+        shapes = ", ".join(
+            f"{p}: {c.n_layers} layers of {c.d_mlp} neurons and {c.n_heads} heads" for p, c in depth.items()
+        )
+        raise InputError(
+            f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
+        )
+
+
+def _exists(model: HookedMultimodal, unit: Neuron | Head) -> bool:
+    if unit.hook not in model.graph or unit.index < 0:
+        return False
+    cfg = model.part(unit.part).cfg
+    return unit.index < (cfg.n_heads if isinstance(unit, Head) else model.graph[unit.hook].width or 0)
+
+
+def _setter(axes: str, values: dict[int, torch.Tensor]) -> HookFunction:
+    axis = unit_axis(axes)
+    indices = torch.tensor(list(values))
+    width = max(value.numel() for value in values.values())
+    table = torch.stack([value.float().expand(width) for value in values.values()])  # [unit 1] or [unit d_head]
+
+    def set_units(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        new = table.to(activation)
+        new = new if "d_head" in axes else new[:, 0]
+        shape = [*activation.shape[:axis], len(indices), *activation.shape[axis + 1 :]]
+        return activation.index_copy(axis, indices.to(activation.device), new.expand(shape))
+
+    return set_units

@@ -1,0 +1,51 @@
+"""Mean activations: against means taken by hand from a cache."""
+
+import pytest
+import torch
+
+from mmlens.analysis.means import mean_activation
+from mmlens.core.errors import InputError
+from mmlens.core.places import Head, Neuron
+from tests.conftest import Subject
+from tests.tiny import picture
+
+UNITS = [Neuron(1, 5), Head(2, 1), Neuron(0, 2, "vision"), Neuron(1, 4)]
+
+
+@torch.no_grad()
+def test_a_dataset_has_the_mean_of_its_rows(subject: Subject) -> None:
+    model = subject.model
+    pairs = [
+        (picture(i), text) for i, text in enumerate(["describe the image", "what is the color of the circle", "who"])
+    ]
+    sums: list[torch.Tensor] = [torch.tensor(0.0)] * len(UNITS)
+    counts = [0] * len(UNITS)
+    for shown, text in pairs:
+        batch = model.prepare(text, images=shown)
+        _, cache = model.run_with_cache(batch)
+        for i, unit in enumerate(UNITS):
+            rows = cache[unit.hook].flatten(0, -3 if isinstance(unit, Head) else -2)
+            sums[i] = sums[i] + rows[:, unit.index].sum(0)
+            counts[i] += len(rows)
+    expected = [total / count for total, count in zip(sums, counts, strict=True)]
+    found = mean_activation(model, pairs, UNITS, batch_size=2, progress=False)
+    for mean, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(mean, right, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_positions_choose_the_rows(llava: Subject) -> None:
+    batch = llava.batches["left"]
+    _, cache = llava.model.run_with_cache(batch, names="blocks.1.mlp.hook_post")
+    (found,) = mean_activation(llava.model, batch, [Neuron(1, 5)], positions="text")
+    rows = torch.cat([cache["blocks.1.mlp.hook_post"][i, text, 5] for i, text in enumerate(batch.layout.text)])
+    torch.testing.assert_close(found, rows.mean())
+
+
+def test_no_units_and_no_samples_are_refused(llava: Subject) -> None:
+    with pytest.raises(InputError, match="was given no neurons or heads"):
+        mean_activation(llava.model, llava.batches["left"], [])
+    with pytest.raises(InputError, match="The dataset has no samples"):
+        mean_activation(llava.model, [], [Neuron(0, 0)], progress=False)
+    with pytest.raises(InputError, match=r"The model has no L9\.u0"):
+        mean_activation(llava.model, llava.batches["left"], [Neuron(9, 0)])
