@@ -86,18 +86,26 @@ def caption_nouns(
     Raises:
         InputError: if the caption has none of the nouns.
     """
-    words = caption_words(model, trace, sample=sample)
-    wanted = _wanted(nouns, trace.text[sample], words)
-    found: dict[str, CaptionWord] = {}
-    for word in words:
-        if word.text in wanted:
-            found.setdefault(word.text, word)
+    found = nouns_said(model, trace, nouns=nouns, sample=sample)
     if not found:
         raise InputError(
             f"The caption {trace.text[sample]!r} has no noun"
             + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
             + "; pass the nouns to look for."
         )
+    return found
+
+
+def nouns_said(
+    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: int = 0
+) -> list[CaptionWord]:
+    """As `caption_nouns`, but a caption may have none: for datasets, where some captions miss."""
+    words = caption_words(model, trace, sample=sample)
+    wanted = _wanted(nouns, trace.text[sample], words)
+    found: dict[str, CaptionWord] = {}
+    for word in words:
+        if word.text in wanted:
+            found.setdefault(word.text, word)
     return list(found.values())
 
 
