@@ -1,0 +1,195 @@
+"""Steering: add a direction to the stream, or take one out of it, at chosen positions and steps of a generation.
+
+    x  ->  x + alpha * direction            (Steer)
+    x  ->  x - (x . unit) unit              (ProjectOut)
+
+Source: Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering Alignment", ICCV 2025
+(https://arxiv.org/abs/2501.03012), section on steering; directional ablation: Arditi et al., "Refusal in Language Models
+Is Mediated by a Single Direction", NeurIPS 2024 (https://arxiv.org/abs/2406.11717), equation 4.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.interventions.timing import Clock
+from mmlens.interventions.vectors import SteeringVector
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.run import Run
+
+#: Where a steering vector acts. `"all"`: every position of the prompt and every new token; `"generated"`: new tokens alone;
+#: `"last_prompt"`: the last position of the prompt and every new token; `"text"` and `"image"`: these positions of the prompt,
+#: and for `"text"` every new token too; a slice: positions counted from the start, new tokens following the prompt's.
+SteeredPositions: TypeAlias = Literal["all", "generated", "last_prompt", "text", "image"] | slice
+
+#: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
+Gate: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Touched:
+    """What an intervention has changed since the last run began.
+
+    Attributes:
+        tokens: positions, summed over samples and points.
+    """
+
+    tokens: int = 0
+    _passes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def steps(self) -> int:
+        """Forward passes in which something was changed."""
+        return max(self._passes.values(), default=0)
+
+    def count(self, name: str, tokens: int) -> None:
+        """Note that a point was changed at some positions in one forward pass."""
+        self.tokens += tokens
+        self._passes[name] += 1
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.tokens = 0
+        self._passes.clear()
+
+    def __str__(self) -> str:
+        return f"{self.tokens} positions in {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class _Positioned:
+    """What steering interventions share: when and where they act, and the record of it."""
+
+    vector: SteeringVector
+    positions: SteeredPositions = field(default="all", kw_only=True)
+    at: Names | Selection | None = field(default=None, kw_only=True)
+    gate: Gate | None = field(default=None, kw_only=True, repr=False)
+    touched: Touched = field(default_factory=Touched, init=False, compare=False)
+    _clock: Clock = field(default_factory=Clock, init=False, compare=False, repr=False)
+
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """One hook per point.
+
+        Raises:
+            InputError: if a point does not exist, has another width, or lives on a sequence where the positions mean nothing.
+        """
+        words = ("all", "generated", "last_prompt", "text", "image")
+        if not isinstance(self.positions, slice) and self.positions not in words:
+            raise InputError(f"positions={self.positions!r} must be a slice or one of {', '.join(map(repr, words))}.")
+        nodes = model.graph.select(self.vector.at if self.at is None else self.at)
+        for node in nodes:
+            if node.width != len(self.vector.direction) or node.axes != "batch pos d_model":
+                raise InputError(
+                    f"The vector has {len(self.vector.direction)} entries, but {node.name} is [{node.axes}] with {node.width} "
+                    "last; steer at points of the stream that it was made for."
+                )
+            if node.sequence not in ("language", "decoder") and self.positions != "all":
+                raise InputError(
+                    f"positions={self.positions!r} has no meaning at {node.name}, on the sequence {node.sequence}; use 'all'."
+                )
+        return [(node.name, self._hook(node)) for node in nodes]
+
+    def starts(self, run: Run) -> None:
+        """Forget the last run.
+
+        Raises:
+            InputError: for generated positions in a forward pass, which has none.
+        """
+        if run.kind == "forward" and self.positions == "generated":
+            raise InputError(
+                "positions='generated' means the tokens of model.generate(...), and a forward pass has none; pass the slice of "
+                "positions that you mean, e.g. slice(prompt_length, None)."
+            )
+        if self.positions == "generated" and run.options.get("max_new_tokens") == 1:
+            raise InputError(
+                "positions='generated' with max_new_tokens=1 would do nothing: the one new token is predicted by the prompt's "
+                "last position. Use positions='last_prompt', or generate more tokens."
+            )
+        self._clock.restart(run)
+        self.touched.forget()
+
+    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+        """What stands in the place of the states."""
+        raise NotImplementedError
+
+    def _hook(self, node: Node) -> HookFunction:
+        def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            where = self._where(node, activation)
+            if self.gate is not None:
+                where = where & self.gate(activation).to(where)
+            if not where.any():
+                return None
+            self.touched.count(node.name, int(where.sum()))
+            return torch.where(where[..., None], self.change(activation), activation)
+
+        return steer
+
+    def _where(self, node: Node, activation: torch.Tensor) -> Bool[torch.Tensor, "batch pos"]:
+        """True at the positions of this forward pass that are meant; padding never is."""
+        shape = activation.shape[:2]
+        if node.sequence not in ("language", "decoder"):
+            return torch.ones(shape, dtype=torch.bool, device=activation.device)
+        step = self._clock.tick(node, shape[1])
+        return step.mask(self.positions, shape[0]).to(activation.device)
+
+
+@dataclass(frozen=True)
+class Steer(_Positioned):
+    """Add `alpha` times a vector to the states at its point.
+
+    Args:
+        vector: the direction and its point.
+        alpha: strength; 1 adds the vector as it is.
+        keep_norm: give each state its own norm back, so that only its direction changes.
+        positions: see `SteeredPositions`.
+        at: other points than the vector's own.
+        gate: act only where it says so, e.g. where a concept is active.
+
+    Attributes:
+        touched: how many steps and positions the last run changed.
+
+    Example:
+        >>> from mmlens import SteeringVector
+        >>> vector = SteeringVector(model.W_U[:, 5], "blocks.3.hook_resid_post")
+        >>> steer = Steer(vector, alpha=2.0, positions="last_prompt")
+        >>> with model.intervene(steer):
+        ...     logits = model(batch)
+        >>> print(steer.touched)
+        1 positions in 1 steps
+    """
+
+    alpha: float = 1.0
+    keep_norm: bool = field(default=False, kw_only=True)
+
+    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+        """The states with the vector added."""
+        moved = states + self.alpha * self.vector.direction.to(states)
+        if not self.keep_norm:
+            return moved
+        return moved * (states.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+@dataclass(frozen=True)
+class ProjectOut(_Positioned):
+    """Take a direction out of the states: what is left is orthogonal to it.
+
+    Args:
+        vector: the direction and its point.
+        positions, at, gate: as for `Steer`; `at="blocks.*.hook_resid_post"` keeps the direction from being written anew.
+
+    Attributes:
+        touched: how many steps and positions the last run changed.
+    """
+
+    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+        """The states without their part along the direction."""
+        unit = (self.vector.direction / self.vector.norm).to(states)
+        return states - (states @ unit)[..., None] * unit

@@ -1,0 +1,97 @@
+"""A steering vector: a direction in the stream at a point, with where it came from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+
+_FORMAT = "mmlens.SteeringVector/1"
+
+
+@dataclass(frozen=True)
+class SteeringVector:
+    """A direction to add at a point: from what the states are to what they should be.
+
+    Attributes:
+        direction: `[d_model]`, in the unit of the stream. Added with a positive alpha it leads from source to target.
+        at: the hook point whose states it was made from.
+        provenance: how it was made: method, model class and fingerprint, hashes of the samples on both sides, counts.
+
+    Example:
+        >>> vector = SteeringVector(model.W_U[:, 3], "blocks.4.hook_resid_post")
+        >>> (-vector).direction.equal(-vector.direction), round(vector.random(seed=1).norm / vector.norm, 4)
+        (True, 1.0)
+    """
+
+    direction: Float[torch.Tensor, "d_model"]
+    at: str
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        direction = self.direction.detach().float().cpu()
+        if direction.ndim != 1 or not torch.isfinite(direction).all() or not direction.any():
+            raise InputError(
+                "A steering vector must be one finite direction [d_model] that is not zero, found shape "
+                f"{list(direction.shape)} and norm {float(direction.norm()):.3g}. Zero means that source and target have the "
+                "same mean."
+            )
+        object.__setattr__(self, "direction", direction)
+
+    def __repr__(self) -> str:
+        made = self.provenance.get("method")
+        return f"SteeringVector({self.at}, [{len(self.direction)}], norm {self.norm:.3f}" + (
+            f", {made})" if made else ")"
+        )
+
+    def __neg__(self) -> "SteeringVector":
+        return replace(self, direction=-self.direction)
+
+    @property
+    def norm(self) -> float:
+        """Its length, in the unit of the stream."""
+        return float(self.direction.norm())
+
+    def random(self, *, seed: int) -> "SteeringVector":
+        """A random direction of the same norm at the same point: the control.
+
+        Args:
+            seed: of the draw.
+        """
+        drawn = torch.randn(len(self.direction), generator=torch.Generator().manual_seed(seed))
+        made = {"method": "random direction of equal norm", "seed": seed}
+        return replace(self, direction=drawn * (self.norm / drawn.norm()), provenance=made)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as a safetensors file, whole or not at all."""
+        described = {"format": _FORMAT, "at": self.at, "provenance": json.dumps(dict(self.provenance))}
+        with whole_file(path) as temporary:
+            save_file({"direction": self.direction.contiguous()}, temporary, metadata=described)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SteeringVector":
+        """Read one that `save` wrote.
+
+        Raises:
+            InputError: if the file is missing or is no steering vector.
+        """
+        file = require_file(path, "steering vector")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                described = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise InputError(f"{path} is no safetensors file: {error}.") from error
+        if described.get("format") != _FORMAT:
+            raise InputError(
+                f"{path} holds {described.get('format', 'something else')}, not a steering vector ({_FORMAT})."
+            )
+        return cls(tensors["direction"], described["at"], json.loads(described["provenance"]))
