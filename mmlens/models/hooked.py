@@ -27,6 +27,7 @@ from mmlens.models.layout import TokenLayout
 from mmlens.models.loading import find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.parts import Parts
 from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
+from mmlens.models.row_edits import RowEdits
 from mmlens.models.run import Run, Watching
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
@@ -41,7 +42,7 @@ class Intervention(Protocol):
         """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
 
 
-class HookedMultimodal(Parts, Adapters, HookedRootModule):
+class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real

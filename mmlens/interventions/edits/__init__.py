@@ -1,0 +1,11 @@
+"""Edits of weights: rows of MLP output weights scaled, zeroed, made to say another word. Values first, applied later.
+
+edit = mm.edits.replace_token(model, batch, source="red", target="blue", neurons=neurons)
+with model.edited(edit): ...
+"""
+
+from mmlens.interventions.edits.edit import Edit as Edit
+from mmlens.interventions.edits.edit import Provenance as Provenance
+from mmlens.interventions.edits.rows import noise_neurons as noise_neurons
+from mmlens.interventions.edits.rows import scale_neurons as scale_neurons
+from mmlens.interventions.edits.rows import zero_neurons as zero_neurons

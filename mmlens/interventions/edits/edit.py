@@ -1,0 +1,244 @@
+"""An edit: what is added to rows of weights, and where it comes from. A value; the model carries it out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.places import Neuron
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = "mmlens edit 1"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an edit comes from.
+
+    Attributes:
+        model: class of the Hugging Face model.
+        fingerprint: of the weights it was made for, without edits that were in force.
+        method: e.g. `"through"`; `"sum"` for a composed edit.
+        source, target: the words, where it is about words.
+        settings: what the method was told, and what it found.
+        seed: of its random numbers, if it draws any.
+        losses: by name, one value per step of an optimisation.
+        parts: the provenances of the edits that it is the sum of.
+    """
+
+    model: str
+    fingerprint: str
+    method: str
+    source: str | None = None
+    target: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    losses: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    parts: tuple["Provenance", ...] = ()
+
+    @property
+    def words(self) -> str:
+        """What it is about: `'red' -> 'blue'`, or nothing."""
+        if self.parts:
+            return ", ".join(part.words for part in self.parts if part.words)
+        if self.source is None:
+            return ""
+        return repr(self.source) + ("" if self.target is None else f" -> {self.target!r}")
+
+
+def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
+    """The provenance of an edit that is made for a model now.
+
+    Args:
+        model: the hooked model.
+        method: see `Provenance`.
+        more: further fields of `Provenance`.
+    """
+    settings = dict(more.pop("settings", {}))
+    if model.edits:
+        settings["made with edits in force"] = [repr(edit) for edit in model.edits]
+    return Provenance(type(model._base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Deltas for rows of MLP output weights: neuron i then writes `row_i + delta_i` per unit of its activation.
+
+    Attributes:
+        rows: the neurons whose rows change, each once.
+        deltas: what is added to each, in float32 (float64 for models in float64).
+        provenance: where it comes from.
+
+    Example:
+        >>> import mmlens as mm
+        >>> edit = mm.edits.scale_neurons(model, [mm.Neuron(2, 7)], factor=0.5)
+        >>> with model.edited(edit):
+        ...     text = model.caption(scene.image)
+        >>> model.apply(edit).revert(edit) is model
+        True
+    """
+
+    rows: tuple[Neuron, ...]
+    deltas: Float[torch.Tensor, "row d_model"] = field(repr=False)
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        deltas = self.deltas.detach().cpu()
+        deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
+        object.__setattr__(self, "deltas", deltas)
+        if not self.rows:
+            raise InputError("An edit needs at least one row, found none.")
+        if deltas.ndim != 2 or len(deltas) != len(self.rows):
+            raise InputError(
+                f"deltas must be [row={len(self.rows)} d_model], one per neuron, found {list(deltas.shape)}."
+            )
+        if len(set(self.rows)) < len(self.rows):
+            twice = sorted({str(row) for row in self.rows if self.rows.count(row) > 1})
+            raise InputError(
+                f"An edit names each row once, but {', '.join(twice[:8])} come more often; add their deltas."
+            )
+        if not deltas.isfinite().all():
+            wrong = [
+                str(row) for row, finite in zip(self.rows, deltas.isfinite().all(1).tolist(), strict=True) if not finite
+            ]
+            raise InputError(f"The deltas of {', '.join(wrong[:8])} are not finite.")
+
+    def __repr__(self) -> str:
+        about = self.provenance
+        places = sorted({(row.part, row.layer) for row in self.rows})
+        layers = ", ".join(f"{'' if part == 'language' else part + ' '}{layer}" for part, layer in places)
+        words = f"{about.words}, " if about.words else ""
+        return f"Edit({words}{about.method}: {len(self.rows)} rows in layers {layers}; size {self.size:.3g})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Edit):
+            return NotImplemented
+        same = self.rows == other.rows and self.provenance.fingerprint == other.provenance.fingerprint
+        return same and torch.equal(self.deltas, other.deltas)
+
+    def __hash__(self) -> int:
+        return hash((self.rows, self.provenance.fingerprint))
+
+    def __add__(self, other: "Edit") -> "Edit":
+        """Both at once, as one edit; deltas of a row that both change are added.
+
+        Raises:
+            InputError: if the two were made for different models.
+        """
+        if not isinstance(other, Edit):
+            return NotImplemented
+        ours, theirs = self.provenance, other.provenance
+        if (ours.model, ours.fingerprint) != (theirs.model, theirs.fingerprint):
+            raise InputError(
+                f"These edits were made for different weights ({ours.model} {ours.fingerprint} and {theirs.model} "
+                f"{theirs.fingerprint}) and cannot be added."
+            )
+        rows = list(dict.fromkeys([*self.rows, *other.rows]))
+        where = {row: number for number, row in enumerate(rows)}
+        dtype = torch.promote_types(self.deltas.dtype, other.deltas.dtype)
+        deltas = torch.zeros(len(rows), self.deltas.shape[1], dtype=dtype)
+        for edit in (self, other):
+            deltas.index_add_(0, torch.tensor([where[row] for row in edit.rows]), edit.deltas.to(dtype))
+        parts = tuple(part for each in (ours, theirs) for part in (each.parts or (each,)))
+        return Edit(tuple(rows), deltas, Provenance(ours.model, ours.fingerprint, "sum", parts=parts))
+
+    def __mul__(self, factor: float) -> "Edit":
+        """The edit with its deltas multiplied: half of it, or `-1` times it, as its inverse."""
+        settings = {**self.provenance.settings, "multiplied by": float(factor)}
+        return replace(self, deltas=self.deltas * factor, provenance=replace(self.provenance, settings=settings))
+
+    __rmul__ = __mul__
+
+    @property
+    def size(self) -> float:
+        """Frobenius norm of the deltas, in the unit of the weights."""
+        return float(self.deltas.double().norm())
+
+    def check(self, model: HookedMultimodal) -> None:
+        """See that it was made for this model.
+
+        Raises:
+            InputError: if the class or the weights are other ones.
+        """
+        about = self.provenance
+        found = (type(model._base).__name__, model.unedited_fingerprint)
+        if found != (about.model, about.fingerprint):
+            other = "a model of another class" if found[0] != about.model else "other weights"
+            raise InputError(
+                f"{self!r} was made for {other}: {about.model} with fingerprint {about.fingerprint}, but this is {found[0]} with "
+                f"{found[1]}. Load the checkpoint that it was made for, make it anew for this one, or try it here all "
+                "the same: edit.carried_to(model)."
+            )
+
+    def carried_to(self, model: HookedMultimodal) -> "Edit":
+        """The same deltas for other weights, e.g. a fine-tuned version; whether they do there what they did is yours to see."""
+        settings = {**self.provenance.settings, "carried over from": self.provenance.fingerprint}
+        about = replace(
+            self.provenance,
+            model=type(model._base).__name__,
+            fingerprint=model.unedited_fingerprint,
+            settings=settings,
+        )
+        return replace(self, provenance=about)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per row: part, layer, neuron, and the norm of its delta."""
+        import pandas as pd
+
+        norms = self.deltas.norm(dim=1).tolist()
+        lines = [(row.part, row.layer, row.index, norm) for row, norm in zip(self.rows, norms, strict=True)]
+        return pd.DataFrame(lines, columns=["part", "layer", "neuron", "norm"])
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file that holds the deltas and, as JSON in its metadata, rows and provenance.
+
+        Args:
+            path: of the file; it is written whole or not at all.
+        """
+        path = Path(path)
+        about = {
+            "format": _FORMAT,
+            "rows": [[row.part, row.layer, row.index] for row in self.rows],
+            "provenance": asdict(self.provenance),
+        }
+        with whole_file(path) as temporary:
+            save_file({"deltas": self.deltas.contiguous()}, temporary, metadata={"edit": json.dumps(about)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Edit":
+        """Read an edit that was saved.
+
+        Raises:
+            InputError: if the file is not there, or holds no edit.
+        """
+        path = require_file(path, "edit")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {}).get("edit", "{}"))
+                found = about.get("format")
+                deltas = file.get_tensor("deltas") if found == _FORMAT else None
+        except SafetensorError as error:
+            raise InputError(f"{path} is no safetensors file ({error}); give a file written by Edit.save.") from None
+        if deltas is None:
+            raise InputError(
+                f"{path} holds no edit of format {_FORMAT!r} (found {found!r}); give a file written by Edit.save."
+            )
+        rows = tuple(Neuron(layer, index, part) for part, layer, index in about["rows"])
+        return cls(rows, deltas, _provenance_of(about["provenance"]))
+
+
+def _provenance_of(fields: Mapping[str, Any]) -> Provenance:
+    return Provenance(**{**fields, "parts": tuple(_provenance_of(part) for part in fields["parts"])})
