@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from mmlens.core.errors import InputError
+from mmlens.models.layout import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,26 @@ class HeatMap:
         scaled = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
         colors = colormaps["inferno"](scaled)[..., :3]
         return Image.fromarray(((pixels * (1 - alpha) + colors * alpha) * 255).round().astype(np.uint8))
+
+
+def map_of_rows(
+    layout: TokenLayout, values: Float[torch.Tensor, "pos"], *, sample: int = 0, image: int = 0, title: str = ""
+) -> HeatMap:
+    """One value per position of the language model's sequence, as a map over a picture.
+
+    Args:
+        layout: says which positions are which patches.
+        values: one number per position; those of text are not read.
+        sample, image: which picture.
+        title: what the map shows.
+
+    Raises:
+        NoPlaceError: if the language model's image tokens have no place (Q-Formers).
+    """
+    grid = layout.grid(sample=sample, image=image)
+    low, high = grid.boxes[:, :2].min(0).values.tolist(), grid.boxes[:, 2:].max(0).values.tolist()
+    raster = layout.raster(values, sample=sample, image=image)
+    return HeatMap(raster, layout.place(sample, image).size, (*low, *high), title)
 
 
 def iou(found: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:

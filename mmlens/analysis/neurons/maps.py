@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.neurons.points import POINTS, Activation
 from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
@@ -39,10 +39,8 @@ def activation_map(
     """
     if not neurons:
         raise InputError("No neurons were given to map.")
-    grid = batch.layout.grid(sample=sample, image=image)
+    batch.layout.grid(sample=sample, image=image)  # refuses rows without a place before anything runs
     names = {neuron: f"blocks.{neuron.layer}.{POINTS[activation]}" for neuron in neurons}
     _, cache = model.run_with_cache(batch, names=sorted(set(names.values())))
     values = torch.stack([cache[name][sample, :, neuron.index].float() for neuron, name in names.items()]).mean(0)
-    raster = batch.layout.raster(values, sample=sample, image=image)
-    low, high = grid.boxes[:, :2].min(0).values.tolist(), grid.boxes[:, 2:].max(0).values.tolist()
-    return HeatMap(raster, batch.layout.place(sample, image).size, (*low, *high), title)
+    return map_of_rows(batch.layout, values, sample=sample, image=image, title=title)

@@ -1,0 +1,365 @@
+"""The logit lens: what a state inside the model would say if it were the last one.
+
+A state x of the language model's stream is read as logits by the model's own last two steps:
+
+    logits = unembed(ln_final(x))
+
+Rows of a picture are read too. States of the vision encoder have another width and are carried over first: the tower is
+left early, so that the projector receives the state of an earlier block in the place of the last one's, and what it makes of
+it is read at the picture's positions.
+
+Source: nostalgebraist, "interpreting GPT: the logit lens", 2020 (https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru);
+Neo et al., "Towards Interpreting Visual Information Processing in Vision-Language Models", ICLR 2025
+(https://arxiv.org/abs/2410.07149), section 4, for image tokens.
+Departs: each probability stands beside that of the same token at the same place under a control batch (say, the picture
+with its patches shuffled), which tells what the lens reads out of the picture from what it says anyway.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mmlens.analysis.heatmap import HeatMap, map_of_rows
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names, nearest
+from mmlens.core.pictures import drawn_by
+from mmlens.core.places import Positions
+from mmlens.hooks.cache import gather_rows, record
+from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.session import HookPair
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.layout import TokenLayout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.viz.figures import Plot
+
+#: Positions read at a time: `[pos vocab]` logits of a large vocabulary are the largest tensor here.
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class LogitLens:
+    """What each state says: the best tokens and their probabilities.
+
+    Attributes:
+        points: hook names, in execution order.
+        positions: which positions were read.
+        top_tokens: ids of the most probable tokens, best first.
+        probabilities: theirs, 0 to 1.
+        words: the words that were asked for by name.
+        word_probabilities: theirs, at every point and position.
+        control_probabilities: the probability of `top_tokens` at the same place under the control; None without one.
+        control_word_probabilities: that of `words`.
+        strings: the tokens as strings, by id.
+        tokens: the tokens of the input as strings, per sample.
+        layout: which positions are picture.
+
+    Example:
+        >>> lens = logit_lens(model, batch, at="blocks.*.hook_resid_post", positions="last", k=3)
+        >>> len(lens.top(3)) == len(lens.points) == model.cfg.n_layers
+        True
+    """
+
+    points: list[str]
+    positions: Int[torch.Tensor, "sample pos"]
+    top_tokens: Int[torch.Tensor, "sample point pos k"]
+    probabilities: Float[torch.Tensor, "sample point pos k"]
+    words: tuple[str, ...]
+    word_probabilities: Float[torch.Tensor, "sample point pos word"]
+    control_probabilities: Float[torch.Tensor, "sample point pos k"] | None
+    control_word_probabilities: Float[torch.Tensor, "sample point pos word"] | None
+    strings: dict[int, str] = field(repr=False)
+    tokens: list[list[str]] = field(repr=False)
+    layout: TokenLayout = field(repr=False)
+
+    def __repr__(self) -> str:
+        samples, points, positions, k = self.top_tokens.shape
+        said = ", ".join(self.top(1, sample=0, position=-1)[-1])
+        control = "" if self.control_probabilities is None else ", with a control"
+        return (
+            f"LogitLens({points} points x {positions} positions x {samples} samples, top {k}{control}; {self.points[-1]} at "
+            f"the last of them says {said!r})"
+        )
+
+    def top(self, k: int = 1, *, sample: int = 0, position: int = -1) -> list[list[str]]:
+        """The k most probable words at each point.
+
+        Args:
+            k: how many.
+            sample: which sample.
+            position: which of the positions that were read, counted among them.
+        """
+        if not 1 <= k <= self.top_tokens.shape[-1]:
+            raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
+        return [[self.strings[int(t)] for t in row[position, :k]] for row in self.top_tokens[sample]]
+
+    @property
+    def excess(self) -> Float[torch.Tensor, "sample point pos k"]:
+        """How much more probable the top tokens are than under the control.
+
+        Raises:
+            InputError: if there was no control.
+        """
+        if self.control_probabilities is None:
+            raise InputError("This lens has no control; take it with logit_lens(..., control=another_batch).")
+        return self.probabilities - self.control_probabilities
+
+    def map(self, word: str, *, point: str | int = -1, sample: int = 0, image: int = 0) -> HeatMap:
+        """The probability of a word at every patch, as a map over the picture.
+
+        Args:
+            word: one of the words that were asked for.
+            point: hook name, or its number among `points`.
+            sample, image: which picture.
+
+        Raises:
+            InputError: if the word was not asked for, or patches were not read.
+            NoPlaceError: if the language model's image tokens have no place (Q-Formers).
+        """
+        if word not in self.words:
+            raise InputError(
+                f"{word!r} was not asked for ({', '.join(self.words) or 'no word was'}); take the lens with "
+                f"logit_lens(..., words=[{word!r}])."
+            )
+        name = self._point(point)
+        own = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
+        values = torch.full((self.layout.is_token.shape[1],), float("nan"))
+        values[self.positions[sample]] = own
+        unread = [row for row in self.layout.grid(sample=sample, image=image).rows.tolist() if values[row].isnan()]
+        if unread:
+            raise InputError(
+                f"A map needs every patch of the picture, and {len(unread)} were not read; take the lens with "
+                "positions='image'."
+            )
+        return map_of_rows(self.layout, values, sample=sample, image=image, title=f"{word} at {name}")
+
+    def overlay(
+        self, picture: Image.Image, *, word: str, point: str | int = -1, sample: int = 0, image: int = 0
+    ) -> Image.Image:
+        """The map of a word over the picture; arguments as for `map`."""
+        return self.map(word, point=point, sample=sample, image=image).overlay(picture)
+
+    def _point(self, point: str | int) -> str:
+        if isinstance(point, int):
+            return self.points[point]
+        if point not in self.points:
+            raise InputError(f"The lens was not taken at {point!r}. Nearest: {', '.join(nearest(point, self.points))}.")
+        return point
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per sample, point, position and rank: the token read there, its probability and that of the control."""
+        import pandas as pd
+
+        rows = []
+        for sample, point, pos, rank in torch.cartesian_prod(*map(torch.arange, self.top_tokens.shape)).tolist():
+            at = (sample, point, pos, rank)
+            position = int(self.positions[sample, pos])
+            row = {
+                "sample": sample,
+                "point": self.points[point],
+                "position": position,
+                "token": self.tokens[sample][position],
+                "rank": rank,
+                "word": self.strings[int(self.top_tokens[at])],
+                "probability": float(self.probabilities[at]),
+            }
+            if self.control_probabilities is not None:
+                row["control"] = float(self.control_probabilities[at])
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(self, *, sample: int = 0) -> "Plot":
+        """The best word at every point and position, coloured by its probability."""
+        return drawn_by("lens.plot_lens")(self, sample=sample)
+
+    def plot_picture(self, picture: Image.Image, *, point: str | int = -1, sample: int = 0) -> "Plot":
+        """The picture with the best word written on every patch."""
+        return drawn_by("lens.plot_patch_words")(self, picture, point=self._point(point), sample=sample)
+
+
+@torch.no_grad()
+def logit_lens(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    at: Names | Selection = "blocks.*.hook_resid_post",
+    positions: Positions = "all",
+    k: int = 5,
+    words: Sequence[str | int] = (),
+    final_norm: bool = True,
+    control: MultimodalBatch | None = None,
+    progress: bool = True,
+) -> LogitLens:
+    """Read states as if they were the last ones: the best tokens at each point and position.
+
+    Args:
+        model: the hooked model.
+        batch: what to run on.
+        at: points of the language model in the width of its stream, `projector.hook_out`, or streams of the vision encoder;
+            the last two are read where the picture stands in the language model.
+        positions: which positions of the language model; vision and projector points have image positions alone.
+        k: how many of the best tokens are kept.
+        words: words (single tokens) or ids whose probability is kept at every place, for `.map` and `.overlay`.
+        final_norm: pass states through the final norm first, as the model does; False reads them raw.
+        control: a batch of the same layout, e.g. with shuffled pictures, whose probabilities stand beside.
+        progress: show a progress bar.
+
+    Returns:
+        Tokens and probabilities. Of the few families that cap their logits, those before the cap.
+
+    Raises:
+        InputError: for a point that cannot be read so (the message says why), a control of another layout, or a `k` outside
+            the vocabulary; before any forward pass.
+    """
+    nodes = model.graph.select(at)
+    read = {node.name: _route(model, node) for node in nodes}
+    vocab = model.graph["hook_logits"].width or 0
+    if not 1 <= k <= vocab:
+        raise InputError(f"k={k} must lie in 1..{vocab}, the size of the vocabulary.")
+    ids = [model.to_single_token(word) if isinstance(word, str) else int(word) for word in words]
+    rows = _rows(batch, positions, [node.name for node in nodes if node.part != "language"])
+    if control is not None and not torch.equal(control.layout.is_image, batch.layout.is_image):
+        raise InputError("The control has image tokens at other positions than the batch; use texts of equal length.")
+    runs = 1 if control is None else 2
+    with tqdm(total=len(nodes) * runs, desc="logit lens", disable=not progress) as bar:
+        asking = _Asking(model, read, rows, ids, k, final_norm, bar)
+        top, best, asked = asking.of(batch)
+        beside = None if control is None else asking.of(control, top)[1:]
+    strings = {int(token): model.to_string(token).strip() for token in top.unique()}
+    named = tuple(model.to_string(i).strip() if isinstance(w, int) else w for w, i in zip(words, ids, strict=True))
+    tokens = [model.to_str_tokens(sample) for sample in batch["input_ids"]]
+    control_best, control_asked = (None, None) if beside is None else beside
+    return LogitLens(
+        nodes.names, rows, top, best, named, asked, control_best, control_asked, strings, tokens, batch.layout
+    )
+
+
+def _rows(batch: MultimodalBatch, positions: Positions, seen: list[str]) -> torch.Tensor:
+    """The positions of the language model that are read, `[sample pos]`."""
+    rows = batch.layout.rows(positions, "language")
+    rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
+    if seen and not batch.layout.is_image.gather(1, rows).all():
+        raise InputError(
+            f"{', '.join(seen[:3])} reach the language model at image positions alone, and positions={positions!r} names "
+            "others; use positions='image'."
+        )
+    return rows
+
+
+def _route(model: HookedMultimodal, node: Node) -> tuple[str, str | None]:
+    """Where a point's states are read, and, for vision streams, where they leave the tower.
+
+    Raises:
+        InputError: if they cannot be read as words.
+    """
+    graph = model.graph
+    width, stream = model.W_U.shape[0], graph["hook_embed"]
+    if node.part == "language":
+        if node.width != width or node.axes != "batch pos d_model" or node.sequence != "language":
+            raise InputError(
+                f"{node.name} is [{node.axes}] with {node.width} last, on the {node.sequence} sequence; the lens reads "
+                f"states of the prompt's stream, [batch pos d_model={width}]: hook_resid_*, hook_attn_out, hook_mlp_out."
+            )
+        return node.name, None
+    if stream.name not in graph.downstream("projector.hook_out").names or stream.sequence != "language":
+        raise InputError(
+            f"{node.name} cannot be read: this family's projector hands its features to cross-attention, so they "
+            "never stand in the language model's stream."
+        )
+    if node.name == "projector.hook_out":
+        return "hook_embed", None
+    if node.part != "vision" or node.role != "stream":
+        raise InputError(
+            f"{node.name} cannot be read: of the vision encoder and the projector, only streams of the encoder "
+            "(vision.blocks.*.hook_resid_post) and projector.hook_out can be carried to the language model."
+        )
+    handed_on = [graph[name] for name in graph.digraph.predecessors("projector.hook_in")]
+    if len(handed_on) != 1:
+        raise InputError(
+            f"{node.name} cannot be read: the projector reads {len(handed_on)} blocks of the tower side by side, so no "
+            "single state can take their place."
+        )
+    leaves = handed_on[0]
+    if (node.axes, node.width, node.sequence) != (leaves.axes, leaves.width, leaves.sequence):
+        raise InputError(
+            f"{node.name} is [{node.axes}] with {node.width} last, and the projector reads {leaves.name}, [{leaves.axes}] "
+            f"with {leaves.width} last; a state of another shape cannot be carried through the projector."
+        )
+    return "hook_embed", leaves.name
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One lens, to be taken on one batch or two.
+
+    Attributes:
+        model: the hooked model.
+        read: per point, where its states are read, and where vision streams leave the tower.
+        rows: the positions that are read, `[sample pos]`.
+        ids: the tokens whose probability is wanted everywhere.
+        k: how many of the best tokens are kept.
+        final_norm: whether states pass the final norm.
+        bar: counts points.
+    """
+
+    model: HookedMultimodal
+    read: dict[str, tuple[str, str | None]]
+    rows: torch.Tensor
+    ids: list[int]
+    k: int
+    final_norm: bool
+    bar: tqdm
+
+    def of(
+        self, batch: MultimodalBatch, given: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Top tokens (or the given ones), their probabilities, and those of the asked ones, `[sample point pos ...]`."""
+        states = self._states(batch)
+        found = []
+        for point, name in enumerate(self.read):
+            found.append(self._words(states[name], None if given is None else given[:, point]))
+            self.bar.update()
+        top, best, asked = (torch.stack(part, dim=1) for part in zip(*found, strict=True))
+        return top, best, asked
+
+    def _states(self, batch: MultimodalBatch) -> dict[str, torch.Tensor]:
+        """The states of every point, `[sample pos d_model]`: one run, and one more per vision point."""
+        carried = {name: leaves for name, (_, leaves) in self.read.items() if leaves is not None}
+        plain = {name: source for name, (source, leaves) in self.read.items() if leaves is None}
+        _, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *carried}))
+        states = {name: gather_rows(cache[source], "batch pos d_model", self.rows) for name, source in plain.items()}
+        for name, leaves in carried.items():
+            kept: dict[str, torch.Tensor] = {}
+            early: list[HookPair] = [
+                (leaves, lambda activation, hook, state=cache[name]: state),
+                ("hook_embed", record(kept, None, None)),
+            ]
+            self.model.run_with_hooks(batch, fwd_hooks=early)
+            states[name] = gather_rows(kept["hook_embed"], "batch pos d_model", self.rows)
+        return states
+
+    def _words(
+        self, states: torch.Tensor, given: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same of one point's states, `[sample pos ...]`."""
+        pieces = []
+        for start in range(0, states.shape[1], _CHUNK):
+            some = slice(start, start + _CHUNK)
+            state = self.model.ln_final(states[:, some]) if self.final_norm else states[:, some]
+            probability = self.model.unembed(state).float().softmax(-1)
+            if given is None:
+                best, top = probability.topk(self.k, dim=-1)
+            else:
+                top = given[:, some].to(probability.device)
+                best = probability.gather(-1, top)
+            pieces.append((top.cpu(), best.cpu(), probability[..., self.ids].cpu()))
+        top, best, asked = (torch.cat(part, dim=1) for part in zip(*pieces, strict=True))
+        return top, best, asked

@@ -1,0 +1,231 @@
+"""Patchscopes: put a state into another prompt and let the model say in words what it holds.
+
+A state at (point, position) of a run takes the place of a state at (`target_at`, `target_position`) of a target prompt; the
+model then continues that prompt. A prompt that asks to repeat the word makes it name what the state stands for.
+
+Source: Ghandeharioun et al., "Patchscopes: A Unifying Framework for Inspecting Hidden Representations of Language Models",
+ICML 2024 (https://arxiv.org/abs/2401.06102), section 3 (equation 1; the mapping f is the identity here).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.core.places import Positions
+from mmlens.hooks.cache import gather_rows
+from mmlens.hooks.graph import Node, Selection
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.images import Picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Patchscope:
+    """What the target prompt was continued with, for every state that was put in.
+
+    Attributes:
+        points: hook names of the states, in execution order.
+        positions: their positions.
+        top_tokens: ids of the most probable next tokens of the target prompt, best first.
+        probabilities: theirs, 0 to 1.
+        text: the greedy continuation, `[sample][point][pos]`; empty strings if none was asked for.
+        target_at: where the states were put in.
+        strings: the tokens as strings, by id.
+    """
+
+    points: list[str]
+    positions: Int[torch.Tensor, "sample pos"]
+    top_tokens: Int[torch.Tensor, "sample point pos k"]
+    probabilities: Float[torch.Tensor, "sample point pos k"]
+    text: list[list[list[str]]]
+    target_at: str
+    strings: dict[int, str] = field(repr=False)
+
+    def __repr__(self) -> str:
+        samples, points, positions, k = self.top_tokens.shape
+        said = self.top(1)[-1][-1][0]
+        return (
+            f"Patchscope({points} points x {positions} positions x {samples} samples into {self.target_at}, top {k}; "
+            f"{self.points[-1]} at the last of them says {said!r})"
+        )
+
+    def top(self, k: int = 1, *, sample: int = 0) -> list[list[list[str]]]:
+        """The k most probable next words, `[point][pos]`."""
+        if not 1 <= k <= self.top_tokens.shape[-1]:
+            raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
+        kept = self.top_tokens[sample, :, :, :k].tolist()
+        return [[[self.strings[token] for token in row] for row in point] for point in kept]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per sample, point and position: the best next word, its probability, and the continuation."""
+        import pandas as pd
+
+        rows = []
+        for sample, point, pos in torch.cartesian_prod(*map(torch.arange, self.top_tokens.shape[:3])).tolist():
+            row = {
+                "sample": sample,
+                "point": self.points[point],
+                "position": int(self.positions[sample, pos]),
+                "word": self.strings[int(self.top_tokens[sample, point, pos, 0])],
+                "probability": float(self.probabilities[sample, point, pos, 0]),
+                "text": self.text[sample][point][pos],
+            }
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def patchscope(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    at: Names | Selection,
+    positions: Positions,
+    target_prompt: str,
+    target_images: Sequence[Picture] = (),
+    target_position: int = -1,
+    target_at: str | None = None,
+    k: int = 5,
+    max_new_tokens: int = 0,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Patchscope:
+    """Decode states by putting them into a target prompt.
+
+    Args:
+        model: the hooked model.
+        batch: the run that the states are taken from.
+        at: points in the width of the language model's stream, e.g. `"blocks.*.hook_resid_post"`.
+        positions: which positions of the language model.
+        target_prompt: the prompt that they are put into, e.g. a few repetitions `"cat cat ; red red ; x"` that end with a word
+            to be replaced; the chat template is put around it as in `prepare`.
+        target_images: pictures of the target prompt; none by default.
+        target_position: which of its positions is replaced; negative numbers count from the end.
+        target_at: the point at which it is replaced; by default the point that the state came from.
+        k: how many of the most probable next tokens are kept.
+        max_new_tokens: how far the prompt is continued, greedily.
+        batch_size: target prompts per run.
+        progress: show a progress bar.
+
+    Returns:
+        The next tokens of the target prompt, and its continuations.
+
+    Raises:
+        InputError: for points of another width, or positions outside the prompts; before any forward pass.
+
+    Example:
+        >>> scope = patchscope(
+        ...     model,
+        ...     batch,
+        ...     at="blocks.2.hook_resid_post",
+        ...     positions="last",
+        ...     target_prompt="what is this",
+        ...     progress=False,
+        ... )
+        >>> len(scope.top(3)[0][0])
+        3
+    """
+    nodes = model.graph.select(at)
+    targets = [model.graph[target_at or node.name] for node in nodes]
+    for node in [*nodes, *targets]:
+        _require_stream(model, node)
+    rows = batch.layout.rows(positions, "language")
+    rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
+    pictures = list(target_images)
+    one = model.prepare(target_prompt, images=[pictures])
+    length = one["input_ids"].shape[1]
+    if not -length <= target_position < length:
+        tokens = model.to_str_tokens(one["input_ids"][0])
+        raise InputError(
+            f"target_position={target_position} lies outside the {length} positions of the target prompt: {tokens}."
+        )
+    vocab = model.graph["hook_logits"].width or 0
+    if not 1 <= k <= vocab or max_new_tokens < 0 or batch_size < 1:
+        raise InputError(
+            f"k={k} must lie in 1..{vocab}, max_new_tokens={max_new_tokens} be at least 0 and batch_size={batch_size} at "
+            "least 1."
+        )
+    _, cache = model.run_with_cache(batch, names=nodes)
+    target = _Target(model, target_prompt, pictures, target_position % length, length, k, max_new_tokens)
+    shape = (len(nodes), batch.size, rows.shape[1])
+    tokens, chances, texts = [], [], []
+    with tqdm(total=len(nodes) * rows.numel(), desc="patchscope", disable=not progress) as bar:
+        for node, into in zip(nodes, targets, strict=True):
+            states = gather_rows(cache[node.name], node.axes, rows).flatten(0, 1)
+            for some in states.split(batch_size):
+                top, probability, text = target.read(into.name, some)
+                tokens.append(top)
+                chances.append(probability)
+                texts += text
+                bar.update(len(some))
+    top_tokens = torch.cat(tokens).unflatten(0, shape).transpose(0, 1)
+    probabilities = torch.cat(chances).unflatten(0, shape).transpose(0, 1)
+    text = [
+        [[texts[(point * shape[1] + sample) * shape[2] + pos] for pos in range(shape[2])] for point in range(shape[0])]
+        for sample in range(shape[1])
+    ]
+    strings = {int(token): model.to_string(token).strip() for token in top_tokens.unique()}
+    return Patchscope(nodes.names, rows, top_tokens, probabilities, text, target_at or "the same point", strings)
+
+
+def _require_stream(model: HookedMultimodal, node: Node) -> None:
+    """Refuse points whose states do not fit into the language model's stream."""
+    width = model.W_U.shape[0]
+    if (node.axes, node.width, node.sequence) != ("batch pos d_model", width, "language"):
+        raise InputError(
+            f"{node.name} is [{node.axes}] with {node.width} last, on the {node.sequence} sequence; patchscopes move "
+            f"states of the prompt's stream, [batch pos d_model={width}]."
+        )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The prompt that states are put into.
+
+    Attributes:
+        model: the hooked model.
+        prompt, pictures: what it is made of.
+        position: which of its positions is replaced.
+        length: number of its positions.
+        k: how many of the next tokens are kept.
+        max_new_tokens: how far it is continued.
+    """
+
+    model: HookedMultimodal
+    prompt: str
+    pictures: list[Picture]
+    position: int
+    length: int
+    k: int
+    max_new_tokens: int
+
+    def read(self, at: str, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Put states `[row d_model]` in, one per copy of the prompt; the next tokens, their probabilities, the text."""
+        count = len(states)
+        batch = self.model.prepare([self.prompt] * count, images=[self.pictures] * count)
+
+        def put(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            if activation.shape[1] != self.length:
+                return None  # a later step of a generation, which sees the prompt through its keys and values
+            activation[:, self.position] = states.to(activation)
+            return activation
+
+        with self.model.hooks([(at, put)]):
+            if self.max_new_tokens:
+                trace = self.model.trace_generation(
+                    batch, names="hook_logits", max_new_tokens=self.max_new_tokens, use_cache=True
+                )
+                logits, text = trace.logits[:, 0], trace.text
+            else:
+                logits, text = self.model(batch)[:, -1], [""] * count
+        probability, top = logits.float().softmax(-1).topk(self.k, dim=-1)
+        return top.cpu(), probability.cpu(), text
