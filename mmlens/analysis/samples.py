@@ -135,6 +135,7 @@ def batches(
     prompt: str | None = None,
     progress: bool = True,
     desc: str = "samples",
+    total: int | None = None,
 ) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
     """Prepare a dataset for a model, batch by batch, padded on the left; only one batch is in memory at a time.
 
@@ -145,6 +146,7 @@ def batches(
         prompt: as for `as_samples`.
         progress: show a progress bar over samples.
         desc: its label.
+        total: how many samples there are, where the dataset cannot tell.
 
     Raises:
         InputError: for a batch size below 1, or an item that is no sample.
@@ -152,7 +154,7 @@ def batches(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1.")
     samples = as_samples(dataset, prompt=prompt)
-    total = len(dataset) if isinstance(dataset, Sized) else None
+    total = len(dataset) if isinstance(dataset, Sized) else total
     return _batches(model, samples, batch_size, tqdm(total=total, desc=desc, disable=not progress))
 
 

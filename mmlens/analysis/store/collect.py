@@ -1,0 +1,235 @@
+"""`collect`: the states of a dataset in one pass over the model.
+
+Source: which state stands for a word: Parekh, Khayatan, Shukor, Newson, Cord, "A Concept-Based Explainability Framework for
+Large Multimodal Models", NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 3.1: X = {X_i : t in f(X_i) and t in y_i},
+z_i = the state that predicts the first occurrence of t in the caption, at its last token.
+Departs: words are matched as words, and only in what was generated. The published code looked for the text anywhere, so that
+"red" was found in "covered", and some words in the prompt.
+"""
+
+from collections.abc import Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mmlens.analysis.samples import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
+from mmlens.analysis.store.folder import Done, StoreFolder
+from mmlens.analysis.store.processes import Process, this_process
+from mmlens.analysis.store.question import Question
+from mmlens.analysis.store.rules import AtGenerated, AtPositions, AtWord, Generated, Rule, WordToken, refuse_keys
+from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
+from mmlens.analysis.store.store import ActivationStore
+from mmlens.analysis.store.writing import DTYPES, Writer
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.core.places import Positions
+from mmlens.hooks.graph import Selection
+from mmlens.models.hooked import HookedMultimodal
+
+
+@torch.no_grad()
+def collect(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    at: Names | Selection,
+    token: str | Sequence[str] | None = None,
+    positions: Positions | Generated | None = None,
+    generate: bool = True,
+    word_token: WordToken = "last",
+    in_truth: bool = False,
+    prompt: str | None = None,
+    max_new_tokens: int = 30,
+    into: str | Path | None = None,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+    batch_size: int = 8,
+    save_every: int = 256,
+    progress: bool = True,
+) -> ActivationStore:
+    """Keep the states of one or several points over a dataset: of a word in the model's captions, or of some positions.
+
+    What is kept of a sample:
+
+    - `token="dog"`: the state that predicts the word in the model's own caption, at its first occurrence; samples whose
+      caption lacks it give none. Several words are a class: the first of them that the caption has.
+    - `positions="generated"` or `"generated_mean"`: the states that predict each generated token up to the end token,
+      or their mean.
+    - `generate=False, positions=...`: states of the prompt (or of the picture's own towers) from one forward pass.
+
+    Into a folder, runs are resumable: a run that was stopped, however suddenly, is gone on with by the same call, and
+    nothing is lost or doubled. A finished store is extended: samples that it has (by their pixels and prompt) are left
+    out. Started by `accelerate launch`, each process takes its share of the dataset and writes its own files.
+
+    Args:
+        model: the hooked model.
+        dataset: see `mmlens.analysis.samples.Dataset`; read once, in order, a batch in memory at a time.
+        at: hook points, several at once.
+        token: a word, or several; words of the caption are compared whole, in lower case. "traffic light" is two in a row.
+        positions: see above; indices count within a sample's own tokens, padding left out.
+        generate: whether the states are those of what the model generates, or those of a forward pass over the prompt.
+        word_token: which token of a word of several tokens (the last one in the paper).
+        in_truth: keep a sample only if its true caption has the word as well.
+        prompt: asked where a sample brings none; `"describe the image"` by default.
+        max_new_tokens: upper bound on the generated tokens.
+        into: folder of the store; None keeps it in memory.
+        dtype: in which states are kept.
+        batch_size: samples at a time.
+        save_every: samples per file; at most this many are lost when a run is killed.
+        progress: show a progress bar over samples.
+
+    Returns:
+        The store; `.at(point)` gives states.
+
+    Raises:
+        InputError: for points that predict no token, a word that is none, positions that do not exist, or a folder that
+            holds the store of another question; before any forward pass.
+        MMLensError: if a state is too large for `dtype`, or the disk too small.
+
+    Example:
+        >>> import mmlens as mm
+        >>> store = mm.collect(model, [scene], at="blocks.4.hook_resid_post", token=["person", "circle"], progress=False)
+        >>> store.at().tokens, store.at().captions
+        (('person',), ('a small person in orange on sand',))
+    """
+    rule = _rule(token, positions, generate, word_token, in_truth, max_new_tokens)
+    nodes = model.graph.select(at)
+    _check(model, nodes, rule, dtype, batch_size, save_every)
+    asked = DEFAULT_PROMPT if prompt is None else prompt
+    length = max_new_tokens if generate else 0
+    question = Question.of(model, tuple(nodes.names), rule=str(rule), prompt=asked, max_new_tokens=length, dtype=dtype)
+    process = this_process()
+    if into is None and process.count > 1:
+        raise InputError(
+            f"{process.count} processes cannot share memory; collect into a folder: collect(..., into=path)."
+        )
+    folder = None if into is None else StoreFolder(Path(into), question, process)
+    done = Done() if folder is None else folder.begin()
+    total = len(dataset) if isinstance(dataset, Sized) else None
+    numbers: list[int] = []
+    block = batch_size
+    pending = _pending(as_samples(dataset, prompt=prompt), done, process, block, numbers, into)
+    left = None if total is None else max(0, total // process.count - len(done.here or ()))
+    full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
+    tokenizer = None if model.processor is None else model.tokenizer
+    with Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
+        made = batches(model, pending, batch_size=batch_size, progress=progress, desc="collect", total=left)
+        for count, (samples, batch) in enumerate(made):
+            taken = rule.take(model, nodes, samples, batch)
+            if folder is not None and not count:
+                require_room(folder.path, rule, taken, dtype=DTYPES[dtype], samples=left)
+            writer.add(numbers[: len(samples)], samples, taken)
+            del numbers[: len(samples)]
+    if folder is None:
+        return ActivationStore(question, tuple(writer.kept))
+    folder.finish(done.base)
+    return ActivationStore.load(folder.path)
+
+
+def size_estimate(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    at: Names | Selection,
+    token: str | Sequence[str] | None = None,
+    positions: Positions | Generated | None = None,
+    generate: bool = True,
+    prompt: str | None = None,
+    max_new_tokens: int = 30,
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+) -> SizeEstimate:
+    """How many bytes `collect` will store, at most; runs the first sample, for one token.
+
+    Args:
+        model, dataset, at, token, positions, generate, prompt, max_new_tokens, dtype: as for `collect`.
+
+    Returns:
+        Bytes per sample and in all.
+
+    Raises:
+        InputError: as `collect`, and for a dataset that can be read only once.
+
+    Example:
+        >>> import mmlens as mm
+        >>> print(mm.size_estimate(model, [scene] * 1000, at="blocks.*.hook_resid_post", positions="generated"))
+        65.9 MiB (1000 samples, 67.5 KiB per sample)
+    """
+    rule = _rule(token, positions, generate, "last", False, max_new_tokens)
+    nodes = model.graph.select(at)
+    _check(model, nodes, rule, dtype, 1, 1)
+    return estimate(model, dataset, nodes, rule, dtype=DTYPES[dtype], prompt=prompt)
+
+
+def _rule(
+    token: str | Sequence[str] | None,
+    positions: Positions | Generated | None,
+    generate: bool,
+    word_token: WordToken,
+    in_truth: bool,
+    max_new_tokens: int,
+) -> Rule:
+    """What is asked for, as a rule.
+
+    Raises:
+        InputError: if it is nothing, or two things, or cannot be.
+    """
+    if (token is None) == (positions is None):
+        raise InputError(
+            f"Say which states to keep, by one of token= and positions=; found {'both' if token is not None else 'neither'}. "
+            "token='dog' keeps the state that predicts the word in the model's caption."
+        )
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
+    if token is not None:
+        if not generate:
+            raise InputError(
+                "token= looks for the word in what the model generates, but generate=False was asked for; leave that out, or "
+                "name positions= of the prompt."
+            )
+        return AtWord.of(token, word_token, in_truth, max_new_tokens)
+    if in_truth:
+        raise InputError("in_truth=True compares a word with true captions; say which word: token=...")
+    generated = isinstance(positions, str) and positions in ("generated", "generated_mean")
+    if generated and generate:
+        return AtGenerated(positions, max_new_tokens)  # type: ignore[arg-type]
+    if generated or generate:
+        raise InputError(
+            f"positions={positions!r} with generate={generate}: 'generated' and 'generated_mean' are positions of what the "
+            "model generates (generate=True), all others are positions of the prompt (generate=False)."
+        )
+    return AtPositions(positions)  # type: ignore[arg-type]
+
+
+def _check(model: HookedMultimodal, nodes: Selection, rule: Rule, dtype: str, batch_size: int, save_every: int) -> None:
+    """Refuse what cannot be, before any forward pass."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} must be one of {', '.join(map(repr, DTYPES))}.")
+    for name, value in (("batch_size", batch_size), ("save_every", save_every)):
+        if value < 1:
+            raise InputError(f"{name}={value} must be at least 1.")
+    refuse_keys(nodes)
+    rule.check(model, nodes)
+
+
+def _pending(
+    samples: Iterator[Sample], done: Done, process: Process, block: int, numbers: list[int], where: str | Path | None
+) -> Iterator[Sample]:
+    """The samples that this process has still to run; their order numbers are appended as they go.
+
+    Raises:
+        InputError: if a sample is not the one that an interrupted run found in its place.
+    """
+    here = done.here or {}
+    for place, sample in enumerate(samples):
+        number = done.base + place
+        if not process.takes(place, block) or sample.key in done.before:
+            continue
+        if number in here:
+            if here[number] != sample.key:
+                raise InputError(
+                    f"The store at {where} is unfinished, and its sample {place} is another ({here[number]}, now {sample.key}): "
+                    "finish it with the dataset that it was begun with, or collect into another folder."
+                )
+            continue
+        numbers.append(number)
+        yield sample

@@ -1,0 +1,42 @@
+"""The processes of a run that `accelerate launch` started, each of which takes its share of the dataset."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.distributed
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes of a run.
+
+    Attributes:
+        index: its number, from 0.
+        count: how many there are.
+        wait: returns when all of them have come here.
+    """
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes what is written once."""
+        return self.index == 0
+
+    def takes(self, number: int, block: int) -> bool:
+        """Whether a sample is this process's: blocks of samples go round, so that batches are those of a lone process."""
+        return number // block % self.count == self.index
+
+
+def this_process() -> Process:
+    """This process, as accelerate sees it; alone where nothing was launched."""
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not launched and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return Process()
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Process(state.process_index, state.num_processes, state.wait_for_everyone)
