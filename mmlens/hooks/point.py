@@ -36,6 +36,11 @@ class Point(HookPoint):
         self._attached = False
 
     @property
+    def attachment(self) -> Attachment:
+        """How the point reaches its tensor."""
+        return self._attachment
+
+    @property
     def attached(self) -> bool:
         """Whether the point is now in the path of its tensor."""
         return self._attached
