@@ -1,6 +1,7 @@
 """Where in a picture neurons are active."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 
@@ -8,17 +9,22 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.neurons.points import POINTS, Activation
 from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
+from mmlens.hooks.point import reads_only
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
+#: What a map shows of an activation: itself, or its magnitude. Activations of gated neurons have either sign, and in the mean
+#: of several neurons they cancel where the object is; magnitudes do not.
+Shown = Literal["activation", "magnitude"]
 
-@torch.no_grad()
+
 def activation_map(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     neurons: Sequence[Neuron],
     *,
     activation: Activation = "down_in",
+    shown: Shown = "activation",
     sample: int = 0,
     image: int = 0,
     title: str = "",
@@ -30,6 +36,7 @@ def activation_map(
         batch: what to run on.
         neurons: language-model neurons.
         activation: as for `find_neurons`.
+        shown: the mean of the activations (as published), or of their magnitudes.
         sample, image: which picture.
         title: kept in the map.
 
@@ -37,10 +44,50 @@ def activation_map(
         NoPlaceError: if the language model's image tokens have no place (Q-Formers).
         InputError: if there are no neurons.
     """
-    if not neurons:
-        raise InputError("No neurons were given to map.")
+    return activation_maps(
+        model, batch, {title: neurons}, activation=activation, shown=shown, sample=sample, image=image
+    )[title]
+
+
+@torch.no_grad()
+def activation_maps(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    sets: Mapping[str, Sequence[Neuron]],
+    *,
+    activation: Activation = "down_in",
+    shown: Shown = "activation",
+    sample: int = 0,
+    image: int = 0,
+) -> dict[str, HeatMap]:
+    """One map for each of several sets of neurons, from a single run that keeps only these neurons.
+
+    Args:
+        model, batch, activation, shown, sample, image: as for `activation_map`.
+        sets: neurons by title.
+
+    Raises:
+        NoPlaceError, InputError: as for `activation_map`.
+    """
+    empty = [title for title, neurons in sets.items() if not neurons]
+    if empty:
+        raise InputError(f"No neurons were given to map{''.join(f' for {title!r}' for title in empty if title)}.")
     batch.layout.grid(sample=sample, image=image)  # refuses rows without a place before anything runs
-    names = {neuron: f"blocks.{neuron.layer}.{POINTS[activation]}" for neuron in neurons}
-    _, cache = model.run_with_cache(batch, names=sorted(set(names.values())))
-    values = torch.stack([cache[name][sample, :, neuron.index].float() for neuron, name in names.items()]).mean(0)
-    return map_of_rows(batch.layout, values, sample=sample, image=image, title=title)
+    wanted: dict[str, list[Neuron]] = {}
+    for neuron in sorted({neuron for neurons in sets.values() for neuron in neurons}):
+        wanted.setdefault(neuron.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(neuron)
+    kept: dict[Neuron, torch.Tensor] = {}
+
+    @reads_only
+    def keep(values: torch.Tensor, hook: Any) -> None:
+        some = wanted[hook.name]
+        columns = values[sample, :, [neuron.index for neuron in some]].float()
+        columns = columns.abs() if shown == "magnitude" else columns
+        kept.update(zip(some, columns.unbind(1), strict=True))
+
+    model.run_with_hooks(batch, fwd_hooks=[(list(wanted), keep)])
+    maps = {}
+    for title, neurons in sets.items():
+        mean = torch.stack([kept[neuron] for neuron in neurons]).mean(0)
+        maps[title] = map_of_rows(batch.layout, mean, sample=sample, image=image, title=title)
+    return maps
