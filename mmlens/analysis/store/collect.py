@@ -14,10 +14,12 @@ from typing import Literal
 import torch
 
 from mmlens.analysis.samples import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
+from mmlens.analysis.store.at_positions import AtGenerated, AtPositions, Generated
+from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.analysis.store.folder import Done, StoreFolder
 from mmlens.analysis.store.processes import Process, this_process
 from mmlens.analysis.store.question import Question
-from mmlens.analysis.store.rules import AtGenerated, AtPositions, AtWord, Generated, Rule, WordToken, refuse_keys
+from mmlens.analysis.store.rules import Rule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.store.writing import DTYPES, Writer

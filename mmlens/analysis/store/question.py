@@ -91,7 +91,9 @@ class Question:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Question":
         """What `as_json` gave, read back."""
-        listed = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        listed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
         return cls(**listed)
 
 
@@ -103,7 +105,7 @@ def _processor(processor: Any) -> str:
     """A processor's class and what it does: settings of its pictures, size of its vocabulary, chat template."""
     if processor is None:
         return "none"
-    pictures = getattr(processor, "image_processor", None)
+    pictures: Any = getattr(processor, "image_processor", None)
     settings = pictures.to_dict() if hasattr(pictures, "to_dict") else {}
     tokenizer = getattr(processor, "tokenizer", processor)
     told = [

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from mmlens.analysis.samples import Dataset, batches
-from mmlens.analysis.store.rules import AtGenerated, AtPositions, Rule, Taken
+from mmlens.analysis.store.at_positions import AtGenerated, AtPositions
+from mmlens.analysis.store.rules import Rule, Taken
 from mmlens.core.errors import InputError, MMLensError
 from mmlens.hooks.graph import Selection
 from mmlens.models.hooked import HookedMultimodal

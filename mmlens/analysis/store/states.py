@@ -64,7 +64,9 @@ class States:
     ) -> "States":
         """Some of the rows: a slice, indices, or a mask."""
         numbers = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)].tolist()
-        kept = {name: tuple(getattr(self, name)[i] for i in numbers) for name in _PER_ROW if getattr(self, name)}
+        kept: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in numbers) for name in _PER_ROW if getattr(self, name)
+        }
         return replace(self, values=self.values[numbers], **kept)
 
     def with_token(self, token: str | Sequence[str]) -> "States":

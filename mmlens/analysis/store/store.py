@@ -204,13 +204,17 @@ def _states(
 def _joined(pieces: Sequence[States]) -> States:
     """States of several shards as one."""
     first = pieces[0]
+
+    def all_of(attribute: str) -> tuple[Any, ...]:
+        return tuple(value for states in pieces for value in getattr(states, attribute))
+
     return States(
         torch.cat([states.values for states in pieces]),
         first.at,
-        *(
-            tuple(v for states in pieces for v in getattr(states, name))
-            for name in ("keys", "tokens", "captions", "names")
-        ),
-        tuple(step for states in pieces for step in states.steps),
+        all_of("keys"),
+        all_of("tokens"),
+        all_of("captions"),
+        all_of("names"),
+        all_of("steps"),
         first.source,
     )

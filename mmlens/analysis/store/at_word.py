@@ -1,0 +1,129 @@
+"""The rule that keeps the state which predicts a word of the model's own caption."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mmlens.analysis.nouns import CaptionWord, caption_words
+from mmlens.analysis.samples import Sample
+from mmlens.analysis.store.rules import Taken, picked
+from mmlens.core.errors import InputError
+from mmlens.hooks.graph import Selection
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.generation import GenerationTrace
+from mmlens.models.hooked import HookedMultimodal
+
+#: Which token of a word of several tokens is meant.
+WordToken = Literal["last", "first"]
+#: The words of a text, as captions are split into them.
+_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+
+
+@dataclass(frozen=True)
+class AtWord:
+    """The state that predicts a word of the model's own caption: the first of the words that occurs in it.
+
+    Attributes:
+        words: the words, each as it is split into words itself ("traffic light" is two in a row).
+        word_token: which token of the (last, or first) word.
+        in_truth: keep only samples whose true caption has the word as well.
+        max_new_tokens: of the generation.
+    """
+
+    words: tuple[tuple[str, ...], ...]
+    word_token: WordToken
+    in_truth: bool
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, token: str | Sequence[str], word_token: WordToken, in_truth: bool, max_new_tokens: int) -> "AtWord":
+        """The rule for a word or several.
+
+        Raises:
+            InputError: for what is no word, or an unknown `word_token`.
+        """
+        if word_token not in get_args(WordToken):
+            raise InputError(f"word_token={word_token!r} must be 'last' or 'first'.")
+        asked = [token] if isinstance(token, str) else list(token)
+        split = {word: _split(word) for word in asked}
+        wrong = [word for word, pieces in split.items() if not pieces]
+        if wrong or not asked:
+            raise InputError(f"token={token!r} holds no word to look for in captions{_listed(wrong)}.")
+        # longest first, so that "traffic light" is found before "traffic" at the same place
+        return cls(
+            tuple(sorted(set(split.values()), key=lambda word: (-len(word), word))),
+            word_token,
+            in_truth,
+            max_new_tokens,
+        )
+
+    def __str__(self) -> str:
+        words = ", ".join(" ".join(word) for word in self.words)
+        truth = ", true captions have it too" if self.in_truth else ""
+        return f"the {self.word_token} token of the first of: {words}{truth}"
+
+    def check(self, model: HookedMultimodal, nodes: Selection) -> None:
+        """Nothing beyond what generation checks itself."""
+
+    def take(
+        self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
+    ) -> Taken:
+        """Generate, and keep the state that predicted the word, where the caption has it.
+
+        Raises:
+            InputError: if true captions are needed and a sample has none.
+        """
+        unknown = [sample.name or sample.key for sample in samples if sample.caption is None]
+        if self.in_truth and unknown:
+            raise InputError(
+                f"in_truth=True needs true captions, but the samples {', '.join(unknown[:4])} have none; give "
+                "Sample(caption=...), or mappings with 'caption'."
+            )
+        trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
+        found = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
+        rows = [(number, step) for number, (_, step) in enumerate(found) if step is not None]
+        return Taken(
+            picked(trace, nodes, rows),
+            [int(step is not None) for _, step in found],
+            [step for _, step in rows],
+            [int(trace.tokens[number, step]) for number, step in rows],
+            trace.text,
+            [word for word, _ in found],
+        )
+
+    def _find(
+        self, model: HookedMultimodal, trace: GenerationTrace, number: int, sample: Sample
+    ) -> tuple[str | None, int | None]:
+        """The word and the step that predicted its token."""
+        said = _split(trace.text[number])
+        if not any(_first(said, word) is not None for word in self.words):
+            return None, None  # spares most samples the alignment
+        written = caption_words(model, trace, sample=number)
+        texts = tuple(word.text for word in written)
+        places = [(place, word) for word in self.words if (place := _first(texts, word)) is not None]
+        if not places:
+            return None, None
+        place, word = min(places, key=lambda found: found[0])
+        if self.in_truth and _first(_split(sample.caption or ""), word) is None:
+            return None, None
+        return " ".join(word), self._step(written[place : place + len(word)])
+
+    def _step(self, written: Sequence[CaptionWord]) -> int:
+        if self.word_token == "first":
+            return written[0].step
+        return written[-1].step + len(written[-1].tokens) - 1
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f": {', '.join(map(repr, words))} is none" if words else ""
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(match.lower() for match in _WORD.findall(text))
+
+
+def _first(words: tuple[str, ...], wanted: tuple[str, ...]) -> int | None:
+    """Where a word (or several in a row) first occurs."""
+    width = len(wanted)
+    return next((i for i in range(len(words) - width + 1) if words[i : i + width] == wanted), None)
