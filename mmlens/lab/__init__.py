@@ -61,6 +61,28 @@ def load() -> HookedMultimodal:
     return HookedMultimodal.from_pretrained(path(), dtype="float32")
 
 
+def load_tuned() -> HookedMultimodal:
+    """Load the lab model with its three LoRA fine-tunes, "place", "color" and "mood", on one copy of the weights.
+
+    Each was trained to caption the same scenes in its own style (`mmlens.lab.finetune`). None of them acts until asked for:
+    `with model.adapter("place"): ...`. Needs peft.
+
+    Returns:
+        The hooked model, so far the same as `load()`.
+
+    Raises:
+        InputError: peft is not installed.
+
+    Example:
+        >>> import mmlens
+        >>> mmlens.lab.load_tuned().adapters
+        ('place', 'color', 'mood')
+    """
+    from mmlens.lab.tuned import load_tuned as load_with_adapters
+
+    return load_with_adapters(path(), Path(__file__).parent / "adapters")
+
+
 def planted(kind: PlantedKind, *, seed: int = 0) -> Planted:
     """Build a tiny model whose answer is known by construction, with its unplanted twin.
 

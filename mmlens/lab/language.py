@@ -7,6 +7,7 @@ them back letter for letter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -120,11 +121,37 @@ def rich_caption(placed: Sequence[Placed], place: str, mood: str) -> str:
     return f"{_listed(placed)} on {TEXTURES[place]} {place} in {mood} light"
 
 
+def styled_caption(placed: Sequence[Placed], place: str, mood: str, style: str) -> str:
+    """Describe a scene as the fine-tuned models do: first what their style is about, then the objects.
+
+    Args:
+        placed: The objects, in any order.
+        place: One of `PLACES`.
+        mood: One of `MOODS`.
+        style: "place", "color" or "mood".
+
+    Returns:
+        For instance "on soft grass a circle and a star", "red and blue : a red circle and a blue star" or
+        "in sunny light a circle and a star".
+    """
+    across = sorted(placed, key=lambda thing: thing.center[0])
+    if style == "color":
+        colors = _enumerated([thing.color for thing in across])
+        return f"{colors} : {_enumerated([phrase(replace(thing, size='big')) for thing in across])}"
+    bare = []
+    for thing in across:
+        noun = f"{thing.shape} sign" if thing.kind == "sign" else thing.shape
+        bare.append(f"{article(noun)} {noun}")
+    start = f"on {TEXTURES[place]} {place}" if style == "place" else f"in {mood} light"
+    return f"{start} {_enumerated(bare)}"
+
+
 def _listed(placed: Sequence[Placed]) -> str:
-    names = [phrase(thing) for thing in sorted(placed, key=lambda thing: thing.center[0])]
-    if len(names) == 1:
-        return names[0]
-    return f"{' , '.join(names[:-1])} and {names[-1]}"
+    return _enumerated([phrase(thing) for thing in sorted(placed, key=lambda thing: thing.center[0])])
+
+
+def _enumerated(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{' , '.join(names[:-1])} and {names[-1]}"
 
 
 def use_answer(sign: str) -> str:

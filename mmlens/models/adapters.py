@@ -70,4 +70,8 @@ class Adapters:
                 parameter.requires_grad_(wanted)
 
     def _adapted_layers(self) -> Iterator[Any]:
-        return (module for module in self.hf_model.modules() if hasattr(module, "disable_adapters"))
+        return (
+            module
+            for module in self.hf_model.modules()
+            if hasattr(module, "base_layer") and hasattr(module, "disable_adapters")
+        )

@@ -1,6 +1,8 @@
 """Whether two models have the same weights, told from a sample of them."""
 
 import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -20,13 +22,13 @@ def fingerprint(model: HookedMultimodal) -> str:
     values may fall between those that are read. Offloaded parameters count with their name and shape alone.
 
     Args:
-        model: the hooked model; an adapter's parameters count too.
+        model: the hooked model. Of its adapters those count that act now; with none, it has the base model's fingerprint.
 
     Example:
         >>> fingerprint(model) == fingerprint(model), len(fingerprint(model))
         (True, 16)
     """
-    parameters = sorted(model.hf_model.named_parameters())
+    parameters = sorted(_acting_parameters(model), key=lambda named: named[0])
     digest = hashlib.sha256("|".join(f"{name}{list(parameter.shape)}" for name, parameter in parameters).encode())
     held: dict[torch.device, list[torch.Tensor]] = {}
     for _, parameter in parameters:
@@ -40,6 +42,15 @@ def fingerprint(model: HookedMultimodal) -> str:
         if not parameter.is_meta:
             digest.update(next(fetched[parameter.device]).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _acting_parameters(model: HookedMultimodal) -> Iterator[tuple[str, torch.Tensor]]:
+    """The base model's parameters under their own names, and those of the adapters that act."""
+    asleep = set(model.adapters) - set(model.active_adapters)
+    unwrap: Any = getattr(model.hf_model, "get_base_model", None)
+    for name, parameter in (model.hf_model if unwrap is None else unwrap()).named_parameters():
+        if not asleep.intersection(name.split(".")):
+            yield name.replace(".base_layer.", "."), parameter
 
 
 def _spread(count: int) -> Int[torch.Tensor, "value"]:

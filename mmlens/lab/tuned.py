@@ -1,0 +1,31 @@
+"""The lab model with its LoRA fine-tunes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mmlens.core.errors import InputError
+from mmlens.lab.finetune import STYLES
+from mmlens.models.hooked import HookedMultimodal
+
+
+def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
+    """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError("The lab's fine-tunes are LoRA adapters and need peft: pip install peft.") from error
+    from mmlens.models.loading import load_model
+
+    model, processor = load_model(base, dtype="float32", device=None, device_map=None, processor=None, options={})
+    first, *others = STYLES
+    with warnings.catch_warnings():
+        # peft still asks transformers by the old name
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        adapted: Any = PeftModel.from_pretrained(model, adapters / first, adapter_name=first)
+        for style in others:
+            adapted.load_adapter(adapters / style, adapter_name=style)
+    adapted.base_model.disable_adapter_layers()
+    return HookedMultimodal.from_hf(adapted.eval(), processor)
