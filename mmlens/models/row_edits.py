@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 from jaxtyping import Float, Int
+from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
@@ -333,8 +333,8 @@ def _warn_of_changes(kept: _Kept, place: _Place) -> None:
     now = kept.weight.detach()[:, torch.tensor(list(kept.slots), device=kept.weight.device)].T
     if not torch.equal(now, kept.written):
         warnings.warn(
-            f"Edited rows of layer {place[1]} of {place[0]} were changed by something else while the edit was in force (training, or "
-            "an adapter merged into them); that change is lost with the edit. Revert edits before changing weights.",
+            f"Edited rows of layer {place[1]} of {place[0]} were changed by something else while the edit was in force "
+            "(training, or an adapter merged into them); that is lost with the edit. Revert edits before changing weights.",
             stacklevel=5,
         )
 

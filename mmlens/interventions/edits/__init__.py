@@ -4,8 +4,13 @@ edit = mm.edits.replace_token(model, batch, source="red", target="blue", neurons
 with model.edited(edit): ...
 """
 
+from mmlens.interventions.edits.direct import Direct as Direct
 from mmlens.interventions.edits.edit import Edit as Edit
 from mmlens.interventions.edits.edit import Provenance as Provenance
+from mmlens.interventions.edits.optimise import Through as Through
+from mmlens.interventions.edits.rank_one import rank_one as rank_one
 from mmlens.interventions.edits.rows import noise_neurons as noise_neurons
 from mmlens.interventions.edits.rows import scale_neurons as scale_neurons
 from mmlens.interventions.edits.rows import zero_neurons as zero_neurons
+from mmlens.interventions.edits.words import remove_word as remove_word
+from mmlens.interventions.edits.words import replace_token as replace_token

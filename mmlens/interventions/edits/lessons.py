@@ -1,0 +1,126 @@
+"""What an edit is taught from: the model's own answers, with the source word replaced where it says it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+
+from mmlens.core.errors import InputError
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch with its wanted answers behind the prompts, teacher-forced.
+
+    Attributes:
+        batch: prompts and answers; position `n` predicts token `n + 1`.
+        spots: `(sample, position)` of the logits that say the source now.
+        after: `(sample, position)` of the logits that follow a spot, where the target might be said again.
+        kept: `(sample, position)` of all other logits of the answers, which should stay.
+        reference: log-probabilities of the unedited model at `kept`.
+    """
+
+    batch: MultimodalBatch
+    spots: Int[torch.Tensor, "spot 2"]
+    after: Int[torch.Tensor, "spot 2"]
+    kept: Int[torch.Tensor, "kept 2"]
+    reference: Float[torch.Tensor, "kept vocab"] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Lesson({self.batch.size} samples, {len(self.spots)} places to change, {len(self.kept)} to keep)"
+
+
+def as_batches(batches: MultimodalBatch | Iterable[MultimodalBatch], what: str) -> list[MultimodalBatch]:
+    """One batch or several, as a list.
+
+    Raises:
+        InputError: for anything else.
+    """
+    found = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
+    wrong = sorted({type(each).__name__ for each in found if not isinstance(each, MultimodalBatch)})
+    if wrong:
+        raise InputError(f"{what} must be batches from model.prepare(...), found {', '.join(wrong)}.")
+    return found
+
+
+def as_token(model: HookedMultimodal, word: str | int) -> int:
+    """The id of a word that is one token; ids pass.
+
+    Raises:
+        InputError: if it is several tokens, or no id of the vocabulary.
+    """
+    token = model.to_single_token(word) if isinstance(word, str) else int(word)
+    size = model.W_U.shape[1]
+    if not 0 <= token < size:
+        raise InputError(f"Token {token} is outside the vocabulary, whose ids go from 0 to {size - 1}.")
+    return token
+
+
+def lessons(
+    model: HookedMultimodal,
+    batches: Sequence[MultimodalBatch],
+    *,
+    source: int | None,
+    target: int | None,
+    max_new_tokens: int,
+) -> list[Lesson]:
+    """Let the model answer, and write the answers that the edit should give.
+
+    Args:
+        model: the hooked model, before the edit.
+        batches: prompts.
+        source: the token to replace; None for controls, whose answers stay as they are.
+        target: the token in its place; None to leave the source in the text (it is only to become unlikely).
+        max_new_tokens: length of the answers.
+
+    Raises:
+        InputError: if a batch's answers never say the source; they are listed.
+    """
+    return [_lesson(model, batch, source, target, max_new_tokens) for batch in batches]
+
+
+def _lesson(
+    model: HookedMultimodal, batch: MultimodalBatch, source: int | None, target: int | None, max_new_tokens: int
+) -> Lesson:
+    trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
+    steps = trace.tokens.shape[1]
+    within = torch.arange(steps)[None] < trace.lengths[:, None]
+    said = torch.zeros_like(within) if source is None else within & (trace.tokens == source)
+    if source is not None and not said.any():
+        answers = ", ".join(repr(text) for text in trace.text[:4])
+        raise InputError(
+            f"The model does not say {model.to_string(source).strip()!r} to any prompt of a batch; it says {answers}. Give "
+            "prompts whose answers hold the word, or raise max_new_tokens."
+        )
+    tokens = trace.tokens if target is None else torch.where(said, target, trace.tokens)
+    forced = batch if steps == 1 else model.extend(batch, tokens[:, :-1])
+    first = _length(forced) - steps  # the position that predicts the first new token
+    after = torch.zeros_like(said)
+    after[:, 1:] = said[:, :-1] & within[:, 1:]
+    shift = torch.tensor([0, first])
+    kept = (within & ~said).nonzero() + shift
+    return Lesson(forced, said.nonzero() + shift, after.nonzero() + shift, kept, log_probabilities(model, forced, kept))
+
+
+def _length(batch: MultimodalBatch) -> int:
+    """Number of positions that predict tokens: the decoder's in an encoder-decoder model."""
+    return batch.inputs.get("decoder_input_ids", batch["input_ids"]).shape[1]
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: HookedMultimodal, batch: MultimodalBatch, places: Int[torch.Tensor, "place 2"]
+) -> Float[torch.Tensor, "place vocab"]:
+    """Log-probabilities at `(sample, position)` places, as the model is now."""
+    return at(model(batch), places)
+
+
+def at(
+    logits: Float[torch.Tensor, "batch pos vocab"], places: Int[torch.Tensor, "place 2"]
+) -> Float[torch.Tensor, "place vocab"]:
+    """Log-probabilities at `(sample, position)` places, in float32."""
+    where = places.to(logits.device)
+    return logits[where[:, 0], where[:, 1]].float().log_softmax(-1)

@@ -1,0 +1,233 @@
+"""Deltas of rows found by gradient descent through the real network."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.interventions.edits.lessons import Lesson, at
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.row_edits import rows_added
+
+Deltas = Float[torch.Tensor, "row d_model"]
+
+
+@dataclass(frozen=True)
+class Through:
+    """How rows are optimised through the real network. The loss of a step is
+
+        say + penalty * ||delta||_F + keep * KL_answers + keep_controls * KL_controls + repetition * again
+
+    where `say` is the worst `-log p(target)` of each sample's places (mean over samples), KL is `KL(before || after)` in
+    nats, mean over the other places of the answers and over the answers to control prompts, and `again` is the worst
+    `-log(1 - p(target))` where the target might be said a second time.
+
+    Attributes:
+        penalty: weight of the size of the change.
+        keep: weight of the KL at the other places of the answers.
+        keep_controls: weight of the KL on control prompts.
+        repetition: weight of saying the target twice.
+        learning_rate: of Adam.
+        n_steps: at most; a step takes one batch of prompts and one of controls.
+        stop_at: stop once the target has this probability at every place, and
+        stop_kl: the mean KL of every batch of controls is below this, in nats.
+        frozen_last: rows of this many last layers are left alone.
+        seed: of the order of the batches.
+
+    Source: the editor of FiNE, Pan et al., "Precise Localization of Memories", ICLR 2025 (code: github.com/opanhw/FiNE), which
+    follows "Finding and Editing Multi-Modal Neurons", Findings of ACL 2024 (https://arxiv.org/abs/2311.07470).
+    *Departs:* several scenes are taught together; other prompts' answers are kept by a KL of their own; the KL on prompts
+    is taken on answers; deltas are kept in float32 and every sample of a batch is edited (the published hook broadcasts
+    the first one's).
+    """
+
+    penalty: float = 0.1
+    keep: float = 1.0
+    keep_controls: float = 1.0
+    repetition: float = 10.0
+    learning_rate: float = 5e-3
+    n_steps: int = 50
+    stop_at: float = 0.9
+    stop_kl: float = 0.01
+    frozen_last: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        weights = ("penalty", "keep", "keep_controls", "repetition", "stop_kl")
+        wrong = [f"{name}={getattr(self, name)}" for name in weights if getattr(self, name) < 0]
+        wrong += [f"{name}={getattr(self, name)}" for name in ("learning_rate", "n_steps") if getattr(self, name) <= 0]
+        if not 0 < self.stop_at <= 1:
+            wrong.append(f"stop_at={self.stop_at}")
+        if wrong:
+            raise InputError(
+                f"{', '.join(wrong)} cannot be used: weights are at least 0, learning_rate and n_steps above 0, and stop_at is a "
+                "probability above 0."
+            )
+
+
+def free_rows(model: HookedMultimodal, neurons: Sequence[Neuron], frozen_last: int) -> list[Neuron]:
+    """The neurons whose layers are not frozen.
+
+    Raises:
+        InputError: if none is left.
+    """
+    depth = {part: len(model.part(part).blocks) for part in {neuron.part for neuron in neurons}}
+    free = [neuron for neuron in neurons if neuron.layer < depth[neuron.part] - frozen_last]
+    if not free:
+        raise InputError(
+            f"frozen_last={frozen_last} leaves none of the {len(neurons)} neurons to edit; the model has "
+            f"{max(depth.values(), default=0)} layers. Choose neurons of earlier layers, or freeze fewer."
+        )
+    return free
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an optimisation gave.
+
+    Attributes:
+        deltas: of the rows.
+        losses: by name, one value per step.
+        stopped: why it ended.
+    """
+
+    deltas: Deltas
+    losses: dict[str, list[float]]
+    stopped: str
+
+
+def optimise(
+    model: HookedMultimodal,
+    rows: Sequence[Neuron],
+    taught: Sequence[Lesson],
+    controls: Sequence[Lesson],
+    settings: Through,
+    *,
+    token: int,
+    wanted: Literal["said", "unsaid"],
+    start: torch.Tensor,
+    deltas_of: Callable[[torch.Tensor], Deltas] = lambda parameters: parameters,
+    progress: bool = True,
+) -> Found:
+    """Find deltas by Adam, through the real network. No weight is written, so that an interrupt leaves the model as it was.
+
+    Args:
+        model: the hooked model.
+        rows: whose deltas.
+        taught: where the token is to be said, or not.
+        controls: whose answers are to stay.
+        settings: weights of the loss, and when to stop.
+        token: the target to be said, or the word to be left unsaid.
+        wanted: which of the two.
+        start: first value of what is optimised.
+        deltas_of: deltas of the parameters; they themselves by default.
+        progress: show a progress bar over steps.
+    """
+    parameters = start.detach().clone().to(model.device).requires_grad_(True)
+    adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
+    losses: dict[str, list[float]] = {}
+    last: dict[tuple[str, int], dict[str, float]] = {}
+    order = zip(_cycle(len(taught), settings.seed), _cycle(len(controls), settings.seed + 1), strict=False)
+    bar = tqdm(order, total=settings.n_steps, desc="edit", disable=not progress)
+    stopped = "n_steps"
+    with (
+        bar,
+        _quick_backward(model),
+        rows_added(model, rows, lambda: deltas_of(parameters)),
+        _detached_below(model, rows),
+    ):
+        for step, (which, control) in enumerate(bar, start=1):
+            terms, seen = _terms(model, taught[which], token, wanted)
+            last["taught", which] = seen
+            if control is not None:
+                kl = _kl(model(controls[control].batch), controls[control])
+                terms["controls"], last["controls", control] = kl, {"kl": float(kl.detach())}
+            terms["size"] = deltas_of(parameters).norm()
+            loss = _weighted(terms, settings)
+            (gradient,) = torch.autograd.grad(loss, parameters)
+            for name, value in {**terms, "loss": loss}.items():
+                losses.setdefault(name, []).append(float(value.detach()))
+            if _reached(last, len(taught), len(controls), settings):
+                stopped = "reached"
+                break
+            parameters.grad = gradient
+            adam.step()
+            if step == settings.n_steps:
+                break
+            bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}", refresh=False)
+    return Found(deltas_of(parameters).detach().cpu(), losses, stopped)
+
+
+def _cycle(count: int, seed: int) -> Iterator[int | None]:
+    """Numbers 0 to count - 1 in a new order every round, for ever; None where there are none."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist() if count else [None]
+
+
+def _terms(
+    model: HookedMultimodal, lesson: Lesson, token: int, wanted: str
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The loss terms of one lesson, and what decides when to stop."""
+    logits = model(lesson.batch)
+    there = at(logits, lesson.spots)[:, token]
+    unsaid = torch.log1p(-there.exp().clamp(max=1 - 1e-6))
+    good = there if wanted == "said" else unsaid
+    sample = lesson.spots[:, 0].to(good.device)
+    worst = torch.full((lesson.batch.size,), 0.0, device=good.device).scatter_reduce(0, sample, -good, "amax")
+    terms = {"say": worst[sample.unique()].mean()}
+    if len(lesson.kept):
+        terms["answers"] = _kl(logits, lesson)
+    if wanted == "said" and len(lesson.after):
+        again = at(logits, lesson.after)[:, token].exp().clamp(max=1 - 1e-6)
+        terms["again"] = -torch.log1p(-again).max()
+    return terms, {"worst": float(good.detach().min().exp())}
+
+
+def _kl(logits: torch.Tensor, lesson: Lesson) -> torch.Tensor:
+    """`KL(before || after)` in nats, mean over the places to keep."""
+    after = at(logits, lesson.kept)
+    before = lesson.reference.to(after.device)
+    return (before.exp() * (before - after)).sum(-1).mean()
+
+
+def _weighted(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
+    weights = {
+        "say": 1.0,
+        "answers": settings.keep,
+        "controls": settings.keep_controls,
+        "again": settings.repetition,
+        "size": settings.penalty,
+    }
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _reached(last: dict[tuple[str, int], dict[str, float]], taught: int, controls: int, settings: Through) -> bool:
+    """Whether every batch was as wanted when it was last seen."""
+    if len(last) < taught + controls:
+        return False
+    said = all(seen["worst"] >= settings.stop_at for (kind, _), seen in last.items() if kind == "taught")
+    return said and all(seen["kl"] <= settings.stop_kl for (kind, _), seen in last.items() if kind == "controls")
+
+
+@contextmanager
+def _detached_below(model: HookedMultimodal, rows: Sequence[Neuron]) -> Iterator[None]:
+    """No graph below the first edited block of the language model: no gradient flows there."""
+    if any(row.part != "language" for row in rows):
+        yield
+        return
+    name = f"blocks.{min(row.layer for row in rows)}.hook_resid_pre"
+    with model.hooks([(name, lambda activation, hook: activation.detach())]):
+        yield
+
+
+def _quick_backward(model: HookedMultimodal) -> Any:
+    """On CPUs the backward of torch's fused attention takes several times as long as plain matrix products."""
+    return sdpa_kernel(SDPBackend.MATH) if model.device.type == "cpu" else nullcontext()

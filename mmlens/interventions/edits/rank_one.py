@@ -1,0 +1,124 @@
+"""A rank-one change of one layer's whole output matrix, in the manner of ROME: the edit to compare others with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from jaxtyping import Float
+
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.interventions.edits.direct import activity_at
+from mmlens.interventions.edits.edit import Edit, provenance
+from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
+from mmlens.interventions.edits.optimise import Through, optimise
+from mmlens.interventions.edits.words import Batches
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+#: The value vector counts as one row of unit activation, so that it may move faster than rows do.
+_SETTINGS = Through(learning_rate=0.1)
+
+
+def rank_one(
+    model: HookedMultimodal,
+    batches: Batches,
+    *,
+    source: str | int,
+    target: str | int,
+    layer: int,
+    samples: Batches,
+    controls: Batches = (),
+    settings: Through = _SETTINGS,
+    ridge: float = 1e-2,
+    max_new_tokens: int = 30,
+    progress: bool = True,
+) -> Edit:
+    """One layer's `W_out` changed by a matrix of rank one, so that the key of the source brings forth the target.
+
+        delta_i = a_i * v,    a = C^-1 k / (k . C^-1 k),    C = E[q q^T] + ridge * mean(diag) * I
+
+    q is the input of the down projection, k its mean where the source is said, C its second moment over other text, and v is
+    optimised through the real network like the rows of `replace_token`.
+
+    Args:
+        model: the hooked model.
+        batches: prompts whose answers hold the source.
+        source, target: words that are one token each, or ids.
+        layer: of the language model.
+        samples: batches over whose tokens C is taken: what the layer sees otherwise.
+        controls: prompts whose answers should stay as they are.
+        settings: of the optimisation of v.
+        ridge: added to the diagonal of C, as a share of its mean.
+        max_new_tokens: length of the model's answers.
+        progress: show a progress bar.
+
+    Returns:
+        An edit of all rows of the layer; nothing is applied.
+
+    Raises:
+        InputError: as `replace_token`; if there is no such layer, or no samples.
+
+    Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022 (https://arxiv.org/abs/2202.05262),
+    equation 2. *Departs:* the key is taken where the source is about to be said, not at the last token of a subject, which a
+    picture does not have; v is found with the change in place at all positions, not by overwriting one activation.
+    """
+    old, new = as_token(model, source), as_token(model, target)
+    width = model.graph[f"blocks.{layer}.mlp.hook_post"].width or 0
+    rows = [Neuron(layer, index) for index in range(width)]
+    others = as_batches(samples, "samples")
+    if not others:
+        raise InputError(
+            "rank_one needs samples, to know which keys the layer sees otherwise; give batches of other prompts."
+        )
+    taught = lessons(model, as_batches(batches, "batches"), source=old, target=new, max_new_tokens=max_new_tokens)
+    kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
+    key = torch.cat([activity_at(model, lesson.batch, lesson.spots, rows) for lesson in taught]).mean(0).double()
+    moment = _second_moment(model, others, rows)
+    moment += ridge * moment.diagonal().mean() * torch.eye(width, dtype=torch.float64)
+    against = torch.linalg.solve(moment, key)
+    amounts = (against / (key @ against)).float().to(model.device)
+    result = optimise(
+        model,
+        rows,
+        taught,
+        kept,
+        settings,
+        token=new,
+        wanted="said",
+        start=torch.zeros(model.W_U.shape[0]),
+        deltas_of=lambda value: amounts[:, None] * value,
+        progress=progress,
+    )
+    told = {**asdict(settings), "layer": layer, "ridge": ridge, "stopped": result.stopped}
+    told["controls"] = sum(lesson.batch.size for lesson in kept)
+    about = provenance(
+        model,
+        "rank_one",
+        source=model.to_string(old).strip(),
+        target=model.to_string(new).strip(),
+        settings=told,
+        seed=settings.seed,
+        losses=result.losses,
+    )
+    return Edit(tuple(rows), result.deltas, about)
+
+
+def _second_moment(
+    model: HookedMultimodal, batches: Sequence[MultimodalBatch], rows: Sequence[Neuron]
+) -> Float[torch.Tensor, "neuron neuron"]:
+    """Mean of `q q^T` over all tokens of batches, padding left out, in float64."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    count = 0
+    for batch in batches:
+        places = _tokens(model, batch)
+        keys = activity_at(model, batch, places, rows).double()
+        total += keys.T @ keys
+        count += len(keys)
+    return total / count
+
+
+def _tokens(model: HookedMultimodal, batch: MultimodalBatch) -> torch.Tensor:
+    """`(sample, position)` of the tokens that the language model reads: its decoder's in an encoder-decoder model."""
+    decoder = batch.inputs.get("decoder_input_ids")
+    return (batch.layout.is_token if decoder is None else torch.ones_like(decoder)).nonzero().cpu()
