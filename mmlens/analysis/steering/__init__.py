@@ -1,0 +1,1 @@
+"""Steering vectors from states and concepts, when they act, and what they do to a model's answers."""
