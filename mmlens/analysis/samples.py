@@ -35,6 +35,7 @@ class Sample:
         regions: masks of the objects that are in the picture, by noun.
         writing: the same content in words, which can stand in the place of the picture; None if unknown.
         name: the caller's own identifier, if there is one.
+        answer: the true answer to the prompt, if known.
 
     Example:
         >>> sample = next(as_samples([scene]))
@@ -48,6 +49,7 @@ class Sample:
     regions: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict, repr=False)
     writing: str | None = field(default=None, repr=False)
     name: str | None = None
+    answer: str | None = None
 
     @cached_property
     def pictures(self) -> tuple[Image.Image, ...]:
@@ -72,7 +74,7 @@ class Sample:
         """
         if self.writing is None:
             raise InputError(f"The sample {self.name or self.key} has no writing; give Sample(writing=...).")
-        return Sample((), f"{self.writing} {self.prompt}", self.caption, name=self.name)
+        return Sample((), f"{self.writing} {self.prompt}", self.caption, name=self.name, answer=self.answer)
 
 
 def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sample]:
@@ -120,6 +122,7 @@ def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
         item.get("regions") or {},
         item.get("writing"),
         None if name is None else str(name),
+        item.get("answer"),
     )
 
 
