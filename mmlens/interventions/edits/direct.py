@@ -27,9 +27,9 @@ class Direct:
         q_i delta_i . u_source - q_i delta_i . u_target + beta * ||delta_i||      ("l2", or squared: "l2sq")
 
     with q_i the mean input of the row where the source is said, and u the columns of `W_U`. With the squared norm the
-    minimum is `delta_i = q_i (u_target - u_source) / (2 beta)`. With the plain norm there is none: rows with
-    `|q_i| ||u_target - u_source|| <= beta` stay as they are, the others move for ever, in a straight line; gradient
-    descent from zero has then gone `rate * steps * (|q_i| ||u_target - u_source|| - beta)` along `sign(q_i) (u_target - u_source)`.
+    minimum is `delta_i = q_i (u_target - u_source) / (2 beta)`. With the plain norm there is none: with
+    `u = u_target - u_source`, rows of `|q_i| ||u|| <= beta` stay as they are, and the others move for ever, in a straight line;
+    gradient descent from zero has then gone `rate * steps * (|q_i| ||u|| - beta)` along `sign(q_i) u`.
 
     Attributes:
         penalty: `"l2"` or `"l2sq"`.
