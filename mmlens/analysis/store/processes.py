@@ -4,7 +4,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.distributed
+
+from mmlens.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,24 @@ class Process:
 
 
 def this_process() -> Process:
-    """This process, as accelerate sees it; alone where nothing was launched."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if not launched and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    """This process, as accelerate sees it; alone where nothing was launched.
+
+    Raises:
+        InputError: if several processes were launched, but accelerate was already asked as if there were one.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return Process()
     from accelerate import PartialState
 
-    state = PartialState()
+    # without an accelerator, accelerate finds the other processes only if it is told that the processor is meant
+    on_cpu = (
+        os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true") or not torch.accelerator.is_available()
+    )
+    state = PartialState(cpu=on_cpu)
+    if state.num_processes < launched:
+        raise InputError(
+            f"{launched} processes were launched (WORLD_SIZE), but accelerate knows of {state.num_processes}: its state was made "
+            "before they could find each other. Make accelerate.PartialState(cpu=...) at the start of the program."
+        )
     return Process(state.process_index, state.num_processes, state.wait_for_everyone)

@@ -46,7 +46,9 @@ def test_a_word_of_several_tokens_is_met_at_the_asked_one(word_token: WordToken,
     assert (found.words, said) == (["cat"], [piece])
 
 
-@pytest.mark.parametrize(("word", "text"), [("red", "all covered up"), ("no", "a nose"), ("1", "10 dogs"), ("cat", "cats")])
+@pytest.mark.parametrize(
+    ("word", "text"), [("red", "all covered up"), ("no", "a nose"), ("1", "10 dogs"), ("cat", "cats")]
+)
 def test_a_piece_of_another_word_is_not_the_word(word: str, text: str) -> None:
     found, _ = taken(rule(word), text)
     assert (found.counts, found.words) == ([0], [None])
