@@ -1,0 +1,204 @@
+"""Runs in which edges are patched: what a reader receives over an edge comes from another run.
+
+In a run with a set E of patched edges, reader r receives
+
+    stream + sum over (w, r) in E of (w in the other run - w in this run)
+
+where `w in this run` is what w writes in this very run, other edges being patched as well. With no edge patched this is the
+clean run, with all of them the corrupted one.
+
+Source: Hanna, Pezzelle and Belinkov, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms",
+COLM 2024 (https://arxiv.org/abs/2403.17806), section 2.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+
+from mmlens.analysis.circuits.graph import EdgeGraph, Reader
+from mmlens.analysis.circuits.writing import Writing, entrance_of, require_sums
+from mmlens.analysis.metrics import MetricFunction, per_sample
+from mmlens.core.errors import InputError
+from mmlens.core.names import part_prefix
+from mmlens.hooks.cache import record
+from mmlens.hooks.entrances import KINDS, Reading, SplitReading, entrances
+from mmlens.hooks.point import Point, reads_only
+from mmlens.hooks.session import HookPair, attached
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupted run, and the graph whose edges are patched between them.
+
+    Attributes:
+        model: the hooked model.
+        clean, corrupted: the batches.
+        graph: writers and readers.
+        measure: the metric, a function of logits at the last position.
+    """
+
+    model: HookedMultimodal
+    clean: MultimodalBatch
+    corrupted: MultimodalBatch
+    graph: EdgeGraph
+    measure: MetricFunction
+
+    @cached_property
+    def writing(self) -> Writing:
+        """The writers on this model and batch."""
+        return Writing(self.model, self.clean, self.graph)
+
+    @cached_property
+    def points(self) -> dict[str, Point]:
+        """The model's points and its entrances."""
+        return {**self.model.hook_dict, **entrances(self.model.hook_dict)}  # type: ignore[dict-item]
+
+    @cached_property
+    def corrupted_values(self) -> dict[str, torch.Tensor]:
+        """What every writer's point holds in the corrupted run."""
+        return self._recorded(self.corrupted)[0]
+
+    @cached_property
+    def clean_values(self) -> dict[str, torch.Tensor]:
+        """What every writer's point holds in the clean run."""
+        return self._recorded(self.clean)[0]
+
+    @cached_property
+    def differences(self) -> dict[str, torch.Tensor]:
+        """Corrupted minus clean, at every writer's point."""
+        return {name: self.corrupted_values[name] - clean for name, clean in self.clean_values.items()}
+
+    @cached_property
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The metric of the clean and of the corrupted run, `[sample]`."""
+        with torch.no_grad():
+            return self.values(self.model(self.clean)), self.values(self.model(self.corrupted))
+
+    def values(self, logits: torch.Tensor) -> Float[torch.Tensor, "sample"]:
+        """The metric of a run's logits."""
+        return per_sample(self.measure, logits, self.clean.layout.last)
+
+    @torch.no_grad()
+    def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The writers' points, and what readers receive by the name of their entrance, in one run."""
+        store: dict[str, torch.Tensor] = {}
+        where = dict.fromkeys(entrance_of(self.model, reader) for reader in self.graph.readers)
+        with attached(self.points, [([*self.writing.points, *where], record(store, None, None))]):
+            self.model(batch)
+        return {name: store[name] for name in self.writing.points}, {name: store[name] for name in where}
+
+    def require_edges(self) -> None:
+        """Check on the clean run that streams are sums of writers, and that heads can be given streams of their own.
+
+        Raises:
+            InputError: if not; says where.
+        """
+        values, received = self._recorded(self.clean)
+        require_sums(self.writing, values, received, constants=self.graph.nodes == "head")
+        with ExitStack() as stack, torch.no_grad():
+            for readers in self._split.values():
+                nothing = torch.zeros_like(received[entrance_of(self.model, readers[0])])
+                asked = [Reading(nothing, _by_kind(readers))]
+                stack.enter_context(self._splitting(readers[0]).reading(lambda asked=asked: asked))  # type: ignore[misc]
+            again = self.values(self.model(self.clean))
+        if not torch.allclose(again, self.ends[0], rtol=1e-4, atol=1e-4):
+            raise InputError(
+                f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives is not what "
+                "the norm in front of it returns. Use nodes='attention'."
+            )
+
+    @cached_property
+    def _split(self) -> dict[tuple[str, int], list[Reader]]:
+        """Readers of queries, keys and values, by block."""
+        found: dict[tuple[str, int], list[Reader]] = {}
+        for reader in self.graph.readers:
+            if reader.kind in KINDS:
+                found.setdefault((reader.part, reader.layer), []).append(reader)
+        return found
+
+    def _splitting(self, reader: Reader) -> SplitReading:
+        block = f"{part_prefix(reader.part)}blocks.{reader.layer}"
+        axis = self.model.graph[f"{block}.attn.hook_q"].axes.split().index("head")
+        return SplitReading(self.points, block, axis)
+
+    @torch.no_grad()
+    def run(self, patched: Bool[torch.Tensor, "reader writer"]) -> Float[torch.Tensor, "sample"]:
+        """The metric of the clean run with some edges patched.
+
+        Args:
+            patched: which edges; pairs that are no edges are left out.
+        """
+        rows = dict(zip((reader.name for reader in self.graph.readers), patched & self.graph.allowed, strict=True))
+        live: dict[str, torch.Tensor] = {}
+        pairs: list[HookPair] = [(name, _differ(live, self.corrupted_values[name])) for name in self.writing.points]
+        whole = [reader for reader in self.graph.readers if reader.kind not in KINDS]
+        split: list[tuple[Reader, Callable[[], list[Reading]]]] = []
+        for readers in self._split.values():
+            groups = _by_row(readers, rows)
+            if len(groups) == 1:  # all heads read the same stream
+                whole.append(readers[0])
+            else:
+                split.append((readers[0], partial(self._readings, live, readers[0], groups)))
+        pairs += [
+            (entrance_of(self.model, reader), self._add(live, reader, rows[reader.name]))
+            for reader in whole
+            if rows[reader.name].any()
+        ]
+        with ExitStack() as stack:
+            stack.enter_context(attached(self.points, pairs))
+            for reader, readings in split:
+                stack.enter_context(self._splitting(reader).reading(readings))
+            return self.values(self.model(self.clean))
+
+    def _add(
+        self, live: Mapping[str, torch.Tensor], reader: Reader, row: torch.Tensor
+    ) -> Callable[..., torch.Tensor | None]:
+        """A hook that changes what a reader receives over its patched edges."""
+
+        def add(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            added = self.writing.added(live, row, reader.part)
+            return None if added is None else activation + added
+
+        return add
+
+    def _readings(
+        self, live: Mapping[str, torch.Tensor], reader: Reader, groups: Sequence[tuple[torch.Tensor, list[Reader]]]
+    ) -> list[Reading]:
+        """The streams of a block's heads, when its attention runs."""
+        found = []
+        for row, readers in groups:
+            added = self.writing.added(live, row, reader.part)
+            if added is not None:
+                found.append(Reading(added, _by_kind(readers)))
+        return found
+
+
+def _differ(live: dict[str, torch.Tensor], corrupted: torch.Tensor) -> Callable[..., None]:
+    """A hook that keeps how far a writer's point is from the corrupted run's, in the run that goes on."""
+
+    @reads_only
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        live[hook.name] = corrupted - activation
+
+    return keep
+
+
+def _by_kind(readers: Sequence[Reader]) -> dict[Any, list[int]]:
+    """Heads by what they read as."""
+    kinds = [kind for kind in KINDS if any(reader.kind == kind for reader in readers)]
+    return {kind: [reader.head or 0 for reader in readers if reader.kind == kind] for kind in kinds}
+
+
+def _by_row(readers: Sequence[Reader], rows: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, list[Reader]]]:
+    """Readers whose patched edges come from the same writers, together."""
+    found: dict[tuple[bool, ...], list[Reader]] = {}
+    for reader in readers:
+        found.setdefault(tuple(rows[reader.name].tolist()), []).append(reader)
+    return [(torch.tensor(row), some) for row, some in found.items()]

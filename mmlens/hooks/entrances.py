@@ -1,0 +1,158 @@
+"""Entrances: where one branch reads the residual stream, apart from the skip path and from all other branches.
+
+`hook_resid_pre` and `hook_resid_mid` are the stream itself: an edit there reaches the branch and everything behind it, and a
+gradient there is that of all of it. An entrance is the input of the norm in front of one branch, so an edit changes what this
+branch reads and nothing else, and a gradient is the branch's alone. Their names are TransformerLens's:
+
+    blocks.2.hook_attn_in     blocks.2.hook_mlp_in     ln_final.hook_in
+
+Queries, keys and values of each head can be given streams of their own too (`SplitReading`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from mmlens.core.errors import MMLensError
+from mmlens.hooks.attachment import AtSite, NormScale
+from mmlens.hooks.attention import InAttention
+from mmlens.hooks.point import Point
+from mmlens.hooks.session import attached
+
+Kind: TypeAlias = Literal["q", "k", "v"]
+KINDS: tuple[Kind, ...] = ("q", "k", "v")
+_ENTRANCES = {
+    "ln1.hook_scale": "hook_attn_in",
+    "ln2.hook_scale": "hook_mlp_in",
+    "ln_final.hook_scale": "ln_final.hook_in",
+}
+
+
+def entrances(points: Mapping[str, Point]) -> dict[str, Point]:
+    """The entrances of a model, by name; they are no points of its graph, and are used with `attached`.
+
+    Args:
+        points: the model's points; a branch has an entrance if there is a norm in front of it.
+
+    Example:
+        >>> list(entrances(model.hook_dict))[-2:]
+        ['blocks.5.hook_mlp_in', 'ln_final.hook_in']
+    """
+    found = {}
+    for name, point in points.items():
+        ending = next((ending for ending in _ENTRANCES if name.endswith(ending)), None)
+        if ending is not None and isinstance(point.attachment, NormScale):
+            own = name.removesuffix(ending) + _ENTRANCES[ending]
+            found[own] = Point(own, AtSite(point.attachment.received))
+    return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is added to the stream for some heads of an attention branch.
+
+    Attributes:
+        added: of the stream's shape.
+        heads: by kind, which heads read the sum; grouped heads count once for keys and values.
+    """
+
+    added: torch.Tensor
+    heads: Mapping[Kind, Sequence[int]]
+
+
+@dataclass
+class SplitReading:
+    """Lets the queries, keys and values of an attention branch read streams of their own.
+
+    For each stream the branch's own norm and attention module are called once more, on the arguments of the real call; the
+    queries, keys or values of the heads that read it are taken from there. Nothing is computed again by rules of our own.
+
+    Args:
+        points: the model's points.
+        block: the block's name, e.g. `blocks.2`.
+        head_axis: of its queries, keys and values.
+    """
+
+    points: Mapping[str, Point]
+    block: str
+    head_axis: int
+    _input: torch.Tensor | None = None
+    _again: bool = False
+    _captured: dict[str, torch.Tensor] = field(default_factory=dict)
+    _taken: list[tuple[Kind, Sequence[int], torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def norm(self) -> nn.Module:
+        """The norm in front of the branch."""
+        attachment = self.points[f"{self.block}.ln1.hook_scale"].attachment
+        if not isinstance(attachment, NormScale):
+            raise MMLensError(f"{self.block} has no norm in front of its attention.")
+        return attachment.module
+
+    @property
+    def kernel(self) -> nn.Module:
+        """The module that computes queries, keys and values."""
+        attachment = self.points[f"{self.block}.attn.hook_q"].attachment
+        if not isinstance(attachment, InAttention):
+            raise MMLensError(f"{self.block}.attn.hook_q is not in the path of an attention computation.")
+        return attachment.module
+
+    @contextmanager
+    def reading(self, readings: Callable[[], Sequence[Reading]]) -> Iterator[None]:
+        """Inside the `with`, heads read what `readings` says at the moment when the branch runs."""
+
+        def receive(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if not self._again:
+                self._input = args[0]
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._again:
+                self._taken = [entry for one in readings() for entry in self._read(one, args, kwargs)]
+
+        with ExitStack() as stack:
+            stack.callback(self._forget)
+            stack.callback(self.norm.register_forward_pre_hook(receive).remove)
+            stack.callback(self.kernel.register_forward_pre_hook(before, with_kwargs=True).remove)
+            pairs = [(f"{self.block}.attn.hook_{kind}", self._heads(kind)) for kind in KINDS]
+            stack.enter_context(attached(dict(self.points), pairs))
+            yield
+
+    def _forget(self) -> None:
+        self._input, self._again = None, False
+        self._captured, self._taken = {}, []
+
+    def _read(
+        self, one: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[tuple[Kind, Sequence[int], torch.Tensor]]:
+        """Queries, keys and values of some heads, computed from another stream."""
+        if self._input is None:
+            raise MMLensError(f"The attention of {self.block} ran before the norm in front of it.")
+        self._again = True
+        try:
+            normed = self.norm(self._input + one.added.reshape(self._input.shape))
+            if "hidden_states" in kwargs:
+                self.kernel(*args, **{**kwargs, "hidden_states": normed})
+            else:
+                self.kernel(normed, *args[1:], **kwargs)
+        finally:
+            self._again = False
+        return [(kind, heads, self._captured[kind]) for kind, heads in one.heads.items()]
+
+    def _heads(self, kind: Kind) -> Callable[..., torch.Tensor | None]:
+        def put(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            if self._again:
+                self._captured[kind] = activation
+                return None
+            for which, heads, values in self._taken:
+                if which == kind:
+                    index = torch.tensor(list(heads), device=activation.device)
+                    activation = activation.index_copy(
+                        self.head_axis, index, values.index_select(self.head_axis, index)
+                    )
+            return activation
+
+        return put
