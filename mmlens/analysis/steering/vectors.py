@@ -1,0 +1,163 @@
+"""Steering vectors: from what states are to what they should be.
+
+    coarse       s = mean(target) - mean(source)
+    fine         s_ij = u_j - u_i                   (from concept i to concept j of one bank)
+    contrastive  s = mean over samples of h(x, positive prompt) - h(x, negative prompt)
+
+Source: Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering Alignment", ICCV 2025
+(https://arxiv.org/abs/2501.03012), section on steering: coarse and fine vectors, the sign of s_ij as printed there; the
+published code stores u_i - u_j under the name "i to j". Contrastive prompts: Rimsky et al., "Steering Llama 2 via Contrastive
+Activation Addition", ACL 2024 (https://arxiv.org/abs/2312.06681), section 3.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.store.collect import collect
+from mmlens.analysis.store.states import States
+from mmlens.core.errors import InputError
+from mmlens.core.places import Positions
+from mmlens.interventions.vectors import SteeringVector
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    from mmlens.analysis.concepts.bank import ConceptBank
+
+
+def steering_vector(
+    source: States | Float[torch.Tensor, "sample d_model"],
+    target: States | Float[torch.Tensor, "sample d_model"],
+    *,
+    at: str | None = None,
+) -> SteeringVector:
+    """The coarse vector: from the mean of one set of states to the mean of another.
+
+    Args:
+        source: states of what is to be changed ("yes" answers); `[sample d_model]`.
+        target: states of what it should become ("no" answers), at the same point; the two need not be paired.
+        at: the hook point, where tensors are given.
+
+    Returns:
+        `mean(target) - mean(source)`, with counts, sample hashes and model in its provenance.
+
+    Raises:
+        InputError: for states of different points, widths or models, or none.
+
+    Example:
+        >>> no, yes = torch.randn(20, model.cfg.d_model), torch.randn(30, model.cfg.d_model)
+        >>> steering_vector(yes, no, at="blocks.4.hook_resid_post")
+        SteeringVector(blocks.4.hook_resid_post, [192], norm ..., mean difference)
+    """
+    points = {states.at for states in (source, target) if isinstance(states, States)} | ({at} if at else set())
+    if len(points) != 1:
+        found = ", ".join(sorted(points)) or "none"
+        raise InputError(f"A steering vector belongs to one hook point, found {found}; give states of one, or at=.")
+    models = {states.source for states in (source, target) if isinstance(states, States) and states.source}
+    if len(models) > 1:
+        raise InputError(f"source and target come from different models: {' and '.join(sorted(models))}.")
+    ends = [_mean(states, side) for states, side in ((source, "source"), (target, "target"))]
+    if ends[0].shape != ends[1].shape:
+        raise InputError(f"source has width {len(ends[0])} and target {len(ends[1])}; take both at one point.")
+    made = {"method": "mean difference", "model": next(iter(models), "")}
+    made |= {"source": _about(source), "target": _about(target)}
+    return SteeringVector(ends[1] - ends[0], points.pop(), made)
+
+
+def _mean(states: States | torch.Tensor, side: str) -> torch.Tensor:
+    values = states.values if isinstance(states, States) else states
+    if values.ndim != 2 or not len(values):
+        raise InputError(f"{side} must be [sample d_model] with at least one sample, found {list(values.shape)}.")
+    return values.double().mean(0)
+
+
+def _about(states: States | torch.Tensor) -> dict[str, Any]:
+    """What is kept of a set of states: how many, their words, and one hash of all their samples."""
+    if not isinstance(states, States):
+        return {"count": len(states)}
+    digest = hashlib.sha256("|".join(sorted(states.keys)).encode()).hexdigest()[:16]
+    return {"count": len(states), "words": sorted(set(states.tokens)), "samples": digest}
+
+
+def concept_steering_vectors(
+    bank: "ConceptBank", *, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None
+) -> dict[tuple[int, int], SteeringVector]:
+    """The fine vectors: from each concept of a bank to each other one.
+
+    Args:
+        bank: concepts of the states that are to be steered.
+        sources, targets: which concepts; all by default.
+
+    Returns:
+        `u_j - u_i` under the key `(i, j)`.
+
+    Raises:
+        InputError: for a concept that the bank does not have.
+    """
+    count = len(bank.vectors)
+    chosen = [list(range(count)) if some is None else list(some) for some in (sources, targets)]
+    wrong = sorted({number for some in chosen for number in some if not 0 <= number < count})
+    if wrong:
+        raise InputError(f"The bank has concepts 0..{count - 1}, not {', '.join(map(str, wrong))}.")
+    found = {}
+    for i in chosen[0]:
+        for j in chosen[1]:
+            if i != j:
+                made = {"method": "concept difference", "source": i, "target": j, "concepts": count}
+                found[i, j] = SteeringVector(bank.vectors[j] - bank.vectors[i], bank.at, made)
+    return found
+
+
+def contrastive_vector(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    positive: str,
+    negative: str,
+    at: str,
+    positions: Positions = "last",
+    batch_size: int = 8,
+    progress: bool = True,
+) -> SteeringVector:
+    """A vector from two prompts about the same pictures: what one of them brings about in the states.
+
+    Args:
+        model: the hooked model.
+        dataset: see `mmlens.analysis.samples.Dataset`; each sample is asked both prompts in the place of its own.
+        positive: the prompt that leads where the model should go.
+        negative: the prompt that leads away from it.
+        at: the hook point.
+        positions: whose states; the last position of the prompt by default.
+        batch_size: samples at a time.
+        progress: show a progress bar.
+
+    Returns:
+        The mean difference, positive minus negative.
+
+    Raises:
+        InputError: for equal prompts, or an empty dataset.
+    """
+    if positive == negative:
+        raise InputError(f"positive and negative are the same prompt, {positive!r}.")
+    samples = list(as_samples(dataset))
+    states = []
+    for prompt in (negative, positive):
+        asked = [Sample(sample.images, prompt, name=sample.name) for sample in samples]
+        kept = collect(
+            model,
+            asked,
+            at=at,
+            positions=positions,
+            generate=False,
+            dtype="float32",
+            batch_size=batch_size,
+            progress=progress,
+        )
+        states.append(kept.at(at))
+    vector = steering_vector(*states)
+    made = {**vector.provenance, "method": "contrastive prompts", "positive": positive, "negative": negative}
+    return SteeringVector(vector.direction, vector.at, made)
