@@ -1,0 +1,239 @@
+"""What edits did: every prompt before and after, and the figures made of them."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.viz.figures import Plot
+
+_FORMAT = "mmlens edit report 1"
+Role = Literal["target", "control"]
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """One prompt under one edit.
+
+    Attributes:
+        edit: name of the edit.
+        role: whether the source is to become the target here, or everything is to stay.
+        group: name of the set of prompts.
+        picture: which picture (or, without one, which text); cases of one picture are not independent.
+        prompt: what was asked.
+        before, after: the model's answers.
+        wanted: the answer before with the source replaced; None for controls, and where no word was to take its place.
+        said_before: whether the source was said before.
+        success: the source is gone, and the target is there (or no target was wanted); None for controls, and where the
+            source was not said before.
+        kl: `KL(before || after)` in nats, mean over the tokens of the answer before.
+        p_source, p_target: probabilities before and after where the source was first said; None elsewhere.
+        right: whether the answer was the true one, before and after; None if the truth is not known.
+    """
+
+    edit: str
+    role: Role
+    group: str
+    picture: str
+    prompt: str
+    before: str
+    after: str
+    wanted: str | None
+    said_before: bool
+    success: bool | None
+    kl: float
+    p_source: tuple[float, float] | None = None
+    p_target: tuple[float, float] | None = None
+    right: tuple[bool, bool] | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the answer is another one."""
+        return self.before != self.after
+
+    @property
+    def exact(self) -> bool | None:
+        """Whether the answer after is the wanted one to the last word; None where none was wanted."""
+        return None if self.wanted is None else self.after == self.wanted
+
+
+@dataclass(frozen=True)
+class EditFacts:
+    """What the report says of an edit itself.
+
+    Attributes:
+        name: as in the report.
+        method: as in its provenance.
+        rows: how many rows it changes.
+        size: Frobenius norm of the change.
+        penalty: the weight of its penalty, where it has one: edits of one method are joined in that order.
+    """
+
+    name: str
+    method: str
+    rows: int
+    size: float
+    penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """What edits did to the answers they are about, and to the others.
+
+    Attributes:
+        source, target: the words; no target for edits that only remove a word.
+        edits: the edits.
+        cases: every prompt under every edit, before and after.
+    """
+
+    source: str
+    target: str | None
+    edits: tuple[EditFacts, ...]
+    cases: tuple[EditCase, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        words = repr(self.source) + ("" if self.target is None else f" -> {self.target!r}")
+        return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n{self.summary().to_string(index=False)}"
+
+    def values(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> tuple[list[float], list[str]]:
+        """A number of every case of one edit and one set of prompts, and the cases' pictures; None is left out."""
+        cases = [case for case in self.cases if (case.edit, case.group) == (edit, group)]
+        found = [(number, case.picture) for case in cases if (number := value(case)) is not None]
+        return [float(number) for number, _ in found], [picture for _, picture in found]
+
+    def interval(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Interval:
+        """Mean and 95% interval of a number over one set of prompts; whole pictures are drawn again."""
+        numbers, pictures = self.values(edit, group, value)
+        return mean_interval(numbers, groups=_labels(pictures))
+
+    def groups(self, role: Role) -> list[str]:
+        """Names of the sets of prompts of a role."""
+        return list(dict.fromkeys(case.group for case in self.cases if case.role == role))
+
+    def success(self, edit: str, group: str) -> Interval:
+        """Share of the prompts that said the source and now say the target."""
+        return self.interval(edit, group, lambda case: case.success)
+
+    def changed(self, edit: str, group: str | None = None) -> Interval:
+        """Share of control answers that are other ones now, in one set or (None) in all."""
+        if group is not None:
+            return self.interval(edit, group, lambda case: case.changed)
+        cases = [case for case in self.cases if case.edit == edit and case.role == "control"]
+        return mean_interval([case.changed for case in cases], groups=_labels([case.picture for case in cases]))
+
+    def changed_pictures(self, edit: str, group: str) -> Interval:
+        """Share of the pictures of a set of controls of which any answer is another one now."""
+        answers, pictures = self.values(edit, group, lambda case: case.changed)
+        worst: dict[str, float] = {}
+        for answer, picture in zip(answers, pictures, strict=True):
+            worst[picture] = max(worst.get(picture, 0.0), answer)
+        return mean_interval(list(worst.values()))
+
+    def summary(self) -> "pd.DataFrame":
+        """One line per edit and set of prompts, each figure with its 95% interval.
+
+        Columns for targets: success, exact (the wanted answer to the last word), the target's and the source's probability
+        before and after. For controls: share of answers, and of pictures, that changed. For both: KL in nats, and the
+        share of true answers before, after, and their paired difference, where the truth is known.
+        """
+        import pandas as pd
+
+        lines = []
+        for fact in self.edits:
+            for role in ("target", "control"):
+                for group in self.groups(role):  # type: ignore[arg-type]
+                    lines.append({"edit": fact.name, "size": round(fact.size, 2), **self._line(fact.name, group, role)})
+        return pd.DataFrame(lines).fillna("")
+
+    def _line(self, edit: str, group: str, role: str) -> dict[str, str]:
+        def of(value: Callable[[EditCase], float | None]) -> str:
+            return str(self.interval(edit, group, value))
+
+        line: dict[str, str] = {"role": role, "prompts": group}
+        if role == "target":
+            said, _ = self.values(edit, group, lambda case: case.said_before)
+            line["said before"] = f"{sum(said):.0f} of {len(said)}"
+            line["success"] = of(lambda case: case.success)
+            if self.target is not None:
+                line["exact"] = of(lambda case: case.exact if case.said_before else None)
+                line["p(target)"] = _before_after(of, lambda case: case.p_target)
+            line["p(source)"] = _before_after(of, lambda case: case.p_source)
+        else:
+            line["answers changed"] = of(lambda case: case.changed)
+            line["pictures changed"] = str(self.changed_pictures(edit, group))
+        line["KL"] = of(lambda case: case.kl)
+        known = [case.right for case in self.cases if (case.edit, case.group) == (edit, group) and case.right]
+        if known:
+            _, pictures = self.values(edit, group, lambda case: case.right and case.right[0])
+            before, after = zip(*known, strict=True)
+            line["right"] = f"{np.mean(before):.3f} -> {np.mean(after):.3f}"
+            line["right, change"] = str(paired_difference(after, before, groups=_labels(pictures)))
+        return line
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per case: the prompt, the answers before and after, and what became of them."""
+        import pandas as pd
+
+        rows = [{**asdict(case), "changed": case.changed, "exact": case.exact} for case in self.cases]
+        frame = pd.DataFrame(rows)
+        for name in ("p_source", "p_target", "right"):
+            for number, when in enumerate(("before", "after")):
+                frame[f"{name}_{when}"] = [None if pair is None else pair[number] for pair in frame[name]]
+        return frame.drop(columns=["p_source", "p_target", "right"])
+
+    def plot(self) -> "Plot":
+        """The frontier: success against the share of control answers that changed, one panel per set of target prompts."""
+        from mmlens.viz.edits import plot_frontier
+
+        return plot_frontier(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, whole or not at all."""
+        path = Path(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EditReport":
+        """Read a report that was saved.
+
+        Raises:
+            InputError: if the file is not there, or holds no report.
+        """
+        path = require_file(path, "edit report")
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # neither text nor JSON
+            held = None
+        if not isinstance(held, dict) or held.get("format") != _FORMAT:
+            raise InputError(f"{path} holds no edit report; give a file written by EditReport.save.")
+        edits = tuple(EditFacts(**fact) for fact in held["edits"])
+        return cls(held["source"], held["target"], edits, tuple(_case(case) for case in held["cases"]))
+
+
+def _case(fields: dict) -> EditCase:
+    pairs = {name: None if fields[name] is None else tuple(fields[name]) for name in ("p_source", "p_target", "right")}
+    return EditCase(**{**fields, **pairs})
+
+
+def _before_after(
+    of: Callable[[Callable[[EditCase], float | None]], str], pair: Callable[[EditCase], tuple[float, float] | None]
+) -> str:
+    return " -> ".join(of(lambda case, which=which: (found := pair(case)) and found[which]) for which in (0, 1))
+
+
+def _labels(pictures: Sequence[str]) -> list[int]:
+    """The pictures as numbers."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(picture, len(numbers)) for picture in pictures]

@@ -1,0 +1,231 @@
+"""Judging edits: does the new word come, also for other pictures and prompts, and what else has changed?
+
+Success: the source is gone from the answer and the target is in it. Generality: the same on pictures and prompts that the
+edit was not made from. Locality: answers and probabilities on prompts without the source, and on neighbouring concepts,
+stay. All of it before and after for every prompt, with the random rows' edit beside it if it is among the edits.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role
+from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.core.errors import InputError
+from mmlens.interventions.edits.edit import Edit
+from mmlens.interventions.edits.lessons import as_token
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.generation import GenerationTrace
+from mmlens.models.hooked import HookedMultimodal
+
+Sets = Dataset | Mapping[str, Dataset]
+
+
+def edit_report(
+    model: HookedMultimodal,
+    edits: Edit | Mapping[str, Edit],
+    *,
+    targets: Sets,
+    controls: Sets,
+    source: str | None = None,
+    target: str | None = None,
+    max_new_tokens: int = 30,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> EditReport:
+    """Run prompts before and after each edit, and say what changed, wanted and unwanted.
+
+    Args:
+        model: the hooked model, without the edits.
+        edits: one edit, or several by name, all about the same words: methods side by side, several penalties (the report
+            then draws the frontier), an edit of random rows as the control.
+        targets: prompts whose answers hold the source; one dataset, or several by name: held-out pictures, other prompts,
+            captions, the same content in writing. Prompts that do not say the source are counted and left out.
+        controls: prompts whose answers should stay; one dataset, or several by name: other objects, scenes without the
+            source, neighbouring concepts, captions. Samples with an `answer` are judged against it too.
+        source, target: the words, where the edits' provenance does not say them.
+        max_new_tokens: length of the answers.
+        batch_size: prompts at a time.
+        progress: show a progress bar per set.
+
+    Returns:
+        The report: prints a table, `.to_frame()` has every prompt, `.plot()` the frontier of success against locality.
+
+    Raises:
+        InputError: if the edits are about different words or were made for another model, a set is empty, or a name is in
+            both targets and controls.
+
+    Example:
+        >>> import mmlens as mm
+        >>> asked = model.prepare("where is this", images=scene.image)
+        >>> neurons = mm.find_neurons(model, asked, token=scene.place).top(5)
+        >>> edit = mm.edits.replace_token(
+        ...     model, asked, source=scene.place, target="star", neurons=neurons, method="direct", progress=False
+        ... )
+        >>> report = mm.edit_report(
+        ...     model,
+        ...     edit,
+        ...     targets=[(scene.image, "where is this")],
+        ...     controls=[(scene.image, "how many objects are there")],
+        ...     progress=False,
+        ... )
+        >>> report.success("edit", "targets").mean
+        1.0
+
+    Source: the criteria of editing, after Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
+    (https://arxiv.org/abs/2202.05262), section 3.2. *Departs:* answers are generated, not scored token against token.
+    """
+    named = {"edit": edits} if isinstance(edits, Edit) else dict(edits)
+    if not named:
+        raise InputError("No edits were given to report on.")
+    words = _words(named, source, target)
+    ids = tuple(None if word is None else as_token(model, word) for word in words)
+    for edit in named.values():
+        edit.check(model)
+    sets = _sets(targets, "target") | _sets(controls, "control")
+    if len(sets) < len(_sets(targets, "target")) + len(_sets(controls, "control")):
+        raise InputError("A set of prompts has the same name in targets and controls; name them apart.")
+    cases: list[EditCase] = []
+    for name, (role, samples) in sets.items():
+        parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
+        for some, batch in parts:
+            cases += _cases(model, named, name, role, some, batch, ids, max_new_tokens)
+    order = {name: number for number, name in enumerate(named)}
+    cases.sort(key=lambda case: order[case.edit])  # stable: sets and samples keep their order
+    facts = tuple(_facts(name, edit) for name, edit in named.items())
+    return EditReport(words[0], words[1], facts, tuple(cases))
+
+
+def _words(named: Mapping[str, Edit], source: str | None, target: str | None) -> tuple[str, str | None]:
+    """The words that all edits are about."""
+    about = {(edit.provenance.source, edit.provenance.target) for edit in named.values()} - {(None, None)}
+    if source is None:
+        if len(about) != 1:
+            raise InputError(
+                f"The edits are about {sorted(map(str, about)) or 'no words'}; one report is about one pair: pass source= and "
+                "target=."
+            )
+        ((source, target),) = about
+    if source is None:
+        raise InputError("The edits do not say which word they are about; pass source= (and target=).")
+    return source, target
+
+
+def _sets(sets: Sets, role: Role) -> dict[str, tuple[Role, list[Sample]]]:
+    """Sets of prompts by name, read."""
+    given = sets if isinstance(sets, Mapping) else {f"{role}s": sets}
+    found = {name: (role, list(as_samples(dataset))) for name, dataset in given.items()}
+    empty = [name for name, (_, samples) in found.items() if not samples]
+    if empty or not found:
+        raise InputError(f"The {role} sets {empty or 'given'} hold no prompts.")
+    return found
+
+
+def _facts(name: str, edit: Edit) -> EditFacts:
+    settings = edit.provenance.settings
+    penalty = settings.get("beta") or settings.get("penalty")
+    return EditFacts(
+        name,
+        edit.provenance.method,
+        len(edit.rows),
+        edit.size,
+        float(penalty) if isinstance(penalty, int | float) else None,
+    )
+
+
+@torch.no_grad()
+def _cases(
+    model: HookedMultimodal,
+    named: Mapping[str, Edit],
+    group: str,
+    role: Role,
+    samples: Sequence[Sample],
+    batch: MultimodalBatch,
+    ids: tuple[int | None, ...],
+    max_new_tokens: int,
+) -> Iterator[EditCase]:
+    """Every sample of a batch before and after every edit."""
+
+    def answers() -> GenerationTrace:
+        return model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
+
+    def told_again(now: GenerationTrace) -> torch.Tensor:
+        """Log-probabilities `[batch step vocab]` at the steps of the answers before, whatever is answered now."""
+        if torch.equal(now.tokens, before.tokens):
+            return now.logits.float().log_softmax(-1)
+        steps = before.tokens.shape[1]
+        longer = batch if steps == 1 else model.extend(batch, before.tokens[:, :-1])
+        return model(longer)[:, -steps:].float().log_softmax(-1)
+
+    before = answers()
+    old = told_again(before)
+    for name, edit in named.items():
+        with model.edited(edit):
+            after = answers()
+            new = told_again(after)
+        kl = (old.exp() * (old - new)).sum(-1)
+        for n, sample in enumerate(samples):
+            length = int(before.lengths[n])
+            told = before.tokens[n, :length].tolist()
+            now = after.tokens[n, : int(after.lengths[n])].tolist()
+            yield EditCase(
+                edit=name,
+                role=role,
+                group=group,
+                picture=_picture(sample),
+                prompt=sample.prompt,
+                before=before.text[n],
+                after=after.text[n],
+                kl=float(kl[n, :length].mean()),
+                right=None
+                if sample.answer is None
+                else (before.text[n] == sample.answer, after.text[n] == sample.answer),
+                **(_target_fields(model, told, now, old[n], new[n], ids) if role == "target" else _CONTROL),
+            )
+
+
+#: What a control has no value for.
+_CONTROL: dict[str, Any] = {"wanted": None, "said_before": False, "success": None}
+
+
+def _target_fields(
+    model: HookedMultimodal,
+    told: list[int],
+    now: list[int],
+    old: torch.Tensor,
+    new: torch.Tensor,
+    ids: tuple[int | None, ...],
+) -> dict[str, Any]:
+    """What became of the source in one answer, given the tokens and log-probabilities `[step vocab]` before and after."""
+    source, target = ids
+    if source not in told:
+        return {"wanted": None, "said_before": False, "success": None}
+    step = told.index(source)
+    replaced = [target if token == source else token for token in told]
+    wanted = None if target is None else model.decode(torch.tensor([replaced]))[0]
+    there = target is None or now.count(target) > told.count(target)
+
+    def pair(token: int | None) -> tuple[float, float] | None:
+        return None if token is None else (float(old[step, token].exp()), float(new[step, token].exp()))
+
+    return {
+        "wanted": wanted,
+        "said_before": True,
+        "success": source not in now and there,
+        "p_source": pair(source),
+        "p_target": pair(target),
+    }
+
+
+def _picture(sample: Sample) -> str:
+    """Which picture a sample shows, so that its questions are counted as one draw; its text where it has none."""
+    if sample.name is not None:
+        return sample.name
+    if not sample.pictures:
+        return sample.prompt
+    digest = hashlib.sha256()
+    for picture in sample.pictures:
+        digest.update(f"{picture.size}".encode() + picture.tobytes())
+    return digest.hexdigest()[:16]
