@@ -1,17 +1,21 @@
 """Metrics: functions of the logits at the predicting position, with one value per sample."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
 
-#: `logits [batch vocab]` at the last position to one value per sample `[batch]`.
+#: `logits [batch vocab]` at the predicting position to one value per sample `[batch]`.
 MetricFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: A token, the same for all samples, or one per sample.
+Tokens: TypeAlias = str | int | Sequence[str | int]
+
+_Function: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,43 +25,251 @@ class Metric:
     Attributes:
         name: how it is printed.
         unit: of its values.
-        tokens: the tokens it reads, as strings or ids.
-        function: from logits `[batch vocab]` and token ids to values `[batch]`.
+        tokens: the tokens it asks about, each as a string or id, the same for all samples or one per sample.
+        function: from logits `[batch vocab]`, the columns of its tokens in them `[batch token]`, and the clean run's logits,
+            to values `[batch]`.
+        whole: whether it reads logits of the whole vocabulary, not those of its tokens alone.
+        against_clean: whether it compares with the clean run.
     """
 
     name: str
     unit: str
-    tokens: tuple[str | int, ...]
-    function: Callable[[torch.Tensor, tuple[int, ...]], torch.Tensor]
+    tokens: tuple[Tokens, ...]
+    function: _Function = field(repr=False)
+    whole: bool = True
+    against_clean: bool = False
 
-    def on(self, model: HookedMultimodal) -> MetricFunction:
+    def on(self, model: HookedMultimodal, *, clean: Float[torch.Tensor, "batch vocab"] | None = None) -> "Measure":
         """The metric as a function of logits.
 
+        Args:
+            model: whose tokens are meant.
+            clean: the clean run's logits, for a metric that compares with them.
+
         Raises:
-            InputError: if a token is not a single token of this model.
+            InputError: if a token is not a single token of this model, or the clean run is missing.
         """
-        ids = tuple(model.to_single_token(t) if isinstance(t, str) else int(t) for t in self.tokens)
-        return lambda logits: self.function(logits, ids)
+        if self.against_clean and clean is None:
+            raise InputError(f"{self.name} compares with the clean run; pass clean=logits [batch vocab].")
+        columns = [_ids(model, tokens) for tokens in self.tokens]
+        counts = {len(ids) for ids in columns if len(ids) > 1}
+        if len(counts) > 1:
+            raise InputError(
+                f"{self.name} was given tokens for {sorted(counts)} samples; give one each, or one for all."
+            )
+        size = max(counts, default=1)
+        ids = torch.stack([ids.expand(size) for ids in columns], dim=1) if columns else torch.zeros(1, 0).long()
+        return Measure(self, ids, clean)
+
+    def __repr__(self) -> str:
+        return f"Metric({self.name}, {self.unit})"
 
 
-def log_probability(token: str | int) -> Metric:
-    """Log-probability of a token, in nats."""
-    return Metric(f"log p({token!r})", "nats", (token,), lambda logits, ids: logits.log_softmax(-1)[:, ids[0]])
+@dataclass(frozen=True)
+class Measure:
+    """A metric that knows its token ids: call it with logits `[batch vocab]`.
+
+    Attributes:
+        metric: what it measures.
+        ids: its tokens, `[batch token]`, or one row for all samples.
+        clean: the clean run's logits, if it compares with them.
+    """
+
+    metric: Metric
+    ids: Int[torch.Tensor, "batch token"]
+    clean: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def reads(self) -> tuple[int, ...] | None:
+        """The token ids whose logits it reads; None for the whole vocabulary."""
+        return None if self.metric.whole else tuple(self.ids.unique().tolist())
+
+    def __call__(self, logits: Float[torch.Tensor, "batch vocab"]) -> Float[torch.Tensor, "batch"]:
+        """Values of samples, from all their logits."""
+        return self._of(logits, self.ids)
+
+    def of_read(self, logits: Float[torch.Tensor, "batch token"]) -> Float[torch.Tensor, "batch"]:
+        """Values of samples, from the logits that it `reads`, in that order."""
+        if self.reads is None:
+            return self(logits)
+        return self._of(logits, torch.searchsorted(torch.tensor(self.reads), self.ids))
+
+    def _of(self, logits: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        if len(columns) not in (1, len(logits)):
+            raise InputError(
+                f"{self.metric.name} has tokens for {len(columns)} samples, and there are logits of {len(logits)}."
+            )
+        columns = columns.expand(len(logits), -1).to(logits.device)
+        clean = None if self.clean is None else self.clean.to(logits)
+        return self.metric.function(logits, columns, clean)
 
 
-def logit_difference(answer: str | int, other: str | int) -> Metric:
-    """Logit of one token minus the logit of another."""
-    return Metric(
-        f"logit({answer!r}) - logit({other!r})",
-        "logits",
-        (answer, other),
-        lambda logits, ids: logits[:, ids[0]] - logits[:, ids[1]],
-    )
+def _ids(model: HookedMultimodal, tokens: Tokens) -> torch.Tensor:
+    several = [tokens] if isinstance(tokens, str | int) else list(tokens)
+    if not several:
+        raise InputError("A metric was given an empty list of tokens; give one token, or one per sample.")
+    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else int(t) for t in several])
+    size = _vocabulary(model)
+    wrong = ids[(ids < 0) | (ids >= size)].tolist()
+    if wrong:
+        raise InputError(f"A metric was given the token ids {wrong}; the vocabulary has ids 0..{size - 1}.")
+    return ids
 
 
-def as_function(metric: Metric | MetricFunction, model: HookedMultimodal) -> MetricFunction:
-    """Make a metric of what the caller gave: one of this module, or any function of logits `[batch vocab]`."""
-    return metric.on(model) if isinstance(metric, Metric) else metric
+def _vocabulary(model: HookedMultimodal) -> int:
+    return model.graph["hook_logits"].width or model.W_U.shape[-1]
+
+
+def _pick(logits: torch.Tensor, columns: torch.Tensor, token: int = 0) -> torch.Tensor:
+    return logits.gather(-1, columns[:, token : token + 1])[:, 0]
+
+
+def _named(tokens: Tokens) -> str:
+    """A token as it is printed; the first few of several."""
+    if isinstance(tokens, str | int):
+        return repr(tokens)
+    return "[" + ", ".join(map(repr, tokens[:3])) + (", ...]" if len(tokens) > 3 else "]")
+
+
+def log_probability(token: Tokens) -> Metric:
+    """Log-probability of a token, in nats.
+
+    Args:
+        token: a string or id, or one per sample.
+
+    Example:
+        >>> from mmlens.analysis.metrics import log_probability
+        >>> measure = log_probability(5).on(model)
+        >>> bool((measure(model(batch)[:, -1]) < 0).all())
+        True
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        return _pick(logits, columns) - logits.logsumexp(-1)
+
+    return Metric(f"log p({_named(token)})", "nats", (token,), function)
+
+
+def probability(token: Tokens) -> Metric:
+    """Probability of a token, 0 to 1.
+
+    Args:
+        token: a string or id, or one per sample.
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        return (_pick(logits, columns) - logits.logsumexp(-1)).exp()
+
+    return Metric(f"p({_named(token)})", "probability", (token,), function)
+
+
+def logit_difference(answer: Tokens, other: Tokens) -> Metric:
+    """Logit of one token minus the logit of another.
+
+    Args:
+        answer: a string or id, or one per sample.
+        other: likewise.
+
+    Example:
+        >>> from mmlens.analysis.metrics import logit_difference
+        >>> logit_difference("red", ["blue", "green"])
+        Metric(logit('red') - logit(['blue', 'green']), logits)
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        return _pick(logits, columns) - _pick(logits, columns, 1)
+
+    return Metric(f"logit({_named(answer)}) - logit({_named(other)})", "logits", (answer, other), function, whole=False)
+
+
+def rank(token: Tokens) -> Metric:
+    """How many tokens are more probable than a token; 0 where it is the answer.
+
+    Args:
+        token: a string or id, or one per sample.
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        return (logits > _pick(logits, columns)[:, None]).sum(-1).to(logits.dtype)
+
+    return Metric(f"rank({_named(token)})", "tokens", (token,), function)
+
+
+def accuracy(answer: Tokens) -> Metric:
+    """Whether a token is the most probable one: 1 or 0.
+
+    Args:
+        answer: a string or id, or one per sample.
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        return (logits.argmax(-1) == columns[:, 0]).to(logits.dtype)
+
+    return Metric(f"answer is {_named(answer)}", "share", (answer,), function)
+
+
+def kl_divergence() -> Metric:
+    """How far the answer is from the clean run's: `KL(clean || run) = sum_v p(v) (log p(v) - log q(v))`, in nats."""
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        if clean is None or clean.shape != logits.shape:
+            found = None if clean is None else list(clean.shape)
+            raise InputError(f"The clean run's logits are {found}, those compared {list(logits.shape)} [batch vocab].")
+        p, q = clean.log_softmax(-1), logits.log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
+
+    return Metric("KL(clean || run)", "nats", (), function, against_clean=True)
+
+
+def as_function(
+    metric: Metric | MetricFunction, model: HookedMultimodal, *, clean: torch.Tensor | None = None
+) -> MetricFunction:
+    """Make a function of what the caller gave: a metric of this module, or any function of logits `[batch vocab]`.
+
+    Args:
+        metric: the metric.
+        model: whose tokens are meant.
+        clean: the clean run's logits `[batch vocab]`, for metrics that compare with them.
+    """
+    return metric.on(model, clean=clean) if isinstance(metric, Metric) else metric
+
+
+def metric_name(metric: Metric | MetricFunction) -> str:
+    """A metric's name and unit, as results print it."""
+    return f"{metric.name}, {metric.unit}" if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
+
+
+def require_values(values: object, size: int) -> torch.Tensor:
+    """What a metric returned, if it is one value per sample.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(values, torch.Tensor) or values.shape != (size,):
+        found = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        raise InputError(
+            f"A metric must give one value per sample, [batch={size}] from logits [batch vocab]; found {found}."
+        )
+    return values
+
+
+def require_metric(metric: Metric | MetricFunction, model: HookedMultimodal, size: int) -> None:
+    """Try a metric on made-up logits, so that one that cannot work is refused before any forward pass.
+
+    Raises:
+        InputError: for tokens that the model lacks, tokens for another number of samples, or a wrong shape.
+    """
+    zeros = torch.zeros(size, _vocabulary(model))
+    require_values(as_function(metric, model, clean=zeros)(zeros), size)
+
+
+def predicting_logits(
+    model: HookedMultimodal, logits: Float[torch.Tensor, "batch pos vocab"], last: Int[torch.Tensor, "batch"]
+) -> Float[torch.Tensor, "batch vocab"]:
+    """Logits at each sample's predicting position: the prompt's last, or the last that a decoder has written."""
+    if model.graph["hook_logits"].sequence == "decoder":
+        return logits[:, -1]
+    return logits[torch.arange(len(logits), device=logits.device), last.to(logits.device)]
 
 
 def per_sample(
@@ -69,10 +281,4 @@ def per_sample(
         InputError: if it does not give one value per sample.
     """
     at_last = logits[torch.arange(len(logits)), last.to(logits.device)]
-    values = metric(at_last)
-    if not isinstance(values, torch.Tensor) or values.shape != (len(logits),):
-        found = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-        raise InputError(
-            f"A metric must give one value per sample, [batch={len(logits)}] from logits [batch vocab]; found {found}."
-        )
-    return values
+    return require_values(metric(at_last), len(logits))

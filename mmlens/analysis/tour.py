@@ -23,7 +23,8 @@ from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.points import Activation
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
-from mmlens.analysis.patching import PatchSweep, patch
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.places import Neuron, Positions
 from mmlens.interventions.units import Ablate

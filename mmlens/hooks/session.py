@@ -39,7 +39,11 @@ def resolve_hooks(
 
 @contextmanager
 def attached(
-    points: dict[str, Point], fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()
+    points: dict[str, Point],
+    fwd_hooks: Sequence[HookPair] = (),
+    bwd_hooks: Sequence[HookPair] = (),
+    *,
+    first: bool = False,
 ) -> Iterator[list[LensHandle]]:
     """Have hooks attached inside the `with`; on leaving, exactly these are removed, whatever happened.
 
@@ -47,12 +51,13 @@ def attached(
         points: the model's points by name.
         fwd_hooks: pairs (names, function) called with the activation.
         bwd_hooks: pairs (names, function) called with the gradient.
+        first: run before the hooks that are there already, not after them; among themselves in the order given.
     """
     wanted: list[tuple[Point, Any, str]] = resolve_hooks(points, fwd_hooks, bwd_hooks)
     handles: list[LensHandle] = []
     try:
-        for point, function, direction in wanted:
-            handles.append(point.add_hook(function, dir=direction))  # type: ignore[arg-type]
+        for point, function, direction in reversed(wanted) if first else wanted:
+            handles.append(point.add_hook(function, dir=direction, prepend=first))  # type: ignore[arg-type]
         yield handles
     finally:
         for handle in reversed(handles):

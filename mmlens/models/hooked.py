@@ -245,7 +245,16 @@ class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
         """
         inputs = self._inputs(batch, tensors)
         self._announce("forward", batch, inputs)
-        return self.hf_model(**{"use_cache": False, **inputs}).logits
+        with self._carrying(batch):
+            return self.hf_model(**{"use_cache": False, **inputs}).logits
+
+    @contextmanager
+    def _carrying(self, batch: Batch | None) -> Iterator[None]:
+        """Have what a batch carries in force, ahead of the hooks that are there already."""
+        carried = batch.carried if isinstance(batch, MultimodalBatch) else ()
+        pairs = [pair for intervention in carried for pair in intervention.hooks(self)]
+        with attached(self.hook_dict, pairs, first=True):  # type: ignore[arg-type]
+            yield
 
     @contextmanager
     def hooks(  # type: ignore[override]
@@ -365,7 +374,8 @@ class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
         """
         inputs = self._inputs(batch, options)
         self._announce("generate", batch, inputs)
-        return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
+        with self._carrying(batch):
+            return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
 
     def _announce(self, kind: Literal["forward", "generate"], given: Batch | None, inputs: Mapping[str, Any]) -> None:
         """Tell the interventions in force that act on some positions only what is about to run."""

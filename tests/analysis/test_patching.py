@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmlens.analysis.metrics import log_probability, logit_difference
-from mmlens.analysis.patching import patch
+from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.interventions.corruptions import blur, swap
 from tests.analysis.conftest import Wrapped
@@ -146,8 +146,8 @@ def test_refusals_come_before_any_forward_pass(llava: Subject, qwen: Subject, mo
     with pytest.raises(InputError, match="direction='sideways' must be 'denoise' or 'noise'"):
         patch(llava.model, clean, clean, at="hook_embed", direction="sideways", **common)  # type: ignore[arg-type]
     both = qwen.batches["left"]
-    with pytest.raises(InputError, match="have no batch axis"):
-        patch(qwen.model, both, both, at="vision.blocks.0.hook_resid_post", **common)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="holds the rows of all 2 samples in one sequence; give positions as one list per"):
+        patch(qwen.model, both, both, at="vision.blocks.0.hook_resid_post", positions={"first": 0}, **common)  # type: ignore[arg-type]
 
 
 def test_a_metric_must_give_one_value_per_sample(llava: Subject) -> None:

@@ -1,0 +1,94 @@
+"""The finished cells of a sweep in a file, so that an interrupted one goes on where it stopped."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlens.core.errors import InputError
+from mmlens.core.files import whole_file
+from mmlens.models.batch import MultimodalBatch
+
+_FORMAT = "mmlens.PatchSweep.cells/1"
+_SECONDS = 5.0  # between writes
+
+
+def hash_of(pieces: Iterable[object]) -> str:
+    """A hash of tensors and printed values, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        if isinstance(piece, torch.Tensor):
+            held = piece.detach().cpu().contiguous()
+            digest.update(f"{held.dtype}{list(held.shape)}".encode())
+            digest.update(held.flatten().view(torch.uint8).numpy().tobytes() if held.numel() else b"")
+        else:
+            digest.update(repr(piece).encode())
+        digest.update(b"|")
+    return digest.hexdigest()[:16]
+
+
+def hash_of_batch(batch: MultimodalBatch) -> str:
+    """A hash of everything that a batch puts into a model."""
+    return hash_of(piece for name in sorted(batch.inputs) for piece in (name, batch.inputs[name]))
+
+
+class Checkpoint:
+    """Values of a sweep as they come, in a file beside the work.
+
+    Args:
+        path: the file; None keeps nothing.
+        question: hashes of what was asked, by what they are of (model, clean, positions, ...).
+        values: `[point group sample]`, NaN where unfinished; filled from the file if there is one.
+
+    Raises:
+        InputError: if the file is no checkpoint, or holds the cells of another question.
+    """
+
+    def __init__(self, path: str | Path | None, question: Mapping[str, str], values: torch.Tensor):
+        self.path = None if path is None else Path(path)
+        self.question = dict(question)
+        self.values = values
+        self._written = time.monotonic()
+        if self.path is None:
+            return
+        if not self.path.parent.is_dir():
+            raise InputError(f"Cannot write {path}: the folder {self.path.parent} does not exist; create it first.")
+        if self.path.exists():
+            self.values.copy_(self._read(self.path))
+
+    def _read(self, path: Path) -> torch.Tensor:
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                found = file.get_tensor("values") if about.get("format") == _FORMAT else None
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}.") from error
+        if found is None:
+            raise InputError(
+                f"{path} is no checkpoint of a sweep (format {about.get('format')!r}, expected {_FORMAT!r})."
+            )
+        held = json.loads(about["question"])
+        other = [name for name, value in self.question.items() if held.get(name) != value]
+        if other:
+            raise InputError(
+                f"{path} holds the cells of another sweep: it differs in {', '.join(other)}. Use another file, or delete it."
+            )
+        return found
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the values, unless that was done a moment ago.
+
+        Args:
+            now: write in any case.
+        """
+        if self.path is None or (not now and time.monotonic() - self._written < _SECONDS):
+            return
+        about = {"format": _FORMAT, "question": json.dumps(self.question)}
+        with whole_file(self.path) as temporary:
+            save_file({"values": self.values}, temporary, metadata=about)
+        self._written = time.monotonic()

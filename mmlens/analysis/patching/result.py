@@ -1,0 +1,208 @@
+"""What a sweep found: values with their statistics, as a frame, as a picture, in a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlens.analysis.statistics import holm, mean_interval, sign_flip_p
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.execution.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.models.images import Picture
+    from mmlens.viz.sweeps import Plot
+
+_FORMAT = "mmlens.PatchSweep/1"
+_TENSORS = ("values", "clean", "corrupted")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One cell of a sweep, averaged over samples.
+
+    Attributes:
+        point: hook name, with the unit behind it where units were swept.
+        positions: name of the group.
+        effect: what the patch changed, in the metric's unit.
+        recovered: the share of the gap between the runs that stands after the patch.
+    """
+
+    point: str
+    positions: str
+    effect: float
+    recovered: float
+
+    def __str__(self) -> str:
+        return f"{self.point} at {self.positions}: {self.effect:+.3f} ({self.recovered:.0%} of the gap)"
+
+
+@dataclass(frozen=True)
+class PatchSweep:
+    """Values of a metric after each patch.
+
+    Attributes:
+        values: `[point group sample]`, in the metric's unit.
+        points: hook names; where units were swept, one entry per unit: `blocks.3.attn.hook_z[h2]`.
+        groups: names of the groups of positions.
+        clean: the metric of the clean run, `[sample]`.
+        corrupted: the metric of the corrupted run, `[sample]`.
+        direction: `"denoise"` or `"noise"`.
+        metric: its name and unit.
+        method: `"exact"`, or the name of the approximation.
+        boxes: per group, the pixel boxes (left, top, right, bottom) of its rows in the first sample's picture; None where
+            rows have no place.
+        plan: what the runs cost; None in an approximation, or read from a file.
+    """
+
+    values: Float[torch.Tensor, "point group sample"]
+    points: list[str]
+    groups: list[str]
+    clean: Float[torch.Tensor, "sample"]
+    corrupted: Float[torch.Tensor, "sample"]
+    direction: str
+    metric: str
+    method: str = "exact"
+    boxes: tuple[torch.Tensor | None, ...] = field(default=(), repr=False, compare=False)
+    plan: Plan | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        gap = float((self.clean - self.corrupted).mean())
+        how = "" if self.method == "exact" else f", {self.method} (approximate)"
+        return (
+            f"PatchSweep({self.direction}{how}, {len(self.points)} points x {len(self.groups)} groups x {len(self.clean)} "
+            f"samples; {self.metric}; clean - corrupted {gap:.3f})"
+        )
+
+    @property
+    def effect(self) -> Float[torch.Tensor, "point group sample"]:
+        """What each patch changed, in the metric's unit: against the corrupted run when denoising, else the clean."""
+        return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
+
+    @property
+    def recovered(self) -> Float[torch.Tensor, "point group sample"]:
+        """The share of the gap from corrupted (0) to clean (1) that stands after each patch; NaN without a gap."""
+        gap = self.clean - self.corrupted
+        return (self.values - self.corrupted) / torch.where(gap == 0, torch.nan, gap)
+
+    @property
+    def mean_recovered(self) -> Float[torch.Tensor, "point group"]:
+        """The share of the mean gap that stands after each patch: a ratio of means, so that no small gap weighs most."""
+        gap = (self.clean - self.corrupted).mean()
+        return (self.values - self.corrupted).mean(-1) / (gap if gap != 0 else torch.nan)
+
+    def interval(self, *, level: float = 0.95, seed: int = 0) -> Float[torch.Tensor, "point group bound"]:
+        """Bootstrap interval of each mean effect over samples: lower and upper bound, in the metric's unit.
+
+        Args:
+            level: of the interval, 0 to 1.
+            seed: of the resampling.
+        """
+        found = [
+            [mean_interval(cell.numpy(), level=level, seed=seed) for cell in row] for row in self.effect.double().cpu()
+        ]
+        return torch.tensor([[(each.low, each.high) for each in row] for row in found])
+
+    def p_values(
+        self, *, correction: Literal["holm"] | None = "holm", seed: int = 0
+    ) -> Float[torch.Tensor, "point group"]:
+        """Two-sided p of each mean effect being zero: a sign-flip permutation test over samples.
+
+        Args:
+            correction: for the number of cells: Holm's, or None. With n samples no p lies below `2 / 2**n` before it.
+            seed: of the random signs.
+
+        Raises:
+            InputError: for fewer than two samples.
+        """
+        if correction not in ("holm", None):
+            raise InputError(f"correction={correction!r} must be 'holm' or None.")
+        p: np.ndarray = sign_flip_p(self.effect.double().cpu().numpy(), seed=seed)
+        return torch.from_numpy(holm(p) if correction == "holm" else p)
+
+    def top(self, k: int = 10) -> list[Patch]:
+        """The k cells with the largest mean effect, of either sign."""
+        effect, share = self.effect.mean(-1), self.mean_recovered
+        order = effect.abs().nan_to_num(-1).flatten().argsort(descending=True)[:k]
+        cells = [divmod(int(number), len(self.groups)) for number in order]
+        return [Patch(self.points[i], self.groups[j], float(effect[i, j]), float(share[i, j])) for i, j in cells]
+
+    def to_frame(self, *, statistics: bool = False) -> "pd.DataFrame":
+        """One row per point and group: means over samples of value and effect, and the share of the mean gap recovered.
+
+        Args:
+            statistics: add the effect's 95% interval (`low`, `high`) and its corrected p.
+        """
+        import pandas as pd
+
+        shape = (len(self.points), len(self.groups))
+        columns = {
+            "point": np.repeat(self.points, shape[1]),
+            "positions": np.tile(self.groups, shape[0]),
+            "value": self.values.mean(-1).flatten().tolist(),
+            "effect": self.effect.mean(-1).flatten().tolist(),
+            "recovered": self.mean_recovered.flatten().tolist(),
+        }
+        if statistics:
+            bounds = self.interval()
+            columns |= {"low": bounds[..., 0].flatten().tolist(), "high": bounds[..., 1].flatten().tolist()}
+            columns["p"] = self.p_values().flatten().tolist()
+        return pd.DataFrame(columns)
+
+    def plot(self, image: "Picture | None" = None, *, points: Sequence[str] | None = None) -> "Plot":
+        """Draw the sweep: points by groups; or, given the picture, each point's effects over it.
+
+        Args:
+            image: the first sample's picture; needs groups that have a place in it.
+            points: which points to draw; all by default.
+        """
+        from mmlens.viz.sweeps import plot_over_picture, plot_sweep
+
+        return plot_sweep(self, points=points) if image is None else plot_over_picture(self, image, points=points)
+
+    def save(self, path: str | Path) -> None:
+        """Write the sweep as one safetensors file, whole or not at all."""
+        about = {
+            "format": _FORMAT,
+            "points": json.dumps(self.points),
+            "groups": json.dumps(self.groups),
+            "direction": self.direction,
+            "metric": self.metric,
+            "method": self.method,
+            "boxes": json.dumps([None if boxes is None else boxes.tolist() for boxes in self.boxes]),
+        }
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata=about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PatchSweep":
+        """Read a sweep that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no sweep.
+        """
+        path = require_file(path, "sweep file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except SafetensorError as error:
+            raise InputError(f"{path} is not a safetensors file: {error}.") from error
+        if about.get("format") != _FORMAT:
+            raise InputError(f"{path} is no patch sweep (format {about.get('format')!r}, expected {_FORMAT!r}).")
+        boxes = tuple(None if found is None else torch.tensor(found) for found in json.loads(about["boxes"]))
+        return cls(
+            *(tensors["values"], json.loads(about["points"]), json.loads(about["groups"])),
+            *(tensors["clean"], tensors["corrupted"], about["direction"], about["metric"], about["method"], boxes),
+        )

@@ -1,0 +1,249 @@
+"""`patch`: every point at every group of positions, one at a time, in runs that compute only what a patch can reach.
+
+Denoising: the corrupted run gets clean activations; what brings the clean answer back carries it. Noising is the reverse.
+
+Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
+(https://arxiv.org/abs/2202.05262); Zhang and Nanda, "Towards Best Practices of Activation Patching", ICLR 2024
+(https://arxiv.org/abs/2309.16042).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from mmlens.analysis.metrics import (
+    Measure,
+    Metric,
+    MetricFunction,
+    as_function,
+    metric_name,
+    predicting_logits,
+    require_metric,
+    require_values,
+)
+from mmlens.analysis.patching.checkpoint import Checkpoint, hash_of, hash_of_batch
+from mmlens.analysis.patching.groups import Group, Groups, groups_on
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.units import Chosen, Target, Units, choose, targets
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.execution import Cell, Change, CleanRun, rows_of
+from mmlens.execution.plan import Plan
+from mmlens.hooks.graph import Selection
+from mmlens.interventions.pairs import require_same_layout
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.fingerprint import fingerprint
+from mmlens.models.hooked import HookedMultimodal
+
+#: Logits that are held at a time, as numbers; more cells than fit are run in several goes.
+_HELD = 2**26
+
+
+@torch.no_grad()
+def patch(
+    model: HookedMultimodal,
+    clean: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    *,
+    metric: Metric | MetricFunction,
+    at: Names | Selection | None = None,
+    units: Units = None,
+    positions: Groups = ("image", "text", "last"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    budget: float | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> PatchSweep:
+    """Patch every point at every group of positions, one at a time.
+
+    Args:
+        model: the hooked model.
+        clean: the run with the answer.
+        corrupted: the run without; the same layout (see `mm.corrupt`).
+        metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`.
+        at: points, e.g. `"blocks.*.hook_resid_pre"`, `"vision.blocks.*.hook_mlp_out"`, `"projector.hook_out"`.
+        units: patch single units of each point: `"head"` or `"neuron"` for all of them, or a list of neurons and heads (then
+            `at` may be left out). At `hook_q`, `hook_k`, `hook_v`, scores and patterns a head means its part there.
+        positions: groups by name: words of the layout, a mapping from names to position rules (a rule may be a list of rows
+            per sample), `mm.grid(k)` for blocks of the picture, or `"each"` position. At scores and patterns: the queries.
+        direction: `"denoise"` puts clean activations into the corrupted run, `"noise"` the reverse.
+        budget: memory for activations of the patched runs, in MiB; chosen by default.
+        checkpoint: a file that keeps finished cells; an interrupted sweep that is called again goes on from there.
+        progress: show a progress bar.
+
+    Returns:
+        One value per point, group and sample, beside both unpatched runs.
+
+    Raises:
+        InputError: if the layouts differ (the message says where), positions or units do not exist, the metric does not
+            give one value per sample, or the checkpoint is of another sweep; before any forward pass.
+
+    Example:
+        >>> import mmlens as mm
+        >>> corrupted = mm.corrupt.blur(model, batch)
+        >>> sweep = patch(
+        ...     model, batch, corrupted, at="blocks.*.hook_resid_pre", positions=["image", "last"],
+        ...     metric=mm.metrics.log_probability(5), progress=False,
+        ... )
+        >>> sweep.values.shape == (model.cfg.n_layers, 2, 1)
+        True
+    """
+    if direction not in ("denoise", "noise"):
+        raise InputError(f"direction={direction!r} must be 'denoise' or 'noise'.")
+    require_same_layout(clean, corrupted)
+    chosen = choose(model, at, units)
+    groups = _groups(clean, chosen, positions)
+    require_metric(metric, model, clean.size)
+    source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
+    names = [node.name for node, _ in chosen]
+    source_logits, cache = model.run_with_cache(source, names=names)
+    run = CleanRun(model, target)
+    at_source, at_target = predicting_logits(model, source_logits, source.layout.last), run.clean_logits
+    clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
+    measure = as_function(metric, model, clean=clean_logits)
+    ends = [require_values(measure(logits), clean.size).cpu() for logits in (clean_logits, corrupted_logits)]
+    grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict), groups)
+    asked = {
+        "the model": fingerprint(model),
+        "the clean batch": hash_of_batch(clean),
+        "the corrupted batch": hash_of_batch(corrupted),
+        "points": hash_of(point.name for point in grid.points),
+        "positions": hash_of(rows for node in groups for group in groups[node] for rows in (group.name, *group.rows)),
+        "metric": hash_of([metric_name(metric), *([measure.ids] if isinstance(measure, Measure) else [])]),
+        "direction": direction,
+    }
+    first = next(iter(groups.values()))
+    kept = Checkpoint(checkpoint, asked, torch.full((len(grid.points), len(first), clean.size), torch.nan))
+    plan = grid.fill(kept, measure, budget=budget, progress=progress)
+    return PatchSweep(
+        values=kept.values,
+        points=[point.name for point in grid.points],
+        groups=[group.name for group in first],
+        clean=ends[0],
+        corrupted=ends[1],
+        direction=direction,
+        metric=metric_name(metric),
+        boxes=tuple(group.boxes for group in first),
+        plan=plan,
+    )
+
+
+def _groups(batch: MultimodalBatch, chosen: Sequence[Chosen], positions: Groups) -> dict[str, list[Group]]:
+    """The groups of each point; the same names everywhere.
+
+    Raises:
+        InputError: if points live on sequences of different lengths, so that positions do not correspond.
+    """
+    found = {node.name: groups_on(batch, node, positions) for node, _ in chosen}
+    names = {tuple(group.name for group in groups) for groups in found.values()}
+    if len(names) > 1:
+        sequences = dict.fromkeys(node.sequence for node, _ in chosen)
+        raise InputError(
+            f"The points live on sequences of different lengths ({', '.join(sequences)}); sweep them one sequence at a time."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The cells of a sweep.
+
+    Attributes:
+        run: the run that is patched.
+        source: the batch whose activations are put in.
+        activations: these, by point.
+        points: rows of the grid.
+        groups: columns of the grid, by point.
+    """
+
+    run: CleanRun
+    source: MultimodalBatch
+    activations: dict[str, torch.Tensor]
+    points: list[Target]
+    groups: dict[str, list[Group]]
+
+    def cell(self, i: int, j: int, sample: int) -> Cell | None:
+        """The patch of one point at one group in one sample; None where the group has no rows there."""
+        point = self.points[i]
+        name = point.node.name
+        rows = self.groups[name][j].rows[sample]
+        if rows is not None and not len(rows):
+            return None
+        taken = partial(rows_of, self.activations[name], point.node, self.source, sample, rows)
+        return Cell(sample, (Change(name, rows, partial(_put, point, taken)),))
+
+    def fill(self, kept: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool) -> Plan | None:
+        """Run the unfinished cells and put their values in; returns what that costs, or None if all were finished."""
+        reads = measure.reads if isinstance(measure, Measure) else None
+        unpatched = (self.run.clean_logits if reads is None else self.run.clean_logits[:, list(reads)]).cpu()
+        places = [(i, j) for i, j in kept.values.isnan().any(-1).nonzero().tolist()]
+        plan = self._plan(places)
+        held = max(1, _HELD // unpatched.numel())
+        try:
+            with tqdm(total=len(places), desc="patch", disable=not progress) as bar:
+                for start in range(0, len(places), held):
+                    waiting = _Waiting(places[start : start + held], unpatched, self)
+
+                    def done(numbers: list[int], logits: torch.Tensor, waiting: _Waiting = waiting) -> None:
+                        for i, j, answers in waiting.receive(numbers, logits):
+                            values = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
+                            kept.values[i, j] = require_values(values, len(answers))
+                            bar.update()
+                        kept.save()
+
+                    done([], unpatched[:0])
+                    if waiting.cells:
+                        self.run.logits(waiting.cells, tokens=reads, budget=budget, progress=False, done=done)
+        finally:
+            kept.save(now=True)
+        return plan
+
+    def _plan(self, places: Sequence[tuple[int, int]]) -> Plan | None:
+        cells = [self.cell(i, j, sample) for i, j in places for sample in range(self.source.size)]
+        there = [cell for cell in cells if cell is not None]
+        return self.run.plan(there) if there else None
+
+
+class _Waiting:
+    """Answers of cells, held until a point and group has those of all samples: metrics read whole batches.
+
+    Args:
+        places: (point, group) of the grid.
+        unpatched: answers without a patch, for samples in which a group has no rows.
+        grid: makes the cells.
+    """
+
+    def __init__(self, places: Sequence[tuple[int, int]], unpatched: torch.Tensor, grid: _Grid):
+        self.cells: list[Cell] = []
+        self._owners: list[tuple[tuple[int, int], int]] = []
+        self._answers = {place: unpatched.clone() for place in places}
+        self._missing = dict.fromkeys(places, 0)
+        for place in places:
+            for sample in range(len(unpatched)):
+                cell = grid.cell(*place, sample)
+                if cell is not None:
+                    self.cells.append(cell)
+                    self._owners.append((place, sample))
+                    self._missing[place] += 1
+        self._whole = [place for place, count in self._missing.items() if not count]
+
+    def receive(self, numbers: Sequence[int], logits: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Take answers of cells; gives back points and groups whose answers are now there for all samples."""
+        for number, answer in zip(numbers, logits, strict=True):
+            place, sample = self._owners[number]
+            self._answers[place][sample] = answer
+            self._missing[place] -= 1
+            if not self._missing[place]:
+                self._whole.append(place)
+        while self._whole:
+            place = self._whole.pop()
+            yield (*place, self._answers.pop(place))
+
+
+def _put(point: Target, taken: Callable[[], torch.Tensor], old: torch.Tensor) -> torch.Tensor:
+    return point.put(old, taken())

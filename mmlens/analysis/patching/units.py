@@ -1,0 +1,123 @@
+"""What a sweep patches at a point: all of it, one head, or one neuron."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.core.places import Head, Neuron
+from mmlens.hooks.graph import Node, Selection
+from mmlens.interventions.units import require_units, unit_axis
+from mmlens.models.hooked import HookedMultimodal
+
+Units: TypeAlias = Literal["head", "neuron"] | Sequence[Neuron | Head] | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A point, or one unit of it.
+
+    Attributes:
+        node: the point.
+        unit: number of the head or neuron; None for the whole point.
+    """
+
+    node: Node
+    unit: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The hook name, with the unit behind it: `blocks.3.attn.hook_z[h2]`, `blocks.1.mlp.hook_post[u5]`."""
+        if self.unit is None:
+            return self.node.name
+        return f"{self.node.name}[{'h' if 'head' in self.node.axes else 'u'}{self.unit}]"
+
+    def put(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """`new` in the place of `old`, as far as the unit goes; both are the same rows of the point."""
+        if self.unit is None:
+            return new.to(old)
+        axis = unit_axis(self.node.axes) - len(self.node.axes.split())
+        patched = old.clone()
+        patched.select(axis, self.unit).copy_(new.select(axis, self.unit))
+        return patched
+
+
+#: A point and the units of it that are swept: their numbers, all of them, or None for the point as a whole.
+Chosen: TypeAlias = tuple[Node, "Sequence[int] | Literal['each'] | None"]
+
+
+def choose(model: HookedMultimodal, at: Names | Selection | None, units: Units) -> list[Chosen]:
+    """Find points and their units.
+
+    Raises:
+        InputError: for points without such units, units that the model lacks, or neither `at` nor units.
+    """
+    if units is None:
+        if at is None:
+            raise InputError("Say what to patch: at=... (hook names), or units=[...] (neurons and heads).")
+        return [(node, None) for node in model.graph.select(at)]
+    if isinstance(units, str):
+        return _every(model, at, units)
+    if not len(units):
+        raise InputError("units are empty: name neurons or heads, or leave units out.")
+    require_units(model, units)
+    nodes = model.graph.select(list(dict.fromkeys(unit.hook for unit in units)) if at is None else at)
+    chosen: list[Chosen] = []
+    placed: set[Neuron | Head] = set()
+    for node in nodes:
+        own = [unit for unit in units if _lies_at(unit, node)]
+        if not own:
+            raise InputError(f"None of the units lies at {node.name} [{node.axes}]; leave it out of at.")
+        placed |= set(own)
+        chosen.append((node, [unit.index for unit in own]))
+    left = [str(unit) for unit in units if unit not in placed]
+    if left:
+        raise InputError(
+            f"The units {', '.join(left[:8])} lie at none of the points; leave at out, or add their points."
+        )
+    return chosen
+
+
+def _every(model: HookedMultimodal, at: Names | Selection | None, units: str) -> list[Chosen]:
+    if units not in ("head", "neuron"):
+        raise InputError(f"units={units!r} must be 'head', 'neuron', a list of neurons and heads, or None.")
+    if at is None:
+        raise InputError(f"units={units!r} needs the points whose {units}s are meant: at=...")
+    nodes = model.graph.select(at)
+    wrong = [node.name for node in nodes if units not in node.axes.split()]
+    if wrong:
+        raise InputError(f"{', '.join(wrong[:3])} have no axis of {units}s; name points that have one.")
+    return [(node, "each") for node in nodes]
+
+
+def _lies_at(unit: Neuron | Head, node: Node) -> bool:
+    """Whether a point holds one value per head (or neuron) of the attention (or MLP) that the unit belongs to."""
+    axis = "head" if isinstance(unit, Head) else "neuron"
+    return axis in node.axes.split() and node.name.rpartition(".")[0] == unit.hook.rpartition(".")[0]
+
+
+def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor]) -> list[Target]:
+    """Every point or unit of a sweep, once activations have told how many heads a point has.
+
+    Grouped heads share keys and values, so that `hook_k` and `hook_v` have fewer.
+
+    Raises:
+        InputError: for a head that a point does not have.
+    """
+    found = []
+    for node, units in chosen:
+        if units is None:
+            found.append(Target(node))
+            continue
+        count = activations[node.name].shape[unit_axis(node.axes)]
+        wanted = range(count) if isinstance(units, str) else units
+        wrong = [unit for unit in wanted if unit >= count]
+        if wrong:
+            raise InputError(
+                f"{node.name} has {count} heads (grouped heads share keys and values); there is no {wrong}."
+            )
+        found += [Target(node, unit) for unit in wanted]
+    return found

@@ -1,0 +1,143 @@
+"""Corruptions behind the pixels: values that a batch carries along and that stand at a point in every run of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.execution.cells import Cell, Change, rows_of
+from mmlens.execution.whole import hooks_for
+from mmlens.hooks.graph import Node
+from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.interventions.corruptions.pixels import Regions, region_mask, regions_per_sample
+from mmlens.interventions.sample_rows import RowRule, part_of, rows_per_sample
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Values that stand at a point in the place of what the model computes there.
+
+    Attributes:
+        what: the corruption, in words.
+        at: hook name.
+        rows: per sample, which rows; None for all that the sample has.
+        values: per sample, the values of these rows.
+        batch: the batch that it was made for, without it.
+        length: positions at the point when the prompt is read.
+    """
+
+    what: str
+    at: str
+    rows: tuple[torch.Tensor | None, ...] = field(repr=False)
+    values: tuple[torch.Tensor, ...] = field(repr=False)
+    batch: MultimodalBatch = field(repr=False)
+    length: int = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"{self.what} at {self.at}"
+
+    def changes(self, sample: int) -> tuple[Change, ...]:
+        """What it does to one sample."""
+        return (Change(self.at, self.rows[sample], partial(_instead, self.values[sample])),)
+
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """The one hook, for a run of the whole batch."""
+        cells = [Cell(sample, self.changes(sample)) for sample in range(self.batch.size)]
+        axis = model.graph[self.at].position_axis
+        return [(name, self._with_prompt(axis, act)) for name, act in hooks_for(model, self.batch, cells)]
+
+    def _with_prompt(self, axis: int, act: HookFunction) -> HookFunction:
+        def when_read(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
+            # the steps of a generation hold none of the prompt's positions
+            return None if activation.shape[axis] < self.length else act(activation, hook)
+
+        return when_read
+
+
+def _instead(values: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    return values.to(old)
+
+
+def require_level(model: HookedMultimodal, at: str) -> Node:
+    """The point of a corruption: one vector per row.
+
+    Raises:
+        InputError: for points of another form.
+    """
+    node = model.graph[at]
+    words = [word for word in node.axes.split() if word != "batch"]
+    if len(words) != 2 or words[1] not in ("d_model", "d_vision"):
+        raise InputError(
+            f"at={at!r} is [{node.axes}]; corruptions stand at points with one vector per row: 'hook_embed', "
+            "'projector.hook_out', 'vision.hook_embed' or a residual stream; or at='pixels'."
+        )
+    return node
+
+
+def chosen_rows(
+    batch: MultimodalBatch, node: Node, positions: RowRule, region: Regions
+) -> tuple[torch.Tensor | None, ...]:
+    """Rows per sample: of a position rule, or of a region of the picture.
+
+    Raises:
+        InputError: for rules and regions that name nothing, or rows without a place.
+    """
+    if region is None:
+        return rows_per_sample(batch, node, positions)
+    part = part_of(node)
+    if part is None:
+        raise InputError(f"Rows of {node.name} have no place in the picture, so a region names none of them.")
+    found = []
+    for sample, where in enumerate(regions_per_sample(region, batch.size)):
+        if where is None:
+            raise InputError(f"No region was given for sample {sample}.")
+        height, width = batch.layout.place(sample).size
+        mask = region_mask(where, (width, height))
+        found.append(batch.layout.patches_of_mask(mask, part=part, sample=sample))
+    return tuple(found)
+
+
+@torch.no_grad()
+def rows_at(
+    model: HookedMultimodal, batch: MultimodalBatch, node: Node, rows: tuple[torch.Tensor | None, ...]
+) -> tuple[list[torch.Tensor], int]:
+    """Each sample's rows at a point, and how many positions the point has."""
+    _, cache = model.run_with_cache(batch, names=node.name)
+    activation = cache[node.name]
+    pieces = [rows_of(activation, node, batch, sample, chosen).clone() for sample, chosen in enumerate(rows)]
+    return pieces, activation.shape[node.position_axis]
+
+
+def carry(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    at: str,
+    positions: RowRule,
+    region: Regions,
+    change: Callable[[list[torch.Tensor]], list[torch.Tensor]],
+    what: str,
+) -> MultimodalBatch:
+    """The batch with rows of a point changed, from one run of it.
+
+    Args:
+        model: the hooked model.
+        batch: the batch.
+        at: hook name.
+        positions: which rows; the picture's by default.
+        region: or those of a region of the picture.
+        change: from each sample's rows `[row d_model]` to what stands in their place.
+        what: the corruption, in words.
+
+    Raises:
+        InputError: for points, positions or regions that cannot be.
+    """
+    node = require_level(model, at)
+    rows = chosen_rows(batch, node, positions, region)
+    old, length = rows_at(model, batch, node, rows)
+    values = tuple(new.to(before) for new, before in zip(change(old), old, strict=True))
+    bare = replace(batch, carried=())
+    return replace(batch, carried=(*batch.carried, Carried(what, node.name, rows, values, bare, length)))

@@ -1,0 +1,65 @@
+"""Corruptions of the text: other words of the same token length, so that positions keep their meaning."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.interventions.corruptions.pixels import refuse_carried
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mapping[str, str]) -> MultimodalBatch:
+    """The batch with some words replaced by others that are as many tokens: symmetric token replacement.
+
+    Args:
+        model: the hooked model.
+        batch: made by `prepare`.
+        words: old words and new ones; whole words, as they are written in the prompts.
+
+    Returns:
+        A batch of the same pictures and layout.
+
+    Raises:
+        InputError: if a prompt holds none of the words, or the new ones are of another token length; the message says which.
+
+    Example:
+        >>> import mmlens as mm
+        >>> asked = model.prepare("what color is the circle", images=scene.image)
+        >>> other = mm.corrupt.replace_words(model, asked, {"circle": "square"})
+        >>> int((other["input_ids"] != asked["input_ids"]).sum())
+        1
+
+    Source: Golovanevsky et al., "What Do VLMs NOTICE?", 2024 (https://arxiv.org/abs/2406.16320): symmetric token replacement.
+    """
+    refuse_carried(batch)
+    if not words:
+        raise InputError("replace_words was given no words.")
+    if not batch.prompts:
+        raise InputError(
+            "replace_words needs the prompts, and this batch was made from tensors; use model.prepare(...)."
+        )
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words, key=len, reverse=True)))
+    prompts = [pattern.sub(lambda found: words[found[0]], prompt) for prompt in batch.prompts]
+    untouched = [number for number, (new, old) in enumerate(zip(prompts, batch.prompts, strict=True)) if new == old]
+    if untouched:
+        raise InputError(f"The prompts of samples {untouched} hold none of the words {', '.join(map(repr, words))}.")
+    side = "left" if bool(batch.layout.is_token[:, -1].all()) else "right"
+    images = [list(sample) for sample in batch.images] if any(batch.images) else None
+    before = model.prepare(list(batch.prompts), images=images, padding_side=side)  # type: ignore[arg-type]
+    if not torch.equal(before["input_ids"], batch["input_ids"]):
+        raise InputError(
+            "The batch holds tokens that are not in its prompts (it was extended); replace words first, then extend."
+        )
+    made = model.prepare(prompts, images=images, padding_side=side)  # type: ignore[arg-type]
+    lengths = [[int(row.sum()) for row in each.layout.is_token] for each in (batch, made)]
+    wrong = [number for number, (old, new) in enumerate(zip(*lengths, strict=True)) if old != new]
+    if wrong:
+        number = wrong[0]
+        raise InputError(
+            f"Sample {number} has {lengths[0][number]} tokens and would have {lengths[1][number]}; replace "
+            f"{', '.join(map(repr, words))} by words of as many tokens each."
+        )
+    return made
