@@ -26,12 +26,15 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         layout: which positions are picture and text, and where they are in the picture.
         images: the pictures of each sample, as PIL images; empty where tensors were given.
         prompts: the text of each sample as it was tokenised; empty where tensors were given.
+        carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
+            changes behind the pixels.
     """
 
     inputs: dict[str, torch.Tensor]
     layout: TokenLayout
     images: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
     prompts: tuple[str, ...] = ()
+    carried: tuple[Any, ...] = field(default=(), repr=False)
 
     def __getitem__(self, key: str) -> torch.Tensor:
         return self.inputs[key]
@@ -44,7 +47,8 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
-        return f"MultimodalBatch({shapes}; {self.layout!r})"
+        carried = "".join(f"; {intervention!r}" for intervention in self.carried)
+        return f"MultimodalBatch({shapes}; {self.layout!r}{carried})"
 
     @property
     def size(self) -> int:
