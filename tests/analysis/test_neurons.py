@@ -1,5 +1,7 @@
 """Contribution scores: against a float64 reference, and against a model whose neuron is known."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -123,15 +125,34 @@ def test_a_map_lies_on_the_picture_as_the_layout_says(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"token": "zebra"}, "'zebra' is not a single token"),
-        ({"token": "circle red"}, "is not a single token: the tokenizer makes"),
-        ({"token": "red", "method": "magic"}, "method='magic' is unknown"),
-        ({"token": "red", "activation": "up"}, "activation='up' must be one of 'down_in', 'act'"),
+        ({"token": "zebra"}, r"'zebra' is unknown to the tokenizer, which makes \['<unk>'\] of it"),
+        ({"token": "red zebra"}, "'red zebra' is unknown to the tokenizer"),
+        ({"token": ""}, "'' is unknown to the tokenizer"),
+        ({"token": 32}, r"There is no token 32; ids run from 0 to 31\."),
+        ({"token": 1.5}, r"A token is a word or an id, found float: 1\.5"),
+        ({"token": "red", "method": "magic"}, "method='magic' is unknown; it must be one of 'contribution', 'direct_"),
+        ({"token": "red", "activation": "up"}, "activation='up' is unknown; it must be one of 'down_in', 'act'"),
+        ({"token": "red", "method": "gradient", "activation": "act"}, "'gradient' needs a row's exact multiplier"),
+        ({"token": "red", "method": "gradient", "positions": "first"}, "must be one of 'last', 'image', 'all'"),
+        ({"token": "red", "positions": "image"}, "'contribution' reads the predicting position alone"),
+        ({"token": "red", "method": "integrated_gradient", "steps": 0}, r"steps=0 must be at least 1\."),
+        ({"token": "red", "method": "integrated_gradient", "path": "x"}, "must be one of 'together', 'each'"),
+        ({"token": "red", "keep": 145}, r"keep=145 must lie in 0\.\.144, the number of neurons"),
+        ({"token": "red", "part": "vision"}, "neurons of the vision part write into none; use 'gradient'"),
+        ({"token": "red", "part": "tail"}, "part='tail' is not a part of the model"),
+        ({"token": "red", "stack": "stages"}, "no neurons in a stack 'stages'; its stacks are 'blocks'"),
+        (
+            {"token": "red", "part": "vision", "method": "gradient", "positions": "last"},
+            "positions='last' is a rule for the language model; in the vision part scores are summed over all rows",
+        ),
     ],
 )
-def test_wrong_choices_are_refused(llava: Subject, arguments: dict[str, str], message: str) -> None:
+def test_wrong_choices_are_refused_before_anything_runs(
+    llava: Subject, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llava.model.hf_model, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
     with pytest.raises(InputError, match=message):
-        find_neurons(llava.model, llava.batches["left"], **arguments)  # type: ignore[arg-type]
+        find_neurons(llava.model, llava.batches["left"], **arguments)
 
 
 def test_top_is_bounded(llava: Subject) -> None:

@@ -1,17 +1,21 @@
 """Scores of all neurons for a word, and what can be seen of the best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
+from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.neurons import files
 from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.points import Activation
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.core.places import Neuron
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -19,18 +23,44 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mmlens.viz.figures import Plot
+
+#: What a heat map can show: one neuron, several (their mean), or the mean of the best.
+Shown = Neuron | Sequence[Neuron] | Literal["mean"]
+
+
+@dataclass(frozen=True)
+class SampleTop:
+    """The best neurons of one sample of a dataset.
+
+    Attributes:
+        name: the sample's name, or its key.
+        indices: into the flattened scores, best first.
+        scores: theirs.
+    """
+
+    name: str
+    indices: Int[torch.Tensor, "k"]
+    scores: Float[torch.Tensor, "k"]
+
 
 @dataclass(frozen=True)
 class NeuronScores:
-    """Scores of all language-model neurons for one token.
+    """Scores of all neurons of a part for one word.
 
     Attributes:
-        scores: `[layer neuron]`, in logits before the final norm's division; the mean over the batch's samples.
-        token: the token's id.
-        word: the token as a string.
-        method: `"contribution"`.
-        activation: which multiplier was used, `"down_in"` (exact) or `"act"` (as published).
-        model, batch: where they were found.
+        scores: `[layer neuron]`, in logits (contribution: before the final norm's division); the mean over samples.
+        tokens: the word's token ids.
+        word: the word as a string.
+        method: how they were found; see `find_neurons`.
+        part: whose neurons.
+        stack: the list of blocks that layers count in; empty for a projector's own hidden layer.
+        settings: of the method.
+        n_samples: how many samples the mean is over.
+        samples: each sample's own best, if they were asked for with `keep`.
+        model: where they were found; None for scores read from a file without one.
+        batch: what heat maps are drawn of; of a dataset the first batch.
+        origin: class and fingerprint of the model, for scores that were read from a file.
 
     Example:
         >>> from mmlens import find_neurons
@@ -42,20 +72,46 @@ class NeuronScores:
     """
 
     scores: Float[torch.Tensor, "layer neuron"]
-    token: int
+    tokens: tuple[int, ...]
     word: str
     method: str
-    activation: Activation
-    model: HookedMultimodal = field(repr=False)
-    batch: MultimodalBatch = field(repr=False)
+    part: Part = "language"
+    stack: str = "blocks"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    n_samples: int = 1
+    samples: tuple[SampleTop, ...] = field(default=(), repr=False)
+    model: HookedMultimodal | None = field(default=None, repr=False)
+    batch: MultimodalBatch | None = field(default=None, repr=False)
+    origin: tuple[str, str] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        best = ", ".join(f"{neuron} {self[neuron]:.3f}" for neuron in self.top(3))
+        best = ", ".join(f"{neuron} {self[neuron]:.3f}" for neuron in self.top(min(3, self.scores.numel())))
         layers, width = self.scores.shape
-        return f"NeuronScores({self.word!r}, {self.method}, {layers} layers x {width} neurons; top: {best})"
+        over = "" if self.n_samples == 1 else f", mean of {self.n_samples} samples"
+        return f"NeuronScores({self.word!r}, {self.method}, {layers} layers x {width} neurons{over}; top: {best})"
 
     def __getitem__(self, neuron: Neuron) -> float:
+        if (neuron.part, neuron.stack) != (self.part, self.stack):
+            raise InputError(f"{neuron} is not among these neurons, which are those of the {self._place}.")
         return float(self.scores[neuron.layer, neuron.index])
+
+    @property
+    def token(self) -> int:
+        """The id of the word's (first) token."""
+        return self.tokens[0]
+
+    @property
+    def activation(self) -> Activation:
+        """Which activation was read: `"down_in"`, or `"act"` where that was asked for."""
+        return self.settings.get("activation", "down_in")
+
+    @property
+    def _place(self) -> str:
+        return f"{self.part} part" + ("" if self.stack == "blocks" else f", {self.stack or 'its own hidden layer'}")
+
+    def neuron(self, index: int) -> Neuron:
+        """The neuron at an index of the flattened scores."""
+        return Neuron(*divmod(int(index), self.scores.shape[1]), self.part, self.stack)
 
     def top(self, k: int = 20) -> list[Neuron]:
         """The k neurons with the highest score, best first (signed: they raise the token's logit).
@@ -65,8 +121,7 @@ class NeuronScores:
         """
         if not 1 <= k <= self.scores.numel():
             raise InputError(f"k={k} must lie in 1..{self.scores.numel()}, the number of neurons.")
-        best = self.scores.flatten().topk(k).indices.tolist()
-        return [Neuron(*divmod(i, self.scores.shape[1])) for i in best]
+        return [self.neuron(index) for index in self.scores.flatten().topk(k).indices.tolist()]
 
     def words(self, k: int = 5, *, neurons: Sequence[Neuron] | None = None) -> list[list[str]]:
         """The k words that each neuron writes most: the largest entries of its row of `W_out` times `W_U`.
@@ -74,32 +129,92 @@ class NeuronScores:
         Args:
             k: words per neuron.
             neurons: which; the top 20 by default.
+
+        Raises:
+            InputError: without a model, or for neurons outside the language model, whose rows are no words.
         """
-        return neuron_words(self.model, self.top() if neurons is None else neurons, k=k)
+        best = self.top(min(20, self.scores.numel())) if neurons is None else neurons
+        return neuron_words(self._require_model("Words of neurons"), best, k=k)
+
+    def _require_model(self, what: str) -> HookedMultimodal:
+        if self.model is None:
+            raise InputError(f"{what} need the model, and these scores were read without one: load(path, model=...).")
+        return self.model
 
     def heatmap(
-        self, neurons: Neuron | Sequence[Neuron] | Literal["mean"] = "mean", *, k: int = 20, sample: int = 0
+        self,
+        neurons: Shown = "mean",
+        *,
+        k: int = 20,
+        batch: MultimodalBatch | None = None,
+        sample: int = 0,
+        image: int = 0,
     ) -> HeatMap:
         """Activations at the picture's positions, as a map over the picture.
 
         Args:
             neurons: one neuron, several (their mean), or `"mean"` of the top `k`.
             k: how many for `"mean"`.
-            sample: which sample's (first) picture.
+            batch: another batch than the one that the scores were found on.
+            sample, image: which picture.
 
         Raises:
-            NoPlaceError: if the language model's image tokens have no place (Q-Formers).
+            NoPlaceError: if the part's rows have no place in the picture (Q-Formers).
+            InputError: without a model or a batch.
         """
         if isinstance(neurons, str):
             chosen, title = self.top(k), f"mean of the top {k} neurons for {self.word!r}"
         else:
             chosen = [neurons] if isinstance(neurons, Neuron) else list(neurons)
             title = ", ".join(map(str, chosen[:3])) + (" ..." if len(chosen) > 3 else "")
-        return activation_map(self.model, self.batch, chosen, activation=self.activation, sample=sample, title=title)
+        model = self._require_model("Heat maps")
+        shown = self.batch if batch is None else batch
+        if shown is None:
+            raise InputError("These scores were read from a file, which holds no picture; pass batch=.")
+        return activation_map(model, shown, chosen, activation=self.activation, sample=sample, image=image, title=title)
 
-    def mask(self, percentile: float = 95.0, *, k: int = 20) -> torch.Tensor:
-        """The pixels above a percentile of the mean map of the top `k`, `[height width]`, bool."""
-        return self.heatmap("mean", k=k).mask(percentile)
+    def mask(
+        self,
+        percentile: float = 95.0,
+        *,
+        neurons: Shown = "mean",
+        k: int = 20,
+        batch: MultimodalBatch | None = None,
+        sample: int = 0,
+        image: int = 0,
+    ) -> Bool[torch.Tensor, "height width"]:
+        """The picture's pixels above a percentile of a heat map; arguments as for `heatmap`."""
+        return self.heatmap(neurons, k=k, batch=batch, sample=sample, image=image).mask(percentile)
+
+    def overlay(
+        self,
+        neurons: Shown = "mean",
+        *,
+        k: int = 20,
+        batch: MultimodalBatch | None = None,
+        sample: int = 0,
+        image: int = 0,
+        alpha: float = 0.5,
+        percentile: float | None = None,
+    ) -> Image.Image:
+        """The picture under a heat map in colours, or with the mask above a percentile bright.
+
+        Args:
+            neurons, k, batch, sample, image: as for `heatmap`.
+            alpha: weight of the colours.
+            percentile: show the mask in place of the colours.
+
+        Raises:
+            InputError: as for `heatmap`, or if the batch was made of tensors, so that there is no picture to draw on.
+        """
+        shown = self.batch if batch is None else batch
+        if shown is not None and not shown.images:
+            raise InputError(
+                "The batch was made of tensors, so there is no picture to draw on; make it with model.prepare(text, images=...), "
+                "or use heatmap(...).overlay(picture)."
+            )
+        heat = self.heatmap(neurons, k=k, batch=batch, sample=sample, image=image)
+        return heat.overlay(shown.images[sample][image], alpha=alpha, percentile=percentile)  # type: ignore[union-attr]
 
     def layers(self, k: int = 20) -> list[int]:
         """How many of the top k neurons lie in each layer."""
@@ -109,13 +224,68 @@ class NeuronScores:
         return counts
 
     def to_frame(self, k: int = 20, *, words: int = 5) -> "pd.DataFrame":
-        """The top k neurons: rank, layer, neuron, score and words."""
+        """The top k neurons: rank, layer, neuron, score and words (none without a model, or outside the language model)."""
         import pandas as pd
 
         best = self.top(k)
-        read = self.words(words, neurons=best)
-        rows = [
-            {"rank": rank, "layer": n.layer, "neuron": n.index, "score": self[n], "words": " ".join(w)}
-            for rank, (n, w) in enumerate(zip(best, read, strict=True), start=1)
-        ]
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame({
+            "rank": range(1, k + 1),
+            "layer": [neuron.layer for neuron in best],
+            "neuron": [neuron.index for neuron in best],
+            "score": [self[neuron] for neuron in best],
+        })  # fmt: skip
+        if words and self.model is not None and self.part == "language":
+            frame["words"] = [" ".join(read) for read in self.words(words, neurons=best)]
+        return frame
+
+    def plot(self, k: int = 20) -> "Plot":
+        """The top k by layer, and the best of them with their words."""
+        from mmlens.viz.neurons import plot_scores
+
+        return plot_scores(self, k=k)
+
+    def save(self, path: str | Path) -> None:
+        """Write scores and where they come from to one safetensors file, whole or not at all.
+
+        Raises:
+            InputError: if the folder does not exist.
+        """
+        tensors = {"scores": self.scores}
+        if self.samples:
+            tensors["sample_indices"] = torch.stack([each.indices for each in self.samples])
+            tensors["sample_scores"] = torch.stack([each.scores for each in self.samples])
+        about = {
+            "tokens": self.tokens,
+            "word": self.word,
+            "method": self.method,
+            "part": self.part,
+            "stack": self.stack,
+            "settings": dict(self.settings),
+            "n_samples": self.n_samples,
+            "sample_names": [each.name for each in self.samples],
+        }
+        files.write(path, tensors, about, self.origin if self.model is None else files.origin_of(self.model))
+
+    @classmethod
+    def load(cls, path: str | Path, *, model: HookedMultimodal | None = None) -> "NeuronScores":
+        """Read scores that `save` wrote.
+
+        Args:
+            path: the file.
+            model: the model that they belong to, for words and heat maps; everything else works without.
+
+        Raises:
+            InputError: if there is no such file, or the model is another one.
+        """
+        tensors, about, origin = files.read(path)
+        if model is not None:
+            files.require_same(path, origin, model)
+        names = about.pop("sample_names")
+        kept = zip(names, tensors.get("sample_indices", []), tensors.get("sample_scores", []), strict=True)
+        return cls(
+            scores=tensors["scores"],
+            samples=tuple(SampleTop(*each) for each in kept),
+            model=model,
+            origin=origin,
+            **{**about, "tokens": tuple(about["tokens"])},
+        )

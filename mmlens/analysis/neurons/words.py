@@ -20,12 +20,28 @@ def neuron_words(model: HookedMultimodal, neurons: Sequence[Neuron], *, k: int =
 
     Returns:
         One list of words per neuron, best first.
+
+    Raises:
+        InputError: for neurons outside the language model's blocks, or that it does not have.
     """
-    others = [str(neuron) for neuron in neurons if neuron.part != "language"]
+    others = [str(neuron) for neuron in neurons if (neuron.part, neuron.stack) != ("language", "blocks")]
     if others:
         raise InputError(
             f"{', '.join(others[:5])} do not write into the language model's stream, so their rows are not words."
         )
-    rows = torch.stack([model.blocks[neuron.layer].mlp.W_out[neuron.index] for neuron in neurons])
-    best = (rows @ model.W_U).topk(k, dim=-1).indices
+    missing = [
+        str(neuron)
+        for neuron in neurons
+        if neuron.hook not in model.graph or not 0 <= neuron.index < (model.graph[neuron.hook].width or 0)
+    ]
+    if missing:
+        raise InputError(f"The model has no {', '.join(missing[:5])}, so there are no rows to read.")
+    if not neurons:
+        return []
+    if not 1 <= k <= model.W_U.shape[1]:
+        raise InputError(f"k={k} words must lie in 1..{model.W_U.shape[1]}, the size of the vocabulary.")
+    blocks, unembedding = model.blocks, model.W_U
+    # one neuron after the other of a large layer's transposed weight would be slow; rows first, then one product
+    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index].to(unembedding.device) for neuron in neurons])
+    best = (rows @ unembedding).topk(k, dim=-1).indices
     return [[model.to_string(token).strip() for token in row] for row in best]

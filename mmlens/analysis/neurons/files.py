@@ -1,0 +1,77 @@
+"""Scores in files: tensors and what they are, in one safetensors file, with the model that they belong to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.models.fingerprint import fingerprint
+from mmlens.models.hooked import HookedMultimodal
+
+_FORMAT = "mmlens.NeuronScores/1"
+
+
+def origin_of(model: HookedMultimodal) -> tuple[str, str]:
+    """Class and fingerprint of a model."""
+    unwrap: Any = getattr(model.hf_model, "get_base_model", None)
+    return type(model.hf_model if unwrap is None else unwrap()).__name__, fingerprint(model)
+
+
+def write(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    about: Mapping[str, Any],
+    origin: tuple[str, str] | None,
+) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: file to write; the folder must exist.
+        tensors: by name.
+        about: what they are, as JSON.
+        origin: of the model.
+    """
+    metadata = {"format": _FORMAT, "about": json.dumps(about), "origin": json.dumps(origin)}
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        save_file(held, temporary, metadata=metadata)
+
+
+def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tuple[str, str] | None]:
+    """Read a file that `write` wrote: tensors, what they are, and the model's origin.
+
+    Raises:
+        InputError: if there is no file, or it is no file of scores.
+    """
+    path = require_file(path, "file of neuron scores")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file: {error}.") from error
+    if metadata.get("format") != _FORMAT:
+        raise InputError(f"{path} holds no neuron scores (format {metadata.get('format')!r}, expected {_FORMAT!r}).")
+    origin = json.loads(metadata["origin"])
+    return tensors, json.loads(metadata["about"]), None if origin is None else (origin[0], origin[1])
+
+
+def require_same(path: str | Path, origin: tuple[str, str] | None, model: HookedMultimodal) -> None:
+    """Check that a model is the one that scores were found on.
+
+    Raises:
+        InputError: if it is of another class, or has other weights.
+    """
+    found = origin_of(model)
+    if origin is not None and found != origin:
+        what = "other weights" if found[0] == origin[0] else "another class"
+        raise InputError(
+            f"The scores in {path} belong to a {origin[0]} with fingerprint {origin[1]}; the model given is a {found[0]} with "
+            f"{found[1]}: {what}. Load the model that they were found on, or read them without one."
+        )

@@ -1,0 +1,116 @@
+"""The straight way from what an MLP writes, along the residual stream, to the logits: linear once norms are held fixed."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from mmlens.models.collect import submodule
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.part_view import BlockWeights
+from mmlens.models.structure import Norm
+from mmlens.models.weights import readable
+
+
+def _gain(module: nn.Module, norm: Norm | None, like: torch.Tensor) -> torch.Tensor:
+    """What a norm multiplies each channel by, after dividing; ones where it has no weight."""
+    if getattr(module, "weight", None) is None:
+        return torch.ones_like(like)
+    return readable(module, "A norm") + (norm.offset if norm is not None else 0.0)
+
+
+def _centred(directions: torch.Tensor, centred: bool) -> torch.Tensor:
+    """Directions that read a centred vector, as directions that read it uncentred."""
+    return directions - directions.mean(-1, keepdim=True) if centred else directions
+
+
+def logit_directions(
+    model: HookedMultimodal, tokens: Int[torch.Tensor, "token"]
+) -> Float[torch.Tensor, "token d_model"]:
+    """What the final stream is multiplied by to give tokens' logits, with the final norm's scale held fixed.
+
+        logit = (stream . direction) / ln_final.hook_scale + (norm's bias . W_U[:, token]) + b_U[token]
+
+    The norm's gain is part of it, and the centring of a layer norm. The logit is that of `hook_logits`, before a family
+    scales it or caps it.
+
+    Args:
+        model: the hooked model.
+        tokens: ids.
+    """
+    unembedding = model.W_U.T[tokens.to(model.W_U.device)]
+    declared = model.family.language.norm
+    if declared is None:
+        return unembedding
+    module = model.ln_final
+    gain = _gain(module, declared, unembedding[0]).to(unembedding.device)
+    return _centred(unembedding * gain, declared.is_centred(module))
+
+
+@dataclass(frozen=True)
+class BranchEnd:
+    """What happens to an MLP's output before it is added to the stream: a norm behind it, a factor, both or neither.
+
+    Attributes:
+        gain: what each channel is multiplied by, factor included; None for no change.
+        bias: what a norm behind the branch adds to it, factor included; None for nothing.
+        centred: the norm centres first.
+        divides: there is a norm, which divides by a number of each position.
+    """
+
+    gain: Float[torch.Tensor, "d_model"] | None = None
+    bias: Float[torch.Tensor, "d_model"] | None = None
+    centred: bool = False
+    divides: bool = False
+
+    def pulled_back(self, directions: Float[torch.Tensor, "token d_model"]) -> Float[torch.Tensor, "token d_model"]:
+        """Directions that read the stream, as directions that read the MLP's output, up to the norm's divisor."""
+        if self.gain is None:
+            return directions
+        return _centred(directions * self.gain.to(directions), self.centred)
+
+    def divisor(
+        self, output: Float[torch.Tensor, "entry d_model"], added: Float[torch.Tensor, "entry d_model"]
+    ) -> Float[torch.Tensor, "entry 1"]:
+        """The number that the norm divided by, from what the MLP returned and what was added to the stream."""
+        plain = self.undivided(output)
+        if not self.divides:
+            return torch.ones_like(plain[:, :1])
+        without = added if self.bias is None else added - self.bias.to(added)
+        return (plain * plain).sum(-1, keepdim=True) / (plain * without).sum(-1, keepdim=True)
+
+    def undivided(self, output: Float[torch.Tensor, "entry d_model"]) -> Float[torch.Tensor, "entry d_model"]:
+        """What would be added to the stream for an output if the norm did not divide, without its bias."""
+        if self.gain is None:
+            return output
+        return _centred(output, self.centred) * self.gain.to(output)
+
+
+def branch_end(model: HookedMultimodal, block: BlockWeights) -> BranchEnd:
+    """The end of a language block's MLP branch.
+
+    Args:
+        model: the hooked model.
+        block: one of `model.blocks`, which has an MLP.
+    """
+    if block.mlp is None:
+        return BranchEnd()
+    declared = block.mlp.declared
+    factor = 1.0 if declared.scale is None else declared.scale(block.module)
+    behind = declared.branch is not None and not f"{declared.down}.".startswith(f"{declared.branch}.")
+    if not behind:
+        width = block.mlp.b_out
+        return BranchEnd() if declared.scale is None else BranchEnd(gain=torch.ones_like(width) * factor)
+    module = submodule(block.module, str(declared.branch), model.family.name)
+    norm = _same_kind(model, block, module)
+    gain = _gain(module, norm, block.mlp.b_out) * factor
+    bias = getattr(module, "bias", None)
+    centred = norm is not None and norm.is_centred(module)
+    return BranchEnd(gain, None if bias is None else bias * factor, centred, divides=True)
+
+
+def _same_kind(model: HookedMultimodal, block: BlockWeights, module: nn.Module) -> Norm | None:
+    """The declaration of a norm of the same class, which says how its weight is to be read."""
+    known = [(block.norms[0], block.ln1), (block.norms[1], block.ln2), (model.family.language.norm, model.ln_final)]
+    return next((norm for norm, each in known if norm is not None and type(each) is type(module)), None)
