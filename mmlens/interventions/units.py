@@ -96,8 +96,9 @@ def require_units(model: HookedMultimodal, units: Sequence[Neuron | Head]) -> No
 def _exists(model: HookedMultimodal, unit: Neuron | Head) -> bool:
     if unit.hook not in model.graph or unit.index < 0:
         return False
-    cfg = model.part(unit.part).cfg
-    return unit.index < (cfg.n_heads if isinstance(unit, Head) else model.graph[unit.hook].width or 0)
+    if isinstance(unit, Head):
+        return unit.index < model.part(unit.part).cfg.n_heads
+    return unit.index < (model.graph[unit.hook].width or 0)  # no view of the part: there may be thousands of neurons
 
 
 def _setter(axes: str, values: dict[int, torch.Tensor]) -> HookFunction:
