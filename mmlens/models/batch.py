@@ -10,7 +10,7 @@ from PIL import Image
 from mmlens.core.errors import InputError
 from mmlens.models.family import Family
 from mmlens.models.layout import TokenLayout
-from mmlens.models.places import Sizes
+from mmlens.models.places import Places
 from mmlens.models.structure import Config
 
 #: Tensors that carry pictures into a model.
@@ -26,6 +26,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         layout: which positions are picture and text, and where they are in the picture.
         images: the pictures of each sample, as PIL images; empty where tensors were given.
         prompts: the text of each sample as it was tokenised; empty where tensors were given.
+        videos: the videos of each sample, each its frames; empty where there are none.
         carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
             changes behind the pixels.
     """
@@ -34,6 +35,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     layout: TokenLayout
     images: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
     prompts: tuple[str, ...] = ()
+    videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = field(default=(), repr=False)
     carried: tuple[Any, ...] = field(default=(), repr=False)
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -60,6 +62,13 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 
 
+def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:
+    """True where the prompt holds a picture or a video, `[batch pos]`."""
+    held = family.is_image(config, tensors)
+    token = None if family.videos is None else getattr(config, "video_token_id", None)
+    return held if token is None else held | (tensors["input_ids"] == token)
+
+
 def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any]) -> None:
     """Check that placeholders and pictures come together.
 
@@ -73,10 +82,15 @@ def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any])
     """
     if tensors.get("input_ids") is None:
         return
-    tokens = int(family.is_image(config, tensors).sum())
+    tokens = int(picture_positions(family, config, tensors).sum())
     image_id = getattr(config, "image_token_id", None)
     named = "" if image_id is None else f" (id {image_id})"
     given = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
+    if {"pixel_values", "pixel_values_videos"} <= set(given):
+        raise InputError(
+            "Pictures (pixel_values) and videos (pixel_values_videos) came in one batch: the tower would run once for each, and "
+            "a hook point means one run. Put them into batches of their own."
+        )
     if tokens and not given:
         raise InputError(
             f"The text holds {tokens} image tokens{named}, but no picture came with it: pass "
@@ -97,6 +111,7 @@ def make_batch(
     processor: Any | None = None,
     images: tuple[tuple[Image.Image, ...], ...] = (),
     prompts: tuple[str, ...] = (),
+    videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = (),
 ) -> MultimodalBatch:
     """Build a batch from keyword tensors, checking them and working out the layout.
 
@@ -107,6 +122,7 @@ def make_batch(
         processor: the image processor that made the pixels; None if unknown.
         images: the pictures of each sample, which say how large they were; empty where tensors were given.
         prompts: the text of each sample.
+        videos: the videos of each sample.
 
     Raises:
         InputError: for missing or mismatched tensors.
@@ -117,7 +133,7 @@ def make_batch(
         found = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
         raise InputError(f"A batch needs input_ids [batch pos], found {found}.")
     require_pictures(family, config, tensors)
-    is_image = family.is_image(config, tensors)
+    is_image = picture_positions(family, config, tensors)
     mask = tensors.get("attention_mask")
     is_token = torch.ones_like(is_image) if mask is None else mask.bool()
     if is_token.shape != ids.shape:
@@ -125,8 +141,14 @@ def make_batch(
     if not is_token.any(1).all():
         empty = (~is_token.any(1)).nonzero().flatten().tolist()
         raise InputError(f"Samples {empty} consist of padding only; drop them.")
-    sizes: Sizes = [[(picture.height, picture.width) for picture in sample] for sample in images] or None
-    seen = is_image.any() and ("pixel_values" in tensors or "flattened_patches" in tensors)
-    found = family.places(config, tensors, sizes, processor) if seen else []
-    layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(found))
-    return MultimodalBatch(dict(tensors), layout, images, prompts)
+    places: list[Places] = []
+    if not is_image.any():
+        pass
+    elif family.videos is not None and (videos or "pixel_values_videos" in tensors):
+        lengths = [[(len(video), video[0].height, video[0].width) for video in sample] for sample in videos]
+        places = family.videos.places(config, tensors, lengths or None, processor)
+    elif "pixel_values" in tensors or "flattened_patches" in tensors:
+        sizes = [[(picture.height, picture.width) for picture in sample] for sample in images]
+        places = family.places(config, tensors, sizes or None, processor)
+    layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(places))
+    return MultimodalBatch(dict(tensors), layout, images, prompts, videos)

@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.places import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
-from mmlens.models.batch import MultimodalBatch
+from mmlens.models.batch import MultimodalBatch, picture_positions
 
 if TYPE_CHECKING:
     from mmlens.models.hooked import HookedMultimodal
@@ -67,7 +67,8 @@ class BoundModel:
             )
         tokens = tokens.to(own.device)
         inputs = {**self.batch.inputs, "input_ids": tokens}
-        if not torch.equal(self.model.family.is_image(self.model.config, inputs).cpu(), self.batch.layout.is_image):
+        held = picture_positions(self.model.family, self.model.config, inputs)
+        if not torch.equal(held.cpu(), self.batch.layout.is_image):
             raise InputError(
                 "The tokens have image tokens at other positions than the batch that this model is bound to."
             )

@@ -194,6 +194,31 @@ class Language:
 
 
 @dataclass(frozen=True)
+class Videos:
+    """How a family reads videos: its picture tower sees the frames, one by one or in groups.
+
+    Attributes:
+        reader: what turns frames into pixels where the Hugging Face video processor cannot be had, given the image processor
+            and the settings of the checkpoint's video processor.
+        pixels: the tensors that the video processor would make, given `(reader, videos)`.
+        expand: the text that stands for each video, given `(config, these tensors, the videos' numbers of frames, frames per
+            second, the mark)`.
+        places: as `Family.places`, of videos of `(frames, height, width)`; one `Places` for all frames that share rows.
+        inputs: the tensors that the model takes, given `(config, these tensors, frames per second)`.
+        mark: the text that is replaced by what `expand` says; the video token's, if None.
+        placeholder: what stands for one video in a prompt without a chat template, with `{}` where the mark is.
+    """
+
+    reader: Callable[[Any, Mapping[str, Any]], Any]
+    pixels: Callable[[Any, Any], dict[str, Any]]
+    expand: Callable[[Config, dict[str, Any], list[int], float, str], list[str]]
+    places: Callable[..., Any]
+    inputs: Callable[[Config, dict[str, Any], float], dict[str, Any]] = lambda config, tensors, fps: tensors
+    mark: str | None = None
+    placeholder: str = "{}\n"
+
+
+@dataclass(frozen=True)
 class Family:
     """One model family: its parts, its places, and how it wants its pictures announced in text.
 
@@ -222,6 +247,7 @@ class Family:
         other_towers: declarations for further kinds of vision encoder that checkpoints of these classes come with; the
             first whose vision blocks a model has is used in place of this one.
         token_kinds: the model takes the processor's `token_type_ids` as they are.
+        videos: how it reads videos, if it does.
         discovered: nobody declared it; it was worked out from the model's modules.
     """
 
@@ -246,4 +272,5 @@ class Family:
     other_languages: tuple[Language, ...] = ()
     other_towers: tuple["Family", ...] = ()
     token_kinds: bool = False
+    videos: Videos | None = None
     discovered: bool = False

@@ -26,9 +26,11 @@ from mmlens.models.images import Picture
 from mmlens.models.layout import TokenLayout
 from mmlens.models.loading import find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.parts import Parts
-from mmlens.models.prepare import Images, Text, prepare_batch, with_tokens
+from mmlens.models.prepare import Images, prepare_batch, with_tokens
+from mmlens.models.prompts import Text
 from mmlens.models.row_edits import RowEdits
 from mmlens.models.run import Run, Watching
+from mmlens.models.videos import Videos, holds_videos, prepare_videos
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
 Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
@@ -157,15 +159,25 @@ class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
     # -- what goes in ------------------------------------------------------------------------------------------------
 
     def prepare(
-        self, text: Text, images: Images = None, *, padding_side: Literal["left", "right"] = "left"
+        self,
+        text: Text,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        fps: float = 24.0,
+        padding_side: Literal["left", "right"] = "left",
     ) -> MultimodalBatch:
-        """Make a batch of text and pictures; chat template, placeholders and padding are taken care of.
+        """Make a batch of text and pictures, or of text and videos; chat template, placeholders and padding are taken care of.
 
         Args:
             text: a question (the chat template is put around it), a full prompt with placeholders, chat messages, or a
                 list of these, one per sample.
             images: pictures (PIL, path or array): one; one per sample; or a list per sample. With a single text, a list
                 means several pictures of that sample.
+            videos: in place of pictures, the frames of videos: one video per sample (an array `[frame height width 3]` or a
+                list of pictures), or a list of videos per sample. All frames given are read; choose them beforehand.
+            fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what Hugging
+                Face takes for granted.
             padding_side: where shorter samples are padded; generation needs `"left"`.
 
         Returns:
@@ -176,7 +188,14 @@ class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
                 do not fit; before any forward pass.
         """
         processor = self._require_processor("prepare")
-        batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
+        if videos is None and not holds_videos(text):
+            batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
+        elif images is None:
+            batch = prepare_videos(
+                self.family, self.config, processor, text, videos, fps=fps, padding_side=padding_side
+            )
+        else:
+            raise InputError("images= and videos= were both given; put pictures and videos into batches of their own.")
         return batch.to(self.device)
 
     def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:

@@ -21,7 +21,7 @@ class TokenLayout:
     Attributes:
         is_image: True where the language model reads a picture.
         is_token: True where there is a token, False in padding.
-        places: where each picture's rows are, in the order of the batch.
+        places: where the rows of each picture, or of each frame of a video, are, in the order of the batch.
 
     Example:
         >>> batch.layout.last.shape == (batch.size,)
@@ -40,7 +40,7 @@ class TokenLayout:
         texts = [int(n) for n in (self.is_token & ~self.is_image).sum(1)]
         return (
             f"TokenLayout: {len(images)} samples of {self.is_token.shape[1]} positions; image tokens {images}, "
-            f"text tokens {texts}, {len(self.places)} pictures"
+            f"text tokens {texts}, {len({(p.sample, p.image) for p in self.places})} pictures"
         )
 
     @property
@@ -59,41 +59,70 @@ class TokenLayout:
         length = self.is_token.shape[1]
         return length - 1 - self.is_token.flip(1).int().argmax(1)
 
-    def place(self, sample: int = 0, image: int = 0) -> Places:
-        """The places of one picture.
+    def place(self, sample: int = 0, image: int = 0, frame: int | None = None) -> Places:
+        """The places of one picture, or of one frame of a video.
+
+        Args:
+            sample: which sample.
+            image: which of its pictures or videos.
+            frame: which frame of the video; None for a picture.
 
         Raises:
-            InputError: if the sample has no such picture.
+            InputError: if the sample has no such picture or frame, or it is a video and no frame is named.
         """
-        for places in self.places:
-            if (places.sample, places.image) == (sample, image):
+        found = [places for places in self.places if (places.sample, places.image) == (sample, image)]
+        if not found:
+            counts = [len({p.image for p in self.places if p.sample == s}) for s in range(len(self.is_image))]
+            raise InputError(f"There is no picture {image} in sample {sample}; the samples have {counts} pictures.")
+        count = 1 + max((number for places in found for number in places.frames), default=-1)
+        if frame is None and not count:
+            return found[0]
+        if not count:
+            raise InputError(
+                f"frame={frame} was asked for, but picture {image} of sample {sample} is no video; leave it out."
+            )
+        for places in found:
+            if frame in places.frames:
                 return places
-        counts = [sum(p.sample == s for p in self.places) for s in range(len(self.is_image))]
-        raise InputError(f"There is no picture {image} in sample {sample}; the samples have {counts} pictures.")
+        raise InputError(
+            f"Picture {image} of sample {sample} is a video of {count} frames, and frame={frame} is none of them; pass "
+            f"frame=0..{count - 1}. (layout.places lists which frames share their rows.)"
+        )
 
-    def views(self, part: Part = "language", *, sample: int = 0, image: int = 0) -> tuple[Grid, ...]:
+    def views(
+        self, part: Part = "language", *, sample: int = 0, image: int = 0, frame: int | None = None
+    ) -> tuple[Grid, ...]:
         """The views of one picture in a part: one, or several where the model also sees it cut into tiles.
 
         Raises:
             NoPlaceError: if the part's rows have no place in the picture; the message says why.
         """
-        places = self.place(sample, image)
+        places = self.place(sample, image, frame)
         if require_part(part) in places.placeless:
             raise NoPlaceError(f"Rows of the part {part!r} were asked for their place: {places.placeless[part]}.")
         return places.views(part)
 
-    def grid(self, part: Part = "language", *, sample: int = 0, image: int = 0, view: int | None = None) -> Grid:
+    def grid(
+        self,
+        part: Part = "language",
+        *,
+        sample: int = 0,
+        image: int = 0,
+        view: int | None = None,
+        frame: int | None = None,
+    ) -> Grid:
         """The rows of a part that stand for one picture, with their boxes and cells.
 
         Args:
             part, sample, image: as for `patches`.
             view: which view of the picture; the one with the most rows by default.
+            frame: which frame, if it is a video.
 
         Raises:
             NoPlaceError: if the part's rows have no place in the picture; the message says why.
             InputError: if there is no such view.
         """
-        views = self.views(part, sample=sample, image=image)
+        views = self.views(part, sample=sample, image=image, frame=frame)
         if view is None:
             return max(views, key=lambda grid: len(grid.rows))
         if not 0 <= view < len(views):
@@ -103,14 +132,16 @@ class TokenLayout:
             )
         return views[view]
 
-    def _joined(self, part: Part, sample: int, image: int, view: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _joined(
+        self, part: Part, sample: int, image: int, view: int | None, frame: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows and boxes of one view, or of all where these lie in one entry of the batch axis.
 
         Raises:
             InputError: if a row's number alone does not say which row is meant.
         """
-        views = self.views(part, sample=sample, image=image)
-        chosen = views if view is None else (self.grid(part, sample=sample, image=image, view=view),)
+        views = self.views(part, sample=sample, image=image, frame=frame)
+        chosen = views if view is None else (self.grid(part, sample=sample, image=image, view=view, frame=frame),)
         entries = {grid.index if not isinstance(grid.index, torch.Tensor) else "several" for grid in chosen}
         if entries != {"several"} and len(entries) > 1:
             raise InputError(
@@ -120,7 +151,14 @@ class TokenLayout:
         return torch.cat([grid.rows for grid in chosen]), torch.cat([grid.boxes for grid in chosen])
 
     def patches(
-        self, box: Box, *, part: Part = "language", sample: int = 0, image: int = 0, view: int | None = None
+        self,
+        box: Box,
+        *,
+        part: Part = "language",
+        sample: int = 0,
+        image: int = 0,
+        view: int | None = None,
+        frame: int | None = None,
     ) -> Int[torch.Tensor, "row"]:
         """Rows whose pixels a box of the picture touches.
 
@@ -129,6 +167,7 @@ class TokenLayout:
             part: whose rows; the language model's positions by default.
             sample, image: which picture.
             view: which view, where the model sees the picture as a whole and cut into tiles; all of them by default.
+            frame: which frame, if it is a video.
 
         Returns:
             Rows along the part's position axis, in the order of the picture. Where tiles lie in different entries of the
@@ -138,9 +177,9 @@ class TokenLayout:
             InputError: if the box is empty or lies outside the picture.
             NoPlaceError: if the part's rows have no place.
         """
-        rows, b = self._joined(part, sample, image, view)
+        rows, b = self._joined(part, sample, image, view, frame)
         left, top, right, bottom = box
-        height, width = self.place(sample, image).size
+        height, width = self.place(sample, image, frame).size
         if not (left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height):
             raise InputError(
                 f"box={box} covers no pixel of the picture ({width} wide, {height} high); a box is "
@@ -160,15 +199,16 @@ class TokenLayout:
         sample: int = 0,
         image: int = 0,
         view: int | None = None,
+        frame: int | None = None,
     ) -> Int[torch.Tensor, "row"]:
         """Rows of which at least half the pixels lie in a mask of the picture; else the one with the most.
 
         Args:
             mask: True inside, of the picture's size.
-            part, sample, image, view: as for `patches`.
+            part, sample, image, view, frame: as for `patches`.
         """
-        rows, boxes = self._joined(part, sample, image, view)
-        size = self.place(sample, image).size
+        rows, boxes = self._joined(part, sample, image, view, frame)
+        size = self.place(sample, image, frame).size
         mask = torch.as_tensor(mask)
         if tuple(mask.shape) != size:
             raise InputError(
@@ -191,13 +231,14 @@ class TokenLayout:
         sample: int = 0,
         image: int = 0,
         view: int | None = None,
+        frame: int | None = None,
     ) -> Float[torch.Tensor, "row 4"]:
         """Pixel boxes (left, top, right, bottom) of rows, in pixels of the user's picture.
 
         Raises:
             NoPlaceError: if a row stands for no part of the picture (text, class row, another picture).
         """
-        known, boxes = self._joined(part, sample, image, view)
+        known, boxes = self._joined(part, sample, image, view, frame)
         where = {int(row): i for i, row in enumerate(known)}
         if len(where) < len(known):
             raise InputError(
@@ -222,6 +263,7 @@ class TokenLayout:
         sample: int = 0,
         image: int = 0,
         view: int | None = None,
+        frame: int | None = None,
     ) -> Float[torch.Tensor, "row column"]:
         """Arrange one value per position as a map over the picture, whatever the order of the rows.
 
@@ -230,11 +272,12 @@ class TokenLayout:
                 batch axis in front, `[batch pos]`, for a view whose tiles lie in different entries.
             part, sample, image: as for `patches`.
             view: which view; the one with the most rows by default.
+            frame: which frame, if it is a video.
 
         Returns:
             The map, one number per patch, as the picture lies; NaN where the view has no row.
         """
-        grid = self.grid(part, sample=sample, image=image, view=view)
+        grid = self.grid(part, sample=sample, image=image, view=view, frame=frame)
         in_tiles = isinstance(grid.index, torch.Tensor)
         if values.ndim != 1 + in_tiles or values.shape[-1] <= int(grid.rows.max()):
             raise InputError(

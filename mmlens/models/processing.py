@@ -4,12 +4,14 @@ Processors with a video part refuse to be built without torchvision, although pi
 image processor and the tokenizer are loaded alone, and the family says how many image tokens a picture takes.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from mmlens.core.errors import InputError
 from mmlens.models.family import Family
@@ -25,10 +27,17 @@ class ComposedProcessor:
         family: says how many image tokens a picture takes.
         config: the model's configuration.
         chat_template: the processor's chat template, if the tokenizer has none.
+        video_settings: settings of the checkpoint's video processor, where they are others than the image processor's.
     """
 
     def __init__(
-        self, image_processor: Any, tokenizer: Any, family: Family, config: Config, chat_template: str | None = None
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        family: Family,
+        config: Config,
+        chat_template: str | None = None,
+        video_settings: Mapping[str, Any] | None = None,
     ):
         if family.expand is None:
             raise InputError(
@@ -41,6 +50,7 @@ class ComposedProcessor:
         self.family = family
         self.config = config
         self.chat_template = chat_template or tokenizer.chat_template
+        self.video_settings = dict(video_settings or {})
         self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
@@ -106,5 +116,29 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
     tokenizer = AutoTokenizer.from_pretrained(path, **options)
     template = Path(path) / "chat_template.jinja"
     return ComposedProcessor(
-        image_processor, tokenizer, family, config, template.read_text(encoding="utf-8") if template.is_file() else None
+        image_processor,
+        tokenizer,
+        family,
+        config,
+        template.read_text(encoding="utf-8") if template.is_file() else None,
+        _video_settings(path, options),
     )
+
+
+def _video_settings(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint's video processor, wherever it keeps them; none if they are the image processor's."""
+    for name, key in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)):
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+        if file is None:
+            continue
+        held = json.loads(Path(file).read_text(encoding="utf-8"))
+        settings = held if key is None else held.get(key, {})
+        if settings:
+            shortest, longest = (
+                settings.get("min_pixels"),
+                settings.get("max_pixels"),
+            )  # how older checkpoints say a size
+            if shortest and longest:
+                settings = {**settings, "size": {"shortest_edge": shortest, "longest_edge": longest}}
+            return settings
+    return {}

@@ -8,7 +8,9 @@ Source: LG AI Research, EXAONE 4.5 Technical Report, 2026 (https://arxiv.org/abs
 from dataclasses import replace
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.models.families.packed import PACKED_VIDEOS
 from mmlens.models.families.qwen2_vl import QWEN2_5_VL
+from mmlens.models.places.packed import by_window, packed_video_places
 from mmlens.models.registry import register_family
 from mmlens.models.structure import Attention, Block, Stack
 
@@ -33,5 +35,7 @@ EXAONE4_5 = register_family(
         language=replace(_LANGUAGE, stack=Stack(_LANGUAGE.stack.path, _BLOCK, config=lambda c: c.text_config)),
         placeholder="<|image_pad|>\n",
         extra_inputs=None,
+        # no time: its rotary positions run along the tokens
+        videos=replace(PACKED_VIDEOS, places=packed_video_places(order=by_window), placeholder="{}\n"),
     )
 )

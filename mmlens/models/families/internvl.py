@@ -2,6 +2,7 @@
 
 A picture is stretched to a canvas of tiles, which is followed by its whole on one tile. Each tile's patches are merged
 2 x 2 by laying their features side by side, so that the projector receives wider and fewer rows than the tower returns.
+The frames of a video are squeezed to one tile each, and numbered in the text.
 
 Source: Chen et al., InternVL: Scaling up Vision Foundation Models, 2023 (https://arxiv.org/abs/2312.14238); Zhu et al.,
 InternVL3, 2025 (https://arxiv.org/abs/2504.10479); Baidu, Qianfan-OCR, 2026
@@ -11,11 +12,15 @@ InternVL3, 2025 (https://arxiv.org/abs/2504.10479); Baidu, Qianfan-OCR, 2026
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmlens.models.families.blocks import llama_language, two_layer_projector
 from mmlens.models.families.reading import feature_layers
-from mmlens.models.family import Family, Vision
+from mmlens.models.family import Family, Videos, Vision
+from mmlens.models.frames import plain_reader, stacked_frames
+from mmlens.models.places import boxes_of, cells_of
+from mmlens.models.places.frames import frame_places
 from mmlens.models.places.tile import canvas_places, canvas_tokens
 from mmlens.models.registry import register_family
 from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
@@ -59,6 +64,41 @@ def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
     return [f"<img>{'<IMG_CONTEXT>' * count}</img>" for count in _tokens(config, tensors)]
 
 
+def _merged(config: Config, patches: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+    side = _merge(config)
+    shape = (patches[0] // side, patches[1] // side)
+    return boxes_of(cells_of(*shape), side), shape
+
+
+def _frames_in_text(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
+    """The text that stands for every video: its frames, each announced by its number."""
+    side = config.vision_config.patch_size
+    height, width = tensors["pixel_values_videos"].shape[-2:]
+    joined, _ = _merged(config, (height // side[0], width // side[1]))
+    one = f"<img>{'<IMG_CONTEXT>' * len(joined)}</img>"
+    return ["\n".join(f"Frame{number + 1}: {one}" for number in range(count)) for count in counts]
+
+
+def _as_pictures(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
+    """The model takes frames as it takes tiles."""
+    return {"pixel_values": tensors["pixel_values_videos"].flatten(0, 1)}
+
+
+_VIDEOS = Videos(
+    reader=plain_reader(),
+    pixels=stacked_frames,
+    expand=_frames_in_text,
+    inputs=_as_pictures,
+    places=frame_places(
+        received=_merged,
+        handed_on=_merged,
+        class_rows=lambda c: 1,
+        token=lambda c: c.image_token_id,
+        pixels="pixel_values",
+    ),
+    mark="<video>",
+)
+
 INTERNVL = register_family(
     Family(
         name="internvl",
@@ -73,6 +113,7 @@ INTERNVL = register_family(
         placeholder="<IMG_CONTEXT>\n",
         expand=_expand,
         image_options=lambda c: {"crop_to_patches": True},
+        videos=_VIDEOS,
         for_counting=("num_patches",),
     )
 )
@@ -82,6 +123,7 @@ QIANFAN_OCR = register_family(
         INTERNVL,
         name="qianfan_ocr",
         classes=("QianfanOCRForConditionalGeneration",),
+        videos=None,
         vision=replace(
             INTERNVL.vision, stack=Stack("model.vision_tower.layers", _BLOCK, config=lambda c: c.vision_config)
         ),

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from mmlens.models.family import Vision
+from mmlens.models.family import Videos, Vision
+from mmlens.models.frames import packed_frames, packed_reader, size_by_frame
+from mmlens.models.places.packed import packed_video_places
 from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 #: Qwen2-VL: layer norms, fused queries, keys and values, two-layer MLP.
@@ -40,7 +42,24 @@ def merged_tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
 
 
 def picture_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Which tokens are image tokens: multimodal rotary positions are made from that."""
-    if "pixel_values" not in tensors:
+    """Which tokens are image tokens (1) and video tokens (2): multimodal rotary positions are made from that."""
+    if "pixel_values" not in tensors and "pixel_values_videos" not in tensors:
         return {}
-    return {"mm_token_type_ids": (tensors["input_ids"] == config.image_token_id).int()}
+    ids = tensors["input_ids"]
+    return {"mm_token_type_ids": (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()}
+
+
+def merged_frames(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
+    """The text that stands for every video: one token per merged square and group of frames."""
+    merge = config.vision_config.spatial_merge_size**2
+    return [mark * int(count) for count in tensors["video_grid_thw"].prod(-1) // merge]
+
+
+#: Videos of Qwen2-VL: a row stands for two frames, and nothing tells the time.
+PACKED_VIDEOS = Videos(
+    reader=packed_reader,
+    pixels=packed_frames(size=size_by_frame),
+    expand=merged_frames,
+    places=packed_video_places(),
+    placeholder="<|vision_start|>{}<|vision_end|>",
+)

@@ -4,24 +4,30 @@ The rows of all pictures lie in one sequence without a batch axis, grouped by me
 In Qwen2.5-VL most vision blocks attend within windows only, and the squares lie window by window, in the projector too;
 they are put back into raster order between projector and language model.
 
+A row of a video stands for two frames, in every part.
+
 Source: Wang et al., Qwen2-VL, 2024 (https://arxiv.org/abs/2409.12191).
 Source: Bai et al., Qwen2.5-VL Technical Report, 2025 (https://arxiv.org/abs/2502.13923).
 """
 
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from mmlens.models.families.blocks import llama_language
 from mmlens.models.families.packed import (
     GATED_PACKED_BLOCK,
     PACKED_BLOCK,
+    PACKED_VIDEOS,
     merged_tokens,
     packed_vision,
     picture_tokens,
 )
 from mmlens.models.family import Family, Projector
-from mmlens.models.places.packed import by_window, packed_places
+from mmlens.models.places.packed import by_window, packed_places, packed_video_places
 from mmlens.models.registry import register_family
-from mmlens.models.structure import Mlp
+from mmlens.models.structure import Config, Mlp
 
 #: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
 MERGER = Projector(
@@ -42,8 +48,16 @@ QWEN2_VL = register_family(
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,
         extra_inputs=picture_tokens,
+        videos=PACKED_VIDEOS,
     )
 )
+
+
+def _seconds(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
+    """How long a group of frames lasts, which Qwen2.5-VL's rotary positions count."""
+    lasting = config.vision_config.temporal_patch_size / fps
+    return {**tensors, "second_per_grid_ts": torch.full((len(tensors["video_grid_thw"]),), lasting)}
+
 
 QWEN2_5_VL = register_family(
     replace(
@@ -52,5 +66,6 @@ QWEN2_5_VL = register_family(
         classes=("Qwen2_5_VLForConditionalGeneration",),
         vision=packed_vision(GATED_PACKED_BLOCK),
         places=packed_places(order=by_window),
+        videos=replace(PACKED_VIDEOS, places=packed_video_places(order=by_window), inputs=_seconds),
     )
 )

@@ -29,6 +29,7 @@ QWEN2_5_OMNI = register_family(
         vision=packed_vision(_BLOCK),
         placeholder="<|vision_bos|><|IMAGE|><|vision_eos|>",
         extra_inputs=None,
+        videos=None,
     )
 )
 
@@ -51,5 +52,6 @@ QWEN3_OMNI = register_family(
             ),
         ),
         extra_inputs=None,
+        videos=None,
     )
 )

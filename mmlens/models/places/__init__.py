@@ -2,13 +2,14 @@
 
 from mmlens.models.places.frame import Frame, fitted_frame, picture_frame
 from mmlens.models.places.grid import grid_places, query_places
-from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places.rows import Grid, Places, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
 
 __all__ = [
     "Frame",
     "Grid",
     "Places",
     "Sizes",
+    "VideoSizes",
     "boxes_of",
     "cells_of",
     "fitted_frame",

@@ -8,7 +8,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.places.frame import Frame
-from mmlens.models.places.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.models.places.rows import Grid, Places, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
 from mmlens.models.structure import Config
 
 #: The cells of one picture as (row, column): of the tower's rows `[patch 2]`, and of the merged rows `[row 2]` that the
@@ -80,33 +80,103 @@ def packed_places(
         side = config.vision_config.patch_size
         grids = tensors["image_grid_thw"].tolist()
         if any(t != 1 for t, _, _ in grids):
-            raise InputError(f"image_grid_thw holds videos (t > 1): {grids}. Only pictures have places here.")
+            raise InputError(
+                f"image_grid_thw holds videos (t > 1): {grids}. Pictures have one time step; pass videos as "
+                "pixel_values_videos and video_grid_thw, or use prepare(text, videos=...)."
+            )
         factors = merges(config, tensors)
         shapes = [(height // merge, width // merge) for (_, height, width), merge in zip(grids, factors, strict=True)]
         owners = owners_of(tensors, config.image_token_id, [among(shape)[1] for shape in shapes])
         found = []
         first = first_merged = 0
-        for (sample, image, positions), (_, height, width), shape, merge in zip(
-            owners, grids, shapes, factors, strict=True
-        ):
-            received: tuple[int, int] = (height * side, width * side)
+        for (sample, image, positions), shape, merge in zip(owners, shapes, factors, strict=True):
+            received: tuple[int, int] = (shape[0] * merge * side, shape[1] * merge * side)
             original = size_of(sizes, sample, image) or received
-            frame = frame_of(processor, original, received)
-            patches, squares = order(config, shape, merge)
-            raster = cells_of(*shape)
-            rows = torch.arange(len(patches)) + first
             own_rows, count = among(shape)
-            merged = own_rows + first_merged
-            boxes, own = frame.to_original(boxes_of(patches, side)), frame.to_original(boxes_of(squares, side * merge))
-            parts: dict[Part, Grid | tuple[Grid, ...]] = {
-                "vision": Grid(None, rows, boxes, patches, (height, width)),
-                "projector": Grid(None, merged, own, squares, shape),
-                "language": Grid(
-                    sample, positions[own_rows], frame.to_original(boxes_of(raster, side * merge)), raster, shape
-                ),
-            }
+            parts = _grids(
+                order(config, shape, merge),
+                frame_of(processor, original, received),
+                shape,
+                (merge, side),
+                (first, own_rows + first_merged),
+                (sample, positions[own_rows]),
+            )
             found.append(Places(sample, image, original, parts, {}, {"projector": first_merged + count}))
-            first, first_merged = first + len(rows), first_merged + count
+            first, first_merged = first + shape[0] * shape[1] * merge**2, first_merged + count
+        return found
+
+    return places
+
+
+def _grids(
+    cells: tuple[torch.Tensor, torch.Tensor],
+    frame: Frame,
+    shape: tuple[int, int],
+    sides: tuple[int, int],
+    rows: tuple[int, torch.Tensor],
+    tokens: tuple[int, torch.Tensor],
+) -> dict[Part, Grid | tuple[Grid, ...]]:
+    """The grids of one picture, or of one group of frames.
+
+    Args:
+        cells: those of the tower's rows and of the merged rows; see `Order`.
+        frame: from the picture's pixels to those that the tower receives.
+        shape: (rows, columns) of merged squares.
+        sides: of a square in patches, and of a patch in pixels.
+        rows: its first row in the tower, and its merged rows.
+        tokens: its sample, and the positions of its squares in raster order.
+    """
+    (patches, squares), (merge, side) = cells, sides
+    raster = cells_of(*shape)
+    whole = (shape[0] * merge, shape[1] * merge)
+
+    def boxes(of: torch.Tensor, length: int) -> torch.Tensor:
+        return frame.to_original(boxes_of(of, length))
+
+    return {
+        "vision": Grid(None, torch.arange(len(patches)) + rows[0], boxes(patches, side), patches, whole),
+        "projector": Grid(None, rows[1], boxes(squares, side * merge), squares, shape),
+        "language": Grid(tokens[0], tokens[1], boxes(raster, side * merge), raster, shape),
+    }
+
+
+def packed_video_places(*, order: Order = by_square) -> Callable[..., list[Places]]:
+    """Places for packed towers whose input comes with the shape of each video, `video_grid_thw`.
+
+    A row of the tower stands for `temporal_patch_size` frames at once (the last group repeats the last frame if frames are
+    missing), and the rows run group by group.
+
+    Args:
+        order: in which order the rows of a group run in the tower and in the projector.
+    """
+
+    def places(config: Config, tensors: dict[str, Any], sizes: VideoSizes, reader: Any | None) -> list[Places]:
+        vision = config.vision_config
+        side, merge, together = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+        grids = tensors["video_grid_thw"].tolist()
+        owners = owners_of(tensors, config.video_token_id, [t * h * w // merge**2 for t, h, w in grids])
+        found = []
+        first = first_merged = 0
+        for (sample, video, positions), (groups, height, width) in zip(owners, grids, strict=True):
+            received = (height * side, width * side)
+            count, *original = (groups * together, *received) if sizes is None else sizes[sample][video]
+            size = (original[0], original[1])
+            shape = (height // merge, width // merge)
+            squares = shape[0] * shape[1]
+            for group in range(groups):
+                merged = torch.arange(squares) + group * squares
+                parts = _grids(
+                    order(config, shape, merge),
+                    resized(reader, size, received),
+                    shape,
+                    (merge, side),
+                    (first, merged + first_merged),
+                    (sample, positions[merged]),
+                )
+                frames = tuple(range(group * together, min((group + 1) * together, count)))
+                found.append(Places(sample, video, size, parts, {}, frames=frames))
+                first += height * width
+            first_merged += groups * squares
         return found
 
     return places

@@ -14,6 +14,8 @@ from mmlens.core.names import Part
 
 #: (height, width) of every picture of every sample, or None where pictures came as tensors.
 Sizes: TypeAlias = list[list[tuple[int, int]]] | None
+#: (frames, height, width) of every video of every sample, or None where videos came as tensors.
+VideoSizes: TypeAlias = list[list[tuple[int, int, int]]] | None
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Places:
-    """Where one picture's rows are, part by part.
+    """Where one picture's rows are, part by part; or those of a video's frame.
 
     Attributes:
-        sample, image: which picture of which sample.
+        sample, image: which picture (or video) of which sample.
         size: (height, width) of the picture in pixels.
         grids: the rows of each part that have a place; several grids where the model sees the picture in several views
             (as a whole and cut into tiles).
         placeless: why a part's rows have none, for the parts where they do not.
         lengths: how many rows a part has, where some without a place follow the last that has one.
+        frames: which frames of the video these rows stand for: one, or several that the model reads together; none for a
+            picture.
     """
 
     sample: int
@@ -55,6 +59,7 @@ class Places:
     grids: dict[Part, Grid | tuple[Grid, ...]]
     placeless: dict[Part, str]
     lengths: dict[Part, int] = field(default_factory=dict)
+    frames: tuple[int, ...] = ()
 
     def views(self, part: Part) -> tuple[Grid, ...]:
         """The grids of one part, one per view; none if its rows have no place."""
@@ -76,7 +81,7 @@ def boxes_of(cells: torch.Tensor, side: int) -> torch.Tensor:
 def owners_of(
     tensors: dict[str, Any], image_token: int, tokens_per_image: list[int]
 ) -> list[tuple[int, int, torch.Tensor]]:
-    """(sample, image within it, its token positions) for every picture, in order.
+    """(sample, image within it, its token positions) for every picture (or video), in order.
 
     Raises:
         InputError: if a sample's image tokens do not add up to whole pictures.
