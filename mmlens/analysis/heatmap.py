@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.models.layout import TokenLayout
 
 
@@ -90,22 +91,30 @@ class HeatMap:
 
 
 def map_of_rows(
-    layout: TokenLayout, values: Float[torch.Tensor, "pos"], *, sample: int = 0, image: int = 0, title: str = ""
+    layout: TokenLayout,
+    values: Float[torch.Tensor, "*entry pos"],
+    *,
+    part: Part = "language",
+    sample: int = 0,
+    image: int = 0,
+    title: str = "",
 ) -> HeatMap:
-    """One value per position of the language model's sequence, as a map over a picture.
+    """One value per position of a part's sequence, as a map over a picture.
 
     Args:
         layout: says which positions are which patches.
-        values: one number per position; those of text are not read.
+        values: one number per position; those of text are not read. As for `layout.raster` where tiles lie in several
+            entries of the part's batch axis.
+        part: whose sequence.
         sample, image: which picture.
         title: what the map shows.
 
     Raises:
-        NoPlaceError: if the language model's image tokens have no place (Q-Formers).
+        NoPlaceError: if the part's rows have no place (Q-Formers).
     """
-    grid = layout.grid(sample=sample, image=image)
+    grid = layout.grid(part, sample=sample, image=image)
     low, high = grid.boxes[:, :2].min(0).values.tolist(), grid.boxes[:, 2:].max(0).values.tolist()
-    raster = layout.raster(values, sample=sample, image=image)
+    raster = layout.raster(values, part=part, sample=sample, image=image)
     return HeatMap(raster, layout.place(sample, image).size, (*low, *high), title)
 
 

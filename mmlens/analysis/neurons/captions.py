@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -153,9 +152,12 @@ def _scores(
             settings=scoring.settings(),
             model=model,
             batch=asked.batch,
+            sample=sample,
         )
-        for word, scores in zip(
-            chain.from_iterable(said), asked.summed(scoring.entries(model, asked, layers)), strict=True
+        for (sample, word), scores in zip(
+            ((sample, word) for sample, words in enumerate(said) for word in words),
+            asked.summed(scoring.entries(model, asked, layers)),
+            strict=True,
         )
     ]
 

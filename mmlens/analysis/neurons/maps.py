@@ -7,7 +7,8 @@ import torch
 
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.neurons.points import POINTS, Activation
-from mmlens.core.errors import InputError
+from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.names import PARTS, Part, require_part
 from mmlens.core.places import Neuron
 from mmlens.hooks.point import reads_only
 from mmlens.models.batch import MultimodalBatch
@@ -34,15 +35,15 @@ def activation_map(
     Args:
         model: the hooked model.
         batch: what to run on.
-        neurons: language-model neurons.
+        neurons: of one part of the model.
         activation: as for `find_neurons`.
         shown: the mean of the activations (as published), or of their magnitudes.
         sample, image: which picture.
         title: kept in the map.
 
     Raises:
-        NoPlaceError: if the language model's image tokens have no place (Q-Formers).
-        InputError: if there are no neurons.
+        NoPlaceError: if the rows that the neurons see have no place in the picture (Q-Formers).
+        InputError: if there are no neurons, the model lacks one, or they are of several parts.
     """
     return activation_maps(
         model, batch, {title: neurons}, activation=activation, shown=shown, sample=sample, image=image
@@ -72,22 +73,57 @@ def activation_maps(
     empty = [title for title, neurons in sets.items() if not neurons]
     if empty:
         raise InputError(f"No neurons were given to map{''.join(f' for {title!r}' for title in empty if title)}.")
-    batch.layout.grid(sample=sample, image=image)  # refuses rows without a place before anything runs
     wanted: dict[str, list[Neuron]] = {}
     for neuron in sorted({neuron for neurons in sets.values() for neuron in neurons}):
         wanted.setdefault(neuron.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(neuron)
+    part = _part_of(model, wanted)
+    index = batch.layout.grid(
+        part, sample=sample, image=image
+    ).index  # refuses rows without a place before anything runs
     kept: dict[Neuron, torch.Tensor] = {}
 
     @reads_only
     def keep(values: torch.Tensor, hook: Any) -> None:
         some = wanted[hook.name]
-        columns = values[sample, :, [neuron.index for neuron in some]].float()
+        own = (
+            values[index] if isinstance(index, int) else values
+        )  # packed towers have one sequence, tiles an entry each
+        columns = own[..., [neuron.index for neuron in some]].float()
         columns = columns.abs() if shown == "magnitude" else columns
-        kept.update(zip(some, columns.unbind(1), strict=True))
+        kept.update(zip(some, columns.unbind(-1), strict=True))
 
     model.run_with_hooks(batch, fwd_hooks=[(list(wanted), keep)])
     maps = {}
     for title, neurons in sets.items():
         mean = torch.stack([kept[neuron] for neuron in neurons]).mean(0)
-        maps[title] = map_of_rows(batch.layout, mean, sample=sample, image=image, title=title)
+        maps[title] = map_of_rows(batch.layout, mean, part=part, sample=sample, image=image, title=title)
     return maps
+
+
+def _part_of(model: HookedMultimodal, wanted: Mapping[str, Sequence[Neuron]]) -> Part:
+    """The part whose rows the neurons see: that of the sequence they live on.
+
+    Raises:
+        InputError: if the model lacks one of them, or they live on several.
+        NoPlaceError: if their sequence holds no rows of pictures.
+    """
+    missing = [str(neuron) for name, some in wanted.items() for neuron in some if not _exists(model, name, neuron)]
+    if missing:
+        raise InputError(f"The model has no {', '.join(missing[:5])}, so there is nothing to map.")
+    sequences = sorted({model.graph[name].sequence for name in wanted})
+    if len(sequences) > 1:
+        raise InputError(
+            f"One map shows neurons that see the same rows; these see those of {' and '.join(sequences)}. Map them apart."
+        )
+    part = next(iter(next(iter(wanted.values())))).part
+    if sequences[0] in PARTS:
+        return require_part(sequences[0])
+    if part == "language":
+        raise NoPlaceError(
+            f"Neurons that live on the {sequences[0]} sequence see no rows of the picture, so there is no map of them."
+        )
+    return part
+
+
+def _exists(model: HookedMultimodal, name: str, neuron: Neuron) -> bool:
+    return name in model.graph and 0 <= neuron.index < (model.graph[name].width or 0)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.neurons import files
-from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.maps import Shown, activation_map
 from mmlens.analysis.neurons.points import Activation
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from mmlens.viz.figures import Plot
 
-#: What a heat map can show: one neuron, several (their mean), or the mean of the best.
-Shown = Neuron | Sequence[Neuron] | Literal["mean"]
+#: What a heat map can be of: one neuron, several (their mean), or the best.
+Mapped = Neuron | Sequence[Neuron] | Literal["mean"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class NeuronScores:
         samples: each sample's own best, if they were asked for with `keep`.
         model: where they were found; None for scores read from a file without one.
         batch: what heat maps are drawn of; of a dataset the first batch.
+        sample: whose picture heat maps show, if they are not told.
         origin: class and fingerprint of the model, for scores that were read from a file.
 
     Example:
@@ -82,6 +83,7 @@ class NeuronScores:
     samples: tuple[SampleTop, ...] = field(default=(), repr=False)
     model: HookedMultimodal | None = field(default=None, repr=False)
     batch: MultimodalBatch | None = field(default=None, repr=False)
+    sample: int = field(default=0, repr=False)
     origin: tuple[str, str] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -143,11 +145,12 @@ class NeuronScores:
 
     def heatmap(
         self,
-        neurons: Shown = "mean",
+        neurons: Mapped = "mean",
         *,
         k: int = 20,
+        shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int = 0,
+        sample: int | None = None,
         image: int = 0,
     ) -> HeatMap:
         """Activations at the picture's positions, as a map over the picture.
@@ -155,8 +158,9 @@ class NeuronScores:
         Args:
             neurons: one neuron, several (their mean), or `"mean"` of the top `k`.
             k: how many for `"mean"`.
+            shown: activations as they are (as published), or their magnitudes.
             batch: another batch than the one that the scores were found on.
-            sample, image: which picture.
+            sample, image: which picture; by default that of the sample that was scored, or the first.
 
         Raises:
             NoPlaceError: if the part's rows have no place in the picture (Q-Formers).
@@ -168,31 +172,48 @@ class NeuronScores:
             chosen = [neurons] if isinstance(neurons, Neuron) else list(neurons)
             title = ", ".join(map(str, chosen[:3])) + (" ..." if len(chosen) > 3 else "")
         model = self._require_model("Heat maps")
-        shown = self.batch if batch is None else batch
-        if shown is None:
+        seen = self.batch if batch is None else batch
+        if seen is None:
             raise InputError("These scores were read from a file, which holds no picture; pass batch=.")
-        return activation_map(model, shown, chosen, activation=self.activation, sample=sample, image=image, title=title)
+        return activation_map(
+            model,
+            seen,
+            chosen,
+            activation=self.activation,
+            shown=shown,
+            sample=self._sample(sample, batch),
+            image=image,
+            title=title,
+        )
+
+    def _sample(self, sample: int | None, batch: MultimodalBatch | None) -> int:
+        """The sample whose picture is meant: in our own batch, the one that was scored."""
+        if sample is not None:
+            return sample
+        return self.sample if batch is None else 0
 
     def mask(
         self,
         percentile: float = 95.0,
         *,
-        neurons: Shown = "mean",
+        neurons: Mapped = "mean",
         k: int = 20,
+        shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int = 0,
+        sample: int | None = None,
         image: int = 0,
     ) -> Bool[torch.Tensor, "height width"]:
         """The picture's pixels above a percentile of a heat map; arguments as for `heatmap`."""
-        return self.heatmap(neurons, k=k, batch=batch, sample=sample, image=image).mask(percentile)
+        return self.heatmap(neurons, k=k, shown=shown, batch=batch, sample=sample, image=image).mask(percentile)
 
     def overlay(
         self,
-        neurons: Shown = "mean",
+        neurons: Mapped = "mean",
         *,
         k: int = 20,
+        shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int = 0,
+        sample: int | None = None,
         image: int = 0,
         alpha: float = 0.5,
         percentile: float | None = None,
@@ -200,21 +221,22 @@ class NeuronScores:
         """The picture under a heat map in colours, or with the mask above a percentile bright.
 
         Args:
-            neurons, k, batch, sample, image: as for `heatmap`.
+            neurons, k, shown, batch, sample, image: as for `heatmap`.
             alpha: weight of the colours.
             percentile: show the mask in place of the colours.
 
         Raises:
             InputError: as for `heatmap`, or if the batch was made of tensors, so that there is no picture to draw on.
         """
-        shown = self.batch if batch is None else batch
-        if shown is not None and not shown.images:
+        seen = self.batch if batch is None else batch
+        if seen is not None and not seen.images:
             raise InputError(
                 "The batch was made of tensors, so there is no picture to draw on; make it with model.prepare(text, images=...), "
                 "or use heatmap(...).overlay(picture)."
             )
-        heat = self.heatmap(neurons, k=k, batch=batch, sample=sample, image=image)
-        return heat.overlay(shown.images[sample][image], alpha=alpha, percentile=percentile)  # type: ignore[union-attr]
+        heat = self.heatmap(neurons, k=k, shown=shown, batch=batch, sample=sample, image=image)
+        picture = seen.images[self._sample(sample, batch)][image]  # type: ignore[union-attr]
+        return heat.overlay(picture, alpha=alpha, percentile=percentile)
 
     def layers(self, k: int = 20) -> list[int]:
         """How many of the top k neurons lie in each layer."""
