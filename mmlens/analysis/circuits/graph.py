@@ -283,8 +283,8 @@ def _vision_end(model: HookedMultimodal) -> int:
     read = [model.graph[name] for name in model.graph.digraph.predecessors("projector.hook_in")]
     if len(read) != 1 or read[0].role != "stream" or read[0].stack != "blocks" or read[0].layer is None:
         raise InputError(
-            f"The projector of {model.family.name} reads {', '.join(node.name for node in read)}; circuits across towers need one "
-            "stream that ends in it. Begin at the language model: towers='language'."
+            f"The projector of {model.family.name} reads {', '.join(node.name for node in read)}; circuits across towers "
+            "need one stream that ends in it. Begin at the language model: towers='language'."
         )
     _refuse_blocks(model, "vision", read[0].layer + 1)
     return read[0].layer

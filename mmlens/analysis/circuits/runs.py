@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.analysis.circuits.writing import Writing, entrance_of, require_sums
-from mmlens.analysis.metrics import MetricFunction, per_sample
+from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predicting_logits, require_values
 from mmlens.core.errors import InputError
 from mmlens.core.names import part_prefix
 from mmlens.hooks.cache import record
@@ -42,6 +42,7 @@ class Pair:
         clean, corrupted: the batches.
         graph: writers and readers.
         measure: the metric, a function of logits at the last position.
+        ends: its values in the clean and in the corrupted run, `[sample]`.
     """
 
     model: HookedMultimodal
@@ -49,6 +50,7 @@ class Pair:
     corrupted: MultimodalBatch
     graph: EdgeGraph
     measure: MetricFunction
+    ends: tuple[torch.Tensor, torch.Tensor]
 
     @cached_property
     def writing(self) -> Writing:
@@ -75,15 +77,10 @@ class Pair:
         """Corrupted minus clean, at every writer's point."""
         return {name: self.corrupted_values[name] - clean for name, clean in self.clean_values.items()}
 
-    @cached_property
-    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The metric of the clean and of the corrupted run, `[sample]`."""
-        with torch.no_grad():
-            return self.values(self.model(self.clean)), self.values(self.model(self.corrupted))
-
     def values(self, logits: torch.Tensor) -> Float[torch.Tensor, "sample"]:
         """The metric of a run's logits."""
-        return per_sample(self.measure, logits, self.clean.layout.last)
+        read = predicting_logits(self.model, logits, self.clean.layout.last)
+        return require_values(self.measure(read), self.clean.size)
 
     @torch.no_grad()
     def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -110,8 +107,8 @@ class Pair:
             again = self.values(self.model(self.clean))
         if not torch.allclose(again, self.ends[0], rtol=1e-4, atol=1e-4):
             raise InputError(
-                f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives is not what "
-                "the norm in front of it returns. Use nodes='attention'."
+                f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives "
+                "is not what the norm in front of it returns. Use nodes='attention'."
             )
 
     @cached_property
@@ -178,6 +175,27 @@ class Pair:
             if added is not None:
                 found.append(Reading(added, _by_kind(readers)))
         return found
+
+
+@torch.no_grad()
+def pair_of(
+    model: HookedMultimodal,
+    clean: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    graph: EdgeGraph,
+    metric: Metric | MetricFunction,
+) -> Pair:
+    """Run both batches, and check that the graph's edges mean what they say on this model.
+
+    Raises:
+        InputError: if they do not; says where.
+    """
+    runs = [predicting_logits(model, model(batch), clean.layout.last) for batch in (clean, corrupted)]
+    measure = as_function(metric, model, clean=runs[0])
+    ends = [require_values(measure(logits), clean.size) for logits in runs]
+    pair = Pair(model, clean, corrupted, graph, measure, (ends[0], ends[1]))
+    pair.require_edges()
+    return pair
 
 
 def _differ(live: dict[str, torch.Tensor], corrupted: torch.Tensor) -> Callable[..., None]:

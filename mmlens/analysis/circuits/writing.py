@@ -168,7 +168,7 @@ def require_sums(
         share = float(missing.norm() / whole.norm())
         if share > _TOLERANCE:
             raise InputError(
-                f"What {reader.name} reads ({entrance}) is not the sum of what its writers write: {share:.1%} of it comes from elsewhere "
-                f"({writing.model.family.name} adds something to the stream, or passes heads through a norm or gate). "
+                f"What {reader.name} reads ({entrance}) is not the sum of what its writers write: {share:.1%} of it comes from "
+                f"elsewhere ({writing.model.family.name} adds something to the stream, or passes heads through a norm or gate). "
                 + ("Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.path_patch.")
             )

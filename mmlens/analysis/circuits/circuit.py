@@ -1,0 +1,239 @@
+"""`Circuit`: edges with their scores, and the choice of some of them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.statistics import holm, sign_flip_p
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.pictures import drawn_by
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.hooks.drawing import Drawing
+
+_FORMAT = "mmlens.Circuit/1"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge of a circuit.
+
+    Attributes:
+        writer: who writes, e.g. `L0.h2`.
+        reader: who reads, e.g. `L2.mlp`.
+        score: mean over samples of what the metric changes, or is estimated to, when the edge alone is patched.
+    """
+
+    writer: str
+    reader: str
+    score: float
+
+    def __str__(self) -> str:
+        return f"{self.writer} -> {self.reader} ({self.score:+.3f})"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Scores of all edges of a model, and which of them are kept.
+
+    Attributes:
+        graph: the writers and readers.
+        scores: what the metric changes when an edge alone is patched with the corrupted run, in the metric's unit; zero
+            where there is no edge.
+        kept: the edges of the circuit.
+        method: `"eap"`, `"eap-ig"` (both approximate) or `"exact"`.
+        metric: its name and unit.
+        clean, corrupted: the metric of the two runs.
+
+    Example:
+        >>> import mmlens as mm
+        >>> circuit = mm.find_circuit(
+        ...     model, batch, mm.corrupt.blur(model, batch), metric=mm.metrics.log_probability(5), nodes="attention",
+        ...     method="eap", progress=False,
+        ... )
+        >>> len(circuit.top(10).edges) <= 10
+        True
+    """
+
+    graph: EdgeGraph
+    scores: Float[torch.Tensor, "reader writer sample"]
+    kept: Bool[torch.Tensor, "reader writer"]
+    method: str
+    metric: str
+    clean: Float[torch.Tensor, "sample"]
+    corrupted: Float[torch.Tensor, "sample"]
+
+    def __repr__(self) -> str:
+        approximate = "" if self.method == "exact" else " (approximate)"
+        best = ", ".join(map(str, self.edges[:3]))
+        return (
+            f"Circuit({int(self.kept.sum())} of {int(self.graph.allowed.sum())} edges, {len(self.nodes)} nodes; "
+            f"{self.method}{approximate}, {self.metric}: clean {float(self.clean.mean()):.3f}, corrupted "
+            f"{float(self.corrupted.mean()):.3f}; strongest: {best})"
+        )
+
+    @property
+    def edges(self) -> list[Edge]:
+        """The kept edges, strongest first."""
+        mean = self.scores.mean(-1)
+        found = self.kept.nonzero()
+        order = mean[self.kept].abs().argsort(descending=True, stable=True)
+        return [
+            Edge(self.graph.writers[w].name, self.graph.readers[r].name, float(mean[r, w]))
+            for r, w in found[order].tolist()
+        ]
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that kept edges join, in execution order; queries, keys and values count as their head."""
+        own: set[str] = {self.graph.writers[i].name for i in self.kept.any(0).nonzero().flatten().tolist()}
+        for i in self.kept.any(1).nonzero().flatten().tolist():
+            reader = self.graph.readers[i]
+            own |= set(reader.feeds or [reader.name])
+        names = [writer.name for writer in self.graph.writers] + ["logits"]
+        return [name for name in names if name in own]
+
+    def top(self, n: int) -> "Circuit":
+        """The n strongest edges by absolute mean score, less those on no path from an input to the logits.
+
+        Args:
+            n: how many.
+
+        Raises:
+            InputError: if n is not in 1..number of edges.
+        """
+        total = int(self.graph.allowed.sum())
+        if not 1 <= n <= total:
+            raise InputError(f"n={n} must lie in 1..{total}, the number of edges.")
+        strength = self.scores.mean(-1).abs().masked_fill(~self.graph.allowed, -1.0)
+        chosen = torch.zeros(strength.numel(), dtype=torch.bool)
+        chosen[strength.flatten().argsort(descending=True, stable=True)[:n]] = True
+        return self.restricted(chosen.reshape(strength.shape))
+
+    def threshold(self, least: float) -> "Circuit":
+        """The edges whose absolute mean score is at least `least`, less those on no path from an input to the logits.
+
+        Args:
+            least: in the metric's unit.
+        """
+        if least < 0:
+            raise InputError(f"least={least} must not be negative; it is compared with absolute scores.")
+        return self.restricted(self.scores.mean(-1).abs() >= least)
+
+    def restricted(self, edges: Bool[torch.Tensor, "reader writer"]) -> "Circuit":
+        """The same scores with other edges kept: those of the given ones that lie on a path from an input to the logits."""
+        return replace(self, kept=self.graph.connected(edges))
+
+    def p_values(self) -> Float[torch.Tensor, "reader writer"]:
+        """Sign-flip permutation p of every edge's mean score, corrected for their number (Holm); 1 where there is no edge.
+
+        With n samples no p is below `edges * 2 / 2**n`: some fifteen samples are needed to tell a single edge of a small model.
+        """
+        allowed = self.graph.allowed
+        tested = sign_flip_p(self.scores[allowed].numpy(), resamples=1 << 18)
+        p = torch.ones(allowed.shape, dtype=torch.float64)
+        p[allowed] = torch.from_numpy(np.asarray(holm(tested), dtype=float))
+        return p
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The kept edges, strongest first: writer, reader, mean score, and its standard deviation over samples."""
+        import pandas as pd
+
+        spread = self.scores.std(-1, unbiased=False)
+        number = (
+            {w.name: i for i, w in enumerate(self.graph.writers)},
+            {r.name: i for i, r in enumerate(self.graph.readers)},
+        )
+        rows = [
+            {
+                "writer": edge.writer,
+                "reader": edge.reader,
+                "score": edge.score,
+                "std": float(spread[number[1][edge.reader], number[0][edge.writer]]),
+            }
+            for edge in self.edges
+        ]
+        return pd.DataFrame(rows, columns=["writer", "reader", "score", "std"])
+
+    def draw(self, *, n: int = 60) -> "Drawing":
+        """The circuit as an SVG that shows in a notebook: towers side by side, blocks upwards, edges by strength and sign.
+
+        Args:
+            n: at most so many of the kept edges, the strongest.
+        """
+        return drawn_by("circuits.draw_circuit")(self, n=n)
+
+    def save(self, path: str | Path) -> None:
+        """Write the circuit as JSON, whole or not at all.
+
+        Args:
+            path: file to write; the folder must exist.
+        """
+        held = {
+            "format": _FORMAT,
+            "method": self.method,
+            "metric": self.metric,
+            "nodes": self.graph.nodes,
+            "towers": self.graph.towers,
+            "groups": {name: _plain(rule) for name, rule in self.graph.groups.items()},
+            "writers": [asdict(writer) for writer in self.graph.writers],
+            "readers": [asdict(reader) for reader in self.graph.readers],
+            "clean": self.clean.tolist(),
+            "corrupted": self.corrupted.tolist(),
+            "edges": [
+                {"reader": r, "writer": w, "kept": bool(self.kept[r, w]), "scores": self.scores[r, w].tolist()}
+                for r, w in self.graph.allowed.nonzero().tolist()
+            ],
+        }
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(held), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Circuit":
+        """Read a circuit that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it holds no circuit.
+        """
+        path = require_file(path, "circuit")
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not JSON: {error}.") from error
+        if not isinstance(held, Mapping) or held.get("format") != _FORMAT:
+            raise InputError(f"{path} holds no circuit (expected format {_FORMAT!r}).")
+        graph = EdgeGraph(
+            tuple(Writer(**each) for each in held["writers"]),
+            tuple(Reader(**{**each, "feeds": tuple(each["feeds"])}) for each in held["readers"]),
+            held["nodes"],
+            held["towers"],
+            held["groups"],
+        )
+        scores = torch.zeros(len(graph.readers), len(graph.writers), len(held["clean"]))
+        kept = torch.zeros(scores.shape[:2], dtype=torch.bool)
+        for edge in held["edges"]:
+            scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
+            kept[edge["reader"], edge["writer"]] = edge["kept"]
+        ends = [torch.tensor(held[name]) for name in ("clean", "corrupted")]
+        return cls(graph, scores, kept, held["method"], held["metric"], *ends)
+
+
+def _plain(rule: Any) -> Any:
+    """A position rule as JSON holds it."""
+    if isinstance(rule, torch.Tensor):
+        return rule.tolist()
+    if isinstance(rule, slice):
+        raise InputError(
+            f"{rule} cannot be written down, since it counts in a sequence whose length may differ; list the rows."
+        )
+    return rule if isinstance(rule, str | int) else [int(row) for row in rule]

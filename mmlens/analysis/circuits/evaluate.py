@@ -1,0 +1,266 @@
+"""How good a circuit is: whether it suffices, whether it is needed, and whether all of it is.
+
+With m(C) the metric when only the edges of C carry the clean run (all others are patched with the corrupted one), and the gap
+m(all) - m(none) between the clean and the corrupted run:
+
+    faithfulness = (m(C) - m(none)) / gap                  1: the circuit alone gives the clean answer
+    completeness = 1 - (m(all without C) - m(none)) / gap  1: without the circuit nothing of it is left
+    minimality of an edge e of C = (m(C) - m(C without e)) / gap
+
+each beside the same of random circuits of as many edges, every one of which lies on a path from an input to the logits.
+
+Source: Wang et al., "Interpretability in the Wild", ICLR 2023 (https://arxiv.org/abs/2211.00593), section 4; Hanna, Pezzelle and
+Belinkov, "Have Faith in Faithfulness", COLM 2024 (https://arxiv.org/abs/2403.17806), section 4.
+Departs: Wang et al. compare the circuit with the model under every subset of knocked-out nodes; here completeness is the case
+in which the whole circuit is knocked out, and minimality removes single edges from the whole circuit.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from tqdm.auto import tqdm
+
+from mmlens.analysis.circuits.circuit import Circuit, Edge
+from mmlens.analysis.circuits.graph import EdgeGraph, edge_graph
+from mmlens.analysis.circuits.runs import Pair, pair_of
+from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
+from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.core.errors import InputError
+from mmlens.interventions.pairs import require_same_layout
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Random paths in a row that bring nothing new before edges are drawn one by one.
+_MOST_MISSES = 200
+
+
+@dataclass(frozen=True)
+class CircuitEvaluation:
+    """How much of the answer a circuit carries, beside random circuits of equal size.
+
+    Attributes:
+        n_edges: edges of the circuit.
+        gap: mean of clean minus corrupted, in the metric's unit.
+        metric: its name and unit.
+        faithfulness, completeness: shares of the gap.
+        minimality: what removing one edge takes from the faithfulness.
+        checked: the edges of `minimality`.
+        random_faithfulness, random_completeness: the same of random circuits.
+        random_minimality: of edges of random circuits.
+    """
+
+    n_edges: int
+    gap: float
+    metric: str
+    faithfulness: Float[torch.Tensor, "sample"]
+    completeness: Float[torch.Tensor, "sample"]
+    minimality: Float[torch.Tensor, "edge sample"]
+    checked: list[Edge]
+    random_faithfulness: Float[torch.Tensor, "circuit sample"]
+    random_completeness: Float[torch.Tensor, "circuit sample"]
+    random_minimality: Float[torch.Tensor, "edge sample"]
+
+    def __repr__(self) -> str:
+        lines = [f"CircuitEvaluation({self.n_edges} edges; {self.metric}, clean - corrupted {self.gap:.3f})"]
+        for name in ("faithfulness", "completeness", "minimality"):
+            own, drawn = self.interval(name), self.interval(f"random_{name}")
+            lines.append(f"  {name:<12} {own}   random circuits {drawn}")
+        return "\n".join(lines)
+
+    def interval(self, name: str) -> Interval:
+        """The mean of one of the measures with its bootstrap interval: over samples, random circuits, or edges.
+
+        Args:
+            name: `"faithfulness"`, `"random_completeness"`, ...
+        """
+        known = [
+            f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
+        ]
+        if name not in known:
+            raise InputError(f"There is no measure {name!r}; there are {', '.join(known)}.")
+        values = getattr(self, name)
+        return mean_interval(values.mean(-1) if values.ndim == 2 else values)
+
+    @property
+    def as_good_at_random(self) -> float:
+        """The share of random circuits that are at least as faithful."""
+        better = self.random_faithfulness.mean(-1) >= self.faithfulness.mean()
+        return float(better.float().mean()) if len(better) else float("nan")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per measure: mean and interval, for the circuit and for random ones."""
+        import pandas as pd
+
+        rows = []
+        for name in ("faithfulness", "completeness", "minimality"):
+            row: dict[str, object] = {"measure": name}
+            for start in ("", "random_"):
+                found = self.interval(f"{start}{name}")
+                row |= {f"{start}mean": found.mean, f"{start}low": found.low, f"{start}high": found.high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def evaluate_circuit(
+    model: HookedMultimodal,
+    circuit: Circuit,
+    clean: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    *,
+    metric: Metric | MetricFunction,
+    n_random: int = 10,
+    n_edges: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+) -> CircuitEvaluation:
+    """Measure a circuit's faithfulness, completeness and minimality by exact runs, and those of random circuits.
+
+    Args:
+        model: the hooked model.
+        circuit: from `mm.find_circuit(...).top(n)`.
+        clean, corrupted: the pair; others than those it was found on tell whether it holds in general.
+        metric: as for `mm.find_circuit`.
+        n_random: random circuits of as many edges.
+        n_edges: how many edges are removed one by one: the weakest of the circuit, and as many of the random ones together.
+        seed: of the random circuits.
+        progress: show a progress bar.
+
+    Returns:
+        Shares of the gap between clean and corrupted; the gap is the mean over samples.
+
+    Raises:
+        InputError: if the circuit has no edges or belongs to another model, or the runs do not differ.
+    """
+    if n_random < 0 or n_edges < 0:
+        raise InputError(f"n_random={n_random} and n_edges={n_edges} must not be negative.")
+    if not circuit.kept.any():
+        raise InputError("The circuit has no edges; choose some with .top(n) or .threshold(least).")
+    require_same_layout(clean, corrupted)
+    own = circuit.graph
+    graph = edge_graph(model, clean, nodes=own.nodes, groups=own.groups, towers=own.towers)
+    if (graph.writers, graph.readers) != (own.writers, own.readers):
+        raise InputError(
+            f"The circuit belongs to another model or other groups: it has {len(own.writers)} writers and {len(own.readers)} "
+            f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
+        )
+    require_metric(metric, model, clean.size)
+    pair = pair_of(model, clean, corrupted, graph, metric)
+    gap = float((pair.ends[0] - pair.ends[1]).mean())
+    if abs(gap) < 1e-6:
+        raise InputError("The clean and the corrupted run have the same metric, so there is no gap to take shares of.")
+    generator = np.random.default_rng(seed)
+    count = int(circuit.kept.sum())
+    drawn = [random_circuit(graph, count, generator) for _ in range(n_random)]
+    weakest = list(reversed(circuit.edges))[:n_edges]
+    removed = [_without(graph, circuit.kept, edge) for edge in weakest]
+    each = -(-n_edges // n_random) if n_random else 0
+    pruned = [(number, _drop(kept, generator)) for number, kept in enumerate(drawn) for _ in range(each)]
+    with tqdm(total=2 + len(removed) + 2 * len(drawn) + len(pruned), desc="circuits", disable=not progress) as bar:
+        share = _Shares(pair, gap, bar)
+        faithful = share.of(circuit.kept)
+        complete = 1 - share.of(graph.allowed & ~circuit.kept)
+        drops = [faithful - share.of(kept) for kept in removed]
+        at_random = [share.of(kept) for kept in drawn]
+        complete_at_random = [1 - share.of(graph.allowed & ~kept) for kept in drawn]
+        drops_at_random = [at_random[number] - share.of(kept) for number, kept in pruned]
+    return CircuitEvaluation(
+        n_edges=count,
+        gap=gap,
+        metric=metric_name(metric),
+        faithfulness=faithful,
+        completeness=complete,
+        minimality=_stacked(drops, clean.size),
+        checked=weakest,
+        random_faithfulness=_stacked(at_random, clean.size),
+        random_completeness=_stacked(complete_at_random, clean.size),
+        random_minimality=_stacked(drops_at_random, clean.size),
+    )
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Shares of the gap that circuits keep.
+
+    Attributes:
+        pair: the two runs.
+        gap: mean of clean minus corrupted.
+        bar: counts runs.
+    """
+
+    pair: Pair
+    gap: float
+    bar: tqdm
+
+    def of(self, kept: torch.Tensor) -> torch.Tensor:
+        """The share that stands when only these edges carry the clean run, `[sample]`."""
+        values = self.pair.run(self.pair.graph.allowed & ~kept)
+        self.bar.update()
+        return ((values - self.pair.ends[1]) / self.gap).cpu()
+
+
+def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator) -> Bool[torch.Tensor, "reader writer"]:
+    """So many edges that all lie on paths from an input to the logits: random paths are added until there are enough.
+
+    Args:
+        graph: the writers and readers.
+        count: how many edges.
+        generator: draws the paths.
+    """
+    if not 1 <= count <= int(graph.allowed.sum()):
+        raise InputError(f"count={count} must lie in 1..{int(graph.allowed.sum())}, the number of edges.")
+    feeders: dict[str, list[int]] = {}
+    for number, reader in enumerate(graph.readers):
+        for name in reader.feeds:
+            feeders.setdefault(name, []).append(number)
+    edges = torch.zeros_like(graph.allowed)
+    misses = 0
+    while (left := count - int(edges.sum())) > 0:
+        path = _random_path(graph, feeders, generator)
+        new = [pair for pair in path if not edges[pair]]
+        if misses > _MOST_MISSES:  # nearly all edges are wanted, and all nodes are reached
+            missing = (graph.allowed & ~edges).nonzero().tolist()
+            new = [tuple(missing[i]) for i in generator.choice(len(missing), left, replace=False)]
+        misses = 0 if 0 < len(new) <= left else misses + 1
+        for pair in new if len(new) <= left else ():
+            edges[pair] = True
+    return edges
+
+
+def _random_path(
+    graph: EdgeGraph, feeders: dict[str, list[int]], generator: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Edges (reader, writer) from the logits back to an input, each step drawn at random."""
+    path, reader = [], len(graph.readers) - 1
+    while True:
+        writer = int(generator.choice(graph.allowed[reader].nonzero().flatten().numpy()))
+        path.append((reader, writer))
+        name = graph.writers[writer].name
+        if name in graph.inputs:
+            return path
+        reader = int(generator.choice(feeders[name]))
+
+
+def _without(graph: EdgeGraph, kept: torch.Tensor, edge: Edge) -> torch.Tensor:
+    less = kept.clone()
+    reader = [each.name for each in graph.readers].index(edge.reader)
+    writer = [each.name for each in graph.writers].index(edge.writer)
+    less[reader, writer] = False
+    return less
+
+
+def _drop(kept: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """The circuit without one of its edges, drawn at random."""
+    less = kept.clone()
+    edges = kept.nonzero()
+    less[tuple(edges[int(generator.integers(len(edges)))].tolist())] = False
+    return less
+
+
+def _stacked(values: list[torch.Tensor], size: int) -> torch.Tensor:
+    return torch.stack(values) if values else torch.zeros(0, size)

@@ -1,0 +1,145 @@
+"""A circuit as a picture: towers side by side, blocks upwards, edges by strength and sign."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from mmlens.core.names import Part
+from mmlens.hooks.drawing import Drawing
+
+if TYPE_CHECKING:
+    from mmlens.analysis.circuits.circuit import Circuit, Edge
+    from mmlens.analysis.circuits.graph import Writer
+
+_COLORS: dict[Part, str] = {"vision": "#2f7f86", "projector": "#b3702c", "language": "#5a4fa3"}
+_TITLES: dict[Part, str] = {"vision": "vision encoder", "language": "language model"}
+_BOX, _CELL, _ROW, _GAP, _LEFT, _TOP = 74, 84, 50, 10, 62, 58
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node is drawn: the middle of its box."""
+
+    x: float
+    y: float
+    part: Part
+    label: str
+
+
+def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
+    """Draw a circuit; see `Circuit.draw`.
+
+    Args:
+        circuit: from `mm.find_circuit`.
+        n: at most so many edges, the strongest.
+    """
+    edges = circuit.edges[:n]
+    owner = {reader.name: list(reader.feeds) or [reader.name] for reader in circuit.graph.readers}
+    shown = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]}
+    places, width, height, labels = _places(circuit, shown)
+    largest = max((abs(edge.score) for edge in edges), default=1.0) or 1.0
+    body = list(labels)
+    for edge in reversed(edges):  # the strongest on top
+        body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
+    body += [_box(name, place) for name, place in places.items()]
+    kept = int(circuit.kept.sum())
+    title = f"{len(edges)} of {kept} edges, {circuit.method}; {circuit.metric}"
+    legend = "blue: the metric falls when the edge is corrupted (it carries the answer); red: it rises"
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif"><rect width="100%" height="100%" '
+        f'fill="white"/><text x="12" y="18" font-size="12" fill="#222">{escape(title)}</text>'
+        f'<text x="12" y="{height - 8:.0f}" font-size="10" fill="#666">{legend}</text>{"".join(body)}</svg>'
+    )
+    return Drawing(svg)
+
+
+def _rows(circuit: "Circuit", shown: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
+    """The shown nodes of a tower, in rows from the bottom: embeddings, then one row for attention and one for the MLP."""
+    rows: dict[tuple[int, int], list[Writer]] = {}
+    for writer in circuit.graph.writers:
+        if writer.name in shown and writer.part == part:
+            rows.setdefault(writer.order, []).append(writer)
+    return [("" if order[0] < 0 else f"block {order[0]}", found) for order, found in sorted(rows.items())]
+
+
+def _places(circuit: "Circuit", shown: set[str]) -> tuple[dict[str, _Place], float, float, list[str]]:
+    """Where every node is, the size of the picture, and the labels of towers and rows.
+
+    The language model stands to the right of the vision encoder and above it, so that all edges lead upwards.
+    """
+    towers: list[tuple[Part, list[tuple[str, list[Writer]]]]] = [
+        (part, _rows(circuit, shown, part)) for part in ("vision", "language")
+    ]
+    depth = sum(len(rows) for _, rows in towers) + 1
+    height = _TOP + _ROW * depth + 44
+    places: dict[str, _Place] = {}
+    labels: list[str] = []
+    left, y, middle = 12.0, height - 64.0, 0.0
+    for part, rows in towers:
+        if not rows:
+            continue
+        side_by_side = max((sum(not _beside(w) for w in found) for _, found in rows), default=1) or 1
+        labels.append(_text(left, y + 26, _TITLES[part], _COLORS[part], 13))
+        for label, found in rows:
+            labels.append(_text(left, y + 4, label, "#777", 10))
+            heads = [writer for writer in found if not _beside(writer)]
+            start = left + _LEFT + _CELL * (side_by_side - len(heads)) / 2
+            for column, writer in enumerate(heads):
+                places[writer.name] = _at(writer, start + _CELL * column + _BOX / 2, y, part)
+            for writer in found:
+                if _beside(writer):
+                    places[writer.name] = _at(writer, left + _LEFT + _CELL * side_by_side + _BOX, y, part)
+            y -= _ROW
+        middle = left + _LEFT + _CELL * side_by_side / 2
+        left += _LEFT + _CELL * (side_by_side + 1.5) + _GAP
+    places["logits"] = _Place(middle, y, "language", "logits")
+    return places, left, height, labels
+
+
+def _beside(writer: "Writer") -> bool:
+    """MLPs have a column of their own, so that their edges do not run through the heads."""
+    return writer.name.endswith(".mlp")
+
+
+def _at(writer: "Writer", x: float, y: float, part: Part) -> _Place:
+    return _Place(x, y, "projector" if writer.name.startswith("projector") else part, _label(writer))
+
+
+def _label(writer: "Writer") -> str:
+    if writer.head is not None:
+        return f"head {writer.head}"
+    return writer.name.rpartition(".")[2]
+
+
+def _text(x: float, y: float, words: str, color: str, size: int) -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}">{escape(words)}</text>'
+
+
+def _line(edge: "Edge", source: _Place, target: _Place, largest: float) -> str:
+    strength = abs(edge.score) / largest
+    color = "#c0392b" if edge.score > 0 else "#2266bb"
+    x1, y1, x2, y2 = source.x, source.y - 11, target.x, target.y + 11
+    points = ",".join(f"{value:.1f}" for value in _bend(x1, y1, x2, y2))
+    return (
+        f'<path d="M{x1:.1f},{y1:.1f} C{points} {x2:.1f},{y2:.1f}" fill="none" stroke="{color}" '
+        f'stroke-width="{0.6 + 4.4 * strength:.2f}" stroke-opacity="{0.25 + 0.65 * strength:.2f}">'
+        f"<title>{escape(str(edge))}</title></path>"
+    )
+
+
+def _bend(x1: float, y1: float, x2: float, y2: float) -> Iterator[float]:
+    """Control points: straight up at both ends; edges that skip rows swing to the side, past the boxes between."""
+    side = 0.0 if abs(x1 - x2) > _CELL / 2 or y1 - y2 < 1.5 * _ROW else 0.55 * _CELL
+    yield from (x1 + side, y1 - 0.5 * (y1 - y2), x2 + side, y2 + 0.5 * (y1 - y2))
+
+
+def _box(name: str, place: _Place) -> str:
+    color, size = _COLORS[place.part], min(10.0, 130 / len(place.label))
+    return (
+        f'<g><title>{escape(name)}</title><rect x="{place.x - _BOX / 2:.1f}" y="{place.y - 11:.1f}" width="{_BOX}" '
+        f'height="22" rx="5" fill="#fff" stroke="{color}" stroke-width="1.4"/>'
+        f'<text x="{place.x:.1f}" y="{place.y + 4:.1f}" font-size="{size:.1f}" text-anchor="middle" fill="#222">'
+        f"{escape(place.label)}</text></g>"
+    )
