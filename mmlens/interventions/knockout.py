@@ -13,10 +13,10 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, part_prefix
-from mmlens.core.places import Positions
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.reach import marked
+from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.layout import TokenLayout
 
@@ -26,7 +26,7 @@ class KnockOut:
     """Cut attention from some positions to others: their scores become minus infinity, and the rest shares the pattern.
 
     Args:
-        queries: the positions that look.
+        queries: the positions that look: a rule, or one list of rows per sample.
         keys: the positions that they may no longer look at.
         layout: of the batch to come.
         layers: block numbers; None for all.
@@ -39,8 +39,8 @@ class KnockOut:
         ...     logits = model(batch)
     """
 
-    queries: Positions
-    keys: Positions
+    queries: RowRule
+    keys: RowRule
     layout: TokenLayout = field(repr=False)
     layers: Sequence[int] | None = None
     heads: Sequence[int] | None = None
@@ -55,7 +55,7 @@ class KnockOut:
                 no key at all.
         """
         nodes = score_points(model, self.part, self.layers)
-        heads = _heads(model, self.part, self.heads)
+        heads = head_mask(model, self.part, self.heads)
         cut = cut_pairs(nodes[0], self.layout, self.queries, self.keys)
         keys = cut.any(1) if self.generated else None
         return [(node.name, _cutter(node, cut, heads, keys)) for node in nodes]
@@ -80,7 +80,12 @@ def score_points(model: HookedMultimodal, part: Part, layers: Sequence[int] | No
     return [model.graph[name] for name in names]
 
 
-def _heads(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) -> torch.Tensor | None:
+def head_mask(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:
+    """True at some of a part's heads; None for all.
+
+    Raises:
+        InputError: for heads that it lacks, or none.
+    """
     if heads is None:
         return None
     count = model.part(part).cfg.n_heads
@@ -93,7 +98,7 @@ def _heads(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) -> 
 
 
 def cut_pairs(
-    node: Node, layout: TokenLayout, queries: Positions, keys: Positions
+    node: Node, layout: TokenLayout, queries: RowRule, keys: RowRule
 ) -> Bool[torch.Tensor, "batch query key"]:
     """The pairs of positions that a knock-out cuts, of those that see each other.
 

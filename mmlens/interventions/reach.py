@@ -11,6 +11,7 @@ from mmlens.core.names import Names
 from mmlens.core.places import Positions
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.interventions.sample_rows import RowRule, is_listed, listed_rows
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.layout import TokenLayout
 
@@ -118,12 +119,12 @@ def row_mask(activation: torch.Tensor, axis: int, rows: torch.Tensor) -> torch.T
     return mask.reshape(shape)
 
 
-def marked(layout: TokenLayout, positions: Positions, sequence: str, length: int) -> Bool[torch.Tensor, "batch pos"]:
+def marked(layout: TokenLayout, positions: RowRule, sequence: str, length: int) -> Bool[torch.Tensor, "batch pos"]:
     """True at the positions of a rule; samples may differ in how many they have.
 
     Args:
         layout: of the batch.
-        positions: the rule; on the language sequence `"all"` leaves padding out.
+        positions: the rule, or one list of rows per sample; on the language sequence `"all"` leaves padding out.
         sequence: what positions run over.
         length: how many there are.
 
@@ -136,8 +137,12 @@ def marked(layout: TokenLayout, positions: Positions, sequence: str, length: int
         if not found.any():
             raise InputError(f"positions={positions!r} names nothing: no sample has {positions} positions.")
         return found
-    rows = layout.rows(positions, sequence, length)
     mask = torch.zeros(len(layout.is_token), length, dtype=torch.bool)
+    if is_listed(positions):
+        for sample, rows in enumerate(listed_rows(layout, positions, sequence, length)):  # type: ignore[arg-type]
+            mask[sample, rows] = True
+        return mask
+    rows = layout.rows(positions, sequence, length)  # type: ignore[arg-type]
     return mask.scatter(1, rows.expand(len(mask), -1) if rows.ndim == 1 else rows, True)
 
 

@@ -10,6 +10,7 @@ from mmlens.core.names import Part
 from mmlens.core.places import Positions
 from mmlens.hooks.graph import Node
 from mmlens.models.batch import MultimodalBatch
+from mmlens.models.layout import TokenLayout
 
 #: A position rule; or one list of rows per sample, for objects that lie elsewhere in each picture.
 RowRule: TypeAlias = Positions | Sequence[torch.Tensor]
@@ -48,8 +49,8 @@ def rows_per_sample(batch: MultimodalBatch, node: Node, rule: RowRule) -> tuple[
     """
     layout, size = batch.layout, batch.size
     packed = not node.axes.startswith("batch")
-    if _is_listed(rule):
-        return _listed(batch, node, rule)  # type: ignore[arg-type]
+    if is_listed(rule):
+        return listed_rows(layout, rule, node.sequence, sequence_length(batch, node.sequence))  # type: ignore[arg-type]
     if isinstance(rule, str) and node.sequence == "language" and rule in ("all", "image", "text"):
         masks = {"all": layout.is_token, "image": layout.is_image, "text": layout.is_token & ~layout.is_image}
         rows = tuple(row.nonzero().flatten() for row in masks[rule])
@@ -72,17 +73,23 @@ def rows_per_sample(batch: MultimodalBatch, node: Node, rule: RowRule) -> tuple[
     return (found,) * size
 
 
-def _is_listed(rule: Any) -> bool:
+def is_listed(rule: Any) -> bool:
+    """Whether a rule is one list of rows per sample."""
     return isinstance(rule, list | tuple) and len(rule) > 0 and all(isinstance(item, torch.Tensor) for item in rule)
 
 
-def _listed(batch: MultimodalBatch, node: Node, rule: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    if len(rule) != batch.size:
-        raise InputError(
-            f"positions were given for {len(rule)} samples, and the batch has {batch.size}; give one list each."
-        )
-    length = sequence_length(batch, node.sequence)
-    return tuple(batch.layout.rows(rows, node.sequence, length) for rows in rule)
+def listed_rows(
+    layout: TokenLayout, rule: Sequence[torch.Tensor], sequence: str, length: int | None
+) -> tuple[torch.Tensor, ...]:
+    """One list of rows per sample, checked.
+
+    Raises:
+        InputError: if there are not as many as samples, or a row does not exist.
+    """
+    size = len(layout.is_token)
+    if len(rule) != size:
+        raise InputError(f"positions were given for {len(rule)} samples, and the batch has {size}; give one list each.")
+    return tuple(layout.rows(rows, sequence, length) for rows in rule)
 
 
 def _unchecked(node: Node, rule: Any, size: int) -> tuple[torch.Tensor, ...]:

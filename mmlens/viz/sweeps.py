@@ -14,6 +14,7 @@ from mmlens.models.images import Picture, load_image
 from mmlens.viz.figures import Plot
 
 _COLORS = "RdBu_r"
+_DIRECTIONS = {"denoise": "clean into corrupted", "noise": "corrupted into clean", "knock-out": "attention cut"}
 _FEW = 8  # groups: so many are named and their values written out
 
 
@@ -125,7 +126,7 @@ def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
 
 
 def _title(sweep: PatchSweep) -> str:
-    how = "clean into corrupted" if sweep.direction == "denoise" else "corrupted into clean"
+    how = _DIRECTIONS.get(sweep.direction, sweep.direction)
     estimate = "" if sweep.method == "exact" else f" (estimated: {sweep.method})"
     return f"change of {sweep.metric}{estimate}, {how}, mean of {len(sweep.clean)}"
 

@@ -57,7 +57,7 @@ class PatchSweep:
         groups: names of the groups of positions.
         clean: the metric of the clean run, `[sample]`.
         corrupted: the metric of the corrupted run, `[sample]`.
-        direction: `"denoise"` or `"noise"`.
+        direction: `"denoise"`, `"noise"`, or `"knock-out"` (attention cut in the clean run).
         metric: its name and unit.
         method: `"exact"`, or the name of the approximation.
         boxes: per group, the pixel boxes (left, top, right, bottom) of its rows in the first sample's picture; None where

@@ -55,6 +55,7 @@ def patch(
     units: Units = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
+    window: int = 1,
     budget: float | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -72,6 +73,7 @@ def patch(
         positions: groups by name: words of the layout, a mapping from names to position rules (a rule may be a list of rows
             per sample), `mm.grid(k)` for blocks of the picture, or `"each"` position. At scores and patterns: the queries.
         direction: `"denoise"` puts clean activations into the corrupted run, `"noise"` the reverse.
+        window: how many neighbouring layers of each kind of point are patched together, of those that `at` names.
         budget: memory for activations of the patched runs, in MiB; chosen by default.
         checkpoint: a file that keeps finished cells; an interrupted sweep that is called again goes on from there.
         progress: show a progress bar.
@@ -95,6 +97,8 @@ def patch(
     """
     if direction not in ("denoise", "noise"):
         raise InputError(f"direction={direction!r} must be 'denoise' or 'noise'.")
+    if window < 1:
+        raise InputError(f"window={window} must be at least 1 layer.")
     require_same_layout(clean, corrupted)
     chosen = choose(model, at, units)
     groups = _groups(clean, chosen, positions)
@@ -107,7 +111,7 @@ def patch(
     clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size).cpu() for logits in (clean_logits, corrupted_logits)]
-    grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict), groups)
+    grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict, window), groups)
     asked = {
         "the model": fingerprint(model),
         "the clean batch": hash_of_batch(clean),
@@ -170,12 +174,14 @@ class _Grid:
     def cell(self, i: int, j: int, sample: int) -> Cell | None:
         """The patch of one point at one group in one sample; None where the group has no rows there."""
         point = self.points[i]
-        name = point.node.name
-        rows = self.groups[name][j].rows[sample]
-        if rows is not None and not len(rows):
-            return None
-        taken = partial(rows_of, self.activations[name], point.node, self.source, sample, rows)
-        return Cell(sample, (Change(name, rows, partial(_put, point, taken)),))
+        changes = []
+        for node in point.nodes:
+            rows = self.groups[node.name][j].rows[sample]
+            if rows is not None and not len(rows):
+                return None
+            taken = partial(rows_of, self.activations[node.name], node, self.source, sample, rows)
+            changes.append(Change(node.name, rows, partial(_put, point, taken)))
+        return Cell(sample, tuple(changes))
 
     def fill(self, kept: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool) -> Plan | None:
         """Run the unfinished cells and put their values in; returns what that costs, or None if all were finished."""

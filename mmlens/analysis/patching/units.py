@@ -18,25 +18,35 @@ Units: TypeAlias = Literal["head", "neuron"] | Sequence[Neuron | Head] | None
 
 @dataclass(frozen=True)
 class Target:
-    """A point, or one unit of it.
+    """What one row of a sweep patches: a point, one unit of it, or the same in several neighbouring layers.
 
     Attributes:
         node: the point.
         unit: number of the head or neuron; None for the whole point.
+        window: the points that are patched together; the point alone by default.
     """
 
     node: Node
     unit: int | None = None
+    window: tuple[Node, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The points that are patched together."""
+        return self.window or (self.node,)
 
     @property
     def name(self) -> str:
-        """The hook name, with the unit behind it: `blocks.3.attn.hook_z[h2]`, `blocks.1.mlp.hook_post[u5]`."""
-        if self.unit is None:
-            return self.node.name
-        return f"{self.node.name}[{'h' if 'head' in self.node.axes else 'u'}{self.unit}]"
+        """The hook name, with what is special behind it: `blocks.3.attn.hook_z[h2]`, `blocks.3.hook_mlp_out[layers 1-5]`."""
+        name = self.node.name
+        if self.unit is not None:
+            name += f"[{'h' if 'head' in self.node.axes else 'u'}{self.unit}]"
+        if len(self.nodes) > 1:
+            name += f"[layers {self.nodes[0].layer}-{self.nodes[-1].layer}]"
+        return name
 
     def put(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """`new` in the place of `old`, as far as the unit goes; both are the same rows of the point."""
+        """`new` in the place of `old`, as far as the unit goes; both are the same rows of a point."""
         if self.unit is None:
             return new.to(old)
         axis = unit_axis(self.node.axes) - len(self.node.axes.split())
@@ -99,18 +109,24 @@ def _lies_at(unit: Neuron | Head, node: Node) -> bool:
     return axis in node.axes.split() and node.name.rpartition(".")[0] == unit.hook.rpartition(".")[0]
 
 
-def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor]) -> list[Target]:
-    """Every point or unit of a sweep, once activations have told how many heads a point has.
+def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor], window: int = 1) -> list[Target]:
+    """Every row of a sweep, once activations have told how many heads a point has.
 
     Grouped heads share keys and values, so that `hook_k` and `hook_v` have fewer.
+
+    Args:
+        chosen: points and units.
+        activations: of these points.
+        window: how many neighbouring layers are patched together; fewer at the first and last ones.
 
     Raises:
         InputError: for a head that a point does not have.
     """
     found = []
     for node, units in chosen:
+        near = _window(node, [other for other, _ in chosen], window)
         if units is None:
-            found.append(Target(node))
+            found.append(Target(node, None, near))
             continue
         count = activations[node.name].shape[unit_axis(node.axes)]
         wanted = range(count) if isinstance(units, str) else units
@@ -119,5 +135,24 @@ def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor]) -> l
             raise InputError(
                 f"{node.name} has {count} heads (grouped heads share keys and values); there is no {wrong}."
             )
-        found += [Target(node, unit) for unit in wanted]
+        found += [Target(node, unit, near) for unit in wanted]
     return found
+
+
+def layers_around(layer: int, window: int) -> range:
+    """The `window` layers around one, itself among them; an even window reaches one further down than up.
+
+    Example:
+        >>> list(layers_around(4, 3)), list(layers_around(4, 4))
+        ([3, 4, 5], [2, 3, 4, 5])
+    """
+    return range(layer - window // 2, layer + (window - 1) // 2 + 1)
+
+
+def _window(node: Node, nodes: Sequence[Node], window: int) -> tuple[Node, ...]:
+    """The chosen points of a point's kind in the layers around it."""
+    if window == 1 or node.layer is None:
+        return (node,)
+    layers = layers_around(node.layer, window)
+    alike = [other for other in nodes if (other.part, other.stack, other.kind) == (node.part, node.stack, node.kind)]
+    return tuple(other for other in alike if other.layer in layers)

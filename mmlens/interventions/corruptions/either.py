@@ -203,11 +203,7 @@ def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.
     """The picture with its tiles in another order; tiles that differ by a pixel are resized to their new place."""
     down = np.linspace(0, picture.height, shape[0] + 1).round().astype(int).tolist()
     across = np.linspace(0, picture.width, shape[1] + 1).round().astype(int).tolist()
-    boxes = [
-        (left, top, right, bottom)
-        for top, bottom in pairwise(down)
-        for left, right in pairwise(across)
-    ]
+    boxes = [(left, top, right, bottom) for top, bottom in pairwise(down) for left, right in pairwise(across)]
     moved = picture.convert("RGB")
     for box, source in zip(boxes, torch.randperm(len(boxes), generator=generator).tolist(), strict=True):
         tile = picture.convert("RGB").crop(boxes[source])

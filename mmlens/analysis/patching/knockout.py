@@ -1,0 +1,130 @@
+"""Attention knock-out, swept over the layers: where does the answer need one set of positions to look at another?
+
+Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressive Language Models", EMNLP 2023
+(https://arxiv.org/abs/2304.14767), section 5.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+
+from mmlens.analysis.metrics import (
+    Measure,
+    Metric,
+    MetricFunction,
+    as_function,
+    metric_name,
+    require_metric,
+    require_values,
+)
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.units import layers_around
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.execution import Cell, Change, CleanRun
+from mmlens.hooks.graph import Node
+from mmlens.interventions.knockout import cut_pairs, head_mask, score_points
+from mmlens.interventions.sample_rows import RowRule
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@torch.no_grad()
+def knock_out(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    queries: RowRule,
+    keys: RowRule | Mapping[str, RowRule],
+    metric: Metric | MetricFunction,
+    window: int = 1,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    part: Part = "language",
+    budget: float | None = None,
+    progress: bool = True,
+) -> PatchSweep:
+    """Cut attention from some positions to others, in a window of layers around each layer in turn.
+
+    Args:
+        model: the hooked model.
+        batch: the run.
+        queries: the positions that look, e.g. `"last"`: a rule, or one list of rows per sample.
+        keys: what they may no longer look at, e.g. `"image"`, or several by name:
+            `{"object": [...], "rest": [...]}`.
+        metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`.
+        window: how many layers are cut together; fewer at the first and last ones.
+        layers: the centres of the windows; every layer by default.
+        heads: only these heads; all by default.
+        part: the tower whose self-attention is cut.
+        budget: memory for activations, in MiB; chosen by default.
+        progress: show a progress bar.
+
+    Returns:
+        A sweep with direction `"knock-out"`: a row per window, a column per set of keys; `effect` is against the clean run,
+        and `corrupted` is the run in which the first set is cut in every layer.
+
+    Raises:
+        InputError: if layers or heads do not exist, queries see none of the keys anyway, or a query would be left with no
+            key; before any forward pass.
+
+    Example:
+        >>> import mmlens as mm
+        >>> sweep = knock_out(
+        ...     model, batch, queries="last", keys="image", window=3, metric=mm.metrics.log_probability(5), progress=False
+        ... )
+        >>> sweep.points[:2], sweep.groups
+        (['layers 0-1', 'layers 0-2'], ['image'])
+
+    Source: Geva et al. 2023, section 5. *Departs*: effects are in the metric's unit, with the relative change of the
+    probability as one choice of it; keys and queries may be any positions, of any tower.
+    """
+    if window < 1:
+        raise InputError(f"window={window} must be at least 1 layer.")
+    nodes = score_points(model, part, None)
+    known = {node.layer: node for node in nodes}
+    centres = sorted(known) if layers is None else [node.layer for node in score_points(model, part, layers)]  # type: ignore[type-var]
+    sets = dict(keys) if isinstance(keys, Mapping) else {keys if isinstance(keys, str) else "keys": keys}
+    if not sets:
+        raise InputError("keys are empty: name what queries may no longer look at.")
+    cuts = {name: cut_pairs(nodes[0], batch.layout, queries, rule) for name, rule in sets.items()}
+    chosen = head_mask(model, part, heads)
+    require_metric(metric, model, batch.size)
+    windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
+    asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
+    cells = [Cell(sample, _changes(where, cut[sample], chosen)) for where, cut in asked for sample in range(batch.size)]
+    run = CleanRun(model, batch)
+    measure = as_function(metric, model, clean=run.clean_logits)
+    reads = measure.reads if isinstance(measure, Measure) else None
+    logits = run.logits(cells, tokens=reads, budget=budget, progress=progress).unflatten(0, (len(asked), batch.size))
+    of = measure.of_read if isinstance(measure, Measure) else measure
+    values = torch.stack([require_values(of(answers), batch.size) for answers in logits])
+    grid = values.unflatten(0, (len(windows) + 1, len(cuts)))
+    return PatchSweep(
+        values=grid[:-1],
+        points=[_named(where) for where in windows],
+        groups=list(cuts),
+        clean=require_values(measure(run.clean_logits), batch.size).cpu(),
+        corrupted=grid[-1, 0],
+        direction="knock-out",
+        metric=metric_name(metric),
+        boxes=(None,) * len(cuts),
+        plan=run.plan(cells),
+    )
+
+
+def _named(nodes: Sequence[Node]) -> str:
+    first, last = nodes[0].layer, nodes[-1].layer
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
+
+
+def _changes(nodes: Sequence[Node], cut: torch.Tensor, heads: torch.Tensor | None) -> tuple[Change, ...]:
+    """The cut of one sample, `[query key]`, at the scores of several blocks."""
+    rows = cut.any(-1).nonzero().flatten()
+    mask = cut[rows] if heads is None else cut[rows] & heads[:, None, None]
+    return tuple(Change(node.name, rows, partial(_cut, mask)) for node in nodes)
+
+
+def _cut(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return scores.masked_fill(mask.to(scores.device), float("-inf"))
