@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.models.batch import MultimodalBatch, make_batch
 from mmlens.models.family import Family
 from mmlens.models.images import Picture, load_image
-from mmlens.models.prompts import Text, count_placeholders, prompt_of, samples_of, visual_items
+from mmlens.models.prompts import Text, count_placeholders, prompt_of, require_side, samples_of, visual_items
 from mmlens.models.structure import Config
 
 Images: TypeAlias = "Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None"
@@ -27,8 +27,7 @@ def prepare_batch(
     padding_side: Literal["left", "right"] = "left",
 ) -> MultimodalBatch:
     """Make a batch; see `HookedMultimodal.prepare`."""
-    if padding_side not in ("left", "right"):
-        raise InputError(f"padding_side={padding_side!r} must be 'left' or 'right'.")
+    require_side(padding_side)
     samples = samples_of(text)
     pictures = _pictures(images, samples)
     mark = getattr(processor, "image_token", None)

@@ -106,8 +106,14 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
     """
     try:
         return AutoProcessor.from_pretrained(path, **options)
-    except ImportError as error:
-        if "torchvision" not in str(error).lower() or family is None or family.expand is None:
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # a missing torchvision is a ValueError where the checkpoint has video settings
+        wants_torchvision = "torchvision" in str(error).lower()
+        if isinstance(error, ValueError) and not wants_torchvision:
+            raise
+        if not wants_torchvision or family is None or family.expand is None:
             raise InputError(
                 f"The processor of {path} needs a package that is not installed: {error}. For its video part "
                 "install the extra: pip install mmlens[video]."

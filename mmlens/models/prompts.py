@@ -35,6 +35,12 @@ def samples_of(text: Any) -> list[str | list[Message]]:
     )
 
 
+def require_side(padding_side: str) -> None:
+    """Check where shorter samples are to be padded."""
+    if padding_side not in ("left", "right"):
+        raise InputError(f"padding_side={padding_side!r} must be 'left' or 'right'.")
+
+
 def visual_items(sample: str | list[Message], kind: Literal["image", "video"]) -> list[dict[str, Any]]:
     """The image (or video) entries of a chat's messages; a string has none."""
     if isinstance(sample, str):

@@ -12,7 +12,7 @@ from mmlens.models.batch import MultimodalBatch, make_batch
 from mmlens.models.family import Family
 from mmlens.models.frames import by_processor
 from mmlens.models.images import Picture, load_image
-from mmlens.models.prompts import Text, count_placeholders, prompt_of, samples_of, visual_items
+from mmlens.models.prompts import Text, count_placeholders, prompt_of, require_side, samples_of, visual_items
 from mmlens.models.structure import Config
 
 #: A video: its frames as an array `[frame height width 3]`, or as a list of pictures.
@@ -46,6 +46,7 @@ def prepare_videos(
             f"videos= was given, but the family {family.name} reads no videos here; pass frames as pictures, "
             "prepare(text, images=[[frame, frame, ...]])."
         )
+    require_side(padding_side)
     if not fps > 0:
         raise InputError(f"fps={fps} must be positive: how many of the given frames are shown in a second.")
     samples = samples_of(text)
