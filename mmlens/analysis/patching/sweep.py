@@ -101,7 +101,7 @@ def patch(
         raise InputError(f"window={window} must be at least 1 layer.")
     require_same_layout(clean, corrupted)
     chosen = choose(model, at, units)
-    groups = _groups(clean, chosen, positions)
+    groups = groups_of(clean, chosen, positions)
     require_metric(metric, model, clean.size)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     names = [node.name for node, _ in chosen]
@@ -137,7 +137,7 @@ def patch(
     )
 
 
-def _groups(batch: MultimodalBatch, chosen: Sequence[Chosen], positions: Groups) -> dict[str, list[Group]]:
+def groups_of(batch: MultimodalBatch, chosen: Sequence[Chosen], positions: Groups) -> dict[str, list[Group]]:
     """The groups of each point; the same names everywhere.
 
     Raises:
