@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize as smart_resize_of_video
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from mmlens.core.errors import InputError
@@ -82,9 +83,7 @@ def size_by_frame(reader: Any, count: int, height: int, width: int) -> tuple[int
 
 
 def size_by_video(reader: Any, count: int, height: int, width: int) -> tuple[int, int]:
-    """(height, width) of the resized frames: all frames share a budget of pixels (Qwen3-VL)."""
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as fitted
-
+    """(height, width) of the resized frames: all frames share a budget of pixels (Qwen3-VL, GLM-4V)."""
     size = dict(reader.size)
     if count < reader.temporal_patch_size:
         raise InputError(
@@ -92,7 +91,9 @@ def size_by_video(reader: Any, count: int, height: int, width: int) -> tuple[int
             "no fewer. Repeat the frame, or pass it as a picture: prepare(text, images=...)."
         )
     side = reader.patch_size * reader.merge_size
-    return fitted(count, height, width, reader.temporal_patch_size, side, size["shortest_edge"], size["longest_edge"])
+    return smart_resize_of_video(
+        count, height, width, reader.temporal_patch_size, side, size["shortest_edge"], size["longest_edge"]
+    )
 
 
 def packed_frames(

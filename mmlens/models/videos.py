@@ -44,7 +44,7 @@ def prepare_videos(
     if declared is None:
         raise InputError(
             f"videos= was given, but the family {family.name} reads no videos here; pass frames as pictures, "
-            "prepare(text, images=[[frame, frame, ...]])."
+            "prepare(text, images=[[frame, frame, ...]]), or the tensors of its own processor, model.batch(...)."
         )
     require_side(padding_side)
     if not fps > 0:

@@ -21,7 +21,10 @@ from mmlens.models.processing import ComposedProcessor
 from tests.families.qwen_like import ending, rope
 from tests.tiny import VOCAB, Tiny, tokenizer
 
-_MORE = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>")
+_MORE = (
+    *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>"),
+    *("<|begin_of_video|>", "<|video|>", "<|end_of_video|>"),
+)
 _TEXT: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -74,6 +77,11 @@ def _hooked(model_class: type[nn.Module], config_class: Any, **text: Any) -> Hoo
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, GLM4V, model.config))
 
 
+def glm4v() -> HookedMultimodal:
+    """GLM-4.1V, with a dense language model."""
+    return _hooked(Glm4vForConditionalGeneration, Glm4vConfig)
+
+
 def glm46v(sparse: bool) -> HookedMultimodal:
     """GLM-4.6V, whose language model is either of the two."""
     text = {"model_type": "glm4v_moe_text", **_EXPERTS} if sparse else {"model_type": "glm4v_text"}
@@ -81,7 +89,7 @@ def glm46v(sparse: bool) -> HookedMultimodal:
 
 
 TINY = [
-    Tiny("glm4v", lambda: _hooked(Glm4vForConditionalGeneration, Glm4vConfig), sizes=_SIZES),
+    Tiny("glm4v", glm4v, sizes=_SIZES),
     Tiny("glm4v_moe", lambda: _hooked(Glm4vMoeForConditionalGeneration, Glm4vMoeConfig, **_EXPERTS), sizes=_SIZES),
     Tiny("glm46v", lambda: glm46v(sparse=False), sizes=_SIZES),
     Tiny("glm46v_moe", lambda: glm46v(sparse=True), sizes=_SIZES),

@@ -15,6 +15,7 @@ from mmlens.models.frames import packed_frames, packed_reader, size_by_frame
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.processing import ComposedProcessor, load_processor
 from tests.conftest import LONG, SHORT, Subject
+from tests.families.glm_like import glm4v
 from tests.families.internvl_like import internvl
 from tests.families.llava_like import llava_next_video, llava_onevision
 from tests.families.qwen_like import qwen2_5_vl, qwen3_vl
@@ -182,6 +183,9 @@ def _real(name: str, model: HookedMultimodal) -> Any:
         return t.Qwen2_5_VLProcessor(own, words, t.Qwen2VLVideoProcessor(**packed))
     if name == "qwen3_vl":
         return t.Qwen3VLProcessor(own, words, t.Qwen3VLVideoProcessor(**packed))
+    if name == "glm4v":
+        words.video_token = "<|video|>"
+        return t.Glm4vProcessor(own, words, t.Glm4vVideoProcessor(do_sample_frames=False, **packed))
     if name == "llava_onevision":
         video = t.LlavaOnevisionVideoProcessor(**tile)
         return t.LlavaOnevisionProcessor(own, words, video, num_image_tokens=16, vision_feature_select_strategy="full")
@@ -199,7 +203,7 @@ def _real(name: str, model: HookedMultimodal) -> Any:
 
 @pytest.mark.parametrize(
     "make",
-    [qwen2_vl, qwen2_5_vl, qwen3_vl, llava_next_video, llava_onevision, internvl],
+    [qwen2_vl, qwen2_5_vl, qwen3_vl, glm4v, llava_next_video, llava_onevision, internvl],
     ids=lambda make: make.__name__,
 )
 def test_tensors_are_those_of_the_hugging_face_processor(make: Any) -> None:

@@ -4,17 +4,21 @@ Between tower and language model stand a norm, the convolution, and a gated MLP 
 have a norm in front of every branch and one behind it, and one linear for gate and up; the mixtures are built as Llama,
 with an expert that all tokens pass through (`mlp.shared.`) and first blocks that are dense.
 
+A row of a video stands for two frames; the tower sees every pair as a picture of its own, and so does the text.
+
 Source: Hong et al., GLM-4.1V-Thinking and GLM-4.5V, 2025 (https://arxiv.org/abs/2507.01006).
 """
 
 from dataclasses import replace
+from typing import Any
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.models.family import Family, Projector
-from mmlens.models.places.packed import packed_places
+from mmlens.models.family import Family, Projector, Videos
+from mmlens.models.frames import packed_frames, packed_reader, size_by_video
+from mmlens.models.places.packed import packed_places, packed_video_places
 from mmlens.models.registry import register_family
-from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
+from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 _SANDWICH = Block(
     attn=Attention(
@@ -34,6 +38,26 @@ _SPARSE = replace(
     mlp=SHARED_MIXTURE,
 )
 _LANGUAGE = llama_language("model.language_model", head="lm_head")
+
+
+def _with_times(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
+    """The text that stands for every video: the image tokens of each pair of frames, and the whole second of its first."""
+    merge, together = config.vision_config.spatial_merge_size**2, config.vision_config.temporal_patch_size
+    texts = []
+    for groups, high, wide in tensors["video_grid_thw"].tolist():
+        image = f"<|begin_of_image|>{'<|image|>' * (high * wide // merge)}<|end_of_image|>"
+        texts.append("".join(f"{image}{int(group * together / fps)}" for group in range(groups)))
+    return texts
+
+
+_VIDEOS = Videos(
+    reader=packed_reader,
+    pixels=packed_frames(size=size_by_video),
+    expand=_with_times,
+    places=packed_video_places(token=lambda c: c.image_token_id),
+    mark="<|video|>",
+    placeholder="<|begin_of_video|>{}<|end_of_video|>",
+)
 
 GLM4V = register_family(
     Family(
@@ -64,5 +88,6 @@ GLM4V = register_family(
         placeholder="<|begin_of_image|><|image|><|end_of_image|>",
         expand=merged_tokens,
         extra_inputs=picture_tokens,
+        videos=_VIDEOS,
     )
 )

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from mmlens.models.families.blocks import LLAMA_BLOCK, llama_language, projected
-from mmlens.models.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision
+from mmlens.models.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, merged_tokens, packed_vision
 from mmlens.models.family import Family, Projector
 from mmlens.models.places import cells_of
-from mmlens.models.places.packed import by_window, packed_places
+from mmlens.models.places.packed import by_window, packed_places, packed_video_places
 from mmlens.models.registry import register_family
 from mmlens.models.structure import Config, Mlp, Stack
 
@@ -56,5 +56,6 @@ HYPERCLOVAX_VISION_V2 = register_family(
         places=packed_places(order=_order),
         placeholder="<|image_pad|>\n",
         expand=merged_tokens,
+        videos=replace(PACKED_VIDEOS, places=packed_video_places(order=_order), placeholder="{}\n"),
     )
 )

@@ -42,11 +42,14 @@ def merged_tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
 
 
 def picture_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Which tokens are image tokens (1) and video tokens (2): multimodal rotary positions are made from that."""
+    """Which tokens hold a picture (1) or a video (2): multimodal rotary positions are made from that."""
     if "pixel_values" not in tensors and "pixel_values_videos" not in tensors:
         return {}
     ids = tensors["input_ids"]
-    return {"mm_token_type_ids": (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()}
+    # a batch holds pictures or videos, and some families write image tokens for both
+    kind = 1 if "pixel_values" in tensors else 2
+    held = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", config.image_token_id))
+    return {"mm_token_type_ids": kind * held.int()}
 
 
 def merged_frames(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:

@@ -140,7 +140,9 @@ def _grids(
     }
 
 
-def packed_video_places(*, order: Order = by_square) -> Callable[..., list[Places]]:
+def packed_video_places(
+    *, order: Order = by_square, token: Callable[[Config], int] = lambda config: config.video_token_id
+) -> Callable[..., list[Places]]:
     """Places for packed towers whose input comes with the shape of each video, `video_grid_thw`.
 
     A row of the tower stands for `temporal_patch_size` frames at once (the last group repeats the last frame if frames are
@@ -148,13 +150,14 @@ def packed_video_places(*, order: Order = by_square) -> Callable[..., list[Place
 
     Args:
         order: in which order the rows of a group run in the tower and in the projector.
+        token: the token of the frames' positions, given the configuration.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: VideoSizes, reader: Any | None) -> list[Places]:
         vision = config.vision_config
         side, merge, together = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
         grids = tensors["video_grid_thw"].tolist()
-        owners = owners_of(tensors, config.video_token_id, [t * h * w // merge**2 for t, h, w in grids])
+        owners = owners_of(tensors, token(config), [t * h * w // merge**2 for t, h, w in grids])
         found = []
         first = first_merged = 0
         for (sample, video, positions), (groups, height, width) in zip(owners, grids, strict=True):
