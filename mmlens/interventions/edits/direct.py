@@ -45,7 +45,7 @@ class Direct:
     penalty: Penalty = "l2sq"
     beta: float | None = None
     reach: float | None = None
-    stop_at: float = 0.9
+    stop_at: float = 0.5
 
     def __post_init__(self) -> None:
         if self.penalty not in get_args(Penalty):

@@ -20,7 +20,7 @@ class Lesson:
         spots: `(sample, position)` of the logits that say the source now.
         after: `(sample, position)` of the logits that follow a spot, where the target might be said again.
         kept: `(sample, position)` of all other logits of the answers, which should stay.
-        reference: log-probabilities of the unedited model at `kept`.
+        reference, said: log-probabilities of the unedited model at `kept` and at `spots`.
     """
 
     batch: MultimodalBatch
@@ -28,6 +28,7 @@ class Lesson:
     after: Int[torch.Tensor, "spot 2"]
     kept: Int[torch.Tensor, "kept 2"]
     reference: Float[torch.Tensor, "kept vocab"] = field(repr=False)
+    said: Float[torch.Tensor, "spot vocab"] = field(repr=False)
 
     def __repr__(self) -> str:
         return f"Lesson({self.batch.size} samples, {len(self.spots)} places to change, {len(self.kept)} to keep)"
@@ -101,21 +102,15 @@ def _lesson(
     after = torch.zeros_like(said)
     after[:, 1:] = said[:, :-1] & within[:, 1:]
     shift = torch.tensor([0, first])
-    kept = (within & ~said).nonzero() + shift
-    return Lesson(forced, said.nonzero() + shift, after.nonzero() + shift, kept, log_probabilities(model, forced, kept))
+    kept, spots = (within & ~said).nonzero() + shift, said.nonzero() + shift
+    with torch.no_grad():
+        logits = model(forced)
+    return Lesson(forced, spots, after.nonzero() + shift, kept, at(logits, kept), at(logits, spots))
 
 
 def _length(batch: MultimodalBatch) -> int:
     """Number of positions that predict tokens: the decoder's in an encoder-decoder model."""
     return batch.inputs.get("decoder_input_ids", batch["input_ids"]).shape[1]
-
-
-@torch.no_grad()
-def log_probabilities(
-    model: HookedMultimodal, batch: MultimodalBatch, places: Int[torch.Tensor, "place 2"]
-) -> Float[torch.Tensor, "place vocab"]:
-    """Log-probabilities at `(sample, position)` places, as the model is now."""
-    return at(model(batch), places)
 
 
 def at(

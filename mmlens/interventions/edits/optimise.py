@@ -37,7 +37,7 @@ class Through:
         learning_rate: of Adam.
         n_steps: at most; a step takes one batch of prompts and one of controls.
         stop_at: stop once the target has this probability at every place, and
-        stop_kl: the mean KL of every batch of controls is below this, in nats.
+        stop_kl: the mean KL of every batch, of prompts and of controls, is below this, in nats.
         frozen_last: rows of this many last layers are left alone.
         seed: of the order of the batches.
 
@@ -147,7 +147,8 @@ def optimise(
             terms, seen = _terms(model, taught[which], token, wanted)
             last["taught", which] = seen
             if control is not None:
-                kl = _kl(model(controls[control].batch), controls[control])
+                answers = at(model(controls[control].batch), controls[control].kept)
+                kl = _kl(answers, controls[control].reference)
                 terms["controls"], last["controls", control] = kl, {"kl": float(kl.detach())}
             terms["size"] = deltas_of(parameters).norm()
             loss = _weighted(terms, settings)
@@ -177,31 +178,42 @@ def _terms(
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The loss terms of one lesson, and what decides when to stop."""
     logits = model(lesson.batch)
-    there = at(logits, lesson.spots)[:, token]
+    now = at(logits, lesson.spots)
+    there = now[:, token]
     unsaid = torch.log1p(-there.exp().clamp(max=1 - 1e-6))
     good = there if wanted == "said" else unsaid
     sample = lesson.spots[:, 0].to(good.device)
     worst = torch.full((lesson.batch.size,), 0.0, device=good.device).scatter_reduce(0, sample, -good, "amax")
     terms = {"say": worst[sample.unique()].mean()}
     if len(lesson.kept):
-        terms["answers"] = _kl(logits, lesson)
-    if wanted == "said" and len(lesson.after):
+        terms["answers"] = _kl(at(logits, lesson.kept), lesson.reference)
+    if wanted == "unsaid":
+        terms["instead"] = _kl(now, _without(lesson.said, token))
+    elif len(lesson.after):
         again = at(logits, lesson.after)[:, token].exp().clamp(max=1 - 1e-6)
         terms["again"] = -torch.log1p(-again).max()
-    return terms, {"worst": float(good.detach().min().exp())}
+    drift = max((float(terms[name].detach()) for name in ("answers", "instead") if name in terms), default=0.0)
+    return terms, {"worst": float(good.detach().min().exp()), "kl": drift}
 
 
-def _kl(logits: torch.Tensor, lesson: Lesson) -> torch.Tensor:
-    """`KL(before || after)` in nats, mean over the places to keep."""
-    after = at(logits, lesson.kept)
-    before = lesson.reference.to(after.device)
-    return (before.exp() * (before - after)).sum(-1).mean()
+def _kl(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """`KL(before || after)` of log-probabilities `[place vocab]`, in nats, mean over places."""
+    return torch.nn.functional.kl_div(after, before.to(after.device), log_target=True, reduction="batchmean")
+
+
+def _without(log_probabilities: torch.Tensor, token: int) -> torch.Tensor:
+    """The same distributions with one token left out."""
+    least = torch.finfo(log_probabilities.dtype).min
+    return log_probabilities.index_fill(-1, torch.tensor([token], device=log_probabilities.device), least).log_softmax(
+        -1
+    )
 
 
 def _weighted(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
     weights = {
         "say": 1.0,
         "answers": settings.keep,
+        "instead": settings.keep,
         "controls": settings.keep_controls,
         "again": settings.repetition,
         "size": settings.penalty,
@@ -213,8 +225,7 @@ def _reached(last: dict[tuple[str, int], dict[str, float]], taught: int, control
     """Whether every batch was as wanted when it was last seen."""
     if len(last) < taught + controls:
         return False
-    said = all(seen["worst"] >= settings.stop_at for (kind, _), seen in last.items() if kind == "taught")
-    return said and all(seen["kl"] <= settings.stop_kl for (kind, _), seen in last.items() if kind == "controls")
+    return all(seen.get("worst", 1.0) >= settings.stop_at and seen["kl"] <= settings.stop_kl for seen in last.values())
 
 
 @contextmanager

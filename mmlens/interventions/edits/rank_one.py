@@ -17,7 +17,7 @@ from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.
-_SETTINGS = Through(learning_rate=0.1)
+_SETTINGS = Through(learning_rate=0.5)
 
 
 def rank_one(

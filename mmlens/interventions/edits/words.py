@@ -110,8 +110,8 @@ def remove_word(
 ) -> Edit:
     """Rows changed so that the model no longer says a word (a sensitive or hallucinated one), with no other in its place.
 
-    As `replace_token` through the network, with `-log(1 - p(word))` where the word is said now: what is said there
-    instead is the model's own next choice.
+    As `replace_token` through the network, with `-log(1 - p(word))` where the word is said now, and there (weighted by
+    `keep`) the KL to the model's own probabilities of the other words: its next choice is what it should say instead.
 
     Args:
         model: the hooked model.
