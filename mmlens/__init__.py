@@ -63,6 +63,14 @@ _PUBLIC = {
     "contrastive_vector": "mmlens.analysis.steering.vectors",
     "concept_steering_vectors": "mmlens.analysis.steering.vectors",
     "register_family": "mmlens.models.registry",
+    "Measured": "mmlens.analysis.properties.measured",
+    "sensitivity": "mmlens.analysis.properties.sensitivity",
+    "localisation": "mmlens.analysis.properties.localisation",
+    "region_invariance": "mmlens.analysis.properties.invariance",
+    "image_invariance": "mmlens.analysis.properties.invariance",
+    "cross_modality": "mmlens.analysis.properties.cross_modality",
+    "causal_effect": "mmlens.analysis.properties.causal",
+    "neuron_report": "mmlens.analysis.properties.report",
     "specific_neurons": "mmlens.analysis.properties.specificity",
     "size_estimate": "mmlens.analysis.store.collect",
     "steering_vector": "mmlens.analysis.steering.vectors",
@@ -74,6 +82,7 @@ _MODULES = {
     "edits": "mmlens.interventions.edits",
     "lab": "mmlens.lab",
     "metrics": "mmlens.analysis.metrics",
+    "scorers": "mmlens.analysis.properties.scorers",
 }
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604 - the names are strings

@@ -69,6 +69,14 @@ PUBLIC = [
     "contrastive_vector",
     "concept_steering_vectors",
     "register_family",
+    "Measured",
+    "sensitivity",
+    "localisation",
+    "region_invariance",
+    "image_invariance",
+    "cross_modality",
+    "causal_effect",
+    "neuron_report",
     "specific_neurons",
     "size_estimate",
     "steering_vector",
@@ -78,6 +86,7 @@ PUBLIC = [
     "edits",
     "lab",
     "metrics",
+    "scorers",
     "__version__",
 ]
 

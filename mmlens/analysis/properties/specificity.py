@@ -5,7 +5,8 @@ rows that can be edited without moving the others. `exclusivity` counts, over ma
 neurons no other concept has.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.neurons.scores import NeuronScores
+from mmlens.analysis.properties.cases import Chosen
+from mmlens.analysis.properties.measured import Quantity, Value
 from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 
@@ -162,3 +165,53 @@ def exclusivity(
     own = elsewhere.gather(1, chosen)
     below = torch.stack([(own < kappa).float().mean(1) for kappa in kappas], dim=1)
     return Exclusivity(tuple(concepts), exclusive, below, tuple(kappas), chosen.shape[1])
+
+
+@dataclass(frozen=True)
+class Exclusive:
+    """Exclusivity of the neurons of a dataset's nouns, each noun a concept.
+
+    Attributes:
+        k: neurons per noun: those that are most often among its top k.
+        pictures: nouns with fewer pictures are left out.
+        kappas: thresholds.
+    """
+
+    k: int
+    pictures: int = 3
+    kappas: tuple[float, ...] = (0.10, 0.25, 0.45)
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """The exclusive share, and the share below each threshold."""
+        return (Quantity("exclusive to the noun", "share of neurons"), *(_below(kappa) for kappa in self.kappas))
+
+    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+        """Count, over all pictures of each noun, how often each neuron was chosen for it."""
+        for method in dict.fromkeys(method for each in chosen for method in each.neurons):
+            by_noun: dict[str, list[list[tuple[int, int]]]] = defaultdict(list)
+            for each in chosen:
+                by_noun[each.noun].append(each.neurons[method][: self.k])
+            by_noun = {noun: sets for noun, sets in by_noun.items() if len(sets) >= self.pictures}  # type: ignore[assignment]
+            if len(by_noun) < 2:
+                continue
+            neurons = sorted({neuron for sets in by_noun.values() for own in sets for neuron in own})
+            number = {neuron: i for i, neuron in enumerate(neurons)}
+            crucial = torch.zeros(len(by_noun), len(neurons))
+            ranks = torch.zeros(len(by_noun), len(neurons))
+            for row, sets in enumerate(by_noun.values()):
+                for own in sets:
+                    for rank, neuron in enumerate(own):
+                        crucial[row, number[neuron]] += 1 / len(sets)
+                        ranks[row, number[neuron]] += (len(own) - rank) / len(own) / len(sets)
+            # most often chosen first; of those chosen equally often, the better ranked
+            best = (crucial + 1e-3 * ranks).topk(self.k, dim=1).indices
+            found = exclusivity(list(by_noun), crucial, best, kappas=self.kappas)
+            for row, noun in enumerate(found.concepts):
+                yield Value("exclusive to the noun", method, self.k, float(found.exclusive[row]), -1, noun)
+                for column, kappa in enumerate(self.kappas):
+                    yield Value(_below(kappa).name, method, self.k, float(found.below[row, column]), -1, noun)
+
+
+def _below(kappa: float) -> Quantity:
+    return Quantity(f"crucial to other nouns with p < {kappa:g}", "share of neurons")

@@ -1,0 +1,133 @@
+"""Cross-modality: whether a picture and the same content in writing call on the same neurons."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.properties.cases import Case, Choice, another, case_of, shared
+from mmlens.analysis.properties.causal import caption_likelihood
+from mmlens.analysis.properties.measured import Measured, Quantity, Value
+from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.samples import Dataset
+from mmlens.interventions.units import Ablate
+from mmlens.models.hooked import HookedMultimodal
+
+OTHER_WRITING = Quantity("shared with the writing of another noun", "share of neurons", better="lower")
+OTHER_PICTURE = Quantity("shared with the picture of another noun", "share of neurons", better="lower")
+SHARED = Quantity("shared with the writing", "share of neurons", control=OTHER_WRITING.name)
+OTHER_CORRELATION = Quantity("correlation with the writing of another noun", "Pearson r of all scores", better="lower")
+CORRELATION = Quantity("correlation with the writing", "Pearson r of all scores", control=OTHER_CORRELATION.name)
+READ = Quantity("log odds of the writing's noun, the picture's neurons zeroed", "change in nats", better="lower")
+SEEN = Quantity("log odds of the picture's noun, the writing's neurons zeroed", "change in nats", better="lower")
+
+
+@dataclass(frozen=True)
+class CrossModality:
+    """See `cross_modality`.
+
+    Attributes:
+        ks: for how many neurons the share is taken.
+        reading: how captions are read.
+        ablate: whether each side's neurons are zeroed on the other side.
+    """
+
+    ks: tuple[int, ...]
+    reading: Reading = field(default_factory=Reading, repr=False)
+    ablate: bool = True
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """Share, correlation, their controls, and the effect of ablation across."""
+        return SHARED, OTHER_WRITING, OTHER_PICTURE, CORRELATION, OTHER_CORRELATION, READ, SEEN
+
+    def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
+        """Let the model describe the writings, and compare."""
+        seen = [case for case in cases if case.mention.sample.images and case.mention.sample.writing is not None]
+        by_sample: dict[int, list[Case]] = defaultdict(list)
+        for case in seen:
+            by_sample[case.mention.number].append(case)
+        read: list[Case] = []
+        for number, some in by_sample.items():
+            said = mentions(
+                some[0].mention.model,
+                some[0].mention.sample.as_writing,
+                number=number,
+                nouns=self.reading.nouns,
+                max_new_tokens=self.reading.max_new_tokens,
+            )
+            wanted = {case.mention.noun for case in some}
+            read += [case_of(each, some[0].choice, draw=1) for each in said if each.noun in wanted]
+        for case in seen:
+            noun, number = case.mention.noun, case.mention.number
+            same = next((each for each in read if (each.mention.noun, each.mention.number) == (noun, number)), None)
+            if same is not None:
+                yield from self._compare(case, same, another(read, same), another(seen, case))
+                if self.ablate:
+                    yield from _ablated(case, same)
+
+    def _compare(self, case: Case, same: Case, other_read: Case | None, other_seen: Case | None) -> Iterator[Value]:
+        compared = [(SHARED, same), (OTHER_WRITING, other_read), (OTHER_PICTURE, other_seen)]
+        for k in self.ks:
+            for method, neurons in case.sets(k).items():
+                for quantity, other in compared:
+                    if other is not None:
+                        yield case.value(quantity.name, method, shared(neurons, other.sets(k)[method]), k=k)
+        for method, scores in case.scores.items():
+            for quantity, other in ((CORRELATION, same), (OTHER_CORRELATION, other_read)):
+                if other is not None:
+                    pair = torch.stack([scores.scores.flatten(), other.scores[method].scores.flatten()])
+                    yield case.value(quantity.name, method, float(torch.corrcoef(pair.double())[0, 1]))
+
+
+def _ablated(case: Case, same: Case) -> Iterator[Value]:
+    """Zero the neurons found on one side, and see what becomes of the noun on the other."""
+    for quantity, found_at, judged_at in ((READ, case, same), (SEEN, same, case)):
+        mention = judged_at.mention
+        before = caption_likelihood(mention).log_odds[mention.step]
+        for method, neurons in found_at.sets().items():
+            with mention.model.intervene(Ablate(neurons)):
+                after = caption_likelihood(mention).log_odds[mention.step]
+            yield case.value(quantity.name, method, float(after - before))
+
+
+def cross_modality(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = ("contribution", "random"),
+    k: int | Sequence[int] = 20,
+    nouns: Nouns = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Measured:
+    """Compare the neurons of every noun with those found when the picture's content stands there in writing.
+
+    Args:
+        model: the hooked model.
+        dataset: samples with pictures and `writing`; see `mmlens.analysis.samples`.
+        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        k: how many neurons; several for a curve.
+        nouns: as for `mm.caption_nouns`.
+        seed: of the random neurons.
+        progress: show a progress bar.
+
+    Returns:
+        The share of top-k neurons in common and the correlation of all scores, beside another noun's writing and picture;
+        and the change of the noun's log-odds when the neurons found on pictures are zeroed on the writing, and the
+        other way round.
+
+    Example:
+        >>> found = cross_modality(model, [scene], k=5, progress=False)
+        >>> found.interval("shared with the writing", "contribution").mean > 0.2
+        True
+
+    Source: the name of these neurons, Pan et al., 2024 (https://arxiv.org/abs/2311.07470); the test is ours.
+    """
+    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
+    reading = Reading(nouns)
+    choice = Choice(tuple(methods), max(ks), seed)
+    return run(model, dataset, [CrossModality(ks, reading)], choice, reading=reading, progress=progress)

@@ -1,0 +1,265 @@
+"""Invariance: whether a noun has the same neurons when image tokens change places, and in other pictures."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.properties.cases import Case, Choice, Chosen, another, case_of, shared
+from mmlens.analysis.properties.measured import Measured, Quantity, Value
+from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.samples import Dataset
+from mmlens.core.errors import InputError
+from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.models.hooked import HookedMultimodal
+
+PERMUTED = Quantity(
+    "shared with permuted image tokens",
+    "share of neurons",
+    control="shared with permuted image tokens, another noun",
+)
+PERMUTED_OTHER = Quantity(PERMUTED.control, "share of neurons", better="lower")
+STILL_SAID = Quantity("noun said of permuted image tokens", "share of nouns", better="")
+PAIRWISE = Quantity("shared by two pictures", "share of neurons", control="shared by pictures of two nouns")
+PAIRWISE_OTHER = Quantity(PAIRWISE.control, "share of neurons", better="lower")
+
+
+@dataclass(frozen=True)
+class PermuteImage:
+    """Put the rows that the projector hands on into another order, the same in every picture of one size.
+
+    Args:
+        seed: of the order.
+    """
+
+    seed: int = 0
+
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """One hook at `projector.hook_out`.
+
+        Raises:
+            InputError: if the model's projector has no output with an axis of rows.
+        """
+        if "projector.hook_out" not in model.graph:
+            raise InputError(f"{model.family.name} has no projector.hook_out, where image tokens could change places.")
+        return [("projector.hook_out", self._permute(model.graph["projector.hook_out"].position_axis))]
+
+    def _permute(self, axis: int) -> HookFunction:
+        def permute(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(self.seed)
+            order = torch.randperm(activation.shape[axis], generator=generator)
+            return activation.index_select(axis, order.to(activation.device))
+
+        return permute
+
+
+@dataclass(frozen=True)
+class RegionInvariance:
+    """See `region_invariance`.
+
+    Attributes:
+        ks: for how many neurons the share is taken.
+        reading: how captions are read.
+        seed: of the order of image tokens.
+    """
+
+    ks: tuple[int, ...]
+    reading: Reading = field(default_factory=Reading, repr=False)
+    seed: int = 0
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """The share, its control, and how often the noun is still said."""
+        return PERMUTED, PERMUTED_OTHER, STILL_SAID
+
+    def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
+        """Caption the pictures again, with image tokens in another order."""
+        by_sample: dict[int, list[Case]] = defaultdict(list)
+        for case in cases:
+            if case.mention.sample.images:
+                by_sample[case.mention.number].append(case)
+        moved: list[Case] = []
+        for number, some in by_sample.items():
+            model, wanted = some[0].mention.model, {case.mention.noun for case in some}
+            with model.intervene(PermuteImage(self.seed)):
+                said = mentions(
+                    model,
+                    some[0].mention.sample,
+                    number=number,
+                    nouns=self.reading.nouns,
+                    max_new_tokens=self.reading.max_new_tokens,
+                )
+                moved += [case_of(each, some[0].choice, draw=1) for each in said if each.noun in wanted]
+        for case in (case for some in by_sample.values() for case in some):
+            yield from self._compare(case, moved)
+
+    def _compare(self, case: Case, moved: Sequence[Case]) -> Iterator[Value]:
+        noun, number = case.mention.noun, case.mention.number
+        same = next((each for each in moved if (each.mention.noun, each.mention.number) == (noun, number)), None)
+        method = case.choice.scored[0]
+        yield case.value(STILL_SAID.name, method, same is not None)
+        if same is None:
+            return
+        other = another(moved, same)
+        for k in self.ks:
+            for method, neurons in case.sets(k).items():
+                yield case.value(PERMUTED.name, method, shared(neurons, same.sets(k)[method]), k=k)
+                if other is not None:
+                    yield case.value(PERMUTED_OTHER.name, method, shared(neurons, other.sets(k)[method]), k=k)
+
+
+@dataclass(frozen=True)
+class ImageInvariance:
+    """See `image_invariance`.
+
+    Attributes:
+        ks: for how many neurons the share is taken.
+        together: how many pictures have to share them in the variant over all.
+    """
+
+    ks: tuple[int, ...]
+    together: int = 5
+
+    @property
+    def _all(self) -> Quantity:
+        return Quantity(f"shared by all of {self.together} pictures", "share of neurons")
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """Pairwise, its control, and over all."""
+        return PAIRWISE, PAIRWISE_OTHER, self._all
+
+    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+        """Compare the neurons of a noun in different pictures."""
+        for method in dict.fromkeys(method for each in chosen for method in each.neurons):
+            for k in self.ks:
+                sets = [(each, each.neurons[method][:k]) for each in chosen]
+                if all(len(neurons) == k for _, neurons in sets):
+                    yield from self._pairwise(sets, method, k)
+                    yield from self._together(sets, method, k)
+
+    def _pairwise(self, sets: Sequence[tuple[Chosen, list[tuple[int, int]]]], method: str, k: int) -> Iterator[Value]:
+        """Mean shares over all pairs, from counts: how many pictures of each noun, and of all, have a neuron."""
+        by_noun: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+        by_sample: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
+        everywhere: Counter[tuple[int, int]] = Counter()
+        for each, own in sets:
+            for counter in (by_noun[each.noun], by_sample[each.sample], everywhere):
+                counter.update(own)
+        of_noun = Counter(each.noun for each, _ in sets)
+        of_sample = Counter(each.sample for each, _ in sets)
+        for each, own in sets:
+            same = of_noun[each.noun] - 1
+            if same:
+                common = sum(by_noun[each.noun][neuron] - 1 for neuron in own)
+                yield Value(PAIRWISE.name, method, k, common / k / same, each.sample, each.noun)
+            others = len(sets) - of_noun[each.noun] - of_sample[each.sample] + 1
+            if others:
+                common = sum(everywhere[n] - by_noun[each.noun][n] - by_sample[each.sample][n] + 1 for n in own)
+                yield Value(PAIRWISE_OTHER.name, method, k, common / k / others, each.sample, each.noun)
+
+    def _together(self, sets: Sequence[tuple[Chosen, list[tuple[int, int]]]], method: str, k: int) -> Iterator[Value]:
+        by_noun: dict[str, list[tuple[int, list[tuple[int, int]]]]] = defaultdict(list)
+        for each, own in sets:
+            by_noun[each.noun].append((each.sample, own))
+        for noun, found in by_noun.items():
+            for start in range(0, len(found) - self.together + 1, self.together):
+                group = found[start : start + self.together]
+                common = set.intersection(*(set(own) for _, own in group))
+                yield Value(self._all.name, method, k, len(common) / k, group[0][0], noun)
+
+
+def region_invariance(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = ("contribution", "random"),
+    k: int | Sequence[int] = 20,
+    nouns: Nouns = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Measured:
+    """Compare the neurons of every noun with those found when the picture's tokens are handed on in another order.
+
+        |top_k(picture) & top_k(permuted)| / k, over nouns said in both captions
+
+    Args:
+        model: the hooked model.
+        dataset: samples with pictures; see `mmlens.analysis.samples`.
+        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        k: how many neurons; several for a curve.
+        nouns: as for `mm.caption_nouns`.
+        seed: of the order, and of the random neurons.
+        progress: show a progress bar.
+
+    Returns:
+        The share of neurons in common; beside it the share in common with another noun's, and how often the noun is
+        still said at all.
+
+    Raises:
+        InputError: if the model has no point at which image tokens are handed on.
+
+    Example:
+        >>> found = region_invariance(model, [scene], k=5, progress=False)
+        >>> 0 <= found.interval("noun said of permuted image tokens", "contribution").mean <= 1
+        True
+
+    Source: Pan et al., 2024 (https://arxiv.org/abs/2311.07470), region invariance; the permutation is that of the published
+    code, the share is our reading of the text.
+    """
+    ks = _ks(k)
+    reading = Reading(nouns)
+    measures = [RegionInvariance(ks, reading, seed)]
+    return run(model, dataset, measures, Choice(tuple(methods), max(ks), seed), reading=reading, progress=progress)
+
+
+def image_invariance(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = ("contribution", "random"),
+    k: int | Sequence[int] = 20,
+    together: int = 5,
+    nouns: Nouns = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Measured:
+    """Compare the neurons of every noun in different pictures.
+
+    Args:
+        model: the hooked model.
+        dataset: samples, several with the same nouns; see `mmlens.analysis.samples`.
+        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        k: how many neurons; several for a curve.
+        together: how many pictures have to share a neuron in the variant over all.
+        nouns: as for `mm.caption_nouns`.
+        seed: of the random neurons.
+        progress: show a progress bar.
+
+    Returns:
+        Pairwise: the mean share of top-k neurons that two pictures of a noun have in common, beside pictures of two nouns.
+        Over all: the share common to all of `together` pictures of a noun.
+
+    Example:
+        >>> from mmlens import lab
+        >>> found = image_invariance(model, [scene, scene.twin(place="sand")], k=5, progress=False)
+        >>> found.interval("shared by two pictures", "contribution").mean > 0.2
+        True
+
+    Source: pairwise: Pan et al., 2024 (https://arxiv.org/abs/2311.07470); over all: Fang et al. (NAM), NeurIPS 2024.
+    """
+    ks = _ks(k)
+    measures = [ImageInvariance(ks, together)]
+    choice = Choice(tuple(methods), max(ks), seed)
+    return run(model, dataset, measures, choice, reading=Reading(nouns), progress=progress)
+
+
+def _ks(k: int | Sequence[int]) -> tuple[int, ...]:
+    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
+    if not ks or ks[0] < 1:
+        raise InputError(f"k={k} must be one number of neurons, or several, each at least 1.")
+    return ks

@@ -1,0 +1,263 @@
+"""What was measured of neurons: values by noun and picture, and their means beside every baseline."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.pictures import drawn_by
+
+if TYPE_CHECKING:
+    from mmlens.viz.figures import Plot
+
+#: How a method's control is called: random neurons, as many in each layer as the method chose there.
+CONTROL = "random, like {method}"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something measured.
+
+    Attributes:
+        name: as it stands in tables.
+        unit: of its values.
+        better: `"higher"`, `"lower"`, or `""` where neither is.
+        control: the quantity to compare with, of the same neurons (another object, another noun's writing); "" if none.
+        baseline: another choice that the quantity is known for and compared with (a centred blob); "" if none.
+    """
+
+    name: str
+    unit: str
+    better: str = "higher"
+    control: str = ""
+    baseline: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number.
+
+    Attributes:
+        quantity: the name of what was measured.
+        method: how the neurons were chosen.
+        k: how many neurons.
+        value: the number, NaN where it cannot be had.
+        sample: number of the sample in the dataset; -1 where all pictures of the noun count together.
+        noun: the noun.
+    """
+
+    quantity: str
+    method: str
+    k: int
+    value: float
+    sample: int
+    noun: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table of measured values, with the interval of each mean and of each difference to a baseline.
+
+    Intervals are 95% bootstrap intervals that draw whole samples, since the nouns of one picture belong together.
+
+    Attributes:
+        quantities: what was measured.
+        values: one row per number: quantity, method, k, value, sample, noun.
+        about: the settings it was measured with.
+        skipped: what could not be measured, and why.
+
+    Example:
+        >>> from mmlens.analysis.properties.localisation import localisation
+        >>> found = localisation(model, [scene], k=5, progress=False)
+        >>> sorted(found.methods)
+        ['centred blob', 'contribution', 'random, like contribution']
+        >>> found.interval("IoU", "contribution").count > 0
+        True
+    """
+
+    quantities: tuple[Quantity, ...]
+    values: pd.DataFrame = field(repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        quantities: Iterable[Quantity],
+        values: Iterable[Value],
+        about: Mapping[str, Any] | None = None,
+        skipped: Mapping[str, str] | None = None,
+    ) -> "Measured":
+        """Make one of single values; quantities without any are left out."""
+        columns = ["quantity", "method", "k", "value", "sample", "noun"]
+        table = pd.DataFrame([asdict(value) for value in values], columns=columns)
+        known = tuple(each for each in quantities if each.name in set(table["quantity"]))
+        return cls(known, table, dict(about or {}), dict(skipped or {}))
+
+    def __repr__(self) -> str:
+        samples = self.values["sample"]
+        return (
+            f"Measured({len(self.quantities)} quantities of {len(self.methods)} choices of neurons, "
+            f"{samples[samples >= 0].nunique()} samples, {self.values['noun'].nunique()} nouns"
+            + (f"; skipped: {', '.join(self.skipped)}" if self.skipped else "")
+            + ")"
+        )
+
+    @property
+    def methods(self) -> list[str]:
+        """How neurons were chosen, baselines among them, in the order they came."""
+        return list(dict.fromkeys(self.values["method"]))
+
+    @property
+    def ks(self) -> list[int]:
+        """The numbers of neurons, ascending."""
+        return sorted({int(k) for k in self.values["k"]})
+
+    def _column(self, quantity: str, method: str, k: int | None) -> pd.Series:
+        """Values by (sample, noun)."""
+        rows = self.values[(self.values["quantity"] == quantity) & (self.values["method"] == method)]
+        if rows.empty:
+            known = sorted(set(self.values["quantity"]))
+            raise InputError(
+                f"{quantity!r} was not measured for {method!r}; measured are {', '.join(known)} for {', '.join(self.methods)}."
+            )
+        wanted = max(rows["k"]) if k is None else k
+        rows = rows[rows["k"] == wanted]
+        if rows.empty:
+            raise InputError(f"{quantity!r} was not measured with k={k}; k was {', '.join(map(str, self.ks))}.")
+        return rows.set_index(["sample", "noun"])["value"]
+
+    def interval(self, quantity: str, method: str, *, k: int | None = None) -> Interval:
+        """The mean of a quantity for one choice of neurons.
+
+        Args:
+            quantity: its name.
+            method: which choice.
+            k: how many neurons; the largest number measured by default.
+
+        Raises:
+            InputError: if that was not measured; says what was.
+        """
+        return _mean(self._column(quantity, method, k))
+
+    def difference(
+        self,
+        quantity: str,
+        method: str,
+        *,
+        minus: str | None = None,
+        minus_quantity: str | None = None,
+        k: int | None = None,
+    ) -> Interval:
+        """The mean difference to a baseline, paired by sample and noun.
+
+        Args:
+            quantity: its name.
+            method: which choice of neurons.
+            minus: another choice; the same if another quantity is given, else random neurons of the same layers.
+            minus_quantity: another quantity of the baseline; the same by default.
+            k: how many neurons; the largest number measured by default.
+
+        Raises:
+            InputError: if one of them was not measured.
+        """
+        if minus is None:
+            minus = CONTROL.format(method=method) if minus_quantity is None else method
+        own = self._column(quantity, method, k)
+        other = self._column(minus_quantity or quantity, minus, k)
+        paired = pd.concat([own.rename("own"), other.rename("other")], axis=1, join="inner")
+        return _mean(paired["own"] - paired["other"])
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        known = {(row.quantity, row.method, row.k) for row in self.values[["quantity", "method", "k"]].itertuples()}
+        rows = []
+        for quantity in self.quantities:
+            for method in self.methods:
+                for k in self.ks:
+                    if (quantity.name, method, k) not in known:
+                        continue
+                    row = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
+                    row |= _cells("", self.interval(quantity.name, method, k=k))
+                    random = CONTROL.format(method=method)
+                    if (quantity.name, random, k) in known:
+                        row |= _cells("minus_random", self.difference(quantity.name, method, k=k))
+                    if (quantity.control, method, k) in known:
+                        versus = self.difference(quantity.name, method, minus_quantity=quantity.control, k=k)
+                        row |= {"control": quantity.control} | _cells("minus_control", versus)
+                    if (quantity.name, quantity.baseline, k) in known and method != quantity.baseline:
+                        versus = self.difference(quantity.name, method, minus=quantity.baseline, k=k)
+                        row |= {"baseline": quantity.baseline} | _cells("minus_baseline", versus)
+                    rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per quantity, choice of neurons and k: the mean with its interval, and the paired differences.
+
+        Columns `minus_random...` compare with random neurons of the same layers, `minus_control...` with the quantity's
+        control (another object, another noun), `minus_baseline...` with another choice (a centred blob); all are paired by
+        sample and noun.
+        """
+        return self._frame.copy()
+
+    def plot(self, *, k: int | None = None) -> "Plot":
+        """Every quantity beside its baselines, with intervals; curves where several k were measured."""
+        return drawn_by("properties.plot_measured")(self, k=k)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, whole or not at all.
+
+        Args:
+            path: the file.
+        """
+        numbers = self.values["value"].astype(object)
+        known = {
+            "format": _FORMAT,
+            "about": dict(self.about),
+            "skipped": dict(self.skipped),
+            "quantities": [asdict(quantity) for quantity in self.quantities],
+            "values": self.values.assign(value=numbers.where(numbers.notna(), None)).to_dict("list"),
+        }
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(known) + "\n", encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Measured":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if the file is not there, or no such table.
+        """
+        text = require_file(path, "table of measured values").read_text(encoding="utf-8")
+        try:
+            known = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is no table of measured values: {error}.") from error
+        if not isinstance(known, dict) or known.get("format") != _FORMAT:
+            raise InputError(f"{path} is no table of measured values of format {_FORMAT}; write one with .save(path).")
+        values = pd.DataFrame(known["values"]).astype({"value": float})
+        quantities = tuple(Quantity(**each) for each in known["quantities"])
+        return cls(quantities, values, known["about"], known["skipped"])
+
+
+def _mean(values: pd.Series) -> Interval:
+    """The mean over nouns and pictures; whole pictures are drawn again, or nouns where these count as a whole."""
+    samples = values.index.get_level_values("sample").to_numpy()
+    nouns = pd.factorize(values.index.get_level_values("noun"))[0]
+    return mean_interval(values.to_numpy(dtype=float), groups=np.where(samples >= 0, samples, -1 - nouns))
+
+
+def _cells(name: str, interval: Interval) -> dict[str, float]:
+    if not name:
+        return {"mean": interval.mean, "low": interval.low, "high": interval.high, "count": interval.count}
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -1,0 +1,128 @@
+"""All properties of the neurons behind a model's nouns, in one call, each beside its baselines."""
+
+from collections.abc import Sequence, Sized
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.means import mean_activation
+from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.properties.cases import Choice, Overall, Property
+from mmlens.analysis.properties.causal import Causal, Way
+from mmlens.analysis.properties.cross_modality import CrossModality
+from mmlens.analysis.properties.invariance import ImageInvariance, RegionInvariance
+from mmlens.analysis.properties.localisation import Localisation
+from mmlens.analysis.properties.measured import Measured
+from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.scorers import Scorer
+from mmlens.analysis.properties.sensitivity import Sensitivity
+from mmlens.analysis.properties.specificity import Exclusive
+from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.models.hooked import HookedMultimodal
+
+
+def neuron_report(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = ("contribution", "gradient", "activation", "random"),
+    k: int = 20,
+    ways: Sequence[Way] = ("zero", "mean", "noise"),
+    sigma: float = 1.0,
+    captions: bool = True,
+    scorers: Sequence[Scorer] = (),
+    nouns: Nouns = None,
+    per_sample: int | None = None,
+    max_new_tokens: int = 30,
+    reference: int = 32,
+    batch_size: int = 8,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Measured:
+    """Measure everything about the neurons behind the nouns that a model says: read, in place, steady, shared, own, causal.
+
+    Each way to choose neurons stands beside random neurons of the same layers, and each property beside its own control:
+    the picture's other objects and a centred blob, the writing of another noun, the caption's other tokens.
+
+    Args:
+        model: the hooked model.
+        dataset: read once, in order. Localisation needs samples with `regions`, cross-modality with `writing`; what a
+            dataset does not bring is left out. See `mmlens.analysis.samples`.
+        methods: methods of `mm.find_neurons`; `"random"` adds random neurons of the same layers beside each.
+        k: how many neurons of each noun.
+        ways, sigma: what is done to neurons to see their effect, as for `causal_effect`.
+        captions: generate each caption anew with the neurons zeroed; the slowest measure.
+        scorers: how well the neurons' words fit picture and caption; see `mmlens.analysis.properties.scorers`.
+        nouns: as for `mm.caption_nouns`.
+        per_sample: how many nouns of a caption count, the first; all by default.
+        max_new_tokens: upper bound on a caption's tokens.
+        reference: neurons are set to their means over this many samples, the dataset's first.
+        batch_size: samples among which a noun meets other nouns, its controls.
+        seed: of random neurons, noise and order.
+        checkpoint: a file that keeps what is measured; the same call goes on from it.
+        progress: show progress bars.
+
+    Returns:
+        The table: `.to_frame()`, `.difference(...)`, `.plot()`, `.save(path)`. `.skipped` says what the model cannot have
+        measured (no places in the picture), and why.
+
+    Raises:
+        InputError: if no noun was found; for a checkpoint of other settings.
+
+    Example:
+        >>> import mmlens as mm
+        >>> report = mm.neuron_report(model, [scene], methods=("contribution", "random"), ways=("zero",), k=5,
+        ...     captions=False, per_sample=1, progress=False)
+        >>> report.difference("log p of the noun, zeroed", "contribution").mean < 0
+        True
+
+    Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
+    (https://arxiv.org/abs/2311.07470); each measure's own function says what departs.
+    """
+    reading = Reading(nouns, per_sample, max_new_tokens, batch_size)
+    samples = as_samples(dataset)
+    means = None
+    if "mean" in ways:
+        if reference < 1:
+            raise InputError(f"reference={reference}: neurons are set to their means over at least 1 sample.")
+        first = list(islice(samples, reference))
+        means = _means(model, first, batch_size, progress)
+        samples = chain(first, samples)
+    again = Reading(nouns, None, max_new_tokens, batch_size)
+    measures: list[Property | Overall] = [
+        Sensitivity(scorers=tuple(scorers)),
+        Localisation(),
+        RegionInvariance((k,), again, seed),
+        ImageInvariance((k,)),
+        CrossModality((k,), again),
+        Exclusive(k),
+        Causal(tuple(ways), (k,), (sigma,), means, captions, again, seed),
+    ]
+    choice = Choice(tuple(methods), k, seed)
+    total = len(dataset) if isinstance(dataset, Sized) else None
+    return run(
+        model,
+        samples,
+        measures,
+        choice,
+        reading=reading,
+        checkpoint=checkpoint,
+        skip_placeless=True,
+        total=total,
+        progress=progress,
+    )
+
+
+def _means(
+    model: HookedMultimodal, samples: Sequence[Sample], batch_size: int, progress: bool
+) -> Float[torch.Tensor, "layer neuron"]:
+    """The mean of every neuron of the language model over some samples."""
+    layers, width = model.cfg.n_layers, model.cfg.d_mlp
+    neurons = [Neuron(layer, index) for layer in range(layers) for index in range(width)]
+    found = mean_activation(model, samples, neurons, batch_size=batch_size, progress=progress)
+    return torch.stack(found).reshape(layers, width)

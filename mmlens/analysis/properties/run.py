@@ -1,0 +1,160 @@
+"""Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
+
+from collections.abc import Collection, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, case_of
+from mmlens.analysis.properties.checkpoint import Checkpoint, Part
+from mmlens.analysis.properties.measured import Measured, Value
+from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.models.fingerprint import fingerprint
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a dataset is read.
+
+    Attributes:
+        nouns: as for `mm.caption_nouns`.
+        per_sample: how many nouns of a caption count, the first; None for all.
+        max_new_tokens: upper bound on a caption's tokens.
+        batch_size: samples among which a noun meets other nouns, its controls.
+    """
+
+    nouns: Nouns = None
+    per_sample: int | None = None
+    max_new_tokens: int = 30
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.per_sample is not None and self.per_sample < 1):
+            raise InputError(
+                f"batch_size={self.batch_size} and the nouns per sample ({self.per_sample}) must be at least 1."
+            )
+
+    def __str__(self) -> str:
+        nouns = sorted(self.nouns) if isinstance(self.nouns, Collection) else getattr(self.nouns, "__name__", None)
+        return f"{nouns}, {self.per_sample}, {self.max_new_tokens}, {self.batch_size}"
+
+
+def run(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    measures: Sequence[Property | Overall],
+    choice: Choice,
+    *,
+    reading: Reading | None = None,
+    checkpoint: str | Path | None = None,
+    skip_placeless: bool = False,
+    total: int | None = None,
+    progress: bool = True,
+) -> Measured:
+    """Measure the neurons of every noun that the model says of a dataset.
+
+    Args:
+        model: the hooked model.
+        dataset: read once, in order, a few samples at a time.
+        measures: what to measure.
+        choice: how neurons are chosen.
+        reading: how the dataset is read.
+        checkpoint: a file that keeps what is measured, to go on from after an interruption.
+        skip_placeless: note measures that need a place in the picture and go on, where image tokens have none.
+        total: number of samples for the progress bar, where the dataset cannot tell.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: if no noun was found, or nothing could be measured; for a checkpoint of something else.
+        NoPlaceError: where image tokens have no place in the picture, and a measure needs one.
+    """
+    reading = reading or Reading()
+    settings = {
+        "model": type(model.hf_model).__name__,
+        "fingerprint": fingerprint(model),
+        "choice": repr(choice),
+        "reading": str(reading),
+        "measures": [repr(each) for each in measures],
+    }
+    kept = Checkpoint(checkpoint, settings)
+    parts: list[Part] = []
+    samples, number = as_samples(dataset), 0
+    total = len(dataset) if isinstance(dataset, Sized) else total
+    with tqdm(total=total, desc="neurons", disable=not progress) as bar:
+        while some := list(islice(samples, reading.batch_size)):
+            key = " ".join([str(number), *(sample.key for sample in some)])
+            part = kept.get(key)
+            if part is None:
+                part = _part(model, some, number, measures, choice, reading, skip_placeless)
+                kept.put(key, part)
+            parts.append(part)
+            number += len(some)
+            bar.update(len(some))
+    return _joined(parts, measures, settings, number)
+
+
+def _part(
+    model: HookedMultimodal,
+    samples: Sequence[Sample],
+    first: int,
+    measures: Sequence[Property | Overall],
+    choice: Choice,
+    reading: Reading,
+    skip_placeless: bool,
+) -> Part:
+    """Measure a few samples."""
+    cases = [
+        case_of(mention, choice)
+        for number, sample in enumerate(samples, start=first)
+        for mention in mentions(
+            model,
+            sample,
+            number=number,
+            nouns=reading.nouns,
+            per_sample=reading.per_sample,
+            max_new_tokens=reading.max_new_tokens,
+        )
+    ]
+    values: list[Value] = []
+    skipped: dict[str, str] = {}
+    for each in measures:
+        if isinstance(each, Overall):
+            continue
+        try:
+            values += each.measure(cases)
+        except NoPlaceError as error:
+            if not skip_placeless:
+                raise
+            skipped[type(each).__name__.lower()] = str(error)
+    return Part(values, [Chosen.of(case) for case in cases], skipped)
+
+
+def _joined(
+    parts: Sequence[Part], measures: Sequence[Property | Overall], settings: dict[str, Any], samples: int
+) -> Measured:
+    """All parts as one table, with what is measured over all of them."""
+    chosen = [each for part in parts for each in part.chosen]
+    if not chosen:
+        raise InputError(
+            f"No noun was found in the captions of {samples} samples, so there is nothing to measure; pass the nouns to look "
+            "for."
+        )
+    values = [value for part in parts for value in part.values]
+    for each in measures:
+        if isinstance(each, Overall):
+            values += each.over_all(chosen)
+    if not values:
+        raise InputError(
+            "Nothing could be measured: samples must bring what a measure compares with (regions for localisation, a writing "
+            "for cross-modality, several pictures of a noun for invariance); see mmlens.analysis.samples.Sample."
+        )
+    skipped = {name: why for part in parts for name, why in part.skipped.items()}
+    quantities = [quantity for each in measures for quantity in each.quantities]
+    return Measured.of(quantities, values, settings, skipped)

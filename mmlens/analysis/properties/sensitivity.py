@@ -1,0 +1,129 @@
+"""Sensitivity: whether the words that a noun's neurons write are that noun, and true of the picture."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.measured import Measured, Quantity, Value
+from mmlens.analysis.properties.run import run
+from mmlens.analysis.properties.scorers import Scorer
+from mmlens.analysis.samples import Dataset
+from mmlens.core.places import Neuron
+from mmlens.models.hooked import HookedMultimodal
+
+AMONG = Quantity("noun among its words", "share of neurons")
+RANK = Quantity("rank of the noun", "median rank", better="lower")
+SAID = Quantity("words that the caption has", "share of words")
+TRUE = Quantity("words that are true of the picture", "share of words")
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """See `sensitivity`.
+
+    Attributes:
+        words: how many words of each neuron are read.
+        scorers: further measures of how the words fit the picture or the text.
+    """
+
+    words: int = 5
+    scorers: Sequence[Scorer] = ()
+
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """Overlap, rank, and one per scorer."""
+        return (AMONG, RANK, SAID, TRUE, *(Quantity(scorer.name, scorer.unit) for scorer in self.scorers))
+
+    def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
+        """Read the rows of each choice of neurons as words."""
+        texts: list[tuple[Case, str, str]] = []
+        for case in cases:
+            for method, neurons in case.sets().items():
+                logits = _row_logits(case.mention.model, neurons)
+                own = logits[:, case.mention.token, None]
+                best = logits.topk(self.words, dim=1).indices
+                yield case.value(AMONG.name, method, (best == case.mention.token).any(1).float().mean())
+                yield case.value(RANK.name, method, (1 + (logits > own).sum(1)).float().median())
+                words = [case.mention.model.to_string(token).strip().lower() for token in best.flatten().tolist()]
+                yield case.value(SAID.name, method, _overlap(words, case.mention.caption))
+                if case.mention.sample.caption is not None:
+                    yield case.value(TRUE.name, method, _overlap(words, case.mention.sample.caption))
+                texts.append((case, method, " ".join(dict.fromkeys(words))))
+        for scorer in self.scorers:
+            fitting = [
+                each for each in texts if (each[0].mention.sample.images if scorer.against == "picture" else True)
+            ]
+            if fitting:
+                against = [_reference(case, scorer) for case, _, _ in fitting]
+                scores = scorer.score(against, [text for _, _, text in fitting])
+                for (case, method, _), score in zip(fitting, scores, strict=True):
+                    yield case.value(scorer.name, method, score)
+
+
+def _reference(case: Case, scorer: Scorer) -> object:
+    """What a scorer compares words with: the picture, or the true caption (the model's own where none is known)."""
+    sample = case.mention.sample
+    return sample.pictures[0] if scorer.against == "picture" else sample.caption or case.mention.caption
+
+
+@torch.no_grad()
+def _row_logits(model: HookedMultimodal, neurons: Sequence[Neuron]) -> torch.Tensor:
+    """What each neuron's row adds to every token's logit, without the final norm: `[neuron vocab]`."""
+    blocks = model.blocks
+    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index] for neuron in neurons])
+    return (rows @ model.W_U).float().cpu()
+
+
+def _overlap(words: Sequence[str], text: str) -> float:
+    """The share of words that a text has."""
+    known = set(re.findall(r"[^\W_]+", text.lower()))
+    return sum(word in known for word in words) / len(words)
+
+
+def sensitivity(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = ("contribution", "random"),
+    k: int = 20,
+    words: int = 5,
+    scorers: Sequence[Scorer] = (),
+    nouns: Nouns = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Measured:
+    """Read the top neurons of every noun as words, and compare these with the noun, the caption and the picture.
+
+    A neuron's words are the tokens whose logits its row raises most: the largest entries of `W_out[i] @ W_U`.
+
+    Args:
+        model: the hooked model.
+        dataset: samples; see `mmlens.analysis.samples`.
+        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        k: how many neurons.
+        words: how many words of each.
+        scorers: further measures, from local checkpoints: `mmlens.analysis.properties.scorers`.
+        nouns: as for `mm.caption_nouns`.
+        seed: of the random neurons.
+        progress: show a progress bar.
+
+    Returns:
+        The share of neurons with the noun among their words, the noun's rank, and the share of words that the caption
+        has and that are true of the picture; one more per scorer.
+
+    Example:
+        >>> found = sensitivity(model, [scene], k=5, progress=False)
+        >>> found.difference("noun among its words", "contribution").mean > 0
+        True
+
+    Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
+    (https://arxiv.org/abs/2311.07470), semantic sensitivity, which scores words with CLIPScore, BERTScore, MoverScore and
+    BLEURT.
+    *Departs:* overlap and rank need no second model and are always there.
+    """
+    measures = [Sensitivity(words, tuple(scorers))]
+    return run(model, dataset, measures, Choice(tuple(methods), k, seed), nouns=nouns, progress=progress)
