@@ -33,8 +33,10 @@ def hash_of(pieces: Iterable[object]) -> str:
 
 
 def hash_of_batch(batch: MultimodalBatch) -> str:
-    """A hash of everything that a batch puts into a model."""
-    return hash_of(piece for name in sorted(batch.inputs) for piece in (name, batch.inputs[name]))
+    """A hash of everything that a batch puts into a model: its tensors, and what it carries."""
+    tensors = [piece for name in sorted(batch.inputs) for piece in (name, batch.inputs[name])]
+    carried = [piece for held in batch.carried for piece in (held.at, *held.rows, *held.values)]
+    return hash_of([*tensors, *carried])
 
 
 class Checkpoint:
@@ -42,24 +44,32 @@ class Checkpoint:
 
     Args:
         path: the file; None keeps nothing.
-        question: hashes of what was asked, by what they are of (model, clean, positions, ...).
-        values: `[point group sample]`, NaN where unfinished; filled from the file if there is one.
+        question: hashes of what was asked, by what they are of (model, clean batch, positions, ...).
+
+    Attributes:
+        values: `[point group sample]`, NaN where unfinished; from the file, or made by `start`.
 
     Raises:
         InputError: if the file is no checkpoint, or holds the cells of another question.
     """
 
-    def __init__(self, path: str | Path | None, question: Mapping[str, str], values: torch.Tensor):
+    def __init__(self, path: str | Path | None, question: Mapping[str, str]):
         self.path = None if path is None else Path(path)
         self.question = dict(question)
-        self.values = values
+        self.values = torch.empty(0)
         self._written = time.monotonic()
         if self.path is None:
             return
         if not self.path.parent.is_dir():
             raise InputError(f"Cannot write {path}: the folder {self.path.parent} does not exist; create it first.")
         if self.path.exists():
-            self.values.copy_(self._read(self.path))
+            self.values = self._read(self.path)
+
+    def start(self, shape: tuple[int, int, int]) -> torch.Tensor:
+        """The values found so far, of the given shape; NaN everywhere if there are none."""
+        if self.values.shape != shape:
+            self.values = torch.full(shape, torch.nan)
+        return self.values
 
     def _read(self, path: Path) -> torch.Tensor:
         try:

@@ -15,13 +15,14 @@ from safetensors.torch import save_file
 from mmlens.analysis.statistics import holm, mean_interval, sign_flip_p
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file, whole_file
+from mmlens.core.pictures import drawn_by
 from mmlens.execution.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mmlens.models.images import Picture
-    from mmlens.viz.sweeps import Plot
+    from mmlens.viz.figures import Plot
 
 _FORMAT = "mmlens.PatchSweep/1"
 _TENSORS = ("values", "clean", "corrupted")
@@ -114,20 +115,29 @@ class PatchSweep:
         return torch.tensor([[(each.low, each.high) for each in row] for row in found])
 
     def p_values(
-        self, *, correction: Literal["holm"] | None = "holm", seed: int = 0
+        self, *, beyond: float = 0.0, correction: Literal["holm"] | None = "holm", seed: int = 0
     ) -> Float[torch.Tensor, "point group"]:
-        """Two-sided p of each mean effect being zero: a sign-flip permutation test over samples.
+        """Two-sided p of each mean effect: a sign-flip permutation test over samples.
+
+        Almost everything in a network has *some* effect, the same in every sample and so significant, if it is a thousandth
+        of a logit. `beyond` asks instead whether an effect is larger than what would matter.
 
         Args:
+            beyond: the smallest effect that matters, in the metric's unit: the test is of a mean that lies farther from zero.
             correction: for the number of cells: Holm's, or None. With n samples no p lies below `2 / 2**n` before it.
             seed: of the random signs.
 
         Raises:
-            InputError: for fewer than two samples.
+            InputError: for fewer than two samples, or a negative `beyond`.
         """
         if correction not in ("holm", None):
             raise InputError(f"correction={correction!r} must be 'holm' or None.")
-        p: np.ndarray = sign_flip_p(self.effect.double().cpu().numpy(), seed=seed)
+        if not beyond >= 0:
+            raise InputError(f"beyond={beyond} is the size of an effect; it must not be negative.")
+        effect = self.effect.double().cpu().numpy()
+        mean = effect.mean(-1, keepdims=True)
+        p: np.ndarray = sign_flip_p(effect - np.sign(mean) * beyond, seed=seed)
+        p = np.where(np.abs(mean[..., 0]) < beyond, 1.0, p)
         return torch.from_numpy(holm(p) if correction == "holm" else p)
 
     def top(self, k: int = 10) -> list[Patch]:
@@ -166,9 +176,9 @@ class PatchSweep:
             image: the first sample's picture; needs groups that have a place in it.
             points: which points to draw; all by default.
         """
-        from mmlens.viz.sweeps import plot_over_picture, plot_sweep
-
-        return plot_sweep(self, points=points) if image is None else plot_over_picture(self, image, points=points)
+        if image is None:
+            return drawn_by("sweeps.plot_sweep")(self, points=points)
+        return drawn_by("sweeps.plot_over_picture")(self, image, points=points)
 
     def save(self, path: str | Path) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
@@ -203,6 +213,13 @@ class PatchSweep:
             raise InputError(f"{path} is no patch sweep (format {about.get('format')!r}, expected {_FORMAT!r}).")
         boxes = tuple(None if found is None else torch.tensor(found) for found in json.loads(about["boxes"]))
         return cls(
-            *(tensors["values"], json.loads(about["points"]), json.loads(about["groups"])),
-            *(tensors["clean"], tensors["corrupted"], about["direction"], about["metric"], about["method"], boxes),
+            values=tensors["values"],
+            points=json.loads(about["points"]),
+            groups=json.loads(about["groups"]),
+            clean=tensors["clean"],
+            corrupted=tensors["corrupted"],
+            direction=about["direction"],
+            metric=about["metric"],
+            method=about["method"],
+            boxes=boxes,
         )

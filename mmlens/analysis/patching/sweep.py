@@ -103,26 +103,26 @@ def patch(
     chosen = choose(model, at, units)
     groups = groups_of(clean, chosen, positions)
     require_metric(metric, model, clean.size)
+    first = next(iter(groups.values()))
+    question = {
+        "the model": fingerprint(model),
+        "the clean batch": hash_of_batch(clean),
+        "the corrupted batch": hash_of_batch(corrupted),
+        "points": hash_of([*((node.name, units) for node, units in chosen), window]),
+        "positions": hash_of(piece for node in groups for group in groups[node] for piece in (group.name, *group.rows)),
+        "metric": hash_of([metric_name(metric), metric.tokens if isinstance(metric, Metric) else None]),
+        "direction": direction,
+    }
+    kept = Checkpoint(checkpoint, question)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
-    names = [node.name for node, _ in chosen]
-    source_logits, cache = model.run_with_cache(source, names=names)
+    source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in chosen])
     run = CleanRun(model, target)
     at_source, at_target = predicting_logits(model, source_logits, source.layout.last), run.clean_logits
     clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size).cpu() for logits in (clean_logits, corrupted_logits)]
     grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict, window), groups)
-    asked = {
-        "the model": fingerprint(model),
-        "the clean batch": hash_of_batch(clean),
-        "the corrupted batch": hash_of_batch(corrupted),
-        "points": hash_of(point.name for point in grid.points),
-        "positions": hash_of(rows for node in groups for group in groups[node] for rows in (group.name, *group.rows)),
-        "metric": hash_of([metric_name(metric), *([measure.ids] if isinstance(measure, Measure) else [])]),
-        "direction": direction,
-    }
-    first = next(iter(groups.values()))
-    kept = Checkpoint(checkpoint, asked, torch.full((len(grid.points), len(first), clean.size), torch.nan))
+    kept.start((len(grid.points), len(first), clean.size))
     plan = grid.fill(kept, measure, budget=budget, progress=progress)
     return PatchSweep(
         values=kept.values,

@@ -1,0 +1,283 @@
+"""Patching: against a plain loop, and against a model whose patch and head are known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference
+from mmlens.analysis.patching.groups import grid
+from mmlens.analysis.patching.sweep import patch
+from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.places import Head, Neuron
+from mmlens.interventions.corruptions import swap
+from tests.analysis.conftest import Wrapped
+from tests.analysis.patching.plain import answers, copying, rows_named
+from tests.conftest import Subject
+from tests.tiny import picture
+
+METRIC = logit_difference("red", "blue")
+
+
+#: One point of each kind; those of the language model with the word `last` or `image`, the others with `image`.
+POINTS = [
+    ("hook_embed", "image"),
+    ("blocks.0.hook_resid_pre", "image"),
+    ("blocks.1.hook_resid_mid", "image"),
+    ("blocks.1.hook_resid_post", "last"),
+    ("blocks.1.hook_attn_out", "last"),
+    ("blocks.2.hook_mlp_out", "last"),
+    ("blocks.1.mlp.hook_post", "last"),
+    ("blocks.2.attn.hook_q", "last"),
+    ("blocks.1.attn.hook_k", "image"),
+    ("blocks.1.attn.hook_v", "image"),
+    ("blocks.1.attn.hook_attn_scores", "last"),
+    ("blocks.1.attn.hook_pattern", "image"),
+    ("blocks.0.attn.hook_z", "image"),
+    ("projector.hook_out", "image"),
+    ("vision.blocks.0.hook_resid_post", "image"),
+    ("vision.blocks.0.attn.hook_z", "image"),
+    ("vision.blocks.1.mlp.hook_post", "image"),
+]
+
+
+def pair(subject: Subject, side: str = "left") -> tuple[Any, Any]:
+    clean = subject.batches[side]
+    return clean, swap(subject.model, clean, [[picture(8, p[0].height, p[0].width)] for p in clean.images])
+
+
+def difference(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, model.to_single_token("red")] - logits[:, model.to_single_token("blue")]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_every_kind_of_point_equals_the_plain_loop(subject: Subject, side: str) -> None:
+    model = subject.model
+    clean, corrupted = pair(subject, side)
+    _, cache = model.run_with_cache(clean, names="*")
+    before = difference(model, answers(model, corrupted))
+    largest, shifted = 0.0, 0.0
+    for name, word in POINTS if side == "left" else POINTS[:6]:
+        sweep = patch(model, clean, corrupted, at=name, positions=[word], metric=METRIC, progress=False)
+        rows = rows_named(clean, model, name, word)
+        hook = copying(model, name, cache[name], rows)
+        expected = difference(model, answers(model, corrupted, [hook]))
+        torch.testing.assert_close(sweep.values[0, 0], expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(sweep.corrupted, before, rtol=0, atol=1e-5)
+        largest = max(largest, float((expected - before).abs().max()))
+        if word == "image" and name.startswith("blocks.0"):
+            wrong = copying(model, name, cache[name], [each - 1 for each in rows])
+            off = difference(model, answers(model, corrupted, [wrong]))
+            shifted = max(shifted, float((off - sweep.values[0, 0]).abs().max()))
+    assert largest > 0.01, f"the comparison could not fail: no patch moved the metric by more than {largest}"
+    assert shifted > 1e-4, "a shifted row should have been caught"
+
+
+UNITS = [
+    ("blocks.1.attn.hook_z", "last", "head", 4),
+    ("blocks.1.attn.hook_q", "last", "head", 4),
+    ("blocks.1.attn.hook_k", "image", "head", 2),
+    ("blocks.2.attn.hook_pattern", "last", "head", 4),
+    ("vision.blocks.0.attn.hook_z", "image", "head", 2),
+]
+
+
+def test_every_head_equals_the_plain_loop(subject: Subject) -> None:
+    """Grouped heads: `hook_k` has two where `hook_q` has four."""
+    model = subject.model
+    clean, corrupted = pair(subject)
+    for name, word, units, count in UNITS:
+        sweep = patch(model, clean, corrupted, at=name, units=units, positions=[word], metric=METRIC, progress=False)  # type: ignore[arg-type]
+        assert sweep.points == [f"{name}[h{head}]" for head in range(count)]
+        _, cache = model.run_with_cache(clean, names=name)
+        for head in range(count):
+            hook = copying(model, name, cache[name], rows_named(clean, model, name, word), head)
+            expected = difference(model, answers(model, corrupted, [hook]))
+            torch.testing.assert_close(sweep.values[head, 0], expected, rtol=0, atol=1e-5)
+
+
+def test_listed_units_lie_at_their_own_points(subject: Subject) -> None:
+    model = subject.model
+    clean, corrupted = pair(subject)
+    units = [Neuron(1, 5), Head(0, 3), Neuron(0, 2, "vision")]
+    sweep = patch(model, clean, corrupted, units=units, positions={"all": "all"}, metric=METRIC, progress=False)
+    names = ["vision.blocks.0.mlp.hook_post[u2]", "blocks.0.attn.hook_z[h3]", "blocks.1.mlp.hook_post[u5]"]
+    assert sweep.points == names
+    for i, name in enumerate(names):
+        point, unit = name.rstrip("]").split("[")
+        _, cache = model.run_with_cache(clean, names=point)
+        everything = [torch.arange(cache[point].shape[model.graph[point].position_axis])] * 2
+        hook = copying(model, point, cache[point], everything, int(unit[1:]))
+        torch.testing.assert_close(
+            sweep.values[i, 0], difference(model, answers(model, corrupted, [hook])), rtol=0, atol=1e-5
+        )
+
+
+def test_a_window_patches_neighbouring_layers_together(llava: Subject) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    sweep = patch(
+        *(model, clean, corrupted),
+        at="blocks.*.hook_mlp_out",
+        window=2,
+        positions=["last"],
+        metric=METRIC,
+        progress=False,
+    )
+    assert sweep.points == [f"blocks.{n}.hook_mlp_out{w}" for n, w in enumerate(("", "[layers 0-1]", "[layers 1-2]"))]
+    _, cache = model.run_with_cache(clean)
+    hooks = [
+        copying(model, f"blocks.{n}.hook_mlp_out", cache["mlp_out", n], rows_named(clean, model, "hook_embed", "last"))
+        for n in (1, 2)
+    ]
+    torch.testing.assert_close(
+        sweep.values[2, 0], difference(model, answers(model, corrupted, hooks)), rtol=0, atol=1e-5
+    )
+
+
+def test_whole_streams_patched_at_the_first_block_bring_the_clean_run_back(subject: Subject) -> None:
+    clean, corrupted = pair(subject)
+    kwargs = {"at": "hook_embed", "metric": METRIC, "positions": ["all"], "progress": False}
+    sweep = patch(subject.model, clean, corrupted, **kwargs)  # type: ignore[arg-type]
+    torch.testing.assert_close(sweep.recovered[0, 0], torch.ones(2), rtol=0, atol=1e-4)
+    back = patch(subject.model, clean, corrupted, direction="noise", **kwargs)  # type: ignore[arg-type]
+    torch.testing.assert_close(back.values[0, 0], sweep.corrupted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(back.clean, sweep.clean)
+    torch.testing.assert_close(back.effect[0, 0], sweep.corrupted - sweep.clean, rtol=0, atol=1e-5)
+
+
+def test_blocks_boxes_and_masks_are_the_rows_under_them(llava: Subject, qwen: Subject) -> None:
+    """Blocks cover the picture once; a box and a mask of one block's pixels name the block's rows."""
+    for subject in (llava, qwen):
+        model = subject.model
+        clean = model.prepare(["the image", "what is the image"], images=[[picture(0)], [picture(1)]])
+        corrupted = swap(model, clean, [picture(8), picture(9)])
+        for at in ("blocks.1.hook_resid_pre", "vision.blocks.1.hook_resid_post"):
+            sweep = patch(model, clean, corrupted, at=at, positions=grid(1), metric=METRIC, progress=False)
+            assert len(sweep.groups) == {"blocks": 16 if subject is llava else 4, "vision": 16}[at.split(".")[0]]
+            areas = torch.zeros(32, 32)
+            for boxes in sweep.boxes:
+                for left, top, right, bottom in boxes.round().int().tolist():  # type: ignore[union-attr]
+                    areas[top:bottom, left:right] += 1
+            assert (areas == 1).all()
+            box = tuple(sweep.boxes[1][0].tolist())  # type: ignore[index]
+            mask = torch.zeros(32, 32, dtype=torch.bool)
+            mask[round(box[1]) : round(box[3]), round(box[0]) : round(box[2])] = True
+            part: Any = "vision" if at.startswith("vision") else "language"
+            named = {
+                "box": [clean.layout.patches(box, part=part, sample=s) for s in range(2)],
+                "mask": [clean.layout.patches_of_mask(mask, part=part, sample=s) for s in range(2)],
+            }
+            again = patch(model, clean, corrupted, at=at, positions=named, metric=METRIC, progress=False)
+            for j in range(2):
+                torch.testing.assert_close(again.values[0, j], sweep.values[0, 1], rtol=0, atol=1e-5)
+
+
+def test_each_position_of_the_shorter_sample_skips_its_padding(llava: Subject) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    sweep = patch(
+        model, clean, corrupted, at="blocks.1.hook_resid_pre", positions="each", metric=METRIC, progress=False
+    )
+    padding = ~clean.layout.is_token[0]
+    assert padding.any()
+    assert (sweep.effect[0, padding, 0] == 0).all()
+    assert sweep.groups == [str(i) for i in range(clean.layout.length("language") or 0)]
+    _, cache = model.run_with_cache(clean, names="blocks.1.hook_resid_pre")
+    for row in (4, 20):
+        hook = copying(model, "blocks.1.hook_resid_pre", cache["resid_pre", 1], [torch.tensor([row])] * 2)
+        expected = difference(model, answers(model, corrupted, [hook]))
+        torch.testing.assert_close(sweep.values[0, row, 1], expected[1], rtol=0, atol=1e-5)
+
+
+def test_any_metric_of_logits_and_targets_of_each_sample(llava: Subject) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    common = {"at": ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_pre"], "positions": ["image"], "progress": False}
+    targets = [model.to_single_token("red"), model.to_single_token("grass")]
+
+    def own(logits: torch.Tensor) -> torch.Tensor:
+        return logits.log_softmax(-1)[torch.arange(2), targets]
+
+    one = patch(model, clean, corrupted, metric=log_probability(["red", "grass"]), **common)  # type: ignore[arg-type]
+    two = patch(model, clean, corrupted, metric=own, **common)  # type: ignore[arg-type]
+    torch.testing.assert_close(one.values, two.values)
+    torch.testing.assert_close(one.clean, own(answers(model, clean)))
+    assert two.metric == "own"
+    far = patch(model, clean, corrupted, metric=kl_divergence(), **common)  # type: ignore[arg-type]
+    assert far.clean.abs().max() < 1e-6 < far.corrupted.min()
+    name = "blocks.2.hook_resid_pre"
+    _, cache = model.run_with_cache(clean, names=name)
+    patched = answers(model, corrupted, [copying(model, name, cache[name], clean.layout.image)])
+    p = answers(model, clean).log_softmax(-1)
+    expected = (p.exp() * (p - patched.log_softmax(-1))).sum(-1)
+    torch.testing.assert_close(far.values[1, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_planted_patch_layer_and_head_are_found_and_nothing_in_the_twin(planted_patch: Wrapped) -> None:
+    """Sixteen pairs of pictures: what passes p < 0.01 after correction is what was planted, and in the twin nothing is.
+
+    The twin's small random weights move its answer by up to 0.02 logits, always in the same direction; what was planted by
+    37. What counts is therefore an effect beyond half a logit.
+    """
+    truth = planted_patch.truth
+    metric = logit_difference(truth.token, truth.default_token)
+    seeds = range(16)  # so that the least p of a cell is 1e-4, of which 60 can still be corrected for
+    prompts = [planted_patch.planted.prompt] * len(seeds)
+    for model in (planted_patch.model, planted_patch.twin):
+        clean, corrupted = (
+            model.prepare(prompts, images=[[planted_patch.planted.image(present, seed=seed)] for seed in seeds])
+            for present in (True, False)
+        )
+        common = {"metric": metric, "progress": False}
+        streams = patch(model, clean, corrupted, at="blocks.*.hook_resid_pre", positions="each", **common)  # type: ignore[arg-type]
+        heads = patch(model, clean, corrupted, at="blocks.*.attn.hook_z", units="head", positions=["last"], **common)  # type: ignore[arg-type]
+        found = [(sweep.p_values(beyond=0.5) < 0.01).nonzero().tolist() for sweep in (streams, heads)]
+        if model is planted_patch.twin:
+            assert found == [[], []]
+            continue
+        row, last = int(clean.layout.patches(truth.box)[0]), int(clean.layout.last[0])
+        carries = [row if layer <= truth.head_layer else last for layer in range(len(streams.points))]
+        assert found[0] == [[layer, position] for layer, position in enumerate(carries)]
+        assert streams.mean_recovered[range(len(carries)), carries].sub(1).abs().max() < 0.05
+        (best,) = found[1]
+        assert heads.points[best[0]] == heads.top(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
+        assert heads.top(1)[0].recovered == pytest.approx(1.0, abs=0.05)
+
+
+def no_run(model: object) -> Callable[..., None]:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the model ran before the input was refused")
+
+    return fail
+
+
+def test_refusals_come_before_any_forward_pass(llava: Subject, qwen: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = llava.batches["left"]
+    longer = llava.model.prepare(["describe the image now please", "red"], images=clean.images)
+    turned = llava.batches["right"]
+    for subject in (llava, qwen):
+        monkeypatch.setattr(type(subject.model.hf_model), "forward", no_run(subject.model))
+    common = {"metric": METRIC, "progress": False}
+    with pytest.raises(InputError, match=r"use texts of equal token length"):
+        patch(llava.model, clean, longer, at="hook_embed", **common)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"differ in where image tokens are, first at position 0 of sample 0"):
+        patch(llava.model, clean, turned, at="hook_embed", **common)  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match=r"no hook point 'blocks.0.hook_resid'.*Nearest: blocks.0.hook_resid_"):
+        patch(llava.model, clean, clean, at="blocks.0.hook_resid", **common)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"positions=99 name \[99\], outside the 23 positions"):
+        patch(llava.model, clean, clean, at="hook_embed", positions={"far": 99}, **common)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="direction='sideways' must be 'denoise' or 'noise'"):
+        patch(llava.model, clean, clean, at="hook_embed", direction="sideways", **common)  # type: ignore[arg-type]
+    both = qwen.batches["left"]
+    with pytest.raises(
+        InputError, match="holds the rows of all 2 samples in one sequence; give positions as one list per"
+    ):
+        patch(qwen.model, both, both, at="vision.blocks.0.hook_resid_post", positions={"first": 0}, **common)  # type: ignore[arg-type]
+
+
+def test_a_metric_must_give_one_value_per_sample(llava: Subject) -> None:
+    clean = llava.batches["left"]
+    with pytest.raises(InputError, match=r"one value per sample, \[batch=2\].*found \[\]"):
+        patch(llava.model, clean, clean, at="hook_embed", metric=lambda logits: logits.mean(), progress=False)
