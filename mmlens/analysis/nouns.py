@@ -29,7 +29,7 @@ Nouns = Collection[str] | Callable[[str], Sequence[str]] | None
 
 @dataclass(frozen=True)
 class CaptionWord:
-    """A word of a generated caption.
+    """A word of a generated caption, or a noun of several words.
 
     Attributes:
         text: the word, in lower case.
@@ -79,8 +79,8 @@ def caption_nouns(
     Args:
         model: the hooked model.
         trace: its generation.
-        nouns: a list of nouns; a function from the caption to its nouns; or None: spaCy's part-of-speech tags if spaCy
-            and its English model are installed, else every word that is not a function word.
+        nouns: a list of nouns, of one word or several; a function from the caption to its nouns; or None: spaCy's
+            part-of-speech tags if spaCy and its English model are installed, else every word that is not a function word.
         sample: which sample.
 
     Raises:
@@ -102,18 +102,35 @@ def nouns_said(
     """As `caption_nouns`, but a caption may have none: for datasets, where some captions miss."""
     words = caption_words(model, trace, sample=sample)
     wanted = _wanted(nouns, trace.text[sample], words)
+    ids = trace.tokens[sample].tolist()
+    longest = max((len(noun.split()) for noun in wanted), default=0)
     found: dict[str, CaptionWord] = {}
-    for word in words:
-        if word.text in wanted:
-            found.setdefault(word.text, word)
+    at = 0
+    while at < len(words):
+        # the longest noun that begins here: "traffic light" is no "light"
+        phrases = (words[at : at + length] for length in range(min(longest, len(words) - at), 0, -1))
+        joined = (_joined(model, ids, phrase) for phrase in phrases)
+        noun = next((each for each in joined if each is not None and each.text in wanted), None)
+        if noun is not None:
+            found.setdefault(noun.text, noun)
+        at += 1 if noun is None else len(noun.text.split())
     return list(found.values())
+
+
+def _joined(model: HookedMultimodal, ids: list[int], words: list[CaptionWord]) -> CaptionWord | None:
+    """Neighbouring words as one; None if something other than space stands between them."""
+    first, last = words[0].step, words[-1].step + len(words[-1].tokens)
+    spaced = r"\s+".join(re.escape(word.text) for word in words)
+    if len(words) > 1 and re.search(spaced, _text(model, ids[first:last]), re.IGNORECASE) is None:
+        return None
+    return CaptionWord(" ".join(word.text for word in words), first, tuple(ids[first:last]))
 
 
 def _wanted(nouns: Nouns, caption: str, words: list[CaptionWord]) -> set[str]:
     if callable(nouns):
-        return {noun.lower() for noun in nouns(caption)}
+        nouns = nouns(caption)
     if nouns is not None:
-        return {noun.lower() for noun in nouns}
+        return {" ".join(noun.lower().split()) for noun in nouns}
     tagger = _spacy()
     if tagger is not None:
         return {token.text.lower() for token in tagger(caption) if token.pos_ in ("NOUN", "PROPN")}

@@ -62,6 +62,17 @@ def test_a_repeated_noun_counts_once_at_its_first_mention() -> None:
     assert word.step == 1
 
 
+def test_a_noun_of_several_words_is_one_and_its_last_word_is_not_another() -> None:
+    model, trace = spoken("a traffic light, a cat, light; a hot dog")
+    nouns = ["light", "traffic light", "cat light", "Hot  Dog"]
+    found = caption_nouns(model, trace, nouns=nouns)  # type: ignore[arg-type]
+    assert [word.text for word in found] == ["traffic light", "light", "hot dog"]  # "cat, light" is none
+    assert [model.tokenizer.decode(word.tokens) for word in found] == ["traffic light", "light", "hot dog"]
+    assert all(
+        trace.tokens[0, word.step : word.step + len(word.tokens)].tolist() == list(word.tokens) for word in found
+    )
+
+
 def test_without_a_list_function_words_are_left_out() -> None:
     model, trace = spoken("there is a dog on the grass")
     assert [w.text for w in caption_nouns(model, trace)] == ["dog", "grass"]  # type: ignore[arg-type]
