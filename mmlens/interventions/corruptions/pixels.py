@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.images import Picture, load_image
-from mmlens.models.layout import Box
+from mmlens.models.pixels import Box
 from mmlens.models.prepare import with_pictures
 
 #: Part of a picture: a box (left, top, right, bottom) in pixels, or a mask `[height width]`, True inside.
