@@ -117,6 +117,7 @@ def _inputs(pair: Pair, share: float) -> list[HookPair]:
 
         return put
 
-    if pair.graph.towers == "language":
+    # a corruption behind the vision encoder (noise on the projector's rows) leaves its inputs as they were
+    if pair.graph.towers == "language" or not pair.differences["vision.hook_embed"].any():
         return [("hook_embed", between("hook_embed", None))]
     return [("vision.hook_embed", between("vision.hook_embed", None)), ("hook_embed", between("hook_embed", ~is_image))]

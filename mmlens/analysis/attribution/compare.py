@@ -1,0 +1,150 @@
+"""How well an approximate sweep agrees with the exact one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from mmlens.analysis.attribution.attribute import Approximation, attribute
+from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.analysis.patching.groups import Groups
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.sweep import patch
+from mmlens.analysis.patching.units import Units
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.hooks.graph import Selection
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+#: Effects below this share of the largest have no sign to agree on.
+_NEGLIGIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two sweeps of the same cells, compared by their mean effects over samples.
+
+    Attributes:
+        approximate, exact: the sweeps.
+        pearson: correlation of effects; NaN if one of the sweeps is constant.
+        spearman: correlation of their ranks.
+        same_sign: share of the cells whose exact effect is at least 1% of the largest and that have the same sign in both.
+        overlap: share of the k largest cells (by absolute effect) that both have.
+        k: how many these are.
+        n: number of cells.
+        n_signed: number of cells that `same_sign` is a share of.
+    """
+
+    approximate: PatchSweep
+    exact: PatchSweep
+    pearson: float
+    spearman: float
+    same_sign: float
+    overlap: float
+    k: int
+    n: int
+    n_signed: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Agreement({self.approximate.method} with {self.exact.method}, {self.n} cells: Pearson {self.pearson:.3f}, "
+            f"Spearman {self.spearman:.3f}, same sign {self.same_sign:.3f} of {self.n_signed}, top {self.k} overlap "
+            f"{self.overlap:.2f})"
+        )
+
+
+def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: int = 10) -> Agreement:
+    """Compare two sweeps of the same cells.
+
+    Args:
+        approximate: from `mm.attribute`.
+        exact: from `mm.patch`.
+        k: how many of the largest cells are compared; all, if there are fewer.
+
+    Raises:
+        InputError: if they are not sweeps of the same cells.
+    """
+    for what in ("points", "groups", "direction", "metric"):
+        one, other = getattr(approximate, what), getattr(exact, what)
+        if one != other:
+            raise InputError(f"The sweeps differ in {what}: {one} and {other}; compare sweeps of the same cells.")
+    if k < 1:
+        raise InputError(f"k={k} must be at least 1.")
+    left, right = (sweep.effect.mean(-1).flatten().double() for sweep in (approximate, exact))
+    n = len(left)
+    k = min(k, n)
+    varied = n > 1 and bool(left.std() > 0) and bool(right.std() > 0)
+    signed = right.abs() >= _NEGLIGIBLE * right.abs().max()
+    signed &= right != 0
+    top = [set(each.abs().topk(k).indices.tolist()) for each in (left, right)]
+    return Agreement(
+        approximate=approximate,
+        exact=exact,
+        pearson=float(pearsonr(left.numpy(), right.numpy()).statistic) if varied else float("nan"),
+        spearman=float(spearmanr(left.numpy(), right.numpy()).statistic) if varied else float("nan"),
+        same_sign=float((left.sign() == right.sign())[signed].float().mean()) if signed.any() else float("nan"),
+        overlap=len(top[0] & top[1]) / k,
+        k=k,
+        n=n,
+        n_signed=int(signed.sum()),
+    )
+
+
+@torch.no_grad()
+def compare_attribution(
+    model: HookedMultimodal,
+    clean: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    *,
+    metric: Metric | MetricFunction,
+    at: Names | Selection | None = None,
+    units: Units = None,
+    positions: Groups = ("image", "text", "last"),
+    direction: Literal["denoise", "noise"] = "denoise",
+    method: Approximation = "atp",
+    steps: int = 10,
+    qk_fix: bool = True,
+    k: int = 10,
+    progress: bool = True,
+) -> Agreement:
+    """Run a sweep exactly and to first order, and say how well the two agree: what attribution is worth on this model.
+
+    Args:
+        model, clean, corrupted, metric, at, units, positions, direction, progress: as for `mm.patch`.
+        method, steps, qk_fix: as for `mm.attribute`.
+        k: how many of the largest cells are compared.
+
+    Returns:
+        Correlations, agreement of signs, overlap of the largest cells, and both sweeps.
+
+    Raises:
+        InputError: as for `mm.patch`.
+    """
+    estimated = attribute(
+        model,
+        clean,
+        corrupted,
+        metric=metric,
+        at=at,
+        units=units,
+        positions=positions,
+        direction=direction,
+        method=method,
+        steps=steps,
+        qk_fix=qk_fix,
+        progress=progress,
+    )
+    exact = patch(
+        model,
+        clean,
+        corrupted,
+        metric=metric,
+        at=at,
+        units=units,
+        positions=positions,
+        direction=direction,
+        progress=progress,
+    )
+    return agreement(estimated, exact, k=k)

@@ -1,0 +1,300 @@
+"""Path patching: what a sender does to the answer by way of given receivers alone.
+
+Three runs for each sender:
+
+1. the corrupted one, for the sender's activations;
+2. the clean one with these put in at the sender, and every branch between sender and receivers held at its clean output, so that
+   the change reaches the receivers along the residual stream alone; what the receivers then hold is kept;
+3. the clean one with what was kept put in at the receivers, all else running free: its metric is the effect.
+
+With MLPs left free (`freeze="attention"`) a path may also lead through them. Sender and receivers are any hook points, in any
+tower; between vision encoder and language model the projector is part of the path.
+
+Source: Wang et al., "Interpretability in the Wild", ICLR 2023 (https://arxiv.org/abs/2211.00593), section 3.1 (there MLPs are
+free); Goldowsky-Dill et al., "Localizing Model Behavior with Path Patching", 2023 (https://arxiv.org/abs/2304.05969).
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from tqdm.auto import tqdm
+
+from mmlens.analysis.metrics import (
+    Metric,
+    MetricFunction,
+    as_function,
+    metric_name,
+    predicting_logits,
+    require_metric,
+    require_values,
+)
+from mmlens.analysis.patching.groups import Group, Groups, groups_on
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.sweep import groups_of
+from mmlens.analysis.patching.units import Target, Units, choose, targets
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.core.places import Positions
+from mmlens.execution import rows_of
+from mmlens.execution.cells import Cell, Change
+from mmlens.execution.whole import hooks_for
+from mmlens.hooks.cache import record
+from mmlens.hooks.graph import HookGraph, Node, Selection
+from mmlens.hooks.session import HookPair
+from mmlens.interventions.pairs import require_same_layout
+from mmlens.interventions.units import unit_axis
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+Freeze: TypeAlias = Literal["branches", "attention"]
+_WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
+
+
+@dataclass(frozen=True)
+class PathSweep:
+    """The effects of senders by way of receivers.
+
+    Attributes:
+        sweep: one value per sender, group of positions and sample, with everything that a `PatchSweep` can do.
+        receivers: hook names, with the unit behind them where one was named.
+        freeze: `"branches"` or `"attention"`.
+        frozen: per sender, the points that were held at their clean output in between.
+    """
+
+    sweep: PatchSweep
+    receivers: list[str]
+    freeze: str
+    frozen: dict[str, list[str]] = field(repr=False)
+
+    def __repr__(self) -> str:
+        best = "; ".join(map(str, self.sweep.top(3)))
+        return f"PathSweep(to {', '.join(self.receivers)}, {self.freeze} frozen: {self.sweep!r}; largest: {best})"
+
+    @property
+    def effect(self) -> torch.Tensor:
+        """What each sender changes by way of the receivers, `[sender group sample]`, in the metric's unit."""
+        return self.sweep.effect
+
+
+@torch.no_grad()
+def path_patch(
+    model: HookedMultimodal,
+    clean: MultimodalBatch,
+    corrupted: MultimodalBatch,
+    *,
+    metric: Metric | MetricFunction,
+    to: str | Sequence[str],
+    at: Names | Selection | None = None,
+    units: Units = None,
+    positions: Groups = ("all",),
+    to_positions: Positions = "all",
+    freeze: Freeze = "branches",
+    direction: Literal["denoise", "noise"] = "noise",
+    progress: bool = True,
+) -> PathSweep:
+    """Patch the path from each sender to the receivers.
+
+    Args:
+        model: the hooked model.
+        clean, corrupted, metric: as for `mm.patch`.
+        to: the receivers: hook names, with a head or neuron behind them if one is meant, e.g. `"blocks.3.attn.hook_q[h2]"`,
+            `"blocks.4.mlp.hook_pre"`, `"projector.hook_in"`, `"hook_logits"`.
+        at, units: the senders, one at a time, as for `mm.patch`.
+        positions: groups of the senders' positions, patched one at a time; all positions together by default.
+        to_positions: at which positions the receivers are changed.
+        freeze: `"branches"` holds every attention and MLP branch in between, `"attention"` leaves MLPs free.
+        direction: `"noise"` puts the corrupted sender into the clean run, `"denoise"` the reverse.
+        progress: show a progress bar.
+
+    Returns:
+        The effects as a sweep, with what was frozen.
+
+    Raises:
+        InputError: as for `mm.patch`; and where no path leads from a sender to a receiver.
+
+    Example:
+        >>> import mmlens as mm
+        >>> paths = path_patch(
+        ...     model, batch, mm.corrupt.blur(model, batch), at="blocks.1.attn.hook_z", units="head", to="hook_logits",
+        ...     metric=mm.metrics.log_probability(5), progress=False,
+        ... )
+        >>> paths.effect.shape == (model.cfg.n_heads, 1, 1)
+        True
+    """
+    if direction not in ("denoise", "noise") or freeze not in get_args(Freeze):
+        raise InputError(
+            f"direction={direction!r} must be 'denoise' or 'noise', and freeze={freeze!r} 'branches' or 'attention'."
+        )
+    require_same_layout(clean, corrupted)
+    chosen = choose(model, at, units)
+    receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
+    frozen = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in chosen}
+    groups = groups_of(clean, chosen, positions)
+    where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
+    require_metric(metric, model, clean.size)
+    base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
+    held = list(dict.fromkeys([*(name for names in frozen.values() for name in names), *frozen]))
+    base_logits, own = model.run_with_cache(base, names=held)
+    source_logits, other = model.run_with_cache(source, names=list(frozen))
+    ends = [predicting_logits(model, logits, clean.layout.last) for logits in (base_logits, source_logits)]
+    measure = as_function(metric, model, clean=ends[direction == "denoise"])
+    run = _Paths(model, base, own.cache_dict, receivers, where, measure)
+    senders = targets(chosen, other.cache_dict)
+    first = next(iter(groups.values()))
+    values = torch.zeros(len(senders), len(first), clean.size)
+    with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
+        for i, sender in enumerate(senders):
+            for j, group in enumerate(groups[sender.node.name]):
+                values[i, j] = run.effect(sender, group, other[sender.node.name], frozen[sender.node.name]).cpu()
+                bar.update()
+    measured = [require_values(measure(logits), clean.size).cpu() for logits in ends]
+    clean_value, corrupted_value = measured if direction == "noise" else reversed(measured)
+    sweep = PatchSweep(
+        values=values,
+        points=[sender.name for sender in senders],
+        groups=[group.name for group in first],
+        clean=clean_value,
+        corrupted=corrupted_value,
+        direction=direction,
+        metric=metric_name(metric),
+        boxes=tuple(group.boxes for group in first),
+    )
+    return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, frozen)
+
+
+def _receiver(model: HookedMultimodal, asked: str) -> Target:
+    """A hook point, or one head or neuron of it: `blocks.3.attn.hook_q[h2]`.
+
+    Raises:
+        InputError: for a point without such units.
+    """
+    found = _WITH_UNIT.match(asked)
+    if found is None or found["name"] not in model.graph:
+        return Target(model.graph[asked])
+    node = model.graph[found["name"]]
+    word = "head" if found["kind"] == "h" else "neuron"
+    if word not in node.axes.split():
+        raise InputError(f"{asked} names a {word}, but {node.name} is [{node.axes}].")
+    return Target(node, int(found["number"]))
+
+
+def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze: Freeze) -> list[str]:
+    """The branches on the way from a sender to the receivers, less the one that the sender is a part of.
+
+    Raises:
+        InputError: if no path leads to one of the receivers.
+    """
+    after = set(graph.downstream(sender.name).names)
+    before: set[str] = set()
+    for receiver in receivers:
+        if receiver.node.name not in after:
+            raise InputError(
+                f"No path leads from {sender.name} to {receiver.node.name}; a receiver comes after its sender."
+            )
+        before |= set(graph.upstream(receiver.node.name).names)
+    own = _own_branch(graph, sender)
+    return [
+        node.name
+        for node in graph
+        if node.name in after & before
+        and node.name not in own
+        and node.role == "writes"
+        and node.layer is not None
+        and node.part != "projector"
+        and not (freeze == "attention" and "mlp" in node.kind)
+    ]
+
+
+def _own_branch(graph: HookGraph, sender: Node) -> set[str]:
+    """What an inner point of a branch writes through: the first writing points after it."""
+    if sender.role is not None:
+        return set()
+    found: set[str] = set()
+    waiting = [sender.name]
+    while waiting:
+        for name in graph.digraph.successors(waiting.pop()):
+            if graph[name].role == "writes":
+                found.add(name)
+            elif graph[name].role is None:
+                waiting.append(name)
+    return found
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """The run that is patched.
+
+    Attributes:
+        model: the hooked model.
+        base: the batch.
+        own: its activations at frozen points and senders.
+        receivers: the receivers.
+        where: the rows of each receiver that are changed.
+        measure: the metric.
+    """
+
+    model: HookedMultimodal
+    base: MultimodalBatch
+    own: dict[str, torch.Tensor]
+    receivers: list[Target]
+    where: list[Group]
+    measure: MetricFunction
+
+    def effect(self, sender: Target, group: Group, values: torch.Tensor, frozen: Sequence[str]) -> torch.Tensor:
+        """The metric after the patch, `[sample]`.
+
+        Args:
+            sender: the sender.
+            group: the rows of it that are changed.
+            values: the other run's activation of it.
+            frozen: the branches that are held.
+        """
+        kept: dict[str, torch.Tensor] = {}
+        names = [receiver.node.name for receiver in self.receivers]
+        pairs: list[HookPair] = [
+            *self._hooks([(sender, group, values)]),
+            *((name, partial(_hold, self.own[name])) for name in frozen),
+            (list(dict.fromkeys(names)), record(kept, None, None)),
+        ]
+        self.model.run_with_hooks(self.base, fwd_hooks=pairs)
+        self._require_units(kept)
+        puts = [(r, g, kept[r.node.name]) for r, g in zip(self.receivers, self.where, strict=True)]
+        logits = self.model.run_with_hooks(self.base, fwd_hooks=self._hooks(puts))
+        return require_values(
+            self.measure(predicting_logits(self.model, logits, self.base.layout.last)), self.base.size
+        )
+
+    def _require_units(self, kept: dict[str, torch.Tensor]) -> None:
+        """Refuse receivers whose unit the point does not have; how many heads it has, a run tells."""
+        for receiver in self.receivers:
+            if receiver.unit is not None:
+                count = kept[receiver.node.name].shape[unit_axis(receiver.node.axes)]
+                if receiver.unit >= count:
+                    raise InputError(f"{receiver.node.name} has {count} heads or neurons; there is no {receiver.unit}.")
+
+    def _hooks(self, puts: Sequence[tuple[Target, Group, torch.Tensor]]) -> list[HookPair]:
+        """Hooks that put values in at the rows of each sample."""
+        cells = []
+        for sample in range(self.base.size):
+            changes = [
+                Change(target.node.name, rows, self._put(target, values, sample, rows))
+                for target, group, values in puts
+                if (rows := group.rows[sample]) is None or len(rows)
+            ]
+            if changes:
+                cells.append(Cell(sample, tuple(changes)))
+        return hooks_for(self.model, self.base, cells)
+
+    def _put(
+        self, target: Target, values: torch.Tensor, sample: int, rows: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda old: target.put(old, rows_of(values, target.node, self.base, sample, rows))
+
+
+def _hold(value: torch.Tensor, activation: torch.Tensor, hook: object) -> torch.Tensor:
+    """A hook that puts the run's own, unpatched activation in."""
+    return value
