@@ -65,7 +65,7 @@ class Metric:
         return f"Metric({self.name}, {self.unit})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measure:
     """A metric that knows its token ids: call it with logits `[batch vocab]`.
 
@@ -120,6 +120,11 @@ def _vocabulary(model: HookedMultimodal) -> int:
     return model.graph["hook_logits"].width or model.W_U.shape[-1]
 
 
+def _held(tokens: Tokens) -> Tokens:
+    """Tokens that do not change any more."""
+    return tokens if isinstance(tokens, str | int) else tuple(tokens)
+
+
 def _pick(logits: torch.Tensor, columns: torch.Tensor, token: int = 0) -> torch.Tensor:
     return logits.gather(-1, columns[:, token : token + 1])[:, 0]
 
@@ -147,7 +152,7 @@ def log_probability(token: Tokens) -> Metric:
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return _pick(logits, columns) - logits.logsumexp(-1)
 
-    return Metric(f"log p({_named(token)})", "nats", (token,), function)
+    return Metric(f"log p({_named(token)})", "nats", (_held(token),), function)
 
 
 def probability(token: Tokens) -> Metric:
@@ -160,7 +165,7 @@ def probability(token: Tokens) -> Metric:
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return (_pick(logits, columns) - logits.logsumexp(-1)).exp()
 
-    return Metric(f"p({_named(token)})", "probability", (token,), function)
+    return Metric(f"p({_named(token)})", "probability", (_held(token),), function)
 
 
 def logit_difference(answer: Tokens, other: Tokens) -> Metric:
@@ -179,7 +184,13 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return _pick(logits, columns) - _pick(logits, columns, 1)
 
-    return Metric(f"logit({_named(answer)}) - logit({_named(other)})", "logits", (answer, other), function, whole=False)
+    return Metric(
+        f"logit({_named(answer)}) - logit({_named(other)})",
+        "logits",
+        (_held(answer), _held(other)),
+        function,
+        whole=False,
+    )
 
 
 def rank(token: Tokens) -> Metric:
@@ -192,7 +203,7 @@ def rank(token: Tokens) -> Metric:
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return (logits > _pick(logits, columns)[:, None]).sum(-1).to(logits.dtype)
 
-    return Metric(f"rank({_named(token)})", "tokens", (token,), function)
+    return Metric(f"rank({_named(token)})", "tokens", (_held(token),), function)
 
 
 def accuracy(answer: Tokens) -> Metric:
@@ -205,7 +216,7 @@ def accuracy(answer: Tokens) -> Metric:
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return (logits.argmax(-1) == columns[:, 0]).to(logits.dtype)
 
-    return Metric(f"answer is {_named(answer)}", "share", (answer,), function)
+    return Metric(f"answer is {_named(answer)}", "share", (_held(answer),), function)
 
 
 def kl_divergence() -> Metric:
