@@ -47,4 +47,6 @@ def plot_scores(scores: "NeuronScores", *, k: int = 20, rows: int = 10) -> Plot:
     )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(7.5)
+    for cell in drawn.get_celld().values():
+        cell.set_edgecolor("#c8c8c8")
     return figure

@@ -166,17 +166,16 @@ def _asked(
     model: HookedMultimodal, batch: MultimodalBatch, trace: GenerationTrace, said: list[list[CaptionWord]]
 ) -> Asked | None:
     """The tokens of all nouns of all captions, read off one run over the captions; None if there are no nouns."""
-    entries = []
-    owner = 0
     n_steps = trace.tokens.shape[1]
-    for sample, words in enumerate(said):
-        for word in words:
-            for place, token in enumerate(word.tokens):
-                # the run ends with the token before the last one, which it predicts
-                entries.append((sample, n_steps - 1 - (word.step + place), token, owner))
-            owner += 1
+    nouns = [(sample, word) for sample, words in enumerate(said) for word in words]
+    # the run ends with the token before the last one, which it predicts
+    entries = [
+        (sample, n_steps - 1 - (word.step + place), token, number)
+        for number, (sample, word) in enumerate(nouns)
+        for place, token in enumerate(word.tokens)
+    ]
     if not entries:
         return None
-    sample, back, token, owners = torch.tensor(entries).unbind(1)
+    sample, back, token, owner = torch.tensor(entries).unbind(1)
     forced = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
-    return Asked(forced, sample, back, token, owners)
+    return Asked(forced, sample, back, token, owner)
