@@ -1,0 +1,259 @@
+"""`ConceptBank`: the concepts that were found in states, and how much of each every state holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+
+from mmlens.analysis.concepts.coders import Coder, Nonlinearity
+from mmlens.analysis.store.states import States
+from mmlens.core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: How activations are ranked: by size (the paper), or by value (the published code). They differ for signed codes alone.
+By = Literal["absolute", "signed"]
+
+
+@dataclass(frozen=True)
+class ConceptBank:
+    """A dictionary of concepts at one hook point.
+
+    Attributes:
+        coder: encodes and decodes.
+        codes: how much of each concept a state holds.
+        activation: graded, for ranking samples; the codes themselves unless these only say yes or no (k-means, simple).
+        at: the hook point.
+        method: how the concepts were found.
+        reconstruction_error: what is left of the states, `||Z - UV||^2 / ||Z||^2`, 0 to 1; NaN without states.
+        keys, tokens, captions: of the states; see `States`.
+        source: the model that the states come from.
+        objective: what was minimised, after each step; empty where scikit-learn did it.
+
+    Example:
+        >>> import mmlens as mm
+        >>> store = mm.collect(model, mm.lab.scenes(16), at="blocks.4.hook_resid_post", token=mm.lab.NOUNS, progress=False)
+        >>> bank = mm.extract_concepts(store, 4)
+        >>> bank.vectors.shape, bank.codes.shape, bool((bank.codes >= 0).all())
+        (torch.Size([4, 192]), torch.Size([16, 4]), True)
+    """
+
+    coder: Coder = field(repr=False)
+    codes: Float[torch.Tensor, "sample concept"]
+    activation: Float[torch.Tensor, "sample concept"]
+    at: str
+    method: str
+    reconstruction_error: float
+    keys: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    source: str = ""
+    objective: tuple[float, ...] = ()
+
+    @property
+    def vectors(self) -> Float[torch.Tensor, "concept d_model"]:
+        """The concepts, in the unit of the point."""
+        return self.coder.vectors
+
+    def __repr__(self) -> str:
+        words = ", ".join(sorted(set(self.tokens))[:4])
+        return (
+            f"ConceptBank({len(self)} concepts by {self.method} at {self.at}, of {len(self.codes)} states"
+            f"{' of ' + words if words else ''}; {self.reconstruction_error:.1%} of their energy left)"
+        )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def of(cls, coder: Coder, states: States, *, method: str, objective: tuple[float, ...] = ()) -> "ConceptBank":
+        """The bank of a coder and the states that it is judged by."""
+        values = states.values.float()
+        codes = coder.encode(values).cpu()
+        activation = coder.activations(values).cpu()
+        left = sum(
+            float((some - coder.decode(code.to(some.device))).double().square().sum())
+            for some, code in zip(values.split(4096), codes.split(4096), strict=True)
+        )
+        energy = float(values.double().square().sum())
+        return cls(
+            coder,
+            codes,
+            activation,
+            states.at,
+            method,
+            left / energy if energy else float("nan"),
+            states.keys,
+            states.tokens,
+            states.captions,
+            states.source,
+            objective,
+        )
+
+    @classmethod
+    def from_sae(
+        cls,
+        path: str | Path,
+        *,
+        at: str,
+        states: States | None = None,
+        nonlinearity: Nonlinearity | None = None,
+        k: int | None = None,
+        centred: bool = True,
+    ) -> "ConceptBank":
+        """The concepts of a sparse autoencoder that was trained elsewhere.
+
+        Args:
+            path: a safetensors file with `W_enc, b_enc, W_dec, b_dec`, or `encoder.weight, encoder.bias, decoder.weight (or
+                W_dec), b_dec (or bias, decoder.bias)`; with `threshold` for a jumprelu.
+            at: the hook point that it was trained at.
+            states: states to encode; their codes rank samples.
+            nonlinearity: `"relu"`, `"topk"` or `"jumprelu"`; by default jumprelu if the file has a threshold, topk if `k` is
+                given, else relu.
+            k: for topk.
+            centred: whether `b_dec` is taken off before encoding.
+
+        Raises:
+            InputError: if the file is no autoencoder, or does not fit the states.
+        """
+        from mmlens.analysis.concepts.sae import load_autoencoder
+
+        coder = load_autoencoder(path, nonlinearity=nonlinearity, k=k, centred=centred)
+        if states is None:
+            none = torch.zeros(0, len(coder.vectors))
+            return cls(coder, none, none, at, "sae", float("nan"))
+        _require_fit(states, at, coder.vectors.shape[1])
+        return cls.of(coder, states, method="sae")
+
+    def encode(self, states: States | Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """How much of each concept some states hold; the states of another model may be asked about, of another point not.
+
+        Raises:
+            InputError: for states of another point or width.
+        """
+        return self.coder.encode(self._values(states))
+
+    def activations(
+        self, states: States | Float[torch.Tensor, "sample d_model"]
+    ) -> Float[torch.Tensor, "sample concept"]:
+        """How strongly each concept is active in some states; graded also where codes are 0 or 1."""
+        return self.coder.activations(self._values(states))
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The states that codes stand for.
+
+        Raises:
+            InputError: for codes of another number of concepts.
+        """
+        if codes.ndim != 2 or codes.shape[1] != len(self):
+            raise InputError(f"codes must be [sample concept={len(self)}], found {list(codes.shape)}.")
+        return self.coder.decode(codes)
+
+    def _values(self, states: States | torch.Tensor) -> torch.Tensor:
+        if isinstance(states, States):
+            _require_fit(states, self.at, self.vectors.shape[1])
+            return states.values.float()
+        if states.ndim != 2 or states.shape[1] != self.vectors.shape[1]:
+            raise InputError(f"States must be [sample d_model={self.vectors.shape[1]}], found {list(states.shape)}.")
+        return states.float()
+
+    def strengths(self, by: By = "absolute") -> Float[torch.Tensor, "sample concept"]:
+        """The activations as samples are ranked by them: by size (as the paper says), or by value (as its code does).
+
+        Raises:
+            InputError: for another word.
+        """
+        if by not in ("absolute", "signed"):
+            raise InputError(f"by={by!r} must be 'absolute' or 'signed'.")
+        return self.activation.abs() if by == "absolute" else self.activation
+
+    def top(self, k: int = 5, *, by: By = "absolute") -> list[list[int]]:
+        """Per concept, the k states in which it is most active, strongest first; only those in which it is active at all.
+
+        Args:
+            k: how many.
+            by: as for `strengths`.
+        """
+        if k < 1:
+            raise InputError(f"k={k} must be at least 1.")
+        best = self.strengths(by).topk(min(k, len(self.codes)), dim=0)
+        pairs = zip(best.values.T.tolist(), best.indices.T.tolist(), strict=True)
+        return [[row for value, row in zip(values, rows, strict=True) if value > 0] for values, rows in pairs]
+
+    def dominant(self, *, by: By = "absolute") -> Int[torch.Tensor, "sample"]:
+        """Per state, the concept that is most active (the `A_k` of Khayatan et al. are the states with the same one)."""
+        return self.strengths(by).argmax(1)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per concept: length, mean activation, share of states in which it is active, and in which it dominates."""
+        import pandas as pd
+
+        count = max(len(self.codes), 1)
+        owned = torch.bincount(self.dominant(), minlength=len(self)) if len(self.codes) else torch.zeros(len(self))
+        columns = {
+            "concept": range(len(self)),
+            "norm": self.vectors.norm(dim=1).tolist(),
+            "mean_activation": (self.activation.sum(0) / count).tolist(),
+            "active": ((self.codes != 0).sum(0) / count).tolist(),
+            "dominant": (owned / count).tolist(),
+        }
+        return pd.DataFrame(columns)
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank as one safetensors file, whole or not at all."""
+        from mmlens.analysis.concepts.files import save_bank
+
+        save_bank(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ConceptBank":
+        """Read a bank that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no bank.
+        """
+        from mmlens.analysis.concepts.files import load_bank
+
+        return load_bank(path)
+
+
+def _require_fit(states: States, at: str, width: int) -> None:
+    """Refuse states of another point or width."""
+    if states.at != at or states.values.ndim != 2 or states.values.shape[1] != width:
+        raise InputError(
+            f"The concepts are directions at {at} [sample d_model={width}], but the states are of {states.at} "
+            f"{list(states.values.shape)}; collect states there."
+        )
+
+
+def word_overlap(words: Sequence[Sequence[str]]) -> float:
+    """How far concepts say the same: the mean share of a concept's words that another one has too; 0 is best.
+
+        overlap = 1/K sum_k 1/(K-1) sum_{l != k} |T_l and T_k| / |T_k|
+
+    Args:
+        words: per concept; an empty list counts as 0.
+
+    Raises:
+        InputError: for fewer than two concepts.
+
+    Example:
+        >>> word_overlap([["red", "blue"], ["red", "green"], ["dog", "cat"]])
+        0.16666666666666666
+
+    Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 4, "Overlap".
+    """
+    sets = [set(some) for some in words]
+    if len(sets) < 2:
+        raise InputError(f"Overlap is between concepts; found {len(sets)}, it takes two.")
+    shares = [
+        len(mine & theirs) / len(mine) if mine else 0.0
+        for k, mine in enumerate(sets)
+        for other, theirs in enumerate(sets)
+        if other != k
+    ]
+    return sum(shares) / len(shares)

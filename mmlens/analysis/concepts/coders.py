@@ -1,0 +1,161 @@
+"""Coders: what turns a state into how much of each concept it holds, and back; one contract for every method.
+
+codes = coder.encode(states)        # [sample concept]
+states ~ coder.decode(codes)        # [sample d_model]
+coder.activations(states)           # graded: how strongly each concept is active, for ranking samples
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.concepts.semi_nmf import nonnegative_codes
+
+#: How an autoencoder's hidden numbers come from what its encoder returns.
+Nonlinearity = Literal["relu", "topk", "jumprelu"]
+_ROWS = 4096  # samples at a time
+
+
+class Coder(Protocol):
+    """What every method of decomposition comes to."""
+
+    @property
+    def vectors(self) -> Float[torch.Tensor, "concept d_model"]:
+        """What each concept adds to a state."""
+
+    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """How much of each concept a state holds."""
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The states that codes stand for."""
+
+    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """How strongly each concept is active; the codes, unless these only say yes or no."""
+
+
+@dataclass(frozen=True)
+class NonNegative:
+    """Sums of vectors with weights that are not negative: `argmin over v >= 0 of ||z - U v||^2 + penalty * sum(v)`.
+
+    Attributes:
+        vectors: the dictionary.
+        penalty: lambda; 0 for NMF.
+    """
+
+    vectors: Float[torch.Tensor, "concept d_model"]
+    penalty: float = 1.0
+
+    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The best weights."""
+        vectors = self.vectors.to(values.device)
+        return nonnegative_codes(vectors @ vectors.T, vectors @ values.to(vectors.dtype).T, self.penalty).T
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The weighted sums."""
+        return codes @ self.vectors.to(codes.device)
+
+    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The codes."""
+        return self.encode(values)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """One vector per state: the nearest. Codes are 1 for it and 0 for the others; activations are `1 / (1 + distance)`.
+
+    Attributes:
+        vectors: the centres, or the chosen samples.
+    """
+
+    vectors: Float[torch.Tensor, "concept d_model"]
+
+    def _distances(self, values: torch.Tensor) -> torch.Tensor:
+        vectors = self.vectors.to(values.device)
+        pieces = [torch.cdist(some.to(vectors.dtype), vectors) for some in values.split(_ROWS)]
+        return torch.cat(pieces) if pieces else values.new_zeros(0, len(vectors))
+
+    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """1 for the nearest."""
+        distances = self._distances(values)
+        return torch.nn.functional.one_hot(distances.argmin(1), distances.shape[1]).to(distances.dtype)
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The nearest vector."""
+        return codes @ self.vectors.to(codes.device)
+
+    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """`1 / (1 + distance)`, as the published code has it."""
+        return 1 / (1 + self._distances(values))
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Coordinates along orthonormal directions around a mean: principal components.
+
+    Attributes:
+        vectors: the directions.
+        mean: where they start.
+    """
+
+    vectors: Float[torch.Tensor, "concept d_model"]
+    mean: Float[torch.Tensor, "d_model"]
+
+    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The coordinates; of either sign."""
+        return (values.to(self.mean.dtype) - self.mean.to(values.device)) @ self.vectors.to(values.device).T
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The mean and the weighted directions."""
+        return self.mean.to(codes.device) + codes @ self.vectors.to(codes.device)
+
+    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The codes."""
+        return self.encode(values)
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A sparse autoencoder that was trained elsewhere: `f((z - c) W_enc + b_enc)`, back by `codes @ W_dec + b_dec`.
+
+    Attributes:
+        vectors: `W_dec`, what each concept adds.
+        encoder: `W_enc`.
+        encoder_bias: `b_enc`.
+        bias: `b_dec`.
+        centred: whether `c` is `b_dec`, or zero.
+        nonlinearity: `f`: relu; topk, which keeps the `k` largest; jumprelu, which keeps what exceeds its threshold.
+        k: for topk.
+        threshold: for jumprelu.
+    """
+
+    vectors: Float[torch.Tensor, "concept d_model"]
+    encoder: Float[torch.Tensor, "d_model concept"]
+    encoder_bias: Float[torch.Tensor, "concept"]
+    bias: Float[torch.Tensor, "d_model"]
+    centred: bool = True
+    nonlinearity: Nonlinearity = "relu"
+    k: int = 0
+    threshold: Float[torch.Tensor, "concept"] | None = None
+
+    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The hidden numbers."""
+        at = values.device
+        moved = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
+        hidden = moved @ self.encoder.to(at) + self.encoder_bias.to(at)
+        if self.nonlinearity == "jumprelu" and self.threshold is not None:
+            return hidden * (hidden > self.threshold.to(at))
+        hidden = hidden.clamp_min(0)
+        if self.nonlinearity == "topk":
+            best = hidden.topk(self.k, dim=1)
+            return torch.zeros_like(hidden).scatter_(1, best.indices, best.values)
+        return hidden
+
+    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
+        """The states that it makes of them."""
+        return codes @ self.vectors.to(codes.device) + self.bias.to(codes.device)
+
+    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+        """The codes."""
+        return self.encode(values)
