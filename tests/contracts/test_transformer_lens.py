@@ -9,6 +9,7 @@ from transformer_lens.model_protocol import TransformerLensModelWithWeights
 from transformer_lens.tools.analysis.direct_logit_attribution import direct_logit_attribution
 from transformer_lens.tools.analysis.logit_lens import logit_lens
 
+from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from tests.conftest import Subject
 from tests.tiny import picture
@@ -50,6 +51,27 @@ def test_patching_with_the_picture_equals_a_plain_loop(subject: Subject) -> None
         grids.append(grid)
     # the same texts: if the picture were ignored, the grids would be equal
     assert (grids[0] - grids[1]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_our_sweep_gives_the_same_grid(subject: Subject) -> None:
+    """Another text and another picture in the corrupted run: every layer and position, to the last cell."""
+    model = subject.model
+    clean, corrupted = (model.prepare(text, images=picture(seed)) for seed, text in enumerate(TEXTS))
+    _, cache = model.run_with_cache(clean)
+    theirs = patching.get_act_patch_resid_pre(model.bind(corrupted), corrupted["input_ids"], cache, metric)
+    ours = patch(
+        model,
+        clean,
+        corrupted,
+        at="blocks.*.hook_resid_pre",
+        positions="each",
+        metric=lambda logits: logits[:, 20] - logits[:, 21],
+        progress=False,
+    )
+    torch.testing.assert_close(ours.values[..., 0], theirs.cpu(), atol=1e-5, rtol=0)
+    assert ours.effect.abs().max() > 0.1, "the comparison could not fail"
+    assert not torch.allclose(ours.values[:, 1:, 0], theirs.cpu()[:, :-1], atol=1e-5), "a shifted grid should be caught"
 
 
 @pytest.mark.parametrize("tool", ["attn_out", "mlp_out", "resid_mid"])
