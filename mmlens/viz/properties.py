@@ -87,15 +87,17 @@ def _points(panel: Axes, own: "pd.DataFrame", control: "pd.DataFrame", choices: 
     present = [method for method in choices if method in set(own["method"])]
     for place, method in enumerate(present):
         color = _color(choices, method)
-        for rows, name, shift, style in (
-            (own, method, -0.22, {"color": color}),
-            (own, f"random, like {method}", 0.0, {"color": _GREY}),
-            (control, method, 0.22, {"color": color, "markerfacecolor": "white"}),
+        for rows, name, shift, (line, inside) in (
+            (own, method, -0.22, (color, color)),
+            (own, f"random, like {method}", 0.0, (_GREY, _GREY)),
+            (control, method, 0.22, (color, "white")),
         ):
             row = rows[rows["method"] == name]
             if len(row):
                 mean, low, high = (float(row[column].iloc[0]) for column in ("mean", "low", "high"))
-                panel.errorbar(place + shift, mean, [[mean - low], [high - mean]], fmt="o", markersize=4, **style)
+                panel.errorbar(
+                    place + shift, mean, [[mean - low], [high - mean]], fmt="o", markersize=4, color=line, mfc=inside
+                )
     panel.set_xticks(range(len(present)), [fill(method.replace("_", " "), 12) for method in present], fontsize=7)
     panel.set_xlim(-0.6, len(present) - 0.4)
     low, high = panel.get_ylim()

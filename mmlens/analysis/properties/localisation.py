@@ -11,7 +11,7 @@ from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.run import run
+from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.places import Neuron
 from mmlens.models.hooked import HookedMultimodal
@@ -149,4 +149,4 @@ def localisation(
     *Departs:* energy is divided by the object's share of the picture, so that small and large objects count alike.
     """
     measures = [Localisation(percentile, tuple(shown))]
-    return run(model, dataset, measures, Choice(tuple(methods), k, seed), nouns=nouns, progress=progress)
+    return run(model, dataset, measures, Choice(tuple(methods), k, seed), reading=Reading(nouns), progress=progress)

@@ -186,7 +186,7 @@ class Measured:
                 for k in self.ks:
                     if (quantity.name, method, k) not in known:
                         continue
-                    row = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
+                    row: dict[str, Any] = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
                     row |= _cells("", self.interval(quantity.name, method, k=k))
                     random = CONTROL.format(method=method)
                     if (quantity.name, random, k) in known:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.means import mean_activation
+from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, Overall, Property
 from mmlens.analysis.properties.causal import Causal, Way
@@ -122,7 +123,7 @@ def _means(
     model: HookedMultimodal, samples: Sequence[Sample], batch_size: int, progress: bool
 ) -> Float[torch.Tensor, "layer neuron"]:
     """The mean of every neuron of the language model over some samples."""
-    layers, width = model.cfg.n_layers, model.cfg.d_mlp
-    neurons = [Neuron(layer, index) for layer in range(layers) for index in range(width)]
+    layers = neuron_layers(model)
+    neurons = [Neuron(layer, index) for layer in range(layers.count) for index in range(layers.width)]
     found = mean_activation(model, samples, neurons, batch_size=batch_size, progress=progress)
-    return torch.stack(found).reshape(layers, width)
+    return torch.stack(found).reshape(layers.count, layers.width)

@@ -9,7 +9,7 @@ import torch
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.run import run
+from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
 from mmlens.core.places import Neuron
@@ -46,8 +46,8 @@ class Sensitivity:
                 logits = _row_logits(case.mention.model, neurons)
                 own = logits[:, case.mention.token, None]
                 best = logits.topk(self.words, dim=1).indices
-                yield case.value(AMONG.name, method, (best == case.mention.token).any(1).float().mean())
-                yield case.value(RANK.name, method, (1 + (logits > own).sum(1)).float().median())
+                yield case.value(AMONG.name, method, float((best == case.mention.token).any(1).float().mean()))
+                yield case.value(RANK.name, method, float((1 + (logits > own).sum(1)).float().median()))
                 words = [case.mention.model.to_string(token).strip().lower() for token in best.flatten().tolist()]
                 yield case.value(SAID.name, method, _overlap(words, case.mention.caption))
                 if case.mention.sample.caption is not None:
@@ -126,4 +126,4 @@ def sensitivity(
     *Departs:* overlap and rank need no second model and are always there.
     """
     measures = [Sensitivity(words, tuple(scorers))]
-    return run(model, dataset, measures, Choice(tuple(methods), k, seed), nouns=nouns, progress=progress)
+    return run(model, dataset, measures, Choice(tuple(methods), k, seed), reading=Reading(nouns), progress=progress)

@@ -1,0 +1,143 @@
+"""Properties of a neuron that is known to decide the answer, and of its unplanted twin."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from mmlens import InputError, Neuron, causal_effect, neuron_report, sensitivity
+from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.properties.cases import Choice, case_of
+from mmlens.analysis.properties.causal import Causal, caption_likelihood
+from mmlens.analysis.properties.measured import CONTROL
+from mmlens.analysis.properties.mentions import Mention, mentions
+from mmlens.analysis.samples import Sample
+from mmlens.models.hooked import HookedMultimodal
+from tests.analysis.conftest import Wrapped
+
+RANDOM = CONTROL.format(method="contribution")
+
+
+def samples(planted_neuron: Wrapped) -> list[Sample]:
+    planted = planted_neuron.planted
+    return [Sample((planted.image(seed=seed),), planted.prompt, "yes") for seed in range(4)]
+
+
+def said(model: HookedMultimodal, sample: Sample, noun: str) -> Mention:
+    found = mentions(model, sample, nouns=[noun], max_new_tokens=1)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_planted_neuron_is_read_and_decides_the_answer(planted_neuron: Wrapped) -> None:
+    truth = planted_neuron.truth
+    found = neuron_report(
+        planted_neuron.model,
+        samples(planted_neuron),
+        methods=("contribution", "gradient", "activation", "random"),
+        k=1,
+        nouns=[truth.word],
+        max_new_tokens=1,
+        ways=("zero", "mean"),
+        reference=2,
+        batch_size=2,
+        progress=False,
+    )
+    assert found.interval("noun among its words", "contribution").low == 1
+    assert found.interval("rank of the noun", "contribution").mean == 1
+    assert found.interval("words that are true of the picture", "contribution").mean == pytest.approx(0.2)
+    for method in ("contribution", "gradient"):
+        assert found.interval("noun gone from the caption, zeroed", method).low == 1
+        assert found.difference("log p of the noun, zeroed", method).high < -1
+        assert found.interval("shared by two pictures", method).low == 1
+    assert found.interval("noun gone from the caption, zeroed", RANDOM).mean == 0
+    # pictures of the mean are all planted ones: set to their mean, the neuron still says yes
+    assert abs(found.interval("log p of the noun, set to their mean", "contribution").mean) < 0.1
+    assert "IoU" not in {quantity.name for quantity in found.quantities}  # the samples bring no masks
+
+
+def test_the_unplanted_twin_has_no_neuron_that_decides(planted_neuron: Wrapped) -> None:
+    truth, data = planted_neuron.truth, samples(planted_neuron)
+    with pytest.raises(InputError, match="No noun was found in the captions of 4 samples"):
+        sensitivity(planted_neuron.twin, data, k=1, nouns=[truth.word], progress=False)
+    found = causal_effect(planted_neuron.twin, data, k=1, nouns=[truth.default_word], captions=True, progress=False)
+    assert found.interval("noun gone from the caption, zeroed", "contribution").mean == 0
+    assert found.interval("log p of the noun, zeroed", "contribution").low > -0.2
+
+
+def test_likelihoods_are_those_of_the_bare_model(planted_neuron: Wrapped) -> None:
+    mention = said(planted_neuron.model, samples(planted_neuron)[0], planted_neuron.truth.word)
+    inputs = planted_neuron.planted.inputs(mention.sample.pictures[0])
+    with torch.no_grad():
+        logits = planted_neuron.planted.model(**inputs).logits[0, -1].double()
+    p = logits.softmax(-1)[mention.token]
+    found = caption_likelihood(mention)
+    assert found.log_p.tolist() == pytest.approx([float(p.log())], abs=1e-5)
+    assert found.log_odds.tolist() == pytest.approx([float((p / (1 - p)).log())], abs=1e-4)
+
+
+@pytest.fixture
+def rows(planted_neuron: Wrapped) -> Iterator[torch.Tensor]:
+    """The weights whose columns are neurons of layer 1, put back afterwards."""
+    weight = planted_neuron.planted.model.model.language_model.layers[1].mlp.down_proj.weight
+    kept = weight.detach().clone()
+    yield weight
+    with torch.no_grad():
+        weight.copy_(kept)
+
+
+def test_zeroing_neurons_is_zeroing_their_columns(planted_neuron: Wrapped, rows: torch.Tensor) -> None:
+    mention = said(planted_neuron.model, samples(planted_neuron)[0], planted_neuron.truth.word)
+    case = case_of(mention, Choice(("contribution",), k=1))
+    [neuron] = case.sets()["contribution"]
+    assert neuron == Neuron(planted_neuron.truth.layer, planted_neuron.truth.neuron)
+    values = {value.quantity: value.value for value in Causal(("zero",), (1,)).measure([case])}
+    before = caption_likelihood(mention)
+    with torch.no_grad():
+        rows[:, neuron.index] = 0
+    after = caption_likelihood(mention)
+    assert values["log p of the noun, zeroed"] == pytest.approx(float(after.log_p - before.log_p), abs=1e-5)
+    assert values["log odds of the noun, zeroed"] == pytest.approx(float(after.log_odds - before.log_odds), abs=1e-4)
+
+
+def test_noise_is_as_large_as_the_rows(planted_neuron: Wrapped, rows: torch.Tensor) -> None:
+    model = planted_neuron.model
+    mention = said(model, samples(planted_neuron)[0], planted_neuron.truth.word)
+    case = case_of(mention, Choice(("contribution",), k=1))
+    [neuron] = case.sets()["contribution"]
+    before = rows[:, neuron.index].detach().clone()
+    changes = []
+    for sigma in (1.0, 2.0):
+        for seed in range(60):
+            with Causal(("noise",), seed=seed)._changed(case, [neuron], "noise", sigma):
+                changes.append((sigma, (rows[:, neuron.index] - before).detach()))
+    assert torch.equal(rows[:, neuron.index], before)
+    size = float(before.pow(2).mean().sqrt())
+    for sigma in (1.0, 2.0):
+        drawn = torch.stack([change for used, change in changes if used == sigma])
+        assert float(drawn.pow(2).mean().sqrt()) == pytest.approx(sigma * size, rel=0.1)
+
+
+def test_scores_of_a_case_are_those_of_the_state_that_says_the_noun(planted_neuron: Wrapped) -> None:
+    mention = said(planted_neuron.model, samples(planted_neuron)[1], planted_neuron.truth.word)
+    case = case_of(mention, Choice(("contribution", "activation", "random"), k=2, seed=3))
+    batch = planted_neuron.batch(seed=1)
+    for method in ("contribution", "activation"):
+        direct = find_neurons(planted_neuron.model, batch, token=planted_neuron.truth.word, method=method)
+        torch.testing.assert_close(case.scores[method].scores, direct.scores)
+        assert case.sets()[method] == direct.top(2)
+        control = case.sets()[CONTROL.format(method=method)]
+        assert sorted(n.layer for n in control) == sorted(n.layer for n in direct.top(2))
+        assert not set(control) & set(direct.top(2))
+
+
+def test_bad_choices_are_refused(planted_neuron: Wrapped) -> None:
+    data = samples(planted_neuron)
+    with pytest.raises(InputError, match="Ablation to the mean needs the means"):
+        causal_effect(planted_neuron.model, data, ways=("mean",), progress=False)
+    with pytest.raises(InputError, match="must name at least one way to score neurons"):
+        sensitivity(planted_neuron.model, data, methods=("random",), progress=False)
+    with pytest.raises(InputError, match="k=0 must be at least 1"):
+        sensitivity(planted_neuron.model, data, k=0, progress=False)
+    with pytest.raises(InputError, match="reference=0: neurons are set to their means over at least 1 sample"):
+        neuron_report(planted_neuron.model, data, reference=0, progress=False)
