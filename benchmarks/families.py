@@ -15,8 +15,10 @@ from transformers.utils import logging
 
 from benchmarks.discovery import outcome
 from mmlens.core.files import whole_file
-from mmlens.models.survey import FamilyRecord, Survey, as_markdown, as_text, survey, write_survey
+from mmlens.models.survey import FamilyRecord, Survey, as_markdown, as_text, read_survey, survey, write_survey
 from tests.contracts.test_families import batch_of
+from tests.contracts.test_videos import Filmed
+from tests.contracts.test_videos import batch_of as filmed_batch
 from tests.families import FAMILIES
 from tests.tiny import TINY
 
@@ -28,9 +30,22 @@ edited, logits were compared with bare Hugging Face without hooks and with every
 places in the picture were painted box by box. `python -m benchmarks.families` writes this page.
 
 *dead*: points that cannot reach the logits and say why. *bare*, *all hooked*: largest difference of a logit, float32.
-*places*: the parts whose rows `batch.layout` maps to pixels; rows of the others say why they have none.
+*places*: the parts whose rows `batch.layout` maps to pixels; rows of the others say why they have none. *videos*: as *all
+hooked*, on `prepare(text, videos=...)`; the other models read none here.
 
 {table}
+
+## Videos
+
+`model.prepare(text, videos=frames)` takes the frames of a video, as an array `[frame height width 3]` or a list of pictures, and
+makes the tensors that the family's own video processor makes, without torchvision (where that one is there, it is used).
+`batch.layout.grid(part, frame=...)` names the rows of a frame, and `Places.frames` the frames of a row: where a tower reads two
+frames at once, its rows stand for both. Files are not decoded, and no frames are left out. Pictures and videos come in batches of
+their own, as the tower would run once for each.
+
+Other models that can see videos take pictures alone here: Gemma 4, SmolVLM, Molmo 2, MiniCPM-V, VideoLLaMA 3, Ernie 4.5 VL, and
+Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture; it takes the tensors
+of its own processor. The thinkers of the Omni models read videos without their sound.
 
 ## Every class that transformers lists for pictures and text
 
@@ -43,7 +58,8 @@ places in the picture were painted box by box. `python -m benchmarks.families` w
 def _record(name: str) -> FamilyRecord:
     tiny = next(tiny for tiny in [*TINY, *FAMILIES] if tiny.name == name)
     model = tiny.make()
-    return survey(model, batch_of(tiny, model), name=name, how="declared")
+    filmed = None if model.family.videos is None else filmed_batch(Filmed(name), model)
+    return survey(model, batch_of(tiny, model), name=name, how="declared", filmed=filmed)
 
 
 def _outcome(named: tuple[str, str]) -> str:
@@ -52,31 +68,47 @@ def _outcome(named: tuple[str, str]) -> str:
     return outcome(*named)
 
 
+def _page(found: Survey) -> str:
+    """The page of the documentation."""
+    counts = ", ".join(f"{count} {what}" for what, count in found.counts().items())
+    listed = "\n".join(f"| {name} | {what} |" for name, what in found.classes.items())
+    return _TEXT.format(
+        table=as_markdown(found.records),
+        counts=counts[0].upper() + counts[1:],
+        classes=f"| class | outcome |\n| --- | --- |\n{listed}",
+    )
+
+
+def _surveyed(pool: ProcessPoolExecutor, names: list[str]) -> dict[str, FamilyRecord]:
+    """A record of each model that is named."""
+    return dict(zip(names, tqdm(pool.map(_record, names), total=len(names), unit="family"), strict=True))
+
+
 def main() -> int:
     """Survey every family and every class; exit code 1 if a point fails."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
-    names = [tiny.name for tiny in [*TINY, *FAMILIES]]
-    mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    with ProcessPoolExecutor(parser.parse_args().workers, get_context("spawn")) as pool:
-        records = list(tqdm(pool.map(_record, names), total=len(names), unit="family"))
-        outcomes = list(tqdm(pool.map(_outcome, mapping.items()), total=len(mapping), unit="class"))
-    records.sort(key=lambda record: record.model)
-    classes = dict(zip(mapping.values(), outcomes, strict=True))
-    found = Survey(tuple(records), dict(sorted(classes.items())))
-    write_survey(found)
-    counts = ", ".join(f"{count} {what}" for what, count in found.counts().items())
-    listed = "\n".join(f"| {name} | {what} |" for name, what in found.classes.items())
-    page = _TEXT.format(
-        table=as_markdown(records),
-        counts=counts[0].upper() + counts[1:],
-        classes=f"| class | outcome |\n| --- | --- |\n{listed}",
+    parser.add_argument(
+        "--only", nargs="+", metavar="MODEL", help="survey these models again, and keep all else as it was"
     )
+    asked = parser.parse_args()
+    mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
+        if asked.only:
+            before = read_survey()
+            records = {record.model: record for record in before.records} | _surveyed(pool, asked.only)
+            classes = before.classes
+        else:
+            records = _surveyed(pool, [tiny.name for tiny in [*TINY, *FAMILIES]])
+            outcomes = tqdm(pool.map(_outcome, mapping.items()), total=len(mapping), unit="class")
+            classes = dict(zip(mapping.values(), outcomes, strict=True))
+    found = Survey(tuple(records[name] for name in sorted(records)), dict(sorted(classes.items())))
+    write_survey(found)
     with whole_file(_PAGE) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(as_text(records))
-    print(counts)
-    return int(any(record.failed or record.parity for record in records))
+        temporary.write_text(_page(found), encoding="utf-8")
+    print(as_text(found.records))
+    print(found.counts())
+    return int(any(record.failed or record.parity for record in found.records))
 
 
 if __name__ == "__main__":

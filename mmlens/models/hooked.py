@@ -176,8 +176,8 @@ class HookedMultimodal(Parts, RowEdits, Adapters, HookedRootModule):
                 means several pictures of that sample.
             videos: in place of pictures, the frames of videos: one video per sample (an array `[frame height width 3]` or a
                 list of pictures), or a list of videos per sample. All frames given are read; choose them beforehand.
-            fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what Hugging
-                Face takes for granted.
+            fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what most Hugging
+                Face processors take for granted.
             padding_side: where shorter samples are padded; generation needs `"left"`.
 
         Returns:

@@ -36,6 +36,7 @@ class FamilyRecord:
         parity: largest difference of logits from bare Hugging Face without hooks.
         hooked_parity: the same with every point hooked.
         places: the parts whose rows have places in the picture.
+        video_parity: as `hooked_parity`, on videos; None if it reads none. Failures there count as `failed`.
     """
 
     model: str
@@ -48,10 +49,16 @@ class FamilyRecord:
     parity: float
     hooked_parity: float
     places: tuple[str, ...]
+    video_parity: float | None = None
 
 
 def survey(
-    model: "HookedMultimodal", batch: "MultimodalBatch", *, name: str, how: Literal["declared", "discovered"]
+    model: "HookedMultimodal",
+    batch: "MultimodalBatch",
+    *,
+    name: str,
+    how: Literal["declared", "discovered"],
+    filmed: "MultimodalBatch | None" = None,
 ) -> FamilyRecord:
     """Verify a model and say in one record what was found.
 
@@ -60,10 +67,12 @@ def survey(
         batch: what to run on.
         name: its short name in the table.
         how: whether its family is declared or was discovered.
+        filmed: a batch of videos, if it reads them.
     """
     from mmlens.models.verify import verify
 
     report = verify(model, batch, progress=False)
+    on_videos = None if filmed is None else verify(model, filmed, progress=False)
     placed = set.intersection(*(set(places.grids) for places in batch.layout.places)) if batch.layout.places else set()
     vision, projector, language = (sum(node.part == part for node in model.graph) for part in PARTS)
     return FamilyRecord(
@@ -73,10 +82,11 @@ def survey(
         how=how,
         points=(vision, projector, language),
         dead=sum(point.dead is not None for point in report.points),
-        failed=len(report.failed),
+        failed=len(report.failed) + (len(on_videos.failed) if on_videos else 0),
         parity=report.parity,
         hooked_parity=report.hooked_parity,
         places=tuple(part for part in PARTS if part in placed),
+        video_parity=on_videos.hooked_parity if on_videos else None,
     )
 
 
@@ -124,6 +134,7 @@ _HEADER = (
     "bare",
     "all hooked",
     "places",
+    "videos",
 )
 
 
@@ -142,6 +153,7 @@ def rows(records: Sequence[FamilyRecord]) -> list[tuple[str, ...]]:
                 f"{record.parity:g}",
                 f"{record.hooked_parity:.1e}",
                 ", ".join(record.places) or "none",
+                "-" if record.video_parity is None else f"{record.video_parity:.1e}",
             )
             for record in records
         ),

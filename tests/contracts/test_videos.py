@@ -46,6 +46,8 @@ FILMED = [
     # all frames of a video share a budget of pixels, which larger ones would be squeezed into
     Filmed("qwen3_vl"),
     Filmed("qwen3_5"),
+    Filmed("qwen2_5_omni", (48, 80)),
+    Filmed("qwen3_omni", (32, 48)),
     Filmed("exaone4_5", (48, 80)),
     Filmed("cohere_compass"),
     Filmed("glm4v"),

@@ -23,6 +23,7 @@ def test_every_family_has_a_record_with_the_points_it_has_now(tiny: Tiny) -> Non
     assert record.failed == 0
     assert record.parity == 0
     assert record.hooked_parity <= 2e-5
+    assert (record.video_parity is not None) == (model.family.videos is not None)
 
 
 def test_every_declared_class_was_surveyed() -> None:

@@ -1,4 +1,4 @@
-"""The thinkers of Qwen2.5-Omni and Qwen3-Omni on pictures: the part that reads pictures and speech, and writes text.
+"""The thinkers of Qwen2.5-Omni and Qwen3-Omni on pictures and silent videos: the part that reads them and speech, and writes.
 
 What speaks aloud (the talker) reads what a thinker wrote, and is no part of it. Pictures go through Qwen2.5-VL's windowed
 tower, or through Qwen3-VL's, with DeepStack and a mixture of experts; the audio tower beside it sees no picture.
@@ -8,18 +8,29 @@ Source: Xu et al., Qwen3-Omni Technical Report, 2025 (https://arxiv.org/abs/2509
 """
 
 from dataclasses import replace
+from typing import Any
 
-from mmlens.models.families.packed import GATED_PACKED_BLOCK, packed_vision
+import torch
+
+from mmlens.models.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, packed_vision
 from mmlens.models.families.qwen2_vl import QWEN2_5_VL
 from mmlens.models.families.qwen3_vl import QWEN3_VL
 from mmlens.models.family import DeepStack, Projector
+from mmlens.models.places.packed import by_window, packed_video_places
 from mmlens.models.registry import register_family
-from mmlens.models.structure import Attention, Mlp
+from mmlens.models.structure import Attention, Config, Mlp
 
 _BLOCK = replace(
     GATED_PACKED_BLOCK,
     attn=Attention(kernel="attn", branch="attn", q="attn.q", k="attn.k", v="attn.v", o="attn.proj"),
 )
+
+
+def _seconds(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
+    """How long a pair of frames lasts, which the rotary positions count."""
+    lasting = config.vision_config.temporal_patch_size / fps
+    return {**tensors, "video_second_per_grid": torch.full((len(tensors["video_grid_thw"]),), lasting)}
+
 
 QWEN2_5_OMNI = register_family(
     replace(
@@ -29,7 +40,12 @@ QWEN2_5_OMNI = register_family(
         vision=packed_vision(_BLOCK),
         placeholder="<|vision_bos|><|IMAGE|><|vision_eos|>",
         extra_inputs=None,
-        videos=None,
+        videos=replace(
+            PACKED_VIDEOS,
+            places=packed_video_places(order=by_window),
+            inputs=_seconds,
+            placeholder="<|vision_bos|>{}<|vision_eos|>",
+        ),
     )
 )
 
@@ -52,6 +68,6 @@ QWEN3_OMNI = register_family(
             ),
         ),
         extra_inputs=None,
-        videos=None,
+        videos=replace(PACKED_VIDEOS, inputs=_seconds),
     )
 )
