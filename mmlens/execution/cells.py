@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.hooks.graph import Node
 from mmlens.models.batch import MultimodalBatch
 
@@ -56,6 +57,8 @@ def entries_of(node: Node, batch: MultimodalBatch, sample: int, count: int) -> l
     """
     if node.part == "language" or (count == batch.size and not _has_several(batch)):
         return [sample]
+    if batch.size == 1:
+        return list(range(count))
     found: set[int] = set()
     for places in batch.layout.places:
         if places.sample == sample and node.part not in places.placeless:
@@ -80,8 +83,10 @@ def _packed_rows(node: Node, batch: MultimodalBatch, sample: int, length: int) -
     """The rows of a sample's pictures in a sequence that holds those of all samples."""
     if batch.size == 1:
         return torch.arange(length)
-    own = [places for places in batch.layout.places if places.sample == sample and node.part not in places.placeless]
-    rows = [grid.rows for places in own for grid in places.views(node.part)]
+    # what the projector receives may lie on the tower's own rows, before it merges them
+    part: Part = "vision" if node.sequence == "vision" else node.part
+    own = [places for places in batch.layout.places if places.sample == sample and part not in places.placeless]
+    rows = [grid.rows for places in own for grid in places.views(part)]
     if not rows:
         raise InputError(
             f"{node.name} holds the rows of all pictures in one sequence, and the layout does not say which are sample "

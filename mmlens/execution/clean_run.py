@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
-from mmlens.execution.whole import hooks_for, rounds, run_whole
+from mmlens.execution.ways import Ways
+from mmlens.execution.whole import hooks_for
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -40,10 +41,10 @@ class CleanRun:
     def __init__(self, model: HookedMultimodal, batch: MultimodalBatch):
         self.model = model
         self.batch = batch
-        with torch.no_grad():
-            self.clean_logits: Float[torch.Tensor, "batch vocab"] = self._read(
-                model(batch), range(batch.size), self._where("last")
-            )[:, 0]
+        self._ways, logits = Ways.of(model, batch)
+        where = self._where("last")
+        ends = logits[:, -1:] if where is None else _at(logits, where)
+        self.clean_logits: Float[torch.Tensor, "batch vocab"] = ends[:, 0]
 
     def logits(
         self,
@@ -75,18 +76,25 @@ class CleanRun:
         """
         self._require(cells)
         where = self._where(positions)
+        clean = self._clean_at(where, positions)
+        chosen = slice(None) if tokens is None else list(tokens)
         found: torch.Tensor | None = None
         with tqdm(total=len(cells), desc="cells", disable=not progress) as bar:
-            for numbers in rounds(cells):
-                whole = run_whole(self.model, self.batch, [cells[number] for number in numbers])
-                read = self._read(whole, [cells[number].sample for number in numbers], where)
-                read = (read if tokens is None else read[..., list(tokens)]).cpu()
-                read = read[:, 0] if positions == "last" else read
-                found = read.new_empty(len(cells), *read.shape[1:]) if found is None else found
-                found[numbers] = read
-                if done is not None:
-                    done(numbers, read)
-                bar.update(len(numbers))
+            for kind, numbers in self._ways.sorted(cells, self.clean_logits).items():
+
+                def keep(some: list[int], logits: torch.Tensor, numbers: list[int] = numbers) -> None:
+                    nonlocal found
+                    read = logits[..., chosen].cpu()
+                    read = read[:, 0] if positions == "last" else read
+                    found = read.new_empty(len(cells), *read.shape[1:]) if found is None else found
+                    own = [numbers[number] for number in some]
+                    found[own] = read
+                    if done is not None:
+                        done(own, read)
+                    bar.update(len(own))
+
+                mine = [cells[number] for number in numbers]
+                self._ways.run(kind, mine, where, clean, None if budget is None else budget * 2**20, keep)
         if found is None:
             raise InputError("There are no cells to run.")
         return found
@@ -141,25 +149,38 @@ class CleanRun:
                         f"0..{length - 1}; rows must be a list of them, [row], that is not empty."
                     )
 
-    def _where(self, positions: Literal["last"] | Sequence[int]) -> torch.Tensor | None:
-        """Positions at which logits are read, `[batch read]`; None for the last one of what a decoder writes."""
+    def _where(self, positions: Literal["last"] | Sequence[int]) -> list[torch.Tensor] | None:
+        """Positions at which logits are read, per sample; None for the last one of what a decoder writes."""
         decodes = self.model.graph["hook_logits"].sequence == "decoder"
         if isinstance(positions, str):
             if positions != "last":
                 raise InputError(f"positions={positions!r} must be 'last' or a list of positions.")
-            return None if decodes else self.batch.layout.last[:, None]
+            return None if decodes else list(self.batch.layout.last[:, None])
         rows = torch.as_tensor(list(positions))
         length = self.batch.layout.is_token.shape[1]
-        if not decodes and (not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= length):
-            raise InputError(f"positions={list(positions)} must be some of 0..{length - 1}, where there are logits.")
-        return rows.expand(self.batch.size, -1)
+        if (
+            decodes
+            or not len(rows)
+            or int(rows.min()) < 0
+            or int(rows.max()) >= length
+            or len(rows.unique()) < len(rows)
+        ):
+            raise InputError(
+                f"positions={list(positions)} must be some of 0..{length - 1}, each once, where there are logits."
+            )
+        return [rows] * self.batch.size
 
-    def _read(self, logits: torch.Tensor, samples: Sequence[int], where: torch.Tensor | None) -> torch.Tensor:
-        """Logits of samples at the positions that are read, `[sample read vocab]`."""
-        if where is None:
-            return logits[list(samples), -1:]
-        chosen = where[list(samples)].to(logits.device)
-        return logits[torch.tensor(list(samples))[:, None], chosen]
+    def _clean_at(self, where: list[torch.Tensor] | None, positions: Literal["last"] | Sequence[int]) -> torch.Tensor:
+        """Clean logits where they are read, `[batch read vocab]`."""
+        if where is None or positions == "last":
+            return self.clean_logits[:, None]
+        with torch.no_grad():
+            return _at(self.model(self.batch), where)
+
+
+def _at(logits: torch.Tensor, where: list[torch.Tensor]) -> torch.Tensor:
+    """Logits of each sample at its positions."""
+    return torch.stack([own[rows.to(own.device)] for own, rows in zip(logits, where, strict=True)])
 
 
 def _first_time(function: Callable[..., Any]) -> Callable[..., Any]:

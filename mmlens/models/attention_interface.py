@@ -1,8 +1,10 @@
 """mmlens's kernel in transformers' registry of attention functions, and the switch that puts a tower on it."""
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -44,9 +46,8 @@ def attention_tower(config: Any, *, packed: bool) -> Tower:
     return Tower(switch)
 
 
-def _own_kernel(module: nn.Module) -> tuple[str, Kernel]:
-    """The kernel that the module's tower uses when it is not switched to ours."""
-    _, name, _ = _OWN[id(module.config)]
+def _kernel_named(name: str | None, module: nn.Module) -> tuple[str, Kernel]:
+    """The kernel that transformers would call for a module under a name."""
     if name in ("eager", None):
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if eager is None:
@@ -79,7 +80,20 @@ def _own(
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tower's own kernel, called as it would have been."""
-    name, kernel = _own_kernel(module)
+    return _called(_OWN[id(module.config)][1], module, query, key, value, mask, **options)
+
+
+def _called(
+    name: str | None,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The kernel of a name, called as it expects to be."""
+    name, kernel = _kernel_named(name, module)
     lengths = options.pop("cu_seq_lens_q", None)
     if lengths is None:
         if name == "eager":
@@ -92,7 +106,51 @@ def _own(
     return torch.cat([kernel(module, q, k, v, None, **options)[0] for q, k, v in chunks], dim=1), None
 
 
+#: Towers whose attention is lent out: the name of their own kernel and the one that runs instead, by the identity of their
+#: configuration.
+_LENT: dict[int, tuple[str, "LentKernel"]] = {}
+LENT_KERNEL = "mmlens_lent"
+
+#: `(own, module, query, key, value, mask, options) -> output [batch query head d_head]`; `own` is what it stands in for.
+LentKernel: TypeAlias = Callable[..., torch.Tensor]
+
+
+@contextmanager
+def lent_attention(configs: Sequence[Any], kernel: LentKernel) -> Iterator[None]:
+    """Have another function compute the attention of towers inside the `with`.
+
+    Hook points of these towers work inside, and hooks that were attached before do not fire.
+
+    Args:
+        configs: the configurations in which the towers' attention modules look their kernel up.
+        kernel: called as `kernel(own, module, query, key, value, mask, options)`.
+    """
+    held = [(config, config._attn_implementation) for config in configs]
+    try:
+        for config, name in held:
+            _LENT[id(config)] = (name, kernel)
+            config._attn_implementation_internal = LENT_KERNEL
+        yield
+    finally:
+        for config, name in held:
+            config._attn_implementation_internal = name
+            _LENT.pop(id(config), None)
+
+
+def _lent(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    name, kernel = _LENT[id(module.config)]
+    return kernel(partial(_called, name), module, query, key, value, mask, options), None
+
+
+AttentionInterface.register(LENT_KERNEL, _lent)
 AttentionInterface.register(KERNEL, partial(hooked_attention, _own))
 AttentionInterface.register(PACKED_KERNEL, partial(hooked_attention, _own, packed=True))
-for _name in (KERNEL, PACKED_KERNEL):
+for _name in (KERNEL, PACKED_KERNEL, LENT_KERNEL):
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

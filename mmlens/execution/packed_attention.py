@@ -1,0 +1,261 @@
+"""Attention of packed rows: those of many cells lie in one sequence, and every cell looks at the clean run besides itself.
+
+Keys in front of a cell's first changed row are the clean run's. They are read where they are, by the queries of all cells at
+once, and never copied; a cell's own window of keys, from there on, is the clean one with the cell's rows written over it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmlens.execution.recording import Attended, allowed_by
+
+#: Cells whose windows start at most so many rows apart, or this share of the window, are computed together.
+_APART, _SHARE = 16, 0.15
+
+
+@dataclass(frozen=True)
+class Span:
+    """One cell's rows in a packed call.
+
+    Attributes:
+        sample: which sample they belong to.
+        rows: their positions.
+        start: where they begin in the packed sequence.
+    """
+
+    sample: int
+    rows: torch.Tensor
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Where they end."""
+        return self.start + len(self.rows)
+
+
+def spans_of(samples: Sequence[int], rows: Sequence[torch.Tensor]) -> list[Span]:
+    """Cells' rows, one behind the other."""
+    spans, start = [], 0
+    for sample, own in zip(samples, rows, strict=True):
+        spans.append(Span(sample, own, start))
+        start += len(own)
+    return spans
+
+
+class Group:
+    """Cells of one sample that are computed together, since their windows of keys are about the same.
+
+    Args:
+        queries: their rows that look.
+        keys: their rows whose keys and values are their own.
+        length: number of positions.
+        causal: no row looks at a later one.
+        device: where the index tensors are needed.
+    """
+
+    def __init__(self, queries: Sequence[Span], keys: Sequence[Span], length: int, causal: bool, device: torch.device):
+        self.sample = queries[0].sample
+        self.count = len(queries)
+        self.first = min(int(span.rows[0]) for span in keys)
+        self.last = 1 + max(int(span.rows[-1]) for span in queries) if causal else length
+        self.window = max(self.last - self.first, 0)
+        self.slots = max(len(span.rows) for span in queries)
+        number = torch.arange(self.count)
+
+        def flat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.cat(list(parts)).to(device)
+
+        self.taken = flat([torch.arange(span.start, span.stop) for span in queries])
+        self.slot = flat(
+            [i * self.slots + torch.arange(len(span.rows)) for i, span in zip(number, queries, strict=True)]
+        )
+        inside = [span.rows < self.last for span in keys]
+        self.own = flat([torch.arange(s.start, s.stop)[ok] for s, ok in zip(keys, inside, strict=True)])
+        self.place = flat(
+            [i * self.window + s.rows[ok] - self.first for i, s, ok in zip(number, keys, inside, strict=True)]
+        )
+        self.full = len(self.slot) == self.count * self.slots
+        self.replaced = len(self.place) == self.count * self.window
+        positions = torch.full((self.count, self.slots), self.last - 1)
+        for i, span in enumerate(queries):
+            positions[i, : len(span.rows)] = span.rows
+        self.positions = positions.to(device)
+        self._bias: dict[tuple[int, bool], tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+
+    def bias(self, attended: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What is added to the scores of the keys in front of the window, and of those in it, `[cell slot key]`."""
+        key = (id(attended.mask), attended.causal)
+        if key not in self._bias:
+            self._bias[key] = self._made(attended)
+        return self._bias[key]
+
+    def _made(self, attended: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if attended.mask is None:
+            if not attended.causal:
+                return None, None
+            keys = torch.arange(self.first, self.last, device=self.positions.device)
+            return None, _added(keys <= self.positions[..., None], attended.key.dtype)
+        own = attended.mask[min(self.sample, attended.mask.shape[0] - 1), 0, :, : self.last]
+        own = _added(own, attended.key.dtype) if own.dtype == torch.bool else own.clamp(min=_far(own.dtype))
+        rows = own[self.positions] if own.shape[0] > 1 else own.expand(self.count, self.slots, -1)
+        front = rows[..., : self.first]
+        return front if self.first and bool(front.any()) else None, rows[..., self.first :]
+
+
+def _added(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Booleans as what is added to scores."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, _far(dtype))
+
+
+def _far(dtype: torch.dtype) -> float:
+    """A score that no weight is left of, and that does not overflow when a score is added to it."""
+    return torch.finfo(dtype).min / 2
+
+
+def groups_of(
+    queries: Sequence[Span], keys: Sequence[Span], length: int, causal: bool, device: torch.device
+) -> list[Group]:
+    """Put cells into groups of one sample and about the same window.
+
+    Args:
+        queries, keys: as for `Group`, one of each per cell.
+        length, causal, device: as for `Group`.
+    """
+    firsts = [int(key.rows[0]) for key in keys]
+    order = sorted(range(len(queries)), key=lambda i: (queries[i].sample, firsts[i], len(queries[i].rows)))
+    found: list[list[int]] = []
+    for i in order:
+        if found:
+            head = found[-1][0]
+            apart = firsts[i] - firsts[head]
+            near = apart <= max(_APART, _SHARE * (length - firsts[head]))
+            alike = len(queries[i].rows) >= (1 - _SHARE) * len(queries[head].rows) - _APART
+            if near and alike and queries[i].sample == queries[head].sample:
+                found[-1].append(i)
+                continue
+        found.append([i])
+    return [Group([queries[i] for i in some], [keys[i] for i in some], length, causal, device) for some in found]
+
+
+def attend(
+    group: Group, attended: Attended, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor
+) -> None:
+    """Compute a group's attention.
+
+    Args:
+        group: the cells.
+        attended: the clean run's attention of this block.
+        query: `[head row d_head]`, packed.
+        key, value: `[kv_head row d_head]`, packed; rows as the group's keys count them.
+        out: `[row head d_head]`, where the result is put.
+    """
+    heads, _, d_head = query.shape
+    shared = key.shape[0]
+    many, count, slots, window = heads // shared, group.count, group.slots, group.window
+    q = query[:, group.taken] if group.full else _spread(query, group.taken, group.slot, count * slots)
+    # queries of the heads that share a key lie behind each other: [kv_head cell (head slot) d_head]
+    q = q.reshape(shared, many, count, slots, d_head).transpose(1, 2).reshape(shared, count, many * slots, d_head)
+    own_k, own_v = (
+        _window(group, clean[group.sample], new) for clean, new in ((attended.key, key), (attended.value, value))
+    )
+    scale = attended.options.get("scaling")
+    q = (q * (d_head**-0.5 if scale is None else scale)).contiguous()
+    front, inside = group.bias(attended)
+    cap = attended.options.get("softcap")
+    scores = q.new_empty(shared, count, many * slots, group.first + window)
+    if group.first:
+        before = attended.key[group.sample, :, : group.first]
+        part = torch.matmul(q.view(shared, count * many * slots, d_head), before.transpose(1, 2))
+        scores[..., : group.first] = _capped(part, cap).view(shared, count, many * slots, group.first)
+        if front is not None:
+            _add(scores[..., : group.first], front, many)
+    scores[..., group.first :] = _capped(torch.matmul(q, own_k.transpose(2, 3)), cap)
+    if inside is not None:
+        _add(scores[..., group.first :], inside, many)
+    weights = torch.softmax(scores, -1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
+    mixed = torch.matmul(weights[..., group.first :], own_v)
+    if group.first:
+        flat = weights.view(shared, count * many * slots, -1)[..., : group.first]
+        mixed += torch.matmul(flat, attended.value[group.sample, :, : group.first]).view(mixed.shape)
+    wide = value.shape[-1]
+    mixed = mixed.view(shared, count, many, slots, wide).permute(1, 3, 0, 2, 4).reshape(count * slots, heads, wide)
+    out[group.taken] = mixed if group.full else mixed[group.slot]
+
+
+def _capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
+    return scores if cap is None else torch.tanh(scores / cap) * cap
+
+
+def _add(scores: torch.Tensor, bias: torch.Tensor, many: int) -> None:
+    """Add `[cell slot key]` to scores `[kv_head cell (head slot) key]`, in place."""
+    scores.unflatten(2, (many, scores.shape[2] // many)).add_(bias[:, None])
+
+
+def _spread(rows: torch.Tensor, taken: torch.Tensor, slot: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows of cells of different length, each cell's in slots of its own."""
+    held = rows.new_zeros(rows.shape[0], size, rows.shape[2])
+    return held.index_copy_(1, slot, rows[:, taken])
+
+
+def _window(group: Group, clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Each cell's window of keys or values, `[kv_head cell key d_head]`."""
+    shared, _, d_head = clean.shape
+    shape = (shared, group.count, group.window, d_head)
+    if group.replaced:
+        return new[:, group.own].reshape(shape)
+    held = clean[:, None, group.first : group.last].expand(shape).contiguous().view(shared, -1, d_head)
+    return held.index_copy_(1, group.place, new[:, group.own]).view(shape)
+
+
+#: `(kind, tensor [head query key]) -> tensor`: changes scores and patterns of one cell.
+Edit = Callable[[str, torch.Tensor], torch.Tensor]
+
+
+def attend_by_steps(
+    queries: Span,
+    keys: Span,
+    attended: Attended,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    edit: Edit,
+) -> None:
+    """Compute one cell's attention with its scores and pattern in reach; arguments as for `attend`.
+
+    Args:
+        queries, keys: the cell's rows.
+        attended, query, key, value, out: as for `attend`.
+        edit: changes scores and pattern.
+    """
+    sample, length = queries.sample, attended.key.shape[2]
+    many = query.shape[0] // key.shape[0]
+
+    def whole(clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        held = clean[sample].clone()
+        held[:, keys.rows.to(held.device)] = new[:, keys.start : keys.stop]
+        return held.repeat_interleave(many, 0)
+
+    q, k, v = query[:, queries.start : queries.stop], whole(attended.key, key), whole(attended.value, value)
+    scale = attended.options.get("scaling")
+    scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = _capped(scores, attended.options.get("softcap"))
+    rows = queries.rows.to(q.device)
+    allowed = _allowed_rows(attended, sample, rows, length)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    scores = edit("attn.attn_scores", scores)
+    pattern = torch.softmax(scores, -1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(q.dtype)
+    if allowed is not None:
+        pattern = pattern.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    pattern = edit("attn.pattern", pattern)
+    out[queries.start : queries.stop] = (pattern @ v).transpose(0, 1)
+
+
+def _allowed_rows(attended: Attended, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor | None:
+    if attended.mask is None:
+        return torch.arange(length, device=rows.device) <= rows[:, None] if attended.causal else None
+    own = allowed_by(attended.mask[min(sample, attended.mask.shape[0] - 1), 0, :, :length])
+    return own[rows] if own.shape[0] > 1 else own.expand(len(rows), -1)

@@ -1,0 +1,62 @@
+"""What a block is called with besides the stream, cut to packed rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mmlens.execution.packed_attention import Span
+from mmlens.models.decoder import NotAloneError
+
+
+class RowsOf:
+    """The entries of packed rows in tensors of the clean run; a tensor that several blocks get is cut once.
+
+    Args:
+        spans: the rows.
+        device: where the tensors are.
+    """
+
+    def __init__(self, spans: Sequence[Span], device: torch.device):
+        self.rows = torch.cat([span.rows for span in spans]).to(device)
+        samples = torch.tensor([span.sample for span in spans])
+        self.samples = samples.repeat_interleave(torch.tensor([len(span.rows) for span in spans])).to(device)
+        self._cut: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def of_all(self, kwargs: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+        """Keywords of a block, cut to the rows.
+
+        Args:
+            kwargs: what the block was called with.
+            shape: batch and positions of that call.
+        """
+        return {name: None if name == "attention_mask" else self._of(value, shape) for name, value in kwargs.items()}
+
+    def _of(self, value: Any, shape: tuple[int, int]) -> Any:
+        if isinstance(value, torch.Tensor):
+            # the tensor is held beside its cut, so that its identity stays its own
+            if id(value) not in self._cut:
+                self._cut[id(value)] = (value, self._tensor(value, shape))
+            return self._cut[id(value)][1]
+        if isinstance(value, tuple | list):
+            return type(value)(self._of(each, shape) for each in value)
+        if isinstance(value, Mapping):
+            return {key: self._of(each, shape) for key, each in value.items()}
+        return value
+
+    def _tensor(self, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor | None:
+        batch, length = shape
+        sizes = value.shape
+        if value.ndim == 4 and sizes[-1] == sizes[-2] == length:
+            return None  # a mask, which the recorded attention holds
+        for axis in range(value.ndim - 1):
+            if sizes[axis + 1] == length and sizes[axis] in (1, batch):
+                samples = self.samples if sizes[axis] == batch else torch.zeros_like(self.samples)
+                # both axes in front of those that stay, and the rows back to where they were
+                cut = value.movedim((axis, axis + 1), (0, 1))[samples, self.rows]
+                return cut.movedim(0, axis).unsqueeze(axis)
+        if value.ndim == 1 and sizes[0] == length:
+            return value[self.rows]
+        if value.ndim == 0 or batch == 1 or sizes[0] != batch:
+            return value
+        raise NotAloneError(f"its blocks are given a tensor {list(sizes)} that is no row's and differs by sample")

@@ -1,0 +1,100 @@
+"""The model's own blocks: by name, and those of the language model for code that runs them one by one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mmlens.core.errors import InputError
+from mmlens.models.blocks import blocks_of, fitting
+from mmlens.models.collect import submodule
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.structure import Block, Stack
+
+
+class NotAloneError(InputError):
+    """The language model's blocks cannot be run by themselves; the message says why."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The modules between the merged embeddings and the logits.
+
+    Attributes:
+        blocks: in the order of execution.
+        kernels: per block, the module that calls the attention function.
+        norm: the final norm; None where blocks end with one.
+        head: the unembedding.
+    """
+
+    blocks: tuple[nn.Module, ...]
+    kernels: tuple[nn.Module, ...]
+    norm: nn.Module | None
+    head: nn.Module
+
+    @property
+    def configs(self) -> list[Any]:
+        """The configurations in which the attention modules look their function up, each once."""
+        found = {id(kernel.config): kernel.config for kernel in self.kernels}
+        return list(found.values())
+
+
+def decoder_of(model: HookedMultimodal) -> Decoder:
+    """The language model of a hooked model.
+
+    Raises:
+        NotAloneError: if its blocks hold more than attention over their own sequence and an MLP, so that rows of different
+            runs could not be told apart in them.
+    """
+    base, language, name = model._base, model.family.language, model.family.name
+    if language.encoder is not None:
+        raise NotAloneError("an encoder reads the prompt, and every row of the decoder reads all of it")
+    if language.crossing is not None:
+        raise NotAloneError("cross-attention blocks of another list stand between the language model's")
+    blocks = blocks_of(submodule(base, language.stack.path, name), language.stack)  # type: ignore[arg-type]
+    kernels = []
+    for layer, block in enumerate(blocks):
+        kind = fitting(language.stack.kinds, block)
+        _require_rows(layer, kind)
+        kernels.append(submodule(block, kind.attn.kernel, name))  # type: ignore[union-attr, arg-type]
+    norm = None if language.norm is None else submodule(base, language.norm.path, name)
+    return Decoder(tuple(blocks), tuple(kernels), norm, submodule(base, language.head, name))
+
+
+def blocks_by_name(model: HookedMultimodal) -> dict[str, nn.Module]:
+    """Every block of every stack, by what its hook points' names begin with, e.g. `vision.blocks.3`."""
+    family, base = model.family, model._base
+    language, inner = family.language, family.projector.stack
+    stacks: list[tuple[str, Stack]] = [("vision.", stack) for stack in family.vision.stacks]
+    stacks += [] if inner is None else [("projector.", inner)]
+    stacks += [] if language.encoder is None else [("", language.encoder.stack)]
+    stacks += [] if language.crossing is None else [("", language.crossing.stack)]
+    stacks.append(("", language.stack))
+    found = {}
+    for prefix, stack in stacks:
+        modules = blocks_of(submodule(base, stack.path, family.name), stack)  # type: ignore[arg-type]
+        found.update({f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)})
+    return found
+
+
+def projector_module(model: HookedMultimodal) -> nn.Module | None:
+    """The module that returns the projected features; None where a method does."""
+    returns = model.family.projector.returns
+    return submodule(model._base, returns, model.family.name) if isinstance(returns, str) else None
+
+
+def _require_rows(layer: int, kind: Block) -> None:
+    """Refuse blocks in which rows meet elsewhere than in one attention whose keys can be served."""
+    attn = kind.attn
+    if kind.mixer is not None and attn is None:
+        raise NotAloneError(
+            f"block {layer} mixes rows by a convolution or a recurrence, whose state is no cache of keys"
+        )
+    if kind.cross is not None:
+        raise NotAloneError(f"block {layer} also looks at another sequence")
+    if attn is None or attn.kernel is None:
+        raise NotAloneError(f"block {layer} computes attention in code of its own")
+    if attn.over_channels or attn.joined:
+        raise NotAloneError(f"the keys of block {layer} are not its own rows alone")
+    if kind.mixer is not None or kind.mixed or kind.windows:
+        raise NotAloneError(f"block {layer} mixes rows outside its attention")
