@@ -27,24 +27,45 @@ def plot_sweep(sweep: PatchSweep, *, points: Sequence[str] | None = None) -> Plo
     """
     chosen = _chosen(sweep, points)
     effect = sweep.effect.mean(-1)[chosen]
+    rows, columns, heads = [_short(sweep.points[i]) for i in chosen], sweep.groups, False
+    if len(sweep.groups) == 1:
+        by_head = _by_head([sweep.points[i] for i in chosen])
+        if by_head is not None:
+            rows, columns, heads = (
+                [_short(name) for name in by_head],
+                [str(h) for h in range(len(effect) // len(by_head))],
+                True,
+            )
+            effect = effect.reshape(len(rows), len(columns))
     limit = _limit(effect)
-    few = len(sweep.groups) <= _FEW
-    width = 2.6 + (0.8 if few else min(0.16, 14 / len(sweep.groups))) * len(sweep.groups)
-    figure = Plot(figsize=(max(width, 4.2), 1.3 + min(0.34, 12 / len(chosen)) * len(chosen)), layout="constrained")
+    few = len(columns) <= _FEW
+    width = 2.6 + (0.8 if few else min(0.16, 14 / len(columns))) * len(columns)
+    figure = Plot(figsize=(max(width, 4.8), 1.3 + min(0.34, 12 / len(rows)) * len(rows)), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(effect.numpy(), cmap=_COLORS, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    step = math.ceil(len(chosen) / 36)
-    axes.set_yticks(range(0, len(chosen), step), [_short(sweep.points[i]) for i in chosen[::step]], fontsize=8)
+    step = math.ceil(len(rows) / 36)
+    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=8)
     if few:
-        axes.set_xticks(range(len(sweep.groups)), sweep.groups, fontsize=8)
+        axes.set_xticks(range(len(columns)), columns, fontsize=8)
         _write_values(axes, effect, limit)
     else:
-        step = math.ceil(len(sweep.groups) / 24)
-        axes.set_xticks(range(0, len(sweep.groups), step), sweep.groups[::step], fontsize=7, rotation=90)
-    axes.set_xlabel("positions")
+        step = math.ceil(len(columns) / 24)
+        axes.set_xticks(range(0, len(columns), step), columns[::step], fontsize=7, rotation=90)
+    axes.set_xlabel(f"head, at {sweep.groups[0]}" if heads else "positions")
     axes.set_title(_title(sweep), fontsize=9, wrap=True)
     figure.colorbar(shown, ax=axes, shrink=0.8)
     return figure
+
+
+def _by_head(points: Sequence[str]) -> list[str] | None:
+    """The hook names of a sweep over all heads, if every point has as many, in order; else None."""
+    split = [point.removesuffix("]").split("[h") for point in points]
+    if any(len(pieces) != 2 or not pieces[1].isdigit() for pieces in split):
+        return None
+    names = list(dict.fromkeys(name for name, _ in split))
+    count = len(split) // len(names)
+    expected = [[name, str(head)] for name in names for head in range(count)]
+    return names if count > 1 and split == expected else None
 
 
 def plot_over_picture(sweep: PatchSweep, image: Picture, *, points: Sequence[str] | None = None) -> Plot:
@@ -127,8 +148,9 @@ def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
 
 def _title(sweep: PatchSweep) -> str:
     how = _DIRECTIONS.get(sweep.direction, sweep.direction)
-    estimate = "" if sweep.method == "exact" else f" (estimated: {sweep.method})"
-    return f"change of {sweep.metric}{estimate}, {how}, mean of {len(sweep.clean)}"
+    estimate = "" if sweep.method == "exact" else f", estimated by {sweep.method}"
+    count = f", mean of {len(sweep.clean)} samples" if len(sweep.clean) > 1 else ""
+    return f"change of {sweep.metric}\n{how}{estimate}{count}"
 
 
 def _short(name: str) -> str:

@@ -1,0 +1,75 @@
+"""Pictures of sweeps show the numbers of the sweep, in the places that they belong to."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.core.errors import InputError
+from mmlens.viz.sweeps import plot_over_picture, plot_sweep
+from tests.tiny import picture
+
+
+def sweep(points: list[str], groups: list[str], boxes: tuple[Any, ...] = ()) -> PatchSweep:
+    values = torch.linspace(-1, 2, len(points) * len(groups) * 2).reshape(len(points), len(groups), 2)
+    return PatchSweep(values, points, groups, torch.ones(2), torch.zeros(2), "denoise", "m, logits", boxes=boxes)
+
+
+def shown(figure: Any) -> np.ndarray:
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def test_the_grid_holds_the_mean_effects_layer_by_layer_from_below() -> None:
+    made = sweep([f"blocks.{i}.hook_resid_pre" for i in range(4)], ["image", "last"])
+    figure = plot_sweep(made)
+    np.testing.assert_allclose(shown(figure), made.effect.mean(-1))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{i} resid_pre" for i in range(4)]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["image", "last"]
+    assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in made.effect.mean(-1).flatten()]
+    assert axes.get_title() == "change of m, logits\nclean into corrupted, mean of 2 samples"
+    some = plot_sweep(made, points=["blocks.2.hook_resid_pre"])
+    np.testing.assert_allclose(shown(some), made.effect.mean(-1)[2:3])
+
+
+def test_heads_at_one_group_are_drawn_layer_by_head() -> None:
+    names = [f"blocks.{layer}.attn.hook_z[h{head}]" for layer in range(3) for head in range(4)]
+    made = sweep(names, ["last"])
+    figure = plot_sweep(made)
+    np.testing.assert_allclose(shown(figure), made.effect.mean(-1).reshape(3, 4))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0", "1", "2", "3"]
+    assert figure.axes[0].get_xlabel() == "head, at last"
+    some = plot_sweep(sweep([names[1], names[6]], ["last"]))
+    assert shown(some).shape == (2, 1)
+
+
+def test_effects_lie_over_their_boxes() -> None:
+    boxes = (torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([[16.0, 0, 24, 8], [24.0, 8, 32, 16]]), None)
+    made = sweep(["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"], ["a", "b", "text"], boxes)
+    figure = plot_over_picture(made, picture(0))
+    effect = made.effect.mean(-1)[:, :2]
+    for panel, values in zip(figure.axes[1:3], effect, strict=True):
+        drawn = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+        places = [(patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) for patch in drawn]
+        assert places == [(-0.5, -0.5, 16, 16), (15.5, -0.5, 8, 8), (23.5, 7.5, 8, 8)]
+        assert drawn[1].get_facecolor() == drawn[2].get_facecolor()
+        for patch, value in zip(drawn[:2], values.tolist(), strict=True):
+            red, _, blue, _ = to_rgba(patch.get_facecolor())
+            assert (red > blue) == (value > 0), "a rise is red, a fall is blue"
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    made = sweep(["blocks.0.hook_resid_pre"], ["text"], (None,))
+    with pytest.raises(InputError, match="None of the sweep's groups has a place in the picture; sweep blocks of it"):
+        made.plot(picture(0))
+    with pytest.raises(
+        InputError, match=r"points=\['other'\] must name some of the sweep's points: blocks.0.hook_resid_pre"
+    ):
+        made.plot(points=["other"])
+    many = sweep([f"blocks.{i}.hook_resid_pre" for i in range(30)], ["a"], (torch.tensor([[0.0, 0, 8, 8]]),))
+    with pytest.raises(InputError, match="30 points are too many panels; name at most 24"):
+        many.plot(picture(0))
