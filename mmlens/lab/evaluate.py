@@ -15,6 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab.accuracy import Accuracy, accuracy, captions
 from mmlens.lab.composing import scenes
 from mmlens.lab.noun_neurons import NounNeurons, noun_neurons
+from mmlens.models.hooked import HookedMultimodal
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -100,7 +101,9 @@ def evaluate(
         times.append(time.perf_counter() - started)
     return Evaluation(
         accuracy=accuracy(model, processor, scenes(n_scenes, seed=0), progress=progress),
-        neurons=noun_neurons(model, processor, scenes(n_noun_scenes, seed=1), progress=progress),
+        neurons=noun_neurons(
+            HookedMultimodal.from_hf(model, processor), scenes(n_noun_scenes, seed=1), progress=progress
+        ),
         load_seconds=load_seconds,
         caption_seconds=sorted(times)[len(times) // 2],
         parameters=sum(each.numel() for each in model.parameters()),

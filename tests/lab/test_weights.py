@@ -10,6 +10,7 @@ from mmlens import lab
 from mmlens.lab.accuracy import accuracy, captions, split_caption
 from mmlens.lab.language import CAPTION_PROMPT
 from mmlens.lab.noun_neurons import noun_neurons
+from mmlens.models.hooked import HookedMultimodal
 
 HELD_OUT = lab.scenes(20, seed=77)
 
@@ -104,7 +105,7 @@ def test_the_card_states_the_figures_of_the_evaluation():
 
 
 def test_the_nouns_have_readable_shared_neurons(model, processor):
-    neurons = noun_neurons(model, processor, HELD_OUT, progress=False)
+    neurons = noun_neurons(HookedMultimodal.from_hf(model, processor), HELD_OUT[:4], progress=False)
     assert neurons.readable.mean > 2 * neurons.readable_random.mean
     assert neurons.shared.mean > 5 * neurons.shared_other.mean
     assert sum(neurons.layers) == pytest.approx(1.0, abs=1e-3)

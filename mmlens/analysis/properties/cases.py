@@ -112,6 +112,10 @@ class Chosen:
         return cls(case.mention.number, case.mention.noun, sets)
 
 
+class UnmeasurableError(InputError):
+    """A property that a model cannot have measured; the message says why."""
+
+
 class Property(Protocol):
     """Something to measure of the neurons of nouns."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, another, case_of, shared
+from mmlens.analysis.properties.cases import Case, Choice, UnmeasurableError, another, case_of, shared
 from mmlens.analysis.properties.causal import caption_likelihood
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.mentions import mentions
@@ -51,6 +51,11 @@ class CrossModality:
         for case in seen:
             by_sample[case.mention.number].append(case)
         read: list[Case] = []
+        if seen and seen[0].mention.model.family.writes_placeholders:
+            raise UnmeasurableError(
+                f"The family {seen[0].mention.model.family.name} needs a picture with every text, so a writing cannot stand in "
+                "its place."
+            )
         for number, some in by_sample.items():
             said = mentions(
                 some[0].mention.model,
@@ -119,6 +124,9 @@ def cross_modality(
         The share of top-k neurons in common and the correlation of all scores, beside another noun's writing and picture;
         and the change of the noun's log-odds when the neurons found on pictures are zeroed on the writing, and the
         other way round.
+
+    Raises:
+        UnmeasurableError: if the model takes no text without a picture (Q-Formers).
 
     Example:
         >>> found = cross_modality(model, [scene], k=5, progress=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, Chosen, another, case_of, shared
+from mmlens.analysis.properties.cases import Case, Choice, Chosen, UnmeasurableError, another, case_of, shared
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.mentions import mentions
 from mmlens.analysis.properties.run import Reading, run
@@ -42,10 +42,12 @@ class PermuteImage:
         """One hook at `projector.hook_out`.
 
         Raises:
-            InputError: if the model's projector has no output with an axis of rows.
+            UnmeasurableError: if the model's projector has no output with an axis of rows.
         """
         if "projector.hook_out" not in model.graph:
-            raise InputError(f"{model.family.name} has no projector.hook_out, where image tokens could change places.")
+            raise UnmeasurableError(
+                f"{model.family.name} has no projector.hook_out, where image tokens could change places."
+            )
         return [("projector.hook_out", self._permute(model.graph["projector.hook_out"].position_axis))]
 
     def _permute(self, axis: int) -> HookFunction:
@@ -201,7 +203,7 @@ def region_invariance(
         still said at all.
 
     Raises:
-        InputError: if the model has no point at which image tokens are handed on.
+        UnmeasurableError: if the model has no point at which image tokens are handed on.
 
     Example:
         >>> found = region_invariance(model, [scene], k=5, progress=False)

@@ -113,7 +113,7 @@ def neuron_report(
         choice,
         reading=reading,
         checkpoint=checkpoint,
-        skip_placeless=True,
+        skip_unmeasurable=True,
         total=total,
         progress=progress,
     )

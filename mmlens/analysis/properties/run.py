@@ -1,5 +1,6 @@
 """Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
 
+import re
 from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, case_of
+from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.checkpoint import Checkpoint, Part
 from mmlens.analysis.properties.measured import Measured, Value
 from mmlens.analysis.properties.mentions import mentions
@@ -54,7 +55,7 @@ def run(
     *,
     reading: Reading | None = None,
     checkpoint: str | Path | None = None,
-    skip_placeless: bool = False,
+    skip_unmeasurable: bool = False,
     total: int | None = None,
     progress: bool = True,
 ) -> Measured:
@@ -67,13 +68,13 @@ def run(
         choice: how neurons are chosen.
         reading: how the dataset is read.
         checkpoint: a file that keeps what is measured, to go on from after an interruption.
-        skip_placeless: note measures that need a place in the picture and go on, where image tokens have none.
+        skip_unmeasurable: note what this model cannot have measured, and go on.
         total: number of samples for the progress bar, where the dataset cannot tell.
         progress: show a progress bar.
 
     Raises:
         InputError: if no noun was found, or nothing could be measured; for a checkpoint of something else.
-        NoPlaceError: where image tokens have no place in the picture, and a measure needs one.
+        NoPlaceError, UnmeasurableError: if the model cannot have something measured, and that is not skipped.
     """
     reading = reading or Reading()
     settings = {
@@ -92,7 +93,7 @@ def run(
             key = " ".join([str(number), *(sample.key for sample in some)])
             part = kept.get(key)
             if part is None:
-                part = _part(model, some, number, measures, choice, reading, skip_placeless)
+                part = _part(model, some, number, measures, choice, reading, skip_unmeasurable)
                 kept.put(key, part)
             parts.append(part)
             number += len(some)
@@ -107,7 +108,7 @@ def _part(
     measures: Sequence[Property | Overall],
     choice: Choice,
     reading: Reading,
-    skip_placeless: bool,
+    skip_unmeasurable: bool,
 ) -> Part:
     """Measure a few samples."""
     cases = [
@@ -129,10 +130,10 @@ def _part(
             continue
         try:
             values += each.measure(cases)
-        except NoPlaceError as error:
-            if not skip_placeless:
+        except (NoPlaceError, UnmeasurableError) as error:
+            if not skip_unmeasurable:
                 raise
-            skipped[type(each).__name__.lower()] = str(error)
+            skipped[re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(each).__name__).lower()] = str(error)
     return Part(values, [Chosen.of(case) for case in cases], skipped)
 
 
