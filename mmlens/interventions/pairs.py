@@ -3,6 +3,7 @@
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.names import PARTS
 from mmlens.models.batch import MultimodalBatch
 
 
@@ -31,3 +32,15 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
                 f"clean and corrupted differ in {name}: {shapes[0]} and {shapes[1]}; use pictures of one size, made by one "
                 "processor."
             )
+    for number, (own, its) in enumerate(zip(one.places, other.places, strict=True)):
+        for part in PARTS:
+            if part in own.placeless:
+                continue
+            for grid, twin in zip(own.views(part), its.views(part), strict=False):
+                if grid.shape != twin.shape or not (
+                    torch.equal(grid.rows, twin.rows) and torch.equal(grid.cells, twin.cells)
+                ):
+                    raise InputError(
+                        f"clean and corrupted differ in picture {number}: its rows in the part {part!r} are {grid.shape} (rows, "
+                        f"columns) of patches and {twin.shape}; use pictures of one size."
+                    )

@@ -1,6 +1,5 @@
 """Patching: against a plain loop, and against a model whose patch and head are known."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference
 from mmlens.analysis.patching.groups import grid
 from mmlens.analysis.patching.sweep import patch
-from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.errors import InputError
 from mmlens.core.places import Head, Neuron
 from mmlens.interventions.corruptions import swap
 from tests.analysis.conftest import Wrapped
@@ -246,38 +245,96 @@ def test_the_planted_patch_layer_and_head_are_found_and_nothing_in_the_twin(plan
         assert heads.top(1)[0].recovered == pytest.approx(1.0, abs=0.05)
 
 
-def no_run(model: object) -> Callable[..., None]:
+@pytest.fixture
+def nothing_runs(llava: Subject, qwen: Subject, blip: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models of these families fail the test if they run."""
+
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("the model ran before the input was refused")
 
-    return fail
+    for subject in (llava, qwen, blip):
+        monkeypatch.setattr(type(subject.model.hf_model), "forward", fail)
 
 
-def test_refusals_come_before_any_forward_pass(llava: Subject, qwen: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("nothing_runs")
+def test_pairs_that_do_not_match_are_refused(llava: Subject, qwen: Subject) -> None:
     clean = llava.batches["left"]
+    common: Any = {"metric": METRIC, "at": "hook_embed", "progress": False}
     longer = llava.model.prepare(["describe the image now please", "red"], images=clean.images)
-    turned = llava.batches["right"]
-    for subject in (llava, qwen):
-        monkeypatch.setattr(type(subject.model.hf_model), "forward", no_run(subject.model))
-    common = {"metric": METRIC, "progress": False}
     with pytest.raises(InputError, match=r"use texts of equal token length"):
-        patch(llava.model, clean, longer, at="hook_embed", **common)  # type: ignore[arg-type]
+        patch(llava.model, clean, longer, **common)
     with pytest.raises(InputError, match=r"differ in where image tokens are, first at position 0 of sample 0"):
-        patch(llava.model, clean, turned, at="hook_embed", **common)  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match=r"no hook point 'blocks.0.hook_resid'.*Nearest: blocks.0.hook_resid_"):
-        patch(llava.model, clean, clean, at="blocks.0.hook_resid", **common)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"positions=99 name \[99\], outside the 23 positions"):
-        patch(llava.model, clean, clean, at="hook_embed", positions={"far": 99}, **common)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="direction='sideways' must be 'denoise' or 'noise'"):
-        patch(llava.model, clean, clean, at="hook_embed", direction="sideways", **common)  # type: ignore[arg-type]
-    both = qwen.batches["left"]
+        patch(llava.model, clean, llava.batches["right"], **common)
+    wide, tall = (qwen.model.prepare("the image", images=picture(0, *size)) for size in ((32, 64), (64, 32)))
+    large = qwen.model.batch({**wide, "pixel_values": wide["pixel_values"].repeat(2, 1)})
     with pytest.raises(
-        InputError, match="holds the rows of all 2 samples in one sequence; give positions as one list per"
+        InputError, match=r"differ in pixel_values: \[32, 384\] and \[64, 384\]; use pictures of one size"
     ):
-        patch(qwen.model, both, both, at="vision.blocks.0.hook_resid_post", positions={"first": 0}, **common)  # type: ignore[arg-type]
+        patch(qwen.model, wide, large, **common)
+    both = qwen.model.prepare(["the image"] * 2, images=[[picture(0, 32, 64)], [picture(0, 64, 32)]])
+    with pytest.raises(InputError, match=r"pictures have \[\(4, 8\), \(8, 4\)\] \(rows, columns\) of patches; sweep"):
+        patch(qwen.model, both, both, metric=METRIC, at="vision.hook_embed", positions=grid(2), progress=False)
+    assert torch.equal(wide["input_ids"], tall["input_ids"])
+    with pytest.raises(
+        InputError, match=r"differ in picture 0: its rows in the part 'vision' are \(4, 8\).*and \(8, 4\)"
+    ):
+        patch(qwen.model, wide, tall, **common)
+    with pytest.raises(InputError, match=r"The text holds 32 image tokens.*but no picture came with it"):
+        llava.model.batch({name: tensor for name, tensor in clean.items() if name != "pixel_values"})
 
 
-def test_a_metric_must_give_one_value_per_sample(llava: Subject) -> None:
+@pytest.mark.usefixtures("nothing_runs")
+def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subject, blip: Subject) -> None:
+    z, embed, tower = "blocks.*.attn.hook_z", "hook_embed", "vision.blocks.0.hook_resid_post"
+    cases: list[tuple[Subject, dict[str, Any], str]] = [
+        (llava, {"at": "blocks.0.hook_resid"}, r"no hook point 'blocks.0.hook_resid'.*Nearest: blocks.0.hook_resid_"),
+        (llava, {"at": embed, "positions": {"far": 99}}, r"positions=99 name \[99\], outside the 23 positions"),
+        (llava, {"at": embed, "positions": {}}, "positions are empty: name at least one group"),
+        (llava, {"at": embed, "positions": {"none": []}}, r"positions=\[\] name none of the 23 positions"),
+        (llava, {"at": embed, "positions": {"few": [torch.tensor([1])]}}, "given for 1 samples, and the batch has 2"),
+        (llava, {"at": embed, "direction": "sideways"}, "direction='sideways' must be 'denoise' or 'noise'"),
+        (llava, {"at": embed, "window": 0}, "window=0 must be at least 1 layer"),
+        (llava, {}, r"Say what to patch: at=... \(hook names\), or units="),
+        (llava, {"at": embed, "units": "head"}, "hook_embed have no axis of heads"),
+        (llava, {"at": z, "units": "cell"}, "units='cell' must be 'head', 'neuron', a list"),
+        (llava, {"units": []}, "units are empty"),
+        (llava, {"units": [Neuron(0, 48), Head(9, 0)]}, r"The model has no L0.u48, L9.h0; it has"),
+        (llava, {"at": z, "units": [Head(0, 1)]}, r"None of the units lies at blocks.1.attn.hook_z"),
+        (llava, {"at": "blocks.0.attn.hook_z", "units": [Head(0, 1), Head(1, 1)]}, "L1.h1 lie at none of the points"),
+        (llava, {"at": [embed, tower], "positions": "each"}, r"different lengths \(vision, language\); sweep them one"),
+        (
+            llava,
+            {"at": embed, "metric": lambda logits: logits.mean()},
+            r"one value per sample, \[batch=2\].*found \[\]",
+        ),
+        (
+            llava,
+            {"at": embed, "metric": log_probability(["red"] * 3)},
+            "tokens for 3 samples, and there are logits of 2",
+        ),
+        (llava, {"at": embed, "positions": "picture"}, "positions='picture' is unknown; the words are"),
+        (
+            qwen,
+            {"at": tower, "positions": {"first": 0}},
+            "rows of all 2 samples in one sequence; give positions as one list",
+        ),
+        (blip, {"at": "projector.hook_out", "positions": grid(1)}, "'queries' have no place in the picture"),
+        (
+            blip,
+            {"at": "projector.hook_out", "positions": "each"},
+            "length of the queries sequence is not known before a run",
+        ),
+        (blip, {"at": embed, "positions": grid(1)}, "queries of the Q-Former mix all patches"),
+    ]
+    for subject, options, message in cases:
+        clean = subject.batches["left"]
+        with pytest.raises(InputError, match=message):
+            patch(subject.model, clean, clean, **{"metric": METRIC, "progress": False, **options})
+    with pytest.raises(InputError, match="side=0 must be at least 1 patch"):
+        grid(0)
+
+
+def test_a_head_that_shared_keys_lack_is_refused(llava: Subject) -> None:
     clean = llava.batches["left"]
-    with pytest.raises(InputError, match=r"one value per sample, \[batch=2\].*found \[\]"):
-        patch(llava.model, clean, clean, at="hook_embed", metric=lambda logits: logits.mean(), progress=False)
+    with pytest.raises(InputError, match=r"blocks.1.attn.hook_k has 2 heads \(grouped heads share keys and values\)"):
+        patch(llava.model, clean, clean, at="blocks.1.attn.hook_k", units=[Head(1, 3)], metric=METRIC, progress=False)
