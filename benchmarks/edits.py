@@ -14,6 +14,7 @@ on where it was.
 """
 
 import argparse
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,12 @@ def sample(scene: Scene, question: Question | None = None) -> Sample:
 
 
 def prompts(task: Task, scenes: list[Scene], seed: int) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
-    """Target and control prompts by name, of scenes; at most three control questions a scene."""
+    """Target and control prompts by name, of scenes; at most two control questions a scene."""
     rng = np.random.default_rng(seed)
     having = [scene for scene in scenes if task.holds(scene)]
     others = [scene for scene in scenes if not task.holds(scene)]
 
-    def asked(some: Iterable[Scene], wanted: Callable[[Scene, Question], bool], most: int = 3) -> list[Sample]:
+    def asked(some: Iterable[Scene], wanted: Callable[[Scene, Question], bool], most: int = 2) -> list[Sample]:
         found = []
         for scene in some:
             fitting = [question for question in scene.questions if wanted(scene, question)]
@@ -177,10 +178,8 @@ def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str
         "through, specific rows": through(taught.specific),
         "through, no controls": through(taught.top, controls=False),
         "through, random rows": through(taught.random),
-        "direct l2sq": direct(Direct()),
-        "direct l2": direct(Direct("l2", beta=0.5)),
-        "rank one, layer 1": rank_one(1),
-        "rank one, layer 4": rank_one(4),
+        "direct": direct(Direct()),
+        "rank one, layer 2": rank_one(2),
     }
 
 
@@ -211,8 +210,8 @@ def frontier(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[st
         )
 
     found: dict[str, Callable[[], Edit]] = {}
-    found |= {f"{p:g}": lambda p=p: through(p) for p in (0.1, 0.5, 1.0, 1.5, 2.0, 3.0)}  # type: ignore[misc]
-    found |= {f"b {b:g}": lambda b=b: direct(b) for b in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)}  # type: ignore[misc]
+    found |= {f"{p:g}": lambda p=p: through(p) for p in (0.1, 0.5, 1.0, 2.0)}  # type: ignore[misc]
+    found |= {f"b {b:g}": lambda b=b: direct(b) for b in (0.5, 1.0, 2.0, 4.0)}  # type: ignore[misc]
     return found
 
 
@@ -252,6 +251,23 @@ def lines(report: mm.EditReport) -> list[str]:
     return found
 
 
+def coming_and_going(model: mm.HookedMultimodal, *, rows: int = 20, times: int = 1000) -> str:
+    """How long an edit takes to be applied and reverted, and whether every weight has its bits back."""
+    width = model.cfg.d_mlp
+    numbers = torch.randperm(model.cfg.n_layers * width, generator=torch.Generator().manual_seed(0))[:rows].tolist()
+    edit = mm.edits.noise_neurons(model, [mm.Neuron(*divmod(n, width)) for n in numbers], sigma=0.5, seed=0)
+    before = [weight.detach().clone() for weight in model.hf_model.parameters()]
+    seconds = []
+    for _ in range(times):
+        started = time.process_time()  # other programs on a busy machine do not count
+        with model.edited(edit):
+            pass
+        seconds.append(time.process_time() - started)
+    equal = all(torch.equal(weight, old) for weight, old in zip(model.hf_model.parameters(), before, strict=True))
+    took = f"median {1e3 * np.median(seconds):.2f} ms of CPU"
+    return f"{rows} rows applied and reverted {times} times: {took}, weights bit-equal: {equal}"
+
+
 def main() -> None:
     """Make the edits, judge them, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,13 +282,13 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     model = mm.lab.load()
-    for task in TASKS:
-        taught = lessons(model, task, chosen.seed)
-        print(f"\n## {task.source} -> {task.target}\n")
-        report = measured(model, task, "methods", methods(model, task, taught), chosen.scenes, chosen.out)
-        print("\n".join(lines(report)), flush=True)
-        report = measured(model, task, "frontier", frontier(model, task, taught), chosen.scenes // 4, chosen.out)
-        print("\nover the penalty, a quarter of the scenes:\n\n" + "\n".join(lines(report)), flush=True)
+    print(coming_and_going(model), flush=True)
+    for name, made, scenes in (("methods", methods, chosen.scenes), ("frontier", frontier, chosen.scenes // 4)):
+        for task in TASKS:
+            taught = lessons(model, task, chosen.seed)
+            report = measured(model, task, name, made(model, task, taught), scenes, chosen.out)
+            print(f"\n## {task.source} -> {task.target}: {name}, {scenes} held-out scenes\n")
+            print("\n".join(lines(report)), flush=True)
 
 
 if __name__ == "__main__":

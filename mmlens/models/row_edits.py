@@ -100,7 +100,7 @@ class RowEdits:
         from mmlens.models.fingerprint import fingerprint
 
         state = _state(self._base)
-        versions = {id(weight): _version(weight) for weight in self._base.parameters()}
+        versions = _versions(self._base)
         if not state.fingerprint or (not state.entries and versions != state.versions):
             state.fingerprint, state.versions = fingerprint(self), versions  # type: ignore[arg-type]
         return state.fingerprint
@@ -265,6 +265,18 @@ def _check_rows(place: _Place, rows: torch.Tensor, width: int, weight: torch.Ten
 
 def _state(base: nn.Module) -> _InForce:
     return _IN_FORCE.setdefault(base, _InForce())
+
+
+def _versions(base: nn.Module) -> dict[int, int]:
+    """How often each parameter was written to in place. Walks the modules itself: `parameters()` takes ten times as long."""
+    found: dict[int, int] = {}
+    waiting: list[nn.Module | None] = [base]
+    while waiting:
+        module = waiting.pop()
+        if module is not None:
+            found.update((id(weight), _version(weight)) for weight in module._parameters.values() if weight is not None)
+            waiting.extend(module._modules.values())
+    return found
 
 
 def _version(weight: torch.Tensor) -> int:

@@ -1,0 +1,208 @@
+"""What an edit is said to have done, against what it did: on a model whose only answers are known."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmlens.analysis.edit_outcome import EditReport
+from mmlens.analysis.edit_report import edit_report
+from mmlens.analysis.neurons.control import random_neurons
+from mmlens.analysis.samples import Sample
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.interventions.edits import Direct, Edit, noise_neurons, replace_token
+from tests.analysis.conftest import Wrapped
+
+
+@pytest.fixture(scope="module")
+def edits(planted_neuron: Wrapped) -> dict[str, Edit]:
+    """An edit of the planted row, the same of two other sizes, and random rows'."""
+    model, truth = planted_neuron.model, planted_neuron.truth
+    neuron = Neuron(truth.layer, truth.neuron or 0)
+
+    def made(beta: float | None) -> Edit:
+        return replace_token(
+            model,
+            planted_neuron.batch(),
+            source=truth.word,
+            target="blue",
+            neurons=[neuron],
+            method=Direct(beta=beta),
+            max_new_tokens=3,
+        )
+
+    noise = noise_neurons(model, random_neurons(model, like=[neuron], seed=0), sigma=0.01, seed=0)
+    return {"good": made(None), "weak": made(1000.0), "random": noise}
+
+
+def samples(wrapped: Wrapped, present: bool, answer: str, seeds: range) -> list[Sample]:
+    pictures = [wrapped.planted.image(present, seed=seed) for seed in seeds]
+    return [Sample((picture,), wrapped.planted.prompt, answer=answer) for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def report(planted_neuron: Wrapped, edits: dict[str, Edit]) -> EditReport:
+    return edit_report(
+        planted_neuron.model,
+        edits,
+        targets={
+            "new pictures": samples(planted_neuron, True, "yes", range(5, 9)),
+            "half without": samples(planted_neuron, True, "yes", range(2))
+            + samples(planted_neuron, False, "no", range(2)),
+        },
+        controls={"absent": samples(planted_neuron, False, "no", range(3))},
+        max_new_tokens=3,
+        batch_size=3,
+        progress=False,
+    )
+
+
+def test_success_and_locality_are_what_the_model_does(planted_neuron: Wrapped, report: EditReport) -> None:
+    assert (report.source, report.target) == ("yes", "blue")
+    assert [fact.name for fact in report.edits] == ["good", "weak", "random"]
+    assert [report.success(name, "new pictures").mean for name in ("good", "weak", "random")] == [1, 0, 0]
+    assert report.success("good", "half without").count == 2  # the others never said the source
+    assert [case.said_before for case in report.cases if case.edit == "good" and case.group == "half without"] == [
+        *[True] * 2,
+        *[False] * 2,
+    ]
+    assert report.changed("good", "absent").mean == report.changed("good").mean == 0
+    assert report.changed("good", "new pictures").mean == 1
+    assert report.groups("target") == ["new pictures", "half without"]
+    case = report.cases[0]
+    assert (case.before, case.after, case.wanted, case.exact) == ("yes", "blue", "blue", True)
+    assert case.right == (True, False)
+    assert len({case.picture for case in report.cases if case.group == "new pictures"}) == 4
+
+
+def test_probabilities_and_divergence_against_the_model(
+    planted_neuron: Wrapped, edits: dict[str, Edit], report: EditReport
+) -> None:
+    """One case worked out with plain forward passes, in float64."""
+    model = planted_neuron.model
+    batch = planted_neuron.batch(seed=5)
+    trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=3)
+    forced = model.extend(batch, trace.tokens[:, :-1])
+    steps = trace.tokens.shape[1]
+    with torch.no_grad():
+        old = model(forced)[0, -steps:].double().log_softmax(-1)
+        with model.edited(edits["good"]):
+            new = model(forced)[0, -steps:].double().log_softmax(-1)
+    length = int(trace.lengths[0])
+    case = next(c for c in report.cases if (c.edit, c.group) == ("good", "new pictures"))
+    assert case.kl == pytest.approx(float((old.exp() * (old - new)).sum(-1)[:length].mean()), rel=1e-4, abs=1e-6)
+    for word, pair in (("yes", case.p_source), ("blue", case.p_target)):
+        token = model.to_single_token(word)
+        assert pair == pytest.approx((float(old[0, token].exp()), float(new[0, token].exp())), rel=1e-4)
+    weak = [c for c in report.cases if (c.edit, c.group) == ("weak", "new pictures")]
+    assert all(abs(c.kl) < case.kl / 10 for c in weak)
+
+
+def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, Edit]) -> None:
+    model = planted_neuron.model
+    found = edit_report(
+        model,
+        edits["good"],
+        source="yes",
+        target=None,
+        targets=samples(planted_neuron, True, "yes", range(2)),
+        controls=samples(planted_neuron, False, "no", range(2)),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert found.target is None
+    assert found.success("edit", "targets").mean == 1  # gone is enough
+    assert found.cases[0].wanted is None
+    assert found.cases[0].p_target is None
+    assert "exact" not in found.summary().columns
+
+
+def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
+    table = report.summary()
+    assert list(table["edit"]) == [name for name in ("good", "weak", "random") for _ in range(3)]
+    good = table.iloc[0]
+    assert good["said before"] == "4 of 4"
+    assert good["success"] == "1.000 [1.000, 1.000]"
+    assert good["right"] == "1.000 -> 0.000"
+    assert good["right, change"] == "-1.000 [-1.000, -1.000]"
+    control = table.iloc[2]
+    assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.000]")
+    assert control["right"] == "1.000 -> 1.000"
+    assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 33 answers)\n")
+    frame = report.to_frame()
+    assert len(frame) == 33
+    assert frame["changed"].tolist() == [case.before != case.after for case in report.cases]
+    assert frame.iloc[0]["p_target_after"] == report.cases[0].p_target[1]  # type: ignore[index]
+    loaded = EditReport.load(report.save(tmp_path / "report.json"))
+    assert loaded == report
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(
+        InputError, match=r"other\.json holds no edit report; give a file written by EditReport\.save\.$"
+    ):
+        EditReport.load(tmp_path / "other.json")
+    (tmp_path / "other.json").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="holds no edit report"):
+        EditReport.load(tmp_path / "other.json")
+
+
+def test_intervals_draw_whole_pictures(report: EditReport) -> None:
+    """Four questions about two pictures are two draws, not four."""
+    cases = [case for case in report.cases if (case.edit, case.group) == ("good", "absent")][:2]
+    spread = [replace(cases[n % 2], after="blue" if n % 2 else cases[0].before, picture=str(n % 2)) for n in range(8)]
+    found = EditReport("yes", "blue", report.edits[:1], tuple(spread))
+    assert (found.changed("good", "absent").low, found.changed("good", "absent").high) == (0.0, 1.0)
+    assert found.changed_pictures("good", "absent").count == 2
+    one = EditReport("yes", "blue", report.edits[:1], tuple(replace(case, picture="a") for case in spread))
+    assert one.changed_pictures("good", "absent").mean == 1.0
+    assert math.isnan(found.success("good", "absent").mean)
+
+
+def test_what_cannot_be_reported(planted_neuron: Wrapped, edits: dict[str, Edit]) -> None:
+    model = planted_neuron.model
+    some = samples(planted_neuron, True, "yes", range(1))
+    other = replace_token(
+        model,
+        planted_neuron.batch(),
+        source="yes",
+        target="red",
+        neurons=[Neuron(1, 5)],
+        method=Direct(beta=1.0),
+        max_new_tokens=3,
+    )
+    for wrong, message in (
+        ({"edits": {}}, r"^No edits were given to report on\.$"),
+        (
+            {"edits": {"a": edits["good"], "b": other}},
+            r"^The edits are about .*; one report is about one pair: pass source=",
+        ),
+        ({"edits": edits["random"]}, r"^The edits are about no words; one report is about one pair"),
+        ({"targets": []}, r"^The target sets \['targets'\] hold no prompts\.$"),
+        (
+            {"targets": {"x": some}, "controls": {"x": some}},
+            r"^A set of prompts has the same name in targets and controls",
+        ),
+    ):
+        about = {"edits": edits["good"], "targets": some, "controls": some, **wrong}
+        with pytest.raises(InputError, match=message):
+            edit_report(model, progress=False, **about)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="was made for other weights"):
+        edit_report(planted_neuron.twin, edits["good"], targets=some, controls=some, progress=False)
+    assert model.edits == ()
+
+
+def test_the_frontier_shows_every_edit(report: EditReport, tmp_path: Path) -> None:
+    figure = report.plot()
+    assert [axes.get_title() for axes in figure.axes] == ["new pictures", "half without"]
+    panel = figure.axes[0]
+    labels = panel.get_legend_handles_labels()[1]
+    assert labels == ["direct (a reconstruction)", "noise"]
+    drawn = {
+        tuple(point) for line in panel.lines for point in line.get_xydata().tolist() if len(line.get_xydata()) <= 2
+    }
+    assert {(0.0, 1.0), (0.0, 0.0)} <= drawn
+    assert {text.get_text() for text in panel.texts} == {"good", "weak", "random"}
+    direct = next(c for c in panel.containers if c.get_label() == "direct (a reconstruction)")
+    assert direct.lines[0].get_xydata().tolist() == [[0.0, 0.0], [0.0, 1.0]]  # the stronger penalty first
