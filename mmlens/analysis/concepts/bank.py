@@ -29,7 +29,8 @@ class ConceptBank:
         activation: graded, for ranking samples; the codes themselves unless these only say yes or no (k-means, simple).
         at: the hook point.
         method: how the concepts were found.
-        reconstruction_error: what is left of the states, `||Z - UV||^2 / ||Z||^2`, 0 to 1; NaN without states.
+        reconstruction_error: what is left of the states, `||Z - UV||^2 / ||Z||^2`; 1 is no better than nothing, NaN
+            without states.
         keys, tokens, captions: of the states; see `States`.
         source: the model that the states come from.
         objective: what was minimised, after each step; empty where scikit-learn did it.

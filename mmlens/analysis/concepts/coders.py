@@ -73,7 +73,9 @@ class Nearest:
 
     def _distances(self, values: torch.Tensor) -> torch.Tensor:
         vectors = self.vectors.to(values.device)
-        pieces = [torch.cdist(some.to(vectors.dtype), vectors) for some in values.split(_ROWS)]
+        # by differences: products of long states lose the digits that tell near centres apart
+        exact = "donot_use_mm_for_euclid_dist"
+        pieces = [torch.cdist(some.to(vectors.dtype), vectors, compute_mode=exact) for some in values.split(_ROWS)]
         return torch.cat(pieces) if pieces else values.new_zeros(0, len(vectors))
 
     def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:

@@ -111,8 +111,9 @@ def semi_nmf(
     for start in range(_STARTS):
         generator = torch.Generator().manual_seed(seed + start)
         first = _opposed(small, n_concepts) if start == 0 else _spread(small, n_concepts, generator)
-        trials.append(_descend(small, first, penalty, tolerance, _CHEAPER * max_steps))
+        trials.append(_descend(small, first, penalty, tolerance, -(-max_steps // 5)))
     vectors, codes, _ = min(trials, key=lambda trial: trial[2][-1])
+    vectors, codes, _ = _descend(small, vectors, penalty, tolerance, _CHEAPER * max_steps, codes)
     vectors, codes, history = _descend(data, vectors @ basis, penalty, tolerance, max_steps, codes)
     exact = nonnegative_codes(vectors @ vectors.T, data.onto(vectors), penalty, start=codes)
     return Factors(vectors, exact.T.contiguous(), tuple(history))

@@ -1,0 +1,251 @@
+"""Every method keeps one contract; concepts that were planted in a model are found; banks survive files."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+
+from mmlens import lab
+from mmlens.analysis.concepts.bank import ConceptBank, word_overlap
+from mmlens.analysis.concepts.extract import choose_n_concepts, extract_concepts
+from mmlens.analysis.concepts.methods import Method
+from mmlens.analysis.store.collect import collect
+from mmlens.analysis.store.states import States
+from mmlens.core.errors import InputError
+from mmlens.models.hooked import HookedMultimodal
+from tests.analysis.concepts.test_semi_nmf import planted
+from tests.conftest import Subject
+from tests.tiny import picture
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def states(*, positive: bool = False, **options: Any) -> States:
+    values, _ = planted(120, 24, 4, noise=0.3, **options)
+    values = values.abs() if positive else values
+    return States(
+        values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(120))), tokens=("dog",) * 120, source="m"
+    )
+
+
+def bank_by(method: Method) -> tuple[States, ConceptBank]:
+    made = states(positive=method == "nmf")
+    return made, extract_concepts(made, 4, method=method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_contract(method: Method) -> None:
+    made, bank = bank_by(method)
+    torch.testing.assert_close(bank.encode(made), bank.codes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bank.activations(made.values), bank.activation, atol=1e-4, rtol=1e-4)
+    left = made.values - bank.decode(bank.codes)
+    error = float(left.double().square().sum() / made.values.double().square().sum())
+    assert bank.reconstruction_error == pytest.approx(error, rel=1e-4)
+    assert bank.reconstruction_error > 0
+    assert bank.reconstruction_error < 1 or method == "simple"  # whose samples may be worse than nothing
+    again = extract_concepts(made, 4, method=method)
+    assert torch.equal(again.vectors, bank.vectors)
+    assert torch.equal(bank.activation.argmax(1), bank.codes.argmax(1)) or method == "pca"
+    assert bank.keys == made.keys
+
+
+def test_kmeans_pca_and_simple_are_what_their_names_say() -> None:
+    made = states()
+    data = made.values.numpy()
+    centres = KMeans(4, n_init=10, random_state=0).fit(data)
+    _, kmeans = bank_by("kmeans")
+    np.testing.assert_allclose(kmeans.vectors.numpy(), centres.cluster_centers_, atol=1e-5)
+    assert kmeans.codes.argmax(1).tolist() == centres.labels_.tolist()
+    distances = np.linalg.norm(data[:, None] - centres.cluster_centers_[None], axis=-1)
+    np.testing.assert_allclose(kmeans.activation.numpy(), 1 / (1 + distances), atol=1e-4)
+    _, pca = bank_by("pca")
+    np.testing.assert_allclose(pca.codes.numpy(), PCA(4, random_state=0).fit_transform(data), atol=1e-3)
+    _, simple = bank_by("simple")
+    longest = np.argsort(-np.linalg.norm(data, axis=1))[:4]
+    np.testing.assert_array_equal(simple.vectors.numpy(), data[longest])
+    _, nmf = bank_by("nmf")
+    assert bool((nmf.vectors >= 0).all())
+    assert bool((nmf.codes >= 0).all())
+
+
+def test_a_direction_that_was_planted_in_a_model_is_found_and_its_twin_has_none() -> None:
+    """One half of the pictures has the cause; the state at the answer moves along the planted direction and nowhere else."""
+    made = lab.planted("direction")
+    dataset = [(made.image(number % 2 == 0, seed=number), made.prompt) for number in range(24)]
+    found = {}
+    for name, hf_model in (("planted", made.model), ("twin", made.twin)):
+        model = HookedMultimodal.from_hf(hf_model, made.processor)
+        options: dict[str, Any] = {"at": "blocks.0.hook_resid_post", "positions": "last", "generate": False}
+        found[name] = collect(model, dataset, dtype="float32", batch_size=24, progress=False, **options).at()
+    direction = made.truth.direction
+    assert direction is not None
+    pca = extract_concepts(found["planted"], 1, method="pca").vectors[0]
+    assert abs(float(pca @ direction)) >= 0.99
+    centres = extract_concepts(found["planted"], 2, method="kmeans").vectors
+    between = torch.nn.functional.normalize(centres[0] - centres[1], dim=0)
+    assert abs(float(between @ direction)) >= 0.99
+    mixed = extract_concepts(found["planted"], 2, penalty=0.01)
+    span = torch.linalg.qr(mixed.vectors.T).Q
+    assert float((span.T @ direction).norm()) >= 0.99
+    cause = torch.tensor([number % 2 == 0 for number in range(24)])
+    assert mixed.dominant()[cause].unique().tolist() != mixed.dominant()[~cause].unique().tolist()
+    assert float((found["twin"].values @ direction).std()) < 1e-3 * float((found["planted"].values @ direction).std())
+
+
+def test_the_most_active_states_come_first() -> None:
+    _, bank = bank_by("pca")
+    for concept, rows in enumerate(bank.top(5)):
+        assert rows == bank.codes[:, concept].abs().topk(5).indices.tolist()
+    for concept, rows in enumerate(bank.top(5, by="signed")):
+        assert rows == bank.codes[:, concept].topk(5).indices.tolist()
+    _, sparse = bank_by("semi_nmf")
+    counts = [len(rows) for rows in sparse.top(120)]
+    assert counts == (sparse.codes > 0).sum(0).tolist()  # where a concept is not active at all, no state stands for it
+    frame = bank.to_frame()
+    assert frame["dominant"].sum() == pytest.approx(1)
+    with pytest.raises(InputError, match="by='size' must be 'absolute' or 'signed'"):
+        bank.top(by="size")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_banks_survive_files(method: Method, tmp_path: Path) -> None:
+    made, bank = bank_by(method)
+    bank.save(tmp_path / "bank.safetensors")
+    again = ConceptBank.load(tmp_path / "bank.safetensors")
+    for name in ("at", "method", "reconstruction_error", "keys", "tokens", "captions", "source", "objective"):
+        assert getattr(again, name) == getattr(bank, name)
+    assert torch.equal(again.codes, bank.codes)
+    assert torch.equal(again.activation, bank.activation)
+    torch.testing.assert_close(again.encode(made), bank.encode(made), atol=1e-5, rtol=1e-5)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="is no concept bank"):
+        ConceptBank.load(tmp_path / "other.safetensors")
+
+
+def test_the_number_of_concepts_is_the_first_that_halves_the_error() -> None:
+    values, _ = planted(80, 24, 4, noise=0.05)
+    made = States(values, "here")
+    chosen = choose_n_concepts(made, numbers=(1, 2, 3, 4), penalty=0.1)
+    errors = chosen.errors
+    assert errors[3] == extract_concepts(made, 4, penalty=0.1).reconstruction_error
+    assert chosen.chosen == next(n for n, error in zip(chosen.numbers, errors, strict=True) if error <= errors[0] / 2)
+    assert errors[3] < 0.01 * errors[0]  # four were planted
+    with pytest.raises(
+        InputError, match=r"With 2 concepts \d+% of the error of 1 is left, so a drop of 99% is not reached"
+    ):
+        choose_n_concepts(made, numbers=(1, 2), drop=0.99)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"n_concepts": 25}, r"n_concepts=25 must lie in 1\.\.24: there are 120 states of width 24"),
+        ({}, {"method": "magic"}, "method='magic' is unknown; there are 'semi_nmf', 'kmeans'"),
+        ({}, {"method": "nmf"}, "needs states that are nowhere negative"),
+        ({}, {"penalty": -1.0}, "penalty=-1.0 must not be negative"),
+        ({"values": torch.zeros(120, 4, 6)}, {}, r"are \[120, 4, 6\]; choose a point of the stream, or flatten"),
+        ({"values": torch.full((120, 24), torch.nan)}, {}, r"The states \[0, 1, 2, 3, 4\] are not finite"),
+    ],
+)
+def test_what_cannot_be_decomposed_is_refused(change: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        extract_concepts(replace(states(), **change), **{"n_concepts": 4, **options})
+
+
+def test_states_of_another_point_are_refused() -> None:
+    made, bank = bank_by("semi_nmf")
+    with pytest.raises(
+        InputError, match=r"are directions at blocks\.1.* but the states are of blocks\.2\.hook_resid_post"
+    ):
+        bank.encode(replace(made, at="blocks.2.hook_resid_post"))
+    with pytest.raises(InputError, match=r"codes must be \[sample concept=4\], found \[3, 7\]"):
+        bank.decode(torch.zeros(3, 7))
+
+
+@pytest.mark.parametrize("layout", ["W", "weight"])
+@pytest.mark.parametrize("nonlinearity", ["relu", "topk", "jumprelu"])
+def test_autoencoders_from_outside_keep_the_contract(layout: str, nonlinearity: str, tmp_path: Path) -> None:
+    made, generator = states(), torch.Generator().manual_seed(0)
+    encoder, decoder = torch.randn(24, 40, generator=generator), torch.randn(40, 24, generator=generator)
+    biases = torch.randn(40, generator=generator), torch.randn(24, generator=generator)
+    threshold = torch.rand(40, generator=generator) * 4
+    names = (
+        ("W_enc", "W_dec", "b_enc", "b_dec")
+        if layout == "W"
+        else ("encoder.weight", "decoder.weight", "encoder.bias", "bias")
+    )
+    turned = (encoder, decoder) if layout == "W" else (encoder.T, decoder.T)
+    tensors = dict(zip(names, (*turned, *biases), strict=True))
+    if nonlinearity == "jumprelu":
+        tensors["threshold"] = threshold
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "sae.safetensors")
+    k = 3 if nonlinearity == "topk" else None
+    bank = ConceptBank.from_sae(tmp_path / "sae.safetensors", at=made.at, states=made, k=k)
+    # by hand, a state at a time
+    for state, code in zip(made.values[:20], bank.codes[:20], strict=True):
+        hidden = (state - biases[1]) @ encoder + biases[0]
+        if nonlinearity == "jumprelu":
+            expected = torch.where(hidden > threshold, hidden, 0)
+        else:
+            expected = hidden.clamp_min(0)
+            if nonlinearity == "topk":
+                expected = torch.where(expected >= expected.sort(descending=True).values[2], expected, 0)
+        torch.testing.assert_close(code, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(bank.decode(code[None])[0], expected @ decoder + biases[1], atol=1e-3, rtol=1e-3)
+    bank.save(tmp_path / "bank.safetensors")
+    again = ConceptBank.load(tmp_path / "bank.safetensors").encode(made)
+    torch.testing.assert_close(again, bank.encode(made), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_file({"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4)}, path)
+    with pytest.raises(InputError, match=r"it lacks b_dec or decoder\.bias or bias or pre_bias; it holds"):
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post")
+    save_file(
+        {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(5, 4), "b_dec": torch.zeros(4)}, path
+    )
+    with pytest.raises(InputError, match=r"does not fit together: vectors \[5, 4\] for \[6, 4\]"):
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post")
+    save_file(
+        {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4), "b_dec": torch.zeros(4)}, path
+    )
+    with pytest.raises(InputError, match=r"are directions at blocks\.1\.hook_resid_post \[sample d_model=4\]"):
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", states=states())
+    with pytest.raises(InputError, match=r"'topk' needs k in 1\.\.6, found k=None"):
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="topk")
+    with pytest.raises(InputError, match="'jumprelu' needs a tensor 'threshold'"):
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="jumprelu")
+
+
+def test_overlap_is_the_papers_formula() -> None:
+    words = [["a", "b", "c"], ["c", "d"], []]
+    # 1/3 * 1/2 * (1/3 + 0/3 + 1/2 + 0/2 + 0 + 0)
+    assert word_overlap(words) == pytest.approx((1 / 3 + 1 / 2) / 6)
+    with pytest.raises(InputError, match="found 1, it takes two"):
+        word_overlap([["a"]])
+
+
+@pytest.mark.parametrize("method", ["semi_nmf", "kmeans", "pca", "simple"])
+def test_concepts_of_every_family(subject: Subject, method: Method) -> None:
+    """Encoding one state at a time, from a forward of its own, gives the codes of the whole bank."""
+    dataset = [picture(seed) for seed in range(6)]
+    options: dict[str, Any] = {
+        "at": "blocks.1.hook_resid_post",
+        "positions": "last",
+        "generate": False,
+        "dtype": "float32",
+    }
+    store = collect(subject.model, dataset, batch_size=3, progress=False, **options)
+    bank = extract_concepts(store, 3, method=method, penalty=0.1)
+    for number, image in enumerate(dataset):
+        batch = subject.model.prepare("describe the image", images=image)
+        _, cache = subject.model.run_with_cache(batch, names="blocks.1.hook_resid_post", positions="last")
+        alone = bank.encode(cache["blocks.1.hook_resid_post"][:, 0])
+        torch.testing.assert_close(alone[0], bank.codes[number], atol=1e-3, rtol=1e-3)
