@@ -13,6 +13,7 @@ from PIL import Image
 from mmlens.core.errors import InputError
 from mmlens.models.frames import packed_frames, packed_reader, size_by_frame
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.prepare import with_pictures
 from mmlens.models.processing import ComposedProcessor, load_processor
 from tests.conftest import LONG, SHORT, Subject
 from tests.families.glm_like import glm4v
@@ -164,6 +165,8 @@ def test_requests_that_cannot_be_met_say_so(
     batch = qwen2.prepare(SHORT, videos=VIDEO)
     with pytest.raises(InputError, match="came in one batch: the tower would run once for each"):
         qwen2.batch(dict(batch), pixel_values=batch["pixel_values_videos"])
+    with pytest.raises(InputError, match="The batch holds videos, whose frames cannot be exchanged"):
+        with_pictures(qwen2.family, qwen2.config, qwen2.processor, batch, [[Image.new("RGB", (32, 32))]])
     with pytest.raises(InputError, match="is no video; leave it out"):
         qwen2.prepare(SHORT, picture(0)).layout.grid(frame=0)
 
