@@ -187,7 +187,7 @@ def causal_effect(
         InputError: for `"mean"` without means.
 
     Example:
-        >>> found = causal_effect(model, [scene], k=5, progress=False)
+        >>> found = causal_effect(model, [scene], k=5, nouns=["person"], progress=False)
         >>> found.interval("log p of the noun, zeroed", "contribution").mean < 0
         True
 

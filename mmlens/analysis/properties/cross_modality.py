@@ -129,7 +129,7 @@ def cross_modality(
         UnmeasurableError: if the model takes no text without a picture (Q-Formers).
 
     Example:
-        >>> found = cross_modality(model, [scene], k=5, progress=False)
+        >>> found = cross_modality(model, [scene], k=5, nouns=["person"], progress=False)
         >>> found.interval("shared with the writing", "contribution").mean > 0.2
         True
 

@@ -206,7 +206,7 @@ def region_invariance(
         UnmeasurableError: if the model has no point at which image tokens are handed on.
 
     Example:
-        >>> found = region_invariance(model, [scene], k=5, progress=False)
+        >>> found = region_invariance(model, [scene], k=5, nouns=["person"], progress=False)
         >>> 0 <= found.interval("noun said of permuted image tokens", "contribution").mean <= 1
         True
 
@@ -247,8 +247,7 @@ def image_invariance(
         Over all: the share common to all of `together` pictures of a noun.
 
     Example:
-        >>> from mmlens import lab
-        >>> found = image_invariance(model, [scene, scene.twin(place="sand")], k=5, progress=False)
+        >>> found = image_invariance(model, [scene, scene.twin(place="grass")], k=5, nouns=["person"], progress=False)
         >>> found.interval("shared by two pictures", "contribution").mean > 0.2
         True
 

@@ -140,7 +140,7 @@ def localisation(
         InputError: if no sample could be measured; NoPlaceError where image tokens have no place in the picture.
 
     Example:
-        >>> found = localisation(model, [scene], k=5, progress=False)
+        >>> found = localisation(model, [scene], k=5, nouns=["person"], progress=False)
         >>> 0 <= found.interval("IoU", "centred blob").mean <= 1
         True
 

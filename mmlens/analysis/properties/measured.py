@@ -77,7 +77,7 @@ class Measured:
 
     Example:
         >>> from mmlens.analysis.properties.localisation import localisation
-        >>> found = localisation(model, [scene], k=5, progress=False)
+        >>> found = localisation(model, [scene], k=5, nouns=["person"], progress=False)
         >>> sorted(found.methods)
         ['centred blob', 'contribution', 'random, like contribution']
         >>> found.interval("IoU", "contribution").count > 0

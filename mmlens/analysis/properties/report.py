@@ -78,7 +78,7 @@ def neuron_report(
     Example:
         >>> import mmlens as mm
         >>> report = mm.neuron_report(model, [scene], methods=("contribution", "random"), ways=("zero",), k=5,
-        ...     captions=False, per_sample=1, progress=False)
+        ...     captions=False, nouns=["person"], progress=False)
         >>> report.difference("log p of the noun, zeroed", "contribution").mean < 0
         True
 

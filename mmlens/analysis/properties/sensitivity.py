@@ -116,7 +116,7 @@ def sensitivity(
         has and that are true of the picture; one more per scorer.
 
     Example:
-        >>> found = sensitivity(model, [scene], k=5, progress=False)
+        >>> found = sensitivity(model, [scene], k=5, nouns=["person"], progress=False)
         >>> found.difference("noun among its words", "contribution").mean > 0
         True
 
