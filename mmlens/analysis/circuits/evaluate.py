@@ -36,7 +36,7 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Random paths in a row that bring nothing new before edges are drawn one by one.
+#: Random paths in a row that bring nothing that fits before edges are drawn one by one.
 _MOST_MISSES = 200
 
 
@@ -221,15 +221,25 @@ def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator)
     edges = torch.zeros_like(graph.allowed)
     misses = 0
     while (left := count - int(edges.sum())) > 0:
-        path = _random_path(graph, feeders, generator)
-        new = [pair for pair in path if not edges[pair]]
-        if misses > _MOST_MISSES:  # nearly all edges are wanted, and all nodes are reached
-            missing = (graph.allowed & ~edges).nonzero().tolist()
-            new = [tuple(missing[i]) for i in generator.choice(len(missing), left, replace=False)]
+        new = [pair for pair in _random_path(graph, feeders, generator) if not edges[pair]]
+        if misses > _MOST_MISSES:
+            joining = _joining(graph, edges)
+            new = [joining[int(generator.integers(len(joining)))]] if joining else []
+            if not joining:  # no single edge fits between the nodes that there are
+                edges[:] = False
         misses = 0 if 0 < len(new) <= left else misses + 1
         for pair in new if len(new) <= left else ():
             edges[pair] = True
     return edges
+
+
+def _joining(graph: EdgeGraph, edges: torch.Tensor) -> list[tuple[int, int]]:
+    """Edges (reader, writer) not there yet that join nodes which are on a path already."""
+    fed = {name for reader, row in zip(graph.readers, edges, strict=True) if row.any() for name in reader.feeds}
+    heard = {writer.name for writer, column in zip(graph.writers, edges.T, strict=True) if column.any()}
+    live = torch.tensor([writer.name in graph.inputs | fed for writer in graph.writers])
+    useful = torch.tensor([reader.kind == "logits" or bool(heard & {*reader.feeds}) for reader in graph.readers])
+    return [(r, w) for r, w in (graph.allowed & ~edges & live[None] & useful[:, None]).nonzero().tolist()]
 
 
 def _random_path(

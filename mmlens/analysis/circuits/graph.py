@@ -147,11 +147,12 @@ def edge_graph(
         InputError: if the family's streams are no plain sums of branches (the message says what is in the way), or a group
             mixes picture and text.
     """
-    _refuse_other_streams(model)
+    _refuse_other_streams(model, nodes)
     writers: list[Writer] = []
     readers: list[Reader] = []
     if towers == "all":
         handed_on = _vision_end(model)
+        _refuse_blocks(model, "vision", handed_on + 1, nodes)
         writers.append(Writer("vision.embed", "vision", "vision.hook_embed", -1))
         _add_blocks(model, "vision", handed_on + 1, nodes, writers, readers)
     masks = group_masks(batch, groups)
@@ -214,9 +215,10 @@ def _add_blocks(
     for layer in range(depth):
         block, short = f"{before}blocks.{layer}", f"{before}L{layer}"
         attn = view.blocks[layer].attn
-        if nodes == "attention" or attn is None:
-            writers.append(Writer(f"{short}.attn", part, f"{block}.hook_attn_out", layer))
-            readers.append(Reader(f"{short}.attn", part, "attn", layer, feeds=(f"{short}.attn",)))
+        branch = "attn" if f"{block}.hook_attn_out" in model.graph else "mixer"
+        if nodes == "attention" or branch == "mixer" or attn is None:
+            writers.append(Writer(f"{short}.{branch}", part, f"{block}.hook_{branch}_out", layer))
+            readers.append(Reader(f"{short}.{branch}", part, "attn", layer, feeds=(f"{short}.{branch}",)))
         else:
             heads, grouped = attn.heads, attn.kv_heads
             names = [f"{short}.h{head}" for head in range(heads)]
@@ -232,18 +234,10 @@ def _add_blocks(
         readers.append(Reader(f"{short}.mlp", part, "mlp", layer, feeds=(f"{short}.mlp",)))
 
 
-_NEEDED = (
-    "ln1.hook_scale",
-    "attn.hook_q",
-    "attn.hook_z",
-    "hook_attn_out",
-    "hook_resid_mid",
-    "ln2.hook_scale",
-    "hook_mlp_out",
-)
+_NEEDED = ("ln1.hook_scale", "hook_resid_mid", "ln2.hook_scale", "hook_mlp_out")
 
 
-def _refuse_blocks(model: HookedMultimodal, part: Part, depth: int) -> None:
+def _refuse_blocks(model: HookedMultimodal, part: Part, depth: int, nodes: NodeKind) -> None:
     """Every block must be two branches, each behind a norm of its own, added to the stream one after the other."""
     for layer in range(depth):
         block = f"{part_prefix(part)}blocks.{layer}"
@@ -253,9 +247,15 @@ def _refuse_blocks(model: HookedMultimodal, part: Part, depth: int) -> None:
                 f"Circuits need blocks of two branches, each behind a norm of its own and added to the stream in turn; "
                 f"{model.family.name} lacks {', '.join(lacking[:3])}. Patch its points with mm.patch or mm.path_patch."
             )
+        mixes = f"{block}.hook_mixer_out" in model.graph
+        apart = [f"{block}.attn.hook_{kind}" for kind in ("q", "k", "v", "z")]
+        if nodes == "head" and not mixes and not all(name in model.graph for name in apart):
+            raise InputError(
+                f"The heads of {block} of {model.family.name} cannot be told apart: it has no {apart[0]}. Use nodes='attention'."
+            )
 
 
-def _refuse_other_streams(model: HookedMultimodal) -> None:
+def _refuse_other_streams(model: HookedMultimodal, nodes: NodeKind) -> None:
     """The language model must be one stack that reads the picture in its embeddings alone."""
     graph = model.graph
     others = [name for name in graph.names if name.startswith("projector.deepstack") or _is_beside(name)]
@@ -264,14 +264,14 @@ def _refuse_other_streams(model: HookedMultimodal) -> None:
             f"Circuits need a language model whose stream is the sum of its embeddings and its branches; {model.family.name} "
             f"also has {others[0] if others else 'no final norm'}. Patch its points with mm.patch or mm.path_patch."
         )
-    _refuse_blocks(model, "language", model.cfg.n_layers)
+    _refuse_blocks(model, "language", model.cfg.n_layers, nodes)
 
 
 def _is_beside(name: str) -> bool:
     """Whether a point of the language model is outside of its one stack of self-attending blocks."""
     if name.startswith(("vision.", "projector.")):
         return False
-    return "cross_attn" in name or (".blocks." in name and not name.startswith("blocks.")) or "mixer" in name
+    return "cross_attn" in name or (".blocks." in name and not name.startswith("blocks."))
 
 
 def _vision_end(model: HookedMultimodal) -> int:
@@ -286,7 +286,6 @@ def _vision_end(model: HookedMultimodal) -> int:
             f"The projector of {model.family.name} reads {', '.join(node.name for node in read)}; circuits across towers "
             "need one stream that ends in it. Begin at the language model: towers='language'."
         )
-    _refuse_blocks(model, "vision", read[0].layer + 1)
     return read[0].layer
 
 

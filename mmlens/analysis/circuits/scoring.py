@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from mmlens.analysis.circuits.graph import Reader
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.analysis.circuits.writing import entrance_of
+from mmlens.core.errors import InputError
 from mmlens.core.names import part_prefix
 from mmlens.hooks.entrances import KINDS
 from mmlens.hooks.point import reads_only
@@ -96,7 +97,13 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
         axis = model.graph[name].axes.split().index("head")
         own = torch.zeros_like(gradients[name])
         own.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
-        yield number, torch.autograd.grad(seen[name], seen[entrance], own, retain_graph=True)[0]
+        pulled = torch.autograd.grad(seen[name], seen[entrance], own, retain_graph=True, allow_unused=True)[0]
+        if pulled is None:
+            raise InputError(
+                f"The {reader.kind} of {_block(reader)} are not computed from what the norm in front of the attention "
+                "returns, so no gradient of their stream is known. Use nodes='attention'."
+            )
+        yield number, pulled
 
 
 def _block(reader: Reader) -> str:

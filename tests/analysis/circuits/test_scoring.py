@@ -1,0 +1,186 @@
+"""Scores of edges: against differences of exact runs, sum rules, and a model whose circuit is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmlens.analysis.circuits.circuit import Circuit
+from mmlens.analysis.circuits.find import find_circuit
+from mmlens.analysis.circuits.graph import edge_graph
+from mmlens.analysis.circuits.runs import pair_of
+from mmlens.analysis.circuits.scoring import attributed, exact
+from mmlens.analysis.metrics import logit_difference
+from mmlens.models.batch import MultimodalBatch
+from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair, other_pictures, planted_pair
+from tests.analysis.conftest import Wrapped
+from tests.conftest import Subject
+from tests.tiny import TINY, picture
+
+
+def nearer(clean: MultimodalBatch, corrupted: MultimodalBatch, share: float) -> MultimodalBatch:
+    """A batch between two: only a share of the way from the one to the other, in double precision."""
+    pixels = clean["pixel_values"].double() + share * (
+        corrupted["pixel_values"].double() - clean["pixel_values"].double()
+    )
+    return replace(clean, inputs={**clean.inputs, "pixel_values": pixels})
+
+
+@pytest.mark.parametrize("number", [0, 2, 3], ids=["llava", "qwen", "blip"])
+def test_attribution_is_the_slope_of_the_exact_runs(number: int) -> None:
+    # a model of its own, made double, so that small differences are not lost
+    model = TINY[number].make()
+    model.hf_model.double()
+    subject = Subject(TINY[number], model, None, {"left": model.prepare("describe the image", images=picture(0))})
+    whole = other_pictures(subject)
+    clean, corrupted = nearer(*whole, 0.0), nearer(*whole, 3e-3)
+    graph = edge_graph(model, clean, nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
+    pair = pair_of(model, clean, corrupted, graph, METRIC)
+    scores = attributed(pair, steps=None, progress=False)
+    chosen = graph.allowed.nonzero()
+    chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(1))[:40]]
+    # and every kind of reader at least once
+    kinds = {reader.kind: number for number, reader in enumerate(graph.readers) if graph.allowed[number].any()}
+    chosen = torch.cat([chosen, torch.tensor([[r, int(graph.allowed[r].nonzero()[0])] for r in kinds.values()])])
+    measured, estimated = [], []
+    for reader, writer in chosen.tolist():
+        mask = torch.zeros_like(graph.allowed)
+        mask[reader, writer] = True
+        measured.append(float((pair.run(mask) - pair.ends[0])[0]))
+        estimated.append(float(scores[reader, writer, 0]))
+    found, expected = torch.tensor(estimated), torch.tensor(measured)
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-3 * largest)
+    assert (expected.abs() > 0.05 * largest).sum() > 5, "the comparison could not fail"
+
+
+def test_edges_out_of_the_inputs_sum_to_the_whole_effect(llava: Subject, make_pair: MakePair) -> None:
+    pair = make_pair(llava, "attention")
+    inputs = torch.tensor([writer.name in pair.graph.inputs for writer in pair.graph.writers])
+    assert [w.name for w in pair.graph.writers if w.name in pair.graph.inputs] == [
+        "vision.embed",
+        "embed[text]",
+        "embed[last]",
+        "embed[rest]",  # padding
+    ]
+    gap = pair.ends[1] - pair.ends[0]
+    errors = [
+        float((attributed(pair, steps=steps, progress=False)[:, inputs].sum((0, 1)) - gap).abs().max())
+        for steps in (5, 20)
+    ]
+    assert errors[1] < 0.005 * float(gap.abs().min())
+    assert errors[1] < errors[0] / 4  # midpoints: quadratic in the width of a step, once steps are small enough
+
+
+def test_scores_of_heads_sum_to_those_of_their_branch(subject: Subject, make_pair: MakePair) -> None:
+    heads, whole = make_pair(subject, "head"), make_pair(subject, "attention")
+    fine, coarse = (attributed(pair, steps=None, progress=False) for pair in (heads, whole))
+
+    def branch(name: str) -> str:  # L1.h3, L1.kv0.k, L1.h3.q -> L1.attn
+        prefix = "vision." if name.startswith("vision.") else ""
+        pieces = name.removeprefix(prefix).split(".")
+        return f"{prefix}{pieces[0]}.attn" if len(pieces) > 1 and pieces[1][0] in "hk" else name
+
+    summed = torch.zeros_like(coarse)
+    names = [w.name for w in whole.graph.writers], [r.name for r in whole.graph.readers]
+    for r, reader in enumerate(heads.graph.readers):
+        for w, writer in enumerate(heads.graph.writers):
+            summed[names[1].index(branch(reader.name)), names[0].index(branch(writer.name))] += fine[r, w]
+    torch.testing.assert_close(summed, coarse, rtol=1e-3, atol=1e-4 * float(coarse.abs().max()))
+
+
+def test_from_the_language_model_on_the_picture_is_an_input(qwen: Subject, make_pair: MakePair) -> None:
+    pair = make_pair(qwen, "attention", "language")
+    inputs = torch.tensor([writer.name in pair.graph.inputs for writer in pair.graph.writers])
+    assert pair.graph.inputs == {"projector", "embed[text]", "embed[last]", "embed[rest]"}
+    scores = attributed(pair, steps=20, progress=False)
+    gap = pair.ends[1] - pair.ends[0]
+    torch.testing.assert_close(scores[:, inputs].sum((0, 1)), gap, rtol=0.01, atol=0)
+    torch.testing.assert_close(pair.run(pair.graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
+
+
+def test_frozen_parameters_do_not_stop_gradients(llava: Subject, make_pair: MakePair) -> None:
+    pair = make_pair(llava, "attention")
+    expected = attributed(pair, steps=None, progress=False)
+    parameters = list(llava.model.hf_model.parameters())
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        torch.testing.assert_close(attributed(pair, steps=None, progress=False), expected)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def found_in(wrapped: Wrapped, method: str, *, twin: bool = False, nodes: str = "head", count: int = 3) -> Circuit:
+    clean, corrupted = planted_pair(wrapped, count, twin=twin)
+    patch = clean.layout.patches(wrapped.truth.box)
+    return find_circuit(
+        wrapped.twin if twin else wrapped.model,
+        clean,
+        corrupted,
+        metric=logit_difference(wrapped.truth.token, wrapped.truth.default_token),
+        method=method,  # type: ignore[arg-type]
+        nodes=nodes,  # type: ignore[arg-type]
+        groups={"image": "image", "patch": patch, "text": "text", "last": "last"},
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig"])
+def test_the_planted_edges_are_the_circuit_and_the_twin_has_none(planted_patch: Wrapped, method: str) -> None:
+    assert (planted_patch.truth.head_layer, planted_patch.truth.head) == (0, 2)
+    circuit = found_in(planted_patch, method)
+    best = circuit.top(3)
+    assert {(edge.writer, edge.reader) for edge in best.edges} == {
+        ("vision.embed", "projector"),
+        ("projector[patch]", "L0.h2.v"),
+        ("L0.h2", "logits"),
+    }
+    gap = float((circuit.clean - circuit.corrupted).mean())
+    assert gap > 30
+    assert min(abs(edge.score) for edge in best.edges) > 0.7 * gap
+    others = circuit.restricted(circuit.graph.allowed & ~best.kept)
+    assert not others.edges or max(abs(edge.score) for edge in others.edges) < 0.05 * gap
+    assert float(found_in(planted_patch, method, twin=True).scores.abs().max()) < 0.005 * gap
+
+
+def test_exact_scores_find_the_planted_branch(planted_patch: Wrapped) -> None:
+    circuit = found_in(planted_patch, "exact", nodes="attention", count=2)
+    found = {(edge.writer, edge.reader): edge.score for edge in circuit.top(3).edges}
+    assert set(found) == {("vision.embed", "projector"), ("projector[patch]", "L0.attn"), ("L0.attn", "logits")}
+    gap = float((circuit.clean - circuit.corrupted).mean())
+    for score in found.values():  # the circuit is a chain: each edge alone takes the whole answer away
+        assert score == pytest.approx(-gap, rel=0.05)
+
+
+def test_exact_scores_are_single_runs(llava: Subject, make_pair: MakePair) -> None:
+    pair = make_pair(llava, "attention", "language")
+    scores = exact(pair, progress=False)
+    assert not scores[~pair.graph.allowed].any()
+    reader, writer = pair.graph.allowed.nonzero()[7].tolist()
+    mask = torch.zeros_like(pair.graph.allowed)
+    mask[reader, writer] = True
+    torch.testing.assert_close(scores[reader, writer], pair.run(mask) - pair.ends[0])
+
+
+def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -> None:
+    model, truth, planted = planted_patch.model, planted_patch.truth, planted_patch.planted
+    clean, corrupted = planted_pair(planted_patch, 14)
+    metric = logit_difference(truth.token, truth.default_token)
+    asked = {"metric": metric, "method": "exact", "nodes": "attention", "towers": "language", "progress": False}
+    found = find_circuit(model, clean, corrupted, **asked)  # type: ignore[arg-type]
+    p = found.p_values(resamples=1 << 14)
+    chain = {("projector", "L0.attn"), ("L0.attn", "logits")}
+    for edge in found.edges:
+        reader = [each.name for each in found.graph.readers].index(edge.reader)
+        writer = [each.name for each in found.graph.writers].index(edge.writer)
+        if (edge.writer, edge.reader) in chain:
+            assert float(p[reader, writer]) < 0.01
+    # where the cause is in both pictures, and all else is drawn at random, no edge carries anything
+    others = [[planted.image(seed=seed)] for seed in range(100, 104)]
+    null = find_circuit(
+        model, planted_pair(planted_patch, 4)[0], model.prepare([planted.prompt] * 4, images=others), **asked
+    )  # type: ignore[arg-type]
+    assert float(null.scores.abs().max()) < 0.01 * float((found.clean - found.corrupted).mean())
+    assert not [edge for edge in null.top(5).edges if (edge.writer, edge.reader) in chain and abs(edge.score) > 0.1]
