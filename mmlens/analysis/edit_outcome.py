@@ -11,6 +11,7 @@ import numpy as np
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file, whole_file
+from mmlens.core.pictures import drawn_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,9 +194,7 @@ class EditReport:
 
     def plot(self) -> "Plot":
         """The frontier: success against the share of control answers that changed, one panel per set of target prompts."""
-        from mmlens.viz.edits import plot_frontier
-
-        return plot_frontier(self)
+        return drawn_by("edits.plot_frontier")(self)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""
@@ -230,7 +229,14 @@ def _case(fields: dict) -> EditCase:
 def _before_after(
     of: Callable[[Callable[[EditCase], float | None]], str], pair: Callable[[EditCase], tuple[float, float] | None]
 ) -> str:
-    return " -> ".join(of(lambda case, which=which: (found := pair(case)) and found[which]) for which in (0, 1))
+    def only(which: int) -> Callable[[EditCase], float | None]:
+        def value(case: EditCase) -> float | None:
+            found = pair(case)
+            return None if found is None else found[which]
+
+        return value
+
+    return " -> ".join(of(only(which)) for which in (0, 1))
 
 
 def _labels(pictures: Sequence[str]) -> list[int]:

@@ -32,15 +32,15 @@ _Place = tuple[Part, int]
 
 @runtime_checkable
 class RowDeltas(Protocol):
-    """Something that can be added to rows of weights: `mmlens.edits.Edit`.
+    """Something that can be added to rows of weights: `mmlens.edits.Edit`."""
 
-    Attributes:
-        rows: the neurons whose rows of `W_out` change.
-        deltas: what is added to each, `[row d_model]`.
-    """
+    @property
+    def rows(self) -> Sequence[Neuron]:
+        """The neurons whose rows of `W_out` change."""
 
-    rows: Sequence[Neuron]
-    deltas: Float[torch.Tensor, "row d_model"]
+    @property
+    def deltas(self) -> Float[torch.Tensor, "row d_model"]:
+        """What is added to each row."""
 
     def check(self, model: "HookedMultimodal") -> None:
         """Raise InputError if it was made for another model."""
@@ -332,12 +332,13 @@ def _write(state: _InForce, place: _Place) -> None:
     if touched.all():
         state.kept[place] = _Kept(kept.weight, kept.slots, kept.originals, rows)
         return
-    left = [row for row, stays in zip(kept.slots, touched.tolist(), strict=True) if stays]
-    if not left:
+    left = {
+        row: n for n, row in enumerate(row for row, stays in zip(kept.slots, touched.tolist(), strict=True) if stays)
+    }
+    if left:
+        state.kept[place] = _Kept(kept.weight, left, kept.originals[touched], rows[touched])
+    else:
         del state.kept[place]
-        return
-    slots = {row: n for n, row in enumerate(left)}
-    state.kept[place] = _Kept(kept.weight, slots, kept.originals[touched], rows[touched])
 
 
 def _warn_of_changes(kept: _Kept, place: _Place) -> None:
