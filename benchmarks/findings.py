@@ -1,144 +1,159 @@
 """What the neurons of the lab model do, on held-out scenes: `python -m benchmarks.findings`.
 
-For the first noun of each scene's caption: is the noun's log-probability lowered more by ablating its top 20 neurons
-than by ablating 20 random neurons of the same layers? And does the mask of their mean heat map fall on the named
-object, beside the random neurons' mask, a centred blob, and the scene's other object? Intervals are 95% bootstrap
-intervals of the mean over scenes; differences are paired by scene.
+Three tables. All properties of the top neurons of each caption's first noun, by method, beside random neurons of the same
+layers. How the effect of ablation grows with the number of neurons, and of noise with its size. And where the mean heat map
+lies on the object: by layer, of activations and of their magnitudes. Intervals are 95% bootstrap intervals over scenes;
+differences are paired by scene and noun. `--checkpoint` names a file to go on from after an interruption.
 """
 
 import argparse
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.stats import bootstrap
-from tqdm.auto import tqdm
 
 import mmlens as mm
-from mmlens.analysis.heatmap import centred_blob, iou
-from mmlens.analysis.neurons.maps import activation_map
-from mmlens.core.places import Neuron
-from mmlens.lab import Scene, SceneObject
+from mmlens.analysis.heatmap import iou
+from mmlens.analysis.neurons.maps import Shown, activation_maps
+from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.statistics import Interval
 
-_PERCENTILE = 95.0
+METHODS = ("contribution", "gradient", "activation", "random")
+KS = (5, 20, 50, 100, 200)
+SIGMAS = (1.0, 3.0, 10.0)
+_SHOWN: Sequence[Shown] = ("activation", "magnitude")
+
+
+def properties(
+    model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0, checkpoint: Path | None = None
+) -> mm.Measured:
+    """Every property of each caption's first noun."""
+    return mm.neuron_report(
+        model,
+        mm.lab.scenes(scenes, seed=seed),
+        methods=METHODS,
+        k=k,
+        nouns=mm.lab.NOUNS,
+        per_sample=1,
+        checkpoint=checkpoint,
+    )
+
+
+def curves(model: mm.HookedMultimodal, *, scenes: int, seed: int = 0) -> tuple[mm.Measured, mm.Measured]:
+    """Ablation over the number of neurons, and noise over its size."""
+    shown = mm.lab.scenes(scenes, seed=seed + 1)
+    over_k = mm.causal_effect(
+        model, shown, methods=("contribution", "random"), k=KS, ways=("zero",), nouns=mm.lab.NOUNS
+    )
+    over_sigma = mm.causal_effect(
+        model, shown, methods=("contribution", "random"), ways=("noise",), sigma=SIGMAS, nouns=mm.lab.NOUNS
+    )
+    return over_k, over_sigma
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% bootstrap interval.
+class LayerMaps:
+    """The mean map of the best contribution neurons of single layers, of all, and of all but the last."""
 
-    Attributes:
-        mean, low, high: in the unit of the values.
-        count: number of values.
-    """
+    layers: int
+    k: int
 
-    mean: float
-    low: float
-    high: float
-    count: int
+    @property
+    def quantities(self) -> Sequence[Quantity]:
+        """The IoU of both kinds of map."""
+        return [Quantity(f"IoU of {shown}s", "IoU") for shown in _SHOWN]
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """Mean and 95% percentile-bootstrap interval of the mean, 5,000 resamples."""
-    data = np.asarray(values, dtype=float)
-    if np.ptp(data) == 0:
-        return Interval(float(data[0]), float(data[0]), float(data[0]), len(data))
-    result = bootstrap((data,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(seed))
-    low, high = result.confidence_interval
-    return Interval(float(data.mean()), float(low), float(high), len(data))
-
-
-def scene_values(model: mm.HookedMultimodal, scene: Scene, *, k: int, seed: int) -> dict[str, float] | None:
-    """All figures of one scene, by name; None if its caption names none of the scene's objects."""
-    batch = model.prepare("describe the image", images=scene.image)
-    trace = model.trace_generation(batch, names="hook_logits")
-    there = {thing.shape: thing for thing in scene.objects}
-    words = [word for word in mm.caption_nouns(model, trace, nouns=mm.lab.NOUNS) if word.text in there]
-    if not words:
-        return None
-    noun = words[0]
-    thing = there[noun.text]
-    others = [other for other in scene.objects if other is not thing]
-    at_noun = model.extend(batch, trace.tokens[:, : noun.step])
-    scores = mm.find_neurons(model, at_noun, token=noun.tokens[0])
-    top = scores.top(k)
-    control = mm.random_neurons(model, like=top, seed=seed)
-    values = _ablations(model, at_noun, noun.tokens[0], top, control)
-    values |= _maps(model, batch, top, control, thing, others, "")
-    for layer in range(model.cfg.n_layers):
-        best = [Neuron(layer, int(i)) for i in scores.scores[layer].topk(k).indices]
-        random = mm.random_neurons(model, like=best, seed=seed)
-        values |= _maps(model, batch, best, random, thing, others, f"layer {layer}: ")
-    return values
+    def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
+        """Draw them, beside random neurons of the same layers."""
+        for case in cases:
+            truth = case.mention.sample.regions.get(case.mention.noun)
+            if truth is None:
+                continue
+            scores = case.scores["contribution"].scores
+            chosen = {f"layer {layer}": _best(scores, self.k, [layer]) for layer in range(self.layers)}
+            chosen["all layers"] = _best(scores, self.k, range(self.layers))
+            chosen["all but the last"] = _best(scores, self.k, range(self.layers - 1))
+            seed = 1_000 * case.mention.number + case.mention.step
+            for name, neurons in list(chosen.items()):
+                chosen[CONTROL.format(method=name)] = mm.random_neurons(case.mention.model, like=neurons, seed=seed)
+            for shown in _SHOWN:
+                maps = activation_maps(case.mention.model, case.mention.prompt, chosen, shown=shown)
+                for name, heat in maps.items():
+                    yield case.value(f"IoU of {shown}s", name, iou(heat.mask(), torch.as_tensor(truth)))
 
 
-def _ablations(
-    model: mm.HookedMultimodal, at_noun: mm.MultimodalBatch, token: int, top: list[Neuron], control: list[Neuron]
-) -> dict[str, float]:
-    measure = mm.metrics.log_probability(token).on(model)
-    before = float(measure(model(at_noun)[:, -1]))
-    change = {}
-    for name, units in (("top", top), ("random", control)):
-        with model.intervene(mm.Ablate(units)):
-            change[f"log p, {name} ablated (nats)"] = float(measure(model(at_noun)[:, -1])) - before
-    top_change, random_change = change.values()
-    return {**change, "log p, top minus random (nats)": top_change - random_change}
+def _best(scores: torch.Tensor, k: int, layers: Sequence[int]) -> list[mm.Neuron]:
+    """The k highest scores of some layers."""
+    some = scores[list(layers)]
+    found = [divmod(i, scores.shape[1]) for i in some.flatten().topk(k).indices.tolist()]
+    return [mm.Neuron(list(layers)[row], index) for row, index in found]
 
 
-def _maps(
-    model: mm.HookedMultimodal,
-    batch: mm.MultimodalBatch,
-    top: list[Neuron],
-    control: list[Neuron],
-    thing: SceneObject,
-    others: list[SceneObject],
-    where: str,
-) -> dict[str, float]:
-    truth = torch.as_tensor(thing.mask)
-    found = activation_map(model, batch, top).mask(_PERCENTILE)
-    drawn = activation_map(model, batch, control).mask(_PERCENTILE)
-    on_object = iou(found, truth)
-    values = {
-        f"{where}IoU, top": on_object,
-        f"{where}IoU, top minus random": on_object - iou(drawn, truth),
-    }
-    if not where:
-        blob = centred_blob(found.shape, float(found.float().mean()))  # type: ignore[arg-type]
-        values["IoU, top minus centred blob"] = on_object - iou(blob, truth)
-    if others:
-        rest = np.mean([iou(found, torch.as_tensor(other.mask)) for other in others])
-        values[f"{where}IoU, top on the object minus on the others"] = on_object - float(rest)
-    return values
+def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.Measured:
+    """Where the mean heat map lies on the object, by layer."""
+    measures = [LayerMaps(model.cfg.n_layers, k)]
+    shown = mm.lab.scenes(scenes, seed=seed + 2)
+    return run(model, shown, measures, Choice(("contribution",), k), reading=Reading(mm.lab.NOUNS))
 
 
-@torch.no_grad()
-def findings(
-    model: mm.HookedMultimodal, *, scenes: int = 150, k: int = 20, seed: int = 0, progress: bool = True
-) -> dict[str, Interval]:
-    """Intervals of every figure over held-out scenes with at least two objects."""
-    gathered: dict[str, list[float]] = defaultdict(list)
-    several = [scene for scene in mm.lab.scenes(4 * scenes, seed=seed) if len(scene.objects) > 1][:scenes]
-    for number, scene in enumerate(tqdm(several, desc="scenes", disable=not progress)):
-        for name, value in (scene_values(model, scene, k=k, seed=seed + number) or {}).items():
-            gathered[name].append(value)
-    return {name: interval(values) for name, values in gathered.items()}
+def table(found: mm.Measured) -> str:
+    """A Markdown table: each mean with its interval, and the paired differences."""
+    lines = [
+        "| quantity | neurons | k | mean [95%] | minus random, same layers | minus control | minus centred blob |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found.to_frame().to_dict("records"):
+        if row["method"].startswith("random, like "):
+            continue
+        cells = [_cell(row, ""), *(_cell(row, name) for name in ("minus_random", "minus_control", "minus_baseline"))]
+        lines.append(f"| {row['quantity']} ({row['unit']}) | {row['method']} | {row['k']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def versus(found: mm.Measured, *, method: str = METHODS[0], others: Sequence[str] = METHODS[1:3]) -> str:
+    """A Markdown table: one method minus each other, paired; in bold where the interval excludes zero."""
+    heads = [f"{method} minus {other}" for other in others]
+    lines = [f"| quantity | better | {' | '.join(heads)} |", "|---|---|" + "---|" * len(others)]
+    controls = {quantity.control for quantity in found.quantities}
+    for quantity in found.quantities:
+        measured = set(found.values[found.values["quantity"] == quantity.name]["method"])
+        if quantity.name not in controls and {method, *others} <= measured:
+            cells = [found.difference(quantity.name, method, minus=other) for other in others]
+            shown = [f"**{cell}**" if cell.excludes_zero else str(cell) for cell in cells]
+            lines.append(f"| {quantity.name} | {quantity.better} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, float], name: str) -> str:
+    mean, low, high = (row.get(key) for key in ((name or "mean"), f"{name}_low".strip("_"), f"{name}_high".strip("_")))
+    if mean is None or low is None or high is None or mean != mean:
+        return ""
+    return str(Interval(mean, low, high, 0))
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=150)
+    parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--neurons", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path, default=None, help="file that keeps the first table's numbers")
+    parser.add_argument("--figure", type=Path, default=None, help="where to write the first table as a figure")
     chosen = parser.parse_args()
-    print("| figure | mean [95% interval] | scenes |\n| --- | --- | --- |")
-    for name, found in findings(mm.lab.load(), scenes=chosen.scenes, k=chosen.neurons, seed=chosen.seed).items():
-        print(f"| {name} | {found} | {found.count} |")
+    model = mm.lab.load()
+    found = properties(model, scenes=chosen.scenes, k=chosen.neurons, seed=chosen.seed, checkpoint=chosen.checkpoint)
+    print(f"## Properties, {found}\n\n{table(found)}\n")
+    print(f"## {METHODS[0]} against the others\n\n{versus(found)}\n")
+    if chosen.figure is not None:
+        found.plot().savefig(chosen.figure, dpi=110)
+    few = max(1, chosen.scenes // 4)
+    over_k, over_sigma = curves(model, scenes=few, seed=chosen.seed)
+    print(f"## Ablation over k, {few} scenes\n\n{table(over_k)}\n\n## Noise over sigma\n\n{table(over_sigma)}\n")
+    by_layer = maps(model, scenes=chosen.scenes // 2 or 1, k=chosen.neurons, seed=chosen.seed)
+    print(f"## Maps by layer, {by_layer}\n\n{table(by_layer)}")
 
 
 if __name__ == "__main__":

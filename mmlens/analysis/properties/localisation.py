@@ -18,7 +18,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 #: The mask in the middle of the picture that every map is compared with.
 BLOB = "centred blob"
-_NAMES: Mapping[Shown, str] = {"activation": "", "magnitude": " of magnitudes"}
+_NAMES: Mapping[Shown, str] = {"activation": "", "magnitude": ", magnitudes"}
 #: What is measured on the object, the same on the picture's other objects, and the unit.
 _MEASURED = (
     ("IoU", "IoU with other objects", "IoU"),

@@ -82,7 +82,7 @@ def run(
         "fingerprint": fingerprint(model),
         "choice": repr(choice),
         "reading": str(reading),
-        "measures": [repr(each) for each in measures],
+        "measures": [repr(each) for each in measures if not isinstance(each, Overall)],
     }
     kept = Checkpoint(checkpoint, settings)
     parts: list[Part] = []

@@ -5,7 +5,7 @@ rows that can be edited without moving the others. `exclusivity` counts, over ma
 neurons no other concept has.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,12 +15,14 @@ from jaxtyping import Float, Int
 
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.cases import Chosen
-from mmlens.analysis.properties.measured import Quantity, Value
+from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
 from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_SHUFFLED = ", nouns shuffled"
 
 #: NAM's thresholds: the probability of being crucial to another concept that still counts as specific.
 KAPPAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45)
@@ -183,35 +185,50 @@ class Exclusive:
 
     @property
     def quantities(self) -> Sequence[Quantity]:
-        """The exclusive share, and the share below each threshold."""
-        return (Quantity("exclusive to the noun", "share of neurons"), *(_below(kappa) for kappa in self.kappas))
+        """The exclusive share, and the share below each threshold; each beside the same of pictures with shuffled nouns."""
+        found = []
+        for name in self._names():
+            found.append(Quantity(name, "share of neurons", control=name + _SHUFFLED))
+            found.append(Quantity(name + _SHUFFLED, "share of neurons", better="lower"))
+        return found
+
+    def _names(self) -> list[str]:
+        return ["exclusive to the noun", *(f"crucial to other nouns with p < {kappa:g}" for kappa in self.kappas)]
 
     def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
-        """Count, over all pictures of each noun, how often each neuron was chosen for it."""
-        for method in dict.fromkeys(method for each in chosen for method in each.neurons):
-            by_noun: dict[str, list[list[tuple[int, int]]]] = defaultdict(list)
-            for each in chosen:
-                by_noun[each.noun].append(each.neurons[method][: self.k])
-            by_noun = {noun: sets for noun, sets in by_noun.items() if len(sets) >= self.pictures}  # type: ignore[assignment]
-            if len(by_noun) < 2:
-                continue
-            neurons = sorted({neuron for sets in by_noun.values() for own in sets for neuron in own})
-            number = {neuron: i for i, neuron in enumerate(neurons)}
-            crucial = torch.zeros(len(by_noun), len(neurons))
-            ranks = torch.zeros(len(by_noun), len(neurons))
-            for row, sets in enumerate(by_noun.values()):
-                for own in sets:
-                    for rank, neuron in enumerate(own):
-                        crucial[row, number[neuron]] += 1 / len(sets)
-                        ranks[row, number[neuron]] += (len(own) - rank) / len(own) / len(sets)
-            # most often chosen first; of those chosen equally often, the better ranked
-            best = (crucial + 1e-3 * ranks).topk(self.k, dim=1).indices
-            found = exclusivity(list(by_noun), crucial, best, kappas=self.kappas)
-            for row, noun in enumerate(found.concepts):
-                yield Value("exclusive to the noun", method, self.k, float(found.exclusive[row]), -1, noun)
-                for column, kappa in enumerate(self.kappas):
-                    yield Value(_below(kappa).name, method, self.k, float(found.below[row, column]), -1, noun)
+        """Count, over all pictures of each noun, how often each neuron was chosen for it.
 
+        Random neurons come back for no noun, and would seem exclusive to each; so the control are not they, but the same
+        neurons with the nouns dealt out to the pictures anew.
+        """
+        nouns = [each.noun for each in chosen]
+        counts = Counter(nouns)
+        kept = [i for i, noun in enumerate(nouns) if counts[noun] >= self.pictures]
+        if len({nouns[i] for i in kept}) < 2:
+            return
+        order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0)).tolist()
+        controls = {CONTROL.format(method=method) for method in chosen[0].neurons}
+        for method in chosen[0].neurons:
+            if method not in controls:
+                sets = [chosen[i].neurons[method][: self.k] for i in kept]
+                yield from self._counted([nouns[i] for i in kept], sets, method, "")
+                yield from self._counted([nouns[kept[i]] for i in order], sets, method, _SHUFFLED)
 
-def _below(kappa: float) -> Quantity:
-    return Quantity(f"crucial to other nouns with p < {kappa:g}", "share of neurons")
+    def _counted(
+        self, nouns: Sequence[str], sets: Sequence[Sequence[tuple[int, int]]], method: str, end: str
+    ) -> Iterator[Value]:
+        concepts = list(dict.fromkeys(nouns))
+        number = {neuron: i for i, neuron in enumerate(sorted({neuron for own in sets for neuron in own}))}
+        crucial = torch.zeros(len(concepts), len(number))
+        ranks = torch.zeros_like(crucial)
+        for noun, own in zip(nouns, sets, strict=True):
+            for rank, neuron in enumerate(own):
+                crucial[concepts.index(noun), number[neuron]] += 1 / nouns.count(noun)
+                ranks[concepts.index(noun), number[neuron]] += 1 - rank / len(own)
+        # most often chosen first; of those chosen equally often, the better ranked
+        best = (crucial + 1e-4 * ranks / (1 + ranks.max())).topk(self.k, dim=1).indices
+        found = exclusivity(concepts, crucial, best, kappas=self.kappas)
+        for row, noun in enumerate(concepts):
+            shares = [found.exclusive[row], *found.below[row]]
+            for name, share in zip(self._names(), shares, strict=True):
+                yield Value(name + end, method, self.k, float(share), -1, noun)

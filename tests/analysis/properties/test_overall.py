@@ -116,3 +116,20 @@ def test_what_is_measured_of_samples_without_pictures_is_left_out(model: mm.Hook
     writing = next(as_samples(mm.lab.scenes(1, seed=3))).as_writing
     with pytest.raises(mm.InputError, match="Nothing could be measured"):
         mm.cross_modality(model, [writing], k=5, nouns=mm.lab.NOUNS, progress=False)
+
+
+def test_neurons_that_seem_exclusive_only_by_chance_are_no_better_than_shuffled_nouns() -> None:
+    rng = np.random.default_rng(0)
+
+    def picture(sample: int, noun: str, own: list[int]) -> Chosen:
+        return Chosen(sample, noun, {"contribution": [(0, i) for i in own]})
+
+    nouns = ["cat", "dog", "owl"] * 8
+    own = {"cat": [0, 1], "dog": [2, 3], "owl": [4, 5]}
+    planted = list(Exclusive(2).over_all([picture(i, noun, own[noun]) for i, noun in enumerate(nouns)]))
+    assert set(by_hand(planted, "exclusive to the noun", 2).values()) == {1.0}
+    assert np.mean(list(by_hand(planted, "exclusive to the noun, nouns shuffled", 2).values())) < 0.7
+    chance = [picture(i, noun, rng.choice(12, 2, replace=False).tolist()) for i, noun in enumerate(nouns)]
+    values = list(Exclusive(2).over_all(chance))
+    apart = by_hand(values, "exclusive to the noun", 2), by_hand(values, "exclusive to the noun, nouns shuffled", 2)
+    assert abs(np.mean(list(apart[0].values())) - np.mean(list(apart[1].values()))) <= 0.5
