@@ -11,7 +11,7 @@ Is Mediated by a Single Direction", NeurIPS 2024 (https://arxiv.org/abs/2406.117
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +32,14 @@ SteeredPositions: TypeAlias = Literal["all", "generated", "last_prompt", "text",
 
 #: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
 Gate: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+@runtime_checkable
+class PointGate(Protocol):
+    """A gate that belongs to certain points, and says so before any run."""
+
+    def check(self, node: Node) -> None:
+        """Refuse a point whose states the gate cannot read; raises InputError."""
 
 
 @dataclass
@@ -95,6 +103,8 @@ class _Positioned:
                 raise InputError(
                     f"positions={self.positions!r} has no meaning at {node.name}, on the sequence {node.sequence}; use 'all'."
                 )
+            if isinstance(self.gate, PointGate):
+                self.gate.check(node)
         return [(node.name, self._hook(node)) for node in nodes]
 
     def starts(self, run: Run) -> None:
