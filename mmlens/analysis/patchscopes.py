@@ -157,18 +157,19 @@ def patchscope(
     _, cache = model.run_with_cache(batch, names=nodes)
     target = _Target(model, target_prompt, pictures, target_position % length, length, k, max_new_tokens)
     shape = (len(nodes), batch.size, rows.shape[1])
-    tokens, chances, texts = [], [], []
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    texts: list[str] = []
     with tqdm(total=len(nodes) * rows.numel(), desc="patchscope", disable=not progress) as bar:
         for node, into in zip(nodes, targets, strict=True):
             states = gather_rows(cache[node.name], node.axes, rows).flatten(0, 1)
             for some in states.split(batch_size):
-                top, probability, text = target.read(into.name, some)
-                tokens.append(top)
-                chances.append(probability)
-                texts += text
+                top, probability, said = target.read(into.name, some)
+                found.append((top, probability))
+                texts += said
                 bar.update(len(some))
-    top_tokens = torch.cat(tokens).unflatten(0, shape).transpose(0, 1)
-    probabilities = torch.cat(chances).unflatten(0, shape).transpose(0, 1)
+    top_tokens, probabilities = (
+        torch.cat(part).unflatten(0, shape).transpose(0, 1) for part in zip(*found, strict=True)
+    )
     text = [
         [[texts[(point * shape[1] + sample) * shape[2] + pos] for pos in range(shape[2])] for point in range(shape[0])]
         for sample in range(shape[1])

@@ -65,7 +65,7 @@ def find_circuit(
     if steps < 1:
         raise InputError(f"steps={steps} must be at least 1.")
     require_same_layout(clean, corrupted)
-    rules = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
+    rules: dict[str, Positions] = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
     graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
     _refuse_unseen_text(model, clean, corrupted)
     require_metric(metric, model, clean.size)

@@ -60,7 +60,8 @@ class Pair:
     @cached_property
     def points(self) -> dict[str, Point]:
         """The model's points and its entrances."""
-        return {**self.model.hook_dict, **entrances(self.model.hook_dict)}  # type: ignore[dict-item]
+        own: dict[str, Point] = self.model.hook_dict  # type: ignore[assignment]
+        return {**own, **entrances(own)}
 
     @cached_property
     def corrupted_values(self) -> dict[str, torch.Tensor]:
