@@ -1,7 +1,7 @@
 """Neurons chosen for a noun in several ways, each beside random neurons of the same layers."""
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from mmlens.analysis.neurons.control import random_neurons
@@ -62,12 +62,17 @@ class Case:
     choice: Choice
     draw: int = 0
 
-    def sets(self, k: int | None = None) -> dict[str, list[Neuron]]:
-        """The neurons by choice: each method's top k, and for each as many random ones of the same layers."""
+    def sets(self, k: int | None = None, *, read: bool = False) -> dict[str, list[Neuron]]:
+        """The neurons by choice: each method's top k, and for each as many random ones of the same layers.
+
+        Args:
+            k: how many; as chosen by default.
+            read: leave out the last layer, whose activations at the picture's positions nothing reads.
+        """
         k = self.choice.k if k is None else k
         found: dict[str, list[Neuron]] = {}
         for method, scores in self.scores.items():
-            found[method] = scores.top(k)
+            found[method] = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
             if self.choice.controls:
                 found[CONTROL.format(method=method)] = random_neurons(
                     self.mention.model, like=found[method], seed=self._seed
@@ -118,6 +123,10 @@ class UnmeasurableError(InputError):
 
 class Property(Protocol):
     """Something to measure of the neurons of nouns."""
+
+    @property
+    def label(self) -> str:
+        """How it is called where it has to be skipped."""
 
     @property
     def quantities(self) -> Sequence[Quantity]:

@@ -59,6 +59,11 @@ class Causal:
                 yield way, sigma, _DONE[way] + (f", sigma {sigma:g}" if way == "noise" else "")
 
     @property
+    def label(self) -> str:
+        """Its name, with what is done to the neurons."""
+        return f"causal effect, {', '.join(_DONE[way] for way in self.ways)}"
+
+    @property
     def quantities(self) -> Sequence[Quantity]:
         """For each way the noun and the caption's other tokens; whether the caption still has the noun."""
         found = []

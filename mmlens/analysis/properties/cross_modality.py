@@ -40,6 +40,11 @@ class CrossModality:
     ablate: bool = True
 
     @property
+    def label(self) -> str:
+        """Its name."""
+        return "cross modality"
+
+    @property
     def quantities(self) -> Sequence[Quantity]:
         """Share, correlation, their controls, and the effect of ablation across."""
         return SHARED, OTHER_WRITING, OTHER_PICTURE, CORRELATION, OTHER_CORRELATION, READ, SEEN

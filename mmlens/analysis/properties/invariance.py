@@ -74,6 +74,11 @@ class RegionInvariance:
     seed: int = 0
 
     @property
+    def label(self) -> str:
+        """Its name."""
+        return "region invariance"
+
+    @property
     def quantities(self) -> Sequence[Quantity]:
         """The share, its control, and how often the noun is still said."""
         return PERMUTED, PERMUTED_OTHER, STILL_SAID

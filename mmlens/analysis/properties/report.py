@@ -102,8 +102,9 @@ def neuron_report(
         ImageInvariance((k,)),
         CrossModality((k,), again),
         Exclusive(k),
-        Causal(tuple(ways), (k,), (sigma,), means, captions, again, seed),
     ]
+    for way in ways:  # one by one, so that rows that cannot be edited (quantised, offloaded) only cost the noise
+        measures.append(Causal((way,), (k,), (sigma,), means, captions and way == "zero", again, seed))
     choice = Choice(tuple(methods), k, seed)
     total = len(dataset) if isinstance(dataset, Sized) else None
     return run(

@@ -1,6 +1,5 @@
 """Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
 
-import re
 from collections.abc import Collection, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +14,7 @@ from mmlens.analysis.properties.checkpoint import Checkpoint, Part
 from mmlens.analysis.properties.measured import Measured, Value
 from mmlens.analysis.properties.mentions import mentions
 from mmlens.analysis.samples import Dataset, Sample, as_samples
-from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
@@ -74,7 +73,8 @@ def run(
 
     Raises:
         InputError: if no noun was found, or nothing could be measured; for a checkpoint of something else.
-        NoPlaceError, UnmeasurableError: if the model cannot have something measured, and that is not skipped.
+        NoPlaceError, UnmeasurableError, UnsupportedModelError: if the model cannot have something measured, and that is not
+            skipped.
     """
     reading = reading or Reading()
     settings = {
@@ -130,10 +130,10 @@ def _part(
             continue
         try:
             values += each.measure(cases)
-        except (NoPlaceError, UnmeasurableError) as error:
+        except (NoPlaceError, UnmeasurableError, UnsupportedModelError) as error:
             if not skip_unmeasurable:
                 raise
-            skipped[re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(each).__name__).lower()] = str(error)
+            skipped[each.label] = str(error)
     return Part(values, [Chosen.of(case) for case in cases], skipped)
 
 

@@ -34,6 +34,11 @@ class Sensitivity:
     scorers: Sequence[Scorer] = ()
 
     @property
+    def label(self) -> str:
+        """Its name."""
+        return "sensitivity"
+
+    @property
     def quantities(self) -> Sequence[Quantity]:
         """Overlap, rank, and one per scorer."""
         return (AMONG, RANK, SAID, TRUE, *(Quantity(scorer.name, scorer.unit) for scorer in self.scorers))

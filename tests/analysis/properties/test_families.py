@@ -12,10 +12,12 @@ from PIL import Image
 
 from mmlens import InputError, Measured, cross_modality, localisation, neuron_report, region_invariance
 from mmlens.analysis.heatmap import HeatMap, iou
+from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.invariance import PermuteImage
 from mmlens.analysis.properties.localisation import energy_inside, points_at
+from mmlens.analysis.properties.mentions import mentions
 from mmlens.analysis.samples import Sample
-from mmlens.core.errors import NoPlaceError
+from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from tests.conftest import Subject
 from tests.tiny import WORDS, picture
 
@@ -155,6 +157,36 @@ def test_an_interrupted_report_goes_on_and_ends_the_same(llava: Subject, tmp_pat
     # what is kept is not measured again: other pictures would give other numbers, and are another part
     changed = report(llava, [replace(data[0], name="same content"), *data[1:]], checkpoint=path, **settings)
     assert changed.values.equals(whole.values)
+
+
+def test_rows_that_cannot_be_edited_cost_the_noise_alone(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise UnsupportedModelError("The rows are quantised.")
+
+    monkeypatch.setattr("mmlens.analysis.properties.causal.noise_neurons", refuse)
+    found = report(llava, samples(llava, 1), ways=("zero", "noise"), captions=False)
+    assert found.skipped == {"causal effect, rows noised": "The rows are quantised."}
+    assert found.interval("log p of the noun, zeroed", "contribution").count == 1
+    assert "log p of the noun, rows noised, sigma 1" not in {quantity.name for quantity in found.quantities}
+
+
+def test_no_gradient_reaches_the_last_layers_activations_at_the_picture(llava: Subject) -> None:
+    batch = llava.model.prepare("describe the image", images=picture(0))
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        activation.retain_grad()
+        kept[hook.name] = activation
+
+    with llava.model.hooks([("blocks.*.mlp.hook_post", keep)]), torch.enable_grad():
+        llava.model(batch)[0, -1].max().backward()
+    image = batch.layout.image[0]
+    reached = [bool(kept[f"blocks.{layer}.mlp.hook_post"].grad[0, image].any()) for layer in range(3)]
+    llava.model.zero_grad()
+    assert reached == [True, True, False]
+    case = case_of(mentions(llava.model, samples(llava, 1)[0], nouns=WORDS)[0], Choice(k=20))
+    assert {neuron.layer for neurons in case.sets(read=True).values() for neuron in neurons} <= {0, 1}
+    assert case.sets(read=True)["contribution"] == [n for n in case.scores["contribution"].top(144) if n.layer < 2][:20]
 
 
 def test_checkpoints_of_other_settings_are_refused(llava: Subject, tmp_path: Path) -> None:
