@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
-from mmlens.core.names import Part, part_prefix
+from mmlens.core.names import Part, require_part
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.reach import marked
@@ -67,17 +67,20 @@ def score_points(model: HookedMultimodal, part: Part, layers: Sequence[int] | No
     Raises:
         InputError: for layers that the part lacks, or that have no attention whose scores can be reached.
     """
-    depth = model.part(part).cfg.n_layers
-    wanted = range(depth) if layers is None else list(layers)
-    names = [f"{part_prefix(part)}blocks.{layer}.attn.hook_attn_scores" for layer in wanted]
-    missing = [layer for layer, name in zip(wanted, names, strict=True) if name not in model.graph]
-    if layers is None:
-        names = [name for name in names if name in model.graph]
-    elif missing:
-        raise InputError(f"layers={missing} of {part} have no attention scores; it has {depth} layers, 0..{depth - 1}.")
-    if not names:
+    require_part(part)
+    found = {
+        node.layer: node
+        for node in model.graph
+        if (node.part, node.stack, node.kind) == (part, "blocks", "attn.attn_scores") and node.layer is not None
+    }
+    if not found or (layers is not None and not len(layers)):
         raise InputError(f"No layer was named, or the part {part!r} has no attention whose scores can be reached.")
-    return [model.graph[name] for name in names]
+    missing = [layer for layer in layers or () if layer not in found]
+    if missing:
+        raise InputError(
+            f"layers={missing} of {part} have no attention scores; it has them in layers {', '.join(map(str, found))}."
+        )
+    return [found[layer] for layer in (found if layers is None else layers)]
 
 
 def head_mask(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:

@@ -7,7 +7,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.interventions.activations import Add, Clamp, Noise, Replace, Scale, spread
+from mmlens.interventions.corruptions import swap
 from tests.conftest import Subject
+from tests.tiny import picture
 
 NAME = "blocks.1.hook_resid_pre"
 
@@ -100,6 +102,21 @@ def test_positions_of_the_prompt_and_all_positions_in_generation(subject: Subjec
     assert (once[:, 0].mean(-1) > 50).all()
     assert (once[:, 1:].mean(-1) < 50).all()
     assert (plain.mean(-1) < 50).all()
+
+
+@torch.no_grad()
+def test_replaced_rows_of_the_prompt_decide_the_next_tokens(subject: Subject) -> None:
+    """With another run's embeddings in the place of its own, a batch goes on as the other does."""
+    model, batch = subject.model, subject.batches["left"]
+    other = swap(model, batch, [[picture(8, p[0].height, p[0].width)] for p in batch.images])
+    _, cache = model.run_with_cache(other, names="hook_embed")
+    with model.intervene(Replace("hook_embed", cache["hook_embed"], "image", batch.layout)):
+        found = model.trace_generation(batch, names="hook_logits", max_new_tokens=4)
+    expected = model.trace_generation(other, names="hook_logits", max_new_tokens=4)
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0, atol=1e-4)
+    plain = model.trace_generation(batch, names="hook_logits", max_new_tokens=4)
+    assert (plain.logits[:, 0] - expected.logits[:, 0]).abs().max() > 0.01
 
 
 def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:

@@ -75,7 +75,7 @@ def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
     cases: list[tuple[KnockOut, str]] = [
         (
             KnockOut("last", "image", layout, layers=[3]),
-            r"layers=\[3\] of language have no attention scores; it has 3 layers",
+            r"layers=\[3\] of language have no attention scores; it has them in layers 0, 1, 2",
         ),
         (KnockOut("last", "image", layout, layers=[]), "No layer was named"),
         (KnockOut("last", "image", layout, heads=[4]), r"heads=\[4\] must name some of the 4 heads, 0..3"),

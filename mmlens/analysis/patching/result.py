@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -179,6 +179,29 @@ class PatchSweep:
         if image is None:
             return drawn_by("sweeps.plot_sweep")(self, points=points)
         return drawn_by("sweeps.plot_over_picture")(self, image, points=points)
+
+    @classmethod
+    def joined(cls, sweeps: "Sequence[PatchSweep]") -> "PatchSweep":
+        """One sweep of the samples of several, for datasets that are swept batch by batch.
+
+        Args:
+            sweeps: of the same question: points, groups, direction, metric and method.
+
+        Raises:
+            InputError: if there are none, or they answer different questions.
+        """
+        if not sweeps:
+            raise InputError("There are no sweeps to join.")
+        first = sweeps[0]
+        for name in ("points", "groups", "direction", "metric", "method"):
+            other = next((sweep for sweep in sweeps if getattr(sweep, name) != getattr(first, name)), None)
+            if other is not None:
+                raise InputError(
+                    f"Sweeps with different {name} cannot be joined: {getattr(first, name)!r:.80} and "
+                    f"{getattr(other, name)!r:.80}."
+                )
+        tensors = {name: torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS}
+        return replace(first, **tensors, plan=None)
 
     def save(self, path: str | Path) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""

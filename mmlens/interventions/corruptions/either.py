@@ -78,7 +78,13 @@ def noise(
 def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: RowRule) -> float:
     node = require_level(model, at)
     pieces, _ = rows_at(model, batch, node, rows_per_sample(batch, node, positions))
-    return spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    if found == 0:
+        raise InputError(
+            f"The rows at {at} are all equal, so their spread is 0 and noise in its units would be none; corrupt another point "
+            "(at='projector.hook_out') or other positions."
+        )
+    return found
 
 
 def blank(

@@ -110,6 +110,22 @@ def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
         PatchSweep.load(tmp_path / "nowhere")
 
 
+def test_sweeps_of_several_batches_are_one_sweep() -> None:
+    whole = made()
+    parts = [
+        replace(whole, values=whole.values[..., some], clean=whole.clean[some], corrupted=whole.corrupted[some])
+        for some in (slice(0, 5), slice(5, 12))
+    ]
+    joined = PatchSweep.joined(parts)
+    for name in ("values", "clean", "corrupted"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name))
+    assert torch.equal(joined.p_values(), whole.p_values())
+    with pytest.raises(InputError, match="Sweeps with different direction cannot be joined: 'denoise' and 'noise'"):
+        PatchSweep.joined([whole, made("noise")])
+    with pytest.raises(InputError, match="There are no sweeps to join"):
+        PatchSweep.joined([])
+
+
 def test_it_prints_what_it_is() -> None:
     sweep = made()
     gap = float((sweep.clean - sweep.corrupted).mean())

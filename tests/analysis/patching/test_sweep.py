@@ -10,6 +10,7 @@ from mmlens.analysis.patching.groups import grid
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.places import Head, Neuron
+from mmlens.execution import CleanRun
 from mmlens.interventions.corruptions import swap
 from tests.analysis.conftest import Wrapped
 from tests.analysis.patching.plain import answers, copying, rows_named
@@ -188,6 +189,38 @@ def test_each_position_of_the_shorter_sample_skips_its_padding(llava: Subject) -
         hook = copying(model, "blocks.1.hook_resid_pre", cache["resid_pre", 1], [torch.tensor([row])] * 2)
         expected = difference(model, answers(model, corrupted, [hook]))
         torch.testing.assert_close(sweep.values[0, row, 1], expected[1], rtol=0, atol=1e-5)
+
+
+def test_cells_that_do_not_fit_at_once_are_run_in_goes(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    common: Any = {"at": "blocks.*.hook_resid_mid", "positions": ["image", "text", "last"], "progress": False}
+    whole = patch(model, clean, corrupted, metric=log_probability("red"), **common)
+    goes: list[int] = []
+    own = CleanRun.logits
+
+    def counted(self: CleanRun, cells: Any, **options: Any) -> torch.Tensor:
+        goes.append(len(cells))
+        return own(self, cells, **options)
+
+    monkeypatch.setattr(CleanRun, "logits", counted)
+    monkeypatch.setattr("mmlens.analysis.patching.sweep._HELD", 4 * 2 * 32)  # four patches of two samples' 32 logits
+    parts = patch(model, clean, corrupted, metric=log_probability("red"), **common)
+    assert goes == [8, 8, 2]
+    torch.testing.assert_close(parts.values, whole.values, rtol=0, atol=1e-5)
+
+
+def test_every_neuron_of_a_layer(llava: Subject) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    name = "blocks.2.mlp.hook_post"
+    sweep = patch(model, clean, corrupted, at=name, units="neuron", positions=["last"], metric=METRIC, progress=False)
+    assert sweep.points == [f"{name}[u{i}]" for i in range(48)]
+    _, cache = model.run_with_cache(clean, names=name)
+    for unit in (0, 7, 47):
+        hook = copying(model, name, cache[name], rows_named(clean, model, name, "last"), unit)
+        expected = difference(model, answers(model, corrupted, [hook]))
+        torch.testing.assert_close(sweep.values[unit, 0], expected, rtol=0, atol=1e-5)
 
 
 def test_any_metric_of_logits_and_targets_of_each_sample(llava: Subject) -> None:

@@ -130,6 +130,8 @@ def test_what_cannot_be_is_refused(llava: Subject, blip: Subject) -> None:
         noise(model, clean, at="blocks.0.attn.hook_z")
     with pytest.raises(InputError, match="sigma=0 is a standard deviation in units of the spread; it must be positive"):
         noise(model, clean, sigma=0)
+    with pytest.raises(InputError, match="The rows at hook_embed are all equal, so their spread is 0"):
+        noise(model, model.prepare("the image", images=clean.images[0]), positions="last")
     with pytest.raises(InputError, match="color has a meaning for pixels alone"):
         blank(model, clean, at="hook_embed", color=(0, 0, 0))
     with pytest.raises(InputError, match="was given no batch to take the mean over"):
