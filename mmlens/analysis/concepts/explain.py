@@ -1,0 +1,143 @@
+"""One state explained by its concepts, and concepts compared from layer to layer."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmlens.analysis.concepts.bank import ConceptBank, word_overlap
+from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.concepts.methods import Method
+from mmlens.analysis.concepts.words import Keep, concept_words
+from mmlens.analysis.store.states import States
+from mmlens.analysis.store.store import ActivationStore
+from mmlens.core.errors import InputError
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class StateExplanation:
+    """The concepts that a state holds most of.
+
+    Attributes:
+        token: the word that the state predicts.
+        concepts: their numbers, strongest first.
+        activations: how active each is.
+        words: what each writes.
+        left: the share of the state's energy that all concepts together leave unexplained.
+    """
+
+    token: str
+    concepts: tuple[int, ...]
+    activations: tuple[float, ...]
+    words: tuple[tuple[str, ...], ...]
+    left: float
+
+    def __repr__(self) -> str:
+        told = zip(self.concepts, self.activations, self.words, strict=True)
+        lines = [f"  {number}: {value:.3g}  {', '.join(words)}" for number, value, words in told]
+        return "\n".join([f"StateExplanation({self.token!r}, {self.left:.1%} of its energy left)", *lines])
+
+
+def explain_state(
+    model: HookedMultimodal,
+    bank: ConceptBank,
+    states: States,
+    *,
+    k: int = 3,
+    words: int = 8,
+    through_norm: bool = True,
+    keep: Keep | None = None,
+) -> StateExplanation:
+    """The k concepts with the largest |v_k| in one state.
+
+    Args:
+        model: the hooked model.
+        bank: its concepts.
+        states: one state of the bank's point; `states[:1]` of several.
+        k: concepts to name.
+        words: words of each.
+        through_norm, keep: as for `concept_words`.
+
+    Raises:
+        InputError: for more than one state.
+
+    Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 3.4.
+    """
+    if len(states) != 1:
+        raise InputError(f"One state is explained at a time, found {len(states)}; choose one: states[:1].")
+    if not 1 <= k <= len(bank):
+        raise InputError(f"k={k} must lie in 1..{len(bank)}, the number of concepts.")
+    activation = bank.activations(states)[0]
+    best = activation.abs().topk(k).indices.tolist()
+    said = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    values = states.values.float()
+    left = float((values - bank.decode(bank.encode(states))).square().sum() / values.square().sum())
+    return StateExplanation(
+        states.tokens[0] if states.tokens else "",
+        tuple(best),
+        tuple(activation[best].tolist()),
+        tuple(tuple(said[concept]) for concept in best),
+        left,
+    )
+
+
+@dataclass(frozen=True)
+class ConceptSweep:
+    """Concepts at several points.
+
+    Attributes:
+        points: the points.
+        banks: the concepts of each.
+        words: per point and concept.
+    """
+
+    points: tuple[str, ...]
+    banks: tuple[ConceptBank, ...]
+    words: tuple[tuple[tuple[str, ...], ...], ...]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per point: reconstruction error, overlap of the concepts' words, and how many words of `k` there are."""
+        import pandas as pd
+
+        rows = [
+            {
+                "point": point,
+                "reconstruction_error": bank.reconstruction_error,
+                "overlap": word_overlap(said) if len(said) > 1 else float("nan"),
+                "words": sum(map(len, said)) / len(said),
+            }
+            for point, bank, said in zip(self.points, self.banks, self.words, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+
+def sweep_concepts(
+    model: HookedMultimodal,
+    store: ActivationStore,
+    n_concepts: int = 20,
+    *,
+    method: Method = "semi_nmf",
+    penalty: float = 1.0,
+    seed: int = 0,
+    words: int = 10,
+    through_norm: bool = True,
+    keep: Keep | None = None,
+) -> ConceptSweep:
+    """Concepts at every point of a store: where they come to have words, and how well few of them explain the states.
+
+    Args:
+        model: the hooked model.
+        store: of several points of the stream, e.g. `at="blocks.*.hook_resid_post"`.
+        n_concepts, method, penalty, seed: as for `extract_concepts`.
+        words, through_norm, keep: as for `concept_words`.
+
+    Source: the layer ablation of Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), appendix.
+    """
+    banks = [
+        extract_concepts(store.at(point), n_concepts, method=method, penalty=penalty, seed=seed)
+        for point in store.points
+    ]
+    said = [concept_words(model, bank, k=words, through_norm=through_norm, keep=keep) for bank in banks]
+    return ConceptSweep(store.points, tuple(banks), tuple(tuple(map(tuple, some)) for some in said))

@@ -1,0 +1,240 @@
+"""Concepts in pictures and words: the samples in which each is most active, where in them, and what it writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from mmlens.analysis.concepts.bank import By, ConceptBank, word_overlap
+from mmlens.analysis.concepts.words import Keep, concept_words
+from mmlens.analysis.heatmap import HeatMap, map_of_rows
+from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.viz.figures import Plot
+
+
+@dataclass(frozen=True)
+class GroundedConcept:
+    """One concept, to be looked at.
+
+    Attributes:
+        concept: its number in the bank.
+        words: what it writes, best first.
+        rows: the states in which it is most active, strongest first.
+        activations: how active it is in these.
+        captions: what the model said of these samples.
+        pictures: their (first) pictures.
+        maps: over each picture, the projection of its positions' states on the concept's direction, in the unit of the
+            point; empty where these have no place.
+    """
+
+    concept: int
+    words: tuple[str, ...]
+    rows: tuple[int, ...]
+    activations: tuple[float, ...]
+    captions: tuple[str, ...] = field(repr=False)
+    pictures: tuple[Image.Image, ...] = field(repr=False)
+    maps: tuple[HeatMap, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class ConceptGrounding:
+    """All concepts of a bank, in words and pictures.
+
+    Attributes:
+        concepts: one each.
+        at, method: of the bank.
+        placeless: why there are no maps; None where there are.
+    """
+
+    concepts: tuple[GroundedConcept, ...]
+    at: str
+    method: str
+    placeless: str | None = None
+
+    def __repr__(self) -> str:
+        lines = [f"ConceptGrounding({len(self.concepts)} concepts by {self.method} at {self.at})"]
+        return "\n".join([*lines, *(f"  {each.concept}: {', '.join(each.words[:8])}" for each in self.concepts)])
+
+    def __getitem__(self, concept: int) -> GroundedConcept:
+        return self.concepts[concept]
+
+    @property
+    def words(self) -> list[list[str]]:
+        """The words of each concept."""
+        return [list(each.words) for each in self.concepts]
+
+    @property
+    def overlap(self) -> float:
+        """How far the concepts' words are the same; 0 is best. See `word_overlap`."""
+        return word_overlap(self.words)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per concept: words, and rows, activations and captions of its samples."""
+        import pandas as pd
+
+        rows = [
+            {
+                "concept": each.concept,
+                "words": ", ".join(each.words),
+                "rows": list(each.rows),
+                "activations": list(each.activations),
+                "captions": list(each.captions),
+            }
+            for each in self.concepts
+        ]
+        return pd.DataFrame(rows)
+
+    def plot(self, *, concepts: Sequence[int] | None = None, pictures: int = 4, maps: bool = True) -> "Plot":
+        """A concept board: a row per concept with its words, its pictures, and where in them it is.
+
+        Args:
+            concepts: which; all by default.
+            pictures: per concept, at most.
+            maps: lay the maps over the pictures, where there are any.
+        """
+        from mmlens.viz.concepts import plot_board
+
+        return plot_board(self, concepts=concepts, pictures=pictures, maps=maps)
+
+
+def ground_concepts(
+    model: HookedMultimodal,
+    bank: ConceptBank,
+    dataset: Dataset,
+    *,
+    k: int = 5,
+    words: int = 10,
+    by: By = "absolute",
+    through_norm: bool = True,
+    keep: Keep | None = None,
+    maps: bool = True,
+    prompt: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> ConceptGrounding:
+    """Show each concept by the words it writes and the samples in which it is most active.
+
+    Args:
+        model: the hooked model.
+        bank: its concepts.
+        dataset: where the bank's samples come from; they are found by their pixels and prompt, in any order.
+        k: samples per concept.
+        words: words per concept.
+        by: whether samples are ranked by the size of activations (the paper) or by their value (its code).
+        through_norm, keep: as for `concept_words`.
+        maps: also run the model on these samples, for maps over their pictures.
+        prompt: as for `collect`.
+        batch_size: samples at a time.
+        progress: show a progress bar.
+
+    Returns:
+        Words, pictures and maps, with `.plot()`.
+
+    Raises:
+        InputError: if the dataset lacks samples of the bank, or the concepts write no words.
+
+    Example:
+        >>> import mmlens as mm
+        >>> scenes = mm.lab.scenes(16)
+        >>> store = mm.collect(model, scenes, at="blocks.4.hook_resid_post", token=mm.lab.NOUNS, progress=False)
+        >>> bank = mm.extract_concepts(store, 2)
+        >>> board = mm.ground_concepts(model, bank, scenes, k=2, maps=False, progress=False)
+        >>> len(board[0].pictures)
+        2
+
+    Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 3.3 (five samples with the largest |v_k|).
+    *Departs:* the maps over the pictures are ours: `h . u_k / ||u_k||` for the state h of each picture position.
+    """
+    written = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    best = bank.top(k, by=by)
+    found = find_samples(bank, dataset, [row for rows in best for row in rows], prompt=prompt)
+    drawn: dict[tuple[int, str], HeatMap] = {}
+    placeless = None
+    if maps:
+        wanted: dict[str, list[int]] = {}
+        for concept, rows in enumerate(best):
+            for row in rows:
+                wanted.setdefault(bank.keys[row], []).append(concept)
+        drawn, placeless = _maps(model, bank, found, wanted, batch_size=batch_size, progress=progress)
+    strengths = bank.strengths(by)
+    concepts = []
+    for concept, (said, rows) in enumerate(zip(written, best, strict=True)):
+        samples = [found[bank.keys[row]] for row in rows]
+        concepts.append(
+            GroundedConcept(
+                concept,
+                tuple(said),
+                tuple(rows),
+                tuple(strengths[rows, concept].tolist()),
+                tuple(bank.captions[row] for row in rows) if bank.captions else (),
+                tuple(sample.pictures[0] for sample in samples if sample.images),
+                tuple(drawn[concept, bank.keys[row]] for row in rows if (concept, bank.keys[row]) in drawn),
+            )
+        )
+    return ConceptGrounding(tuple(concepts), bank.at, bank.method, placeless)
+
+
+def find_samples(
+    bank: ConceptBank, dataset: Dataset, rows: Sequence[int], *, prompt: str | None = None
+) -> dict[str, Sample]:
+    """The samples of some of a bank's states, by key.
+
+    Raises:
+        InputError: if the bank does not know its samples, or the dataset lacks some.
+    """
+    if rows and not bank.keys:
+        raise InputError("The bank does not know which samples its states come from; extract it from collected states.")
+    wanted = {bank.keys[row] for row in rows}
+    found: dict[str, Sample] = {}
+    for sample in as_samples(dataset, prompt=prompt):
+        if len(found) == len(wanted):
+            break
+        if sample.key in wanted:
+            found[sample.key] = sample
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise InputError(
+            f"The dataset lacks {len(missing)} of {len(wanted)} samples that the concepts are shown by ({', '.join(missing[:3])}"
+            f"{' ...' if len(missing) > 3 else ''}); pass the dataset and prompt that the states were collected with."
+        )
+    return found
+
+
+@torch.no_grad()
+def _maps(
+    model: HookedMultimodal,
+    bank: ConceptBank,
+    found: dict[str, Sample],
+    wanted: dict[str, list[int]],
+    *,
+    batch_size: int,
+    progress: bool,
+) -> tuple[dict[tuple[int, str], HeatMap], str | None]:
+    """Maps by concept and sample; and why there are none."""
+    if model.graph[bank.at].sequence != "language":
+        return {}, f"{bank.at} does not live on the sequence that the picture is part of"
+    shown = [sample for sample in found.values() if sample.images]
+    units = torch.nn.functional.normalize(bank.vectors, dim=1)
+    drawn: dict[tuple[int, str], HeatMap] = {}
+    for samples, batch in batches(model, shown, batch_size=batch_size, progress=progress, desc="maps"):
+        _, cache = model.run_with_cache(batch, names=bank.at)
+        states = cache[bank.at].float()
+        along = states @ units.T.to(states.device)
+        for number, sample in enumerate(samples):
+            for concept in wanted[sample.key]:
+                try:
+                    heat = map_of_rows(
+                        batch.layout, along[number, :, concept], sample=number, title=f"concept {concept}"
+                    )
+                except NoPlaceError as error:
+                    return {}, str(error)
+                drawn[concept, sample.key] = heat
+    return drawn, None

@@ -1,0 +1,179 @@
+"""How well concepts' words fit pictures and captions, beside random words and noise pictures; and how specific a concept is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from mmlens.analysis.concepts.bank import ConceptBank
+from mmlens.analysis.concepts.grounding import find_samples
+from mmlens.analysis.concepts.random_words import random_words
+from mmlens.analysis.concepts.words import Keep, concept_words
+from mmlens.analysis.properties.scorers import Scorer
+from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.errors import InputError
+from mmlens.models.hooked import HookedMultimodal
+
+#: Put before the words, as the published code does for CLIPScore.
+PREFIX = "A photo is described by the words "
+
+
+@dataclass(frozen=True)
+class GroundingScores:
+    """How well the words of the concepts that are active in a sample fit it.
+
+    Attributes:
+        scorer, unit: what was measured.
+        top: how many concepts' words were put together.
+        rows: the states of the bank that were scored.
+        concepts: per state, with its concepts' words.
+        random: with as many words of random directions.
+        noise: with the concepts' words, but a noise picture; NaN for scorers of text.
+    """
+
+    scorer: str
+    unit: str
+    top: int
+    rows: tuple[int, ...]
+    concepts: Float[np.ndarray, "sample"]
+    random: Float[np.ndarray, "sample"]
+    noise: Float[np.ndarray, "sample"]
+
+    @property
+    def mean(self) -> Interval:
+        """The mean score with its interval."""
+        return mean_interval(self.concepts)
+
+    @property
+    def above_random(self) -> Interval:
+        """How far the concepts' words are above random ones, pair by pair."""
+        return paired_difference(self.concepts, self.random)
+
+    @property
+    def above_noise(self) -> Interval:
+        """How far the real picture is above noise, pair by pair."""
+        return paired_difference(self.concepts, self.noise)
+
+    def __repr__(self) -> str:
+        return (
+            f"GroundingScores({self.scorer}, top {self.top}: {self.mean}; above random words {self.above_random}, above noise "
+            f"pictures {self.above_noise})"
+        )
+
+
+def score_grounding(
+    model: HookedMultimodal,
+    bank: ConceptBank,
+    dataset: Dataset,
+    scorer: Scorer,
+    *,
+    top: int = 1,
+    words: int = 10,
+    rows: Sequence[int] | None = None,
+    through_norm: bool = True,
+    keep: Keep | None = None,
+    prompt: str | None = None,
+    prefix: str = PREFIX,
+    seed: int = 0,
+) -> GroundingScores:
+    """Score the words of the most active concepts of each sample against its picture or true caption.
+
+    Args:
+        model: the hooked model.
+        bank: its concepts; for held-out samples `ConceptBank.of(bank.coder, states, method=bank.method)`.
+        dataset: where the bank's samples come from.
+        scorer: any scorer, e.g. `ClipScore(path)` for pictures, `BertScore(path)` for captions.
+        top: how many concepts to take per sample.
+        words: words per concept.
+        rows: which of the bank's states; all by default.
+        through_norm, keep: as for `concept_words`.
+        prompt: as for `collect`.
+        prefix: put before the words, which are joined by commas.
+        seed: of random words and noise pictures.
+
+    Raises:
+        InputError: for states that the bank does not have, samples without a caption where one is needed, or too few concepts.
+
+    Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 4, top-1 and top-3 activating concepts.
+    *Departs:* for text the words stand as they are; the paper has a large language model write a sentence of them.
+    """
+    if not 1 <= top <= len(bank):
+        raise InputError(f"top={top} must lie in 1..{len(bank)}, the number of concepts.")
+    chosen = list(range(len(bank.codes))) if rows is None else list(rows)
+    wrong = [row for row in chosen if not 0 <= row < len(bank.codes)]
+    if wrong or not chosen:
+        raise InputError(f"The bank has states 0..{len(bank.codes) - 1}; rows={wrong or chosen} are none of them.")
+    found = find_samples(bank, dataset, chosen, prompt=prompt)
+    samples = [found[bank.keys[row]] for row in chosen]
+    said = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    drawn = random_words(model, bank, like=said, seed=seed, through_norm=through_norm, keep=keep)
+    best = bank.strengths().topk(top, dim=1).indices[chosen].tolist()
+
+    def texts(of: list[list[str]]) -> list[str]:
+        joined = [list(dict.fromkeys(word for concept in concepts for word in of[concept])) for concepts in best]
+        return [f"{prefix}{', '.join(some)}." for some in joined]
+
+    references = _references(samples, scorer)
+    on_pictures = scorer.against == "picture"
+    generator = np.random.default_rng(seed)
+    noise = [_noise(reference, generator) for reference in references] if on_pictures else []
+    return GroundingScores(
+        scorer.name,
+        scorer.unit,
+        top,
+        tuple(chosen),
+        _array(scorer.score(references, texts(said))),
+        _array(scorer.score(references, texts(drawn))),
+        _array(scorer.score(noise, texts(said))) if on_pictures else np.full(len(chosen), np.nan),
+    )
+
+
+def _references(samples: Sequence[Sample], scorer: Scorer) -> list[Image.Image] | list[str]:
+    kind = "picture" if scorer.against == "picture" else "true caption"
+    lacking = [s.name or s.key for s in samples if (not s.images if kind == "picture" else s.caption is None)]
+    if lacking:
+        raise InputError(f"{scorer.name} compares with a {kind}, which the samples {', '.join(lacking[:3])} have not.")
+    if kind == "picture":
+        return [sample.pictures[0] for sample in samples]
+    return [sample.caption or "" for sample in samples]
+
+
+def _noise(like: Image.Image | str, generator: np.random.Generator) -> Image.Image:
+    size = like.size if isinstance(like, Image.Image) else (1, 1)
+    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def _array(scores: torch.Tensor) -> Float[np.ndarray, "sample"]:
+    return scores.detach().cpu().double().numpy()
+
+
+def concept_specificity(bank: ConceptBank, concept: int, truth: Sequence[bool] | Bool[torch.Tensor, "sample"]) -> float:
+    """The share of the states in which a concept is strongly active that are truly of a kind.
+
+        |C_top and C_true| / |C_top|,   C_top: states with more than half of the largest activation
+
+    Args:
+        bank: the concepts.
+        concept: which.
+        truth: per state of the bank, whether it is of the kind (a black dog, say).
+
+    Returns:
+        0 to 1; NaN where the concept is active nowhere. To be read beside the share of all states that are of the kind.
+
+    Raises:
+        InputError: for another number of states.
+
+    Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), appendix on the specificity of concepts.
+    """
+    of_kind = torch.as_tensor(truth, dtype=torch.bool)
+    if of_kind.shape != (len(bank.codes),):
+        raise InputError(
+            f"truth must say of each of the {len(bank.codes)} states whether it is of the kind, found {list(of_kind.shape)}."
+        )
+    strength = bank.strengths()[:, concept]
+    high = strength > 0.5 * strength.max()
+    return float(of_kind[high].float().mean())
