@@ -17,11 +17,12 @@ from benchmarks.agreement import DisagreementError
 from benchmarks.models import Subject, lab_model, random_llava
 from benchmarks.points import points
 from benchmarks.running import TASKS, running
+from benchmarks.scoring import memory, scoring
 from benchmarks.starting import lab, starting
 from benchmarks.table import Row, as_table, machine
 
 _MODELS = ("llava", "lab", "gpu")
-_NAMES = (*TASKS, "points", "lab", "start")
+_NAMES = (*TASKS, "neurons", "points", "lab", "start")
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -83,20 +84,25 @@ def _benchmarks(
 ) -> Iterator[list[Row]]:
     tasks = [task for task in TASKS if task in chosen]
     subjects: list[Subject | None] = []
-    if "llava" in models and (tasks or "points" in chosen):
+    on_models = bool(tasks) or "neurons" in chosen
+    if "llava" in models and (on_models or "points" in chosen):
         llava = random_llava()
         subjects.append(llava)
         if "points" in chosen:
             yield points(llava, repeats=repeats)
-    if tasks and "lab" in models:
+    if on_models and "lab" in models:
         subjects.append(lab_model())
-    if tasks and "gpu" in models:
+    if on_models and "gpu" in models:
         if torch.cuda.is_available():
             subjects.append(random_llava("cuda"))
         else:
             yield [Row("everything again on a GPU", "all", note="skipped: no CUDA device")]
     for subject in filter(None, subjects):
         yield from running(subject, tasks, repeats=repeats, clock=clock)
+        if "neurons" in chosen:
+            yield scoring(subject, repeats=repeats, clock=clock)
+    if "neurons" in chosen:
+        yield memory()
     if "lab" in chosen:
         yield lab(repeats=min(repeats, 10))
     if "start" in chosen:

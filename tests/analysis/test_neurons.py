@@ -1,5 +1,6 @@
 """Contribution scores: against a float64 reference, and against a model whose neuron is known."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.words import neuron_words
-from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.places import Neuron
 from mmlens.interventions.units import Ablate
+from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject
+from tests.tiny import llava as tiny_llava
 
 TOKEN = "circle"
 
@@ -159,3 +162,26 @@ def test_top_is_bounded(llava: Subject) -> None:
     scores = find_neurons(llava.model, llava.batches["left"], token=TOKEN)
     with pytest.raises(InputError, match=r"k=0 must lie in 1\.\.144, the number of neurons"):
         scores.top(0)
+
+
+@pytest.mark.parametrize("method", ["contribution", "direct_effect", "gradient"])
+def test_half_precision_scores_are_those_of_the_same_weights_in_single(method: Any) -> None:
+    half = tiny_llava().hf_model.to(torch.bfloat16)
+    single = copy.deepcopy(half).float()
+    found = []
+    for hf_model in (half, single):
+        model = HookedMultimodal.from_hf(hf_model)
+        batch = model.batch(input_ids=torch.arange(9, 20)[None])
+        found.append(find_neurons(model, batch, token=14, method=method).scores)
+    assert found[0].dtype == torch.float32
+    torch.testing.assert_close(found[0], found[1], rtol=0.1, atol=0.05 * float(found[1].abs().max()))
+
+
+def test_weights_that_cannot_be_read_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HookedMultimodal.from_hf(tiny_llava().hf_model)
+    monkeypatch.setattr(model.hf_model, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
+    down = model.hf_model.model.language_model.layers[0].mlp.down_proj
+    down.weight = torch.nn.Parameter(down.weight.data.to(torch.int8), requires_grad=False)
+    for method in ("contribution", "direct_effect"):
+        with pytest.raises(UnsupportedModelError, match=r"down_proj is quantised \(torch\.int8\) and cannot be read"):
+            find_neurons(model, torch.arange(9, 20)[None], token=14, method=method)  # type: ignore[arg-type]

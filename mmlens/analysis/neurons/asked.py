@@ -35,10 +35,11 @@ class Asked:
         last = self.batch.layout.rows("last", node.sequence, length).reshape(-1)
         return last.expand(self.batch.size)[self.sample] - self.back
 
-    def summed(self, scores: Float[torch.Tensor, "entry layer neuron"]) -> Float[torch.Tensor, "owner layer neuron"]:
-        """The sum over the entries of each owner: the tokens of a word add up."""
-        total = scores.new_zeros(int(self.owner.max()) + 1, *scores.shape[1:])
-        return total.index_add_(0, self.owner, scores)
+    def summed(
+        self, scores: Float[torch.Tensor, "entry layer neuron"], owners: int
+    ) -> Float[torch.Tensor, "owner layer neuron"]:
+        """The sum over the entries of each of so many owners: the tokens of a word add up."""
+        return scores.new_zeros(owners, *scores.shape[1:]).index_add_(0, self.owner, scores)
 
     def each(self) -> list[Int[torch.Tensor, "some"]]:
         """Entries in groups that hold at most one per sample."""
@@ -56,24 +57,25 @@ def asked_words(model: HookedMultimodal, batch: MultimodalBatch, words: Sequence
         words: token ids of each word.
 
     Returns:
-        What to run: owners are `word * batch.size + sample`, words numbered in the order in which they come here, those
-        of one token first.
+        What to run, one after another; owners are `word * batch.size + sample`.
 
     Raises:
         InputError: for words of several tokens behind padding.
     """
     n = batch.size
-    single = [word[0] for word in words if len(word) == 1]
+    samples = torch.arange(n)
     found = []
+    single = [(number, tokens[0]) for number, tokens in enumerate(words) if len(tokens) == 1]
     if single:
-        sample, word = torch.arange(n).repeat(len(single)), torch.arange(len(single)).repeat_interleave(n)
-        found.append(Asked(batch, sample, torch.zeros_like(sample), torch.tensor(single)[word], word * n + sample))
-    for tokens in words:
+        number, token = torch.tensor(single).repeat_interleave(n, 0).unbind(1)
+        sample = samples.repeat(len(single))
+        found.append(Asked(batch, sample, torch.zeros_like(sample), token, number * n + sample))
+    for place, tokens in enumerate(words):
         if len(tokens) > 1:
+            sample, step = samples.repeat(len(tokens)), torch.arange(len(tokens)).repeat_interleave(n)
             ids = torch.tensor(tokens)
-            sample, step = torch.arange(n).repeat(len(ids)), torch.arange(len(ids)).repeat_interleave(n)
             forced = model.extend(batch, ids[:-1].expand(n, -1))
-            found.append(Asked(forced, sample, len(ids) - 1 - step, ids[step], sample))
+            found.append(Asked(forced, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
     return found
 
 
@@ -99,6 +101,13 @@ def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:
     return (token,)
 
 
+def written(model: HookedMultimodal, tokens: tuple[int, ...]) -> str:
+    """The text of token ids; the ids themselves for a model without a tokenizer."""
+    if model.processor is None:
+        return " ".join(f"#{token}" for token in tokens)
+    return model.to_string(list(tokens)).strip()
+
+
 def states_at(
     model: HookedMultimodal, asked: Asked, names: Sequence[str]
 ) -> dict[str, Float[torch.Tensor, "entry *rest"]]:
@@ -110,11 +119,15 @@ def states_at(
         names: hook points with a batch and a position axis in front.
     """
     kept: dict[str, torch.Tensor] = {}
+    known: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
-        rows = asked.rows(model.graph[hook.name], activation.shape[1])
-        kept[hook.name] = activation.detach()[asked.sample.to(activation.device), rows.to(activation.device)]
+        node, device = model.graph[hook.name], activation.device
+        if (node.sequence, device) not in known:
+            rows = asked.rows(node, activation.shape[1])
+            known[node.sequence, device] = asked.sample.to(device), rows.to(device)
+        kept[hook.name] = activation.detach()[known[node.sequence, device]]
 
     hook: Callable[..., None] = keep
     with torch.no_grad():

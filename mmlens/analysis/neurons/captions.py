@@ -141,6 +141,7 @@ def _scores(
     """Scores of every noun, caption by caption."""
     if asked is None:
         return []
+    total = asked.summed(scoring.entries(model, asked, layers), sum(map(len, said)))
     return [
         NeuronScores(
             scores=scores,
@@ -156,7 +157,7 @@ def _scores(
         )
         for (sample, word), scores in zip(
             ((sample, word) for sample, words in enumerate(said) for word in words),
-            asked.summed(scoring.entries(model, asked, layers)),
+            total,
             strict=True,
         )
     ]

@@ -20,11 +20,12 @@ def contributions(
 ) -> Float[torch.Tensor, "entry layer neuron"]:
     """`q[l, i] * (W_out[l, i] . W_U[:, t])`, in logits before the final norm (Pan et al., 2024)."""
     names = layers.names(activation)
-    kept = states_at(model, asked, names)
     tokens, which = asked.token.unique(return_inverse=True)
     read = model.W_U.T[tokens.to(model.W_U.device)]
+    blocks = _readable_blocks(model)
+    kept = states_at(model, asked, names)
     return _stacked([
-        wide(kept[name]) * _projected(block, read, which) for name, block in zip(names, model.blocks, strict=True)
+        wide(kept[name]) * _projected(block, read, which) for name, block in zip(names, blocks, strict=True)
     ])  # fmt: skip
 
 
@@ -45,13 +46,14 @@ def direct_effects(
         if node.part == "language" and node.role == "writes" and node.sequence == stream.sequence
     ]
     scale = ["ln_final.hook_scale"] if "ln_final.hook_scale" in model.graph else []
+    tokens, which = asked.token.unique(return_inverse=True)
+    directions = logit_directions(model, tokens)
+    blocks = _readable_blocks(model)
     kept = states_at(model, asked, [*names, *writers, final, *scale])
     _require_sum(model, [kept[name] for name in writers], kept[final])
     divisor = wide(kept[scale[0]]) if scale else torch.ones(len(asked.sample), 1)
-    tokens, which = asked.token.unique(return_inverse=True)
-    directions = logit_directions(model, tokens)
     scores = []
-    for name, out, block in zip(names, outs, model.blocks, strict=True):
+    for name, out, block in zip(names, outs, blocks, strict=True):
         end = branch_end(model, block)
         written = kept[name] @ block.mlp.W_out + block.mlp.b_out
         inner = wide(end.divisor(wide(written), wide(kept[out])))
@@ -59,6 +61,13 @@ def direct_effects(
         read = end.pulled_back(directions.to(block.mlp.W_out.device))
         scores.append(wide(kept[name]) * _projected(block, read, which) / inner / divisor.to(inner.device))
     return _stacked(scores)
+
+
+def _readable_blocks(model: HookedMultimodal) -> list[BlockWeights]:
+    """The blocks; quantised and offloaded rows are refused here, before anything runs."""
+    blocks = list(model.blocks)
+    blocks[0].mlp.W_out  # type: ignore[union-attr]  # noqa: B018 - reading it is the check
+    return blocks
 
 
 def _projected(

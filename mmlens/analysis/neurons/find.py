@@ -13,12 +13,11 @@ can have the wrong sign. A word of several tokens is scored at each of them, not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.asked import asked_words, tokens_of
+from mmlens.analysis.neurons.asked import asked_words, tokens_of, written
 from mmlens.analysis.neurons.gradient import Where
 from mmlens.analysis.neurons.methods import Method, Path, Scoring
 from mmlens.analysis.neurons.points import Activation, NeuronLayers, neuron_layers
@@ -170,7 +169,7 @@ def score_words(
         NeuronScores(
             scores=mean.scores[number].to(dtype),
             tokens=tokens,
-            word=model.to_string(list(tokens)).strip(),
+            word=word.strip() if isinstance(word, str) else written(model, tokens),
             method=scoring.method,
             part=part,
             stack=layers.stack,
@@ -180,7 +179,7 @@ def score_words(
             model=model,
             batch=first,
         )
-        for number, tokens in enumerate(ids)
+        for number, (word, tokens) in enumerate(zip(words, ids, strict=True))
     ]
 
 
@@ -204,14 +203,10 @@ def _scores(
     layers: NeuronLayers,
 ) -> Float[torch.Tensor, "word sample layer neuron"]:
     """Scores of every word in every sample of a batch."""
-    shape = (-1, batch.size, layers.count, layers.width)
-    runs = asked_words(model, batch, words)
-    found = list(
-        chain.from_iterable(asked.summed(scoring.entries(model, asked, layers)).reshape(shape) for asked in runs)
-    )
-    # they come in the order in which they were run: words of one token first
-    order = sorted(range(len(words)), key=lambda number: len(words[number]) > 1)
-    return torch.stack([found[order.index(number)] for number in range(len(words))])
+    total = torch.zeros(())
+    for asked in asked_words(model, batch, words):
+        total = total + asked.summed(scoring.entries(model, asked, layers), len(words) * batch.size)
+    return total.reshape(len(words), batch.size, layers.count, layers.width)
 
 
 class _Mean:
