@@ -62,6 +62,11 @@ class LayerMaps:
     k: int
 
     @property
+    def label(self) -> str:
+        """Its name."""
+        return "maps by layer"
+
+    @property
     def quantities(self) -> Sequence[Quantity]:
         """The IoU of both kinds of map."""
         return [Quantity(f"IoU of {shown}s", "IoU") for shown in _SHOWN]

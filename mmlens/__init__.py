@@ -83,7 +83,7 @@ _PUBLIC = {
     "region_invariance": "mmlens.analysis.properties.invariance",
     "image_invariance": "mmlens.analysis.properties.invariance",
     "cross_modality": "mmlens.analysis.properties.cross_modality",
-    "noun_exclusivity": "mmlens.analysis.properties.specificity",
+    "noun_exclusivity": "mmlens.analysis.properties.exclusivity",
     "causal_effect": "mmlens.analysis.properties.causal",
     "neuron_report": "mmlens.analysis.properties.report",
     "specific_neurons": "mmlens.analysis.properties.specificity",

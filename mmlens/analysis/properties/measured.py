@@ -63,7 +63,7 @@ class Value:
     noun: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
 

@@ -13,13 +13,13 @@ from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, Overall, Property
 from mmlens.analysis.properties.causal import Causal, Way
 from mmlens.analysis.properties.cross_modality import CrossModality
+from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance, RegionInvariance
 from mmlens.analysis.properties.localisation import Localisation
 from mmlens.analysis.properties.measured import Measured
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.properties.specificity import Exclusive
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron

@@ -7,10 +7,10 @@ import pytest
 
 import mmlens as mm
 from mmlens.analysis.properties.cases import Chosen
+from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance
 from mmlens.analysis.properties.layers import LayerShares
 from mmlens.analysis.properties.measured import CONTROL, Value
-from mmlens.analysis.properties.specificity import Exclusive
 from mmlens.analysis.samples import as_samples
 
 

@@ -1,7 +1,10 @@
 """Properties of a neuron that is known to decide the answer, and of its unplanted twin."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
 from mmlens.analysis.properties.measured import CONTROL
 from mmlens.analysis.properties.mentions import Mention, mentions
+from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Sample
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped
@@ -129,6 +133,35 @@ def test_scores_of_a_case_are_those_of_the_state_that_says_the_noun(planted_neur
         control = case.sets()[CONTROL.format(method=method)]
         assert sorted(n.layer for n in control) == sorted(n.layer for n in direct.top(2))
         assert not set(control) & set(direct.top(2))
+
+
+@dataclass(frozen=True)
+class Common:
+    """A scorer: how many words a text and a reference have in common; or how bright a picture is."""
+
+    against: Literal["picture", "text"]
+    unit: str = "words"
+
+    @property
+    def name(self) -> str:
+        return f"common with the {self.against}"
+
+    def score(self, references: Sequence[Any], texts: Sequence[str]) -> torch.Tensor:
+        if self.against == "picture":
+            return torch.tensor([float(np.asarray(each).mean()) for each in references])
+        pairs = zip(references, texts, strict=True)
+        return torch.tensor([float(len(set(one.split()) & set(two.split()))) for one, two in pairs])
+
+
+def test_scorers_get_the_words_with_the_picture_or_the_true_caption(planted_neuron: Wrapped) -> None:
+    data = samples(planted_neuron)
+    scorers = [Common("picture"), Common("text")]
+    assert all(isinstance(scorer, Scorer) for scorer in scorers)
+    found = sensitivity(planted_neuron.model, data, k=1, nouns=["yes"], scorers=scorers, progress=False)
+    assert found.interval("common with the text", "contribution").low == 1  # the neuron writes "yes"
+    bright = found.values[found.values["quantity"] == "common with the picture"]
+    for row in bright.itertuples():
+        assert row.value == pytest.approx(np.asarray(data[row.sample].pictures[0]).mean(), rel=1e-5)
 
 
 def test_bad_choices_are_refused(planted_neuron: Wrapped) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmlens import InputError, Neuron, NeuronScores, find_neurons
-from mmlens.analysis.properties.specificity import exclusivity, specific_neurons, specificity
+from mmlens.analysis.properties.specificity import specific_neurons, specificity
 from tests.analysis.conftest import Wrapped
 
 Make = Callable[[list[list[float]]], NeuronScores]
@@ -48,16 +48,6 @@ def test_strong_neurons_that_serve_others_too_step_back(wanted: NeuronScores, ot
     assert specific_neurons(wanted, others, k=3, sharpness=2) == [Neuron(0, 1), Neuron(1, 0), Neuron(0, 0)]
 
 
-def test_exclusive_neurons_are_among_no_other_concepts() -> None:
-    # three concepts of two neurons each, out of four; each concept has two pictures
-    crucial = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.5, 1.0, 0.5], [0.0, 0.0, 0.5, 1.0]])
-    found = exclusivity(["a", "b", "c"], crucial, torch.tensor([[0, 1], [1, 2], [3, 2]]), kappas=(0.2, 0.3))
-    assert found.exclusive.tolist() == [0.5, 0.0, 0.5]
-    # others' mean probabilities: a: 0, 0.25; b: 0.5, 0.25; c: 0.25 (neuron 3), 0.5 (neuron 2)
-    assert found.below.tolist() == [[0.5, 1.0], [0.0, 0.5], [0.0, 0.5]]
-    assert list(found.to_frame().columns) == ["concept", "exclusive", "below 0.2", "below 0.3"]
-
-
 def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], make: Make) -> None:
     with pytest.raises(InputError, match="at least one other word to compare with; others is empty"):
         specificity(wanted, [])
@@ -67,5 +57,3 @@ def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], 
         specific_neurons(wanted, others, k=7)
     with pytest.raises(InputError, match="sharpness=-1 must not be negative"):
         specific_neurons(wanted, others, k=2, sharpness=-1)
-    with pytest.raises(InputError, match="at least two concepts"):
-        exclusivity(["a"], torch.ones(1, 3), torch.tensor([[0]]))
