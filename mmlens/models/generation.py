@@ -14,7 +14,7 @@ from mmlens.hooks.point import reads_only
 from mmlens.models.batch import MultimodalBatch
 
 if TYPE_CHECKING:
-    from mmlens.models.hooked import HookedMultimodal
+    from mmlens.models.running import Running
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GenerationTrace:
 
 
 def trace_generation(
-    model: "HookedMultimodal",
+    model: "Running",
     batch: MultimodalBatch,
     *,
     names: "Names | Selection",
