@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmlens.analysis.properties.cases import Choice
+from mmlens.analysis.properties.cases import Choice, Overall, Property
 from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, CrossModality
 from mmlens.analysis.properties.layers import LayerShares
 from mmlens.analysis.properties.measured import CONTROL
@@ -65,7 +65,11 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
     """
     reading = Reading(NOUNS)
     depth = model.cfg.n_layers
-    measures = [Sensitivity(WORDS), CrossModality((TOP,), reading, ablate=False), LayerShares(depth)]
+    measures: list[Property | Overall] = [
+        Sensitivity(WORDS),
+        CrossModality((TOP,), reading, ablate=False),
+        LayerShares(depth),
+    ]
     choice = Choice((_METHOD, "random"), TOP, seed)
     found = run(model, scenes, measures, choice, reading=reading, progress=progress)
     readable, shared = found.interval(AMONG.name, _METHOD), found.interval(SHARED.name, _METHOD)
