@@ -5,7 +5,6 @@ edit was not made from. Locality: answers and probabilities on prompts without t
 stay. All of it before and after for every prompt, with the random rows' edit beside it if it is among the edits.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -174,7 +173,7 @@ def _cases(
                 edit=name,
                 role=role,
                 group=group,
-                picture=_picture(sample),
+                picture=sample.shown,
                 prompt=sample.prompt,
                 before=before.text[n],
                 after=after.text[n],
@@ -217,15 +216,3 @@ def _target_fields(
         "p_source": pair(source),
         "p_target": pair(target),
     }
-
-
-def _picture(sample: Sample) -> str:
-    """Which picture a sample shows, so that its questions are counted as one draw; its text where it has none."""
-    if sample.name is not None:
-        return sample.name
-    if not sample.pictures:
-        return sample.prompt
-    digest = hashlib.sha256()
-    for picture in sample.pictures:
-        digest.update(f"{picture.size}".encode() + picture.tobytes())
-    return digest.hexdigest()[:16]

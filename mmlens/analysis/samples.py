@@ -66,6 +66,16 @@ class Sample:
         return digest.hexdigest()[:16]
 
     @property
+    def shown(self) -> str:
+        """What the sample shows: its name, else a hash of its pictures, else its text. Questions about one thing share it."""
+        if self.name is not None or not self.pictures:
+            return self.prompt if self.name is None else self.name
+        digest = hashlib.sha256()
+        for picture in self.pictures:
+            digest.update(f"{picture.size}".encode() + picture.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
     def as_writing(self) -> "Sample":
         """The sample with its writing in the place of the pictures.
 
