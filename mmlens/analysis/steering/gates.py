@@ -51,9 +51,7 @@ class ActiveConcept:
         asked = (self.concepts,) if isinstance(self.concepts, int) else tuple(self.concepts)
         wrong = [number for number in asked if not 0 <= number < len(self.bank)]
         if wrong or not asked:
-            raise InputError(
-                f"concepts={self.concepts!r} must be one or more of the bank's 0..{len(self.bank) - 1}."
-            )
+            raise InputError(f"concepts={self.concepts!r} must be one or more of the bank's 0..{len(self.bank) - 1}.")
         if self.by not in ("absolute", "signed"):
             raise InputError(f"by={self.by!r} must be 'absolute' or 'signed'.")
         object.__setattr__(self, "concepts", asked)

@@ -1,0 +1,286 @@
+"""Dose curves: what a metric does as a steering vector is added with growing strength, layer by layer, beside random vectors.
+
+    value(alpha) = metric( logits of the prompt with  x -> x + alpha * s  at the point )
+
+One cell of the executor per sample, point and strength: nothing below the steered layer is computed again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from mmlens.analysis.metrics import (
+    Measure,
+    Metric,
+    MetricFunction,
+    as_function,
+    metric_name,
+    require_metric,
+    require_values,
+)
+from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.errors import InputError
+from mmlens.core.names import Names
+from mmlens.core.pictures import drawn_by
+from mmlens.execution import Cell, Change, CleanRun
+from mmlens.hooks.graph import Selection
+from mmlens.interventions.steering import Gate, Steer, SteeredPositions
+from mmlens.interventions.timing import Step
+from mmlens.interventions.vectors import SteeringVector
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.viz.figures import Plot
+
+
+@dataclass(frozen=True)
+class DoseCurve:
+    """A metric over strengths and points.
+
+    Attributes:
+        values: with the vector, in the unit of the metric.
+        controls: the same with random vectors of equal norm, one per seed.
+        baseline: without steering.
+        points: hook names.
+        alphas: strengths.
+        metric: name and unit.
+    """
+
+    values: Float[torch.Tensor, "point alpha sample"] = field(repr=False)
+    controls: Float[torch.Tensor, "seed point alpha sample"] = field(repr=False)
+    baseline: Float[torch.Tensor, "sample"] = field(repr=False)
+    points: tuple[str, ...]
+    alphas: tuple[float, ...]
+    metric: str
+
+    def __repr__(self) -> str:
+        point, alpha = self.best
+        return (
+            f"DoseCurve({self.metric}: {len(self.points)} points x {len(self.alphas)} strengths, {len(self.baseline)} samples; "
+            f"{float(self.baseline.mean()):.3f} without, at most {self.interval(point, alpha)} at {point} with alpha {alpha:g})"
+        )
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The point and strength of the highest mean."""
+        row, column = divmod(int(self.values.mean(-1).argmax()), len(self.alphas))
+        return self.points[row], self.alphas[column]
+
+    def interval(self, point: str, alpha: float) -> Interval:
+        """Mean and 95% interval over samples.
+
+        Raises:
+            InputError: for a point or strength that was not run.
+        """
+        return mean_interval(self.values[self._place(point, alpha)].numpy())
+
+    def control(self, point: str, alpha: float) -> Interval:
+        """The same for the random vectors: each sample counts with its mean over seeds."""
+        row, column = self._place(point, alpha)
+        return mean_interval(self.controls[:, row, column].mean(0).numpy())
+
+    def beyond_control(self, point: str, alpha: float) -> Interval:
+        """How far the vector goes beyond random ones, sample by sample."""
+        row, column = self._place(point, alpha)
+        return paired_difference(self.values[row, column].numpy(), self.controls[:, row, column].mean(0).numpy())
+
+    def _place(self, point: str, alpha: float) -> tuple[int, int]:
+        if point not in self.points or alpha not in self.alphas:
+            raise InputError(
+                f"The curve was run at {', '.join(self.points)} with alpha {', '.join(f'{a:g}' for a in self.alphas)}, not at "
+                f"{point} with {alpha:g}."
+            )
+        return self.points.index(point), self.alphas.index(alpha)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per point and strength: means and intervals with the vector, with random ones, and of their difference."""
+        import pandas as pd
+
+        rows = []
+        for point in self.points:
+            for alpha in self.alphas:
+                row: dict[str, object] = {"point": point, "alpha": alpha, "without": float(self.baseline.mean())}
+                found = {"vector": self.interval(point, alpha)}
+                if len(self.controls):
+                    found |= {
+                        "random": self.control(point, alpha),
+                        "beyond_random": self.beyond_control(point, alpha),
+                    }
+                for name, interval in found.items():
+                    row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(self) -> "Plot":
+        """The metric over strengths, a line per point, random vectors in grey."""
+        return drawn_by("steering.plot_dose")(self)
+
+
+@torch.no_grad()
+def dose_curve(
+    model: HookedMultimodal,
+    data: MultimodalBatch | Dataset,
+    vectors: SteeringVector | Sequence[SteeringVector],
+    *,
+    alphas: Sequence[float],
+    metric: Metric | MetricFunction,
+    at: Names | Selection | None = None,
+    positions: SteeredPositions = "last_prompt",
+    keep_norm: bool = False,
+    gate: Gate | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    prompt: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> DoseCurve:
+    """Add a vector with several strengths, at several layers, and read a metric of the next token.
+
+    Args:
+        model: the hooked model.
+        data: a prepared batch, or a dataset (see `mmlens.analysis.samples.Dataset`).
+        vectors: one vector, or one per layer, each made from the states of its own.
+        alphas: strengths.
+        metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`. With a
+            dataset, its tokens are the same for all samples.
+        at: points at which one vector is added, one at a time; each vector's own point by default.
+        positions: of the prompt; see `SteeredPositions`. `"generated"` has no meaning here.
+        keep_norm, gate: as for `mm.Steer`.
+        seeds: of the random vectors; none for no control.
+        prompt: asked where a sample brings none.
+        batch_size: samples at a time.
+        progress: show a progress bar.
+
+    Returns:
+        The curve: `.to_frame()`, `.plot()`, `.best`.
+
+    Raises:
+        InputError: for no strengths, several vectors with `at`, or of one point, or what `mm.Steer` refuses.
+
+    Example:
+        >>> import mmlens as mm
+        >>> vector = mm.SteeringVector(model.W_U[:, model.to_single_token("red")], "blocks.4.hook_resid_post")
+        >>> curve = mm.dose_curve(
+        ...     model, batch, vector, alphas=[0, 10], metric=mm.metrics.log_probability("red"), seeds=[0], progress=False
+        ... )
+        >>> curve.values[0, 1] > curve.values[0, 0]
+        tensor([True])
+    """
+    steers = _steers(model, vectors, at, positions=positions, keep_norm=keep_norm, gate=gate)
+    strengths = tuple(float(alpha) for alpha in alphas)
+    if not strengths or len(set(strengths)) < len(strengths) or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"alphas={list(alphas)} and seeds={list(seeds)} must be different numbers, one alpha at least."
+        )
+    if isinstance(data, MultimodalBatch):
+        require_metric(metric, model, data.size)
+        prepared, shown = [data], progress
+    else:
+        made = batches(model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc="dose curve")
+        prepared, shown = (batch for _, batch in made), False  # type: ignore[assignment]
+    kept: list[torch.Tensor] = []
+    baseline: list[torch.Tensor] = []
+    for batch in prepared:
+        run = CleanRun(model, batch)
+        measure = as_function(metric, model, clean=run.clean_logits.cpu())
+        baseline.append(require_values(measure(run.clean_logits.cpu()), batch.size))
+        kept.append(_values(run, _doses(steers, seeds), strengths, measure, positions, shown))
+    if not kept:
+        raise InputError("The dataset holds no samples.")
+    values = torch.cat(kept, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
+    points = tuple(str(steer.at) for steer in steers)
+    return DoseCurve(values[0], values[1:], torch.cat(baseline), points, strengths, metric_name(metric))
+
+
+def _steers(
+    model: HookedMultimodal,
+    vectors: SteeringVector | Sequence[SteeringVector],
+    at: Names | Selection | None,
+    *,
+    positions: SteeredPositions,
+    keep_norm: bool,
+    gate: Gate | None,
+) -> list[Steer]:
+    """One steering per point, each checked."""
+    given = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
+    if not given or (at is not None and len(given) > 1):
+        raise InputError(
+            f"Give one vector with at=, or one or more vectors that are added where each is from; found {len(given)}"
+            f"{'' if at is None else ' with at='}."
+        )
+    if positions == "generated":
+        raise InputError("A dose curve reads the token that follows the prompt; name positions of the prompt.")
+    nodes = model.graph.select(given[0].at if at is None else at) if len(given) == 1 else None
+    where = [vector.at for vector in given] if nodes is None else list(nodes.names)
+    if len(set(where)) < len(where):
+        raise InputError(f"The vectors are of the points {', '.join(where)}; give one per point.")
+    pairs = zip(given * len(where) if nodes is not None else given, where, strict=True)
+    found = [Steer(v, positions=positions, keep_norm=keep_norm, at=name, gate=gate) for v, name in pairs]
+    for steer in found:
+        steer.hooks(model)
+    return found
+
+
+def _doses(steers: Sequence[Steer], seeds: Sequence[int]) -> list[Steer]:
+    """The steerings, then those with random vectors, seed by seed."""
+    controls = [replace(steer, vector=steer.vector.random(seed=seed)) for seed in seeds for steer in steers]
+    return [*steers, *controls]
+
+
+def _values(
+    run: CleanRun,
+    doses: Sequence[Steer],
+    alphas: Sequence[float],
+    measure: MetricFunction,
+    positions: SteeredPositions,
+    progress: bool,
+) -> torch.Tensor:
+    """The metric of every dose in every sample, `[dose alpha sample]`."""
+    size = run.batch.size
+    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in doses}}
+    strong = [replace(dose, alpha=alpha) for dose in doses for alpha in alphas]
+    cells = [
+        Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
+        for steer in strong
+        for sample in range(size)
+    ]
+    reads = measure.reads if isinstance(measure, Measure) else None
+    with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
+        logits = run.logits(cells, tokens=reads, progress=False, done=lambda some, _: bar.update(len(some)))
+    of_read = measure.of_read if isinstance(measure, Measure) else measure
+    values = [require_values(of_read(some), size) for some in logits.split(size)]
+    return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
+
+
+def _rows(run: CleanRun, at: str, positions: SteeredPositions) -> list[torch.Tensor | None]:
+    """The positions of the prompt that are steered at a point, per sample; None for all of them."""
+    size, sequence = run.batch.size, run.model.graph[at].sequence
+    if positions == "all" and sequence != "language":
+        return [None] * size
+    if sequence != "language":
+        raise InputError(
+            f"positions={positions!r} cannot be told apart at {at}, on the sequence {sequence}; use 'all'."
+        )
+    layout = run.batch.layout
+    length = layout.is_token.shape[1]
+    mask = Step(0, length, length, False, layout).mask(positions, size)
+    empty = [sample for sample in range(size) if not mask[sample].any()]
+    if empty:
+        raise InputError(f"positions={positions!r} name nothing in samples {empty} of the batch.")
+    return [None if bool(own.all()) else own.nonzero().flatten() for own in mask]
+
+
+def _steered(steer: Steer, states: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:
+    """A sample's states, steered where the gate is open."""
+    moved = steer.change(states)
+    if steer.gate is None:
+        return moved
+    return torch.where(steer.gate(states[None])[0][:, None], moved, states)
