@@ -1,0 +1,298 @@
+"""What steering did: every answer before and after, and the figures made of them."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.errors import InputError
+from mmlens.core.files import require_file, whole_file
+from mmlens.core.pictures import drawn_by
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mmlens.viz.figures import Plot
+
+_FORMAT = "mmlens steering report 1"
+
+
+@dataclass(frozen=True)
+class SteeringCase:
+    """One prompt under one intervention.
+
+    Attributes:
+        intervention: its name.
+        group: name of the set of prompts, e.g. the type of answer.
+        shown: which picture (or text); cases that share it are not independent.
+        prompt: what was asked.
+        truth: the true answer, if known.
+        before, after: the model's answers.
+        score: of the answers before and after, 0 to 1; None where the truth is not known.
+    """
+
+    intervention: str
+    group: str
+    shown: str
+    prompt: str
+    truth: str | None
+    before: str
+    after: str
+    score: tuple[float, float] | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the answer is another one."""
+        return self.before != self.after
+
+
+@dataclass(frozen=True)
+class SteeringFacts:
+    """What the report says of an intervention itself.
+
+    Attributes:
+        name: as in the report.
+        control_of: the intervention that this one repeats with random vectors; None for one that was asked for.
+        described: how it prints itself.
+        touched: positions that it changed, over all answers; None where it does not count them.
+    """
+
+    name: str
+    control_of: str | None
+    described: str
+    touched: int | None
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How much a set of texts says.
+
+    Attributes:
+        distinct_1, distinct_2: different words (pairs of neighbouring words) as a share of all.
+        repeated: words that are the same as the one before them, as a share of all.
+        length: words per text, mean.
+        empty: texts without words, as a share.
+
+    Source: distinct-n: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", NAACL 2016
+    (https://arxiv.org/abs/1510.03055), section 5.
+    """
+
+    distinct_1: float
+    distinct_2: float
+    repeated: float
+    length: float
+    empty: float
+
+
+def diversity(texts: Sequence[str]) -> Diversity:
+    """Measure a set of texts, word by word.
+
+    Raises:
+        InputError: for no texts.
+
+    Example:
+        >>> diversity(["a red cat", "a a cat"])
+        Diversity(distinct_1=0.5, distinct_2=1.0, repeated=0.16666666666666666, length=3.0, empty=0.0)
+    """
+    if not texts:
+        raise InputError("Diversity is that of one or more texts; found none.")
+    words = [text.split() for text in texts]
+    pairs = [pair for some in words for pair in pairwise(some)]
+    every = [word for some in words for word in some]
+    return Diversity(
+        len(set(every)) / max(len(every), 1),
+        len(set(pairs)) / max(len(pairs), 1),
+        sum(one == other for one, other in pairs) / max(len(every), 1),
+        len(every) / len(texts),
+        sum(not some for some in words) / len(texts),
+    )
+
+
+def says(text: str, phrases: str | Sequence[str]) -> bool:
+    """Whether a text has one of some words or phrases, as whole words; "no" is not in "nose".
+
+    Example:
+        >>> says("a man in red", "man"), says("a woman in red", "man"), says("a man in red", ["dog", "in red"])
+        (True, False, True)
+    """
+    words = f" {' '.join(text.lower().split())} "
+    asked = [phrases] if isinstance(phrases, str) else phrases
+    return any(f" {' '.join(phrase.lower().split())} " in words for phrase in asked)
+
+
+@dataclass(frozen=True)
+class SteeringReport:
+    """What interventions did to a model's answers.
+
+    Attributes:
+        interventions: those that were asked for, each followed by its controls with random vectors.
+        cases: every prompt under every intervention, before and after.
+    """
+
+    interventions: tuple[SteeringFacts, ...]
+    cases: tuple[SteeringCase, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        asked = sum(fact.control_of is None for fact in self.interventions)
+        return (
+            f"SteeringReport({asked} interventions, {len(self.interventions) - asked} random controls, "
+            f"{len(self.cases)} answers)\n{self.summary().to_string(index=False)}"
+        )
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the sets of prompts."""
+        return tuple(dict.fromkeys(case.group for case in self.cases))
+
+    def of(self, intervention: str, group: str | None = None) -> list[SteeringCase]:
+        """The cases of one intervention, in one set of prompts or (None) in all.
+
+        Raises:
+            InputError: for a name that the report does not have.
+        """
+        names = [fact.name for fact in self.interventions]
+        if intervention not in names or (group is not None and group not in self.groups):
+            raise InputError(
+                f"The report has no {intervention!r}{'' if group is None else f' on {group!r}'}; it has {', '.join(names)} on "
+                f"{', '.join(self.groups)}."
+            )
+        return [case for case in self.cases if case.intervention == intervention and group in (None, case.group)]
+
+    def mean(
+        self, intervention: str, value: Callable[[SteeringCase], float | None], group: str | None = None
+    ) -> Interval:
+        """Mean and 95% interval of a number of every case; None is left out, whole pictures are drawn again."""
+        found = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
+        return mean_interval([float(number) for number, _ in found], groups=[shown for _, shown in found])
+
+    def changed(self, intervention: str, group: str | None = None) -> Interval:
+        """Share of answers that are other ones now."""
+        return self.mean(intervention, lambda case: case.changed, group)
+
+    def became(
+        self, intervention: str, source: str | Sequence[str], target: str | Sequence[str], group: str | None = None
+    ) -> Interval:
+        """Of the answers that said one of the source's words, the share that now say one of the target's and none of them."""
+
+        def value(case: SteeringCase) -> float | None:
+            return (says(case.after, target) and not says(case.after, source)) if says(case.before, source) else None
+
+        return self.mean(intervention, value, group)
+
+    def said(
+        self, intervention: str, phrases: str | Sequence[str], group: str | None = None
+    ) -> tuple[Interval, Interval]:
+        """Share of the answers that say one of some words, before and after."""
+        before = self.mean(intervention, lambda case: says(case.before, phrases), group)
+        return before, self.mean(intervention, lambda case: says(case.after, phrases), group)
+
+    def score_change(self, intervention: str, group: str | None = None) -> Interval:
+        """Score after minus score before, case by case: 0 is no damage."""
+        return self.mean(intervention, lambda case: case.score and case.score[1] - case.score[0], group)
+
+    def beyond_control(
+        self, intervention: str, value: Callable[[SteeringCase], float], group: str | None = None
+    ) -> Interval:
+        """How far a number goes beyond that under random vectors of equal norm, case by case (mean over seeds).
+
+        Raises:
+            InputError: if the intervention has no random control.
+        """
+        controls = [fact.name for fact in self.interventions if fact.control_of == intervention]
+        if not controls:
+            raise InputError(f"{intervention!r} has no random control in this report; ask for one with seeds=.")
+        own = self.of(intervention, group)
+        others = [[float(value(case)) for case in self.of(name, group)] for name in controls]
+        means = [sum(some) / len(some) for some in zip(*others, strict=True)]
+        return paired_difference([float(value(case)) for case in own], means, groups=[case.shown for case in own])  # type: ignore[arg-type]
+
+    def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
+        """How often each answer is given before and after; those that change most first."""
+        import pandas as pd
+
+        cases = self.of(intervention, group)
+        before, after = Counter(case.before for case in cases), Counter(case.after for case in cases)
+        rows = [
+            {
+                "answer": answer,
+                "before": before[answer],
+                "after": after[answer],
+                "change": after[answer] - before[answer],
+            }
+            for answer in dict.fromkeys([*before, *after])
+        ]
+        rows.sort(key=lambda row: (-abs(row["change"]), row["answer"]))
+        return pd.DataFrame(rows)
+
+    def diversity(self, intervention: str, group: str | None = None) -> tuple[Diversity, Diversity]:
+        """How much the texts say, before and after."""
+        cases = self.of(intervention, group)
+        return diversity([case.before for case in cases]), diversity([case.after for case in cases])
+
+    def summary(self) -> "pd.DataFrame":
+        """One line per intervention and set of prompts: share of answers changed, score before and after with the interval of
+        its change, distinct words and repetitions before and after.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([self._line(fact, group) for fact in self.interventions for group in self.groups])
+
+    def _line(self, fact: SteeringFacts, group: str) -> dict[str, object]:
+        cases = self.of(fact.name, group)
+        line: dict[str, object] = {"intervention": fact.name, "prompts": group, "answers": len(cases)}
+        line["changed"] = str(self.changed(fact.name, group))
+        known = [case.score for case in cases if case.score is not None]
+        if known:
+            before, after = (sum(pair[n] for pair in known) / len(known) for n in (0, 1))
+            line["score"] = f"{before:.3f} -> {after:.3f}"
+            line["score, change"] = str(self.score_change(fact.name, group))
+        old, new = self.diversity(fact.name, group)
+        line["distinct-2"] = f"{old.distinct_2:.2f} -> {new.distinct_2:.2f}"
+        line["repeated"] = f"{old.repeated:.2f} -> {new.repeated:.2f}"
+        line["words"] = f"{old.length:.1f} -> {new.length:.1f}"
+        return line
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per case."""
+        import pandas as pd
+
+        rows = []
+        for case in self.cases:
+            before, after = case.score or (None, None)
+            row = {**asdict(case), "changed": case.changed, "score_before": before, "score_after": after}
+            del row["score"]
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(self) -> "Plot":
+        """Answers changed and scores, per set of prompts, beside the random controls."""
+        return drawn_by("steering.plot_report")(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, whole or not at all."""
+        path = Path(path)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SteeringReport":
+        """Read a report that was saved.
+
+        Raises:
+            InputError: if the file is not there, or holds no report.
+        """
+        path = require_file(path, "steering report")
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # neither text nor JSON
+            held = None
+        if not isinstance(held, dict) or held.get("format") != _FORMAT:
+            raise InputError(f"{path} holds no steering report; give a file written by SteeringReport.save.")
+        facts = tuple(SteeringFacts(**fact) for fact in held["interventions"])
+        cases = [{**case, "score": None if case["score"] is None else tuple(case["score"])} for case in held["cases"]]
+        return cls(facts, tuple(SteeringCase(**case) for case in cases))

@@ -1,0 +1,137 @@
+"""Judging steering: every answer before and after, on what should change and on what should not, beside random vectors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+
+from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.analysis.steering.selection import answers
+from mmlens.core.errors import InputError
+from mmlens.interventions.steering import ProjectOut, Steer
+from mmlens.models.hooked import HookedMultimodal, Intervention
+
+Interventions: TypeAlias = Intervention | Mapping[str, Intervention | Sequence[Intervention]]
+#: From a sample and an answer to a score between 0 and 1.
+Score: TypeAlias = Callable[[Sample, str], float]
+
+
+@torch.no_grad()
+def steering_report(
+    model: HookedMultimodal,
+    interventions: Interventions,
+    dataset: Dataset | Mapping[str, Dataset],
+    *,
+    score: Score | None = None,
+    seeds: Sequence[int] = (0,),
+    prompt: str | None = None,
+    max_new_tokens: int = 30,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> SteeringReport:
+    """Answer prompts with and without interventions, and with random vectors of equal norm in their place.
+
+    Args:
+        model: the hooked model.
+        interventions: one, or several by name; each an intervention or a list of them, which act together.
+        dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored.
+        score: of an answer to a sample; by default 1 where it is the sample's `answer` to the letter, else 0. With several
+            people's answers: `lambda sample, text: mm.vqa_accuracy([text], [people[sample.name]])[0]`.
+        seeds: of the random controls of each `Steer` and `ProjectOut`, with the same strength, positions and gate.
+        prompt: asked where a sample brings none.
+        max_new_tokens: upper bound on an answer's tokens.
+        batch_size: prompts at a time.
+        progress: show a progress bar per set.
+
+    Returns:
+        The report: prints a table; `.counts(...)`, `.became(...)`, `.said(...)`, `.score_change(...)`, `.diversity(...)`,
+        `.beyond_control(...)`, `.to_frame()` with every answer, `.plot()`.
+
+    Raises:
+        InputError: for no interventions, an empty set, or an intervention that cannot happen; before any forward pass.
+
+    Example:
+        >>> import mmlens as mm
+        >>> vector = mm.SteeringVector(80 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
+        >>> steer = mm.Steer(vector, positions="last_prompt")
+        >>> asked = [mm.Sample((scene.image,), "is there a person", answer="yes")]
+        >>> report = mm.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
+        >>> report.became("steered", "yes", "no").mean, report.became("steered, random 0", "yes", "no").mean
+        (1.0, 0.0)
+
+    Source: the evaluation of Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering
+    Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012): counts of answers and accuracy per answer type.
+    *Departs:* every figure has an interval over pictures and a random control.
+    """
+    named = _named(interventions)
+    every = {key: value for name in named for key, value in _with_controls(name, named[name], seeds).items()}
+    for _, some in every.values():
+        for intervention in some:
+            intervention.hooks(model)  # what cannot happen is refused before anything runs
+    sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
+    held = {name: list(as_samples(some, prompt=prompt)) for name, some in sets.items()}
+    empty = [name for name, some in held.items() if not some]
+    if empty or not held:
+        raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
+    cases: dict[str, list[SteeringCase]] = {name: [] for name in every}
+    touched = dict.fromkeys(every, 0)
+    for group, samples in held.items():
+        for some, batch in batches(model, samples, batch_size=batch_size, progress=progress, desc=group):
+            before = answers(model, batch, (), max_new_tokens=max_new_tokens)
+            for name, (_, acting) in every.items():
+                after = answers(model, batch, acting, max_new_tokens=max_new_tokens)
+                touched[name] += sum(each.touched.tokens for each in _counting(acting))
+                cases[name] += map(_case(name, group, score or _exact), some, before, after)
+    facts = tuple(
+        SteeringFacts(name, of, ", ".join(map(repr, acting)), touched[name] if _counting(acting) else None)
+        for name, (of, acting) in every.items()
+    )
+    return SteeringReport(facts, tuple(case for some in cases.values() for case in some))
+
+
+def _named(interventions: Interventions) -> dict[str, tuple[Intervention, ...]]:
+    """Interventions by name, each as several that act together."""
+    given = interventions if isinstance(interventions, Mapping) else {"steered": interventions}
+    found = {name: tuple(each) if isinstance(each, Sequence) else (each,) for name, each in given.items()}
+    empty = [name for name, some in found.items() if not some]
+    if empty or not found:
+        raise InputError(f"No interventions were given to report on{f' under {empty}' if empty else ''}.")
+    return found
+
+
+_Acting: TypeAlias = tuple[str | None, tuple[Intervention, ...]]
+
+
+def _with_controls(name: str, some: tuple[Intervention, ...], seeds: Sequence[int]) -> dict[str, _Acting]:
+    """An intervention, and the same with random vectors; one without vectors has no control."""
+    found: dict[str, _Acting] = {name: (None, some)}
+    if _counting(some):
+        for seed in seeds:
+            found[f"{name}, random {seed}"] = (name, tuple(_randomised(each, seed) for each in some))
+    return found
+
+
+def _randomised(intervention: Intervention, seed: int) -> Intervention:
+    if not isinstance(intervention, Steer | ProjectOut):
+        return intervention
+    return replace(intervention, vector=intervention.vector.random(seed=seed))
+
+
+def _counting(some: Sequence[Intervention]) -> list[Steer | ProjectOut]:
+    """Those that have a vector and count what they change."""
+    return [each for each in some if isinstance(each, Steer | ProjectOut)]
+
+
+def _exact(sample: Sample, answer: str) -> float:
+    return float(answer == sample.answer)
+
+
+def _case(name: str, group: str, score: Score) -> Callable[[Sample, str, str], SteeringCase]:
+    def case(sample: Sample, before: str, after: str) -> SteeringCase:
+        scored = score is not _exact or sample.answer is not None
+        scores = (float(score(sample, before)), float(score(sample, after))) if scored else None
+        return SteeringCase(name, group, sample.shown, sample.prompt, sample.answer, before, after, scores)
+
+    return case
