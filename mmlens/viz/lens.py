@@ -9,7 +9,7 @@ from mmlens.core.names import HookName
 from mmlens.viz.figures import Plot
 
 if TYPE_CHECKING:
-    from mmlens.analysis.lens import LogitLens
+    from mmlens.analysis.lenses.result import LogitLens
 
 #: More columns than this cannot be read; the last ones are shown.
 _MOST_COLUMNS = 24

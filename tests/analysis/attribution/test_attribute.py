@@ -12,7 +12,7 @@ from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head
+from mmlens.core.places import Head, Neuron
 from mmlens.models.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import METRIC, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
@@ -53,7 +53,7 @@ SLOPES: list[dict[str, Any]] = [
         "units": "head",
     },
     {"at": "blocks.1.attn.hook_pattern", "units": "head"},
-    {"at": "blocks.1.mlp.hook_post", "units": "neuron"},
+    {"units": [Neuron(1, index) for index in range(6)]},
     {"at": ["vision.blocks.0.hook_attn_out", "vision.blocks.1.hook_resid_mid"], "positions": ["all"]},
     {"at": "vision.blocks.1.attn.hook_z", "units": "head", "positions": ["all"]},
     {"at": ["projector.hook_in", "projector.hook_out"], "positions": ["all"]},
@@ -72,10 +72,8 @@ def test_small_patches_are_as_large_as_their_slope_says(number: int) -> None:
         found = attribute(model, clean, corrupted, **kept).effect
         exact = patch(model, clean, corrupted, **kept).effect
         largest = float(exact.abs().max())
-        assert largest > 1e-5, f"the comparison could not fail at {asked['at']}"
-        torch.testing.assert_close(
-            found, exact, rtol=5e-2, atol=1e-2 * largest, msg=lambda m, a=asked: f"{a['at']}: {m}"
-        )
+        assert largest > 1e-5, f"the comparison could not fail at {asked}"
+        torch.testing.assert_close(found, exact, rtol=5e-2, atol=1e-2 * largest, msg=lambda m, a=asked: f"{a}: {m}")
 
 
 def test_the_softmax_of_queries_and_keys_is_exact(subject: Subject) -> None:

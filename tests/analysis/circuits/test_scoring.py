@@ -168,8 +168,8 @@ def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -
     model, truth, planted = planted_patch.model, planted_patch.truth, planted_patch.planted
     clean, corrupted = planted_pair(planted_patch, 14)
     metric = logit_difference(truth.token, truth.default_token)
-    asked = {"metric": metric, "method": "exact", "nodes": "attention", "towers": "language", "progress": False}
-    found = find_circuit(model, clean, corrupted, **asked)  # type: ignore[arg-type]
+    asked = {"metric": metric, "nodes": "attention", "towers": "language", "progress": False}
+    found = find_circuit(model, clean, corrupted, method="eap", **asked)  # type: ignore[arg-type]
     p = found.p_values(resamples=1 << 14)
     chain = {("projector", "L0.attn"), ("L0.attn", "logits")}
     for edge in found.edges:
@@ -180,7 +180,11 @@ def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -
     # where the cause is in both pictures, and all else is drawn at random, no edge carries anything
     others = [[planted.image(seed=seed)] for seed in range(100, 104)]
     null = find_circuit(
-        model, planted_pair(planted_patch, 4)[0], model.prepare([planted.prompt] * 4, images=others), **asked
+        model,
+        planted_pair(planted_patch, 4)[0],
+        model.prepare([planted.prompt] * 4, images=others),
+        method="exact",
+        **asked,
     )  # type: ignore[arg-type]
     assert float(null.scores.abs().max()) < 0.01 * float((found.clean - found.corrupted).mean())
     assert not [edge for edge in null.top(5).edges if (edge.writer, edge.reader) in chain and abs(edge.score) > 0.1]

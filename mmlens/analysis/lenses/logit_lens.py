@@ -16,173 +16,23 @@ with its patches shuffled), which tells what the lens reads out of the picture f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from PIL import Image
 from tqdm.auto import tqdm
 
-from mmlens.analysis.heatmap import HeatMap, map_of_rows
+from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names, nearest
-from mmlens.core.pictures import drawn_by
+from mmlens.core.names import Names
 from mmlens.core.places import Positions
 from mmlens.hooks.cache import gather_rows, record
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.layout import TokenLayout
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mmlens.viz.figures import Plot
 
 #: Positions read at a time: `[pos vocab]` logits of a large vocabulary are the largest tensor here.
 _CHUNK = 256
-
-
-@dataclass(frozen=True)
-class LogitLens:
-    """What each state says: the best tokens and their probabilities.
-
-    Attributes:
-        points: hook names, in execution order.
-        positions: which positions were read.
-        top_tokens: ids of the most probable tokens, best first.
-        probabilities: theirs, 0 to 1.
-        words: the words that were asked for by name.
-        word_probabilities: theirs, at every point and position.
-        control_probabilities: the probability of `top_tokens` at the same place under the control; None without one.
-        control_word_probabilities: that of `words`.
-        strings: the tokens as strings, by id.
-        tokens: the tokens of the input as strings, per sample.
-        layout: which positions are picture.
-
-    Example:
-        >>> lens = logit_lens(model, batch, at="blocks.*.hook_resid_post", positions="last", k=3)
-        >>> len(lens.top(3)) == len(lens.points) == model.cfg.n_layers
-        True
-    """
-
-    points: list[str]
-    positions: Int[torch.Tensor, "sample pos"]
-    top_tokens: Int[torch.Tensor, "sample point pos k"]
-    probabilities: Float[torch.Tensor, "sample point pos k"]
-    words: tuple[str, ...]
-    word_probabilities: Float[torch.Tensor, "sample point pos word"]
-    control_probabilities: Float[torch.Tensor, "sample point pos k"] | None
-    control_word_probabilities: Float[torch.Tensor, "sample point pos word"] | None
-    strings: dict[int, str] = field(repr=False)
-    tokens: list[list[str]] = field(repr=False)
-    layout: TokenLayout = field(repr=False)
-
-    def __repr__(self) -> str:
-        samples, points, positions, k = self.top_tokens.shape
-        said = ", ".join(self.top(1, sample=0, position=-1)[-1])
-        control = "" if self.control_probabilities is None else ", with a control"
-        return (
-            f"LogitLens({points} points x {positions} positions x {samples} samples, top {k}{control}; {self.points[-1]} at "
-            f"the last of them says {said!r})"
-        )
-
-    def top(self, k: int = 1, *, sample: int = 0, position: int = -1) -> list[list[str]]:
-        """The k most probable words at each point.
-
-        Args:
-            k: how many.
-            sample: which sample.
-            position: which of the positions that were read, counted among them.
-        """
-        if not 1 <= k <= self.top_tokens.shape[-1]:
-            raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
-        return [[self.strings[int(t)] for t in row[position, :k]] for row in self.top_tokens[sample]]
-
-    @property
-    def excess(self) -> Float[torch.Tensor, "sample point pos k"]:
-        """How much more probable the top tokens are than under the control.
-
-        Raises:
-            InputError: if there was no control.
-        """
-        if self.control_probabilities is None:
-            raise InputError("This lens has no control; take it with logit_lens(..., control=another_batch).")
-        return self.probabilities - self.control_probabilities
-
-    def map(self, word: str, *, point: str | int = -1, sample: int = 0, image: int = 0) -> HeatMap:
-        """The probability of a word at every patch, as a map over the picture.
-
-        Args:
-            word: one of the words that were asked for.
-            point: hook name, or its number among `points`.
-            sample, image: which picture.
-
-        Raises:
-            InputError: if the word was not asked for, or patches were not read.
-            NoPlaceError: if the language model's image tokens have no place (Q-Formers).
-        """
-        if word not in self.words:
-            raise InputError(
-                f"{word!r} was not asked for ({', '.join(self.words) or 'no word was'}); take the lens with "
-                f"logit_lens(..., words=[{word!r}])."
-            )
-        name = self._point(point)
-        own = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
-        values = torch.full((self.layout.is_token.shape[1],), float("nan"))
-        values[self.positions[sample]] = own
-        unread = [row for row in self.layout.grid(sample=sample, image=image).rows.tolist() if values[row].isnan()]
-        if unread:
-            raise InputError(
-                f"A map needs every patch of the picture, and {len(unread)} were not read; take the lens with "
-                "positions='image'."
-            )
-        return map_of_rows(self.layout, values, sample=sample, image=image, title=f"{word} at {name}")
-
-    def overlay(
-        self, picture: Image.Image, *, word: str, point: str | int = -1, sample: int = 0, image: int = 0
-    ) -> Image.Image:
-        """The map of a word over the picture; arguments as for `map`."""
-        return self.map(word, point=point, sample=sample, image=image).overlay(picture)
-
-    def _point(self, point: str | int) -> str:
-        if isinstance(point, int):
-            return self.points[point]
-        if point not in self.points:
-            raise InputError(f"The lens was not taken at {point!r}. Nearest: {', '.join(nearest(point, self.points))}.")
-        return point
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One row per sample, point, position and rank: the token read there, its probability and that of the control."""
-        import pandas as pd
-
-        rows = []
-        for sample, point, pos, rank in torch.cartesian_prod(*map(torch.arange, self.top_tokens.shape)).tolist():
-            at = (sample, point, pos, rank)
-            position = int(self.positions[sample, pos])
-            row = {
-                "sample": sample,
-                "point": self.points[point],
-                "position": position,
-                "token": self.tokens[sample][position],
-                "rank": rank,
-                "word": self.strings[int(self.top_tokens[at])],
-                "probability": float(self.probabilities[at]),
-            }
-            if self.control_probabilities is not None:
-                row["control"] = float(self.control_probabilities[at])
-            rows.append(row)
-        return pd.DataFrame(rows)
-
-    def plot(self, *, sample: int = 0) -> "Plot":
-        """The best word at every point and position, coloured by its probability."""
-        return drawn_by("lens.plot_lens")(self, sample=sample)
-
-    def plot_picture(self, picture: Image.Image, *, point: str | int = -1, sample: int = 0) -> "Plot":
-        """The picture with the best word written on every patch."""
-        return drawn_by("lens.plot_patch_words")(self, picture, point=self._point(point), sample=sample)
 
 
 @torch.no_grad()
@@ -209,7 +59,7 @@ def logit_lens(
         k: how many of the best tokens are kept.
         words: words (single tokens) or ids whose probability is kept at every place, for `.map` and `.overlay`.
         final_norm: pass states through the final norm first, as the model does; False reads them raw.
-        control: a batch of the same layout, e.g. with shuffled pictures, whose probabilities stand beside.
+        control: a batch of the same layout, e.g. `mm.corrupt.shuffle(model, batch, seed=0)`, whose probabilities stand beside.
         progress: show a progress bar.
 
     Returns:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlens.analysis.lens import logit_lens
+from mmlens.analysis.lenses.logit_lens import logit_lens
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.interventions.corruptions import swap
 from tests.analysis.conftest import Wrapped

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.analysis.patchscopes import patchscope
+from mmlens.analysis.lenses.patchscopes import patchscope
 from mmlens.core.errors import InputError
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

@@ -1,0 +1,1 @@
+"""Lenses: what states inside the model would say."""
