@@ -104,7 +104,8 @@ class EditReport:
 
     def __repr__(self) -> str:
         words = repr(self.source) + ("" if self.target is None else f" -> {self.target!r}")
-        return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n{self.summary().to_string(index=False)}"
+        tables = (self.summary(role).drop(columns="role").to_string(index=False) for role in ("target", "control"))
+        return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n" + "\n\n".join(tables)
 
     def values(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> tuple[list[float], list[str]]:
         """A number of every case of one edit and one set of prompts, and the cases' pictures; None is left out."""
@@ -140,23 +141,28 @@ class EditReport:
             worst[picture] = max(worst.get(picture, 0.0), answer)
         return mean_interval(list(worst.values()))
 
-    def summary(self) -> "pd.DataFrame":
+    def summary(self, role: Role | None = None) -> "pd.DataFrame":
         """One line per edit and set of prompts, each figure with its 95% interval.
 
         Columns for targets: success, exact (the wanted answer to the last word), the target's and the source's probability
         before and after. For controls: share of answers, and of pictures, that changed. For both: KL in nats, and the
         share of true answers before, after, and their paired difference, where the truth is known.
+
+        Args:
+            role: only the targets, or only the controls.
         """
         import pandas as pd
 
-        lines = []
-        for fact in self.edits:
-            for role in ("target", "control"):
-                for group in self.groups(role):  # type: ignore[arg-type]
-                    lines.append({"edit": fact.name, "size": round(fact.size, 2), **self._line(fact.name, group, role)})
+        roles: tuple[Role, ...] = ("target", "control") if role is None else (role,)
+        lines = [
+            {"edit": fact.name, "size": round(fact.size, 2), **self._line(fact.name, group, each)}
+            for fact in self.edits
+            for each in roles
+            for group in self.groups(each)
+        ]
         return pd.DataFrame(lines).fillna("")
 
-    def _line(self, edit: str, group: str, role: str) -> dict[str, str]:
+    def _line(self, edit: str, group: str, role: Role) -> dict[str, str]:
         def of(value: Callable[[EditCase], float | None]) -> str:
             return str(self.interval(edit, group, value))
 

@@ -132,6 +132,10 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.000]")
     assert control["right"] == "1.000 -> 1.000"
     assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 33 answers)\n")
+    assert list(report.summary("control").columns) == [
+        *("edit", "size", "role", "prompts", "answers changed", "pictures changed", "KL", "right", "right, change")
+    ]
+    assert len(report.summary("control")) == 3
     frame = report.to_frame()
     assert len(frame) == 33
     assert frame["changed"].tolist() == [case.before != case.after for case in report.cases]
@@ -203,6 +207,6 @@ def test_the_frontier_shows_every_edit(report: EditReport, tmp_path: Path) -> No
         tuple(point) for line in panel.lines for point in line.get_xydata().tolist() if len(line.get_xydata()) <= 2
     }
     assert {(0.0, 1.0), (0.0, 0.0)} <= drawn
-    assert {text.get_text() for text in panel.texts} == {"good", "weak", "random"}
+    assert {text.get_text() for text in panel.texts} == {"good", "weak\nrandom"}  # two on one place
     direct = next(c for c in panel.containers if c.get_label() == "direct (a reconstruction)")
     assert direct.lines[0].get_xydata().tolist() == [[0.0, 0.0], [0.0, 1.0]]  # the stronger penalty first
