@@ -53,11 +53,13 @@ class Step:
         rows: rows for which the block runs.
         keys: rows whose keys and values are found first, by themselves, where far fewer rows are computed than differ; None
             where the rows that run are all that differ.
+        differs: rows whose stream in front of the block differs.
         handed_on: rows whose stream behind the block differs and matters.
     """
 
     rows: torch.Tensor
     keys: torch.Tensor | None
+    differs: torch.Tensor
     handed_on: torch.Tensor
 
 
@@ -97,6 +99,7 @@ class Cone:
         self._pairs: dict[tuple[int, int], torch.Tensor] = {}
         self._needed: dict[int, list[torch.Tensor]] = {}
         self._known: dict[tuple, Schedule] = {}
+        self._looking: dict[tuple[int, bytes], torch.Tensor] = {}
         self._rows: dict[bytes, torch.Tensor] = {}
 
     @cached_property
@@ -130,6 +133,14 @@ class Cone:
             self._needed[sample] = found[::-1]
         return self._needed[sample]
 
+    def _lookers(self, layer: int, sample: int, rows: torch.Tensor) -> torch.Tensor:
+        """Rows that may look at one of some rows, as booleans `[pos]`."""
+        pairs = self.pairs(layer, sample)
+        key = (id(pairs), rows.numpy().tobytes())
+        if key not in self._looking:
+            self._looking[key] = pairs[:, rows].any(1)
+        return self._looking[key]
+
     def schedule(self, sample: int, changes: Iterable[tuple[Where, torch.Tensor | None]]) -> Schedule:
         """What has to be computed for changes of a sample.
 
@@ -159,16 +170,17 @@ class Cone:
             if not (reached | inside).any():
                 differs = post & needed[layer]
                 if post.any():
-                    steps[layer] = Step(self._held(nothing), None, self._held(differs))
+                    steps[layer] = Step(self._held(nothing), None, self._held(nothing), self._held(differs))
                 continue
-            computed = (self.pairs(layer, sample)[:, reached].any(1) | reached | rows) & needed[layer]
+            computed = (self._lookers(layer, sample, reached) | reached | rows) & needed[layer]
             if not computed.any() and not post.any():
                 differs = nothing
                 continue
             alone = not (inside | post).any() and 2 * int(computed.sum()) <= int(reached.sum())
-            differs = computed | (post & needed[layer])
+            before, differs = differs, computed | (post & needed[layer])
             ran = computed if alone else computed | reached | inside | post
-            steps[layer] = Step(self._held(ran), self._held(reached) if alone else None, self._held(differs))
+            keys_first = self._held(reached) if alone else None
+            steps[layer] = Step(self._held(ran), keys_first, self._held(before), self._held(differs))
         final = at.get(Where(depth, "final"), nothing)
         read = _flags(self.read[sample], self.length)
         if not (differs & read).any() and not final.any():

@@ -18,13 +18,15 @@ from mmlens.execution.cells import Cell, Change
 from mmlens.execution.cone import Cone, Schedule, Step, Where, place_of
 from mmlens.execution.packed_attention import Group, Span, attend, attend_by_steps, groups_of, spans_of
 from mmlens.execution.recording import Recording, first_of
-from mmlens.execution.rowwise import RowsOf
+from mmlens.execution.rowwise import RowsOf, only_rows
 from mmlens.execution.whole import checked
 from mmlens.hooks.session import HookPair
 from mmlens.models.attention_interface import lent_attention
 from mmlens.models.decoder import Decoder, NotAloneError
 from mmlens.models.hooked import HookedMultimodal
 
+#: Share of a call's rows from which on serving their queries, keys and values gains more than it costs.
+_WORTH = 0.1
 _PAIRS = ("attn.attn_scores", "attn.pattern")
 
 
@@ -64,6 +66,8 @@ class _Call:
         edits: cells whose scores or pattern change, by number.
         stash: keys and values that were found before; None if they come with the queries.
         only_keys: stop as soon as keys and values are known.
+        served: samples and positions of rows whose queries, keys and values are the clean run's, and where they lie in the
+            packed sequence; None if there are none.
     """
 
     layer: int
@@ -73,6 +77,7 @@ class _Call:
     edits: dict[int, list[tuple[str, Change]]] = field(default_factory=dict)
     stash: tuple[torch.Tensor, torch.Tensor] | None = None
     only_keys: bool = False
+    served: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
 class Packed:
@@ -250,9 +255,10 @@ class Packed:
         hooks, edits = self._inner(layer, pairs, queries)
         if edits:
             groups = self._without(edits, queries, keys)
-        self._call = _Call(layer, queries, keys, groups, edits, stash)
+        served, others = self._served(layer, pairs, queries)
+        self._call = _Call(layer, queries, keys, groups, edits, stash, served=served)
         try:
-            with self.model.hooks(hooks):
+            with self.model.hooks(hooks), only_rows(self.decoder.linears[layer], others):
                 return first_of(self._called(layer, streams[0] if len(streams) == 1 else torch.cat(streams), queries))[
                     0
                 ]
@@ -271,6 +277,30 @@ class Packed:
             keys = spans_of(samples, rows)
             self._layout = (key, (queries, keys, self._groups(queries, keys), RowsOf(queries, self.device)))
         return self._layout[1][:3]
+
+    def _served(
+        self, layer: int, pairs: Sequence[tuple[Job, Step]], spans: Sequence[Span]
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
+        """Rows that enter a block as they did in the clean run, whose queries, keys and values need not be made again.
+
+        Returns:
+            Those rows, and where the others lie in the packed sequence; None for both where there are too few.
+        """
+        inside = [Where(layer, stage) for stage in ("keys", "rows")]
+        clean = [
+            torch.zeros(len(step.rows), dtype=torch.bool)
+            if any(where in job.inner for where in inside)
+            else ~torch.isin(step.rows, step.differs, assume_unique=True)
+            for job, step in pairs
+        ]
+        flags = torch.cat(clean)
+        if not self.decoder.linears[layer] or int(flags.sum()) < _WORTH * len(flags):
+            return None, None
+        samples = torch.cat([torch.full((len(span.rows),), span.sample) for span in spans])
+        rows = torch.cat([span.rows for span in spans])
+        where = flags.nonzero().flatten()
+        served = (samples[where].to(self.device), rows[where].to(self.device), where.to(self.device))
+        return served, (~flags).nonzero().flatten().to(self.device)
 
     def _groups(self, queries: Sequence[Span], keys: Sequence[Span]) -> list[Group]:
         return groups_of(queries, keys, self.cone.length, self.cone.causal, self.device) if queries else []
@@ -354,12 +384,19 @@ class Packed:
         if call.only_keys:
             call.stash = key[0], value[0]
             raise _KeysKnown("keys and values are known")
+        attended = self.recording.attended[call.layer]
         k, v = key[0], value[0]
+        if call.served is not None:
+            samples, rows, where = call.served
+            query[0, :, where] = attended.query[samples, :, rows].transpose(0, 1)
+            k, v = (
+                new.index_copy(1, where, clean[samples, :, rows].transpose(0, 1))
+                for new, clean in ((k, attended.key), (v, attended.value))
+            )
         if call.stash is not None:
             alone = sum(len(q.rows) for q, held in zip(call.queries, call.keys, strict=True) if held.rows is not q.rows)
             k = torch.cat([call.stash[0], k[:, alone:]], 1)
             v = torch.cat([call.stash[1], v[:, alone:]], 1)
-        attended = self.recording.attended[call.layer]
         out = query.new_empty(query.shape[2], query.shape[1], v.shape[-1])
         for group in call.groups:
             attend(group, attended, query[0], k, v, out)

@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from mmlens.execution.recording import Attended, allowed_by
 
 #: Cells whose windows start at most so many rows apart, or this share of the window, are computed together.
 _APART, _SHARE = 16, 0.15
+#: From so many rows per cell on, torch's fused attention is faster than reading shared keys where they are.
+_FUSED = 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ class Group:
     def __init__(self, queries: Sequence[Span], keys: Sequence[Span], length: int, causal: bool, device: torch.device):
         self.sample = queries[0].sample
         self.count = len(queries)
-        self.first = min(int(span.rows[0]) for span in keys)
-        self.last = 1 + max(int(span.rows[-1]) for span in queries) if causal else length
-        self.window = max(self.last - self.first, 0)
         self.slots = max(len(span.rows) for span in queries)
+        self.last = 1 + max(int(span.rows[-1]) for span in queries) if causal else length
+        # many queries read all keys in one fused pass, which is worth a copy of those in front
+        self.fused = self.slots >= _FUSED
+        self.first = 0 if self.fused else min(int(span.rows[0]) for span in keys)
+        self.window = max(self.last - self.first, 0)
         number = torch.arange(self.count)
 
         def flat(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -152,18 +157,21 @@ def attend(
         out: `[row head d_head]`, where the result is put.
     """
     heads, _, d_head = query.shape
-    shared = key.shape[0]
+    shared, wide = key.shape[0], value.shape[-1]
     many, count, slots, window = heads // shared, group.count, group.slots, group.window
     q = query[:, group.taken] if group.full else _spread(query, group.taken, group.slot, count * slots)
-    # queries of the heads that share a key lie behind each other: [kv_head cell (head slot) d_head]
-    q = q.reshape(shared, many, count, slots, d_head).transpose(1, 2).reshape(shared, count, many * slots, d_head)
     own_k, own_v = (
         _window(group, clean[group.sample], new) for clean, new in ((attended.key, key), (attended.value, value))
     )
-    scale = attended.options.get("scaling")
+    scale, cap = attended.options.get("scaling"), attended.options.get("softcap")
+    if group.fused and cap is None:
+        mixed = _fused(group, attended, q.view(heads, count, slots, d_head), own_k, own_v, scale)
+        out[group.taken] = mixed if group.full else mixed[group.slot]
+        return
+    # queries of the heads that share a key lie behind each other: [kv_head cell (head slot) d_head]
+    q = q.reshape(shared, many, count, slots, d_head).transpose(1, 2).reshape(shared, count, many * slots, d_head)
     q = (q * (d_head**-0.5 if scale is None else scale)).contiguous()
     front, inside = group.bias(attended)
-    cap = attended.options.get("softcap")
     scores = q.new_empty(shared, count, many * slots, group.first + window)
     if group.first:
         before = attended.key[group.sample, :, : group.first]
@@ -179,9 +187,25 @@ def attend(
     if group.first:
         flat = weights.view(shared, count * many * slots, -1)[..., : group.first]
         mixed += torch.matmul(flat, attended.value[group.sample, :, : group.first]).view(mixed.shape)
-    wide = value.shape[-1]
     mixed = mixed.view(shared, count, many, slots, wide).permute(1, 3, 0, 2, 4).reshape(count * slots, heads, wide)
     out[group.taken] = mixed if group.full else mixed[group.slot]
+
+
+def _fused(
+    group: Group, attended: Attended, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
+) -> torch.Tensor:
+    """Torch's own kernel for a group that copies all its keys, `[(cell slot) head d_head]`."""
+    heads, count, slots, _ = q.shape
+    bias = group.bias(attended)[1]
+    mixed = nn.functional.scaled_dot_product_attention(
+        q.transpose(0, 1),
+        k.transpose(0, 1),
+        v.transpose(0, 1),
+        attn_mask=None if bias is None else bias[:, None],
+        scale=scale,
+        enable_gqa=k.shape[0] != heads,
+    )
+    return mixed.transpose(1, 2).reshape(count * slots, heads, v.shape[-1])
 
 
 def _capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:

@@ -49,12 +49,14 @@ class Attended:
     """One attention computation of the clean run.
 
     Attributes:
-        key, value: `[batch kv_head key d_head]`, as they enter the product (after rotary embeddings).
+        query: `[batch head query d_head]`, as it enters the product (after rotary embeddings).
+        key, value: `[batch kv_head key d_head]`, the same.
         mask: boolean (True: attend) or additive, `[batch head query key]` or broadcastable; None where `causal` says all.
         causal: no row may look at a later one.
         options: scaling and softcap.
     """
 
+    query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
     mask: torch.Tensor | None
@@ -98,7 +100,7 @@ class Recording:
         """Memory that it takes, in bytes."""
         tensors = [entered.stream for entered in self.entered]
         tensors += [entered.added for entered in self.entered if entered.added is not None]
-        tensors += [tensor for attended in self.attended for tensor in (attended.key, attended.value)]
+        tensors += [tensor for attended in self.attended for tensor in (attended.query, attended.key, attended.value)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -163,7 +165,7 @@ class Recorder:
         if mask is not None:
             causal = not bool(allowed_by(mask[..., : key.shape[2]]).triu(1).any())
         kept = {name: options[name] for name in ("scaling", "softcap") if options.get(name) is not None}
-        self.attended.setdefault(id(module), []).append(Attended(key, value, mask, causal, kept))
+        self.attended.setdefault(id(module), []).append(Attended(query, key, value, mask, causal, kept))
         return own(module, query, key, value, mask, **options)[0]
 
 

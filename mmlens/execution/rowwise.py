@@ -1,9 +1,11 @@
-"""What a block is called with besides the stream, cut to packed rows."""
+"""What a block is called with besides the stream, cut to packed rows; and linears that are asked for some rows alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmlens.execution.packed_attention import Span
 from mmlens.models.decoder import NotAloneError
@@ -60,3 +62,29 @@ class RowsOf:
         if value.ndim == 0 or batch == 1 or sizes[0] != batch:
             return value
         raise NotAloneError(f"its blocks are given a tensor {list(sizes)} that is no row's and differs by sample")
+
+
+@contextmanager
+def only_rows(linears: Sequence[nn.Module], rows: torch.Tensor | None) -> Iterator[None]:
+    """Have linears compute some rows of `[1 row width]` alone inside the `with`, and return zeros for the others.
+
+    Args:
+        linears: whose other rows nobody reads.
+        rows: which rows; None for all.
+    """
+    held = [] if rows is None else [(linear, vars(linear).get("forward"), linear.forward) for linear in linears]
+    try:
+        for linear, _, forward in held:
+
+            def some(x: torch.Tensor, forward: Any = forward) -> torch.Tensor:
+                made = forward(x[:, rows])
+                return made.new_zeros(*x.shape[:-1], made.shape[-1]).index_copy_(1, rows, made)
+
+            vars(linear)["forward"] = some
+        yield
+    finally:
+        for linear, own, _ in held:
+            if own is None:
+                vars(linear).pop("forward", None)
+            else:
+                vars(linear)["forward"] = own

@@ -23,12 +23,14 @@ class Decoder:
     Attributes:
         blocks: in the order of execution.
         kernels: per block, the module that calls the attention function.
+        linears: per block, those that make queries, keys and values of the stream; none where that is not declared.
         norm: the final norm; None where blocks end with one.
         head: the unembedding.
     """
 
     blocks: tuple[nn.Module, ...]
     kernels: tuple[nn.Module, ...]
+    linears: tuple[tuple[nn.Module, ...], ...]
     norm: nn.Module | None
     head: nn.Module
 
@@ -52,13 +54,18 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
     if language.crossing is not None:
         raise NotAloneError("cross-attention blocks of another list stand between the language model's")
     blocks = blocks_of(submodule(base, language.stack.path, name), language.stack)  # type: ignore[arg-type]
-    kernels = []
+    kernels, linears = [], []
     for layer, block in enumerate(blocks):
         kind = fitting(language.stack.kinds, block)
         _require_rows(layer, kind)
-        kernels.append(submodule(block, kind.attn.kernel, name))  # type: ignore[union-attr, arg-type]
+        attn = kind.attn
+        kernels.append(submodule(block, attn.kernel, name))  # type: ignore[union-attr, arg-type]
+        paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]  # type: ignore[union-attr]
+        # a gate made beside the query is read by the block itself, for every row
+        whole = attn.gated or None in paths  # type: ignore[union-attr]
+        linears.append(() if whole else tuple(submodule(block, path, name) for path in paths if path))
     norm = None if language.norm is None else submodule(base, language.norm.path, name)
-    return Decoder(tuple(blocks), tuple(kernels), norm, submodule(base, language.head, name))
+    return Decoder(tuple(blocks), tuple(kernels), tuple(linears), norm, submodule(base, language.head, name))
 
 
 def blocks_by_name(model: HookedMultimodal) -> dict[str, nn.Module]:
