@@ -4,6 +4,8 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
@@ -83,7 +85,7 @@ class Case:
     def _seed(self) -> int:
         return self.choice.seed + 1_000 * (1 + self.mention.number) + 31 * self.mention.step + self.draw
 
-    def value(self, quantity: str, method: str, value: float, *, k: int | None = None) -> Value:
+    def value(self, quantity: str, method: str, value: float | int | torch.Tensor, *, k: int | None = None) -> Value:
         """A number of this case."""
         return Value(quantity, method, k or self.choice.k, float(value), self.mention.number, self.mention.noun)
 
@@ -121,6 +123,7 @@ class UnmeasurableError(InputError):
     """A property that a model cannot have measured; the message says why."""
 
 
+@runtime_checkable
 class Property(Protocol):
     """Something to measure of the neurons of nouns."""
 

@@ -87,11 +87,11 @@ class Causal:
                             after = caption_likelihood(case.mention)
                         change = after.log_p - before.log_p
                         odds = after.log_odds[step] - before.log_odds[step]
-                        yield case.value(f"log p of the noun, {done}", method, float(change[step]), k=k)
-                        yield case.value(f"log odds of the noun, {done}", method, float(odds), k=k)
+                        yield case.value(f"log p of the noun, {done}", method, change[step], k=k)
+                        yield case.value(f"log odds of the noun, {done}", method, odds, k=k)
                         rest = change[case.mention.other_steps]
                         if len(rest):
-                            yield case.value(_others(done), method, float(rest.mean()), k=k)
+                            yield case.value(_others(done), method, rest.mean(), k=k)
                     if self.captions:
                         gone = self._gone(case.mention, neurons)
                         yield case.value("noun gone from the caption, zeroed", method, gone, k=k)
