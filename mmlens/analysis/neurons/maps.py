@@ -88,7 +88,7 @@ def activation_maps(
         own = (
             values[index] if isinstance(index, int) else values
         )  # packed towers have one sequence, tiles an entry each
-        columns = own[..., [neuron.index for neuron in some]].float()
+        columns = own[..., [neuron.index for neuron in some]].float().cpu()  # layers may lie on several devices
         columns = columns.abs() if shown == "magnitude" else columns
         kept.update(zip(some, columns.unbind(-1), strict=True))
 

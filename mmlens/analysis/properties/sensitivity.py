@@ -78,9 +78,9 @@ def _reference(case: Case, scorer: Scorer) -> object:
 @torch.no_grad()
 def _row_logits(model: HookedMultimodal, neurons: Sequence[Neuron]) -> torch.Tensor:
     """What each neuron's row adds to every token's logit, without the final norm: `[neuron vocab]`."""
-    blocks = model.blocks
-    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index] for neuron in neurons])
-    return (rows @ model.W_U).float().cpu()
+    blocks, unembedding = model.blocks, model.W_U
+    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index].to(unembedding.device) for neuron in neurons])
+    return (rows @ unembedding).float().cpu()
 
 
 def _overlap(words: Sequence[str], text: str) -> float:

@@ -84,7 +84,7 @@ def test_maps_are_compared_with_the_mask_of_the_noun(llava: Subject) -> None:
     )  # fmt: skip
     rows = batch.layout.grid().rows
     values = [cache[f"blocks.{i // 48}.mlp.hook_post"][0, rows, i % 48] for i in scores.flatten().topk(2).indices]
-    heat = HeatMap(torch.stack(values).mean(0).reshape(4, 4), (32, 32), (0, 0, 32, 32))
+    heat = HeatMap(torch.stack(values).mean(0).reshape(4, 4), (32, 32), (0.0, 0.0, 32.0, 32.0))
     truth = torch.as_tensor(data[0].regions[said])
     row = found.values[(found.values["noun"] == said) & (found.values["method"] == "contribution")]
     measured = row.set_index("quantity")["value"]
@@ -96,17 +96,17 @@ def test_maps_are_compared_with_the_mask_of_the_noun(llava: Subject) -> None:
 def test_pointing_and_energy_on_maps_drawn_by_hand() -> None:
     truth = torch.zeros(8, 8, dtype=torch.bool)
     truth[:4, :4] = True
-    inside = HeatMap(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), (8, 8), (0, 0, 8, 8))
-    outside = HeatMap(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), (8, 8), (0, 0, 8, 8))
+    inside = HeatMap(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), (8, 8), (0.0, 0.0, 8.0, 8.0))
+    outside = HeatMap(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), (8, 8), (0.0, 0.0, 8.0, 8.0))
     assert (points_at(inside, truth), points_at(outside, truth)) == (1, 0)
     assert energy_inside(inside, truth) > 2 > 0.5 > energy_inside(outside, truth)
-    even = HeatMap(torch.ones(2, 2), (8, 8), (0, 0, 8, 8))
+    even = HeatMap(torch.ones(2, 2), (8, 8), (0.0, 0.0, 8.0, 8.0))
     assert energy_inside(even, truth) == 1
     assert points_at(even, truth) == 0.25  # all pixels tie: the mask's share of them
     # a map of 0 and 1 at full resolution: half of its energy inside a quarter of the area
     half = torch.zeros(8, 8)
     half[0, 0] = half[7, 7] = 1
-    assert energy_inside(HeatMap(half, (8, 8), (0, 0, 8, 8)), truth) == pytest.approx(0.5 / 0.25)
+    assert energy_inside(HeatMap(half, (8, 8), (0.0, 0.0, 8.0, 8.0)), truth) == pytest.approx(0.5 / 0.25)
 
 
 def test_permuted_image_tokens_are_the_same_rows_in_another_order(subject: Subject) -> None:

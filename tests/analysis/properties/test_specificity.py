@@ -42,10 +42,10 @@ def test_specificity_is_the_share_of_a_neuron_that_serves_the_word(
 
 
 def test_strong_neurons_that_serve_others_too_step_back(wanted: NeuronScores, others: list[NeuronScores]) -> None:
-    plain = specific_neurons(wanted, others, k=3, sharpness=0)
+    plain = specific_neurons(wanted, others, k=3, sharpness=0.0)
     assert plain == wanted.top(3) == [Neuron(0, 0), Neuron(0, 1), Neuron(1, 0)]
     # 4 * 0.5 = 2 ties with 2 * 1: sharper, the neuron that serves another word as much falls behind
-    assert specific_neurons(wanted, others, k=3, sharpness=2) == [Neuron(0, 1), Neuron(1, 0), Neuron(0, 0)]
+    assert specific_neurons(wanted, others, k=3, sharpness=2.0) == [Neuron(0, 1), Neuron(1, 0), Neuron(0, 0)]
 
 
 def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], make: Make) -> None:
@@ -55,5 +55,5 @@ def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], 
         specificity(wanted, [make([[1.0, 2.0]])])
     with pytest.raises(InputError, match=r"k=7 must lie in 1..6"):
         specific_neurons(wanted, others, k=7)
-    with pytest.raises(InputError, match="sharpness=-1 must not be negative"):
-        specific_neurons(wanted, others, k=2, sharpness=-1)
+    with pytest.raises(InputError, match=r"sharpness=-1.0 must not be negative"):
+        specific_neurons(wanted, others, k=2, sharpness=-1.0)
