@@ -129,9 +129,9 @@ def test_the_overlay_is_the_map_on_the_scored_picture(llava: Subject) -> None:
     scores = found(llava)
     picture_of = llava.batches["left"].images[0][0]
     assert scores.overlay(k=5).tobytes() == scores.heatmap(k=5).overlay(picture_of).tobytes()
-    masked = scores.overlay(k=5, percentile=90)
-    assert masked.tobytes() == scores.heatmap(k=5).overlay(picture_of, percentile=90).tobytes()
-    assert scores.mask(90, k=5).equal(scores.heatmap(k=5).mask(90))
+    masked = scores.overlay(k=5, percentile=90.0)
+    assert masked.tobytes() == scores.heatmap(k=5).overlay(picture_of, percentile=90.0).tobytes()
+    assert scores.mask(90.0, k=5).equal(scores.heatmap(k=5).mask(90.0))
     raw = find_neurons(llava.model, dict(llava.batches["left"]), token="red")
     with pytest.raises(InputError, match="made of tensors, so there is no picture to draw on"):
         raw.overlay()
