@@ -65,6 +65,11 @@ def rows_per_sample(batch: MultimodalBatch, node: Node, rule: RowRule) -> tuple[
         return _unchecked(node, rule, size)
     found = layout.rows(rule, node.sequence, length)  # type: ignore[arg-type]
     if found.ndim == 2:
+        if len(found) != size:
+            raise InputError(
+                f"positions={rule!r} mean other rows in each of the {len(found)} pictures and tiles at {node.name}; use 'all', "
+                "or language-model points."
+            )
         return tuple(found)
     if packed and size > 1:
         raise InputError(

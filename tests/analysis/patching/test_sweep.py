@@ -174,6 +174,24 @@ def test_blocks_boxes_and_masks_are_the_rows_under_them(llava: Subject, qwen: Su
                 torch.testing.assert_close(again.values[0, j], sweep.values[0, 1], rtol=0, atol=1e-5)
 
 
+def test_samples_with_several_pictures(llava: Subject, qwen: Subject) -> None:
+    """Two pictures and one: all pictures of a sample are patched together, in the tower and behind it."""
+    for subject in (llava, qwen):
+        model = subject.model
+        clean = subject.batches["several"]
+        pictures = [
+            [picture(20 + 2 * i + j, p.height, p.width) for j, p in enumerate(s)] for i, s in enumerate(clean.images)
+        ]
+        corrupted = swap(model, clean, pictures)
+        for name in ("vision.blocks.1.hook_resid_pre", "projector.hook_out", "hook_embed"):
+            sweep = patch(model, clean, corrupted, at=name, positions=["all"], metric=METRIC, progress=False)
+            _, cache = model.run_with_cache(clean, names=name)
+            whole = [(name, lambda activation, hook, cache=cache, name=name: cache[name])]
+            expected = difference(model, answers(model, corrupted, whole))
+            torch.testing.assert_close(sweep.values[0, 0], expected, rtol=0, atol=1e-4)
+            assert (expected - sweep.corrupted).abs().max() > 0.01
+
+
 def test_each_position_of_the_shorter_sample_skips_its_padding(llava: Subject) -> None:
     model = llava.model
     clean, corrupted = pair(llava)
