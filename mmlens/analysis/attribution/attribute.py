@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.attribution.gradients import gradients_at
+from mmlens.analysis.attribution.gradients import gradients_at, require_gradient
 from mmlens.analysis.attribution.softmax import PatternEffect, inner_points, patched_scores
 from mmlens.analysis.metrics import (
     Metric,
@@ -95,6 +95,7 @@ def attribute(
     chosen = choose(model, at, units)
     groups = groups_of(clean, chosen, positions)
     require_metric(metric, model, clean.size)
+    require_gradient(metric, model, clean.size)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     names = [node.name for node, _ in chosen]
     logits, cache = model.run_with_cache(source, names=names)

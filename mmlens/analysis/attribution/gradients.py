@@ -5,10 +5,34 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.metrics import MetricFunction, predicting_logits, require_values
+from mmlens.analysis.metrics import (
+    Metric,
+    MetricFunction,
+    as_function,
+    metric_name,
+    predicting_logits,
+    require_values,
+)
+from mmlens.core.errors import InputError
 from mmlens.hooks.session import HookPair
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+
+
+def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, size: int) -> None:
+    """Try on made-up logits whether a metric has a gradient, before any forward pass.
+
+    Raises:
+        InputError: if it has none, because it counts.
+    """
+    zeros = torch.zeros(size, model.graph["hook_logits"].width or model.W_U.shape[-1])
+    with torch.enable_grad():
+        values = as_function(metric, model, clean=zeros)(zeros.clone().requires_grad_())
+    if not values.requires_grad:
+        raise InputError(
+            f"{metric_name(metric)} has no gradient: it counts (ranks, right answers), or leaves torch's graph. Use a metric "
+            "that changes smoothly, such as logit_difference, or an exact method."
+        )
 
 
 def gradients_at(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
+from mmlens.analysis.attribution.gradients import require_gradient
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers, edge_graph
 from mmlens.analysis.circuits.runs import pair_of
@@ -69,6 +70,8 @@ def find_circuit(
     graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
     _refuse_unseen_text(model, clean, corrupted)
     require_metric(metric, model, clean.size)
+    if method != "exact":
+        require_gradient(metric, model, clean.size)
     pair = pair_of(model, clean, corrupted, graph, metric)
     if method == "exact":
         scores = exact(pair, progress=progress)

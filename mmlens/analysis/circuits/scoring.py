@@ -112,19 +112,22 @@ def _block(reader: Reader) -> str:
 
 def _inputs(pair: Pair, share: float) -> list[HookPair]:
     """Hooks that put the inputs between the clean and the corrupted run's, and ask for their gradient."""
-    is_image = pair.clean.layout.is_image
+    apart = pair.graph.towers == "all"
+    # a corruption behind the vision encoder (noise on the projector's rows) leaves the encoder's inputs as they were
+    behind = apart and not pair.differences["vision.hook_embed"].any()
+    moved = pair.differences["hook_embed"]
+    if apart and not behind:  # what the picture's rows are follows from the encoder's inputs
+        moved = moved * ~pair.clean.layout.is_image.to(moved.device)[..., None]
 
-    def between(name: str, rows: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-        value = pair.clean_values[name] + share * pair.differences[name]
-
+    def add(difference: torch.Tensor) -> Callable[..., torch.Tensor]:
         def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-            new = value if rows is None else torch.where(rows.to(value.device)[..., None], value, activation)
+            new = activation + share * difference
             # parameters may be frozen; then nothing before this point asks for a gradient
             return new if new.requires_grad else new.detach().requires_grad_()
 
         return put
 
-    # a corruption behind the vision encoder (noise on the projector's rows) leaves its inputs as they were
-    if pair.graph.towers == "language" or not pair.differences["vision.hook_embed"].any():
-        return [("hook_embed", between("hook_embed", None))]
-    return [("vision.hook_embed", between("vision.hook_embed", None)), ("hook_embed", between("hook_embed", ~is_image))]
+    pairs: list[HookPair] = [("hook_embed", add(moved))]
+    if apart:
+        pairs.insert(0, ("vision.hook_embed", add(pair.differences["vision.hook_embed"])))
+    return pairs

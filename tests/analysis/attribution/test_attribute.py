@@ -9,7 +9,7 @@ import torch
 from mmlens.analysis.attribution.attribute import attribute
 from mmlens.analysis.attribution.compare import agreement, compare_attribution
 from mmlens.analysis.attribution.gradients import gradients_at
-from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference
+from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference, rank
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.places import Head, Neuron
@@ -218,6 +218,8 @@ def test_what_cannot_be_is_refused_before_any_run(llava: Subject, monkeypatch: p
         attribute(llava.model, clean, llava.batches["right"], at="hook_embed", **QUIET)
     with pytest.raises(InputError, match="not a single token"):
         attribute(llava.model, clean, corrupted, at="hook_embed", metric=log_probability("zebra"), progress=False)
+    with pytest.raises(InputError, match=r"rank\('red'\), tokens has no gradient: it counts"):
+        attribute(llava.model, clean, corrupted, at="hook_embed", metric=rank("red"), progress=False)
     with pytest.raises(InputError, match=r"no L9.h0"):
         attribute(llava.model, clean, corrupted, units=[Head(9, 0)], **QUIET)
 

@@ -13,6 +13,7 @@ from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.evaluate import evaluate_circuit, random_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer, edge_graph
+from mmlens.analysis.metrics import accuracy
 from mmlens.core.errors import InputError
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures
 from tests.conftest import Subject
@@ -128,6 +129,8 @@ def test_what_cannot_be_is_refused_before_any_run(
         monkeypatch.setattr(type(subject.model.hf_model), "forward", _no_run)
     with pytest.raises(InputError, match=r"method='acdc' must be one of 'eap', 'eap-ig', 'exact'"):
         find_circuit(llava.model, clean, corrupted, method="acdc", **asked)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"answer is 'red', share has no gradient: it counts"):
+        find_circuit(llava.model, clean, corrupted, metric=accuracy("red"), progress=False)
     with pytest.raises(InputError, match=r"nodes='neuron' must be 'head' or 'attention'"):
         find_circuit(llava.model, clean, corrupted, nodes="neuron", **asked)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"The group 'all' mixes positions of picture and text"):

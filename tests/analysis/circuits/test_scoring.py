@@ -11,6 +11,7 @@ from mmlens.analysis.circuits.graph import edge_graph
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import logit_difference
+from mmlens.interventions.corruptions import noise
 from mmlens.models.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
@@ -97,6 +98,20 @@ def test_from_the_language_model_on_the_picture_is_an_input(qwen: Subject, make_
     gap = pair.ends[1] - pair.ends[0]
     torch.testing.assert_close(scores[:, inputs].sum((0, 1)), gap, rtol=0.01, atol=0)
     torch.testing.assert_close(pair.run(pair.graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("at", ["projector.hook_out", "vision.hook_embed"])
+def test_noise_behind_the_pixels_is_a_corruption_like_any_other(llava: Subject, at: str) -> None:
+    clean = llava.batches["left"]
+    noisy = noise(llava.model, clean, at=at, sigma=0.3, seed=1)
+    graph = edge_graph(llava.model, clean, nodes="attention", groups=GROUPS, towers="all")  # type: ignore[arg-type]
+    pair = pair_of(llava.model, clean, noisy, graph, METRIC)
+    torch.testing.assert_close(pair.run(graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
+    start = [writer.name for writer in graph.writers].index("vision.embed" if at.startswith("vision") else "projector")
+    scores = attributed(pair, steps=20, progress=False)[:, start].sum(0)
+    gap = pair.ends[1] - pair.ends[0]
+    assert float(gap.abs().min()) > 0.01
+    torch.testing.assert_close(scores, gap, rtol=0.02, atol=0)
 
 
 def test_frozen_parameters_do_not_stop_gradients(llava: Subject, make_pair: MakePair) -> None:
