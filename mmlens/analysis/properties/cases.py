@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import torch
 
 from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.neurons.methods import Method
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
 from mmlens.analysis.properties.mentions import Mention
@@ -35,6 +36,11 @@ class Choice:
         if not self.scored:
             raise InputError(
                 f"methods={self.methods} must name at least one way to score neurons, e.g. 'contribution'."
+            )
+        unknown = [method for method in self.methods if method not in get_args(Method)]
+        if unknown:
+            raise InputError(
+                f"methods={self.methods} must be among {', '.join(map(repr, get_args(Method)))}; not {', '.join(unknown)}."
             )
 
     @property
@@ -149,6 +155,18 @@ class Overall(Protocol):
 
     def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
         """Measure it, once all samples have been read."""
+
+
+def counts(k: int | Sequence[int]) -> tuple[int, ...]:
+    """Numbers of neurons, ascending.
+
+    Raises:
+        InputError: if there are none, or one is below 1.
+    """
+    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
+    if not ks or ks[0] < 1:
+        raise InputError(f"k={k} must be one number of neurons, or several, each at least 1.")
+    return ks
 
 
 def shared(found: Collection[Hashable], others: Collection[Hashable]) -> float:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.cases import Case, Choice, counts
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.mentions import Mention, mentions
 from mmlens.analysis.properties.run import Reading, run
@@ -49,6 +49,11 @@ class Causal:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        unknown = [way for way in self.ways if way not in _DONE]
+        if unknown or not self.ways:
+            raise InputError(f"ways={self.ways} must name some of {', '.join(map(repr, _DONE))}.")
+        if any(sigma < 0 for sigma in self.sigmas):
+            raise InputError(f"sigma={self.sigmas} must not be negative.")
         if "mean" in self.ways and self.means is None:
             raise InputError("Ablation to the mean needs the means of the neurons over other samples; give means.")
 
@@ -200,7 +205,7 @@ def causal_effect(
     *Departs:* sigma is in units of the rows' size, so that it means the same in every layer and model; the control are
     neurons of the same layers; constants beside noise.
     """
-    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
+    ks = counts(k)
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
     reading = Reading(nouns)
     measures = [Causal(tuple(ways), ks, sigmas, means, captions, reading, seed)]

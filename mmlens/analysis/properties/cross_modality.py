@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, UnmeasurableError, another, case_of, shared
+from mmlens.analysis.properties.cases import Case, Choice, UnmeasurableError, another, case_of, counts, shared
 from mmlens.analysis.properties.causal import caption_likelihood
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.mentions import mentions
@@ -140,7 +140,7 @@ def cross_modality(
 
     Source: the name of these neurons, Pan et al., 2024 (https://arxiv.org/abs/2311.07470); the test is ours.
     """
-    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
+    ks = counts(k)
     reading = Reading(nouns)
     choice = Choice(tuple(methods), max(ks), seed)
     return run(model, dataset, [CrossModality(ks, reading)], choice, reading=reading, progress=progress)

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, Chosen, UnmeasurableError, another, case_of, shared
+from mmlens.analysis.properties.cases import Case, Choice, Chosen, UnmeasurableError, another, case_of, counts, shared
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.mentions import mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
-from mmlens.core.errors import InputError
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.models.hooked import HookedMultimodal
 
@@ -218,7 +217,7 @@ def region_invariance(
     Source: Pan et al., 2024 (https://arxiv.org/abs/2311.07470), region invariance; the permutation is that of the published
     code, the share is our reading of the text.
     """
-    ks = _ks(k)
+    ks = counts(k)
     reading = Reading(nouns)
     measures = [RegionInvariance(ks, reading, seed)]
     return run(model, dataset, measures, Choice(tuple(methods), max(ks), seed), reading=reading, progress=progress)
@@ -258,14 +257,7 @@ def image_invariance(
 
     Source: pairwise: Pan et al., 2024 (https://arxiv.org/abs/2311.07470); over all: Fang et al. (NAM), NeurIPS 2024.
     """
-    ks = _ks(k)
+    ks = counts(k)
     measures = [ImageInvariance(ks, together)]
     choice = Choice(tuple(methods), max(ks), seed)
     return run(model, dataset, measures, choice, reading=Reading(nouns), progress=progress)
-
-
-def _ks(k: int | Sequence[int]) -> tuple[int, ...]:
-    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
-    if not ks or ks[0] < 1:
-        raise InputError(f"k={k} must be one number of neurons, or several, each at least 1.")
-    return ks

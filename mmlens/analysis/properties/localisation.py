@@ -13,6 +13,7 @@ from mmlens.analysis.properties.cases import Case, Choice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
@@ -40,6 +41,12 @@ class Localisation:
     percentile: float = 95.0
     shown: Sequence[Shown] = ("activation", "magnitude")
     read: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percentile <= 100:
+            raise InputError(f"percentile={self.percentile} must lie in 0..100.")
+        if not self.shown or not set(self.shown) <= set(_NAMES):
+            raise InputError(f"shown={tuple(self.shown)} must name some of {', '.join(map(repr, _NAMES))}.")
 
     @property
     def label(self) -> str:

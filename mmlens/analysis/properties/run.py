@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.checkpoint import Checkpoint, Part
@@ -72,10 +73,13 @@ def run(
         progress: show a progress bar.
 
     Raises:
-        InputError: if no noun was found, or nothing could be measured; for a checkpoint of something else.
+        InputError: if the model's neurons cannot be scored, or there are not k; if no noun was found, or nothing could be measured; for a checkpoint of something else.
         NoPlaceError, UnmeasurableError, UnsupportedModelError: if the model cannot have something measured, and that is not
             skipped.
     """
+    layers = neuron_layers(model)  # refuses models whose neurons no module holds, before anything runs
+    if choice.k > layers.count * layers.width:
+        raise InputError(f"k={choice.k} must lie in 1..{layers.count * layers.width}, the number of neurons.")
     reading = reading or Reading()
     settings = {
         "model": type(model.hf_model).__name__,

@@ -12,6 +12,7 @@ from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
+from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
@@ -32,6 +33,10 @@ class Sensitivity:
 
     words: int = 5
     scorers: Sequence[Scorer] = ()
+
+    def __post_init__(self) -> None:
+        if self.words < 1:
+            raise InputError(f"words={self.words} must be at least 1.")
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlens import InputError, Neuron, causal_effect, neuron_report, sensitivity
+from mmlens import InputError, Neuron, causal_effect, localisation, neuron_report, sensitivity
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
@@ -174,3 +174,19 @@ def test_bad_choices_are_refused(planted_neuron: Wrapped) -> None:
         sensitivity(planted_neuron.model, data, k=0, progress=False)
     with pytest.raises(InputError, match="reference=0: neurons are set to their means over at least 1 sample"):
         neuron_report(planted_neuron.model, data, reference=0, progress=False)
+    with pytest.raises(InputError, match=r"methods=.* must be among 'contribution', .*; not magic"):
+        sensitivity(planted_neuron.model, data, methods=("magic",), progress=False)
+    with pytest.raises(InputError, match=r"k=100000 must lie in 1..\d+, the number of neurons"):
+        sensitivity(planted_neuron.model, data, k=100_000, progress=False)
+    with pytest.raises(InputError, match="words=0 must be at least 1"):
+        sensitivity(planted_neuron.model, data, words=0, progress=False)
+    with pytest.raises(InputError, match=r"ways=\('melt',\) must name some of 'zero', 'mean', 'noise'"):
+        causal_effect(planted_neuron.model, data, ways=("melt",), progress=False)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"sigma=\(-1.0,\) must not be negative"):
+        causal_effect(planted_neuron.model, data, sigma=-1.0, progress=False)
+    with pytest.raises(InputError, match=r"k=\(\) must be one number of neurons, or several"):
+        causal_effect(planted_neuron.model, data, k=(), progress=False)
+    with pytest.raises(InputError, match=r"percentile=101.0 must lie in 0..100"):
+        localisation(planted_neuron.model, data, percentile=101.0, progress=False)
+    with pytest.raises(InputError, match=r"shown=\('hue',\) must name some of 'activation', 'magnitude'"):
+        localisation(planted_neuron.model, data, shown=("hue",), progress=False)  # type: ignore[arg-type]
