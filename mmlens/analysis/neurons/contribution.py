@@ -9,6 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.models.direct_path import branch_end, logit_directions
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import BlockWeights
+from mmlens.models.weights import MlpWeights
 
 #: How far, of its length, the stream may be from the sum of what was written to it: rounding adds up.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -22,10 +23,10 @@ def contributions(
     names = layers.names(activation)
     tokens, which = asked.token.unique(return_inverse=True)
     read = model.W_U.T[tokens.to(model.W_U.device)]
-    blocks = _readable_blocks(model)
+    mlps = _readable(model.blocks)
     kept = states_at(model, asked, names)
     return _stacked([
-        wide(kept[name]) * _projected(block, read, which) for name, block in zip(names, blocks, strict=True)
+        wide(kept[name]) * _projected(mlp, read, which) for name, mlp in zip(names, mlps, strict=True)
     ])  # fmt: skip
 
 
@@ -48,39 +49,37 @@ def direct_effects(
     scale = ["ln_final.hook_scale"] if "ln_final.hook_scale" in model.graph else []
     tokens, which = asked.token.unique(return_inverse=True)
     directions = logit_directions(model, tokens)
-    blocks = _readable_blocks(model)
+    blocks = model.blocks
+    mlps, ends = _readable(blocks), [branch_end(model, block) for block in blocks]
     kept = states_at(model, asked, [*names, *writers, final, *scale])
     _require_sum(model, [kept[name] for name in writers], kept[final])
     divisor = wide(kept[scale[0]]) if scale else torch.ones(len(asked.sample), 1)
     scores = []
-    for name, out, block in zip(names, outs, blocks, strict=True):
-        end = branch_end(model, block)
-        written = kept[name] @ block.mlp.W_out + block.mlp.b_out
+    for name, out, mlp, end in zip(names, outs, mlps, ends, strict=True):
+        written = kept[name] @ mlp.W_out + mlp.b_out
         inner = wide(end.divisor(wide(written), wide(kept[out])))
         _require_branch(model, wide(end.undivided(wide(written))) / inner, end.bias, kept[out], out)
-        read = end.pulled_back(directions.to(block.mlp.W_out.device))
-        scores.append(wide(kept[name]) * _projected(block, read, which) / inner / divisor.to(inner.device))
+        read = end.pulled_back(directions.to(mlp.W_out.device))
+        scores.append(wide(kept[name]) * _projected(mlp, read, which) / inner / divisor.to(inner.device))
     return _stacked(scores)
 
 
-def _readable_blocks(model: HookedMultimodal) -> list[BlockWeights]:
-    """The blocks; quantised and offloaded rows are refused here, before anything runs."""
-    blocks = list(model.blocks)
-    blocks[0].mlp.W_out  # type: ignore[union-attr]  # noqa: B018 - reading it is the check
-    return blocks
+def _readable(blocks: list[BlockWeights]) -> list[MlpWeights]:
+    """The MLPs of blocks; quantised and offloaded rows are refused here, before anything runs."""
+    found = [block.mlp for block in blocks if block.mlp is not None]
+    found[0].W_out  # noqa: B018 - reading it is the check
+    return found
 
 
 def _projected(
-    block: BlockWeights, read: Float[torch.Tensor, "token d_model"], which: torch.Tensor
+    mlp: MlpWeights, read: Float[torch.Tensor, "token d_model"], which: torch.Tensor
 ) -> Float[torch.Tensor, "entry neuron"]:
     """What every row of `W_out` says about each entry's token.
 
     As `[token d_model] @ [d_model neuron]`, in the order of the weight's memory: the transposed product takes twice as
     long, and the whole of `W_out @ W_U` would hold `[neuron vocab]` numbers per layer.
     """
-    if block.mlp is None:
-        raise InputError("A block without an MLP has no neurons.")
-    weight = block.mlp.W_out.T
+    weight = mlp.W_out.T
     return wide((read.to(weight) @ weight)[which.to(weight.device)])
 
 

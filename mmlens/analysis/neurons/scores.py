@@ -16,6 +16,7 @@ from mmlens.analysis.neurons.points import Activation
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
+from mmlens.core.pictures import drawn_by
 from mmlens.core.places import Neuron
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -262,9 +263,7 @@ class NeuronScores:
 
     def plot(self, k: int = 20) -> "Plot":
         """The top k by layer, and the best of them with their words."""
-        from mmlens.viz.neurons import plot_scores
-
-        return plot_scores(self, k=k)
+        return drawn_by("neurons.plot_scores")(self, k=k)
 
     def save(self, path: str | Path) -> None:
         """Write scores and where they come from to one safetensors file, whole or not at all.
