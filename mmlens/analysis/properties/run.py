@@ -73,7 +73,8 @@ def run(
         progress: show a progress bar.
 
     Raises:
-        InputError: if the model's neurons cannot be scored, or there are not k; if no noun was found, or nothing could be measured; for a checkpoint of something else.
+        InputError: if the model's neurons cannot be scored, or there are not k; if no noun was found, or nothing could be
+            measured; for a checkpoint of something else.
         NoPlaceError, UnmeasurableError, UnsupportedModelError: if the model cannot have something measured, and that is not
             skipped.
     """
