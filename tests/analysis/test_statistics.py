@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, permutation_test
 
 from mmlens.analysis.statistics import holm, mean_interval, paired_difference, sign_flip_p
 from mmlens.core.errors import InputError
@@ -52,6 +52,16 @@ def test_p_is_uniform_without_an_effect_and_small_with_one() -> None:
     assert none.shape == (400,)
     assert np.mean(none < 0.05) == pytest.approx(0.05, abs=0.035)
     assert (sign_flip_p(rng.normal(loc=3.0, size=(20, 12))) < 0.01).all()
+
+
+def test_p_is_that_of_scipys_permutation_test() -> None:
+    rng = np.random.default_rng(4)
+    for count, tolerance in ((9, 1e-12), (20, 0.03)):  # all patterns; patterns drawn at random
+        data = rng.normal(loc=0.3, size=(6, count))
+        theirs = permutation_test(
+            (data,), np.mean, permutation_type="samples", vectorized=True, n_resamples=4000, axis=-1, rng=rng
+        )
+        np.testing.assert_allclose(sign_flip_p(data, resamples=4000), theirs.pvalue, rtol=0, atol=tolerance)
 
 
 def test_zero_effects_have_p_one() -> None:

@@ -200,8 +200,8 @@ class PatchSweep:
                     f"Sweeps with different {name} cannot be joined: {getattr(first, name)!r:.80} and "
                     f"{getattr(other, name)!r:.80}."
                 )
-        tensors = {name: torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS}
-        return replace(first, **tensors, plan=None)
+        values, clean, corrupted = (torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS)
+        return replace(first, values=values, clean=clean, corrupted=corrupted, plan=None)
 
     def save(self, path: str | Path) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
