@@ -122,12 +122,26 @@ class Writing:
     def added(
         self, values: Mapping[str, torch.Tensor], chosen: Bool[torch.Tensor, "writer"], part: Part
     ) -> torch.Tensor | None:
-        """What chosen writers add to a tower's stream, given the values (or differences) at their points; None for none."""
+        """What chosen writers add to a tower's stream, given the values (or differences) at their points; None for none.
+
+        Raises:
+            InputError: if the tower's rows become others on the way, so that the stream is no sum.
+        """
         total: torch.Tensor | None = None
         for source in self.sources:
             some = chosen[list(source.writers)]
             if source.node.part == part and some.any():
                 written = source.written(values[source.node.name], some)
+                if total is not None and written.shape != total.shape:
+                    raise InputError(
+                        f"The {part} stream of {self.model.family.name} changes its rows on the way, from {list(total.shape)} to "
+                        f"{list(written.shape)} at {source.node.name}, so it is no sum of what was written. "
+                        + (
+                            "Begin at the language model: towers='language'."
+                            if part == "vision"
+                            else "Use mm.path_patch."
+                        )
+                    )
                 total = written if total is None else total + written
         return total
 

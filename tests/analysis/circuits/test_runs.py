@@ -9,9 +9,12 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from mmlens.analysis.circuits.graph import edge_graph
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.paths import path_patch
+from mmlens.core.errors import InputError
 from mmlens.core.places import Head
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair
 from tests.conftest import Subject, bare_copy
+from tests.families import FAMILIES
+from tests.tiny import picture
 
 
 @pytest.mark.parametrize("nodes", ["head", "attention"])
@@ -34,6 +37,41 @@ def test_no_edge_is_the_clean_run_and_all_edges_are_the_corrupted_one(
             if reader.kind == "logits" and writer.layer == 2:
                 most[r, w] = False
     assert float((pair.run(most) - corrupted).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "heads_refused"),
+    [
+        ("gemma3", "attention", r"What logits reads \(ln_final.hook_in\) is not the sum .* Try nodes='attention'"),
+        ("idefics3", "head", None),
+        ("lfm3_vl", "attention", r"Try nodes='attention'"),
+        (
+            "got_ocr2",
+            "attention",
+            r"cannot be told apart: it has no vision.blocks.0.attn.hook_q. Use nodes='attention'",
+        ),
+        ("minicpm_v_4_6", "attention", None),
+    ],
+)
+def test_further_kinds_of_blocks(name: str, nodes: str, heads_refused: str | None) -> None:
+    tiny = next(each for each in FAMILIES if each.name == name)
+    model = tiny.make()
+    clean, corrupted = (model.prepare("describe the image", images=picture(seed, *tiny.sizes[0])) for seed in (0, 8))
+
+    def pair(nodes: Any, towers: Any = "all") -> Pair:
+        graph = edge_graph(model, clean, nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
+        return pair_of(model, clean, corrupted, graph, METRIC)
+
+    if name == "minicpm_v_4_6":  # its tower merges rows between blocks
+        with pytest.raises(InputError, match=r"changes its rows on the way, from .* Begin at the language model"):
+            pair(nodes)
+    if heads_refused is not None:
+        with pytest.raises(InputError, match=heads_refused):
+            pair("head")
+    found = pair(nodes, "language" if name == "minicpm_v_4_6" else "all")
+    assert torch.equal(found.run(torch.zeros_like(found.graph.allowed)), found.ends[0])
+    torch.testing.assert_close(found.run(found.graph.allowed), found.ends[1], rtol=0, atol=1e-5)
+    assert float((found.ends[0] - found.ends[1]).abs().min()) > 1e-3, "the comparison could not fail"
 
 
 def edge(pair: Pair, writer: str, reader: str) -> torch.Tensor:
