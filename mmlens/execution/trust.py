@@ -50,7 +50,8 @@ class Evidence:
 
 def language_trials(model: HookedMultimodal, batch: MultimodalBatch) -> list[list[Cell]]:
     """Noise in front of the first block in the middle of the picture, and in front of a middle one near the end."""
-    depth = model.cfg.n_layers
+    # from the graph: some configurations have no one number of heads, which the part's view asks for
+    depth = 1 + max(node.layer for node in model.graph.select("blocks.*.hook_resid_pre") if node.layer is not None)
     names = [(f"blocks.{layer}.hook_resid_pre", spot) for layer, spot in ((0, 0.5), (depth // 2, 0.9))]
     names += [("encoder.hook_embed", 0.5)] if "encoder.hook_embed" in model.graph else []
     trials = []
