@@ -93,6 +93,39 @@ def mean_interval(
     return Interval(mean, float(low), float(high), len(data))
 
 
+def mean_bounds(
+    values: Float[np.ndarray, "... sample"], *, level: float = 0.95, seed: int = 0
+) -> Float[np.ndarray, "... bound"]:
+    """Percentile-bootstrap intervals of many means at once, all from the same 5,000 resamples.
+
+    Args:
+        values: one number per sample along the last axis; any number of means in front.
+        level: of the intervals, 0 to 1.
+        seed: of the resampling.
+
+    Returns:
+        Lower and upper bound of each mean.
+
+    Raises:
+        InputError: for a level outside (0, 1), or no samples.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level={level} must lie between 0 and 1, both excluded.")
+    data = np.asarray(values, dtype=float)
+    count = data.shape[-1]
+    if not count:
+        raise InputError("A mean needs at least one sample.")
+    # how often each sample is drawn: the means of all resamples are one product of matrices
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
+    means = data.reshape(-1, count)
+    bounds = np.empty((len(means), 2))
+    step = 1024
+    for start in range(0, len(means), step):
+        drawn = weights @ means[start : start + step].T
+        bounds[start : start + step] = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    return bounds.reshape(*data.shape[:-1], 2)
+
+
 def paired_difference(
     values: Sequence[float] | np.ndarray,
     others: Sequence[float] | np.ndarray,

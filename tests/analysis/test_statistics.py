@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, permutation_test
 
-from mmlens.analysis.statistics import holm, mean_interval, paired_difference, sign_flip_p
+from mmlens.analysis.statistics import holm, mean_bounds, mean_interval, paired_difference, sign_flip_p
 from mmlens.core.errors import InputError
 
 
@@ -52,6 +52,19 @@ def test_p_is_uniform_without_an_effect_and_small_with_one() -> None:
     assert none.shape == (400,)
     assert np.mean(none < 0.05) == pytest.approx(0.05, abs=0.035)
     assert (sign_flip_p(rng.normal(loc=3.0, size=(20, 12))) < 0.01).all()
+
+
+def test_many_intervals_at_once_are_those_of_each() -> None:
+    rng = np.random.default_rng(5)
+    data = rng.normal(loc=[[0.0], [3.0], [-1.0]], scale=[[1.0], [2.0], [0.0]], size=(3, 40))
+    found = mean_bounds(data, level=0.9)
+    for bounds, values in zip(found, data, strict=True):
+        each = mean_interval(values, level=0.9)
+        assert bounds == pytest.approx([each.low, each.high], abs=0.05 * values.std() + 1e-9)
+    with pytest.raises(InputError, match=r"level=2 must lie between 0 and 1"):
+        mean_bounds(data, level=2)
+    with pytest.raises(InputError, match="at least one sample"):
+        mean_bounds(np.zeros((3, 0)))
 
 
 def test_p_is_that_of_scipys_permutation_test() -> None:

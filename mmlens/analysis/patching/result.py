@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mmlens.analysis.statistics import holm, mean_interval, sign_flip_p
+from mmlens.analysis.statistics import holm, mean_bounds, sign_flip_p
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
@@ -109,10 +109,7 @@ class PatchSweep:
             level: of the interval, 0 to 1.
             seed: of the resampling.
         """
-        found = [
-            [mean_interval(cell.numpy(), level=level, seed=seed) for cell in row] for row in self.effect.double().cpu()
-        ]
-        return torch.tensor([[(each.low, each.high) for each in row] for row in found])
+        return torch.from_numpy(mean_bounds(self.effect.double().cpu().numpy(), level=level, seed=seed))
 
     def p_values(
         self, *, beyond: float = 0.0, correction: Literal["holm"] | None = "holm", seed: int = 0
