@@ -131,7 +131,7 @@ class EditReport:
         if group is not None:
             return self.interval(edit, group, lambda case: case.changed)
         cases = [case for case in self.cases if case.edit == edit and case.role == "control"]
-        return mean_interval([case.changed for case in cases], groups=_labels([case.picture for case in cases]))
+        return mean_interval([float(case.changed) for case in cases], groups=_labels([case.picture for case in cases]))
 
     def changed_pictures(self, edit: str, group: str) -> Interval:
         """Share of the pictures of a set of controls of which any answer is another one now."""
@@ -182,7 +182,7 @@ class EditReport:
         known = [case.right for case in self.cases if (case.edit, case.group) == (edit, group) and case.right]
         if known:
             _, pictures = self.values(edit, group, lambda case: case.right and case.right[0])
-            before, after = zip(*known, strict=True)
+            before, after = np.array(known, dtype=float).T
             line["right"] = f"{np.mean(before):.3f} -> {np.mean(after):.3f}"
             line["right, change"] = str(paired_difference(after, before, groups=_labels(pictures)))
         return line

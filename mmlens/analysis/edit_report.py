@@ -5,7 +5,7 @@ edit was not made from. Locality: answers and probabilities on prompts without t
 stay. All of it before and after for every prompt, with the random rows' edit beside it if it is among the edits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -144,7 +144,7 @@ def _cases(
     batch: MultimodalBatch,
     ids: tuple[int | None, ...],
     max_new_tokens: int,
-) -> Iterator[EditCase]:
+) -> list[EditCase]:
     """Every sample of a batch before and after every edit."""
 
     def answers() -> GenerationTrace:
@@ -160,6 +160,7 @@ def _cases(
 
     before = answers()
     old = told_again(before)
+    cases = []
     for name, edit in named.items():
         with model.edited(edit):
             after = answers()
@@ -169,7 +170,7 @@ def _cases(
             length = int(before.lengths[n])
             told = before.tokens[n, :length].tolist()
             now = after.tokens[n, : int(after.lengths[n])].tolist()
-            yield EditCase(
+            case = EditCase(
                 edit=name,
                 role=role,
                 group=group,
@@ -183,6 +184,8 @@ def _cases(
                 else (before.text[n] == sample.answer, after.text[n] == sample.answer),
                 **(_target_fields(model, told, now, old[n], new[n], ids) if role == "target" else _CONTROL),
             )
+            cases.append(case)
+    return cases
 
 
 #: What a control has no value for.

@@ -51,7 +51,7 @@ class _Entry:
     """One edit in force; an edit may be in force twice."""
 
     edit: RowDeltas
-    places: dict[_Place, tuple[Int[torch.Tensor, "row"], Float[torch.Tensor, "row d_model"]]]
+    places: dict[_Place, tuple[Int[torch.Tensor, "_"], Float[torch.Tensor, "_ d_model"]]]
     weights: dict[_Place, torch.Tensor]
 
 
@@ -185,29 +185,19 @@ class RowEdits:
         if not isinstance(edit, RowDeltas):
             raise InputError(f"An edit is expected (see mm.edits), found {type(edit).__name__}.")
         edit.check(self)  # type: ignore[arg-type]
-        places = by_place(edit.rows, edit.deltas)
+        places = {place: (rows, edit.deltas[numbers]) for place, (rows, numbers) in _by_place(edit.rows).items()}
         weights = row_weights(self, places)  # type: ignore[arg-type]
         for place, (rows, deltas) in places.items():
             _check_rows(place, rows, deltas.shape[-1], weights[place])
         return _Entry(edit, places, weights)
 
 
-def by_place(
-    rows: Sequence[Neuron], deltas: Float[torch.Tensor, "row d_model"]
-) -> dict[_Place, tuple[Int[torch.Tensor, "row"], Float[torch.Tensor, "row d_model"]]]:
-    """Rows and deltas sorted by block: per (part, layer) the rows' numbers and their deltas.
-
-    Args:
-        rows: neurons.
-        deltas: one per neuron.
-    """
+def _by_place(rows: Sequence[Neuron]) -> dict[_Place, tuple[Int[torch.Tensor, "_"], Int[torch.Tensor, "_"]]]:
+    """Neurons sorted by block: per (part, layer) their indices there, and their numbers in the sequence."""
     numbers: dict[_Place, list[int]] = {}
     for number, neuron in enumerate(rows):
         numbers.setdefault((neuron.part, neuron.layer), []).append(number)
-    return {
-        place: (torch.tensor([rows[n].index for n in some]), deltas[torch.tensor(some, device=deltas.device)])
-        for place, some in numbers.items()
-    }
+    return {place: (torch.tensor([rows[n].index for n in some]), torch.tensor(some)) for place, some in numbers.items()}
 
 
 def row_weights(
@@ -368,14 +358,14 @@ def rows_added(
     Raises:
         InputError: if a row cannot be edited, before anything is attached.
     """
-    order = by_place(rows, torch.arange(len(rows))[:, None])
+    order = _by_place(rows)
     modules, weights = _down_projections(model, order), row_weights(model, order)
     for place, (indices, _) in order.items():
         _check_rows(place, indices, len(weights[place]), weights[place])
     handles = []
     try:
         for place, (indices, numbers) in order.items():
-            hook = _added(indices, numbers[:, 0], deltas)
+            hook = _added(indices, numbers, deltas)
             # before Hugging Face's recorders and our points, which must see the sum
             handles.append(modules[place].register_forward_hook(hook, prepend=True))
         yield

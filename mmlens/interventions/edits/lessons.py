@@ -20,12 +20,13 @@ class Lesson:
         spots: `(sample, position)` of the logits that say the source now.
         after: `(sample, position)` of the logits that follow a spot, where the target might be said again.
         kept: `(sample, position)` of all other logits of the answers, which should stay.
-        reference, said: log-probabilities of the unedited model at `kept` and at `spots`.
+        reference, said: log-probabilities of the unedited model at `kept` and at `spots`, given the answers as it wrote
+            them: what follows the replaced word should be what followed the old one.
     """
 
     batch: MultimodalBatch
     spots: Int[torch.Tensor, "spot 2"]
-    after: Int[torch.Tensor, "spot 2"]
+    after: Int[torch.Tensor, "follower 2"]
     kept: Int[torch.Tensor, "kept 2"]
     reference: Float[torch.Tensor, "kept vocab"] = field(repr=False)
     said: Float[torch.Tensor, "spot vocab"] = field(repr=False)
@@ -103,8 +104,9 @@ def _lesson(
     after[:, 1:] = said[:, :-1] & within[:, 1:]
     shift = torch.tensor([0, first])
     kept, spots = (within & ~said).nonzero() + shift, said.nonzero() + shift
+    own = batch if steps == 1 else model.extend(batch, trace.tokens[:, :-1])
     with torch.no_grad():
-        logits = model(forced)
+        logits = model(own)
     return Lesson(forced, spots, after.nonzero() + shift, kept, at(logits, kept), at(logits, spots))
 
 

@@ -1,0 +1,133 @@
+"""The value itself: what it refuses, how it adds, and that a file gives it back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.interventions.edits import Edit, noise_neurons, scale_neurons, zero_neurons
+from mmlens.models.hooked import HookedMultimodal
+from tests.conftest import Subject
+from tests.tiny import TINY
+
+ROWS = [Neuron(0, 3), Neuron(2, 7)]
+
+
+def test_scaled_zeroed_and_noisy_rows(llava: Subject) -> None:
+    model = llava.model
+    rows = torch.stack([model.blocks[0].mlp.W_out[3], model.blocks[2].mlp.W_out[7]]).detach()
+    assert torch.equal(zero_neurons(model, ROWS).deltas, -rows)
+    torch.testing.assert_close(scale_neurons(model, ROWS, factor=2.5).deltas, 1.5 * rows)
+    many = [Neuron(layer, index) for layer in range(3) for index in range(48)]
+    noise = noise_neurons(model, many, sigma=0.2, seed=3)
+    assert abs(float(noise.deltas.std()) - 0.2) < 0.01
+    assert noise != noise_neurons(model, many, sigma=0.2, seed=4)
+    assert noise == noise_neurons(model, many, sigma=0.2, seed=3)
+    assert noise.provenance.seed == 3
+    with model.edited(zero_neurons(model, ROWS)):
+        assert not model.blocks[2].mlp.W_out[7].any()
+
+
+def test_zeroed_rows_are_zero_in_half_precision_and_in_double() -> None:
+    for dtype in (torch.bfloat16, torch.float64):
+        made = TINY[0].make()
+        model = HookedMultimodal.from_hf(made.hf_model.to(dtype), made.processor)
+        edit = zero_neurons(model, ROWS)
+        assert edit.deltas.dtype == (torch.float32 if dtype == torch.bfloat16 else torch.float64)
+        with model.edited(edit):
+            assert not model.blocks[0].mlp.W_out[3].any()
+
+
+def test_sum_product_size_and_frame(llava: Subject) -> None:
+    model = llava.model
+    first = noise_neurons(model, ROWS, sigma=0.1, seed=0)
+    second = noise_neurons(model, [Neuron(2, 7), Neuron(1, 1)], sigma=0.1, seed=1)
+    both = first + second
+    assert both.rows == (Neuron(0, 3), Neuron(2, 7), Neuron(1, 1))
+    torch.testing.assert_close(both.deltas[1], first.deltas[1] + second.deltas[0])
+    assert torch.equal(both.deltas[2], second.deltas[1])
+    assert both.provenance.method == "sum"
+    assert both.provenance.parts == (first.provenance, second.provenance)
+    assert (both + first).provenance.parts == (first.provenance, second.provenance, first.provenance)
+    assert both.size == pytest.approx(float(both.deltas.pow(2).sum()) ** 0.5)
+    assert torch.equal((2.0 * first).deltas, first.deltas * 2)
+    assert (2.0 * first).provenance.settings == {"sigma": 0.1, "multiplied by": 2.0}
+    frame = first.to_frame()
+    assert list(frame.columns) == ["part", "layer", "neuron", "norm"]
+    assert frame.iloc[1].tolist()[:3] == ["language", 2, 7]
+    assert frame["norm"].tolist() == pytest.approx(first.deltas.norm(dim=1).tolist())
+    assert repr(first) == f"Edit(noise: 2 rows in layers 0, 2; size {first.size:.3g})"
+    other = noise_neurons(TINY[2].make(), ROWS, sigma=0.1, seed=0)
+    with pytest.raises(InputError, match=r"^These edits were made for different weights \(LlavaFor.* and Qwen2VL"):
+        first + other
+
+
+def test_a_file_gives_the_edit_back(llava: Subject, tmp_path: Path) -> None:
+    first = noise_neurons(llava.model, ROWS, sigma=0.1, seed=0)
+    for edit in (first, first + zero_neurons(llava.model, [Neuron(1, 1)])):
+        path = edit.save(tmp_path / "edit.safetensors")
+        loaded = Edit.load(path)
+        assert loaded == edit
+        assert loaded.provenance == edit.provenance
+        with llava.model.edited(edit):
+            expected = llava.model.blocks[2].mlp.W_out[7].clone()
+        with llava.model.edited(loaded):
+            assert torch.equal(llava.model.blocks[2].mlp.W_out[7], expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["edit.safetensors"]
+
+
+def test_files_that_hold_no_edit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^There is no edit at .*none\.safetensors\.$"):
+        Edit.load(tmp_path / "none.safetensors")
+    (tmp_path / "text.safetensors").write_text("no edit")
+    with pytest.raises(
+        InputError, match=r"text\.safetensors is no safetensors file \(.*\); give a file written by Edit\.save\.$"
+    ):
+        Edit.load(tmp_path / "text.safetensors")
+    save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "bare.safetensors")
+    with pytest.raises(InputError, match=r"holds no edit of format 'mmlens edit 1' \(found None\)"):
+        Edit.load(tmp_path / "bare.safetensors")
+    about = {"edit": json.dumps({"format": "mmlens edit 9"})}
+    save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "later.safetensors", metadata=about)
+    with pytest.raises(InputError, match=r"\(found 'mmlens edit 9'\)"):
+        Edit.load(tmp_path / "later.safetensors")
+
+
+def test_what_cannot_be_an_edit(llava: Subject) -> None:
+    model = llava.model
+    about = zero_neurons(model, ROWS).provenance
+    with pytest.raises(InputError, match=r"^An edit needs at least one row, found none\.$"):
+        Edit((), torch.zeros(0, 32), about)
+    with pytest.raises(InputError, match=r"^deltas must be \[row=2 d_model\], one per neuron, found \[3, 32\]\.$"):
+        Edit(tuple(ROWS), torch.zeros(3, 32), about)
+    with pytest.raises(
+        InputError, match=r"^An edit names each row once, but L0\.u3 come more often; add their deltas\.$"
+    ):
+        Edit((ROWS[0], ROWS[0]), torch.zeros(2, 32), about)
+    with pytest.raises(InputError, match=r"^The deltas of L2\.u7 are not finite\.$"):
+        Edit(tuple(ROWS), torch.tensor([[0.0], [float("nan")]]), about)
+    with pytest.raises(InputError, match=r"^sigma=-1\.0 must not be negative\.$"):
+        noise_neurons(model, ROWS, sigma=-1.0, seed=0)
+    with pytest.raises(InputError, match=r"^No neurons were given to edit\.$"):
+        zero_neurons(model, [])
+    with pytest.raises(
+        InputError, match=r"^The model has no L7\.u0, L0\.u48; it has language: 3 layers of 48 neurons\.$"
+    ):
+        zero_neurons(model, [Neuron(7, 0), Neuron(0, 48), Neuron(1, 1)])
+
+
+def test_edits_made_under_edits_say_so(llava: Subject) -> None:
+    model = llava.model
+    first = noise_neurons(model, ROWS, sigma=0.1, seed=0)
+    with model.edited(first):
+        second = scale_neurons(model, ROWS, factor=0.5)
+    assert second.provenance.settings["made with edits in force"] == [repr(first)]
+    assert second.provenance.fingerprint == first.provenance.fingerprint
+    with model.edited(first):
+        edited = model.blocks[0].mlp.W_out[3].clone()
+    with model.edited(first, second):
+        torch.testing.assert_close(model.blocks[0].mlp.W_out[3], edited / 2)

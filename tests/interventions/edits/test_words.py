@@ -1,0 +1,313 @@
+"""Edits about words: on a model whose neuron is known, on its twin, and on tiny models of three families."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmlens.analysis.neurons.control import random_neurons
+from mmlens.core.errors import InputError
+from mmlens.core.places import Neuron
+from mmlens.interventions.edits import (
+    Direct,
+    Edit,
+    Through,
+    rank_one,
+    remove_word,
+    replace_token,
+    zero_neurons,
+)
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+from tests.analysis.conftest import Wrapped, planted_neuron
+from tests.conftest import subject_of
+from tests.tiny import TINY, picture
+
+__all__ = ["planted_neuron"]  # the fixture
+QUICK = Through(learning_rate=0.1, n_steps=60)
+
+
+def answer(model: HookedMultimodal, batch: MultimodalBatch) -> str:
+    return model.trace_generation(batch, names="hook_logits", max_new_tokens=3).text[0]
+
+
+def planted(wrapped: Wrapped) -> Neuron:
+    return Neuron(wrapped.truth.layer, wrapped.truth.neuron or 0)
+
+
+METHODS: dict[str, Callable[..., Edit]] = {
+    "through": lambda model, batch, **about: replace_token(model, batch, method=QUICK, **about),
+    "direct l2sq": lambda model, batch, **about: replace_token(model, batch, method="direct", **about),
+    "direct l2": lambda model, batch, **about: replace_token(model, batch, method=Direct("l2"), **about),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_planted_neuron_alone_makes_the_model_say_another_word(planted_neuron: Wrapped, method: str) -> None:
+    model, there, absent = planted_neuron.model, planted_neuron.batch(), planted_neuron.batch(False)
+    source, default = planted_neuron.truth.word, planted_neuron.truth.default_word
+    edit = METHODS[method](
+        model, there, source=source, target="blue", neurons=[planted(planted_neuron)], max_new_tokens=3, progress=False
+    )
+    assert (answer(model, there), answer(model, absent)) == (source, default)
+    others = [planted_neuron.batch(seed=seed) for seed in (1, 2)]
+    with model.edited(edit):
+        assert [answer(model, batch) for batch in (there, *others)] == ["blue"] * 3
+        assert answer(model, absent) == default  # the neuron is silent there
+    twin = planted_neuron.twin
+    with twin.edited(edit.carried_to(twin)):
+        assert answer(twin, there) == default  # nothing drives the row in the twin
+    assert (edit.provenance.source, edit.provenance.target) == (source, "blue")
+
+
+def test_the_twin_and_other_rows_cannot_be_edited_so(planted_neuron: Wrapped) -> None:
+    source = planted_neuron.truth.word
+    with pytest.raises(
+        InputError, match=r"^The model does not say 'yes' to any prompt of a batch; it says 'no'\. Give"
+    ):
+        replace_token(
+            planted_neuron.twin, planted_neuron.batch(), source=source, target="blue", neurons=[planted(planted_neuron)]
+        )
+    others = random_neurons(planted_neuron.model, like=[planted(planted_neuron)], seed=0)
+    edit = replace_token(
+        planted_neuron.model,
+        planted_neuron.batch(),
+        source=source,
+        target="blue",
+        neurons=others,
+        method=Through(n_steps=10),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert edit.provenance.settings["stopped"] == "n_steps"
+    with planted_neuron.model.edited(edit):
+        assert answer(planted_neuron.model, planted_neuron.batch()) == source
+
+
+def test_zeroing_the_planted_row_takes_the_answer_and_does_nothing_in_the_twin(planted_neuron: Wrapped) -> None:
+    for model, before in ((planted_neuron.model, "yes"), (planted_neuron.twin, "no")):
+        assert answer(model, planted_neuron.batch()) == before
+        with model.edited(zero_neurons(model, [planted(planted_neuron)])):
+            assert answer(model, planted_neuron.batch()) == "no"
+        assert answer(model, planted_neuron.batch()) == before
+
+
+def test_a_word_is_removed_and_the_next_choice_comes(planted_neuron: Wrapped) -> None:
+    model, truth = planted_neuron.model, planted_neuron.truth
+    edit = remove_word(
+        model,
+        planted_neuron.batch(),
+        word=truth.word,
+        neurons=[planted(planted_neuron)],
+        settings=replace(QUICK, stop_kl=0.2),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert edit.provenance.target is None
+    with model.edited(edit):
+        assert answer(model, planted_neuron.batch(seed=3)) == truth.default_word
+        assert answer(model, planted_neuron.batch(False)) == truth.default_word
+
+
+def test_rank_one_changes_the_planted_layer(planted_neuron: Wrapped) -> None:
+    model, truth = planted_neuron.model, planted_neuron.truth
+    there, absent = planted_neuron.batch(), planted_neuron.batch(False)
+    edit = rank_one(
+        model,
+        there,
+        source=truth.word,
+        target="blue",
+        layer=truth.layer,
+        samples=absent,
+        controls=absent,
+        settings=replace(QUICK, learning_rate=0.3),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert len(edit.rows) == 16
+    assert torch.linalg.matrix_rank(edit.deltas, rtol=1e-4) == 1
+    # the planted neuron is what tells the source's key from others
+    assert edit.rows[int(edit.deltas.norm(dim=1).argmax())] == planted(planted_neuron)
+    with model.edited(edit):
+        assert (answer(model, there), answer(model, absent)) == ("blue", truth.default_word)
+
+
+def test_controls_keep_what_the_same_rows_write_elsewhere(planted_neuron: Wrapped) -> None:
+    """Where a row is driven by control prompts too, only controls in the loss keep their answers."""
+    model = planted_neuron.model
+    rows = [Neuron(1, index) for index in range(16)] + [Neuron(2, index) for index in range(16)]
+    there, absent = planted_neuron.batch(), planted_neuron.batch(False)
+    kept = replace_token(
+        model,
+        there,
+        source="yes",
+        target="blue",
+        neurons=rows,
+        controls=[absent],
+        method=replace(QUICK, keep_controls=10.0),
+        max_new_tokens=3,
+        progress=False,
+    )
+    free = replace_token(
+        model, there, source="yes", target="blue", neurons=rows, method=QUICK, max_new_tokens=3, progress=False
+    )
+    clean = model(absent)[0, -1].log_softmax(-1)
+    drift = {}
+    for name, edit in (("kept", kept), ("free", free)):
+        with model.edited(edit):
+            assert answer(model, there) == "blue"
+            drift[name] = float((clean.exp() * (clean - model(absent)[0, -1].log_softmax(-1))).sum().detach())
+    assert drift["kept"] < 0.01
+    assert drift["kept"] <= drift["free"]
+    assert "controls" in kept.provenance.losses
+    assert "controls" not in free.provenance.losses
+
+
+def test_direct_edits_are_the_closed_form(planted_neuron: Wrapped) -> None:
+    """Against the formula, with the neuron's input and the two columns read here."""
+    model, neuron, batch = planted_neuron.model, planted(planted_neuron), planted_neuron.batch()
+    other = Neuron(neuron.layer, (neuron.index + 1) % 16)
+    _, cache = model.run_with_cache(batch, names=neuron.hook)
+    q = cache[neuron.hook][0, -1, [neuron.index, other.index]]
+    way = (model.W_U[:, model.to_single_token("blue")] - model.W_U[:, model.to_single_token("yes")]).detach()
+
+    def made(settings: Direct) -> Edit:
+        return replace_token(
+            model, batch, source="yes", target="blue", neurons=[neuron, other], method=settings, max_new_tokens=3
+        )
+
+    squared = made(Direct(beta=4.0))
+    torch.testing.assert_close(squared.deltas, q[:, None] * way / 8.0)
+    pull = float(q[0].abs() * way.norm())
+    plain = made(Direct("l2", beta=pull / 2, reach=3.0))
+    torch.testing.assert_close(plain.deltas[0], 3.0 * pull / 2 * q[0].sign() * way / way.norm())
+    assert not plain.deltas[1].any()  # below the threshold
+    assert "reconstruction" in repr(plain)
+    # the smallest change that suffices: half as much does not
+    auto = made(Direct(stop_at=0.5))
+    for edit, enough in ((auto, True), (0.9 * auto, False)):
+        with model.edited(edit):
+            probability = float(model(batch)[0, -1].softmax(-1)[model.to_single_token("blue")].detach())
+        assert (probability >= 0.5) == enough
+    with pytest.raises(InputError, match=r"holds every row where it is: the largest pull is"):
+        made(Direct("l2", beta=2 * pull))
+
+
+@pytest.mark.parametrize("tiny", [TINY[0], TINY[2], TINY[3]], ids=lambda tiny: tiny.name)
+def test_tiny_families_say_the_target_at_every_place_and_keep_controls(tiny) -> None:  # type: ignore[no-untyped-def]
+    """Random weights say what they say; the edit must change exactly that, judged by generation, through the real model."""
+    subject = subject_of(tiny)
+    model = subject.model
+    batch = subject.batches["left"]
+    control = model.prepare("where is a small green circle", images=picture(7))
+    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=3)
+    source = int(said.tokens[0, 0])
+    target = next(token for token in range(10, 30) if token not in said.tokens)
+    neurons = [Neuron(layer, index) for layer in (1, 2) for index in range(48)]
+    weights = {name: weight.clone() for name, weight in model.hf_model.named_parameters()}
+    edit = replace_token(
+        model,
+        batch,
+        source=source,
+        target=target,
+        neurons=neurons,
+        controls=control,
+        method=Through(learning_rate=0.03, penalty=0.01, repetition=1.0, stop_at=0.5, stop_kl=0.3),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.hf_model.named_parameters())
+    assert edit.provenance.settings["stopped"] == "reached"
+    # what "reached" promises, worked out anew: the target at the first place, and the control's first word much as before
+    with torch.no_grad():
+        before = model(control)[:, -1].log_softmax(-1)
+    with torch.no_grad(), model.edited(edit):
+        now = model.trace_generation(batch, names="hook_logits", max_new_tokens=3).tokens
+        after = model(control)[:, -1].log_softmax(-1)
+        probability = model(batch)[0, -1].softmax(-1)[target]
+    assert int(now[0, 0]) == target
+    assert probability >= 0.5 - 1e-4
+    steps = model.trace_generation(control, names="hook_logits", max_new_tokens=3).tokens.shape[1]
+    assert float((before.exp() * (before - after)).sum()) <= 0.3 * steps  # the mean over the answer is below 0.3 nats
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_leaves_the_model_as_it_was(
+    planted_neuron: Wrapped, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = planted_neuron.model, planted_neuron.batch()
+    weights = {name: weight.clone() for name, weight in model.hf_model.named_parameters()}
+    modules = {name: len(module._forward_hooks) for name, module in model.hf_model.named_modules()}
+
+    def fail(*args: object, **options: object) -> None:
+        raise error("in the middle")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", fail)
+    with pytest.raises(error, match="in the middle"):
+        METHODS["through"](
+            model,
+            batch,
+            source="yes",
+            target="blue",
+            neurons=[planted(planted_neuron)],
+            max_new_tokens=3,
+            progress=False,
+        )
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.hf_model.named_parameters())
+    assert {name: len(module._forward_hooks) for name, module in model.hf_model.named_modules()} == modules
+    assert not any(point.attached for point in model.hook_dict.values())
+
+
+def test_frozen_layers_and_repeated_neurons(planted_neuron: Wrapped) -> None:
+    model = planted_neuron.model
+    neurons = [planted(planted_neuron), Neuron(2, 3), planted(planted_neuron)]
+
+    def made(frozen_last: int) -> Edit:
+        return replace_token(
+            model,
+            planted_neuron.batch(),
+            source="yes",
+            target="blue",
+            neurons=neurons,
+            method=replace(QUICK, frozen_last=frozen_last),
+            max_new_tokens=3,
+            progress=False,
+        )
+
+    assert made(0).rows == (neurons[0], neurons[1])
+    assert made(1).rows == (neurons[0],)
+    with pytest.raises(
+        InputError, match=r"^frozen_last=3 leaves none of the 2 neurons to edit; the model has 3 layers\."
+    ):
+        made(3)
+
+
+def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
+    model, batch = planted_neuron.model, planted_neuron.batch()
+    some = [planted(planted_neuron)]
+    for wrong, message in (
+        ({"target": "yes"}, r"^source and target are the same token, 'yes'\.$"),
+        ({"target": "not a word"}, r"^'not a word' is not a single token"),
+        ({"target": 999}, r"^Token 999 is outside the vocabulary, whose ids go from 0 to \d+\.$"),
+        ({"method": "magic"}, r"^method='magic' must be 'direct', 'through', or settings Direct\(\.\.\.\) or Through"),
+        ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
+        ({"neurons": []}, r"^No neurons were given to edit\.$"),
+        ({"batches": []}, r"^No batches were given to teach the edit from\.$"),
+        ({"batches": ["what"]}, r"^batches must be batches from model\.prepare\(\.\.\.\), found str\.$"),
+    ):
+        about = {"batches": batch, "source": "yes", "target": "blue", "neurons": some, **wrong}
+        with pytest.raises(InputError, match=message):
+            replace_token(model, progress=False, **about)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"^penalty=-1, stop_at=0 cannot be used: weights are at least 0, learning_rate"
+    ):
+        Through(penalty=-1, stop_at=0)
+    with pytest.raises(InputError, match=r"^penalty='l1' must be 'l2' or 'l2sq'\.$"):
+        Direct("l1")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^stop_at=0\.5 and share=0 must be above 0 and at most 1\.$"):
+        Direct(share=0)
+    with pytest.raises(InputError, match=r"^reach has no meaning for penalty='l2sq'"):
+        Direct(reach=1.0)
+    with pytest.raises(InputError, match=r"^rank_one needs samples, to know which keys the layer sees otherwise"):
+        rank_one(model, batch, source="yes", target="blue", layer=1, samples=[])
