@@ -99,12 +99,17 @@ class CleanRun:
             raise InputError("There are no cells to run.")
         return found
 
-    def plan(self, cells: Sequence[Cell]) -> Plan:
-        """What cells cost, counted before they run: what is computed, what is served, and why not more of it."""
+    def plan(self, cells: Sequence[Cell], *, positions: Literal["last"] | Sequence[int] = "last") -> Plan:
+        """What cells cost, counted before they run: what is computed, what is served, and why not more of it.
+
+        One pass of the batch is run to count it, and trials of the ways that have not been tried yet.
+
+        Args:
+            cells: the counterfactual runs.
+            positions: as for `logits`.
+        """
         self._require(cells)
-        weights = sum(parameter.numel() for parameter in self.model.hf_model.parameters() if parameter.ndim > 1)
-        whole = 2.0 * weights * self.batch.layout.is_token.shape[1] * len(cells)
-        return Plan(len(cells), whole, whole, (), ("every cell is a whole forward pass",))
+        return self._ways.plan(cells, self._where(positions), self.clean_logits)
 
     def generate(self, cell: Cell, *, max_new_tokens: int = 20) -> Int[torch.Tensor, "pos"]:
         """What the model goes on to write, greedily, after a cell's changes of the prompt.

@@ -6,12 +6,15 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
+from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import Cell
 from mmlens.execution.cone import Cone
+from mmlens.execution.cost import Costs, costs_of, counted_pass, total
 from mmlens.execution.frozen import Frozen
 from mmlens.execution.packed import Job, Packed
+from mmlens.execution.plan import Plan
 from mmlens.execution.recording import Recording, record
 from mmlens.execution.trust import Evidence, evidence, front_trials, language_trials
 from mmlens.execution.whole import rounds, run_whole
@@ -27,6 +30,21 @@ Kind: TypeAlias = Literal["packed", "front", "frozen", "whole"]
 WORTHWHILE = 6
 #: Rows in one packed call that a processor's caches still hold; more gain nothing there.
 _ROWS_ON_CPU = 2048
+
+
+_NAMES: dict[Kind, str] = {
+    "packed": "rows of the language model alone",
+    "front": "vision with the language model's rows",
+    "frozen": "frozen blocks",
+    "whole": "whole forward passes",
+}
+_SERVED: dict[Kind, str] = {
+    "packed": "vision, earlier blocks, and keys and values of rows that cannot change come from the clean run",
+    "front": "vision blocks in front of the change, and the language model's rows in front of the picture, come from the clean "
+    "run",
+    "frozen": "blocks that no change reaches return what they returned in the clean run",
+    "whole": "nothing; each is a whole forward pass",
+}
 
 
 @dataclass
@@ -139,6 +157,59 @@ class Ways:
             if not self.tried[kind].holds:
                 self.refused[kind] = f"a trial {self.tried[kind]}"
         return kind not in self.refused
+
+    def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor) -> Plan:
+        """What cells cost by the ways that they take; `read` and `clean` as for `run` and `sorted`."""
+        counted = counted_pass(self.model, self.batch)
+        size, length = self.batch.layout.is_token.shape
+        everything = sum(counted.values()) / size
+        computed, served = 0.0, []
+        costs = None
+        if self.decoder is not None and self.recording is not None:
+            own = total(counted, [*self.decoder.blocks, self.decoder.head]) / size
+            causal = all(attended.causal for attended in self.recording.attended)
+            costs = costs_of(self.decoder, length, everything - own, causal=causal)
+        whole = everything if costs is None else costs.whole
+        for kind, numbers in self.sorted(cells, clean).items():
+            mine = [cells[number] for number in numbers]
+            served.append(f"{len(mine)} cells: {_SERVED[kind]}")
+            if kind in ("packed", "front") and costs is not None and read is not None:
+                computed += self._packed_cost(kind, mine, read, costs, counted)
+            else:
+                spared = self._spared(kind, mine, counted)
+                computed += sum(size * whole - spared[number] for number in range(len(spared)))
+        widened = [f"{_NAMES[kind]}: {why}" for kind, why in self.refused.items()]
+        return Plan(len(cells), computed, whole * len(cells), tuple(served), tuple(widened))
+
+    def _packed_cost(
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor], costs: Costs, counted: dict[nn.Module, float]
+    ) -> float:
+        """Operations of cells in the language model, and of the passes in front of it."""
+        if self.decoder is None or self.recording is None:
+            return 0.0
+        packed = Packed(self.model, self.decoder, self.recording, Cone(self.recording.attended, costs.length, read))
+        if kind == "packed":
+            return sum(costs.of(packed.job(cell).schedule) for cell in cells)
+        # which rows the picture changes is known when it is run; counted are all from the first image token on
+        found = 0.0
+        for cell in cells:
+            image = self.batch.layout.image[cell.sample]
+            later = tuple(change for change in cell.changes if self.model.graph[change.at].part == "language")
+            job = packed.job(Cell(cell.sample, later), (image, torch.empty(0)) if len(image) else None)
+            found += costs.of(job.schedule)
+        spared = self._spared("front", cells, counted)
+        return found + sum(self.batch.size * costs.front - each for each in spared)
+
+    def _spared(self, kind: Kind, cells: Sequence[Cell], counted: dict[nn.Module, float]) -> list[float]:
+        """Operations of the frozen blocks in each pass that cells take."""
+        found = []
+        for numbers in rounds(cells):
+            names = [] if kind == "whole" else self.frozen.frozen([cells[number] for number in numbers])
+            modules = [self.frozen.modules[name] for name in names]
+            if kind == "front" and self.decoder is not None:
+                modules = [module for module in modules if module not in self.decoder.blocks]
+            found.append(total(counted, modules))
+        return found
 
     # -- running -------------------------------------------------------------------------------------------------------
 

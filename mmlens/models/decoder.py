@@ -7,7 +7,7 @@ from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.models.blocks import blocks_of, fitting
-from mmlens.models.collect import submodule
+from mmlens.models.collect import find_module, submodule
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.structure import Block, Stack
 
@@ -61,9 +61,9 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
         attn = kind.attn
         kernels.append(submodule(block, attn.kernel, name))  # type: ignore[union-attr, arg-type]
         paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]  # type: ignore[union-attr]
-        # a gate made beside the query is read by the block itself, for every row
-        whole = attn.gated or None in paths  # type: ignore[union-attr]
-        linears.append(() if whole else tuple(submodule(block, path, name) for path in paths if path))
+        # a gate made beside the query is read by the block itself, for every row; blocks may lack keys of their own
+        found = [] if attn.gated else [find_module(block, path) for path in paths if path]  # type: ignore[union-attr]
+        linears.append(tuple(found) if None not in paths and None not in found else ())
     norm = None if language.norm is None else submodule(base, language.norm.path, name)
     return Decoder(tuple(blocks), tuple(kernels), tuple(linears), norm, submodule(base, language.head, name))
 
