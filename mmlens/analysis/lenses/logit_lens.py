@@ -63,7 +63,7 @@ def logit_lens(
         progress: show a progress bar.
 
     Returns:
-        Tokens and probabilities. Of the few families that cap their logits, those before the cap.
+        Tokens and probabilities. Where a family scales or caps what its head returns, so does the lens.
 
     Raises:
         InputError: for a point that cannot be read so (the message says why), a control of another layout, or a `k` outside
@@ -172,19 +172,27 @@ class _Asking:
         self, batch: MultimodalBatch, given: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Top tokens (or the given ones), their probabilities, and those of the asked ones, `[sample point pos ...]`."""
-        states = self._states(batch)
+        states, plain = self._states(batch)
         found = []
         for point, name in enumerate(self.read):
-            found.append(self._words(states[name], None if given is None else given[:, point]))
+            tokens = None if given is None else given[:, point]
+            found.append(
+                self._words(states[name], tokens) if plain else self._words_behind(batch, states[name], tokens)
+            )
             self.bar.update()
         top, best, asked = (torch.stack(part, dim=1) for part in zip(*found, strict=True))
         return top, best, asked
 
-    def _states(self, batch: MultimodalBatch) -> dict[str, torch.Tensor]:
-        """The states of every point, `[sample pos d_model]`: one run, and one more per vision point."""
+    def _states(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], bool]:
+        """The states of every point, `[sample pos d_model]`, and whether the model's logits are what its head returns.
+
+        One run, and one more per vision point.
+        """
         carried = {name: leaves for name, (_, leaves) in self.read.items() if leaves is not None}
         plain = {name: source for name, (source, leaves) in self.read.items() if leaves is None}
-        _, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *carried}))
+        logits, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *carried, "hook_logits"}))
+        returned = cache["hook_logits"]
+        is_head = returned.shape != logits.shape or torch.allclose(returned.to(logits), logits, rtol=1e-4, atol=1e-5)
         states = {name: gather_rows(cache[source], "batch pos d_model", self.rows) for name, source in plain.items()}
         for name, leaves in carried.items():
             kept: dict[str, torch.Tensor] = {}
@@ -194,7 +202,34 @@ class _Asking:
             ]
             self.model.run_with_hooks(batch, fwd_hooks=early)
             states[name] = gather_rows(kept["hook_embed"], "batch pos d_model", self.rows)
-        return states
+        return states, is_head
+
+    def _logits(self, states: torch.Tensor) -> torch.Tensor:
+        """What the head returns for states."""
+        return self.model.unembed(self.model.ln_final(states) if self.final_norm else states)
+
+    def _words_behind(
+        self, batch: MultimodalBatch, states: torch.Tensor, given: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `_words`, where the model scales or caps what its head returns: one more run, which does so."""
+        own = self._logits(states)
+        index = self.rows.to(own.device)[..., None].expand_as(own)
+        out = self.model.run_with_hooks(
+            batch, fwd_hooks=[("hook_logits", lambda activation, hook: activation.scatter(1, index, own))]
+        )
+        return self._chosen(out.gather(1, index.to(out.device)), given)
+
+    def _chosen(
+        self, logits: torch.Tensor, given: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Top tokens (or the given ones), their probabilities, and those of the asked ones."""
+        probability = logits.float().softmax(-1)
+        if given is None:
+            best, top = probability.topk(self.k, dim=-1)
+        else:
+            top = given.to(probability.device)
+            best = probability.gather(-1, top)
+        return top.cpu(), best.cpu(), probability[..., self.ids].cpu()
 
     def _words(
         self, states: torch.Tensor, given: torch.Tensor | None
@@ -203,13 +238,6 @@ class _Asking:
         pieces = []
         for start in range(0, states.shape[1], _CHUNK):
             some = slice(start, start + _CHUNK)
-            state = self.model.ln_final(states[:, some]) if self.final_norm else states[:, some]
-            probability = self.model.unembed(state).float().softmax(-1)
-            if given is None:
-                best, top = probability.topk(self.k, dim=-1)
-            else:
-                top = given[:, some].to(probability.device)
-                best = probability.gather(-1, top)
-            pieces.append((top.cpu(), best.cpu(), probability[..., self.ids].cpu()))
+            pieces.append(self._chosen(self._logits(states[:, some]), None if given is None else given[:, some]))
         top, best, asked = (torch.cat(part, dim=1) for part in zip(*pieces, strict=True))
         return top, best, asked

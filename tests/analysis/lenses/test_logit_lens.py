@@ -9,6 +9,7 @@ from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.interventions.corruptions import swap
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject
+from tests.families import FAMILIES
 from tests.tiny import picture
 
 
@@ -23,6 +24,22 @@ def test_the_last_stream_says_what_the_model_says(subject: Subject) -> None:
         assert not torch.allclose(lens.probabilities[:, 0, 0], best, atol=1e-3), (
             "an earlier layer must say something else"
         )
+
+
+def test_families_that_scale_their_logits_are_read_as_they_answer() -> None:
+    tiny = next(each for each in FAMILIES if each.name == "granite_docling")
+    model = tiny.make()
+    batch = model.prepare("describe the image", images=picture(0, *tiny.sizes[0]))
+    names = model.graph.select("blocks.*.hook_resid_post").names
+    lens = logit_lens(model, batch, at=names, positions=[-3, -1], k=4, words=["red"], progress=False)
+    said = model(batch).detach()[0, [-3, -1]].softmax(-1)
+    torch.testing.assert_close(lens.probabilities[0, -1], said.gather(-1, lens.top_tokens[0, -1]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        lens.word_probabilities[0, -1, :, 0], said[:, model.to_single_token("red")], rtol=0, atol=1e-6
+    )
+    _, cache = model.run_with_cache(batch, names="hook_logits")
+    head = cache["hook_logits"][0, -1].softmax(-1)
+    assert not torch.allclose(head, said[-1], atol=1e-2), "this family does nothing to its logits any more"
 
 
 def test_earlier_streams_equal_the_bare_model_in_double_precision(llava: Subject) -> None:
