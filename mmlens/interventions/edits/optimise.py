@@ -44,8 +44,8 @@ class Through:
     Source: the editor of FiNE, Pan et al., "Precise Localization of Memories", ICLR 2025 (code: github.com/opanhw/FiNE), which
     follows "Finding and Editing Multi-Modal Neurons", Findings of ACL 2024 (https://arxiv.org/abs/2311.07470).
     *Departs:* several scenes are taught together; other prompts' answers are kept by a KL of their own; the KL on prompts
-    is taken on their answers, to what the model said there before the word was replaced; deltas are kept in float32 and every sample of a batch is edited (the published hook broadcasts
-    the first one's).
+    is taken on their answers, to what the model said there before the word was replaced; deltas are kept in float32 and
+    every sample of a batch is edited (the published hook broadcasts the first one's).
     """
 
     penalty: float = 0.1
