@@ -35,16 +35,25 @@ class Lesson:
         return f"Lesson({self.batch.size} samples, {len(self.spots)} places to change, {len(self.kept)} to keep)"
 
 
-def as_batches(batches: MultimodalBatch | Iterable[MultimodalBatch], what: str) -> list[MultimodalBatch]:
+def as_batches(
+    batches: MultimodalBatch | Iterable[MultimodalBatch], what: str, *, needed_for: str | None = None
+) -> list[MultimodalBatch]:
     """One batch or several, as a list.
 
+    Args:
+        batches: what the caller gave.
+        what: the argument's name.
+        needed_for: what there must be at least one for; None if there may be none.
+
     Raises:
-        InputError: for anything else.
+        InputError: for anything else; for none where one is needed.
     """
     found = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
     wrong = sorted({type(each).__name__ for each in found if not isinstance(each, MultimodalBatch)})
     if wrong:
         raise InputError(f"{what} must be batches from model.prepare(...), found {', '.join(wrong)}.")
+    if needed_for is not None and not found:
+        raise InputError(f"No {what} were given {needed_for}.")
     return found
 
 

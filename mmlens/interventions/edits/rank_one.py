@@ -6,13 +6,12 @@ from dataclasses import asdict
 import torch
 from jaxtyping import Float
 
-from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 from mmlens.interventions.edits.direct import activity_at
-from mmlens.interventions.edits.edit import Edit, provenance
+from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
 from mmlens.interventions.edits.optimise import Through, optimise
-from mmlens.interventions.edits.words import Batches
+from mmlens.interventions.edits.words import TEACHING, Batches, counts, optimised_edit
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -66,12 +65,11 @@ def rank_one(
     old, new = as_token(model, source), as_token(model, target)
     width = model.graph[f"blocks.{layer}.mlp.hook_post"].width or 0
     rows = [Neuron(layer, index) for index in range(width)]
-    others = as_batches(samples, "samples")
-    if not others:
-        raise InputError(
-            "rank_one needs samples, to know which keys the layer sees otherwise; give batches of other prompts."
-        )
-    taught = lessons(model, as_batches(batches, "batches"), source=old, target=new, max_new_tokens=max_new_tokens)
+    others = as_batches(
+        samples, "samples", needed_for="to see which keys the layer meets otherwise: batches of other prompts"
+    )
+    given = as_batches(batches, "batches", needed_for=TEACHING)
+    taught = lessons(model, given, source=old, target=new, max_new_tokens=max_new_tokens)
     kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
     key = torch.cat([activity_at(model, lesson.batch, lesson.spots, rows) for lesson in taught]).mean(0).double()
     moment = _second_moment(model, others, rows)
@@ -90,18 +88,9 @@ def rank_one(
         deltas_of=lambda value: amounts[:, None] * value,
         progress=progress,
     )
-    told = {**asdict(settings), "layer": layer, "ridge": ridge, "stopped": result.stopped}
-    told["controls"] = sum(lesson.batch.size for lesson in kept)
-    about = provenance(
-        model,
-        "rank_one",
-        source=model.to_string(old).strip(),
-        target=model.to_string(new).strip(),
-        settings=told,
-        seed=settings.seed,
-        losses=result.losses,
-    )
-    return Edit(tuple(rows), result.deltas, about)
+    told = {**asdict(settings), **counts(taught), "layer": layer, "ridge": ridge}
+    words = {"source": model.to_string(old).strip(), "target": model.to_string(new).strip()}
+    return optimised_edit(model, "rank_one", rows, result, kept, told, words)
 
 
 def _second_moment(

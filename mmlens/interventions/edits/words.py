@@ -17,6 +17,8 @@ from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 Batches = MultimodalBatch | Iterable[MultimodalBatch]
+#: What batches are needed for.
+TEACHING = "to teach the edit from"
 
 
 def replace_token(
@@ -84,9 +86,15 @@ def replace_token(
             "method='direct' has no use for controls: it sees the source's places alone. Leave them out, or use 'through'."
         )
     rows = _editable(model, neurons, chosen.frozen_last if isinstance(chosen, Through) else 0)
-    taught = lessons(model, _given(batches), source=old, target=new, max_new_tokens=max_new_tokens)
+    taught = lessons(
+        model,
+        as_batches(batches, "batches", needed_for=TEACHING),
+        source=old,
+        target=new,
+        max_new_tokens=max_new_tokens,
+    )
     words: dict[str, Any] = {"source": model.to_string(old).strip(), "target": model.to_string(new).strip()}
-    settings = {**asdict(chosen), **_counts(taught)}
+    settings = {**asdict(chosen), **counts(taught)}
     if isinstance(chosen, Direct):
         deltas, found = direct(model, rows, taught, chosen, source=old, target=new)
         about = provenance(model, "direct (a reconstruction)", settings={**settings, **found}, **words)
@@ -94,7 +102,7 @@ def replace_token(
     kept = lessons(model, others, source=None, target=None, max_new_tokens=max_new_tokens)
     start = torch.zeros(len(rows), model.W_U.shape[0])
     result = optimise(model, rows, taught, kept, chosen, token=new, wanted="said", start=start, progress=progress)
-    return _made(model, "through", rows, result, kept, settings, chosen.seed, words)
+    return optimised_edit(model, "through", rows, result, kept, settings, words)
 
 
 def remove_word(
@@ -132,19 +140,18 @@ def remove_word(
     chosen = Through() if settings is None else settings
     token = as_token(model, word)
     rows = _editable(model, neurons, chosen.frozen_last)
-    taught = lessons(model, _given(batches), source=token, target=None, max_new_tokens=max_new_tokens)
+    taught = lessons(
+        model,
+        as_batches(batches, "batches", needed_for=TEACHING),
+        source=token,
+        target=None,
+        max_new_tokens=max_new_tokens,
+    )
     kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
     start = torch.zeros(len(rows), model.W_U.shape[0])
     result = optimise(model, rows, taught, kept, chosen, token=token, wanted="unsaid", start=start, progress=progress)
     words = {"source": model.to_string(token).strip()}
-    return _made(model, "remove", rows, result, kept, {**asdict(chosen), **_counts(taught)}, chosen.seed, words)
-
-
-def _given(batches: Batches) -> list[MultimodalBatch]:
-    found = as_batches(batches, "batches")
-    if not found:
-        raise InputError("No batches were given to teach the edit from.")
-    return found
+    return optimised_edit(model, "remove", rows, result, kept, {**asdict(chosen), **counts(taught)}, words)
 
 
 def _editable(model: HookedMultimodal, neurons: Sequence[Neuron], frozen_last: int) -> list[Neuron]:
@@ -153,24 +160,34 @@ def _editable(model: HookedMultimodal, neurons: Sequence[Neuron], frozen_last: i
     return free_rows(model, list(dict.fromkeys(neurons)), frozen_last)
 
 
-def _counts(taught: Sequence[Lesson]) -> dict[str, int]:
+def counts(taught: Sequence[Lesson]) -> dict[str, int]:
+    """How many samples taught an edit, and at how many places."""
     return {
         "samples": sum(lesson.batch.size for lesson in taught),
         "places": sum(len(lesson.spots) for lesson in taught),
     }
 
 
-def _made(
+def optimised_edit(
     model: HookedMultimodal,
     method: str,
     rows: Sequence[Neuron],
     found: Found,
     kept: Sequence[Lesson],
     settings: dict[str, Any],
-    seed: int,
     words: dict[str, Any],
 ) -> Edit:
+    """The edit that an optimisation found, with what it was told and how it went.
+
+    Args:
+        model: the hooked model.
+        method: its name.
+        rows: of the deltas.
+        found: what the optimisation gave.
+        kept: the controls it had.
+        settings: what it was told, `seed` among it.
+        words: `source` and `target`, as far as it has them.
+    """
     told = {**settings, "controls": sum(lesson.batch.size for lesson in kept), "stopped": found.stopped}
-    return Edit(
-        tuple(rows), found.deltas, provenance(model, method, settings=told, seed=seed, losses=found.losses, **words)
-    )
+    about = provenance(model, method, settings=told, seed=settings["seed"], losses=found.losses, **words)
+    return Edit(tuple(rows), found.deltas, about)

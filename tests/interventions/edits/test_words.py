@@ -309,5 +309,8 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         Direct(share=0)
     with pytest.raises(InputError, match=r"^reach has no meaning for penalty='l2sq'"):
         Direct(reach=1.0)
-    with pytest.raises(InputError, match=r"^rank_one needs samples, to know which keys the layer sees otherwise"):
+    with pytest.raises(
+        InputError,
+        match=r"^No samples were given to see which keys the layer meets otherwise: batches of other prompts\.$",
+    ):
         rank_one(model, batch, source="yes", target="blue", layer=1, samples=[])
