@@ -207,6 +207,6 @@ def test_the_frontier_shows_every_edit(report: EditReport, tmp_path: Path) -> No
         tuple(point) for line in panel.lines for point in line.get_xydata().tolist() if len(line.get_xydata()) <= 2
     }
     assert {(0.0, 1.0), (0.0, 0.0)} <= drawn
-    assert {text.get_text() for text in panel.texts} == {"good", "weak\nrandom"}  # two on one place
+    assert {text.get_text() for text in panel.texts} == {"good", "weak, random"}  # two on one place
     direct = next(c for c in panel.containers if c.get_label() == "direct (a reconstruction)")
     assert direct.lines[0].get_xydata().tolist() == [[0.0, 0.0], [0.0, 1.0]]  # the stronger penalty first
