@@ -26,7 +26,7 @@ def plot_frontier(report: EditReport) -> Plot:
             _draw_method(axes, report, group, facts, _COLORS[number % len(_COLORS)], named)
         for place, names in named.items():  # edits that fall on one place share a label
             axes.annotate(
-                "\n".join(names),
+                ", ".join(names),
                 place,
                 xytext=(5, -3),
                 textcoords="offset points",
