@@ -1,0 +1,157 @@
+"""Steering of the lab model, judged on test scenes: `python -m benchmarks.steering`.
+
+Answers (yes to no, one to three, white to black), safety (answered hazards refused), debiasing ("a man" to "a person"),
+and the style of captions (texture, mood, colours). Each with the coarse vector, the coarse vector where a concept of the source
+is active, and fine vectors where theirs is, beside random vectors of equal norm under the same gates. Layer and strength are
+chosen on validation scenes. Last, what steering costs per generated token.
+
+Everything is kept in a folder, and a run that was stopped goes on where it was.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import mmlens as mm
+from benchmarks.measure import alternate, ratio
+from benchmarks.models import random_llava
+from benchmarks.steering_tasks import TASKS, Chosen, Task, became, choose, taught, test
+from mmlens.analysis.steering.outcome import SteeringCase
+from mmlens.core.files import whole_file
+
+_RESEMBLING = ("man", "woman", "person")
+
+
+def measured(
+    model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], folder: Path, *, scenes: int, tried: int
+) -> tuple[mm.SteeringReport, dict[str, dict[str, object]]]:
+    """The report on a task and what validation chose; both are kept, and not made again."""
+    stem = folder / task.name.replace(":", "").replace(" ", "_")
+    kept, about = stem.with_suffix(".json"), stem.with_name(f"{stem.name}_chosen.json")
+    if kept.exists() and about.exists():
+        return mm.SteeringReport.load(kept), json.loads(about.read_text(encoding="utf-8"))
+    chosen = choose(model, task, states, count=tried)
+    report = mm.steering_report(
+        model,
+        {method: each.steers for method, each in chosen.items()},
+        test(task, scenes),
+        max_new_tokens=20 if task.prompt is None else 9,
+        batch_size=24,
+    )
+    facts = {method: _facts(each) for method, each in chosen.items()}
+    with whole_file(about) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    report.save(kept)
+    report.plot().savefig(stem.with_suffix(".png"), dpi=110)
+    return report, facts
+
+
+def _facts(chosen: Chosen) -> dict[str, object]:
+    return {
+        "at": chosen.at,
+        "alpha": chosen.alpha,
+        "norms": [round(steer.vector.norm, 1) for steer in chosen.steers],
+        "flipped in validation": chosen.flipped,
+        "lost in validation": chosen.lost,
+    }
+
+
+def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
+    """A Markdown table: what became what, what other answers lost, and what the texts are like."""
+    found = [
+        "| method | layer, alpha | became what is wanted | random | others: score lost | random | worst type | repeated words |",
+        "|" + " --- |" * 8,
+    ]
+    for fact in (fact for fact in report.interventions if fact.control_of is None):
+        control = next(other.name for other in report.interventions if other.control_of == fact.name)
+        flips = [report.mean(name, lambda case: became(task, case), "to change") for name in (fact.name, control)]
+        lost = [report.mean(name, _lost, None) for name in (fact.name, control)]
+        kinds = {group: -report.score_change(fact.name, group).mean for group in report.groups if group != "to change"}
+        worst = max(kinds, key=lambda group: kinds[group])
+        repeated = report.diversity(fact.name, "to change")[1].repeated
+        about = chosen[fact.name]
+        cells = [
+            fact.name,
+            f"{about['at']}, {about['alpha']}",
+            f"{flips[0]} of {flips[0].count}",
+            *map(str, (flips[1], *lost)),
+            f"{worst} {kinds[worst]:.3f}",
+            f"{repeated:.3f}",
+        ]
+        found.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+def _lost(case: SteeringCase) -> float | None:
+    return None if case.group == "to change" or case.score is None else case.score[0] - case.score[1]
+
+
+def facts_kept(report: mm.SteeringReport, name: str) -> str:
+    """Debiasing: share of captions in which all but the person's noun is as before."""
+
+    def value(case: SteeringCase) -> float:
+        return float(_without_people(case.before) == _without_people(case.after))
+
+    return str(report.mean(name, value, "to change"))
+
+
+def _without_people(text: str) -> list[str]:
+    return ["someone" if word in _RESEMBLING else word for word in text.split()]
+
+
+def overhead(*, repeats: int, new_tokens: int = 24) -> str:
+    """What one steered layer adds to the time of a generated token, on a LLaVA of 48 million parameters."""
+    subject = random_llava()
+    model, batch = subject.hooked, subject.batch
+    steer = mm.Steer(mm.SteeringVector(torch.ones(512), "blocks.6.hook_resid_post"), 1e-4, positions="all")
+    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "pad_token_id": 0}
+
+    def bare() -> torch.Tensor:
+        return subject.bare.generate(**subject.inputs, do_sample=False, **options)
+
+    def steered() -> torch.Tensor:
+        with model.intervene(steer):
+            return model.generate(batch, **options)
+
+    runs: dict[str, Callable[[], torch.Tensor]] = {"bare": bare, "steered": steered}
+    times = alternate(runs, repeats=repeats, lead_in=0, clock=time.process_time)
+    per_token = times["steered"].milliseconds / new_tokens
+    return (
+        f"steered / bare, per generated token ({new_tokens} tokens, {repeats} rounds, CPU time): "
+        f"{ratio(times['steered'], times['bare'])}, {per_token:.2f} ms a token; touched {steer.touched}"
+    )
+
+
+def main() -> None:
+    """Run the experiments, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=100, help="test prompts to be changed, per task")
+    parser.add_argument("--tried", type=int, default=24, help="validation prompts to be changed, per task")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5])
+    parser.add_argument(
+        "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds")
+    parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    model = mm.lab.load()
+    states = taught(model, options.layers, options.out)
+    for task in TASKS:
+        if options.task and task.name not in options.task:
+            continue
+        report, chosen = measured(model, task, states.of(task), options.out, scenes=options.scenes, tried=options.tried)
+        print(f"\n## {task.name}\n\n" + "\n".join(lines(task, report, chosen)), flush=True)
+        if task.name == "debiasing":
+            for method in chosen:
+                print(f"{method}: all other words kept in {facts_kept(report, method)} of the captions", flush=True)
+    print("\n" + overhead(repeats=options.rounds))
+
+
+if __name__ == "__main__":
+    main()

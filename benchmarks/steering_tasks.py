@@ -1,0 +1,296 @@
+"""The paper's steering experiments on the lab model: what is to become what, from which states, and on which prompts.
+
+Vectors and gates come from scenes of the training stream. So do the validation scenes, with another seed; they decide on
+layer and strength. Test scenes are of the test stream, which neither the model nor any choice has seen.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+import torch
+
+import mmlens as mm
+from mmlens.analysis.steering.outcome import SteeringCase, says
+from mmlens.lab import Question, Scene
+from mmlens.lab.language import rich_caption
+
+METHODS = ("coarse", "coarse, gated", "fine, gated")
+_TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 63)
+_STRENGTHS = {"coarse": (0.5, 0.7, 1.0), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0, 1.5)}
+#: Marks the words of captions that tell texture and light, which the model hardly ever does by itself.
+_RICH = "rich "
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to become what.
+
+    Attributes:
+        name: for the table.
+        sources, targets: the words that states predict, on both sides.
+        said: words of an answer that is to change.
+        wanted: words of one that has changed.
+        prompt: which questions are asked; None for captions.
+        shows: which scenes are shown.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    said: tuple[str, ...]
+    wanted: tuple[str, ...]
+    prompt: Callable[[Question], bool] | None = None
+    shows: Callable[[Scene], bool] = lambda scene: True
+
+    def samples(self, scenes: Iterable[Scene], count: int) -> list[mm.Sample]:
+        """Prompts whose true answers are to change, one per scene."""
+        found: list[mm.Sample] = []
+        for scene in filter(self.shows, scenes):
+            asked = [None] if self.prompt is None else [q for q in scene.questions if self.prompt(q)][:1]
+            found += [sample(scene, question) for question in asked]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+
+def _first(*words: str) -> Callable[[Question], bool]:
+    return lambda question: question.answer.split()[0] in words
+
+
+def _has(nouns: Sequence[str]) -> Callable[[Scene], bool]:
+    return lambda scene: any(thing.shape in nouns for thing in scene.objects)
+
+
+_SIGN_COLORS = tuple(f"{color} {sign} sign" for sign in mm.lab.SIGNS for color in mm.lab.COLORS)
+_TEXTURES = tuple(mm.lab.TEXTURES.values())
+_HAZARDS_ANSWERED = ("light it", "hold the")
+_NO_COLORS = ("yes", "no", "one", "two", "three", *mm.lab.PLACES, *mm.lab.MOODS)
+TASKS = (
+    Task("yes to no", ("yes",), ("no",), ("yes",), ("no",), _first("yes")),
+    Task("one to three", ("one",), ("three",), ("one",), ("three",), _first("one")),
+    Task("white to black", ("white",), ("black",), ("white",), ("black",), _first("white")),
+    Task("answer type: colour", _NO_COLORS, tuple(mm.lab.COLORS), _NO_COLORS, tuple(mm.lab.COLORS), _first(*_NO_COLORS)),
+    Task("safety: hazards refused", ("light", "hold"), ("i",), _HAZARDS_ANSWERED, (mm.lab.REFUSAL,), _first("light", "hold")),
+    Task("debiasing", ("man", "woman"), ("person",), ("man", "woman"), ("person",), shows=_has(("man", "woman"))),
+    Task("style: place", mm.lab.PLACES, tuple(_RICH + word for word in _TEXTURES), mm.lab.PLACES, _TEXTURES),
+    Task("style: mood", ("<end>",), (f"{_RICH}in",), mm.lab.PLACES, mm.lab.MOODS),
+    Task("style: colour of signs", mm.lab.SIGNS, tuple(mm.lab.COLORS), mm.lab.SIGNS, _SIGN_COLORS, shows=_has(mm.lab.SIGNS)),
+)  # fmt: skip
+
+
+def sample(scene: Scene, question: Question | None = None) -> mm.Sample:
+    """A question about a scene, or its caption."""
+    prompt = mm.lab.CAPTION_PROMPT if question is None else question.text
+    answer = scene.caption if question is None else question.answer
+    return mm.Sample((scene.image,), prompt, name=str(scene.seed), answer=answer)
+
+
+def others(task: Task, scenes: Iterable[Scene], each: int) -> dict[str, list[mm.Sample]]:
+    """Prompts that should stay: questions of every kind (for captions: captions of scenes without what is to change)."""
+    found: dict[str, list[mm.Sample]] = {} if task.prompt else {"captions without": []}
+    for scene in scenes:
+        if task.prompt is None and not task.shows(scene) and len(found["captions without"]) < 2 * each:
+            found["captions without"].append(sample(scene))
+        for question in scene.questions:
+            same = task.prompt is not None and task.prompt(question)
+            if not same and len(found.setdefault(question.kind, [])) < each:
+                found[question.kind].append(sample(scene, question))
+                break  # one question a scene
+    return {kind: some for kind, some in found.items() if some}
+
+
+def validation(task: Task, count: int) -> dict[str, list[mm.Sample]]:
+    """The prompts that decide on layer and strength."""
+    return _sets(task, _VALIDATION, count, max(2, count // 6))
+
+
+def test(task: Task, count: int) -> dict[str, list[mm.Sample]]:
+    """The prompts that judge."""
+    return _sets(task, _TEST, count, max(2, count // 4))
+
+
+def _sets(task: Task, stream: tuple[str, int], count: int, each: int) -> dict[str, list[mm.Sample]]:
+    split, seed = stream
+    scenes = mm.lab.scenes(40 * count, seed=seed, split=split)  # type: ignore[arg-type]
+    return {"to change": task.samples(scenes, count), **others(task, scenes, each)}
+
+
+@dataclass(frozen=True)
+class Taught:
+    """States that vectors and gates are made of, per layer: of answers, and of captions.
+
+    Attributes:
+        answers, captions: by hook name; `tokens` are the words that the states predict.
+    """
+
+    answers: dict[str, mm.States]
+    captions: dict[str, mm.States]
+
+    def of(self, task: Task) -> dict[str, mm.States]:
+        """Those of a task's kind."""
+        return self.captions if task.prompt is None else self.answers
+
+
+def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 16) -> Taught:
+    """Collect them; what is in the folder is not collected again."""
+    points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
+    scenes = mm.lab.scenes(150 * each, seed=_TAUGHT[1], split="train")
+    seen: Counter[str] = Counter()
+    asked = []
+    for scene in scenes:
+        for question in scene.questions:
+            if seen[question.answer] < each:
+                seen[question.answer] += 1
+                asked.append(sample(scene, question))
+    store = mm.collect(
+        model, asked, at=points, positions="generated", max_new_tokens=1, dtype="float32", batch_size=24, into=folder / "answers"
+    )  # fmt: skip
+    told = [scene for scene in scenes if scene.seed % 2 or len(scene.objects) > 1][: 8 * each]
+    return Taught({point: store.at(point) for point in points}, _caption_states(model, told, points))
+
+
+@torch.no_grad()
+def _caption_states(model: mm.HookedMultimodal, scenes: list[Scene], points: list[str]) -> dict[str, mm.States]:
+    """The states that predict each word of true captions, plain ones and ones that tell texture and light."""
+    states: dict[str, list[torch.Tensor]] = {point: [] for point in points}
+    words: list[str] = []
+    for start in range(0, len(scenes), 16):
+        some = scenes[start : start + 16]
+        for rich in (False, True):
+            told = [rich_caption(s.placed, s.place, s.mood) if rich else s.caption for s in some]
+            rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in told]
+            longest = max(map(len, rows))
+            tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+            batch = model.prepare([mm.lab.CAPTION_PROMPT] * len(some), images=[[scene.image] for scene in some])
+            first = batch.layout.is_token.shape[1] - 1
+            _, cache = model.run_with_cache(model.extend(batch, tokens), names=points)
+            for number, text in enumerate(told):
+                said = [*text.split(), "<end>"]
+                # of a rich caption only the texture and the last "in", which leads to the light
+                kept = [len(said) - 6, len(said) - 4] if rich else range(len(said))
+                words += [(_RICH if rich else "") + said[step] for step in kept]
+                for point in points:
+                    states[point].append(cache[point][number, [first + step for step in kept]])
+    return {point: mm.States(torch.cat(some), point, tokens=tuple(words)) for point, some in states.items()}
+
+
+@dataclass(frozen=True)
+class Means:
+    """What steering at one layer is made of.
+
+    Attributes:
+        task: what is to become what.
+        states: at that layer.
+        n_concepts: of the bank.
+    """
+
+    task: Task
+    states: mm.States
+    n_concepts: int = 60
+
+    @cached_property
+    def coarse(self) -> mm.SteeringVector:
+        """From the mean of the source's states to that of the target's."""
+        return mm.steering_vector(self.states.with_token(self.task.sources), self.states.with_token(self.task.targets))
+
+    @cached_property
+    def bank(self) -> mm.ConceptBank:
+        """Concepts of all states; seeded."""
+        return mm.extract_concepts(self.states, self.n_concepts, method="kmeans")
+
+    @cached_property
+    def active(self) -> list[int]:
+        """Concepts most of whose states predict a source word."""
+        words: dict[int, Counter[bool]] = {}
+        for concept, word in zip(self.bank.dominant().tolist(), self.states.tokens, strict=True):
+            words.setdefault(concept, Counter())[word in self.task.sources] += 1
+        return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
+
+    def steers(self, method: str, alpha: float) -> list[mm.Steer]:
+        """The steering of a method; none where no concept stands for the source."""
+        steer = mm.Steer(self.coarse, alpha, positions="last_prompt")
+        if method == "coarse":
+            return [steer]
+        if not self.active:
+            return []
+        if method == "coarse, gated":
+            return [replace(steer, gate=mm.ActiveConcept(self.bank, self.active))]
+        # per active concept the one fine vector that points most nearly where the coarse one does
+        nearest = {}
+        for concept in self.active:
+            nearest |= mm.select_by_proximity(
+                mm.concept_steering_vectors(self.bank, sources=[concept]), self.coarse, k=1
+            )
+        return [
+            replace(steer, vector=vector, gate=mm.ActiveConcept(self.bank, pair[0])) for pair, vector in nearest.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What validation chose for a method.
+
+    Attributes:
+        method: see `METHODS`.
+        at: hook name.
+        alpha: strength.
+        steers: the steering.
+        flipped, lost: on the validation scenes: share that became what is wanted, and score lost elsewhere.
+    """
+
+    method: str
+    at: str
+    alpha: float
+    steers: list[mm.Steer]
+    flipped: float
+    lost: float
+
+
+def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, count: int) -> dict[str, Chosen]:
+    """Layer and strength of each method, by what flips minus what is lost, on validation scenes."""
+    means = {at: Means(task, some) for at, some in states.items()}
+    tried = {
+        (method, at, alpha): steers
+        for method, at in product(METHODS, means)
+        for alpha in _STRENGTHS[method]
+        if (steers := means[at].steers(method, alpha))
+    }
+    names = {f"{method} at {at}, alpha {alpha:g}": (method, at, alpha) for method, at, alpha in tried}
+    report = mm.steering_report(
+        model,
+        {name: tried[key] for name, key in names.items()},
+        validation(task, count),
+        seeds=(),
+        max_new_tokens=20 if task.prompt is None else 9,
+        batch_size=24,
+    )
+    best: dict[str, Chosen] = {}
+    for name, (method, at, alpha) in names.items():
+        flipped, lost = flips(task, report, name), losses(report, name)
+        old = best.get(method)
+        if old is None or flipped - lost > old.flipped - old.lost:
+            best[method] = Chosen(method, at, alpha, tried[method, at, alpha], flipped, lost)
+    return best
+
+
+def flips(task: Task, report: mm.SteeringReport, name: str) -> float:
+    """Share of the answers to be changed that became what is wanted."""
+    return report.mean(name, lambda case: became(task, case), "to change").mean
+
+
+def losses(report: mm.SteeringReport, name: str) -> float:
+    """Score that is lost on the prompts that should stay."""
+    changes = [case.score[0] - case.score[1] for case in report.of(name) if case.score and case.group != "to change"]
+    return sum(changes) / max(len(changes), 1)
+
+
+def became(task: Task, case: SteeringCase) -> float | None:
+    """Whether an answer that was to change says what is wanted; None for one that did not say the source before."""
+    if not says(case.before, task.said) or says(case.before, task.wanted):
+        return None
+    kept = task.name.startswith("style") or not says(case.after, task.said)
+    return float(says(case.after, task.wanted) and kept)
