@@ -27,8 +27,8 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.places import Neuron, Positions
-from mmlens.interventions.units import Ablate
 from mmlens.interventions.corruptions import blur, swap
+from mmlens.interventions.units import Ablate
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.images import Picture

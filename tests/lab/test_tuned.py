@@ -1,6 +1,5 @@
 """The lab's fine-tunes: each captions in its own style, and the base stays what it was, on one copy of the weights."""
 
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,8 +17,8 @@ FOLDER = lab.path().parent / "adapters"
 
 
 @pytest.fixture(scope="module")
-def tuned() -> Iterator[HookedMultimodal]:
-    yield lab.load_tuned()
+def tuned() -> HookedMultimodal:
+    return lab.load_tuned()
 
 
 @pytest.mark.parametrize("style", STYLES)
