@@ -105,8 +105,9 @@ def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Mod
     """Operations of every linear and convolution in one pass of a batch, by module."""
     found: dict[nn.Module, float] = {}
 
-    def count(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        rows = output.numel() / module.weight.shape[0]
+    def count(module: Any, args: tuple[torch.Tensor, ...], output: Any) -> None:
+        first: torch.Tensor = output[0] if isinstance(output, tuple) else output  # routers of mixtures return several
+        rows = first.numel() / module.weight.shape[0]
         found[module] = found.get(module, 0.0) + 2.0 * rows * module.weight.numel()
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
