@@ -12,6 +12,7 @@ from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.pictures import drawn_by
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ class ConceptGrounding:
             pictures: per concept, at most.
             maps: lay the maps over the pictures, where there are any.
         """
-        from mmlens.viz.concepts import plot_board
-
-        return plot_board(self, concepts=concepts, pictures=pictures, maps=maps)
+        return drawn_by("concepts.plot_board")(self, concepts=concepts, pictures=pictures, maps=maps)
 
 
 def ground_concepts(
@@ -192,7 +191,15 @@ def find_samples(
     """
     if rows and not bank.keys:
         raise InputError("The bank does not know which samples its states come from; extract it from collected states.")
-    wanted = {bank.keys[row] for row in rows}
+    return samples_by_key(dataset, {bank.keys[row] for row in rows}, prompt=prompt)
+
+
+def samples_by_key(dataset: Dataset, wanted: set[str], *, prompt: str | None = None) -> dict[str, Sample]:
+    """The samples with some keys.
+
+    Raises:
+        InputError: if the dataset lacks some.
+    """
     found: dict[str, Sample] = {}
     for sample in as_samples(dataset, prompt=prompt):
         if len(found) == len(wanted):
