@@ -1,0 +1,164 @@
+"""`concept_shift`: what fine-tuning does to each concept."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from mmlens.analysis.concepts.bank import By, ConceptBank
+from mmlens.analysis.concepts.coders import NonNegative
+from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.shift.fates import contingency, fates
+from mmlens.analysis.shift.matching import Match, match_concepts
+from mmlens.analysis.shift.measures import Average, average_shift, consistency_of
+from mmlens.analysis.shift.pairing import Pairs, paired
+from mmlens.analysis.shift.result import ConceptShift, MostActive
+from mmlens.analysis.store.states import States
+from mmlens.core.errors import InputError
+
+_MOST_ACTIVE = 50
+
+
+@torch.no_grad()
+def concept_shift(
+    base_states: States,
+    tuned_states: States,
+    bank: ConceptBank,
+    tuned_bank: ConceptBank | None = None,
+    *,
+    pairs: Pairs = "all",
+    match: Match = "hungarian",
+    average: Average = "mean",
+    alpha: float = 1.0,
+    by: By = "absolute",
+    top_samples: int | None = None,
+    seed: int = 0,
+) -> ConceptShift:
+    """Measure how concepts move when a model is tuned, and whether moving them so gives the tuned model's concepts.
+
+        A_k = {m : k = argmax_i |v_i(x_m)|}        the samples of concept k, in the base model
+        d_m = b_m - a_m                            how far the state of sample m moved
+        D_k = mean of d_m over A_k
+        u_k + alpha * D_k                          the shifted concept, beside its match among the tuned model's
+
+    Concepts should be places where states lie (k-means, as in the paper, or simple). Those of the other methods are directions
+    of unit length; a shift in the unit of the states outweighs them.
+
+    With `pairs="none"` the two sets are of different samples (one model, two datasets). Then `D_k` is the mean of the matched
+    tuned concept's states minus the mean of `A_k`: such a shift ends at its match, so that recovery says nothing, and there is
+    no consistency.
+
+    Args:
+        base_states: states of the base model.
+        tuned_states: states of the tuned model (`with model.adapter("name"):`) on the same samples, at the same point.
+        bank: concepts of the base model at this point.
+        tuned_bank: those of the tuned model; found in `tuned_states` by the method and number of `bank` if None.
+        pairs: `"all"`: each sample must be in both sets; `"common"`: those that both have (the paper: both captions have the
+            word); `"none"`: see above. Samples are told by hash and word.
+        match: how concepts are matched; see `match_concepts`.
+        average: of a concept's shifts.
+        alpha: how much of the shift is added.
+        by: the concept of a sample is the one with the largest activation by size (the paper) or by value (its code).
+        top_samples: how many of the most active samples are compared; by default 50, or a quarter of all if that is less.
+        seed: of the tuned concepts, where they are found here.
+
+    Returns:
+        Shift, magnitude, consistency, recovery and fate of each concept.
+
+    Raises:
+        InputError: for states that are no pairs, concepts of another point, or an unknown choice.
+
+    Example:
+        >>> import mmlens as mm
+        >>> base = mm.States(torch.randn(40, 8), "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
+        >>> tuned = mm.States(base.values + torch.ones(8), base.at, keys=base.keys)
+        >>> mm.concept_shift(base, tuned, mm.extract_concepts(base, 3, method="kmeans")).fate
+        ('kept', 'kept', 'kept')
+
+    Source: Khayatan, Shukor, Parekh, Dapogny, Cord, "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering
+    Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012), section on concept shift.
+    *Departs:* overlaps are shares of what there is, not of a fixed 15 or 50; samples in which no concept is active belong to none;
+    fates are decided by where samples go. Everything is in double precision.
+    """
+    base, tuned = paired(base_states, tuned_states, pairs=pairs)
+    if top_samples is not None and top_samples < 1:
+        raise InputError(f"top_samples={top_samples} must be at least 1.")
+    fitted = _alike(bank, tuned_states, seed) if tuned_bank is None else tuned_bank
+    before, after = _bank_of(bank, base), _bank_of(fitted, tuned)
+    owner, other = _owners(before, by), _owners(after, by)
+    count = len(bank)
+    n_samples = torch.bincount(owner[owner >= 0], minlength=count)
+    received = torch.bincount(other[other >= 0], minlength=len(fitted))
+    found = match_concepts(bank.vectors, fitted.vectors, match=match, masses=(n_samples, received))
+    shifts = torch.zeros(0, bank.vectors.shape[1], dtype=torch.double)
+    if pairs == "none":
+        ends = [
+            (base.values[owner == k], tuned.values[(other == j) & (other >= 0)]) for k, j in enumerate(found.tolist())
+        ]
+        moved = [average_shift(b.double(), average) - average_shift(a.double(), average) for a, b in ends]
+        consistency = torch.full((count,), torch.nan, dtype=torch.double)
+        origin = _owners(_bank_of(bank, tuned), by)
+    else:
+        shifts = tuned.values.double().cpu() - base.values.double().cpu()
+        moved = [average_shift(shifts[owner == k], average) for k in range(count)]
+        consistency = torch.tensor([consistency_of(shifts[owner == k]) for k in range(count)], dtype=torch.double)
+        origin = owner
+    fate, appeared = fates(contingency(origin, other, (count, len(fitted))), found)
+    if pairs == "none":  # no sample of the new data holds what samples of the old did
+        fate = tuple("vanished" if f == "empty" and n else f for f, n in zip(fate, n_samples.tolist(), strict=True))
+    result = ConceptShift(
+        torch.stack(moved), bank.vectors.double().cpu(), fitted.vectors.double().cpu(), found, consistency, n_samples, owner,
+        shifts, alpha, fate, appeared, None, bank.at, match, average, (base.source, tuned.source),
+    )  # fmt: skip
+    if pairs == "none":
+        return result
+    k = top_samples or min(_MOST_ACTIVE, max(1, len(base) // 4))
+    return replace(result, most_active=_most_active(result, before, after, bank, tuned, k, by))
+
+
+def _alike(bank: ConceptBank, states: States, seed: int) -> ConceptBank:
+    """Concepts of other states, found as those of a bank were."""
+    if bank.method == "sae":
+        raise InputError(
+            "The concepts come from a sparse autoencoder, which is not fitted here; give that of the tuned model: "
+            "tuned_bank=mm.ConceptBank.from_sae(path, at=..., states=tuned_states)."
+        )
+    options: dict[str, Any] = {"method": bank.method, "seed": seed}
+    if bank.method == "semi_nmf" and isinstance(bank.coder, NonNegative):
+        options["penalty"] = bank.coder.penalty
+    return extract_concepts(states, len(bank), **options)
+
+
+def _bank_of(bank: ConceptBank, states: States) -> ConceptBank:
+    """The same concepts, with the activations of other states."""
+    if bank.at != states.at or states.values.ndim != 2 or states.values.shape[1] != bank.vectors.shape[1]:
+        raise InputError(
+            f"The concepts are directions at {bank.at} [sample d_model={bank.vectors.shape[1]}], but the states are of "
+            f"{states.at} {list(states.values.shape)}; take both at one point."
+        )
+    return ConceptBank.of(bank.coder, states, method=bank.method)
+
+
+def _owners(bank: ConceptBank, by: By) -> Int[torch.Tensor, "sample"]:
+    """The most active concept of each state; -1 where none is active."""
+    best = bank.strengths(by).max(1)
+    return torch.where(best.values > 0, best.indices, -1)
+
+
+def _most_active(
+    shift: ConceptShift, before: ConceptBank, after: ConceptBank, bank: ConceptBank, tuned: States, k: int, by: By
+) -> MostActive:
+    """The samples of each concept: before, shifted (among the tuned model's states), and of its match."""
+    known = shift.vectors.isfinite().all(1)
+    moved: Float[torch.Tensor, "concept d_model"] = torch.where(known[:, None], shift.shifted, shift.base)
+    coder: Any = bank.coder
+    shifted = ConceptBank.of(replace(coder, vectors=moved.to(bank.vectors)), tuned, method=bank.method)
+    first, second, last = (
+        [tuple(each.keys[row] for row in rows) for rows in each.top(k, by=by)] for each in (before, shifted, after)
+    )
+    return MostActive(
+        tuple(first),
+        tuple(rows if ok else () for rows, ok in zip(second, known.tolist(), strict=True)),
+        tuple(last[j] if j >= 0 else () for j in shift.match.tolist()),
+    )
