@@ -93,6 +93,11 @@ def read_rows(model: HookedMultimodal, neurons: Sequence[Neuron]) -> Float[torch
             f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
         )
     weights = row_weights(model, {(neuron.part, neuron.layer) for neuron in neurons})
+    widths = {part: len(weight) for (part, _), weight in weights.items()}
+    if len(set(widths.values())) > 1:
+        raise InputError(
+            f"One edit's rows have one width, but these parts' rows have {widths}; make an edit for each part."
+        )
     rows = [weights[neuron.part, neuron.layer][:, neuron.index].detach().cpu() for neuron in neurons]
     return torch.stack(rows).to(torch.promote_types(rows[0].dtype, torch.float32))
 

@@ -86,6 +86,11 @@ def replace_token(
             "method='direct' has no use for controls: it sees the source's places alone. Leave them out, or use 'through'."
         )
     rows = _editable(model, neurons, chosen.frozen_last if isinstance(chosen, Through) else 0)
+    elsewhere = [str(row) for row in rows if row.part != "language"]
+    if isinstance(chosen, Direct) and elsewhere:
+        raise InputError(
+            f"{', '.join(elsewhere[:5])} do not write into the stream that words are read from; use method='through' for them."
+        )
     taught = lessons(
         model,
         as_batches(batches, "batches", needed_for=TEACHING),
@@ -100,7 +105,7 @@ def replace_token(
         about = provenance(model, "direct (a reconstruction)", settings={**settings, **found}, **words)
         return Edit(tuple(rows), deltas, about)
     kept = lessons(model, others, source=None, target=None, max_new_tokens=max_new_tokens)
-    start = torch.zeros(len(rows), model.W_U.shape[0])
+    start = torch.zeros_like(read_rows(model, rows), dtype=torch.float32)
     result = optimise(model, rows, taught, kept, chosen, token=new, wanted="said", start=start, progress=progress)
     return optimised_edit(model, "through", rows, result, kept, settings, words)
 
@@ -148,7 +153,7 @@ def remove_word(
         max_new_tokens=max_new_tokens,
     )
     kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
-    start = torch.zeros(len(rows), model.W_U.shape[0])
+    start = torch.zeros_like(read_rows(model, rows), dtype=torch.float32)
     result = optimise(model, rows, taught, kept, chosen, token=token, wanted="unsaid", start=start, progress=progress)
     words = {"source": model.to_string(token).strip()}
     return optimised_edit(model, "remove", rows, result, kept, {**asdict(chosen), **counts(taught)}, words)

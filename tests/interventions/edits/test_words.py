@@ -22,6 +22,7 @@ from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped, planted_neuron
 from tests.conftest import subject_of
+from tests.models.test_conditions import with_adapter
 from tests.tiny import TINY, picture
 
 __all__ = ["planted_neuron"]  # the fixture
@@ -293,6 +294,14 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         ({"method": "magic"}, r"^method='magic' must be 'direct', 'through', or settings Direct\(\.\.\.\) or Through"),
         ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
         ({"neurons": []}, r"^No neurons were given to edit\.$"),
+        (
+            {"method": "direct", "neurons": [Neuron(0, 1, "vision")]},
+            r"^vision\.L0\.u1 do not write into the stream that words are read from; use method='through' for them\.$",
+        ),
+        (
+            {"neurons": [Neuron(0, 1, "vision"), *some]},
+            r"^One edit's rows have one width, but these parts' rows have \{.*'vision': 24.*\}; make an edit for each part\.$",
+        ),
         ({"batches": []}, r"^No batches were given to teach the edit from\.$"),
         ({"batches": ["what"]}, r"^batches must be batches from model\.prepare\(\.\.\.\), found str\.$"),
     ):
@@ -314,3 +323,37 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         match=r"^No samples were given to see which keys the layer meets otherwise: batches of other prompts\.$",
     ):
         rank_one(model, batch, source="yes", target="blue", layer=1, samples=[])
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "adapter", "vision rows"])
+def test_models_as_people_have_them(kind: str) -> None:
+    """In half precision, under an adapter, and for rows of the vision tower: the target is said, and the bits come back."""
+    subject = subject_of(TINY[0])
+    if kind == "adapter":
+        model = HookedMultimodal.from_hf(with_adapter(subject), subject.model.processor)
+    else:
+        made = TINY[0].make()
+        model = HookedMultimodal.from_hf(
+            made.hf_model.to(torch.bfloat16 if kind == "bfloat16" else None), made.processor
+        )
+    batch = subject.batches["left"]
+    weights = {name: weight.detach().clone() for name, weight in model.hf_model.named_parameters()}
+    with torch.no_grad():
+        best = model(batch)[0, -1].topk(2).indices.tolist()
+    part = "vision" if kind == "vision rows" else "language"
+    edit = replace_token(
+        model,
+        batch,
+        source=best[0],
+        target=best[1],
+        neurons=[Neuron(layer, index, part) for layer in (0, 1) for index in range(40)],  # type: ignore[arg-type]
+        method=Through(learning_rate=0.03, penalty=0.01, stop_at=0.6, stop_kl=10.0),
+        max_new_tokens=1,
+        progress=False,
+    )
+    assert edit.deltas.dtype == torch.float32
+    assert edit.provenance.settings["stopped"] == "reached"
+    with torch.no_grad(), model.edited(edit):
+        assert int(model(batch)[0, -1].argmax()) == best[1]
+    for name, weight in model.hf_model.named_parameters():
+        assert torch.equal(weight, weights[name])
