@@ -134,7 +134,11 @@ class _Positioned:
         def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
             where = self._where(node, activation)
             if self.gate is not None:
-                where = where & self.gate(activation).to(where)
+                is_open = self.gate(activation).to(activation.device).bool()
+                where = is_open if where is None else where & is_open
+            if where is None:
+                self.touched.count(node.name, activation.shape[:2].numel())
+                return self.change(activation)
             if not where.any():
                 return None
             self.touched.count(node.name, int(where.sum()))
@@ -142,13 +146,14 @@ class _Positioned:
 
         return steer
 
-    def _where(self, node: Node, activation: torch.Tensor) -> Bool[torch.Tensor, "batch pos"]:
-        """True at the positions of this forward pass that are meant; padding never is."""
-        shape = activation.shape[:2]
+    def _where(self, node: Node, activation: torch.Tensor) -> Bool[torch.Tensor, "batch pos"] | None:
+        """True at the positions of this forward pass that are meant; padding never is. None for all of them."""
         if node.sequence not in ("language", "decoder"):
-            return torch.ones(shape, dtype=torch.bool, device=activation.device)
-        step = self._clock.tick(node, shape[1])
-        return step.mask(self.positions, shape[0]).to(activation.device)
+            return None
+        step = self._clock.tick(node, activation.shape[1])
+        if step.is_new and not isinstance(self.positions, slice) and self.positions != "image":
+            return None  # the usual step of a generation, which no mask need slow down
+        return step.mask(self.positions, activation.shape[0]).to(activation.device)
 
 
 @dataclass(frozen=True)

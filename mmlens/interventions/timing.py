@@ -33,6 +33,11 @@ class Step:
     generating: bool
     layout: "TokenLayout | None"
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it holds new tokens alone."""
+        return self.first >= self.prompt
+
     def mask(self, positions: "SteeredPositions", batch: int) -> Bool[torch.Tensor, "batch pos"]:
         """True at the rows that a rule means; never at padding."""
         at = torch.arange(self.first, self.first + self.count)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmlens import lab
-from mmlens.analysis.steering.vectors import contrastive_vector, steering_vector
+from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
@@ -87,3 +88,21 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match=r"target must be .* found \[0, 3\]"):
         steering_vector(torch.ones(2, 3), torch.ones(0, 3), at=AT)
     assert isinstance(steering_vector(torch.ones(2, 3), torch.zeros(1, 3), at=AT), SteeringVector)
+
+
+def test_fine_vectors_lead_from_the_first_concept_to_the_second() -> None:
+    centres = torch.tensor([[10.0, 0, 0], [0, 10, 0], [0, 0, 10]])
+    values = centres.repeat_interleave(4, 0)
+    bank = extract_concepts(States(values, AT), 3, method="kmeans")
+    first, second, third = (int(bank.dominant()[row]) for row in (0, 4, 8))
+    found = concept_steering_vectors(bank)
+    assert set(found) == {(i, j) for i in range(3) for j in range(3) if i != j}
+    torch.testing.assert_close(found[first, second].direction, torch.tensor([-10.0, 10, 0]))
+    assert found[first, second].direction.equal(-found[second, first].direction)
+    assert found[first, second].provenance["source"] == first
+    assert set(concept_steering_vectors(bank, sources=[first], targets=[third])) == {(first, third)}
+    # a state of the first concept, steered, is one of the second
+    moved = values[:1] + found[first, second].direction
+    assert bank.encode(moved).argmax() == second
+    with pytest.raises(InputError, match=r"The bank has concepts 0\.\.2, not 3, 9"):
+        concept_steering_vectors(bank, sources=[3, 0], targets=[9])
