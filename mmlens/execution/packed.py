@@ -125,9 +125,9 @@ class Packed:
         block = self.decoder.blocks[0]
         linears = [module for module in block.modules() if isinstance(module, nn.Linear)]
         width = self.recording.returned.shape[-1]
-        inside = sum(linear.out_features for linear in linears) + 8 * width
+        inside = 2 * sum(linear.out_features for linear in linears) + 12 * width
         heads = max(linear.out_features for linear in linears) // max(self.recording.attended[0].key.shape[-1], 1)
-        scores = 3 * heads * self.cone.length
+        scores = 4 * heads * self.cone.length
         return (inside + scores) * self.recording.returned.element_size()
 
     def chunks(self, jobs: Mapping[int, Job], limit: int) -> Iterator[list[int]]:

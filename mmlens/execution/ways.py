@@ -261,6 +261,7 @@ class Ways:
         packed = Packed(self.model, self.decoder, self.recording, Cone(self.recording.attended, length, read))
         if kind == "packed":
             jobs = dict(enumerate(packed.job(cell) for cell in cells))
+            self._require_budget(packed, max(job.schedule.most for job in jobs.values()), budget)
             for numbers in packed.chunks(jobs, self._rows(packed, budget)):
                 yield numbers, packed.run([jobs.pop(number) for number in numbers])
             return
@@ -279,6 +280,14 @@ class Ways:
         graph = self.model.graph
         later = tuple(change for change in cell.changes if graph[change.at].part == "language")
         return packed.job(Cell(cell.sample, later), (rows, own[rows]) if len(rows) else None)
+
+    @staticmethod
+    def _require_budget(packed: Packed, most: int, budget: float | None) -> None:
+        if budget is not None and most * packed.bytes_per_row > budget:
+            raise InputError(
+                f"budget={budget / 2**20:.3g} MiB is less than one cell takes: {most} rows of {packed.bytes_per_row / 2**10:.3g} "
+                f"KiB are {most * packed.bytes_per_row / 2**20:.3g} MiB."
+            )
 
     def _rows(self, packed: Packed, budget: float | None) -> int:
         """How many rows fit into one packed call."""

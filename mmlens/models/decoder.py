@@ -63,7 +63,8 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
         paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]  # type: ignore[union-attr]
         # a gate made beside the query is read by the block itself, for every row; blocks may lack keys of their own
         found = [] if attn.gated else [find_module(block, path) for path in paths if path]  # type: ignore[union-attr]
-        linears.append(tuple(found) if None not in paths and None not in found else ())
+        whole = None in paths or None in found
+        linears.append(() if whole else tuple(module for module in found if module is not None))
     norm = None if language.norm is None else submodule(base, language.norm.path, name)
     return Decoder(tuple(blocks), tuple(kernels), tuple(linears), norm, submodule(base, language.head, name))
 
