@@ -87,6 +87,7 @@ _PUBLIC = {
     "select_by_effect": "mmlens.analysis.steering.selection",
     "select_by_proximity": "mmlens.analysis.steering.selection",
     "sensitivity": "mmlens.analysis.properties.sensitivity",
+    "ShiftGrounding": "mmlens.analysis.shift.grounding",
     "size_estimate": "mmlens.analysis.store.collect",
     "specific_neurons": "mmlens.analysis.properties.specificity",
     "States": "mmlens.analysis.store.states",

@@ -93,6 +93,7 @@ PUBLIC = [
     "select_by_effect",
     "select_by_proximity",
     "sensitivity",
+    "ShiftGrounding",
     "size_estimate",
     "specific_neurons",
     "States",
