@@ -14,7 +14,7 @@ _VALUES = 64
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def fingerprint(model: HookedMultimodal) -> str:
+def fingerprint(model: HookedMultimodal, *, adapters: bool = True) -> str:
     """A hash of a model's parameters: names, shapes, and up to 64 values of each, 16 hexadecimal digits.
 
     Values count, not how they are stored: a checkpoint has one fingerprint in every dtype that holds its numbers exactly
@@ -23,12 +23,13 @@ def fingerprint(model: HookedMultimodal) -> str:
 
     Args:
         model: the hooked model. Of its adapters those count that act now; with none, it has the base model's fingerprint.
+        adapters: whether adapters count at all.
 
     Example:
         >>> fingerprint(model) == fingerprint(model), len(fingerprint(model))
         (True, 16)
     """
-    parameters = sorted(_acting_parameters(model), key=lambda named: named[0])
+    parameters = sorted(_acting_parameters(model, adapters), key=lambda named: named[0])
     digest = hashlib.sha256("|".join(f"{name}{list(parameter.shape)}" for name, parameter in parameters).encode())
     held: dict[torch.device, list[torch.Tensor]] = {}
     for _, parameter in parameters:
@@ -44,9 +45,9 @@ def fingerprint(model: HookedMultimodal) -> str:
     return digest.hexdigest()[:16]
 
 
-def _acting_parameters(model: HookedMultimodal) -> Iterator[tuple[str, torch.Tensor]]:
+def _acting_parameters(model: HookedMultimodal, adapters: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """The base model's parameters under their own names, and those of the adapters that act."""
-    asleep = set(model.adapters) - set(model.active_adapters)
+    asleep = set(model.adapters) - (set(model.active_adapters) if adapters else set())
     unwrap: Any = getattr(model.hf_model, "get_base_model", None)
     for name, parameter in (model.hf_model if unwrap is None else unwrap()).named_parameters():
         if not asleep.intersection(name.split(".")):

@@ -96,13 +96,14 @@ class RowEdits:
 
     @property
     def unedited_fingerprint(self) -> str:
-        """The fingerprint of the weights without the edits in force; worked out anew only where weights have changed."""
+        """The fingerprint of the weights without adapters and edits in force; worked out anew only where weights have changed."""
         from mmlens.models.fingerprint import fingerprint
 
         state = _state(self._base)
         versions = _versions(self._base)
         if not state.fingerprint or (not state.entries and versions != state.versions):
-            state.fingerprint, state.versions = fingerprint(self), versions  # type: ignore[arg-type]
+            state.fingerprint = fingerprint(self, adapters=False)  # type: ignore[arg-type]
+            state.versions = versions
         return state.fingerprint
 
     @contextmanager

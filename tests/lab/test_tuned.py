@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+import mmlens as mm
 from mmlens import lab
 from mmlens.core.errors import InputError
 from mmlens.lab.finetune import STYLES, Tuning, finetune
@@ -81,3 +82,14 @@ def test_what_is_not_there_is_refused(tuned: HookedMultimodal, tmp_path) -> None
         pass
     with pytest.raises(InputError, match="There is no tune 'colour'"):
         finetune(Tuning("colour"), tmp_path)  # type: ignore[arg-type]
+
+
+def test_an_edit_of_the_base_holds_under_every_adapter(tuned: HookedMultimodal) -> None:
+    edit = mm.edits.zero_neurons(tuned, [mm.Neuron(2, 7)])
+    batch = tuned.prepare("describe the image", images=lab.scene(5).image)
+    with tuned.adapter("place"):
+        plain = tuned(batch)
+        with tuned.edited(edit):
+            assert not torch.equal(tuned(batch), plain)
+        assert torch.equal(tuned(batch), plain)
+        assert mm.edits.zero_neurons(tuned, [mm.Neuron(2, 7)]).provenance.settings["made with adapters"] == ["place"]

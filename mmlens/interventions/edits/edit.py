@@ -66,6 +66,8 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
         more: further fields of `Provenance`.
     """
     settings = dict(more.pop("settings", {}))
+    if model.active_adapters:
+        settings["made with adapters"] = list(model.active_adapters)
     if model.edits:
         settings["made with edits in force"] = [repr(edit) for edit in model.edits]
     return Provenance(type(model._base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
