@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.agreement import DisagreementError
 from benchmarks.models import Subject, lab_model, random_llava
+from benchmarks.patching import patching
 from benchmarks.points import points
 from benchmarks.running import TASKS, running
 from benchmarks.scoring import memory, scoring
@@ -22,7 +23,7 @@ from benchmarks.starting import lab, starting
 from benchmarks.table import Row, as_table, machine
 
 _MODELS = ("llava", "lab", "gpu")
-_NAMES = (*TASKS, "neurons", "points", "lab", "start")
+_NAMES = (*TASKS, "neurons", "patching", "points", "lab", "start")
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -85,11 +86,13 @@ def _benchmarks(
     tasks = [task for task in TASKS if task in chosen]
     subjects: list[Subject | None] = []
     on_models = bool(tasks) or "neurons" in chosen
-    if "llava" in models and (on_models or "points" in chosen):
+    if "llava" in models and (on_models or {"points", "patching"} & set(chosen)):
         llava = random_llava()
         subjects.append(llava)
         if "points" in chosen:
             yield points(llava, repeats=repeats)
+        if "patching" in chosen:
+            yield patching(llava, repeats=min(repeats, 5), clock=clock)
     if on_models and "lab" in models:
         subjects.append(lab_model())
     if on_models and "gpu" in models:
