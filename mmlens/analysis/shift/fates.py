@@ -9,7 +9,7 @@ All by where samples go. `A_k` are the samples of base concept k, `B_j` those of
 A base concept without match or whose match has no samples has vanished too. A tuned concept has appeared if no base concept
 is the origin of half of its samples, or has half of its own there. A base concept without samples tells nothing: it is empty.
 
-*Departs:* Khayatan et al. (ICCV 2025, https://arxiv.org/abs/2501.03012) describe these patterns by example; the criterion is ours.
+*Departs:* Khayatan et al. (ICCV 2025, https://arxiv.org/abs/2501.03012) describe these patterns by example; the rule is ours.
 """
 
 from typing import Literal

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmlens.viz.figures import Plot
 
 #: What is measured of each concept.
-Quantity = Literal["recovery", "recovery_distance", "consistency", "magnitude"]
+Quantity = Literal["recovery", "cosine_gain", "recovery_distance", "consistency", "magnitude"]
 #: What shifts are compared with: random directions, or the shifts of other concepts, both of equal length.
 Control = Literal["random", "shuffled"]
 
@@ -130,8 +130,16 @@ class ConceptShift:
         return torch.stack([(each - self.matched).norm(dim=1) for each in (self.base, self.shifted)])
 
     @property
+    def cosine_gain(self) -> Float[torch.Tensor, "concept"]:
+        """What the shift adds to the cosine with the match."""
+        return self.cosines[1] - self.cosines[0]
+
+    @property
     def recovery(self) -> Float[torch.Tensor, "concept"]:
-        """What the shift adds to the cosine with the match, as a share of it; NaN where it was not positive before."""
+        """The cosine gain as a share of the cosine before, as in the paper; NaN where that was not positive.
+
+        A match that was almost at right angles makes it huge; look at `cosine_gain` then.
+        """
         before, after = self.cosines
         return torch.where(before > 0, (after - before) / before, torch.nan)
 

@@ -78,8 +78,8 @@ def concept_shift(
 
     Source: Khayatan, Shukor, Parekh, Dapogny, Cord, "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering
     Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012), section on concept shift.
-    *Departs:* overlaps are shares of what there is, not of a fixed 15 or 50; samples in which no concept is active belong to none;
-    fates are decided by where samples go. Everything is in double precision.
+    *Departs:* overlaps are shares of what there is, not of a fixed 15 or 50; samples in which no concept is active belong to
+    none; fates are decided by where samples go. Shifts are in double precision.
     """
     base, tuned = paired(base_states, tuned_states, pairs=pairs)
     if top_samples is not None and top_samples < 1:
