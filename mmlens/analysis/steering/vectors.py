@@ -39,14 +39,15 @@ def steering_vector(
 
     Args:
         source: states of what is to be changed ("yes" answers); `[sample d_model]`.
-        target: states of what it should become ("no" answers), at the same point; the two need not be paired.
+        target: states of what it should become ("no" answers), at the same point; the two need not be paired, and may come
+            from a model and its fine-tuned version.
         at: the hook point, where tensors are given.
 
     Returns:
-        `mean(target) - mean(source)`, with counts, sample hashes and model in its provenance.
+        `mean(target) - mean(source)`, with counts, sample hashes and models in its provenance.
 
     Raises:
-        InputError: for states of different points, widths or models, or none.
+        InputError: for states of different points or widths, or none.
 
     Example:
         >>> no, yes = torch.randn(20, model.cfg.d_model), torch.randn(30, model.cfg.d_model)
@@ -57,14 +58,10 @@ def steering_vector(
     if len(points) != 1:
         found = ", ".join(sorted(points)) or "none"
         raise InputError(f"A steering vector belongs to one hook point, found {found}; give states of one, or at=.")
-    models = {states.source for states in (source, target) if isinstance(states, States) and states.source}
-    if len(models) > 1:
-        raise InputError(f"source and target come from different models: {' and '.join(sorted(models))}.")
     ends = [_mean(states, side) for states, side in ((source, "source"), (target, "target"))]
     if ends[0].shape != ends[1].shape:
         raise InputError(f"source has width {len(ends[0])} and target {len(ends[1])}; take both at one point.")
-    made = {"method": "mean difference", "model": next(iter(models), "")}
-    made |= {"source": _about(source), "target": _about(target)}
+    made = {"method": "mean difference", "source": _about(source), "target": _about(target)}
     return SteeringVector(ends[1] - ends[0], points.pop(), made)
 
 
@@ -80,7 +77,7 @@ def _about(states: States | torch.Tensor) -> dict[str, Any]:
     if not isinstance(states, States):
         return {"count": len(states)}
     digest = hashlib.sha256("|".join(sorted(states.keys)).encode()).hexdigest()[:16]
-    return {"count": len(states), "words": sorted(set(states.tokens)), "samples": digest}
+    return {"count": len(states), "words": sorted(set(states.tokens)), "samples": digest, "model": states.source}
 
 
 def concept_steering_vectors(
