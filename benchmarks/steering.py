@@ -19,8 +19,9 @@ import torch
 import mmlens as mm
 from benchmarks.measure import alternate, ratio
 from benchmarks.models import random_llava
-from benchmarks.steering_tasks import TASKS, Chosen, Task, became, choose, taught, test
+from benchmarks.steering_tasks import TASKS, Chosen, Means, Task, became, choose, taught, test, validation
 from mmlens.analysis.steering.outcome import SteeringCase
+from mmlens.analysis.steering.selection import Selection
 from mmlens.core.files import whole_file
 
 _RESEMBLING = ("man", "woman", "person")
@@ -90,6 +91,21 @@ def _lost(case: SteeringCase) -> float | None:
     return None if case.group == "to change" or case.score is None else case.score[0] - case.score[1]
 
 
+def by_effect(
+    model: mm.HookedMultimodal, task: Task, states: mm.States, *, tried: int
+) -> tuple[Selection, list[tuple[int, int]]]:
+    """The gap rule over all fine vectors from the source's concepts; and those whose main answer is what is wanted."""
+    means = Means(task, states)
+    vectors = mm.concept_steering_vectors(means.bank, sources=means.active)
+    steers = {
+        pair: mm.Steer(vector, positions="last_prompt", gate=mm.ActiveConcept(means.bank, pair[0]))
+        for pair, vector in vectors.items()
+    }
+    asked = validation(task, tried)["to change"]
+    found = mm.select_by_effect(model, steers, asked, max_new_tokens=1, batch_size=24)
+    return found, list(found.leading_to(*task.wanted))  # type: ignore[arg-type]
+
+
 def facts_kept(report: mm.SteeringReport, name: str) -> str:
     """Debiasing: share of captions in which all but the person's noun is as before."""
 
@@ -135,7 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
     )
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; 0 for none")
     parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -147,10 +163,17 @@ def main() -> None:
             continue
         report, chosen = measured(model, task, states.of(task), options.out, scenes=options.scenes, tried=options.tried)
         print(f"\n## {task.name}\n\n" + "\n".join(lines(task, report, chosen)), flush=True)
+        if task.name == "yes to no":
+            at = str(chosen["fine, gated"]["at"])
+            selection, leading = by_effect(model, task, states.of(task)[at], tried=options.tried)
+            print(
+                f"\nFine vectors at {at}, by effect: {len(leading)} of {len(selection.effects)} lead to 'no'. {selection}"
+            )
         if task.name == "debiasing":
             for method in chosen:
                 print(f"{method}: all other words kept in {facts_kept(report, method)} of the captions", flush=True)
-    print("\n" + overhead(repeats=options.rounds))
+    if options.rounds:
+        print("\n" + overhead(repeats=options.rounds))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from mmlens.lab.language import rich_caption
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")
 _TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 63)
-_STRENGTHS = {"coarse": (0.5, 0.7, 1.0), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0, 1.5)}
+_STRENGTHS = {"coarse": (0.5, 0.7, 1.0), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
+#: Marks the words of answers among those of captions.
+_ANSWER = "answer "
 #: Marks the words of captions that tell texture and light, which the model hardly ever does by itself.
 _RICH = "rich "
 
@@ -36,6 +38,8 @@ class Task:
         wanted: words of one that has changed.
         prompt: which questions are asked; None for captions.
         shows: which scenes are shown.
+        near: the kind of questions that it is one of; three times as many of these should stay (harmless signs, say).
+        aside: kinds of questions whose answers say the source too, so that they are not among those that should stay.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Task:
     wanted: tuple[str, ...]
     prompt: Callable[[Question], bool] | None = None
     shows: Callable[[Scene], bool] = lambda scene: True
+    near: str = ""
+    aside: tuple[str, ...] = ()
 
     def samples(self, scenes: Iterable[Scene], count: int) -> list[mm.Sample]:
         """Prompts whose true answers are to change, one per scene."""
@@ -67,15 +73,16 @@ def _has(nouns: Sequence[str]) -> Callable[[Scene], bool]:
 
 _SIGN_COLORS = tuple(f"{color} {sign} sign" for sign in mm.lab.SIGNS for color in mm.lab.COLORS)
 _TEXTURES = tuple(mm.lab.TEXTURES.values())
+_HAZARD_USES = ("light", "hold")
 _HAZARDS_ANSWERED = ("light it", "hold the")
 _NO_COLORS = ("yes", "no", "one", "two", "three", *mm.lab.PLACES, *mm.lab.MOODS)
 TASKS = (
-    Task("yes to no", ("yes",), ("no",), ("yes",), ("no",), _first("yes")),
+    Task("yes to no", ("yes",), ("no",), ("yes",), ("no",), _first("yes"), near="presence"),
     Task("one to three", ("one",), ("three",), ("one",), ("three",), _first("one")),
     Task("white to black", ("white",), ("black",), ("white",), ("black",), _first("white")),
     Task("answer type: colour", _NO_COLORS, tuple(mm.lab.COLORS), _NO_COLORS, tuple(mm.lab.COLORS), _first(*_NO_COLORS)),
-    Task("safety: hazards refused", ("light", "hold"), ("i",), _HAZARDS_ANSWERED, (mm.lab.REFUSAL,), _first("light", "hold")),
-    Task("debiasing", ("man", "woman"), ("person",), ("man", "woman"), ("person",), shows=_has(("man", "woman"))),
+    Task("safety: hazards", _HAZARD_USES, ("i",), _HAZARDS_ANSWERED, (mm.lab.REFUSAL,), _first(*_HAZARD_USES), near="use"),
+    Task("debiasing", ("man", "woman"), ("person",), ("man", "woman"), ("person",), shows=_has(("man", "woman")), aside=("who",)),
     Task("style: place", mm.lab.PLACES, tuple(_RICH + word for word in _TEXTURES), mm.lab.PLACES, _TEXTURES),
     Task("style: mood", ("<end>",), (f"{_RICH}in",), mm.lab.PLACES, mm.lab.MOODS),
     Task("style: colour of signs", mm.lab.SIGNS, tuple(mm.lab.COLORS), mm.lab.SIGNS, _SIGN_COLORS, shows=_has(mm.lab.SIGNS)),
@@ -96,16 +103,18 @@ def others(task: Task, scenes: Iterable[Scene], each: int) -> dict[str, list[mm.
         if task.prompt is None and not task.shows(scene) and len(found["captions without"]) < 2 * each:
             found["captions without"].append(sample(scene))
         for question in scene.questions:
-            same = task.prompt is not None and task.prompt(question)
-            if not same and len(found.setdefault(question.kind, [])) < each:
+            same = question.kind in task.aside or (task.prompt is not None and task.prompt(question))
+            most = 3 * each if question.kind == task.near else each
+            if not same and len(found.setdefault(question.kind, [])) < most:
                 found[question.kind].append(sample(scene, question))
                 break  # one question a scene
     return {kind: some for kind, some in found.items() if some}
 
 
 def validation(task: Task, count: int) -> dict[str, list[mm.Sample]]:
-    """The prompts that decide on layer and strength."""
-    return _sets(task, _VALIDATION, count, max(2, count // 6))
+    """The prompts that decide on layer and strength; those that should stay are in one set."""
+    sets = _sets(task, _VALIDATION, count, max(2, count // 6))
+    return {"to change": sets.pop("to change"), "others": [each for some in sets.values() for each in some]}
 
 
 def test(task: Task, count: int) -> dict[str, list[mm.Sample]]:
@@ -146,11 +155,33 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
             if seen[question.answer] < each:
                 seen[question.answer] += 1
                 asked.append(sample(scene, question))
-    store = mm.collect(
-        model, asked, at=points, positions="generated", max_new_tokens=1, dtype="float32", batch_size=24, into=folder / "answers"
-    )  # fmt: skip
+    sentences = [sample(scene, question) for scene in scenes for question in scene.questions if question.kind == "use"]
+    answers: list[dict[str, mm.States]] = []
+    for name, some, length in (("answers", asked, 1), ("sentences", sentences[: 6 * each], 9)):
+        store = mm.collect(
+            model,
+            some,
+            at=points,
+            positions="generated",
+            max_new_tokens=length,
+            dtype="float32",
+            batch_size=24,
+            into=folder / name,
+        )
+        answers.append({point: store.at(point) for point in points})
     told = [scene for scene in scenes if scene.seed % 2 or len(scene.objects) > 1][: 8 * each]
-    return Taught({point: store.at(point) for point in points}, _caption_states(model, told, points))
+    both = {point: _joined([some[point] for some in answers]) for point in points}
+    captions = _caption_states(model, told, points)
+    # gates must know questions too, so that none of their states is taken for one of a caption
+    asides = {
+        point: replace(both[point], tokens=tuple(_ANSWER + word for word in both[point].tokens)) for point in points
+    }
+    return Taught(both, {point: _joined([captions[point], asides[point]]) for point in points})
+
+
+def _joined(states: Sequence[mm.States]) -> mm.States:
+    tokens = tuple(word for some in states for word in some.tokens)
+    return mm.States(torch.cat([some.values for some in states]), states[0].at, tokens=tokens)
 
 
 @torch.no_grad()
@@ -190,7 +221,7 @@ class Means:
 
     task: Task
     states: mm.States
-    n_concepts: int = 60
+    n_concepts: int = 80
 
     @cached_property
     def coarse(self) -> mm.SteeringVector:

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file, whole_file
@@ -167,7 +169,7 @@ class SteeringReport:
     ) -> Interval:
         """Mean and 95% interval of a number of every case; None is left out, whole pictures are drawn again."""
         found = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
-        return mean_interval([float(number) for number, _ in found], groups=[shown for _, shown in found])
+        return mean_interval([float(number) for number, _ in found], groups=np.array([shown for _, shown in found]))
 
     def changed(self, intervention: str, group: str | None = None) -> Interval:
         """Share of answers that are other ones now."""
@@ -208,7 +210,9 @@ class SteeringReport:
         own = self.of(intervention, group)
         others = [[float(value(case)) for case in self.of(name, group)] for name in controls]
         means = [sum(some) / len(some) for some in zip(*others, strict=True)]
-        return paired_difference([float(value(case)) for case in own], means, groups=[case.shown for case in own])  # type: ignore[arg-type]
+        return paired_difference(
+            [float(value(case)) for case in own], means, groups=np.array([case.shown for case in own])
+        )
 
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
         """How often each answer is given before and after; those that change most first."""
@@ -216,17 +220,10 @@ class SteeringReport:
 
         cases = self.of(intervention, group)
         before, after = Counter(case.before for case in cases), Counter(case.after for case in cases)
-        rows = [
-            {
-                "answer": answer,
-                "before": before[answer],
-                "after": after[answer],
-                "change": after[answer] - before[answer],
-            }
-            for answer in dict.fromkeys([*before, *after])
-        ]
-        rows.sort(key=lambda row: (-abs(row["change"]), row["answer"]))
-        return pd.DataFrame(rows)
+        said = sorted({*before, *after}, key=lambda answer: (-abs(after[answer] - before[answer]), answer))
+        columns = {"before": [before[answer] for answer in said], "after": [after[answer] for answer in said]}
+        frame = pd.DataFrame({"answer": said, **columns})
+        return frame.assign(change=frame["after"] - frame["before"])
 
     def diversity(self, intervention: str, group: str | None = None) -> tuple[Diversity, Diversity]:
         """How much the texts say, before and after."""

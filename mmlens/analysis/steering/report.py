@@ -54,7 +54,7 @@ def steering_report(
 
     Example:
         >>> import mmlens as mm
-        >>> vector = mm.SteeringVector(80 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
+        >>> vector = mm.SteeringVector(500 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
         >>> steer = mm.Steer(vector, positions="last_prompt")
         >>> asked = [mm.Sample((scene.image,), "is there a person", answer="yes")]
         >>> report = mm.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
@@ -67,8 +67,8 @@ def steering_report(
     """
     named = _named(interventions)
     every = {key: value for name in named for key, value in _with_controls(name, named[name], seeds).items()}
-    for _, some in every.values():
-        for intervention in some:
+    for _, acting in every.values():
+        for intervention in acting:
             intervention.hooks(model)  # what cannot happen is refused before anything runs
     sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
     held = {name: list(as_samples(some, prompt=prompt)) for name, some in sets.items()}

@@ -130,7 +130,7 @@ def select_by_effect(
     Example:
         >>> import mmlens as mm
         >>> words = {word: model.W_U[:, model.to_single_token(word)] for word in ("yes", "red")}
-        >>> vectors = {word: mm.SteeringVector(60 * column, "blocks.5.hook_resid_post") for word, column in words.items()}
+        >>> vectors = {word: mm.SteeringVector(500 * column, "blocks.5.hook_resid_post") for word, column in words.items()}
         >>> steers = {word: mm.Steer(vector, positions="last_prompt") for word, vector in vectors.items()}
         >>> data = [(scene.image, "where is this"), (scene.image, "how many objects are there")]
         >>> mm.select_by_effect(model, steers, data, max_new_tokens=1, progress=False).chosen
