@@ -24,11 +24,7 @@ def test_the_vector_is_the_planted_shift() -> None:
     found = steering_vector(States(source, AT, tokens=("yes",) * 4000), States(target, AT, tokens=("no",) * 4000))
     assert torch.cosine_similarity(found.direction, shift, dim=0) > 0.99
     assert found.norm == pytest.approx(float(shift.norm()), rel=0.02)
-    assert found.provenance["target"] == {
-        "count": 4000,
-        "words": ["no"],
-        "samples": found.provenance["source"]["samples"],
-    }
+    assert (found.provenance["target"]["count"], found.provenance["target"]["words"]) == (4000, ["no"])
 
 
 def test_steered_means_land_on_the_target(llava: Subject) -> None:
