@@ -4,6 +4,7 @@ import argparse
 import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformers.utils import logging
 
 from benchmarks.discovery import outcome
 from mmlens.core.files import whole_file
+from mmlens.models.registry import families
 from mmlens.models.survey import FamilyRecord, Survey, as_markdown, as_text, read_survey, survey, write_survey
 from tests.contracts.test_families import batch_of
 from tests.contracts.test_videos import Filmed
@@ -35,6 +37,8 @@ hooked*, on `prepare(text, videos=...)`; the other models read none here.
 
 {table}
 
+{further}
+
 ## Videos
 
 `model.prepare(text, videos=frames)` takes the frames of a video, as an array `[frame height width 3]` or a list of pictures, and
@@ -43,8 +47,8 @@ makes the tensors that the family's own video processor makes, without torchvisi
 frames at once, its rows stand for both. Files are not decoded, and no frames are left out. Pictures and videos come in batches of
 their own, as the tower would run once for each.
 
-Other models that can see videos take pictures alone here: Gemma 4, SmolVLM, Molmo 2, MiniCPM-V, VideoLLaMA 3, Ernie 4.5 VL, and
-Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture; it takes the tensors
+Other models that can see videos take pictures alone here: Gemma 4, SmolVLM, Molmo 2, MiniCPM-V, VideoLLaMA 3, Ernie 4.5 VL,
+PerceptionLM, and Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture; it takes the tensors
 of its own processor. The thinkers of the Omni models read videos without their sound.
 
 ## Every class that transformers lists for pictures and text
@@ -54,12 +58,17 @@ of its own processor. The thinkers of the Omni models read videos without their 
 {classes}
 """
 
+_NEEDS = """{models}: transformers makes their towers with packages that mmlens does not require. These rows were recorded with
+{packages}; where they are missing, the tests of these models are skipped, and the rows stay as they were. torchvision's compiled
+operators were left out; these models call none of them."""
+
 
 def _record(name: str) -> FamilyRecord:
     tiny = next(tiny for tiny in [*TINY, *FAMILIES] if tiny.name == name)
     model = tiny.make()
     filmed = None if model.family.videos is None else filmed_batch(Filmed(name), model)
-    return survey(model, batch_of(tiny, model), name=name, how="declared", filmed=filmed)
+    needs = tuple(f"{package} {version(package)}" for package in tiny.needs)
+    return survey(model, batch_of(tiny, model), name=name, how="declared", filmed=filmed, needs=needs)
 
 
 def _outcome(named: tuple[str, str]) -> str:
@@ -74,8 +83,20 @@ def _page(found: Survey) -> str:
     listed = "\n".join(f"| {name} | {what} |" for name, what in found.classes.items())
     return _TEXT.format(
         table=as_markdown(found.records),
+        further=_further(found),
         counts=counts[0].upper() + counts[1:],
         classes=f"| class | outcome |\n| --- | --- |\n{listed}",
+    )
+
+
+def _further(found: Survey) -> str:
+    """On which condition some models were checked."""
+    models: dict[tuple[str, ...], list[str]] = {}
+    for record in found.records:
+        if record.needs:
+            models.setdefault(record.needs, []).append(record.model)
+    return "\n\n".join(
+        _NEEDS.format(models=", ".join(named), packages=" and ".join(on)) for on, named in models.items()
     )
 
 
@@ -93,13 +114,17 @@ def main() -> int:
     )
     asked = parser.parse_args()
     mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    before = read_survey()
     with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
         if asked.only:
-            before = read_survey()
             records = {record.model: record for record in before.records} | _surveyed(pool, asked.only)
-            classes = before.classes
+            declared = {name: "declared" for name in families() if name in before.classes}
+            classes = before.classes | declared
         else:
-            records = _surveyed(pool, [tiny.name for tiny in [*TINY, *FAMILIES]])
+            known = [*TINY, *FAMILIES]
+            missing = {tiny.name for tiny in known if tiny.missing}
+            kept = {record.model: record for record in before.records if record.model in missing}
+            records = kept | _surveyed(pool, [tiny.name for tiny in known if tiny.name not in missing])
             outcomes = tqdm(pool.map(_outcome, mapping.items()), total=len(mapping), unit="class")
             classes = dict(zip(mapping.values(), outcomes, strict=True))
     found = Survey(tuple(records[name] for name in sorted(records)), dict(sorted(classes.items())))

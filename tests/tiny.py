@@ -229,6 +229,8 @@ class Tiny:
         padded: whether samples of different length can be padded into one batch.
         steady: whether Hugging Face numbers positions in cached decoding as it does in a forward pass, under padding too.
         summaries: whether some rows sum up the whole picture and have no place of their own.
+        needs: packages that are no requirement of this project, without which transformers cannot make its model.
+        missing: why its model cannot be made here; None if it can.
     """
 
     name: str
@@ -240,6 +242,8 @@ class Tiny:
     padded: bool = True
     steady: bool = True
     summaries: bool = False
+    needs: tuple[str, ...] = ()
+    missing: str | None = None
 
 
 TINY = [

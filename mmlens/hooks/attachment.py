@@ -114,6 +114,30 @@ class OneRowAxis(Reshown):
         return tap(tensor.flatten(1, -2)).reshape(tensor.shape)
 
 
+class RowsOfMap(Reshown):
+    """A site whose tensor is a map, `[batch d row column]`; taps see its rows in raster order, `[batch row d]`.
+
+    Args:
+        site: where the tensor is; one that holds rows already is shown as it is.
+    """
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim != 4:
+            return tap(tensor)
+        return tap(tensor.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(tensor.shape)
+
+
+class RowsFirst(Reshown):
+    """A site whose tensor has its rows in front, `[row batch d]`; taps see `[batch row d]`.
+
+    Args:
+        site: where the tensor is.
+    """
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        return tap(tensor.transpose(0, 1)).transpose(0, 1)
+
+
 class WithoutAxis(Reshown):
     """A site whose tensor has an axis of length one among three; taps see it without.
 

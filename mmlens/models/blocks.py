@@ -11,7 +11,7 @@ from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
 from mmlens.hooks.graph import Role
 from mmlens.hooks.mixture import Unflattened
 from mmlens.models.collect import Collector, Rows, find_module
-from mmlens.models.structure import Block, Mlp, Norm, Scale, Stack
+from mmlens.models.structure import Block, Config, Mlp, Norm, Scale, Stack
 
 
 def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
@@ -31,6 +31,23 @@ def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:
         f"{type(block).__name__} is none of the kinds of block that were declared: it lacks {' and '.join(lacks)}; it has "
         f"{children}."
     )
+
+
+def heads_of(stack: Stack, kind: Block, block: nn.Module, config: Config) -> int:
+    """Number of attention heads of a block; 1 where it has no attention.
+
+    Args:
+        stack: the stack that it is in.
+        kind: its structure.
+        block: the block.
+        config: the model's configuration.
+    """
+    own = None if kind.attn is None else kind.attn.heads
+    if own is not None:
+        return own(block)
+    if all(each.attn is None or each.attn.heads is not None for each in stack.kinds):
+        return 1  # blocks of this stack say it themselves, and this one has no attention
+    return stack.heads(stack.config(config))
 
 
 def blocks_of(modules: Iterable[nn.Module], stack: Stack) -> list[nn.Module]:
@@ -94,6 +111,8 @@ class BlockBuilder:
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, [*normed, *first]), [pre, *first])
         crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.branch) is not None
         both = pre
+        if self.kind.attn is None and self.kind.mixer is None and self.kind.middle is not None:
+            both = self._after("hook_resid_mid", pre, [], self.kind.middle, (None, None), self.rows)
         if first:
             name = "hook_resid_cross" if crosses else "hook_resid_mid"
             attn = self.kind.attn

@@ -12,8 +12,8 @@ from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
-from mmlens.models.blocks import BlockBuilder, blocks_of, fitting
-from mmlens.models.collect import Collector, Rows, out_features
+from mmlens.models.blocks import BlockBuilder, blocks_of, fitting, heads_of
+from mmlens.models.collect import Collector, Form, Rows, form_of, out_features
 from mmlens.models.family import Crossing, Encoder, Family, Pooling, Read
 from mmlens.models.structure import Config, Norm, Stack
 
@@ -98,8 +98,8 @@ class _Builder:
         """
         blocks = self._blocks(stack)
         posts: list[str] = []
-        outer = self.collect.nested, self.collect.lone_axis
-        self.collect.nested, self.collect.lone_axis = stack.nested, stack.lone_axis
+        outer = self.collect.form
+        self.collect.form = form_of(stack)
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             stream = posts[-1] if posts else after
@@ -113,7 +113,7 @@ class _Builder:
             builder = self._block(part, stack, layer, block, rows, memory, is_last=layer == len(blocks) - 1)
             posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
-        self.collect.nested, self.collect.lone_axis = outer
+        self.collect.form = outer
         return posts
 
     def _block(
@@ -130,8 +130,7 @@ class _Builder:
         """What adds the points of one block of a stack; arguments as for `_stack`."""
         name = f"{part_prefix(part)}{stack.name}.{layer}"
         kind = fitting(stack.kinds, block)
-        own = kind.attn.heads if kind.attn is not None else None
-        heads = own(block) if own is not None else stack.heads(stack.config(self.config))
+        heads = heads_of(stack, kind, block, self.config)
         return BlockBuilder(self.collect, name, block, kind, heads, rows, is_last, memory)
 
     def _vision_reads(self) -> list[tuple[str, int]]:
@@ -139,8 +138,9 @@ class _Builder:
         return self._named(self.family.vision.read(self.config))
 
     def _named(self, declared: Sequence[Read]) -> list[tuple[str, int]]:
-        last = self.family.vision.stacks[-1].name
-        return [(last, each) if isinstance(each, int) else each for each in declared]
+        last = self.family.vision.stacks[-1]
+        depth = len(self._blocks(last))
+        return [(last.name, each % depth if each < 0 else each) if isinstance(each, int) else each for each in declared]
 
     def _why_dead(self, stack: Stack, layer: int, depth: int) -> str | None:
         """Why a vision block reaches nothing, or None: blocks after the last one that is read do not."""
@@ -169,7 +169,7 @@ class _Builder:
     def projector(self, handed_on: list[str], beside: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
-        collect.nested, collect.lone_axis = projector.nested, projector.lone_axis
+        collect.form = Form(projector.nested, projector.lone_axis)
         in_tower = "patch" if self.family.vision.stacks[0].packed else "batch patch"
         batch = in_tower if projector.packed is None else "patch" if projector.packed else "batch patch"
         path, argument = projector.receives
@@ -206,11 +206,14 @@ class _Builder:
             inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
         if projector.mlp is not None and not projector.mlp_first:
             rows = replace(returned, sequence=projector.mlp_rows or returned.sequence)
+            outer = collect.form
+            collect.form = replace(outer, rows_first=projector.mlp_rows_first)
             inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
+            collect.form = outer
         reach = collect.returned(projector.returns)
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
-        collect.nested, collect.lone_axis = False, None
+        collect.form = Form()
         return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
 
     def _pooling(self, pooling: Pooling, read: list[str]) -> str:
@@ -318,8 +321,8 @@ class _Builder:
 
         In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
         """
-        self.collect.nested, self.collect.lone_axis = stack.nested, stack.lone_axis
+        self.collect.form = form_of(stack)
         first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
-        self.collect.nested, self.collect.lone_axis = False, None
+        self.collect.form = Form()
         shape: dict[str, Any] = {} if rows.map_axes is None else {"axes": rows.map_axes, "width": None}
         return self.collect.add(name, first, rows, after=read, role="writes", **shape)

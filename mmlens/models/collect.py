@@ -9,7 +9,18 @@ from torch import nn
 
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.hooks.attachment import AtSite, Attachment, Factored, NormScale, OneRowAxis, Reach, SideBySide, WithoutAxis
+from mmlens.hooks.attachment import (
+    AtSite,
+    Attachment,
+    Factored,
+    NormScale,
+    OneRowAxis,
+    Reach,
+    RowsFirst,
+    RowsOfMap,
+    SideBySide,
+    WithoutAxis,
+)
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
 from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
@@ -18,7 +29,7 @@ from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
 from mmlens.models.family import Method
-from mmlens.models.structure import Attention, Mlp, Norm, Scale
+from mmlens.models.structure import Attention, Mlp, Norm, Scale, Stack
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:
@@ -51,13 +62,13 @@ def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
 
 
 def in_features(linear: nn.Module) -> int:
-    """Width of what a linear receives."""
-    return int(linear.in_features)  # type: ignore[arg-type]
+    """Width of what a linear (or a convolution) receives."""
+    return int(linear.in_channels if isinstance(linear, nn.Conv2d) else linear.in_features)  # type: ignore[arg-type]
 
 
 def out_features(linear: nn.Module) -> int:
-    """Width of what a linear returns."""
-    return int(linear.out_features)  # type: ignore[arg-type]
+    """Width of what a linear (or a convolution) returns."""
+    return int(linear.out_channels if isinstance(linear, nn.Conv2d) else linear.out_features)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,28 @@ class Rows:
         return "batch" not in self.axes.split()
 
 
+@dataclass(frozen=True)
+class Form:
+    """The form in which modules hold rows, where hooks see them in another.
+
+    Attributes:
+        nested: they hold rows in several axes, of which hooks see one.
+        lone_axis: an axis of length one that they hold beside those that hooks see.
+        channels_first: they hold maps, `[batch d row column]`, of which hooks see rows.
+        rows_first: they hold `[row batch d]`, where hooks see `[batch row d]`.
+    """
+
+    nested: bool = False
+    lone_axis: int | None = None
+    channels_first: bool = False
+    rows_first: bool = False
+
+
+def form_of(stack: Stack) -> Form:
+    """The form in which the modules of a stack hold rows."""
+    return Form(stack.nested, stack.lone_axis, stack.channels_first)
+
+
 @dataclass
 class Collector:
     """Points, nodes and edges, in execution order.
@@ -95,8 +128,7 @@ class Collector:
         model: the bare Hugging Face model.
         family: the family's name, for messages.
         dead: why the points added now cannot reach the logits; None if they can.
-        nested: the modules read now hold rows in several axes, of which hooks see one.
-        lone_axis: an axis of length one that the modules read now hold beside those that hooks see.
+        form: the form in which the modules read now hold rows.
         windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
     """
 
@@ -106,8 +138,7 @@ class Collector:
     nodes: list[Node] = field(default_factory=list)
     edges: list[tuple[str, str]] = field(default_factory=list)
     dead: str | None = None
-    nested: bool = False
-    lone_axis: int | None = None
+    form: Form = Form()
     windows: nn.Module | None = None
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], Reach] = field(default_factory=dict)
@@ -132,9 +163,13 @@ class Collector:
         """A tensor as hooks see it: one axis of rows, in the order of the stream."""
         if self.windows is not None:
             reach = OutOfWindows(reach, self._received(self.windows), self.windows)
-        if self.lone_axis is not None:
-            reach = WithoutAxis(reach, self.lone_axis)
-        return OneRowAxis(reach) if self.nested else reach
+        if self.form.lone_axis is not None:
+            reach = WithoutAxis(reach, self.form.lone_axis)
+        if self.form.channels_first:
+            return RowsOfMap(reach)
+        if self.form.rows_first:
+            return RowsFirst(reach)
+        return OneRowAxis(reach) if self.form.nested else reach
 
     def returned(self, declared: str | Method) -> Reach:
         """What a declared module or method of the model returns."""

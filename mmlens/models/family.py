@@ -12,7 +12,8 @@ import torch
 
 from mmlens.models.structure import Attention, Config, Mlp, Norm, Stack
 
-#: A block that is read: its number in the last stack, or the name of its stack and its number there.
+#: A block that is read: its number in the last stack (counted from its end if negative), or the name of its stack and its
+#: number there.
 Read: TypeAlias = int | tuple[str, int]
 
 
@@ -101,6 +102,7 @@ class Projector:
         mlp_first: the hidden layer stands in front of what queries look at, not behind it.
         mlp_rows: what the rows of the hidden layer are called, where they are put into another order before they are
             returned; they have no places then.
+        mlp_rows_first: the hidden layer holds its rows in front of the batch, `[row batch d]`; hooks see `[batch row d]`.
         stack: the blocks of a Q-Former or perceiver.
         pooling: attention in no block, which pools patches or lets learned queries look at them.
         mixer: a module that does the same without hook points inside.
@@ -126,6 +128,7 @@ class Projector:
     mlp: Mlp | None = None
     mlp_first: bool = False
     mlp_rows: str | None = None
+    mlp_rows_first: bool = False
     stack: Stack | None = None
     pooling: Pooling | None = None
     mixer: str | None = None

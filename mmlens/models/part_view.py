@@ -10,10 +10,10 @@ from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.blocks import blocks_of, fitting
+from mmlens.models.blocks import blocks_of, fitting, heads_of
 from mmlens.models.collect import out_features, submodule
 from mmlens.models.family import Family
-from mmlens.models.structure import Attention, Block, Config, Norm
+from mmlens.models.structure import Block, Config, Norm
 from mmlens.models.weights import AttentionWeights, MlpWeights
 
 
@@ -146,10 +146,11 @@ def part_view(
         )
         return PartView(name, cfg, [])
     own = stack.config(config)
-    heads = stack.heads(own)
     modules = blocks_of(submodule(model, stack.path, family.name), stack)  # type: ignore[arg-type]
-    blocks = [_block_weights(module, fitting(stack.kinds, module), heads) for module in modules]
-    shape = fitting(stack.kinds, modules[0])
+    kinds = [fitting(stack.kinds, module) for module in modules]
+    heads = [heads_of(stack, kind, module, config) for kind, module in zip(kinds, modules, strict=True)]
+    blocks = [_block_weights(*each) for each in zip(modules, kinds, heads, strict=True)]
+    shape = kinds[0]
     attn = next((block.attn for block in blocks if block.attn is not None), None)
     mlp = next((block.mlp for block in blocks if block.mlp is not None), None)
     d_model = out_features(submodule(modules[0], shape.width_path, family.name))
@@ -161,8 +162,8 @@ def part_view(
         d_head=attn.d_head if attn else d_model,
         n_layers=len(modules),
         n_ctx=int(getattr(own, "max_position_embeddings", 0) or 0),
-        n_heads=heads,
-        n_key_value_heads=attn.kv_heads if attn else heads,
+        n_heads=heads[0],
+        n_key_value_heads=attn.kv_heads if attn else heads[0],
         d_mlp=mlp.d_mlp if mlp else 0,
         d_vocab=int(own.vocab_size) if language else -1,
         act_fn=str(getattr(own, "hidden_act", "")),
@@ -176,16 +177,11 @@ def part_view(
     return PartView(name, cfg, blocks)
 
 
-def _heads(block: nn.Module, attn: Attention, heads: int) -> int:
-    """Number of heads of a block, given how many the stack has."""
-    return heads if attn.heads is None else attn.heads(block)
-
-
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
     """The weights that one block has: blocks of mixtures or other mixers lack some."""
     return BlockWeights(
         module,
-        None if kind.attn is None else AttentionWeights(module, kind.attn, _heads(module, kind.attn, heads)),
+        None if kind.attn is None else AttentionWeights(module, kind.attn, heads),
         None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
         (kind.ln1, kind.ln2),
         None if kind.mlp.shared is None else MlpWeights(module, kind.mlp.shared),

@@ -121,7 +121,8 @@ class Block:
             place of attention's.
         ln1, ln2: the norms in front of the branches; None in post-norm blocks.
         cross: a cross-attention branch between the two.
-        middle: the module that returns the stream after self-attention, where the block has one (post-norm blocks).
+        middle: the module that returns the stream after self-attention, where the block has one (post-norm blocks); or
+            after a first branch that is declared by nothing else (a mixer that adds its input by itself).
         cross_middle: the same after cross-attention.
         text_mlp: a second MLP for the text rows of a Q-Former.
         lookup: a third branch, behind the MLP, where an embedding that every token has for this block passes through a gate
@@ -170,6 +171,8 @@ class Stack:
         within: where each entry of the list holds several blocks, their names there in the order of execution.
         maps: the stream is a map, `batch d_vision row column`, which blocks flatten for their branches.
         nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
+        channels_first: the stream is a map, `batch d_vision row column`, in all modules but attention's; hooks see its rows,
+            one axis in raster order.
         lone_axis: an axis of length one that modules hold beside those that hooks see: the batch axis of a packed tower.
         apart: a tower of its own beside the one before it, which reads the pixels.
         rows: what its rows are called where they are others than those of the tower's first stack; they have no places
@@ -185,6 +188,7 @@ class Stack:
     within: tuple[str, ...] = ()
     maps: bool = False
     nested: bool = False
+    channels_first: bool = False
     lone_axis: int | None = None
     apart: bool = False
     rows: str | None = None

@@ -37,6 +37,8 @@ class FamilyRecord:
         hooked_parity: the same with every point hooked.
         places: the parts whose rows have places in the picture.
         video_parity: as `hooked_parity`, on videos; None if it reads none. Failures there count as `failed`.
+        needs: packages beyond mmlens's own without which transformers cannot make the model, with the versions that were
+            there.
     """
 
     model: str
@@ -50,6 +52,7 @@ class FamilyRecord:
     hooked_parity: float
     places: tuple[str, ...]
     video_parity: float | None = None
+    needs: tuple[str, ...] = ()
 
 
 def survey(
@@ -59,6 +62,7 @@ def survey(
     name: str,
     how: Literal["declared", "discovered"],
     filmed: "MultimodalBatch | None" = None,
+    needs: tuple[str, ...] = (),
 ) -> FamilyRecord:
     """Verify a model and say in one record what was found.
 
@@ -68,6 +72,7 @@ def survey(
         name: its short name in the table.
         how: whether its family is declared or was discovered.
         filmed: a batch of videos, if it reads them.
+        needs: packages that transformers needs to make it, with their versions.
     """
     from mmlens.models.verify import verify
 
@@ -87,6 +92,7 @@ def survey(
         hooked_parity=report.hooked_parity,
         places=tuple(part for part in PARTS if part in placed),
         video_parity=on_videos.hooked_parity if on_videos else None,
+        needs=needs,
     )
 
 
@@ -118,7 +124,7 @@ def read_survey(path: Path = RECORDS) -> Survey:
     """Read the survey that the package ships."""
     found: dict[str, Any] = json.loads(require_file(path, "survey of the families").read_text(encoding="utf-8"))
     records = [
-        FamilyRecord(**entry | {"points": tuple(entry["points"]), "places": tuple(entry["places"])})
+        FamilyRecord(**entry | {key: tuple(entry.get(key, ())) for key in ("points", "places", "needs")})
         for entry in found["records"]
     ]
     return Survey(tuple(records), found["classes"])

@@ -15,6 +15,8 @@ from mmlens.models.structure import Attention, Mlp
 def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
     """A linear's own weight `[out in]`, the real parameter; under a LoRA adapter the base layer's.
 
+    That of a convolution of one cell is seen as a linear's, which it is to every cell.
+
     Args:
         linear: the module.
         what: what it is, for the message.
@@ -35,7 +37,8 @@ def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = 
             f"{what} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
             f"{to} its weights."
         )
-    return weight  # type: ignore[return-value]
+    found: torch.Tensor = weight  # type: ignore[assignment]
+    return found.flatten(1) if isinstance(linear, nn.Conv2d) else found
 
 
 def readable(linear: nn.Module, what: str) -> torch.Tensor:
@@ -233,5 +236,5 @@ class MlpWeights:
 def _bias(linear: nn.Module) -> torch.Tensor:
     bias = linear.bias
     if bias is None:
-        return linear.weight.new_zeros(linear.out_features)  # type: ignore[operator, union-attr]
+        return linear.weight.new_zeros(out_features(linear))  # type: ignore[operator, union-attr]
     return bias  # type: ignore[return-value]

@@ -71,7 +71,7 @@ def entries_of(tiles: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True)
-class _Tower:
+class Tower:
     """What the vision tower makes of a tile.
 
     Attributes:
@@ -102,10 +102,10 @@ class _Tower:
         return self.blocks[0] * self.blocks[1]
 
 
-def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> _Tower:
+def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> Tower:
     height, width = tensors["pixel_values"].shape[-2:]
     side = config.vision_config.patch_size
-    return _Tower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
+    return Tower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
 
 
 def canvas_places(
@@ -135,7 +135,7 @@ def canvas_places(
             if not entries:
                 continue
             if sizes is None:
-                found.append(_unknown(sample, entries))
+                found.append(unknown_places(sample, entries))
                 first += entries
                 continue
             cuts = _cuts(processor, sizes[sample], tower.tile, entries, sample)
@@ -153,17 +153,17 @@ def canvas_places(
     return places
 
 
-def _unknown(sample: int, entries: int) -> Places:
-    """The pictures of a sample that was given as tensors."""
+def unknown_places(sample: int, entries: int, image: int = 0) -> Places:
+    """The pictures of a sample that was given as tensors, or one of them."""
     why = (
         f"the batch was made of tensors, which do not say how the {entries} tiles of sample {sample} lie in its "
         "pictures; use prepare(text, images=...)"
     )
-    return Places(sample, 0, (0, 0), {}, dict.fromkeys(PARTS, why))
+    return Places(sample, image, (0, 0), {}, dict.fromkeys(PARTS, why))
 
 
 def _views(
-    tower: _Tower, size: tuple[int, int], tiles: tuple[int, int], first: int, sample: int, positions: torch.Tensor
+    tower: Tower, size: tuple[int, int], tiles: tuple[int, int], first: int, sample: int, positions: torch.Tensor
 ) -> Iterator[dict[Part, Grid]]:
     """The grids of one picture: of its whole, and of the canvas if it is cut.
 
@@ -176,13 +176,13 @@ def _views(
         positions: its image tokens.
     """
     last = entries_of(tiles) - 1
-    yield _view(tower, size, (1, 1), first, sample, positions, last)
+    yield view_grids(tower, size, (1, 1), first, sample, positions, last)
     if last:
-        yield _view(tower, size, tiles, first, sample, positions, 0)
+        yield view_grids(tower, size, tiles, first, sample, positions, 0)
 
 
-def _view(
-    tower: _Tower,
+def view_grids(
+    tower: Tower,
     size: tuple[int, int],
     tiles: tuple[int, int],
     first: int,
