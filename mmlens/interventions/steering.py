@@ -82,6 +82,9 @@ class _Positioned:
     gate: Gate | None = field(default=None, kw_only=True, repr=False)
     touched: Touched = field(default_factory=Touched, init=False, compare=False)
     _clock: Clock = field(default_factory=Clock, init=False, compare=False, repr=False)
+    _moved: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per point.
@@ -129,6 +132,17 @@ class _Positioned:
     def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
         """What stands in the place of the states."""
         raise NotImplementedError
+
+    def acting(self) -> Float[torch.Tensor, "d_model"]:
+        """The vector as it acts: as strong as it is added, or of length 1; in float32, on the CPU."""
+        raise NotImplementedError
+
+    def direction(self, states: torch.Tensor) -> Float[torch.Tensor, "d_model"]:
+        """The same where the states are and as precise; moved there once, not at every step."""
+        kept = (states.device, states.dtype)
+        if kept not in self._moved:
+            self._moved[kept] = self.acting().to(states)
+        return self._moved[kept]
 
     def _hook(self, node: Node) -> HookFunction:
         def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
@@ -184,9 +198,13 @@ class Steer(_Positioned):
     alpha: float = 1.0
     keep_norm: bool = field(default=False, kw_only=True)
 
+    def acting(self) -> Float[torch.Tensor, "d_model"]:
+        """The vector, as strong as asked for."""
+        return self.alpha * self.vector.direction
+
     def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
         """The states with the vector added."""
-        moved = states + self.alpha * self.vector.direction.to(states)
+        moved = states + self.direction(states)
         if not self.keep_norm:
             return moved
         return moved * (states.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))
@@ -204,7 +222,11 @@ class ProjectOut(_Positioned):
         touched: how many steps and positions the last run changed.
     """
 
+    def acting(self) -> Float[torch.Tensor, "d_model"]:
+        """The direction, of length 1."""
+        return self.vector.direction / self.vector.norm
+
     def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
         """The states without their part along the direction."""
-        unit = (self.vector.direction / self.vector.norm).to(states)
+        unit = self.direction(states)
         return states - (states @ unit)[..., None] * unit
