@@ -71,7 +71,7 @@ def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, obj
         control = next(other.name for other in report.interventions if other.control_of == fact.name)
         flips = [report.mean(name, lambda case: became(task, case), "to change") for name in (fact.name, control)]
         lost = [report.mean(name, _lost, None) for name in (fact.name, control)]
-        kinds = {group: -report.score_change(fact.name, group).mean for group in report.groups if group != "to change"}
+        kinds = {group: 0.0 - report.score_change(fact.name, group).mean for group in report.groups if group != "to change"}
         worst = max(kinds, key=lambda group: kinds[group])
         repeated = report.diversity(fact.name, "to change")[1].repeated
         about = chosen[fact.name]
