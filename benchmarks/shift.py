@@ -54,7 +54,7 @@ class Line(NamedTuple):
 def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[str, mm.ActivationStore]:
     """States of all generated tokens, of the base model and of each tune."""
     shown = mm.lab.scenes(scenes, seed=_SEED)
-    stores = {}
+    stores: dict[str, mm.ActivationStore] = {}
     for style in (None, *STYLES):
         name = style or "base"
         with model.adapter(style):

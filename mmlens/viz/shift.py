@@ -75,7 +75,7 @@ def plot_shift_board(grounding: ShiftGrounding, *, concepts: Sequence[int] | Non
     sides = (grounding.before, grounding.shifted, grounding.after)
     widest = max([1, *(min(pictures, len(side[k].pictures)) for side in sides for k in rows)])
     figure = Plot(figsize=(3 * _WIDTH, 2.9 + 1.75 * len(rows)), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2.9, 1.75 * len(rows)])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.9, 1.75 * len(rows)])[:, 0]
     for axes, other in zip(top.subplots(1, 2), _RECOVERIES, strict=True):
         _scatter(axes, shift, "consistency", other)
     top.suptitle(f"{len(shift.vectors)} concepts at {shift.at}", fontsize=9)

@@ -31,7 +31,7 @@ class Correlation(NamedTuple):
 
     r: float
     p: float
-    count: int
+    n_concepts: int
 
 
 class MostActive(NamedTuple):
