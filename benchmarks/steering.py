@@ -71,7 +71,9 @@ def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, obj
         control = next(other.name for other in report.interventions if other.control_of == fact.name)
         flips = [report.mean(name, lambda case: became(task, case), "to change") for name in (fact.name, control)]
         lost = [report.mean(name, _lost, None) for name in (fact.name, control)]
-        kinds = {group: 0.0 - report.score_change(fact.name, group).mean for group in report.groups if group != "to change"}
+        kinds = {
+            group: 0.0 - report.score_change(fact.name, group).mean for group in report.groups if group != "to change"
+        }
         worst = max(kinds, key=lambda group: kinds[group])
         repeated = report.diversity(fact.name, "to change")[1].repeated
         about = chosen[fact.name]
@@ -104,6 +106,16 @@ def by_effect(
     asked = validation(task, tried)["to change"]
     found = mm.select_by_effect(model, steers, asked, max_new_tokens=1, batch_size=24)
     return found, list(found.leading_to(*task.wanted))  # type: ignore[arg-type]
+
+
+def dose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, tried: int) -> mm.DoseCurve:
+    """How the answer turns with the strength of the coarse vector, layer by layer, beside random vectors."""
+    vectors = [Means(task, some).coarse for some in states.values()]
+    asked = validation(task, tried)["to change"]
+    metric = mm.metrics.accuracy(task.targets[0])
+    return mm.dose_curve(
+        model, asked, vectors, alphas=[0.25, 0.5, 1.0, 2.0], metric=metric, seeds=[0, 1], batch_size=24
+    )
 
 
 def facts_kept(report: mm.SteeringReport, name: str) -> str:
@@ -168,6 +180,11 @@ def main() -> None:
             selection, leading = by_effect(model, task, states.of(task)[at], tried=options.tried)
             print(
                 f"\nFine vectors at {at}, by effect: {len(leading)} of {len(selection.effects)} lead to 'no'. {selection}"
+            )
+            curve = dose(model, task, states.of(task), tried=options.tried)
+            curve.plot().savefig(options.out / "dose.png", dpi=110)
+            print(
+                f"\nDose of the coarse vector, no gate, validation scenes:\n\n{curve.to_frame().round(3).to_string(index=False)}"
             )
         if task.name == "debiasing":
             for method in chosen:
