@@ -19,7 +19,8 @@ import torch
 import mmlens as mm
 from benchmarks.measure import alternate, ratio
 from benchmarks.models import random_llava
-from benchmarks.steering_tasks import TASKS, Chosen, Means, Task, became, choose, taught, test, validation
+from benchmarks.steering_choice import Chosen, Means, became, choose
+from benchmarks.steering_tasks import TASKS, Task, taught, test, validation
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.analysis.steering.selection import Selection
 from mmlens.core.files import whole_file

@@ -1,0 +1,131 @@
+"""Layer and strength of each way to steer, chosen on validation scenes."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+
+import mmlens as mm
+from benchmarks.steering_tasks import Task, validation
+from mmlens.analysis.steering.outcome import SteeringCase, says
+
+METHODS = ("coarse", "coarse, gated", "fine, gated")
+_STRENGTHS = {"coarse": (0.5, 0.7, 1.0), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
+
+
+@dataclass(frozen=True)
+class Means:
+    """What steering at one layer is made of.
+
+    Attributes:
+        task: what is to become what.
+        states: at that layer.
+        n_concepts: of the bank.
+    """
+
+    task: Task
+    states: mm.States
+    n_concepts: int = 80
+
+    @cached_property
+    def coarse(self) -> mm.SteeringVector:
+        """From the mean of the source's states to that of the target's."""
+        return mm.steering_vector(self.states.with_token(self.task.sources), self.states.with_token(self.task.targets))
+
+    @cached_property
+    def bank(self) -> mm.ConceptBank:
+        """Concepts of all states; seeded."""
+        return mm.extract_concepts(self.states, self.n_concepts, method="kmeans")
+
+    @cached_property
+    def active(self) -> list[int]:
+        """Concepts most of whose states predict a source word."""
+        words: dict[int, Counter[bool]] = {}
+        for concept, word in zip(self.bank.dominant().tolist(), self.states.tokens, strict=True):
+            words.setdefault(concept, Counter())[word in self.task.sources] += 1
+        return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
+
+    def steers(self, method: str, alpha: float) -> list[mm.Steer]:
+        """The steering of a method; none where no concept stands for the source."""
+        steer = mm.Steer(self.coarse, alpha, positions="last_prompt")
+        if method == "coarse":
+            return [steer]
+        if not self.active:
+            return []
+        if method == "coarse, gated":
+            return [replace(steer, gate=mm.ActiveConcept(self.bank, self.active))]
+        # per active concept the one fine vector that points most nearly where the coarse one does
+        nearest = {}
+        for concept in self.active:
+            nearest |= mm.select_by_proximity(
+                mm.concept_steering_vectors(self.bank, sources=[concept]), self.coarse, k=1
+            )
+        return [
+            replace(steer, vector=vector, gate=mm.ActiveConcept(self.bank, pair[0])) for pair, vector in nearest.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What validation chose for a method.
+
+    Attributes:
+        method: see `METHODS`.
+        at: hook name.
+        alpha: strength.
+        steers: the steering.
+        flipped, lost: on the validation scenes: share that became what is wanted, and score lost elsewhere.
+    """
+
+    method: str
+    at: str
+    alpha: float
+    steers: list[mm.Steer]
+    flipped: float
+    lost: float
+
+
+def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, count: int) -> dict[str, Chosen]:
+    """Layer and strength of each method, by what flips minus what is lost, on validation scenes."""
+    means = {at: Means(task, some) for at, some in states.items()}
+    tried = {
+        (method, at, alpha): steers
+        for method, at in product(METHODS, means)
+        for alpha in _STRENGTHS[method]
+        if (steers := means[at].steers(method, alpha))
+    }
+    names = {f"{method} at {at}, alpha {alpha:g}": (method, at, alpha) for method, at, alpha in tried}
+    report = mm.steering_report(
+        model,
+        {name: tried[key] for name, key in names.items()},
+        validation(task, count),
+        seeds=(),
+        max_new_tokens=20 if task.prompt is None else 9,
+        batch_size=24,
+    )
+    best: dict[str, Chosen] = {}
+    for name, (method, at, alpha) in names.items():
+        flipped, lost = flips(task, report, name), losses(report, name)
+        old = best.get(method)
+        if old is None or flipped - lost > old.flipped - old.lost:
+            best[method] = Chosen(method, at, alpha, tried[method, at, alpha], flipped, lost)
+    return best
+
+
+def flips(task: Task, report: mm.SteeringReport, name: str) -> float:
+    """Share of the answers to be changed that became what is wanted."""
+    return report.mean(name, lambda case: became(task, case), "to change").mean
+
+
+def losses(report: mm.SteeringReport, name: str) -> float:
+    """Score that is lost on the prompts that should stay."""
+    changes = [case.score[0] - case.score[1] for case in report.of(name) if case.score and case.group != "to change"]
+    return sum(changes) / max(len(changes), 1)
+
+
+def became(task: Task, case: SteeringCase) -> float | None:
+    """Whether an answer that was to change says what is wanted; None for one that did not say the source before."""
+    if not says(case.before, task.said) or says(case.before, task.wanted):
+        return None
+    kept = task.name.startswith("style") or not says(case.after, task.said)
+    return float(says(case.after, task.wanted) and kept)
