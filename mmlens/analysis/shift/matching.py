@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import csr_array, kron
 
@@ -19,7 +19,7 @@ def match_concepts(
     tuned: Float[torch.Tensor, "other d_model"],
     *,
     match: Match = "hungarian",
-    masses: tuple[Float[torch.Tensor, "concept"], Float[torch.Tensor, "other"]] | None = None,
+    masses: tuple[Real[torch.Tensor, "concept"], Real[torch.Tensor, "other"]] | None = None,
 ) -> Int[torch.Tensor, "concept"]:
     """The tuned concept that belongs to each base concept, by cosine.
 
@@ -72,8 +72,8 @@ def cosine_table(
 
 def transport(
     cost: Float[torch.Tensor, "concept other"],
-    left: Float[torch.Tensor, "concept"],
-    right: Float[torch.Tensor, "other"],
+    left: Real[torch.Tensor, "concept"],
+    right: Real[torch.Tensor, "other"],
 ) -> Float[torch.Tensor, "concept other"]:
     """The plan that moves the shares `left` to the shares `right` with the least cost: exact optimal transport.
 

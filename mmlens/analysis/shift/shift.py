@@ -71,8 +71,9 @@ def concept_shift(
 
     Example:
         >>> import mmlens as mm
-        >>> base = mm.States(torch.randn(40, 8), "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
-        >>> tuned = mm.States(base.values + torch.ones(8), base.at, keys=base.keys)
+        >>> values = 9 * torch.eye(8)[torch.arange(40) % 3] + 0.1 * torch.randn(40, 8)
+        >>> base = mm.States(values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
+        >>> tuned = mm.States(base.values + 1, base.at, keys=base.keys)
         >>> mm.concept_shift(base, tuned, mm.extract_concepts(base, 3, method="kmeans")).fate
         ('kept', 'kept', 'kept')
 
