@@ -13,7 +13,8 @@ from mmlens.execution.cells import Cell
 from mmlens.execution.cone import Cone
 from mmlens.execution.cost import Costs, costs_of, counted_pass, total
 from mmlens.execution.frozen import Frozen
-from mmlens.execution.packed import Job, Packed
+from mmlens.execution.jobs import Job, chunks
+from mmlens.execution.packed import Packed
 from mmlens.execution.plan import Plan
 from mmlens.execution.recording import Recording, record
 from mmlens.execution.trust import Evidence, evidence, front_trials, language_trials
@@ -262,14 +263,14 @@ class Ways:
         if kind == "packed":
             jobs = dict(enumerate(packed.job(cell) for cell in cells))
             self._require_budget(packed, max(job.schedule.most for job in jobs.values()), budget)
-            for numbers in packed.chunks(jobs, self._rows(packed, budget)):
+            for numbers in chunks(jobs, self._rows(packed, budget), packed.depth):
                 yield numbers, packed.run([jobs.pop(number) for number in numbers])
             return
         for numbers in rounds(cells):
             chosen = [cells[number] for number in numbers]
             embeddings = self.frozen.embeddings(chosen)
             jobs = {number: self._given(packed, cells[number], embeddings) for number in numbers}
-            for some in packed.chunks(jobs, self._rows(packed, budget)):
+            for some in chunks(jobs, self._rows(packed, budget), packed.depth):
                 yield some, packed.run([jobs[number] for number in some])
 
     def _given(self, packed: Packed, cell: Cell, embeddings: torch.Tensor) -> Job:

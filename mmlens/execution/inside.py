@@ -1,0 +1,71 @@
+"""Changes inside a block of packed rows: hooks on the rows of each cell, and edits of its scores and pattern."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mmlens.execution.cells import Change
+from mmlens.execution.cone import Where
+from mmlens.execution.jobs import Job
+from mmlens.execution.packed_attention import Span
+from mmlens.execution.whole import checked
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.session import HookPair
+
+_PAIRS = ("attn.attn_scores", "attn.pattern")
+
+
+def changes_inside(
+    graph: HookGraph, layer: int, jobs: Sequence[Job], spans: Sequence[Span]
+) -> tuple[list[HookPair], dict[int, list[tuple[str, Change]]]]:
+    """What cells change inside a block.
+
+    Args:
+        graph: the hook-point graph.
+        layer: the block.
+        jobs: the cells in it.
+        spans: their rows in the packed sequence.
+
+    Returns:
+        Hooks for the changes at packed rows, and the changes of scores and patterns by the cell's number.
+    """
+    by_point: dict[str, list[tuple[Span, Change]]] = {}
+    edits: dict[int, list[tuple[str, Change]]] = {}
+    for number, (job, span) in enumerate(zip(jobs, spans, strict=True)):
+        for stage in ("keys", "rows"):
+            for change in job.inner.get(Where(layer, stage), ()):
+                kind = graph[change.at].kind
+                if kind in _PAIRS:
+                    edits.setdefault(number, []).append((kind, change))
+                else:
+                    by_point.setdefault(change.at, []).append((span, change))
+    return [(name, at_rows(found)) for name, found in by_point.items()], edits
+
+
+def at_rows(changes: Sequence[tuple[Span, Change]]) -> Callable[..., torch.Tensor]:
+    """A hook function that carries changes out on packed rows."""
+
+    def change_rows(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        for span, change in changes:
+            own = activation[0, span.start : span.stop]
+            at = slice(None) if change.rows is None else torch.searchsorted(span.rows, change.rows.cpu())
+            own[at] = checked(change, own[at]).to(own)
+        return activation
+
+    return change_rows
+
+
+def edit_of(changes: Sequence[tuple[str, Change]], span: Span) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """Changes of a cell's scores and pattern."""
+
+    def edit(kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        for own_kind, change in changes:
+            if own_kind == kind:
+                at = torch.arange(len(span.rows))
+                at = at if change.rows is None else torch.searchsorted(span.rows, change.rows.cpu())
+                tensor = tensor.clone()
+                tensor[:, at] = checked(change, tensor[:, at]).to(tensor)
+        return tensor
+
+    return edit
