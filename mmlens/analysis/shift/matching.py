@@ -1,12 +1,12 @@
 """Which concept of the tuned model belongs to which of the base model."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Real
 from scipy.optimize import linear_sum_assignment, linprog
-from scipy.sparse import csr_array, kron
+from scipy.sparse import csr_array, eye_array, kron, vstack
 
 from mmlens.core.errors import InputError, MMLensError
 
@@ -47,6 +47,7 @@ def match_concepts(
     Source: Khayatan et al., ICCV 2025 (https://arxiv.org/abs/2501.03012): cosine similarity, one to one; the published code has
     the Hungarian method.
     """
+    require_match(match)
     cosines = cosine_table(base, tuned)
     if match == "greedy":
         return cosines.argmax(1)
@@ -55,11 +56,15 @@ def match_concepts(
         rows, columns = linear_sum_assignment(-cosines.numpy())
         found[torch.from_numpy(rows)] = torch.from_numpy(columns)
         return found
-    if match != "optimal_transport":
-        raise InputError(f"match={match!r} must be 'hungarian', 'greedy' or 'optimal_transport'.")
     sides = masses or (torch.ones(len(base)), torch.ones(len(tuned)))
     plan = transport(1 - cosines, sides[0], sides[1])
     return torch.where(plan.sum(1) > 0, plan.argmax(1), -1)
+
+
+def require_match(match: str) -> None:
+    """Refuse a way to match that there is not."""
+    if match not in get_args(Match):
+        raise InputError(f"match={match!r} must be 'hungarian', 'greedy' or 'optimal_transport'.")
 
 
 def cosine_table(
@@ -95,10 +100,10 @@ def transport(
             raise InputError(f"Masses must not be negative, and not all zero; found {mass.tolist()}.")
         masses.append(mass.double().numpy() / float(mass.double().sum()))
     rows, columns = cost.shape
-    one = csr_array(np.ones((1, columns)))
-    sums = [kron(csr_array(np.eye(rows)), one), kron(csr_array(np.ones((1, rows))), csr_array(np.eye(columns)))]
+    by_row = kron(eye_array(rows), np.ones((1, columns)))
+    by_column = kron(np.ones((1, rows)), eye_array(columns))
     # the last equation follows from the others; leaving it out spares the solver from rounding that contradicts it
-    equations = csr_array(np.vstack([each.toarray() for each in sums])[:-1])
+    equations = csr_array(vstack([by_row, by_column]))[:-1]
     solved = linprog(cost.double().numpy().ravel(), A_eq=equations, b_eq=np.concatenate(masses)[:-1], method="highs")
     if solved.x is None:
         raise MMLensError(f"The linear program of optimal transport was not solved: {solved.message}")

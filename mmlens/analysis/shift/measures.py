@@ -1,6 +1,6 @@
 """What is measured of shifts: their average, whether they agree, and how near they bring a concept to its match."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,8 +19,7 @@ def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Averag
     Raises:
         InputError: for another average.
     """
-    if average not in ("mean", "median", "trimmed"):
-        raise InputError(f"average={average!r} must be 'mean', 'median' or 'trimmed'.")
+    require_average(average)
     if not len(values):
         return values.new_full(values.shape[1:], torch.nan)
     if average == "mean":
@@ -28,6 +27,12 @@ def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Averag
     if average == "median":
         return values.quantile(0.5, dim=0)  # of an even number the middle of both; torch's median is the lower one
     return torch.from_numpy(trim_mean(values.numpy(), _TRIMMED, axis=0))
+
+
+def require_average(average: str) -> None:
+    """Refuse an average that there is not."""
+    if average not in get_args(Average):
+        raise InputError(f"average={average!r} must be 'mean', 'median' or 'trimmed'.")
 
 
 def consistency_of(shifts: Float[torch.Tensor, "sample d_model"]) -> float:

@@ -10,8 +10,8 @@ from mmlens.analysis.concepts.bank import By, ConceptBank
 from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.shift.fates import contingency, fates
-from mmlens.analysis.shift.matching import Match, match_concepts
-from mmlens.analysis.shift.measures import Average, average_shift, consistency_of
+from mmlens.analysis.shift.matching import Match, match_concepts, require_match
+from mmlens.analysis.shift.measures import Average, average_shift, consistency_of, require_average
 from mmlens.analysis.shift.pairing import Pairs, paired
 from mmlens.analysis.shift.result import ConceptShift, MostActive
 from mmlens.analysis.store.states import States
@@ -82,26 +82,29 @@ def concept_shift(
     *Departs:* overlaps are shares of what there is, not of a fixed 15 or 50; samples in which no concept is active belong to
     none; fates are decided by where samples go. Shifts are in double precision.
     """
-    base, tuned = paired(base_states, tuned_states, pairs=pairs)
+    require_match(match)
+    require_average(average)
     if top_samples is not None and top_samples < 1:
         raise InputError(f"top_samples={top_samples} must be at least 1.")
+    base, tuned = paired(base_states, tuned_states, pairs=pairs)
+    before = _bank_of(bank, base)
+    owner = _owners(before, by)
     fitted = _alike(bank, tuned_states, seed) if tuned_bank is None else tuned_bank
-    before, after = _bank_of(bank, base), _bank_of(fitted, tuned)
-    owner, other = _owners(before, by), _owners(after, by)
+    after = _bank_of(fitted, tuned)
+    other = _owners(after, by)
     count = len(bank)
     n_samples = torch.bincount(owner[owner >= 0], minlength=count)
     received = torch.bincount(other[other >= 0], minlength=len(fitted))
     found = match_concepts(bank.vectors, fitted.vectors, match=match, masses=(n_samples, received))
+    start, end = base.values.double().cpu(), tuned.values.double().cpu()
     shifts = torch.zeros(0, bank.vectors.shape[1], dtype=torch.double)
     if pairs == "none":
-        ends = [
-            (base.values[owner == k], tuned.values[(other == j) & (other >= 0)]) for k, j in enumerate(found.tolist())
-        ]
-        moved = [average_shift(b.double(), average) - average_shift(a.double(), average) for a, b in ends]
+        ends = [(start[owner == k], end[(other == j) & (other >= 0)]) for k, j in enumerate(found.tolist())]
+        moved = [average_shift(b, average) - average_shift(a, average) for a, b in ends]
         consistency = torch.full((count,), torch.nan, dtype=torch.double)
         origin = _owners(_bank_of(bank, tuned), by)
     else:
-        shifts = tuned.values.double().cpu() - base.values.double().cpu()
+        shifts = end - start
         moved = [average_shift(shifts[owner == k], average) for k in range(count)]
         consistency = torch.tensor([consistency_of(shifts[owner == k]) for k in range(count)], dtype=torch.double)
         origin = owner
