@@ -18,7 +18,7 @@ from mmlens.lab.language import rich_caption
 _TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 63)
 #: Marks the words of answers among those of captions.
 _ANSWER = "answer "
-#: Marks the words of captions that tell texture and light, which the model hardly ever does by itself.
+#: Marks the word of captions that tell texture and light where they go on to do so; the model hardly ever does by itself.
 _RICH = "rich "
 
 
@@ -78,7 +78,7 @@ TASKS = (
     Task("answer type: colour", _NO_COLORS, tuple(mm.lab.COLORS), _NO_COLORS, tuple(mm.lab.COLORS), _first(*_NO_COLORS)),
     Task("safety: hazards", _HAZARD_USES, ("i",), _HAZARDS_ANSWERED, (mm.lab.REFUSAL,), _first(*_HAZARD_USES), near="use"),
     Task("debiasing", ("man", "woman"), ("person",), ("man", "woman"), ("person",), shows=_has(("man", "woman")), aside=("who",)),
-    Task("style: place", mm.lab.PLACES, tuple(_RICH + word for word in _TEXTURES), mm.lab.PLACES, _TEXTURES),
+    Task("style: place", mm.lab.PLACES, tuple(_ANSWER + word for word in _TEXTURES), mm.lab.PLACES, _TEXTURES),
     Task("style: mood", ("<end>",), (f"{_RICH}in",), mm.lab.PLACES, mm.lab.MOODS),
     Task("style: colour of signs", mm.lab.SIGNS, tuple(mm.lab.COLORS), mm.lab.SIGNS, _SIGN_COLORS, shows=_has(mm.lab.SIGNS)),
 )  # fmt: skip
@@ -166,7 +166,7 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
         answers.append({point: store.at(point) for point in points})
     told = [scene for scene in scenes if scene.seed % 2 or len(scene.objects) > 1][: 8 * each]
     both = {point: _joined([some[point] for some in answers]) for point in points}
-    captions = _caption_states(model, told, points)
+    captions = _told_states(model, _texts(told), points)
     # gates must know questions too, so that none of their states is taken for one of a caption
     asides = {
         point: replace(both[point], tokens=tuple(_ANSWER + word for word in both[point].tokens)) for point in points
@@ -179,26 +179,50 @@ def _joined(states: Sequence[mm.States]) -> mm.States:
     return mm.States(torch.cat([some.values for some in states]), states[0].at, tokens=tokens)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A text that the model is made to say about a scene, and the steps whose states are kept, under marked words."""
+
+    scene: Scene
+    prompt: str
+    text: str
+    steps: tuple[int, ...]
+    mark: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """The words that the states predict."""
+        return [*self.text.split(), "<end>"]
+
+
+def _texts(scenes: list[Scene]) -> list[_Told]:
+    """True captions, where ones that tell the light do so, and the ends of answers."""
+    found = []
+    for scene in scenes:
+        plain, rich = scene.caption, rich_caption(scene.placed, scene.place, scene.mood)
+        found.append(_Told(scene, mm.lab.CAPTION_PROMPT, plain, tuple(range(len(plain.split()) + 1))))
+        # the last "in", which leads to the light; where the texture comes, nothing differs yet from a plain caption
+        found.append(_Told(scene, mm.lab.CAPTION_PROMPT, rich, (len(rich.split()) - 3,), _RICH))
+        for question in scene.questions[::5]:
+            end = len(question.answer.split())
+            found.append(_Told(scene, question.text, question.answer, (end,), _ANSWER))
+    return found
+
+
 @torch.no_grad()
-def _caption_states(model: mm.HookedMultimodal, scenes: list[Scene], points: list[str]) -> dict[str, mm.States]:
-    """The states that predict each word of true captions, plain ones and ones that tell texture and light."""
+def _told_states(model: mm.HookedMultimodal, texts: list[_Told], points: list[str]) -> dict[str, mm.States]:
+    """The states that predict the words of texts."""
     states: dict[str, list[torch.Tensor]] = {point: [] for point in points}
-    words: list[str] = []
-    for start in range(0, len(scenes), 16):
-        some = scenes[start : start + 16]
-        for rich in (False, True):
-            told = [rich_caption(s.placed, s.place, s.mood) if rich else s.caption for s in some]
-            rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in told]
-            longest = max(map(len, rows))
-            tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-            batch = model.prepare([mm.lab.CAPTION_PROMPT] * len(some), images=[[scene.image] for scene in some])
-            first = batch.layout.is_token.shape[1] - 1
-            _, cache = model.run_with_cache(model.extend(batch, tokens), names=points)
-            for number, text in enumerate(told):
-                said = [*text.split(), "<end>"]
-                # of a rich caption only the texture and the last "in", which leads to the light
-                kept = [len(said) - 6, len(said) - 4] if rich else range(len(said))
-                words += [(_RICH if rich else "") + said[step] for step in kept]
-                for point in points:
-                    states[point].append(cache[point][number, [first + step for step in kept]])
-    return {point: mm.States(torch.cat(some), point, tokens=tuple(words)) for point, some in states.items()}
+    for start in range(0, len(texts), 24):
+        some = texts[start : start + 24]
+        rows = [model.tokenizer(told.text, add_special_tokens=False).input_ids for told in some]
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])  # nothing looks at what follows it
+        batch = model.prepare([told.prompt for told in some], images=[[told.scene.image] for told in some])
+        first = batch.layout.is_token.shape[1] - 1
+        _, cache = model.run_with_cache(model.extend(batch, tokens), names=points)
+        for number, told in enumerate(some):
+            for point in points:
+                states[point].append(cache[point][number, [first + step for step in told.steps]])
+    words = tuple(told.mark + told.words[step] for told in texts for step in told.steps)
+    return {point: mm.States(torch.cat(some), point, tokens=words) for point, some in states.items()}
