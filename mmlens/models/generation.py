@@ -85,7 +85,11 @@ def trace_generation(
     n_steps = len(out.logits)
     tokens = out.sequences[:, -n_steps:].cpu()
     lengths = _lengths(tokens, model.stop_tokens)
-    words = [[model.to_string(token) for token in row[:length]] for row, length in zip(tokens, lengths, strict=True)]
+    written = {token: model.to_string(token) for token in tokens.unique().tolist()}
+    words = [
+        [written[token] for token in row[:length]]
+        for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
+    ]
     return GenerationTrace(
         tokens=tokens,
         lengths=lengths,

@@ -99,7 +99,8 @@ class AtPositions:
         rows_of: dict[str, list[Int[torch.Tensor, "row 2"]]] = {}
         by_name: dict[str, Node] = {node.name: node for node in nodes}
         for node in nodes:
-            if node.sequence == "language":  # its length is known, so what cannot be is refused before the run
+            # its length is known, so what cannot be is refused before the run
+            if node.sequence == "language" and node.sequence not in rows_of:
                 rows_of[node.sequence] = sample_rows(batch.layout, self.positions, node, batch["input_ids"].shape)
 
         @reads_only

@@ -50,10 +50,14 @@ def _numbered(entry: int, rows: torch.Tensor) -> Int[torch.Tensor, "row 2"]:
 
 
 def _prompt(layout: TokenLayout, positions: Positions, sample: int) -> Int[torch.Tensor, "row"]:
-    own = layout.is_token[sample].nonzero().flatten()
+    is_token, is_image = layout.is_token[sample], layout.is_image[sample]
+    if positions == "image":
+        return is_image.nonzero().flatten()
+    if positions == "text":
+        return (is_token & ~is_image).nonzero().flatten()
+    own = is_token.nonzero().flatten()
     if isinstance(positions, str):
-        words = {"all": own, "image": layout.image[sample], "text": layout.text[sample], "last": own[-1:]}
-        return words[positions]
+        return own[-1:] if positions == "last" else own
     return _chosen(own, positions, None)
 
 

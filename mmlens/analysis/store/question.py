@@ -51,7 +51,7 @@ class Question:
         return cls(
             type(model.hf_model).__name__,
             fingerprint(model),
-            tuple(getattr(model, "active_adapters", ())),
+            model.active_adapters,
             _processor(model.processor),
             points,
             rule,
