@@ -54,6 +54,8 @@ class ConceptShift:
         consistency: the mean cosine over all pairs of a concept's shifts; NaN for fewer than two.
         n_samples: how many samples (of the base) each concept was the most active in.
         owner: per sample this concept; -1 where none was active.
+        unit: how much of a concept its samples hold, on average: 1 for k-means, whose concepts are places; for dictionaries
+            the mean code. In this unit the shift of their states is added to the concept.
         shifts: per sample how far its state moved; no rows where the samples are not paired.
         alpha: how much of a shift is added to a concept.
         fate: what becomes of each concept; see `mmlens.analysis.shift.fates`.
@@ -80,6 +82,7 @@ class ConceptShift:
     consistency: Float[torch.Tensor, "concept"]
     n_samples: Int[torch.Tensor, "concept"]
     owner: Int[torch.Tensor, "sample"] = field(repr=False)
+    unit: Float[torch.Tensor, "concept"] = field(repr=False)
     shifts: Float[torch.Tensor, "pair d_model"] = field(repr=False)
     alpha: float
     fate: tuple[Fate, ...]
@@ -111,8 +114,8 @@ class ConceptShift:
 
     @property
     def shifted(self) -> Float[torch.Tensor, "concept d_model"]:
-        """`u_k + alpha * D_k`: where the shift takes each concept."""
-        return self.base + self.alpha * self.vectors
+        """`u_k + alpha * D_k / unit`: where the shift takes each concept."""
+        return self.base + self.alpha * self.vectors / self.unit[:, None]
 
     @property
     def matched(self) -> Float[torch.Tensor, "concept d_model"]:

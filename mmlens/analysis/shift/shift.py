@@ -42,8 +42,9 @@ def concept_shift(
         D_k = mean of d_m over A_k
         u_k + alpha * D_k                          the shifted concept, beside its match among the tuned model's
 
-    Concepts should be places where states lie (k-means, as in the paper, or simple). Those of the other methods are directions
-    of unit length; a shift in the unit of the states outweighs them.
+    Concepts are best places where states lie: k-means, as in the paper, or simple. Those of a dictionary (semi-NMF, NMF, sparse
+    autoencoders) are directions, of which a state holds a number, its code; the shift is divided by the mean code over `A_k`,
+    which is 1 for places. Principal components have no sign and start from a mean: shifting them says little.
 
     With `pairs="none"` the two sets are of different samples (one model, two datasets). Then `D_k` is the mean of the matched
     tuned concept's states minus the mean of `A_k`: such a shift ends at its match, so that recovery says nothing, and there is
@@ -80,7 +81,8 @@ def concept_shift(
     Source: Khayatan, Shukor, Parekh, Dapogny, Cord, "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering
     Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012), section on concept shift.
     *Departs:* overlaps are shares of what there is, not of a fixed 15 or 50; samples in which no concept is active belong to
-    none; fates are decided by where samples go. Shifts are in double precision.
+    none; shifts of dictionaries are in the unit of codes (the paper has k-means alone); fates are decided by where samples go.
+    Shifts are in double precision.
     """
     require_match(match)
     require_average(average)
@@ -113,7 +115,7 @@ def concept_shift(
         fate = tuple("vanished" if f == "empty" and n else f for f, n in zip(fate, n_samples.tolist(), strict=True))
     result = ConceptShift(
         torch.stack(moved), bank.vectors.double().cpu(), fitted.vectors.double().cpu(), found, consistency, n_samples, owner,
-        shifts, alpha, fate, appeared, None, bank.at, match, average, (base.source, tuned.source),
+        _units(before, owner), shifts, alpha, fate, appeared, None, bank.at, match, average, (base.source, tuned.source),
     )  # fmt: skip
     if pairs == "none":
         return result
@@ -148,6 +150,12 @@ def _owners(bank: ConceptBank, by: By) -> Int[torch.Tensor, "sample"]:
     """The most active concept of each state; -1 where none is active."""
     best = bank.strengths(by).max(1)
     return torch.where(best.values > 0, best.indices, -1)
+
+
+def _units(bank: ConceptBank, owner: Int[torch.Tensor, "sample"]) -> Float[torch.Tensor, "concept"]:
+    """The mean size of each concept's code over its samples; NaN without any."""
+    codes = bank.codes.double().abs()
+    return torch.stack([codes[owner == k, k].mean() for k in range(len(bank))])
 
 
 def _most_active(

@@ -11,7 +11,7 @@ import torch
 
 from mmlens import lab
 from mmlens.analysis.concepts.bank import ConceptBank
-from mmlens.analysis.concepts.coders import Autoencoder, Centred
+from mmlens.analysis.concepts.coders import Autoencoder, Centred, NonNegative
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.shift.matching import Match
 from mmlens.analysis.shift.measures import Average
@@ -142,6 +142,26 @@ def test_samples_in_which_no_concept_is_active_belong_to_none() -> None:
     assert shift.owner.tolist() == [0, -1, 0, -1]
     with pytest.raises(InputError, match=r"sparse autoencoder, which is not fitted here; .* tuned_bank="):
         concept_shift(base, base, bank)
+
+
+def test_a_dictionary_is_shifted_in_the_unit_of_its_codes() -> None:
+    """Each state is a multiple of one of three directions, and becomes the same multiple of another one."""
+    generator = torch.Generator().manual_seed(0)
+    before, after = torch.linalg.qr(torch.randn(8, 6, generator=generator)).Q.T.split(3)
+    owner, size = torch.arange(30) % 3, 5 + 20 * torch.rand(30, 1, generator=generator)
+    keys = tuple(map(str, range(30)))
+    base, tuned = (States(size * vectors[owner], AT, keys=keys) for vectors in (before, after))
+    banks = [
+        ConceptBank.of(NonNegative(vectors, 0.0), states, method="semi_nmf")
+        for vectors, states in ((before, base), (after, tuned))
+    ]
+    shift = concept_shift(base, tuned, *banks)
+    torch.testing.assert_close(shift.shifted, after.double(), atol=1e-5, rtol=0)
+    for k in range(3):
+        mean = float(size[owner == k].mean())
+        assert float(shift.unit[k]) == pytest.approx(mean, rel=1e-5)
+        assert float(shift.magnitude[k]) == pytest.approx(mean * 2**0.5, rel=1e-5)
+    assert planted_shift().measured().unit.tolist() == [1.0] * CONCEPTS
 
 
 def test_size_or_value_decides_which_concept_a_sample_has() -> None:
