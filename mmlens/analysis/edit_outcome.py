@@ -1,6 +1,5 @@
 """What edits did: every prompt before and after, and the figures made of them."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,16 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
-from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mmlens.viz.figures import Plot
 
-_FORMAT = "mmlens edit report 1"
+_FORMAT = "mmlens.EditReport/1"
 Role = Literal["target", "control"]
 
 
@@ -204,10 +202,7 @@ class EditReport:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""
-        path = Path(path)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_json(path, asdict(self), format=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> "EditReport":
@@ -216,13 +211,7 @@ class EditReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        path = require_file(path, "edit report")
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # neither text nor JSON
-            held = None
-        if not isinstance(held, dict) or held.get("format") != _FORMAT:
-            raise InputError(f"{path} holds no edit report; give a file written by EditReport.save.")
+        held = read_json(path, format=_FORMAT, what="edit report")
         edits = tuple(EditFacts(**fact) for fact in held["edits"])
         return cls(held["source"], held["target"], edits, tuple(_case(case) for case in held["cases"]))
 

@@ -42,5 +42,6 @@ def require_file(path: str | Path, what: str) -> Path:
     if not path.exists():
         raise InputError(f"There is no {what} at {path}.")
     if not path.is_file():
-        raise InputError(f"{path} is a folder, not a {what}.")
+        article = "an" if what[0] in "aeiou" else "a"
+        raise InputError(f"{path} is a folder, not {article} {what}.")
     return path

@@ -1,20 +1,17 @@
 """The activation cache: TransformerLens's, with parts, positions and files."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens.utilities import get_act_name
 
 from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError, UnknownNameError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.names import Part, nearest, part_prefix, require_part
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.hooks.point import reads_only
 
 _FORMAT = "mmlens.ActivationCache/1"
@@ -106,15 +103,8 @@ class ActivationCache(TransformerLensCache):
         Args:
             path: file to write; the folder must exist.
         """
-        about = {
-            "format": _FORMAT,
-            "axes": json.dumps(self.axes),
-            "positions": json.dumps(self.positions),
-            "has_batch_dim": json.dumps(self.has_batch_dim),
-        }
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.cache_dict.items()}
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata=about)
+        about = {"axes": self.axes, "positions": self.positions, "has_batch_dim": self.has_batch_dim}
+        write_tensors(path, self.cache_dict, format=_FORMAT, about=about)
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None, device: str | torch.device = "cpu") -> "ActivationCache":
@@ -128,16 +118,7 @@ class ActivationCache(TransformerLensCache):
         Raises:
             InputError: if there is no file, or it is not a cache.
         """
-        path = require_file(path, "cache file")
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file: {error}.") from error
-        if about.get("format") != _FORMAT:
-            raise InputError(f"{path} is no activation cache (format {about.get('format')!r}, expected {_FORMAT!r}).")
-        read = {key: json.loads(about[key]) for key in ("axes", "positions", "has_batch_dim")}
+        tensors, read = read_tensors(path, format=_FORMAT, what="activation cache", device=device)
         tensors = {name: tensors[name] for name in read["axes"] if name in tensors} | tensors
         return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"])
 

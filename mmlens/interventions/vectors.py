@@ -1,6 +1,5 @@
 """A steering vector: a direction in the stream at a point, with where it came from."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,11 +7,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
+from mmlens.core.results import read_tensors, write_tensors
 
 _FORMAT = "mmlens.SteeringVector/1"
 
@@ -72,9 +69,8 @@ class SteeringVector:
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
-        described = {"format": _FORMAT, "at": self.at, "provenance": json.dumps(dict(self.provenance))}
-        with whole_file(path) as temporary:
-            save_file({"direction": self.direction.contiguous()}, temporary, metadata=described)
+        about = {"at": self.at, "provenance": dict(self.provenance)}
+        write_tensors(path, {"direction": self.direction}, format=_FORMAT, about=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringVector":
@@ -83,15 +79,5 @@ class SteeringVector:
         Raises:
             InputError: if the file is missing or is no steering vector.
         """
-        file = require_file(path, "steering vector")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                described = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
-            raise InputError(f"{path} is no safetensors file: {error}.") from error
-        if described.get("format") != _FORMAT:
-            raise InputError(
-                f"{path} holds {described.get('format', 'something else')}, not a steering vector ({_FORMAT})."
-            )
-        return cls(tensors["direction"], described["at"], json.loads(described["provenance"]))
+        tensors, about = read_tensors(path, format=_FORMAT, what="steering vector")
+        return cls(tensors["direction"], about["at"], about["provenance"])

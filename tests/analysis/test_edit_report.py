@@ -144,11 +144,11 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert loaded == report
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(
-        InputError, match=r"other\.json holds no edit report; give a file written by EditReport\.save\.$"
+        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.EditReport/1'\)\.$"
     ):
         EditReport.load(tmp_path / "other.json")
     (tmp_path / "other.json").write_bytes(b"\xff")
-    with pytest.raises(InputError, match="holds no edit report"):
+    with pytest.raises(InputError, match="is not a JSON file"):
         EditReport.load(tmp_path / "other.json")
 
 

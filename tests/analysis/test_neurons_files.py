@@ -79,7 +79,7 @@ def test_files_that_hold_no_scores_are_refused(llava: Subject, tmp_path: Path) -
         NeuronScores.load(tmp_path / "none.safetensors")
     _, cache = llava.model.run_with_cache(llava.batches["left"], names="hook_embed")
     cache.save(tmp_path / "cache.safetensors")
-    with pytest.raises(InputError, match="holds no neuron scores"):
+    with pytest.raises(InputError, match="is no file of neuron scores"):
         NeuronScores.load(tmp_path / "cache.safetensors")
     (tmp_path / "text").write_text("scores")
     with pytest.raises(InputError, match="is not a safetensors file"):

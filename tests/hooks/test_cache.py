@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import mmlens.hooks.cache as cache_module
+from mmlens.core import results
 from mmlens.core.errors import InputError
 from mmlens.hooks.cache import ActivationCache, gather_rows
 from tests.conftest import Subject
@@ -172,7 +172,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         Path(file).write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(cache_module, "save_file", fail)
+    monkeypatch.setattr(results, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         ActivationCache({"hook_embed": torch.zeros(1, 2, 3)}, None).save(path)
     assert path.read_bytes() == before
@@ -180,9 +180,9 @@ def test_a_write_that_fails_leaves_the_old_file(
 
 
 def test_files_that_are_no_caches(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^There is no cache file at .*none.safetensors\.$"):
+    with pytest.raises(InputError, match=r"^There is no activation cache at .*none.safetensors\.$"):
         ActivationCache.load(tmp_path / "none.safetensors")
-    with pytest.raises(InputError, match=r"is a folder, not a cache file\.$"):
+    with pytest.raises(InputError, match=r"is a folder, not an activation cache\.$"):
         ActivationCache.load(tmp_path)
     (tmp_path / "text.safetensors").write_text("no tensors")
     with pytest.raises(InputError, match=r"text.safetensors is not a safetensors file: "):

@@ -1,7 +1,5 @@
 """`Circuit`: edges with their scores, and the choice of some of them."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +11,8 @@ from jaxtyping import Bool, Float
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.statistics import holm, sign_flip_p
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +183,6 @@ class Circuit:
             path: file to write; the folder must exist.
         """
         held = {
-            "format": _FORMAT,
             "method": self.method,
             "metric": self.metric,
             "nodes": self.graph.nodes,
@@ -200,8 +197,7 @@ class Circuit:
                 for r, w in self.graph.allowed.nonzero().tolist()
             ],
         }
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(held), encoding="utf-8")
+        write_json(path, held, format=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> "Circuit":
@@ -210,13 +206,7 @@ class Circuit:
         Raises:
             InputError: if there is no file, or it holds no circuit.
         """
-        path = require_file(path, "circuit")
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not JSON: {error}.") from error
-        if not isinstance(held, Mapping) or held.get("format") != _FORMAT:
-            raise InputError(f"{path} holds no circuit (expected format {_FORMAT!r}).")
+        held = read_json(path, format=_FORMAT, what="circuit")
         graph = EdgeGraph(
             tuple(Writer(**each) for each in held["writers"]),
             tuple(Reader(**{**each, "feeds": tuple(each["feeds"])}) for each in held["readers"]),

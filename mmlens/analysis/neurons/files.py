@@ -1,16 +1,13 @@
 """Scores in files: tensors and what they are, in one safetensors file, with the model that they belong to."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
@@ -37,10 +34,7 @@ def write(
         about: what they are, as JSON.
         origin: of the model.
     """
-    metadata = {"format": _FORMAT, "about": json.dumps(about), "origin": json.dumps(origin)}
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
-        save_file(held, temporary, metadata=metadata)
+    write_tensors(path, tensors, format=_FORMAT, about={"about": about, "origin": origin})
 
 
 def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tuple[str, str] | None]:
@@ -49,17 +43,9 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tup
     Raises:
         InputError: if there is no file, or it is no file of scores.
     """
-    path = require_file(path, "file of neuron scores")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}.") from error
-    if metadata.get("format") != _FORMAT:
-        raise InputError(f"{path} holds no neuron scores (format {metadata.get('format')!r}, expected {_FORMAT!r}).")
-    origin = json.loads(metadata["origin"])
-    return tensors, json.loads(metadata["about"]), None if origin is None else (origin[0], origin[1])
+    tensors, held = read_tensors(path, format=_FORMAT, what="file of neuron scores")
+    origin = held["origin"]
+    return tensors, held["about"], None if origin is None else (origin[0], origin[1])
 
 
 def require_same(path: str | Path, origin: tuple[str, str] | None, model: HookedMultimodal) -> None:

@@ -1,17 +1,14 @@
 """The finished cells of a sweep in a file, so that an interrupted one goes on where it stopped."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import whole_file
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.models.batch import MultimodalBatch
 
 _FORMAT = "mmlens.PatchSweep.cells/1"
@@ -72,23 +69,14 @@ class Checkpoint:
         return self.values
 
     def _read(self, path: Path) -> torch.Tensor:
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                found = file.get_tensor("values") if about.get("format") == _FORMAT else None
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file: {error}.") from error
-        if found is None:
-            raise InputError(
-                f"{path} is no checkpoint of a sweep (format {about.get('format')!r}, expected {_FORMAT!r})."
-            )
-        held = json.loads(about["question"])
+        tensors, about = read_tensors(path, format=_FORMAT, what="checkpoint of a sweep")
+        held = about["question"]
         other = [name for name, value in self.question.items() if held.get(name) != value]
         if other:
             raise InputError(
                 f"{path} holds the cells of another sweep: it differs in {', '.join(other)}. Use another file, or delete it."
             )
-        return found
+        return tensors["values"]
 
     def save(self, *, now: bool = False) -> None:
         """Write the values, unless that was done a moment ago.
@@ -98,7 +86,5 @@ class Checkpoint:
         """
         if self.path is None or (not now and time.monotonic() - self._written < _SECONDS):
             return
-        about = {"format": _FORMAT, "question": json.dumps(self.question)}
-        with whole_file(self.path) as temporary:
-            save_file({"values": self.values}, temporary, metadata=about)
+        write_tensors(self.path, {"values": self.values}, format=_FORMAT, about={"question": self.question})
         self._written = time.monotonic()

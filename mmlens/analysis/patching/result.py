@@ -1,6 +1,5 @@
 """What a sweep found: values with their statistics, as a frame, as a picture, in a file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,13 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmlens.analysis.statistics import holm, mean_bounds, sign_flip_p
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution.plan import Plan
 
 if TYPE_CHECKING:
@@ -202,18 +199,9 @@ class PatchSweep:
 
     def save(self, path: str | Path) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
-        about = {
-            "format": _FORMAT,
-            "points": json.dumps(self.points),
-            "groups": json.dumps(self.groups),
-            "direction": self.direction,
-            "metric": self.metric,
-            "method": self.method,
-            "boxes": json.dumps([None if boxes is None else boxes.tolist() for boxes in self.boxes]),
-        }
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata=about)
+        about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
+        about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
+        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, format=_FORMAT, about=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "PatchSweep":
@@ -222,24 +210,6 @@ class PatchSweep:
         Raises:
             InputError: if there is no file, or it is no sweep.
         """
-        path = require_file(path, "sweep file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file: {error}.") from error
-        if about.get("format") != _FORMAT:
-            raise InputError(f"{path} is no patch sweep (format {about.get('format')!r}, expected {_FORMAT!r}).")
-        boxes = tuple(None if found is None else torch.tensor(found) for found in json.loads(about["boxes"]))
-        return cls(
-            values=tensors["values"],
-            points=json.loads(about["points"]),
-            groups=json.loads(about["groups"]),
-            clean=tensors["clean"],
-            corrupted=tensors["corrupted"],
-            direction=about["direction"],
-            metric=about["metric"],
-            method=about["method"],
-            boxes=boxes,
-        )
+        tensors, about = read_tensors(path, format=_FORMAT, what="patch sweep")
+        about["boxes"] = tuple(None if found is None else torch.tensor(found) for found in about["boxes"])
+        return cls(**(about | tensors))

@@ -1,6 +1,5 @@
 """What was measured of neurons: values by noun and picture, and their means beside every baseline."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -12,15 +11,15 @@ import pandas as pd
 
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     from mmlens.viz.figures import Plot
 
 #: How a method's control is called: random neurons, as many in each layer as the method chose there.
 CONTROL = "random, like {method}"
-_FORMAT = 1
+_FORMAT = "mmlens.Measured/1"
 
 
 @dataclass(frozen=True)
@@ -221,15 +220,12 @@ class Measured:
         """
         numbers = self.values["value"].astype(object)
         known = {
-            "format": _FORMAT,
             "about": dict(self.about),
             "skipped": dict(self.skipped),
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "values": self.values.assign(value=numbers.where(numbers.notna(), None)).to_dict("list"),
         }
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(known) + "\n", encoding="utf-8")
-        return Path(path)
+        return write_json(path, known, format=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> "Measured":
@@ -238,13 +234,7 @@ class Measured:
         Raises:
             InputError: if the file is not there, or no such table.
         """
-        text = require_file(path, "table of measured values").read_text(encoding="utf-8")
-        try:
-            known = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is no table of measured values: {error}.") from error
-        if not isinstance(known, dict) or known.get("format") != _FORMAT:
-            raise InputError(f"{path} is no table of measured values of format {_FORMAT}; write one with .save(path).")
+        known = read_json(path, format=_FORMAT, what="table of measured values")
         values = pd.DataFrame(known["values"]).astype({"value": float})
         quantities = tuple(Quantity(**each) for each in known["quantities"])
         return cls(quantities, values, known["about"], known["skipped"])

@@ -1,6 +1,5 @@
 """What steering did: every answer before and after, and the figures made of them."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,15 +11,15 @@ import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mmlens.viz.figures import Plot
 
-_FORMAT = "mmlens steering report 1"
+_FORMAT = "mmlens.SteeringReport/1"
 
 
 @dataclass(frozen=True)
@@ -271,10 +270,7 @@ class SteeringReport:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""
-        path = Path(path)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_json(path, asdict(self), format=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringReport":
@@ -283,13 +279,7 @@ class SteeringReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        path = require_file(path, "steering report")
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:  # neither text nor JSON
-            held = None
-        if not isinstance(held, dict) or held.get("format") != _FORMAT:
-            raise InputError(f"{path} holds no steering report; give a file written by SteeringReport.save.")
+        held = read_json(path, format=_FORMAT, what="steering report")
         facts = tuple(SteeringFacts(**fact) for fact in held["interventions"])
         cases = [{**case, "score": None if case["score"] is None else tuple(case["score"])} for case in held["cases"]]
         return cls(facts, tuple(SteeringCase(**case) for case in cases))

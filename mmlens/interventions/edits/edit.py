@@ -1,6 +1,5 @@
 """An edit: what is added to rows of weights, and where it comes from. A value; the model carries it out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
 from mmlens.core.places import Neuron
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "mmlens edit 1"
+_FORMAT = "mmlens.Edit/1"
 
 
 @dataclass(frozen=True)
@@ -209,15 +206,9 @@ class Edit:
         Args:
             path: of the file; it is written whole or not at all.
         """
-        path = Path(path)
-        about = {
-            "format": _FORMAT,
-            "rows": [[row.part, row.layer, row.index] for row in self.rows],
-            "provenance": asdict(self.provenance),
-        }
-        with whole_file(path) as temporary:
-            save_file({"deltas": self.deltas.contiguous()}, temporary, metadata={"edit": json.dumps(about)})
-        return path
+        rows = [[row.part, row.layer, row.index] for row in self.rows]
+        about = {"rows": rows, "provenance": asdict(self.provenance)}
+        return write_tensors(path, {"deltas": self.deltas}, format=_FORMAT, about=about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
@@ -226,20 +217,9 @@ class Edit:
         Raises:
             InputError: if the file is not there, or holds no edit.
         """
-        path = require_file(path, "edit")
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {}).get("edit", "{}"))
-                found = about.get("format")
-                deltas = file.get_tensor("deltas") if found == _FORMAT else None
-        except SafetensorError as error:
-            raise InputError(f"{path} is no safetensors file ({error}); give a file written by Edit.save.") from None
-        if deltas is None:
-            raise InputError(
-                f"{path} holds no edit of format {_FORMAT!r} (found {found!r}); give a file written by Edit.save."
-            )
+        tensors, about = read_tensors(path, format=_FORMAT, what="edit")
         rows = tuple(Neuron(layer, index, part) for part, layer, index in about["rows"])
-        return cls(rows, deltas, _provenance_of(about["provenance"]))
+        return cls(rows, tensors["deltas"], _provenance_of(about["provenance"]))
 
 
 def _provenance_of(fields: Mapping[str, Any]) -> Provenance:

@@ -106,7 +106,7 @@ def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="is not a safetensors file"):
         PatchSweep.load(tmp_path / "other")
-    with pytest.raises(InputError, match="There is no sweep file at"):
+    with pytest.raises(InputError, match="There is no patch sweep at"):
         PatchSweep.load(tmp_path / "nowhere")
 
 

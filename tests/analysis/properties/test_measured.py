@@ -95,8 +95,10 @@ def test_what_was_not_measured_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Nothing was measured with k=7; k was 5, 9"):
         found.plot(k=7)
     (tmp_path / "other.json").write_text('{"a": 1}')
-    with pytest.raises(InputError, match="is no table of measured values of format 1"):
+    with pytest.raises(
+        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.Measured/1'\)"
+    ):
         Measured.load(tmp_path / "other.json")
     (tmp_path / "torn.json").write_text('{"a": ')
-    with pytest.raises(InputError, match="is no table of measured values: Expecting value"):
+    with pytest.raises(InputError, match="is not a JSON file: Expecting value"):
         Measured.load(tmp_path / "torn.json")

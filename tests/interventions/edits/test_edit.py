@@ -1,6 +1,5 @@
 """The value itself: what it refuses, how it adds, and that a file gives it back."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -84,16 +83,14 @@ def test_files_that_hold_no_edit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^There is no edit at .*none\.safetensors\.$"):
         Edit.load(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("no edit")
-    with pytest.raises(
-        InputError, match=r"text\.safetensors is no safetensors file \(.*\); give a file written by Edit\.save\.$"
-    ):
+    with pytest.raises(InputError, match=r"text\.safetensors is not a safetensors file: "):
         Edit.load(tmp_path / "text.safetensors")
     save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "bare.safetensors")
-    with pytest.raises(InputError, match=r"holds no edit of format 'mmlens edit 1' \(found None\)"):
+    with pytest.raises(InputError, match=r"is no edit \(format None, expected 'mmlens.Edit/1'\)"):
         Edit.load(tmp_path / "bare.safetensors")
-    about = {"edit": json.dumps({"format": "mmlens edit 9"})}
+    about = {"format": "mmlens.Edit/9"}
     save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "later.safetensors", metadata=about)
-    with pytest.raises(InputError, match=r"\(found 'mmlens edit 9'\)"):
+    with pytest.raises(InputError, match=r"\(format 'mmlens.Edit/9', expected 'mmlens.Edit/1'\)"):
         Edit.load(tmp_path / "later.safetensors")
 
 
