@@ -48,8 +48,8 @@ frames at once, its rows stand for both. Files are not decoded, and no frames ar
 their own, as the tower would run once for each.
 
 Other models that can see videos take pictures alone here: Gemma 4, SmolVLM, Molmo 2, MiniCPM-V, VideoLLaMA 3, Ernie 4.5 VL,
-PerceptionLM, and Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture; it takes the tensors
-of its own processor. The thinkers of the Omni models read videos without their sound.
+PerceptionLM, and Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture;
+it takes the tensors of its own processor. The thinkers of the Omni models read videos without their sound.
 
 ## Every class that transformers lists for pictures and text
 

@@ -127,6 +127,28 @@ class RowsOfMap(Reshown):
         return tap(tensor.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(tensor.shape)
 
 
+class OneStream(Reshown):
+    """A site whose tensor holds several streams, `[stream batch pos d]`; taps see one, `[batch pos d]`.
+
+    Args:
+        site: where the tensor is; one that holds a single stream is shown as it is.
+        number: which stream.
+    """
+
+    def __init__(self, site: "Reach", number: int):
+        super().__init__(site)
+        self.number = number
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim != 4:
+            return tap(tensor)
+        shown = tensor[self.number]
+        new = tap(shown)
+        if new is shown and not new.requires_grad:
+            return tensor
+        return torch.cat([tensor[: self.number], new[None], tensor[self.number + 1 :]])
+
+
 class RowsFirst(Reshown):
     """A site whose tensor has its rows in front, `[row batch d]`; taps see `[batch row d]`.
 

@@ -45,7 +45,7 @@ def heads_of(stack: Stack, kind: Block, block: nn.Module, config: Config) -> int
     own = None if kind.attn is None else kind.attn.heads
     if own is not None:
         return own(block)
-    if all(each.attn is None or each.attn.heads is not None for each in stack.kinds):
+    if all(each.cross is None and (each.attn is None or each.attn.heads is not None) for each in stack.kinds):
         return 1  # blocks of this stack say it themselves, and this one has no attention
     return stack.heads(stack.config(config))
 
@@ -98,6 +98,8 @@ class BlockBuilder:
 
     def build(self, previous: list[str]) -> str:
         """All points of the block, which reads the previous ones; returns the name of its `hook_resid_post`."""
+        if self.kind.begins:
+            return self._post(self._mlp("mlp", self.kind.mlp, self.rows, previous), [])
         entering = AtSite(self.collect.entering(self.block))
         pre = self._stream("hook_resid_pre", entering, previous)
         reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
@@ -106,9 +108,14 @@ class BlockBuilder:
         self.collect.windows = None
         if self.kind.parallel:
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, reads), [pre, *first])
+        if self.kind.laurel is not None:
+            laurel = self.collect.branch(self.kind.laurel, self.block, None)
+            first.append(self._add("hook_laurel_out", laurel, self.rows, reads, "writes"))
         if self.kind.mixed:
             normed = self._normed(pre, self.kind.ln2, "ln2", self.rows)
-            return self._post(self._mlp("mlp", self.kind.mlp, self.rows, [*normed, *first]), [pre, *first])
+            return self._post(self._ends([*normed, *first], self.rows), [pre, *first])
+        if self.kind.mlp == Mlp():
+            return self._post(first, [pre])
         crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.branch) is not None
         both = pre
         if self.kind.attn is None and self.kind.mixer is None and self.kind.middle is not None:
@@ -120,10 +127,15 @@ class BlockBuilder:
             both = self._after(name, pre, first, self.kind.middle, branch, self.rows)
         rows = self._query_rows()
         mid = self._cross(both, reads if not first else [both], rows) if crosses else both
-        ends = [mid, *self._mlp("mlp", self.kind.mlp, rows, self._normed(mid, self.kind.ln2, "ln2", rows))]
+        ends = self._ends(self._normed(mid, self.kind.ln2, "ln2", rows), rows, [mid])
+        return self._post(ends, self._text_mlp(both))
+
+    def _ends(self, reads: list[str], rows: Rows, stream: Iterable[str] = ()) -> list[str]:
+        """The stream, the MLP's branch, and the third branch behind it, if there is one."""
+        ends = [*stream, *self._mlp("mlp", self.kind.mlp, rows, reads)]
         if self.kind.lookup is not None:
             ends += self._mlp("lookup", self.kind.lookup, rows, list(ends))
-        return self._post(ends, self._text_mlp(both))
+        return ends
 
     @property
     def _windows(self) -> nn.Module | None:

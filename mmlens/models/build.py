@@ -99,7 +99,7 @@ class _Builder:
         blocks = self._blocks(stack)
         posts: list[str] = []
         outer = self.collect.form
-        self.collect.form = form_of(stack)
+        self.collect.form = form_of(stack, self.config)
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             stream = posts[-1] if posts else after
@@ -138,9 +138,10 @@ class _Builder:
         return self._named(self.family.vision.read(self.config))
 
     def _named(self, declared: Sequence[Read]) -> list[tuple[str, int]]:
-        last = self.family.vision.stacks[-1]
-        depth = len(self._blocks(last))
-        return [(last.name, each % depth if each < 0 else each) if isinstance(each, int) else each for each in declared]
+        stacks = {stack.name: stack for stack in self.family.vision.stacks}
+        last = self.family.vision.stacks[-1].name
+        named = [(last, each) if isinstance(each, int) else each for each in declared]
+        return [(name, len(self._blocks(stacks[name])) + each if each < 0 else each) for name, each in named]
 
     def _why_dead(self, stack: Stack, layer: int, depth: int) -> str | None:
         """Why a vision block reaches nothing, or None: blocks after the last one that is read do not."""
@@ -280,7 +281,12 @@ class _Builder:
         if language.encoder is None:
             rows = Rows("batch pos d_model", width, "language")
             first = language.stack if language.crossing is None else language.crossing.stack
-            embed = self._embed("hook_embed", first, rows, read)
+            if language.enters is None:
+                embed = self._embed("hook_embed", first, rows, read)
+            else:
+                path, argument = language.enters
+                site = AtSite(collect.entering(collect.module(path), argument))
+                embed = collect.add("hook_embed", site, rows, after=read, role="writes")
             memory = (merged, "projector")
         else:
             rows = Rows("batch pos d_model", width, "decoder")
@@ -321,8 +327,10 @@ class _Builder:
 
         In decoding steps with a KV cache the language model gets tokens, so this point is not the model's own argument.
         """
-        self.collect.form = form_of(stack)
+        self.collect.form = form_of(stack, self.config)
         first = AtSite(self.collect.entering(self._blocks(stack)[0]), rank=-10)
         self.collect.form = Form()
         shape: dict[str, Any] = {} if rows.map_axes is None else {"axes": rows.map_axes, "width": None}
+        if fitting(stack.kinds, self._blocks(stack)[0]).begins:
+            shape = {"width": None}
         return self.collect.add(name, first, rows, after=read, role="writes", **shape)

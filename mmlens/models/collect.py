@@ -15,6 +15,7 @@ from mmlens.hooks.attachment import (
     Factored,
     NormScale,
     OneRowAxis,
+    OneStream,
     Reach,
     RowsFirst,
     RowsOfMap,
@@ -29,7 +30,7 @@ from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
 from mmlens.models.family import Method
-from mmlens.models.structure import Attention, Mlp, Norm, Scale, Stack
+from mmlens.models.structure import Attention, Config, Mlp, Norm, Scale, Stack
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:
@@ -106,6 +107,7 @@ class Form:
         nested: they hold rows in several axes, of which hooks see one.
         lone_axis: an axis of length one that they hold beside those that hooks see.
         channels_first: they hold maps, `[batch d row column]`, of which hooks see rows.
+        active: they hold several streams, `[stream batch pos d_model]`, of which hooks see the one of this number.
         rows_first: they hold `[row batch d]`, where hooks see `[batch row d]`.
     """
 
@@ -113,11 +115,13 @@ class Form:
     lone_axis: int | None = None
     channels_first: bool = False
     rows_first: bool = False
+    active: int | None = None
 
 
-def form_of(stack: Stack) -> Form:
-    """The form in which the modules of a stack hold rows."""
-    return Form(stack.nested, stack.lone_axis, stack.channels_first)
+def form_of(stack: Stack, config: Config) -> Form:
+    """The form in which the modules of a stack hold rows, given the model's configuration."""
+    active = None if stack.active is None else stack.active(stack.config(config))
+    return Form(stack.nested, stack.lone_axis, stack.channels_first, active=active)
 
 
 @dataclass
@@ -167,6 +171,8 @@ class Collector:
             reach = WithoutAxis(reach, self.form.lone_axis)
         if self.form.channels_first:
             return RowsOfMap(reach)
+        if self.form.active is not None:
+            return OneStream(reach, self.form.active)
         if self.form.rows_first:
             return RowsFirst(reach)
         return OneRowAxis(reach) if self.form.nested else reach

@@ -12,8 +12,8 @@ import torch
 
 from mmlens.models.structure import Attention, Config, Mlp, Norm, Stack
 
-#: A block that is read: its number in the last stack (counted from its end if negative), or the name of its stack and its
-#: number there.
+#: A block that is read: its number in the last stack, or the name of its stack and its number there; numbers count from
+#: the stack's end if negative.
 Read: TypeAlias = int | tuple[str, int]
 
 
@@ -177,6 +177,8 @@ class Language:
     Attributes:
         stack: its blocks; the decoder's, if it has an encoder.
         embed: the token embedding.
+        enters: the module that receives the merged embeddings in every forward pass, and the name of that argument, where
+            blocks receive something else; the first block if None.
         norm: the final norm; None where the blocks themselves end with one.
         head: the unembedding, whose output are the logits.
         merges: the projector's features take the place of image tokens in the embeddings; False where only
@@ -191,6 +193,7 @@ class Language:
     norm: Norm | None
     head: str
     merges: bool = True
+    enters: tuple[str, str] | None = None
     encoder: Encoder | None = None
     crossing: Crossing | None = None
     more_tokens: Callable[[Config], int] = lambda config: 0

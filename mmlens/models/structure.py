@@ -115,7 +115,7 @@ class Block:
     """The inner structure of a block.
 
     Attributes:
-        mlp: the MLP branch.
+        mlp: the MLP branch; an empty one where the block has none.
         attn: the self-attention branch; None in blocks that have none (cross-attention layers).
         mixer: the module of another sequence mixer (linear attention, convolution), whose output is added in the
             place of attention's.
@@ -125,17 +125,20 @@ class Block:
             after a first branch that is declared by nothing else (a mixer that adds its input by itself).
         cross_middle: the same after cross-attention.
         text_mlp: a second MLP for the text rows of a Q-Former.
+        laurel: a module whose output is added beside attention's: a learned skip path (LAuReL).
         lookup: a third branch, behind the MLP, where an embedding that every token has for this block passes through a gate
             that reads the stream.
         parallel: both branches read the block's input, so that there is no stream between them.
         mixed: something else (a convolution) changes the stream in front of each branch, so that there is no stream
             between them that a branch could be moved for.
+        begins: it makes the stream of its stage from one of other rows or another width, which is added to nothing: it has no
+            `hook_resid_pre`, and no branch but the MLP.
         windows: the first branch may see windows of a raster, which the block's `window_partition` cuts and its
             `window_unpartition` puts together; hooks see the raster.
         when: whether a block is of this kind, given the block, where its modules alone do not tell.
     """
 
-    mlp: Mlp
+    mlp: Mlp = Mlp()
     attn: Attention | None = None
     mixer: str | None = None
     ln1: Norm | None = None
@@ -144,9 +147,11 @@ class Block:
     middle: str | None = None
     cross_middle: str | None = None
     text_mlp: Mlp | None = None
+    laurel: str | None = None
     lookup: Mlp | None = None
     parallel: bool = False
     mixed: bool = False
+    begins: bool = False
     windows: bool = False
     when: Callable[[nn.Module], bool] | None = None
 
@@ -173,6 +178,8 @@ class Stack:
         nested: the stream is a raster, `batch row column d_vision`, in all modules; hooks see one axis of rows.
         channels_first: the stream is a map, `batch d_vision row column`, in all modules but attention's; hooks see its rows,
             one axis in raster order.
+        active: blocks hand on several streams, `stream batch pos d_model`, of which their branches read and write the one of this
+            number, given the tower's configuration; hooks see that one, and in the graph it stands for all.
         lone_axis: an axis of length one that modules hold beside those that hooks see: the batch axis of a packed tower.
         apart: a tower of its own beside the one before it, which reads the pixels.
         rows: what its rows are called where they are others than those of the tower's first stack; they have no places
@@ -189,6 +196,7 @@ class Stack:
     maps: bool = False
     nested: bool = False
     channels_first: bool = False
+    active: Callable[[Config], int] | None = None
     lone_axis: int | None = None
     apart: bool = False
     rows: str | None = None

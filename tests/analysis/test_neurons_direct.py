@@ -23,7 +23,7 @@ MIXTURES = {
     "unlimited_ocr",
 }
 #: Families whose stream is normed (behind every branch) or scaled on its way.
-NO_SUM = {"florence2", "gemma4_small", "gemma4_sparse"}
+NO_SUM = {"florence2", "gemma3n", "gemma3n_cut", "gemma4_small", "gemma4_sparse"}
 #: Transformers' masks of these families overflow in float64.
 SINGLE = {"kosmos2"}
 #: Transformers' RMS norms compute in float32 whatever the model's dtype.

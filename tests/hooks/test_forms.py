@@ -1,0 +1,80 @@
+"""Hooks see rows of one stream where modules hold maps, several streams, or rows in front of the batch."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from mmlens.hooks.attachment import OneStream, Reshown, RowsFirst, RowsOfMap
+from mmlens.hooks.site import Site
+
+#: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
+SHAPES = {"streams": (3, 2, 4, 5), "map": (2, 5, 3, 4), "rows first": (4, 2, 5)}
+
+
+def reshown(form: str, module: nn.Module) -> Reshown:
+    """A form over what a module returns."""
+    site = Site(module, "out")
+    return {"streams": OneStream(site, 1), "map": RowsOfMap(site), "rows first": RowsFirst(site)}[form]
+
+
+def place(form: str, batch: int, row: int) -> tuple[int | slice, ...]:
+    """Where the module holds a row of a sample."""
+    if form == "streams":
+        return (1, batch, row)
+    return (batch, slice(None), row // 4, row % 4) if form == "map" else (row, batch)
+
+
+def ran(
+    module: nn.Module, form: str, tensor: torch.Tensor, tap: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """What the module returns with a tap on it."""
+    reach = reshown(form, module)
+    reach.attach(tap, 0)
+    try:
+        return module(tensor)
+    finally:
+        reach.detach(tap)
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_a_tap_sees_batch_row_and_width_and_edits_that_row_alone(form: str) -> None:
+    module, tensor = nn.Identity(), torch.randn(SHAPES[form])
+    shown: list[torch.Tensor] = []
+
+    def change(rows: torch.Tensor) -> torch.Tensor:
+        shown.append(rows.clone())
+        rows = rows.clone()
+        rows[1, 3] = 7.0
+        return rows
+
+    out = ran(module, form, tensor, change)
+    expected = tensor.clone()
+    expected[place(form, 1, 3)] = 7.0
+    assert torch.equal(out, expected)
+    for batch, row in ((0, 0), (0, 3), (1, 2)):
+        assert torch.equal(shown[0][batch, row], tensor[place(form, batch, row)])
+    assert torch.equal(module(tensor), tensor)
+
+
+@pytest.mark.parametrize("form", SHAPES)
+def test_an_untouched_tensor_stays_bit_equal_and_what_was_shown_has_a_gradient(form: str) -> None:
+    tensor = torch.randn(SHAPES[form], requires_grad=True)
+    shown: list[torch.Tensor] = []
+
+    def look(rows: torch.Tensor) -> torch.Tensor:
+        shown.append(rows)
+        return rows
+
+    module, weights = nn.Identity(), torch.randn(SHAPES[form])
+    out = ran(module, form, tensor, look)
+    assert torch.equal(out, tensor)
+    (gradient,) = torch.autograd.grad((out * weights).sum(), shown[0])
+    assert torch.equal(gradient[1, 2], weights[place(form, 1, 2)])
+
+
+@pytest.mark.parametrize("form", ["streams", "map"])
+def test_a_tensor_that_holds_rows_already_is_shown_as_it_is(form: str) -> None:
+    tensor = torch.randn(2, 4, 5)
+    assert torch.equal(ran(nn.Identity(), form, tensor, lambda rows: rows + 1), tensor + 1)
