@@ -45,6 +45,7 @@ def own() -> tuple[HookedMultimodal, Any]:
 @torch.no_grad()
 def test_every_run_method_leaves_the_model_as_it_was(subject: Subject) -> None:
     model, batch = subject.model, subject.batches["left"]
+    model(batch)  # see `own`
     before = trace_of(model)
     model.run_with_hooks(batch, fwd_hooks=[("*", double)])
     model.run_with_cache(batch, names="*")
