@@ -1,24 +1,29 @@
-"""Patching sweeps: mmlens beside the plain hook loop on bare Hugging Face.
+"""Patching sweeps: mmlens beside the plain loop, one forward pass per cell, on bare Hugging Face, in TransformerLens and nnsight.
 
-The plain loop takes as long for every cell, so it runs a sample of the cells, spread over the sweep, and its time for all is that
-times the number of cells; mmlens runs every cell. Answers are compared with the loop's on the sample before anything is timed.
-What the plan counts says how much faster it would be at the loop's own rate of operations.
+A loop takes as long for every cell, so it runs a few of them, spread over the sweep, and its time is scaled by their number;
+mmlens runs every cell that a row counts. Answers are compared before anything is timed. The floor is what the cells' cones take
+in operations, at the rate of one large matrix product that is timed in the same rounds.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from benchmarks.agreement import largest_difference
-from benchmarks.measure import alternate, ratio
+from benchmarks.agreement import DisagreementError, largest_difference
+from benchmarks.measure import Ratio, Timing, alternate, ratio
 from benchmarks.models import Subject
+from benchmarks.patching_loops import Loop, loops
 from benchmarks.table import Row
 from mmlens.execution import Cell, Change, CleanRun
 
+#: Largest difference from the plain loop that rounding explains.
 _ROUNDING = 1e-5
+#: Cells of a sweep that bare Hugging Face runs, and the other libraries.
+_SAMPLE, _FEW = 6, 3
+#: Rows of the matrix product whose rate the floor takes: those of a large packed call.
+_ROWS, _PRODUCTS = 2048, 10
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Sweep:
 
     Attributes:
         name: for the table.
-        cells: all of its cells.
+        cells: those of its cells that are run.
         target: how many times faster than the plain loop it must be.
     """
 
@@ -49,37 +54,43 @@ class Patched:
         return activation.index_copy(1, torch.tensor([self.head]), self.values.expand(len(activation), 1, -1))
 
 
-def sweeps(subject: Subject, *, every: int = 1) -> list[Sweep]:
-    """The standard sweeps of a LLaVA.
+def sweeps(subject: Subject, *, positions: int = 16, heads: int = 4) -> list[Sweep]:
+    """The standard sweeps of a LLaVA, all layers each.
 
     Args:
         subject: the model.
-        every: take every so-manieth position of the sweeps over all of them.
+        positions: sweeps over all positions take every so-manieth, sweeps over heads every second of those.
+        heads: sweeps over heads take every so-manieth head.
     """
     cfg, layout = subject.hooked.cfg, subject.batch.layout
     generator = torch.Generator().manual_seed(1)
     whole, part = torch.randn(1, cfg.d_model, generator=generator), torch.randn(1, 1, cfg.d_head, generator=generator)
-    text, everywhere = layout.text[0].tolist(), list(range(0, layout.is_token.shape[1], every))
+    text, length = layout.text[0].tolist(), layout.is_token.shape[1]
+
+    def spread(every: int) -> list[int]:
+        # from the middle of the first stretch, so that they lie on average where all positions do
+        return list(range(every // 2, length, every))
 
     def residual(rows: Sequence[int]) -> list[Cell]:
         names = [f"blocks.{layer}.hook_resid_pre" for layer in range(cfg.n_layers)]
         return [Cell(0, (Change(name, torch.tensor([row]), Patched(whole)),)) for name in names for row in rows]
 
-    def heads(rows: Sequence[int]) -> list[Cell]:
+    def of_heads(rows: Sequence[int]) -> list[Cell]:
         names = [f"blocks.{layer}.attn.hook_z" for layer in range(cfg.n_layers)]
         return [
             Cell(0, (Change(name, torch.tensor([row]), Patched(part, head)),))
             for name in names
-            for head in range(cfg.n_heads)
+            for head in range(0, cfg.n_heads, heads)
             for row in rows
         ]
 
-    several = "all" if every == 1 else f"every {every}th"
     return [
         Sweep("residual, text positions", residual(text), 20),
-        Sweep(f"residual, {several} position", residual(everywhere), 4),
-        Sweep("heads, text positions", heads(text), 15),
-        Sweep(f"heads, {several} position", heads(everywhere[:: max(1, 16 // every)]), 2),
+        Sweep(f"residual, all positions (1 in {positions} run)", residual(spread(positions)), 4),
+        Sweep(f"heads, text positions (1 head in {heads} run)", of_heads(text), 15),
+        Sweep(
+            f"heads, all positions (1 in {2 * positions}, 1 head in {heads} run)", of_heads(spread(2 * positions)), 2
+        ),
     ]
 
 
@@ -92,70 +103,90 @@ def patching(subject: Subject, *, repeats: int, clock: Callable[[], float] = tim
         clock: as for `alternate`.
 
     Raises:
-        DisagreementError: if a cell's logits differ from those of the plain loop.
+        DisagreementError: if a cell's logits differ from those of the plain loop, or if the comparison could not see it.
     """
-    rows: list[Row] = []
-    for sweep in sweeps(subject, every=4):
-        rows += _measured(subject, sweep, repeats, clock)
-    return rows
+    others = loops(subject)
+    return [row for sweep in sweeps(subject) for row in _measured(subject, sweep, others, repeats, clock)]
 
 
-def _measured(subject: Subject, sweep: Sweep, repeats: int, clock: Callable[[], float]) -> list[Row]:
+def _measured(
+    subject: Subject, sweep: Sweep, others: Sequence[Loop], repeats: int, clock: Callable[[], float]
+) -> list[Row]:
     run = CleanRun(subject.hooked, subject.batch)
-    some = sweep.cells[:: max(1, len(sweep.cells) // 6)][:6]
-    loop = Loop(subject)
-    expected = torch.cat([loop(cell) for cell in some])
     found = run.logits(sweep.cells, progress=False)
-    chosen = [sweep.cells.index(cell) for cell in some]
-    answers, theirs = {"logits": found[chosen]}, {"logits": expected}
-    gap = largest_difference(f"{sweep.name}: mmlens", theirs, answers, tolerance=_ROUNDING)
-    effect = float((expected - run.clean_logits).abs().max())
+    numbers = torch.arange(_SAMPLE) * (len(sweep.cells) // _SAMPLE)
+    gaps, effect = _compared(sweep, others, numbers.tolist(), found, run.clean_logits)
+    plan = run.plan(sweep.cells)
+    some = [sweep.cells[number] for number in numbers.tolist()]
+    chosen = {loop.name: some if loop is others[0] else some[:: _SAMPLE // _FEW] for loop in others}
+    weights = torch.randn(512, 1376)
+    rows = torch.randn(_ROWS, 512)
+
+    def over(loop: Loop) -> Callable[[], object]:
+        return lambda: [loop(cell) for cell in chosen[loop.name]]
+
     timings = alternate(
-        {"mmlens": lambda: run.logits(sweep.cells, progress=False), "loop": lambda: [loop(cell) for cell in some]},
+        {
+            "mmlens": lambda: run.logits(sweep.cells, progress=False),
+            **{loop.name: over(loop) for loop in others},
+            "product": lambda: [rows @ weights for _ in range(_PRODUCTS)],
+        },
         repeats=repeats,
         lead_in=0,
         warm_up=0,
         clock=clock,
     )
-    scale = len(sweep.cells) / len(some)
-    whole = timings["loop"].milliseconds * scale
-    own = ratio(timings["mmlens"], timings["loop"])
-    plan = run.plan(sweep.cells)
-    times = scale / own.median
-    note = (
-        f"{times:.1f}x faster [{scale / own.high:.1f}, {scale / own.low:.1f}], target {sweep.target:g}x; by counted operations "
-        f"{1 / plan.fraction:.1f}x; effect up to {effect:.2f}"
-    )
-    name = f"patch {sweep.name} ({len(sweep.cells)} cells, {subject.name})"
-    return [
-        Row(name, "plain hook loop", whole, note=f"{len(some)} cells, times {scale:g}"),
-        Row(name, "mmlens", timings["mmlens"].milliseconds, difference=gap, target=whole / sweep.target, note=note),
+    scaled = {name: _times(timings[name], len(sweep.cells) / len(cells)) for name, cells in chosen.items()}
+    floor = _times(timings["product"], plan.computed / (_PRODUCTS * 2.0 * rows.numel() * weights.shape[1]))
+    limit, own = scaled[others[0].name], timings["mmlens"]
+    name = f"patch {sweep.name}, {subject.name}"
+    found_rows = [
+        Row(
+            name,
+            loop.name,
+            scaled[loop.name].milliseconds,
+            None if loop is others[0] else ratio(scaled[loop.name], limit),
+            difference=None if loop is others[0] else gaps[loop.name],
+            note=f"{len(chosen[loop.name])} of {len(sweep.cells)} cells, scaled",
+        )
+        for loop in others
     ]
+    note = (
+        f"{len(sweep.cells)} cells; {_faster(ratio(own, limit))} faster, target {sweep.target:g}x, counted "
+        f"{1 / plan.fraction:.1f}x; {ratio(own, floor)} of the floor; {effect}"
+    )
+    counted = f"{plan.computed / 1e9:.0f} GFLOP at {plan.computed / floor.milliseconds / 1e6:.1f} GFLOP/s"
+    found_rows.append(
+        Row(name, "mmlens", own.milliseconds, ratio(own, limit), 1 / sweep.target, gaps["mmlens"], note=note)
+    )
+    return [*found_rows, Row(name, "counted floor", floor.milliseconds, ratio(floor, limit), note=counted)]
 
 
-class Loop:
-    """One forward pass of the bare model per cell, with one torch hook."""
+def _compared(
+    sweep: Sweep, others: Sequence[Loop], numbers: Sequence[int], found: torch.Tensor, clean: torch.Tensor
+) -> tuple[dict[str, float], str]:
+    """Largest differences from the plain loop by contender, and in words how large the effects are."""
+    expected = {number: others[0](sweep.cells[number]) for number in numbers}
+    truth = torch.cat(list(expected.values()))
+    own = found[list(numbers)]
+    gaps = {"mmlens": largest_difference(sweep.name, {"logits": truth}, {"logits": own}, tolerance=_ROUNDING)}
+    for loop in others[1:]:
+        few = numbers[:: _SAMPLE // _FEW]
+        theirs = torch.cat([loop(sweep.cells[number]) for number in few])
+        wanted = torch.cat([expected[number] for number in few])
+        gaps[loop.name] = largest_difference(
+            f"{sweep.name}: {loop.name}", {"logits": wanted}, {"logits": theirs}, tolerance=loop.tolerance
+        )
+    shifted = float((own.roll(1, 0) - truth).abs().amax(-1).max())
+    if shifted < 100 * _ROUNDING:
+        raise DisagreementError(f"{sweep.name}: cells are so alike that taking one for another would not be seen.")
+    effects = (truth - clean).abs().amax(-1)
+    return gaps, f"effects up to {effects.max():.2g}, by a row shifted {shifted:.2g}"
 
-    def __init__(self, subject: Subject):
-        self.model, self.inputs = subject.bare, subject.inputs
-        self.d_head = subject.hooked.cfg.d_head
 
-    @torch.no_grad()
-    def __call__(self, cell: Cell) -> torch.Tensor:
-        (change,) = cell.changes
-        block = self.model.model.language_model.layers[int(change.at.split(".")[1])]
-        heads = change.at.endswith("hook_z")
-        module = block.self_attn.o_proj if heads else block
+def _times(timing: Timing, factor: float) -> Timing:
+    return Timing(tuple(seconds * factor for seconds in timing.seconds))
 
-        def hook(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-            stream = args[0].clone()
-            own = stream[0, change.rows]
-            new = change.apply(own.unflatten(-1, (-1, self.d_head))).flatten(1) if heads else change.apply(own)
-            stream[0, change.rows] = new
-            return (stream, *args[1:])
 
-        handle = module.register_forward_pre_hook(hook)
-        try:
-            return self.model(**self.inputs, use_cache=False).logits[:, -1]
-        finally:
-            handle.remove()
+def _faster(taken: Ratio) -> str:
+    return f"{1 / taken.median:.1f}x [{1 / taken.high:.1f}, {1 / taken.low:.1f}]"

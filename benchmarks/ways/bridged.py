@@ -13,7 +13,7 @@ from benchmarks.models import Subject
 
 #: The bridge switches the model to eager attention, which rounds otherwise than the fused kernel.
 _ROUNDING = 1e-4
-_NAME = f"TransformerLens {version('transformer-lens')}"
+NAME = f"TransformerLens {version('transformer-lens')}"
 
 
 class Bridged:
@@ -33,7 +33,7 @@ class Bridged:
     def forward(self) -> Contender:
         """Run without hooks."""
         bridge = self.bridge
-        return Contender(_NAME, lambda: bridge(self._tokens, **self._more), _logits_only, _ROUNDING)
+        return Contender(NAME, lambda: bridge(self._tokens, **self._more), _logits_only, _ROUNDING)
 
     def cache(self, names: Sequence[str], *, last: bool = False) -> Contender:
         """Run with a names filter; the projector's neurons have no point."""
@@ -43,7 +43,7 @@ class Bridged:
         asked = list(theirs.values())
         cut = [-1] if last else None
         return Contender(
-            _NAME,
+            NAME,
             lambda: bridge.run_with_cache(self._tokens, names_filter=asked, pos_slice=cut, **self._more),
             lambda result: _answers(result, theirs),
             _ROUNDING,
@@ -54,7 +54,7 @@ class Bridged:
         """Run with its default cache."""
         bridge = self.bridge
         return Contender(
-            _NAME,
+            NAME,
             lambda: bridge.run_with_cache(self._tokens, **self._more),
             _logits_only,
             _ROUNDING,

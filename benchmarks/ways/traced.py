@@ -8,7 +8,7 @@ import nnsight
 from benchmarks.contender import Answers, Contender
 from benchmarks.models import Subject
 
-_NAME = f"nnsight {nnsight.__version__}"
+NAME = f"nnsight {nnsight.__version__}"
 
 
 class Traced:
@@ -20,16 +20,16 @@ class Traced:
 
     def forward(self) -> Contender:
         """Trace that saves only the logits."""
-        return Contender(_NAME, self._logits, lambda logits: {"logits": logits})
+        return Contender(NAME, self._logits, lambda logits: {"logits": logits})
 
     def cache(self, names: Sequence[str], *, last: bool = False) -> Contender:
         """Trace that saves these points."""
-        return Contender(_NAME, lambda: self._kept(frozenset(names), last), _answers)
+        return Contender(NAME, lambda: self._kept(frozenset(names), last), _answers)
 
     def everything(self) -> Contender:
         """Trace with a cache of every module's input and output."""
         return Contender(
-            _NAME, self._all, lambda result: {"logits": result[0]}, note="input and output of every module"
+            NAME, self._all, lambda result: {"logits": result[0]}, note="input and output of every module"
         )
 
     def _logits(self) -> Any:
