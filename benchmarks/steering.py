@@ -65,7 +65,7 @@ def _facts(chosen: Chosen) -> dict[str, object]:
 def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
     """A Markdown table: what became what, what other answers lost, and what the texts are like."""
     found = [
-        "| method | layer, alpha | became what is wanted | random | others: score lost | random | worst type | repeated words |",
+        "| method | layer, alpha | became what is wanted | random | others: score lost | random | worst type | looped words |",
         "|" + " --- |" * 8,
     ]
     for fact in (fact for fact in report.interventions if fact.control_of is None):
@@ -76,7 +76,7 @@ def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, obj
             group: 0.0 - report.score_change(fact.name, group).mean for group in report.groups if group != "to change"
         }
         worst = max(kinds, key=lambda group: kinds[group])
-        repeated = report.diversity(fact.name, "to change")[1].repeated
+        looped = report.diversity(fact.name, "to change")[1].looped
         about = chosen[fact.name]
         cells = [
             fact.name,
@@ -84,7 +84,7 @@ def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, obj
             f"{flips[0]} of {flips[0].count}",
             *map(str, (flips[1], *lost)),
             f"{worst} {kinds[worst]:.3f}",
-            f"{repeated:.3f}",
+            f"{looped:.3f}",
         ]
         found.append(f"| {' | '.join(cells)} |")
     return found

@@ -75,16 +75,19 @@ class Diversity:
     Attributes:
         distinct_1, distinct_2: different words (pairs of neighbouring words) as a share of all.
         repeated: words that are the same as the one before them, as a share of all.
+        looped: threes of neighbouring words that the same text has said before, as a share of all.
         length: words per text, mean.
         empty: texts without words, as a share.
 
     Source: distinct-n: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", NAACL 2016
-    (https://arxiv.org/abs/1510.03055), section 5.
+    (https://arxiv.org/abs/1510.03055), section 5; loops: seq-rep-n of Welleck et al., "Neural Text Generation with Unlikelihood
+    Training", ICLR 2020 (https://arxiv.org/abs/1908.04319), section 6, here with n = 3.
     """
 
     distinct_1: float
     distinct_2: float
     repeated: float
+    looped: float
     length: float
     empty: float
 
@@ -97,17 +100,19 @@ def diversity(texts: Sequence[str]) -> Diversity:
 
     Example:
         >>> diversity(["a red cat", "a a cat"])
-        Diversity(distinct_1=0.5, distinct_2=1.0, repeated=0.16666666666666666, length=3.0, empty=0.0)
+        Diversity(distinct_1=0.5, distinct_2=1.0, repeated=0.16666666666666666, looped=0.0, length=3.0, empty=0.0)
     """
     if not texts:
         raise InputError("Diversity is that of one or more texts; found none.")
     words = [text.split() for text in texts]
     pairs = [pair for some in words for pair in pairwise(some)]
     every = [word for some in words for word in some]
+    threes = [list(zip(some, some[1:], some[2:], strict=False)) for some in words]
     return Diversity(
         len(set(every)) / max(len(every), 1),
         len(set(pairs)) / max(len(pairs), 1),
         sum(one == other for one, other in pairs) / max(len(every), 1),
+        sum(len(some) - len(set(some)) for some in threes) / max(sum(map(len, threes)), 1),
         len(every) / len(texts),
         sum(not some for some in words) / len(texts),
     )
@@ -249,6 +254,7 @@ class SteeringReport:
         old, new = self.diversity(fact.name, group)
         line["distinct-2"] = f"{old.distinct_2:.2f} -> {new.distinct_2:.2f}"
         line["repeated"] = f"{old.repeated:.2f} -> {new.repeated:.2f}"
+        line["looped"] = f"{old.looped:.2f} -> {new.looped:.2f}"
         line["words"] = f"{old.length:.1f} -> {new.length:.1f}"
         return line
 

@@ -142,6 +142,8 @@ def test_diversity_and_words_by_hand() -> None:
     found = diversity(["a b a b", "c c", ""])
     assert (found.distinct_1, found.distinct_2) == (3 / 6, 3 / 4)  # a b c of six; ab ba cc of ab ba ab cc
     assert (found.repeated, found.length, found.empty) == (1 / 6, 2.0, 1 / 3)
+    # in light in light in light: 4 threes, 2 of them said before; "in a red" has one
+    assert diversity(["in light in light in light", "in a red"]).looped == 2 / 5
     assert says("No , it is not", "no")
     assert not says("a nose", "no")
     assert not says("10", "1")
