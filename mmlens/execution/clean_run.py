@@ -63,7 +63,10 @@ class CleanRun:
             positions: where the logits are read: at each sample's last position, or at given ones, which adds an axis of
                 positions.
             tokens: only the logits of these tokens, in this order; all by default.
-            budget: memory for activations, in MiB; what is free on the device, within reason, by default.
+            budget: memory for the activations of one packed call, in MiB; what is free on the device, within reason, by
+                default. Not in it: what is kept of the clean run (`plan` says how much), the logits that are returned, and
+                passes of the whole batch, which cells of towers, of families without packed rows, and a handful of cells
+                take, one cell of each sample at a time; a batch of fewer samples makes them smaller.
             progress: show a progress bar.
             done: called with the numbers of the cells that are finished and their logits, as they are.
 
@@ -72,7 +75,8 @@ class CleanRun:
             order of the cells.
 
         Raises:
-            InputError: for samples, points or positions that do not exist; before any forward pass.
+            InputError: for samples, points or positions that do not exist, before any forward pass; for a budget that holds
+                no cell, before any cell runs.
         """
         self._require(cells)
         where = self._where(positions)

@@ -97,6 +97,13 @@ class Frozen:
         writes = {name for name, values in given.items() if any(is_shared(value) for value in values)}
         return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1 and name not in writes}
 
+    @property
+    def size(self) -> int:
+        """Memory that the kept outputs take, in bytes; none before they were needed."""
+        outputs = vars(self).get("returned", {}).values()
+        tensors = [each for output in outputs for each in (output if isinstance(output, tuple) else (output,))]
+        return sum(each.numel() * each.element_size() for each in tensors if isinstance(each, torch.Tensor))
+
     def frozen(self, cells: Sequence[Cell]) -> list[str]:
         """The blocks that no change of these cells reaches."""
         altered: set[str] = set()

@@ -11,6 +11,8 @@ class Plan:
         cells: how many there are.
         computed: floating-point operations of matrix products that are carried out.
         whole: those that one whole forward pass per cell would take.
+        kept: memory of what is kept of the clean run so far, in bytes; outputs of blocks that can be frozen count once a run has
+            needed them.
         served: what comes from the clean run, in words.
         widened: why more is computed than a cell can change, in words; empty if nothing is.
     """
@@ -18,6 +20,7 @@ class Plan:
     cells: int
     computed: float
     whole: float
+    kept: int = 0
     served: tuple[str, ...] = ()
     widened: tuple[str, ...] = ()
 
@@ -31,6 +34,7 @@ class Plan:
             f"Plan: {self.cells} cells, {self.computed / 1e9:.3g} of {self.whole / 1e9:.3g} GFLOP "
             f"({self.fraction:.1%} of whole forward passes)"
         ]
+        lines += [f"  kept: {self.kept / 2**20:.3g} MiB of the clean run"]
         lines += [f"  served: {line}" for line in self.served]
         lines += [f"  widened: {line}" for line in self.widened]
         return "\n".join(lines)

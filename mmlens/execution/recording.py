@@ -98,7 +98,7 @@ class Recording:
     @property
     def size(self) -> int:
         """Memory that it takes, in bytes."""
-        tensors = [entered.stream for entered in self.entered]
+        tensors = [self.returned, *(entered.stream for entered in self.entered)]
         tensors += [entered.added for entered in self.entered if entered.added is not None]
         tensors += [tensor for attended in self.attended for tensor in (attended.query, attended.key, attended.value)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -180,7 +180,10 @@ class Ways:
                 spared = self._spared(kind, mine, counted)
                 computed += sum(size * whole - spared[number] for number in range(len(spared)))
         widened = [f"{_NAMES[kind]}: {why}" for kind, why in self.refused.items()]
-        return Plan(len(cells), computed, whole * len(cells), tuple(served), tuple(widened))
+        kept = 0 if self.recording is None else self.recording.size
+        if "frozen" in vars(self):
+            kept += self.frozen.size
+        return Plan(len(cells), computed, whole * len(cells), kept, tuple(served), tuple(widened))
 
     def _packed_cost(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor], costs: Costs, counted: dict[nn.Module, float]
@@ -191,15 +194,21 @@ class Ways:
         packed = Packed(self.model, self.decoder, self.recording, Cone(self.recording.attended, costs.length, read))
         if kind == "packed":
             return sum(costs.of(packed.job(cell).schedule) for cell in cells)
-        # which rows the picture changes is known when it is run; counted are all from the first image token on
-        found = 0.0
-        for cell in cells:
-            image = self.batch.layout.image[cell.sample]
-            later = tuple(change for change in cell.changes if self.model.graph[change.at].part == "language")
-            job = packed.job(Cell(cell.sample, later), (image, torch.empty(0)) if len(image) else None)
-            found += costs.of(job.schedule)
+        found = sum(costs.of(self._at_most(packed, cell).schedule) for cell in cells)
         spared = self._spared("front", cells, counted)
         return found + sum(self.batch.size * costs.front - each for each in spared)
+
+    def _at_most(self, packed: Packed, cell: Cell) -> Job:
+        """The rows of a cell that starts in front of the language model, before a run has shown which the picture changes:
+        all from the first image token on.
+        """
+        image = self.batch.layout.image[cell.sample]
+        return packed.job(self._later(cell), (image, torch.empty(0)) if len(image) else None)
+
+    def _later(self, cell: Cell) -> Cell:
+        """A cell's changes in the language model alone."""
+        graph = self.model.graph
+        return Cell(cell.sample, tuple(change for change in cell.changes if graph[change.at].part == "language"))
 
     def _spared(self, kind: Kind, cells: Sequence[Cell], counted: dict[nn.Module, float]) -> list[float]:
         """Operations of the frozen blocks in each pass that cells take."""
@@ -230,7 +239,7 @@ class Ways:
             cells: the cells.
             read: per sample, the positions that are read; None for the last one of what a decoder writes.
             clean: logits of the unchanged run at these, `[batch read vocab]`.
-            budget: bytes for activations.
+            budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
             done: called with the numbers of finished cells and their logits.
         """
         found: list[torch.Tensor | None] = [None] * len(cells)
@@ -266,6 +275,7 @@ class Ways:
             for numbers in chunks(jobs, self._rows(packed, budget), packed.depth):
                 yield numbers, packed.run([jobs.pop(number) for number in numbers])
             return
+        self._require_budget(packed, max(self._at_most(packed, cell).schedule.most for cell in cells), budget)
         for numbers in rounds(cells):
             chosen = [cells[number] for number in numbers]
             embeddings = self.frozen.embeddings(chosen)
@@ -278,9 +288,7 @@ class Ways:
         own = embeddings[cell.sample]
         before = packed.recording.entered[0].stream[cell.sample]
         rows = (own != before).any(-1).nonzero().flatten().cpu()
-        graph = self.model.graph
-        later = tuple(change for change in cell.changes if graph[change.at].part == "language")
-        return packed.job(Cell(cell.sample, later), (rows, own[rows]) if len(rows) else None)
+        return packed.job(self._later(cell), (rows, own[rows]) if len(rows) else None)
 
     @staticmethod
     def _require_budget(packed: Packed, most: int, budget: float | None) -> None:

@@ -145,9 +145,22 @@ def test_memory_stays_inside_the_budget(run: CleanRun, budget: float) -> None:
     assert free.peak > memory.peak, "the budget bounds nothing here"
 
 
-def test_a_budget_that_holds_no_cell_is_refused(run: CleanRun) -> None:
-    with pytest.raises(InputError, match=r"budget=0\.001 MiB is less than one cell takes: 17 rows of"):
-        run.logits([_cell("blocks.0.hook_resid_pre", (6,))] * 8, budget=0.001, progress=False)
+@pytest.mark.parametrize("at", ["blocks.0.hook_resid_pre", "vision.blocks.0.hook_resid_pre"])
+def test_a_budget_that_holds_no_cell_is_refused(run: CleanRun, at: str) -> None:
+    with pytest.raises(InputError, match=r"budget=0\.001 MiB is less than one cell takes: \d+ rows of"):
+        run.logits([_cell(at, (6,))] * 8, budget=0.001, progress=False)
+
+
+def test_plan_says_what_is_kept_of_the_clean_run(llava: Subject) -> None:
+    before = _alive()
+    run = CleanRun(llava.model, llava.batches["left"])
+    now = sum(storage.nbytes() for address, storage in _alive().items() if address not in before)
+    plan = run.plan([_cell()] * 8)
+    # the mask, rotary tables and clean logits are kept besides
+    assert 0.9 * now <= plan.kept <= now
+    assert f"kept: {plan.kept / 2**20:.3g} MiB of the clean run" in repr(plan)
+    run.logits([_cell("vision.blocks.0.hook_resid_pre")] * 8, progress=False)
+    assert run.plan([_cell()] * 8).kept > plan.kept, "outputs of frozen blocks are kept now"
 
 
 def test_generation_after_a_change_of_the_prompt(run: CleanRun) -> None:
@@ -171,6 +184,13 @@ def _untouched(run: CleanRun) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in run.model.hf_model.model.language_model.layers)
     with torch.no_grad():
         assert torch.equal(run.model(run.batch)[0, -1], run.clean_logits[0])
+
+
+def _alive() -> dict[int, torch.UntypedStorage]:
+    """The storages of all tensors there are, by address; they are held, so that no address is used again."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+    return {each.untyped_storage().data_ptr(): each.untyped_storage() for each in tensors}
 
 
 class _no_forward:
