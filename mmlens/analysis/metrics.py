@@ -168,6 +168,21 @@ def probability(token: Tokens) -> Metric:
     return Metric(f"p({_named(token)})", "probability", (_held(token),), function)
 
 
+def log_odds(token: Tokens) -> Metric:
+    """Log-odds of a token, `log p - log (1 - p)`, in nats: still moves where p is close to 1.
+
+    Args:
+        token: a string or id, or one per sample.
+    """
+
+    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+        own = _pick(logits, columns)
+        others = logits.scatter(-1, columns[:, :1], float("-inf")).logsumexp(-1)
+        return own - others
+
+    return Metric(f"log odds({_named(token)})", "nats", (_held(token),), function)
+
+
 def logit_difference(answer: Tokens, other: Tokens) -> Metric:
     """Logit of one token minus the logit of another.
 

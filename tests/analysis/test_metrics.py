@@ -21,6 +21,7 @@ def test_values_are_those_of_the_definitions(llava: Subject) -> None:
     expected = {
         metrics.log_probability("red"): p[:, red].log(),
         metrics.probability("red"): p[:, red],
+        metrics.log_odds("red"): (p[:, red] / (1 - p[:, red])).log(),
         metrics.logit_difference("red", "blue"): LOGITS[:, red] - LOGITS[:, blue],
         metrics.rank("red"): torch.tensor(
             [sorted(row, reverse=True).index(row[red]) for row in LOGITS.tolist()]
