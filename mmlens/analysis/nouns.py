@@ -23,6 +23,9 @@ _FUNCTION_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list literal would be a hundred lines
 )
 
+#: The words of a text: letters and digits, with hyphens and apostrophes between them.
+WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
+
 #: A list of nouns, or a function from the caption to its nouns.
 Nouns = Collection[str] | Callable[[str], Sequence[str]] | None
 
@@ -56,7 +59,7 @@ def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: in
     ends = [len(_text(model, ids[: step + 1])) for step in range(len(ids))]
     starts = [0, *ends[:-1]]
     words = []
-    for match in re.finditer(r"[^\W_]+(?:[-'][^\W_]+)*", _text(model, ids)):
+    for match in WORD.finditer(_text(model, ids)):
         steps = [
             i
             for i, (start, end) in enumerate(zip(starts, ends, strict=True))

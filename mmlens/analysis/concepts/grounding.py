@@ -33,7 +33,7 @@ class GroundedConcept:
         captions: what the model said of these samples.
         pictures: their (first) pictures.
         maps: over each picture, the projection of its positions' states on the concept's direction, in the unit of the
-            point; empty where these have no place.
+            point; empty where these have no place. They do not reliably show where a thing is: see `ground_concepts`.
     """
 
     concept: int
@@ -94,12 +94,12 @@ class ConceptGrounding:
         return pd.DataFrame(rows)
 
     def plot(self, *, concepts: Sequence[int] | None = None, pictures: int = 4, maps: bool = True) -> "Plot":
-        """A concept board: a row per concept with its words, its pictures, and where in them it is.
+        """A concept board: a row per concept with its words, its pictures, and the maps over them.
 
         Args:
             concepts: which; all by default.
             pictures: per concept, at most.
-            maps: lay the maps over the pictures, where there are any.
+            maps: lay the maps over the pictures, where there are any; read `ground_concepts` on what they do not show.
         """
         return drawn_by("concepts.plot_board")(self, concepts=concepts, pictures=pictures, maps=maps)
 
@@ -120,6 +120,10 @@ def ground_concepts(
     progress: bool = True,
 ) -> ConceptGrounding:
     """Show each concept by the words it writes and the samples in which it is most active.
+
+    Do not read the maps as localisation. A concept is a direction of the states that predict words; the states of picture
+    positions need not write along it, and often do so beside the thing, or everywhere alike. Which places matter is told by
+    changing them: `patch` and `causal_trace` on the picture's positions.
 
     Args:
         model: the hooked model.

@@ -1,11 +1,10 @@
 """The rule that keeps the state which predicts a word of the model's own caption."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mmlens.analysis.nouns import CaptionWord, caption_words
+from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.rules import Taken, picked
 from mmlens.core.errors import InputError
@@ -16,8 +15,6 @@ from mmlens.models.hooked import HookedMultimodal
 
 #: Which token of a word of several tokens is meant.
 WordToken = Literal["last", "first"]
-#: The words of a text, as captions are split into them.
-_WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(match.lower() for match in _WORD.findall(text))
+    return tuple(match.lower() for match in WORD.findall(text))
 
 
 def _first(words: tuple[str, ...], wanted: tuple[str, ...]) -> int | None:

@@ -61,7 +61,12 @@ def collect(
 
     Into a folder, runs are resumable: a run that was stopped, however suddenly, is gone on with by the same call, and
     nothing is lost or doubled. A finished store is extended: samples that it has (by their pixels and prompt) are left
-    out. Started by `accelerate launch`, each process takes its share of the dataset and writes its own files.
+    out.
+
+    On several devices, start the program by `accelerate launch --multi_gpu --num_processes 4 ...` (or `torchrun`): each process
+    takes its share of the dataset and writes its own files, and the store is the one that a lone process makes. Where there is
+    no accelerator the same command runs on the processor; `accelerate launch --cpu` starts one process, whatever number it is
+    given.
 
     Args:
         model: the hooked model.
