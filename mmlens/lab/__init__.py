@@ -65,13 +65,10 @@ def load_tuned() -> HookedMultimodal:
     """Load the lab model with its three LoRA fine-tunes, "place", "color" and "mood", on one copy of the weights.
 
     Each was trained to caption the same scenes in its own style (`mmlens.lab.finetune`). None of them acts until asked for:
-    `with model.adapter("place"): ...`. Needs peft.
+    `with model.adapter("place"): ...`.
 
     Returns:
         The hooked model, so far the same as `load()`.
-
-    Raises:
-        InputError: peft is not installed.
 
     Example:
         >>> import mmlens

@@ -6,17 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mmlens.core.errors import InputError
 from mmlens.lab.finetune import STYLES
 from mmlens.models.hooked import HookedMultimodal
 
 
 def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
     """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise InputError("The lab's fine-tunes are LoRA adapters and need peft: pip install peft.") from error
+    from peft import PeftModel
+
     from mmlens.models.loading import load_model
 
     model, processor = load_model(base, dtype="float32", device=None, device_map=None, processor=None, options={})

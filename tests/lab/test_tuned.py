@@ -1,6 +1,5 @@
 """The lab's fine-tunes: each captions in its own style, and the base stays what it was, on one copy of the weights."""
 
-
 import pytest
 import torch
 
@@ -11,8 +10,6 @@ from mmlens.lab.finetune import STYLES, Tuning, finetune
 from mmlens.lab.language import styled_caption
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
-
-pytest.importorskip("peft")
 
 FOLDER = lab.path().parent / "adapters"
 
