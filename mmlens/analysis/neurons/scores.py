@@ -60,7 +60,8 @@ class NeuronScores:
         n_samples: how many samples the mean is over.
         samples: each sample's own best, if they were asked for with `keep`.
         model: where they were found; None for scores read from a file without one.
-        batch: what heat maps are drawn of; of a dataset the first batch.
+        batch: what heat maps are drawn of; of a dataset the first batch. Of a caption's nouns it holds the whole caption, so
+            that its last position does not predict the noun.
         sample: whose picture heat maps show, if they are not told.
         origin: class and fingerprint of the model, for scores that were read from a file.
 

@@ -23,6 +23,9 @@ from mmlens.hooks.graph import Node
 class ActiveConcept:
     """A gate for `Steer(gate=...)`: open where one of some concepts is the most active one.
 
+    Of states unlike all that the bank was made from, some concept is still the most active: make the bank from states of every
+    kind of prompt that will be steered, the ends of questions among them, or give `at_least`.
+
     Args:
         bank: concepts of the point that is steered.
         concepts: the concept, or several.
