@@ -83,7 +83,7 @@ class Data:
 DATA = {
     "planted": Data(planted),
     "clusters": Data(clusters),
-    "power law": Data(power_law, 100),
+    "power law": Data(power_law, 150),
     "lab": Data(lab_states, 200),
 }
 
