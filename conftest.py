@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start; see THREADS
 
 import pytest
 import torch
