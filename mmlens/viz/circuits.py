@@ -39,10 +39,10 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
     shown = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]}
     places, width, height, labels = _places(circuit, shown)
     largest = max((abs(edge.score) for edge in edges), default=1.0) or 1.0
-    body = list(labels)
+    body: list[str] = []
     for edge in reversed(edges):  # the strongest on top
         body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
-    body += [_box(name, place) for name, place in places.items()]
+    body += [_box(name, place) for name, place in places.items()] + labels
     kept = int(circuit.kept.sum())
     title = f"{len(edges)} of {kept} edges, {circuit.method}; {circuit.metric}"
     legend = "blue: the metric falls when the edge is corrupted (it carries the answer); red: it rises"
@@ -114,7 +114,8 @@ def _label(writer: "Writer") -> str:
 
 
 def _text(x: float, y: float, words: str, color: str, size: int) -> str:
-    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}">{escape(words)}</text>'
+    halo = 'paint-order="stroke" stroke="white" stroke-width="4"'  # words stay readable where an edge runs behind them
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}" {halo}>{escape(words)}</text>'
 
 
 def _line(edge: "Edge", source: _Place, target: _Place, largest: float) -> str:
