@@ -87,6 +87,29 @@ class Sample:
         return Sample((), f"{self.writing} {self.prompt}", self.caption, name=self.name, answer=self.answer)
 
 
+class _RegionsOf(Mapping[str, np.ndarray]):
+    """The masks of a scene's objects by noun, drawn when the first is asked for: most analyses need none."""
+
+    def __init__(self, scene: Any):
+        self._scene = scene
+
+    @cached_property
+    def _masks(self) -> dict[str, np.ndarray]:
+        masks: dict[str, np.ndarray] = {}
+        for thing in self._scene.objects:  # two objects of one noun are one region
+            masks[thing.shape] = thing.mask | masks.get(thing.shape, False)
+        return masks
+
+    def __getitem__(self, noun: str) -> np.ndarray:
+        return self._masks[noun]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+
 def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sample]:
     """Read a dataset as samples, one at a time.
 
@@ -112,11 +135,8 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
         return Sample(_tuple(item[0]), item[1])
     if isinstance(item, Mapping):
         return _from_mapping(item, prompt, number)
-    if hasattr(item, "objects") and hasattr(item, "written"):
-        regions: dict[str, Any] = {}
-        for thing in item.objects:  # two objects of one noun are one region
-            regions[thing.shape] = thing.mask | regions.get(thing.shape, False)
-        return Sample((item.image,), prompt, item.caption, regions, item.written())
+    if hasattr(item, "written"):  # a scene; looking for its objects would already draw their masks
+        return Sample((item.image,), prompt, item.caption, _RegionsOf(item), item.written())
     return Sample(_tuple(item), prompt)
 
 
