@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Int
 
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.loading import base_of
 
 #: Values read of each parameter; all of them where it has fewer.
 _VALUES = 64
@@ -48,8 +48,7 @@ def fingerprint(model: HookedMultimodal, *, adapters: bool = True) -> str:
 def _acting_parameters(model: HookedMultimodal, adapters: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """The base model's parameters under their own names, and those of the adapters that act."""
     asleep = set(model.adapters) - (set(model.active_adapters) if adapters else set())
-    unwrap: Any = getattr(model.hf_model, "get_base_model", None)
-    for name, parameter in (model.hf_model if unwrap is None else unwrap()).named_parameters():
+    for name, parameter in base_of(model.hf_model).named_parameters():
         if not asleep.intersection(name.split(".")):
             yield name.replace(".base_layer.", "."), parameter
 

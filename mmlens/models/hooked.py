@@ -14,7 +14,7 @@ from mmlens.models.bound import BoundModel
 from mmlens.models.build import build
 from mmlens.models.family import Family
 from mmlens.models.inputs import Batch as Batch
-from mmlens.models.loading import find_family, is_covered, load_model, refuse_compiled
+from mmlens.models.loading import base_of, find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.row_edits import RowEdits
 from mmlens.models.running import Intervention as Intervention
 from mmlens.models.running import Running
@@ -44,8 +44,7 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         super().__init__()
         self.hf_model = hf_model
         self.processor = processor
-        unwrap: Any = getattr(hf_model, "get_base_model", None)  # peft models hold the real one inside
-        base = hf_model if unwrap is None else unwrap()
+        base: Any = base_of(hf_model)
         self.family = find_family(base) if family is None else family
         self.config = base.config
         built = build(base, self.family, self.config)
@@ -149,8 +148,7 @@ def _discovered(
     hf_model: nn.Module, processor: Any | None, example: Mapping[str, torch.Tensor] | None
 ) -> Family | None:
     """The discovered family of a model that none covers; None if one does, or there is nothing to discover it with."""
-    unwrap: Any = getattr(hf_model, "get_base_model", None)
-    base = hf_model if unwrap is None else unwrap()
+    base: Any = base_of(hf_model)
     if is_covered(base) or (processor is None and example is None):
         return None
     # discovery builds and verifies hooked models

@@ -75,6 +75,12 @@ def refuse_compiled(model: nn.Module) -> None:
         )
 
 
+def base_of(hf_model: nn.Module) -> nn.Module:
+    """The Hugging Face model itself: a peft model holds it inside."""
+    unwrap: Any = getattr(hf_model, "get_base_model", None)
+    return hf_model if unwrap is None else unwrap()
+
+
 def load_model(
     path: str | Path,
     *,

@@ -10,14 +10,14 @@ from mmlens.core.errors import InputError
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.loading import base_of
 
 _FORMAT = "mmlens.NeuronScores/1"
 
 
 def origin_of(model: HookedMultimodal) -> tuple[str, str]:
     """Class and fingerprint of a model."""
-    unwrap: Any = getattr(model.hf_model, "get_base_model", None)
-    return type(model.hf_model if unwrap is None else unwrap()).__name__, fingerprint(model)
+    return type(base_of(model.hf_model)).__name__, fingerprint(model)
 
 
 def write(
