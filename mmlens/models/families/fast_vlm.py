@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.core.names import Part
 from mmlens.models.families.blocks import llama_language, two_layer_projector
 from mmlens.models.family import Family, Vision
-from mmlens.models.places import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
+from mmlens.models.places import Places, Sizes, boxes_of, cells_of
+from mmlens.models.places.staged import staged_places
 from mmlens.models.registry import register_family
 from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
@@ -81,26 +81,12 @@ def _stage(number: int) -> Stack:
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    pixels = tensors["pixel_values"]
-    height, width = pixels.shape[-2:]
+    height, width = tensors["pixel_values"].shape[-2:]
     shape = (-(-height // _SIDE), -(-width // _SIDE))
-    cells = cells_of(*shape)
-    why = (
-        "the tower's stages are maps of different sizes, and its convolutions mix neighbours; ask for part='projector' or "
-        "'language', whose rows stand for the cells of the last map"
+    squares = boxes_of(cells_of(*shape), _SIDE)
+    return staged_places(
+        config, tensors, sizes, processor, shape=shape, squares=squares, stand_for="the cells of the last map"
     )
-    found = []
-    for number, (sample, image, positions) in enumerate(
-        owners_of(tensors, config.image_token_id, [len(cells)] * len(pixels))
-    ):
-        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-        boxes = frame.to_original(boxes_of(cells, _SIDE))
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "projector": Grid(number, torch.arange(len(cells)), boxes, cells, shape),
-            "language": Grid(sample, positions, boxes, cells, shape),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {"vision": why}))
-    return found
 
 
 FAST_VLM = register_family(

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.core.names import Part
 from mmlens.models.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language
 from mmlens.models.family import Family, Method, Projector, Vision
-from mmlens.models.places import Grid, Places, Sizes, cells_of, owners_of, picture_frame, size_of
+from mmlens.models.places import Places, Sizes, cells_of
+from mmlens.models.places.staged import staged_places
 from mmlens.models.registry import register_family
 from mmlens.models.structure import Attention, Block, Config, Mlp, Norm, Stack
 
@@ -87,28 +87,14 @@ _LANGUAGE = llama_language("model.language_model", head="lm_head")
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    pixels = tensors["pixel_values"]
-    height, width = pixels.shape[-2:]
+    height, width = tensors["pixel_values"].shape[-2:]
     side = isqrt(config.vision_soft_tokens_per_image)
-    cells = cells_of(side, side)
-    top_left = cells.flip(-1).double() * torch.tensor([width / side, height / side])
-    squares = torch.cat([top_left, top_left + torch.tensor([width / side, height / side])], dim=-1)
-    why = (
-        "the tower's stages are maps of different sizes, and its convolutions mix neighbours; ask for part='projector' or "
-        "'language', whose rows stand for squares of the picture"
+    step = torch.tensor([width / side, height / side])
+    top_left = cells_of(side, side).flip(-1).double() * step
+    squares = torch.cat([top_left, top_left + step], dim=-1)
+    return staged_places(
+        config, tensors, sizes, processor, shape=(side, side), squares=squares, stand_for="squares of the picture"
     )
-    found = []
-    for number, (sample, image, positions) in enumerate(
-        owners_of(tensors, config.image_token_id, [len(cells)] * len(pixels))
-    ):
-        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-        boxes = frame.to_original(squares)
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "projector": Grid(number, torch.arange(len(cells)), boxes, cells, (side, side)),
-            "language": Grid(sample, positions, boxes, cells, (side, side)),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {"vision": why}))
-    return found
 
 
 GEMMA3N = register_family(
