@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,16 @@ from pathlib import Path
 
 from mmlens.core.errors import InputError
 
+#: In the name of a folder that a file is being written in.
+_UNFINISHED = ".unfinished-"
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it takes its place when the `with` ends well, and is removed if not.
+    """Give a temporary path; what is written there takes the place of `path` when the `with` ends well, else it is removed.
+
+    The temporary path lies in a hidden folder of its own beside `path`, so that halves of files which a library makes
+    beside what it is told to write are in there too, and `clear_unfinished` finds all that a killed writer left.
 
     Raises:
         InputError: if the folder of `path` does not exist.
@@ -19,17 +26,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}{_UNFINISHED}", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed inside `whole_file` left in a folder; nobody else may be writing there."""
+    for left in folder.glob(f".*{_UNFINISHED}*"):
+        shutil.rmtree(left)
 
 
 def require_file(path: str | Path, what: str) -> Path:

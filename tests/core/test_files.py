@@ -1,12 +1,14 @@
 """Files are written whole or not at all."""
 
 import os
+import signal
+import warnings
 from pathlib import Path
 
 import pytest
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import require_file, whole_file
+from mmlens.core.files import clear_unfinished, require_file, whole_file
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -36,6 +38,25 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseExcept
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_what_a_killed_writer_left_is_found_and_removed(tmp_path: Path) -> None:
+    """Also the halves that a library makes beside the file that it is told to write, under names of its own."""
+    kept = tmp_path / "result.json"
+    kept.write_text("old")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        with whole_file(kept) as temporary:
+            temporary.with_name(".tmpAbCdEf").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert len(list(tmp_path.iterdir())) == 2
+    clear_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert kept.read_text() == "old"
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

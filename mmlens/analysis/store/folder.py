@@ -17,7 +17,7 @@ from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.question import Question
 from mmlens.analysis.store.shard import FileShard, MemoryShard
 from mmlens.core.errors import InputError
-from mmlens.core.files import whole_file
+from mmlens.core.files import clear_unfinished, whole_file
 
 _FORMAT = "mmlens.ActivationStore/1"
 _MAIN = "store.json"
@@ -117,9 +117,7 @@ class StoreFolder:
 
     def _open(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for pattern in (".states-*", ".index-*", f".{_MAIN}.*"):  # halves of files whose writer was killed
-            for left in self.path.glob(pattern):
-                left.unlink()
+        clear_unfinished(self.path)
         base = 0
         if (self.path / _MAIN).is_file():
             about = _read_main(self.path)

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from mmlens.analysis.store import folder as folders
+from mmlens.analysis.store import shard as shard_module
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.shard import MemoryShard
 from mmlens.analysis.store.store import ActivationStore
@@ -117,6 +118,24 @@ def test_whatever_was_being_written_when_it_was_killed(
                 with pytest.raises(Killed):
                     gather(llava, path)
             assert_equal(gather(llava, path), expected)
+
+
+@needs_fork
+def test_killed_while_the_library_writes_the_tensors(
+    llava: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(tensors: object, path: Path, **_: object) -> None:
+        path.with_name(".tmpAbCdEf").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    path = tmp_path / "store"
+    with monkeypatch.context() as patched:
+        patched.setattr(shard_module, "save_file", dies)
+        child = in_child(lambda: gather(llava, path))
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert list(path.rglob(".tmp*"))
+    assert_equal(gather(llava, path), gather(llava))
+    assert not list(path.rglob(".*"))
 
 
 def free_port() -> str:
