@@ -56,6 +56,7 @@ def _facts(chosen: Chosen) -> dict[str, object]:
     return {
         "at": chosen.at,
         "alpha": chosen.alpha,
+        "positions": str(chosen.positions),
         "norms": [round(steer.vector.norm, 1) for steer in chosen.steers],
         "flipped in validation": chosen.flipped,
         "lost in validation": chosen.lost,
@@ -65,7 +66,8 @@ def _facts(chosen: Chosen) -> dict[str, object]:
 def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
     """A Markdown table: what became what, what other answers lost, and what the texts are like."""
     found = [
-        "| method | layer, alpha | became what is wanted | random | others: score lost | random | worst type | looped words |",
+        "| method | layer, alpha, positions | became what is wanted | random | others: score lost | random | worst type "
+        "| looped words |",
         "|" + " --- |" * 8,
     ]
     for fact in (fact for fact in report.interventions if fact.control_of is None):
@@ -80,7 +82,7 @@ def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, obj
         about = chosen[fact.name]
         cells = [
             fact.name,
-            f"{about['at']}, {about['alpha']}",
+            f"{about['at']}, {about['alpha']}, {about['positions']}",
             f"{flips[0]} of {flips[0].count}",
             *map(str, (flips[1], *lost)),
             f"{worst} {kinds[worst]:.3f}",
@@ -159,7 +161,7 @@ def main() -> None:
     """Run the experiments, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=100, help="test prompts to be changed, per task")
-    parser.add_argument("--tried", type=int, default=24, help="validation prompts to be changed, per task")
+    parser.add_argument("--tried", type=int, default=48, help="validation prompts to be changed, per task")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5])
     parser.add_argument(
         "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"

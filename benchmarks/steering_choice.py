@@ -8,9 +8,10 @@ from itertools import product
 import mmlens as mm
 from benchmarks.steering_tasks import Task, validation
 from mmlens.analysis.steering.outcome import SteeringCase, says
+from mmlens.interventions.steering import SteeredPositions
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")
-_STRENGTHS = {"coarse": (0.5, 0.7, 1.0), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
+_STRENGTHS = {"coarse": (0.5, 0.55, 0.6, 0.7, 1.0, 1.5, 1.7), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Means:
             words.setdefault(concept, Counter())[word in self.task.sources] += 1
         return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
 
-    def steers(self, method: str, alpha: float) -> list[mm.Steer]:
+    def steers(self, method: str, alpha: float, positions: SteeredPositions) -> list[mm.Steer]:
         """The steering of a method; none where no concept stands for the source."""
-        steer = mm.Steer(self.coarse, alpha, positions="last_prompt")
+        steer = mm.Steer(self.coarse, alpha, positions=positions)
         if method == "coarse":
             return [steer]
         if not self.active:
@@ -73,6 +74,7 @@ class Chosen:
         method: see `METHODS`.
         at: hook name.
         alpha: strength.
+        positions: where it acts.
         steers: the steering.
         flipped, lost: on the validation scenes: share that became what is wanted, and score lost elsewhere.
     """
@@ -80,21 +82,29 @@ class Chosen:
     method: str
     at: str
     alpha: float
+    positions: SteeredPositions
     steers: list[mm.Steer]
     flipped: float
     lost: float
 
 
+def _positions(task: Task, method: str) -> tuple[SteeredPositions, ...]:
+    """Where a method may act: gates look for the state that predicts a word, and captions say theirs late."""
+    return ("last_prompt", "prompt") if method == "coarse" and task.prompt is not None else ("last_prompt",)
+
+
 def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, count: int) -> dict[str, Chosen]:
-    """Layer and strength of each method, by what flips minus what is lost, on validation scenes."""
+    """Layer, strength and positions of each method, by what flips minus what is lost, on validation scenes."""
     means = {at: Means(task, some) for at, some in states.items()}
     tried = {
-        (method, at, alpha): steers
+        (method, at, alpha, positions): steers
         for method, at in product(METHODS, means)
-        for alpha in _STRENGTHS[method]
-        if (steers := means[at].steers(method, alpha))
+        for alpha, positions in product(_STRENGTHS[method], _positions(task, method))
+        if (steers := means[at].steers(method, alpha, positions))
     }
-    names = {f"{method} at {at}, alpha {alpha:g}": (method, at, alpha) for method, at, alpha in tried}
+    names = {
+        f"{method} at {at}, alpha {alpha:g}, {where}": (method, at, alpha, where) for method, at, alpha, where in tried
+    }
     report = mm.steering_report(
         model,
         {name: tried[key] for name, key in names.items()},
@@ -104,11 +114,12 @@ def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States],
         batch_size=24,
     )
     best: dict[str, Chosen] = {}
-    for name, (method, at, alpha) in names.items():
+    for name, key in names.items():
+        method = key[0]
         flipped, lost = flips(task, report, name), losses(report, name)
         old = best.get(method)
         if old is None or flipped - lost > old.flipped - old.lost:
-            best[method] = Chosen(method, at, alpha, tried[method, at, alpha], flipped, lost)
+            best[method] = Chosen(*key, tried[key], flipped, lost)
     return best
 
 

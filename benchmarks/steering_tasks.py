@@ -139,7 +139,7 @@ class Taught:
         return self.captions if task.prompt is None else self.answers
 
 
-def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 16) -> Taught:
+def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 48) -> Taught:
     """Collect them; what is in the folder is not collected again."""
     points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
     scenes = mm.lab.scenes(150 * each, seed=_TAUGHT[1], split="train")

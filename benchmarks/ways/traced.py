@@ -28,9 +28,7 @@ class Traced:
 
     def everything(self) -> Contender:
         """Trace with a cache of every module's input and output."""
-        return Contender(
-            NAME, self._all, lambda result: {"logits": result[0]}, note="input and output of every module"
-        )
+        return Contender(NAME, self._all, lambda result: {"logits": result[0]}, note="input and output of every module")
 
     def _logits(self) -> Any:
         with self.model.trace(**self.inputs, use_cache=False):

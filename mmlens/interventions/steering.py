@@ -25,10 +25,11 @@ from mmlens.interventions.vectors import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
-#: Where a steering vector acts. `"all"`: every position of the prompt and every new token; `"generated"`: new tokens alone;
-#: `"last_prompt"`: the last position of the prompt and every new token; `"text"` and `"image"`: these positions of the prompt,
-#: and for `"text"` every new token too; a slice: positions counted from the start, new tokens following the prompt's.
-SteeredPositions: TypeAlias = Literal["all", "generated", "last_prompt", "text", "image"] | slice
+#: Where a steering vector acts. `"all"`: every position of the prompt and every new token; `"prompt"`: the prompt alone;
+#: `"generated"`: new tokens alone; `"last_prompt"`: the last position of the prompt and every new token; `"text"` and `"image"`:
+#: these positions of the prompt, and for `"text"` every new token too; a slice: positions counted from the start, new tokens
+#: following the prompt's.
+SteeredPositions: TypeAlias = Literal["all", "prompt", "generated", "last_prompt", "text", "image"] | slice
 
 #: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
 Gate: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -92,7 +93,7 @@ class _Positioned:
         Raises:
             InputError: if a point does not exist, has another width, or lives on a sequence where the positions mean nothing.
         """
-        words = ("all", "generated", "last_prompt", "text", "image")
+        words = ("all", "prompt", "generated", "last_prompt", "text", "image")
         if not isinstance(self.positions, slice) and self.positions not in words:
             raise InputError(f"positions={self.positions!r} must be a slice or one of {', '.join(map(repr, words))}.")
         nodes = model.graph.select(self.vector.at if self.at is None else self.at)
@@ -165,7 +166,7 @@ class _Positioned:
         if node.sequence not in ("language", "decoder"):
             return None
         step = self._clock.tick(node, activation.shape[1])
-        if step.is_new and not isinstance(self.positions, slice) and self.positions != "image":
+        if step.is_new and not isinstance(self.positions, slice) and self.positions not in ("prompt", "image"):
             return None  # the usual step of a generation, which no mask need slow down
         return step.mask(self.positions, activation.shape[0]).to(activation.device)
 

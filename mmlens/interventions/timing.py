@@ -61,8 +61,8 @@ class Step:
             ends = torch.full((batch,), self.prompt - 1) if layout is None else layout.last
             last[torch.arange(batch), ends] = True
             return of_prompt(last) | new
-        if positions == "image":
-            return of_prompt(image)
+        if positions in ("prompt", "image"):
+            return of_prompt(real if positions == "prompt" else image)
         return of_prompt(real & ~image if positions == "text" else real) | new
 
 

@@ -24,7 +24,9 @@ def vector_of(model: HookedMultimodal, at: str = AT) -> SteeringVector:
     return SteeringVector(drawn, at)
 
 
-@pytest.mark.parametrize("positions", ["all", "generated", "last_prompt", "text", slice(2, None), slice(0, 4)])
+@pytest.mark.parametrize(
+    "positions", ["all", "prompt", "generated", "last_prompt", "text", "image", slice(2, None), slice(0, 4)]
+)
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any, use_cache: bool) -> None:
     model, batch = llava.model, llava.batches["left"]
@@ -40,6 +42,10 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
     real = layout.is_token
     if positions == "all":
         mask[:, :prompt], mask[:, new] = real, True
+    elif positions == "prompt":
+        mask[:, :prompt] = real
+    elif positions == "image":
+        mask[:, :prompt] = layout.is_image
     elif positions == "text":
         mask[:, :prompt], mask[:, new] = real & ~layout.is_image, True
     elif positions == "last_prompt":

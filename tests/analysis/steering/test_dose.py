@@ -28,7 +28,7 @@ def _vector(model: HookedMultimodal, at: str = AT) -> SteeringVector:
     return SteeringVector(torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1)), at)
 
 
-@pytest.mark.parametrize("positions", ["last_prompt", "text", "image", "all", slice(0, 3)])
+@pytest.mark.parametrize("positions", ["last_prompt", "prompt", "text", "image", "all", slice(0, 3)])
 @pytest.mark.parametrize("name", ["llava", "qwen", "blip"])
 def test_equals_plain_forward_passes(name: str, positions: SteeredPositions, request: pytest.FixtureRequest) -> None:
     subject: Subject = request.getfixturevalue(name)
