@@ -11,6 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.places import Head, Neuron
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.part_view import PartView
 
 #: What a unit can be set to: a number, or for a head its whole output `[d_head]`.
 UnitValue = float | torch.Tensor
@@ -84,9 +85,10 @@ def require_units(model: HookedMultimodal, units: Sequence[Neuron | Head]) -> No
     """
     missing = [str(unit) for unit in units if not _exists(model, unit)]
     if missing:
-        depth = {unit.part: model.part(unit.part).cfg for unit in units}
+        views = {unit.part: model.part(unit.part) for unit in units}
         shapes = ", ".join(
-            f"{p}: {c.n_layers} layers of {c.d_mlp} neurons and {c.n_heads} heads" for p, c in depth.items()
+            f"{p}: {view.cfg.n_layers} layers of {view.cfg.d_mlp} neurons and {_heads_of(view)} heads"
+            for p, view in views.items()
         )
         raise InputError(
             f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
@@ -97,8 +99,16 @@ def _exists(model: HookedMultimodal, unit: Neuron | Head) -> bool:
     if unit.hook not in model.graph or unit.index < 0:
         return False
     if isinstance(unit, Head):
-        return unit.index < model.part(unit.part).cfg.n_heads
+        view = model.part(unit.part)
+        attn = view.blocks[unit.layer].attn if view.blocks else None
+        return unit.index < (view.cfg.n_heads if attn is None else attn.heads)  # blocks may differ in their heads
     return unit.index < (model.graph[unit.hook].width or 0)  # no view of the part: there may be thousands of neurons
+
+
+def _heads_of(view: PartView) -> str:
+    """How many heads the blocks of a part have: one number, or a range where they differ."""
+    counts = [block.attn.heads for block in view.blocks if block.attn is not None] or [view.cfg.n_heads]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _setter(axes: str, values: dict[int, torch.Tensor]) -> HookFunction:

@@ -73,7 +73,15 @@ class PartView:
                 f"{name} cannot be stacked for the part {self.name!r}: blocks {lacking} have none (other kinds of block); "
                 f"read it block by block, .blocks[i].{branch}.{name}."
             )
-        return torch.stack([getattr(getattr(block, branch), name) for block in self.blocks])
+        weights = [getattr(getattr(block, branch), name) for block in self.blocks]
+        shapes = [list(weight.shape) for weight in weights]
+        if any(shape != shapes[0] for shape in shapes):
+            other = next(layer for layer, shape in enumerate(shapes) if shape != shapes[0])
+            raise InputError(
+                f"{name} cannot be stacked for the part {self.name!r}: its blocks differ in shape ({shapes[0]} in block 0, "
+                f"{shapes[other]} in block {other}); read it block by block, .blocks[i].{branch}.{name}."
+            )
+        return torch.stack(weights)
 
     @property
     def W_in(self) -> Float[torch.Tensor, "layer d_model neuron"]:

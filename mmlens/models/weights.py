@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import nn
 
 from mmlens.core.errors import InputError, UnsupportedModelError
-from mmlens.models.collect import in_features, out_features, submodule
+from mmlens.models.collect import find_module, in_features, out_features, submodule
 from mmlens.models.structure import Attention, Mlp
 
 
@@ -80,7 +80,21 @@ class AttentionWeights:
             raise InputError(
                 f"{type(self.module).__name__} has no one linear for these weights (Attention.q, k, v or qkv is not declared)."
             )
+        if path in (self.declared.k, self.declared.v) and find_module(self.module, path) is None:
+            raise InputError(
+                f"This {type(self.module).__name__} has no {path}: "
+                + (
+                    "it takes over the keys and values of an earlier block; read the weights there."
+                    if self._takes_over
+                    else "its values are its keys; read W_K."
+                )
+            )
         return submodule(self.module, path, "attention")
+
+    @property
+    def _takes_over(self) -> bool:
+        """Whether the block has no keys of its own: those of an earlier block serve it too."""
+        return self.declared.k is not None and find_module(self.module, self.declared.k) is None
 
     @property
     def d_head(self) -> int:
@@ -92,6 +106,10 @@ class AttentionWeights:
         """Number of key and value heads."""
         if self.declared.k is None and self.declared.qkv is None:
             return self.heads
+        if self._takes_over:
+            return self.heads // int(
+                submodule(self.module, str(self.declared.kernel), "attention").num_key_value_groups
+            )  # type: ignore[arg-type]
         if self.declared.k is not None:
             return out_features(self._linear(self.declared.k)) // self.d_head
         return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
