@@ -14,16 +14,19 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.agreement import DisagreementError
+from benchmarks.collecting import collecting, collecting_memory
+from benchmarks.decomposing import decomposing
 from benchmarks.models import Subject, lab_model, random_llava
 from benchmarks.patching import patching
 from benchmarks.points import points
 from benchmarks.running import TASKS, running
 from benchmarks.scoring import memory, scoring
 from benchmarks.starting import lab, starting
+from benchmarks.steered import steered
 from benchmarks.table import Row, as_table, machine
 
 _MODELS = ("llava", "lab", "gpu")
-_NAMES = (*TASKS, "neurons", "patching", "points", "lab", "start")
+_NAMES = (*TASKS, "neurons", "patching", "points", "steering", "collect", "concepts", "lab", "start")
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -86,13 +89,15 @@ def _benchmarks(
     tasks = [task for task in TASKS if task in chosen]
     subjects: list[Subject | None] = []
     on_models = bool(tasks) or "neurons" in chosen
-    if "llava" in models and (on_models or {"points", "patching"} & set(chosen)):
+    if "llava" in models and (on_models or {"points", "patching", "steering"} & set(chosen)):
         llava = random_llava()
         subjects.append(llava)
         if "points" in chosen:
             yield points(llava, repeats=repeats)
         if "patching" in chosen:
             yield patching(llava, repeats=min(repeats, 5), clock=clock)
+        if "steering" in chosen:
+            yield steered(llava, repeats=min(repeats, 20), clock=clock)
     if on_models and "lab" in models:
         subjects.append(lab_model())
     if on_models and "gpu" in models:
@@ -106,6 +111,11 @@ def _benchmarks(
             yield scoring(subject, repeats=repeats, clock=clock)
     if "neurons" in chosen:
         yield memory()
+    if "collect" in chosen:
+        yield list(collecting(repeats=min(repeats, 5), clock=clock))
+        yield list(collecting_memory())
+    if "concepts" in chosen:
+        yield from decomposing(clock=clock)
     if "lab" in chosen:
         yield lab(repeats=min(repeats, 10))
     if "start" in chosen:

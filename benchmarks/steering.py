@@ -3,24 +3,20 @@
 Answers (yes to no, one to three, white to black), safety (answered hazards refused), debiasing ("a man" to "a person"),
 and the style of captions (texture, mood, colours). Each with the coarse vector, the coarse vector where a concept of the source
 is active, and fine vectors where theirs is, beside random vectors of equal norm under the same gates. Layer and strength are
-chosen on validation scenes. Last, what steering costs per generated token.
+chosen on validation scenes.
 
 Everything is kept in a folder, and a run that was stopped goes on where it was.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 import mmlens as mm
-from benchmarks.measure import alternate, ratio
-from benchmarks.models import random_llava
 from benchmarks.steering_choice import Chosen, Means, became, choose
-from benchmarks.steering_tasks import TASKS, Task, taught, test, validation
+from benchmarks.steering_tasks import TASKS, Layer, Task, taught, test, validation
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.analysis.steering.selection import Selection
 from mmlens.core.files import whole_file
@@ -29,14 +25,14 @@ _RESEMBLING = ("man", "woman", "person")
 
 
 def measured(
-    model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], folder: Path, *, scenes: int, tried: int
+    model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], folder: Path, *, scenes: int, tried: int
 ) -> tuple[mm.SteeringReport, dict[str, dict[str, object]]]:
     """The report on a task and what validation chose; both are kept, and not made again."""
     stem = folder / task.name.replace(":", "").replace(" ", "_")
     kept, about = stem.with_suffix(".json"), stem.with_name(f"{stem.name}_chosen.json")
     if kept.exists() and about.exists():
         return mm.SteeringReport.load(kept), json.loads(about.read_text(encoding="utf-8"))
-    chosen = choose(model, task, states, count=tried)
+    chosen = choose(model, task, layers, count=tried)
     report = mm.steering_report(
         model,
         {method: each.steers for method, each in chosen.items()},
@@ -97,10 +93,10 @@ def _lost(case: SteeringCase) -> float | None:
 
 
 def by_effect(
-    model: mm.HookedMultimodal, task: Task, states: mm.States, *, tried: int
+    model: mm.HookedMultimodal, task: Task, layer: Layer, *, tried: int
 ) -> tuple[Selection, list[tuple[int, int]]]:
     """The gap rule over all fine vectors from the source's concepts; and those whose main answer is what is wanted."""
-    means = Means(task, states)
+    means = Means(task, layer)
     vectors = mm.concept_steering_vectors(means.bank, sources=means.active)
     steers = {
         pair: mm.Steer(vector, positions="last_prompt", gate=mm.ActiveConcept(means.bank, pair[0]))
@@ -111,9 +107,9 @@ def by_effect(
     return found, list(found.leading_to(*task.wanted))  # type: ignore[arg-type]
 
 
-def dose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, tried: int) -> mm.DoseCurve:
+def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, tried: int) -> mm.DoseCurve:
     """How the answer turns with the strength of the coarse vector, layer by layer, beside random vectors."""
-    vectors = [Means(task, some).coarse for some in states.values()]
+    vectors = [Means(task, layer).coarse for layer in layers.values()]
     asked = validation(task, tried)["to change"]
     metric = mm.metrics.accuracy(task.targets[0])
     return mm.dose_curve(
@@ -134,57 +130,33 @@ def _without_people(text: str) -> list[str]:
     return ["someone" if word in _RESEMBLING else word for word in text.split()]
 
 
-def overhead(*, repeats: int, new_tokens: int = 24) -> str:
-    """What one steered layer adds to the time of a generated token, on a LLaVA of 48 million parameters."""
-    subject = random_llava()
-    model, batch = subject.hooked, subject.batch
-    steer = mm.Steer(mm.SteeringVector(torch.ones(512), "blocks.6.hook_resid_post"), 1e-4, positions="all")
-    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "pad_token_id": 0}
-
-    def bare() -> torch.Tensor:
-        return subject.bare.generate(**subject.inputs, do_sample=False, **options)
-
-    def steered() -> torch.Tensor:
-        with model.intervene(steer):
-            return model.generate(batch, **options)
-
-    runs: dict[str, Callable[[], torch.Tensor]] = {"bare": bare, "steered": steered}
-    times = alternate(runs, repeats=repeats, lead_in=0, clock=time.process_time)
-    per_token = times["steered"].milliseconds / new_tokens
-    return (
-        f"steered / bare, per generated token ({new_tokens} tokens, {repeats} rounds, CPU time): "
-        f"{ratio(times['steered'], times['bare'])}, {per_token:.2f} ms a token; touched {steer.touched}"
-    )
-
-
 def main() -> None:
     """Run the experiments, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=100, help="test prompts to be changed, per task")
-    parser.add_argument("--tried", type=int, default=48, help="validation prompts to be changed, per task")
+    parser.add_argument("--tried", type=int, default=96, help="validation prompts to be changed, per task")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5])
     parser.add_argument(
         "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
     )
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds; 0 for none")
     parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     model = mm.lab.load()
-    states = taught(model, options.layers, options.out)
+    layers = taught(model, options.layers, options.out)
     for task in TASKS:
         if options.task and task.name not in options.task:
             continue
-        report, chosen = measured(model, task, states.of(task), options.out, scenes=options.scenes, tried=options.tried)
+        report, chosen = measured(model, task, layers.of(task), options.out, scenes=options.scenes, tried=options.tried)
         print(f"\n## {task.name}\n\n" + "\n".join(lines(task, report, chosen)), flush=True)
         if task.name == "yes to no":
             at = str(chosen["fine, gated"]["at"])
-            selection, leading = by_effect(model, task, states.of(task)[at], tried=options.tried)
+            selection, leading = by_effect(model, task, layers.of(task)[at], tried=options.tried)
             print(
                 f"\nFine vectors at {at}, by effect: {len(leading)} of {len(selection.effects)} lead to 'no'. {selection}"
             )
-            curve = dose(model, task, states.of(task), tried=options.tried)
+            curve = dose(model, task, layers.of(task), tried=options.tried)
             curve.plot().savefig(options.out / "dose.png", dpi=110)
             print(
                 f"\nDose of the coarse vector, no gate, validation scenes:\n\n{curve.to_frame().round(3).to_string(index=False)}"
@@ -192,8 +164,6 @@ def main() -> None:
         if task.name == "debiasing":
             for method in chosen:
                 print(f"{method}: all other words kept in {facts_kept(report, method)} of the captions", flush=True)
-    if options.rounds:
-        print("\n" + overhead(repeats=options.rounds))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ from functools import cached_property
 from itertools import product
 
 import mmlens as mm
-from benchmarks.steering_tasks import Task, validation
+from benchmarks.steering_tasks import Layer, Task, validation
 from mmlens.analysis.steering.outcome import SteeringCase, says
 from mmlens.interventions.steering import SteeredPositions
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")
 _STRENGTHS = {"coarse": (0.5, 0.55, 0.6, 0.7, 1.0, 1.5, 1.7), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
+#: Share of answers that has to flip before what is lost decides.
+_ENOUGH = 0.9
 
 
 @dataclass(frozen=True)
@@ -20,29 +22,28 @@ class Means:
 
     Attributes:
         task: what is to become what.
-        states: at that layer.
-        n_concepts: of the bank.
+        layer: its states and concepts.
     """
 
     task: Task
-    states: mm.States
-    n_concepts: int = 80
+    layer: Layer
+
+    @property
+    def bank(self) -> mm.ConceptBank:
+        """Concepts of all states."""
+        return self.layer.bank
 
     @cached_property
     def coarse(self) -> mm.SteeringVector:
         """From the mean of the source's states to that of the target's."""
-        return mm.steering_vector(self.states.with_token(self.task.sources), self.states.with_token(self.task.targets))
-
-    @cached_property
-    def bank(self) -> mm.ConceptBank:
-        """Concepts of all states; seeded."""
-        return mm.extract_concepts(self.states, self.n_concepts, method="kmeans")
+        states = self.layer.states
+        return mm.steering_vector(states.with_token(self.task.sources), states.with_token(self.task.targets))
 
     @cached_property
     def active(self) -> list[int]:
         """Concepts most of whose states predict a source word."""
         words: dict[int, Counter[bool]] = {}
-        for concept, word in zip(self.bank.dominant().tolist(), self.states.tokens, strict=True):
+        for concept, word in zip(self.bank.dominant().tolist(), self.layer.states.tokens, strict=True):
             words.setdefault(concept, Counter())[word in self.task.sources] += 1
         return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
 
@@ -87,15 +88,21 @@ class Chosen:
     flipped: float
     lost: float
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Enough comes first, then what is lost; short of enough, what flips minus what is lost."""
+        enough = self.flipped >= _ENOUGH
+        return enough, -self.lost if enough else self.flipped - self.lost
+
 
 def _positions(task: Task, method: str) -> tuple[SteeredPositions, ...]:
     """Where a method may act: gates look for the state that predicts a word, and captions say theirs late."""
     return ("last_prompt", "prompt") if method == "coarse" and task.prompt is not None else ("last_prompt",)
 
 
-def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States], *, count: int) -> dict[str, Chosen]:
-    """Layer, strength and positions of each method, by what flips minus what is lost, on validation scenes."""
-    means = {at: Means(task, some) for at, some in states.items()}
+def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, count: int) -> dict[str, Chosen]:
+    """Layer, strength and positions of each method: the least lost where enough flips, on validation scenes."""
+    means = {at: Means(task, layer) for at, layer in layers.items()}
     tried = {
         (method, at, alpha, positions): steers
         for method, at in product(METHODS, means)
@@ -117,9 +124,9 @@ def choose(model: mm.HookedMultimodal, task: Task, states: dict[str, mm.States],
     for name, key in names.items():
         method = key[0]
         flipped, lost = flips(task, report, name), losses(report, name)
-        old = best.get(method)
-        if old is None or flipped - lost > old.flipped - old.lost:
-            best[method] = Chosen(*key, tried[key], flipped, lost)
+        found = Chosen(*key, tried[key], flipped, lost)
+        if method not in best or found.rank > best[method].rank:
+            best[method] = found
     return best
 
 

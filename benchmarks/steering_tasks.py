@@ -7,6 +7,7 @@ layer and strength. Test scenes are of the test stream, which neither the model 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -124,22 +125,40 @@ def _sets(task: Task, stream: tuple[str, int], count: int, each: int) -> dict[st
 
 
 @dataclass(frozen=True)
-class Taught:
-    """States that vectors and gates are made of, per layer: of answers, and of captions.
+class Layer:
+    """States of one layer, and their concepts, which all tasks share.
 
     Attributes:
-        answers, captions: by hook name; `tokens` are the words that the states predict.
+        states: `tokens` are the words that they predict.
+        n_concepts: of the bank.
     """
 
-    answers: dict[str, mm.States]
-    captions: dict[str, mm.States]
+    states: mm.States
+    n_concepts: int = 80
 
-    def of(self, task: Task) -> dict[str, mm.States]:
+    @cached_property
+    def bank(self) -> mm.ConceptBank:
+        """Concepts of all states; seeded."""
+        return mm.extract_concepts(self.states, self.n_concepts, method="kmeans")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What vectors and gates are made of, per layer: states of answers, and of captions.
+
+    Attributes:
+        answers, captions: by hook name.
+    """
+
+    answers: dict[str, Layer]
+    captions: dict[str, Layer]
+
+    def of(self, task: Task) -> dict[str, Layer]:
         """Those of a task's kind."""
         return self.captions if task.prompt is None else self.answers
 
 
-def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 48) -> Taught:
+def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 160) -> Taught:
     """Collect them; what is in the folder is not collected again."""
     points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
     scenes = mm.lab.scenes(150 * each, seed=_TAUGHT[1], split="train")
@@ -152,7 +171,7 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
                 asked.append(sample(scene, question))
     sentences = [sample(scene, question) for scene in scenes for question in scene.questions if question.kind == "use"]
     answers: list[dict[str, mm.States]] = []
-    for name, some, length in (("answers", asked, 1), ("sentences", sentences[: 6 * each], 9)):
+    for name, some, length in (("answers", asked, 1), ("sentences", sentences[: 2 * each], 9)):
         store = mm.collect(
             model,
             some,
@@ -164,14 +183,17 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
             into=folder / name,
         )
         answers.append({point: store.at(point) for point in points})
-    told = [scene for scene in scenes if scene.seed % 2 or len(scene.objects) > 1][: 8 * each]
+    told = [scene for scene in scenes if scene.seed % 2 or len(scene.objects) > 1][: 2 * each]
     both = {point: _joined([some[point] for some in answers]) for point in points}
     captions = _told_states(model, _texts(told), points)
     # gates must know questions too, so that none of their states is taken for one of a caption
     asides = {
         point: replace(both[point], tokens=tuple(_ANSWER + word for word in both[point].tokens)) for point in points
     }
-    return Taught(both, {point: _joined([captions[point], asides[point]]) for point in points})
+    return Taught(
+        {point: Layer(both[point]) for point in points},
+        {point: Layer(_joined([captions[point], asides[point]])) for point in points},
+    )
 
 
 def _joined(states: Sequence[mm.States]) -> mm.States:
