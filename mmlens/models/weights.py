@@ -26,7 +26,9 @@ def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = 
         UnsupportedModelError: for quantised or offloaded weights.
     """
     weight = linear.weight
-    plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and type(weight.data) is torch.Tensor
+    # a tensor made of others, which it can be taken apart into, is how torchao and quanto keep codes and scales
+    made_up = hasattr(weight, "__tensor_flatten__")
+    plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not made_up
     if not plain:
         kind = getattr(weight, "dtype", type(weight).__name__)
         raise UnsupportedModelError(
