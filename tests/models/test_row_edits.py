@@ -15,7 +15,8 @@ from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.places import Neuron
 from mmlens.interventions.edits import Edit, noise_neurons, scale_neurons, zero_neurons
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.row_edits import rows_added
+from mmlens.models.edit_ledger import Ledger
+from mmlens.models.weight_rows import rows_added
 from tests.conftest import Subject, bare_copy
 from tests.families.further_language import muse_spark
 from tests.models.test_conditions import with_adapter
@@ -99,9 +100,7 @@ def test_weights_come_back_after_an_exception_in_the_middle(
     assert same(own, before)
     own.apply(other)
     held = weights(own)
-    from mmlens.models import row_edits
-
-    written, write = [], row_edits._write
+    written, write = [], Ledger._write
 
     def fail_at_the_second_block(state: Any, place: Any) -> None:
         written.append(place)
@@ -111,7 +110,7 @@ def test_weights_come_back_after_an_exception_in_the_middle(
 
     for attempt in (lambda: own.apply(edit), lambda: own.edited(edit).__enter__()):
         written.clear()
-        monkeypatch.setattr(row_edits, "_write", fail_at_the_second_block)
+        monkeypatch.setattr(Ledger, "_write", fail_at_the_second_block)
         with pytest.raises(error, match="while writing"):
             attempt()
         monkeypatch.undo()

@@ -12,7 +12,7 @@ from mmlens.core.places import Neuron
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.row_edits import rows_added
+from mmlens.models.weight_rows import rows_added
 
 Penalty = Literal["l2", "l2sq"]
 #: Halvings of the interval in which the smallest sufficient change is looked for.

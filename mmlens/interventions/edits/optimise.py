@@ -14,7 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.row_edits import rows_added
+from mmlens.models.weight_rows import rows_added
 
 Deltas = Float[torch.Tensor, "row d_model"]
 
@@ -118,6 +118,8 @@ def optimise(
 ) -> Found:
     """Find deltas by Adam, through the real network. No weight is written, so that an interrupt leaves the model as it was.
 
+    Gradients are on in here, also where the caller has switched them off, as notebooks do in their first cell.
+
     Args:
         model: the hooked model.
         rows: whose deltas.
@@ -139,6 +141,7 @@ def optimise(
     stopped = "n_steps"
     with (
         bar,
+        torch.enable_grad(),
         _quick_backward(model),
         rows_added(model, rows, lambda: deltas_of(parameters)),
         _detached_below(model, rows),

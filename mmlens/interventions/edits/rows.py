@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.places import Neuron
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.row_edits import row_weights
+from mmlens.models.weight_rows import row_weights
 
 
 def scale_neurons(model: HookedMultimodal, neurons: Sequence[Neuron], *, factor: float) -> Edit:
