@@ -85,7 +85,7 @@ def _adder(
         by_row = activation.detach().movedim(axis, 1) if batched else activation.detach()
         wanted = _wanted(node, batch, positions, activation.shape[axis])
         everything = by_row.flatten(0, 1) if batched else by_row
-        rows = everything if wanted is None else by_row[wanted.to(by_row.device)]
+        rows = everything if wanted is None else by_row[wanted.expand(by_row.shape[: wanted.ndim]).to(by_row.device)]
         unit = unit_axis(node.axes) - (2 if batched else 1)
         summed = rows.float().sum(0).movedim(unit, 0).cpu()
         totals[node.name] = totals[node.name] + summed if node.name in totals else summed
@@ -99,5 +99,5 @@ def _wanted(node: Node, batch: MultimodalBatch, positions: Positions, length: in
     if node.sequence != "language" and isinstance(positions, str) and positions == "all":
         return None
     if node.axes.startswith("batch"):
-        return marked(batch.layout, positions, node.sequence, length)
+        return marked(batch, positions, node.sequence, length)
     return batch.layout.rows(positions, node.sequence, length)

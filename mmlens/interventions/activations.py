@@ -1,7 +1,9 @@
 """Interventions on a point's activation: replace, add, scale, noise, clamp.
 
 Each is a value: it says what it would do, and `with model.intervene(...)` does it, in forward passes and in generation.
-Positions are those of the prompt. `positions="all"` reaches every position and, in generation, every new token too.
+Positions are those of the prompt of whatever batch runs: a word (`"image"`, `"text"`, `"last"`), indices, a slice, a tensor
+`[row]` or `[batch row]`, or one list of rows per sample. They are resolved when a run starts, and a run in which they name
+nothing is refused. `positions="all"` reaches every position and, in generation, every new token too.
 """
 
 import zlib
@@ -12,63 +14,75 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
 from mmlens.hooks.graph import Node
-from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.reach import AtPoints, Reach, reach
-from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.layout import TokenLayout
+from mmlens.hooks.session import HookFunction
+from mmlens.interventions.reach import AtPoints, Finder, is_all
+from mmlens.interventions.timing import GROWING, Reached
+from mmlens.models.run import Run
 
 
 @dataclass(frozen=True)
-class Replace:
+class Replace(AtPoints):
     """Put given values in the place of a point's activation at some positions.
 
     Args:
         at: hook name.
         values: a whole activation of that point, of the same shape as in the run to come.
         positions: which positions of the prompt; all of them by default. New tokens of a generation are left alone.
-        layout: of the batch to come, where positions are words, slices or count from the end.
 
     Example:
         >>> _, cache = model.run_with_cache(batch, names="hook_embed")
-        >>> with model.intervene(Replace("hook_embed", 0 * cache["hook_embed"], "image", batch.layout)):
+        >>> with model.intervene(Replace("hook_embed", 0 * cache["hook_embed"], positions="image")):
         ...     blind = model(batch)
     """
 
-    at: str
     values: torch.Tensor = field(repr=False)
-    positions: Positions = "all"
-    layout: TokenLayout | None = field(default=None, repr=False)
 
-    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
-        """The one hook.
-
-        Raises:
-            InputError: if positions lie outside the values, or the width does not fit.
-        """
-        node = model.graph[self.at]
+    def check(self, node: Node) -> None:
+        """The values must have the point's axes and width."""
         if self.values.ndim != len(node.axes.split()) or (
             node.width is not None and self.values.shape[-1] != node.width
         ):
             raise InputError(
-                f"values for {self.at} must be [{node.axes}] with {node.width} last, found {list(self.values.shape)}."
+                f"values for {node.name} must be [{node.axes}] with {node.width} last, found {list(self.values.shape)}."
             )
-        where = reach(node, self.positions, self.layout)
-        length = self.values.shape[node.position_axis]
-        if where.rows is not None and int(where.rows.max()) >= length:
-            raise InputError(f"rows go up to {int(where.rows.max())}, but {self.at} has {length} positions.")
-        return [(node.name, self._set(where, length))]
 
-    def _set(self, where: Reach, length: int) -> HookFunction:
-        def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-            if activation.shape[where.node.position_axis] == 1 < length:
-                return activation  # a step of a generation
-            if self.values.shape != activation.shape:
+    def everywhere(self, node: Node) -> bool:
+        """Never: values are those of the prompt."""
+        return False
+
+    def reached(self, run: Run, node: Node, length: int) -> Reached:
+        """The positions of the prompt that the rule means; the values must be of that prompt."""
+        if node.sequence in GROWING:
+            found = self.values.shape[0], self.values.shape[node.position_axis]
+            if found != (run.batch.size, length):
                 raise InputError(
-                    f"values for {self.at} are {list(self.values.shape)}, the run's activation {list(activation.shape)}."
+                    f"values for {node.name} are {list(self.values.shape)} [{node.axes}], and the batch that runs has "
+                    f"{run.batch.size} samples of {length} positions there."
                 )
-            return where.put(activation, self.values.to(activation))
+        if is_all(self.positions):
+            return Reached(torch.ones(1, length, dtype=torch.bool))
+        return super().reached(run, node, length)
+
+    def _hook(self, node: Node, find: Finder) -> HookFunction:
+        axis = node.position_axis
+
+        def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+            held = find(activation)
+            if held.marks is False:
+                return None
+            # without a KV cache a step of a generation holds the prompt and what was written since
+            count = activation.shape[axis]
+            last = min(held.first + count, self.values.shape[axis]) if node.sequence in GROWING else count
+            whole = list(activation.shape)
+            whole[axis] = self.values.shape[axis] if node.sequence in GROWING else count
+            if list(self.values.shape) != whole:
+                raise InputError(
+                    f"values for {node.name} are {list(self.values.shape)}, the run's activation {list(activation.shape)}."
+                )
+            new = self.values.to(activation).narrow(axis, held.first, last - held.first)
+            rest = activation.narrow(axis, last - held.first, count - (last - held.first))
+            return held.put(activation, torch.cat([new, rest], dim=axis))
 
         return replace
 
@@ -82,7 +96,6 @@ class Add(AtPoints):
         direction: as wide as the points' last axis.
         alpha: its strength.
         positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
-        layout: of the batch to come, where positions are words, slices or count from the end.
 
     Example:
         >>> with model.intervene(Add("blocks.1.hook_resid_post", model.W_U[:, 5], alpha=2.0)):
@@ -113,10 +126,9 @@ class Scale(AtPoints):
         at: hook names.
         factor: the multiplier.
         positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
-        layout: of the batch to come, where positions are words, slices or count from the end.
 
     Example:
-        >>> with model.intervene(Scale("blocks.1.hook_mlp_out", 0.5, positions="image", layout=batch.layout)):
+        >>> with model.intervene(Scale("blocks.1.hook_mlp_out", 0.5, positions="image")):
         ...     logits = model(batch)
     """
 
@@ -136,7 +148,6 @@ class Clamp(AtPoints):
         low: lower bound; None for none.
         high: upper bound; None for none.
         positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
-        layout: of the batch to come, where positions are words, slices or count from the end.
 
     Example:
         >>> with model.intervene(Clamp("blocks.*.mlp.hook_post", high=1.0)):
@@ -169,10 +180,9 @@ class Noise(AtPoints):
         sigma: standard deviation, in the activation's own unit.
         seed: of the noise.
         positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
-        layout: of the batch to come, where positions are words, slices or count from the end.
 
     Example:
-        >>> with model.intervene(Noise("hook_embed", sigma=0.1, seed=1, positions="image", layout=batch.layout)):
+        >>> with model.intervene(Noise("hook_embed", sigma=0.1, seed=1, positions="image")):
         ...     logits = model(batch)
     """
 

@@ -15,10 +15,12 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.reach import marked
-from mmlens.interventions.sample_rows import RowRule
+from mmlens.interventions.reach import marked, per_entry
+from mmlens.interventions.sample_rows import RowRule, sequence_length
+from mmlens.interventions.timing import GROWING, Passes, refuse_known_positions, run_of
+from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.layout import TokenLayout
+from mmlens.models.run import Run
 
 
 @dataclass(frozen=True)
@@ -28,37 +30,74 @@ class KnockOut:
     Args:
         queries: the positions that look: a rule, or one list of rows per sample.
         keys: the positions that they may no longer look at.
-        layout: of the batch to come.
         layers: block numbers; None for all.
         heads: head numbers; None for all.
         part: the tower; its self-attention is meant.
         generated: cut the new tokens of a generation from the keys too.
 
+    Positions are those of the prompt of whatever batch runs.
+
     Example:
-        >>> with model.intervene(KnockOut("last", "image", batch.layout, layers=range(0, 3))):
+        >>> with model.intervene(KnockOut("last", "image", layers=range(0, 3))):
         ...     logits = model(batch)
     """
 
     queries: RowRule
     keys: RowRule
-    layout: TokenLayout = field(repr=False)
-    layers: Sequence[int] | None = None
-    heads: Sequence[int] | None = None
-    part: Part = "language"
-    generated: bool = False
+    layers: Sequence[int] | None = field(default=None, kw_only=True)
+    heads: Sequence[int] | None = field(default=None, kw_only=True)
+    part: Part = field(default="language", kw_only=True)
+    generated: bool = field(default=False, kw_only=True)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per block.
 
         Raises:
-            InputError: if blocks or heads do not exist, no query sees any of the keys anyway, or a query would be left with
-                no key at all.
+            InputError: if blocks or heads do not exist.
         """
         nodes = score_points(model, self.part, self.layers)
+        require_batch_axis(nodes[0])
         heads = head_mask(model, self.part, self.heads)
-        cut = cut_pairs(nodes[0], self.layout, self.queries, self.keys)
-        keys = cut.any(1) if self.generated else None
-        return [(node.name, _cutter(node, cut, heads, keys)) for node in nodes]
+        return [(node.name, self._cutter(model, node, heads)) for node in nodes]
+
+    def starts(self, run: Run) -> None:
+        """Find the pairs to cut in the batch that is about to run.
+
+        Raises:
+            InputError: if no query sees any of the keys anyway, or a query would be left with no key at all.
+        """
+        self._cut(run, score_points(run.model, self.part, self.layers)[0])
+
+    def _cut(self, run: Run, node: Node) -> Bool[torch.Tensor, "batch query key"]:
+        """The pairs of the prompt's positions that are cut."""
+        if node.sequence in GROWING:
+            refuse_known_positions(run)
+        return run.remember((id(self), node.part), lambda: cut_pairs(run.batch, node, self.queries, self.keys))
+
+    def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
+        key = object()
+
+        def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
+            run = run_of(model, node)
+            cut = self._cut(run, node)
+            n_query, n_key = scores.shape[-2:]
+            first = run.remember(key, lambda: Passes.of(run, node, cut.shape[1])).next(node, n_query)
+            pairs = _pairs(cut, first, n_query, n_key, self.generated)[:, None]
+            pairs = pairs if heads is None else pairs & heads[:, None, None]
+            return scores.masked_fill(per_entry(pairs, len(scores), node, run).to(scores.device), float("-inf"))
+
+        return fill
+
+
+def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: bool) -> torch.Tensor:
+    """The pairs of one pass: of the prompt's positions in it and, where asked for, of the new ones."""
+    length = cut.shape[1]
+    pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
+    old = cut[:, first : first + n_query]
+    pairs[:, : old.shape[1], :length] = old
+    if generated:
+        pairs[:, old.shape[1] :, :length] = cut.any(1)[:, None]
+    return pairs
 
 
 def score_points(model: HookedMultimodal, part: Part, layers: Sequence[int] | None) -> list[Node]:
@@ -100,31 +139,45 @@ def head_mask(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) 
     return mask
 
 
-def cut_pairs(
-    node: Node, layout: TokenLayout, queries: RowRule, keys: RowRule
-) -> Bool[torch.Tensor, "batch query key"]:
-    """The pairs of positions that a knock-out cuts, of those that see each other.
-
-    Args:
-        node: attention scores; in the language model a position sees those before it and itself.
-        layout: of the batch.
-        queries, keys: position rules.
+def require_batch_axis(node: Node) -> None:
+    """Refuse attention that runs over all pictures in one sequence.
 
     Raises:
-        InputError: if no pair is left to cut, or a query would have no key left.
+        InputError: if it does.
     """
-    length = layout.length(node.sequence)
-    if length is None:
-        raise InputError(f"The length of the {node.sequence} sequence is not known before a run; cut elsewhere.")
     if not node.axes.startswith("batch"):
         raise InputError(
             f"{node.name} has no batch axis (all pictures in one sequence); cut attention in the language model instead."
         )
-    size = len(layout.is_token)
-    asking, asked = (marked(layout, rule, node.sequence, length) for rule in (queries, keys))
+
+
+def cut_pairs(
+    batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
+) -> Bool[torch.Tensor, "batch query key"]:
+    """The pairs of positions that a knock-out cuts, of those that see each other.
+
+    Args:
+        batch: the batch.
+        node: attention scores; where tokens are written, a position sees those before it and itself.
+        queries, keys: position rules.
+
+    Returns:
+        One table per sample; in towers one for all, or one per picture or tile.
+
+    Raises:
+        InputError: if no pair is left to cut, or a query would have no key left.
+    """
+    length = sequence_length(batch, node.sequence)
+    if length is None:
+        raise InputError(f"The length of the {node.sequence} sequence is not known before a run; cut elsewhere.")
+    require_batch_axis(node)
+    asking, asked = (marked(batch, rule, node.sequence, length) for rule in (queries, keys))
+    size = batch.size if node.sequence in GROWING else max(len(asking), len(asked))
     seen = torch.ones(size, length, length, dtype=torch.bool)
+    if node.sequence in GROWING:
+        seen = seen.tril()
     if node.sequence == "language":
-        seen = seen.tril() & layout.is_token[:, None, :]
+        seen = seen & batch.layout.is_token[:, None, :]
     cut = seen & asking[:, :, None] & asked[:, None, :]
     if not cut.any(2).any(1).all():
         empty = (~cut.any(2).any(1)).nonzero().flatten().tolist()
@@ -139,32 +192,3 @@ def cut_pairs(
             "the positions that it sees (itself, say) out of keys."
         )
     return cut
-
-
-def _cutter(node: Node, cut: torch.Tensor, heads: torch.Tensor | None, keys: torch.Tensor | None) -> HookFunction:
-    length = cut.shape[1]
-
-    def pairs_of(n_query: int, n_key: int) -> torch.Tensor:
-        """The pairs of one pass: the prompt's, those of a step of a generation, or both."""
-        if (n_query, n_key) == (length, length):
-            return cut
-        pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
-        if n_query == n_key:
-            pairs[:, :length, :length] = cut
-        new = min(n_query, n_key - length)
-        if keys is not None and new:
-            pairs[:, -new:, :length] = keys[:, None]
-        return pairs
-
-    def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
-        n_query, n_key = scores.shape[-2:]
-        if len(scores) != len(cut) or n_key < length:
-            raise InputError(
-                f"The knock-out was made for a batch of {list(cut.shape[:2])} [batch pos], this run has "
-                f"[{len(scores)}, {n_key}] at {node.name}."
-            )
-        mask = pairs_of(n_query, n_key)[:, None]
-        mask = mask if heads is None else mask & heads[None, :, None, None]
-        return scores.masked_fill(mask.to(scores.device), float("-inf"))
-
-    return fill

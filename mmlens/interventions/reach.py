@@ -1,6 +1,9 @@
-"""Which rows of a point's activation an intervention reaches, in forward passes and in generation."""
+"""Which rows of a point's activation an intervention reaches: its rule is resolved against the batch of each run."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -8,168 +11,246 @@ from jaxtyping import Bool
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.sample_rows import RowRule, is_listed, listed_rows
+from mmlens.interventions.sample_rows import RowRule, is_listed, listed_rows, sequence_length
+from mmlens.interventions.timing import GROWING, Passes, Reached, refuse_known_positions, run_of
+from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.layout import TokenLayout
+from mmlens.models.run import Run
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Rows along a point's position axis.
+class Held:
+    """The rows of one pass that are meant.
 
     Attributes:
-        node: the point.
-        rows: `[row]`, or `[batch row]` per sample; None for all.
-        length: number of positions of the prompt, where it is known.
+        marks: True at them, broadcastable to the activation; True or False where it is all or none of them.
+        first: position of the pass's first row.
     """
 
-    node: Node
-    rows: torch.Tensor | None
-    length: int | None
+    marks: torch.Tensor | bool
+    first: int
 
     def put(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """`new` where the rows are, `old` elsewhere.
-
-        Rows are positions of the prompt. The steps of a generation with a KV cache hold none of them and stay as they are.
-        """
+        """`new` at the rows that are meant, `old` elsewhere."""
         new = new.to(old.dtype)
-        if self.rows is None:
-            return new
-        axis = self.node.position_axis
-        found = old.shape[axis]
-        if found <= int(self.rows.max()):
-            if found == 1:
-                return old
-            raise InputError(
-                f"positions go up to {int(self.rows.max())}, but {self.node.name} has {found} positions in this run."
-            )
-        if self.length is not None and found < self.length:
-            return old
-        return torch.where(row_mask(old, axis, self.rows), new, old)
+        if isinstance(self.marks, bool):
+            return new if self.marks else old
+        return torch.where(self.marks, new, old)
 
 
-def reach(node: Node, positions: Positions, layout: TokenLayout | None) -> Reach:
-    """Find the rows that a position rule means at a point.
+#: Finds, for an activation that a pass shows, the rows in it that are meant.
+Finder: TypeAlias = Callable[[torch.Tensor], Held]
+
+
+class Reaching(ABC):
+    """What interventions at some positions share: when a run starts, their rule is resolved against its batch."""
+
+    @abstractmethod
+    def points(self, model: HookedMultimodal) -> Iterable[Node]:
+        """Where it acts."""
+
+    @abstractmethod
+    def reached(self, run: Run, node: Node, length: int) -> Reached:
+        """What the rule means on a point's sequence of `length` positions; raises InputError if that is nothing."""
+
+    def everywhere(self, node: Node) -> bool:
+        """Whether every row of every pass is meant, whatever runs."""
+        return False
+
+    def starts(self, run: Run) -> None:
+        """Resolve the rule against the batch that is about to run.
+
+        Raises:
+            InputError: if it names nothing there, or positions that do not exist.
+        """
+        for node in self.points(run.model):
+            if not self.everywhere(node):
+                length = sequence_length(run.batch, node.sequence)
+                if length is not None:
+                    self._resolved(run, node, length)
+
+    def finder(self, model: HookedMultimodal, node: Node) -> Finder:
+        """Finds the rows that are meant in every pass of every run, at one point."""
+        if self.everywhere(node):
+            return lambda activation: Held(True, 0)
+        key = object()  # one intervention may be in force twice, and one run inside another
+
+        def find(activation: torch.Tensor) -> Held:
+            run = run_of(model, node)
+            count = activation.shape[node.position_axis]
+            passes, where = run.remember(key, lambda: self._begun(run, node, count))
+            first = passes.next(node, count)
+            marks = where.held(first, count, activation.device)
+            return Held(marks if isinstance(marks, bool) else _shaped(marks, activation, node, run), first)
+
+        return find
+
+    def _begun(self, run: Run, node: Node, count: int) -> tuple[Passes, Reached]:
+        known = sequence_length(run.batch, node.sequence)
+        # towers may have rows that the layout has no places for
+        length = known if known is not None and node.sequence in GROWING else count
+        return Passes.of(run, node, length), self._resolved(run, node, length)
+
+    def _resolved(self, run: Run, node: Node, length: int) -> Reached:
+        return run.remember((id(self), node.sequence, node.axes, length), lambda: self._checked(run, node, length))
+
+    def _checked(self, run: Run, node: Node, length: int) -> Reached:
+        if node.sequence in GROWING:
+            refuse_known_positions(run)
+        return self.reached(run, node, length)
+
+
+def _shaped(marks: torch.Tensor, activation: torch.Tensor, node: Node, run: Run) -> torch.Tensor:
+    """Marks `[batch pos]` made broadcastable to an activation."""
+    shape = [1] * activation.ndim
+    shape[node.position_axis] = marks.shape[1]
+    axis = batch_axis(node.axes)
+    if axis is None:
+        return marks[0].reshape(shape)
+    marks = per_entry(marks, activation.shape[axis], node, run)
+    shape[axis] = len(marks)
+    return marks.reshape(shape)
+
+
+def per_entry(marks: torch.Tensor, entries: int, node: Node, run: Run) -> torch.Tensor:
+    """Marks with a row for each entry of a point's batch axis, or one for all.
 
     Args:
+        marks: a row for each sample (in towers: picture or tile), or one for all.
+        entries: length of the batch axis.
         node: the point.
-        positions: as everywhere; words, slices and negative indices need a layout.
-        layout: of the batch to come.
+        run: what runs; a generation holds each prompt once for every beam.
 
     Raises:
-        InputError: for a rule that needs a layout where none is given, or that names no row.
+        InputError: if it is not known which entry is whose.
     """
-    if isinstance(positions, str) and positions == "all":
-        return Reach(node, None, None)
-    if layout is not None:
-        length = layout.length(node.sequence)
-        return Reach(node, _fitting(_rows(layout, positions, node.sequence, length), node), length)
-    if isinstance(positions, str | slice):
-        raise InputError(f"positions={positions!r} depends on the batch; pass layout=batch.layout beside it.")
-    rows = torch.as_tensor(positions)
-    rows = rows.reshape(1) if rows.ndim == 0 else rows
-    if not rows.numel():
-        raise InputError(f"positions={positions!r} name no position.")
-    if int(rows.min()) < 0:
+    if len(marks) in (1, entries):
+        return marks
+    if run.kind == "forward" or entries % len(marks) or node.sequence not in GROWING:
         raise InputError(
-            f"positions={positions!r} count from the end of the batch; pass layout=batch.layout beside them."
+            f"positions mean other rows in each of {len(marks)} samples, and {node.name} has {entries} entries along its batch "
+            "axis (pictures, tiles); give positions that are the same for all."
         )
-    return Reach(node, _fitting(rows, node), None)
+    return marks.repeat_interleave(entries // len(marks), dim=0)
 
 
-def _rows(layout: TokenLayout, positions: Positions, sequence: str, length: int | None) -> torch.Tensor:
-    """Rows `[row]` or `[batch row]`; a sample with fewer than others names its last one again, which changes nothing."""
-    if sequence != "language" or not isinstance(positions, str) or positions not in ("image", "text"):
-        return layout.rows(positions, sequence, length)
-    found = layout.image if positions == "image" else layout.text
-    empty = [sample for sample, rows in enumerate(found) if not len(rows)]
-    if empty:
-        raise InputError(f"positions={positions!r} names nothing in samples {empty}.")
-    longest = torch.arange(max(map(len, found)))
-    return torch.stack([rows[longest.clamp(max=len(rows) - 1)] for rows in found])
-
-
-def _fitting(rows: torch.Tensor, node: Node) -> torch.Tensor:
-    if rows.ndim == 2 and batch_axis(node.axes) is None:
-        raise InputError(
-            f"{node.name} has no batch axis (all pictures in one sequence); give positions [row] along that sequence."
-        )
-    return rows
-
-
-def row_mask(activation: torch.Tensor, axis: int, rows: torch.Tensor) -> torch.Tensor:
-    """True at the given rows, broadcastable to the activation.
-
-    Args:
-        activation: what is to be masked.
-        axis: its position axis.
-        rows: `[row]`, or `[batch row]` with the batch axis in front.
-    """
-    length = activation.shape[axis]
-    per_sample = rows if rows.ndim == 2 else rows[None]
-    mask = torch.zeros(len(per_sample), length, dtype=torch.bool, device=activation.device)
-    mask.scatter_(1, per_sample.to(activation.device), True)
-    shape = [1] * activation.ndim
-    shape[axis] = length
-    if rows.ndim == 2:
-        shape[0] = len(rows)
-    return mask.reshape(shape)
-
-
-def marked(layout: TokenLayout, positions: RowRule, sequence: str, length: int) -> Bool[torch.Tensor, "batch pos"]:
+def marked(batch: MultimodalBatch, positions: RowRule, sequence: str, length: int) -> Bool[torch.Tensor, "batch pos"]:
     """True at the positions of a rule; samples may differ in how many they have.
 
     Args:
-        layout: of the batch.
+        batch: the batch.
         positions: the rule, or one list of rows per sample; on the language sequence `"all"` leaves padding out.
         sequence: what positions run over.
         length: how many there are.
 
+    Returns:
+        A row per sample (in towers: per picture or tile), or one row that is the same for all.
+
     Raises:
         InputError: if the rule names nothing.
     """
+    layout = batch.layout
     words = {"image": layout.is_image, "text": layout.is_token & ~layout.is_image, "all": layout.is_token}
     if sequence == "language" and isinstance(positions, str) and positions in words:
         found = words[positions]
         if not found.any():
             raise InputError(f"positions={positions!r} names nothing: no sample has {positions} positions.")
         return found
-    mask = torch.zeros(len(layout.is_token), length, dtype=torch.bool)
     if is_listed(positions):
-        for sample, rows in enumerate(listed_rows(layout, positions, sequence, length)):  # type: ignore[arg-type]
-            mask[sample, rows] = True
+        rows = listed_rows(layout, positions, sequence, length)  # type: ignore[arg-type]
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for sample, own in enumerate(rows):
+            mask[sample, own] = True
         return mask
-    rows = layout.rows(positions, sequence, length)  # type: ignore[arg-type]
-    return mask.scatter(1, rows.expand(len(mask), -1) if rows.ndim == 1 else rows, True)
+    found = layout.rows(positions, sequence, length).cpu()  # type: ignore[arg-type]
+    found = found if found.ndim == 2 else found[None]
+    return torch.zeros(len(found), length, dtype=torch.bool).scatter(1, found, True)
+
+
+def reached_by(batch: MultimodalBatch, positions: RowRule, node: Node, length: int) -> Reached:
+    """The positions of the prompt that a rule means at a point; new tokens are none of them.
+
+    Raises:
+        InputError: if it names nothing in one of the samples, or positions that do not exist.
+    """
+    found = marked(batch, positions, node.sequence, length)
+    empty = (~found.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(f"positions={positions!r} names nothing in samples {empty}.")
+    if batch_axis(node.axes) is None and len(found) > 1:
+        raise InputError(
+            f"{node.name} has no batch axis (all pictures in one sequence); give positions [row] along that sequence."
+        )
+    return Reached(found)
+
+
+def is_all(positions: Any) -> bool:
+    """Whether a rule is the word for every row."""
+    return isinstance(positions, str) and positions == "all"
+
+
+def require_rule(positions: RowRule) -> None:
+    """Refuse, whatever runs, what is no rule.
+
+    Raises:
+        InputError: for unknown words, and slices that go backwards.
+    """
+    words = ("all", "image", "text", "last")
+    if isinstance(positions, str) and positions not in words:
+        raise InputError(
+            f"positions={positions!r} is unknown; the words are {', '.join(map(repr, words[:-1]))} and {words[-1]!r}."
+        )
+    require_forward(positions)
+
+
+def require_forward(positions: Any) -> None:
+    """Refuse slices that go backwards.
+
+    Raises:
+        InputError: for one.
+    """
+    if isinstance(positions, slice) and positions.step is not None and positions.step < 1:
+        raise InputError(f"positions={positions!r} must go forward: its step is at least 1.")
 
 
 @dataclass(frozen=True)
-class AtPoints:
+class AtPoints(Reaching):
     """An intervention at some points and positions: says where; what happens there is its subclasses' part.
 
     Attributes:
         at: hook names.
-        positions: which positions of the prompt; `"all"` means every position, and every step of a generation too.
-        layout: of the batch to come, where positions are words, slices or count from the end.
+        positions: which positions of the prompt, of the batch that runs; `"all"` means every position, and every step of a
+            generation too.
     """
 
     at: Names | Selection
-    positions: Positions = field(default="all", kw_only=True)
-    layout: TokenLayout | None = field(default=None, kw_only=True, repr=False)
+    positions: RowRule = field(default="all", kw_only=True)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per point.
 
         Raises:
-            InputError: if a point does not exist, positions name no row, or what is put there does not fit.
+            InputError: if a point does not exist, positions are no rule, or what is put there does not fit.
         """
-        nodes = model.graph.select(self.at)
+        require_rule(self.positions)
+        nodes = self.points(model)
         for node in nodes:
             self.check(node)
-        return [(node.name, self._hook(reach(node, self.positions, self.layout))) for node in nodes]
+        return [(node.name, self._hook(node, self.finder(model, node))) for node in nodes]
+
+    def points(self, model: HookedMultimodal) -> Selection:
+        """Where it acts."""
+        return model.graph.select(self.at)
+
+    def everywhere(self, node: Node) -> bool:
+        """Whether every row of every pass is meant."""
+        return is_all(self.positions)
+
+    def reached(self, run: Run, node: Node, length: int) -> Reached:
+        """The positions of the prompt that the rule means."""
+        return reached_by(run.batch, self.positions, node, length)
 
     def check(self, node: Node) -> None:
         """Refuse, before any forward pass, what cannot be done at a point."""
@@ -178,8 +259,9 @@ class AtPoints:
         """What stands in the place of the activation, at every position."""
         raise NotImplementedError
 
-    def _hook(self, where: Reach) -> HookFunction:
-        def act(activation: torch.Tensor, hook: object) -> torch.Tensor:
-            return where.put(activation, self.change(activation, where.node))
+    def _hook(self, node: Node, find: Finder) -> HookFunction:
+        def act(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
+            held = find(activation)
+            return None if held.marks is False else held.put(activation, self.change(activation, node))
 
         return act

@@ -8,27 +8,30 @@ Source: Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimo
 Is Mediated by a Single Direction", NeurIPS 2024 (https://arxiv.org/abs/2406.11717), equation 4.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.timing import Clock
+from mmlens.interventions.reach import Finder, Reaching, require_forward
+from mmlens.interventions.timing import GROWING, Reached
 from mmlens.interventions.vectors import SteeringVector
+from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
 #: Where a steering vector acts. `"all"`: every position of the prompt and every new token; `"prompt"`: the prompt alone;
 #: `"generated"`: new tokens alone; `"last_prompt"`: the last position of the prompt and every new token; `"text"` and `"image"`:
-#: these positions of the prompt, and for `"text"` every new token too; a slice: positions counted from the start, new tokens
-#: following the prompt's.
+#: these positions of the prompt, and for `"text"` every new token too; a slice: positions counted from the start of the prompt
+#: (negative ones from its end), new tokens following the prompt's.
 SteeredPositions: TypeAlias = Literal["all", "prompt", "generated", "last_prompt", "text", "image"] | slice
 
 #: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
@@ -73,8 +76,42 @@ class Touched:
         return f"{self.tokens} positions in {self.steps} steps"
 
 
+def steered(positions: SteeredPositions, batch: MultimodalBatch, sequence: str, length: int) -> Reached:
+    """The positions that a steering rule means in a batch; padding is none of them.
+
+    Args:
+        positions: the rule.
+        batch: the batch.
+        sequence: `"language"` (the prompt), or `"decoder"` (what an encoder-decoder model writes).
+        length: positions that the sequence starts from.
+    """
+    layout, new = batch.layout, range(length, sys.maxsize)
+    image = layout.is_image if sequence == "language" else torch.zeros(batch.size, length, dtype=torch.bool)
+    real = layout.is_token if sequence == "language" else ~image
+    if isinstance(positions, slice):
+        start, stop, step = positions.indices(length)
+        if positions.start is not None and positions.start > length:
+            start = positions.start
+        if positions.stop is None or positions.stop > length:
+            stop = sys.maxsize if positions.stop is None else positions.stop
+        meant = range(start, stop, step)
+        return Reached(real & torch.tensor([at in meant for at in range(length)]), meant)
+    if positions == "last_prompt":
+        ends = layout.last if sequence == "language" else torch.full((batch.size,), length - 1)
+        return Reached(torch.arange(length) == ends[:, None], new)
+    none = torch.zeros_like(real)
+    words = {
+        "all": Reached(real, new),
+        "prompt": Reached(real),
+        "generated": Reached(none, new),
+        "text": Reached(real & ~image, new),
+        "image": Reached(image),
+    }
+    return words[positions]
+
+
 @dataclass(frozen=True)
-class _Positioned:
+class _Positioned(Reaching):
     """What steering interventions share: when and where they act, and the record of it."""
 
     vector: SteeringVector
@@ -82,7 +119,6 @@ class _Positioned:
     at: Names | Selection | None = field(default=None, kw_only=True)
     gate: Gate | None = field(default=None, kw_only=True, repr=False)
     touched: Touched = field(default_factory=Touched, init=False, compare=False)
-    _clock: Clock = field(default_factory=Clock, init=False, compare=False, repr=False)
     _moved: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
@@ -96,26 +132,35 @@ class _Positioned:
         words = ("all", "prompt", "generated", "last_prompt", "text", "image")
         if not isinstance(self.positions, slice) and self.positions not in words:
             raise InputError(f"positions={self.positions!r} must be a slice or one of {', '.join(map(repr, words))}.")
-        nodes = model.graph.select(self.vector.at if self.at is None else self.at)
+        require_forward(self.positions)
+        nodes = self.points(model)
         for node in nodes:
             if node.width != len(self.vector.direction) or node.axes != "batch pos d_model":
                 raise InputError(
                     f"The vector has {len(self.vector.direction)} entries, but {node.name} is [{node.axes}] with {node.width} "
                     "last; steer at points of the stream that it was made for."
                 )
-            if node.sequence not in ("language", "decoder") and self.positions != "all":
+            if self.everywhere(node) and self.positions != "all":
                 raise InputError(
                     f"positions={self.positions!r} has no meaning at {node.name}, on the sequence {node.sequence}; use 'all'."
                 )
             if isinstance(self.gate, PointGate):
                 self.gate.check(node)
-        return [(node.name, self._hook(node)) for node in nodes]
+        return [(node.name, self._hook(node, self.finder(model, node))) for node in nodes]
+
+    def points(self, model: HookedMultimodal) -> Selection:
+        """Where it acts."""
+        return model.graph.select(self.vector.at if self.at is None else self.at)
+
+    def everywhere(self, node: Node) -> bool:
+        """Rows of towers are all meant: they have no padding, and nothing is generated there."""
+        return node.sequence not in GROWING
 
     def starts(self, run: Run) -> None:
-        """Forget the last run.
+        """Resolve the positions against the batch that is about to run, and forget what was touched before.
 
         Raises:
-            InputError: for generated positions in a forward pass, which has none.
+            InputError: for positions that name nothing in this run: generated ones in a forward pass, say.
         """
         if run.kind == "forward" and self.positions == "generated":
             raise InputError(
@@ -127,8 +172,25 @@ class _Positioned:
                 "positions='generated' with max_new_tokens=1 would do nothing: the one new token is predicted by the prompt's "
                 "last position. Use positions='last_prompt', or generate more tokens."
             )
-        self._clock.restart(run)
+        super().starts(run)
         self.touched.forget()
+
+    def reached(self, run: Run, node: Node, length: int) -> Reached:
+        """The positions of the run that the rule means."""
+        found = steered(self.positions, run.batch, node.sequence, length)
+        empty = (~found.prompt.any(1)).nonzero().flatten().tolist()
+        if run.kind == "generate":
+            # the last of the new tokens is written and not read
+            end = length - 1 + (run.options.get("max_new_tokens") or sys.maxsize)
+            before = -(-max(length - found.new.start, 0) // found.new.step)
+            if found.new.start + before * found.new.step < min(end, found.new.stop):
+                return found
+        if len(empty) == len(found.prompt) or (empty and not isinstance(self.positions, slice)):
+            raise InputError(
+                f"positions={self.positions!r} names nothing in samples {empty} at {node.name}, on the {node.sequence} "
+                f"sequence of {length} positions."
+            )
+        return found
 
     def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
         """What stands in the place of the states."""
@@ -145,30 +207,23 @@ class _Positioned:
             self._moved[kept] = self.acting().to(states)
         return self._moved[kept]
 
-    def _hook(self, node: Node) -> HookFunction:
+    def _hook(self, node: Node, find: Finder) -> HookFunction:
         def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            where = self._where(node, activation)
+            where = find(activation).marks
+            if where is False:
+                return None
             if self.gate is not None:
-                is_open = self.gate(activation).to(activation.device).bool()
-                where = is_open if where is None else where & is_open
-            if where is None:
+                where = where & self.gate(activation).to(activation.device).bool()[..., None]
+            if isinstance(where, bool):
                 self.touched.count(node.name, activation.shape[:2].numel())
                 return self.change(activation)
-            if not where.any():
+            touched = int(where.expand(*activation.shape[:2], 1).sum())
+            if not touched:
                 return None
-            self.touched.count(node.name, int(where.sum()))
-            return torch.where(where[..., None], self.change(activation), activation)
+            self.touched.count(node.name, touched)
+            return torch.where(where, self.change(activation), activation)
 
         return steer
-
-    def _where(self, node: Node, activation: torch.Tensor) -> Bool[torch.Tensor, "batch pos"] | None:
-        """True at the positions of this forward pass that are meant; padding never is. None for all of them."""
-        if node.sequence not in ("language", "decoder"):
-            return None
-        step = self._clock.tick(node, activation.shape[1])
-        if step.is_new and not isinstance(self.positions, slice) and self.positions not in ("prompt", "image"):
-            return None  # the usual step of a generation, which no mask need slow down
-        return step.mask(self.positions, activation.shape[0]).to(activation.device)
 
 
 @dataclass(frozen=True)

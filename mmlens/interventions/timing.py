@@ -1,100 +1,116 @@
-"""Which positions of a sequence a forward pass holds: all of them, or in a step of a generation only the newest."""
+"""Which run is under way, and which positions of a sequence the pass holds that now reaches a point."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool
 
-from mmlens.core.errors import MMLensError
+from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Node
+from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
-if TYPE_CHECKING:
-    from mmlens.interventions.steering import SteeredPositions
-    from mmlens.models.layout import TokenLayout
+#: Sequences that new tokens follow in a generation.
+GROWING = ("language", "decoder")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One forward pass as a point sees it.
+def run_of(model: HookedMultimodal, node: Node) -> Run:
+    """The run of a model that is under way.
 
-    Attributes:
-        first: position of its first row, counted from the start of the prompt.
-        count: number of its rows.
-        prompt: number of positions of the prompt.
-        generating: whether new tokens may follow the prompt.
-        layout: of the prompt; None on a decoder's sequence, which holds no pictures.
+    Raises:
+        InputError: if the Hugging Face model was called by itself.
     """
-
-    first: int
-    count: int
-    prompt: int
-    generating: bool
-    layout: "TokenLayout | None"
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it holds new tokens alone."""
-        return self.first >= self.prompt
-
-    def mask(self, positions: "SteeredPositions", batch: int) -> Bool[torch.Tensor, "batch pos"]:
-        """True at the rows that a rule means; never at padding."""
-        at = torch.arange(self.first, self.first + self.count)
-        new = (at >= self.prompt).expand(batch, -1)
-        old = at[at < self.prompt]
-        pad = self.count - len(old)
-
-        def of_prompt(known: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.pad(known[:, old], (0, pad))
-
-        layout = self.layout
-        real = torch.ones(batch, self.prompt, dtype=torch.bool) if layout is None else layout.is_token
-        image = torch.zeros_like(real) if layout is None else layout.is_image
-        if isinstance(positions, slice):
-            known = torch.arange(max(self.prompt, self.first + self.count))
-            return torch.isin(at, known[positions]).expand(batch, -1) & (of_prompt(real) | new)
-        if positions == "generated":
-            return new
-        if positions == "last_prompt":
-            last = torch.zeros_like(real)
-            ends = torch.full((batch,), self.prompt - 1) if layout is None else layout.last
-            last[torch.arange(batch), ends] = True
-            return of_prompt(last) | new
-        if positions in ("prompt", "image"):
-            return of_prompt(real if positions == "prompt" else image)
-        return of_prompt(real & ~image if positions == "text" else real) | new
+    run = model.current_run
+    if run is None:
+        raise InputError(
+            f"Positions at {node.name} are those of the batch that a hooked model runs, and here the Hugging Face model was "
+            "called by itself (or by another wrapper). Call the hooked model that the intervention is in force on: "
+            "model(batch) or model.generate(batch)."
+        )
+    return run
 
 
 @dataclass
-class Clock:
-    """Follows a run pass by pass, at each point on its own."""
+class Passes:
+    """Follows one run at one point, pass by pass.
 
-    run: Run | None = None
-    _seen: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        grows: whether new tokens may follow on the point's sequence.
+        prompt: positions that the sequence starts from.
+        seen: positions seen so far.
+    """
 
-    def restart(self, run: Run) -> None:
-        """A new run begins."""
-        self.run = run
-        self._seen.clear()
+    grows: bool
+    prompt: int
+    seen: int = 0
 
-    def tick(self, node: Node, count: int) -> Step:
-        """The pass that now reaches a point, which sees `count` rows in it.
+    @classmethod
+    def of(cls, run: Run, node: Node, prompt: int) -> "Passes":
+        """At the start of a run."""
+        return cls(run.kind == "generate" and node.sequence in GROWING, prompt)
 
-        With a KV cache a step of a generation holds one new row; without one it holds everything so far.
+    def next(self, node: Node, count: int) -> int:
+        """Position of the first row of the pass that now reaches the point with `count` rows.
+
+        With a KV cache a step of a generation holds what is new alone; without one it holds everything so far.
+
+        Raises:
+            InputError: if they are not the positions of the batch.
         """
-        if self.run is None:
-            raise MMLensError(f"{node.name} ran outside of the model's own forward and generate; run the hooked model.")
-        decoder = node.sequence == "decoder"
-        layout = None if decoder else self.run.batch.layout
-        seen = self._seen.get(node.name, 0)
-        first = seen if seen and count != seen + 1 else 0
-        self._seen[node.name] = first + count
-        prompt = _decoder_prompt(self.run) if layout is None else layout.is_token.shape[1]
-        return Step(first, count, prompt, self.run.kind == "generate", layout)
+        first = self.seen if self.grows and count <= self.seen else 0
+        if not self.seen and node.name == "hook_logits" and count < self.prompt:
+            first = self.prompt - count  # Hugging Face works out the logits that it needs, those of the end
+        fits = first + count == self.prompt or (self.grows and (bool(self.seen) or count <= self.prompt))
+        if not fits:
+            raise InputError(
+                f"{node.name} holds {count} positions in this run, and the batch has {self.prompt} on the {node.sequence} "
+                "sequence."
+            )
+        self.seen = first + count
+        return first
 
 
-def _decoder_prompt(run: Run) -> int:
-    """Number of positions that a decoder starts from: what it was given, or one start token."""
-    given = run.batch.inputs.get("decoder_input_ids")
-    return 1 if given is None else given.shape[1]
+def refuse_known_positions(run: Run) -> None:
+    """Refuse a run that goes on from keys and values of an earlier one: its passes hold part of the prompt only.
+
+    Raises:
+        InputError: if it is one.
+    """
+    past = run.options.get("past_key_values")
+    if past is not None and (not hasattr(past, "get_seq_length") or past.get_seq_length()):
+        raise InputError(
+            "The run goes on from past_key_values of an earlier one, so that positions of the prompt cannot be told; run the "
+            "whole prompt without past_key_values."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What a rule means in one run, on one sequence.
+
+    Attributes:
+        prompt: True at positions that the run starts from: one row for all samples, or one each.
+        new: which positions after them, counted from the prompt's start.
+    """
+
+    prompt: Bool[torch.Tensor, "batch pos"]
+    new: range = range(0)
+
+    @cached_property
+    def _on_device(self) -> dict[torch.device, torch.Tensor | bool]:
+        return {}
+
+    def held(self, first: int, count: int, device: torch.device) -> torch.Tensor | bool:
+        """True at the rows of a pass that are meant, `[batch pos]`; True or False where it is all or none of them."""
+        length = self.prompt.shape[1]
+        new = [at in self.new for at in range(max(first, length), first + count)]
+        if first >= length and all(new) == any(new):
+            return all(new)
+        if (first, count) == (0, length):
+            if device not in self._on_device:
+                self._on_device[device] = self.prompt.to(device) if self.prompt.any() else False
+            return self._on_device[device]
+        later = torch.tensor(new, dtype=torch.bool).expand(len(self.prompt), -1)
+        rows = torch.cat([self.prompt[:, first : first + count], later], dim=1)
+        return rows.to(device) if rows.any() else False

@@ -1,25 +1,50 @@
-"""What a hooked model is about to run: interventions that act on some positions only have to know."""
+"""The run that is under way: interventions that act at some positions resolve them against its batch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from mmlens.models.batch import MultimodalBatch
 
+if TYPE_CHECKING:
+    from mmlens.models.hooked import HookedMultimodal
 
-@dataclass(frozen=True)
+_Kept = TypeVar("_Kept")
+
+
+@dataclass(eq=False)
 class Run:
-    """A forward pass, or a generation, that is about to start.
+    """A forward pass or a generation, from before it starts until it ends. What interventions work out for it ends with it,
+    so that a run inside another one, and one intervention in force twice, keep apart.
 
     Attributes:
+        model: the hooked model that runs.
         kind: which of the two.
-        batch: what goes in, with its token layout.
-        options: options of Hugging Face's `generate` (`max_new_tokens`, ...); empty for a forward pass.
+        options: options of Hugging Face's `generate` (`max_new_tokens`, ...) or `forward`.
     """
 
+    model: "HookedMultimodal"
     kind: Literal["forward", "generate"]
-    batch: MultimodalBatch
     options: Mapping[str, Any]
+    make_batch: Callable[[], MultimodalBatch] = field(repr=False)
+    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def batch(self) -> MultimodalBatch:
+        """What goes in, with its token layout; worked out when first asked for."""
+        return self.make_batch()
+
+    def remember(self, key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+        """Something that is made once in this run.
+
+        Args:
+            key: names it; what it belongs to must live as long as the run.
+            make: makes it.
+        """
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]  # type: ignore[no-any-return]
 
 
 @runtime_checkable

@@ -39,6 +39,12 @@ class Running(Inputs, HookedRootModule):
 
     graph: HookGraph
     _watching: tuple[Watching, ...] = ()
+    _run: Run | None = None
+
+    @property
+    def current_run(self) -> Run | None:
+        """The run that is under way, the innermost one; None outside of `forward` and `generate`."""
+        return self._run
 
     def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch pos vocab"]:
         """Run the model.
@@ -54,8 +60,7 @@ class Running(Inputs, HookedRootModule):
             InputError: for image tokens without pixels and the reverse.
         """
         inputs = self._inputs(batch, tensors)
-        self._announce("forward", batch, inputs)
-        with self._carrying(batch):
+        with self._running("forward", batch, tensors, inputs), self._carrying(batch):
             return self.hf_model(**{"use_cache": False, **inputs}).logits
 
     @contextmanager
@@ -183,20 +188,42 @@ class Running(Inputs, HookedRootModule):
             What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
         """
         inputs = self._inputs(batch, options)
-        self._announce("generate", batch, inputs)
-        with self._carrying(batch):
+        with self._running("generate", batch, options, inputs), self._carrying(batch):
             return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
 
-    def _announce(self, kind: Literal["forward", "generate"], given: Batch | None, inputs: Mapping[str, Any]) -> None:
-        """Tell the interventions in force that act on some positions only what is about to run."""
-        if not self._watching:
-            return
+    @contextmanager
+    def _running(
+        self,
+        kind: Literal["forward", "generate"],
+        given: Batch | None,
+        more: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+    ) -> Iterator[None]:
+        """Have a run under way, once the interventions in force have agreed to it.
+
+        Args:
+            kind: of the run.
+            given: the batch.
+            more: keyword tensors and options that came with it.
+            inputs: both together, as the Hugging Face model gets them.
+        """
         tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-        batch = given if isinstance(given, MultimodalBatch) and given.inputs.keys() == tensors.keys() else None
         options = {name: value for name, value in inputs.items() if name not in tensors}
-        run = Run(kind, self.batch(tensors) if batch is None else batch, options)
+        kept = isinstance(given, MultimodalBatch) and not any(
+            isinstance(value, torch.Tensor) for value in more.values()
+        )
+
+        def batch() -> MultimodalBatch:
+            return given if kept else self.batch(tensors)  # type: ignore[return-value]
+
+        run, around = Run(self, kind, options, batch), self._run  # type: ignore[arg-type]
         for intervention in self._watching:
             intervention.starts(run)
+        self._run = run
+        try:
+            yield
+        finally:
+            self._run = around
 
     def trace_generation(
         self,

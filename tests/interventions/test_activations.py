@@ -9,6 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.interventions.activations import Add, Clamp, Noise, Replace, Scale, spread
 from mmlens.interventions.corruptions import swap
 from tests.conftest import Subject
+from tests.interventions.passes import never_entered
 from tests.tiny import picture
 
 NAME = "blocks.1.hook_resid_pre"
@@ -20,7 +21,7 @@ def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: Any)
     name = "blocks.1.hook_resid_pre"
     _, clean = llava.model.run_with_cache(batch, names=name)
     values = torch.full_like(clean[name], 7.0)
-    with llava.model.intervene(Replace(name, values, rows)):
+    with llava.model.intervene(Replace(name, values, positions=rows)):
         _, cache = llava.model.run_with_cache(batch, names=name)
     changed = (cache[name] != clean[name]).any(-1)
     expected = torch.zeros_like(changed)
@@ -31,18 +32,27 @@ def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: Any)
 
 
 def test_values_that_do_not_fit_are_refused(llava: Subject) -> None:
-    with (
-        pytest.raises(
-            InputError, match=r"values for hook_embed must be \[batch pos d_model\] with 32 last, found \[2, 5, 8\]"
+    batch = llava.batches["left"]
+    for values, message in (
+        (torch.zeros(2, 5, 8), r"values for hook_embed must be \[batch pos d_model\] with 32 last, found \[2, 5, 8\]"),
+        (torch.zeros(2, 5, 32), r"are \[2, 5, 32\] \[batch pos d_model\], and the batch that runs has 2 samples of 23"),
+        (
+            torch.zeros(1, 23, 32),
+            r"are \[1, 23, 32\] \[batch pos d_model\], and the batch that runs has 2 samples of 23",
         ),
-        llava.model.intervene(Replace("hook_embed", torch.zeros(2, 5, 8))),
     ):
-        pass
+        with (
+            pytest.raises(InputError, match=message),
+            llava.model.intervene(Replace("hook_embed", values, positions=[1])),
+            never_entered(llava.model),
+        ):
+            llava.model(batch)
+    # what a tower holds is known once it runs
     with (
-        pytest.raises(InputError, match="rows go up to 9, but hook_embed has 5 positions"),
-        llava.model.intervene(Replace("hook_embed", torch.zeros(2, 5, 32), torch.tensor([9]))),
+        pytest.raises(InputError, match=r"are \[2, 4, 24\], the run's activation \[2, 17, 24\]"),
+        llava.model.intervene(Replace("vision.hook_embed", torch.zeros(2, 4, 24))),
     ):
-        pass
+        llava.model(batch)
 
 
 def seen_after(model: Any, batch: Any, what: Any) -> torch.Tensor:
@@ -60,7 +70,7 @@ def test_the_arithmetic_holds_at_the_rows_and_nowhere_else(subject: Subject, wor
         rows = {"image": batch.layout.image[sample], "last": batch.layout.last[sample], "all": slice(None)}[word]
         at[sample, rows] = True
     direction = torch.linspace(-1, 1, before.shape[-1])
-    where = {"positions": word, "layout": batch.layout}
+    where = {"positions": word}
     for what, expected in (
         (Add(NAME, direction, alpha=3.0, **where), before + 3 * direction),
         (Scale(NAME, -0.5, **where), -0.5 * before),
@@ -96,7 +106,7 @@ def test_positions_of_the_prompt_and_all_positions_in_generation(subject: Subjec
     plain = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
     with model.intervene(Add(name, far)):
         everywhere = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
-    with model.intervene(Add(name, far, positions="last", layout=batch.layout)):
+    with model.intervene(Add(name, far, positions="last")):
         once = model.trace_generation(batch, names=name, max_new_tokens=3).states[name]
     assert (everywhere.mean(-1) > 50).all()
     assert (once[:, 0].mean(-1) > 50).all()
@@ -110,7 +120,7 @@ def test_replaced_rows_of_the_prompt_decide_the_next_tokens(subject: Subject) ->
     model, batch = subject.model, subject.batches["left"]
     other = swap(model, batch, [[picture(8, p[0].height, p[0].width)] for p in batch.images])
     _, cache = model.run_with_cache(other, names="hook_embed")
-    with model.intervene(Replace("hook_embed", cache["hook_embed"], "image", batch.layout)):
+    with model.intervene(Replace("hook_embed", cache["hook_embed"], positions="image")):
         found = model.trace_generation(batch, names="hook_logits", max_new_tokens=4)
     expected = model.trace_generation(other, names="hook_logits", max_new_tokens=4)
     assert torch.equal(found.tokens, expected.tokens)
@@ -121,27 +131,33 @@ def test_replaced_rows_of_the_prompt_decide_the_next_tokens(subject: Subject) ->
 
 def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
     width = torch.zeros(32)
+    batch = llava.batches["left"]
     cases: list[tuple[Any, str]] = [
         (Add("hook_embed", torch.zeros(5)), r"as wide as hook_embed \[batch pos d_model\], 32; found shape \[5\]"),
-        (Add("hook_embed", width, positions="image"), "depends on the batch; pass layout=batch.layout"),
-        (Add("hook_embed", width, positions=[-1]), "count from the end of the batch; pass layout=batch.layout"),
-        (Add("hook_embed", width, positions=[]), "name no position"),
         (
-            Scale("hook_embed", 2.0, positions=99, layout=llava.batches["left"].layout),
-            r"positions=99 name \[99\], outside the 23",
+            Add("hook_embed", width, positions="picture"),
+            "'picture' is unknown; the words are 'all', 'image', 'text' and 'last'",
+        ),
+        (Add("hook_embed", width, positions=slice(5, 0, -1)), "must go forward: its step is at least 1"),
+        (Add("hook_embed", width, positions=[]), r"positions=\[\] name none of the 23 positions"),
+        (Add("hook_embed", width, positions=[-24]), r"name \[-24\], outside the 23 positions of the language sequence"),
+        (Scale("hook_embed", 2.0, positions=99), r"positions=99 name \[99\], outside the 23"),
+        (
+            Scale("hook_embed", 2.0, positions=[torch.tensor([1])]),
+            "given for 1 samples, and the batch has 2; give one list",
+        ),
+        (
+            Scale("vision.hook_embed", 2.0, positions="text"),
+            "has no meaning on the vision sequence, which holds only picture",
         ),
         (Clamp("hook_embed"), "neither low nor high"),
         (Clamp("hook_embed", low=1.0, high=0.0), "needs low <= high, found low=1.0 and high=0.0"),
         (Noise("hook_embed", sigma=-1.0), "sigma=-1.0 is a standard deviation"),
     ]
     for what, message in cases:
-        with pytest.raises(InputError, match=message), llava.model.intervene(what):
-            pass
+        for run in (llava.model, llava.model.generate):
+            with pytest.raises(InputError, match=message), llava.model.intervene(what), never_entered(llava.model):
+                run(batch)
     packed = Scale("vision.blocks.0.hook_resid_post", 2.0, positions=torch.zeros(2, 1, dtype=torch.long))
-    with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed):
-        pass
-    with (
-        pytest.raises(InputError, match="positions go up to 40, but hook_embed has 23 positions in this run"),
-        llava.model.intervene(Scale("hook_embed", 2.0, positions=40)),
-    ):
-        llava.model(llava.batches["left"])
+    with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed), never_entered(qwen.model):
+        qwen.model(qwen.batches["left"])

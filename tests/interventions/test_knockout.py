@@ -8,6 +8,9 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.interventions.knockout import KnockOut
 from tests.conftest import Subject
+from tests.families.encoder_decoder import florence2
+from tests.interventions.passes import never_entered
+from tests.tiny import picture
 
 
 @torch.no_grad()
@@ -16,7 +19,7 @@ def test_the_pattern_is_the_rest_made_to_sum_to_one(subject: Subject) -> None:
     model, batch = subject.model, subject.batches["left"]
     names = ["blocks.0.attn.hook_pattern", "blocks.1.attn.hook_pattern", "blocks.2.attn.hook_pattern"]
     _, before = model.run_with_cache(batch, names=names)
-    with model.intervene(KnockOut("last", "image", batch.layout, layers=[1], heads=[0, 3])):
+    with model.intervene(KnockOut("last", "image", layers=[1], heads=[0, 3])):
         logits, after = model.run_with_cache(batch, names=names)
     assert torch.equal(after[names[0]], before[names[0]])
     expected = before[names[1]].clone()
@@ -38,15 +41,13 @@ def test_cut_in_all_layers_the_last_position_sees_no_picture(llava: Subject) -> 
     other = model.prepare(["describe the image", "what color is the big red circle"], images=[[p] for p in _pictures()])
     shown = []
     for each in (batch, other):
-        with model.intervene(KnockOut("text", "image", each.layout)) as cut:
+        with model.intervene(KnockOut("text", "image")) as cut:
             shown.append(cut(each)[:, -1])
     assert not torch.allclose(model(batch)[:, -1], model(other)[:, -1], atol=1e-2)
     torch.testing.assert_close(*shown, rtol=0, atol=1e-5)
 
 
 def _pictures() -> list[torch.Tensor]:
-    from tests.tiny import picture
-
     return [picture(6), picture(7)]
 
 
@@ -61,7 +62,7 @@ def test_in_generation_the_new_tokens_are_cut_when_asked(llava: Subject) -> None
             weights = [pattern[i, :, -1, rows].sum() for i, rows in enumerate(image)]
             seen.append(torch.stack(weights))
 
-        cut = KnockOut("last", "image", batch.layout, generated=generated)
+        cut = KnockOut("last", "image", generated=generated)
         with model.intervene(cut), model.hooks([("blocks.1.attn.hook_pattern", look)]):
             model.generate(batch, max_new_tokens=3, min_new_tokens=3)
         assert len(seen) == 3
@@ -71,25 +72,48 @@ def test_in_generation_the_new_tokens_are_cut_when_asked(llava: Subject) -> None
 
 def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
     batch = llava.batches["left"]
-    layout = batch.layout
     cases: list[tuple[KnockOut, str]] = [
         (
-            KnockOut("last", "image", layout, layers=[3]),
+            KnockOut("last", "image", layers=[3]),
             r"layers=\[3\] of language have no attention scores; it has them in layers 0, 1, 2",
         ),
-        (KnockOut("last", "image", layout, layers=[]), "No layer was named"),
-        (KnockOut("last", "image", layout, heads=[4]), r"heads=\[4\] must name some of the 4 heads, 0..3"),
-        (KnockOut("image", [22], layout), r"see none of keys=\[22\] in samples \[0, 1\] anyway"),
-        (KnockOut("last", "all", layout), r"Position 22 of sample 0 would have no key left to look at"),
+        (KnockOut("last", "image", layers=[]), "No layer was named"),
+        (KnockOut("last", "image", heads=[4]), r"heads=\[4\] must name some of the 4 heads, 0..3"),
+        (KnockOut("image", [22]), r"see none of keys=\[22\] in samples \[0, 1\] anyway"),
+        (KnockOut("last", "all"), r"Position 22 of sample 0 would have no key left to look at"),
     ]
     for cut, message in cases:
-        with pytest.raises(InputError, match=message), llava.model.intervene(cut):
-            pass
-    packed = KnockOut("all", [0], qwen.batches["left"].layout, part="vision")
+        with pytest.raises(InputError, match=message), llava.model.intervene(cut), never_entered(llava.model):
+            llava.model(batch)
+    packed = KnockOut("all", [0], part="vision")
     with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed):
         pass
-    with (
-        pytest.raises(InputError, match=r"made for a batch of \[2, 23\] \[batch pos\], this run has \[1, 18\]"),
-        llava.model.intervene(KnockOut("last", "image", layout)),
-    ):
-        llava.model(llava.model.prepare("the image", images=batch.images[0]))
+
+
+@torch.no_grad()
+def test_one_cut_serves_batches_of_other_lengths(llava: Subject) -> None:
+    model, long = llava.model, llava.batches["left"]
+    short = model.prepare("the image", images=long.images[0])
+    name = "blocks.1.attn.hook_pattern"
+    with model.intervene(KnockOut("last", "image")):
+        for batch in (long, short, long):
+            pattern = model.run_with_cache(batch, names=name)[1][name]
+            for sample in range(batch.size):
+                row = pattern[sample, :, int(batch.layout.last[sample])]
+                assert row[:, batch.layout.image[sample]].abs().max() == 0
+                torch.testing.assert_close(row.sum(-1), torch.ones(len(row)))
+
+
+@torch.no_grad()
+def test_what_a_decoder_writes_is_cut_from_what_it_wrote() -> None:
+    model = florence2()
+    batch = model.batch(
+        {**model.prepare("describe the image", images=picture()), "decoder_input_ids": torch.tensor([[2, 5, 6, 7]])}
+    )
+    name = "blocks.1.attn.hook_pattern"
+    expected = model.run_with_cache(batch, names=name)[1][name]
+    expected[0, :, 2:, :2] = 0
+    expected /= expected.sum(-1, keepdim=True)
+    with model.intervene(KnockOut(slice(2, None), [0, 1], layers=[1])):
+        pattern = model.run_with_cache(batch, names=name)[1][name]
+    torch.testing.assert_close(pattern, expected)

@@ -88,12 +88,16 @@ def knock_out(
     sets = dict(keys) if isinstance(keys, Mapping) else {keys if isinstance(keys, str) else "keys": keys}
     if not sets:
         raise InputError("keys are empty: name what queries may no longer look at.")
-    cuts = {name: cut_pairs(nodes[0], batch.layout, queries, rule) for name, rule in sets.items()}
+    cuts = {name: cut_pairs(batch, nodes[0], queries, rule) for name, rule in sets.items()}
     chosen = head_mask(model, part, heads)
     require_metric(metric, model, batch.size)
     windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
     asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
-    cells = [Cell(sample, _changes(where, cut[sample], chosen)) for where, cut in asked for sample in range(batch.size)]
+    cells = [
+        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], chosen))
+        for where, cut in asked
+        for sample in range(batch.size)
+    ]
     run = CleanRun(model, batch)
     measure = as_function(metric, model, clean=run.clean_logits)
     reads = measure.reads if isinstance(measure, Measure) else None

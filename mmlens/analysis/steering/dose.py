@@ -30,8 +30,7 @@ from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.graph import Selection
-from mmlens.interventions.steering import Gate, Steer, SteeredPositions
-from mmlens.interventions.timing import Step
+from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
 from mmlens.interventions.vectors import SteeringVector
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -269,9 +268,7 @@ def _rows(run: CleanRun, at: str, positions: SteeredPositions) -> list[torch.Ten
         raise InputError(
             f"positions={positions!r} cannot be told apart at {at}, on the sequence {sequence}; use 'all'."
         )
-    layout = run.batch.layout
-    length = layout.is_token.shape[1]
-    mask = Step(0, length, length, False, layout).mask(positions, size)
+    mask = steered(positions, run.batch, sequence, run.batch.layout.is_token.shape[1]).prompt
     empty = [sample for sample in range(size) if not mask[sample].any()]
     if empty:
         raise InputError(f"positions={positions!r} name nothing in samples {empty} of the batch.")

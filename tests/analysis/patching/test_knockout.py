@@ -33,13 +33,13 @@ def test_every_window_equals_its_intervention(subject: Subject, side: str) -> No
     largest = 0.0
     for i, window in enumerate(layers):
         for j, keys in enumerate(halves.values()):
-            expected = difference(model, batch, KnockOut("last", keys, batch.layout, layers=window))  # type: ignore[arg-type]
+            expected = difference(model, batch, KnockOut("last", keys, layers=window))  # type: ignore[arg-type]
             torch.testing.assert_close(sweep.values[i, j], expected, rtol=0, atol=1e-5)
             largest = max(largest, float((expected - sweep.clean).abs().max()))
     assert largest > 0.01, "the comparison could not fail"
     torch.testing.assert_close(sweep.clean, difference(model, batch), rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        sweep.corrupted, difference(model, batch, KnockOut("last", halves["first"], batch.layout)), rtol=0, atol=1e-5
+        sweep.corrupted, difference(model, batch, KnockOut("last", halves["first"])), rtol=0, atol=1e-5
     )
     torch.testing.assert_close(sweep.effect, sweep.values - sweep.clean)
 
@@ -49,7 +49,7 @@ def test_single_heads_are_cut(llava: Subject) -> None:
     sweep = knock_out(
         model, batch, queries="text", keys="image", heads=[1, 2], metric=METRIC, layers=[1], progress=False
     )
-    cut = KnockOut("text", "image", batch.layout, layers=[1], heads=[1, 2])
+    cut = KnockOut("text", "image", layers=[1], heads=[1, 2])
     torch.testing.assert_close(sweep.values[0, 0], difference(model, batch, cut), rtol=0, atol=1e-5)
 
 
