@@ -109,9 +109,8 @@ class AttentionWeights:
         if self.declared.k is None and self.declared.qkv is None:
             return self.heads
         if self._takes_over:
-            return self.heads // int(
-                submodule(self.module, str(self.declared.kernel), "attention").num_key_value_groups
-            )  # type: ignore[arg-type]
+            kernel: Any = submodule(self.module, str(self.declared.kernel), "attention")
+            return self.heads // int(kernel.num_key_value_groups)
         if self.declared.k is not None:
             return out_features(self._linear(self.declared.k)) // self.d_head
         return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
