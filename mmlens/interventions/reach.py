@@ -175,6 +175,13 @@ def reached_by(batch: MultimodalBatch, positions: RowRule, node: Node, length: i
     Raises:
         InputError: if it names nothing in one of the samples, or positions that do not exist.
     """
+    per_sample = is_listed(positions) or (isinstance(positions, torch.Tensor) and positions.ndim == 2)
+    owners = [places.sample for places in batch.layout.places]
+    if per_sample and node.sequence not in GROWING and owners not in ([], list(range(batch.size))):
+        raise InputError(
+            f"positions differ by sample, and {node.name} holds pictures, of which the {batch.size} samples have "
+            f"{len(owners)}; give positions [row] that are the same for all."
+        )
     found = marked(batch, positions, node.sequence, length)
     empty = (~found.any(1)).nonzero().flatten().tolist()
     if empty:
@@ -216,17 +223,34 @@ def require_forward(positions: Any) -> None:
 
 
 @dataclass(frozen=True)
-class AtPoints(Reaching):
-    """An intervention at some points and positions: says where; what happens there is its subclasses' part.
+class AtPositions(Reaching):
+    """An intervention at some positions of the prompt.
 
     Attributes:
-        at: hook names.
         positions: which positions of the prompt, of the batch that runs; `"all"` means every position, and every step of a
             generation too.
     """
 
-    at: Names | Selection
     positions: RowRule = field(default="all", kw_only=True)
+
+    def everywhere(self, node: Node) -> bool:
+        """Whether every row of every pass is meant."""
+        return is_all(self.positions)
+
+    def reached(self, run: Run, node: Node, length: int) -> Reached:
+        """The positions of the prompt that the rule means."""
+        return reached_by(run.batch, self.positions, node, length)
+
+
+@dataclass(frozen=True)
+class AtPoints(AtPositions):
+    """An intervention at some points and positions: says where; what happens there is its subclasses' part.
+
+    Attributes:
+        at: hook names.
+    """
+
+    at: Names | Selection
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per point.
@@ -243,14 +267,6 @@ class AtPoints(Reaching):
     def points(self, model: HookedMultimodal) -> Selection:
         """Where it acts."""
         return model.graph.select(self.at)
-
-    def everywhere(self, node: Node) -> bool:
-        """Whether every row of every pass is meant."""
-        return is_all(self.positions)
-
-    def reached(self, run: Run, node: Node, length: int) -> Reached:
-        """The positions of the prompt that the rule means."""
-        return reached_by(run.batch, self.positions, node, length)
 
     def check(self, node: Node) -> None:
         """Refuse, before any forward pass, what cannot be done at a point."""

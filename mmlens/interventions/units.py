@@ -9,7 +9,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.places import Head, Neuron
+from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.interventions.reach import AtPositions, Finder, require_rule
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import PartView
 
@@ -18,19 +20,20 @@ UnitValue = float | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Ablate:
-    """Set neurons or heads to a constant, at every position and in every step of a generation.
+class Ablate(AtPositions):
+    """Set neurons or heads to a constant, by default at every position and in every step of a generation.
 
     Args:
         units: the neurons or heads.
         value: what they are set to: one number for all (0 takes away what they write), or one value per unit, in their
             order: a number, or for a head a vector `[d_head]`. `mm.mean_activation` gives these for mean-ablation.
+        positions: which positions of the prompt, of the batch that runs; `"all"` means every step of a generation too.
 
     Example:
         >>> from mmlens import Neuron
         >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)])):
         ...     logits = model(batch)
-        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)], value=[0.1, -0.2])):
+        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)], value=[0.1, -0.2], positions="image")):
         ...     logits = model(batch)
     """
 
@@ -47,10 +50,18 @@ class Ablate:
         if not len(self.units):
             raise InputError("Ablate was given no neurons or heads.")
         require_units(model, self.units)
+        require_rule(self.positions)
         by_point: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
         for unit, value in zip(self.units, self._values(model), strict=True):
             by_point[unit.hook][unit.index] = value
-        return [(name, _setter(model.graph[name].axes, values)) for name, values in by_point.items()]
+        return [
+            (name, _setter(model.graph[name].axes, values, self.finder(model, model.graph[name])))
+            for name, values in by_point.items()
+        ]
+
+    def points(self, model: HookedMultimodal) -> list[Node]:
+        """The points that hold the units."""
+        return [model.graph[name] for name in dict.fromkeys(unit.hook for unit in self.units)]
 
     def _values(self, model: HookedMultimodal) -> list[torch.Tensor]:
         if isinstance(self.value, int | float):
@@ -111,16 +122,19 @@ def _heads_of(view: PartView) -> str:
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def _setter(axes: str, values: dict[int, torch.Tensor]) -> HookFunction:
+def _setter(axes: str, values: dict[int, torch.Tensor], find: Finder) -> HookFunction:
     axis = unit_axis(axes)
     indices = torch.tensor(list(values))
     width = max(value.numel() for value in values.values())
     table = torch.stack([value.float().expand(width) for value in values.values()])  # [unit 1] or [unit d_head]
 
-    def set_units(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+    def set_units(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+        held = find(activation)
+        if held.marks is False:
+            return None
         new = table.to(activation)
         new = new if "d_head" in axes else new[:, 0]
         shape = [*activation.shape[:axis], len(indices), *activation.shape[axis + 1 :]]
-        return activation.index_copy(axis, indices.to(activation.device), new.expand(shape))
+        return held.put(activation, activation.index_copy(axis, indices.to(activation.device), new.expand(shape)))
 
     return set_units
