@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from mmlens.core.errors import InputError
 from mmlens.models.batch import MultimodalBatch, make_batch, require_pictures
+from mmlens.models.options import require_options
 from mmlens.models.parts import Parts
 from mmlens.models.prepare import Images, prepare_batch, with_tokens
 from mmlens.models.prompts import Text
@@ -81,6 +82,7 @@ class Inputs(Parts):
         """
         if isinstance(inputs, MultimodalBatch) and not tensors:
             return inputs
+        require_options(self._base, tensors)
         # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
         return make_batch(self.family, self.config, self._keywords(inputs, tensors))
 

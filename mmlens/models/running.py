@@ -18,6 +18,7 @@ from mmlens.models.generation import GenerationTrace, trace_generation
 from mmlens.models.images import Picture
 from mmlens.models.inputs import Batch, Inputs
 from mmlens.models.layout import TokenLayout
+from mmlens.models.options import require_options
 from mmlens.models.prepare import Images
 from mmlens.models.run import Run, Watching
 
@@ -57,8 +58,9 @@ class Running(Inputs, HookedRootModule):
             Logits.
 
         Raises:
-            InputError: for image tokens without pixels and the reverse.
+            InputError: for image tokens without pixels and the reverse, and for keywords that the model does not know.
         """
+        require_options(self._base, tensors)
         inputs = self._inputs(batch, tensors)
         with self._running("forward", batch, tensors, inputs), self._carrying(batch):
             return self.hf_model(**{"use_cache": False, **inputs}).logits
