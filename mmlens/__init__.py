@@ -64,6 +64,7 @@ _PUBLIC = {
     "logit_lens": "mmlens.analysis.lenses.logit_lens",
     "LogitLens": "mmlens.analysis.lenses.result",
     "mean_activation": "mmlens.analysis.means",
+    "MappedStates": "mmlens.analysis.store.mapped",
     "Measured": "mmlens.analysis.properties.measured",
     "MMLensError": "mmlens.core.errors",
     "MultimodalBatch": "mmlens.models.batch",

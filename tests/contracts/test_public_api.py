@@ -70,6 +70,7 @@ PUBLIC = [
     "logit_lens",
     "LogitLens",
     "mean_activation",
+    "MappedStates",
     "Measured",
     "MMLensError",
     "MultimodalBatch",

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.concepts.coders import Coder, Nonlinearity
+from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: How activations are ranked: by size (the paper), or by value (the published code). They differ for signed codes alone.
 By = Literal["absolute", "signed"]
+_ROWS = 4096  # states that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,23 @@ class ConceptBank:
         return len(self.vectors)
 
     @classmethod
-    def of(cls, coder: Coder, states: States, *, method: str, objective: tuple[float, ...] = ()) -> "ConceptBank":
+    def of(
+        cls, coder: Coder, states: States | MappedStates, *, method: str, objective: tuple[float, ...] = ()
+    ) -> "ConceptBank":
         """The bank of a coder and the states that it is judged by."""
-        values = states.values.float()
-        codes = coder.encode(values).cpu()
-        activation = coder.activations(values).cpu()
-        left = sum(
-            float((some - coder.decode(code.to(some.device))).double().square().sum())
-            for some, code in zip(values.split(4096), codes.split(4096), strict=True)
-        )
-        energy = float(values.double().square().sum())
+        codes, activations = [], []
+        left = energy = 0.0
+        for start in range(0, len(states), _ROWS):
+            values = states.values[start : start + _ROWS].float()
+            code = coder.encode(values)
+            left += float((values - coder.decode(code)).double().square().sum())
+            energy += float(values.double().square().sum())
+            codes.append(code.cpu())
+            activations.append(coder.activations(values).cpu())
         return cls(
             coder,
-            codes,
-            activation,
+            torch.cat(codes),
+            torch.cat(activations),
             states.at,
             method,
             left / energy if energy else float("nan"),

@@ -8,6 +8,7 @@ import torch
 
 from mmlens.analysis.concepts.bank import ConceptBank
 from mmlens.analysis.concepts.methods import Method, fit
+from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.errors import InputError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def extract_concepts(
-    states: States | ActivationStore,
+    states: States | MappedStates | ActivationStore,
     n_concepts: int = 20,
     *,
     method: Method = "semi_nmf",
@@ -37,19 +38,22 @@ def extract_concepts(
       `"simple"`: the longest states themselves, the nearest of which stands for a state.
 
     Args:
-        states: from `collect(...)`: a store of one point, or `store.at(point)`.
+        states: from `collect(...)`: a store of one point, or `store.at(point)`; `store.mapped(point)` for more states than
+            memory holds, which needs a `batch_size`.
         n_concepts: how many.
         method: how.
         penalty: of semi-NMF.
         seed: of what is drawn; the same seed gives the same concepts.
         device: where semi-NMF is computed; where the states are, by default.
-        batch_size: states on that device at a time; None for all at once.
+        batch_size: states at a time; None for all at once. Semi-NMF minimises the same formula either way; k-means, PCA and NMF
+            become scikit-learn's incremental ones.
 
     Returns:
         The bank.
 
     Raises:
-        InputError: if there are fewer states than concepts, or they are not finite or not flat.
+        InputError: if there are fewer states than concepts, or they are not finite or not flat, or in files and no
+            `batch_size` says how many to read.
 
     Example:
         >>> import mmlens as mm
@@ -62,31 +66,41 @@ def extract_concepts(
     *Departs:* every method is seeded. PCA is centred, as scikit-learn's is.
     """
     made = states.at() if isinstance(states, ActivationStore) else states
-    _check(made, n_concepts)
+    _check(made, n_concepts, batch_size)
     if penalty < 0:
         raise InputError(f"penalty={penalty} must not be negative.")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1, or None for all states at once.")
     coder, objective = fit(
         made.values, n_concepts, method=method, penalty=penalty, seed=seed, device=device, batch_size=batch_size
     )
     return ConceptBank.of(coder, made, method=method, objective=objective)
 
 
-def _check(states: States, n_concepts: int) -> None:
-    if states.values.ndim != 2:
+def _check(states: States | MappedStates, n_concepts: int, batch_size: int | None) -> None:
+    shape = tuple(states.values.shape)
+    if len(shape) != 2:
         raise InputError(
-            f"Concepts are directions of states [sample d_model], but those at {states.at} are {list(states.values.shape)}; "
+            f"Concepts are directions of states [sample d_model], but those at {states.at} are {list(shape)}; "
             "choose a point of the stream, or flatten them: dataclasses.replace(states, values=states.values.flatten(1))."
         )
-    most = min(states.values.shape)
+    most = min(shape)
     if not 1 <= n_concepts <= most:
         raise InputError(
-            f"n_concepts={n_concepts} must lie in 1..{most}: there are {len(states)} states of width {states.values.shape[1]}."
+            f"n_concepts={n_concepts} must lie in 1..{most}: there are {len(states)} states of width {shape[1]}."
         )
-    if not bool(states.values.isfinite().all()):
-        rows = (~states.values.isfinite().all(1)).nonzero().flatten().tolist()
-        raise InputError(f"The states {rows[:5]} are not finite.")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1, or None for all states at once.")
+    if batch_size is None and isinstance(states, MappedStates):
+        raise InputError(
+            f"These {len(states)} states are in files; pass a batch_size that says how many to read at a time, or take them into "
+            "memory by store.at(point)."
+        )
+    size = batch_size or len(states)
+    bad: list[int] = []
+    for start in range(0, len(states), size):
+        wrong = ~states.values[start : start + size].isfinite().all(1)
+        bad += (start + wrong.nonzero().flatten()).tolist()
+    if bad:
+        raise InputError(f"The states {bad[:5]} are not finite.")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mmlens.viz.figures import Plot
+    from matplotlib.figure import Figure, SubFigure
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,24 @@ class ConceptGrounding:
         ]
         return pd.DataFrame(rows)
 
-    def plot(self, *, concepts: Sequence[int] | None = None, pictures: int = 4, maps: bool = True) -> "Plot":
+    def plot(
+        self,
+        *,
+        concepts: Sequence[int] | None = None,
+        pictures: int = 4,
+        maps: bool = True,
+        figure: "Figure | SubFigure | None" = None,
+    ) -> "Figure":
         """A concept board: a row per concept with its words, its pictures, and the maps over them.
 
         Args:
-            concepts: which; all by default.
+            concepts: which; the first ten by default.
             pictures: per concept, at most.
             maps: lay the maps over the pictures, where there are any; read `ground_concepts` on what they do not show.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
-        return drawn_by("concepts.plot_board")(self, concepts=concepts, pictures=pictures, maps=maps)
+        draw = drawn_by("concepts.plot_board")
+        return draw(self, concepts=concepts, pictures=pictures, maps=maps, figure=figure)
 
 
 def ground_concepts(

@@ -10,8 +10,9 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import NMF, PCA
 from sklearn.exceptions import ConvergenceWarning
 
+from mmlens.analysis.concepts.batched_methods import BATCHED, Batches, require_not_negative
 from mmlens.analysis.concepts.coders import Centred, Coder, Nearest, NonNegative
-from mmlens.analysis.concepts.semi_nmf import semi_nmf
+from mmlens.analysis.concepts.semi_nmf import Values, semi_nmf
 from mmlens.core.errors import InputError
 
 #: How concepts are found.
@@ -20,7 +21,7 @@ _Values = Float[torch.Tensor, "sample d_model"]
 
 
 def fit(
-    values: _Values,
+    values: Values,
     n_concepts: int,
     *,
     method: Method,
@@ -32,11 +33,12 @@ def fit(
     """Find concepts.
 
     Args:
-        values: the states.
+        values: the states, `[sample d_model]`.
         n_concepts: how many.
         method: how.
-        penalty, device, batch_size: of semi-NMF.
+        penalty, device: of semi-NMF.
         seed: of starting points.
+        batch_size: states at a time; None for all.
 
     Returns:
         The coder, and the objective after each step where the method is our own.
@@ -49,7 +51,9 @@ def fit(
         return NonNegative(found.vectors.cpu(), penalty), found.objective
     if method not in _METHODS:
         raise InputError(f"method={method!r} is unknown; there are 'semi_nmf', {', '.join(map(repr, _METHODS))}.")
-    return _METHODS[method](values.float().cpu(), n_concepts, seed), ()
+    if batch_size is not None:
+        return BATCHED[method](Batches(values, batch_size), n_concepts, seed), ()
+    return _METHODS[method](values[:].float().cpu(), n_concepts, seed), ()
 
 
 def _kmeans(values: _Values, n_concepts: int, seed: int) -> Coder:
@@ -66,11 +70,7 @@ def _pca(values: _Values, n_concepts: int, seed: int) -> Coder:
 
 def _nmf(values: _Values, n_concepts: int, seed: int) -> Coder:
     """Vectors and codes that are both not negative."""
-    if bool((values < 0).any()):
-        raise InputError(
-            "method='nmf' needs states that are nowhere negative (such as activations after a ReLU); these have negative "
-            "values, as residual streams do. method='semi_nmf' takes any."
-        )
+    require_not_negative(values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a fit of 1000 rounds is good enough
         found = NMF(n_concepts, init="nndsvda", max_iter=1000, random_state=seed).fit(values.numpy())

@@ -18,9 +18,15 @@ directions, where these cost little; the last ones see all of the states, so wha
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
+
+from mmlens.analysis.store.mapped import MappedRows
+
+#: States in memory, or in files.
+Values: TypeAlias = Float[torch.Tensor, "sample d_model"] | MappedRows
 
 #: Principal directions that the early steps see, per concept and besides.
 _PER_CONCEPT, _BESIDES = 4, 40
@@ -45,18 +51,16 @@ class Factors:
 
 
 class Chunked:
-    """States that may be larger than the device: they meet vectors and codes a chunk at a time.
+    """States that may be larger than the device or than memory: they meet vectors and codes a chunk at a time.
 
     Args:
-        values: the states, on any device, in any dtype.
+        values: the states, on any device, in any dtype, or in files.
         device: where products are computed.
         batch_size: samples at a time; None for all at once.
     """
 
-    def __init__(
-        self, values: Float[torch.Tensor, "sample d_model"], *, device: torch.device, batch_size: int | None = None
-    ):
-        self.values = values if batch_size is not None else values.to(device, torch.float32)
+    def __init__(self, values: Values, *, device: torch.device, batch_size: int | None = None):
+        self.values = values if batch_size is not None else values[:].to(device, torch.float32)
         self.device = device
         self.batch_size = len(values) if batch_size is None else batch_size
         self.energy = sum(float(chunk.double().square().sum()) for _, chunk in self.chunks())
@@ -80,7 +84,7 @@ class Chunked:
 
 
 def semi_nmf(
-    values: Float[torch.Tensor, "sample d_model"],
+    values: Values,
     n_concepts: int,
     *,
     penalty: float = 1.0,
@@ -93,19 +97,20 @@ def semi_nmf(
     """Decompose states by semi-NMF; see this module's docstring.
 
     Args:
-        values: the states.
+        values: the states, `[sample d_model]`.
         n_concepts: number of vectors.
         penalty: lambda.
         seed: of the starting points.
         tolerance: stop when a step lowers the objective by less than this share of it.
         max_steps: at most, over all of the states; four times as many in the leading directions.
-        device: where to compute; by default where the states are.
-        batch_size: samples on the device at a time; None for all.
+        device: where to compute; by default where the states are, and the CPU for states in files.
+        batch_size: samples on the device at a time (and in memory, for states in files); None for all.
 
     Returns:
         Vectors and codes. Codes are exact for their vectors: encoding the same states gives them again.
     """
-    data = Chunked(values, device=torch.device(values.device if device is None else device), batch_size=batch_size)
+    held = values.device if isinstance(values, torch.Tensor) else "cpu"
+    data = Chunked(values, device=torch.device(held if device is None else device), batch_size=batch_size)
     small, basis = _leading(data, _PER_CONCEPT * n_concepts + _BESIDES, seed)
     trials = []
     for start in range(_STARTS):
@@ -227,7 +232,7 @@ def _leading(data: Chunked, count: int, seed: int) -> tuple[Chunked, Float[torch
 
 def _opposed(data: Chunked, count: int) -> torch.Tensor:
     """Both ends of the leading principal directions, the best filled first."""
-    left, sizes, right = torch.linalg.svd(data.values, full_matrices=False)
+    left, sizes, right = torch.linalg.svd(data.values[:], full_matrices=False)
     ends = torch.cat([right, -right])
     filled = torch.cat([left.clamp_min(0).norm(dim=0), (-left).clamp_min(0).norm(dim=0)]) * torch.cat([sizes, sizes])
     best = filled.topk(min(count, len(filled))).indices
@@ -236,8 +241,9 @@ def _opposed(data: Chunked, count: int) -> torch.Tensor:
 
 def _spread(data: Chunked, count: int, generator: torch.Generator) -> torch.Tensor:
     """Directions of samples that are drawn so that each is badly explained by the ones before."""
-    sizes = data.values.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    units = data.values / sizes
+    values = data.values[:]
+    sizes = values.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    units = values / sizes
     left = sizes.squeeze(1).square()
     chosen = []
     for _ in range(count):

@@ -66,6 +66,13 @@ class Shard(Protocol):
         """Some rows of a point."""
 
 
+def predicted_words(shard: Shard) -> tuple[str, ...]:
+    """Per row, the word that was looked for, or else the row's token as text."""
+    records = (record for record in shard.records for _ in range(record.rows))
+    pairs = zip(records, shard.tokens.tolist(), strict=True)
+    return tuple(record.word if record.word is not None else shard.words.get(token, "") for record, token in pairs)
+
+
 @dataclass(frozen=True)
 class MemoryShard:
     """A shard in memory.

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmlens.analysis.store.folder import is_finished, read_question, read_shards
+from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.question import Question
-from mmlens.analysis.store.shard import Record, Shard
+from mmlens.analysis.store.shard import Record, Shard, predicted_words
 from mmlens.analysis.store.states import States, import_datasets
 from mmlens.core.errors import InputError
 from mmlens.core.names import match_names
@@ -130,6 +131,20 @@ class ActivationStore:
             if length
         )
 
+    def mapped(self, point: str | None = None) -> MappedStates:
+        """The states of one point, left in their files until they are asked for; for more of them than memory holds.
+
+        Args:
+            point: as for `at`.
+
+        Raises:
+            InputError: if the store holds no such point or states.
+        """
+        name = self._point(point)
+        if not len(self):
+            raise InputError(self._nothing(None))
+        return MappedStates.of(self.shards, name, self.question)
+
     def to_frame(self) -> "pd.DataFrame":
         """A row per sample that was looked at: number, key, rows, word, caption, truth and name."""
         import pandas as pd
@@ -180,18 +195,15 @@ def _states(
     shard: Shard, point: str, question: Question, dtype: torch.dtype, keys: set[str] | None
 ) -> tuple[States, torch.Tensor]:
     """The states of one shard, and the order number of each row's sample."""
-    counts = torch.tensor([record.rows for record in shard.records], dtype=torch.long)
-    owner = torch.arange(len(counts)).repeat_interleave(counts)
-    values, steps, tokens, words = shard.values(point, slice(None)), shard.steps, shard.tokens.tolist(), shard.words
-    records = [shard.records[i] for i in owner.tolist()]
+    records = [record for record in shard.records for _ in range(record.rows)]
     states = States(
-        values.to(dtype),
+        shard.values(point, slice(None)).to(dtype),
         point,
         tuple(record.key for record in records),
-        tuple(r.word if r.word is not None else words.get(t, "") for r, t in zip(records, tokens, strict=True)),
+        predicted_words(shard),
         tuple(record.caption for record in records),
         tuple(record.name or "" for record in records),
-        tuple(steps.tolist()),
+        tuple(shard.steps.tolist()),
         question.source,
     )
     numbers = torch.tensor([record.number for record in records], dtype=torch.long)

@@ -1,0 +1,145 @@
+"""The states of one point where they are too many for memory: read from their files a piece at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.store.question import Question
+from mmlens.analysis.store.shard import Shard, predicted_words
+from mmlens.analysis.store.states import States
+from mmlens.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Rows of a shard that follow each other in the order of the dataset."""
+
+    shard: Shard
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """A matrix of states in files; `rows[100:200]` reads these, in float32.
+
+    Attributes:
+        point: the hook point.
+        shape: number of states, and the shape of each.
+    """
+
+    point: str
+    shape: tuple[int, ...]
+    _runs: tuple[_Run, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Float[torch.Tensor, "sample *width"]:
+        first, last, step = rows.indices(len(self))
+        if step != 1:
+            raise InputError(f"States in files are read as they follow each other; found the slice {rows}.")
+        ends = list(accumulate(run.stop - run.start for run in self._runs))
+        pieces = []
+        for run, end in zip(self._runs, ends, strict=True):
+            begin = end - (run.stop - run.start)
+            low, high = max(first, begin), min(last, end)
+            if low < high:
+                mine = slice(run.start + low - begin, run.start + high - begin)
+                pieces.append(run.shard.values(self.point, mine).to(torch.float32))
+        return torch.cat(pieces) if pieces else torch.zeros(0, *self.shape[1:])
+
+
+@dataclass(frozen=True)
+class MappedStates:
+    """States that stay in their files: `store.mapped(point)`. What is known of each row is in memory, the values are not.
+
+    Attributes:
+        values: read by slices.
+        keys, tokens, captions, names, steps: per row, as for `States`.
+        source: the model that they come from.
+
+    Example:
+        >>> import mmlens as mm
+        >>> at = "blocks.4.hook_resid_post"
+        >>> store = mm.collect(model, mm.lab.scenes(2), at=at, positions="image", generate=False, progress=False)
+        >>> states = store.mapped()
+        >>> states.values.shape, states[:100]
+        ((128, 192), States([100, 192] [sample width] at blocks.4.hook_resid_post, for <image>))
+        >>> mm.extract_concepts(states, 3, batch_size=50).codes.shape
+        torch.Size([128, 3])
+    """
+
+    values: MappedRows
+    keys: tuple[str, ...] = field(repr=False)
+    tokens: tuple[str, ...] = field(repr=False)
+    captions: tuple[str, ...] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+    steps: tuple[int, ...] = field(repr=False)
+    source: str = ""
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard], point: str, question: Question) -> "MappedStates":
+        """Those of some shards, in the order of the dataset; several processes took its samples in turn."""
+        ordered = sorted(
+            (
+                (record.number, number, row)
+                for number, shard in enumerate(shards)
+                for row, record in enumerate(shard.records)
+            )
+        )
+        starts = [[0, *accumulate(record.rows for record in shard.records)] for shard in shards]
+        runs = []
+        # of samples that follow each other in the dataset and in a shard, one run is made
+        for _, group in groupby(enumerate(ordered), lambda item: (item[1][1], item[1][2] - item[0])):
+            places = [place for _, (_, *place) in group]
+            (number, first), (_, last) = places[0], places[-1]
+            runs.append(_Run(shards[number], starts[number][first], starts[number][last + 1]))
+        runs = [run for run in runs if run.start < run.stop]
+        words = {id(shard): predicted_words(shard) for shard in shards}
+        steps = {id(shard): shard.steps.tolist() for shard in shards}
+        owners = [
+            shards[number].records[row] for _, number, row in ordered for _ in range(shards[number].records[row].rows)
+        ]
+        width = runs[0].shard.values(point, slice(0, 1)).shape[1:]
+        return cls(
+            MappedRows(point, (len(owners), *width), tuple(runs)),
+            tuple(record.key for record in owners),
+            tuple(word for run in runs for word in words[id(run.shard)][run.start : run.stop]),
+            tuple(record.caption for record in owners),
+            tuple(record.name or "" for record in owners),
+            tuple(step for run in runs for step in steps[id(run.shard)][run.start : run.stop]),
+            question.source,
+        )
+
+    @property
+    def at(self) -> str:
+        """The hook point."""
+        return self.values.point
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: slice) -> States:
+        """Some states that follow each other, in memory."""
+        return States(
+            self.values[rows],
+            self.at,
+            self.keys[rows],
+            self.tokens[rows],
+            self.captions[rows],
+            self.names[rows],
+            self.steps[rows],
+            self.source,
+        )
+
+    def split(self, size: int) -> Iterator[States]:
+        """All of them, some at a time.
+
+        Args:
+            size: how many at a time.
+        """
+        return (self[start : start + size] for start in range(0, len(self), size))
