@@ -73,32 +73,35 @@ class SplitReading:
 
     Args:
         points: the model's points.
-        block: the block's name, e.g. `blocks.2`.
+        attn: what the branch's hook points begin with, e.g. `blocks.2.attn`.
         head_axis: of its queries, keys and values.
+        norm: the norm in front of the branch; the block's first if None.
+        memory: the argument of the attention module that keys and values are made of, in cross-attention.
     """
 
     points: Mapping[str, Point]
-    block: str
+    attn: str
     head_axis: int
+    norm: nn.Module | None = None
+    memory: str | None = None
     _input: torch.Tensor | None = None
     _again: bool = False
     _captured: dict[str, torch.Tensor] = field(default_factory=dict)
     _taken: list[tuple[Kind, Sequence[int], torch.Tensor]] = field(default_factory=list)
 
-    @property
-    def norm(self) -> nn.Module:
-        """The norm in front of the branch."""
-        attachment = self.points[f"{self.block}.ln1.hook_scale"].attachment
-        if not isinstance(attachment, NormScale):
-            raise MMLensError(f"{self.block} has no norm in front of its attention.")
-        return attachment.module
+    def __post_init__(self) -> None:
+        if self.norm is None:
+            scale = self.points.get(f"{self.attn.rpartition('.')[0]}.ln1.hook_scale")
+            if scale is None or not isinstance(scale.attachment, NormScale):
+                raise MMLensError(f"{self.attn} has no norm in front of it.")
+            self.norm = scale.attachment.module
 
     @property
     def kernel(self) -> nn.Module:
         """The module that computes queries, keys and values."""
-        attachment = self.points[f"{self.block}.attn.hook_q"].attachment
+        attachment = self.points[f"{self.attn}.hook_q"].attachment
         if not isinstance(attachment, InAttention):
-            raise MMLensError(f"{self.block}.attn.hook_q is not in the path of an attention computation.")
+            raise MMLensError(f"{self.attn}.hook_q is not in the path of an attention computation.")
         return attachment.module
 
     @contextmanager
@@ -115,9 +118,9 @@ class SplitReading:
 
         with ExitStack() as stack:
             stack.callback(self._forget)
-            stack.callback(self.norm.register_forward_pre_hook(receive).remove)
+            stack.callback(self.norm.register_forward_pre_hook(receive).remove)  # type: ignore[union-attr]
             stack.callback(self.kernel.register_forward_pre_hook(before, with_kwargs=True).remove)
-            pairs = [(f"{self.block}.attn.hook_{kind}", self._heads(kind)) for kind in KINDS]
+            pairs = [(f"{self.attn}.hook_{kind}", self._heads(kind)) for kind in KINDS]
             stack.enter_context(attached(dict(self.points), pairs))
             yield
 
@@ -130,14 +133,19 @@ class SplitReading:
     ) -> list[tuple[Kind, Sequence[int], torch.Tensor]]:
         """Queries, keys and values of some heads, computed from another stream."""
         if self._input is None:
-            raise MMLensError(f"The attention of {self.block} ran before the norm in front of it.")
+            raise MMLensError(f"{self.attn} ran before the norm in front of it.")
         self._again = True
         try:
-            normed = self.norm(self._input + one.added.reshape(self._input.shape))
-            if "hidden_states" in kwargs:
-                self.kernel(*args, **{**kwargs, "hidden_states": normed})
+            if self.memory is not None and "q" not in one.heads:
+                old = kwargs[self.memory]
+                self.kernel(*args, **{**kwargs, self.memory: old + one.added.reshape(old.shape)})
             else:
-                self.kernel(normed, *args[1:], **kwargs)
+                # past the hooks of the norm: the branches that share it have received what it returned
+                normed = self.norm.forward(self._input + one.added.reshape(self._input.shape))  # type: ignore[union-attr]
+                if "hidden_states" in kwargs:
+                    self.kernel(*args, **{**kwargs, "hidden_states": normed})
+                else:
+                    self.kernel(normed, *args[1:], **kwargs)
         finally:
             self._again = False
         return [(kind, heads, self._captured[kind]) for kind, heads in one.heads.items()]

@@ -6,10 +6,11 @@ from typing import Any
 from torch import nn
 
 from mmlens.core.errors import InputError
-from mmlens.models.blocks import blocks_of, fitting
+from mmlens.models.blocks import blocks_of, fitting, heads_of
 from mmlens.models.collect import find_module, submodule
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.structure import Block, Stack
+from mmlens.models.weights import AttentionWeights
 
 
 class NotAloneError(InputError):
@@ -71,6 +72,31 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
 
 def blocks_by_name(model: HookedMultimodal) -> dict[str, nn.Module]:
     """Every block of every stack, by what its hook points' names begin with, e.g. `vision.blocks.3`."""
+    return {name: block for stack, blocks in _stacks(model) for name, block in blocks.items()}
+
+
+def attention_of(model: HookedMultimodal, name: str) -> AttentionWeights:
+    """The weights of an attention branch of any stack.
+
+    Args:
+        model: the hooked model.
+        name: what its hook points' names begin with, e.g. `vision.blocks.3.attn` or `blocks.1.cross_attn`.
+
+    Raises:
+        InputError: if there is no such branch.
+    """
+    block, _, branch = name.rpartition(".")
+    for stack, blocks in _stacks(model):
+        if block in blocks:
+            kind = fitting(stack.kinds, blocks[block])
+            declared = kind.cross if branch == "cross_attn" else kind.attn
+            if declared is not None:
+                return AttentionWeights(blocks[block], declared, heads_of(stack, kind, blocks[block], model.config))
+    raise InputError(f"{name} is no attention branch of {model.family.name}.")
+
+
+def _stacks(model: HookedMultimodal) -> list[tuple[Stack, dict[str, nn.Module]]]:
+    """Every stack with its blocks by name."""
     family, base = model.family, model._base
     language, inner = family.language, family.projector.stack
     stacks: list[tuple[str, Stack]] = [("vision.", stack) for stack in family.vision.stacks]
@@ -78,10 +104,10 @@ def blocks_by_name(model: HookedMultimodal) -> dict[str, nn.Module]:
     stacks += [] if language.encoder is None else [("", language.encoder.stack)]
     stacks += [] if language.crossing is None else [("", language.crossing.stack)]
     stacks.append(("", language.stack))
-    found = {}
+    found = []
     for prefix, stack in stacks:
         modules = blocks_of(submodule(base, stack.path, family.name), stack)  # type: ignore[arg-type]
-        found.update({f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)})
+        found.append((stack, {f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)}))
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from mmlens.core.names import Part
+from mmlens.core.names import HookName, Part
 from mmlens.hooks.drawing import Drawing
 
 if TYPE_CHECKING:
@@ -57,11 +57,19 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
 
 def _rows(circuit: "Circuit", shown: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
     """The shown nodes of a tower, in rows from the bottom: embeddings, then one row for attention and one for the MLP."""
-    rows: dict[tuple[int, int], list[Writer]] = {}
+    rows: dict[int, list[Writer]] = {}
     for writer in circuit.graph.writers:
         if writer.name in shown and writer.part == part:
-            rows.setdefault(writer.order, []).append(writer)
-    return [("" if order[0] < 0 else f"block {order[0]}", found) for order, found in sorted(rows.items())]
+            rows.setdefault(writer.joins, []).append(writer)
+    return [(_block(found[0]), found) for _, found in sorted(rows.items())]
+
+
+def _block(writer: "Writer") -> str:
+    """The label of a row: `block 3`, `encoder block 3`, or nothing outside of blocks."""
+    if not writer.branch:
+        return ""
+    stack = str(HookName.parse(writer.branch).stack).removesuffix("blocks").replace(".", " ").replace("_", " ").strip()
+    return f"{stack} block {writer.layer}".strip()
 
 
 def _places(circuit: "Circuit", shown: set[str]) -> tuple[dict[str, _Place], float, float, list[str]]:

@@ -88,7 +88,7 @@ def test_one_head_reads_a_stream_of_its_own(subject: Subject, block: str) -> Non
     expected = model.run_with_hooks(batch, fwd_hooks=[(names, put)])
     axis = model.graph[names[0]].axes.split().index("head")
     readings = [Reading(delta, {"q": [1], "k": [0]}), Reading(delta, {"v": [1]})]
-    with SplitReading(points, block, axis).reading(lambda: readings):
+    with SplitReading(points, f"{block}.attn", axis).reading(lambda: readings):
         torch.testing.assert_close(model(batch), expected, rtol=0, atol=1e-5)
     assert not torch.allclose(expected, clean, atol=1e-3)
     assert not torch.allclose(expected, whole, atol=1e-3)
@@ -96,13 +96,14 @@ def test_one_head_reads_a_stream_of_its_own(subject: Subject, block: str) -> Non
 
 
 def test_nothing_is_left_behind_after_an_error(llava: Subject) -> None:
-    split = SplitReading(all_points(llava), "blocks.1", 2)
+    split = SplitReading(all_points(llava), "blocks.1.attn", 2)
 
     def fail() -> list[Reading]:
         raise RuntimeError("asked for")
 
     with pytest.raises(RuntimeError, match="asked for"), split.reading(fail):
         llava.model(llava.batches["left"])
+    assert split.norm is not None
     assert not split.norm._forward_pre_hooks
     assert not split.kernel._forward_pre_hooks
     assert not any(point.attached for point in llava.model.hook_dict.values())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmlens.hooks.drawing import Drawing
 
-_FORMAT = "mmlens.Circuit/1"
+_FORMAT = "mmlens.Circuit/2"
 
 
 @dataclass(frozen=True)

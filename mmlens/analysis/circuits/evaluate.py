@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
+from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit, Edge
-from mmlens.analysis.circuits.graph import EdgeGraph, edge_graph
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
 from mmlens.analysis.statistics import Interval, mean_interval

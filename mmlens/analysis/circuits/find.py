@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from mmlens.analysis.attribution.gradients import require_gradient
+from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
-from mmlens.analysis.circuits.graph import NodeKind, Towers, edge_graph
+from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric

@@ -13,7 +13,7 @@ COLM 2024 (https://arxiv.org/abs/2403.17806), section 2.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,12 +21,12 @@ import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
-from mmlens.analysis.circuits.writing import Writing, entrance_of, require_sums
+from mmlens.analysis.circuits.wiring import Wiring, wiring_of
+from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, require_sums
 from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predicting_logits, require_values
 from mmlens.core.errors import InputError
-from mmlens.core.names import part_prefix
 from mmlens.hooks.cache import record
-from mmlens.hooks.entrances import KINDS, Reading, SplitReading, entrances
+from mmlens.hooks.entrances import KINDS, Reading, SplitReading
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.session import HookPair, attached
 from mmlens.models.batch import MultimodalBatch
@@ -43,6 +43,8 @@ class Pair:
         graph: writers and readers.
         measure: the metric, a function of logits at the last position.
         ends: its values in the clean and in the corrupted run, `[sample]`.
+        wiring: where readers receive their streams.
+        writing: the writers on this model and batch.
     """
 
     model: HookedMultimodal
@@ -51,17 +53,13 @@ class Pair:
     graph: EdgeGraph
     measure: MetricFunction
     ends: tuple[torch.Tensor, torch.Tensor]
+    wiring: Wiring
+    writing: Writing
 
-    @cached_property
-    def writing(self) -> Writing:
-        """The writers on this model and batch."""
-        return Writing(self.model, self.clean, self.graph)
-
-    @cached_property
+    @property
     def points(self) -> dict[str, Point]:
         """The model's points and its entrances."""
-        own: dict[str, Point] = self.model.hook_dict  # type: ignore[assignment]
-        return {**own, **entrances(own)}
+        return self.wiring.points
 
     @cached_property
     def corrupted_values(self) -> dict[str, torch.Tensor]:
@@ -87,23 +85,37 @@ class Pair:
     def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The writers' points, and what readers receive by the name of their entrance, in one run."""
         store: dict[str, torch.Tensor] = {}
-        where = dict.fromkeys(entrance_of(self.model, reader) for reader in self.graph.readers)
+        where = dict.fromkeys(reader.at for reader in self.graph.readers)
         with attached(self.points, [([*self.writing.points, *where], record(store, None, None))]):
             self.model(batch)
+        missing = [name for name in where if name not in store]
+        if missing:
+            raise InputError(
+                f"{missing[0].rpartition('.')[0]} of {self.model.family.name} receives something else than what the norm in "
+                "front of it returns, so that it cannot be given a stream of its own. Patch its points with mm.patch or "
+                "mm.path_patch."
+            )
         return {name: store[name] for name in self.writing.points}, {name: store[name] for name in where}
 
-    def require_edges(self) -> None:
+    def require_edges(self) -> "Pair":
         """Check on the clean run that streams are sums of writers, and that heads can be given streams of their own.
+
+        Returns:
+            The pair, which knows the rows that the model drops.
 
         Raises:
             InputError: if not; says where.
         """
         values, received = self._recorded(self.clean)
-        require_sums(self.writing, values, received, constants=self.graph.nodes == "head")
+        kept = dropped_rows(self.writing, values, received)
+        pair = replace(self, writing=replace(self.writing, kept=kept)) if kept else self
+        require_sums(pair.writing, values, received, constants=self.graph.nodes == "head")
         with ExitStack() as stack, torch.no_grad():
             for readers in self._split.values():
-                nothing = torch.zeros_like(received[entrance_of(self.model, readers[0])])
-                asked = [Reading(nothing, _by_kind(readers))]
+                asked = [
+                    Reading(torch.zeros_like(received[some[0].at]), _by_kind(some))
+                    for some in _by_entrance(readers).values()
+                ]
                 stack.enter_context(self._splitting(readers[0]).reading(lambda asked=asked: asked))  # type: ignore[misc]
             again = self.values(self.model(self.clean))
         if not torch.allclose(again, self.ends[0], rtol=1e-4, atol=1e-4):
@@ -111,20 +123,21 @@ class Pair:
                 f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives "
                 "is not what the norm in front of it returns. Use nodes='attention'."
             )
+        return pair
 
     @cached_property
-    def _split(self) -> dict[tuple[str, int], list[Reader]]:
-        """Readers of queries, keys and values, by block."""
-        found: dict[tuple[str, int], list[Reader]] = {}
+    def _split(self) -> dict[str, list[Reader]]:
+        """Readers of queries, keys and values, by attention."""
+        found: dict[str, list[Reader]] = {}
         for reader in self.graph.readers:
             if reader.kind in KINDS:
-                found.setdefault((reader.part, reader.layer), []).append(reader)
+                found.setdefault(reader.attn, []).append(reader)
         return found
 
     def _splitting(self, reader: Reader) -> SplitReading:
-        block = f"{part_prefix(reader.part)}blocks.{reader.layer}"
-        axis = self.model.graph[f"{block}.attn.hook_q"].axes.split().index("head")
-        return SplitReading(self.points, block, axis)
+        axis = self.model.graph[f"{reader.attn}.hook_q"].axes.split().index("head")
+        norm, memory = (found.get(reader.attn) for found in (self.wiring.norms, self.wiring.memory))
+        return SplitReading(self.points, reader.attn, axis, norm, memory)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def run(self, patched: Bool[torch.Tensor, "reader writer"]) -> Float[torch.Tensor, "sample"]:
@@ -139,15 +152,15 @@ class Pair:
         whole = [reader for reader in self.graph.readers if reader.kind not in KINDS]
         split: list[tuple[Reader, Callable[[], list[Reading]]]] = []
         for readers in self._split.values():
-            groups = _by_row(readers, rows)
-            if len(groups) == 1:  # all heads read the same stream
-                whole.append(readers[0])
+            entrances = [_by_row(some, rows) for some in _by_entrance(readers).values()]
+            if all(len(groups) == 1 for groups in entrances):  # all heads read the same
+                whole += [some[0] for ((_, some),) in entrances]
             else:
-                split.append((readers[0], partial(self._readings, live, readers[0], groups)))
+                split.append(
+                    (readers[0], partial(self._readings, live, [each for groups in entrances for each in groups]))
+                )
         pairs += [
-            (entrance_of(self.model, reader), self._add(live, reader, rows[reader.name]))
-            for reader in whole
-            if rows[reader.name].any()
+            (reader.at, self._add(live, reader, rows[reader.name])) for reader in whole if rows[reader.name].any()
         ]
         with ExitStack() as stack:
             stack.enter_context(attached(self.points, pairs))
@@ -161,18 +174,18 @@ class Pair:
         """A hook that changes what a reader receives over its patched edges."""
 
         def add(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            added = self.writing.added(live, row, reader.part)
-            return None if added is None else activation + added
+            added = self.writing.added(live, row, reader.stream)
+            return None if added is None else activation + fitted(added, activation, reader)
 
         return add
 
     def _readings(
-        self, live: Mapping[str, torch.Tensor], reader: Reader, groups: Sequence[tuple[torch.Tensor, list[Reader]]]
+        self, live: Mapping[str, torch.Tensor], groups: Sequence[tuple[torch.Tensor, list[Reader]]]
     ) -> list[Reading]:
-        """The streams of a block's heads, when its attention runs."""
+        """The streams of an attention's heads, when it runs."""
         found = []
         for row, readers in groups:
-            added = self.writing.added(live, row, reader.part)
+            added = self.writing.added(live, row, readers[0].stream)
             if added is not None:
                 found.append(Reading(added, _by_kind(readers)))
         return found
@@ -194,9 +207,8 @@ def pair_of(
     runs = [predicting_logits(model, model(batch), clean.layout.last) for batch in (clean, corrupted)]
     measure = as_function(metric, model, clean=runs[0])
     ends = [require_values(measure(logits), clean.size) for logits in runs]
-    pair = Pair(model, clean, corrupted, graph, measure, (ends[0], ends[1]))
-    pair.require_edges()
-    return pair
+    wiring, writing = wiring_of(model, clean, graph), Writing(model, clean, graph)
+    return Pair(model, clean, corrupted, graph, measure, (ends[0], ends[1]), wiring, writing).require_edges()
 
 
 def _differ(live: dict[str, torch.Tensor], corrupted: torch.Tensor) -> Callable[..., None]:
@@ -213,6 +225,14 @@ def _by_kind(readers: Sequence[Reader]) -> dict[Any, list[int]]:
     """Heads by what they read as."""
     kinds = [kind for kind in KINDS if any(reader.kind == kind for reader in readers)]
     return {kind: [reader.head or 0 for reader in readers if reader.kind == kind] for kind in kinds}
+
+
+def _by_entrance(readers: Sequence[Reader]) -> dict[str, list[Reader]]:
+    """Readers that receive the same stream at the same place, together."""
+    found: dict[str, list[Reader]] = {}
+    for reader in readers:
+        found.setdefault(reader.at, []).append(reader)
+    return found
 
 
 def _by_row(readers: Sequence[Reader], rows: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, list[Reader]]]:

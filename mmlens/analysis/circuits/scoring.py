@@ -24,11 +24,8 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from mmlens.analysis.circuits.graph import Reader
 from mmlens.analysis.circuits.runs import Pair
-from mmlens.analysis.circuits.writing import entrance_of
 from mmlens.core.errors import InputError
-from mmlens.core.names import part_prefix
 from mmlens.hooks.entrances import KINDS
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
@@ -49,7 +46,7 @@ def attributed(pair: Pair, *, steps: int | None, progress: bool) -> Float[torch.
         for number, gradient in _gradients(pair, share):
             reader = graph.readers[number]
             for source in writing.sources:
-                if source.node.part == reader.part and graph.allowed[number, list(source.writers)].any():
+                if source.stream == reader.stream and graph.allowed[number, list(source.writers)].any():
                     along = source.along(pair.differences[source.node.name], gradient)
                     scores[number, list(source.writers)] += writing.per_sample(source, along).cpu() / len(shares)
     return scores * graph.allowed[..., None]
@@ -81,43 +78,39 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
     def keep(activation: torch.Tensor, hook: Any) -> None:
         seen[hook.name] = activation
 
-    inner = [f"{_block(reader)}.attn.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
-    where = dict.fromkeys([*(entrance_of(model, reader) for reader in readers), *inner])
+    inner = [f"{reader.attn}.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
+    asked = [reader.at for reader in readers if reader.kind not in KINDS]
+    where = dict.fromkeys([*(reader.at for reader in readers), *inner])
     with torch.enable_grad(), attached(pair.points, [*_inputs(pair, share), (list(where), keep)]):
         values = pair.values(model(pair.clean))
-        wanted = [name for name in where if not name.endswith(".hook_attn_in") or pair.graph.nodes == "attention"]
+        wanted = list(dict.fromkeys([*asked, *inner]))
         found = torch.autograd.grad(values.sum(), [seen[name] for name in wanted], retain_graph=True)
     gradients = dict(zip(wanted, found, strict=True))
     for number, reader in enumerate(readers):
-        entrance = entrance_of(model, reader)
         if reader.kind not in KINDS:
-            yield number, gradients[entrance]
+            yield number, gradients[reader.at]
             continue
-        name = f"{_block(reader)}.attn.hook_{reader.kind}"
+        name = f"{reader.attn}.hook_{reader.kind}"
         axis = model.graph[name].axes.split().index("head")
         own = torch.zeros_like(gradients[name])
         own.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
-        pulled = torch.autograd.grad(seen[name], seen[entrance], own, retain_graph=True, allow_unused=True)[0]
+        pulled = torch.autograd.grad(seen[name], seen[reader.at], own, retain_graph=True, allow_unused=True)[0]
         if pulled is None:
             raise InputError(
-                f"The {reader.kind} of {_block(reader)} are not computed from what the norm in front of the attention "
-                "returns, so no gradient of their stream is known. Use nodes='attention'."
+                f"The {reader.kind} of {reader.attn} are not computed from what the attention receives, "
+                "so no gradient of their stream is known. Use nodes='attention'."
             )
         yield number, pulled
 
 
-def _block(reader: Reader) -> str:
-    return f"{part_prefix(reader.part)}blocks.{reader.layer}"
-
-
 def _inputs(pair: Pair, share: float) -> list[HookPair]:
     """Hooks that put the inputs between the clean and the corrupted run's, and ask for their gradient."""
-    apart = pair.graph.towers == "all"
+    graph, differences = pair.graph, pair.differences
+    start = "vision.hook_embed"
     # a corruption behind the vision encoder (noise on the projector's rows) leaves the encoder's inputs as they were
-    behind = apart and not pair.differences["vision.hook_embed"].any()
-    moved = pair.differences["hook_embed"]
-    if apart and not behind:  # what the picture's rows are follows from the encoder's inputs
-        moved = moved * ~pair.clean.layout.is_image.to(moved.device)[..., None]
+    behind = start in differences and not differences[start].any()
+    fed = {name for reader in graph.readers if behind and reader.part == "vision" for name in reader.feeds}
+    inputs = torch.tensor([w.name in graph.inputs or (w.part != "vision" and w.name in fed) for w in graph.writers])
 
     def add(difference: torch.Tensor) -> Callable[..., torch.Tensor]:
         def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -127,7 +120,11 @@ def _inputs(pair: Pair, share: float) -> list[HookPair]:
 
         return put
 
-    pairs: list[HookPair] = [("hook_embed", add(moved))]
-    if apart:
-        pairs.insert(0, ("vision.hook_embed", add(pair.differences["vision.hook_embed"])))
+    pairs: list[HookPair] = []
+    for source in pair.writing.sources:
+        own = inputs[list(source.writers)]
+        if own.any():
+            moved = differences[source.node.name]
+            moved = moved if source.masks is None else source.written(moved, own)
+            pairs.append((source.node.name, add(moved)))
     return pairs

@@ -1,18 +1,21 @@
 """What writers write: their outputs in a run, how they differ from another run's, and what a difference adds to a stream."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
 
-from mmlens.analysis.circuits.graph import EdgeGraph, Reader, group_masks, vision_end
+from mmlens.analysis.circuits.build import group_masks
+from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.core.errors import InputError
-from mmlens.core.names import Part, part_prefix
 from mmlens.execution.cells import piece_of
+from mmlens.hooks.attachment import AtSite, Factored
 from mmlens.hooks.graph import Node
 from mmlens.models.batch import MultimodalBatch
+from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 
 #: Largest share of a stream that may be missing from the sum of its writers, by norm.
@@ -25,15 +28,45 @@ class Source:
 
     Attributes:
         node: the point.
+        rows: a point whose rows are those of the stream: the point itself, or the embedding where the point's rows are added at
+            some positions of the stream alone.
         writers: their numbers in the graph.
-        weights: `W_O` of the heads; None where the point holds what is added to the stream.
+        stream: the stream that they write into.
+        weights: `W_O` of the heads, times what their branch is multiplied by; None where the point holds what is added.
         masks: the positions of each group; None where all positions are one writer's.
+        into: the positions of the stream that the point's rows are added at, in order; None for the same rows.
+        kept: the rows that the model adds to the stream, where it drops others.
     """
 
     node: Node
+    rows: Node
     writers: tuple[int, ...]
+    stream: str
     weights: Float[torch.Tensor, "head d_head d_model"] | None = None
     masks: Bool[torch.Tensor, "group batch pos"] | None = None
+    into: Bool[torch.Tensor, "batch pos"] | None = None
+    kept: Bool[torch.Tensor, "*rows"] | None = None
+
+    def placed(self, values: torch.Tensor) -> torch.Tensor:
+        """The point's values (or a difference of them) at the rows of the stream, without those that are dropped.
+
+        Raises:
+            InputError: if they do not fit.
+        """
+        if self.into is not None:
+            rows = values.reshape(-1, values.shape[-1])
+            if len(rows) != int(self.into.sum()):
+                raise InputError(
+                    f"{self.node.name} holds {len(rows)} rows, and {int(self.into.sum())} positions of the stream are picture, "
+                    "so that it is not known where they are added. Patch its points with mm.patch or mm.path_patch."
+                )
+            placed = values.new_zeros(*self.into.shape, values.shape[-1])
+            placed[self.into.to(values.device)] = rows
+            values = placed
+        if self.kept is None:
+            return values
+        kept = self.kept.to(values.device)
+        return values * kept.reshape(*kept.shape, *[1] * (values.ndim - kept.ndim))
 
     def written(self, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """What some of its writers add to the stream, given the point's values (or a difference of them).
@@ -42,6 +75,7 @@ class Source:
             values: of the point's shape.
             chosen: which of `writers`, bool.
         """
+        values = self.placed(values)
         if self.weights is not None:
             heads = chosen.nonzero().flatten().to(values.device)
             return torch.einsum(
@@ -54,6 +88,9 @@ class Source:
 
     def along(self, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """How far each writer's part of `values` goes along a gradient of the stream, per row: `[... pos writer]`."""
+        values = self.placed(values)
+        rows = values.shape[:-1] if self.weights is None else values.shape[:-2]
+        gradient = gradient.reshape(*rows, -1)  # modules may hold the rows in another form
         if self.weights is not None:
             pulled = torch.einsum("...d,hkd->...hk", gradient, self.weights.to(gradient))
             return (pulled * values).sum(-1)
@@ -69,30 +106,45 @@ class Writing:
         model: the hooked model.
         batch: says which rows are whose.
         graph: the writers and readers.
+        kept: by the point of a branch, the rows of it that the model adds to the stream, where it drops others.
     """
 
     model: HookedMultimodal
     batch: MultimodalBatch
     graph: EdgeGraph
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @cached_property
     def sources(self) -> list[Source]:
         """The points that hold what is written, in execution order."""
-        by_point: dict[str, list[int]] = {}
+        by_point: dict[tuple[str, str], list[int]] = {}
         for number, writer in enumerate(self.graph.writers):
-            by_point.setdefault(writer.point, []).append(number)
-        return [self._source(point, tuple(numbers)) for point, numbers in by_point.items()]
+            by_point.setdefault((writer.point, writer.stream), []).append(number)
+        return [self._source(tuple(numbers)) for numbers in by_point.values()]
 
-    def _source(self, point: str, numbers: tuple[int, ...]) -> Source:
+    def _source(self, numbers: tuple[int, ...]) -> Source:
         writers = [self.graph.writers[number] for number in numbers]
-        node = self.model.graph[point]
-        if writers[0].head is not None:
-            attn = self.model.part(writers[0].part).blocks[writers[0].layer].attn
-            return Source(node, numbers, weights=attn.W_O.detach())  # type: ignore[union-attr]
-        if writers[0].group is not None:
+        first = writers[0]
+        node = self.model.graph[first.point]
+        kept = self.kept.get(first.branch)
+        found = Source(node, node, numbers, first.stream, kept=kept)
+        if first.head is not None:
+            weights = attention_of(self.model, node.name.removesuffix(".hook_z")).W_O.detach()
+            return replace(found, weights=weights * self._factor(first.branch))
+        if first.group is not None:
             masks = group_masks(self.batch, self.graph.groups)
-            return Source(node, numbers, masks=torch.stack([masks[str(writer.group)] for writer in writers]))
-        return Source(node, numbers)
+            return replace(found, masks=torch.stack([masks[str(writer.group)] for writer in writers]))
+        if node.part == "projector" and first.stream != node.name:  # added to the stream at the picture's positions
+            embed = next(writer.point for writer in self.graph.writers if writer.group is not None)
+            return replace(found, rows=self.model.graph[embed], into=self.batch.layout.is_image)
+        return found
+
+    def _factor(self, branch: str) -> "torch.Tensor | float":
+        """What a branch is multiplied by before it is added to the stream: a gate, a layer scale."""
+        attachment = self.model.hook_dict[branch].attachment  # type: ignore[union-attr]
+        reach = attachment.reach if isinstance(attachment, AtSite) else None
+        factor = reach.factor() if isinstance(reach, Factored) else 1.0
+        return factor.detach() if isinstance(factor, torch.Tensor) else factor
 
     @property
     def points(self) -> list[str]:
@@ -108,7 +160,7 @@ class Writing:
         """
         # a row of writers takes the place of the width, so the position axis stays where it is
         axis = 1 if rows.ndim == 3 else 0
-        node = source.node
+        node = source.rows
         found = []
         for sample in range(self.batch.size):
             piece = piece_of(node, self.batch, sample, None, torch.Size(rows.shape))
@@ -120,19 +172,20 @@ class Writing:
         return torch.stack(found, dim=-1)
 
     def added(
-        self, values: Mapping[str, torch.Tensor], chosen: Bool[torch.Tensor, "writer"], part: Part
+        self, values: Mapping[str, torch.Tensor], chosen: Bool[torch.Tensor, "writer"], stream: str
     ) -> torch.Tensor | None:
-        """What chosen writers add to a tower's stream, given the values (or differences) at their points; None for none.
+        """What chosen writers add to a stream, given the values (or differences) at their points; None for none.
 
         Raises:
-            InputError: if the tower's rows become others on the way, so that the stream is no sum.
+            InputError: if the rows become others on the way, so that the stream is no sum.
         """
         total: torch.Tensor | None = None
         for source in self.sources:
             some = chosen[list(source.writers)]
-            if source.node.part == part and some.any():
+            if source.stream == stream and some.any():
                 written = source.written(values[source.node.name], some)
                 if total is not None and written.shape != total.shape:
+                    part = self.model.graph[stream].part
                     raise InputError(
                         f"The {part} stream of {self.model.family.name} changes its rows on the way, from {list(total.shape)} to "
                         f"{list(written.shape)} at {source.node.name}, so it is no sum of what was written. "
@@ -146,14 +199,47 @@ class Writing:
         return total
 
 
-def entrance_of(model: HookedMultimodal, reader: Reader) -> str:
-    """Where a reader receives the stream: an entrance, or the stream that the projector reads."""
-    if reader.kind == "logits":
-        return "ln_final.hook_in"
-    if reader.kind == "projector":
-        return vision_end(model)
-    branch = "mlp" if reader.kind == "mlp" else "attn"
-    return f"{part_prefix(reader.part)}blocks.{reader.layer}.hook_{branch}_in"
+def fitted(added: torch.Tensor, received: torch.Tensor, reader: Reader) -> torch.Tensor:
+    """What is added to a stream, in the form in which a reader receives it.
+
+    Raises:
+        InputError: if it receives other rows.
+    """
+    if added.numel() != received.numel():
+        raise InputError(
+            f"{reader.name} receives {list(received.shape)} of a stream of {list(added.shape)} at {reader.at}: its rows are "
+            "others, so that no edge into it can be patched. Begin at the language model: towers='language'."
+        )
+    return added.reshape(received.shape)
+
+
+def dropped_rows(
+    writing: Writing, values: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The rows of each branch that the model adds to its stream, for the branches of which it drops some.
+
+    Cross-attending models add nothing at positions in front of the first picture, whatever a branch returns there.
+
+    Args:
+        writing: the writers.
+        values: what they wrote.
+        received: what readers received, by the name of their entrance.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for stream in dict.fromkeys(reader.stream for reader in writing.graph.readers):
+        places = {reader.reads: reader for reader in writing.graph.readers if reader.stream == stream}
+        order = sorted(places)
+        for before, after in pairwise(order):
+            joined = [w.stream == stream and before < w.joins <= after for w in writing.graph.writers]
+            branches = {w.branch for w, own in zip(writing.graph.writers, joined, strict=True) if own}
+            old, new = (received[places[place].at] for place in (before, after))
+            if len(branches) != 1 or "" in branches or old.shape != new.shape:
+                continue
+            still = (old == new).all(-1)
+            written = writing.added(values, torch.tensor(joined), stream) if still.any() else None
+            if written is not None and written.shape == new.shape and (still & (written != 0).any(-1)).any():
+                found[branches.pop()] = ~still
+    return found
 
 
 def require_sums(
@@ -170,13 +256,11 @@ def require_sums(
     Raises:
         InputError: if something else is added to the stream, or the heads' outputs pass through something before.
     """
-    first = {
-        entrance_of(writing.model, reader): number for number, reader in reversed([*enumerate(writing.graph.readers)])
-    }
+    first = {reader.at: number for number, reader in reversed([*enumerate(writing.graph.readers)])}
     for entrance, number in first.items():
         reader, whole = writing.graph.readers[number], received[entrance]
-        total = writing.added(values, writing.graph.allowed[number], reader.part)
-        missing = whole if total is None else whole - total
+        total = writing.added(values, writing.graph.allowed[number], reader.stream)
+        missing = whole if total is None else whole - fitted(total, whole, reader)
         if constants:  # the same at every row
             missing = missing - missing.mean(tuple(range(missing.ndim - 1)), keepdim=True)
         share = float(missing.norm() / whole.norm())
@@ -184,5 +268,12 @@ def require_sums(
             raise InputError(
                 f"What {reader.name} reads ({entrance}) is not the sum of what its writers write: {share:.1%} of it comes from "
                 f"elsewhere ({writing.model.family.name} adds something to the stream, or passes heads through a norm or gate). "
-                + ("Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.path_patch.")
+                + _instead(writing, reader)
             )
+
+
+def _instead(writing: Writing, reader: Reader) -> str:
+    """What to do where a reader's stream is no sum of writers."""
+    if reader.kind == "bridge" and not reader.at.startswith("vision."):
+        return "Begin at the language model: towers='language'."
+    return "Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.path_patch."

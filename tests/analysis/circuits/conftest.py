@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mmlens.analysis.circuits.graph import NodeKind, Towers, edge_graph
+from mmlens.analysis.circuits.build import edge_graph
+from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.metrics import logit_difference
 from mmlens.interventions.corruptions import swap

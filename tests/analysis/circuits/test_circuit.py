@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.evaluate import evaluate_circuit, random_circuit
 from mmlens.analysis.circuits.find import find_circuit
-from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer, edge_graph
+from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.metrics import accuracy
 from mmlens.core.errors import InputError
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures
@@ -23,14 +24,13 @@ from tests.tiny import picture
 
 def by_hand() -> Circuit:
     """Two blocks of one attention branch and one MLP; scores that say in which order edges are strong."""
-    writers = [Writer("embed[text]", "language", "hook_embed", -1, group="text")]
+    writers = [Writer("embed[text]", "language", "hook_embed", "stream", 0, group="text")]
     readers = []
-    for layer in (0, 1):
-        for branch in ("attn", "mlp"):
-            name = f"L{layer}.{branch}"
-            writers.append(Writer(name, "language", f"blocks.{layer}.hook_{branch}_out", layer))
-            readers.append(Reader(name, "language", branch, layer, feeds=(name,)))  # type: ignore[arg-type]
-    readers.append(Reader("logits", "language", "logits", 1 << 30))
+    for place, (layer, branch) in enumerate([(0, "attn"), (0, "mlp"), (1, "attn"), (1, "mlp")]):
+        name, point = f"L{layer}.{branch}", f"blocks.{layer}.hook_{branch}"
+        writers.append(Writer(name, "language", f"{point}_out", "stream", place + 1, layer))
+        readers.append(Reader(name, "language", branch, f"{point}_in", "stream", place, feeds=(name,)))  # type: ignore[arg-type]
+    readers.append(Reader("logits", "language", "logits", "ln_final.hook_in", "stream", 4))
     graph = EdgeGraph(tuple(writers), tuple(readers), "attention", "language", {"text": "text"})
     scores = torch.zeros(5, 5, 2)
     for reader, writer, score in (
@@ -103,7 +103,7 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
     one, other = (evaluate_circuit(llava.model, each, clean, corrupted, **asked) for each in (found, read))
     assert torch.equal(one.faithfulness, other.faithfulness)
     (tmp_path / "other.json").write_text(json.dumps({"format": "else"}))
-    with pytest.raises(InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.Circuit/1'\)"):
+    with pytest.raises(InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.Circuit/2'\)"):
         Circuit.load(tmp_path / "other.json")
 
 
@@ -151,8 +151,9 @@ def test_what_cannot_be_is_refused_before_any_run(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("qwen3_vl", r"also has projector.deepstack.0.hook_in"),
-        ("mllama", r"also has .*cross_attn"),
+        ("mllama", r"reads vision.global_blocks.1.hook_resid_post, .* Begin at the language model: towers='language'"),
+        ("florence2", r"blocks.0.hook_attn_out has none in front of it \(its blocks end with their norms"),
+        ("t5gemma2", r"are made of two sequences, of its own rows and of encoder.ln_final.hook_normalized"),
     ],
 )
 def test_families_whose_streams_are_no_sums_are_refused(name: str, message: str) -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.find import find_circuit
-from mmlens.analysis.circuits.graph import edge_graph
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import logit_difference

@@ -1,0 +1,292 @@
+"""From a model's hook points to the graph of its writers and readers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
+from mmlens.analysis.circuits.streams import Branch, Stream, stream_to, streams_behind
+from mmlens.core.errors import InputError
+from mmlens.core.places import Positions
+from mmlens.hooks.graph import HookGraph, Node
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.decoder import attention_of
+from mmlens.models.hooked import HookedMultimodal
+
+
+def edge_graph(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    nodes: NodeKind,
+    groups: Mapping[str, Positions],
+    towers: Towers,
+) -> EdgeGraph:
+    """The graph of a model, with the embeddings in groups.
+
+    Args:
+        model: the hooked model.
+        batch: says which groups are picture and which are text.
+        nodes: `"head"` or `"attention"`.
+        groups: position rules by name; a position belongs to the last group that names it.
+        towers: `"all"`, or `"language"` to begin at the language model's embeddings.
+
+    Raises:
+        InputError: if the family's streams are no plain sums of branches (the message says what is in the way), or a group
+            mixes picture and text.
+    """
+    build = _Build(model, nodes, batch, group_masks(batch, groups))
+    graph = model.graph
+    last = stream_to(graph, streams_behind(graph, "hook_logits", "language")[0])
+    streams = [*build.encoders(last), last]
+    if towers == "all":
+        build.vision(streams)
+    for stream in streams:
+        build.stream(stream)
+    end = "ln_final.hook_in" if "ln_final.hook_scale" in graph else last.name
+    build.readers.append(Reader("logits", "language", "logits", end, last.name, last.place[last.name]))
+    return EdgeGraph(tuple(build.writers), tuple(build.readers), nodes, towers, dict(groups))
+
+
+def group_masks(batch: MultimodalBatch, groups: Mapping[str, Positions]) -> dict[str, torch.Tensor]:
+    """Which positions of the prompt belong to each group, `[batch pos]`; positions that none names are the group `rest`.
+
+    Raises:
+        InputError: for a group whose positions later groups all take.
+    """
+    layout = batch.layout
+    number = torch.full(layout.is_token.shape, -1)
+    for index, rule in enumerate(groups.values()):
+        if isinstance(rule, str) and rule in ("image", "text"):
+            mask = layout.is_image if rule == "image" else layout.is_token & ~layout.is_image
+        else:
+            rows = layout.rows(rule, "language")
+            rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
+            mask = torch.zeros_like(layout.is_token).scatter(1, rows, True)
+        number[mask] = index
+    masks = {name: number == index for index, name in enumerate(groups)}
+    empty = [name for name, mask in masks.items() if not mask.any()]
+    if empty:
+        raise InputError(
+            f"The groups {', '.join(empty)} hold no position: there are none of the kind, or later groups name them all; a "
+            "position belongs to the last group that names it."
+        )
+    if (number < 0).any():
+        masks["rest"] = number < 0
+    return masks
+
+
+@dataclass
+class _Build:
+    """The nodes found so far, in execution order.
+
+    Attributes:
+        model: the hooked model.
+        nodes: whether attention is split into heads.
+        batch: says which positions are picture and which are text.
+        masks: the positions of each group.
+    """
+
+    model: HookedMultimodal
+    nodes: NodeKind
+    batch: MultimodalBatch
+    masks: dict[str, torch.Tensor]
+    writers: list[Writer] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
+
+    @property
+    def graph(self) -> HookGraph:
+        """The model's hook points."""
+        return self.model.graph
+
+    def encoders(self, last: Stream) -> list[Stream]:
+        """The streams of the language model that others look at: that of an encoder."""
+        memories = dict.fromkeys(branch.memory for branch in last.branches if branch.memory)
+        ends = dict.fromkeys(end for memory in memories for end in streams_behind(self.graph, memory, "language"))
+        return [stream_to(self.graph, end) for end in ends]
+
+    def vision(self, streams: list[Stream]) -> None:
+        """The vision encoder, and what stands between it and the language model's streams.
+
+        Raises:
+            InputError: if the language model gets the features of several blocks side by side.
+        """
+        read = [self.graph[name] for name in self.graph.digraph.predecessors("projector.hook_in")]
+        if len(read) != 1 or read[0].role != "stream":
+            raise InputError(
+                f"The projector of {self.model.family.name} reads {', '.join(node.name for node in read)}; circuits across "
+                "towers need one stream that ends in it. Begin at the language model: towers='language'."
+            )
+        stream = stream_to(self.graph, read[0].name)
+        self.stream(stream)
+        for point, feeds in self._pictured(streams).items():
+            (read_at,) = streams_behind(self.graph, point, "vision")
+            if read_at not in {node.name for node in stream.nodes}:
+                raise InputError(
+                    f"{point} of {self.model.family.name} reads {read_at}, which is behind what the projector reads. Begin at "
+                    "the language model: towers='language'."
+                )
+            alone = sum(self.graph[name].dead is None for name in self.graph.digraph.successors(read_at)) == 1
+            at = read_at if alone else f"{point.removesuffix('.hook_out')}.hook_in"
+            name = short(point)
+            self.readers.append(Reader(name, "vision", "bridge", at, stream.name, stream.place[read_at], feeds=feeds))
+
+    def _pictured(self, streams: list[Stream]) -> dict[str, tuple[str, ...]]:
+        """The points that bring the picture into the language model, each with the writers that hold its features."""
+        found: dict[str, dict[str, None]] = {}
+        for stream in streams:
+            for node, _ in stream.entering:
+                if node.part == "projector":
+                    found.setdefault(node.name, {})[short(node.name)] = None
+                for before in self.graph.digraph.predecessors(node.name) if node.role == "writes" else ():
+                    pictured = [name for name in self._embeddings(node).values() if name.startswith("projector")]
+                    found.setdefault(before, {}).update(dict.fromkeys(pictured))
+            for branch in stream.branches:
+                if branch.memory is not None and self.graph[branch.memory].part == "projector":
+                    found.setdefault(branch.memory, {})[short(branch.memory)] = None
+        return {point: tuple(names) for point, names in found.items()}
+
+    def stream(self, stream: Stream) -> None:
+        """All nodes of a stream."""
+        for node, joins in stream.entering:
+            for group, name in self._embeddings(node).items():
+                self.writers.append(Writer(name, stream.part, node.name, stream.name, joins, group=group))
+            if not self._is_prompt(node):
+                plain = {"vision": node.name.replace("hook_", ""), "projector": short(node.name)}
+                name = plain.get(node.part, f"embed[{node.sequence}]")
+                self.writers.append(Writer(name, stream.part, node.name, stream.name, joins))
+        memories: dict[str, None] = {}
+        for branch in stream.branches:
+            if branch.memory is not None and branch.memory not in memories:
+                memories[branch.memory] = None
+                self._memory(branch.memory, stream)
+            if self.nodes == "head" and self._has_heads(branch):
+                self._heads(stream, branch)
+            else:
+                self._whole(stream, branch)
+
+    @staticmethod
+    def _is_prompt(node: Node) -> bool:
+        """Whether a point holds the embeddings of the prompt."""
+        return node.part == "language" and node.sequence == "language"
+
+    def _embeddings(self, node: Node) -> dict[str, str]:
+        """The writers of the prompt's embeddings by group; those of the picture are the projector's where it writes them.
+
+        Raises:
+            InputError: if a group mixes positions of picture and text.
+        """
+        if not self._is_prompt(node):
+            return {}
+        merged = bool(list(self.graph.digraph.predecessors(node.name)))
+        found = {}
+        for name, mask in self.masks.items():
+            pictured = self.batch.layout.is_image[mask] & merged
+            if pictured.any() and not pictured.all():
+                raise InputError(
+                    f"The group {name!r} mixes positions of picture and text, which are written by different nodes; make two "
+                    "groups of it."
+                )
+            whole = "projector" if name == "image" else f"projector[{name}]"
+            found[name] = whole if pictured.any() else f"embed[{name}]"
+        return found
+
+    def _memory(self, point: str, stream: Stream) -> None:
+        """What cross-attention takes keys and values from, and for an encoder what reads its stream."""
+        if self.graph[point].role == "stream":
+            return  # keys and values are made of an encoder's stream itself
+        place = stream.place[point]
+        self.writers.append(Writer(short(point), "language", point, point, place))
+        if self.graph[point].part == "language":
+            (end,) = streams_behind(self.graph, point, "language")
+            at = point.replace("hook_normalized", "hook_in")
+            self.readers.append(
+                Reader(short(point), "language", "bridge", at, end, stream.place[end], feeds=(short(point),))
+            )
+
+    def _has_heads(self, branch: Branch) -> bool:
+        """Whether a branch is attention whose heads can be told apart.
+
+        Raises:
+            InputError: if it is attention in code of its own.
+        """
+        if branch.kind not in ("attn", "cross_attn"):
+            return False
+        prefix = f"{branch.block}.{branch.kind}"
+        if not all(f"{prefix}.hook_{kind}" in self.graph for kind in ("q", "k", "v", "z")):
+            raise InputError(
+                f"The heads of {branch.block} of {self.model.family.name} cannot be told apart: it has no {prefix}.hook_q. Use "
+                "nodes='attention'."
+            )
+        return True
+
+    def _heads(self, stream: Stream, branch: Branch) -> None:
+        attn = attention_of(self.model, prefix := f"{branch.block}.{branch.kind}")
+        letter, part = ("x" if branch.kind == "cross_attn" else "h"), stream.part
+        names = [f"{branch.short}.{letter}{head}" for head in range(attn.heads)]
+        for head, name in enumerate(names):
+            self.writers.append(
+                Writer(
+                    name,
+                    part,
+                    f"{prefix}.hook_z",
+                    stream.name,
+                    branch.joins,
+                    branch.layer,
+                    head,
+                    branch=branch.out,
+                )
+            )
+        at = entrance_of(branch)
+        for head, name in enumerate(names):
+            self.readers.append(Reader(f"{name}.q", part, "q", at, stream.name, branch.reads, head, (name,), prefix))
+        grouped = "xkv" if branch.kind == "cross_attn" else "kv"
+        each = attn.heads // attn.kv_heads
+        looked, place = self._looked_at(stream, branch)
+        at = at if branch.memory is None else memory_of(branch)
+        for kind in ("k", "v"):
+            for group in range(attn.kv_heads):
+                own = names[group * each : (group + 1) * each]
+                name = f"{own[0]}.{kind}" if each == 1 else f"{branch.short}.{grouped}{group}.{kind}"
+                self.readers.append(Reader(name, part, kind, at, looked, place, group, tuple(own), prefix))  # type: ignore[arg-type]
+
+    def _whole(self, stream: Stream, branch: Branch) -> None:
+        name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
+        part, kind = stream.part, "mlp" if branch.kind == "mlp" else "attn"
+        writer = Writer(name, part, branch.out, stream.name, branch.joins, branch.layer, branch=branch.out)
+        self.writers.append(writer)
+        at = entrance_of(branch)
+        self.readers.append(Reader(name, part, kind, at, stream.name, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
+        if branch.memory is not None:
+            looked, place = self._looked_at(stream, branch)
+            self.readers.append(
+                Reader(f"{name}.memory", part, "memory", memory_of(branch), looked, place, feeds=(name,))
+            )
+
+    def _looked_at(self, stream: Stream, branch: Branch) -> tuple[str, int]:
+        """The stream that keys and values are made of, and the place where it is read."""
+        if branch.memory is None:
+            return stream.name, branch.reads
+        return branch.memory, stream.place[branch.memory]
+
+
+def entrance_of(branch: Branch) -> str:
+    """Where a branch receives its stream.
+
+    A norm of its own has an entrance (`hooks/entrances.py`); where branches share one, or the norm is known to no hook point,
+    it is the branch's own input, seen in front of the norm (`wiring.py`).
+    """
+    if branch.kind == "cross_attn" or branch.shared:
+        return f"{branch.block}.{branch.kind}.hook_in"
+    return f"{branch.block}.hook_{'mlp' if branch.kind == 'mlp' else 'attn'}_in"
+
+
+def memory_of(branch: Branch) -> str:
+    """Where cross-attention receives what it makes keys and values of."""
+    return f"{branch.block}.{branch.kind}.hook_memory"
+
+
+def short(point: str) -> str:
+    """The name of a node that has one hook point: `projector`, `projector.deepstack.0`, `encoder.ln_final`."""
+    return point.partition(".hook_")[0]

@@ -1,0 +1,182 @@
+"""Residual streams as the hook-point graph has them: what is added to a stream, and where each branch reads it.
+
+A stream is the chain of points of the role `"stream"` that ends in a given point. What is added to it are the other points
+that flow into the chain: embeddings, branches of blocks, and features of the picture that enter between blocks (DeepStack). A
+branch reads one point of the chain, and may take keys and values from elsewhere: from its memory.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import HookName, Part
+from mmlens.hooks.graph import HookGraph, Node
+
+#: The branches that circuits know, by the kind of the point that holds what they add.
+_BRANCHES = ("attn_out", "mixer_out", "cross_attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch of a block.
+
+    Attributes:
+        out: the point that holds what it adds.
+        block: what the block's points begin with, e.g. `vision.blocks.3`.
+        layer: the block's number in its stack.
+        kind: `"attn"`, `"mixer"`, `"cross_attn"` or `"mlp"`.
+        reads: the point of the stream that it reads, as its place in the order of execution.
+        joins: the point of the stream that holds what it added.
+        memory: the point that its keys and values are made of, where that is not the stream.
+        shared: another branch of the block reads the same point through the same norm.
+    """
+
+    out: str
+    block: str
+    layer: int
+    kind: str
+    reads: int
+    joins: int
+    memory: str | None = None
+    shared: bool = False
+
+    @property
+    def short(self) -> str:
+        """The block's short name: `L3`, `vision.L3`, `encoder.L3`, `cross_L0`."""
+        name = HookName.parse(self.out)
+        before = "" if name.part == "language" else f"{name.part}."
+        return f"{before}{str(name.stack).removesuffix('blocks')}L{name.layer}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A residual stream.
+
+    Attributes:
+        graph: the hook-point graph.
+        nodes: its points, in order.
+    """
+
+    graph: HookGraph
+    nodes: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its last point, which no other stream has."""
+        return self.nodes[-1].name
+
+    @property
+    def part(self) -> Part:
+        """The tower it runs through."""
+        return self.nodes[0].part
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Every point's place in the order of execution."""
+        return {name: number for number, name in enumerate(self.graph.names)}
+
+    @cached_property
+    def entering(self) -> list[tuple[Node, int]]:
+        """What is added to it by no branch of its blocks: embeddings and injected features, with the place where."""
+        return [(node, joins) for node, joins in self._added if not (node.role == "writes" and node.layer is not None)]
+
+    @cached_property
+    def branches(self) -> list[Branch]:
+        """The branches of its blocks, in order.
+
+        Raises:
+            InputError: for a branch of another kind, or one that reads another branch beside the stream.
+        """
+        found = [
+            self._branch(node, joins) for node, joins in self._added if node.role == "writes" and node.layer is not None
+        ]
+        return sorted(found, key=lambda branch: self.place[branch.out])
+
+    @property
+    def _added(self) -> list[tuple[Node, int]]:
+        own = {node.name for node in self.nodes}
+        return [
+            (self.graph[name], self.place[node.name])
+            for node in self.nodes
+            for name in self.graph.digraph.predecessors(node.name)
+            if name not in own and (name.startswith("projector.") or self.graph[name].role == "writes")
+        ]
+
+    def _branch(self, out: Node, joins: int) -> Branch:
+        parsed = HookName.parse(out.name)
+        block = out.name.removesuffix(f".{parsed.rest}")
+        reads, memory = self._sources(out, block)
+        if out.kind not in _BRANCHES or len(reads) != 1 or len(memory) > 1:
+            raise InputError(
+                f"Circuits need branches that read one stream: attention, cross-attention, a mixer in the place of attention, "
+                f"an MLP. {out.name} is another kind of branch. Patch its points with mm.patch or mm.path_patch."
+            )
+        kind = out.kind.removesuffix("_out")
+        if memory and kind != "cross_attn":
+            raise InputError(
+                f"The keys and values of {block}.{kind} are made of two sequences, of its own rows and of {memory[0]}; circuits "
+                "need attention that looks at one. Patch its points with mm.patch or mm.path_patch."
+            )
+        norm = "ln2" if kind == "mlp" and f"{block}.ln2.hook_scale" in self.graph else "ln1"
+        siblings = [each.name for each, place in self._added if place == joins and each.name != out.name]
+        shared = norm == "ln1" and any(each.startswith(f"{block}.") for each in siblings)
+        behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or shared)
+        if kind != "cross_attn" and not behind:
+            raise InputError(
+                f"Circuits need branches that read the stream through a norm; {out.name} has none in front of it (its blocks end "
+                "with their norms, so that the stream is no sum). Patch its points with mm.patch or mm.path_patch."
+            )
+        looked_at = memory[0] if memory else None
+        return Branch(out.name, block, int(parsed.layer or 0), kind, reads[0], joins, looked_at, shared)
+
+    def _sources(self, out: Node, block: str) -> tuple[list[int], list[str]]:
+        """The points of the stream that a branch reads, and what else its block reads for it."""
+        own = {node.name for node in self.nodes}
+        reads: dict[int, None] = {}
+        memory: dict[str, None] = {}
+        waiting = [out.name]
+        while waiting:
+            for name in self.graph.digraph.predecessors(waiting.pop()):
+                if name in own:
+                    reads[self.place[name]] = None
+                elif name.startswith(f"{block}.") and self.graph[name].role is None:
+                    waiting.append(name)
+                elif name.startswith(f"{block}."):
+                    return [], []  # it reads another branch
+                else:
+                    memory[name] = None
+        return list(reads), list(memory)
+
+
+def stream_to(graph: HookGraph, end: str) -> Stream:
+    """The stream that ends in a point.
+
+    Raises:
+        InputError: if there are several.
+    """
+    nodes = [graph[end]]
+    while True:
+        before = [graph[name] for name in graph.digraph.predecessors(nodes[-1].name) if graph[name].role == "stream"]
+        if len(before) > 1:
+            raise InputError(
+                f"{nodes[-1].name} joins the streams {', '.join(node.name for node in before)}; circuits need one. Patch its "
+                "points with mm.patch or mm.path_patch."
+            )
+        if not before:
+            return Stream(graph, tuple(reversed(nodes)))
+        nodes += before
+
+
+def streams_behind(graph: HookGraph, name: str, part: Part) -> list[str]:
+    """The points of a tower's streams that a point is computed from, with no other point of its streams between."""
+    found: dict[str, None] = {}
+    seen, waiting = {name}, [name]
+    while waiting:
+        here = waiting.pop()
+        if graph[here].part == part and graph[here].role == "stream":
+            found[here] = None
+            continue
+        new = [each for each in graph.digraph.predecessors(here) if each not in seen]
+        seen.update(new)
+        waiting += new
+    return list(found)

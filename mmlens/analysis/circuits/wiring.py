@@ -1,0 +1,157 @@
+"""Where branches receive their streams, found on a run: behind a norm that branches share, and in cross-attention.
+
+The norm in front of a cross-attention is the module whose result the attention module receives, and its memory the argument that
+holds what the memory's hook point holds: both are looked up in a run of the model, so that no family has to declare them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlens.analysis.circuits.graph import EdgeGraph
+from mmlens.core.errors import InputError
+from mmlens.hooks.attachment import AtSite, NormScale
+from mmlens.hooks.attention import InAttention
+from mmlens.hooks.behind_norm import BehindNorm
+from mmlens.hooks.cache import record
+from mmlens.hooks.entrances import entrances
+from mmlens.hooks.point import Point
+from mmlens.hooks.session import attached
+from mmlens.hooks.site import Site
+from mmlens.models.batch import MultimodalBatch
+from mmlens.models.decoder import blocks_by_name
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How the readers of a graph are reached.
+
+    Attributes:
+        points: the model's points, its entrances, and those of branches behind a shared norm and of cross-attention.
+        norms: the norm in front of each cross-attention, by what its hook points begin with.
+        memory: the argument of each cross-attention that keys and values are made of.
+    """
+
+    points: dict[str, Point]
+    norms: dict[str, nn.Module] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=dict)
+
+
+def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph) -> Wiring:
+    """Find where every reader of a graph receives its stream.
+
+    Args:
+        model: the hooked model.
+        batch: run once, if there is cross-attention.
+        graph: the writers and readers.
+
+    Raises:
+        InputError: if a branch cannot be given a stream of its own.
+    """
+    own: dict[str, Point] = model.hook_dict  # type: ignore[assignment]
+    wiring = Wiring({**own, **entrances(own)})
+    wanted = [at for at in dict.fromkeys(reader.at for reader in graph.readers) if at not in wiring.points]
+    crossing = [at.removesuffix(".hook_memory") for at in wanted if at.endswith(".hook_memory")]
+    if crossing:
+        _trace(model, batch, crossing, wiring)
+    blocks = blocks_by_name(model)
+    for at in wanted:
+        branch = at.rpartition(".")[0]
+        if at.endswith(".hook_memory"):
+            site = Site(_kernel(wiring, branch), "in", wiring.memory[branch])
+            wiring.points[at] = Point(at, AtSite(site))
+        else:
+            norm = wiring.norms.get(branch) or _first_norm(wiring, branch)
+            receivers = _receivers(wiring, blocks[branch.rpartition(".")[0]], branch, norm)
+            wiring.points[at] = Point(at, BehindNorm(norm, receivers))
+    return wiring
+
+
+def _kernel(wiring: Wiring, attn: str) -> nn.Module:
+    """The module that computes an attention."""
+    point = wiring.points.get(f"{attn}.hook_q")
+    if point is None or not isinstance(point.attachment, InAttention):
+        raise InputError(
+            f"{attn} shares a norm with another branch, or looks at another sequence, and is computed in code of its own, so "
+            "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
+        )
+    return point.attachment.module
+
+
+def _first_norm(wiring: Wiring, branch: str) -> nn.Module:
+    """The norm that the branches of a block share."""
+    attachment = wiring.points[f"{branch.rpartition('.')[0]}.ln1.hook_scale"].attachment
+    if not isinstance(attachment, NormScale):
+        raise InputError(f"{branch} has no norm in front of it. Patch its points with mm.patch or mm.path_patch.")
+    return attachment.module
+
+
+def _receivers(wiring: Wiring, block: nn.Module, branch: str, norm: nn.Module) -> Sequence[nn.Module]:
+    """The modules that receive what the norm returns for a branch: the attention itself, or all that are no part of it."""
+    if not branch.endswith(".mlp"):
+        return [_kernel(wiring, branch)]
+    kernel = _kernel(wiring, f"{branch.removesuffix('mlp')}attn")
+    attention = set(kernel.modules())
+    return [m for m in block.modules() if m not in attention and m is not norm and kernel not in set(m.modules())]
+
+
+@torch.no_grad()
+def _trace(model: HookedMultimodal, batch: MultimodalBatch, crossing: Sequence[str], wiring: Wiring) -> None:
+    """Run once, and see what every cross-attention receives.
+
+    Raises:
+        InputError: if one receives something else than what a norm returns, or its memory in no argument of its own.
+    """
+    blocks, store = blocks_by_name(model), dict[str, torch.Tensor]()
+    before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in crossing}
+    with ExitStack() as stack:
+        stack.enter_context(
+            attached(wiring.points, [(list(dict.fromkeys(before.values())), record(store, None, None))])
+        )
+        for name in crossing:
+            for handle in _watch(
+                name, blocks[name.rpartition(".")[0]], _kernel(wiring, name), store, before[name], wiring
+            ):
+                stack.callback(handle.remove)
+        model(batch)
+    lost = [name for name in crossing if name not in wiring.norms or name not in wiring.memory]
+    if lost:
+        raise InputError(
+            f"{lost[0]} of {model.family.name} receives no norm of its stream, or what it looks at in no argument of its own, so "
+            "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
+        )
+
+
+def _watch(
+    name: str, block: nn.Module, kernel: nn.Module, store: dict[str, torch.Tensor], memory: str, wiring: Wiring
+) -> Iterator[Any]:
+    """Hooks that find the norm in front of an attention, and the argument in which it receives its memory."""
+    made: list[tuple[nn.Module, torch.Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            made.append((module, output))
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = kwargs.get("hidden_states", args[0] if args else None)
+        for maker, output in made:
+            if output is stream:  # the first: a dropout behind it hands on the same tensor
+                wiring.norms.setdefault(name, maker)
+        held = store[memory]
+        for key, value in kwargs.items():
+            same = isinstance(value, torch.Tensor) and value is not stream and value.numel() == held.numel()
+            if same and torch.equal(value.reshape(held.shape), held):
+                wiring.memory[name] = key
+        made.clear()
+
+    inside = set(kernel.modules())
+    leaves = [module for module in block.modules() if module not in inside and not list(module.children())]
+    for leaf in leaves:
+        yield leaf.register_forward_hook(keep)
+    yield kernel.register_forward_pre_hook(look, with_kwargs=True)
+    yield block.register_forward_hook(lambda *_: made.clear())
