@@ -283,10 +283,23 @@ def require_metric(metric: Metric | MetricFunction, model: HookedMultimodal, siz
     """Try a metric on made-up logits, so that one that cannot work is refused before any forward pass.
 
     Raises:
-        InputError: for tokens that the model lacks, tokens for another number of samples, or a wrong shape.
+        InputError: for tokens that the model lacks, tokens for another number of samples, a wrong shape, or something that is
+            no function of logits `[batch vocab]`.
     """
     zeros = torch.zeros(size, _vocabulary(model))
-    require_values(as_function(metric, model, clean=zeros)(zeros), size)
+    if not callable(as_function(metric, model, clean=zeros)):
+        raise InputError(
+            f"metric={metric!r} is no metric; take one of mmlens.metrics, e.g. logit_difference('red', 'blue'), or a function "
+            "from logits [batch vocab] to values [batch]."
+        )
+    try:
+        values = as_function(metric, model, clean=zeros)(zeros)
+    except IndexError as error:
+        raise InputError(
+            f"The metric {metric_name(metric)} failed on logits {list(zeros.shape)} [batch vocab] ({error}). A metric is given "
+            "the predicting position's logits alone: leave the position out, logits[:, token]."
+        ) from error
+    require_values(values, size)
 
 
 def predicting_logits(
@@ -299,12 +312,20 @@ def predicting_logits(
 
 
 def per_sample(
-    metric: MetricFunction, logits: Float[torch.Tensor, "batch pos vocab"], last: torch.Tensor
+    metric: MetricFunction,
+    model: HookedMultimodal,
+    logits: Float[torch.Tensor, "batch pos vocab"],
+    last: Int[torch.Tensor, "batch"],
 ) -> Float[torch.Tensor, "batch"]:
     """Apply a metric at each sample's predicting position.
+
+    Args:
+        metric: a function of logits `[batch vocab]`.
+        model: whose logits they are.
+        logits: of all positions.
+        last: the prompt's last position, `batch.layout.last`; a decoder's own last one counts instead.
 
     Raises:
         InputError: if it does not give one value per sample.
     """
-    at_last = logits[torch.arange(len(logits)), last.to(logits.device)]
-    return require_values(metric(at_last), len(logits))
+    return require_values(metric(predicting_logits(model, logits, last)), len(logits))

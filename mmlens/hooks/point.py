@@ -7,6 +7,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
+from mmlens.core.errors import InputError
 from mmlens.hooks.attachment import Attachment
 
 
@@ -32,7 +33,7 @@ class Point(HookPoint):
         super().__init__()
         self.name = name
         self._attachment = attachment
-        self._tap = self.__call__  # one bound object, so that detaching finds what attaching put in
+        self._tap = self._through  # one bound object, so that detaching finds what attaching put in
         self._attached = False
 
     @property
@@ -65,6 +66,23 @@ class Point(HookPoint):
             return x.clone()
         return x.view_as(x) if x.requires_grad else x
 
+    def _through(self, activation: torch.Tensor) -> torch.Tensor:
+        """The activation as the hooks leave it; of another shape it would be spread over the model's, or fail far from here.
+
+        Raises:
+            InputError: if a hook returned something that cannot take the activation's place.
+        """
+        new = self(activation)
+        if isinstance(new, torch.Tensor) and (
+            new is activation
+            or (new.shape == activation.shape and new.dtype == activation.dtype and new.device == activation.device)
+        ):
+            return new
+        raise InputError(
+            f"A hook at {self.name} returned {_described(new)}, where the activation is {_described(activation)}; return a "
+            "tensor like it (new.to(activation) takes over dtype and device), or None to leave it as it is."
+        )
+
     def _hold(self, handle: RemovableHandle) -> "PointHandle":
         self._settle()
         return PointHandle(self, handle)
@@ -80,6 +98,12 @@ class Point(HookPoint):
             return
         # past nn.Module's bookkeeping of parameters and children, which takes longer than attaching
         object.__setattr__(self, "_attached", wanted)
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
 class PointHandle:

@@ -27,6 +27,11 @@ _SAID_HERE = {
     "reset_hooks_end": "hooks of a run and of a `with` are gone afterwards",
     "clear_contexts": "hooks of a run and of a `with` are gone afterwards",
     **dict.fromkeys(
+        ("do_sample", "temperature", "top_k", "top_p", "num_beams", "num_return_sequences", "generation_config"),
+        "model.generate(batch, ...) takes it, where trace_generation is greedy; model.extend(batch, tokens) puts what was "
+        "generated behind the prompt, for run_with_cache",
+    ),
+    **dict.fromkeys(
         ("image", "images", "text", "prompt", "videos"),
         "model.prepare(text, images=...) makes a batch of them, and a run takes the batch",
     ),

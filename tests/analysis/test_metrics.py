@@ -59,6 +59,12 @@ def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
         (metrics.log_probability([]), "was given an empty list of tokens"),
         (lambda logits: logits.mean(), r"one value per sample, \[batch=3\].*found \[\]"),
         (lambda logits: 1.0, r"one value per sample, \[batch=3\].*found float"),
+        (
+            lambda logits: logits[:, -1, 5],
+            r"^The metric <lambda> failed on logits \[3, 32\] \[batch vocab\] \(too many indices for tensor of dimension 2\)\. "
+            r"A metric is given the predicting position's logits alone: leave the position out, logits\[:, token\]\.$",
+        ),
+        ("logit_diff", r"^metric='logit_diff' is no metric; take one of mmlens\.metrics, e\.g\. logit_difference\("),
     ]
     for metric, message in cases:
         with pytest.raises(InputError, match=message):
@@ -74,4 +80,4 @@ def test_they_are_read_at_the_predicting_position(subject: Subject) -> None:
         assert torch.equal(rows, torch.stack([logits[i, int(last)] for i, last in enumerate(batch.layout.last)]))
         measure = metrics.log_probability("red").on(subject.model)
         expected = rows.log_softmax(-1)[:, subject.model.to_single_token("red")]
-        torch.testing.assert_close(metrics.per_sample(measure, logits, batch.layout.last), expected)
+        torch.testing.assert_close(metrics.per_sample(measure, subject.model, logits, batch.layout.last), expected)
