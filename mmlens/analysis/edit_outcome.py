@@ -13,8 +13,8 @@ from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
-    from mmlens.viz.figures import Plot
 
 _FORMAT = "mmlens.EditReport/1"
 Role = Literal["target", "control"]
@@ -196,9 +196,13 @@ class EditReport:
                 frame[f"{name}_{when}"] = [None if pair is None else pair[number] for pair in frame[name]]
         return frame.drop(columns=["p_source", "p_target", "right"])
 
-    def plot(self) -> "Plot":
-        """The frontier: success against the share of control answers that changed, one panel per set of target prompts."""
-        return drawn_by("edits.plot_frontier")(self)
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The frontier: success against the share of control answers that changed, one panel per set of target prompts.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("edits.plot_frontier")(self, figure=figure)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
+from mmlens.core.palette import OVER_PICTURE
 from mmlens.models.layout import TokenLayout
 
 
@@ -86,7 +87,7 @@ class HeatMap:
         smooth = self.smooth().numpy()
         spread = float(smooth.max() - smooth.min())
         scaled = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
-        colors = colormaps["inferno"](scaled)[..., :3]
+        colors = colormaps[OVER_PICTURE](scaled)[..., :3]
         return Image.fromarray(((pixels * (1 - alpha) + colors * alpha) * 255).round().astype(np.uint8))
 
 

@@ -1,78 +1,82 @@
 """Figures of edits: success against what else changed."""
 
-from itertools import groupby
-from typing import Any
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.edit_outcome import EditFacts, EditReport
-from mmlens.viz.figures import Plot
+from mmlens.viz.figures import canvas, dress, headline, note, panels, rows_and_columns
+from mmlens.viz.marks import Mark, draw_points, legend_below, legend_entry, legend_height, marks
 
-_COLORS = ("#5a4fa3", "#d1603d", "#2f8f6b", "#b3892c", "#777777", "#3b7fc4")
+
+class _Series(NamedTuple):
+    """One edit, or those of one method with rising penalties, which are joined."""
+
+    name: str
+    facts: list[EditFacts]
 
 
-def plot_frontier(report: EditReport) -> Plot:
-    """Success against the share of control answers that changed; edits of one method and several penalties are joined.
+def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """Success against the share of control answers that changed, in a colour and shape per edit.
+
+    Edits of one method with different penalties are one series, joined from the strongest to the weakest.
 
     Args:
         report: from `mm.edit_report`. Good edits lie at the top left. Bars are 95% intervals.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     groups = report.groups("target")
-    figure = Plot(figsize=(1.2 + 3.0 * len(groups), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    by_method = sorted(report.edits, key=lambda fact: fact.method)
-    methods = [sorted(some, key=_strength) for _, some in groupby(by_method, key=lambda fact: fact.method)]
-    for axes, group in zip(panels, groups, strict=True):
-        named: dict[tuple[float, float], list[str]] = {}
-        for number, facts in enumerate(methods):
-            _draw_method(axes, report, group, facts, _COLORS[number % len(_COLORS)], named)
-        for place, names in named.items():  # edits that fall on one place share a label
-            axes.annotate(
-                ", ".join(names),
-                place,
-                xytext=(5, -3),
-                textcoords="offset points",
-                va="top",
-                fontsize=6,
-                color="#333333",
-            )
-        axes.set_title(group, fontsize=9)
-        axes.set_xlabel("control answers changed (share)", fontsize=8)
-        axes.set_xlim(left=-0.02, right=max(0.1, axes.get_xlim()[1]))
-        axes.set_ylim(-0.05, 1.08)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
-    panels[0].set_ylabel("success (share)", fontsize=8)
-    panels[-1].legend(fontsize=7, loc="lower right")
+    series = _series(report)
+    known = marks(each.name for each in series)
+    n_rows, n_columns = rows_and_columns(len(groups), 4)
+    width = 0.7 + max(3.3 * n_columns, 4.0)
+    height = 0.7 + 2.7 * n_rows + legend_height(list(known), width)
+    figure = canvas(width, height, figure)
+    all_axes = panels(figure, len(groups), most=4, sharex=True, sharey=True)
+    for place, (axes, group) in enumerate(zip(all_axes, groups, strict=True)):
+        for each in series:
+            _draw(axes, report, group, each, known[each.name])
+        last = place + n_columns >= len(groups)
+        dress(
+            axes,
+            x="control answers changed (share)" if last else "",
+            y="success (share)" if place % n_columns == 0 else "",
+            title=group,
+            grid=True,
+        )
+        axes.set_ylim(-0.05, 1.05)
+    right = max(axes.dataLim.x1 for axes in all_axes)
+    all_axes[0].set_xlim(-0.03 * max(0.1, right), 1.04 * max(0.1, right))
+    entries = [legend_entry(each.name, known[each.name], linestyle=_line(each) or "none") for each in series]
+    legend_below(figure, entries)
     words = repr(report.source) + ("" if report.target is None else f" to {report.target!r}")
-    figure.suptitle(f"edits of {words}", fontsize=10)
-    return figure
+    headline(figure, f"edits of {words}")
+    return figure.figure
 
 
-def _draw_method(
-    axes: Any,
-    report: EditReport,
-    group: str,
-    facts: list[EditFacts],
-    color: str,
-    named: dict[tuple[float, float], list[str]],
-) -> None:
-    """One method's edits; their names are kept by where they lie."""
-    points = [(report.changed(fact.name), report.success(fact.name, group)) for fact in facts]
-    joined = len({fact.penalty for fact in facts}) == len(facts) > 1
-    axes.errorbar(
-        [changed.mean for changed, _ in points],
-        [success.mean for _, success in points],
-        xerr=[[c.mean - c.low for c, _ in points], [c.high - c.mean for c, _ in points]],
-        yerr=[[s.mean - s.low for _, s in points], [s.high - s.mean for _, s in points]],
-        fmt="o-" if joined else "o",
-        color=color,
-        ecolor=color + "55",
-        markersize=4,
-        linewidth=1,
-        label=facts[0].method,
-    )
-    for fact, (changed, success) in zip(facts, points, strict=True):
-        named.setdefault((round(changed.mean, 2), round(success.mean, 2)), []).append(fact.name)
+def _series(report: EditReport) -> list[_Series]:
+    found = []
+    for method in dict.fromkeys(fact.method for fact in report.edits):
+        facts = [fact for fact in report.edits if fact.method == method]
+        if len({fact.penalty for fact in facts}) == len(facts) > 1:
+            found.append(_Series(method, sorted(facts, key=_strength)))
+        else:
+            found += [_Series(fact.name, [fact]) for fact in facts]
+    return found
 
 
 def _strength(fact: EditFacts) -> float:
     return float("inf") if fact.penalty is None else -fact.penalty
+
+
+def _line(series: _Series) -> str:
+    return "-" if len(series.facts) > 1 else ""
+
+
+def _draw(axes: Axes, report: EditReport, group: str, series: _Series, mark: Mark) -> None:
+    points = [(report.changed(fact.name), report.success(fact.name, group)) for fact in series.facts]
+    draw_points(axes, *zip(*points, strict=True), mark=mark, label=series.name, line=_line(series))
+    if len(series.facts) > 1:
+        for fact, (changed, success) in zip(series.facts, points, strict=True):
+            note(axes, fact.name, (changed.mean, success.mean))

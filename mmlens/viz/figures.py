@@ -1,16 +1,28 @@
-"""Figures of results with matplotlib: neurons by layer, maps over a picture."""
+"""What all figures have in common: size, panels, axes, colour bars, and how they show and save themselves."""
 
 import io
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from matplotlib.figure import Figure
-from PIL import Image
+import torch
+from jaxtyping import Float
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
-from mmlens.analysis.heatmap import HeatMap
+from mmlens.core.palette import DIVERGING, NOTE
+from mmlens.viz.words import shortened, text_options, wrapped
 
-if TYPE_CHECKING:
-    from mmlens.analysis.neurons.scores import NeuronScores
+#: Sizes of letters, in points: titles of figures, of panels and axes, and everything else.
+TITLE, LABEL, TICK = 9.0, 8.0, 7.0
+#: No figure is larger, in inches: it has to fit on a screen.
+WIDEST, TALLEST = 16.0, 12.0
+#: Steps between labels where not all can be written.
+_STEPS = (1, 2, 4, 5, 8, 10, 16, 20, 25, 32, 40, 50, 64, 100, 128, 200, 256, 500, 512, 1000)
 
 
 class Plot(Figure):
@@ -21,42 +33,178 @@ class Plot(Figure):
         self.savefig(buffer, format="png", dpi=110)
         return buffer.getvalue()
 
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's; letters stay letters in SVG and PDF, so that they can be searched and edited."""
+        with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42}):
+            super().savefig(fname, **options)
 
-def plot_layers(scores: "NeuronScores", *, k: int = 20) -> Plot:
-    """How many of the top k neurons lie in each layer.
+
+def canvas(width: float, height: float, figure: Figure | SubFigure | None = None) -> Figure | SubFigure:
+    """What is drawn on: a new figure, or the one that was given.
 
     Args:
-        scores: from `mm.find_neurons`.
-        k: how many neurons.
+        width, height: of a new one, in inches; larger ones than fit on a screen are made smaller.
+        figure: a figure, or a part of one, that keeps its size.
     """
-    counts = scores.layers(k)
-    figure = Plot(figsize=(3.2, 1.8), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(range(len(counts)), counts, color="#5a4fa3")
-    axes.set_xticks(range(len(counts)))
-    axes.set_xlabel("layer")
-    axes.set_ylabel(f"of the top {k}")
-    axes.set_title(scores.word, fontsize=9)
+    if figure is None:
+        return Plot(figsize=(min(width, WIDEST), min(height, TALLEST)), layout="constrained")
+    if isinstance(figure, Figure) and figure.get_layout_engine() is None:
+        figure.set_layout_engine("constrained")
     return figure
 
 
-def plot_maps(image: Image.Image, maps: Sequence[HeatMap], *, percentile: float = 95.0) -> Plot:
-    """A picture, and beside it each map in colours and as a mask.
+def inches(figure: Figure | SubFigure) -> tuple[float, float]:
+    """Width and height of a figure or of a part of one."""
+    return float(figure.bbox.width / figure.figure.dpi), float(figure.bbox.height / figure.figure.dpi)
+
+
+def panels(
+    figure: Figure | SubFigure, count: int, *, most: int, sharex: bool = False, sharey: bool = False
+) -> list[Axes]:
+    """So many axes in rows of equal length, as far as that can be; places without a panel are empty.
 
     Args:
-        image: the picture.
-        maps: heat maps over it.
-        percentile: of the masks.
+        figure: where.
+        count: how many.
+        most: per row.
+        sharex, sharey: as for matplotlib's `subplots`.
     """
-    figure = Plot(figsize=(2.2 * (1 + len(maps)), 4.6), layout="constrained")
-    axes = figure.subplots(2, 1 + len(maps), squeeze=False)
-    axes[0][0].imshow(image)
-    axes[0][0].set_title("picture", fontsize=8)
-    for column, heat in enumerate(maps, start=1):
-        axes[0][column].imshow(heat.overlay(image))
-        axes[0][column].set_title(heat.title, fontsize=8, wrap=True)
-        axes[1][column].imshow(heat.overlay(image, percentile=percentile))
-        axes[1][column].set_title(f"above percentile {percentile:g}", fontsize=8)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    return figure
+    rows, columns = rows_and_columns(count, most)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    for place, axes in enumerate(grid.flat):
+        if place >= count:
+            axes.remove()
+        elif place + columns >= count:
+            axes.tick_params(
+                labelbottom=True
+            )  # shared axes are labelled in the last row alone, where this place may be empty
+    return list(grid.flat)[:count]
+
+
+def rows_and_columns(count: int, most: int) -> tuple[int, int]:
+    """Into how many rows and columns panels go: 7 at most 6 to a row make rows of 4 and 3, not of 6 and 1.
+
+    Example:
+        >>> rows_and_columns(7, 6), rows_and_columns(3, 6)
+        ((2, 4), (1, 3))
+    """
+    rows = math.ceil(count / most)
+    return rows, math.ceil(count / rows)
+
+
+def dress(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: bool = False) -> None:
+    """Labels, sizes of letters, and no frame but the two axes.
+
+    Args:
+        axes: which.
+        x, y: what the axes show, with its unit.
+        title: what the panel shows.
+        grid: faint lines to read values by.
+    """
+    axes.tick_params(labelsize=TICK)
+    axes.spines[["top", "right"]].set_visible(False)
+    if x:
+        axes.set_xlabel(x, fontsize=LABEL, **text_options())
+    if y:
+        axes.set_ylabel(y, fontsize=LABEL, **text_options())
+    if title:
+        axes.set_title(title, fontsize=LABEL, **text_options())
+    if grid:
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def headline(figure: Figure | SubFigure, words: str) -> None:
+    """The title of a whole figure, in lines that fit into its width."""
+    width = int(inches(figure)[0] * 72 / (0.56 * TITLE))
+    lines = [wrapped(line, width) for line in words.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=TITLE, **text_options())
+
+
+def signed_scale(values: Float[torch.Tensor, "*any"]) -> ScalarMappable:
+    """Colours of signed values: zero is white, red is a rise and blue a fall, and both reach equally far."""
+    limit = float(values.nan_to_num(0.0, 0.0, 0.0).abs().max()) if values.numel() else 0.0
+    return ScalarMappable(Normalize(-(limit or 1.0), limit or 1.0), DIVERGING)
+
+
+def limit_of(scale: ScalarMappable) -> float:
+    """The value at which the colours of a scale end."""
+    _, high = scale.get_clim()
+    return float(1.0 if high is None else high)
+
+
+def heat_map(axes: Axes, values: Float[torch.Tensor, "row column"], scale: ScalarMappable) -> None:
+    """Values as cells, the first row at the bottom; cells keep their edges, also where they are smaller than a pixel.
+
+    Args:
+        axes: where.
+        values: one per cell.
+        scale: their colours.
+    """
+    low, high = scale.get_clim()
+    axes.imshow(
+        values.numpy(), cmap=scale.cmap, vmin=low, vmax=high, aspect="auto", origin="lower", interpolation="nearest"
+    )
+
+
+def color_bar(figure: Figure | SubFigure, scale: ScalarMappable, axes: Sequence[Axes], label: str) -> None:
+    """What colours mean, beside the axes that they stand in."""
+    height = inches(figure)[1]
+    bar = figure.colorbar(
+        scale, ax=list(axes), shrink=min(1.0, 3.5 / height) if height > 4 else 0.9, aspect=18, pad=0.02
+    )
+    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=max(2, min(6, int(height / 0.4)))))
+    bar.ax.tick_params(labelsize=TICK)
+    bar.set_label(label, fontsize=LABEL, **text_options())
+
+
+def name_rows(axes: Axes, labels: Sequence[str], height: float) -> None:
+    """Label the rows of a heat map, as many as fit.
+
+    Args:
+        axes: of the heat map.
+        labels: one per row.
+        height: of the axes, in inches.
+    """
+    step = _step(len(labels), height / (1.25 * TICK / 72))
+    kept = range(0, len(labels), step)
+    axes.set_yticks(kept, [shortened(labels[i], 32) for i in kept], fontsize=TICK, **text_options())
+
+
+def name_columns(axes: Axes, labels: Sequence[str], width: float) -> None:
+    """Label the columns of a heat map: level where the words fit, else upright, as many as fit.
+
+    Args:
+        axes: of the heat map.
+        labels: one per column.
+        width: of the axes, in inches.
+    """
+    letters = int(width / len(labels) / (0.6 * TICK / 72)) - 1
+    if max(len(word) for label in labels for word in label.split() or [""]) <= letters:
+        level = [wrapped(label, letters, 3) for label in labels]
+        axes.set_xticks(range(len(labels)), level, fontsize=TICK, **text_options())
+        return
+    numbers = all(label.isdigit() for label in labels)
+    letter = 0.7 * max(map(len, labels)) if numbers else 1.3
+    kept = range(0, len(labels), _step(len(labels), width / (letter * TICK / 72)))
+    upright: dict[str, Any] = {} if numbers else {"rotation": 90}
+    axes.set_xticks(kept, [shortened(labels[i], 28) for i in kept], fontsize=TICK, **upright, **text_options())
+
+
+def _step(count: int, fit: float) -> int:
+    """Every how many-th is labelled, if so many fit."""
+    needed = count / max(fit, 1.0)
+    return next((step for step in _STEPS if step >= needed), max(1, math.ceil(needed)))
+
+
+def note(axes: Axes, words: str, place: tuple[float, float]) -> None:
+    """A small word beside a point."""
+    axes.annotate(
+        shortened(words, 24),
+        place,
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=TICK - 1,
+        color=NOTE,
+        **text_options(),
+    )

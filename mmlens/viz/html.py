@@ -86,7 +86,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     def cell(value: object) -> str:
         if isinstance(value, float):
-            return f'<td class="n">{value:.3f}</td>'
+            return f'<td class="n">{value if abs(value) >= 0.0005 else 0.0:.3f}</td>'  # no "-0.000"
         if isinstance(value, int):
             return f'<td class="n">{value}</td>'
         return f"<td>{escape(str(value))}</td>"

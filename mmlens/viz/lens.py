@@ -2,47 +2,77 @@
 
 from typing import TYPE_CHECKING
 
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from mmlens.core.names import HookName
-from mmlens.viz.figures import Plot
+from mmlens.core.palette import PARTS, SEQUENTIAL
+from mmlens.viz.figures import LABEL, TICK, canvas, color_bar, dress, headline, heat_map, inches, name_rows
+from mmlens.viz.points import rows_of
+from mmlens.viz.words import shown, text_options
 
 if TYPE_CHECKING:
     from mmlens.analysis.lenses.result import LogitLens
 
 #: More columns than this cannot be read; the last ones are shown.
-_MOST_COLUMNS = 24
+_MOST_COLUMNS = 20
+_LETTERS = 9
+#: The smallest letters, in points.
+_SMALLEST = 4.5
 
 
-def plot_lens(lens: "LogitLens", *, sample: int = 0) -> Plot:
+def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure | None = None) -> Figure:
     """The best word at every point and position, coloured by its probability.
 
     Args:
         lens: from `mm.logit_lens`.
         sample: which sample.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    rows = lens.positions[sample].tolist()[-_MOST_COLUMNS:]
-    first = lens.positions.shape[1] - len(rows)
+    columns = lens.positions[sample].tolist()[-_MOST_COLUMNS:]
+    first = lens.positions.shape[1] - len(columns)
     best = lens.probabilities[sample, :, first:, 0]
     words = lens.top_tokens[sample, :, first:, 0]
-    figure = Plot(figsize=(1.8 + 0.62 * len(rows), 1.3 + 0.3 * len(lens.points)), layout="constrained")
+    figure = canvas(
+        1.9 + max(0.62 * len(columns), 1.2), 1.3 + min(0.28, 9.5 / len(lens.points)) * len(lens.points), figure
+    )
     axes = figure.subplots()
-    shown = axes.imshow(best.numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    scale = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
+    heat_map(axes, best, scale)
+    width, height = inches(figure)
+    cell = (width - 1.9) / len(columns), (height - 1.3) / len(lens.points)
+    size = max(_SMALLEST, min(TICK, cell[0] * 72 / (0.6 * _LETTERS), cell[1] * 72 / 1.3))
     for i, row in enumerate(words.tolist()):
         for j, token in enumerate(row):
             color = "black" if float(best[i, j]) > 0.6 else "white"
-            axes.text(j, i, _short(lens.strings[token]), ha="center", va="center", fontsize=7, color=color)
-    axes.set_yticks(range(len(lens.points)), [_label(point) for point in lens.points], fontsize=7)
-    labels = [_short(lens.tokens[sample][row].strip()) for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=7, rotation=60, ha="right", rotation_mode="anchor")
-    cut = f" (the last {len(rows)} of {lens.positions.shape[1]} positions)" if first else ""
-    axes.set_title(f"most probable next word{cut}", fontsize=9)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="probability")
-    return figure
+            word = shown(lens.strings[token], _LETTERS)
+            axes.text(j, i, word, ha="center", va="center", fontsize=size, color=color, **text_options())
+    rows, axis = rows_of(lens.points)
+    cut = f", last {len(columns)} of {lens.positions.shape[1]}" if first else ""
+    dress(axes, x=f"token read at{cut}", y=axis)
+    axes.spines[:].set_visible(False)
+    name_rows(axes, rows, height - 1.3)
+    read = [shown(lens.tokens[sample][column], _LETTERS) for column in columns]
+    axes.set_xticks(
+        range(len(columns)), read, fontsize=TICK, rotation=60, ha="right", rotation_mode="anchor", **text_options()
+    )
+    color_bar(figure, scale, [axes], "probability")
+    headline(figure, "most probable next word")
+    return figure.figure
 
 
-def plot_patch_words(lens: "LogitLens", picture: Image.Image, *, point: str, sample: int = 0, image: int = 0) -> Plot:
+def plot_patch_words(
+    lens: "LogitLens",
+    picture: Image.Image,
+    *,
+    point: str,
+    sample: int = 0,
+    image: int = 0,
+    figure: Figure | SubFigure | None = None,
+) -> Figure:
     """The picture with the best word written on every patch; the stronger the frame, the more probable the word.
 
     Args:
@@ -50,35 +80,38 @@ def plot_patch_words(lens: "LogitLens", picture: Image.Image, *, point: str, sam
         picture: the picture.
         point: hook name.
         sample, image: which picture of the batch.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     index = lens.points.index(point)
     where = {row: column for column, row in enumerate(lens.positions[sample].tolist())}
     grid = lens.layout.grid(sample=sample, image=image)
-    scale = max(1.0, 640 / max(picture.size))
-    figure = Plot(figsize=(picture.width * scale / 100, picture.height * scale / 100 + 0.4), layout="constrained")
+    boxes = [(row, box) for row, box in zip(grid.rows.tolist(), grid.boxes.tolist(), strict=True) if row in where]
+    narrowest = min((right - left for _, (left, _, right, _) in boxes), default=picture.width)
+    # inches per pixel: patches wide enough for a word, if that makes no more of the picture than a screen shows
+    scale = min(0.62 / narrowest, 12.0 / picture.width, 10.0 / picture.height)
+    scale = max(scale, min(4.0 / picture.width, 4.0 / picture.height))
+    figure = canvas(picture.width * scale, picture.height * scale + 0.55, figure)
     axes = figure.subplots()
     axes.imshow(picture, alpha=0.55)
-    for row, (left, top, right, bottom) in zip(grid.rows.tolist(), grid.boxes.tolist(), strict=True):
-        if row not in where:
-            continue
+    width, height = inches(figure)
+    scale = min(width / picture.width, (height - 0.55) / picture.height)
+    for row, (left, top, right, bottom) in boxes:
         probability = float(lens.probabilities[sample, index, where[row], 0])
-        word = lens.strings[int(lens.top_tokens[sample, index, where[row], 0])]
-        size = max(4.0, min(9.0, 72 / 100 * scale * (right - left) / (0.62 * max(len(word), 4))))
-        axes.text((left + right) / 2, (top + bottom) / 2, word, ha="center", va="center", fontsize=size, color="black")
-        frame = (left, top), right - left, bottom - top
-        axes.add_patch(Rectangle(*frame, fill=False, edgecolor="#5a4fa3", linewidth=0.3 + 1.7 * probability))
-    axes.set_title(f"most probable word of every patch, {point}", fontsize=9)
+        letters = max(2, int(72 * scale * (right - left) / (0.6 * (_SMALLEST + 0.7))))
+        word = shown(lens.strings[int(lens.top_tokens[sample, index, where[row], 0])], letters)
+        size = max(_SMALLEST, min(LABEL, 72 * scale * (right - left) / (0.65 * max(len(word), 4))))
+        axes.text(
+            *((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5, word),
+            ha="center",
+            va="center",
+            fontsize=size,
+            path_effects=[withStroke(linewidth=1.2, foreground=(1, 1, 1, 0.6))],
+            **text_options(),
+        )
+        frame = (left - 0.5, top - 0.5), right - left, bottom - top
+        axes.add_patch(
+            Rectangle(*frame, fill=False, edgecolor=PARTS["language"], linewidth=0.2 + 1.8 * probability, clip_on=False)
+        )
     axes.set_axis_off()
-    return figure
-
-
-def _label(point: str) -> str:
-    parsed = HookName.parse(point)
-    if parsed.layer is None:
-        return point
-    tower = "" if parsed.part == "language" else f"{parsed.part} "
-    return f"{tower}{parsed.layer} {parsed.rest.replace('hook_', '')}"
-
-
-def _short(word: str) -> str:
-    return word if len(word) <= 9 else f"{word[:8]}…"
+    headline(figure, f"most probable next word at every patch, {point}\nthe thicker its frame, the more probable")
+    return figure.figure

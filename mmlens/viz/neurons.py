@@ -2,51 +2,82 @@
 
 from typing import TYPE_CHECKING
 
-from mmlens.viz.figures import Plot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
+
+from mmlens.core.palette import PARTS
+from mmlens.viz.figures import TICK, canvas, dress, headline
+from mmlens.viz.words import shown, text_options
 
 if TYPE_CHECKING:
     from mmlens.analysis.neurons.scores import NeuronScores
 
-_COLOR = "#5a4fa3"
+_ROWS = 10
 
 
-def plot_scores(scores: "NeuronScores", *, k: int = 20, rows: int = 10) -> Plot:
-    """The top k neurons by layer, and the best of them with their scores and words.
+def plot_scores(scores: "NeuronScores", *, k: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+    """The top k neurons by layer, and the ten best of them with their scores and words.
 
     Args:
         scores: from `mm.find_neurons`.
         k: how many are counted by layer.
-        rows: how many are listed.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    counts = scores.layers(k)
-    rows = min(rows, k)
-    figure = Plot(figsize=(8.4, 0.7 + 0.26 * max(rows, 6)), layout="constrained")
-    bars, table = figure.subplots(1, 2, width_ratios=(1, 2))
-    bars.bar(range(len(counts)), counts, color=_COLOR)
-    bars.set_xticks(range(0, len(counts), 1 + len(counts) // 12))
-    bars.yaxis.get_major_locator().set_params(integer=True)
-    bars.set_xlabel("layer" if scores.part == "language" else f"{scores.part} layer", fontsize=8)
-    bars.set_ylabel(f"of the top {k}", fontsize=8)
-    bars.tick_params(labelsize=7)
-    bars.spines[["top", "right"]].set_visible(False)
-    bars.set_title(f"{scores.word}: {scores.method.replace('_', ' ')}", fontsize=9)
+    rows = min(_ROWS, k)
     frame = scores.to_frame(rows)
-    shown = [
-        [f"L{row.layer}.u{row.neuron}", f"{row.score:.3f}", getattr(row, "words", "")] for row in frame.itertuples()
-    ]
     with_words = "words" in frame
-    table.set_axis_off()
-    drawn = table.table(
-        [row if with_words else row[:2] for row in shown],
-        colLabels=["neuron", "score", "writes"][: 2 + with_words],
-        colWidths=[0.17, 0.13, 0.7] if with_words else [0.3, 0.2],
+    figure = canvas(8.4 if with_words else 5.6, 0.8 + 0.26 * max(rows, 7), figure)
+    bars, table = figure.subplots(1, 2, width_ratios=(1, 2) if with_words else (3, 2))
+    _bars(bars, scores, k)
+    _list(
+        table,
+        [
+            [f"L{row.layer}.u{row.neuron}", f"{row.score:.3f}", shown(getattr(row, "words", ""), 46)][: 2 + with_words]
+            for row in frame.itertuples()
+        ],
+    )
+    headline(figure, f"neurons for {scores.word!r} by {scores.method.replace('_', ' ')}")
+    return figure.figure
+
+
+def plot_layers(scores: "NeuronScores", *, k: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+    """How many of the top k neurons lie in each layer.
+
+    Args:
+        scores: from `mm.find_neurons`.
+        k: how many neurons.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    figure = canvas(3.4, 2.2, figure)
+    _bars(figure.subplots(), scores, k)
+    headline(figure, f"neurons for {scores.word!r}")
+    return figure.figure
+
+
+def _bars(axes: Axes, scores: "NeuronScores", k: int) -> None:
+    counts = scores.layers(k)
+    axes.bar(range(len(counts)), counts, color=PARTS[scores.part])
+    axes.set_xticks(range(0, len(counts), 1 + len(counts) // 12))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    dress(axes, x="layer" if scores.part == "language" else f"{scores.part} layer", y=f"how many of the top {k}")
+
+
+def _list(axes: Axes, rows: list[list[str]]) -> None:
+    """Neurons below each other: name, score, and the words they write, if these are known."""
+    with_words = len(rows[0]) == 3
+    axes.set_axis_off()
+    drawn = axes.table(
+        rows,
+        colLabels=["neuron", "score", "writes"][: len(rows[0])],
+        colWidths=[0.17, 0.13, 0.7] if with_words else [0.6, 0.4],
         cellLoc="left",
         colLoc="left",
         loc="upper left",
         edges="horizontal",
     )
     drawn.auto_set_font_size(False)
-    drawn.set_fontsize(7.5)
+    drawn.set_fontsize(TICK + 0.5)
     for cell in drawn.get_celld().values():
         cell.set_edgecolor("#c8c8c8")
-    return figure
+        cell.get_text().set(**text_options())

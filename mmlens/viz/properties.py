@@ -1,25 +1,38 @@
 """Figures of measured properties of neurons: one panel per quantity, each choice of neurons beside its baselines."""
 
-from math import ceil
-from textwrap import fill
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 
+from mmlens.analysis.statistics import Interval
 from mmlens.core.errors import InputError
-from mmlens.viz.figures import Plot
+from mmlens.core.palette import GREY
+from mmlens.viz.figures import TICK, canvas, dress, panels, rows_and_columns
+from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, legend_height, marks
+from mmlens.viz.words import text_options, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.lines import Line2D
 
     from mmlens.analysis.properties.measured import Measured
 
-_COLORS = ("#5a4fa3", "#1b8a7a", "#c9701e", "#a83258", "#5b7f1f", "#3b6fb5")
-_GREY = "#9a9a9a"
-_COLUMNS = 5
+_BESIDE = 4  # choices of neurons: so many stand beside each other, more below each other
+_RANDOM = "random, like "
 
 
-def plot_measured(measured: "Measured", *, k: int | None = None) -> Plot:
+class _Series(NamedTuple):
+    """What is drawn of one choice of neurons in one panel: rows of the frame, how, and where beside the others."""
+
+    rows: "pd.DataFrame"
+    mark: Mark
+    line: str
+    shift: float
+
+
+def plot_measured(measured: "Measured", *, k: int | None = None, figure: Figure | SubFigure | None = None) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
     Filled: a choice of neurons. Grey: random neurons of the same layers. Hollow: the quantity's control with the same
@@ -29,6 +42,7 @@ def plot_measured(measured: "Measured", *, k: int | None = None) -> Plot:
     Args:
         measured: from `mm.neuron_report` or one of the properties.
         k: draw this number of neurons alone; by default all that were measured.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
 
     Raises:
         InputError: if nothing was measured for that k.
@@ -39,33 +53,40 @@ def plot_measured(measured: "Measured", *, k: int | None = None) -> Plot:
         if frame.empty:
             raise InputError(f"Nothing was measured with k={k}; k was {', '.join(map(str, measured.ks))}.")
     controls = {quantity.control for quantity in measured.quantities if quantity.control}
-    shown = [quantity for quantity in measured.quantities if quantity.name in set(frame["quantity"])]
     # a control is drawn inside the panel of the quantity that it belongs to
-    shown = [quantity for quantity in shown if quantity.name not in controls]
-    choices = _choices(frame)
-    columns = min(_COLUMNS, len(shown))
-    rows = ceil(len(shown) / columns)
-    figure = Plot(figsize=(2.9 * columns, 2.1 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for panel, quantity in zip(axes.flat, shown, strict=False):
-        own = frame[frame["quantity"] == quantity.name]
-        control = frame[frame["quantity"] == quantity.control]
+    shown = [
+        quantity
+        for quantity in measured.quantities
+        if quantity.name in set(frame["quantity"]) and quantity.name not in controls
+    ]
+    known = marks(_choices(frame))
+    curves = frame["k"].nunique() > 1
+    level = len(known) > _BESIDE and not curves
+    most = 4 if level else 5
+    n_rows, n_columns = rows_and_columns(len(shown), most)
+    entries = _entries(known, bool(controls), frame, curves=curves)
+    height = max(1.1, 0.2 * len(known)) + 0.75 if level else 2.1
+    width = (2.7 if level else max(2.9, 0.75 * len(known))) * n_columns + (1.2 if level else 0)
+    width = max(width, 4.6)
+    figure = canvas(width, height * n_rows + legend_height([str(each.get_label()) for each in entries], width), figure)
+    all_axes = panels(figure, len(shown), most=most, sharey=level)
+    for place, (axes, quantity) in enumerate(zip(all_axes, shown, strict=True)):
+        own, control = (frame[frame["quantity"] == name] for name in (quantity.name, quantity.control))
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(quantity.better, "")
+        title, unit = wrapped(quantity.name, 34) + arrow, wrapped(quantity.unit, 40 if level else 26)
         if own["k"].nunique() > 1:
-            _curves(panel, own, control, choices)
+            _curves(axes, own, control, known)
+            dress(axes, title=title, x="neurons", y=unit)
         else:
-            _points(panel, own, control, choices)
+            _points(axes, own, control, known, level=level)
+            dress(axes, title=title, x=unit if level else "", y="" if level else unit)
+        if level and place % n_columns:
+            axes.tick_params(labelleft=False)
         blob = own[own["method"] == quantity.baseline]["mean"]
         if len(blob):
-            panel.axhline(float(blob.iloc[-1]), color=_GREY, linewidth=1, linestyle="--")
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(quantity.better, "")
-        panel.set_title(fill(quantity.name, 34) + arrow, fontsize=8)
-        panel.set_ylabel(fill(quantity.unit, 26), fontsize=7)
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
-    for panel in list(axes.flat)[len(shown) :]:
-        panel.set_axis_off()
-    _legend(figure, choices, bool(controls), frame)
-    return figure
+            (axes.axvline if level else axes.axhline)(float(blob.iloc[-1]), color=GREY, linewidth=1, linestyle="--")
+    legend_below(figure, entries)
+    return figure.figure
 
 
 def _choices(frame: "pd.DataFrame") -> list[str]:
@@ -74,72 +95,76 @@ def _choices(frame: "pd.DataFrame") -> list[str]:
     return [
         method
         for method in dict.fromkeys(frame["method"])
-        if not method.startswith("random, like ") and method not in baselines
+        if not method.startswith(_RANDOM) and method not in baselines
     ]
 
 
-def _color(choices: list[str], method: str) -> str:
-    return _COLORS[choices.index(method) % len(_COLORS)]
+def _series(own: "pd.DataFrame", control: "pd.DataFrame", method: str, mark: Mark) -> Iterator[_Series]:
+    """A choice of neurons, random neurons like it, and its control, as far as they were measured."""
+    for rows, name, how, line, shift in (
+        (own, method, mark, "-", -0.22),
+        (own, f"{_RANDOM}{method}", CONTROL, "-", 0.0),
+        (control, method, Mark(mark.color, mark.shape, hollow=True), ":", 0.22),
+    ):
+        some = rows[rows["method"] == name].sort_values("k")
+        if len(some):
+            yield _Series(some, how, line, shift)
 
 
-def _points(panel: Axes, own: "pd.DataFrame", control: "pd.DataFrame", choices: list[str]) -> None:
-    """One group per choice of neurons: it, random neurons like it, its control."""
-    present = [method for method in choices if method in set(own["method"])]
+def _intervals(rows: "pd.DataFrame") -> list[Interval]:
+    return [Interval(mean, low, high, 0) for mean, low, high in rows[["mean", "low", "high"]].to_numpy(float).tolist()]
+
+
+def _points(axes: Axes, own: "pd.DataFrame", control: "pd.DataFrame", known: dict[str, Mark], *, level: bool) -> None:
+    """One group per choice of neurons, beside or below each other."""
+    # below each other all panels share one axis, so that every choice has its line in each
+    present = [method for method in known if level or method in set(own["method"])]
     for place, method in enumerate(present):
-        color = _color(choices, method)
-        for rows, name, shift, (line, inside) in (
-            (own, method, -0.22, (color, color)),
-            (own, f"random, like {method}", 0.0, (_GREY, _GREY)),
-            (control, method, 0.22, (color, "white")),
-        ):
-            row = rows[rows["method"] == name]
-            if len(row):
-                mean, low, high = (float(row[column].iloc[0]) for column in ("mean", "low", "high"))
-                panel.errorbar(
-                    place + shift, mean, [[mean - low], [high - mean]], fmt="o", markersize=4, color=line, mfc=inside
-                )
-    panel.set_xticks(range(len(present)), [fill(method.replace("_", " "), 12) for method in present], fontsize=7)
-    panel.set_xlim(-0.6, len(present) - 0.4)
-    low, high = panel.get_ylim()
+        for each in _series(own, control, method, known[method]):
+            draw_intervals(axes, [place + each.shift], _intervals(each.rows), each.mark, level=level)
+    ticks = axes.set_yticks if level else axes.set_xticks
+    ticks(
+        range(len(present)), [_name(method, 30 if level else 12) for method in present], fontsize=TICK, **text_options()
+    )
+    if level:
+        axes.set_ylim(len(present) - 0.4, -0.6)
+    else:
+        axes.set_xlim(-0.6, len(present) - 0.4)
+    low, high = axes.get_xlim() if level else axes.get_ylim()
     if low < 0 < high:
-        panel.axhline(0, color="black", linewidth=0.5)
+        (axes.axvline if level else axes.axhline)(0, color="black", linewidth=0.5, zorder=0)
 
 
-def _curves(panel: Axes, own: "pd.DataFrame", control: "pd.DataFrame", choices: list[str]) -> None:
+def _name(method: str, width: int) -> str:
+    return wrapped(method.replace("_", " "), width)
+
+
+def _curves(axes: Axes, own: "pd.DataFrame", control: "pd.DataFrame", known: dict[str, Mark]) -> None:
     """One curve over k per choice of neurons, its random neurons in grey, its control dotted."""
-    for method in choices:
-        color = _color(choices, method)
-        for rows, name, shade, line in (
-            (own, method, color, "-"),
-            (own, f"random, like {method}", _GREY, "-"),
-            (control, method, color, ":"),
-        ):
-            some = rows[rows["method"] == name].sort_values("k")
-            if len(some):
-                panel.plot(
-                    some["k"], some["mean"], color=shade, linestyle=line, marker="o", markersize=2.5, linewidth=1.2
-                )
-                panel.fill_between(some["k"], some["low"], some["high"], color=shade, alpha=0.15, linewidth=0)
-    panel.set_xscale("log")
-    ks = sorted(set(own["k"]))
-    panel.set_xticks(ks, [str(k) for k in ks], fontsize=7)
-    panel.minorticks_off()
-    panel.set_xlabel("neurons", fontsize=7)
+    for method, mark in known.items():
+        for each in _series(own, control, method, mark):
+            draw_band(axes, each.rows["k"].tolist(), _intervals(each.rows), each.mark, line=each.line)
+    axes.set_xscale("log")
+    kept = _apart(sorted(set(own["k"])))
+    axes.set_xticks(kept, [str(number) for number in kept])
+    axes.minorticks_off()
 
 
-def _legend(figure: Plot, choices: list[str], controls: bool, frame: "pd.DataFrame") -> None:
-    """What the marks mean, once for all panels."""
-    from matplotlib.lines import Line2D
+def _apart(numbers: list[int]) -> list[int]:
+    """Of rising numbers those that lie far enough apart on a logarithmic axis for their labels."""
+    kept = [numbers[0]]
+    for number in numbers[1:]:
+        if number >= kept[-1] * (numbers[-1] / numbers[0]) ** 0.13:
+            kept.append(number)
+    return kept
 
-    def mark(label: str, color: str, **style: object) -> Line2D:
-        options: dict[str, object] = {"marker": "o", "linestyle": "", "markersize": 5} | style
-        return Line2D([], [], color=color, label=label, **options)  # type: ignore[arg-type]
 
-    marks = [mark(method.replace("_", " "), _color(choices, method)) for method in choices]
-    if frame["method"].str.startswith("random, like ").any():
-        marks.append(mark("random, same layers", _GREY))
+def _entries(known: dict[str, Mark], controls: bool, frame: "pd.DataFrame", *, curves: bool) -> "list[Line2D]":
+    """What the marks mean; the choices of neurons are named on the axes, but where these are numbers."""
+    entries = [legend_entry(_name(name, 40), mark, linestyle="-") for name, mark in known.items() if curves]
+    if frame["method"].str.startswith(_RANDOM).any():
+        entries.append(legend_entry("random neurons, same layers", CONTROL))
     if controls:
-        marks.append(mark("control (other object, noun, token)", "black", markerfacecolor="white"))
+        entries.append(legend_entry("control (other object, noun, token)", Mark("black", hollow=True)))
     baselines = sorted(set(frame["baseline"].dropna())) if "baseline" in frame else []
-    marks += [mark(name, _GREY, marker="", linestyle="--") for name in baselines]
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8, frameon=False)
+    return entries + [legend_entry(name, CONTROL, marker="", linestyle="--") for name in baselines]

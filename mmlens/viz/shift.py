@@ -1,15 +1,24 @@
 """Figures of concept shift: recovery against consistency, and concepts before, shifted, after."""
 
 from collections.abc import Sequence
-from textwrap import fill
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.shift.grounding import ShiftGrounding
 from mmlens.analysis.shift.result import ConceptShift, Quantity
-from mmlens.viz.figures import Plot
+from mmlens.core.palette import GREY, SERIES
+from mmlens.viz.figures import TICK, canvas, dress, headline, inches, note
+from mmlens.viz.marks import Mark, legend_below, legend_entry
+from mmlens.viz.words import counted, text_options, wrapped
 
-_COLORS = {"kept": "#5a4fa3", "refined": "#2f8f6b", "expanded": "#b3892c", "vanished": "#d1603d", "empty": "#999999"}
+_MARKS = {
+    "kept": Mark(SERIES[0], "o"),
+    "refined": Mark(SERIES[2], "s"),
+    "expanded": Mark(SERIES[5], "^"),
+    "vanished": Mark(SERIES[1], "X"),
+    "empty": Mark(GREY, "D"),
+}
 _NAMES = {
     "recovery": "recovery (share of the cosine)",
     "cosine_gain": "gain of cosine with the match",
@@ -20,22 +29,34 @@ _NAMES = {
 #: Both have bounds, which the share of the cosine has not: one poor match would decide its axis.
 _RECOVERIES: tuple[Quantity, ...] = ("cosine_gain", "recovery_distance")
 _SIDES = ("before", "shifted", "after")
-_WIDTH = 2.9  # inches per side, for about _LETTERS letters
-_LETTERS, _WORDS = 46, 10
+_NUMBERED = 30  # concepts: so many have their number beside their dot
+_SIDE = 2.9  # inches per side of a board
+_WORDS = 10
+_SCATTER = 3.4  # inches, of the scatter plots' height
 
 
-def plot_shift(shift: ConceptShift, *, quantity: Quantity = "consistency") -> Plot:
+def plot_shift(
+    shift: ConceptShift, *, quantity: Quantity = "consistency", figure: Figure | SubFigure | None = None
+) -> Figure:
     """Recovery, as gain of cosine and as share of the distance, against a quantity; a dot per concept, coloured by its fate.
 
     Args:
         shift: from `mm.concept_shift`.
         quantity: on the x axis.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    figure = Plot(figsize=(7.0, 3.2), layout="constrained")
+    figure = canvas(7.4, _SCATTER, figure)
+    _scatters(figure, shift, quantity)
+    return figure.figure
+
+
+def _scatters(figure: Figure | SubFigure, shift: ConceptShift, quantity: Quantity) -> None:
+    """Both recoveries against a quantity, and a legend of fates."""
     for axes, other in zip(figure.subplots(1, 2), _RECOVERIES, strict=True):
         _scatter(axes, shift, quantity, other)
-    figure.suptitle(f"{len(shift.vectors)} concepts at {shift.at}", fontsize=9)
-    return figure
+    fates = {fate: shift.fate.count(fate) for fate in _MARKS if fate in shift.fate}
+    legend_below(figure, [legend_entry(f"{fate} ({count})", _MARKS[fate]) for fate, count in fates.items()])
+    headline(figure, f"{counted(len(shift.vectors), 'concept')} at {shift.at}")
 
 
 def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantity) -> None:
@@ -44,22 +65,23 @@ def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantit
     for fate in dict.fromkeys(shift.fate):
         rows = [k for k, mine in enumerate(shift.fate) if mine == fate and bool(known[k])]
         if rows:
-            axes.scatter(x[rows], y[rows], s=22, color=_COLORS[fate], label=f"{fate} ({len(rows)})", zorder=2)
-    for k in known.nonzero().flatten().tolist():
-        axes.annotate(
-            str(k), (float(x[k]), float(y[k])), xytext=(3, 3), textcoords="offset points", fontsize=6, color="#555555"
-        )
+            mark = _MARKS[fate]
+            axes.scatter(x[rows], y[rows], s=20, color=mark.color, marker=mark.shape, linewidth=0, alpha=0.85, zorder=2)
+    if len(known) <= _NUMBERED:
+        for k in known.nonzero().flatten().tolist():
+            note(axes, str(k), (float(x[k]), float(y[k])))
     axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
     r, p, count = shift.correlation(quantity, other)
-    axes.set_title(f"r = {r:.2f}, p = {p:.2g}, {count} concepts", fontsize=8)
-    axes.set_xlabel(_NAMES[quantity], fontsize=8)
-    axes.set_ylabel(_NAMES[other], fontsize=8)
-    axes.tick_params(labelsize=7)
-    if known.any():
-        axes.legend(fontsize=6)
+    dress(axes, x=_NAMES[quantity], y=_NAMES[other], title=f"r = {r:.2f}, p = {p:.2g}, {count} concepts")
 
 
-def plot_shift_board(grounding: ShiftGrounding, *, concepts: Sequence[int] | None = None, pictures: int = 3) -> Plot:
+def plot_shift_board(
+    grounding: ShiftGrounding,
+    *,
+    concepts: Sequence[int] | None = None,
+    pictures: int = 3,
+    figure: Figure | SubFigure | None = None,
+) -> Figure:
     """A row per concept, with words and pictures before, shifted, and after; above them recovery against consistency.
 
     A plus marks the words that the match has and the original has not.
@@ -68,39 +90,48 @@ def plot_shift_board(grounding: ShiftGrounding, *, concepts: Sequence[int] | Non
         grounding: from `mm.ground_shift`.
         concepts: which; by default the four with the most samples.
         pictures: per side, at most.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     shift = grounding.shift
     most = shift.n_samples.argsort(descending=True, stable=True).tolist()[:4]
     rows = most if concepts is None else list(concepts)
     sides = (grounding.before, grounding.shifted, grounding.after)
     widest = max([1, *(min(pictures, len(side[k].pictures)) for side in sides for k in rows)])
-    figure = Plot(figsize=(3 * _WIDTH, 2.9 + 1.75 * len(rows)), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.9, 1.75 * len(rows)])[:, 0]
-    for axes, other in zip(top.subplots(1, 2), _RECOVERIES, strict=True):
-        _scatter(axes, shift, "consistency", other)
-    top.suptitle(f"{len(shift.vectors)} concepts at {shift.at}", fontsize=9)
-    original, moved = grounding.text_overlap
-    grid = bottom.add_gridspec(3 * len(rows), 3 * widest, height_ratios=[0.2, 0.4, 1.0] * len(rows))
+    any_picture = any(side[k].pictures for side in sides for k in rows)
+    picture = 0.95 if any_picture else 0.05
+    row = 0.75 + picture  # a title, three lines of words, the pictures
+    figure = canvas(3 * _SIDE, _SCATTER + row * len(rows), figure)
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[_SCATTER, row * len(rows)])[:, 0]
+    _scatters(top, shift, "consistency")
+    grid = bottom.add_gridspec(3 * len(rows), 3 * widest, height_ratios=[0.22, 0.5, picture] * len(rows))
+    letters = int(inches(figure)[0] / 3 * 72 / (0.6 * TICK))
     for line, concept in enumerate(rows):
-        title = (
-            f"concept {concept}: {shift.fate[concept]}, {int(shift.n_samples[concept])} samples; T-Overlap "
-            f"{float(original[concept]):.2f} before, {float(moved[concept]):.2f} shifted"
-        )
-        _write(bottom.add_subplot(grid[3 * line, :]), title, weight="bold")
+        _write(bottom.add_subplot(grid[3 * line, :]), _about(grounding, concept), weight="bold")
         gained = set(grounding.after[concept].words) - set(grounding.before[concept].words)
         for block, (name, side) in enumerate(zip(_SIDES, sides, strict=True)):
             columns = range(block * widest, (block + 1) * widest)
             marked = [f"+{word}" if word in gained and block else word for word in side[concept].words[:_WORDS]]
-            said = fill(f"{name}: {', '.join(marked) or '(no word)'}", _LETTERS)
+            said = wrapped(f"{name}: {', '.join(marked) or '(no word)'}", letters, 3)
             _write(bottom.add_subplot(grid[3 * line + 1, columns[0] : columns[-1] + 1]), said)
             for column, image in zip(columns, side[concept].pictures, strict=False):
                 axes = bottom.add_subplot(grid[3 * line + 2, column])
                 axes.imshow(image)
                 axes.set_axis_off()
-    return figure
+    return figure.figure
+
+
+def _about(grounding: ShiftGrounding, concept: int) -> str:
+    shift = grounding.shift
+    original, moved = grounding.text_overlap[:, concept].tolist()
+    samples = counted(int(shift.n_samples[concept]), "sample")
+    return (
+        f"concept {concept}: {shift.fate[concept]}, {samples}; words shared with the match: "
+        f"{original:.2f} before, {moved:.2f} shifted"
+    )
 
 
 def _write(axes: Axes, text: str, *, weight: str = "normal") -> None:
     """Text from the top left corner of an axis, which makes no room for it."""
     axes.set_axis_off()
-    axes.text(0, 1, text, fontsize=7, weight=weight, va="top", transform=axes.transAxes).set_in_layout(False)
+    written = axes.text(0, 1, text, fontsize=TICK, weight=weight, va="top", transform=axes.transAxes, **text_options())
+    written.set_in_layout(False)

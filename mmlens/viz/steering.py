@@ -1,83 +1,187 @@
 """Figures of steering: dose curves, and what changed in which answers."""
 
+from collections.abc import Callable, Sequence
+
+import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.statistics import Interval
 from mmlens.analysis.steering.dose import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport
-from mmlens.viz.figures import Plot
+from mmlens.core.palette import SERIES
+from mmlens.viz.figures import (
+    LABEL,
+    TICK,
+    canvas,
+    color_bar,
+    dress,
+    headline,
+    heat_map,
+    inches,
+    name_columns,
+    name_rows,
+    panels,
+    rows_and_columns,
+    signed_scale,
+)
+from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, legend_height, marks
+from mmlens.viz.points import label_of, read, rows_of
+from mmlens.viz.words import counted, text_options, wrapped
 
-_COLORS = ("#5a4fa3", "#d1603d", "#2f8f6b", "#b3892c", "#3b7fc4", "#a33f6e")
-_GREY = "#999999"
+_CURVES = 12  # points: so many have a panel each, more are rows of a heat map
+_ROWS = 48  # pairs of intervention and set of prompts: so many have a mark each, more are cells of a heat map
+_VECTOR = Mark(SERIES[0])
 
 
-def plot_dose(curve: DoseCurve) -> Plot:
-    """The metric over strengths, one panel per point: the vector in colour, random vectors in grey, with 95% intervals.
+def plot_dose(curve: DoseCurve, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """The metric over strengths: the vector in colour, random vectors in grey, with 95% intervals, a panel per point.
+
+    More than twelve points are drawn as heat maps of the mean change from the unsteered value, points by strengths.
 
     Args:
         curve: from `mm.dose_curve`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    columns = min(4, len(curve.points))
-    rows = -(-len(curve.points) // columns)
-    figure = Plot(figsize=(0.8 + 2.3 * columns, 0.6 + 2.0 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure = _dose_maps(curve, figure) if len(curve.points) > _CURVES else _dose_curves(curve, figure)
+    headline(figure, f"steered with growing strength, {counted(len(curve.baseline), 'sample')}")
+    return figure.figure
+
+
+def _dose_curves(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | SubFigure:
+    n_rows, n_columns = rows_and_columns(len(curve.points), 4)
+    figure = canvas(0.8 + max(2.4 * n_columns, 4.2), 0.9 + 2.0 * n_rows, figure)
+    all_axes = panels(figure, len(curve.points), most=4, sharex=True, sharey=True)
     order = sorted(curve.alphas)
-    for number, axes in enumerate(panels.flat):
-        if number >= len(curve.points):
-            axes.set_axis_off()
-            continue
-        point = curve.points[number]
-        lines = [("vector", _COLORS[0], [curve.interval(point, alpha) for alpha in order])]
+    for place, (axes, point) in enumerate(zip(all_axes, curve.points, strict=True)):
+        draw_band(axes, order, [curve.interval(point, alpha) for alpha in order], _VECTOR)
         if len(curve.controls):
-            lines.append(("random", _GREY, [curve.control(point, alpha) for alpha in order]))
-        for name, color, intervals in lines:
-            axes.plot(
-                order, [each.mean for each in intervals], "o-", color=color, markersize=3, linewidth=1, label=name
-            )
-            low, high = [each.low for each in intervals], [each.high for each in intervals]
-            axes.fill_between(order, low, high, color=color, alpha=0.2, linewidth=0)
-        axes.axhline(float(curve.baseline.mean()), color="black", linewidth=0.6, linestyle=":")
-        axes.set_title(point, fontsize=7)
-        axes.tick_params(labelsize=7)
-    panels[0][0].legend(fontsize=7)
-    figure.supxlabel("alpha", fontsize=8)
-    figure.supylabel(curve.metric, fontsize=8)
+            draw_band(axes, order, [curve.control(point, alpha) for alpha in order], CONTROL)
+        axes.axhline(float(curve.baseline.mean()), color="black", linewidth=0.7, linestyle=":")
+        below = place + n_columns >= len(curve.points)
+        dress(axes, title=label_of(read(point)), x="alpha" if below else "")
+    figure.supylabel(wrapped(curve.metric, 50), fontsize=LABEL, **text_options())
+    entries = [legend_entry("steering vector", _VECTOR, linestyle="-")]
+    if len(curve.controls):
+        entries.append(legend_entry(f"random vectors, mean of {len(curve.controls)}", CONTROL, linestyle="-"))
+    legend_below(figure, [*entries, legend_entry("without", Mark("black"), marker="", linestyle=":")])
     return figure
 
 
-def plot_report(report: SteeringReport) -> Plot:
-    """Per set of prompts, the share of answers changed, and of the score's change; controls with random vectors in grey.
+def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | SubFigure:
+    order = sorted(range(len(curve.alphas)), key=curve.alphas.__getitem__)
+    changes = {"steering vector": (curve.values - curve.baseline).mean(-1)[:, order]}
+    if len(curve.controls):
+        changes[f"random vectors, mean of {len(curve.controls)}"] = (curve.controls - curve.baseline).mean((0, -1))[
+            :, order
+        ]
+    rows, axis = rows_of(curve.points)
+    height = min(0.2 * len(rows), 8.5)
+    figure = canvas(1.8 + 2.9 * len(changes), 1.2 + height, figure)
+    scale = signed_scale(torch.cat(list(changes.values())))
+    all_axes = panels(figure, len(changes), most=2, sharey=True)
+    for place, (axes, (name, values)) in enumerate(zip(all_axes, changes.items(), strict=True)):
+        heat_map(axes, values, scale)
+        dress(axes, x="alpha", y="" if place else axis, title=name)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(left=not place)
+        name_rows(axes, rows, inches(figure)[1] - 1.2)
+        name_columns(axes, [f"{curve.alphas[i]:g}" for i in order], (inches(figure)[0] - 1.8) / len(changes))
+    metric, _, unit = curve.metric.rpartition(", ")
+    color_bar(figure, scale, all_axes, wrapped(f"change of {metric or unit}" + (f" ({unit})" if metric else ""), 50))
+    return figure
+
+
+def plot_report(report: SteeringReport, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """Per set of prompts the share of answers changed, and the change of the score, with 95% intervals; random controls grey.
+
+    Where there are too many interventions and sets of prompts for a mark each, they are drawn as heat maps of the means.
 
     Args:
         report: from `mm.steering_report`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    groups, facts = report.groups, report.interventions
-    asked = [fact.name for fact in facts if fact.control_of is None]
-    scored = any(case.score is not None for case in report.cases)
-    height = 1.0 + 0.14 * len(groups) * len(facts)
-    figure = Plot(figsize=(4.2 * (1 + scored) + 1.2, height), layout="constrained")
-    panels = figure.subplots(1, 1 + scored, sharey=True, squeeze=False)[0]
-    for number, fact in enumerate(facts):
-        color = _GREY if fact.control_of is not None else _COLORS[asked.index(fact.name) % len(_COLORS)]
-        places = [group + 0.8 * number / len(facts) for group in range(len(groups))]
-        _bars(panels[0], places, [report.changed(fact.name, group) for group in groups], color, fact.name, len(facts))
-        if scored:
-            changes = [report.score_change(fact.name, group) for group in groups]
-            _bars(panels[1], places, changes, color, fact.name, len(facts))
-    middle = 0.4 * (len(facts) - 1) / len(facts)
-    panels[0].set_yticks([group + middle for group in range(len(groups))], groups, fontsize=8)
-    panels[0].invert_yaxis()
-    panels[0].set_xlabel("answers changed (share)", fontsize=8)
-    if scored:
-        panels[1].set_xlabel("change of the score", fontsize=8)
-        panels[1].axvline(0, color="black", linewidth=0.6)
-    panels[-1].legend(fontsize=6)
-    for axes in panels:
-        axes.tick_params(axis="x", labelsize=7)
+    asked = [fact.name for fact in report.interventions if fact.control_of is None]
+    what: dict[str, Callable[[str, str], Interval]] = {"answers changed (share)": report.changed}
+    if any(case.score is not None for case in report.cases):
+        what["change of the score"] = report.score_change
+    many = len(asked) * len(report.groups) > _ROWS
+    figure = _report_maps(report, asked, what, figure) if many else _report_marks(report, asked, what, figure)
+    headline(figure, f"{counted(len(asked), 'intervention')}, {counted(len(report.groups), 'set')} of prompts")
+    return figure.figure
+
+
+def _controls(report: SteeringReport, name: str) -> list[str]:
+    return [fact.name for fact in report.interventions if fact.control_of == name]
+
+
+def _report_marks(
+    report: SteeringReport,
+    asked: Sequence[str],
+    what: dict[str, Callable[[str, str], Interval]],
+    figure: Figure | SubFigure | None,
+) -> Figure | SubFigure:
+    known = marks(asked)
+    has_controls = any(_controls(report, name) for name in asked)
+    labels = [*asked, *(["random vectors, one per seed"] if has_controls else [])]
+    width = 1.6 + 3.4 * len(what)
+    rows = len(report.groups) * (len(asked) + 0.6)
+    figure = canvas(width, 0.9 + max(0.8, 0.17 * rows) + legend_height(labels, width), figure)
+    all_axes = panels(figure, len(what), most=2, sharey=True)
+    for axes, (quantity, value) in zip(all_axes, what.items(), strict=True):
+        for row, name in enumerate(asked):
+            places = [group + 0.8 * (row + 0.5) / len(asked) - 0.4 for group in range(len(report.groups))]
+            for control in _controls(report, name):
+                means = [value(control, group).mean for group in report.groups]
+                axes.scatter(means, places, s=9, marker="o", facecolor="none", edgecolor=CONTROL.color, linewidth=0.8)
+            draw_intervals(axes, places, [value(name, group) for group in report.groups], known[name], level=True)
+        axes.axvline(0, color="black", linewidth=0.6, zorder=0)
+        for line in range(1, len(report.groups)):
+            axes.axhline(line - 0.5, color="#dddddd", linewidth=0.6, zorder=0)
+        dress(axes, x=quantity)
+    _name_groups(all_axes[0], report.groups)
+    all_axes[0].set_ylim(len(report.groups) - 0.5, -0.5)
+    entries = [legend_entry(name, known[name]) for name in asked]
+    if has_controls:
+        entries.append(legend_entry(labels[-1], Mark(CONTROL.color, hollow=True)))
+    legend_below(figure, entries)
     return figure
 
 
-def _bars(axes: Axes, places: list[float], intervals: list[Interval], color: str, label: str, bars: int) -> None:
-    means = [each.mean for each in intervals]
-    errors = [[each.mean - each.low for each in intervals], [each.high - each.mean for each in intervals]]
-    axes.barh(places, means, height=0.7 / bars, xerr=errors, color=color, label=label, error_kw={"linewidth": 0.7})
+def _name_groups(axes: Axes, groups: Sequence[str]) -> None:
+    names = [wrapped(group, 24, 2) for group in groups]
+    axes.set_yticks(range(len(groups)), names, fontsize=TICK, **text_options())
+
+
+def _report_maps(
+    report: SteeringReport,
+    asked: Sequence[str],
+    what: dict[str, Callable[[str, str], Interval]],
+    figure: Figure | SubFigure | None,
+) -> Figure | SubFigure:
+    maps: dict[str, torch.Tensor] = {}
+    for quantity, value in what.items():
+        maps[quantity] = torch.tensor([[value(name, group).mean for group in report.groups] for name in asked])
+        drawn = [
+            [[value(control, group).mean for control in _controls(report, name)] for group in report.groups]
+            for name in asked
+        ]
+        if all(some for row in drawn for some in row):
+            random = [[sum(some) / len(some) for some in row] for row in drawn]
+            maps[f"{quantity}, random vectors"] = torch.tensor(random)
+    n_rows, n_columns = len(what), len(maps) // len(what)
+    width = min(max(0.42 * len(report.groups), 1.8), 6.0)
+    height = min(max(0.2 * len(asked), 1.2), 9.0 / n_rows)
+    figure = canvas(2.6 + (width + 0.3) * n_columns, 0.8 + (height + 1.6) * n_rows, figure)
+    scale = signed_scale(torch.cat([each.flatten() for each in maps.values()]))
+    all_axes = panels(figure, len(maps), most=n_columns, sharey=True)
+    for place, (axes, (name, values)) in enumerate(zip(all_axes, maps.items(), strict=True)):
+        heat_map(axes, values, scale)
+        dress(axes, title=wrapped(name, 40, 2))
+        axes.spines[:].set_visible(False)
+        axes.tick_params(left=place % n_columns == 0)
+        name_rows(axes, asked, (inches(figure)[1] - 0.8) / n_rows - 1.6)
+        name_columns(axes, report.groups, (inches(figure)[0] - 2.6) / n_columns - 0.3)
+    all_axes[0].invert_yaxis()
+    color_bar(figure, scale, all_axes, "mean over prompts (share)")
+    return figure

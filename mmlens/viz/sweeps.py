@@ -1,129 +1,148 @@
-"""Pictures of sweeps: points by groups as a heat map, and effects over the picture that was patched."""
+"""Pictures of sweeps: layers by positions or heads as heat maps, and effects over the picture that was patched."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
 
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
-from mmlens.core.names import HookName
 from mmlens.models.images import Picture, load_image
-from mmlens.viz.figures import Plot
+from mmlens.viz.figures import (
+    LABEL,
+    TICK,
+    canvas,
+    color_bar,
+    dress,
+    headline,
+    heat_map,
+    inches,
+    limit_of,
+    name_columns,
+    name_rows,
+    panels,
+    rows_and_columns,
+    signed_scale,
+)
+from mmlens.viz.grids import grids_of
+from mmlens.viz.points import label_of, read
+from mmlens.viz.words import text_options
 
-_COLORS = "RdBu_r"
 _DIRECTIONS = {"denoise": "clean into corrupted", "noise": "corrupted into clean", "knock-out": "attention cut"}
-_FEW = 8  # groups: so many are named and their values written out
+_FEW = 8  # columns: so many have their values written into them
+_BESIDE = 4  # heat maps to a row
+_MOST_PANELS = 24
 
 
-def plot_sweep(sweep: PatchSweep, *, points: Sequence[str] | None = None) -> Plot:
-    """A sweep as a grid of points by groups: the change of the metric, red for a rise and blue for a fall.
+def plot_sweep(
+    sweep: PatchSweep, *, points: Sequence[str] | None = None, figure: Figure | SubFigure | None = None
+) -> Figure:
+    """A sweep as heat maps of the change of the metric, red for a rise and blue for a fall, layers upwards.
+
+    One kind of point: layers by positions. Several: a map for each. Heads: layers by heads, a map for each group of positions.
 
     Args:
         sweep: from `mm.patch`.
         points: which points to draw; all by default.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    chosen = _chosen(sweep, points)
-    effect = sweep.effect.mean(-1)[chosen]
-    rows, columns, heads = [_short(sweep.points[i]) for i in chosen], sweep.groups, False
-    if len(sweep.groups) == 1:
-        by_head = _by_head([sweep.points[i] for i in chosen])
-        if by_head is not None:
-            rows, columns, heads = (
-                [_short(name) for name in by_head],
-                [str(h) for h in range(len(effect) // len(by_head))],
-                True,
-            )
-            effect = effect.reshape(len(rows), len(columns))
-    limit = _limit(effect)
-    few = len(columns) <= _FEW
-    width = 2.6 + (0.8 if few else min(0.16, 14 / len(columns))) * len(columns)
-    figure = Plot(figsize=(max(width, 4.8), 1.3 + min(0.34, 12 / len(rows)) * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    shown = axes.imshow(effect.numpy(), cmap=_COLORS, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    step = math.ceil(len(rows) / 36)
-    axes.set_yticks(range(0, len(rows), step), rows[::step], fontsize=8)
-    if few:
-        axes.set_xticks(range(len(columns)), columns, fontsize=8)
-        _write_values(axes, effect, limit)
-    else:
-        step = math.ceil(len(columns) / 24)
-        axes.set_xticks(range(0, len(columns), step), columns[::step], fontsize=7, rotation=90)
-    axes.set_xlabel(f"head, at {sweep.groups[0]}" if heads else "positions")
-    axes.set_title(_title(sweep), fontsize=9, wrap=True)
-    figure.colorbar(shown, ax=axes, shrink=0.8)
-    return figure
+    grids = grids_of(sweep, _chosen(sweep, points))
+    few = max(len(each.columns) for each in grids) <= _FEW
+    n_rows, n_columns = rows_and_columns(len(grids), _BESIDE)
+    width = max(len(each.columns) for each in grids) * (0.8 if few else 0.17)
+    width = min(max(width, 1.6 if len(grids) > 1 else 2.4), 13.0 / n_columns)
+    most = max(len(each.rows) for each in grids)
+    height = min(max(0.32 * most, 0.6), max(5.5, 0.14 * most), 9.5 / n_rows)
+    # beside the cells there is room for labels and the colour bar, above and below them for titles and labels
+    figure = canvas(1.9 + (width + 0.4) * n_columns, 0.7 + (height + 0.6) * n_rows, figure)
+    width, height = (inches(figure)[0] - 1.9) / n_columns - 0.4, (inches(figure)[1] - 0.7) / n_rows - 0.6
+    alike = all(each.rows == grids[0].rows for each in grids)
+    all_axes = panels(figure, len(grids), most=_BESIDE, sharey=alike)
+    scale = signed_scale(torch.cat([each.effect.flatten() for each in grids]))
+    for place, (axes, each) in enumerate(zip(all_axes, grids, strict=True)):
+        first = place % n_columns == 0
+        heat_map(axes, each.effect, scale)
+        dress(axes, x=each.x, y=each.y if first else "", title=each.title)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(left=first or not alike)
+        name_rows(axes, each.rows, height)
+        name_columns(axes, each.columns, width)
+        if few and height / len(each.rows) > 0.14 and width / len(each.columns) > 0.32:
+            _write_values(axes, each.effect, limit_of(scale))
+    color_bar(figure, scale, all_axes, _change(sweep))
+    headline(figure, _title(sweep))
+    return figure.figure
 
 
-def _by_head(points: Sequence[str]) -> list[str] | None:
-    """The hook names of a sweep over all heads, if every point has as many, in order; else None."""
-    split = [point.removesuffix("]").split("[h") for point in points]
-    if any(len(pieces) != 2 or not pieces[1].isdigit() for pieces in split):
-        return None
-    names = list(dict.fromkeys(name for name, _ in split))
-    count = len(split) // len(names)
-    expected = [[name, str(head)] for name in names for head in range(count)]
-    return names if count > 1 and split == expected else None
-
-
-def plot_over_picture(sweep: PatchSweep, image: Picture, *, points: Sequence[str] | None = None) -> Plot:
+def plot_over_picture(
+    sweep: PatchSweep,
+    image: Picture,
+    *,
+    points: Sequence[str] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Figure:
     """Effects over the picture, one panel per point: each group's patches in the colour of its mean effect.
 
     Args:
         sweep: from `mm.patch`, with groups that have a place in the picture.
         image: the first sample's picture.
         points: which points to draw; at most 24.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
 
     Raises:
         InputError: if no group has a place, or there are too many points for panels.
     """
     chosen = _chosen(sweep, points)
-    placed = [j for j, boxes in enumerate(sweep.boxes) if boxes is not None]
+    placed = [j for j in range(len(sweep.boxes)) if _boxes(sweep, j)]
     if not placed:
         raise InputError(
             "None of the sweep's groups has a place in the picture; sweep blocks of it (positions=mm.grid(k)), boxes or masks."
         )
-    if len(chosen) > 24:
-        raise InputError(f"{len(chosen)} points are too many panels; name at most 24 with points=[...].")
+    if len(chosen) > _MOST_PANELS:
+        raise InputError(f"{len(chosen)} points are too many panels; name at most {_MOST_PANELS} with points=[...].")
     picture = load_image(image)
     effect = sweep.effect.mean(-1)[chosen]
-    limit = _limit(effect[:, placed])
-    columns = min(len(chosen) + 1, 6)
-    rows = math.ceil((len(chosen) + 1) / columns)
-    figure = Plot(figsize=(1.9 * columns + 0.8, 2.1 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    panels[0].imshow(picture)
-    panels[0].set_title("picture", fontsize=8)
-    scale = figure.colorbar(_colors(limit), ax=list(panels), shrink=0.7)
-    scale.ax.tick_params(labelsize=7)
-    grey = picture.convert("L")
-    for panel, values, i in zip(panels[1:], effect, chosen, strict=False):
-        panel.imshow(grey, cmap="gray", alpha=0.45)
-        for j in placed:
-            boxes = sweep.boxes[j]
-            color = _colors(limit).to_rgba(float(values[j]))
-            for left, top, right, bottom in [] if boxes is None else boxes.tolist():
-                panel.add_patch(
-                    Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, color=color, alpha=0.75, lw=0)
-                )
-        panel.set_title(_short(sweep.points[i]), fontsize=8)
-    for panel in panels:
-        panel.set_axis_off()
-    figure.suptitle(_title(sweep), fontsize=9)
-    return figure
+    scale = signed_scale(effect[:, placed])
+    shape = picture.height / picture.width
+    most = 7 if shape > 0.7 else 4
+    n_rows, n_columns = rows_and_columns(len(chosen) + 1, most)
+    width = min(2.0 if shape > 0.7 else 3.0, 2.6 / shape)
+    figure = canvas((width + 0.08) * n_columns + 1.0, (width * shape + 0.28) * n_rows + 0.5, figure)
+    first, *others = panels(figure, len(chosen) + 1, most=most)
+    first.imshow(picture)
+    first.set_title("picture", fontsize=LABEL)
+    shade = _shade(picture)
+    for axes, values, i in zip(others, effect, chosen, strict=True):
+        boxes = [(box, float(values[j])) for j in placed for box in _boxes(sweep, j)]
+        patches = [
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top) for (left, top, right, bottom), _ in boxes
+        ]
+        colors = scale.to_rgba(np.array([value for _, value in boxes]))
+        axes.add_collection(PatchCollection(patches, facecolors=colors, linewidths=0, antialiased=False))
+        axes.imshow(shade, zorder=2)
+        axes.set_title(label_of(read(sweep.points[i])), fontsize=LABEL, **text_options())
+    for axes in (first, *others):
+        axes.set_axis_off()
+    color_bar(figure, scale, [first, *others], _change(sweep))
+    headline(figure, _title(sweep))
+    return figure.figure
 
 
-def _colors(limit: float):  # type: ignore[no-untyped-def]
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+def _boxes(sweep: PatchSweep, group: int) -> list[list[float]]:
+    """Where a group lies in the picture; nothing if it has no place."""
+    boxes = sweep.boxes[group]
+    return [] if boxes is None else boxes.tolist()
 
-    return ScalarMappable(Normalize(-limit, limit), _COLORS)
 
-
-def _limit(effect: torch.Tensor) -> float:
-    return float(effect.abs().nan_to_num().max()) or 1.0
+def _shade(picture: Image.Image) -> np.ndarray:
+    """The picture in black, `[height width 4]`: the darker a pixel, the less see-through, so that colours beneath keep theirs."""
+    grey = np.asarray(ImageOps.autocontrast(picture.convert("L")), dtype=float) / 255
+    return np.dstack([np.zeros((*grey.shape, 3)), 0.4 * (1 - grey)])
 
 
 def _chosen(sweep: PatchSweep, points: Sequence[str] | None) -> list[int]:
@@ -138,12 +157,18 @@ def _chosen(sweep: PatchSweep, points: Sequence[str] | None) -> list[int]:
 
 
 def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
-    if len(effect) > 40:
-        return
+    largest = float(effect.nan_to_num().abs().max())
+    digits = 2 if largest < 10 else 1 if largest < 100 else 0
     for i, row in enumerate(effect.tolist()):
         for j, value in enumerate(row):
             color = "white" if abs(value) > 0.6 * limit else "black"
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
+            axes.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
+
+
+def _change(sweep: PatchSweep) -> str:
+    """What the colours are, with the metric's unit, which stands behind its last comma."""
+    unit = sweep.metric.rpartition(", ")[2] if ", " in sweep.metric else ""
+    return f"change ({unit})" if unit else "change"
 
 
 def _title(sweep: PatchSweep) -> str:
@@ -151,11 +176,3 @@ def _title(sweep: PatchSweep) -> str:
     estimate = "" if sweep.method == "exact" else f", estimated by {sweep.method}"
     count = f", mean of {len(sweep.clean)} samples" if len(sweep.clean) > 1 else ""
     return f"change of {sweep.metric}\n{how}{estimate}{count}"
-
-
-def _short(name: str) -> str:
-    """The part's letter, the layer, and the kind: `v3 resid_pre`, `2 attn.z[h1]`."""
-    parsed = HookName.parse(name)
-    part = "" if parsed.part == "language" else parsed.part
-    rest = parsed.rest.replace("hook_", "")
-    return f"{part} {rest}".strip() if parsed.layer is None else f"{part} {parsed.layer} {rest}".strip()

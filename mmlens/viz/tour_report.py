@@ -5,7 +5,7 @@ from pathlib import Path
 from mmlens.analysis.tour import NounReport, Tour
 from mmlens.core.files import whole_file
 from mmlens.viz import html
-from mmlens.viz.figures import plot_layers
+from mmlens.viz.neurons import plot_layers
 from mmlens.viz.sweeps import plot_sweep
 
 _PERCENTILE = 95.0

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_rgba
-from matplotlib.patches import Rectangle
 
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
@@ -28,10 +26,12 @@ def test_the_grid_holds_the_mean_effects_layer_by_layer_from_below() -> None:
     figure = plot_sweep(made)
     np.testing.assert_allclose(shown(figure), made.effect.mean(-1))
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{i} resid_pre" for i in range(4)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2", "3"]
+    assert axes.get_ylabel() == "layer (resid_pre)"
+    assert figure.axes[1].get_ylabel() == "change (logits)"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["image", "last"]
     assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in made.effect.mean(-1).flatten()]
-    assert axes.get_title() == "change of m, logits\nclean into corrupted, mean of 2 samples"
+    assert figure.get_suptitle() == "change of m, logits\nclean into corrupted, mean of 2 samples"
     some = plot_sweep(made, points=["blocks.2.hook_resid_pre"])
     np.testing.assert_allclose(shown(some), made.effect.mean(-1)[2:3])
 
@@ -53,12 +53,12 @@ def test_effects_lie_over_their_boxes() -> None:
     figure = plot_over_picture(made, picture(0))
     effect = made.effect.mean(-1)[:, :2]
     for panel, values in zip(figure.axes[1:3], effect, strict=True):
-        drawn = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
-        places = [(patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()) for patch in drawn]
+        (drawn,) = panel.collections
+        places = [path.get_extents().bounds for path in drawn.get_paths()]
         assert places == [(-0.5, -0.5, 16, 16), (15.5, -0.5, 8, 8), (23.5, 7.5, 8, 8)]
-        assert drawn[1].get_facecolor() == drawn[2].get_facecolor()
-        for patch, value in zip(drawn[:2], values.tolist(), strict=True):
-            red, _, blue, _ = to_rgba(patch.get_facecolor())
+        colors = drawn.get_facecolor()
+        assert tuple(colors[1]) == tuple(colors[2])
+        for (red, _, blue, _), value in zip(colors[:2], values.tolist(), strict=True):
             assert (red > blue) == (value > 0), "a rise is red, a fall is blue"
 
 

@@ -15,8 +15,7 @@ from mmlens.models.layout import TokenLayout
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mmlens.viz.figures import Plot
+    from matplotlib.figure import Figure, SubFigure
 
 
 @dataclass(frozen=True)
@@ -151,10 +150,31 @@ class LogitLens:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self, *, sample: int = 0) -> "Plot":
-        """The best word at every point and position, coloured by its probability."""
-        return drawn_by("lens.plot_lens")(self, sample=sample)
+    def plot(self, *, sample: int = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The best word at every point and position, coloured by its probability.
 
-    def plot_picture(self, picture: Image.Image, *, point: str | int = -1, sample: int = 0) -> "Plot":
-        """The picture with the best word written on every patch."""
-        return drawn_by("lens.plot_patch_words")(self, picture, point=self._point(point), sample=sample)
+        Args:
+            sample: which sample.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("lens.plot_lens")(self, sample=sample, figure=figure)
+
+    def plot_picture(
+        self,
+        picture: Image.Image,
+        *,
+        point: str | int = -1,
+        sample: int = 0,
+        image: int = 0,
+        figure: "Figure | SubFigure | None" = None,
+    ) -> "Figure":
+        """The picture with the best word written on every patch.
+
+        Args:
+            picture: the picture.
+            point: hook name, or its number among `points`.
+            sample, image: which picture of the batch.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        draw = drawn_by("lens.plot_patch_words")
+        return draw(self, picture, point=self._point(point), sample=sample, image=image, figure=figure)

@@ -23,8 +23,8 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
-    from mmlens.viz.figures import Plot
 
 #: What a heat map can be of: one neuron, several (their mean), or the best.
 Mapped = Neuron | Sequence[Neuron] | Literal["mean"]
@@ -262,9 +262,14 @@ class NeuronScores:
             frame["words"] = [" ".join(read) for read in self.words(words, neurons=best)]
         return frame
 
-    def plot(self, k: int = 20) -> "Plot":
-        """The top k by layer, and the best of them with their words."""
-        return drawn_by("neurons.plot_scores")(self, k=k)
+    def plot(self, k: int = 20, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The top k by layer, and the best of them with their words.
+
+        Args:
+            k: how many are counted by layer.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("neurons.plot_scores")(self, k=k, figure=figure)
 
     def save(self, path: str | Path) -> None:
         """Write scores and where they come from to one safetensors file, whole or not at all.

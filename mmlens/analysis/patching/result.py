@@ -17,9 +17,9 @@ from mmlens.execution.plan import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
     from mmlens.models.images import Picture
-    from mmlens.viz.figures import Plot
 
 _FORMAT = "mmlens.PatchSweep/1"
 _TENSORS = ("values", "clean", "corrupted")
@@ -163,16 +163,23 @@ class PatchSweep:
             columns["p"] = self.p_values().flatten().tolist()
         return pd.DataFrame(columns)
 
-    def plot(self, image: "Picture | None" = None, *, points: Sequence[str] | None = None) -> "Plot":
-        """Draw the sweep: points by groups; or, given the picture, each point's effects over it.
+    def plot(
+        self,
+        image: "Picture | None" = None,
+        *,
+        points: Sequence[str] | None = None,
+        figure: "Figure | SubFigure | None" = None,
+    ) -> "Figure":
+        """Draw the sweep: layers by groups or heads; or, given the picture, each point's effects over it.
 
         Args:
             image: the first sample's picture; needs groups that have a place in it.
             points: which points to draw; all by default.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         if image is None:
-            return drawn_by("sweeps.plot_sweep")(self, points=points)
-        return drawn_by("sweeps.plot_over_picture")(self, image, points=points)
+            return drawn_by("sweeps.plot_sweep")(self, points=points, figure=figure)
+        return drawn_by("sweeps.plot_over_picture")(self, image, points=points, figure=figure)
 
     @classmethod
     def joined(cls, sweeps: "Sequence[PatchSweep]") -> "PatchSweep":

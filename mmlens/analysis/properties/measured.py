@@ -15,7 +15,7 @@ from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
-    from mmlens.viz.figures import Plot
+    from matplotlib.figure import Figure, SubFigure
 
 #: How a method's control is called: random neurons, as many in each layer as the method chose there.
 CONTROL = "random, like {method}"
@@ -208,9 +208,14 @@ class Measured:
         """
         return self._frame.copy()
 
-    def plot(self, *, k: int | None = None) -> "Plot":
-        """Every quantity beside its baselines, with intervals; curves where several k were measured."""
-        return drawn_by("properties.plot_measured")(self, k=k)
+    def plot(self, *, k: int | None = None, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Every quantity beside its baselines, with intervals; curves where several k were measured.
+
+        Args:
+            k: draw this number of neurons alone; by default all that were measured.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("properties.plot_measured")(self, k=k, figure=figure)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all.

@@ -19,8 +19,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mmlens.viz.figures import Plot
+    from matplotlib.figure import Figure, SubFigure
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,17 @@ class ShiftGrounding:
         words = {f"words_{name}": [", ".join(each.words) for each in side] for name, side in sides.items()}
         return self.shift.to_frame().assign(text_overlap_original=original, text_overlap_shifted=moved, **words)
 
-    def plot(self, *, concepts: Sequence[int] | None = None, pictures: int = 3) -> "Plot":
+    def plot(
+        self, *, concepts: Sequence[int] | None = None, pictures: int = 3, figure: "Figure | SubFigure | None" = None
+    ) -> "Figure":
         """A row per concept: words and pictures before, shifted, after; beside them recovery against consistency.
 
         Args:
             concepts: which; by default the four with the most samples.
             pictures: per side, at most.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
-        return drawn_by("shift.plot_shift_board")(self, concepts=concepts, pictures=pictures)
+        return drawn_by("shift.plot_shift_board")(self, concepts=concepts, pictures=pictures, figure=figure)
 
 
 def ground_shift(

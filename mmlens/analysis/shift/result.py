@@ -17,8 +17,8 @@ from mmlens.interventions.vectors import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
-    from mmlens.viz.figures import Plot
 
 #: What is measured of each concept.
 Quantity = Literal["recovery", "cosine_gain", "recovery_distance", "consistency", "magnitude"]
@@ -241,9 +241,14 @@ class ConceptShift:
             columns |= {f"{name}_original": original.tolist(), f"{name}_shifted": shifted.tolist()}
         return pd.DataFrame(columns)
 
-    def plot(self, *, quantity: Quantity = "consistency") -> "Plot":
-        """Recovery against consistency (or magnitude), a dot per concept."""
-        return drawn_by("shift.plot_shift")(self, quantity=quantity)
+    def plot(self, *, quantity: Quantity = "consistency", figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Recovery against consistency (or magnitude), a dot per concept.
+
+        Args:
+            quantity: on the x axis.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("shift.plot_shift")(self, quantity=quantity, figure=figure)
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file, whole or not at all."""

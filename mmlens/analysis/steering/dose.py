@@ -37,8 +37,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mmlens.viz.figures import Plot
+    from matplotlib.figure import Figure, SubFigure
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,13 @@ class DoseCurve:
                 rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self) -> "Plot":
-        """The metric over strengths, a line per point, random vectors in grey."""
-        return drawn_by("steering.plot_dose")(self)
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The metric over strengths, a panel per point, random vectors in grey; heat maps for more than twelve points.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("steering.plot_dose")(self, figure=figure)
 
 
 @torch.no_grad()

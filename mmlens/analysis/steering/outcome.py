@@ -16,8 +16,8 @@ from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
-    from mmlens.viz.figures import Plot
 
 _FORMAT = "mmlens.SteeringReport/1"
 
@@ -270,9 +270,13 @@ class SteeringReport:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self) -> "Plot":
-        """Answers changed and scores, per set of prompts, beside the random controls."""
-        return drawn_by("steering.plot_report")(self)
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Answers changed and scores, per set of prompts, beside the random controls.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("steering.plot_report")(self, figure=figure)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""

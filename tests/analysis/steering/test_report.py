@@ -83,8 +83,10 @@ def test_summary_frame_file_and_figure(known: Known, tmp_path: Path) -> None:
     assert SteeringReport.load(report.save(tmp_path / "report.json")) == report
     drawn = report.plot()
     drawn.savefig(tmp_path / "report.png")
-    widths = [bar.get_width() for bar in drawn.axes[0].patches[:2]]
-    assert widths == [0, 1]
+    (mark,) = drawn.axes[0].containers
+    assert mark.lines[0].get_xdata().tolist() == [0, 1]
+    controls = [each.get_offsets()[:, 0].tolist() for each in drawn.axes[0].collections if len(each.get_offsets()) == 2]
+    assert controls == [[0, 0], [0, 0]]
     assert "1 interventions, 2 random controls, 24 answers" in repr(report)
 
 
