@@ -202,7 +202,7 @@ def _ablated(
     """Log-probability of the token in nats, and the caption, with neurons ablated."""
     measure = log_probability(token).on(model)
     with model.intervene(*([Ablate(units)] if units else [])):
-        value = float(per_sample(measure, model(at_word), at_word.layout.last))
+        value = float(per_sample(measure, model, model(at_word), at_word.layout.last))
         caption = model.trace_generation(batch, names="hook_logits", max_new_tokens=40).text[0] if units else ""
     return value, caption
 

@@ -6,21 +6,25 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
-from mmlens.hooks.graph import Node
+from mmlens.hooks.graph import HookGraph, Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.reach import marked, per_entry
 from mmlens.interventions.sample_rows import RowRule, sequence_length
 from mmlens.interventions.timing import GROWING, Passes, refuse_known_positions, run_of
 from mmlens.models.batch import MultimodalBatch
+from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
+
+#: Attention of a block over its own sequence, or to another one: the picture, or what an encoder read.
+AttentionTo: TypeAlias = Literal["self", "cross"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class KnockOut:
         keys: the positions that they may no longer look at.
         layers: block numbers; None for all.
         heads: head numbers; None for all.
-        part: the tower; its self-attention is meant.
+        part: the tower.
+        stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
+        attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
+            prompt that an encoder read; queries are on the block's own, in a decoder what it has written.
         generated: cut the new tokens of a generation from the keys too.
 
     Positions are those of the prompt of whatever batch runs.
@@ -47,6 +54,8 @@ class KnockOut:
     layers: Sequence[int] | None = field(default=None, kw_only=True)
     heads: Sequence[int] | None = field(default=None, kw_only=True)
     part: Part = field(default="language", kw_only=True)
+    stack: str = field(default="blocks", kw_only=True)
+    attention: AttentionTo = field(default="self", kw_only=True)
     generated: bool = field(default=False, kw_only=True)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
@@ -55,9 +64,9 @@ class KnockOut:
         Raises:
             InputError: if blocks or heads do not exist.
         """
-        nodes = score_points(model, self.part, self.layers)
+        nodes = self._points(model)
         require_batch_axis(nodes[0])
-        heads = head_mask(model, self.part, self.heads)
+        heads = head_mask(model, nodes[0], self.heads)
         return [(node.name, self._cutter(model, node, heads)) for node in nodes]
 
     def starts(self, run: Run) -> None:
@@ -66,13 +75,17 @@ class KnockOut:
         Raises:
             InputError: if no query sees any of the keys anyway, or a query would be left with no key at all.
         """
-        self._cut(run, score_points(run.model, self.part, self.layers)[0])
+        self._cut(run, self._points(run.model)[0])
+
+    def _points(self, model: HookedMultimodal) -> list[Node]:
+        return score_points(model, self.part, self.layers, stack=self.stack, attention=self.attention)
 
     def _cut(self, run: Run, node: Node) -> Bool[torch.Tensor, "batch query key"]:
         """The pairs of the prompt's positions that are cut."""
         if node.sequence in GROWING:
             refuse_known_positions(run)
-        return run.remember((id(self), node.part), lambda: cut_pairs(run.batch, node, self.queries, self.keys))
+        graph = run.model.graph
+        return run.remember((id(self), node.part), lambda: cut_pairs(graph, run.batch, node, self.queries, self.keys))
 
     def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
         key = object()
@@ -84,14 +97,14 @@ class KnockOut:
             first = run.remember(key, lambda: Passes.of(run, node, cut.shape[1])).next(node, n_query)
             pairs = _pairs(cut, first, n_query, n_key, self.generated)[:, None]
             pairs = pairs if heads is None else pairs & heads[:, None, None]
-            return scores.masked_fill(per_entry(pairs, len(scores), node, run).to(scores.device), float("-inf"))
+            return cut_scores(scores, per_entry(pairs, len(scores), node, run), node)
 
         return fill
 
 
 def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: bool) -> torch.Tensor:
     """The pairs of one pass: of the prompt's positions in it and, where asked for, of the new ones."""
-    length = cut.shape[1]
+    length = cut.shape[2]
     pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
     old = cut[:, first : first + n_query]
     pairs[:, : old.shape[1], :length] = old
@@ -100,20 +113,63 @@ def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: b
     return pairs
 
 
-def score_points(model: HookedMultimodal, part: Part, layers: Sequence[int] | None) -> list[Node]:
+def cut_scores(scores: torch.Tensor, pairs: torch.Tensor, node: Node) -> torch.Tensor:
+    """Attention scores without the pairs that are cut.
+
+    Args:
+        scores: `[... query key]`, with very low numbers where the model itself lets nobody look.
+        pairs: true at those that are cut.
+        node: the point.
+
+    Raises:
+        InputError: if a query of attention to another sequence has no key left; what it sees there, the model's mask alone says.
+    """
+    pairs = pairs.to(scores.device)
+    if node.kind == "cross_attn.attn_scores":
+        seen = scores > torch.finfo(scores.dtype).min / 2
+        blind = (seen & pairs).any(-1) & ~(seen & ~pairs).any(-1)
+        if blind.any():
+            query = int(blind.nonzero()[0, -1])
+            raise InputError(
+                f"Query {query} at {node.name} would have no key left to look at; leave one of the keys that it sees."
+            )
+    return scores.masked_fill(pairs, float("-inf"))
+
+
+def score_points(
+    model: HookedMultimodal,
+    part: Part,
+    layers: Sequence[int] | None,
+    *,
+    stack: str = "blocks",
+    attention: AttentionTo = "self",
+) -> list[Node]:
     """The attention scores of a part's blocks.
+
+    Args:
+        model: the hooked model.
+        part: the tower.
+        layers: block numbers; None for all.
+        stack: which of its stacks of blocks.
+        attention: over the blocks' own sequence, or to another one.
 
     Raises:
         InputError: for layers that the part lacks, or that have no attention whose scores can be reached.
     """
     require_part(part)
-    found = {
-        node.layer: node
-        for node in model.graph
-        if (node.part, node.stack, node.kind) == (part, "blocks", "attn.attn_scores") and node.layer is not None
-    }
-    if not found or (layers is not None and not len(layers)):
-        raise InputError(f"No layer was named, or the part {part!r} has no attention whose scores can be reached.")
+    if attention not in get_args(AttentionTo):
+        raise InputError(f"attention={attention!r} must be 'self' or 'cross'.")
+    kind = "attn.attn_scores" if attention == "self" else "cross_attn.attn_scores"
+    alike = [node for node in model.graph if node.part == part and node.kind == kind]
+    found = {node.layer: node for node in alike if node.stack == stack and node.layer is not None}
+    if not found:
+        others = ", ".join(map(repr, dict.fromkeys(node.stack for node in alike))) or "none"
+        raise InputError(
+            f"The part {part!r} has no {attention}-attention whose scores can be reached in the stack {stack!r}; stacks "
+            f"that have: {others}."
+        )
+    if layers is not None and not len(layers):
+        raise InputError("No layer was named: layers is empty.")
     missing = [layer for layer in layers or () if layer not in found]
     if missing:
         raise InputError(
@@ -122,15 +178,15 @@ def score_points(model: HookedMultimodal, part: Part, layers: Sequence[int] | No
     return [found[layer] for layer in (found if layers is None else layers)]
 
 
-def head_mask(model: HookedMultimodal, part: Part, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:
-    """True at some of a part's heads; None for all.
+def head_mask(model: HookedMultimodal, node: Node, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:
+    """True at some of the heads whose scores a point holds; None for all.
 
     Raises:
         InputError: for heads that it lacks, or none.
     """
     if heads is None:
         return None
-    count = model.part(part).cfg.n_heads
+    count = attention_of(model, node.name.rpartition(".")[0]).heads
     wrong = [head for head in heads if not 0 <= head < count]
     if wrong or not len(heads):
         raise InputError(f"heads={list(heads)} must name some of the {count} heads, 0..{count - 1}.")
@@ -152,13 +208,15 @@ def require_batch_axis(node: Node) -> None:
 
 
 def cut_pairs(
-    batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
+    graph: HookGraph, batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
 ) -> Bool[torch.Tensor, "batch query key"]:
     """The pairs of positions that a knock-out cuts, of those that see each other.
 
     Args:
+        graph: the model's hook points.
         batch: the batch.
-        node: attention scores; where tokens are written, a position sees those before it and itself.
+        node: attention scores; where tokens are written, a position sees those before it and itself. What is seen of another
+            sequence the model's mask says in the run.
         queries, keys: position rules.
 
     Returns:
@@ -167,16 +225,14 @@ def cut_pairs(
     Raises:
         InputError: if no pair is left to cut, or a query would have no key left.
     """
-    length = sequence_length(batch, node.sequence)
-    if length is None:
-        raise InputError(f"The length of the {node.sequence} sequence is not known before a run; cut elsewhere.")
     require_batch_axis(node)
-    asking, asked = (marked(batch, rule, node.sequence, length) for rule in (queries, keys))
+    looked_at = graph[node.name.replace("attn_scores", "k")].sequence
+    asking, asked = (_marked(batch, rule, where) for rule, where in ((queries, node.sequence), (keys, looked_at)))
     size = batch.size if node.sequence in GROWING else max(len(asking), len(asked))
-    seen = torch.ones(size, length, length, dtype=torch.bool)
-    if node.sequence in GROWING:
+    seen = torch.ones(size, asking.shape[1], asked.shape[1], dtype=torch.bool)
+    if looked_at == graph["hook_logits"].sequence:  # an encoder sees all of the prompt
         seen = seen.tril()
-    if node.sequence == "language":
+    if looked_at == "language":
         seen = seen & batch.layout.is_token[:, None, :]
     cut = seen & asking[:, :, None] & asked[:, None, :]
     if not cut.any(2).any(1).all():
@@ -192,3 +248,15 @@ def cut_pairs(
             "the positions that it sees (itself, say) out of keys."
         )
     return cut
+
+
+def _marked(batch: MultimodalBatch, rule: RowRule, sequence: str) -> Bool[torch.Tensor, "batch pos"]:
+    """True at the positions of a rule on a sequence.
+
+    Raises:
+        InputError: if only a run tells how long it is.
+    """
+    length = sequence_length(batch, sequence)
+    if length is None:
+        raise InputError(f"The length of the {sequence} sequence is not known before a run; cut elsewhere.")
+    return marked(batch, rule, sequence, length)

@@ -24,7 +24,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.graph import Node
-from mmlens.interventions.knockout import cut_pairs, head_mask, score_points
+from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, score_points
 from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -42,6 +42,8 @@ def knock_out(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     part: Part = "language",
+    stack: str = "blocks",
+    attention: AttentionTo = "self",
     budget: float | None = None,
     progress: bool = True,
 ) -> PatchSweep:
@@ -57,7 +59,10 @@ def knock_out(
         window: how many layers are cut together; fewer at the first and last ones.
         layers: the centres of the windows; every layer by default.
         heads: only these heads; all by default.
-        part: the tower whose self-attention is cut.
+        part: the tower whose attention is cut.
+        stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
+        attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
+            prompt that an encoder read.
         budget: memory for activations, in MiB; chosen by default.
         progress: show a progress bar.
 
@@ -82,14 +87,15 @@ def knock_out(
     """
     if window < 1:
         raise InputError(f"window={window} must be at least 1 layer.")
-    nodes = score_points(model, part, None)
+    points = partial(score_points, model, part, stack=stack, attention=attention)
+    nodes = points(None)
     known = {node.layer: node for node in nodes}
-    centres = sorted(known) if layers is None else [node.layer for node in score_points(model, part, layers)]  # type: ignore[type-var]
+    centres = sorted(known) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
     sets = dict(keys) if isinstance(keys, Mapping) else {keys if isinstance(keys, str) else "keys": keys}
     if not sets:
         raise InputError("keys are empty: name what queries may no longer look at.")
-    cuts = {name: cut_pairs(batch, nodes[0], queries, rule) for name, rule in sets.items()}
-    chosen = head_mask(model, part, heads)
+    cuts = {name: cut_pairs(model.graph, batch, nodes[0], queries, rule) for name, rule in sets.items()}
+    chosen = head_mask(model, nodes[0], heads)
     require_metric(metric, model, batch.size)
     windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
     asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
@@ -127,8 +133,4 @@ def _changes(nodes: Sequence[Node], cut: torch.Tensor, heads: torch.Tensor | Non
     """The cut of one sample, `[query key]`, at the scores of several blocks."""
     rows = cut.any(-1).nonzero().flatten()
     mask = cut[rows] if heads is None else cut[rows] & heads[:, None, None]
-    return tuple(Change(node.name, rows, partial(_cut, mask)) for node in nodes)
-
-
-def _cut(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    return scores.masked_fill(mask.to(scores.device), float("-inf"))
+    return tuple(Change(node.name, rows, partial(cut_scores, pairs=mask, node=node)) for node in nodes)
