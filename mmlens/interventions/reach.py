@@ -14,7 +14,7 @@ from mmlens.core.names import Names
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.sample_rows import RowRule, is_listed, listed_rows, sequence_length
-from mmlens.interventions.timing import GROWING, Passes, Reached, refuse_known_positions, run_of
+from mmlens.interventions.timing import GROWING, Follower, Reached, refuse_known_positions
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
@@ -75,23 +75,15 @@ class Reaching(ABC):
         """Finds the rows that are meant in every pass of every run, at one point."""
         if self.everywhere(node):
             return lambda activation: Held(True, 0)
-        key = object()  # one intervention may be in force twice, and one run inside another
+        follow = Follower(model, node)
 
         def find(activation: torch.Tensor) -> Held:
-            run = run_of(model, node)
-            count = activation.shape[node.position_axis]
-            passes, where = run.remember(key, lambda: self._begun(run, node, count))
-            first = passes.next(node, count)
-            marks = where.held(first, count, activation.device)
+            run, length, first = follow(activation)
+            where = self._resolved(run, node, length)
+            marks = where.held(first, activation.shape[node.position_axis], activation.device)
             return Held(marks if isinstance(marks, bool) else _shaped(marks, activation, node, run), first)
 
         return find
-
-    def _begun(self, run: Run, node: Node, count: int) -> tuple[Passes, Reached]:
-        known = sequence_length(run.batch, node.sequence)
-        # towers may have rows that the layout has no places for
-        length = known if known is not None and node.sequence in GROWING else count
-        return Passes.of(run, node, length), self._resolved(run, node, length)
 
     def _resolved(self, run: Run, node: Node, length: int) -> Reached:
         return run.remember((id(self), node.sequence, node.axes, length), lambda: self._checked(run, node, length))

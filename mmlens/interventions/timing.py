@@ -8,6 +8,7 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Node
+from mmlens.interventions.sample_rows import sequence_length
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
@@ -69,6 +70,36 @@ class Passes:
             )
         self.seen = first + count
         return first
+
+
+class Follower:
+    """Follows the passes of every run at one point. One for each hook: an intervention may be in force twice, and a run may
+    lie inside another.
+
+    Args:
+        model: the hooked model.
+        node: the point.
+    """
+
+    def __init__(self, model: HookedMultimodal, node: Node):
+        self.model = model
+        self.node = node
+
+    def __call__(self, activation: torch.Tensor) -> tuple[Run, int, int]:
+        """The pass that shows an activation now: its run, how many positions the sequence starts from, and its first row's.
+
+        Raises:
+            InputError: if there is no run, or the rows are not the positions of its batch.
+        """
+        run, node = run_of(self.model, self.node), self.node
+        count = activation.shape[node.position_axis]
+        passes = run.remember(self, lambda: self._begun(run, count))
+        return run, passes.prompt, passes.next(node, count)
+
+    def _begun(self, run: Run, count: int) -> Passes:
+        # towers may have rows that the layout has no places for
+        known = sequence_length(run.batch, self.node.sequence) if self.node.sequence in GROWING else None
+        return Passes.of(run, self.node, count if known is None else known)
 
 
 def refuse_known_positions(run: Run) -> None:

@@ -13,6 +13,7 @@ from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.corruptions.pixels import Regions, region_mask, regions_per_sample
 from mmlens.interventions.sample_rows import RowRule, part_of, rows_per_sample
+from mmlens.interventions.timing import Follower
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -47,13 +48,27 @@ class Carried:
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """The one hook, for a run of the whole batch."""
         cells = [Cell(sample, self.changes(sample)) for sample in range(self.batch.size)]
-        axis = model.graph[self.at].position_axis
-        return [(name, self._with_prompt(axis, act)) for name, act in hooks_for(model, self.batch, cells)]
+        node = model.graph[self.at]
+        return [(name, self._with_prompt(model, node, act)) for name, act in hooks_for(model, self.batch, cells)]
 
-    def _with_prompt(self, axis: int, act: HookFunction) -> HookFunction:
+    def _with_prompt(self, model: HookedMultimodal, node: Node, act: HookFunction) -> HookFunction:
+        follow, axis = Follower(model, node), node.position_axis
+
         def when_read(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
-            # the steps of a generation hold none of the prompt's positions
-            return None if activation.shape[axis] < self.length else act(activation, hook)
+            _, _, first = follow(activation)
+            if first:
+                return None  # a step of a generation holds none of the prompt's positions
+            count = activation.shape[axis]
+            if count < self.length:
+                raise InputError(
+                    f"The batch carries {self!r}, made for {self.length} positions there, and this run reads {count} of them "
+                    "at a time; run the whole prompt in one pass."
+                )
+            # without a KV cache, and in an extended batch, what was written follows the prompt
+            prompt = act(activation.narrow(axis, 0, self.length), hook)
+            if prompt is None or count == self.length:
+                return prompt
+            return torch.cat([prompt, activation.narrow(axis, self.length, count - self.length)], dim=axis)
 
         return when_read
 

@@ -11,6 +11,8 @@ from mmlens.core.errors import InputError
 from mmlens.interventions.corruptions import blank, blur, mean, noise, shuffle, swap
 from tests.analysis.patching.plain import answers, copying, rows_named
 from tests.conftest import Subject
+from tests.families.encoder_decoder import florence2
+from tests.tiny import picture
 
 LEVELS = ["hook_embed", "projector.hook_out", "vision.hook_embed"]
 
@@ -142,3 +144,28 @@ def test_what_cannot_be_is_refused(llava: Subject, blip: Subject) -> None:
         blur(model, noise(model, clean))
     with pytest.raises(InputError, match="have no place in the picture, so a region names none of them"):
         blank(blip.model, blip.batches["left"], at="projector.hook_out", region=(0, 0, 8, 8))
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@torch.no_grad()
+def test_a_generation_reads_the_corrupted_prompt(llava: Subject, blip: Subject, use_cache: bool) -> None:
+    """What is written follows the prompt, and is no part of what was corrupted: where it comes with the prompt again, too."""
+    for subject, at, positions in ((llava, "blocks.1.hook_resid_post", "text"), (blip, "projector.hook_out", "all")):
+        model, clean = subject.model, subject.batches["left"]
+        corrupted = noise(model, clean, at=at, positions=positions, sigma=1.0)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"names": "hook_logits", "max_new_tokens": 3, "use_cache": use_cache}
+        found = model.trace_generation(corrupted, **options)
+        assert not torch.equal(found.logits, model.trace_generation(clean, **options).logits)
+        longer = model(model.extend(corrupted, found.tokens[:, :-1]))[:, -found.tokens.shape[1] :]
+        torch.testing.assert_close(found.logits, longer, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@torch.no_grad()
+def test_a_decoder_starts_from_one_corrupted_position(use_cache: bool) -> None:
+    model, at = florence2(), "blocks.0.hook_resid_post"
+    batch = model.prepare("describe the image", images=picture())
+    corrupted = blank(model, batch, at=at, positions="all")
+    states = model.trace_generation(corrupted, names=at, max_new_tokens=3, use_cache=use_cache).states[at]
+    assert states[:, 0].abs().max() == 0
+    assert states[:, 1:].norm(dim=-1).min() > 1
