@@ -22,6 +22,7 @@ _PUBLIC = {
     "Cell": "mmlens.execution.cells",
     "Change": "mmlens.execution.cells",
     "CleanRun": "mmlens.execution.clean_run",
+    "attention_map": "mmlens.analysis.attention_map",
     "attribute": "mmlens.analysis.attribution.attribute",
     "caption_nouns": "mmlens.analysis.nouns",
     "causal_effect": "mmlens.analysis.properties.causal",

@@ -28,6 +28,7 @@ PUBLIC = [
     "Cell",
     "Change",
     "CleanRun",
+    "attention_map",
     "attribute",
     "caption_nouns",
     "causal_effect",
