@@ -53,8 +53,8 @@ def attention_map(
         sample, image: which picture.
 
     Returns:
-        The map, in shares of attention (0 to 1): what its sum lacks to 1 goes to text and to other rows. `.overlay(image)` lays it
-        over the picture.
+        The map, in shares of attention (0 to 1): what its sum lacks to 1 goes to text and to other rows. `.overlay(image)`
+        lays it over the picture.
 
     Raises:
         InputError: for layers, heads or queries that do not exist; before any forward pass where the sequence's length is known.
