@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeAlias, get_args
 
+import networkx as nx
 import torch
 from tqdm.auto import tqdm
 
@@ -114,7 +115,8 @@ def path_patch(
         The effects as a sweep, with what was frozen.
 
     Raises:
-        InputError: as for `mm.patch`; and where no path leads from a sender to a receiver.
+        InputError: as for `mm.patch`; and where no path leads from a sender to a receiver, or none but through a branch that
+            is held (from what cross-attention looks at, receivers are its keys and values).
 
     Example:
         >>> import mmlens as mm
@@ -186,7 +188,7 @@ def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze
     """The branches on the way from a sender to the receivers, less the one that the sender is a part of.
 
     Raises:
-        InputError: if no path leads to one of the receivers.
+        InputError: if no path leads to one of the receivers, or none but through a branch that is held.
     """
     after = set(graph.downstream(sender.name).names)
     before: set[str] = set()
@@ -197,7 +199,7 @@ def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze
             )
         before |= set(graph.upstream(receiver.node.name).names)
     own = _own_branch(graph, sender)
-    return [
+    held = [
         node.name
         for node in graph
         if node.name in after & before
@@ -207,6 +209,29 @@ def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze
         and node.part != "projector"
         and not (freeze == "attention" and "mlp" in node.kind)
     ]
+    _require_open(graph, sender, receivers, held)
+    return held
+
+
+def _require_open(graph: HookGraph, sender: Node, receivers: Sequence[Target], held: Sequence[str]) -> None:
+    """Refuse receivers that nothing can reach while branches are held: what cross-attention looks at is in no stream of its.
+
+    Raises:
+        InputError: if there is one; names what can be a receiver in its place.
+    """
+    free = nx.restricted_view(graph.digraph, held, [])
+    open_to = nx.descendants(free, sender.name)
+    for receiver in receivers:
+        if receiver.node.name not in open_to:
+            ways = [
+                name
+                for name in graph.names
+                if name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")) and name in open_to
+            ]
+            raise InputError(
+                f"Every path from {sender.name} to {receiver.node.name} leads through a branch that is held, so that nothing "
+                f"would arrive. Name what looks at the sender as the receiver: to={ways[:2]}."
+            )
 
 
 def _own_branch(graph: HookGraph, sender: Node) -> set[str]:

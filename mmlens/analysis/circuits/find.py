@@ -35,7 +35,9 @@ def find_circuit(
     """Score every edge between heads, MLPs, projector and embeddings, in the vision encoder and the language model.
 
     An edge's score is what the metric changes when this edge alone carries the corrupted run: exactly, with one run per edge,
-    or to first order for all edges at once.
+    or to first order for all edges at once. Heads of cross-attention (`L3.x2`) read queries from their own stream, and keys and
+    values from what they look at: the projector's rows, or what an encoder read. What DeepStack adds between blocks is a writer
+    for each merger.
 
     Args:
         model: the hooked model.

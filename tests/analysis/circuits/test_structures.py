@@ -14,9 +14,13 @@ import pytest
 import torch
 
 from mmlens.analysis.circuits.build import edge_graph
+from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.circuits.scoring import attributed
+from mmlens.analysis.paths import path_patch
+from mmlens.core.errors import InputError
+from mmlens.core.places import Head
 from mmlens.models.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC
 from tests.conftest import bare_copy
@@ -271,6 +275,58 @@ def test_attribution_is_the_slope_of_the_exact_runs(name: str) -> None:
     largest = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-3 * largest)
     assert (expected.abs() > 0.02 * largest).sum() > 5, "the comparison could not fail"
+
+
+PATHS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("qwen3_vl", "projector.deepstack.0 -> L2.kv1.k", {"at": "projector.deepstack.0.hook_out"}, "blocks.2.attn.hook_k[h1]"),
+    ("aya_vision", "L0.h1 -> L1.mlp", {"units": [Head(0, 1)]}, "blocks.1.mlp.hook_post"),
+    ("aya_vision", "L0.h1 -> logits", {"units": [Head(0, 1)]}, "hook_logits"),
+    ("mllama", "projector -> L3.xkv1.v", {"at": "projector.hook_out"}, "blocks.3.cross_attn.hook_v[h1]"),
+    ("mllama", "L2.h1 -> L3.x2.q", {"units": [Head(2, 1)]}, "blocks.3.cross_attn.hook_q[h2]"),
+    ("idefics", "vision.L0.mlp -> projector", {"at": "vision.blocks.0.hook_mlp_out"}, "projector.hook_in"),
+    ("instructblip_t5", "L0.mlp -> L2.x3.q", {"at": "blocks.0.hook_mlp_out"}, "blocks.2.cross_attn.hook_q[h3]"),
+    ("instructblip_t5", "encoder.L0.mlp -> encoder.ln_final", {"at": "encoder.blocks.0.hook_mlp_out"},
+     "encoder.ln_final.hook_normalized"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "edge", "sender", "receiver"), PATHS, ids=[f"{each[0]} {each[1]}" for each in PATHS])
+def test_single_edges_equal_the_three_runs_of_path_patching(
+    name: str, edge: str, sender: dict[str, Any], receiver: str
+) -> None:
+    pair = pair_on(name)
+    found = pair.run(mask_of(pair, edge)) - pair.ends[0]
+    paths = path_patch(pair.model, pair.clean, pair.corrupted, to=receiver, metric=METRIC, progress=False, **sender)
+    torch.testing.assert_close(found, paths.effect[0, 0].double(), rtol=0, atol=1e-6)
+    assert float(found.abs().max()) > 1e-4, "the comparison could not fail"
+
+
+def test_a_path_that_is_held_everywhere_is_refused() -> None:
+    model, clean, corrupted = made("instructblip_t5")
+    asked: dict[str, Any] = {"metric": METRIC, "progress": False, "at": "encoder.blocks.0.hook_mlp_out"}
+    with pytest.raises(
+        InputError,
+        match=r"Every path from encoder.blocks.0.hook_mlp_out to hook_logits leads through a branch that is held, so that "
+        r"nothing would arrive. .* to=\['blocks.0.cross_attn.hook_k', 'blocks.0.cross_attn.hook_v'\]",
+    ):
+        path_patch(model, clean, corrupted, to="hook_logits", **asked)
+    ways = [f"blocks.{layer}.cross_attn.hook_{kind}" for layer in range(3) for kind in "kv"]
+    found = path_patch(model, clean, corrupted, to=ways, **asked)
+    assert float(found.effect.abs().min()) > 1e-3
+
+
+def test_a_circuit_of_such_a_model_is_measured() -> None:
+    model, clean, corrupted = made("instructblip_t5")
+    whole = find_circuit(model, clean, corrupted, metric=METRIC, method="eap", nodes="attention", progress=False)
+    result = evaluate_circuit(model, whole, clean, corrupted, metric=METRIC, n_random=0, n_edges=0, progress=False)
+    torch.testing.assert_close(result.faithfulness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(result.completeness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
+    some = evaluate_circuit(
+        model, whole.top(60), clean, corrupted, metric=METRIC, n_random=3, n_edges=1, progress=False
+    )
+    assert some.random_faithfulness.shape == (3, 2)
+    assert some.n_edges == int(whole.top(60).kept.sum())
+    assert 0 < abs(float(some.faithfulness.mean())) != 1
 
 
 def test_who_reads_whom() -> None:
