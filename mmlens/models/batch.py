@@ -94,7 +94,8 @@ def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any])
     if tokens and not given:
         raise InputError(
             f"The text holds {tokens} image tokens{named}, but no picture came with it: pass "
-            "pixel_values, or prepare(text, images=...). Running would answer without looking."
+            "pixel_values, or prepare(text, images=...). Running would answer without looking. (Tools that pass tokens and "
+            "nothing else get the picture through model.bind(batch).)"
         )
     if given and not tokens:
         raise InputError(

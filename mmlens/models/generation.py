@@ -60,12 +60,7 @@ def trace_generation(
     _refuse_untraceable(nodes, model.graph["hook_logits"].sequence)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-    if not batch.layout.is_token[:, -1].all():
-        padded = (~batch.layout.is_token[:, -1]).nonzero().flatten().tolist()
-        raise InputError(
-            f"Samples {padded} are padded on the right, so their next token would follow padding; "
-            "prepare(..., padding_side='left') to generate."
-        )
+    refuse_right_padding(batch.layout.is_token)
     steps: dict[str, list[torch.Tensor]] = {node.name: [] for node in nodes}
     axes = {node.name: node.position_axis for node in nodes}
 
@@ -98,6 +93,23 @@ def trace_generation(
         words=words,
         text=model.decode(tokens),
     )
+
+
+def refuse_right_padding(is_token: torch.Tensor) -> None:
+    """Check that every sample's last position holds a token.
+
+    Args:
+        is_token: `[batch pos]`, true where there is one.
+
+    Raises:
+        InputError: if some are padded on the right.
+    """
+    padded = (~is_token[:, -1].bool()).nonzero().flatten().tolist()
+    if padded:
+        raise InputError(
+            f"Samples {padded} are padded on the right, so their next token would follow padding; "
+            "prepare(..., padding_side='left') to generate."
+        )
 
 
 def _refuse_untraceable(nodes: Sequence[Node], predicting: str) -> None:

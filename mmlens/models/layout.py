@@ -91,7 +91,7 @@ class TokenLayout(Pixels):
         if isinstance(positions, slice):
             rows = torch.arange(length)[positions]
         else:
-            rows = torch.as_tensor(positions)
+            rows = _as_tensor(positions)
             rows = rows if rows.numel() else rows.long()  # an empty list has no type of its own
             if rows.dtype == torch.bool or rows.is_floating_point():
                 raise InputError(f"positions must be whole numbers, found {rows.dtype}; use .nonzero() on a mask.")
@@ -155,6 +155,20 @@ class TokenLayout(Pixels):
         if all(torch.equal(rows[0], other) for other in rows):
             return rows[0]
         return _rectangular(rows, "image")
+
+
+def _as_tensor(positions: object) -> torch.Tensor:
+    """Indices as a tensor.
+
+    Raises:
+        InputError: for what holds no numbers.
+    """
+    try:
+        return torch.as_tensor(positions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"positions={positions!r} are none: give 'all', 'image', 'text' or 'last', whole numbers, a slice or a tensor."
+        ) from error
 
 
 def _rectangular(rows: list[torch.Tensor], word: str) -> torch.Tensor:

@@ -14,7 +14,7 @@ from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
 from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
 from mmlens.models.batch import MultimodalBatch
-from mmlens.models.generation import GenerationTrace, trace_generation
+from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.images import Picture
 from mmlens.models.inputs import Batch, Inputs
 from mmlens.models.layout import TokenLayout
@@ -188,8 +188,14 @@ class Running(Inputs, HookedRootModule):
 
         Returns:
             What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
+
+        Raises:
+            InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued.
         """
         inputs = self._inputs(batch, options)
+        mask = inputs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and self.graph["hook_logits"].sequence == "language":
+            refuse_right_padding(mask)
         with self._running("generate", batch, options, inputs), self._carrying(batch):
             return self.hf_model.generate(**{"do_sample": False, **inputs})  # type: ignore[operator]
 

@@ -1,6 +1,6 @@
 """Tokens and strings of a hooked model, under TransformerLens's names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,16 +78,26 @@ class Vocabulary:
         return int(ids[0])
 
     def to_string(self, tokens: Any) -> Any:
-        """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]`. Special tokens show."""
-        ids = torch.as_tensor(tokens)
+        """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]` or a batch. Special tokens show."""
+        ids = torch.as_tensor(tokens["input_ids"] if isinstance(tokens, Mapping) else tokens)
         if ids.ndim == 2:
             return [self.to_string(row) for row in ids]
         return self.tokenizer.decode(ids.reshape(-1).tolist())
 
     def to_str_tokens(self, tokens: Any) -> list[str]:
-        """Each token as a string, for a text or for ids `[pos]` or `[1 pos]`."""
-        ids = self.to_tokens(tokens)[0] if isinstance(tokens, str) else torch.as_tensor(tokens).reshape(-1)
-        return [self.to_string(token) for token in ids]
+        """Each token as a string, for a text, for ids `[pos]` or `[1 pos]`, or for a batch of one sample.
+
+        Raises:
+            InputError: for several samples.
+        """
+        if isinstance(tokens, str):
+            tokens = self.to_tokens(tokens)
+        ids = torch.as_tensor(tokens["input_ids"] if isinstance(tokens, Mapping) else tokens)
+        if ids.ndim > 1 and len(ids) != 1:
+            raise InputError(
+                f"to_str_tokens takes one sample, found {list(ids.shape)} [batch pos]; take one, batch['input_ids'][0]."
+            )
+        return [self.to_string(token) for token in ids.reshape(-1)]
 
     def decode(self, tokens: Int[torch.Tensor, "batch pos"]) -> list[str]:
         """Text of token ids, without special tokens and surrounding space."""

@@ -151,6 +151,8 @@ def test_what_a_trace_refuses(subject: Subject) -> None:
         InputError, match=r"Samples \[0\] are padded on the right, so their next token would follow padding"
     ):
         model.trace_generation(subject.batches["right"])
+    with pytest.raises(InputError, match=r"Samples \[0\] are padded on the right, so their next token would follow"):
+        model.generate(subject.batches["right"], max_new_tokens=1)
     with pytest.raises(InputError, match="max_new_tokens=0 must be at least 1"):
         model.trace_generation(subject.batches["left"], max_new_tokens=0)
     with pytest.raises(InputError, match=r"blocks.0.attn.hook_k run over all keys so far"):

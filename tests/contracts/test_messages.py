@@ -111,7 +111,8 @@ def test_placeholders_without_pixels_and_the_reverse(subject: Subject) -> None:
     text = (
         f"The text holds {tokens} image tokens (id {model.config.image_token_id}), "
         f"but no picture came with it: pass pixel_values, "
-        "or prepare(text, images=...). Running would answer without looking."
+        "or prepare(text, images=...). Running would answer without looking. (Tools that pass tokens and nothing else get the "
+        "picture through model.bind(batch).)"
     )
     for run in (model, model.run_with_cache, model.generate, model.batch, model.trace_generation):
         with pytest.raises(InputError, match=says(text)):
@@ -283,6 +284,10 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         (slice(30, 40), "positions=slice(30, 40, None) name none of the 23 positions of the language sequence."),
         ([], "positions=[] name none of the 23 positions of the language sequence."),
         ("picture", "positions='picture' is unknown; the words are 'all', 'image', 'text' and 'last'."),
+        (
+            ("object", [1, 2]),
+            "positions=('object', [1, 2]) are none: give 'all', 'image', 'text' or 'last', whole numbers, a slice or a tensor.",
+        ),
         (torch.tensor([True]), "positions must be whole numbers, found torch.bool; use .nonzero() on a mask."),
         ([0.5], "positions must be whole numbers, found torch.float32; use .nonzero() on a mask."),
         (

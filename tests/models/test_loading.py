@@ -164,6 +164,13 @@ def test_tokens_and_strings(llava: Subject) -> None:
     assert model.to_string(ids[1]) == "a big red circle"
     assert model.to_string(ids)[0].split() == ["<pad>", "<pad>", "red", "circle"]
     assert model.to_str_tokens("red circle") == ["red", "circle"]
+    batch = model.prepare("what color is the circle", images=picture(0))
+    assert model.to_str_tokens(batch) == model.to_str_tokens(batch["input_ids"][0]) == model.to_string(batch)[0].split()
+    with pytest.raises(
+        InputError,
+        match=r"^to_str_tokens takes one sample, found \[2, 4\] \[batch pos\]; take one, batch\['input_ids'\]\[0\]\.$",
+    ):
+        model.to_str_tokens(ids)
     assert model.to_single_token("red") == int(model.to_tokens("red"))
     assert model.decode(ids) == ["red circle", "a big red circle"]
     assert model.stop_tokens == {2}
