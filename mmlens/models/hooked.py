@@ -1,5 +1,6 @@
 """`HookedMultimodal`: a Hugging Face vision-language model with named hook points, itself untouched."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.core.errors import InputError
 from mmlens.hooks.graph import HookGraph
 from mmlens.models.adapters import Adapters
 from mmlens.models.batch import MultimodalBatch
@@ -129,6 +131,22 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         self.hf_model.save_pretrained(folder)  # type: ignore[operator]
         if self.processor is not None:
             self.processor.save_pretrained(folder)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HookedMultimodal":
+        """A hooked model of its own on a copy of the weights, e.g. to have the original and an edited one side by side.
+
+        The copy is wrapped anew: how points reach their tensors is bound to the modules of the model that they were made for.
+
+        Raises:
+            InputError: while hooks are attached or edits are in force, which would be copied half.
+        """
+        hooked = [name for name, point in self.hook_dict.items() if point.attached]
+        if hooked or self.edits:
+            what = f"hooks are attached ({', '.join(hooked[:3])})" if hooked else f"{self.edits[0]!r} is in force"
+            raise InputError(f"A model cannot be copied while {what}; copy it first, and hook or edit the copy.")
+        copied = type(self)(copy.deepcopy(self.hf_model, memo), self.processor, self.family)
+        memo[id(self)] = copied
+        return copied
 
     def bind(self, batch: MultimodalBatch) -> BoundModel:
         """This model with a batch's picture held fast, for tools whose signatures take only tokens.
