@@ -9,6 +9,7 @@ from mmlens.analysis import metrics
 from mmlens.analysis.attribution.attribute import attribute
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.neurons.find import find_neurons
+from mmlens.core.errors import InputError
 from mmlens.interventions.corruptions import swap
 from mmlens.interventions.edits import Through, remove_word, replace_token
 from tests.analysis.conftest import Wrapped, planted_neuron
@@ -64,3 +65,15 @@ def test_gradients_are_on_where_they_are_needed(planted_neuron: Wrapped, case: s
         assert not torch.is_grad_enabled()
     torch.testing.assert_close(found, expected)
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inference_mode_is_refused_with_the_reason(planted_neuron: Wrapped, case: str) -> None:
+    with (
+        torch.inference_mode(),
+        pytest.raises(
+            InputError,
+            match=r" needs gradients, and nothing made under torch\.inference_mode\(\) can have any; use torch\.",
+        ),
+    ):
+        CASES[case](planted_neuron)

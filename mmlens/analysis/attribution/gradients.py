@@ -14,6 +14,7 @@ from mmlens.analysis.metrics import (
     require_values,
 )
 from mmlens.core.errors import InputError
+from mmlens.core.gradients import require_autograd
 from mmlens.hooks.session import HookPair
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -23,8 +24,9 @@ def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, s
     """Try on made-up logits whether a metric has a gradient, before any forward pass.
 
     Raises:
-        InputError: if it has none, because it counts.
+        InputError: if it has none, because it counts; under inference mode.
     """
+    require_autograd("This method")
     zeros = torch.zeros(size, model.graph["hook_logits"].width or model.W_U.shape[-1])
     with torch.enable_grad():
         values = as_function(metric, model, clean=zeros)(zeros.clone().requires_grad_())

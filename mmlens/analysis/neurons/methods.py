@@ -11,6 +11,7 @@ from mmlens.analysis.neurons.contribution import contributions, direct_effects
 from mmlens.analysis.neurons.gradient import Where, gradients, integrated_gradients, require_positions
 from mmlens.analysis.neurons.points import POINTS, Activation, NeuronLayers
 from mmlens.core.errors import InputError
+from mmlens.core.gradients import require_autograd
 from mmlens.models.hooked import HookedMultimodal
 
 Method = Literal["contribution", "direct_effect", "gradient", "integrated_gradient", "activation", "random"]
@@ -52,7 +53,7 @@ class Scoring:
         """The same with defaults filled in.
 
         Raises:
-            InputError: for unknown choices, or those that the method or the part does not have.
+            InputError: for unknown choices, those that the method or the part does not have, and gradients under inference mode.
         """
         for name, value, known in (
             ("method", self.method, get_args(Method)),
@@ -62,6 +63,8 @@ class Scoring:
             if value not in known:
                 raise InputError(f"{name}={value!r} is unknown; it must be one of {', '.join(map(repr, known))}.")
         by_gradient = self.method in ("gradient", "integrated_gradient")
+        if by_gradient:
+            require_autograd(f"method={self.method!r}")
         if layers.part != "language" and not by_gradient and self.method != "random":
             raise InputError(
                 f"method={self.method!r} reads what a neuron's row writes into the language model's stream, and neurons of the "

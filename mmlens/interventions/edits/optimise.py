@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
+from mmlens.core.gradients import require_autograd
 from mmlens.core.places import Neuron
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.hooked import HookedMultimodal
@@ -132,6 +133,7 @@ def optimise(
         deltas_of: deltas of the parameters; they themselves by default.
         progress: show a progress bar over steps.
     """
+    require_autograd("An edit that is optimised through the network")
     parameters = start.detach().clone().to(model.device).requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
     losses: dict[str, list[float]] = {}
