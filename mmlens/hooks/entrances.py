@@ -75,7 +75,7 @@ class SplitReading:
         points: the model's points.
         attn: what the branch's hook points begin with, e.g. `blocks.2.attn`.
         head_axis: of its queries, keys and values.
-        norm: the norm in front of the branch; the block's first if None.
+        norm: the norm in front of the branch; the block's first if None, an identity where there is none.
         memory: the argument of the attention module that keys and values are made of, in cross-attention.
     """
 
@@ -114,6 +114,8 @@ class SplitReading:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self._again:
+                if isinstance(self.norm, nn.Identity):
+                    self._input = kwargs.get("hidden_states", args[0] if args else None)
                 self._taken = [entry for one in readings() for entry in self._read(one, args, kwargs)]
 
         with ExitStack() as stack:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
-from mmlens.analysis.circuits.streams import Branch, Stream, stream_to, streams_behind
+from mmlens.analysis.circuits.streams import Branch, Stream, has_norms, short_block, stream_to, streams_behind
 from mmlens.core.errors import InputError
 from mmlens.core.places import Positions
+from mmlens.hooks.attachment import BetweenBranches
 from mmlens.hooks.graph import HookGraph, Node
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
@@ -38,14 +39,14 @@ def edge_graph(
     """
     build = _Build(model, nodes, batch, group_masks(batch, groups))
     graph = model.graph
-    last = stream_to(graph, streams_behind(graph, "hook_logits", "language")[0])
+    last = build.stream_to(streams_behind(graph, "hook_logits", "language")[0])
     streams = [*build.encoders(last), last]
     if towers == "all":
         build.vision(streams)
     for stream in streams:
         build.stream(stream)
-    end = "ln_final.hook_in" if "ln_final.hook_scale" in graph else last.name
-    build.readers.append(Reader("logits", "language", "logits", end, last.name, last.place[last.name]))
+    at = "ln_final.hook_in" if "ln_final.hook_scale" in graph else last.end
+    build.readers.append(Reader("logits", "language", "logits", at, last.end, last.place[last.end]))
     return EdgeGraph(tuple(build.writers), tuple(build.readers), nodes, towers, dict(groups))
 
 
@@ -100,11 +101,24 @@ class _Build:
         """The model's hook points."""
         return self.model.graph
 
+    def stream_to(self, end: str) -> Stream:
+        """The stream that ends in a point, divided at norms of sums."""
+        normed = {node.name for node in self.graph if node.role == "stream" and self._is_normed(node)}
+        return stream_to(self.graph, end, frozenset(normed))
+
+    def _is_normed(self, node: Node) -> bool:
+        """Whether a block without norms in front of its branches has one behind them, whose output the stream is."""
+        block = node.name.rpartition(".")[0]
+        middle = self.model.hook_dict.get(f"{block}.hook_resid_mid")
+        if middle is None or node.kind == "resid_pre" or has_norms(self.graph, block):
+            return False
+        return not isinstance(middle.attachment, BetweenBranches)  # type: ignore[union-attr]
+
     def encoders(self, last: Stream) -> list[Stream]:
         """The streams of the language model that others look at: that of an encoder."""
         memories = dict.fromkeys(branch.memory for branch in last.branches if branch.memory)
         ends = dict.fromkeys(end for memory in memories for end in streams_behind(self.graph, memory, "language"))
-        return [stream_to(self.graph, end) for end in ends]
+        return [self.stream_to(end) for end in ends]
 
     def vision(self, streams: list[Stream]) -> None:
         """The vision encoder, and what stands between it and the language model's streams.
@@ -118,7 +132,7 @@ class _Build:
                 f"The projector of {self.model.family.name} reads {', '.join(node.name for node in read)}; circuits across "
                 "towers need one stream that ends in it. Begin at the language model: towers='language'."
             )
-        stream = stream_to(self.graph, read[0].name)
+        stream = self.stream_to(read[0].name)
         self.stream(stream)
         for point, feeds in self._pictured(streams).items():
             (read_at,) = streams_behind(self.graph, point, "vision")
@@ -130,7 +144,8 @@ class _Build:
             alone = sum(self.graph[name].dead is None for name in self.graph.digraph.successors(read_at)) == 1
             at = read_at if alone else f"{point.removesuffix('.hook_out')}.hook_in"
             name = short(point)
-            self.readers.append(Reader(name, "vision", "bridge", at, stream.name, stream.place[read_at], feeds=feeds))
+            place = stream.place[read_at]
+            self.readers.append(Reader(name, "vision", "bridge", at, stream.segment(place), place, feeds=feeds))
 
     def _pictured(self, streams: list[Stream]) -> dict[str, tuple[str, ...]]:
         """The points that bring the picture into the language model, each with the writers that hold its features."""
@@ -151,13 +166,16 @@ class _Build:
         """All nodes of a stream."""
         for node, joins in stream.entering:
             for group, name in self._embeddings(node).items():
-                self.writers.append(Writer(name, stream.part, node.name, stream.name, joins, group=group))
+                self.writers.append(Writer(name, stream.part, node.name, stream.segment(joins), joins, group=group))
             if not self._is_prompt(node):
                 plain = {"vision": node.name.replace("hook_", ""), "projector": short(node.name)}
                 name = plain.get(node.part, f"embed[{node.sequence}]")
-                self.writers.append(Writer(name, stream.part, node.name, stream.name, joins))
+                self.writers.append(Writer(name, stream.part, node.name, stream.segment(joins), joins))
         memories: dict[str, None] = {}
+        norms = list(stream.norms)
         for branch in stream.branches:
+            while norms and norms[0][1] < stream.place[branch.out]:
+                self._norm(stream, *norms.pop(0))
             if branch.memory is not None and branch.memory not in memories:
                 memories[branch.memory] = None
                 self._memory(branch.memory, stream)
@@ -165,6 +183,14 @@ class _Build:
                 self._heads(stream, branch)
             else:
                 self._whole(stream, branch)
+        for norm in norms:
+            self._norm(stream, *norm)
+
+    def _norm(self, stream: Stream, node: Node, place: int, before: str, behind: str) -> None:
+        """A norm that reads one segment of a stream and writes the next."""
+        name = f"{short_block(node.name)}.{node.kind.replace('resid', 'ln')}"
+        self.readers.append(Reader(name, stream.part, "bridge", f"{node.name}.hook_in", before, place, feeds=(name,)))
+        self.writers.append(Writer(name, stream.part, node.name, behind, place, int(node.layer or 0)))
 
     @staticmethod
     def _is_prompt(node: Node) -> bool:
@@ -223,6 +249,7 @@ class _Build:
 
     def _heads(self, stream: Stream, branch: Branch) -> None:
         attn = attention_of(self.model, prefix := f"{branch.block}.{branch.kind}")
+        own = stream.segment(branch.reads)
         letter, part = ("x" if branch.kind == "cross_attn" else "h"), stream.part
         names = [f"{branch.short}.{letter}{head}" for head in range(attn.heads)]
         for head, name in enumerate(names):
@@ -231,7 +258,7 @@ class _Build:
                     name,
                     part,
                     f"{prefix}.hook_z",
-                    stream.name,
+                    own,
                     branch.joins,
                     branch.layer,
                     head,
@@ -240,24 +267,25 @@ class _Build:
             )
         at = entrance_of(branch)
         for head, name in enumerate(names):
-            self.readers.append(Reader(f"{name}.q", part, "q", at, stream.name, branch.reads, head, (name,), prefix))
+            self.readers.append(Reader(f"{name}.q", part, "q", at, own, branch.reads, head, (name,), prefix))
         grouped = "xkv" if branch.kind == "cross_attn" else "kv"
         each = attn.heads // attn.kv_heads
         looked, place = self._looked_at(stream, branch)
         at = at if branch.memory is None else memory_of(branch)
         for kind in ("k", "v"):
             for group in range(attn.kv_heads):
-                own = names[group * each : (group + 1) * each]
-                name = f"{own[0]}.{kind}" if each == 1 else f"{branch.short}.{grouped}{group}.{kind}"
-                self.readers.append(Reader(name, part, kind, at, looked, place, group, tuple(own), prefix))  # type: ignore[arg-type]
+                fed = names[group * each : (group + 1) * each]
+                name = f"{fed[0]}.{kind}" if each == 1 else f"{branch.short}.{grouped}{group}.{kind}"
+                self.readers.append(Reader(name, part, kind, at, looked, place, group, tuple(fed), prefix))  # type: ignore[arg-type]
 
     def _whole(self, stream: Stream, branch: Branch) -> None:
         name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
         part, kind = stream.part, "mlp" if branch.kind == "mlp" else "attn"
-        writer = Writer(name, part, branch.out, stream.name, branch.joins, branch.layer, branch=branch.out)
+        own = stream.segment(branch.reads)
+        writer = Writer(name, part, branch.out, own, branch.joins, branch.layer, branch=branch.out)
         self.writers.append(writer)
         at = entrance_of(branch)
-        self.readers.append(Reader(name, part, kind, at, stream.name, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
+        self.readers.append(Reader(name, part, kind, at, own, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
         if branch.memory is not None:
             looked, place = self._looked_at(stream, branch)
             self.readers.append(
@@ -267,7 +295,7 @@ class _Build:
     def _looked_at(self, stream: Stream, branch: Branch) -> tuple[str, int]:
         """The stream that keys and values are made of, and the place where it is read."""
         if branch.memory is None:
-            return stream.name, branch.reads
+            return stream.segment(branch.reads), branch.reads
         return branch.memory, stream.place[branch.memory]
 
 
@@ -275,9 +303,9 @@ def entrance_of(branch: Branch) -> str:
     """Where a branch receives its stream.
 
     A norm of its own has an entrance (`hooks/entrances.py`); where branches share one, or the norm is known to no hook point,
-    it is the branch's own input, seen in front of the norm (`wiring.py`).
+    it is the branch's own input, seen in front of the norm, if there is one (`wiring.py`).
     """
-    if branch.kind == "cross_attn" or branch.shared:
+    if branch.kind == "cross_attn" or branch.shared or branch.bare:
         return f"{branch.block}.{branch.kind}.hook_in"
     return f"{branch.block}.hook_{'mlp' if branch.kind == 'mlp' else 'attn'}_in"
 

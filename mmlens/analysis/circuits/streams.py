@@ -3,10 +3,14 @@
 A stream is the chain of points of the role `"stream"` that ends in a given point. What is added to it are the other points
 that flow into the chain: embeddings, branches of blocks, and features of the picture that enter between blocks (DeepStack). A
 branch reads one point of the chain, and may take keys and values from elsewhere: from its memory.
+
+Where blocks end their branches with a norm of the sum (BART), the chain is no sum across it: every such norm reads the stream in
+front of it, and writes the one behind it. The chain then falls into segments, each a sum of its own.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import HookName, Part
@@ -29,6 +33,7 @@ class Branch:
         joins: the point of the stream that holds what it added.
         memory: the point that its keys and values are made of, where that is not the stream.
         shared: another branch of the block reads the same point through the same norm.
+        bare: there is no norm in front of it.
     """
 
     out: str
@@ -39,13 +44,12 @@ class Branch:
     joins: int
     memory: str | None = None
     shared: bool = False
+    bare: bool = False
 
     @property
     def short(self) -> str:
-        """The block's short name: `L3`, `vision.L3`, `encoder.L3`, `cross_L0`."""
-        name = HookName.parse(self.out)
-        before = "" if name.part == "language" else f"{name.part}."
-        return f"{before}{str(name.stack).removesuffix('blocks')}L{name.layer}"
+        """The block's short name."""
+        return short_block(self.out)
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,38 @@ class Stream:
     Attributes:
         graph: the hook-point graph.
         nodes: its points, in order.
+        normed: the points of streams that hold the norm of a sum.
     """
 
     graph: HookGraph
     nodes: tuple[Node, ...]
+    normed: frozenset[str] = frozenset()
 
     @property
-    def name(self) -> str:
-        """The name of its last point, which no other stream has."""
+    def end(self) -> str:
+        """The name of its last point."""
         return self.nodes[-1].name
+
+    def segment(self, place: int) -> str:
+        """The sum that a point belongs to, by the name of its last point.
+
+        Args:
+            place: of the point, in the order of execution.
+        """
+        later = [node for node in self.nodes if self.place[node.name] > place and node.name in self.normed]
+        if not later:
+            return self.end
+        return self.nodes[self.nodes.index(later[0]) - 1].name
+
+    @property
+    def norms(self) -> list[tuple[Node, int, str, str]]:
+        """The norms that divide it: the point of each, its place, and the segments in front of it and behind."""
+        found = []
+        for before, node in pairwise(self.nodes):
+            if node.name in self.normed:
+                place = self.place[node.name]
+                found.append((node, place, self.segment(self.place[before.name]), self.segment(place)))
+        return found
 
     @property
     def part(self) -> Part:
@@ -74,6 +101,13 @@ class Stream:
     def place(self) -> dict[str, int]:
         """Every point's place in the order of execution."""
         return {name: number for number, name in enumerate(self.graph.names)}
+
+    @property
+    def _instead(self) -> str:
+        """What to do where it has something that circuits do not know."""
+        if self.part == "vision":
+            return "Begin at the language model: towers='language'."
+        return "Patch its points with mm.patch or mm.path_patch."
 
     @cached_property
     def entering(self) -> list[tuple[Node, int]]:
@@ -109,25 +143,26 @@ class Stream:
         if out.kind not in _BRANCHES or len(reads) != 1 or len(memory) > 1:
             raise InputError(
                 f"Circuits need branches that read one stream: attention, cross-attention, a mixer in the place of attention, "
-                f"an MLP. {out.name} is another kind of branch. Patch its points with mm.patch or mm.path_patch."
+                f"an MLP. {out.name} is another kind of branch. {self._instead}"
             )
         kind = out.kind.removesuffix("_out")
         if memory and kind != "cross_attn":
             raise InputError(
                 f"The keys and values of {block}.{kind} are made of two sequences, of its own rows and of {memory[0]}; circuits "
-                "need attention that looks at one. Patch its points with mm.patch or mm.path_patch."
+                f"need attention that looks at one. {self._instead}"
             )
         norm = "ln2" if kind == "mlp" and f"{block}.ln2.hook_scale" in self.graph else "ln1"
         siblings = [each.name for each, place in self._added if place == joins and each.name != out.name]
         shared = norm == "ln1" and any(each.startswith(f"{block}.") for each in siblings)
+        bare = not has_norms(self.graph, block)
         behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or shared)
-        if kind != "cross_attn" and not behind:
+        if kind != "cross_attn" and not behind and not bare:
             raise InputError(
-                f"Circuits need branches that read the stream through a norm; {out.name} has none in front of it (its blocks end "
-                "with their norms, so that the stream is no sum). Patch its points with mm.patch or mm.path_patch."
+                f"Circuits need branches that read the stream through a norm; {out.name} has none in front of it. "
+                f"{self._instead}"
             )
         looked_at = memory[0] if memory else None
-        return Branch(out.name, block, int(parsed.layer or 0), kind, reads[0], joins, looked_at, shared)
+        return Branch(out.name, block, int(parsed.layer or 0), kind, reads[0], joins, looked_at, shared, bare)
 
     def _sources(self, out: Node, block: str) -> tuple[list[int], list[str]]:
         """The points of the stream that a branch reads, and what else its block reads for it."""
@@ -148,8 +183,20 @@ class Stream:
         return list(reads), list(memory)
 
 
-def stream_to(graph: HookGraph, end: str) -> Stream:
-    """The stream that ends in a point.
+def short_block(point: str) -> str:
+    """The short name of the block that a point belongs to: `L3`, `vision.L3`, `encoder.L3`, `cross_L0`."""
+    name = HookName.parse(point)
+    before = "" if name.part == "language" else f"{name.part}."
+    return f"{before}{str(name.stack).removesuffix('blocks')}L{name.layer}"
+
+
+def has_norms(graph: HookGraph, block: str) -> bool:
+    """Whether a block has a norm in front of its branches."""
+    return any(f"{block}.{norm}.hook_scale" in graph for norm in ("ln1", "ln2"))
+
+
+def stream_to(graph: HookGraph, end: str, normed: frozenset[str] = frozenset()) -> Stream:
+    """The stream that ends in a point; `normed` as in `Stream`.
 
     Raises:
         InputError: if there are several.
@@ -163,7 +210,7 @@ def stream_to(graph: HookGraph, end: str) -> Stream:
                 "points with mm.patch or mm.path_patch."
             )
         if not before:
-            return Stream(graph, tuple(reversed(nodes)))
+            return Stream(graph, tuple(reversed(nodes)), normed)
         nodes += before
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.analysis.circuits.bare import bare_sites
 from mmlens.analysis.circuits.graph import EdgeGraph
+from mmlens.analysis.circuits.streams import has_norms
 from mmlens.core.errors import InputError
 from mmlens.hooks.attachment import AtSite, NormScale
 from mmlens.hooks.attention import InAttention
@@ -33,7 +35,7 @@ class Wiring:
 
     Attributes:
         points: the model's points, its entrances, and those of branches behind a shared norm and of cross-attention.
-        norms: the norm in front of each cross-attention, by what its hook points begin with.
+        norms: the norm in front of each cross-attention, by what its hook points begin with; an identity where there is none.
         memory: the argument of each cross-attention that keys and values are made of.
     """
 
@@ -59,8 +61,15 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
     crossing = [at.removesuffix(".hook_memory") for at in wanted if at.endswith(".hook_memory")]
     if crossing:
         _trace(model, batch, crossing, wiring)
+    bare = [at for at in wanted if not at.endswith(".hook_memory") and not _has_norms(model, at)]
+    if bare:
+        for at, site in bare_sites(model, batch, own, bare).items():
+            wiring.points[at] = Point(at, AtSite(site))
+            wiring.norms[at.removesuffix(".hook_in")] = nn.Identity()
     blocks = blocks_by_name(model)
     for at in wanted:
+        if at in wiring.points:
+            continue
         branch = at.rpartition(".")[0]
         if at.endswith(".hook_memory"):
             site = Site(_kernel(wiring, branch), "in", wiring.memory[branch])
@@ -70,6 +79,11 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
             receivers = _receivers(wiring, blocks[branch.rpartition(".")[0]], branch, norm)
             wiring.points[at] = Point(at, BehindNorm(norm, receivers))
     return wiring
+
+
+def _has_norms(model: HookedMultimodal, at: str) -> bool:
+    """Whether the block that an entrance belongs to has norms in front of its branches."""
+    return has_norms(model.graph, at.removesuffix(".hook_in").rpartition(".")[0])
 
 
 def _kernel(wiring: Wiring, attn: str) -> nn.Module:

@@ -152,7 +152,10 @@ def test_what_cannot_be_is_refused_before_any_run(
     ("name", "message"),
     [
         ("mllama", r"reads vision.global_blocks.1.hook_resid_post, .* Begin at the language model: towers='language'"),
-        ("florence2", r"blocks.0.hook_attn_out has none in front of it \(its blocks end with their norms"),
+        (
+            "florence2",
+            r"an MLP. vision.stages.0.blocks.0.hook_mlp_out is another kind of branch. Begin at the language model: towers='language'",
+        ),
         ("t5gemma2", r"are made of two sequences, of its own rows and of encoder.ln_final.hook_normalized"),
     ],
 )

@@ -1,7 +1,7 @@
 """Edges of other kinds of language model, in double precision: against whole runs, and plain hooks on bare Hugging Face modules.
 
-DeepStack (Qwen3-VL), attention and MLP side by side (Aya Vision), cross-attention to the picture (Llama 3.2 Vision, Idefics), and
-an encoder with a decoder (InstructBLIP and BLIP-2 with T5).
+DeepStack (Qwen3-VL), attention and MLP side by side (Aya Vision), cross-attention to the picture (Llama 3.2 Vision, Idefics), an
+encoder with a decoder (InstructBLIP and BLIP-2 with T5), and norms behind the branches (the BART of Florence-2).
 """
 
 from collections.abc import Callable
@@ -34,6 +34,7 @@ TOWERS = {
     "idefics": "all",
     "instructblip_t5": "all",
     "blip_2_flan_t5": "language",
+    "florence2": "language",
 }
 
 
@@ -238,9 +239,36 @@ def instructblip_t5(plain: Plain) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    "reference", [qwen3_vl, aya_vision, mllama, idefics, instructblip_t5], ids=lambda f: f.__name__
-)
+def florence2(plain: Plain) -> dict[str, torch.Tensor]:
+    encoder, decoder = plain.bare.model.language_model.encoder.layers, plain.bare.model.language_model.decoder.layers
+    first, second = encoder
+    written = plain.head(first.self_attn.out_proj, 1, 8)
+    values = plain.seen(plain.corrupted, second.self_attn.v_proj, "out")  # nothing but the norm writes what they read
+    keys = plain.seen(plain.corrupted, decoder[1].encoder_attn.k_proj, "out")
+    later = plain.head(decoder[1].self_attn.out_proj, 2, 8)
+    crossed = plain.head(decoder[1].encoder_attn.out_proj, 3, 8)
+    queries = plain.seen(plain.corrupted, decoder[2].encoder_attn.q_proj, "out")
+    return {
+        "encoder.L0.h1 -> encoder.L0.ln_mid": plain.effect((first.self_attn_layer_norm, "in", plus(written))),
+        "encoder.L0.ln_mid -> encoder.L0.mlp": plain.effect((first.fc1, "in", plus(plain.moved(first.fc1, "in")))),
+        "encoder.L0.ln_mid -> encoder.L0.ln_post": plain.effect(
+            (first.final_layer_norm, "in", plus(plain.moved(first.self_attn_layer_norm, "out")))
+        ),
+        "encoder.L0.ln_post -> encoder.L1.h2.v": plain.effect((second.self_attn.v_proj, "out", part(values, 2, 8))),
+        "encoder.L1.ln_post -> L1.x3.k": plain.effect((decoder[1].encoder_attn.k_proj, "out", part(keys, 3, 8))),
+        "L1.h2 -> L1.ln_cross": plain.effect((decoder[1].self_attn_layer_norm, "in", plus(later))),
+        "L1.x3 -> L1.ln_mid": plain.effect((decoder[1].encoder_attn_layer_norm, "in", plus(crossed))),
+        "L2.ln_cross -> L2.x0.q": plain.effect((decoder[2].encoder_attn.q_proj, "out", part(queries, 0, 8))),
+        "L2.ln_mid -> L2.ln_post": plain.effect(
+            (decoder[2].final_layer_norm, "in", plus(plain.moved(decoder[2].encoder_attn_layer_norm, "out")))
+        ),
+    }
+
+
+REFERENCES = [qwen3_vl, aya_vision, mllama, idefics, instructblip_t5, florence2]
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
 @torch.no_grad()
 def test_single_edges_equal_plain_hooks_on_bare_modules(reference: Callable[[Plain], dict[str, torch.Tensor]]) -> None:
     pair, plain = pair_on(reference.__name__), Plain(reference.__name__)
@@ -251,7 +279,7 @@ def test_single_edges_equal_plain_hooks_on_bare_modules(reference: Callable[[Pla
         assert float(expected.abs().max()) > 1e-4, f"{edge}: the comparison could not fail"
 
 
-@pytest.mark.parametrize("name", ["qwen3_vl", "aya_vision", "mllama", "idefics", "instructblip_t5"])
+@pytest.mark.parametrize("name", [reference.__name__ for reference in REFERENCES])
 def test_attribution_is_the_slope_of_the_exact_runs(name: str) -> None:
     model, clean, other = made(name)
     pixels = clean["pixel_values"] + 3e-3 * (other["pixel_values"] - clean["pixel_values"])
@@ -347,6 +375,9 @@ def test_who_reads_whom() -> None:
     assert {"cross_L0.mlp -> L0.h0.q", "L1.mlp -> cross_L1.x0.q"} <= edges["idefics"]
     assert {"L0.h0 -> L0.x0.q", "L0.x0 -> L0.mlp", "encoder.ln_final -> L1.x0.v"} <= edges["instructblip_t5"]
     assert not any(edge.startswith("encoder.L") and " -> L" in edge for edge in edges["instructblip_t5"])
+    assert {"L0.ln_post -> L1.h0.q", "L0.ln_post -> L1.ln_cross", "encoder.L1.ln_post -> L1.x0.k"} <= edges["florence2"]
+    assert {"embed[decoder] -> L0.ln_cross", "L2.ln_post -> logits"} <= edges["florence2"]
+    assert not any(edge.startswith("L0.h0 -> L1.") for edge in edges["florence2"])  # a norm lies between
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "instructblip_t5"])
