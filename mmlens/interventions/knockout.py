@@ -104,12 +104,11 @@ class KnockOut:
 
 def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: bool) -> torch.Tensor:
     """The pairs of one pass: of the prompt's positions in it and, where asked for, of the new ones."""
-    length = cut.shape[2]
     pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
-    old = cut[:, first : first + n_query]
-    pairs[:, : old.shape[1], :length] = old
+    old = cut[:, first : first + n_query, :n_key]  # a prompt that is read in pieces has no later keys yet
+    pairs[:, : old.shape[1], : old.shape[2]] = old
     if generated:
-        pairs[:, old.shape[1] :, :length] = cut.any(1)[:, None]
+        pairs[:, old.shape[1] :, : old.shape[2]] = cut.any(1)[:, None, :n_key]
     return pairs
 
 

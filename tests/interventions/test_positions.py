@@ -472,3 +472,21 @@ def test_a_run_that_goes_on_from_another_is_refused(llava: Subject) -> None:
             never_entered(model),
         ):
             model.generate(batch, past_key_values=known, max_new_tokens=2)
+
+
+@torch.no_grad()
+def test_a_prompt_may_be_read_in_pieces(llava: Subject) -> None:
+    model = llava.model
+    batch = model.prepare(["describe the image", "what color is the big red circle"])
+    length = batch["input_ids"].shape[1]
+    options: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    plain = torch.stack(model.generate(batch, **options).logits)
+    steer = Steer(SteeringVector(direction_of(model), AT), positions="prompt")
+    for what in (Add(AT, direction_of(model), positions=[4, length - 2]), KnockOut("last", [length - 3]), steer):
+        with model.intervene(what):
+            whole, pieces = (
+                torch.stack(model.generate(batch, **options, **more).logits) for more in ({}, {"prefill_chunk_size": 3})
+            )
+        torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-5)
+        assert (whole - plain).abs().max() > 1e-3
