@@ -62,6 +62,8 @@ class Reaching(ABC):
     def starts(self, run: Run) -> None:
         """Resolve the rule against the batch that is about to run.
 
+        Where only the run tells how long a sequence is (a Q-Former's queries, windows), this happens when it gets there.
+
         Raises:
             InputError: if it names nothing there, or positions that do not exist.
         """
