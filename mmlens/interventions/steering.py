@@ -135,7 +135,7 @@ class _Positioned(Reaching):
         require_forward(self.positions)
         nodes = self.points(model)
         for node in nodes:
-            if node.width != len(self.vector.direction) or node.axes != "batch pos d_model":
+            if node.width != len(self.vector.direction) or node.axes.split()[-1] not in ("d_model", "d_vision"):
                 raise InputError(
                     f"The vector has {len(self.vector.direction)} entries, but {node.name} is [{node.axes}] with {node.width} "
                     "last; steer at points of the stream that it was made for."
@@ -192,7 +192,7 @@ class _Positioned(Reaching):
             )
         return found
 
-    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+    def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """What stands in the place of the states."""
         raise NotImplementedError
 
@@ -215,9 +215,9 @@ class _Positioned(Reaching):
             if self.gate is not None:
                 where = where & self.gate(activation).to(activation.device).bool()[..., None]
             if isinstance(where, bool):
-                self.touched.count(node.name, activation.shape[:2].numel())
+                self.touched.count(node.name, activation.shape[:-1].numel())
                 return self.change(activation)
-            touched = int(where.expand(*activation.shape[:2], 1).sum())
+            touched = int(where.expand(*activation.shape[:-1], 1).sum())
             if not touched:
                 return None
             self.touched.count(node.name, touched)
@@ -258,7 +258,7 @@ class Steer(_Positioned):
         """The vector, as strong as asked for."""
         return self.alpha * self.vector.direction
 
-    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+    def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """The states with the vector added."""
         moved = states + self.direction(states)
         if not self.keep_norm:
@@ -282,7 +282,7 @@ class ProjectOut(_Positioned):
         """The direction, of length 1."""
         return self.vector.direction / self.vector.norm
 
-    def change(self, states: Float[torch.Tensor, "batch pos d_model"]) -> Float[torch.Tensor, "batch pos d_model"]:
+    def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """The states without their part along the direction."""
         unit = self.direction(states)
         return states - (states @ unit)[..., None] * unit

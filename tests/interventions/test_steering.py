@@ -78,6 +78,30 @@ def test_on_other_structures(name: str, request: pytest.FixtureRequest) -> None:
     torch.testing.assert_close(trace.logits, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("at", ["vision.blocks.0.hook_resid_post", "vision.blocks.1.hook_mlp_out", "projector.hook_in"])
+def test_in_towers_every_row_is_steered(subject: Subject, at: str) -> None:
+    """Also in packed ones, whose rows have no batch axis."""
+    model, batch = subject.model, subject.batches["left"]
+    vector = vector_of(model, at)
+    length = None
+
+    def add(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        nonlocal length
+        length = activation.shape[:-1].numel()
+        return activation + ALPHA * vector.direction
+
+    expected = model.run_with_hooks(batch, fwd_hooks=[(at, add)])
+    steer = Steer(vector, ALPHA)
+    with model.intervene(steer):
+        found = model(batch)
+    assert not torch.equal(found, model(batch))
+    torch.testing.assert_close(found, expected)
+    assert (steer.touched.tokens, steer.touched.steps) == (length, 1)
+    with model.intervene(ProjectOut(vector)):
+        states = model.run_with_cache(batch, names=at)[1][at]
+    assert (states @ vector.direction).abs().max() < 1e-4
+
+
 def test_padding_is_never_steered(llava: Subject) -> None:
     model, batch = llava.model, llava.batches["left"]
     steer = Steer(vector_of(model))
