@@ -48,7 +48,7 @@ class Packed:
         self.device = recording.returned.device
         self.streams = Streams(recording)
         self.lent = Lent(recording.attended)
-        self._layout: tuple[tuple[int, ...], Any] | None = None
+        self._layout: tuple[tuple[Any, ...], Any] | None = None
 
     def job(self, cell: Cell, given: tuple[torch.Tensor, torch.Tensor] | None = None) -> Job:
         """A cell, ready to run.
@@ -145,10 +145,11 @@ class Packed:
         """The block's output `[row d_model]` for the rows of all cells."""
         samples = [job.cell.sample for job, _ in pairs]
         streams = [cut(*inputs[id(job)], step.rows) for job, step in pairs]
-        queries, keys, groups = self._grouped(samples, [step for _, step in pairs], n_first)
+        device = self._device(layer)
+        queries, keys, groups = self._grouped(samples, [step for _, step in pairs], n_first, device)
         hooks, edits = changes_inside(self.model.graph, layer, [job for job, _ in pairs], queries)
         if edits:
-            groups = self._without(edits, queries, keys)
+            groups = self._without(edits, queries, keys, device)
         served, others = self._served(layer, pairs, queries)
         self.lent.call = Call(layer, queries, keys, groups, edits, stash, served=served)
         try:
@@ -160,16 +161,16 @@ class Packed:
             self.lent.call = None
 
     def _grouped(
-        self, samples: Sequence[int], steps: Sequence[Step], n_first: int
+        self, samples: Sequence[int], steps: Sequence[Step], n_first: int, device: torch.device
     ) -> tuple[list[Span], list[Span], list[Group]]:
         """Spans and groups of a call; those of the block before where they are the same."""
-        key = (*samples, *(id(step.rows) for step in steps), *(id(step.keys) for step in steps))
+        key = (device, *samples, *(id(step.rows) for step in steps), *(id(step.keys) for step in steps))
         if self._layout is None or self._layout[0] != key:
             queries = spans_of(samples, [step.rows for step in steps])
             # keys that were found first lie in front of those that come with the queries
             rows = [step.rows if step.keys is None else step.keys for step in steps]
             keys = spans_of(samples, rows)
-            self._layout = (key, (queries, keys, self._groups(queries, keys), RowsOf(queries, self.device)))
+            self._layout = (key, (queries, keys, self._groups(queries, keys, device), RowsOf(queries)))
         return self._layout[1][:3]
 
     def _served(
@@ -193,20 +194,27 @@ class Packed:
         samples = torch.cat([torch.full((len(span.rows),), span.sample) for span in spans])
         rows = torch.cat([span.rows for span in spans])
         where = flags.nonzero().flatten()
-        served = (samples[where].to(self.device), rows[where].to(self.device), where.to(self.device))
-        return served, (~flags).nonzero().flatten().to(self.device)
+        device = self._device(layer)
+        served = (samples[where].to(device), rows[where].to(device), where.to(device))
+        return served, (~flags).nonzero().flatten().to(device)
 
-    def _groups(self, queries: Sequence[Span], keys: Sequence[Span]) -> list[Group]:
-        return groups_of(queries, keys, self.cone.length, self.cone.causal, self.device) if queries else []
+    def _device(self, layer: int) -> torch.device:
+        """Where a block computes: blocks may lie on several devices."""
+        return self.recording.attended[layer].key.device
 
-    def _without(self, edits: dict[int, Any], queries: list[Span], keys: list[Span]) -> list[Group]:
+    def _groups(self, queries: Sequence[Span], keys: Sequence[Span], device: torch.device) -> list[Group]:
+        return groups_of(queries, keys, self.cone.length, self.cone.causal, device) if queries else []
+
+    def _without(
+        self, edits: dict[int, Any], queries: list[Span], keys: list[Span], device: torch.device
+    ) -> list[Group]:
         """Groups of the cells whose scores and patterns are left alone."""
         rest = [i for i in range(len(queries)) if i not in edits]
-        return self._groups([queries[i] for i in rest], [keys[i] for i in rest])
+        return self._groups([queries[i] for i in rest], [keys[i] for i in rest], device)
 
     def _called(self, layer: int, stream: torch.Tensor, spans: Sequence[Span]) -> Any:
         """Call a block with packed rows, and with what it was called with in the clean run for these."""
-        rows = RowsOf(spans, self.device)
+        rows = RowsOf(spans)
         if self._layout is not None and self._layout[1][0] is spans:
             rows = self._layout[1][3]
         return self.decoder.blocks[layer](
@@ -244,4 +252,4 @@ class Packed:
     def logits(self, stream: torch.Tensor) -> torch.Tensor:
         """Logits `[row vocab]` of rows of the last stream."""
         normed = stream[None] if self.decoder.norm is None else self.decoder.norm(stream[None])
-        return self.recording.to_logits(self.decoder.head(normed))[0]
+        return self.recording.to_logits(self.decoder.head(normed))[0].to(self.recording.home)

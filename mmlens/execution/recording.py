@@ -88,12 +88,14 @@ class Recording:
         attended: per block.
         returned: what the last block returned, `[batch pos d_model]`.
         to_logits: from what the unembedding returns to the logits of the model (a scale, a soft cap).
+        home: the device on which the model returns its logits, which need not be the unembedding's.
     """
 
     entered: list[Entered] = field(default_factory=list)
     attended: list[Attended] = field(default_factory=list)
     returned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     to_logits: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits
+    home: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def size(self) -> int:
@@ -209,7 +211,9 @@ def record(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) ->
         if entered.stream is not before and not torch.equal(entered.stream, before):
             entered.added = entered.stream - before
     to_logits = _behind_head(recorder.head[0], logits, model)
-    kept = Recording(recorder.entered, [found[0] for found in attended], recorder.returned[-1], to_logits)
+    kept = Recording(
+        recorder.entered, [found[0] for found in attended], recorder.returned[-1], to_logits, logits.device
+    )
     return kept, logits
 
 
@@ -225,6 +229,7 @@ def _behind_head(head: torch.Tensor, logits: torch.Tensor, model: HookedMultimod
         NotAloneError: if it is none of these.
     """
     if head.shape == logits.shape:
+        head = head.to(logits.device)
         if torch.equal(head, logits):
             return lambda scores: scores
         text = model.config.get_text_config()

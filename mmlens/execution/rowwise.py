@@ -16,13 +16,13 @@ class RowsOf:
 
     Args:
         spans: the rows.
-        device: where the tensors are.
     """
 
-    def __init__(self, spans: Sequence[Span], device: torch.device):
-        self.rows = torch.cat([span.rows for span in spans]).to(device)
+    def __init__(self, spans: Sequence[Span]):
+        rows = torch.cat([span.rows for span in spans])
         samples = torch.tensor([span.sample for span in spans])
-        self.samples = samples.repeat_interleave(torch.tensor([len(span.rows) for span in spans])).to(device)
+        samples = samples.repeat_interleave(torch.tensor([len(span.rows) for span in spans]))
+        self._places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {rows.device: (samples, rows)}
         self._cut: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def of_all(self, kwargs: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
@@ -33,6 +33,13 @@ class RowsOf:
             shape: batch and positions of that call.
         """
         return {name: None if name == "attention_mask" else self._of(value, shape) for name, value in kwargs.items()}
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and positions of the rows, on a device: blocks may lie on several."""
+        if device not in self._places:
+            samples, rows = next(iter(self._places.values()))
+            self._places[device] = samples.to(device), rows.to(device)
+        return self._places[device]
 
     def _of(self, value: Any, shape: tuple[int, int]) -> Any:
         if isinstance(value, torch.Tensor):
@@ -49,16 +56,17 @@ class RowsOf:
     def _tensor(self, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor | None:
         batch, length = shape
         sizes = value.shape
+        samples, rows = self._on(value.device)
         if value.ndim == 4 and sizes[-1] == sizes[-2] == length:
             return None  # a mask, which the recorded attention holds
         for axis in range(value.ndim - 1):
             if sizes[axis + 1] == length and sizes[axis] in (1, batch):
-                samples = self.samples if sizes[axis] == batch else torch.zeros_like(self.samples)
+                whose = samples if sizes[axis] == batch else torch.zeros_like(samples)
                 # both axes in front of those that stay, and the rows back to where they were
-                cut = value.movedim((axis, axis + 1), (0, 1))[samples, self.rows]
+                cut = value.movedim((axis, axis + 1), (0, 1))[whose, rows]
                 return cut.movedim(0, axis).unsqueeze(axis)
         if value.ndim == 1 and sizes[0] == length:
-            return value[self.rows]
+            return value[rows]
         if value.ndim == 0 or batch == 1 or sizes[0] != batch:
             return value
         raise NotAloneError(f"its blocks are given a tensor {list(sizes)} that is no row's and differs by sample")
