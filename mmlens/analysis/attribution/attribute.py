@@ -112,13 +112,16 @@ def attribute(
         else _effects(node, groups[node.name], target, contributions[node.name])
         for node, _ in chosen
     ]
-    values = _by_target(swept, dict(zip(names, effects, strict=True))) + run.values
+    # points of a model on several devices meet on the CPU
+    values = (
+        _by_target(swept, {name: effect.cpu() for name, effect in zip(names, effects, strict=True)}) + run.values.cpu()
+    )
     ends = [require_values(measure(at_source), clean.size), run.values]
     clean_value, corrupted_value = ends if direction == "denoise" else reversed(ends)
     how = "AtP" if method == "atp" else f"AtP with integrated gradients, {steps} steps"
     first = next(iter(groups.values()))
     return PatchSweep(
-        values=values.cpu(),
+        values=values,
         points=[each.name for each in swept],
         groups=[group.name for group in first],
         clean=clean_value.cpu(),

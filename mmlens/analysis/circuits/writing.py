@@ -89,6 +89,7 @@ class Source:
     def along(self, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """How far each writer's part of `values` goes along a gradient of the stream, per row: `[... pos writer]`."""
         values = self.placed(values)
+        gradient = gradient.to(values.device)  # of a stream that is read on another device, maybe
         rows = values.shape[:-1] if self.weights is None else values.shape[:-2]
         gradient = gradient.reshape(*rows, -1)  # modules may hold the rows in another form
         if self.weights is not None:
@@ -195,7 +196,7 @@ class Writing:
                             else "Use mm.path_patch."
                         )
                     )
-                total = written if total is None else total + written
+                total = written if total is None else total + written.to(total.device)
         return total
 
 
