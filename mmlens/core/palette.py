@@ -2,11 +2,11 @@
 
 from mmlens.core.names import Part
 
-#: For series, in this order. After Okabe and Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/, without
-#: their yellow, which is too pale for a dot on white.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#332288")
+#: For series, in this order. After Okabe and Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/; without
+#: their yellow, too pale for a dot on white, and with a darker pink: readers without green cones take theirs for the grey.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b3457f", "#56b4e9", "#e69f00", "#332288")
 #: Baselines and random controls.
-GREY = "#8c8c8c"
+GREY = "#999999"
 #: Words that explain.
 NOTE = "#555555"
 #: One per part of the model.

@@ -5,12 +5,15 @@ from html import escape
 from pathlib import Path
 
 from mmlens.core.errors import InputError
+from mmlens.core.files import whole_file
 from mmlens.core.names import PARTS, Part, nearest
+from mmlens.core.palette import NOTE, signed
+from mmlens.core.palette import PARTS as PART_COLORS
 from mmlens.hooks.graph import HookGraph, Node
 
 _PART_TITLES: dict[Part, str] = {"vision": "vision encoder", "projector": "projector", "language": "language model"}
-_PART_COLORS: dict[Part, str] = {"vision": "#2f7f86", "projector": "#b3702c", "language": "#5a4fa3"}
 _CELL, _ROW, _GAP, _LEFT, _TOP = 48, 30, 30, 46, 48
+_LEGEND = 26
 _BOX = _CELL - 5
 
 
@@ -28,8 +31,13 @@ class Drawing:
         return self.svg
 
     def save(self, path: str | Path) -> None:
-        """Write the picture to a file."""
-        Path(path).write_text(self.svg, encoding="utf-8")
+        """Write the picture to a file, whole or not at all.
+
+        Raises:
+            InputError: if the folder does not exist.
+        """
+        with whole_file(path) as temporary:
+            temporary.write_text(self.svg, encoding="utf-8")
 
 
 def _rows(graph: HookGraph, part: Part) -> list[tuple[str, list[Node]]]:
@@ -51,13 +59,6 @@ def _block_label(node: Node) -> str:
     return f"{stack} block {node.layer}".strip()
 
 
-def _color(value: float, largest: float) -> str:
-    """Red for positive, blue for negative, white for zero."""
-    strength = min(1.0, abs(value) / largest) if largest else 0.0
-    faded = round(255 * (1 - 0.85 * strength))
-    return f"rgb(255,{faded},{faded})" if value >= 0 else f"rgb({faded},{faded},255)"
-
-
 def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Drawing:
     """Draw a hook-point graph; see `HookGraph.draw`.
 
@@ -72,18 +73,18 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
             )
     largest = max((abs(value) for value in values.values()), default=0.0)
     columns = {part: _rows(graph, part) for part in PARTS}
-    height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20
+    height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20 + _LEGEND
     places: dict[str, tuple[float, int]] = {}
     body: list[str] = []
     x = 10.0
     for part, rows in columns.items():
         width = _LEFT + _CELL * max((len(nodes) for _, nodes in rows), default=1) + 8
         body.append(
-            f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{_PART_COLORS[part]}">'
+            f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{PART_COLORS[part]}">'
             f"{_PART_TITLES[part]}</text>"
         )
         for index, (label, nodes) in enumerate(rows):
-            y = height - 24 - _ROW * (index + 1)
+            y = height - 24 - _LEGEND - _ROW * (index + 1)
             body.append(f'<text x="{x}" y="{y + 15}" font-size="9" fill="#777">{label}</text>')
             for place, node in enumerate(nodes):
                 places[node.name] = (x + _LEFT + _CELL * place, y)
@@ -92,6 +93,7 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
         *_edges(graph, places),
         *body,
         *(_box(graph[name], place, values, largest) for name, place in places.items()),
+        *_legend(height, [node.dead for node in graph], largest),
     ]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{x:.0f}" height="{height}" viewBox="0 0 {x:.0f} {height}" '
@@ -115,10 +117,19 @@ def _edges(graph: HookGraph, places: dict[str, tuple[float, int]]) -> list[str]:
     return lines
 
 
+def _legend(height: float, dead: list[str | None], largest: float) -> list[str]:
+    """What frames and colours mean, at the bottom, as far as they occur."""
+    words = ["thick frame: residual stream"]
+    words += ["dashed: cannot reach the logits"] if any(dead) else []
+    words += [f"red: rises, blue: falls, by {largest:.3g} at most"] if largest else []
+    return [f'<text x="10" y="{height - 12}" font-size="10" fill="{NOTE}">{"; ".join(words)}</text>']
+
+
 def _box(node: Node, place: tuple[float, int], values: dict[str, float], largest: float) -> str:
     x, y = place
     value = values.get(node.name)
-    fill = "#f6f6f6" if value is None else _color(value, largest)
+    fill = "#f6f6f6" if value is None else signed(value, largest)
+    ink = "#222" if value is None or abs(value) < 0.6 * largest else "#fff"
     dash = ' stroke-dasharray="3 2"' if node.dead else ""
     weight = 1.6 if node.role == "stream" else 0.8
     note = f"\n{value:.4g}" if value is not None else ""
@@ -126,8 +137,8 @@ def _box(node: Node, place: tuple[float, int], values: dict[str, float], largest
     title = escape(f"{node.name}\n[{node.axes}] {node.width or ''}{note}")
     return (
         f'<g><title>{title}</title><rect x="{x}" y="{y}" width="{_BOX}" height="20" rx="4" fill="{fill}" '
-        f'stroke="{_PART_COLORS[node.part]}" stroke-width="{weight}"{dash}/>'
-        f'<text x="{x + _BOX / 2}" y="{y + 13}" font-size="8" text-anchor="middle" fill="#222">'
+        f'stroke="{PART_COLORS[node.part]}" stroke-width="{weight}"{dash}/>'
+        f'<text x="{x + _BOX / 2}" y="{y + 13}" font-size="8" text-anchor="middle" fill="{ink}">'
         f"{escape(_label(node.kind))}</text></g>"
     )
 

@@ -6,15 +6,19 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mmlens.core.names import HookName, Part
+from mmlens.core.palette import FALL, NOTE, PARTS, RISE
 from mmlens.hooks.drawing import Drawing
 
 if TYPE_CHECKING:
     from mmlens.analysis.circuits.circuit import Circuit, Edge
     from mmlens.analysis.circuits.graph import Writer
 
-_COLORS: dict[Part, str] = {"vision": "#2f7f86", "projector": "#b3702c", "language": "#5a4fa3"}
 _TITLES: dict[Part, str] = {"vision": "vision encoder", "language": "language model"}
 _BOX, _CELL, _ROW, _GAP, _LEFT, _TOP = 74, 84, 50, 10, 62, 58
+#: The drawing's least width and what stands beneath the graph: room for the title and the legend.
+_NARROWEST, _LEGEND = 470, 40
+#: Rows of few heads are moved aside by this share of the free room, row by row: else all edges run through one column of boxes.
+_ASIDE, _SPREAD = 0.618, 5
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,26 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
         body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
     body += [_box(name, place) for name, place in places.items()] + labels
     kept = int(circuit.kept.sum())
-    title = f"{len(edges)} of {kept} edges, {circuit.method}; {circuit.metric}"
-    legend = "blue: the metric falls when the edge is corrupted (it carries the answer); red: it rises"
+    approximate = "" if circuit.method == "exact" else " (approximate)"
+    title = [f"{len(edges)} of {kept} edges, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
+    width = max(width, _NARROWEST, 12 + 6.6 * max(map(len, title)))
+    head = [_text(12, 18 + 15 * line, words, "#222", 12 - line) for line, words in enumerate(title)]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif"><rect width="100%" height="100%" '
-        f'fill="white"/><text x="12" y="18" font-size="12" fill="#222">{escape(title)}</text>'
-        f'<text x="12" y="{height - 8:.0f}" font-size="10" fill="#666">{legend}</text>{"".join(body)}</svg>'
+        f'fill="white"/>{"".join([*head, *_legend(height, largest), *body])}</svg>'
     )
     return Drawing(svg)
+
+
+def _legend(height: float, largest: float) -> Iterator[str]:
+    """What the colours and the strength of edges mean, at the bottom."""
+    about = ((FALL, "the metric falls when the edge is corrupted: it carries the answer"), (RISE, "it rises"))
+    for line, (color, words) in enumerate(about):
+        y = height - 24 + 15 * line
+        yield f'<line x1="12" x2="36" y1="{y - 3:.0f}" y2="{y - 3:.0f}" stroke="rgb{color}" stroke-width="4"/>'
+        strongest = f"; an edge of this strength changes it by {largest:.3g}" if line else ""
+        yield _text(42, y, words + strongest, NOTE, 10)
 
 
 def _rows(circuit: "Circuit", shown: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
@@ -81,19 +96,21 @@ def _places(circuit: "Circuit", shown: set[str]) -> tuple[dict[str, _Place], flo
         (part, _rows(circuit, shown, part)) for part in ("vision", "language")
     ]
     depth = sum(len(rows) for _, rows in towers) + 1
-    height = _TOP + _ROW * depth + 44
+    height = _TOP + _ROW * depth + 44 + _LEGEND
     places: dict[str, _Place] = {}
     labels: list[str] = []
-    left, y, middle = 12.0, height - 64.0, 0.0
+    left, y, middle = 12.0, height - 64.0 - _LEGEND, 0.0
     for part, rows in towers:
         if not rows:
             continue
         side_by_side = max((sum(not _beside(w) for w in found) for _, found in rows), default=1) or 1
-        labels.append(_text(left, y + 26, _TITLES[part], _COLORS[part], 13))
-        for label, found in rows:
+        side_by_side = max(side_by_side, min(_SPREAD, len(rows) // 3))
+        labels.append(_text(left, y + 26, _TITLES[part], PARTS[part], 13))
+        for number, (label, found) in enumerate(rows):
             labels.append(_text(left, y + 4, label, "#777", 10))
             heads = [writer for writer in found if not _beside(writer)]
-            start = left + _LEFT + _CELL * (side_by_side - len(heads)) / 2
+            aside = number * _ASIDE % 1 if label else 0.5  # embeddings stand in the middle
+            start = left + _LEFT + _CELL * (side_by_side - len(heads)) * aside
             for column, writer in enumerate(heads):
                 places[writer.name] = _at(writer, start + _CELL * column + _BOX / 2, y, part)
             for writer in found:
@@ -128,7 +145,7 @@ def _text(x: float, y: float, words: str, color: str, size: int) -> str:
 
 def _line(edge: "Edge", source: _Place, target: _Place, largest: float) -> str:
     strength = abs(edge.score) / largest
-    color = "#c0392b" if edge.score > 0 else "#2266bb"
+    color = f"rgb{RISE if edge.score > 0 else FALL}"
     x1, y1, x2, y2 = source.x, source.y - 11, target.x, target.y + 11
     points = ",".join(f"{value:.1f}" for value in _bend(x1, y1, x2, y2))
     return (
@@ -145,7 +162,7 @@ def _bend(x1: float, y1: float, x2: float, y2: float) -> Iterator[float]:
 
 
 def _box(name: str, place: _Place) -> str:
-    color, size = _COLORS[place.part], min(10.0, 130 / len(place.label))
+    color, size = PARTS[place.part], min(10.0, 130 / len(place.label))
     return (
         f'<g><title>{escape(name)}</title><rect x="{place.x - _BOX / 2:.1f}" y="{place.y - 11:.1f}" width="{_BOX}" '
         f'height="22" rx="5" fill="#fff" stroke="{color}" stroke-width="1.4"/>'

@@ -82,14 +82,21 @@ def panels(
 
 
 def rows_and_columns(count: int, most: int) -> tuple[int, int]:
-    """Into how many rows and columns panels go: 7 at most 6 to a row make rows of 4 and 3, not of 6 and 1.
+    """Into how many rows and columns panels go, so that none stands alone in the last row.
+
+    Args:
+        count: how many panels.
+        most: to a row; one more, or fewer, where a panel would be left over.
 
     Example:
-        >>> rows_and_columns(7, 6), rows_and_columns(3, 6)
-        ((2, 4), (1, 3))
+        >>> rows_and_columns(7, 6), rows_and_columns(3, 6), rows_and_columns(9, 4)
+        ((2, 4), (1, 3), (3, 3))
     """
-    rows = math.ceil(count / most)
-    return rows, math.ceil(count / rows)
+    even = math.ceil(count / math.ceil(count / most))
+    for columns in (even, even + 1, *range(even - 1, 1, -1)):
+        if count % columns != 1 or count == 1:
+            return math.ceil(count / columns), columns
+    return math.ceil(count / even), even
 
 
 def dress(axes: Axes, *, x: str = "", y: str = "", title: str = "", grid: bool = False) -> None:

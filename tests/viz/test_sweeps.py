@@ -6,15 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
 from mmlens.viz.sweeps import plot_over_picture, plot_sweep
 from tests.tiny import picture
-
-
-def sweep(points: list[str], groups: list[str], boxes: tuple[Any, ...] = ()) -> PatchSweep:
-    values = torch.linspace(-1, 2, len(points) * len(groups) * 2).reshape(len(points), len(groups), 2)
-    return PatchSweep(values, points, groups, torch.ones(2), torch.zeros(2), "denoise", "m, logits", boxes=boxes)
+from tests.viz.made import sweep
 
 
 def shown(figure: Any) -> np.ndarray:
@@ -45,6 +40,50 @@ def test_heads_at_one_group_are_drawn_layer_by_head() -> None:
     assert figure.axes[0].get_xlabel() == "head, at last"
     some = plot_sweep(sweep([names[1], names[6]], ["last"]))
     assert shown(some).shape == (2, 1)
+
+
+def test_heads_at_several_groups_are_a_map_for_each() -> None:
+    names = [f"blocks.{layer}.attn.hook_z[h{head}]" for layer in range(3) for head in range(4)]
+    made = sweep(names, ["image", "last"])
+    *maps, colors = plot_sweep(made).axes
+    assert [axes.get_title() for axes in maps] == ["at image", "at last"]
+    for axes, effect in zip(maps, made.effect.mean(-1).T, strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), effect.reshape(3, 4))
+        assert axes.images[0].get_clim() == maps[0].images[0].get_clim()
+    assert colors.get_ylabel() == "change (logits)"
+
+
+def test_many_points_of_several_kinds_are_a_map_for_each_kind() -> None:
+    kinds = ("resid_pre", "mlp_out")
+    made = sweep([f"vision.blocks.{i}.hook_{kind}" for i in range(8) for kind in kinds], ["a", "b"])
+    *maps, _ = plot_sweep(made).axes
+    assert [axes.get_title() for axes in maps] == ["vision resid_pre", "vision mlp_out"]
+    for number, axes in enumerate(maps):
+        np.testing.assert_allclose(axes.images[0].get_array(), made.effect.mean(-1)[number::2])
+    few = sweep([f"blocks.{i}.hook_{kind}" for i in range(2) for kind in kinds], ["a", "b"])
+    axes = plot_sweep(few).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "0 resid_pre",
+        "0 mlp_out",
+        "1 resid_pre",
+        "1 mlp_out",
+    ]
+
+
+def test_towers_of_different_depth_keep_their_own_layers() -> None:
+    names = [f"vision.blocks.{i}.attn.hook_z[h{h}]" for i in range(3) for h in range(2)]
+    names += [f"blocks.{i}.attn.hook_z[h{h}]" for i in range(5) for h in range(4)]
+    *maps, _ = plot_sweep(sweep(names, ["last"])).axes
+    assert [[label.get_text() for label in axes.get_yticklabels()] for axes in maps] == [list("012"), list("01234")]
+    assert [axes.images[0].get_array().shape for axes in maps] == [(3, 2), (5, 4)]
+
+
+def test_no_change_is_white_and_rise_and_fall_are_equally_strong() -> None:
+    made = sweep(["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"], ["a", "b"])
+    drawn = plot_sweep(made).axes[0].images[0]
+    low, high = drawn.get_clim()
+    assert -low == high == pytest.approx(float(made.effect.mean(-1).abs().max()))
+    assert min(drawn.to_rgba(np.array([0.0]))[0][:3]) > 0.95
 
 
 def test_effects_lie_over_their_boxes() -> None:

@@ -1,0 +1,196 @@
+"""Results as large as those of a 7B model, and small ones, made without a model: what figures are tested on."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
+from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport
+from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.lenses.result import LogitLens
+from mmlens.analysis.neurons.scores import NeuronScores
+from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.properties.measured import CONTROL, Measured, Quantity, Value
+from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
+from mmlens.analysis.shift.result import ConceptShift
+from mmlens.analysis.steering.dose import DoseCurve
+from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+
+#: Tokens as tokenizers give them: with spaces, line ends, dollars, letters that a font may not have, and long ones.
+TOKENS = [" moon", "▁red", "$", "a$b$c", "\n", "\t", "中国", "unbelievably", "<0x0A>", "émigré"]
+
+
+def noise(*shape: int) -> torch.Tensor:
+    """Always the same random numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def picture(width: int = 48, height: int = 48) -> Image.Image:
+    """A picture of one size."""
+    return Image.new("RGB", (width, height), (40, 90, 160))
+
+
+def sweep(points: list[str], groups: list[str], boxes: tuple[Any, ...] = (), metric: str = "m, logits") -> PatchSweep:
+    """A sweep of two samples, whose effects lie between -1 and 2."""
+    values = torch.linspace(-1, 2, len(points) * len(groups) * 2).reshape(len(points), len(groups), 2)
+    return PatchSweep(values, points, groups, torch.ones(2), torch.zeros(2), "denoise", metric, boxes=boxes)
+
+
+def blocks(count: int, *, width: int = 48, height: int = 48) -> tuple[torch.Tensor, ...]:
+    """The boxes of `count` x `count` blocks of a picture."""
+    w, h = width / count, height / count
+    return tuple(torch.tensor([[c * w, r * h, c * w + w, r * h + h]]) for r in range(count) for c in range(count))
+
+
+def lens(layers: int, positions: int, *, patches: int = 0) -> LogitLens:
+    """A lens that reads `TOKENS`; at the patches of a picture of `patches` x `patches`, if there are any."""
+    top = torch.arange(layers * positions).reshape(1, layers, positions, 1) % len(TOKENS)
+    boxes = torch.cat(blocks(patches)) if patches else torch.zeros(0, 4)
+    grid = SimpleNamespace(rows=torch.arange(patches**2), boxes=boxes)
+    return LogitLens(
+        points=[f"blocks.{i}.hook_resid_post" for i in range(layers)],
+        positions=torch.arange(positions)[None],
+        top_tokens=top,
+        probabilities=top / len(TOKENS),
+        words=(),
+        word_probabilities=torch.zeros(1, layers, positions, 0),
+        control_probabilities=None,
+        control_word_probabilities=None,
+        strings=dict(enumerate(TOKENS)),
+        tokens=[[TOKENS[i % len(TOKENS)] for i in range(positions)]],
+        layout=SimpleNamespace(grid=lambda **_: grid),  # type: ignore[arg-type]
+    )
+
+
+def neurons(layers: int, width: int) -> NeuronScores:
+    """Scores of random neurons."""
+    return NeuronScores(noise(layers, width), (5,), "moon", "integrated_gradient")
+
+
+def heat(width: int = 48, height: int = 48) -> HeatMap:
+    """A map over a picture."""
+    return HeatMap(noise(6, 6), (height, width), (0, 0, width, height), "mean of the top 20 neurons for 'moon'")
+
+
+def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Measured:
+    """Properties of neurons chosen by several methods, with random neurons, controls and a baseline."""
+    known = [f"integrated_gradient_{i}" for i in range(methods)]
+    asked = [
+        Quantity(
+            f"quantity {i} that has a rather long name", "share of neurons", "higher", f"control {i}", "centred blob"
+        )
+        for i in range(quantities)
+    ]
+    asked += [Quantity(f"control {i}", "share of neurons") for i in range(quantities)]
+    values = [
+        Value(quantity.name, name, k, 1.0 + number / 9 + sample / 9, sample, "cat")
+        for quantity in asked
+        for number, method in enumerate(known)
+        for name in ((method,) if quantity.name.startswith("control") else (method, CONTROL.format(method=method)))
+        for k in ks
+        for sample in range(2)
+    ]
+    values += [Value(asked[0].name, "centred blob", k, 0.5, sample, "cat") for k in ks for sample in range(2)]
+    return Measured.of(asked, values)
+
+
+def edits(count: int, *, one_method: bool = False, penalties: bool = False, groups: int = 2) -> EditReport:
+    """A report of edits; control answers change more from one to the next."""
+    facts = tuple(
+        EditFacts(f"edit {i}", "through" if one_method else f"method {i}", 20, 1.0, float(i) if penalties else None)
+        for i in range(count)
+    )
+    cases = [
+        EditCase(
+            fact.name, "target", f"prompts {group}", str(n), "q", "red", "blue", "blue", True, n % (i + 1) == 0, 0.1
+        )
+        for i, fact in enumerate(facts)
+        for group in range(groups)
+        for n in range(6)
+    ]
+    cases += [
+        EditCase(
+            fact.name, "control", "others", str(n), "q", "a", "b" if n < i * 10 / count else "a", None, False, None, 0
+        )
+        for i, fact in enumerate(facts)
+        for n in range(10)
+    ]
+    return EditReport("red", "blue", facts, tuple(cases))
+
+
+def dose(points: int, alphas: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0)) -> DoseCurve:
+    """A metric that rises with strength and depth."""
+    values = torch.tensor(alphas)[None, :, None] * torch.linspace(0.1, 3, points)[:, None, None] + noise(1, 1, 6)
+    controls = 0.1 * noise(2, points, len(alphas), 6)
+    names = tuple(f"blocks.{i}.hook_resid_post" for i in range(points))
+    return DoseCurve(values, controls, torch.zeros(6), names, alphas, "logit('no') - logit('yes'), logits")
+
+
+def steering(groups: int, interventions: int, *, seeds: int = 2, scored: bool = True) -> SteeringReport:
+    """A report in which intervention i changes i of 4 answers, and random vectors none."""
+    facts, cases = [], []
+    for i in range(interventions):
+        name = f"steer by intervention {i}"
+        facts += [
+            SteeringFacts(name, None, name, 1),
+            *(SteeringFacts(f"{name}, random {seed}", name, name, 1) for seed in range(seeds)),
+        ]
+        for fact in facts[-1 - seeds :]:
+            for group in range(groups):
+                for n in range(4):
+                    changed = fact.control_of is None and n < 1 + i % 4
+                    score = (1.0, float(not changed)) if scored else None
+                    said = "no" if changed else "yes"
+                    cases.append(
+                        SteeringCase(fact.name, f"a set of prompts, {group}", str(n), "q", "yes", "yes", said, score)
+                    )
+    return SteeringReport(tuple(facts), tuple(cases))
+
+
+def shift(concepts: int) -> ConceptShift:
+    """Concepts that moved, of every fate."""
+    fates = ("kept", "refined", "expanded", "vanished", "empty")
+    base = noise(concepts, 8)
+    return ConceptShift(
+        vectors=0.5 * noise(2 * concepts, 8)[concepts:],
+        base=base,
+        tuned=base + 0.5 * noise(3 * concepts, 8)[2 * concepts :],
+        match=torch.arange(concepts),
+        consistency=torch.linspace(0, 1, concepts),
+        n_samples=torch.arange(concepts),
+        owner=torch.zeros(0, dtype=torch.long),
+        unit=torch.ones(concepts),
+        shifts=torch.zeros(0, 8),
+        alpha=1.0,
+        fate=tuple(fates[i % 5] for i in range(concepts)),  # type: ignore[misc]
+        appeared=(),
+        most_active=None,
+        at="blocks.24.hook_resid_post",
+        matching="best",
+        average="mean",
+    )
+
+
+def shift_board(concepts: int) -> ShiftGrounding:
+    """Their words and pictures."""
+    side = tuple(Shown(tuple(TOKENS * 2), (picture(), picture(80, 48))) for _ in range(concepts))
+    return ShiftGrounding(shift(concepts), side, side, side)
+
+
+def board(concepts: int, pictures: int, *, maps: bool = True) -> ConceptGrounding:
+    """Concepts with wide pictures, and maps over them if they are wanted."""
+    each = [
+        GroundedConcept(
+            concept,
+            tuple(TOKENS),
+            tuple(range(pictures)),
+            tuple(12.3456 / (n + 1) for n in range(pictures)),
+            ("a caption",) * pictures,
+            tuple(picture(80, 48) for _ in range(pictures)),
+            tuple(heat(80, 48) for _ in range(pictures)) if maps else (),
+        )
+        for concept in range(concepts)
+    ]
+    return ConceptGrounding(tuple(each), "blocks.24.hook_resid_post", "semi_nmf")
