@@ -37,6 +37,11 @@ class Choice:
             raise InputError(
                 f"methods={self.methods} must name at least one way to score neurons, e.g. 'contribution'."
             )
+        word = "".join(self.methods)
+        if len(self.methods) > 1 and word in get_args(Method):
+            raise InputError(
+                f"methods={word!r} is one word, whose letters would be methods; put it into a list: [{word!r}]."
+            )
         unknown = [method for method in self.methods if method not in get_args(Method)]
         if unknown:
             raise InputError(

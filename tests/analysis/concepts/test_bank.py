@@ -158,6 +158,17 @@ def test_what_cannot_be_decomposed_is_refused(change: dict[str, Any], options: d
         extract_concepts(replace(states(), **change), **{"n_concepts": 4, **options})
 
 
+def test_a_bare_tensor_is_told_what_it_lacks() -> None:
+    with pytest.raises(
+        InputError,
+        match=r"^Concepts are made of the states of one point, found Tensor; mm\.collect\(\.\.\.\)\.at\(point\) gives them, and a "
+        r"tensor becomes them by mm\.States\(tensor, at=hook_name\)\.$",
+    ):
+        extract_concepts(states().values, 4)  # type: ignore[arg-type]
+    given = States(states().values, at="blocks.1.hook_resid_post")
+    assert torch.equal(extract_concepts(given, 4).vectors, extract_concepts(states(), 4).vectors)
+
+
 def test_states_of_another_point_are_refused() -> None:
     made, bank = bank_by("semi_nmf")
     with pytest.raises(

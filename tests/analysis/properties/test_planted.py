@@ -170,6 +170,11 @@ def test_bad_choices_are_refused(planted_neuron: Wrapped) -> None:
         causal_effect(planted_neuron.model, data, ways=("mean",), progress=False)
     with pytest.raises(InputError, match="must name at least one way to score neurons"):
         sensitivity(planted_neuron.model, data, methods=("random",), progress=False)
+    with pytest.raises(
+        InputError,
+        match=r"^methods='gradient' is one word, whose letters would be methods; put it into a list: \['gradient'\]\.$",
+    ):
+        sensitivity(planted_neuron.model, data, methods="gradient", progress=False)
     with pytest.raises(InputError, match="k=0 must be at least 1"):
         sensitivity(planted_neuron.model, data, k=0, progress=False)
     with pytest.raises(InputError, match="reference=0: neurons are set to their means over at least 1 sample"):
