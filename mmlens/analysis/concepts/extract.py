@@ -68,8 +68,8 @@ def extract_concepts(
     made = states.at() if isinstance(states, ActivationStore) else states
     if not isinstance(made, States | MappedStates):
         raise InputError(
-            f"Concepts are made of the states of one point, found {type(made).__name__}; mm.collect(...).at(point) gives them, and "
-            "a tensor becomes them by mm.States(tensor, at=hook_name)."
+            f"Concepts are made of the states of one point, found {type(made).__name__}; mm.collect(...).at(point) gives them, "
+            "and a tensor becomes them by mm.States(tensor, at=hook_name)."
         )
     _check(made, n_concepts, batch_size)
     if penalty < 0:

@@ -161,8 +161,8 @@ def test_what_cannot_be_decomposed_is_refused(change: dict[str, Any], options: d
 def test_a_bare_tensor_is_told_what_it_lacks() -> None:
     with pytest.raises(
         InputError,
-        match=r"^Concepts are made of the states of one point, found Tensor; mm\.collect\(\.\.\.\)\.at\(point\) gives them, and a "
-        r"tensor becomes them by mm\.States\(tensor, at=hook_name\)\.$",
+        match=r"^Concepts are made of the states of one point, found Tensor; mm\.collect\(\.\.\.\)\.at\(point\) gives them, "
+        r"and a tensor becomes them by mm\.States\(tensor, at=hook_name\)\.$",
     ):
         extract_concepts(states().values, 4)  # type: ignore[arg-type]
     given = States(states().values, at="blocks.1.hook_resid_post")
