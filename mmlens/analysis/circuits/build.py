@@ -135,12 +135,13 @@ class _Build:
         stream = self.stream_to(read[0].name)
         self.stream(stream)
         for point, feeds in self._pictured(streams).items():
-            (read_at,) = streams_behind(self.graph, point, "vision")
-            if read_at not in {node.name for node in stream.nodes}:
+            found = streams_behind(self.graph, point, "vision")
+            if len(found) != 1 or found[0] not in {node.name for node in stream.nodes}:
                 raise InputError(
-                    f"{point} of {self.model.family.name} reads {read_at}, which is behind what the projector reads. Begin at "
-                    "the language model: towers='language'."
+                    f"{point} of {self.model.family.name} is made of {', '.join(found)}; circuits across towers need one stream "
+                    f"that ends in {stream.end}. Begin at the language model: towers='language'."
                 )
+            read_at = found[0]
             alone = sum(self.graph[name].dead is None for name in self.graph.digraph.successors(read_at)) == 1
             at = read_at if alone else f"{point.removesuffix('.hook_out')}.hook_in"
             name = short(point)

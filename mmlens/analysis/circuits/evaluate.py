@@ -65,7 +65,7 @@ class CircuitEvaluation:
     checked: list[Edge]
     random_faithfulness: Float[torch.Tensor, "circuit sample"]
     random_completeness: Float[torch.Tensor, "circuit sample"]
-    random_minimality: Float[torch.Tensor, "edge sample"]
+    random_minimality: Float[torch.Tensor, "random_edge sample"]
 
     def __repr__(self) -> str:
         lines = [f"CircuitEvaluation({self.n_edges} edges; {self.metric}, clean - corrupted {self.gap:.3f})"]

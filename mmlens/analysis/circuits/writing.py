@@ -211,7 +211,7 @@ def fitted(added: torch.Tensor, received: torch.Tensor, reader: Reader) -> torch
             f"{reader.name} receives {list(received.shape)} of a stream of {list(added.shape)} at {reader.at}: its rows are "
             "others, so that no edge into it can be patched. Begin at the language model: towers='language'."
         )
-    return added.reshape(received.shape)
+    return added.reshape(received.shape).to(received.device)
 
 
 def dropped_rows(
@@ -236,9 +236,10 @@ def dropped_rows(
             old, new = (received[places[place].at] for place in (before, after))
             if len(branches) != 1 or "" in branches or old.shape != new.shape:
                 continue
+            new = new.to(old.device)
             still = (old == new).all(-1)
             written = writing.added(values, torch.tensor(joined), stream) if still.any() else None
-            if written is not None and written.shape == new.shape and (still & (written != 0).any(-1)).any():
+            if written is not None and written.shape == new.shape and (still & (written != 0).any(-1).to(still.device)).any():
                 found[branches.pop()] = ~still
     return found
 

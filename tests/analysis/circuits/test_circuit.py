@@ -153,8 +153,12 @@ def test_what_cannot_be_is_refused_before_any_run(
     [
         ("mllama", r"reads vision.global_blocks.1.hook_resid_post, .* Begin at the language model: towers='language'"),
         (
+            "deepseek_vl_hybrid",
+            r"projector.hook_out of deepseek_vl_hybrid is made of vision.* Begin at the language model",
+        ),
+        (
             "florence2",
-            r"an MLP. vision.stages.0.blocks.0.hook_mlp_out is another kind of branch. Begin at the language model: towers='language'",
+            r"an MLP. vision.stages.0.blocks.0.hook_mlp_out is another kind of branch. Begin at the language model",
         ),
         ("t5gemma2", r"are made of two sequences, of its own rows and of encoder.ln_final.hook_normalized"),
     ],
