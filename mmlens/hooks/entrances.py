@@ -140,10 +140,10 @@ class SplitReading:
         try:
             if self.memory is not None and "q" not in one.heads:
                 old = kwargs[self.memory]
-                self.kernel(*args, **{**kwargs, self.memory: old + one.added.reshape(old.shape)})
+                self.kernel(*args, **{**kwargs, self.memory: old + one.added.reshape(old.shape).to(old.device)})
             else:
                 # past the hooks of the norm: the branches that share it have received what it returned
-                normed = self.norm.forward(self._input + one.added.reshape(self._input.shape))  # type: ignore[union-attr]
+                normed = self.norm.forward(self._input + one.added.reshape(self._input.shape).to(self._input.device))  # type: ignore[union-attr]
                 if "hidden_states" in kwargs:
                     self.kernel(*args, **{**kwargs, "hidden_states": normed})
                 else:

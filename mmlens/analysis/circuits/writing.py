@@ -239,7 +239,11 @@ def dropped_rows(
             new = new.to(old.device)
             still = (old == new).all(-1)
             written = writing.added(values, torch.tensor(joined), stream) if still.any() else None
-            if written is not None and written.shape == new.shape and (still & (written != 0).any(-1).to(still.device)).any():
+            if (
+                written is not None
+                and written.shape == new.shape
+                and (still & (written != 0).any(-1).to(still.device)).any()
+            ):
                 found[branches.pop()] = ~still
     return found
 
