@@ -156,7 +156,7 @@ def marked(batch: MultimodalBatch, positions: RowRule, sequence: str, length: in
         rows = listed_rows(layout, positions, sequence, length)  # type: ignore[arg-type]
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
         for sample, own in enumerate(rows):
-            mask[sample, own] = True
+            mask[sample, own.cpu()] = True
         return mask
     found = layout.rows(positions, sequence, length).cpu()  # type: ignore[arg-type]
     found = found if found.ndim == 2 else found[None]
@@ -169,7 +169,8 @@ def reached_by(batch: MultimodalBatch, positions: RowRule, node: Node, length: i
     Raises:
         InputError: if it names nothing in one of the samples, or positions that do not exist.
     """
-    per_sample = is_listed(positions) or (isinstance(positions, torch.Tensor) and positions.ndim == 2)
+    by_number = not isinstance(positions, str | slice)
+    per_sample = by_number and (is_listed(positions) or torch.as_tensor(positions).ndim == 2)
     owners = [places.sample for places in batch.layout.places]
     if per_sample and node.sequence not in GROWING and owners not in ([], list(range(batch.size))):
         raise InputError(

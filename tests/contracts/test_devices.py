@@ -1,6 +1,7 @@
-"""Contract: on another device than the CPU everything runs, gives the CPU's values, and hands its results back on the CPU.
+"""Contract: away from the CPU everything runs, gives the CPU's values, and hands its results back on the CPU.
 
-The device is pretended (`tests.devices`), so that this needs no accelerator: it refuses to mix devices as a real one does.
+The lab model lies on one device, a tiny LLaVA on two, as `device_map="auto"` spreads a model that is too large for one. The
+devices are pretended (`tests.devices`), so that this needs no accelerator: they refuse to be mixed as real ones do.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmlens as mm
 from mmlens.models.hooked import HookedMultimodal
-from tests.devices import DEVICE, pretend_devices
+from tests.devices import DEVICE, SECOND, pretend_devices
 from tests.tiny import TINY
 
 AT = "blocks.1.hook_resid_post"
@@ -53,9 +55,21 @@ class Here:
 
 
 METRIC = mm.metrics.logit_difference("red", "blue")
+#: The towers on one device, the language model on both.
+PLACES = {
+    "model.vision_tower": str(SECOND),
+    "model.multi_modal_projector": str(SECOND),
+    "model.language_model.embed_tokens": str(DEVICE),
+    "model.language_model.rotary_emb": str(DEVICE),
+    "model.language_model.layers.0": str(DEVICE),
+    "model.language_model.layers.1": str(SECOND),
+    "model.language_model.layers.2": str(SECOND),
+    "model.language_model.norm": str(SECOND),
+    "lm_head": str(SECOND),
+}
 CASES: dict[str, Callable[[Here], Any]] = {}
-#: What needs a model that answers; the others run on a tiny LLaVA.
-ON_THE_LAB = {"properties_of_neurons", "collecting", "reports_of_steering", "concepts"}
+#: What needs a model that answers; the others run on the LLaVA.
+ON_THE_LAB = {"generate", "neurons", "doses", "properties_of_neurons", "collecting", "reports_of_steering", "concepts"}
 
 
 def case(function: Callable[[Here], Any]) -> Callable[[Here], Any]:
@@ -91,9 +105,9 @@ def trace_of_a_generation(here: Here) -> Any:
 @case
 def cache_kept_where_it_is(here: Here) -> Any:
     _, cache = here.model.run_with_cache(here.clean)
-    assert {tensor.device for tensor in cache.values()} == {here.model.device}
-    parts = [cache.accumulated_resid(), cache.decompose_resid(), cache.stack_head_results()]
-    return [{name: tensor.cpu() for name, tensor in cache.items()}, [part.cpu() for part in parts]]
+    expected = {parameter.device for parameter in here.model.hf_model.parameters()}
+    assert {tensor.device for tensor in cache.values()} == expected
+    return {name: tensor.cpu() for name, tensor in cache.items()}
 
 
 @case
@@ -101,6 +115,12 @@ def cache_brought_to_the_cpu(here: Here) -> Any:
     _, cache = here.model.run_with_cache(here.clean, names="blocks.*.hook_resid_post", positions="image", device="cpu")
     assert {tensor.device.type for tensor in cache.values()} == {"cpu"}
     return dict(cache.items())
+
+
+@case
+def streams_taken_apart(here: Here) -> Any:
+    cache = here.model.run_with_cache(here.clean, device="cpu")[1]
+    return [cache.accumulated_resid(), cache.decompose_resid(), cache.stack_head_results()]
 
 
 @case
@@ -122,25 +142,30 @@ def verify(here: Here) -> Any:
 
 def _interventions(here: Here) -> dict[str, Any]:
     """One of each; numbers and masks on the CPU, as users have them."""
-    model, layout = here.model, here.clean.layout
+    model = here.model
     width = model.cfg.d_model
     direction = torch.randn(width, generator=torch.Generator().manual_seed(1))
     vector = mm.SteeringVector(direction, AT)
-    rows = int(layout.is_token.shape[1])
+    rows = int(here.clean["input_ids"].shape[1])
     bank = mm.extract_concepts(here.states(), 3, method="kmeans")
     units = [mm.Neuron(0, 3), mm.Neuron(1, 5), mm.Head(1, 2)]
     means = mm.mean_activation(model, here.clean, units, progress=False)
     return {
-        "replace": mm.Replace(AT, torch.zeros(2, rows, width), "image", layout),
+        "replace": mm.Replace(AT, torch.zeros(2, rows, width), positions="image"),
         "add": mm.Add(AT, direction, alpha=2.0),
-        "add at the image": mm.Add(AT, direction, alpha=2.0, positions="image", layout=layout),
-        "add at numbers": mm.Add(AT, direction, positions=[[3, 5], [4, 6]], layout=layout),
-        "scale": mm.Scale("blocks.1.hook_mlp_out", 0.5, positions="text", layout=layout),
+        "add at the image": mm.Add(AT, direction, alpha=2.0, positions="image"),
+        "add at numbers": mm.Add(AT, direction, positions=[[3, 5], [4, 6]]),
+        "add at rows on the device": mm.Add(AT, direction, positions=torch.tensor([3, 5], device=model.device)),
+        "add at each sample's": mm.Add(
+            AT, direction, positions=[torch.tensor([n + 3], device=model.device) for n in (0, 1)]
+        ),
+        "scale": mm.Scale("blocks.1.hook_mlp_out", 0.5, positions="text"),
         "clamp": mm.Clamp("blocks.*.mlp.hook_post", high=0.1),
-        "noise": mm.Noise("hook_embed", sigma=0.3, seed=1, positions="image", layout=layout),
+        "noise": mm.Noise("hook_embed", sigma=0.3, seed=1, positions="image"),
         "ablate": mm.Ablate(units),
+        "ablate at the last": mm.Ablate(units, positions="last"),
         "ablate to means": mm.Ablate(units, value=means),
-        "knock out": mm.KnockOut("last", "image", layout, layers=range(2)),
+        "knock out": mm.KnockOut("last", "image", layers=range(2)),
         "steer": mm.Steer(vector, alpha=2.0, positions="last_prompt"),
         "steer, same length": mm.Steer(vector, alpha=2.0, keep_norm=True),
         "steer where a concept is": mm.Steer(vector, gate=mm.ActiveConcept(bank, [0, 1]), positions="all"),
@@ -278,11 +303,11 @@ def patching(here: Here) -> Any:
     quiet = {"metric": METRIC, "progress": False}
     return [
         mm.patch(model, *pair, at="blocks.*.hook_resid_pre", positions=["image", "last"], **quiet),
-        mm.patch(model, *pair, at="blocks.1.hook_mlp_out", positions="each", direction="noise", **quiet),
+        mm.patch(model, *pair, at="blocks.1.hook_mlp_out", positions=["text"], direction="noise", **quiet),
         mm.patch(model, *pair, at="blocks.1.attn.hook_z", units="head", positions=["last"], **quiet),
         mm.patch(model, *pair, at="vision.blocks.*.hook_resid_post", positions=["image"], **quiet),
-        mm.patch(model, *pair, at="blocks.1.hook_resid_pre", metric=mm.metrics.kl_divergence(), progress=False),
-        mm.patch(model, *pair, at="blocks.1.hook_resid_pre", metric=lambda logits: logits[:, 5], progress=False),
+        mm.patch(model, *pair, at="blocks.2.hook_resid_pre", metric=mm.metrics.kl_divergence(), progress=False),
+        mm.patch(model, *pair, at="blocks.2.hook_resid_pre", metric=lambda logits: logits[:, 5], progress=False),
     ]
 
 
@@ -485,14 +510,16 @@ _MODELS: dict[str, tuple[HookedMultimodal, HookedMultimodal]] = {}
 
 
 def models(name: str) -> tuple[HookedMultimodal, HookedMultimodal]:
-    """A model on the CPU and with the same weights on the device, made once."""
+    """A model on the CPU, and with the same weights away from it; made once."""
     if name not in _MODELS:
         if name == "lab":
-            made = mm.lab.load(), HookedMultimodal.from_pretrained(mm.lab.path(), dtype="float32", device=DEVICE)
+            _MODELS[name] = (
+                mm.lab.load(),
+                HookedMultimodal.from_pretrained(mm.lab.path(), dtype="float32", device=DEVICE),
+            )
         else:
-            made = TINY[0].make(), TINY[0].make()
-            made[1].hf_model.to(DEVICE)
-        _MODELS[name] = made
+            _MODELS[name] = TINY[0].make(), TINY[0].make()
+            dispatch_model(_MODELS[name][1].hf_model, PLACES, main_device=str(DEVICE))
     return _MODELS[name]
 
 
