@@ -8,6 +8,8 @@ from html import escape
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mmlens.core.palette import PARTS
+
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c1c28;max-width:1060px;margin:32px auto;padding:0 20px}
 h1{font-size:26px;margin-bottom:4px} h2{font-size:19px;margin-top:38px;border-bottom:1px solid #ddd;padding-bottom:4px}
@@ -16,11 +18,11 @@ table{border-collapse:collapse;margin:10px 0;font-size:13px}
 td,th{padding:3px 12px 3px 0;text-align:left;vertical-align:top}
 th{border-bottom:1px solid #bbb;font-weight:600} td.n{font-variant-numeric:tabular-nums;text-align:right}
 .row{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start} figure{margin:0}
-figcaption{font-size:12px;color:#555;max-width:190px}
+figcaption{font-size:12px;color:#555;max-width:60ch} .picture+figcaption{max-width:190px}
 img{display:block;border-radius:4px} .picture{image-rendering:auto;width:190px}
-blockquote{margin:8px 0;padding:6px 14px;background:#f4f3fa;border-left:3px solid #5a4fa3;border-radius:3px}
+blockquote{margin:8px 0;padding:6px 14px;background:#f4f3fa;border-left:3px solid %LANGUAGE%;border-radius:3px}
 .scroll{overflow-x:auto;border:1px solid #e5e5ee;border-radius:4px}
-"""
+""".replace("%LANGUAGE%", PARTS["language"])
 
 
 def page(title: str, pieces: Sequence[str]) -> str:

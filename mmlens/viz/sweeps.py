@@ -162,7 +162,8 @@ def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
     for i, row in enumerate(effect.tolist()):
         for j, value in enumerate(row):
             color = "white" if abs(value) > 0.6 * limit else "black"
-            axes.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
+            rounded = round(value, digits) + 0.0  # no "-0.00"
+            axes.text(j, i, f"{rounded:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
 
 
 def _change(sweep: PatchSweep) -> str:

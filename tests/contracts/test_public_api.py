@@ -134,10 +134,8 @@ def layer_of(dotted: str) -> str | None:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Modules that are imported anywhere in a file, but for type checkers alone."""
+    """Modules that are imported anywhere in a file, also those for type checkers alone."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
 from mmlens.viz.sweeps import plot_over_picture, plot_sweep
 from tests.tiny import picture
@@ -99,6 +100,13 @@ def test_effects_lie_over_their_boxes() -> None:
         assert tuple(colors[1]) == tuple(colors[2])
         for (red, _, blue, _), value in zip(colors[:2], values.tolist(), strict=True):
             assert (red > blue) == (value > 0), "a rise is red, a fall is blue"
+
+
+def test_zero_has_no_sign() -> None:
+    made = sweep(["blocks.0.hook_resid_pre"], ["a", "b"])
+    tiny = made.effect * 0 - 1e-6
+    nothing = PatchSweep(tiny, made.points, made.groups, made.clean, made.corrupted * 0, "denoise", "m, logits")
+    assert [text.get_text() for text in plot_sweep(nothing).axes[0].texts] == ["0.00", "0.00"]
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
