@@ -3,7 +3,8 @@
 Each is a value: it says what it would do, and `with model.intervene(...)` does it, in forward passes and in generation.
 Positions are those of the prompt of whatever batch runs: a word (`"image"`, `"text"`, `"last"`), indices, a slice, a tensor
 `[row]` or `[batch row]`, or one list of rows per sample. They are resolved when a run starts, and a run in which they name
-nothing is refused. `positions="all"` reaches every position and, in generation, every new token too.
+nothing is refused. `positions="all"` reaches every position and, in generation, every new token too; new tokens belong to no
+other rule (`mm.Steer` has words for them).
 """
 
 import zlib
