@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmlens.core.errors import InputError
+from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.models.family import Family
 from mmlens.models.layout import TokenLayout
 from mmlens.models.places import Places
@@ -39,7 +39,12 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     carried: tuple[Any, ...] = field(default=(), repr=False)
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self.inputs[key]
+        if key in self.inputs:
+            return self.inputs[key]
+        raise UnknownNameError(
+            f"The batch holds no tensor {key!r}; it holds {', '.join(self.inputs)}. (It maps keywords to tensors; for one of its "
+            "samples, prepare that sample.)"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.inputs)

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import nn
+from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.errors import InputError
@@ -117,6 +118,20 @@ class PartView:
     def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
         """Output weights of attention (a copy)."""
         return self._stack("attn", "W_O")
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What each head moves, `W_V W_O`, `[layer head d_model d_model]`: from the normed stream it sees to what it writes."""
+        return FactoredMatrix(self._every_head(self.W_V), self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """What each head looks for, `W_Q W_K^T`, `[layer head d_model d_model]`; with rotary embeddings, at distance zero."""
+        return FactoredMatrix(self.W_Q, self._every_head(self.W_K).transpose(-2, -1))
+
+    def _every_head(self, grouped: torch.Tensor) -> torch.Tensor:
+        """Keys' or values' weights, one per head where several heads share them."""
+        return grouped.repeat_interleave(self.cfg.n_heads // grouped.shape[1], dim=1)
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
         """Sum of the biases that the blocks before `layer` add to the stream, `[d_model]`.

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import nn
+from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.names import Part, require_part
@@ -108,6 +109,16 @@ class Parts(Vocabulary):
     def W_O(self) -> Float[torch.Tensor, "layer head d_head d_model"]:
         """The language model's attention output weights (a copy)."""
         return self.part("language").W_O
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What each of the language model's heads moves, `W_V W_O`, `[layer head d_model d_model]`."""
+        return self.part("language").OV
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """What each of the language model's heads looks for, `W_Q W_K^T`; with rotary embeddings, at distance zero."""
+        return self.part("language").QK
 
     def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
         """Sum of the biases that the language model's blocks before `layer` add to the stream, `[d_model]`."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.errors import InputError, UnknownNameError, UnsupportedModelError
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.loading import find_family
 from mmlens.models.processing import ComposedProcessor
@@ -149,6 +149,12 @@ def test_a_batch_is_a_mapping_that_hugging_face_takes(llava: Subject) -> None:
     assert batch.size == 2
     assert dict(batch) == batch.inputs
     assert {tensor.device.type for tensor in batch.to("meta").values()} == {"meta"}
+    with pytest.raises(
+        UnknownNameError, match=r"^The batch holds no tensor 0; it holds input_ids, attention_mask, pixel_values\."
+    ):
+        batch[0]  # type: ignore[index]
+    assert "pixel_values" in batch
+    assert 0 not in batch
     assert repr(batch).startswith(
         "MultimodalBatch(input_ids [2, 23], attention_mask [2, 23], pixel_values [2, 3, 32, 32]; TokenLayout: "
     )

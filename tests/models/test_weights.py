@@ -56,6 +56,37 @@ def test_queries_before_rotation_have_the_norm_of_those_after(subject: Subject) 
 
 @pytest.mark.parametrize("part", PARTS)
 @torch.no_grad()
+def test_heads_as_circuits(subject: Subject, part: str) -> None:
+    """What a head writes is its pattern over the normed stream through OV; what it looks for is QK, where nothing is rotated."""
+    model = subject.model
+    view = model.part(part)  # type: ignore[arg-type]
+    stem = f"{prefix(part)}blocks.1."
+    wanted = [
+        f"{stem}{kind}" for kind in ("attn.hook_pattern", "attn.hook_attn_scores", "hook_resid_pre", "hook_attn_out")
+    ]
+    _, cache = model.run_with_cache(subject.batches["left"], names=wanted)
+    block = view.blocks[1]
+    assert block.ln1 is not None
+    assert block.attn is not None
+    stream = block.ln1(cache[f"{stem}hook_resid_pre"])
+    pattern = cache[f"{stem}attn.hook_pattern"]
+    moved = torch.einsum("...hqk,...kd,hde->...qe", pattern, stream, view.OV[1].AB)
+    biases = torch.einsum("hd,hde->e", view._every_head(block.attn.b_V[None])[0], block.attn.W_O) + block.attn.b_O
+    seen = pattern.sum(-1)[..., 0, :] > 0.5  # padding looks at nothing
+    torch.testing.assert_close((moved + biases)[seen], cache[f"{stem}hook_attn_out"][seen], atol=1e-5, rtol=1e-4)
+    if part == "vision" and subject.name != "qwen2_vl":  # nothing is rotated
+        q, k = (torch.einsum("...pd,hde->...hpe", stream, weight) for weight in (block.attn.W_Q, block.attn.W_K))
+        b_q, b_k = block.attn.b_Q[:, None], block.attn.b_K[:, None]
+        scores = torch.einsum("...qd,hde,...ke->...hqk", stream, view.QK[1].AB, stream)
+        scores = scores + q @ b_k.transpose(-2, -1) + b_q @ (k + b_k).transpose(-2, -1)
+        torch.testing.assert_close(
+            cache[f"{stem}attn.hook_attn_scores"], scores / view.cfg.d_head**0.5, atol=1e-4, rtol=1e-4
+        )
+    assert view.QK.shape == view.OV.shape == (view.cfg.n_layers, view.cfg.n_heads, view.cfg.d_model, view.cfg.d_model)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
 def test_branches_from_their_inner_points(subject: Subject, part: str) -> None:
     model = subject.model
     _, cache = model.run_with_cache(subject.batches["left"])
