@@ -99,9 +99,14 @@ class AttentionWeights:
         return self.declared.k is not None and find_module(self.module, self.declared.k) is None
 
     @property
+    def output(self) -> nn.Module:
+        """The last linear, the real module: its weight is `W_O`."""
+        return self._linear(self.declared.o)
+
+    @property
     def d_head(self) -> int:
         """Width of a head."""
-        return in_features(self._linear(self.declared.o)) // self.heads
+        return in_features(self.output) // self.heads
 
     @property
     def kv_heads(self) -> int:

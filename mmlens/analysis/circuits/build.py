@@ -4,16 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
 from mmlens.analysis.circuits.streams import Branch, Stream, has_norms, short_block, stream_to, streams_behind
 from mmlens.core.errors import InputError
 from mmlens.core.places import Positions
-from mmlens.hooks.attachment import BetweenBranches
+from mmlens.hooks.attachment import AtSite, BetweenBranches
 from mmlens.hooks.graph import HookGraph, Node
+from mmlens.hooks.site import Site
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.weights import AttentionWeights
 
 
 def edge_graph(
@@ -251,6 +254,7 @@ class _Build:
     def _heads(self, stream: Stream, branch: Branch) -> None:
         attn = attention_of(self.model, prefix := f"{branch.block}.{branch.kind}")
         own = stream.segment(branch.reads)
+        summed = self._behind_heads(stream, branch, attn)
         letter, part = ("x" if branch.kind == "cross_attn" else "h"), stream.part
         names = [f"{branch.short}.{letter}{head}" for head in range(attn.heads)]
         for head, name in enumerate(names):
@@ -259,11 +263,11 @@ class _Build:
                     name,
                     part,
                     f"{prefix}.hook_z",
-                    own,
-                    branch.joins,
+                    summed or own,
+                    stream.place[f"{prefix}.hook_z"] if summed else branch.joins,
                     branch.layer,
                     head,
-                    branch=branch.out,
+                    branch="" if summed else branch.out,
                 )
             )
         at = entrance_of(branch)
@@ -278,6 +282,20 @@ class _Build:
                 fed = names[group * each : (group + 1) * each]
                 name = f"{fed[0]}.{kind}" if each == 1 else f"{branch.short}.{grouped}{group}.{kind}"
                 self.readers.append(Reader(name, part, kind, at, looked, place, group, tuple(fed), prefix))  # type: ignore[arg-type]
+
+    def _behind_heads(self, stream: Stream, branch: Branch, attn: AttentionWeights) -> str | None:
+        """The sum of the heads' outputs as a stream of its own, where a norm of it is what the branch adds; None elsewhere.
+
+        The norm is a node, which reads this sum and writes into the stream (the sandwich norms of Gemma and GLM).
+        """
+        norm = norm_behind(self.model, branch.out, attn)
+        if norm is None:
+            return None
+        name, place, inner = f"{branch.short}.ln_{branch.kind}", stream.place[branch.out], f"{branch.out}.hook_in"
+        self.readers.append(Reader(name, stream.part, "bridge", inner, inner, place, feeds=(name,)))
+        own = stream.segment(branch.reads)
+        self.writers.append(Writer(name, stream.part, branch.out, own, branch.joins, branch.layer, branch=branch.out))
+        return inner
 
     def _whole(self, stream: Stream, branch: Branch) -> None:
         name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
@@ -298,6 +316,15 @@ class _Build:
         if branch.memory is None:
             return stream.segment(branch.reads), branch.reads
         return branch.memory, stream.place[branch.memory]
+
+
+def norm_behind(model: HookedMultimodal, out: str, attn: AttentionWeights) -> nn.Module | None:
+    """The module that returns what an attention branch adds to the stream, if it is a norm of what `W_O` gives."""
+    attachment = model.hook_dict[out].attachment  # type: ignore[union-attr]
+    reach = attachment.reach if isinstance(attachment, AtSite) else None
+    if not isinstance(reach, Site) or list(reach.module.children()) or reach.module is attn.output:
+        return None
+    return reach.module
 
 
 def entrance_of(branch: Branch) -> str:

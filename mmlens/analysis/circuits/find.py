@@ -37,7 +37,7 @@ def find_circuit(
     An edge's score is what the metric changes when this edge alone carries the corrupted run: exactly, with one run per edge,
     or to first order for all edges at once. Heads of cross-attention (`L3.x2`) read queries from their own stream, and keys and
     values from what they look at: the projector's rows, or what an encoder read. What DeepStack adds between blocks is a writer
-    for each merger.
+    for each merger. A norm behind the heads (Gemma) or behind a whole branch (BART) is a node between two sums.
 
     Args:
         model: the hooked model.

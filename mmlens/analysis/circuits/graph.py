@@ -4,7 +4,8 @@ Nodes are attention heads (or whole attention branches), MLPs, the projector, an
 residual stream is a sum, so what a reader receives is a sum over all writers before it: every pair (writer, reader) on one
 stream is an edge. Between two streams stands a node that reads the one and writes into the other: the projector and the mergers
 of DeepStack between vision encoder and language model, the final norm of an encoder between it and its decoder. What
-cross-attention takes keys and values from is a stream too, with this node for its only writer.
+cross-attention takes keys and values from is a stream too, with this node for its only writer. A norm behind the heads or behind
+a branch divides a stream likewise: it reads the sum in front of it, and what it writes is a part of the sum behind it.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ class Writer:
         layer: its block, or -1 outside of blocks.
         head: its number, or None.
         group: the group of positions, for embeddings of the prompt.
-        branch: the hook point of the branch that it belongs to, or an empty text.
+        branch: the hook point of the branch whose output it is, or a part of; else an empty text.
     """
 
     name: str

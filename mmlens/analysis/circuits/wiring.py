@@ -61,6 +61,11 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
     crossing = [at.removesuffix(".hook_memory") for at in wanted if at.endswith(".hook_memory")]
     if crossing:
         _trace(model, batch, crossing, wiring)
+    for at in wanted:
+        out = at.removesuffix(".hook_in")
+        if out in own and model.graph[out].role == "writes":  # the norm behind an attention's heads
+            wiring.points[at] = Point(at, AtSite(Site(own[out].attachment.reach.module, "in")))  # type: ignore[attr-defined]
+    wanted = [at for at in wanted if at not in wiring.points]
     bare = [at for at in wanted if not at.endswith(".hook_memory") and not _has_norms(model, at)]
     if bare:
         for at, site in bare_sites(model, batch, own, bare).items():

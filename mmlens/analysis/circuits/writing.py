@@ -142,6 +142,8 @@ class Writing:
 
     def _factor(self, branch: str) -> "torch.Tensor | float":
         """What a branch is multiplied by before it is added to the stream: a gate, a layer scale."""
+        if not branch:  # a norm stands between
+            return 1.0
         attachment = self.model.hook_dict[branch].attachment  # type: ignore[union-attr]
         reach = attachment.reach if isinstance(attachment, AtSite) else None
         factor = reach.factor() if isinstance(reach, Factored) else 1.0
@@ -280,6 +282,6 @@ def require_sums(
 
 def _instead(writing: Writing, reader: Reader) -> str:
     """What to do where a reader's stream is no sum of writers."""
-    if reader.kind == "bridge" and not reader.at.startswith("vision."):
+    if reader.part == "vision" and not reader.at.startswith("vision."):
         return "Begin at the language model: towers='language'."
     return "Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.path_patch."

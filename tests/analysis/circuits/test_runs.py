@@ -42,7 +42,8 @@ def test_no_edge_is_the_clean_run_and_all_edges_are_the_corrupted_one(
 @pytest.mark.parametrize(
     ("name", "nodes", "heads_refused"),
     [
-        ("gemma3", "attention", r"What logits reads \(ln_final.hook_in\) is not the sum .* Try nodes='attention'"),
+        ("gemma3", "head", None),
+        ("qwen3_5", "attention", r"What logits reads \(ln_final.hook_in\) is not the sum .* Try nodes='attention'"),
         ("idefics3", "head", None),
         ("lfm3_vl", "attention", r"Try nodes='attention'"),
         (

@@ -1,7 +1,7 @@
 """Edges of other kinds of language model, in double precision: against whole runs, and plain hooks on bare Hugging Face modules.
 
 DeepStack (Qwen3-VL), attention and MLP side by side (Aya Vision), cross-attention to the picture (Llama 3.2 Vision, Idefics), an
-encoder with a decoder (InstructBLIP and BLIP-2 with T5), and norms behind the branches (the BART of Florence-2).
+encoder with a decoder (InstructBLIP and BLIP-2 with T5), and norms behind the branches (the BART of Florence-2, Gemma 3).
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ TOWERS = {
     "instructblip_t5": "all",
     "blip_2_flan_t5": "language",
     "florence2": "language",
+    "gemma3": "all",
 }
 
 
@@ -265,7 +266,21 @@ def florence2(plain: Plain) -> dict[str, torch.Tensor]:
     }
 
 
-REFERENCES = [qwen3_vl, aya_vision, mllama, idefics, instructblip_t5, florence2]
+def gemma3(plain: Plain) -> dict[str, torch.Tensor]:
+    first, second, _ = plain.bare.model.language_model.layers
+    width = first.self_attn.head_dim
+    written = plain.head(first.self_attn.o_proj, 1, width)
+    added = plain.moved(first.post_attention_layernorm, "out")
+    stream = plain.seen(plain.clean, second.input_layernorm, "in")
+    queries = second.self_attn.q_proj(second.input_layernorm(stream + added))
+    return {
+        "L0.h1 -> L0.ln_attn": plain.effect((first.post_attention_layernorm, "in", plus(written))),
+        "L0.ln_attn -> L0.mlp": plain.effect((first.pre_feedforward_layernorm, "in", plus(added))),
+        "L0.ln_attn -> L1.h2.q": plain.effect((second.self_attn.q_proj, "out", part(queries, 2, width))),
+    }
+
+
+REFERENCES = [qwen3_vl, aya_vision, mllama, idefics, instructblip_t5, florence2, gemma3]
 
 
 @pytest.mark.parametrize("reference", REFERENCES, ids=lambda function: function.__name__)
@@ -378,6 +393,7 @@ def test_who_reads_whom() -> None:
     assert {"L0.ln_post -> L1.h0.q", "L0.ln_post -> L1.ln_cross", "encoder.L1.ln_post -> L1.x0.k"} <= edges["florence2"]
     assert {"embed[decoder] -> L0.ln_cross", "L2.ln_post -> logits"} <= edges["florence2"]
     assert not any(edge.startswith("L0.h0 -> L1.") for edge in edges["florence2"])  # a norm lies between
+    assert [edge for edge in edges["gemma3"] if edge.startswith("L0.h0 ->")] == ["L0.h0 -> L0.ln_attn"]
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "instructblip_t5"])
