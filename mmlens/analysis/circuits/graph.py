@@ -98,8 +98,12 @@ class EdgeGraph:
     @cached_property
     def allowed(self) -> Bool[torch.Tensor, "reader writer"]:
         """Which pairs are edges: the writer writes before the reader reads, into the same stream."""
-        pairs = [[w.stream == r.stream and w.joins <= r.reads for w in self.writers] for r in self.readers]
-        return torch.tensor(pairs)
+        number = {
+            name: i for i, name in enumerate(dict.fromkeys(node.stream for node in (*self.writers, *self.readers)))
+        }
+        written, joins = torch.tensor([(number[writer.stream], writer.joins) for writer in self.writers]).T
+        read, reads = torch.tensor([(number[reader.stream], reader.reads) for reader in self.readers]).T
+        return (read[:, None] == written) & (joins <= reads[:, None])
 
     @cached_property
     def inputs(self) -> set[str]:
