@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.edit_outcome import EditFacts, EditReport
-from mmlens.viz.figures import canvas, dress, headline, note, panels, rows_and_columns
+from mmlens.viz.figures import canvas, dress, headline, note_points, panels, rows_and_columns
 from mmlens.viz.marks import Mark, draw_points, legend_below, legend_entry, legend_height, marks
 
 
@@ -48,6 +48,10 @@ def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = Non
         axes.set_ylim(-0.05, 1.05)
     right = max(axes.dataLim.x1 for axes in all_axes)
     all_axes[0].set_xlim(-0.03 * max(0.1, right), 1.04 * max(0.1, right))
+    for axes, group in zip(all_axes, groups, strict=True):
+        joined = [fact for each in series if len(each.facts) > 1 for fact in each.facts]
+        places = [(report.changed(fact.name).mean, report.success(fact.name, group).mean) for fact in joined]
+        note_points(axes, [fact.name for fact in joined], places)
     entries = [legend_entry(each.name, known[each.name], linestyle=_line(each) or "none") for each in series]
     legend_below(figure, entries)
     words = repr(report.source) + ("" if report.target is None else f" to {report.target!r}")
@@ -77,6 +81,3 @@ def _line(series: _Series) -> str:
 def _draw(axes: Axes, report: EditReport, group: str, series: _Series, mark: Mark) -> None:
     points = [(report.changed(fact.name), report.success(fact.name, group)) for fact in series.facts]
     draw_points(axes, *zip(*points, strict=True), mark=mark, label=series.name, line=_line(series))
-    if len(series.facts) > 1:
-        for fact, (changed, success) in zip(series.facts, points, strict=True):
-            note(axes, fact.name, (changed.mean, success.mean))

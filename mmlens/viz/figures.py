@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from matplotlib import rc_context
@@ -13,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from mmlens.core.palette import DIVERGING, NOTE
 from mmlens.viz.words import shortened, text_options, wrapped
@@ -204,14 +206,28 @@ def _step(count: int, fit: float) -> int:
     return next((step for step in _STEPS if step >= needed), max(1, math.ceil(needed)))
 
 
-def note(axes: Axes, words: str, place: tuple[float, float]) -> None:
-    """A small word beside a point."""
-    axes.annotate(
-        shortened(words, 24),
-        place,
-        xytext=(4, 3),
-        textcoords="offset points",
-        fontsize=TICK - 1,
-        color=NOTE,
-        **text_options(),
-    )
+def note_points(axes: Axes, names: Sequence[str], places: Sequence[tuple[float, float]]) -> None:
+    """A small name beside each point, on a side where it covers no other name and no point; none where there is no such side.
+
+    Args:
+        axes: with its data and limits.
+        names: one per point.
+        places: the points.
+    """
+    axes.autoscale_view()
+    size = TICK - 1
+    points = axes.transData.transform(np.asarray(places, dtype=float).reshape(-1, 2)) * 72 / axes.figure.dpi
+    frame = Bbox(axes.get_window_extent().get_points() * 72 / axes.figure.dpi)
+    taken = [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in points.tolist()]
+    for number, ((x, y), name) in enumerate(zip(points.tolist(), names, strict=True)):
+        words = shortened(name, 24)
+        width, height = 0.62 * size * len(words), 1.1 * size
+        for right, up in ((4.0, 3.0), (-4.0 - width, 3.0), (4.0, -3.0 - height), (-4.0 - width, -3.0 - height)):
+            box = Bbox.from_bounds(x + right, y + up, width, height)
+            outside = (box.min < frame.min).any() or (box.max > frame.max + height).any()
+            if outside or any(box.overlaps(other) for i, other in enumerate(taken) if i != number):
+                continue
+            taken.append(box)
+            offset: dict[str, Any] = {"xytext": (right, up), "textcoords": "offset points", "va": "bottom"}
+            axes.annotate(words, places[number], fontsize=size, color=NOTE, **offset, **text_options())
+            break

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 from mmlens.analysis.shift.grounding import ShiftGrounding
 from mmlens.analysis.shift.result import ConceptShift, Quantity
 from mmlens.core.palette import GREY, SERIES
-from mmlens.viz.figures import TICK, canvas, dress, headline, inches, note
+from mmlens.viz.figures import TICK, canvas, dress, headline, inches, note_points
 from mmlens.viz.marks import Mark, legend_below, legend_entry
 from mmlens.viz.words import counted, text_options, wrapped
 
@@ -67,9 +67,10 @@ def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantit
         if rows:
             mark = _MARKS[fate]
             axes.scatter(x[rows], y[rows], s=20, color=mark.color, marker=mark.shape, linewidth=0, alpha=0.85, zorder=2)
+    axes.margins(0.09)
     if len(known) <= _NUMBERED:
-        for k in known.nonzero().flatten().tolist():
-            note(axes, str(k), (float(x[k]), float(y[k])))
+        numbers = known.nonzero().flatten().tolist()
+        note_points(axes, list(map(str, numbers)), [(float(x[k]), float(y[k])) for k in numbers])
     axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
     r, p, count = shift.correlation(quantity, other)
     dress(axes, x=_NAMES[quantity], y=_NAMES[other], title=f"r = {r:.2f}, p = {p:.2g}, {count} concepts")

@@ -1,6 +1,7 @@
 """Every figure, small and at the sizes of a 7B model: on the canvas, nothing over anything else, no larger than a screen."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from mmlens.viz.figures import TALLEST, WIDEST, canvas, rows_and_columns
+from mmlens.viz.figures import TALLEST, WIDEST, Plot, canvas, rows_and_columns
 from mmlens.viz.maps import plot_maps
 from mmlens.viz.neurons import plot_layers
 from tests.viz import made
@@ -61,6 +63,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "steering without scores": lambda: made.steering(1, 1, seeds=0, scored=False).plot(),
     "steering by ten in twelve sets": lambda: made.steering(12, 10).plot(),
     "shift": lambda: made.shift(10).plot(),
+    "shift, crowded": lambda: replace(made.shift(25), consistency=torch.linspace(0.70, 0.75, 25)).plot(),
     "shift of 100": lambda: made.shift(100).plot(),
     "shift board": lambda: made.shift_board(20).plot(),
     "board": lambda: made.board(3, 3).plot(),
@@ -155,6 +158,35 @@ def test_a_figure_can_be_a_part_of_another() -> None:
             assert box.x1 <= middle + 1 if own is left else box.x0 >= middle - 1, text.get_text()
     finally:
         plt.close(figure)
+
+
+INTO: dict[str, Callable[..., Figure]] = {
+    "over a picture": lambda **o: made.sweep(LAYERS[:3], list("abcd"), made.blocks(2)).plot(made.picture(), **o),
+    "lens": lambda **o: made.lens(3, 2).plot(**o),
+    "words of patches": lambda **o: made.lens(1, 4, patches=2).plot_picture(made.picture(), **o),
+    "neurons": lambda **o: made.neurons(4, 50).plot(**o),
+    "maps": lambda **o: plot_maps(made.picture(), [made.heat()], **o),
+    "properties": lambda **o: made.measured(2, 2).plot(**o),
+    "edits": lambda **o: made.edits(2).plot(**o),
+    "dose at 32 points": lambda **o: made.dose(32).plot(**o),
+    "steering": lambda **o: made.steering(2, 1).plot(**o),
+    "shift board": lambda **o: made.shift_board(2).plot(**o),
+    "board": lambda **o: made.board(1, 1).plot(**o),
+}
+
+
+@pytest.mark.parametrize("name", INTO)
+def test_every_figure_can_be_a_part_and_keeps_to_it(name: str) -> None:
+    figure = Plot(figsize=(10, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    right.subplots().plot([0, 1])
+    assert INTO[name](figure=left) is figure
+    assert figure.get_size_inches().tolist() == [10, 5]
+    drawn(figure)
+    own = [axes for part in (left, *left.subfigs) for axes in part.axes]
+    assert own
+    assert all(axes.get_window_extent().x1 <= figure.bbox.width / 2 for axes in own)
+    assert len(right.axes) == 1
 
 
 def test_no_panel_stands_alone_in_its_row() -> None:
