@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 #: The first two pretended devices.
 DEVICE, SECOND = torch.device("lazy:0"), torch.device("lazy:1")
@@ -121,10 +121,16 @@ class _Made(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@cache
+def _exist() -> None:
+    """Say to torch, once in a process, that there is such a device; nothing else changes."""
+    torch._C._lazy_ts_backend._init()
+
+
 @contextmanager
 def pretend_devices() -> Iterator[None]:
     """Inside, `DEVICE` and `SECOND` exist. Far tensors outlive this, but only inside can new ones be made."""
-    torch._C._lazy_ts_backend._init()
+    _exist()
     lifted, swapped = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)  # numbers become a CPU tensor first, which is then moved: by us
     torch.__future__.set_swap_module_params_on_conversion(True)  # what modules share, they share after a move
@@ -140,8 +146,8 @@ def pretend_devices() -> Iterator[None]:
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode | None = None) -> Any:
     if func is _aten._fused_sdp_choice.default:
         return 0  # plain arithmetic: each step is then checked
-    leaves = tree_flatten((args, dict(kwargs)))[0]
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    tensors: list[torch.Tensor] = []
+    near_args, near = _near(args, tensors), {name: _near(value, tensors) for name, value in kwargs.items()}
     if any(tensor.device.type == DEVICE.type and not isinstance(tensor, Far) for tensor in tensors):
         raise NotImplementedError(f"before {func}, torch made a tensor of the device without asking here")
     far = [tensor for tensor in tensors if isinstance(tensor, Far)]
@@ -159,12 +165,21 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMod
         target = args[0].device if func in _COPIES else home
     if kwargs.get("generator") is not None and target.type == DEVICE.type:
         raise DeviceError(f"{func}: expected a generator of {target} but found one of {kwargs['generator'].device}")
-    return _wrapped(func, args, kwargs, far, target)
+    return _wrapped(func, args, near_args, near, far, target)
 
 
-def _wrapped(func: Any, args: Any, kwargs: Mapping[str, Any], far: list[Far], target: torch.device) -> Any:
+def _near(value: Any, met: list[torch.Tensor]) -> Any:
+    """What operations are given, with what far tensors hold in their places; notes the tensors that it meets."""
+    if isinstance(value, torch.Tensor):
+        met.append(value)
+        return value.held if isinstance(value, Far) else value
+    if isinstance(value, list | tuple):
+        return type(value)([_near(each, met) for each in value])
+    return value
+
+
+def _wrapped(func: Any, args: Any, near_args: Any, near: dict[str, Any], far: list[Far], target: torch.device) -> Any:
     """Run on what the tensors hold, and wrap what comes out; what was changed in place comes back as itself."""
-    near_args, near = tree_map_only(Far, lambda tensor: tensor.held, (args, dict(kwargs)))
     if "device" in near:
         near["device"] = _CPU
     with torch.inference_mode(False):  # what is held may be changed outside inference mode, if its wrapper may
@@ -177,6 +192,8 @@ def _wrapped(func: Any, args: Any, kwargs: Mapping[str, Any], far: list[Far], ta
     # a view of a tensor from outside inference mode is one from outside, too
     outside = getattr(func, "is_view", False) and not args[0].is_inference()
     with torch.inference_mode(False) if outside else nullcontext():
+        if isinstance(out, torch.Tensor):
+            return own[id(out)] if id(out) in own else Far(out, target)
         return tree_map_only(torch.Tensor, lambda made: own[id(made)] if id(made) in own else Far(made, target), out)
 
 
