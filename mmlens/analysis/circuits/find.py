@@ -71,7 +71,8 @@ def find_circuit(
     require_same_layout(clean, corrupted)
     rules: dict[str, Positions] = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
     graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
-    _refuse_unseen_text(model, clean, corrupted)
+    if towers == "all":
+        _refuse_unseen_text(model, clean, corrupted)
     require_metric(metric, model, clean.size)
     if method != "exact":
         require_gradient(metric, model, clean.size)
@@ -90,5 +91,5 @@ def _refuse_unseen_text(model: HookedMultimodal, clean: MultimodalBatch, corrupt
     if reads_text and not clean["input_ids"].equal(corrupted["input_ids"]):
         raise InputError(
             f"The projector of {model.family.name} reads the prompt beside the picture, over no edge of the graph; use a "
-            "clean and a corrupted batch of the same text."
+            "clean and a corrupted batch of the same text, or begin behind the projector: towers='language'."
         )

@@ -100,6 +100,17 @@ def test_from_the_language_model_on_the_picture_is_an_input(qwen: Subject, make_
     torch.testing.assert_close(pair.run(pair.graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
 
 
+def test_another_text_reaches_the_language_model_through_the_projector_too(blip: Subject) -> None:
+    images = blip.batches["left"].images
+    clean, corrupted = (blip.model.prepare([f"{word} the image"] * 2, images=images) for word in ("describe", "what"))
+    asked = {"metric": METRIC, "nodes": "attention", "towers": "language", "progress": False}
+    found = find_circuit(blip.model, clean, corrupted, method="exact", **asked)  # type: ignore[arg-type]
+    pair = pair_of(blip.model, clean, corrupted, found.graph, METRIC)
+    torch.testing.assert_close(pair.run(found.graph.allowed), found.corrupted, rtol=0, atol=1e-5)
+    scores = {(edge.writer, edge.reader): abs(edge.score) for edge in found.edges}
+    assert min(scores["projector", "L0.attn"], scores["embed[text]", "L0.attn"]) > 1e-3
+
+
 @pytest.mark.parametrize("at", ["projector.hook_out", "vision.hook_embed"])
 def test_noise_behind_the_pixels_is_a_corruption_like_any_other(llava: Subject, at: str) -> None:
     clean = llava.batches["left"]
