@@ -224,7 +224,7 @@ def note_points(axes: Axes, names: Sequence[str], places: Sequence[tuple[float, 
         width, height = 0.62 * size * len(words), 1.1 * size
         for right, up in ((4.0, 3.0), (-4.0 - width, 3.0), (4.0, -3.0 - height), (-4.0 - width, -3.0 - height)):
             box = Bbox.from_bounds(x + right, y + up, width, height)
-            outside = (box.min < frame.min).any() or (box.max > frame.max + height).any()
+            outside = box.x0 < frame.x0 or box.y0 < frame.y0 or box.x1 > frame.x1 or box.y1 > frame.y1 + height
             if outside or any(box.overlaps(other) for i, other in enumerate(taken) if i != number):
                 continue
             taken.append(box)

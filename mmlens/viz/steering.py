@@ -27,7 +27,7 @@ from mmlens.viz.figures import (
 )
 from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, legend_height, marks
 from mmlens.viz.points import label_of, read, rows_of
-from mmlens.viz.words import counted, text_options, wrapped
+from mmlens.viz.words import counted, text_options, unit_of, with_unit, wrapped
 
 _CURVES = 12  # points: so many have a panel each, more are rows of a heat map
 _ROWS = 48  # pairs of intervention and set of prompts: so many have a mark each, more are cells of a heat map
@@ -87,8 +87,8 @@ def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | 
         axes.tick_params(left=not place)
         name_rows(axes, rows, inches(figure)[1] - 1.2)
         name_columns(axes, [f"{curve.alphas[i]:g}" for i in order], (inches(figure)[0] - 1.8) / len(changes))
-    metric, _, unit = curve.metric.rpartition(", ")
-    color_bar(figure, scale, all_axes, wrapped(f"change of {metric or unit}" + (f" ({unit})" if metric else ""), 50))
+    name = curve.metric.removesuffix(f", {unit_of(curve.metric)}")
+    color_bar(figure, scale, all_axes, wrapped(with_unit(f"change of {name}", curve.metric), 50))
     return figure
 
 

@@ -31,7 +31,7 @@ from mmlens.viz.figures import (
 )
 from mmlens.viz.grids import grids_of
 from mmlens.viz.points import label_of, read
-from mmlens.viz.words import text_options
+from mmlens.viz.words import text_options, with_unit
 
 _DIRECTIONS = {"denoise": "clean into corrupted", "noise": "corrupted into clean", "knock-out": "attention cut"}
 _FEW = 8  # columns: so many have their values written into them
@@ -74,7 +74,7 @@ def plot_sweep(
         name_columns(axes, each.columns, width)
         if few and height / len(each.rows) > 0.14 and width / len(each.columns) > 0.32:
             _write_values(axes, each.effect, limit_of(scale))
-    color_bar(figure, scale, all_axes, _change(sweep))
+    color_bar(figure, scale, all_axes, with_unit("change", sweep.metric))
     headline(figure, _title(sweep))
     return figure.figure
 
@@ -128,7 +128,7 @@ def plot_over_picture(
         axes.set_title(label_of(read(sweep.points[i])), fontsize=LABEL, **text_options())
     for axes in (first, *others):
         axes.set_axis_off()
-    color_bar(figure, scale, [first, *others], _change(sweep))
+    color_bar(figure, scale, [first, *others], with_unit("change", sweep.metric))
     headline(figure, _title(sweep))
     return figure.figure
 
@@ -164,12 +164,6 @@ def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
             color = "white" if abs(value) > 0.6 * limit else "black"
             rounded = round(value, digits) + 0.0  # no "-0.00"
             axes.text(j, i, f"{rounded:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
-
-
-def _change(sweep: PatchSweep) -> str:
-    """What the colours are, with the metric's unit, which stands behind its last comma."""
-    unit = sweep.metric.rpartition(", ")[2] if ", " in sweep.metric else ""
-    return f"change ({unit})" if unit else "change"
 
 
 def _title(sweep: PatchSweep) -> str:

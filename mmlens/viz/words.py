@@ -82,6 +82,27 @@ def shortened(name: str, longest: int) -> str:
     return drawn[: longest - 1 - end] + _CUT + drawn[len(drawn) - end :]
 
 
+def unit_of(metric: str) -> str:
+    """The unit of a metric, which stands behind its last comma; empty without one.
+
+    Example:
+        >>> unit_of("logit('red') - logit('blue'), logits"), unit_of("my own")
+        ('logits', '')
+    """
+    return metric.rpartition(", ")[2] if ", " in metric else ""
+
+
+def with_unit(name: str, metric: str) -> str:
+    """A name, and in brackets the unit of the metric, if it has one.
+
+    Example:
+        >>> with_unit("change", "log p('moon'), nats")
+        'change (nats)'
+    """
+    unit = unit_of(metric)
+    return f"{name} ({unit})" if unit else name
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things.
 

@@ -1,11 +1,13 @@
 """Results as large as those of a 7B model, and small ones, made without a model: what figures are tested on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from PIL import Image
 
+from mmlens.analysis.attribution.compare import Agreement, agreement
 from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
 from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport
 from mmlens.analysis.heatmap import HeatMap
@@ -36,6 +38,11 @@ def sweep(points: list[str], groups: list[str], boxes: tuple[Any, ...] = (), met
     """A sweep of two samples, whose effects lie between -1 and 2."""
     values = torch.linspace(-1, 2, len(points) * len(groups) * 2).reshape(len(points), len(groups), 2)
     return PatchSweep(values, points, groups, torch.ones(2), torch.zeros(2), "denoise", metric, boxes=boxes)
+
+
+def estimated(exact: PatchSweep) -> Agreement:
+    """How an estimate that is a tenth too large agrees with a sweep."""
+    return agreement(replace(exact, values=1.1 * exact.values, method="atp"), exact, k=2)
 
 
 def blocks(count: int, *, width: int = 48, height: int = 48) -> tuple[torch.Tensor, ...]:

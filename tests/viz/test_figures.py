@@ -37,8 +37,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "heads": lambda: made.sweep(HEADS, ["last"]).plot(),
     "nearly all heads": lambda: made.sweep(HEADS[:-1], ["last"]).plot(),
     "heads at groups": lambda: made.sweep(HEADS, ["image", "text", "last"]).plot(),
+    "agreement": lambda: made.estimated(made.sweep([*LAYERS, "hook_embed"], ["image", "last"])).plot(),
     "over a picture": lambda: made.sweep(LAYERS[:6], list("abcd"), made.blocks(2)).plot(made.picture()),
-    "over a wide picture": lambda: made.sweep(LAYERS[:24], list(map(str, range(64))), made.blocks(8, width=96)).plot(
+    "over a wide picture": lambda: made.sweep(LAYERS[:11], list(map(str, range(64))), made.blocks(8, width=96)).plot(
         made.picture(96, 48)
     ),
     "lens": lambda: made.lens(4, 6).plot(),
@@ -49,10 +50,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "layers": lambda: plot_layers(made.neurons(6, 50)),
     "maps": lambda: plot_maps(made.picture(), [made.heat(), made.heat()]),
     "maps of wide pictures": lambda: plot_maps(made.picture(96, 40), [made.heat(96, 40)] * 4),
-    "properties": lambda: made.measured(3, 6).plot(),
+    "properties": lambda: made.measured(3, 4).plot(),
     "one property": lambda: made.measured(1, 1).plot(),
     "properties by 12 methods": lambda: made.measured(12, 2).plot(),
-    "properties over k": lambda: made.measured(2, 2, ks=(1, 2, 5, 10, 20, 50, 100)).plot(),
+    "properties over k": lambda: made.measured(2, 2, ks=(1, 2, 5, 20, 100)).plot(),
     "edits": lambda: made.edits(3).plot(),
     "30 edits": lambda: made.edits(30, groups=1).plot(),
     "edits by penalty": lambda: made.edits(4, one_method=True, penalties=True).plot(),

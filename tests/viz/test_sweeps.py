@@ -10,7 +10,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
 from mmlens.viz.sweeps import plot_over_picture, plot_sweep
 from tests.tiny import picture
-from tests.viz.made import sweep
+from tests.viz.made import estimated, sweep
 
 
 def shown(figure: Any) -> np.ndarray:
@@ -100,6 +100,16 @@ def test_effects_lie_over_their_boxes() -> None:
         assert tuple(colors[1]) == tuple(colors[2])
         for (red, _, blue, _), value in zip(colors[:2], values.tolist(), strict=True):
             assert (red > blue) == (value > 0), "a rise is red, a fall is blue"
+
+
+def test_an_estimate_is_drawn_against_the_exact_effect() -> None:
+    exact = sweep(["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", "blocks.0.hook_mlp_out"], ["a", "b"])
+    axes = estimated(exact).plot().axes[0]
+    means = exact.effect.mean(-1)
+    drawn = [each.get_offsets() for each in axes.collections]
+    np.testing.assert_allclose(drawn[0], torch.stack([means[:2].flatten(), 1.1 * means[:2].flatten()], 1), rtol=1e-5)
+    np.testing.assert_allclose(drawn[1], torch.stack([means[2], 1.1 * means[2]], 1), rtol=1e-5)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("exact effect (logits)", "estimate by atp (logits)")
 
 
 def test_zero_has_no_sign() -> None:

@@ -1,7 +1,7 @@
 """How well an approximate sweep agrees with the exact one."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from scipy.stats import pearsonr, spearmanr
@@ -14,9 +14,13 @@ from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import Units
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
+from mmlens.core.pictures import drawn_by
 from mmlens.hooks.graph import Selection
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
 #: Effects below this share of the largest have no sign to agree on.
 _NEGLIGIBLE = 0.01
@@ -53,6 +57,14 @@ class Agreement:
             f"Spearman {self.spearman:.3f}, same sign {self.same_sign:.3f} of {self.n_signed}, top {self.k} overlap "
             f"{self.overlap:.2f})"
         )
+
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The estimate of every cell against its exact effect; on the diagonal they are the same.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("agreement.plot_agreement")(self, figure=figure)
 
 
 def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: int = 10) -> Agreement:
