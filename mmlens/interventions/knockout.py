@@ -6,6 +6,7 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
-from mmlens.hooks.graph import HookGraph, Node
+from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.reach import marked, per_entry
 from mmlens.interventions.sample_rows import RowRule, sequence_length
@@ -84,11 +85,12 @@ class KnockOut:
         """The pairs of the prompt's positions that are cut."""
         if node.sequence in GROWING:
             refuse_known_positions(run)
-        graph = run.model.graph
-        return run.remember((id(self), node.part), lambda: cut_pairs(graph, run.batch, node, self.queries, self.keys))
+        found = partial(cut_pairs, run.model, run.batch, node, self.queries, self.keys)
+        return run.remember((id(self), node.part), found)
 
     def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
         key = object()
+        by_mask = mask_decides(model, node)
 
         def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
             run = run_of(model, node)
@@ -97,7 +99,7 @@ class KnockOut:
             first = run.remember(key, lambda: Passes.of(run, node, cut.shape[1])).next(node, n_query)
             pairs = _pairs(cut, first, n_query, n_key, self.generated)[:, None]
             pairs = pairs if heads is None else pairs & heads[:, None, None]
-            return cut_scores(scores, per_entry(pairs, len(scores), node, run), node)
+            return cut_scores(scores, per_entry(pairs, len(scores), node, run), node, by_mask=by_mask)
 
         return fill
 
@@ -112,19 +114,26 @@ def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: b
     return pairs
 
 
-def cut_scores(scores: torch.Tensor, pairs: torch.Tensor, node: Node) -> torch.Tensor:
+def mask_decides(model: HookedMultimodal, node: Node) -> bool:
+    """Whether only the mask that the model makes in a run says what positions see: of another sequence, or of later positions."""
+    ahead = node.sequence == model.graph["hook_logits"].sequence and model.family.language.looks_ahead
+    return node.kind == "cross_attn.attn_scores" or ahead
+
+
+def cut_scores(scores: torch.Tensor, pairs: torch.Tensor, node: Node, *, by_mask: bool) -> torch.Tensor:
     """Attention scores without the pairs that are cut.
 
     Args:
         scores: `[... query key]`, with very low numbers where the model itself lets nobody look.
         pairs: true at those that are cut.
         node: the point.
+        by_mask: whether these numbers alone say what a query sees; see `mask_decides`.
 
     Raises:
-        InputError: if a query of attention to another sequence has no key left; what it sees there, the model's mask alone says.
+        InputError: if, by them, a query has no key left.
     """
     pairs = pairs.to(scores.device)
-    if node.kind == "cross_attn.attn_scores":
+    if by_mask:
         seen = scores > torch.finfo(scores.dtype).min / 2
         blind = (seen & pairs).any(-1) & ~(seen & ~pairs).any(-1)
         if blind.any():
@@ -207,15 +216,15 @@ def require_batch_axis(node: Node) -> None:
 
 
 def cut_pairs(
-    graph: HookGraph, batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
+    model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
 ) -> Bool[torch.Tensor, "batch query key"]:
     """The pairs of positions that a knock-out cuts, of those that see each other.
 
     Args:
-        graph: the model's hook points.
+        model: the hooked model.
         batch: the batch.
-        node: attention scores; where tokens are written, a position sees those before it and itself. What is seen of another
-            sequence the model's mask says in the run.
+        node: attention scores. Where tokens are written, a position sees those before it and itself, unless only the model's
+            mask says what it sees (`mask_decides`): then pairs that it hides may be among those that are returned.
         queries, keys: position rules.
 
     Returns:
@@ -225,11 +234,14 @@ def cut_pairs(
         InputError: if no pair is left to cut, or a query would have no key left.
     """
     require_batch_axis(node)
+    graph = model.graph
     looked_at = graph[node.name.replace("attn_scores", "k")].sequence
     asking, asked = (_marked(batch, rule, where) for rule, where in ((queries, node.sequence), (keys, looked_at)))
     size = batch.size if node.sequence in GROWING else max(len(asking), len(asked))
     seen = torch.ones(size, asking.shape[1], asked.shape[1], dtype=torch.bool)
-    if looked_at == graph["hook_logits"].sequence:  # an encoder sees all of the prompt
+    if looked_at == graph["hook_logits"].sequence and not mask_decides(
+        model, node
+    ):  # an encoder sees all of the prompt
         seen = seen.tril()
     if looked_at == "language":
         seen = seen & batch.layout.is_token[:, None, :]

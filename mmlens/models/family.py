@@ -186,6 +186,8 @@ class Language:
         encoder: the encoder, whose output the blocks' cross-attention reads.
         crossing: further blocks that stand between its own and look at the projector's features.
         more_tokens: how many logits come from a second table, given the configuration; `W_U` and `W_E` do not hold them.
+        looks_ahead: positions may attend to later ones (of the same picture, or of the prompt); to which, the mask that the
+            model makes in each run alone says.
     """
 
     stack: Stack
@@ -197,6 +199,7 @@ class Language:
     encoder: Encoder | None = None
     crossing: Crossing | None = None
     more_tokens: Callable[[Config], int] = lambda config: 0
+    looks_ahead: bool = False
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class VerifyReport:
         parity: largest difference of logits between the wrapped model without hooks and the bare one (must be 0).
         hooked_parity: the same with every point hooked, at positions that are not padding.
         tolerance: the bound on `hooked_parity`.
+        looking_ahead: attention in which positions see later ones, where the family says that they look back only.
     """
 
     model: str
@@ -63,6 +64,7 @@ class VerifyReport:
     parity: float
     hooked_parity: float
     tolerance: float
+    looking_ahead: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[PointCheck]:
@@ -72,7 +74,7 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """Whether everything holds."""
-        return not self.failed and self.parity == 0 and self.hooked_parity <= self.tolerance
+        return not self.failed and not self.looking_ahead and self.parity == 0 and self.hooked_parity <= self.tolerance
 
     def __repr__(self) -> str:
         dead = sum(point.dead is not None for point in self.points)
@@ -81,6 +83,10 @@ class VerifyReport:
             f"difference from bare Hugging Face {self.parity:g} without hooks, {self.hooked_parity:.1e} with all"
         ]
         lines += [f"  {p.name}: calls {p.calls}, shape {list(p.shape)}, effect {p.effect}" for p in self.failed[:20]]
+        if self.looking_ahead:
+            lines.append(
+                f"  {self.looking_ahead[0]}: positions see later ones, so the family's Language needs looks_ahead=True"
+            )
         return "\n".join(lines)
 
     def to_frame(self) -> "pd.DataFrame":
@@ -140,8 +146,15 @@ def verify(
     parity = _difference(model(batch), bare)
     calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
 
+    ahead: list[str] = []
+    written = model.graph["hook_logits"].sequence
+
     def look(activation: torch.Tensor, hook: Any) -> None:
         calls[hook.name].append(tuple(activation.shape))
+        node = model.graph[hook.name]
+        backwards = node.sequence == written and not model.family.language.looks_ahead
+        if backwards and node.kind == "attn.attn_scores" and _sees_later(activation, batch, written):
+            ahead.append(hook.name)
 
     hooked = model.run_with_hooks(batch, fwd_hooks=[("*", look)])
     real = torch.ones(hooked.shape[:2], dtype=torch.bool, device=hooked.device)
@@ -162,6 +175,7 @@ def verify(
         parity,
         _difference(hooked[real], bare[real]),
         HOOKED_TOLERANCE * scale,
+        tuple(ahead),
     )
 
 
@@ -175,6 +189,15 @@ def _noise() -> Callable[..., torch.Tensor]:
         return activation + noise * size
 
     return add
+
+
+def _sees_later(scores: torch.Tensor, batch: MultimodalBatch, sequence: str) -> bool:
+    """Whether a position that is no padding sees a later one; scores are very low where nobody looks."""
+    seen = (scores > torch.finfo(scores.dtype).min / 2).triu(1)
+    if sequence == "language":
+        real = batch.layout.is_token.to(scores.device)
+        seen = seen & real[:, None, :, None] & real[:, None, None, :]
+    return bool(seen.any())
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:

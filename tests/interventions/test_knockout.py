@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 
+import mmlens as mm
 from mmlens.core.errors import InputError
 from mmlens.interventions.knockout import KnockOut
 from tests.conftest import Subject
 from tests.families.encoder_decoder import florence2
+from tests.families.gemma_like import gemma3, paligemma
 from tests.interventions.passes import never_entered
 from tests.tiny import picture
 
@@ -117,3 +119,48 @@ def test_what_a_decoder_writes_is_cut_from_what_it_wrote() -> None:
     with model.intervene(KnockOut(slice(2, None), [0, 1], layers=[1])):
         pattern = model.run_with_cache(batch, names=name)[1][name]
     torch.testing.assert_close(pattern, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [gemma3, paligemma], ids=["gemma3", "paligemma"])
+def test_later_positions_are_cut_where_the_model_looks_ahead(make: Any) -> None:
+    """Pictures attend to all of themselves there, so a cut that stops at the diagonal would leave half of it in silence."""
+    model = make()
+    batch = model.prepare(["describe the image", "what color is it"], images=[[picture(0)], [picture(1)]])
+    image = batch.layout.is_image
+    first = torch.stack([rows[: len(rows) // 2] for rows in batch.layout.image])
+    last = torch.stack([rows[len(rows) // 2 :] for rows in batch.layout.image])
+    points = "blocks.*.attn.hook_attn_scores"
+
+    def by_hand(scores: torch.Tensor, hook: Any) -> torch.Tensor:
+        cut = torch.zeros(scores.shape, dtype=torch.bool)
+        for sample in range(2):
+            cut[sample, :, first[sample][:, None], last[sample]] = True
+        seen = scores[cut & image[:, None, :, None]] > torch.finfo(scores.dtype).min / 2
+        assert seen.any(), "nothing ahead is seen, so nothing is compared"
+        return scores.masked_fill(cut, float("-inf"))
+
+    expected = model.run_with_hooks(batch, fwd_hooks=[(points, by_hand)])
+    with model.intervene(KnockOut(first, last)):
+        found = model(batch)
+    real = batch.layout.is_token
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-6)
+    assert (found - model(batch))[real].abs().max() > 1e-3
+    sweep = mm.knock_out(
+        model, batch, queries=first, keys=last, metric=mm.metrics.log_probability(5), window=99, progress=False
+    )
+    read = torch.stack([expected[n, i].log_softmax(-1)[5] for n, i in enumerate(batch.layout.last)])
+    torch.testing.assert_close(sweep.corrupted, read, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_position_that_the_mask_leaves_nothing_else_to_see_is_an_error() -> None:
+    """Text looks back only also where pictures do not; before the run, nobody can know."""
+    model = gemma3()
+    batch = model.prepare("describe the image", images=picture(0))
+    query = int(batch.layout.last[0]) - 1
+    with (
+        model.intervene(KnockOut([query], list(range(query + 1)))),
+        pytest.raises(InputError, match=rf"^Query {query} at blocks.0.attn.hook_attn_scores would have no key left"),
+    ):
+        model(batch)

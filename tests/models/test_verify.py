@@ -14,6 +14,7 @@ from mmlens.models.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
 from tests.conftest import Subject, bare_copy
+from tests.families.gemma_like import gemma3
 from tests.tiny import TINY
 
 
@@ -114,6 +115,17 @@ def test_a_live_point_that_is_declared_dead(own: HookedMultimodal) -> None:
     family = replace(LLAVA, vision=replace(LLAVA.vision, read=lambda config: [0]))
     _, names = failures(own, family)
     assert names == own.graph.select(part="vision", layer=1).names
+
+
+def test_positions_that_see_later_ones_have_to_be_declared() -> None:
+    model = gemma3()
+    assert verify(model, causal=False, progress=False).ok
+    family = model.family
+    model.family = replace(family, language=replace(family.language, looks_ahead=False))
+    report = verify(model, causal=False, progress=False)
+    assert not report.ok
+    assert report.looking_ahead == tuple(f"blocks.{layer}.attn.hook_attn_scores" for layer in range(3))
+    assert repr(report).endswith("positions see later ones, so the family's Language needs looks_ahead=True")
 
 
 def test_without_a_processor_it_asks_for_a_batch(own: HookedMultimodal) -> None:

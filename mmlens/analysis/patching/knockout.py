@@ -24,7 +24,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.graph import Node
-from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, score_points
+from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, mask_decides, score_points
 from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -94,13 +94,14 @@ def knock_out(
     sets = dict(keys) if isinstance(keys, Mapping) else {keys if isinstance(keys, str) else "keys": keys}
     if not sets:
         raise InputError("keys are empty: name what queries may no longer look at.")
-    cuts = {name: cut_pairs(model.graph, batch, nodes[0], queries, rule) for name, rule in sets.items()}
+    cuts = {name: cut_pairs(model, batch, nodes[0], queries, rule) for name, rule in sets.items()}
     chosen = head_mask(model, nodes[0], heads)
     require_metric(metric, model, batch.size)
     windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
+    by_mask = mask_decides(model, nodes[0])
     asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
     cells = [
-        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], chosen))
+        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], chosen, by_mask=by_mask))
         for where, cut in asked
         for sample in range(batch.size)
     ]
@@ -129,8 +130,10 @@ def _named(nodes: Sequence[Node]) -> str:
     return f"layer {first}" if first == last else f"layers {first}-{last}"
 
 
-def _changes(nodes: Sequence[Node], cut: torch.Tensor, heads: torch.Tensor | None) -> tuple[Change, ...]:
+def _changes(
+    nodes: Sequence[Node], cut: torch.Tensor, heads: torch.Tensor | None, *, by_mask: bool
+) -> tuple[Change, ...]:
     """The cut of one sample, `[query key]`, at the scores of several blocks."""
     rows = cut.any(-1).nonzero().flatten()
     mask = cut[rows] if heads is None else cut[rows] & heads[:, None, None]
-    return tuple(Change(node.name, rows, partial(cut_scores, pairs=mask, node=node)) for node in nodes)
+    return tuple(Change(node.name, rows, partial(cut_scores, pairs=mask, node=node, by_mask=by_mask)) for node in nodes)

@@ -117,7 +117,8 @@ def language_of(runs: Runs) -> tuple[Language, Seen]:
             if norm is None:
                 raise NotFound(f"{call.path} ({type(call.module).__name__}) is neither a layer norm nor an RMS norm")
             break
-    return Language(stack_of(runs, seen, "blocks"), _embedding(runs), norm, head.path), seen
+    # nobody said that positions look back only
+    return Language(stack_of(runs, seen, "blocks"), _embedding(runs), norm, head.path, looks_ahead=True), seen
 
 
 def _head(runs: Runs) -> Call:

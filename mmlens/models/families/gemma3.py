@@ -8,6 +8,7 @@ ShieldGemma 2 is a Gemma 3 that answers with two logits; wrap the model that it 
 Source: Gemma Team, Gemma 3 Technical Report, 2025 (https://arxiv.org/abs/2503.19786).
 """
 
+from dataclasses import replace
 from typing import Any
 
 from mmlens.models.families.blocks import CLIP_BLOCK, gemma_language
@@ -41,7 +42,7 @@ GEMMA3 = register_family(
             returns="model.multi_modal_projector",
             receives_rows="vision",
         ),
-        language=gemma_language("model.language_model", head="lm_head"),
+        language=replace(gemma_language("model.language_model", head="lm_head"), looks_ahead=True),
         places=merging_places(merge=_pooled),
         placeholder="<start_of_image>",
         nested_pictures=True,

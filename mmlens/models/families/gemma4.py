@@ -105,6 +105,7 @@ GEMMA4 = register_family(
         language=replace(
             llama_language("model.language_model", head="lm_head"),
             stack=Stack("model.language_model.layers", (_LOOKING_UP, _BLOCK), config=lambda c: c.text_config),
+            looks_ahead=True,
         ),
         places=_places,
         placeholder="<|image|>",

@@ -170,6 +170,7 @@ MOLMO2 = register_family(
         language=replace(
             llama_language("model.language_model", head="lm_head"),
             stack=Stack("model.language_model.layers", (_POST_NORM_BLOCK, LLAMA_BLOCK), config=lambda c: c.text_config),
+            looks_ahead=True,
         ),
         places=_places,
         placeholder="<|image|>",

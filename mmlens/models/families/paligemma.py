@@ -7,6 +7,7 @@ Source: Beyer et al., PaliGemma: A versatile 3B VLM for transfer, 2024 (https://
 al., PaliGemma 2, 2024 (https://arxiv.org/abs/2412.03555).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ PALIGEMMA = register_family(
         projector=Projector(
             receives=("model.multi_modal_projector", "image_features"), returns="model.multi_modal_projector"
         ),
-        language=gemma_language("model.language_model", head="lm_head"),
+        language=replace(gemma_language("model.language_model", head="lm_head"), looks_ahead=True),
         places=grid_places(class_rows=lambda c: 0, drops_class=lambda c: False),
         placeholder="<image>",
         extra_inputs=_extra_inputs,
