@@ -55,9 +55,9 @@ class Here:
 
 
 METRIC = mm.metrics.logit_difference("red", "blue")
-#: The towers on one device, the language model on both.
+#: The language model on both, and its input not where its output is: the unembedding's logits are sent back to the input.
 PLACES = {
-    "model.vision_tower": str(SECOND),
+    "model.vision_tower": str(DEVICE),
     "model.multi_modal_projector": str(SECOND),
     "model.language_model.embed_tokens": str(DEVICE),
     "model.language_model.rotary_emb": str(DEVICE),
