@@ -76,16 +76,18 @@ class KnockOut:
         Raises:
             InputError: if no query sees any of the keys anyway, or a query would be left with no key at all.
         """
-        self._cut(run, self._points(run.model)[0])
+        node = self._points(run.model)[0]
+        if None not in _lengths(run.model, run.batch, node):  # else only the pass tells how many rows there are
+            self._cut(run, node)
 
     def _points(self, model: HookedMultimodal) -> list[Node]:
         return score_points(model, self.part, self.layers, stack=self.stack, attention=self.attention)
 
-    def _cut(self, run: Run, node: Node) -> Bool[torch.Tensor, "batch query key"]:
-        """The pairs of the prompt's positions that are cut."""
+    def _cut(self, run: Run, node: Node, shape: Sequence[int] = ()) -> Bool[torch.Tensor, "batch query key"]:
+        """The pairs of the prompt's positions that are cut; `shape` as for `cut_pairs`."""
         if node.sequence in GROWING:
             refuse_known_positions(run)
-        found = partial(cut_pairs, run.model, run.batch, node, self.queries, self.keys)
+        found = partial(cut_pairs, run.model, run.batch, node, self.queries, self.keys, shape=shape)
         return run.remember((id(self), node.part), found)
 
     def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
@@ -94,7 +96,7 @@ class KnockOut:
 
         def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
             run = run_of(model, node)
-            cut = self._cut(run, node)
+            cut = self._cut(run, node, scores.shape[-2:])
             n_query, n_key = scores.shape[-2:]
             first = run.remember(key, lambda: Passes.of(run, node, cut.shape[1])).next(node, n_query)
             pairs = _pairs(cut, first, n_query, n_key, self.generated)[:, None]
@@ -216,7 +218,13 @@ def require_batch_axis(node: Node) -> None:
 
 
 def cut_pairs(
-    model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: RowRule, keys: RowRule
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    node: Node,
+    queries: RowRule,
+    keys: RowRule,
+    *,
+    shape: Sequence[int] = (),
 ) -> Bool[torch.Tensor, "batch query key"]:
     """The pairs of positions that a knock-out cuts, of those that see each other.
 
@@ -226,6 +234,7 @@ def cut_pairs(
         node: attention scores. Where tokens are written, a position sees those before it and itself, unless only the model's
             mask says what it sees (`mask_decides`): then pairs that it hides may be among those that are returned.
         queries, keys: position rules.
+        shape: numbers of queries and keys in a pass, for sequences whose length the batch does not tell (learned queries).
 
     Returns:
         One table per sample; in towers one for all, or one per picture or tile.
@@ -234,12 +243,13 @@ def cut_pairs(
         InputError: if no pair is left to cut, or a query would have no key left.
     """
     require_batch_axis(node)
-    graph = model.graph
-    looked_at = graph[node.name.replace("attn_scores", "k")].sequence
-    asking, asked = (_marked(batch, rule, where) for rule, where in ((queries, node.sequence), (keys, looked_at)))
+    looked_at = _looked_at(model, node)
+    lengths = [known or found for known, found in zip(_lengths(model, batch, node), shape or (None, None), strict=True)]
+    asking = _marked(batch, queries, node.sequence, lengths[0])
+    asked = _marked(batch, keys, looked_at, lengths[1])
     size = batch.size if node.sequence in GROWING else max(len(asking), len(asked))
     seen = torch.ones(size, asking.shape[1], asked.shape[1], dtype=torch.bool)
-    if looked_at == graph["hook_logits"].sequence and not mask_decides(
+    if looked_at == model.graph["hook_logits"].sequence and not mask_decides(
         model, node
     ):  # an encoder sees all of the prompt
         seen = seen.tril()
@@ -261,13 +271,27 @@ def cut_pairs(
     return cut
 
 
-def _marked(batch: MultimodalBatch, rule: RowRule, sequence: str) -> Bool[torch.Tensor, "batch pos"]:
+def _looked_at(model: HookedMultimodal, node: Node) -> str:
+    """The sequence that keys are on."""
+    return model.graph[node.name.replace("attn_scores", "k")].sequence
+
+
+def _lengths(model: HookedMultimodal, batch: MultimodalBatch, node: Node) -> tuple[int | None, int | None]:
+    """How many queries and keys there are, where the batch tells."""
+    return sequence_length(batch, node.sequence), sequence_length(batch, _looked_at(model, node))
+
+
+def _marked(
+    batch: MultimodalBatch, rule: RowRule, sequence: str, length: int | None
+) -> Bool[torch.Tensor, "batch pos"]:
     """True at the positions of a rule on a sequence.
 
     Raises:
         InputError: if only a run tells how long it is.
     """
-    length = sequence_length(batch, sequence)
     if length is None:
-        raise InputError(f"The length of the {sequence} sequence is not known before a run; cut elsewhere.")
+        raise InputError(
+            f"The length of the {sequence} sequence is not known before a run. Cut elsewhere, or in single runs: "
+            "with model.intervene(KnockOut(...))."
+        )
     return marked(batch, rule, sequence, length)

@@ -115,6 +115,27 @@ def test_every_window_equals_its_intervention(name: str, options: dict[str, Any]
 
 
 @torch.no_grad()
+def test_learned_queries_are_cut_from_patches() -> None:
+    """How many there are the batch does not tell; the pass does."""
+    model, batch = made("instructblip_t5")
+    pattern = "projector.blocks.2.cross_attn.hook_pattern"
+    before = model.run_with_cache(batch, names=pattern)[1][pattern]
+    patches = [3, 4, 7]
+    with model.intervene(KnockOut([0, 2], patches, part="projector", attention="cross", layers=[2])):
+        logits, after = model.run_with_cache(batch, names=pattern)
+    expected = before.clone()
+    for query in (0, 2):
+        row = expected[:, :, query]
+        row[..., patches] = 0
+        row /= row.sum(-1, keepdim=True)
+    torch.testing.assert_close(after[pattern], expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(logits, model(batch), atol=1e-4)
+    asked: dict[str, Any] = {"part": "projector", "attention": "cross", "metric": log_probability("red")}
+    with pytest.raises(InputError, match=r"The length of the queries sequence is not known before a run.*KnockOut"):
+        knock_out(model, batch, queries="all", keys=[3], progress=False, **asked)
+
+
+@torch.no_grad()
 def test_a_decoder_predicts_at_its_own_last_position() -> None:
     model, batch = made("instructblip_t5")
     logits = model(batch)

@@ -98,9 +98,8 @@ class EdgeGraph:
     @cached_property
     def allowed(self) -> Bool[torch.Tensor, "reader writer"]:
         """Which pairs are edges: the writer writes before the reader reads, into the same stream."""
-        number = {
-            name: i for i, name in enumerate(dict.fromkeys(node.stream for node in (*self.writers, *self.readers)))
-        }
+        streams = [writer.stream for writer in self.writers] + [reader.stream for reader in self.readers]
+        number = {name: i for i, name in enumerate(dict.fromkeys(streams))}
         written, joins = torch.tensor([(number[writer.stream], writer.joins) for writer in self.writers]).T
         read, reads = torch.tensor([(number[reader.stream], reader.reads) for reader in self.readers]).T
         return (read[:, None] == written) & (joins <= reads[:, None])
