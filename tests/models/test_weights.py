@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.models.weights import readable
@@ -188,6 +189,14 @@ def test_what_cannot_be_read(llava: Subject) -> None:
         UnsupportedModelError,
         match=r"^down_proj is quantised \(torch.uint8\) and cannot be read; load the model in a floating dtype\.$",
     ):
+        readable(quantised, "down_proj")
+
+
+def test_a_weight_made_of_other_tensors_is_not_numbers() -> None:
+    """As torchao and quanto keep codes and scales behind a floating dtype."""
+    quantised = nn.Linear(2, 2)
+    quantised.weight = nn.Parameter(TwoTensor(torch.zeros(2, 2), torch.ones(2, 2)), requires_grad=False)
+    with pytest.raises(UnsupportedModelError, match=r"^down_proj is quantised \(torch\.float32\) and cannot be read"):
         readable(quantised, "down_proj")
 
 
