@@ -147,13 +147,11 @@ def verify(
     calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
 
     ahead: list[str] = []
-    written = model.graph["hook_logits"].sequence
+    backwards = set() if model.family.language.looks_ahead else _over_what_is_written(model)
 
     def look(activation: torch.Tensor, hook: Any) -> None:
         calls[hook.name].append(tuple(activation.shape))
-        node = model.graph[hook.name]
-        backwards = node.sequence == written and not model.family.language.looks_ahead
-        if backwards and node.kind == "attn.attn_scores" and _sees_later(activation, batch, written):
+        if hook.name in backwards and _sees_later(activation, batch, model.graph[hook.name].sequence):
             ahead.append(hook.name)
 
     hooked = model.run_with_hooks(batch, fwd_hooks=[("*", look)])
@@ -189,6 +187,14 @@ def _noise() -> Callable[..., torch.Tensor]:
         return activation + noise * size
 
     return add
+
+
+def _over_what_is_written(model: "HookedMultimodal") -> set[str]:
+    """The attention scores among the positions that new tokens follow."""
+    graph = model.graph
+    written = graph["hook_logits"].sequence
+    scores = [node.name for node in graph if node.kind == "attn.attn_scores" and node.sequence == written]
+    return {name for name in scores if graph[name.replace("attn_scores", "k")].sequence == written}
 
 
 def _sees_later(scores: torch.Tensor, batch: MultimodalBatch, sequence: str) -> bool:

@@ -194,7 +194,7 @@ def test_what_cannot_be_discovered_gets_the_lines_to_write() -> None:
     )
     assert "    classes=('Blind',),\n    vision=Vision(Stack('path.to.the.blocks'" in text
     assert "attn=Attention(kernel=None, branch='attn_out', o='attn_out'" in text
-    assert "embed='embed', norm=Norm(path='norm'), head='head'),\n    places=..." in text
+    assert "embed='embed', norm=Norm(path='norm'), head='head', looks_ahead=True),\n    places=..." in text
     assert VOCAB == 20
 
 
