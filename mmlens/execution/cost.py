@@ -123,4 +123,4 @@ def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Mod
 def total(counted: dict[nn.Module, float], modules: Sequence[nn.Module]) -> float:
     """Operations of some modules and all in them."""
     inside = {id(each) for module in modules for each in module.modules()}
-    return sum(operations for module, operations in counted.items() if id(module) in inside)
+    return sum((operations for module, operations in counted.items() if id(module) in inside), 0.0)

@@ -107,7 +107,7 @@ class Packed:
         ordered = first + [pair for pair in running if pair[1].keys is None]
         if first:
             stash = self._keys_first(layer, first, inputs)
-        out = self._run_block(layer, ordered, inputs, len(first), stash)
+        out = self._run_block(layer, ordered, inputs, stash)
         start = 0
         for job, step in ordered:
             self.streams.hand_on(layer, job, step, out[start : start + len(step.rows)])
@@ -139,14 +139,13 @@ class Packed:
         layer: int,
         pairs: Sequence[tuple[Job, Step]],
         inputs: dict[int, tuple[torch.Tensor, torch.Tensor]],
-        n_first: int,
         stash: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
         """The block's output `[row d_model]` for the rows of all cells."""
         samples = [job.cell.sample for job, _ in pairs]
         streams = [cut(*inputs[id(job)], step.rows) for job, step in pairs]
         device = self._device(layer)
-        queries, keys, groups = self._grouped(samples, [step for _, step in pairs], n_first, device)
+        queries, keys, groups = self._grouped(samples, [step for _, step in pairs], device)
         hooks, edits = changes_inside(self.model.graph, layer, [job for job, _ in pairs], queries)
         if edits:
             groups = self._without(edits, queries, keys, device)
@@ -161,7 +160,7 @@ class Packed:
             self.lent.call = None
 
     def _grouped(
-        self, samples: Sequence[int], steps: Sequence[Step], n_first: int, device: torch.device
+        self, samples: Sequence[int], steps: Sequence[Step], device: torch.device
     ) -> tuple[list[Span], list[Span], list[Group]]:
         """Spans and groups of a call; those of the block before where they are the same."""
         key = (device, *samples, *(id(step.rows) for step in steps), *(id(step.keys) for step in steps))

@@ -24,6 +24,7 @@ from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.analysis.circuits.wiring import Wiring, wiring_of
 from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, require_sums
 from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predicting_logits, require_values
+from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.hooks.cache import record
 from mmlens.hooks.entrances import KINDS, Reading, SplitReading
@@ -118,7 +119,8 @@ class Pair:
                 ]
                 stack.enter_context(self._splitting(readers[0]).reading(lambda asked=asked: asked))  # type: ignore[misc]
             again = self.values(self.model(self.clean))
-        if not torch.allclose(again, self.ends[0], rtol=1e-4, atol=1e-4):
+        limit = 0.1 * max(off_by_rounding(stream.dtype) for stream in received.values())
+        if not torch.allclose(again, self.ends[0], rtol=limit, atol=max(limit, 1e-6)):
             raise InputError(
                 f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives "
                 "is not what the norm in front of it returns. Use nodes='attention'."

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.build import group_masks
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
+from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
 from mmlens.hooks.attachment import AtSite, Factored
@@ -17,9 +18,6 @@ from mmlens.hooks.graph import Node
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
-
-#: Largest share of a stream that may be missing from the sum of its writers, by norm.
-_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -272,7 +270,7 @@ def require_sums(
         if constants:  # the same at every row
             missing = missing - missing.mean(tuple(range(missing.ndim - 1)), keepdim=True)
         share = float(missing.norm() / whole.norm())
-        if share > _TOLERANCE:
+        if share > off_by_rounding(whole.dtype):
             raise InputError(
                 f"What {reader.name} reads ({entrance}) is not the sum of what its writers write: {share:.1%} of it comes from "
                 f"elsewhere ({writing.model.family.name} adds something to the stream, or passes heads through a norm or gate). "

@@ -5,15 +5,12 @@ from jaxtyping import Float
 
 from mmlens.analysis.neurons.asked import Asked, states_at, wide
 from mmlens.analysis.neurons.points import Activation, NeuronLayers
+from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.models.direct_path import branch_end, logit_directions
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import BlockWeights
 from mmlens.models.weights import MlpWeights
-
-#: How far, of its length, the stream may be from the sum of what was written to it: rounding adds up.
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_HALF_TOLERANCE = 5e-2
 
 
 def contributions(
@@ -88,15 +85,11 @@ def _stacked(scores: list[torch.Tensor]) -> Float[torch.Tensor, "entry layer neu
     return torch.stack([each.to(scores[0].device) for each in scores], dim=1).cpu()
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
-
-
 def _require_sum(model: HookedMultimodal, written: list[torch.Tensor], stream: torch.Tensor) -> None:
     """The stream at the end must be the sum of the embedding and all branches."""
     total = torch.stack([wide(each).to(stream.device) for each in written]).sum(0)
     off = float(((total - wide(stream)).norm(dim=-1) / wide(stream).norm(dim=-1)).max())
-    if off > _tolerance(stream.dtype):
+    if off > off_by_rounding(stream.dtype):
         raise InputError(
             f"method='direct_effect' adds up what is written to the residual stream, but the stream of {model.family.name} is no "
             f"such sum (off by {off:.1%} of its length at the end: it is scaled or normed on the way). Use method='contribution' "
@@ -110,7 +103,7 @@ def _require_branch(
     """What the rows say is added must be what was added."""
     total = added if bias is None else added + bias.to(added)
     off = float(((total - wide(out)).norm(dim=-1) / wide(out).norm(dim=-1).clamp(min=1e-12)).max())
-    if off > _tolerance(out.dtype):
+    if off > off_by_rounding(out.dtype):
         raise InputError(
             f"method='direct_effect' needs to know what happens to an MLP's output, but {name} of {model.family.name} holds "
             f"something else than its rows' sum (off by {off:.1%}). Use method='contribution' or 'gradient'."

@@ -8,6 +8,7 @@ import torch
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.find import find_circuit
+from mmlens.analysis.circuits.graph import NodeKind
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import logit_difference
@@ -53,6 +54,19 @@ def test_attribution_is_the_slope_of_the_exact_runs(number: int) -> None:
     largest = float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=5e-2, atol=5e-3 * largest)
     assert (expected.abs() > 0.05 * largest).sum() > 5, "the comparison could not fail"
+
+
+@pytest.mark.parametrize("nodes", ["attention", "head"])
+def test_in_half_precision_the_strong_edges_are_those_of_full_precision(nodes: NodeKind) -> None:
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = TINY[0].make().to(dtype)
+        clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
+        found[dtype] = find_circuit(model, clean, corrupted, metric=METRIC, nodes=nodes, progress=False).to_frame()
+    full, half = (frame.set_index(["writer", "reader"])["score"] for frame in found.values())
+    assert half.isna().sum() == 0
+    assert len(full) == len(half)
+    assert full.corr(half.reindex(full.index)) > 0.98
 
 
 def test_edges_out_of_the_inputs_sum_to_the_whole_effect(llava: Subject, make_pair: MakePair) -> None:
