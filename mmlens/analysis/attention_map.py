@@ -80,9 +80,8 @@ def attention_map(
     def keep(pattern: torch.Tensor, hook: Any) -> None:
         rows = batch.layout.rows(queries, part, pattern.shape[-2])
         rows = (rows[sample] if rows.ndim == 2 else rows).to(pattern.device)
-        own = (
-            pattern[index] if isinstance(index, int) else pattern
-        )  # packed towers have one sequence, tiles an entry each
+        # packed towers have one sequence, tiles an entry each
+        own = pattern[index] if isinstance(index, int) else pattern
         own = own if chosen is None else own.index_select(-3, chosen.to(pattern.device))
         shares.append(own.index_select(-2, rows).float().mean((-3, -2)).cpu())
 
