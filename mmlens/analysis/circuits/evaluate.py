@@ -15,7 +15,8 @@ Departs: Wang et al. compare the circuit with the model under every subset of kn
 in which the whole circuit is knocked out, and minimality removes single edges from the whole circuit.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -37,6 +39,10 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
+_FORMAT = "mmlens.CircuitEvaluation/1"
+_TENSORS = tuple(
+    f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
+)
 #: Random paths in a row that bring nothing that fits before edges are drawn one by one.
 _MOST_MISSES = 200
 
@@ -80,13 +86,27 @@ class CircuitEvaluation:
         Args:
             name: `"faithfulness"`, `"random_completeness"`, ...
         """
-        known = [
-            f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
-        ]
-        if name not in known:
-            raise InputError(f"There is no measure {name!r}; there are {', '.join(known)}.")
+        if name not in _TENSORS:
+            raise InputError(f"There is no measure {name!r}; there are {', '.join(_TENSORS)}.")
         values = getattr(self, name)
         return mean_interval(values.mean(-1) if values.ndim == 2 else values)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one safetensors file, whole or not at all."""
+        about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric}
+        about["checked"] = [asdict(edge) for edge in self.checked]
+        return write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, format=_FORMAT, about=about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CircuitEvaluation":
+        """Read an evaluation that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no evaluation.
+        """
+        tensors, about = read_tensors(path, format=_FORMAT, what="circuit evaluation")
+        about["checked"] = [Edge(**edge) for edge in about["checked"]]
+        return cls(**(about | tensors))
 
     @property
     def as_good_at_random(self) -> float:

@@ -8,6 +8,7 @@ One cell of the executor per sample, point and strength: nothing below the steer
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ from mmlens.analysis.statistics import Interval, mean_interval, paired_differenc
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.graph import Selection
 from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
@@ -38,6 +40,9 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
+
+_FORMAT = "mmlens.DoseCurve/1"
+_TENSORS = ("values", "controls", "baseline")
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,22 @@ class DoseCurve:
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("steering.plot_dose")(self, figure=figure)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as one safetensors file, whole or not at all."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        about = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
+        return write_tensors(path, tensors, format=_FORMAT, about=about)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DoseCurve":
+        """Read a curve that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no dose curve.
+        """
+        tensors, about = read_tensors(path, format=_FORMAT, what="dose curve")
+        return cls(**tensors, points=tuple(about["points"]), alphas=tuple(about["alphas"]), metric=about["metric"])
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
 """Faithfulness, completeness and minimality of a circuit that is known, beside random ones."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from mmlens.analysis.circuits.evaluate import evaluate_circuit
+from mmlens.analysis.circuits.evaluate import CircuitEvaluation, evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.metrics import logit_difference
 from mmlens.core.errors import InputError
@@ -11,7 +13,7 @@ from tests.analysis.circuits.conftest import planted_pair
 from tests.analysis.conftest import Wrapped
 
 
-def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patch: Wrapped) -> None:
+def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patch: Wrapped, tmp_path: Path) -> None:
     truth, model = planted_patch.truth, planted_patch.model
     metric = logit_difference(truth.token, truth.default_token)
     clean, corrupted = planted_pair(planted_patch)
@@ -37,6 +39,14 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
     assert result.to_frame()["measure"].tolist() == ["faithfulness", "completeness", "minimality"]
     with pytest.raises(InputError, match=r"There is no measure 'faith'"):
         result.interval("faith")
+    path = result.save(tmp_path / "evaluation.safetensors")
+    again = CircuitEvaluation.load(path)
+    assert repr(again) == repr(result)
+    assert again.checked == result.checked
+    assert again.to_frame().equals(result.to_frame())
+    circuit.save(path)
+    with pytest.raises(InputError, match="is not a safetensors file"):
+        CircuitEvaluation.load(path)
 
 
 def test_the_whole_graph_is_faithful_and_nothing_is_left_without_it(planted_patch: Wrapped) -> None:

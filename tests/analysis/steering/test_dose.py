@@ -10,7 +10,7 @@ from mmlens import lab
 from mmlens.analysis import metrics
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.steering.dose import dose_curve
+from mmlens.analysis.steering.dose import DoseCurve, dose_curve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
@@ -143,6 +143,9 @@ def test_the_planted_direction_has_a_dose_and_random_ones_have_none(tmp_path: Pa
     assert frame.loc[6, "vector"] == 1
     assert frame.loc[6, "random"] == 0
     assert frame.loc[6, "without"] == 0
+    again = DoseCurve.load(curve.save(tmp_path / "dose.safetensors"))
+    assert repr(again) == repr(curve)
+    assert again.to_frame().equals(curve.to_frame())
     curve.plot().savefig(tmp_path / "dose.png")
     lines = curve.plot().axes[0].get_lines()
     assert lines[0].get_ydata().tolist() == means
