@@ -10,7 +10,9 @@ from mmlens.core.errors import UnsupportedModelError
 from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
 from mmlens.hooks.graph import Role
 from mmlens.hooks.mixture import Unflattened
-from mmlens.models.collect import Collector, Rows, find_module
+from mmlens.models.collect import Collector
+from mmlens.models.modules import find_module
+from mmlens.models.rows import Rows
 from mmlens.models.structure import Block, Config, Mlp, Norm, Scale, Stack
 
 

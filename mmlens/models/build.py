@@ -13,8 +13,10 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.models.blocks import BlockBuilder, blocks_of, fitting, heads_of
-from mmlens.models.collect import Collector, Form, Rows, form_of, out_features
+from mmlens.models.collect import Collector
 from mmlens.models.family import Crossing, Encoder, Family, Pooling, Read
+from mmlens.models.modules import out_features
+from mmlens.models.rows import Form, Rows, form_of
 from mmlens.models.structure import Config, Norm, Stack
 
 

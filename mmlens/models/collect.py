@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -30,98 +29,9 @@ from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.models.attention_interface import attention_tower
 from mmlens.models.family import Method
-from mmlens.models.structure import Attention, Config, Mlp, Norm, Scale, Stack
-
-
-def find_module(root: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path, or None."""
-    module: Any = root
-    for step in path.split("."):
-        module = module[int(step)] if step.removeprefix("-").isdigit() else getattr(module, step, None)
-        if module is None:
-            return None
-    return module
-
-
-def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
-    """The module at a path.
-
-    Raises:
-        UnsupportedModelError: if the declaration names a module that this model does not have.
-    """
-    module: Any = root
-    for step in path.split("."):
-        found = find_module(module, step)
-        if found is None:
-            children = ", ".join(name for name, _ in module.named_children())
-            raise UnsupportedModelError(
-                f"The family {family!r} expects a module {path!r} in {type(root).__name__}, but {type(module).__name__} "
-                f"has no {step!r}; it has {children}. The checkpoint's parts are not of the kinds that this family covers."
-            )
-        module = found
-    return module
-
-
-def in_features(linear: nn.Module) -> int:
-    """Width of what a linear (or a convolution) receives."""
-    return int(linear.in_channels if isinstance(linear, nn.Conv2d) else linear.in_features)  # type: ignore[arg-type]
-
-
-def out_features(linear: nn.Module) -> int:
-    """Width of what a linear (or a convolution) returns."""
-    return int(linear.out_channels if isinstance(linear, nn.Conv2d) else linear.out_features)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What the rows of a stream are.
-
-    Attributes:
-        axes: axis words of the stream, e.g. `"batch pos d_model"`.
-        width: its last axis.
-        sequence: what the position axis runs over.
-        map_axes: axes of the stream itself where it is a map, whose last axis is no width; the rows are what its blocks
-            flatten it to.
-    """
-
-    axes: str
-    width: int
-    sequence: str
-    map_axes: str | None = None
-
-    def inner(self, word: str) -> str:
-        """The axes with another last one."""
-        return f"{self.axes.rsplit(' ', 1)[0]} {word}"
-
-    @property
-    def packed(self) -> bool:
-        """Whether there is no batch axis."""
-        return "batch" not in self.axes.split()
-
-
-@dataclass(frozen=True)
-class Form:
-    """The form in which modules hold rows, where hooks see them in another.
-
-    Attributes:
-        nested: they hold rows in several axes, of which hooks see one.
-        lone_axis: an axis of length one that they hold beside those that hooks see.
-        channels_first: they hold maps, `[batch d row column]`, of which hooks see rows.
-        active: they hold several streams, `[stream batch pos d_model]`, of which hooks see the one of this number.
-        rows_first: they hold `[row batch d]`, where hooks see `[batch row d]`.
-    """
-
-    nested: bool = False
-    lone_axis: int | None = None
-    channels_first: bool = False
-    rows_first: bool = False
-    active: int | None = None
-
-
-def form_of(stack: Stack, config: Config) -> Form:
-    """The form in which the modules of a stack hold rows, given the model's configuration."""
-    active = None if stack.active is None else stack.active(stack.config(config))
-    return Form(stack.nested, stack.lone_axis, stack.channels_first, active=active)
+from mmlens.models.modules import in_features, submodule
+from mmlens.models.rows import Form, Rows
+from mmlens.models.structure import Attention, Mlp, Norm, Scale
 
 
 @dataclass
@@ -142,7 +52,7 @@ class Collector:
     nodes: list[Node] = field(default_factory=list)
     edges: list[tuple[str, str]] = field(default_factory=list)
     dead: str | None = None
-    form: Form = Form()
+    form: Form = field(default_factory=Form)
     windows: nn.Module | None = None
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], Reach] = field(default_factory=dict)

@@ -7,8 +7,8 @@ from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.models.blocks import blocks_of, fitting, heads_of
-from mmlens.models.collect import find_module, submodule
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.modules import find_module, submodule
 from mmlens.models.structure import Block, Stack
 from mmlens.models.weights import AttentionWeights
 

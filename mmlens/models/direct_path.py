@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from mmlens.models.collect import submodule
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.modules import submodule
 from mmlens.models.part_view import BlockWeights
 from mmlens.models.structure import Norm
 from mmlens.models.weights import readable

@@ -12,8 +12,8 @@ from transformers.utils import logging
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
 from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
-from mmlens.models.collect import find_module
 from mmlens.models.family import Family
+from mmlens.models.modules import find_module
 from mmlens.models.processing import load_processor
 from mmlens.models.registry import families
 

@@ -12,8 +12,8 @@ from transformer_lens.config import TransformerLensConfig
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.models.blocks import blocks_of, fitting, heads_of
-from mmlens.models.collect import out_features, submodule
 from mmlens.models.family import Family
+from mmlens.models.modules import out_features, submodule
 from mmlens.models.structure import Block, Config, Norm
 from mmlens.models.weights import AttentionWeights, MlpWeights
 

@@ -9,8 +9,8 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
 from mmlens.core.names import Part, require_part
-from mmlens.models.collect import submodule
 from mmlens.models.family import Family
+from mmlens.models.modules import submodule
 from mmlens.models.part_view import PartView, part_view
 from mmlens.models.structure import Config
 from mmlens.models.vocabulary import Vocabulary

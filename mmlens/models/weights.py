@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import nn
 
 from mmlens.core.errors import InputError, UnsupportedModelError
-from mmlens.models.collect import find_module, in_features, out_features, submodule
+from mmlens.models.modules import find_module, in_features, out_features, submodule
 from mmlens.models.structure import Attention, Mlp
 
 

@@ -1,0 +1,46 @@
+"""Modules of a model by their paths, and the widths of linears."""
+
+from typing import Any
+
+from torch import nn
+
+from mmlens.core.errors import UnsupportedModelError
+
+
+def find_module(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path, or None."""
+    module: Any = root
+    for step in path.split("."):
+        module = module[int(step)] if step.removeprefix("-").isdigit() else getattr(module, step, None)
+        if module is None:
+            return None
+    return module
+
+
+def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
+    """The module at a path.
+
+    Raises:
+        UnsupportedModelError: if the declaration names a module that this model does not have.
+    """
+    module: Any = root
+    for step in path.split("."):
+        found = find_module(module, step)
+        if found is None:
+            children = ", ".join(name for name, _ in module.named_children())
+            raise UnsupportedModelError(
+                f"The family {family!r} expects a module {path!r} in {type(root).__name__}, but {type(module).__name__} "
+                f"has no {step!r}; it has {children}. The checkpoint's parts are not of the kinds that this family covers."
+            )
+        module = found
+    return module
+
+
+def in_features(linear: nn.Module) -> int:
+    """Width of what a linear (or a convolution) receives."""
+    return int(linear.in_channels if isinstance(linear, nn.Conv2d) else linear.in_features)  # type: ignore[arg-type]
+
+
+def out_features(linear: nn.Module) -> int:
+    """Width of what a linear (or a convolution) returns."""
+    return int(linear.out_channels if isinstance(linear, nn.Conv2d) else linear.out_features)  # type: ignore[arg-type]
