@@ -248,11 +248,14 @@ class BetweenBranches:
                 )
             before = self._before.to(branch.device)
             middle = before + branch
+            version = middle._version if middle.requires_grad else 0
             new = tap(middle)
             if new is middle and not middle.requires_grad:
                 return branch
             with torch.no_grad():
-                moved = torch.where(new == middle, branch, new - before)
+                # hooks that only read are shown a view of it
+                read = middle.requires_grad and new.data_ptr() == middle.data_ptr() and new._version == version
+                moved = branch if read else torch.where(new == middle, branch, new - before)
             # also where `new` is a constant: the stream before it then has no effect, and must get no gradient
             return _Moved.apply(moved, new, before)
 
