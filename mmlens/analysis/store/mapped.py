@@ -1,7 +1,9 @@
 """The states of one point where they are too many for memory: read from their files a piece at a time."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, groupby
 
 import torch
@@ -38,18 +40,22 @@ class MappedRows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(run.stop - run.start for run in self._runs))
+
     def __getitem__(self, rows: slice) -> Float[torch.Tensor, "sample *width"]:
         first, last, step = rows.indices(len(self))
         if step != 1:
             raise InputError(f"States in files are read as they follow each other; found the slice {rows}.")
-        ends = list(accumulate(run.stop - run.start for run in self._runs))
         pieces = []
-        for run, end in zip(self._runs, ends, strict=True):
+        for number in range(bisect_right(self._ends, first), len(self._runs)):
+            run, end = self._runs[number], self._ends[number]
             begin = end - (run.stop - run.start)
-            low, high = max(first, begin), min(last, end)
-            if low < high:
-                mine = slice(run.start + low - begin, run.start + high - begin)
-                pieces.append(run.shard.values(self.point, mine).to(torch.float32))
+            if max(first, begin) >= last:
+                break
+            mine = slice(run.start + max(first, begin) - begin, run.start + min(last, end) - begin)
+            pieces.append(run.shard.values(self.point, mine).to(torch.float32))
         return torch.cat(pieces) if pieces else torch.zeros(0, *self.shape[1:])
 
 
