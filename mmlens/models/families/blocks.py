@@ -43,6 +43,24 @@ SHARED_MIXTURE = Mlp(
 )
 
 
+def timm_stage(path: str, number: int, block: tuple[Block, ...]) -> Stack:
+    """A stage of one of timm's towers of maps; the rows of the first one are the tower's own.
+
+    Args:
+        path: the module that holds its blocks.
+        number: of the stage.
+        block: what its blocks look like.
+    """
+    return Stack(
+        path,
+        block,
+        config=lambda c: c.vision_config,
+        name=f"stages.{number}.blocks",
+        channels_first=True,
+        rows=f"stages.{number}" if number else None,
+    )
+
+
 def llama_language(path: str, *, head: str) -> Language:
     """A Llama-like language model.
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.models.families.blocks import llama_language, two_layer_projector
+from mmlens.models.families.blocks import llama_language, timm_stage, two_layer_projector
 from mmlens.models.family import Family, Vision
 from mmlens.models.places import Places, Sizes, boxes_of, cells_of
 from mmlens.models.places.staged import staged_places
@@ -70,14 +70,7 @@ _BLOCKS = (
 
 
 def _stage(number: int) -> Stack:
-    return Stack(
-        f"model.vision_tower.timm_model.stages.{number}.blocks",
-        _BLOCKS,
-        config=lambda c: c.vision_config,
-        name=f"stages.{number}.blocks",
-        channels_first=True,
-        rows=f"stages.{number}" if number else None,
-    )
+    return timm_stage(f"model.vision_tower.timm_model.stages.{number}.blocks", number, _BLOCKS)
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:

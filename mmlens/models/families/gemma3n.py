@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.models.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language
+from mmlens.models.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, timm_stage
 from mmlens.models.family import Family, Method, Projector, Vision
 from mmlens.models.places import Places, Sizes, cells_of
 from mmlens.models.places.staged import staged_places
@@ -63,14 +63,7 @@ _TOWER_BLOCKS = (
 
 
 def _stage(number: int) -> Stack:
-    return Stack(
-        f"model.vision_tower.timm_model.blocks.{number}",
-        _TOWER_BLOCKS,
-        config=lambda c: c.vision_config,
-        name=f"stages.{number}.blocks",
-        channels_first=True,
-        rows=f"stages.{number}" if number else None,
-    )
+    return timm_stage(f"model.vision_tower.timm_model.blocks.{number}", number, _TOWER_BLOCKS)
 
 
 _BLOCK = replace(
