@@ -11,7 +11,8 @@ from functools import cached_property
 
 import torch
 
-from mmlens.execution.recording import Attended, allowed_by
+from mmlens.execution.recording import Attended
+from mmlens.hooks.attention import allowed_by
 
 #: Points of a block whose change alters the keys or values of a row, and so other rows in the same block.
 _KEY_KINDS = ("ln1.scale", "attn.k", "attn.v")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmlens.execution.recording import Attended, allowed_by
+from mmlens.execution.recording import Attended
+from mmlens.hooks.attention import allowed_by
 
 #: Cells whose windows start at most so many rows apart, or this share of the window, are computed together.
 _APART, _SHARE = 16, 0.15

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.hooks.attention import allowed_by, looks_back
 from mmlens.models.attention_interface import lent_attention
 from mmlens.models.batch import MultimodalBatch
 from mmlens.models.decoder import Decoder, NotAloneError
@@ -162,18 +163,12 @@ class Recorder:
         strange = [name for name, held in options.items() if name not in _HARMLESS and held is not None]
         if strange:
             self.odd = f"attention is given {', '.join(strange)}"
-        says = options.get("is_causal")
-        causal = bool(getattr(module, "is_causal", True) if says is None else says)
+        causal = looks_back(module, options.get("is_causal"))
         if mask is not None:
             causal = not bool(allowed_by(mask[..., : key.shape[2]]).triu(1).any())
         kept = {name: options[name] for name in ("scaling", "softcap") if options.get(name) is not None}
         self.attended.setdefault(id(module), []).append(Attended(query, key, value, mask, causal, kept))
         return own(module, query, key, value, mask, **options)[0]
-
-
-def allowed_by(mask: torch.Tensor) -> torch.Tensor:
-    """Which pairs a mask lets attend, as booleans."""
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def first_of(output: Any) -> torch.Tensor:

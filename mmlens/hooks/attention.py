@@ -179,19 +179,32 @@ def _scores(query: torch.Tensor, key: torch.Tensor, options: dict[str, Any]) -> 
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
+def looks_back(module: nn.Module, is_causal: bool | None) -> bool:
+    """Whether queries see no later key where no mask says otherwise.
+
+    Args:
+        module: says by its own `is_causal` what holds if the caller did not.
+        is_causal: what the caller said.
+    """
+    return bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+
+
+def allowed_by(mask: torch.Tensor) -> torch.Tensor:
+    """Which pairs a mask, or scores that it was added to, let attend, as booleans; very low numbers mean nobody looks."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
 def causal_pairs(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, is_causal: bool | None
 ) -> torch.Tensor | None:
     """Which pairs may attend where the caller gave no mask, `[1 1 query key]`; None if all may.
 
     Args:
-        module: says by its own `is_causal` what holds if the caller did not.
+        module, is_causal: as for `looks_back`.
         query, key: `[batch head query d_head]` and `[batch kv_head key d_head]`.
-        is_causal: what the caller said.
     """
-    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     n_query, n_key = query.shape[2], key.shape[2]
-    if not is_causal or n_query == 1:
+    if not looks_back(module, is_causal) or n_query == 1:
         return None
     return torch.ones(n_query, n_key, dtype=torch.bool, device=query.device).tril(n_key - n_query)[None, None]
 
@@ -232,5 +245,4 @@ def _mask(
     mask = attention_mask[..., :n_key]
     if mask.dtype == torch.bool:
         return mask, bias
-    allowed = mask > torch.finfo(mask.dtype).min / 2
-    return allowed, mask if bias is None else mask + bias
+    return allowed_by(mask), mask if bias is None else mask + bias

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
+from mmlens.hooks.attention import allowed_by
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.reach import marked, per_entry
@@ -136,7 +137,7 @@ def cut_scores(scores: torch.Tensor, pairs: torch.Tensor, node: Node, *, by_mask
     """
     pairs = pairs.to(scores.device)
     if by_mask:
-        seen = scores > torch.finfo(scores.dtype).min / 2
+        seen = allowed_by(scores)
         blind = (seen & pairs).any(-1) & ~(seen & ~pairs).any(-1)
         if blind.any():
             query = int(blind.nonzero()[0, -1])

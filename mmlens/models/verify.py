@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError, VerificationError
+from mmlens.hooks.attention import allowed_by
 from mmlens.models.batch import MultimodalBatch
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _over_what_is_written(model: "HookedMultimodal") -> set[str]:
 
 def _sees_later(scores: torch.Tensor, batch: MultimodalBatch, sequence: str) -> bool:
     """Whether a position that is no padding sees a later one; scores are very low where nobody looks."""
-    seen = (scores > torch.finfo(scores.dtype).min / 2).triu(1)
+    seen = allowed_by(scores).triu(1)
     if sequence == "language":
         real = batch.layout.is_token.to(scores.device)
         seen = seen & real[:, None, :, None] & real[:, None, None, :]
