@@ -21,11 +21,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
+from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
 from mmlens.core.errors import MMLensError
-from mmlens.models import families as _declared  # noqa: F401 - importing registers the families
-from mmlens.models.discover import discover
+from mmlens.declarations.registry import families
+from mmlens.discover import discover
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.registry import families
 from tests.families import FAMILIES
 from tests.tiny import TINY, picture, redraw
 

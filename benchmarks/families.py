@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from benchmarks.discovery import outcome
 from mmlens.core.files import whole_file
-from mmlens.models.registry import families
+from mmlens.declarations.registry import families
 from mmlens.models.survey import FamilyRecord, Survey, as_markdown, as_text, read_survey, survey, write_survey
 from tests.contracts.test_families import batch_of
 from tests.contracts.test_videos import Filmed

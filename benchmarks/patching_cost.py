@@ -11,7 +11,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import mmlens as mm
-from mmlens.execution.cone import Cone, Where
+from mmlens.execution.affected_rows import AffectedRows, Where
 from mmlens.execution.cost import Costs, costs_of, weights_of
 from mmlens.execution.recording import Attended
 from mmlens.models.decoder import Decoder, decoder_of
@@ -81,7 +81,7 @@ def page() -> str:
     decoder, costs = counted(model)
     nothing = torch.empty(1, 1, costs.length, 1, device="meta")
     attended = [Attended(nothing, nothing, nothing, None, True, {}) for _ in decoder.blocks]
-    cone = Cone(attended, costs.length, [torch.tensor([costs.length - 1])])
+    cone = AffectedRows(attended, costs.length, [torch.tensor([costs.length - 1])])
     lines = [
         "# What patching sweeps cost",
         "",

@@ -39,7 +39,7 @@ def lab(*, repeats: int) -> list[Row]:
         repeats: timed rounds.
     """
     if not (mm.lab.path() / "config.json").is_file():
-        return [Row("lab model", "mmlens", note="skipped: not trained yet, see python -m mmlens.lab.train")]
+        return [Row("lab model", "mmlens", note="skipped: not trained yet, see python -m mmlens.lab.training.train")]
     model, image = mm.lab.load(), mm.lab.scene(seed=7).image
     timings = alternate(
         {"load": mm.lab.load, "one caption": lambda: model.caption(image)}, repeats=repeats, warm_up=1, lead_in=0

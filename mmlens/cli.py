@@ -51,7 +51,7 @@ def tour(
     """Caption a picture, find the neurons behind its nouns, test them causally, and write one HTML report."""
     from mmlens import lab
     from mmlens.analysis.tour import tour as run
-    from mmlens.models.images import load_image
+    from mmlens.inputs.images import load_image
 
     scene = lab.scene(seed=seed) if image is None else None
     picture = load_image(image) if scene is None else scene.image
@@ -105,8 +105,8 @@ def families() -> None:
 
 def _load(path: str | None) -> "HookedMultimodal":
     from mmlens import lab
+    from mmlens.architectures.loading import quieten
     from mmlens.models.hooked import HookedMultimodal
-    from mmlens.models.loading import quieten
 
     quieten()
     return lab.load() if path is None else HookedMultimodal.from_pretrained(path)

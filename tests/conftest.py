@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.tiny import TINY, Tiny, picture
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
-from mmlens.models.layout import TokenLayout
+from mmlens.inputs.layout import TokenLayout
 
 
 @dataclass(frozen=True)

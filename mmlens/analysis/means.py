@@ -7,12 +7,12 @@ import torch
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron, Positions
+from mmlens.core.units import Head, Neuron, Positions
 from mmlens.hooks.graph import Node
 from mmlens.hooks.point import reads_only
-from mmlens.interventions.reach import marked
-from mmlens.interventions.units import require_units, unit_axis
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.ablation import require_units, unit_axis
+from mmlens.interventions.positioned import marked
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -39,16 +39,16 @@ from mmlens.analysis.patching.sweep import groups_of
 from mmlens.analysis.patching.units import Target, Units, choose, targets
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.cache import record
 from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.ablation import unit_axis
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.interventions.units import unit_axis
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 Freeze: TypeAlias = Literal["branches", "attention"]

@@ -13,9 +13,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture, load_image
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.images import Picture, load_image
 
 DEFAULT_PROMPT = "describe the image"
 

@@ -17,21 +17,21 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
-from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.points import Activation
+from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import NoPlaceError
-from mmlens.core.places import Neuron, Positions
+from mmlens.core.units import Neuron, Positions
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture
+from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.corruptions import blur, swap
-from mmlens.interventions.units import Ablate
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.images import Picture
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.hooks.graph import Node
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 
 
 @dataclass(frozen=True)

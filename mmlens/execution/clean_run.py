@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
-from mmlens.execution.ways import Ways
+from mmlens.execution.strategies import ExecutionStrategies
 from mmlens.execution.whole import hooks_for
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: Called with the numbers of finished cells and their logits, so that a long sweep can be kept as it grows.
@@ -41,7 +41,7 @@ class CleanRun:
     def __init__(self, model: HookedMultimodal, batch: MultimodalBatch):
         self.model = model
         self.batch = batch
-        self._ways, logits = Ways.of(model, batch)
+        self._ways, logits = ExecutionStrategies.of(model, batch)
         where = self._where("last")
         ends = logits[:, -1:] if where is None else _at(logits, where)
         self.clean_logits: Float[torch.Tensor, "batch vocab"] = ends[:, 0]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.execution.cone import Schedule
-from mmlens.models.batch import MultimodalBatch
+from mmlens.execution.affected_rows import Schedule
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
 

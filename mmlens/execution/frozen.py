@@ -17,7 +17,7 @@ from mmlens.execution.cells import Cell
 from mmlens.execution.recording import is_shared
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.graph import HookGraph
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import Decoder, blocks_by_name, projector_module
 from mmlens.models.hooked import HookedMultimodal
 
@@ -26,7 +26,7 @@ class _EmbeddingsKnown(MMLensError):
     """Raised out of a run once the merged embeddings are known."""
 
 
-class Reach:
+class DownstreamPoints:
     """What changes at points can alter, read off the graph.
 
     Args:
@@ -69,7 +69,7 @@ class Frozen:
         self.model = model
         self.batch = batch
         self.decoder = decoder
-        self.reach = Reach(model.graph)
+        self.reach = DownstreamPoints(model.graph)
         self.modules = blocks_by_name(model)
         projector = projector_module(model)
         if projector is not None:

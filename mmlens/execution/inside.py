@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from mmlens.execution.affected_rows import ChangeLocation
 from mmlens.execution.cells import Change
-from mmlens.execution.cone import Where
 from mmlens.execution.jobs import Job
 from mmlens.execution.packed_attention import Span
 from mmlens.execution.whole import checked
@@ -34,7 +34,7 @@ def changes_inside(
     edits: dict[int, list[tuple[str, Change]]] = {}
     for number, (job, span) in enumerate(zip(jobs, spans, strict=True)):
         for stage in ("keys", "rows"):
-            for change in job.inner.get(Where(layer, stage), ()):
+            for change in job.inner.get(ChangeLocation(layer, stage), ()):
                 kind = graph[change.at].kind
                 if kind in _PAIRS:
                     edits.setdefault(number, []).append((kind, change))

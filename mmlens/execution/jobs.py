@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mmlens.execution.affected_rows import ChangeLocation, Schedule, Step
 from mmlens.execution.cells import Cell, Change
-from mmlens.execution.cone import Schedule, Step, Where
 from mmlens.execution.recording import Recording
 from mmlens.execution.whole import checked
 
@@ -26,7 +26,7 @@ class Job:
 
     cell: Cell
     schedule: Schedule
-    inner: dict[Where, list[Change]]
+    inner: dict[ChangeLocation, list[Change]]
     rows: torch.Tensor
     stream: torch.Tensor
     given: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -72,7 +72,7 @@ class Streams:
 
     def entering(self, layer: int, job: Job, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows that are needed of a cell's stream in front of a block, and their values, changes at the stream done."""
-        changes = job.inner.get(Where(layer, "pre"), [])
+        changes = job.inner.get(ChangeLocation(layer, "pre"), [])
         given = job.given if layer == 0 else None
         rows = step.rows
         if step.keys is not None:
@@ -96,7 +96,7 @@ class Streams:
 
     def hand_on(self, layer: int, job: Job, step: Step, out: torch.Tensor | None) -> None:
         """Keep what differs of a cell's stream behind a block."""
-        changes = job.inner.get(Where(layer, "post"), [])
+        changes = job.inner.get(ChangeLocation(layer, "post"), [])
         if out is not None and not changes:
             job.stream = out if step.handed_on is step.rows else cut(step.rows, out, step.handed_on)
             job.rows = step.handed_on

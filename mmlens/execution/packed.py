@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.architectures.attention_interface import lent_attention
 from mmlens.core.errors import MMLensError
+from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Step, place_of
+from mmlens.execution.cell_attention import Call, KeysKnown, PackedAttention
 from mmlens.execution.cells import Cell, Change
-from mmlens.execution.cone import Cone, Step, Where, place_of
 from mmlens.execution.inside import at_rows, changes_inside
 from mmlens.execution.jobs import Job, Streams, cut
-from mmlens.execution.lent import Call, KeysKnown, Lent
 from mmlens.execution.packed_attention import Group, Span, groups_of, spans_of
 from mmlens.execution.recording import Recording, first_of
 from mmlens.execution.rowwise import RowsOf, only_rows
-from mmlens.models.attention_interface import lent_attention
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
 
@@ -39,7 +39,7 @@ class Packed:
         cone: what cells can change, and which rows are read.
     """
 
-    def __init__(self, model: HookedMultimodal, decoder: Decoder, recording: Recording, cone: Cone):
+    def __init__(self, model: HookedMultimodal, decoder: Decoder, recording: Recording, cone: AffectedRows):
         self.model = model
         self.decoder = decoder
         self.recording = recording
@@ -47,7 +47,7 @@ class Packed:
         self.depth = len(decoder.blocks)
         self.device = recording.returned.device
         self.streams = Streams(recording)
-        self.lent = Lent(recording.attended)
+        self.lent = PackedAttention(recording.attended)
         self._layout: tuple[tuple[Any, ...], Any] | None = None
 
     def job(self, cell: Cell, given: tuple[torch.Tensor, torch.Tensor] | None = None) -> Job:
@@ -57,13 +57,13 @@ class Packed:
             cell: whose changes are at points of the language model.
             given: rows and values of the merged embeddings that are others from the start.
         """
-        inner: dict[Where, list[Change]] = {}
+        inner: dict[ChangeLocation, list[Change]] = {}
         for change in cell.changes:
             node = self.model.graph[change.at]
             inner.setdefault(place_of(node.kind, node.layer, self.depth), []).append(change)
         places = [(where, change.rows) for where, changes in inner.items() for change in changes]
         if given is not None:
-            places.append((Where(0, "pre"), given[0]))
+            places.append((ChangeLocation(0, "pre"), given[0]))
         schedule = self.cone.schedule(cell.sample, places)
         nothing = torch.empty(0, dtype=torch.long)
         width = self.recording.returned.shape[-1]
@@ -180,7 +180,7 @@ class Packed:
         Returns:
             Those rows, and where the others lie in the packed sequence; None for both where there are too few.
         """
-        inside = [Where(layer, stage) for stage in ("keys", "rows")]
+        inside = [ChangeLocation(layer, stage) for stage in ("keys", "rows")]
         clean = [
             torch.zeros(len(step.rows), dtype=torch.bool)
             if any(where in job.inner for where in inside)
@@ -235,7 +235,7 @@ class Packed:
         rows = [job.schedule.final for job in live if job.schedule.final is not None]
         spans = spans_of([job.cell.sample for job in live], rows)
         streams = [self.streams.at_end(job, own) for job, own in zip(live, rows, strict=True)]
-        final = Where(self.depth, "final")
+        final = ChangeLocation(self.depth, "final")
         by_point: dict[str, list[tuple[Span, Change]]] = {}
         for job, span in zip(live, spans, strict=True):
             for change in job.inner.get(final, ()):

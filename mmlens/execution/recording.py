@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.architectures.attention_interface import lent_attention
 from mmlens.hooks.attention import allowed_by, looks_back
-from mmlens.models.attention_interface import lent_attention
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import Decoder, NotAloneError
 from mmlens.models.hooked import HookedMultimodal
 

@@ -30,7 +30,7 @@ class Attachment(Protocol):
 class AtSite:
     """The tensor is what a module receives or returns, or that times a factor."""
 
-    def __init__(self, reach: "Reach", rank: int = 0):
+    def __init__(self, reach: "TensorAccess", rank: int = 0):
         self.reach = reach
         self.rank = rank
 
@@ -44,7 +44,7 @@ class AtSite:
 
 
 @runtime_checkable
-class Reach(Protocol):
+class TensorAccess(Protocol):
     """Something that taps can be put on in a given order: a site, or a site seen through a factor."""
 
     def attach(self, tap: Tap, rank: int) -> None:
@@ -54,14 +54,14 @@ class Reach(Protocol):
         """Take it out."""
 
 
-class Reshown:
+class TensorView:
     """A site whose taps see its tensor in another form; subclasses say in which, and how it goes back.
 
     Args:
         site: where the tensor is.
     """
 
-    def __init__(self, site: "Reach"):
+    def __init__(self, site: "TensorAccess"):
         self.site = site
         self._taps: dict[Tap, Tap] = {}
 
@@ -79,7 +79,7 @@ class Reshown:
         raise NotImplementedError
 
 
-class Factored(Reshown):
+class Factored(TensorView):
     """A site whose tensor is multiplied by something before it is used; taps see the product.
 
     Args:
@@ -87,7 +87,7 @@ class Factored(Reshown):
         factor: gives what it is multiplied by (a gate, a layer scale), read at every forward.
     """
 
-    def __init__(self, site: "Reach", factor: Callable[[], "torch.Tensor | float"]):
+    def __init__(self, site: "TensorAccess", factor: Callable[[], "torch.Tensor | float"]):
         super().__init__(site)
         self.factor = factor
 
@@ -102,7 +102,7 @@ class Factored(Reshown):
         return _Divided.apply(moved, new, torch.as_tensor(factor).detach())
 
 
-class OneRowAxis(Reshown):
+class OneRowAxis(TensorView):
     """A site whose tensor has several axes of rows (pictures, tiles, patches); taps see one, `[batch row ...]`.
 
     Args:
@@ -114,7 +114,7 @@ class OneRowAxis(Reshown):
         return tap(tensor.flatten(1, -2)).reshape(tensor.shape)
 
 
-class RowsOfMap(Reshown):
+class RowsOfMap(TensorView):
     """A site whose tensor is a map, `[batch d row column]`; taps see its rows in raster order, `[batch row d]`.
 
     Args:
@@ -127,7 +127,7 @@ class RowsOfMap(Reshown):
         return tap(tensor.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(tensor.shape)
 
 
-class OneStream(Reshown):
+class OneStream(TensorView):
     """A site whose tensor holds several streams, `[stream batch pos d]`; taps see one, `[batch pos d]`.
 
     Args:
@@ -135,7 +135,7 @@ class OneStream(Reshown):
         number: which stream.
     """
 
-    def __init__(self, site: "Reach", number: int):
+    def __init__(self, site: "TensorAccess", number: int):
         super().__init__(site)
         self.number = number
 
@@ -149,7 +149,7 @@ class OneStream(Reshown):
         return torch.cat([tensor[: self.number], new[None], tensor[self.number + 1 :]])
 
 
-class RowsFirst(Reshown):
+class RowsFirst(TensorView):
     """A site whose tensor has its rows in front, `[row batch d]`; taps see `[batch row d]`.
 
     Args:
@@ -160,7 +160,7 @@ class RowsFirst(Reshown):
         return tap(tensor.transpose(0, 1)).transpose(0, 1)
 
 
-class WithoutAxis(Reshown):
+class WithoutAxis(TensorView):
     """A site whose tensor has an axis of length one among three; taps see it without.
 
     Args:
@@ -168,7 +168,7 @@ class WithoutAxis(Reshown):
         axis: that axis; a tensor that lacks it is shown as it is.
     """
 
-    def __init__(self, site: "Reach", axis: int):
+    def __init__(self, site: "TensorAccess", axis: int):
         super().__init__(site)
         self.axis = axis
 
@@ -178,7 +178,7 @@ class WithoutAxis(Reshown):
         return tap(tensor.squeeze(self.axis)).unsqueeze(self.axis)
 
 
-class SideBySide(Reshown):
+class SideBySide(TensorView):
     """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
 
     Args:
@@ -186,7 +186,7 @@ class SideBySide(Reshown):
         heads: how many.
     """
 
-    def __init__(self, site: "Reach", heads: int):
+    def __init__(self, site: "TensorAccess", heads: int):
         super().__init__(site)
         self.heads = heads
 
@@ -232,7 +232,7 @@ class BetweenBranches:
     RECORD_RANK = 90
     WRITE_RANK = 50
 
-    def __init__(self, stream: Reach, branch: Reach):
+    def __init__(self, stream: TensorAccess, branch: TensorAccess):
         self.stream = stream
         self.branch = branch
         self._before: torch.Tensor | None = None
@@ -284,7 +284,7 @@ class NormScale:
 
     WRITE_RANK = -10  # before hook_normalized, which sees the result
 
-    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: Reach, returned: Reach):
+    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: TensorAccess, returned: TensorAccess):
         self.module = module
         self.centred = centred
         self.eps = eps

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mmlens.core.errors import MMLensError, UnsupportedModelError
-from mmlens.hooks.attachment import BetweenBranches, Reach
+from mmlens.hooks.attachment import BetweenBranches, TensorAccess
 from mmlens.hooks.site import Tap
 
 
@@ -84,7 +84,7 @@ class Unflattened:
         stream: the stream whose rows they are.
     """
 
-    def __init__(self, reach: Reach, stream: Reach):
+    def __init__(self, reach: TensorAccess, stream: TensorAccess):
         self.reach = reach
         self.stream = stream
         self._leading: torch.Size | None = None

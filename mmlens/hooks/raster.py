@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.attachment import BetweenBranches, Reach
+from mmlens.hooks.attachment import BetweenBranches, TensorAccess
 from mmlens.hooks.site import Site, Tap
 
 
@@ -23,7 +23,7 @@ class OutOfWindows:
         block: the block.
     """
 
-    def __init__(self, reach: Reach, stream: Site, block: nn.Module):
+    def __init__(self, reach: TensorAccess, stream: Site, block: nn.Module):
         self.reach = reach
         self.stream = stream
         self.block: Any = block

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction
-from mmlens.interventions.reach import AtPoints, Finder, is_all
-from mmlens.interventions.timing import GROWING, Reached
+from mmlens.interventions.passes import GROWING, ResolvedPositions
+from mmlens.interventions.positioned import AtPoints, Finder, is_all
 from mmlens.models.run import Run
 
 
@@ -52,7 +52,7 @@ class Replace(AtPoints):
         """Never: values are those of the prompt."""
         return False
 
-    def reached(self, run: Run, node: Node, length: int) -> Reached:
+    def reached(self, run: Run, node: Node, length: int) -> ResolvedPositions:
         """The positions of the prompt that the rule means; the values must be of that prompt."""
         if node.sequence in GROWING:
             found = self.values.shape[0], self.values.shape[node.position_axis]
@@ -62,7 +62,7 @@ class Replace(AtPoints):
                     f"{run.batch.size} samples of {length} positions there."
                 )
         if is_all(self.positions):
-            return Reached(torch.ones(1, length, dtype=torch.bool))
+            return ResolvedPositions(torch.ones(1, length, dtype=torch.bool))
         return super().reached(run, node, length)
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:

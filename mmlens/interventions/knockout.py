@@ -17,10 +17,10 @@ from mmlens.core.names import Part, require_part
 from mmlens.hooks.attention import allowed_by
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.reach import marked, per_entry
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.passes import GROWING, Passes, refuse_known_positions, run_of
+from mmlens.interventions.positioned import marked, per_entry
 from mmlens.interventions.sample_rows import RowRule, sequence_length
-from mmlens.interventions.timing import GROWING, Passes, refuse_known_positions, run_of
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run

@@ -4,7 +4,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 
 
 def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:

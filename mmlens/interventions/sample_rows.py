@@ -7,10 +7,10 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.graph import Node
-from mmlens.models.batch import MultimodalBatch
-from mmlens.models.layout import TokenLayout
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.layout import TokenLayout
 
 #: A position rule; or one list of rows per sample, for objects that lie elsewhere in each picture.
 RowRule: TypeAlias = Positions | Sequence[torch.Tensor]

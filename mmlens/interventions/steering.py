@@ -21,10 +21,10 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.reach import Finder, Reaching, require_forward
-from mmlens.interventions.timing import GROWING, Reached
-from mmlens.interventions.vectors import SteeringVector
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.passes import GROWING, ResolvedPositions
+from mmlens.interventions.positioned import Finder, PositionedIntervention, require_forward
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
@@ -76,7 +76,7 @@ class Touched:
         return f"{self.tokens} positions in {self.steps} steps"
 
 
-def steered(positions: SteeredPositions, batch: MultimodalBatch, sequence: str, length: int) -> Reached:
+def steered(positions: SteeredPositions, batch: MultimodalBatch, sequence: str, length: int) -> ResolvedPositions:
     """The positions that a steering rule means in a batch; padding is none of them.
 
     Args:
@@ -95,23 +95,23 @@ def steered(positions: SteeredPositions, batch: MultimodalBatch, sequence: str, 
         if positions.stop is None or positions.stop > length:
             stop = sys.maxsize if positions.stop is None else positions.stop
         meant = range(start, stop, step)
-        return Reached(real & torch.tensor([at in meant for at in range(length)]), meant)
+        return ResolvedPositions(real & torch.tensor([at in meant for at in range(length)]), meant)
     if positions == "last_prompt":
         ends = layout.last if sequence == "language" else torch.full((batch.size,), length - 1)
-        return Reached(torch.arange(length) == ends[:, None], new)
+        return ResolvedPositions(torch.arange(length) == ends[:, None], new)
     none = torch.zeros_like(real)
     words = {
-        "all": Reached(real, new),
-        "prompt": Reached(real),
-        "generated": Reached(none, new),
-        "text": Reached(real & ~image, new),
-        "image": Reached(image),
+        "all": ResolvedPositions(real, new),
+        "prompt": ResolvedPositions(real),
+        "generated": ResolvedPositions(none, new),
+        "text": ResolvedPositions(real & ~image, new),
+        "image": ResolvedPositions(image),
     }
     return words[positions]
 
 
 @dataclass(frozen=True)
-class _Positioned(Reaching):
+class _Positioned(PositionedIntervention):
     """What steering interventions share: when and where they act, and the record of it."""
 
     vector: SteeringVector
@@ -175,7 +175,7 @@ class _Positioned(Reaching):
         super().starts(run)
         self.touched.forget()
 
-    def reached(self, run: Run, node: Node, length: int) -> Reached:
+    def reached(self, run: Run, node: Node, length: int) -> ResolvedPositions:
         """The positions of the run that the rule means."""
         found = steered(self.positions, run.batch, node.sequence, length)
         empty = (~found.prompt.any(1)).nonzero().flatten().tolist()

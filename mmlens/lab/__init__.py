@@ -64,7 +64,7 @@ def load() -> HookedMultimodal:
 def load_tuned() -> HookedMultimodal:
     """Load the lab model with its three LoRA fine-tunes, "place", "color" and "mood", on one copy of the weights.
 
-    Each was trained to caption the same scenes in its own style (`mmlens.lab.finetune`). None of them acts until asked for:
+    Each was trained to caption the same scenes in its own style (`mmlens.lab.training.finetune`). None acts until asked for:
     `with model.adapter("place"): ...`.
 
     Returns:

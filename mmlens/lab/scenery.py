@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.lab import language
-from mmlens.lab.drawing import OUTLINE, bounding_box, draw, mask
+from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, mask
 from mmlens.lab.world import (
     CANVAS,
     COLORS,

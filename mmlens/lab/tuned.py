@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mmlens.lab.finetune import STYLES
+from mmlens.lab.training.finetune import STYLES
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -14,7 +14,7 @@ def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
     """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
     from peft import PeftModel
 
-    from mmlens.models.loading import load_model
+    from mmlens.architectures.loading import load_model
 
     model, processor = load_model(base, dtype="float32", device=None, device_map=None, processor=None, options={})
     first, *others = STYLES

@@ -1,1 +1,1 @@
-"""Hugging Face vision-language models as hooked models: the only folder that imports transformers."""
+"""The hooked model: its runs, its weights and edits of them, its adapters, and the checks of its points."""

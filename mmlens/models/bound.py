@@ -8,10 +8,10 @@ import torch
 from transformer_lens.utilities import Slice
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
-from mmlens.models.batch import MultimodalBatch, picture_positions
+from mmlens.inputs.batch import MultimodalBatch, picture_positions
 
 if TYPE_CHECKING:
     from mmlens.models.hooked import HookedMultimodal

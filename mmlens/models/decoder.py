@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
+from mmlens.architectures.blocks import blocks_of, fitting, heads_of
+from mmlens.architectures.modules import find_module, submodule
+from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
-from mmlens.models.blocks import blocks_of, fitting, heads_of
+from mmlens.declarations.structure import Block, Stack
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.modules import find_module, submodule
-from mmlens.models.structure import Block, Stack
-from mmlens.models.weights import AttentionWeights
 
 
 class NotAloneError(InputError):

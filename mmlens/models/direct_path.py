@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from mmlens.architectures.modules import submodule
+from mmlens.architectures.weights import readable
+from mmlens.declarations.structure import Norm
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.modules import submodule
 from mmlens.models.part_view import BlockWeights
-from mmlens.models.structure import Norm
-from mmlens.models.weights import readable
 
 
 def _gain(module: nn.Module, norm: Norm | None, like: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.weight_rows import Place
 
 if TYPE_CHECKING:

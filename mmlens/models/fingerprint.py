@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Int
 
+from mmlens.architectures.loading import base_of
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.loading import base_of
 
 #: Values read of each parameter; all of them where it has fewer.
 _VALUES = 64

@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.point import reads_only
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 
 if TYPE_CHECKING:
     from mmlens.models.running import Running

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.architectures.build import build
+from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
 from mmlens.core.errors import InputError
+from mmlens.declarations.family import Family
 from mmlens.hooks.graph import HookGraph
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.inputs import Batch as Batch
 from mmlens.models.adapters import Adapters
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.bound import BoundModel
-from mmlens.models.build import build
-from mmlens.models.family import Family
-from mmlens.models.inputs import Batch as Batch
-from mmlens.models.loading import base_of, find_family, is_covered, load_model, refuse_compiled
 from mmlens.models.row_edits import RowEdits
 from mmlens.models.running import Intervention as Intervention
 from mmlens.models.running import Running
@@ -170,7 +170,7 @@ def _discovered(
     if is_covered(base) or (processor is None and example is None):
         return None
     # discovery builds and verifies hooked models
-    from mmlens.models.discover import discover, example_for
+    from mmlens.discover import discover, example_for
 
     if example is None:
         example = example_for(base, processor)

@@ -9,13 +9,13 @@ from torch import nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
+from mmlens.architectures.blocks import blocks_of, fitting, heads_of
+from mmlens.architectures.modules import out_features, submodule
+from mmlens.architectures.weights import AttentionWeights, MlpWeights
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.blocks import blocks_of, fitting, heads_of
-from mmlens.models.family import Family
-from mmlens.models.modules import out_features, submodule
-from mmlens.models.structure import Block, Config, Norm
-from mmlens.models.weights import AttentionWeights, MlpWeights
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Block, Config, Norm
 
 
 @dataclass(frozen=True)

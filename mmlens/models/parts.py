@@ -8,13 +8,13 @@ from torch import nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
+from mmlens.architectures.modules import submodule
+from mmlens.architectures.weights import readable
 from mmlens.core.names import Part, require_part
-from mmlens.models.family import Family
-from mmlens.models.modules import submodule
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
 from mmlens.models.part_view import PartView, part_view
-from mmlens.models.structure import Config
 from mmlens.models.vocabulary import Vocabulary
-from mmlens.models.weights import readable
 
 
 class Parts(Vocabulary):

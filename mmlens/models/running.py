@@ -9,17 +9,17 @@ from jaxtyping import Float
 from transformer_lens import HookedRootModule
 
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
 from mmlens.hooks.graph import HookGraph, Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture
+from mmlens.inputs.inputs import Batch, Inputs
+from mmlens.inputs.layout import TokenLayout
+from mmlens.inputs.options import require_options
+from mmlens.inputs.prepare import Images
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
-from mmlens.models.images import Picture
-from mmlens.models.inputs import Batch, Inputs
-from mmlens.models.layout import TokenLayout
-from mmlens.models.options import require_options
-from mmlens.models.prepare import Images
 from mmlens.models.run import Run, Watching
 
 

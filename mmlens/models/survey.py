@@ -15,7 +15,7 @@ from mmlens.core.files import require_file, whole_file
 from mmlens.core.names import PARTS
 
 if TYPE_CHECKING:
-    from mmlens.models.batch import MultimodalBatch
+    from mmlens.inputs.batch import MultimodalBatch
     from mmlens.models.hooked import HookedMultimodal
 
 RECORDS = Path(__file__).with_name("families.json")

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.hooks.attention import allowed_by
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 
 if TYPE_CHECKING:
     import pandas as pd

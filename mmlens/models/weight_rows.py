@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from mmlens.architectures.weights import plain_weight
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.core.places import Neuron
-from mmlens.models.weights import plain_weight
+from mmlens.core.units import Neuron
 
 if TYPE_CHECKING:
     from mmlens.models.hooked import HookedMultimodal

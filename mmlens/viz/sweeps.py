@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.errors import InputError
-from mmlens.models.images import Picture, load_image
+from mmlens.inputs.images import Picture, load_image
 from mmlens.viz.figures import (
     LABEL,
     TICK,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from mmlens import lab
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.lab.weight_built import Planted, Truth
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -9,10 +9,10 @@ import torch
 
 from mmlens.analysis.edit_outcome import EditReport
 from mmlens.analysis.edit_report import edit_report
-from mmlens.analysis.neurons.control import random_neurons
+from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits import Direct, Edit, noise_neurons, replace_token
 from tests.analysis.conftest import Wrapped
 

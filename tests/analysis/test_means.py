@@ -5,7 +5,7 @@ import torch
 
 from mmlens.analysis.means import mean_activation
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
 from tests.conftest import Subject
 from tests.tiny import picture
 

@@ -5,7 +5,7 @@ import torch
 
 from mmlens.analysis.neurons.maps import activation_map, activation_maps
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from tests.conftest import Subject
 
 SETS = {"two": [Neuron(0, 3), Neuron(2, 7)], "one": [Neuron(2, 7)]}

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
-from mmlens.core.places import Neuron
-from mmlens.interventions.units import Ablate
+from mmlens.core.units import Neuron
+from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

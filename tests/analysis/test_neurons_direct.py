@@ -9,7 +9,7 @@ import torch
 from mmlens import lab
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.core.errors import InputError
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.contracts.test_families import batch_of
 from tests.families import FAMILIES

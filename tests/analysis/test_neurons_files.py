@@ -10,7 +10,7 @@ from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
 from tests.tiny import llava as tiny_llava

@@ -8,7 +8,7 @@ import torch
 
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.core.errors import InputError
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.test_neurons_direct import in_double
 from tests.conftest import Subject

@@ -9,7 +9,7 @@ from mmlens.analysis.metrics import logit_difference
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
 from tests.analysis.circuits.conftest import METRIC, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

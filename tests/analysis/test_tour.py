@@ -5,7 +5,7 @@ import torch
 
 from mmlens.analysis.tour import Tour, tour
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.viz.tour_report import write_tour
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

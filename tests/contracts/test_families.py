@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from mmlens.core.names import PARTS
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.patch_geometry import Grid
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.places import Grid
 from mmlens.models.verify import verify
 from tests.conftest import LONG, SHORT, bare_copy
 from tests.contracts.test_painting import POINTS, painted

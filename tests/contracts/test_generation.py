@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from mmlens.architectures.loading import find_family
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.loading import find_family
 from tests.conftest import LONG, SHORT, Subject, bare_copy
 from tests.tiny import TINY, picture
 

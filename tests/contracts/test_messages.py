@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError, NoPlaceError, UnknownNameError, UnsupportedModelError
+from mmlens.declarations.registry import families
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.registry import families
 from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import TINY, picture
 

@@ -16,7 +16,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 #: The layers, lowest first; a folder imports from those before it and from itself.
 LAYERS = ["core", "hooks", "models", "execution", "interventions", "analysis", "viz", "lab", "cli"]
 #: Programs: they print.
-MAINS = {"cli.py", "__main__.py", "lab/train.py", "lab/evaluate.py"}
+MAINS = {"cli.py", "__main__.py", "lab/training/train.py", "lab/training/evaluate.py"}
 
 PUBLIC = [
     "Ablate",
@@ -234,12 +234,12 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
 
 
 def test_no_other_folder_knows_a_family() -> None:
-    """Families are declared in `models/families` (and the lab makes one model); nothing else names one."""
+    """Families are declared in `architectures/families` (and the lab makes one model); nothing else names one."""
     names = ("llava", "qwen", "instructblip", "clip", "siglip")
     wrong = []
     for path in FILES:
         place = name_of(path)
-        if place.startswith(("models/families/", "lab/")):
+        if place.startswith(("architectures/families/", "lab/")):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         docs = {

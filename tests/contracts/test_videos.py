@@ -14,9 +14,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS
-from mmlens.models.batch import MultimodalBatch
+from mmlens.declarations.registry import families
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.registry import families
 from mmlens.models.verify import verify
 from tests.conftest import LONG, SHORT, bare_copy
 from tests.contracts.test_families import held, points_of, rows_of, some_boxes, touched

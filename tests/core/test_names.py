@@ -5,7 +5,7 @@ import pytest
 from mmlens.core.axes import batch_axis, position_axis
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import HookName, match_names, nearest, require_part
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
 
 KNOWN = [
     "vision.blocks.0.hook_resid_pre",

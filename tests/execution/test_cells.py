@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmlens.execution import Cell, Change, CleanRun, rows_of
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests import tiny as own
 from tests.conftest import LONG, SHORT

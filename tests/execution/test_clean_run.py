@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlens.core.errors import InputError
 from mmlens.execution import Cell, Change, CleanRun
-from mmlens.execution.trust import Evidence
+from mmlens.execution.equivalence_check import Evidence
 from tests.conftest import Subject
 from tests.execution.test_cells import Shift, language_cells
 

@@ -17,9 +17,9 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from mmlens.models.families.gemma4 import GEMMA4
+from mmlens.architectures.families.gemma4 import GEMMA4
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = ("<start_of_image>", "<end_of_image>")

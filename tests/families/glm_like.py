@@ -15,9 +15,9 @@ from transformers import (
 )
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 
-from mmlens.models.families.glm4v import GLM4V
+from mmlens.architectures.families.glm4v import GLM4V
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.families.qwen_like import ending, rope
 from tests.tiny import VOCAB, Tiny, tokenizer
 

@@ -17,9 +17,9 @@ from transformers.models.idefics2.image_processing_pil_idefics2 import Idefics2I
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from mmlens.models.families.idefics3 import IDEFICS3
+from mmlens.architectures.families.idefics3 import IDEFICS3
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = (

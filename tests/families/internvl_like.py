@@ -5,11 +5,11 @@ from typing import Any
 
 import transformers
 
-from mmlens.models.families.aya_vision import COHERE2_VISION
-from mmlens.models.families.internvl import INTERNVL
+from mmlens.architectures.families.aya_vision import COHERE2_VISION
+from mmlens.architectures.families.internvl import INTERNVL
+from mmlens.inputs.patch_geometry.tile import canvas_tokens
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.places.tile import canvas_tokens
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = [

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import transformers
 
-from mmlens.models.families.llava_next import LLAVA_NEXT
-from mmlens.models.families.llava_onevision import LLAVA_ONEVISION
-from mmlens.models.families.video_llava import VIDEO_LLAVA
+from mmlens.architectures.families.llava_next import LLAVA_NEXT
+from mmlens.architectures.families.llava_onevision import LLAVA_ONEVISION
+from mmlens.architectures.families.video_llava import VIDEO_LLAVA
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 #: Resolutions (height, width) among which a canvas is chosen, for tiles of 32 pixels.

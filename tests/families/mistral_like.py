@@ -15,9 +15,9 @@ from transformers import (
 )
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
-from mmlens.models.families.mistral3 import MISTRAL3
+from mmlens.architectures.families.mistral3 import MISTRAL3
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tile_processor import TileProcessor, pixels_of, tiles_of
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 

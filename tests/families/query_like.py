@@ -24,9 +24,9 @@ from transformers.models.aria.image_processing_pil_aria import AriaImageProcesso
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmlens.models.families.molmo2 import MOLMO2
+from mmlens.architectures.families.molmo2 import MOLMO2
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import VOCAB, Tiny, redraw, tokenizer
 
 _VISION = {

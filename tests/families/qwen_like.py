@@ -28,14 +28,14 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5RMSNorm
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeRMSNorm
 from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import VideoLlama3ImageProcessorPil
 
-from mmlens.models.families.exaone4_5 import EXAONE4_5
-from mmlens.models.families.qwen2_vl import QWEN2_5_VL
-from mmlens.models.families.qwen3_5 import QWEN3_5
-from mmlens.models.families.qwen3_vl import QWEN3_VL
-from mmlens.models.families.video_llama_3 import VIDEO_LLAMA_3
-from mmlens.models.family import Family
+from mmlens.architectures.families.exaone4_5 import EXAONE4_5
+from mmlens.architectures.families.qwen2_vl import QWEN2_5_VL
+from mmlens.architectures.families.qwen3_5 import QWEN3_5
+from mmlens.architectures.families.qwen3_vl import QWEN3_VL
+from mmlens.architectures.families.video_llama_3 import VIDEO_LLAMA_3
+from mmlens.declarations.family import Family
+from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.processing import ComposedProcessor
 from tests.tiny import TEXT, VOCAB, Tiny, redraw, tokenizer
 
 #: A packed tower with 2 x 2 merging, in Qwen's words.

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mmlens.hooks.attachment import OneStream, Reshown, RowsFirst, RowsOfMap
+from mmlens.hooks.attachment import OneStream, RowsFirst, RowsOfMap, TensorView
 from mmlens.hooks.site import Site
 
 #: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
 SHAPES = {"streams": (3, 2, 4, 5), "map": (2, 5, 3, 4), "rows first": (4, 2, 5)}
 
 
-def reshown(form: str, module: nn.Module) -> Reshown:
+def reshown(form: str, module: nn.Module) -> TensorView:
     """A form over what a module returns."""
     site = Site(module, "out")
     return {"streams": OneStream(site, 1), "map": RowsOfMap(site), "rows first": RowsFirst(site)}[form]

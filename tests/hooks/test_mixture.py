@@ -7,7 +7,7 @@ import torch
 
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.hooks.mixture import RouterLogits
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT
 from tests.families.glm_like import TINY as GLM_LIKE

@@ -10,13 +10,13 @@ from mmlens import lab
 from mmlens.analysis.metrics import logit_difference
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.activations import Add, Clamp, Noise, Replace, Scale
 from mmlens.interventions.knockout import KnockOut
 from mmlens.interventions.steering import Steer
-from mmlens.interventions.units import Ablate
-from mmlens.interventions.vectors import SteeringVector
-from mmlens.models.batch import MultimodalBatch
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject, bare_copy, subject_of
 from tests.families.encoder_decoder import florence2

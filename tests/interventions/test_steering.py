@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
 

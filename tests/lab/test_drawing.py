@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmlens.lab import COLORS, MOODS, NOUNS, PLACES, Placed, scenes
-from mmlens.lab.drawing import bounding_box, coverage, draw, mask
+from mmlens.lab.drawing.canvas import bounding_box, coverage, draw, mask
 from mmlens.lab.world import kind_of, plate_color
 
 SCENES = scenes(40, seed=11)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmlens.core.errors import InputError
 from mmlens.lab import COLORS, MOODS, NOUNS, PLACES, SIZES, Placed, Scene, scene, scenes
-from mmlens.lab.drawing import coverage
+from mmlens.lab.drawing.canvas import coverage
 
 SCENES = scenes(60, seed=5)
 

@@ -11,14 +11,14 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.lab import CANVAS, COLORS, NOUNS, PLACES, scenes
 from mmlens.lab.architecture import LAB, TINY, make_model, make_processor
-from mmlens.lab.data import IGNORED, Packer, choose
-from mmlens.lab.gallery import make_gallery
-from mmlens.lab.gauge import fix_signs
 from mmlens.lab.language import CAPTION_PROMPT
-from mmlens.lab.objectives import language_loss, packed_logits
-from mmlens.lab.recipe import STAGES, Recipe, Stage
-from mmlens.lab.start import scale_to_width
-from mmlens.lab.train import Trainer
+from mmlens.lab.training.data import IGNORED, Packer, choose
+from mmlens.lab.training.gallery import make_gallery
+from mmlens.lab.training.gauge import fix_signs
+from mmlens.lab.training.objectives import language_loss, packed_logits
+from mmlens.lab.training.recipe import STAGES, Recipe, Stage
+from mmlens.lab.training.start import scale_to_width
+from mmlens.lab.training.train import Trainer
 from mmlens.lab.world import SIZES
 
 SMALL = Recipe(
@@ -183,7 +183,7 @@ def test_pixels_are_those_of_the_processor():
 
 @torch.no_grad()
 def test_fixing_signs_leaves_the_function_and_makes_neurons_positive():
-    from mmlens.lab.objectives import recorded_neurons
+    from mmlens.lab.training.objectives import recorded_neurons
 
     model = make_model(TINY, seed=3)
     packer = Packer(PROCESSOR)
@@ -201,7 +201,7 @@ def test_fixing_signs_leaves_the_function_and_makes_neurons_positive():
 
 
 def test_sparsity_adds_the_mean_absolute_activation():
-    from mmlens.lab.objectives import recorded_neurons
+    from mmlens.lab.training.objectives import recorded_neurons
 
     packer = Packer(PROCESSOR)
     batch = packer.pack([(SCENES[0], [(CAPTION_PROMPT, SCENES[0].caption)])], None)

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmlens import lab
-from mmlens.lab.accuracy import accuracy, captions, split_caption
 from mmlens.lab.language import CAPTION_PROMPT
-from mmlens.lab.noun_neurons import noun_neurons
+from mmlens.lab.training.accuracy import accuracy, captions, split_caption
+from mmlens.lab.training.noun_neurons import noun_neurons
 from mmlens.models.hooked import HookedMultimodal
 
 HELD_OUT = lab.scenes(20, seed=77)

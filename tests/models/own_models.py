@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmlens.models.family import Family, Language, Projector, Vision
-from mmlens.models.places import Grid, Places, boxes_of, cells_of, owners_of
-from mmlens.models.structure import Attention, Block, Mlp, Norm, Stack
+from mmlens.declarations.family import Family, Language, Projector, Vision
+from mmlens.declarations.structure import Attention, Block, Mlp, Norm, Stack
+from mmlens.inputs.patch_geometry import Grid, Places, boxes_of, cells_of, owners_of
 
 IMAGE_TOKEN, VOCAB, SIDE, PATCH = 3, 20, 32, 8
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits import scale_neurons
 from tests.conftest import Subject
 

@@ -8,7 +8,7 @@ import torch
 
 import mmlens as mm
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
-from mmlens.models import registry as declarations
+from mmlens.declarations import registry as declarations
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
 from tests.models.own_models import IMAGE_TOKEN, MOLMO, OWL, MolmoLike, OwlLike

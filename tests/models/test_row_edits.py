@@ -12,13 +12,13 @@ from transformers import AutoModelForImageTextToText
 
 import mmlens as mm
 from mmlens.core.errors import InputError, UnsupportedModelError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits import Edit, noise_neurons, scale_neurons, zero_neurons
 from mmlens.models.edit_ledger import Ledger
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added
 from tests.conftest import Subject, bare_copy
-from tests.families.further_language import muse_spark
+from tests.families.language_models import muse_spark
 from tests.models.test_conditions import with_adapter
 from tests.tiny import TINY
 

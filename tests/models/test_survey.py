@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmlens.core.names import PARTS
-from mmlens.models.registry import families
+from mmlens.declarations.registry import families
 from mmlens.models.survey import RECORDS, as_markdown, as_text, read_survey, write_survey
 from tests.families import FAMILIES
 from tests.tiny import TINY, Tiny

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmlens.architectures.families.llava import LLAVA
 from mmlens.core.errors import InputError, VerificationError
-from mmlens.models.families.llava import LLAVA
-from mmlens.models.family import Family
+from mmlens.declarations.family import Family
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
 from tests.conftest import Subject, bare_copy

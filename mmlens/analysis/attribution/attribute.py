@@ -40,9 +40,9 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.execution import rows_of
 from mmlens.hooks.graph import Node, Selection
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.ablation import unit_axis
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.interventions.units import unit_axis
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 Approximation: TypeAlias = Literal["atp", "ig"]

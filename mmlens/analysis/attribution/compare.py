@@ -16,7 +16,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.hooks.graph import Selection
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

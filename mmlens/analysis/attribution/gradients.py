@@ -16,7 +16,7 @@ from mmlens.analysis.metrics import (
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
 from mmlens.hooks.session import HookPair
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mmlens.hooks.session import HookPair
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -8,15 +8,15 @@ from torch import nn
 
 from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
 from mmlens.analysis.circuits.streams import Branch, Stream, has_norms, short_block, stream_to, streams_behind
+from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.attachment import AtSite, BetweenBranches
 from mmlens.hooks.graph import HookGraph, Node
 from mmlens.hooks.site import Site
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.weights import AttentionWeights
 
 
 def edge_graph(

@@ -32,8 +32,8 @@ from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.results import read_tensors, write_tensors
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

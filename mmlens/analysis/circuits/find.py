@@ -11,9 +11,9 @@ from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 Method: TypeAlias = Literal["eap", "eap-ig", "exact"]

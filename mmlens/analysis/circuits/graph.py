@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 
 from mmlens.core.names import Part
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 
 NodeKind: TypeAlias = Literal["head", "attention"]
 Towers: TypeAlias = Literal["all", "language"]

@@ -26,11 +26,11 @@ from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, requ
 from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predicting_logits, require_values
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
+from mmlens.hooks.branch_inputs import KINDS, Reading, SplitReading
 from mmlens.hooks.cache import record
-from mmlens.hooks.entrances import KINDS, Reading, SplitReading
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.session import HookPair, attached
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.core.errors import InputError
-from mmlens.hooks.entrances import KINDS
+from mmlens.hooks.branch_inputs import KINDS
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
 

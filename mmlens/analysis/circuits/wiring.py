@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.analysis.circuits.bare import bare_sites
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.streams import has_norms
+from mmlens.analysis.circuits.unnormed_inputs import bare_sites
 from mmlens.core.errors import InputError
 from mmlens.hooks.attachment import AtSite, NormScale
 from mmlens.hooks.attention import InAttention
 from mmlens.hooks.behind_norm import BehindNorm
+from mmlens.hooks.branch_inputs import entrances
 from mmlens.hooks.cache import record
-from mmlens.hooks.entrances import entrances
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import blocks_by_name
 from mmlens.models.hooked import HookedMultimodal
 

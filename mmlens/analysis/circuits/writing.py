@@ -15,7 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
 from mmlens.hooks.attachment import AtSite, Factored
 from mmlens.hooks.graph import Node
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 

@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.cache import gather_rows, record
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.session import HookPair
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: Positions read at a time: `[pos vocab]` logits of a large vocabulary are the largest tensor here.

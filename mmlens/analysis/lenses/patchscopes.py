@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.cache import gather_rows
 from mmlens.hooks.graph import Node, Selection
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.images import Picture
 
 if TYPE_CHECKING:
     import pandas as pd

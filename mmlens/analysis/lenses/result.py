@@ -11,7 +11,7 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.errors import InputError
 from mmlens.core.names import nearest
 from mmlens.core.pictures import drawn_by
-from mmlens.models.layout import TokenLayout
+from mmlens.inputs.layout import TokenLayout
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mmlens.analysis.neurons.asked import Asked
 from mmlens.analysis.neurons.find import runs_of
 from mmlens.analysis.neurons.gradient import Where
 from mmlens.analysis.neurons.methods import Method, Path, Scoring
 from mmlens.analysis.neurons.points import Activation, NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
+from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import Batch, HookedMultimodal
 
@@ -133,7 +133,7 @@ def find_caption_neurons(
 
 def _scores(
     model: HookedMultimodal,
-    asked: Asked | None,
+    asked: TokenTargets | None,
     said: list[list[CaptionWord]],
     scoring: Scoring,
     layers: NeuronLayers,
@@ -165,7 +165,7 @@ def _scores(
 
 def _asked(
     model: HookedMultimodal, batch: MultimodalBatch, trace: GenerationTrace, said: list[list[CaptionWord]]
-) -> Asked | None:
+) -> TokenTargets | None:
     """The tokens of all nouns of all captions, read off one run over the captions; None if there are no nouns."""
     n_steps = trace.tokens.shape[1]
     nouns = [(sample, word) for sample, words in enumerate(said) for word in words]
@@ -179,4 +179,4 @@ def _asked(
         return None
     sample, back, token, owner = torch.tensor(entries).unbind(1)
     forced = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
-    return Asked(forced, sample, back, token, owner)
+    return TokenTargets(forced, sample, back, token, owner)

@@ -3,18 +3,18 @@
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.asked import Asked, states_at, wide
 from mmlens.analysis.neurons.points import Activation, NeuronLayers
+from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide
 from mmlens.analysis.rounding import off_by_rounding
+from mmlens.architectures.weights import MlpWeights
 from mmlens.core.errors import InputError
 from mmlens.models.direct_path import branch_end, logit_directions
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import BlockWeights
-from mmlens.models.weights import MlpWeights
 
 
 def contributions(
-    model: HookedMultimodal, asked: Asked, layers: NeuronLayers, activation: Activation
+    model: HookedMultimodal, asked: TokenTargets, layers: NeuronLayers, activation: Activation
 ) -> Float[torch.Tensor, "entry layer neuron"]:
     """`q[l, i] * (W_out[l, i] . W_U[:, t])`, in logits before the final norm (Pan et al., 2024)."""
     names = layers.names(activation)
@@ -28,7 +28,7 @@ def contributions(
 
 
 def direct_effects(
-    model: HookedMultimodal, asked: Asked, layers: NeuronLayers
+    model: HookedMultimodal, asked: TokenTargets, layers: NeuronLayers
 ) -> Float[torch.Tensor, "entry layer neuron"]:
     """What each neuron adds to the token's logit along the stream, with norms' divisors held as they were.
 

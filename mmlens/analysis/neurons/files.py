@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from mmlens.architectures.loading import base_of
 from mmlens.core.errors import InputError
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.loading import base_of
 
 _FORMAT = "mmlens.NeuronScores/1"
 

@@ -17,15 +17,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.asked import asked_words, tokens_of, written
 from mmlens.analysis.neurons.gradient import Where
 from mmlens.analysis.neurons.methods import Method, Path, Scoring
 from mmlens.analysis.neurons.points import Activation, NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
+from mmlens.analysis.neurons.token_targets import asked_words, tokens_of, written
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import Batch, HookedMultimodal
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.asked import Asked, wide
 from mmlens.analysis.neurons.points import NeuronLayers
+from mmlens.analysis.neurons.token_targets import TokenTargets, wide
 from mmlens.core.errors import InputError
 from mmlens.hooks.point import reads_only
 from mmlens.models.hooked import HookedMultimodal
@@ -18,7 +18,7 @@ Where = Literal["last", "image", "all"]
 
 
 def gradients(
-    model: HookedMultimodal, asked: Asked, layers: NeuronLayers, positions: Where
+    model: HookedMultimodal, asked: TokenTargets, layers: NeuronLayers, positions: Where
 ) -> Float[torch.Tensor, "entry layer neuron"]:
     """`sum over positions of a[l, i] * d logit(t) / d a[l, i]` (Schwettmann et al., 2023)."""
     names = layers.names()
@@ -47,7 +47,7 @@ def gradients(
 
 
 def integrated_gradients(
-    model: HookedMultimodal, asked: Asked, layers: NeuronLayers, positions: Where, steps: int, together: bool
+    model: HookedMultimodal, asked: TokenTargets, layers: NeuronLayers, positions: Where, steps: int, together: bool
 ) -> Float[torch.Tensor, "entry layer neuron"]:
     """`a[l, i] * mean over alpha of d logit(t) / d a[l, i]`, with activations at `alpha` times their value.
 
@@ -73,7 +73,7 @@ def _width(model: HookedMultimodal) -> torch.dtype:
 
 def _path(
     model: HookedMultimodal,
-    asked: Asked,
+    asked: TokenTargets,
     clean: dict[str, torch.Tensor],
     moved: list[str],
     entries: torch.Tensor,
@@ -99,21 +99,21 @@ def _path(
     return total
 
 
-def _groups(asked: Asked, layers: NeuronLayers) -> list[torch.Tensor]:
+def _groups(asked: TokenTargets, layers: NeuronLayers) -> list[torch.Tensor]:
     """Entries whose gradients one backward pass gives: rows of the language model are a sample's own, others' need not be."""
     if layers.part == "language":
         return asked.each()
     return [torch.tensor([entry]) for entry in range(len(asked.sample))]
 
 
-def _logits(model: HookedMultimodal, asked: Asked) -> Float[torch.Tensor, "entry"]:
+def _logits(model: HookedMultimodal, asked: TokenTargets) -> Float[torch.Tensor, "entry"]:
     """The logit of each entry's token where it is predicted, as the model returns it."""
     logits = model(asked.batch)
     rows = asked.rows(model.graph["hook_logits"], logits.shape[1])
     return logits[asked.sample.to(logits.device), rows.to(logits.device), asked.token.to(logits.device)]
 
 
-def _whole(model: HookedMultimodal, asked: Asked, names: list[str]) -> dict[str, torch.Tensor]:
+def _whole(model: HookedMultimodal, asked: TokenTargets, names: list[str]) -> dict[str, torch.Tensor]:
     """The points' tensors of the unchanged run."""
     clean: dict[str, torch.Tensor] = {}
 
@@ -128,7 +128,12 @@ def _whole(model: HookedMultimodal, asked: Asked, names: list[str]) -> dict[str,
 
 
 def _chosen(
-    model: HookedMultimodal, asked: Asked, name: str, activation: torch.Tensor, entries: torch.Tensor, positions: Where
+    model: HookedMultimodal,
+    asked: TokenTargets,
+    name: str,
+    activation: torch.Tensor,
+    entries: torch.Tensor,
+    positions: Where,
 ) -> torch.Tensor:
     """True at the rows that count, broadcastable to the activation; everything outside the language model."""
     node = model.graph[name]
@@ -145,7 +150,12 @@ def _chosen(
 
 
 def _gathered(
-    model: HookedMultimodal, asked: Asked, name: str, product: torch.Tensor, entries: torch.Tensor, positions: Where
+    model: HookedMultimodal,
+    asked: TokenTargets,
+    name: str,
+    product: torch.Tensor,
+    entries: torch.Tensor,
+    positions: Where,
 ) -> Float[torch.Tensor, "some neuron"]:
     """The sum over the rows that count, one line per entry."""
     product = product * _chosen(model, asked, name, product, entries, positions)

@@ -9,9 +9,9 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.neurons.points import POINTS, Activation
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import PARTS, Part, require_part
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.hooks.point import reads_only
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: What a map shows of an activation: itself, or its magnitude. Activations of gated neurons have either sign, and in the mean

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.asked import Asked, states_at, wide
 from mmlens.analysis.neurons.contribution import contributions, direct_effects
 from mmlens.analysis.neurons.gradient import Where, gradients, integrated_gradients, require_positions
 from mmlens.analysis.neurons.points import POINTS, Activation, NeuronLayers
+from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
 from mmlens.models.hooked import HookedMultimodal
@@ -92,7 +92,7 @@ class Scoring:
         return Scoring(self.method, self.activation, positions, self.steps, self.path, self.seed)
 
     def entries(
-        self, model: HookedMultimodal, asked: Asked, layers: NeuronLayers
+        self, model: HookedMultimodal, asked: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
         """Scores of all neurons for each entry; `self` as `checked` returned it."""
         if self.method == "contribution":

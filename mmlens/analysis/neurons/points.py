@@ -5,7 +5,7 @@ from typing import Literal
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import HookName, Part, part_prefix, require_part
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 #: `"down_in"`: the input of the down projection, the exact multiplier of the neuron's row; `"act"`: the activation

@@ -17,8 +17,8 @@ from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.pictures import drawn_by
-from mmlens.core.places import Neuron
-from mmlens.models.batch import MultimodalBatch
+from mmlens.core.units import Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 

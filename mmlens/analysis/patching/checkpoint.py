@@ -9,7 +9,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.results import read_tensors, write_tensors
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 
 _FORMAT = "mmlens.PatchSweep.cells/1"
 _SECONDS = 5.0  # between writes

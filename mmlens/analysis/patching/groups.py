@@ -8,8 +8,8 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Node
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.sample_rows import RowRule, own_rows, part_of, rows_per_sample, sequence_length
-from mmlens.models.batch import MultimodalBatch
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-    from mmlens.models.images import Picture
+    from mmlens.inputs.images import Picture
 
 _FORMAT = "mmlens.PatchSweep/1"
 _TENSORS = ("values", "clean", "corrupted")

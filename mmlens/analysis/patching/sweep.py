@@ -35,8 +35,8 @@ from mmlens.core.names import Names
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.execution.plan import Plan
 from mmlens.hooks.graph import Selection
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 

@@ -17,10 +17,10 @@ from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Selection
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import noise
 from mmlens.interventions.corruptions.pixels import Regions
 from mmlens.interventions.sample_rows import RowRule
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -8,9 +8,9 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
 from mmlens.hooks.graph import Node, Selection
-from mmlens.interventions.units import require_units, unit_axis
+from mmlens.interventions.ablation import require_units, unit_axis
 from mmlens.models.hooked import HookedMultimodal
 
 Units: TypeAlias = Literal["head", "neuron"] | Sequence[Neuron | Head] | None

@@ -6,14 +6,14 @@ from typing import Protocol, get_args, runtime_checkable
 
 import torch
 
-from mmlens.analysis.neurons.control import random_neurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods import Method
+from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
-from mmlens.analysis.properties.mentions import Mention
+from mmlens.analysis.properties.noun_occurrences import NounOccurrence
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Case:
         draw: tells draws of random neurons apart.
     """
 
-    mention: Mention
+    mention: NounOccurrence
     scores: dict[str, NeuronScores] = field(repr=False)
     choice: Choice
     draw: int = 0
@@ -101,7 +101,7 @@ class Case:
         return Value(quantity, method, k or self.choice.k, float(value), self.mention.number, self.mention.noun)
 
 
-def case_of(mention: Mention, choice: Choice, *, draw: int = 0) -> Case:
+def case_of(mention: NounOccurrence, choice: Choice, *, draw: int = 0) -> Case:
     """Score the neurons for a noun in every way asked for."""
     scores = {
         method: find_neurons(mention.model, mention.at, token=mention.token, method=method)  # type: ignore[arg-type]

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, counts
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.mentions import Mention, mentions
+from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.rows import noise_neurons, read_rows
-from mmlens.interventions.units import Ablate
 from mmlens.models.hooked import HookedMultimodal
 
 #: What is done to neurons: set to 0, set to their mean over other samples, or noise on the rows they write.
@@ -111,7 +111,7 @@ class Causal:
         means = self.means if self.means is not None else torch.zeros(0)  # __post_init__ has seen to it
         return model.intervene(Ablate(neurons, [float(means[neuron.layer, neuron.index]) for neuron in neurons]))
 
-    def _gone(self, mention: Mention, neurons: list[Neuron]) -> bool:
+    def _gone(self, mention: NounOccurrence, neurons: list[Neuron]) -> bool:
         with mention.model.intervene(Ablate(neurons)):
             said = mentions(
                 mention.model,
@@ -150,7 +150,7 @@ class Likelihood:
 
 
 @torch.no_grad()
-def caption_likelihood(mention: Mention) -> Likelihood:
+def caption_likelihood(mention: NounOccurrence) -> Likelihood:
     """How likely the tokens of a mention's caption are, with the caption given."""
     steps = torch.arange(len(mention.said))
     logits = mention.model(mention.whole)[0, -len(steps) - 1 : -1].float().cpu()

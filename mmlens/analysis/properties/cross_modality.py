@@ -10,10 +10,10 @@ from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, UnmeasurableError, another, case_of, counts, shared
 from mmlens.analysis.properties.causal import caption_likelihood
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
-from mmlens.interventions.units import Ablate
+from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import HookedMultimodal
 
 OTHER_WRITING = Quantity("shared with the writing of another noun", "share of neurons", better="lower")

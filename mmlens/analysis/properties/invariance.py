@@ -10,7 +10,7 @@ import torch
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, Chosen, UnmeasurableError, another, case_of, counts, shared
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.hooks.session import HookFunction, HookPair

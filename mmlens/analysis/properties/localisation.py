@@ -14,7 +14,7 @@ from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 #: The mask in the middle of the picture that every map is compared with.

@@ -22,7 +22,7 @@ from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -13,7 +13,7 @@ from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.checkpoint import Checkpoint, Part
 from mmlens.analysis.properties.measured import Measured, Value
-from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.models.fingerprint import fingerprint

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import identity, kron, vstack
 
-from mmlens.models.scorers import ImageTextEncoder, PairRegressor, TextEncoder
+from mmlens.models.encoders import ImageTextEncoder, PairRegressor, TextEncoder
 
 #: What words are compared with: the picture, or a caption of it.
 Against = Literal["picture", "text"]

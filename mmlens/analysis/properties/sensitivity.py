@@ -13,7 +13,7 @@ from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 AMONG = Quantity("noun among its words", "share of neurons")

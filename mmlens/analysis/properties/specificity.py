@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 
 
 def specificity(

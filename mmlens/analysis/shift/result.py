@@ -13,7 +13,7 @@ from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -32,9 +32,9 @@ from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.graph import Selection
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
-from mmlens.interventions.vectors import SteeringVector
-from mmlens.models.batch import MultimodalBatch
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

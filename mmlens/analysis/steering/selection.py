@@ -22,8 +22,8 @@ import torch
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
-from mmlens.interventions.vectors import SteeringVector
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal, Intervention
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.core.units import Positions
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from jaxtyping import Int
 
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.prompt_rows import sample_rows
-from mmlens.analysis.store.rules import Taken, picked
+from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.graph import Node, Selection
 from mmlens.hooks.point import reads_only
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: Which of the generated steps are meant.
@@ -41,7 +41,7 @@ class AtGenerated:
 
     def take(
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
-    ) -> Taken:
+    ) -> CollectedBatch:
         """Generate, and keep the states of the tokens before the end token."""
         trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
         ended = [
@@ -52,7 +52,9 @@ class AtGenerated:
         if self.which == "generated":
             rows = [(number, step) for number, n in enumerate(lengths) for step in range(n)]
             tokens = [int(trace.tokens[row]) for row in rows]
-            return Taken(picked(trace, nodes, rows), lengths, [step for _, step in rows], tokens, trace.text, none)
+            return CollectedBatch(
+                picked(trace, nodes, rows), lengths, [step for _, step in rows], tokens, trace.text, none
+            )
         spoke = [number for number, n in enumerate(lengths) if n]
         means = {
             node.name: torch.stack([trace[node.name][number, : lengths[number]].float().mean(0) for number in spoke])
@@ -61,7 +63,7 @@ class AtGenerated:
             for node in nodes
         }
         counts = [int(n > 0) for n in lengths]
-        return Taken(means, counts, [-1] * len(spoke), [-1] * len(spoke), trace.text, none)
+        return CollectedBatch(means, counts, [-1] * len(spoke), [-1] * len(spoke), trace.text, none)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class AtPositions:
 
     def take(
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
-    ) -> Taken:
+    ) -> CollectedBatch:
         """Run once, and keep the rows."""
         states: dict[str, torch.Tensor] = {}
         rows_of: dict[str, list[Int[torch.Tensor, "row 2"]]] = {}
@@ -130,7 +132,7 @@ class AtPositions:
         tokens = batch["input_ids"].cpu()[index[:, 0], index[:, 1]] if on_prompt else torch.full((len(index),), -1)
         steps = [position for rows in first[1] for position in self._within(batch, first[0], rows)]
         none: list[str | None] = [None] * len(samples)
-        return Taken(states, counts, steps, tokens.tolist(), [""] * len(samples), none)
+        return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), none)
 
     def _within(self, batch: MultimodalBatch, sequence: str, rows: torch.Tensor) -> list[int]:
         """Rows counted within the sample's own tokens, padding left out."""

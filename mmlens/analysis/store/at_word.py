@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.store.rules import Taken, picked
+from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Selection
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -65,7 +65,7 @@ class AtWord:
 
     def take(
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
-    ) -> Taken:
+    ) -> CollectedBatch:
         """Generate, and keep the state that predicted the word, where the caption has it.
 
         Raises:
@@ -80,7 +80,7 @@ class AtWord:
         trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
         found = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
         rows = [(number, step) for number, (_, step) in enumerate(found) if step is not None]
-        return Taken(
+        return CollectedBatch(
             picked(trace, nodes, rows),
             [int(step is not None) for _, step in found],
             [step for _, step in rows],

@@ -16,16 +16,16 @@ import torch
 from mmlens.analysis.samples import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions, Generated
 from mmlens.analysis.store.at_word import AtWord, WordToken
+from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import Done, StoreFolder
 from mmlens.analysis.store.processes import Process, this_process
-from mmlens.analysis.store.question import Question
 from mmlens.analysis.store.rules import Rule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.store.writing import DTYPES, Writer
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.graph import Selection
 from mmlens.models.hooked import HookedMultimodal
 
@@ -104,7 +104,9 @@ def collect(
     _check(model, nodes, rule, dtype, batch_size, save_every)
     asked = DEFAULT_PROMPT if prompt is None else prompt
     length = max_new_tokens if generate else 0
-    question = Question.of(model, tuple(nodes.names), rule=str(rule), prompt=asked, max_new_tokens=length, dtype=dtype)
+    question = CollectionConfig.of(
+        model, tuple(nodes.names), rule=str(rule), prompt=asked, max_new_tokens=length, dtype=dtype
+    )
     process = this_process()
     if into is None and process.count > 1:
         raise InputError(

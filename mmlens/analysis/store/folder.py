@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.processes import Process
-from mmlens.analysis.store.question import Question
 from mmlens.analysis.store.shard import FileShard, MemoryShard
 from mmlens.core.errors import InputError
 from mmlens.core.files import clear_unfinished, whole_file
@@ -38,13 +38,13 @@ class Done:
     before: frozenset[str] = frozenset()
 
 
-def read_question(path: Path) -> Question:
+def read_question(path: Path) -> CollectionConfig:
     """The question of the store in a folder.
 
     Raises:
         InputError: if there is none.
     """
-    return Question.from_json(_read_main(path)["question"])
+    return CollectionConfig.from_json(_read_main(path)["question"])
 
 
 def read_shards(path: Path) -> list[FileShard]:
@@ -87,7 +87,7 @@ class StoreFolder:
         InputError: if the folder holds a store with another question, or other files; in all processes alike.
     """
 
-    def __init__(self, path: Path, question: Question, process: Process):
+    def __init__(self, path: Path, question: CollectionConfig, process: Process):
         self.path = path
         self.question = question
         self.process = process

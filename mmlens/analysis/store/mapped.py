@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.store.question import Question
+from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.shard import Shard, predicted_words
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
@@ -88,7 +88,7 @@ class MappedStates:
     source: str = ""
 
     @classmethod
-    def of(cls, shards: Sequence[Shard], point: str, question: Question) -> "MappedStates":
+    def of(cls, shards: Sequence[Shard], point: str, question: CollectionConfig) -> "MappedStates":
         """Those of some shards, in the order of the dataset; several processes took its samples in turn."""
         ordered = sorted(
             (

@@ -7,9 +7,9 @@ from jaxtyping import Int
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.core.places import Positions
+from mmlens.core.units import Positions
 from mmlens.hooks.graph import Node
-from mmlens.models.layout import TokenLayout
+from mmlens.inputs.layout import TokenLayout
 
 
 def sample_rows(

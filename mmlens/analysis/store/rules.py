@@ -9,13 +9,13 @@ import torch
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
 from mmlens.hooks.graph import Selection
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
 
 @dataclass(frozen=True)
-class Taken:
+class CollectedBatch:
     """What a batch gave.
 
     Attributes:
@@ -45,7 +45,7 @@ class Rule(Protocol):
 
     def take(
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
-    ) -> Taken:
+    ) -> CollectedBatch:
         """Run a batch and keep what is asked for."""
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions
-from mmlens.analysis.store.rules import Rule, Taken
+from mmlens.analysis.store.rules import CollectedBatch, Rule
 from mmlens.core.errors import InputError, MMLensError
 from mmlens.hooks.graph import Selection
 from mmlens.models.hooked import HookedMultimodal
@@ -57,19 +57,19 @@ def estimate(
     return SizeEstimate(row_bytes(taken, dtype) * most_rows(rule, taken), len(dataset))
 
 
-def row_bytes(taken: Taken, dtype: torch.dtype) -> int:
+def row_bytes(taken: CollectedBatch, dtype: torch.dtype) -> int:
     """Bytes of one row at all points."""
     return sum(values.shape[1:].numel() for values in taken.states.values()) * dtype.itemsize
 
 
-def most_rows(rule: Rule, taken: Taken) -> int:
+def most_rows(rule: Rule, taken: CollectedBatch) -> int:
     """The most rows that a sample can give, judged by some that were taken."""
     if isinstance(rule, AtGenerated) and rule.which == "generated":
         return rule.max_new_tokens
     return max(taken.counts) if isinstance(rule, AtPositions) else 1
 
 
-def require_room(folder: Path, rule: Rule, taken: Taken, *, dtype: torch.dtype, samples: int | None) -> None:
+def require_room(folder: Path, rule: Rule, taken: CollectedBatch, *, dtype: torch.dtype, samples: int | None) -> None:
     """Check that what is to come fits on the disk.
 
     Raises:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import is_finished, read_question, read_shards
 from mmlens.analysis.store.mapped import MappedStates
-from mmlens.analysis.store.question import Question
 from mmlens.analysis.store.shard import Record, Shard, predicted_words
 from mmlens.analysis.store.states import States, import_datasets
 from mmlens.core.errors import InputError
@@ -41,7 +41,7 @@ class ActivationStore:
         torch.Size([1, 192])
     """
 
-    question: Question
+    question: CollectionConfig
     shards: tuple[Shard, ...]
     path: Path | None = None
     finished: bool = True
@@ -192,7 +192,7 @@ class ActivationStore:
 
 
 def _states(
-    shard: Shard, point: str, question: Question, dtype: torch.dtype, keys: set[str] | None
+    shard: Shard, point: str, question: CollectionConfig, dtype: torch.dtype, keys: set[str] | None
 ) -> tuple[States, torch.Tensor]:
     """The states of one shard, and the order number of each row's sample."""
     records = [record for record in shard.records for _ in range(record.rows)]

@@ -7,7 +7,7 @@ import torch
 
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.folder import StoreFolder
-from mmlens.analysis.store.rules import Taken
+from mmlens.analysis.store.rules import CollectedBatch
 from mmlens.analysis.store.shard import MemoryShard, Record
 from mmlens.core.errors import MMLensError
 
@@ -45,7 +45,7 @@ class Writer:
     def __exit__(self, *exception: object) -> None:
         self._flush()
 
-    def add(self, numbers: Sequence[int], samples: Sequence[Sample], taken: Taken) -> None:
+    def add(self, numbers: Sequence[int], samples: Sequence[Sample], taken: CollectedBatch) -> None:
         """Take in what a batch gave."""
         states = {name: self._narrowed(name, values) for name, values in taken.states.items()}
         self._taken.append(states)

@@ -5,7 +5,7 @@ pictures; corruptions behind the pixels (`at="hook_embed"`, `"projector.hook_out
 batch carries along and that stand at that point in every run of it. Those that draw something at random take a seed.
 """
 
-from mmlens.interventions.corruptions.either import blank, mean, noise, shuffle
+from mmlens.interventions.corruptions.multi_level import blank, mean, noise, shuffle
 from mmlens.interventions.corruptions.pixels import blur, swap, twin
 from mmlens.interventions.corruptions.text import replace_words
 

@@ -11,10 +11,10 @@ from mmlens.execution.cells import Cell, Change, rows_of
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.graph import Node
 from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.pixels import Regions, region_mask, regions_per_sample
+from mmlens.interventions.passes import Follower
 from mmlens.interventions.sample_rows import RowRule, part_of, rows_per_sample
-from mmlens.interventions.timing import Follower
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

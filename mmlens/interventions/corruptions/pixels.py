@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageFilter
 
 from mmlens.core.errors import InputError
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture, load_image
+from mmlens.inputs.pixels import Box
+from mmlens.inputs.prepare import with_pictures
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.images import Picture, load_image
-from mmlens.models.pixels import Box
-from mmlens.models.prepare import with_pictures
 
 #: Part of a picture: a box (left, top, right, bottom) in pixels, or a mask `[height width]`, True inside.
 Region: TypeAlias = Box | np.ndarray | torch.Tensor

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.pixels import refuse_carried
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

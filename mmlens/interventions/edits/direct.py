@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.lessons import Lesson, at
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added
 

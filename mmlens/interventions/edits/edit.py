@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
 from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.models.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 

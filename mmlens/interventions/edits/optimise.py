@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added

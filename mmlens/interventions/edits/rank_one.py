@@ -6,13 +6,13 @@ from dataclasses import asdict
 import torch
 from jaxtyping import Float
 
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.direct import activity_at
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
 from mmlens.interventions.edits.optimise import Through, optimise
 from mmlens.interventions.edits.words import TEACHING, Batches, counts, optimised_edit
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import row_weights

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.direct import Direct, direct
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.interventions.edits.lessons import Lesson, as_batches, as_token, lessons
 from mmlens.interventions.edits.optimise import Found, Through, free_rows, optimise
 from mmlens.interventions.edits.rows import read_rows
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 Batches = MultimodalBatch | Iterable[MultimodalBatch]

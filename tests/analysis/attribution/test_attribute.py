@@ -12,8 +12,8 @@ from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference, rank
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
-from mmlens.models.batch import MultimodalBatch
+from mmlens.core.units import Head, Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import METRIC, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

@@ -8,8 +8,8 @@ from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.metrics import logit_difference
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import swap
-from mmlens.models.batch import MultimodalBatch
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject
 from tests.tiny import picture

@@ -10,7 +10,7 @@ from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head
+from mmlens.core.units import Head
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair
 from tests.conftest import Subject, bare_copy
 from tests.families import FAMILIES

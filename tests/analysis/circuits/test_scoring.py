@@ -12,8 +12,8 @@ from mmlens.analysis.circuits.graph import NodeKind
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import logit_difference
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import noise
-from mmlens.models.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
 from tests.conftest import Subject

@@ -20,8 +20,8 @@ from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.circuits.scoring import attributed
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head
-from mmlens.models.batch import MultimodalBatch
+from mmlens.core.units import Head
+from mmlens.inputs.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC
 from tests.conftest import bare_copy
 from tests.families import FAMILIES

@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import mmlens as mm
+from mmlens.analysis.store.collection_config import Question
 from mmlens.analysis.store.folder import StoreFolder
 from mmlens.analysis.store.processes import Process
-from mmlens.analysis.store.question import Question
 from mmlens.analysis.store.shard import FileShard, MemoryShard, Record
 from mmlens.core.errors import InputError
 

@@ -9,7 +9,7 @@ from mmlens.analysis.metrics import kl_divergence, log_probability, logit_differ
 from mmlens.analysis.patching.groups import grid
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
-from mmlens.core.places import Head, Neuron
+from mmlens.core.units import Head, Neuron
 from mmlens.execution import CleanRun
 from mmlens.interventions.corruptions import swap
 from tests.analysis.conftest import Wrapped

@@ -15,7 +15,7 @@ from mmlens.analysis.heatmap import HeatMap, iou
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.invariance import PermuteImage
 from mmlens.analysis.properties.localisation import energy_inside, points_at
-from mmlens.analysis.properties.mentions import mentions
+from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from tests.conftest import Subject

@@ -13,7 +13,7 @@ from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
 from mmlens.analysis.properties.measured import CONTROL
-from mmlens.analysis.properties.mentions import Mention, mentions
+from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Sample
 from mmlens.models.hooked import HookedMultimodal
@@ -27,7 +27,7 @@ def samples(planted_neuron: Wrapped) -> list[Sample]:
     return [Sample((planted.image(seed=seed),), planted.prompt, "yes") for seed in range(4)]
 
 
-def said(model: HookedMultimodal, sample: Sample, noun: str) -> Mention:
+def said(model: HookedMultimodal, sample: Sample, noun: str) -> NounOccurrence:
     found = mentions(model, sample, nouns=[noun], max_new_tokens=1)
     assert len(found) == 1
     return found[0]

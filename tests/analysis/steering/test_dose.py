@@ -15,7 +15,7 @@ from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer, SteeredPositions
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import picture

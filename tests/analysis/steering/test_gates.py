@@ -9,7 +9,7 @@ from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from tests.conftest import Subject
 
 AT = "blocks.1.hook_resid_post"

@@ -12,10 +12,10 @@ from mmlens.analysis.steering.outcome import SteeringReport, diversity, says
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.vqa import vqa_accuracy
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.steering import ProjectOut, Steer
-from mmlens.interventions.units import Ablate
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import picture

@@ -8,7 +8,7 @@ from mmlens.analysis.samples import Sample
 from mmlens.analysis.steering.selection import gap_rule, select_by_effect, select_by_proximity
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
 AT = "blocks.1.hook_resid_post"

@@ -9,7 +9,7 @@ from mmlens.analysis.steering.vectors import concept_steering_vectors, contrasti
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
-from mmlens.interventions.vectors import SteeringVector
+from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
 from mmlens.interventions.edits import Edit, noise_neurons, scale_neurons, zero_neurons
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject

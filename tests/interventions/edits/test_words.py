@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmlens.analysis.neurons.control import random_neurons
+from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.core.errors import InputError
-from mmlens.core.places import Neuron
+from mmlens.core.units import Neuron
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits import (
     Direct,
     Edit,
@@ -18,7 +19,6 @@ from mmlens.interventions.edits import (
     replace_token,
     zero_neurons,
 )
-from mmlens.models.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped, planted_neuron
 from tests.conftest import subject_of

@@ -1,0 +1,142 @@
+"""What is asked of neurons: tokens, each with the position that predicts it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from mmlens.core.errors import InputError
+from mmlens.hooks.graph import Node
+from mmlens.hooks.point import reads_only
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class TokenTargets:
+    """Tokens of a batch, one entry each: sample `sample` predicts `token` at so many positions before its last.
+
+    Attributes:
+        batch: what is run; tokens of a word stand in it up to the last but one (teacher forcing).
+        sample, back, token: one number per entry.
+        owner: which scores an entry is added to: those of the same word in the same sample.
+    """
+
+    batch: MultimodalBatch
+    sample: Int[torch.Tensor, "entry"]
+    back: Int[torch.Tensor, "entry"]
+    token: Int[torch.Tensor, "entry"]
+    owner: Int[torch.Tensor, "entry"]
+
+    def rows(self, node: Node, length: int) -> Int[torch.Tensor, "entry"]:
+        """Where each entry's token is predicted, on the sequence of a point that is so long."""
+        last = self.batch.layout.rows("last", node.sequence, length).reshape(-1)
+        return last.expand(self.batch.size)[self.sample] - self.back
+
+    def summed(
+        self, scores: Float[torch.Tensor, "entry layer neuron"], owners: int
+    ) -> Float[torch.Tensor, "owner layer neuron"]:
+        """The sum over the entries of each of so many owners: the tokens of a word add up."""
+        return scores.new_zeros(owners, *scores.shape[1:]).index_add_(0, self.owner, scores)
+
+    def each(self) -> list[Int[torch.Tensor, "some"]]:
+        """Entries in groups that hold at most one per sample."""
+        place = [int((self.sample[:entry] == self.sample[entry]).sum()) for entry in range(len(self.sample))]
+        numbers = torch.tensor(place)
+        return [(numbers == number).nonzero().flatten() for number in range(max(place) + 1)]
+
+
+def asked_words(
+    model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[tuple[int, ...]]
+) -> list[TokenTargets]:
+    """Words as the next thing that every sample says. Words of one token are read off one and the same run.
+
+    Args:
+        model: the hooked model.
+        batch: whose last position predicts each word's first token.
+        words: token ids of each word.
+
+    Returns:
+        What to run, one after another; owners are `word * batch.size + sample`.
+
+    Raises:
+        InputError: for words of several tokens behind padding.
+    """
+    n = batch.size
+    samples = torch.arange(n)
+    found = []
+    single = [(number, tokens[0]) for number, tokens in enumerate(words) if len(tokens) == 1]
+    if single:
+        number, token = torch.tensor(single).repeat_interleave(n, 0).unbind(1)
+        sample = samples.repeat(len(single))
+        found.append(TokenTargets(batch, sample, torch.zeros_like(sample), token, number * n + sample))
+    for place, tokens in enumerate(words):
+        if len(tokens) > 1:
+            sample, step = samples.repeat(len(tokens)), torch.arange(len(tokens)).repeat_interleave(n)
+            ids = torch.tensor(tokens)
+            forced = model.extend(batch, ids[:-1].expand(n, -1))
+            found.append(TokenTargets(forced, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
+    return found
+
+
+def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:
+    """The token ids of a word, exactly as it is written (with a space in front, where the tokenizer marks words so).
+
+    Raises:
+        InputError: if the tokenizer does not know the word, or the model has no such id.
+    """
+    vocab = model.graph["hook_logits"].width or model.W_U.shape[1]
+    if isinstance(token, str):
+        ids = model.tokenizer.encode(token, add_special_tokens=False)
+        if not ids or model.tokenizer.unk_token_id in ids:
+            pieces = model.tokenizer.convert_ids_to_tokens(ids)
+            raise InputError(
+                f"{token!r} is unknown to the tokenizer, which makes {pieces} of it. Name a word of its vocabulary, or an id."
+            )
+        return tuple(int(i) for i in ids)
+    if isinstance(token, bool) or not isinstance(token, int):
+        raise InputError(f"A token is a word or an id, found {type(token).__name__}: {token!r}.")
+    if not 0 <= token < vocab:
+        raise InputError(f"There is no token {token}; ids run from 0 to {vocab - 1}.")
+    return (token,)
+
+
+def written(model: HookedMultimodal, tokens: tuple[int, ...]) -> str:
+    """The text of token ids; the ids themselves for a model without a tokenizer."""
+    if model.processor is None:
+        return " ".join(f"#{token}" for token in tokens)
+    return model.to_string(list(tokens)).strip()
+
+
+def states_at(
+    model: HookedMultimodal, asked: TokenTargets, names: Sequence[str]
+) -> dict[str, Float[torch.Tensor, "entry *rest"]]:
+    """Language-model points at the positions that predict the tokens, `[entry ...]`, from one forward pass.
+
+    Args:
+        model: the hooked model.
+        asked: the tokens.
+        names: hook points with a batch and a position axis in front.
+    """
+    kept: dict[str, torch.Tensor] = {}
+    known: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @reads_only
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        node, device = model.graph[hook.name], activation.device
+        if (node.sequence, device) not in known:
+            rows = asked.rows(node, activation.shape[1])
+            known[node.sequence, device] = asked.sample.to(device), rows.to(device)
+        kept[hook.name] = activation.detach()[known[node.sequence, device]]
+
+    hook: Callable[..., None] = keep
+    with torch.no_grad():
+        model.run_with_hooks(asked.batch, fwd_hooks=[(list(names), hook)])
+    return kept
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,1 @@
+"""Hugging Face models as hook points: the families, and the building of their points."""

@@ -1,0 +1,95 @@
+"""Aria: Idefics3's tower, learned queries that look at its patches once, and a mixture-of-experts language model.
+
+How many queries there are depends on the size of the picture. Their attention is torch's own `MultiheadAttention`,
+which has no hook points inside: its output is `projector.hook_mixer_out`. In the language model some experts are shared
+by all rows and always run: their neurons are `mlp.shared`; the routed experts' neurons exist in no module.
+
+Source: Li et al., Aria: An Open Multimodal Native Mixture-of-Experts Model, 2024 (https://arxiv.org/abs/2410.05993).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, clip_vision, llama_language
+from mmlens.core.names import Part
+from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+
+_SHARED = "mlp.shared_experts"
+_BLOCK = replace(
+    LLAMA_BLOCK,
+    mlp=Mlp(
+        branch="mlp",
+        router="mlp.router",
+        router_item=0,
+        shared=Mlp(
+            down=f"{_SHARED}.down_proj", up=f"{_SHARED}.up_proj", gate=f"{_SHARED}.gate_proj", act=f"{_SHARED}.act_fn"
+        ),
+    ),
+)
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows, for pictures that are not cut: they lie in the upper left of a square."""
+    pixels = tensors["pixel_values"]
+    side, square = config.vision_config.patch_size, pixels.shape[-1]
+    columns = square // side
+    queries = config.projector_patch_to_query_dict[columns**2]
+    given = len(pixels) if sizes is None else sum(map(len, sizes))
+    entries = len(pixels) // max(given, 1)
+    mixed = (
+        f"the {queries} queries of the projector mix all patches, so they have no place in the image; ask for "
+        "part='vision', whose rows are patches"
+    )
+    cut = (
+        f"the image processor cut the picture into {entries} crops, each fitted into a square of its own; process it "
+        "whole (split_image=False) to have places"
+    )
+    found = []
+    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [entries * queries] * given)):
+        mask = tensors["pixel_mask"][number] if "pixel_mask" in tensors else torch.ones(square, square)
+        seen = (int(mask[:, 0].sum()), int(mask[0].sum()))
+        size = seen if sizes is None else sizes[sample][image]
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {}
+        why: dict[Part, str] = {"projector": mixed, "language": mixed}
+        if entries == 1:
+            # a patch is seen where any of its pixels is not padding
+            shape = (-(-seen[0] // side), -(-seen[1] // side))
+            cells = cells_of(*shape)
+            boxes = Frame(*size, (seen[0] / size[0], seen[1] / size[1])).to_original(boxes_of(cells, side))
+            grids["vision"] = Grid(number, cells[:, 0] * columns + cells[:, 1], boxes, cells, shape)
+        else:
+            why["vision"] = cut
+        found.append(Places(sample, image, size, grids, why, {"vision": columns**2}))
+    return found
+
+
+ARIA = register_family(
+    Family(
+        name="aria",
+        classes=("AriaForConditionalGeneration",),
+        vision=clip_vision(),
+        projector=Projector(
+            receives=("model.multi_modal_projector", "key_value_states"),
+            returns="model.multi_modal_projector",
+            mixer="model.multi_modal_projector.cross_attn",
+            mlp=Mlp(
+                down="model.multi_modal_projector.feed_forward.linear_out",
+                up="model.multi_modal_projector.feed_forward.linear_in",
+                act="model.multi_modal_projector.feed_forward.act",
+            ),
+            queries=True,
+            receives_rows="vision",
+        ),
+        language=replace(
+            llama_language("model.language_model", head="lm_head"),
+            stack=Stack("model.language_model.layers", _BLOCK, config=lambda c: c.text_config),
+        ),
+        places=_places,
+        placeholder="<|img|>",
+    )
+)

@@ -1,0 +1,70 @@
+"""dots3 on pictures: a packed tower whose later blocks are mixtures, and latent attention, indexed or in a window.
+
+In some language blocks an indexer picks which keys each query may attend to, and the others see a window, with another
+number of heads. The picks reach attention only where transformers runs a kernel of its own, so the language model keeps
+that: of a block's attention there is `hook_z`, as the heads hand it to the last linear, behind a gate that every head has.
+The audio tower sees no picture.
+
+Source: dots studio, dots3-note, 2026 (https://huggingface.co/dots-studio/dots3-note-prev).
+"""
+
+from dataclasses import replace
+
+from torch import nn
+
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
+from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens
+from mmlens.architectures.families.qwen2_vl import MERGER
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Attention, Mlp, Stack
+from mmlens.inputs.patch_geometry.packed import packed_places
+
+_TOWER = "model.vision_tower"
+_SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))
+
+
+def _heads(block: nn.Module) -> int:
+    return int(block.self_attn.num_heads)  # type: ignore[union-attr, arg-type]
+
+
+_LATENT = replace(
+    LLAMA_BLOCK,
+    attn=Attention(
+        kernel=None,
+        branch="self_attn",
+        o="self_attn.o_proj",
+        latent=True,
+        heads=_heads,
+    ),
+)
+_SPARSE = replace(
+    _LATENT,
+    mlp=SHARED_MIXTURE,
+)
+_LANGUAGE = llama_language("model.language_model", head="lm_head")
+
+DOTS3_NOTE = register_family(
+    Family(
+        name="dots3_note",
+        classes=("Dots3NoteForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack(
+                f"{_TOWER}.blocks", (GATED_PACKED_BLOCK, _SPARSE_TOWER), config=lambda c: c.vision_config, packed=True
+            ),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=replace(
+            MERGER,
+            receives=(f"{_TOWER}.norm", "hidden_states"),
+            returns=f"{_TOWER}.merger",
+            mlp=Mlp(down=f"{_TOWER}.merger.mlp.2", up=f"{_TOWER}.merger.mlp.0", act=f"{_TOWER}.merger.mlp.1"),
+        ),
+        language=replace(
+            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_LATENT, _SPARSE), config=lambda c: c.text_config)
+        ),
+        places=packed_places(),
+        placeholder="<|img|><|imgpad|><|endofimg|>",
+        expand=merged_tokens,
+    )
+)

@@ -1,0 +1,73 @@
+"""ERNIE 4.5 VL: a packed tower, and a mixture with experts of its own for the tokens of a picture.
+
+The picture's tokens and the two around them go through other experts than text does, so no module returns the router logits
+of all positions and there is no `hook_router`; the expert that all tokens pass through is `mlp.shared.`. The projector
+merges squares, then pairs of frames (a picture is paired with itself), each with an MLP of its own: what the first
+returns is `projector.hook_mixer_out`, the second is `projector.mlp.`.
+
+Source: Baidu ERNIE Team, ERNIE 4.5 Technical Report, 2025 (https://yiyan.baidu.com/blog/publication/ERNIE_Technical_Report.pdf).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.architectures.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
+from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.inputs.patch_geometry.packed import packed_places
+
+_SPARSE = replace(
+    LLAMA_BLOCK,
+    mlp=Mlp(
+        branch="mlp",
+        shared=Mlp(
+            down="mlp.shared_experts.down_proj",
+            up="mlp.shared_experts.up_proj",
+            gate="mlp.shared_experts.gate_proj",
+            act="mlp.shared_experts.act_fn",
+        ),
+    ),
+)
+_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_RESAMPLER = "model.resampler_model"
+
+
+def _kinds_of_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Which tokens are image tokens, and which tokens go through the picture's experts."""
+    found = picture_tokens(config, tensors)
+    if found:
+        ids = tensors["input_ids"]
+        around = torch.tensor([config.image_start_token_id, config.image_end_token_id], device=ids.device)
+        found["moe_mm_token_type_ids"] = found["mm_token_type_ids"] | torch.isin(ids, around).int()
+    return found
+
+
+ERNIE4_5_VL = register_family(
+    Family(
+        name="ernie4_5_vl",
+        classes=("Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"),
+        vision=packed_vision(PACKED_BLOCK, "model.vision_tower.blocks"),
+        projector=Projector(
+            receives=(_RESAMPLER, "hidden_states"),
+            returns=_RESAMPLER,
+            mixer=f"{_RESAMPLER}.spatial_linear",
+            mlp=Mlp(
+                down=f"{_RESAMPLER}.temporal_linear.fc2",
+                up=f"{_RESAMPLER}.temporal_linear.fc1",
+                act=f"{_RESAMPLER}.temporal_linear.act_fn",
+            ),
+            receives_rows="vision",
+        ),
+        language=replace(
+            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (LLAMA_BLOCK, _SPARSE), config=lambda c: c.text_config)
+        ),
+        places=packed_places(),
+        placeholder="<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
+        expand=merged_tokens,
+        extra_inputs=_kinds_of_tokens,
+    )
+)

@@ -1,0 +1,75 @@
+"""Granite Docling: a SigLIP-like tower on tiles, merged patches, DeepStack, and a Granite language model.
+
+A page is stretched to a canvas of tiles, which is followed by its whole on one tile. The connector lays squares of
+patches side by side; mergers do the same with what earlier blocks of the tower return, and their features are added
+between language blocks. Granite multiplies every branch by a number before it is added, and the logits are what the
+head returns (`hook_logits`) divided by another.
+
+Declared is the coarse path of the connector, which is the processor's own choice; with `fine_route=True` the points of
+its mergers do not fire.
+
+Source: Nassar et al., SmolDocling, 2025 (https://arxiv.org/abs/2503.11576); IBM, Granite for Docling, 2026
+(https://huggingface.co/ibm-granite/granite-for-docling-500m).
+"""
+
+from dataclasses import replace
+
+from torch import nn
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
+from mmlens.declarations.family import DeepStack, Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.inputs.patch_geometry.tile import canvas_places
+
+_CONNECTOR = "model.vision_model.connector"
+
+
+def _factor(block: nn.Module) -> float:
+    """What both branches of a language block are multiplied by."""
+    return float(block.residual_multiplier)  # type: ignore[arg-type]
+
+
+_BLOCK = replace(
+    LLAMA_BLOCK,
+    attn=replace(projected("o_proj"), scale=_factor),
+    mlp=replace(LLAMA_BLOCK.mlp, scale=_factor),
+)
+
+
+def _merge(config: Config) -> int:
+    return int(config.vision_config.scale_factor)
+
+
+GRANITE_DOCLING = register_family(
+    Family(
+        name="granite_docling",
+        classes=("GraniteDoclingForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=(_CONNECTOR, "image_hidden_states"),
+            # the connector itself returns the rows of all tiles in one sequence
+            returns=f"{_CONNECTOR}.ln_out",
+            mlp=Mlp(down=f"{_CONNECTOR}.mlp_fc2"),
+            receives_rows="vision",
+            deepstack=DeepStack(
+                path=f"{_CONNECTOR}.coarse.deepstack_mergers",
+                mlp=Mlp(down="linear_2", up="linear_1", act="act"),
+                argument="image_features",
+                read=lambda c: c.vision_config.deepstack_visual_indexes,
+                into=lambda c: [n + 1 for n in range(len(c.vision_config.deepstack_visual_indexes))],
+                side_by_side=lambda c: _merge(c) ** 2,
+            ),
+        ),
+        language=replace(
+            llama_language("model.text_model", head="lm_head"),
+            stack=Stack("model.text_model.layers", _BLOCK, config=lambda c: c.text_config),
+        ),
+        places=canvas_places(merge=_merge),
+        placeholder="<image>",
+        nested_pictures=True,
+    )
+)

@@ -1,0 +1,61 @@
+"""HunyuanVL and HunyuanOCR: a packed tower in raster order, and a row for the end of every line of squares.
+
+Squares of patches are merged by convolutions, picture by picture, so that what lies inside the projector exists in no one
+tensor and has no points. Of every picture it returns one row before the squares and one behind them, and one at the end
+of every line; these have no place.
+
+Source: Tencent Hunyuan Vision Team, HunyuanOCR Technical Report, 2025 (https://arxiv.org/abs/2511.19575).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected
+from mmlens.architectures.families.packed import picture_tokens
+from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Stack
+from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
+
+
+def _among(shape: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    """The rows of the squares, between a row at the start and those at the ends of lines."""
+    rows, columns = shape
+    index = 1 + torch.arange(rows * (columns + 1)).view(rows, columns + 1)[:, :columns].flatten()
+    return index, rows * (columns + 1) + 2
+
+
+def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
+    side = config.vision_config.spatial_merge_size
+    return [_among((height // side, width // side))[1] for _, height, width in tensors["image_grid_thw"].tolist()]
+
+
+HUNYUAN_VL = register_family(
+    Family(
+        name="hunyuan_vl",
+        classes=("HunYuanVLForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack(
+                "model.vision_tower.layers",
+                replace(CLIP_BLOCK, attn=projected("o_proj")),
+                config=lambda c: c.vision_config,
+                packed=True,
+                lone_axis=0,
+            ),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.vision_tower.layers.-1", None),
+            returns=Method("model", "get_image_features", "pooler_output"),
+            receives_rows="vision",
+            lone_axis=0,
+        ),
+        language=llama_language("model.language_model", head="lm_head"),
+        places=packed_places(order=in_raster, among=_among),
+        placeholder="<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>",
+        expand=_expand,
+        extra_inputs=picture_tokens,
+    )
+)

@@ -1,0 +1,109 @@
+"""Idefics (80B, 9B): a CLIP tower, a perceiver, and gated cross-attention blocks between those of a Llama.
+
+As in Flamingo, the cross-attention blocks are a list of their own, `cross_blocks`, one in front of every few blocks;
+what they add is multiplied by the tanh of a learned number. A text position looks at the last picture in front of it
+alone; what cross-attention gives at positions in front of the first is dropped, whatever `hook_cross_attn_out` says.
+The perceiver's blocks are no modules and run an attention of their own, so there are no points inside it. The special
+tokens have embeddings and logits in tables of their own.
+
+Source: Laurençon et al., OBELICS: An Open Web-Scale Filtered Dataset of Interleaved Image-Text Documents, 2023
+(https://arxiv.org/abs/2306.16527); Alayrac et al., Flamingo, 2022 (https://arxiv.org/abs/2204.14198).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, projected
+from mmlens.declarations.family import Crossing, Family, Language, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Block, Config, Norm, Stack
+from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, picture_frame
+
+_CROSS_BLOCK = Block(
+    cross=replace(
+        projected("o_proj", module="cross_attn"), scale=lambda block: block.get_parameter("alpha_cross_attn").tanh()
+    ),
+    mlp=replace(LLAMA_BLOCK.mlp, scale=lambda block: block.get_parameter("alpha_dense").tanh()),
+    ln1=LLAMA_BLOCK.ln1,
+    ln2=LLAMA_BLOCK.ln2,
+)
+
+
+def _is_image(config: Config, tensors: Any) -> torch.Tensor:
+    """The positions from which on a picture may be looked at: the configuration does not name its token."""
+    mask = tensors.get("image_attention_mask")
+    if mask is None:
+        return torch.zeros_like(tensors["input_ids"], dtype=torch.bool)
+    seen = mask.bool()
+    before = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-1]], dim=1)
+    return (seen & ~before).any(-1)
+
+
+def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Which picture each position looks at; those that were added at the end look at what the last one does."""
+    mask = tensors.get("image_attention_mask")
+    if mask is None:
+        return {}
+    added = tensors["input_ids"].shape[1] - mask.shape[1]
+    return {"image_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, added, -1)], dim=1)}
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows."""
+    side = config.vision_config.patch_size
+    most, height, width = (tensors["pixel_values"].shape[axis] for axis in (1, -2, -1))
+    shape = (height // side, width // side)
+    cells = cells_of(*shape)
+    mixed = (
+        f"the {config.perceiver_config.resampler_n_latents} latents of the perceiver mix all patches, so they have no place in "
+        "the image; ask for part='vision', whose rows are patches"
+    )
+    why = (
+        "the language model's rows hold no picture features: its cross-attention blocks look at the perceiver's latents"
+    )
+    found = []
+    for sample, seen in enumerate(tensors["image_attention_mask"].bool().any(1).cpu()):
+        for image in range(int(seen.sum())):
+            size = (height, width) if sizes is None else sizes[sample][image]
+            boxes = picture_frame(processor, size, (height, width)).to_original(boxes_of(cells, side))
+            vision = Grid(sample * most + image, torch.arange(len(cells)) + 1, boxes, cells, shape)
+            found.append(Places(sample, image, size, {"vision": vision}, {"projector": mixed, "language": why}))
+    return found
+
+
+IDEFICS = register_family(
+    Family(
+        name="idefics",
+        classes=("IdeficsForVisionText2Text",),
+        vision=Vision(
+            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.perceiver_resampler", "context"),
+            returns="model.perceiver_resampler",
+            queries=True,
+            width=lambda c: c.vision_config.embed_dim,
+            receives_rows="vision",
+        ),
+        language=Language(
+            stack=Stack("model.layers", LLAMA_BLOCK, config=lambda c: c),
+            embed="model.embed_tokens",
+            norm=Norm("model.norm"),
+            head="lm_head",
+            merges=False,
+            crossing=Crossing(
+                Stack("model.gated_cross_attn_layers", _CROSS_BLOCK, config=lambda c: c, name="cross_blocks"),
+                every=lambda c: c.cross_layer_interval,
+            ),
+            more_tokens=lambda c: c.additional_vocab_size,
+        ),
+        places=_places,
+        is_image=_is_image,
+        writes_placeholders=True,
+        placeholder="",
+        extra_inputs=_extra_inputs,
+    )
+)

@@ -1,0 +1,140 @@
+"""Idefics2: a SigLIP-like tower for pictures of any shape, a gated projection, and a perceiver.
+
+The perceiver's latents look at the projected patches and at themselves, with grouped heads. They mix all patches, so
+the image tokens that the language model sees have no place; the tower's rows do. Pictures of a batch are padded on the
+right and below; a patch that reaches into the padding is read by nothing and has no place. A picture may be cut into
+four quarters, which then come before the whole.
+
+Source: Laurençon et al., What matters when building vision-language models?, 2024 (https://arxiv.org/abs/2405.02246).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Block, Config, Mlp, Norm, Stack
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+
+_PERCEIVER_BLOCK = Block(
+    cross=replace(projected("o_proj"), joined=True),
+    mlp=LLAMA_BLOCK.mlp,
+    ln1=Norm("input_latents_norm"),
+    ln2=Norm("post_attention_layernorm"),
+)
+
+
+def _seen(pixels: torch.Tensor, mask: torch.Tensor | None) -> list[tuple[int, int]]:
+    """(height, width) in processed pixels of every picture that the tower sees; pictures of zeros are padding."""
+    real = (pixels != 0).flatten(2).any(-1)
+    if mask is None:
+        return [tuple(pixels.shape[-2:])] * int(real.sum())  # type: ignore[list-item]
+    return [(int(own[:, 0].sum()), int(own[0].sum())) for own in mask[real].cpu()]
+
+
+def _quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """(top, left, height, width) of the four quarters of a picture, in raster order."""
+    rows, columns = ((0, height // 2), (height // 2, height)), ((0, width // 2), (width // 2, width))
+    return [(top, left, below - top, right - left) for top, below in rows for left, right in columns]
+
+
+def _put_together(
+    pieces: list[tuple[int, int, int, int]], seen: list[tuple[int, int]], side: int, columns: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int]]:
+    """One view of a picture: the grid that its pieces give together.
+
+    Args:
+        pieces: (top, left, height, width) of each piece in the picture's pixels; one, or four in raster order.
+        seen: (height, width) of each in processed pixels.
+        side: of a patch in processed pixels.
+        columns: patches in a row of the padded pictures.
+
+    Returns:
+        Pieces `[n]`, rows `[n]`, boxes `[n 4]` and cells `[n 2]`, and the shape of the grid.
+    """
+    grids = [(height // side, width // side) for height, width in seen]
+    high, broad = max(grid[0] for grid in grids[:2]), max(grid[1] for grid in grids[::2])
+    which, rows, boxes, cells = [], [], [], []
+    for number, ((top, left, height, width), processed, grid) in enumerate(zip(pieces, seen, grids, strict=True)):
+        own = cells_of(*grid)
+        frame = Frame(height, width, (processed[0] / height, processed[1] / width))
+        which.append(torch.full((len(own),), number))
+        rows.append(own[:, 0] * columns + own[:, 1])
+        boxes.append(frame.to_original(boxes_of(own, side)) + torch.tensor([left, top, left, top]))
+        cells.append(own + torch.tensor([number // 2 * high, number % 2 * broad]))
+    lowest, rightmost = (int(end) + 1 for end in torch.cat(cells).max(0).values)
+    return torch.cat(which), torch.cat(rows), torch.cat(boxes), torch.cat(cells), (lowest, rightmost)
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows: of the whole picture, and of its quarters where it is cut."""
+    pixels = tensors["pixel_values"]
+    side, latents = config.vision_config.patch_size, config.perceiver_config.resampler_n_latents
+    columns = pixels.shape[-1] // side
+    length = pixels.shape[-2] // side * columns
+    seen = _seen(pixels, tensors.get("pixel_attention_mask"))
+    given = None if sizes is None else sum(map(len, sizes))
+    entries = 1 if not given else len(seen) // given
+    if (given and entries * given != len(seen)) or entries not in (1, 5):
+        raise InputError(
+            f"pixel_values hold {len(seen)} pictures or pieces for {given} pictures; pass what the image processor made of "
+            "them, where each gives one, or five if it is cut into quarters."
+        )
+    why = (
+        f"the {latents} latents of the perceiver mix all patches, so they have no place in the image; ask for "
+        "part='vision', whose rows are patches"
+    )
+    found = []
+    owners = owners_of(tensors, config.image_token_id, [entries * latents] * (len(seen) // entries))
+    for number, (sample, image, _) in enumerate(owners):
+        own = seen[number * entries : (number + 1) * entries]
+        size = own[-1] if sizes is None else sizes[sample][image]
+        cut = [_quarters(*size)] if entries > 1 else []
+        views = []
+        for start, pieces in [(entries - 1, [(0, 0, *size)]), *((0, quarters) for quarters in cut)]:
+            which, rows, boxes, cells, shape = _put_together(pieces, own[start : start + len(pieces)], side, columns)
+            first = number * entries + start
+            views.append(Grid(first + which if len(pieces) > 1 else first, rows, boxes, cells, shape))
+        placeless: dict[Part, str] = {"projector": why, "language": why}
+        found.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
+    return found
+
+
+IDEFICS2 = register_family(
+    Family(
+        name="idefics2",
+        classes=("Idefics2ForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.connector", "image_hidden_states"),
+            returns="model.connector",
+            mlp=Mlp(
+                down="model.connector.modality_projection.down_proj",
+                up="model.connector.modality_projection.up_proj",
+                gate="model.connector.modality_projection.gate_proj",
+                act="model.connector.modality_projection.act_fn",
+            ),
+            mlp_first=True,
+            stack=Stack(
+                "model.connector.perceiver_resampler.layers",
+                _PERCEIVER_BLOCK,
+                config=lambda c: c.perceiver_config,
+                heads=lambda p: p.resampler_n_heads,
+            ),
+            queries=True,
+            receives_rows="vision",
+        ),
+        language=llama_language("model.text_model", head="lm_head"),
+        places=_places,
+        placeholder="<image>",
+        nested_pictures=True,
+    )
+)

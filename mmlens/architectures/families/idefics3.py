@@ -1,0 +1,133 @@
+"""Idefics3 and SmolVLM: a SigLIP-like tower, pixel shuffle, and pictures cut into tiles that marker tokens announce.
+
+A picture is cut into rows and columns of tiles, each an entry of the vision tower's batch axis; the whole picture,
+squeezed into one tile, comes after them. In the text every tile is announced by a boundary token and a marker, a line
+break ends a row of tiles, and a boundary token closes the picture. Pixel shuffle lays blocks of patches side by side
+before one linear layer, so that a token stands for a block.
+
+Sources: Laurençon et al., Building and better understanding vision-language models, 2024
+(https://arxiv.org/abs/2408.12637); Marafioti et al., SmolVLM, 2025 (https://arxiv.org/abs/2504.05299).
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Stack
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, size_of
+from mmlens.inputs.patch_geometry.tile import in_tiles
+
+#: The tokens of one picture: rows of tiles, each tile's positions; the last row is the whole picture alone.
+_Tiles: TypeAlias = list[list[torch.Tensor]]
+
+_BOUNDARY, _WHOLE = "<fake_token_around_image>", "<global-img>"
+
+
+def _pictures(ids: torch.Tensor, image_token: int, per_tile: int, sample: int) -> Iterator[_Tiles]:
+    """The pictures of a sample, read from the tokens between the tiles.
+
+    Raises:
+        InputError: if the image tokens are not those of whole pictures.
+    """
+    positions = (ids == image_token).nonzero().flatten()
+    tiles = positions.view(-1, per_tile) if len(positions) % per_tile == 0 else positions[None]
+    whole = bool((tiles[:, -1] - tiles[:, 0] == per_tile - 1).all()) if len(positions) else True
+    if not whole or (len(positions) and int(positions[-1]) + 1 == len(ids)):
+        raise InputError(
+            f"The image tokens of sample {sample} are not those of whole tiles of {per_tile} tokens with a boundary token "
+            "behind the last; pass the ids as the processor made them."
+        )
+    picture: _Tiles = [[]]
+    for tile, following in zip(tiles, [*tiles[1:], None], strict=True):
+        picture[-1].append(tile)
+        behind = int(tile[-1]) + 1
+        boundary = ids[int(positions[-1]) + 1]
+        if following is None:
+            yield picture
+        elif ids[behind] != boundary:
+            picture.append([])  # a line break: the next row of tiles, or the whole picture
+        elif (ids[behind + 1 : int(following[0])] == boundary).any():
+            yield picture
+            picture = [[]]
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Two views of each picture that is cut, in every part: the whole, and the tiles put together."""
+    height, width = tensors["pixel_values"].shape[-2:]
+    tile = (height, width)
+    side, factor = config.vision_config.patch_size, config.scale_factor
+    patches = (tile[0] // side, tile[1] // side)
+    blocks = (patches[0] // factor, patches[1] // factor)
+    found = []
+    first = 0
+    for sample, ids in enumerate(tensors["input_ids"].cpu()):
+        for image, tokens in enumerate(_pictures(ids, config.image_token_id, blocks[0] * blocks[1], sample)):
+            cut = (len(tokens) - 1, len(tokens[0]) if len(tokens) > 1 else 0)
+            count = cut[0] * cut[1]
+            size: tuple[int, int] = size_of(sizes, sample, image) or (
+                max(cut[0], 1) * tile[0],
+                max(cut[1], 1) * tile[1],
+            )
+            in_order = torch.stack([each for row in tokens for each in row])
+            views: dict[Part, list[Grid]] = {"vision": [], "projector": [], "language": []}
+            for lying, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
+                frame = Frame(*size, (lying[0] * tile[0] / size[0], lying[1] * tile[1] / size[1]))
+                for part, within, length in (("vision", patches, side), ("projector", blocks, side * factor)):
+                    shape = (lying[0] * within[0], lying[1] * within[1])
+                    cells = cells_of(*shape)
+                    boxes = frame.to_original(boxes_of(cells, length))
+                    entries, rows = in_tiles(cells, start, lying, within)
+                    index = first + (entries if count and lying == cut else start)
+                    views[part].append(Grid(index, rows, boxes, cells, shape))  # type: ignore[index]
+                views["language"].append(Grid(sample, in_order[entries, rows], boxes, cells, shape))
+            found.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))
+            first += count + 1
+    return found
+
+
+def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
+    """The text that stands for each picture: its tiles, announced by their markers, and the whole."""
+    side = tensors["pixel_values"].shape[-1] // config.vision_config.patch_size // config.scale_factor
+    image = "<image>" * side**2
+    texts = []
+    for rows, columns in zip(_flat(tensors["rows"]), _flat(tensors["cols"]), strict=True):
+        lines = (
+            "".join(f"{_BOUNDARY}<row_{row + 1}_col_{column + 1}>{image}" for column in range(columns)) + "\n"
+            for row in range(rows)
+        )
+        texts.append("".join(lines) + ("\n" if rows else "") + f"{_BOUNDARY}{_WHOLE}{image}{_BOUNDARY}")
+    return texts
+
+
+def _flat(nested: Any) -> list[int]:
+    """Numbers per picture, whatever samples they are grouped by."""
+    return [int(number) for row in nested for number in row]
+
+
+IDEFICS3 = register_family(
+    Family(
+        name="idefics3",
+        classes=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+        vision=Vision(
+            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.connector", "image_hidden_states"), returns="model.connector", receives_rows="vision"
+        ),
+        language=llama_language("model.text_model", head="lm_head"),
+        places=_places,
+        placeholder="<image>",
+        nested_pictures=True,
+        expand=_expand,
+        # the numbers of rows and columns, which the text needs and the model does not take
+        image_options=lambda config: {"return_row_col_info": True},
+        for_counting=("rows", "cols"),
+    )
+)

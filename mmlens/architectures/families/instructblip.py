@@ -1,0 +1,84 @@
+"""InstructBLIP: a BLIP vision transformer, a Q-Former that reads the instruction, a nested Llama (Vicuna) or T5.
+
+The Q-Former's learned queries mix all patches: the image tokens that the language model sees have no place in the
+picture. Vision rows do.
+
+InstructBlipVideo is the same with several frames per sample (`pixel_values [batch frame channel row column]`), each an
+entry of the tower's batch axis; a frame is a picture here, and every sample has as many. Its own processor needs
+torchvision, and is used apart: pass its tensors.
+
+Source: Dai et al., InstructBLIP, 2023 (https://arxiv.org/abs/2305.06500).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, decoder_start, llama_language, t5_language
+from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Stack
+from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, picture_frame, query_places, size_of
+
+INSTRUCTBLIP = register_family(
+    Family(
+        name="instructblip",
+        classes=("InstructBlipForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("vision_model.encoder.layers", BLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("qformer", "encoder_hidden_states"),
+            returns="language_projection",
+            stack=Stack("qformer.encoder.layer", QFORMER_BLOCK, config=lambda c: c.qformer_config),
+            queries=True,
+            receives_rows="vision",
+        ),
+        language=llama_language("language_model.model", head="language_model.lm_head"),
+        other_languages=(t5_language("language_model", head="language_model.lm_head"),),
+        places=query_places,
+        writes_placeholders=True,
+        placeholder="",
+        extra_inputs=decoder_start,
+    )
+)
+
+
+def _is_frame(config: Config, tensors: Any) -> torch.Tensor:
+    """The positions that the queries of all frames take."""
+    return tensors["input_ids"] == config.video_token_id
+
+
+def _frame_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows in each frame; the first row is the class row."""
+    pixels = tensors["pixel_values"]
+    height, width = pixels.shape[-2:]
+    side = config.vision_config.patch_size
+    shape = (height // side, width // side)
+    cells = cells_of(*shape)
+    why = (
+        f"the {config.num_query_tokens} queries of the Q-Former mix all patches, so they have no place in the image; "
+        "ask for part='vision', whose rows are patches"
+    )
+    found = []
+    for sample in range(pixels.shape[0]):
+        for image in range(pixels.shape[1]):
+            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
+            boxes = frame.to_original(boxes_of(cells, side))
+            vision = Grid(sample * pixels.shape[1] + image, torch.arange(len(cells)) + 1, boxes, cells, shape)
+            size = (frame.height, frame.width)
+            found.append(Places(sample, image, size, {"vision": vision}, {"projector": why, "language": why}))
+    return found
+
+
+INSTRUCTBLIPVIDEO = register_family(
+    replace(
+        INSTRUCTBLIP,
+        name="instructblipvideo",
+        classes=("InstructBlipVideoForConditionalGeneration",),
+        places=_frame_places,
+        is_image=_is_frame,
+    )
+)

@@ -1,0 +1,171 @@
+"""Kosmos-2: a CLIP tower, learned queries that look at its patches once, and a pre-norm decoder with inner norms.
+
+The queries' keys and values are made of the projected patches and of the queries themselves; there is no skip path. In
+the language model a norm stands between `attn.hook_z` and the output linear, and one between `mlp.hook_act` and
+`mlp.hook_post`. The image tokens are not one token but a run of different ones, which a mask marks.
+
+Kosmos-2.5 reads documents: Pix2Struct's tower, whose patches come already cut, as many as the picture's shape allows,
+with padding rows behind them. Its image processor scales every picture by its own mean and deviation, so that a change
+of one patch changes all a little. Of the tower's attention points there is `hook_z` alone.
+
+Source: Peng et al., Kosmos-2: Grounding Multimodal Large Language Models to the World, 2023
+(https://arxiv.org/abs/2306.14824); Lv et al., KOSMOS-2.5: A Multimodal Literate Model, 2023
+(https://arxiv.org/abs/2309.11419).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, projected
+from mmlens.core.names import Part
+from mmlens.declarations.family import Family, Language, Pooling, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, picture_frame, size_of
+
+_BLOCK = Block(
+    attn=projected("out_proj"),
+    mlp=Mlp(down="ffn.fc2", up="ffn.fc1", act="ffn.activation_fn", branch="ffn"),
+    ln1=Norm("self_attn_layer_norm", centred=True),
+    ln2=Norm("final_layer_norm", centred=True),
+)
+
+
+def _is_image(config: Config, tensors: Any) -> torch.Tensor:
+    """The positions that the queries take, as the processor's mask says."""
+    mask = tensors.get("image_embeds_position_mask")
+    ids = tensors["input_ids"]
+    return torch.zeros_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The mask of image positions; tokens that were added at the end are text."""
+    mask = tensors.get("image_embeds_position_mask")
+    if mask is None:
+        return {}
+    added = tensors["input_ids"].shape[1] - mask.shape[1]
+    return {"image_embeds_position_mask": torch.cat([mask, mask.new_zeros(len(mask), added)], dim=1)}
+
+
+def _mixed(config: Config) -> str:
+    """Why the projector's and the language model's rows have no place."""
+    return (
+        f"the {config.latent_query_num} queries of the projector mix all patches, so they have no place in the image; ask "
+        "for part='vision', whose rows are patches"
+    )
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of the tower's rows; every sample has one picture."""
+    height, width = tensors["pixel_values"].shape[-2:]
+    side = config.vision_config.patch_size
+    shape = (height // side, width // side)
+    cells = cells_of(*shape)
+    why = _mixed(config)
+    found = []
+    for sample in range(len(tensors["pixel_values"])):
+        frame = picture_frame(processor, size_of(sizes, sample, 0), (height, width))
+        boxes = frame.to_original(boxes_of(cells, side))
+        vision = Grid(sample, torch.arange(len(cells)) + 1, boxes, cells, shape)
+        places = Places(sample, 0, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why})
+        found.append(places)
+    return found
+
+
+_QUERIES = "image_to_text_projection.x_attn"
+
+KOSMOS2 = register_family(
+    Family(
+        name="kosmos2",
+        classes=("Kosmos2ForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("vision_model.model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("image_to_text_projection", "features"),
+            returns="image_to_text_projection",
+            pooling=Pooling(
+                Attention(
+                    kernel=_QUERIES,
+                    branch=_QUERIES,
+                    q=f"{_QUERIES}.q_proj",
+                    k=f"{_QUERIES}.k_proj",
+                    v=f"{_QUERIES}.v_proj",
+                    o=f"{_QUERIES}.out_proj",
+                    joined=True,
+                ),
+                heads=lambda c: c.text_config.num_attention_heads,
+            ),
+            queries=True,
+            receives_rows="vision",
+        ),
+        language=Language(
+            stack=Stack("text_model.model.layers", _BLOCK, config=lambda c: c.text_config),
+            embed="text_model.model.embed_tokens",
+            norm=Norm("text_model.model.layer_norm", centred=True),
+            head="text_model.lm_head",
+        ),
+        places=_places,
+        is_image=_is_image,
+        writes_placeholders=True,
+        placeholder="",
+        extra_inputs=_extra_inputs,
+    )
+)
+
+
+def _is_document(config: Config, tensors: Any) -> torch.Tensor:
+    """The positions that the queries take; the tokens around them are marked with another number."""
+    mask = tensors.get("image_embeds_position_mask")
+    ids = tensors["input_ids"]
+    return torch.zeros_like(ids, dtype=torch.bool) if mask is None else mask == 1
+
+
+def _patch_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    """Places of patches that come cut, each with its row and column in front, counted from 1; 0 in padding rows."""
+    patches = tensors["flattened_patches"]
+    why = _mixed(config)
+    found = []
+    for sample, own in enumerate(patches[..., :2].long().cpu()):
+        real = own[own[:, 0] > 0]
+        cells = real - 1
+        shape = (int(real[:, 0].max()), int(real[:, 1].max()))
+        size = size_of(sizes, sample, 0) or (int(tensors["height"][sample]), int(tensors["width"][sample]))
+        boxes = Frame(*size, (shape[0] / size[0], shape[1] / size[1])).to_original(boxes_of(cells, 1))
+        vision = Grid(sample, torch.arange(len(cells)), boxes, cells, shape)
+        lengths: dict[Part, int] = {"vision": patches.shape[1]}
+        found.append(Places(sample, 0, size, {"vision": vision}, {"projector": why, "language": why}, lengths))
+    return found
+
+
+_PATCH_BLOCK = Block(
+    attn=Attention(
+        kernel=None,  # it looks for a registered function where none can be found, and always runs its own
+        branch="attention",
+        q="attention.query",
+        k="attention.key",
+        v="attention.value",
+        o="attention.output",
+    ),
+    mlp=Mlp(down="mlp.wo", up="mlp.wi_1", gate="mlp.wi_0", act="mlp.act", branch="mlp"),
+    ln1=Norm("pre_attention_layer_norm"),
+    ln2=Norm("pre_mlp_layer_norm"),
+)
+
+KOSMOS2_5 = register_family(
+    replace(
+        KOSMOS2,
+        name="kosmos2_5",
+        classes=("Kosmos2_5ForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("vision_model.encoder.layer", _PATCH_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        places=_patch_places,
+        is_image=_is_document,
+        pads_right=True,
+    )
+)

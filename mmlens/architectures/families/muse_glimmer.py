@@ -1,0 +1,108 @@
+"""Muse Glimmer and Spark: a packed tower with windows, squares of patches merged, norms around the language's branches.
+
+In the tower patches lie window by window, single and not in squares; they are put back into raster order and merged
+behind it. What the heads of a language block hand on passes a gate of the block's own between `hook_z` and the last
+linear. Logits are the unembedding's output scaled and bounded. In Muse Spark a gate weighs the stream and what a branch
+adds to it, feature by feature: the stream is no plain sum of its writers. It also hears, by a tower that has no points.
+
+Source: Meta, Muse Glimmer 30B model card, 2026 (https://huggingface.co/meta-models/Muse-Glimmer-30B).
+Source: Meta, Muse Spark model card, 2026 (https://huggingface.co/meta-models/Muse-Spark-Open-816B-A42B).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, llama_language, projected
+from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Mlp, Norm, Stack
+from mmlens.inputs.patch_geometry import cells_of
+from mmlens.inputs.patch_geometry.packed import packed_places
+
+_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_VISION_BLOCK = replace(
+    CLIP_BLOCK,
+    attn=projected("proj", "attn"),
+    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp"),
+    ln1=Norm("norm1", centred=True),
+    ln2=Norm("norm2", centred=True),
+)
+
+
+def _order(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches window by window in the tower, merged squares in raster order behind it."""
+    side = config.vision_config.pos_emb_height
+    patches = cells_of(shape[0] * merge, shape[1] * merge).tolist()
+    ordered = sorted(patches, key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
+    return torch.tensor(ordered), cells_of(*shape)
+
+
+def _merges(config: Config, tensors: dict[str, Any]) -> list[int]:
+    return [config.vision_config.merge_size] * len(tensors["image_grid_thw"])
+
+
+def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
+    """A picture's tokens, with one in front of them and one behind."""
+    square = config.vision_config.merge_size**2
+    counts = (tensors["image_grid_thw"].prod(-1) // square).tolist()
+    return [f"<|image_start|>{'<|patch|>' * count}<|image_end|>" for count in counts]
+
+
+MUSE_GLIMMER = register_family(
+    Family(
+        name="muse_glimmer",
+        classes=("MuseGlimmerForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_tower.layers", _VISION_BLOCK, config=lambda c: c.vision_config, packed=True),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.vision_adapter", "x"),
+            returns="model.perception_emb_norm",
+            mlp=Mlp(down="model.vision_adapter.fc2", up="model.vision_adapter.fc1"),
+            side_by_side=lambda c: c.vision_config.merge_size**2,
+        ),
+        language=replace(
+            _LANGUAGE,
+            stack=Stack(_LANGUAGE.stack.path, GEMMA_SANDWICH_BLOCK, config=lambda c: c.text_config),
+        ),
+        places=packed_places(order=_order, merges=_merges),
+        placeholder="<|patch|>",
+        expand=_expand,
+    )
+)
+
+
+def _share(gate: nn.Module) -> torch.Tensor:
+    """What a residual gate multiplies a branch's output by."""
+    return torch.sigmoid(gate.gate / gate.temperature)  # type: ignore[arg-type, operator]
+
+
+_DENSE = replace(
+    GEMMA_SANDWICH_BLOCK,
+    attn=replace(
+        projected("o_proj"),
+        branch="post_attention_layernorm",
+        scale=lambda block: _share(block.post_attention_residual_gate),  # type: ignore[arg-type]
+    ),
+    middle="post_attention_residual_gate",
+    mlp=replace(
+        GEMMA_SANDWICH_BLOCK.mlp,
+        scale=lambda block: _share(block.post_feedforward_residual_gate),  # type: ignore[arg-type]
+    ),
+)
+_SPARSE = replace(_DENSE, mlp=Mlp(branch=_DENSE.mlp.branch, router="mlp.gate", router_item=0, scale=_DENSE.mlp.scale))
+
+MUSE_SPARK = register_family(
+    replace(
+        MUSE_GLIMMER,
+        name="muse_spark",
+        classes=("MuseSparkForConditionalGeneration",),
+        language=replace(
+            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_DENSE, _SPARSE), config=lambda c: c.text_config)
+        ),
+    )
+)

@@ -1,0 +1,48 @@
+"""PaliGemma: a SigLIP tower, one linear, a Gemma (or Gemma 2) language model that reads its prompt in both directions.
+
+Picture and prompt are a prefix in which every token attends to every other; only what is written after it is causal.
+`token_type_ids` say where the prefix ends: 0 in it, 1 behind it.
+
+Source: Beyer et al., PaliGemma: A versatile 3B VLM for transfer, 2024 (https://arxiv.org/abs/2407.07726); Steiner et
+al., PaliGemma 2, 2024 (https://arxiv.org/abs/2412.03555).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlens.architectures.families.blocks import CLIP_BLOCK, gemma_language
+from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Config, Stack
+from mmlens.inputs.patch_geometry import grid_places
+
+
+def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The prompt is prefix; tokens that came behind it are not."""
+    if "pixel_values" not in tensors:
+        return {}
+    ids = tensors["input_ids"]
+    prefix = tensors.get("token_type_ids", torch.zeros_like(ids))
+    return {"token_type_ids": nn.functional.pad(prefix, (0, ids.shape[1] - prefix.shape[1]), value=1)}
+
+
+PALIGEMMA = register_family(
+    Family(
+        name="paligemma",
+        classes=("PaliGemmaForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_tower.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        ),
+        projector=Projector(
+            receives=("model.multi_modal_projector", "image_features"), returns="model.multi_modal_projector"
+        ),
+        language=replace(gemma_language("model.language_model", head="lm_head"), looks_ahead=True),
+        places=grid_places(class_rows=lambda c: 0, drops_class=lambda c: False),
+        placeholder="<image>",
+        extra_inputs=_extra_inputs,
+    )
+)

@@ -1,0 +1,130 @@
+"""PerceptionLM: a Perception Encoder of timm's, two linears in front of a pooling, a Llama language model.
+
+transformers builds the tower with timm, which has to be installed with torchvision beside it; nothing of either is
+imported here. The tower's attention is timm's own code, so that of its six points there is `hook_z` alone; every branch
+is multiplied by a scale of its own before it is added. A picture is seen as a whole on one tile, and then stretched to a
+canvas of tiles. The whole comes first, also of pictures that take one tile. All pictures of a batch must take the same
+number of tiles, as transformers lays them in one tensor. Blocks of patches are averaged behind the projector's linears.
+
+Source: Cho et al., PerceptionLM: Open-Access Data and Models for Detailed Visual Understanding, 2025
+(https://arxiv.org/abs/2504.13180); Bolya et al., Perception Encoder, 2025 (https://arxiv.org/abs/2504.13181).
+"""
+
+from dataclasses import replace
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlens.architectures.families.blocks import llama_language, two_layer_projector
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.registry import register_family
+from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.inputs.patch_geometry import Grid, Places, Sizes, owners_of, size_of
+from mmlens.inputs.patch_geometry.tile import PARTS, Tower, unknown_places, view_grids
+
+_PROJECTOR = "model.multi_modal_projector"
+
+
+def _heads(block: nn.Module) -> int:
+    return int(block.attn.num_heads)  # type: ignore[union-attr, arg-type]
+
+
+def _attention_scale(block: nn.Module) -> torch.Tensor | float:
+    return 1.0 if block.gamma_1 is None else block.gamma_1  # type: ignore[return-value]
+
+
+def _mlp_scale(block: nn.Module) -> torch.Tensor | float:
+    return 1.0 if block.gamma_2 is None else block.gamma_2  # type: ignore[return-value]
+
+
+#: timm's `EvaBlock` with fused queries, keys and values and an MLP of two linears.
+_BLOCK = Block(
+    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj", scale=_attention_scale, heads=_heads),
+    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp", scale=_mlp_scale),
+    ln1=Norm("norm1", centred=True),
+    ln2=Norm("norm2", centred=True),
+)
+
+
+def _canvas(processor: Any, size: tuple[int, int], tile: int, count: int) -> tuple[int, int]:
+    """(rows, columns) of the tiles that an image processor cuts a picture into, by its own rule.
+
+    Raises:
+        InputError: if they are not as many as the picture has.
+    """
+    where = {"img_width": size[1], "img_height": size[0], "tile_size": tile}
+    rule = getattr(processor, "_fit_image_to_canvas", None)
+    columns, rows = (0, 0) if rule is None else rule(**where) or processor._find_closest_aspect_ratio(**where)
+    if rows * columns != count:
+        raise InputError(
+            f"A picture of (height, width) {size} came as {count} tiles and its whole, but the image processor "
+            f"({type(processor).__name__}) cuts it into {rows} x {columns}; pass the picture that the tensors were made from."
+        )
+    return rows, columns
+
+
+def _tower(config: Config, tensors: dict[str, Any]) -> Tower:
+    """What the tower makes of a tile, as the number of image tokens says it: the configuration may not hold its shape.
+
+    Raises:
+        InputError: if the tokens are not those of whole pictures.
+    """
+    pictures, entries, _, height, width = tensors["pixel_values"].shape
+    tokens = int((tensors["input_ids"] == config.image_token_id).sum())
+    side = isqrt(tokens // (pictures * entries))
+    if side * side * pictures * entries != tokens or not tokens:
+        raise InputError(
+            f"{tokens} image tokens are not those of {pictures} pictures of {entries} tiles, each of which takes a square of "
+            "them. Put one placeholder per picture into the text (prepare() does it for you)."
+        )
+    pool = int(config.projector_pooling_ratio)
+    return Tower((height, width), height // (side * pool), pool, int(config.vision_use_cls_token))
+
+
+def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+    tower = _tower(config, tensors)
+    entries = tensors["pixel_values"].shape[1]
+    each = entries * tower.tokens
+    found: list[Places] = []
+    for number, (sample, image, tokens) in enumerate(
+        owners_of(tensors, config.image_token_id, [each] * len(tensors["pixel_values"]))
+    ):
+        size = size_of(sizes, sample, image) or (tower.tile if entries == 1 else None)
+        if size is None:
+            found.append(unknown_places(sample, entries, image))
+            continue
+        cuts = [((1, 1), 0)]
+        if entries > 1:
+            cuts.append((_canvas(processor, size, tower.tile[0], entries - 1), 1))
+        views = [view_grids(tower, size, tiles, number * entries, sample, tokens, start) for tiles, start in cuts]
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in PARTS}
+        found.append(Places(sample, image, size, grids, {}))
+    return found
+
+
+PERCEPTION_LM = register_family(
+    Family(
+        name="perception_lm",
+        classes=("PerceptionLMForConditionalGeneration",),
+        vision=Vision(
+            stack=Stack("model.vision_tower.timm_model.blocks", _BLOCK, config=lambda c: c.vision_config),
+            read=lambda c: [-1],
+        ),
+        projector=replace(
+            two_layer_projector(_PROJECTOR),
+            # with the class row, which is left out behind it, so that rows are called as in the tower
+            receives=("model.vision_tower.timm_model.norm", None),
+            mlp=Mlp(down=f"{_PROJECTOR}.linear_2", up=f"{_PROJECTOR}.linear_1", act=f"{_PROJECTOR}.gelu"),
+            mlp_rows="patches",
+            mlp_rows_first=True,
+            receives_rows="vision",
+        ),
+        language=llama_language("model.language_model", head="lm_head"),
+        places=_places,
+        placeholder="<|image|>\n",
+    )
+)

@@ -1,0 +1,280 @@
+"""Collecting hook points and edges: the pieces that every block and part is made of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import nn
+
+from mmlens.architectures.attention_interface import attention_tower
+from mmlens.architectures.modules import in_features, submodule
+from mmlens.core.errors import UnsupportedModelError
+from mmlens.core.names import HookName
+from mmlens.declarations.family import Method
+from mmlens.declarations.rows import Form, Rows
+from mmlens.declarations.structure import Attention, Mlp, Norm, Scale
+from mmlens.hooks.attachment import (
+    AtSite,
+    Attachment,
+    Factored,
+    NormScale,
+    OneRowAxis,
+    OneStream,
+    RowsFirst,
+    RowsOfMap,
+    SideBySide,
+    TensorAccess,
+    WithoutAxis,
+)
+from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
+from mmlens.hooks.graph import Node, Role, node_kind
+from mmlens.hooks.mixture import RouterLogits, Unflattened
+from mmlens.hooks.point import Point
+from mmlens.hooks.raster import OutOfWindows
+from mmlens.hooks.site import MethodSite, Site
+
+
+@dataclass
+class Collector:
+    """Points, nodes and edges, in execution order.
+
+    Attributes:
+        model: the bare Hugging Face model.
+        family: the family's name, for messages.
+        dead: why the points added now cannot reach the logits; None if they can.
+        form: the form in which the modules read now hold rows.
+        windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
+    """
+
+    model: nn.Module
+    family: str
+    points: dict[str, Point] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    edges: list[tuple[str, str]] = field(default_factory=list)
+    dead: str | None = None
+    form: Form = field(default_factory=Form)
+    windows: nn.Module | None = None
+    _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
+    _reaches: dict[tuple[int, str, str], TensorAccess] = field(default_factory=dict)
+    _towers: dict[int, Tower] = field(default_factory=dict)
+
+    def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
+        """A module of the model, or of a block."""
+        return submodule(self.model if root is None else root, path, self.family)
+
+    def entering(self, module: nn.Module, argument: str = "hidden_states") -> TensorAccess:
+        """The tensor that a module receives."""
+        return self._shown(self._received(module, argument))
+
+    def leaving(self, module: nn.Module) -> TensorAccess:
+        """The tensor that a module returns."""
+        return self._shown(self._sites.setdefault((id(module), "out", ""), Site(module, "out")))
+
+    def _received(self, module: nn.Module, argument: str = "hidden_states") -> Site:
+        return self._sites.setdefault((id(module), "in", argument), Site(module, "in", argument))
+
+    def _shown(self, reach: TensorAccess) -> TensorAccess:
+        """A tensor as hooks see it: one axis of rows, in the order of the stream."""
+        if self.windows is not None:
+            reach = OutOfWindows(reach, self._received(self.windows), self.windows)
+        if self.form.lone_axis is not None:
+            reach = WithoutAxis(reach, self.form.lone_axis)
+        if self.form.channels_first:
+            return RowsOfMap(reach)
+        if self.form.active is not None:
+            return OneStream(reach, self.form.active)
+        if self.form.rows_first:
+            return RowsFirst(reach)
+        return OneRowAxis(reach) if self.form.nested else reach
+
+    def returned(self, declared: str | Method) -> TensorAccess:
+        """What a declared module or method of the model returns."""
+        if isinstance(declared, str):
+            return self.leaving(self.module(declared))
+        return self._shown(MethodSite(self.module(declared.path), declared.name, declared.field))
+
+    def branch(self, path: str | None, block: nn.Module, scale: Scale | None) -> AtSite:
+        """What a branch adds to the stream: a module's output, times a gate or layer scale if there is one."""
+        if path is None:
+            raise UnsupportedModelError(
+                "A block's declaration lacks the module that returns its branch (Attention.branch, Mlp.branch)."
+            )
+        module = self.module(path, block)
+        site = self.leaving(module)
+        if scale is None:
+            return AtSite(site)
+        key = (id(module), "scaled", "")
+        reach = self._reaches.setdefault(key, Factored(site, partial(scale, block)))
+        return AtSite(reach)
+
+    def add(
+        self,
+        name: str,
+        attachment: Attachment,
+        rows: Rows,
+        *,
+        axes: str | None = None,
+        width: int | None = -1,
+        after: Iterable[str] = (),
+        role: Role | None = None,
+        on_request: bool = False,
+    ) -> str:
+        """Add one point and the edges into it; returns its name.
+
+        Args:
+            name: full hook name.
+            attachment: how it reaches its tensor.
+            rows: the stream it lives on.
+            axes, width: if they differ from the stream's.
+            after: the points it is computed from.
+            role: what it is to the residual stream.
+            on_request: left out of a default cache.
+        """
+        parsed = HookName.parse(name)
+        self.points[name] = Point(name, attachment)
+        self.nodes.append(
+            Node(
+                name,
+                parsed.part,
+                parsed.layer,
+                node_kind(name),
+                axes or rows.axes,
+                rows.width if width == -1 else width,
+                rows.sequence,
+                role,
+                self.dead,
+                on_request,
+                parsed.stack,
+            )
+        )
+        self.edges += [(source, name) for source in after]
+        return name
+
+    def norm_scale(
+        self, name: str, norm: Norm, root: nn.Module | None, rows: Rows, after: str, *, flat: TensorAccess | None = None
+    ) -> str:
+        """The divisor of a norm; `flat` as for `mlp`."""
+        module = self.module(norm.path, root)
+        eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
+        received: TensorAccess = self.entering(module)
+        returned: TensorAccess = self.leaving(module)
+        if flat is not None:
+            received, returned = Unflattened(received, flat), Unflattened(returned, flat)
+        attachment = NormScale(module, centred=norm.is_centred(module), eps=eps, received=received, returned=returned)
+        return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
+
+    def attention(
+        self,
+        prefix: str,
+        attention: Attention,
+        block: nn.Module,
+        *,
+        heads: int,
+        rows: Rows,
+        query_from: list[str],
+        key_from: list[str],
+        key_sequence: str,
+    ) -> str:
+        """The six points of an attention computation; returns the name of the last, `hook_z`."""
+        if attention.kernel is None:
+            return self._heads(f"{prefix}.hook_z", attention, block, heads, rows, [*query_from, *key_from])
+        kernel = self.module(attention.kernel, block)
+        d_head: int | None = in_features(self.module(attention.o, block)) // heads
+        config = kernel.config
+        tower = self._towers.setdefault(id(config), attention_tower(config, packed=rows.packed))
+        batch = "" if rows.packed else "batch "
+        axes = {
+            "q": f"{batch}query head d_head",
+            "k": f"{batch}key head d_head",
+            "v": f"{batch}key head d_head",
+            "attn_scores": f"{batch}head query key",
+            "pattern": f"{batch}head query key",
+            "z": f"{batch}query head d_head",
+        }
+        names = {kind: f"{prefix}.hook_{kind}" for kind in ATTENTION_KINDS}
+        after = {
+            "q": query_from,
+            "k": key_from,
+            "v": key_from,
+            "attn_scores": [names["q"], names["k"]],
+            "pattern": [names["attn_scores"]],
+            "z": [names["pattern"], names["v"]],
+        }
+        keys = Rows(rows.axes, rows.width, key_sequence)
+        if attention.over_channels:
+            # the last axis runs over the positions, however many the picture has
+            keys = rows = Rows(rows.axes, rows.width, "channels")
+            d_head = None
+        for kind in ATTENTION_KINDS:
+            pairs = kind in ("attn_scores", "pattern")
+            self.add(
+                names[kind],
+                InAttention(kernel, kind, tower),
+                keys if kind in "kv" else rows,
+                axes=axes[kind],
+                width=None if pairs or (attention.latent and kind in "qk") else d_head,
+                after=after[kind],
+                on_request=pairs,
+            )
+        return names["z"]
+
+    def _heads(
+        self, name: str, attention: Attention, block: nn.Module, heads: int, rows: Rows, after: list[str]
+    ) -> str:
+        """What the heads hand to the last linear, where nothing else of the attention can be reached."""
+        last = self.module(attention.o, block)
+        width = in_features(last) // heads
+        site = AtSite(SideBySide(self.entering(last), heads))
+        axes = f"{'' if rows.packed else 'batch '}query head d_head"
+        return self.add(name, site, rows, axes=axes, width=width, after=dict.fromkeys(after))
+
+    def mlp(
+        self,
+        prefix: str,
+        mlp: Mlp,
+        root: nn.Module | None,
+        rows: Rows,
+        after: list[str],
+        *,
+        flat: TensorAccess | None = None,
+    ) -> list[str]:
+        """The inner points of an MLP; returns the names that its output is computed from.
+
+        Args:
+            prefix: of their names.
+            mlp: where things are.
+            root: the block; None for a projector's MLP.
+            rows: the stream it reads.
+            after: the points it is computed from.
+            flat: where it may run on the rows of all samples in one sequence, the stream whose rows they are.
+        """
+        if mlp.down is None:
+            return self._mixture(prefix, mlp, root, rows, after)
+
+        def at(site: TensorAccess) -> AtSite:
+            return AtSite(site if flat is None else Unflattened(site, flat))
+
+        down = self.module(mlp.down, root)
+        width, axes = in_features(down), rows.inner("neuron")
+        hidden = list(after)
+        if mlp.act is not None:
+            act = self.module(mlp.act, root)
+            pre = self.add(f"{prefix}.hook_pre", at(self.entering(act)), rows, axes=axes, width=width, after=after)
+            active = self.add(f"{prefix}.hook_act", at(self.leaving(act)), rows, axes=axes, width=width, after=[pre])
+            hidden = [active, *after] if mlp.gate or mlp.gate_up else [active]
+        return [self.add(f"{prefix}.hook_post", at(self.entering(down)), rows, axes=axes, width=width, after=hidden)]
+
+    def _mixture(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
+        """A mixture of experts: the router's logits, where a module returns them, and the expert that all rows share."""
+        stream = self.entering(self.model if root is None else root)
+        found = list(after)
+        if mlp.router is not None:
+            router = self.module(mlp.router, root)
+            reach = self.leaving(router) if mlp.router_item is None else RouterLogits(router, mlp.router_item)
+            width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
+            site = AtSite(Unflattened(reach, stream))
+            axes = rows.inner("expert")
+            found.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))
+        if mlp.shared is not None:
+            found += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, flat=stream)
+        return found

@@ -1,0 +1,264 @@
+"""The weights of a branch under TransformerLens's names: views of the real parameters."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from mmlens.architectures.modules import find_module, in_features, out_features, submodule
+from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.declarations.structure import Attention, Mlp
+
+
+def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
+    """A linear's own weight `[out in]`, the real parameter; under a LoRA adapter the base layer's.
+
+    That of a convolution of one cell is seen as a linear's, which it is to every cell.
+
+    Args:
+        linear: the module.
+        what: what it is, for the message.
+        to: what it is asked for, for the message.
+
+    Raises:
+        UnsupportedModelError: for quantised or offloaded weights.
+    """
+    weight = linear.weight
+    # a tensor made of others, which it can be taken apart into, is how torchao and quanto keep codes and scales
+    made_up = hasattr(weight, "__tensor_flatten__")
+    plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not made_up
+    if not plain:
+        kind = getattr(weight, "dtype", type(weight).__name__)
+        raise UnsupportedModelError(
+            f"{what} is quantised ({kind}) and cannot be {to}{'ed' if to == 'edit' else ''}; load the model in a floating dtype."
+        )
+    if weight.is_meta:  # type: ignore[union-attr]
+        raise UnsupportedModelError(
+            f"{what} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
+            f"{to} its weights."
+        )
+    found: torch.Tensor = weight  # type: ignore[assignment]
+    return found.flatten(1) if isinstance(linear, nn.Conv2d) else found
+
+
+def readable(linear: nn.Module, what: str) -> torch.Tensor:
+    """A linear's weight `[out in]` as it acts, if it can be read as numbers; under a LoRA adapter, the sum of both.
+
+    Raises:
+        UnsupportedModelError: for quantised or offloaded weights.
+    """
+    return _adapted(linear, plain_weight(linear, what))
+
+
+def _adapted(linear: nn.Module, weight: torch.Tensor) -> torch.Tensor:
+    """A weight with what peft's active adapters add to it."""
+    delta: Any = getattr(linear, "get_delta_weight", None)
+    if delta is None or linear.merged or linear.disable_adapters:
+        return weight
+    adapters = [name for name in linear.active_adapters if name in linear.lora_A]  # type: ignore[union-attr, operator]
+    for name in adapters:
+        weight = weight + delta(name)
+    return weight
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The weights of one attention branch; `head` counts grouped key and value heads for `W_K` and `W_V`.
+
+    Attributes:
+        module: the block.
+        declared: where the linears are.
+        heads: number of query heads.
+    """
+
+    module: nn.Module
+    declared: Attention
+    heads: int
+
+    def _linear(self, path: str | None) -> nn.Module:
+        if path is None:
+            raise InputError(
+                f"{type(self.module).__name__} has no one linear for these weights (Attention.q, k, v or qkv is not declared)."
+            )
+        if path in (self.declared.k, self.declared.v) and find_module(self.module, path) is None:
+            raise InputError(
+                f"This {type(self.module).__name__} has no {path}: "
+                + (
+                    "it takes over the keys and values of an earlier block; read the weights there."
+                    if self._takes_over
+                    else "its values are its keys; read W_K."
+                )
+            )
+        return submodule(self.module, path, "attention")
+
+    @property
+    def _takes_over(self) -> bool:
+        """Whether the block has no keys of its own: those of an earlier block serve it too."""
+        return self.declared.k is not None and find_module(self.module, self.declared.k) is None
+
+    @property
+    def output(self) -> nn.Module:
+        """The last linear, the real module: its weight is `W_O`."""
+        return self._linear(self.declared.o)
+
+    @property
+    def d_head(self) -> int:
+        """Width of a head."""
+        return in_features(self.output) // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        if self.declared.k is None and self.declared.qkv is None:
+            return self.heads
+        if self._takes_over:
+            kernel: Any = submodule(self.module, str(self.declared.kernel), "attention")
+            return self.heads // int(kernel.num_key_value_groups)
+        if self.declared.k is not None:
+            return out_features(self._linear(self.declared.k)) // self.d_head
+        return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
+
+    def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
+        """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
+        linear = self._linear(own or self.declared.qkv)
+        tensor = linear.bias if bias else readable(linear, own or str(self.declared.qkv))
+        if tensor is None or own is not None:
+            return tensor  # type: ignore[return-value]
+        queries = self.heads * self.d_head
+        grouped = (len(tensor) - queries) // 2  # type: ignore[arg-type]
+        return tensor.split([queries, grouped, grouped])[which]  # type: ignore[operator, union-attr]
+
+    def _by_head(self, which: int, tensor: torch.Tensor) -> torch.Tensor:
+        """One entry per head along the first axis; of queries that come with a gate each, the queries."""
+        heads = tensor.unflatten(0, (-1, self.d_head))
+        return heads[::2] if which == 0 and self.declared.gated else heads
+
+    def _weight(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
+        weight = self._part(which, own, bias=False)
+        return self._by_head(which, weight).transpose(1, 2)  # type: ignore[arg-type]
+
+    def _bias(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_head"]:
+        bias = self._part(which, own, bias=True)
+        if bias is None:
+            weight = self._weight(which, own)
+            return weight.new_zeros(weight.shape[0], weight.shape[2])
+        return self._by_head(which, bias)
+
+    @property
+    def W_Q(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Query weights."""
+        return self._weight(0, self.declared.q)
+
+    @property
+    def W_K(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Key weights."""
+        return self._weight(1, self.declared.k)
+
+    @property
+    def W_V(self) -> Float[torch.Tensor, "head d_model d_head"]:
+        """Value weights."""
+        return self._weight(2, self.declared.v)
+
+    @property
+    def W_O(self) -> Float[torch.Tensor, "head d_head d_model"]:
+        """Output weights."""
+        weight = readable(self._linear(self.declared.o), self.declared.o)
+        return weight.T.unflatten(0, (self.heads, self.d_head))
+
+    @property
+    def b_Q(self) -> Float[torch.Tensor, "head d_head"]:
+        """Query biases, zero if the family has none."""
+        return self._bias(0, self.declared.q)
+
+    @property
+    def b_K(self) -> Float[torch.Tensor, "head d_head"]:
+        """Key biases, zero if the family has none."""
+        return self._bias(1, self.declared.k)
+
+    @property
+    def b_V(self) -> Float[torch.Tensor, "head d_head"]:
+        """Value biases, zero if the family has none."""
+        return self._bias(2, self.declared.v)
+
+    @property
+    def b_O(self) -> Float[torch.Tensor, "d_model"]:
+        """Output bias, zero if the family has none."""
+        return _bias(self._linear(self.declared.o))
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """The weights of one MLP.
+
+    Attributes:
+        module: the block, or the model for a projector's MLP.
+        declared: where the linears are.
+    """
+
+    module: nn.Module
+    declared: Mlp
+
+    def _linear(self, path: str) -> nn.Module:
+        return submodule(self.module, path, "mlp")
+
+    def _into(self, which: int, own: str | None) -> Float[torch.Tensor, "d_model neuron"]:
+        """The weights of the gate (0) or of the linear path in (1), which may be one linear."""
+        path = own or str(self.declared.gate_up)
+        weight = readable(self._linear(path), path)
+        return (weight if own else weight.chunk(2)[self._half(which)]).T
+
+    def _half(self, which: int) -> int:
+        """Which half of a fused linear is the gate (0) or the linear path in (1)."""
+        return 1 - which if self.declared.up_first else which
+
+    @property
+    def d_mlp(self) -> int:
+        """Number of hidden neurons."""
+        return in_features(self.down)
+
+    @property
+    def down(self) -> nn.Module:
+        """The last linear, the real module: column i of its weight is what neuron i writes."""
+        return self._linear(str(self.declared.down))
+
+    @property
+    def W_in(self) -> Float[torch.Tensor, "d_model neuron"]:
+        """Weights of the linear path in."""
+        return self._into(1, self.declared.up)
+
+    @property
+    def W_gate(self) -> Float[torch.Tensor, "d_model neuron"]:
+        """Weights of the gate.
+
+        Raises:
+            InputError: if the MLP has no gate.
+        """
+        if self.declared.gate is None and self.declared.gate_up is None:
+            raise InputError("This MLP has no gate; its input weights are W_in.")
+        return self._into(0, self.declared.gate)
+
+    @property
+    def W_out(self) -> Float[torch.Tensor, "neuron d_model"]:
+        """Output weights: row i is what neuron i writes per unit of `mlp.hook_post`."""
+        return readable(self.down, str(self.declared.down)).T
+
+    @property
+    def b_in(self) -> Float[torch.Tensor, "neuron"]:
+        """Input bias, zero if the family has none."""
+        if self.declared.up is None:
+            return _bias(self._linear(str(self.declared.gate_up))).chunk(2)[self._half(1)]
+        return _bias(self._linear(self.declared.up))
+
+    @property
+    def b_out(self) -> Float[torch.Tensor, "d_model"]:
+        """Output bias, zero if the family has none."""
+        return _bias(self.down)
+
+
+def _bias(linear: nn.Module) -> torch.Tensor:
+    bias = linear.bias
+    if bias is None:
+        return linear.weight.new_zeros(out_features(linear))  # type: ignore[operator, union-attr]
+    return bias  # type: ignore[return-value]

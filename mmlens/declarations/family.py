@@ -1,0 +1,285 @@
+"""What a model family declares: where its parts are, in module paths. Nothing here runs a model.
+
+A declaration is data: paths of `nn.Module`s relative to the Hugging Face model, with the blocks of `declarations/structure.py`.
+`architectures/build.py` turns it into hook points; adding a family is adding one file to `architectures/families/`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from mmlens.declarations.structure import Attention, Config, Mlp, Norm, Stack
+
+#: A block that is read: its number in the last stack, or the name of its stack and its number there; numbers count from
+#: the stack's end if negative.
+Read: TypeAlias = int | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The vision encoder.
+
+    Attributes:
+        stack: its blocks; several stacks, in the order of execution, in two-stage and hierarchical towers.
+        read: the blocks whose output is handed to the projector, given the model's configuration.
+        beside: those whose output the projector gets as a second argument, which has no point of its own.
+    """
+
+    stack: Stack | tuple[Stack, ...]
+    read: Callable[[Config], Sequence[Read]]
+    beside: Callable[[Config], Sequence[Read]] = lambda config: ()
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks, in the order of execution."""
+        return self.stack if isinstance(self.stack, tuple) else (self.stack,)
+
+
+@dataclass(frozen=True)
+class DeepStack:
+    """Mergers that read earlier vision blocks, whose features are added to the stream between language blocks.
+
+    Attributes:
+        path: the `nn.ModuleList` of mergers.
+        mlp: the hidden layer of each, relative to the merger.
+        argument: name of the argument by which a merger receives the vision features.
+        read: the vision block that each reads, given the model's configuration.
+        into: the language block whose input each is added to.
+        side_by_side: how many of the tower's rows are laid side by side in each row that a merger receives, given the
+            model's configuration.
+    """
+
+    path: str
+    mlp: Mlp
+    argument: str
+    read: Callable[[Config], Sequence[int]]
+    into: Callable[[Config], Sequence[int]]
+    side_by_side: Callable[[Config], int] = lambda config: 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method whose result holds the features, where no module returns them all at once.
+
+    Attributes:
+        path: the module that has it.
+        name: the method.
+        field: the attribute of its result that holds the features: a tensor, or one per picture.
+    """
+
+    path: str
+    name: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Attention of a projector that stands in no block: there is no stream that its output is added to.
+
+    Attributes:
+        attention: where its linears are, in paths relative to the model.
+        heads: number of heads, given the model's configuration.
+        windows: every row that it returns is pooled from a window of patches of its own, so that the batch axis of its
+            points runs over windows; else learned queries look at all patches.
+    """
+
+    attention: Attention
+    heads: Callable[[Config], int]
+    windows: bool = False
+
+
+@dataclass(frozen=True)
+class Projector:
+    """What stands between the vision encoder and the language model.
+
+    Attributes:
+        receives: the module that receives the vision features, and the name of that argument; or the module of the tower
+            that returns them, and None.
+        returns: the module (or method) that returns the features in the language model's width.
+        mlp: its hidden layer, if it has one.
+        mlp_first: the hidden layer stands in front of what queries look at, not behind it.
+        mlp_rows: what the rows of the hidden layer are called, where they are put into another order before they are
+            returned; they have no places then.
+        mlp_rows_first: the hidden layer holds its rows in front of the batch, `[row batch d]`; hooks see `[batch row d]`.
+        stack: the blocks of a Q-Former or perceiver.
+        pooling: attention in no block, which pools patches or lets learned queries look at them.
+        mixer: a module that does the same without hook points inside.
+        queries: the rows it returns are learned queries, not patches.
+        width: how wide the rows are that it returns, given the model's configuration; as the language model's stream, if
+            None.
+        receives_rows: whether the rows it receives are those that it returns (`"projector"`), or the tower's own
+            (`"vision"`), which it merges or which queries look at.
+        side_by_side: how many of the tower's rows are laid side by side in each row that it receives, given the model's
+            configuration.
+        received_width: how wide the rows are that it receives, given the model's configuration; as what is read, if None.
+        packed: the rows of all pictures lie in one sequence, without a batch axis; as in the tower, if None.
+        laid_out: a module whose output has the layout that `returns` loses, where that one gets the rows of all pictures in
+            one sequence; its point shows them picture by picture.
+        nested: its modules hold rows in several axes (pictures, tiles and patches of a sample, or the rows and columns of a
+            raster); hooks see one.
+        lone_axis: as for `Stack`.
+        deepstack: further mergers, whose features enter the language model above its first block.
+    """
+
+    receives: tuple[str, str | None]
+    returns: str | Method
+    mlp: Mlp | None = None
+    mlp_first: bool = False
+    mlp_rows: str | None = None
+    mlp_rows_first: bool = False
+    stack: Stack | None = None
+    pooling: Pooling | None = None
+    mixer: str | None = None
+    queries: bool = False
+    width: Callable[[Config], int] | None = None
+    receives_rows: Literal["vision", "projector"] = "projector"
+    side_by_side: Callable[[Config], int] = lambda config: 1
+    received_width: Callable[[Config], int] | None = None
+    packed: bool | None = None
+    laid_out: str | None = None
+    nested: bool = False
+    lone_axis: int | None = None
+    deepstack: DeepStack | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The encoder of an encoder-decoder language model, which reads the prompt and the picture.
+
+    Attributes:
+        stack: its blocks, named `encoder.blocks`.
+        norm: the final norm, whose output the decoder looks at; None where that is what the last block returns.
+    """
+
+    stack: Stack
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Blocks of a list of their own that stand between the language model's and look at the picture.
+
+    Attributes:
+        stack: the blocks.
+        every: one of them stands in front of the first of so many blocks of the language model, given its configuration.
+    """
+
+    stack: Stack
+    every: Callable[[Config], int]
+
+
+@dataclass(frozen=True)
+class Language:
+    """The language model.
+
+    Attributes:
+        stack: its blocks; the decoder's, if it has an encoder.
+        embed: the token embedding.
+        enters: the module that receives the merged embeddings in every forward pass, and the name of that argument, where
+            blocks receive something else; the first block if None.
+        norm: the final norm; None where the blocks themselves end with one.
+        head: the unembedding, whose output are the logits.
+        merges: the projector's features take the place of image tokens in the embeddings; False where only
+            cross-attention blocks read them.
+        encoder: the encoder, whose output the blocks' cross-attention reads.
+        crossing: further blocks that stand between its own and look at the projector's features.
+        more_tokens: how many logits come from a second table, given the configuration; `W_U` and `W_E` do not hold them.
+        looks_ahead: positions may attend to later ones (of the same picture, or of the prompt); to which, the mask that the
+            model makes in each run alone says.
+    """
+
+    stack: Stack
+    embed: str
+    norm: Norm | None
+    head: str
+    merges: bool = True
+    enters: tuple[str, str] | None = None
+    encoder: Encoder | None = None
+    crossing: Crossing | None = None
+    more_tokens: Callable[[Config], int] = lambda config: 0
+    looks_ahead: bool = False
+
+
+@dataclass(frozen=True)
+class Videos:
+    """How a family reads videos: its picture tower sees the frames, one by one or in groups.
+
+    Attributes:
+        reader: what turns frames into pixels where the Hugging Face video processor cannot be had, given the image processor
+            and the settings of the checkpoint's video processor.
+        pixels: the tensors that the video processor would make, given `(reader, videos)`.
+        expand: the text that stands for each video, given `(config, these tensors, the videos' numbers of frames, frames per
+            second, the mark)`.
+        places: as `Family.places`, of videos of `(frames, height, width)`; one `Places` for all frames that share rows.
+        inputs: the tensors that the model takes, given `(config, these tensors, frames per second)`.
+        mark: the text that is replaced by what `expand` says; the video token's, if None.
+        placeholder: what stands for one video in a prompt without a chat template, with `{}` where the mark is.
+    """
+
+    reader: Callable[[Any, Mapping[str, Any]], Any]
+    pixels: Callable[[Any, Any], dict[str, Any]]
+    expand: Callable[[Config, dict[str, Any], list[int], float, str], list[str]]
+    places: Callable[..., Any]
+    inputs: Callable[[Config, dict[str, Any], float], dict[str, Any]] = lambda config, tensors, fps: tensors
+    mark: str | None = None
+    placeholder: str = "{}\n"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family: its parts, its places, and how it wants its pictures announced in text.
+
+    Attributes:
+        name: short name, e.g. `"llava"`.
+        classes: the Hugging Face classes it covers.
+        vision, projector, language: the three parts.
+        places: given `(config, tensors, sizes, image processor)`, where the rows of each picture are; see
+            `mmlens.inputs.layout.Places`.
+        is_image: which positions of the prompt hold a picture, given `(config, tensors)`; by default those of the image
+            token.
+        writes_placeholders: the processor puts the image tokens into the text by itself.
+        placeholder: the text that stands for one picture in a prompt without a chat template.
+        nested_pictures: the processor takes the pictures sample by sample, rather than all in one list.
+        pads_right: the processor marks the pictures' positions as if padding were on the right; it is called so, and the
+            padding is moved afterwards.
+        expand: number of image tokens per picture, or the text or the tokens that stand for each, given `(config, image
+            tensors)`; used where a processor has to be composed from an image processor and a tokenizer.
+        image_options: options with which the image processor is called, given the configuration; for the image processors
+            that learn of the model's shape only from the Hugging Face processor.
+        renamed: what the model calls a tensor that its processor calls otherwise, by the processor's name.
+        for_counting: what the image processor returns for `expand` alone, and the model does not take.
+        extra_inputs: further tensors that the model needs, made from `(config, tensors)`.
+        other_languages: further kinds of language model that checkpoints of these classes come with; the first whose
+            blocks a model has is used.
+        other_towers: declarations for further kinds of vision encoder that checkpoints of these classes come with; the
+            first whose vision blocks a model has is used in place of this one.
+        token_kinds: the model takes the processor's `token_type_ids` as they are.
+        videos: how it reads videos, if it does.
+        discovered: nobody declared it; it was worked out from the model's modules.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    vision: Vision
+    projector: Projector
+    language: Language
+    places: Callable[..., Any]
+    is_image: Callable[[Config, Mapping[str, Any]], torch.Tensor] = lambda config, tensors: (
+        tensors["input_ids"] == config.image_token_id
+    )
+    writes_placeholders: bool = False
+    placeholder: str = "<image>\n"
+    nested_pictures: bool = False
+    pads_right: bool = False
+    expand: Callable[[Config, dict[str, Any]], list[int] | list[str] | list[list[int]]] | None = None
+    image_options: Callable[[Config], dict[str, Any]] = lambda config: {}
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    for_counting: tuple[str, ...] = ()
+    extra_inputs: Callable[[Config, dict[str, Any]], dict[str, Any]] | None = None
+    other_languages: tuple[Language, ...] = ()
+    other_towers: tuple["Family", ...] = ()
+    token_kinds: bool = False
+    videos: Videos | None = None
+    discovered: bool = False

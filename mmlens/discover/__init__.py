@@ -1,0 +1,228 @@
+"""Discovery: from a vision-language model of a class that no family covers, and one example, to a verified family.
+
+The bare model runs on the example and on the example with other pixels. What modules received and returned, and how that
+moved with the pixels, says which lists of modules are the towers, what their blocks add to their streams, which linears
+make queries, keys, values and neurons, and which module hands the picture to the language model. Names of modules are never
+looked at. The family that comes out is built and verified point by point; only then is it trusted.
+
+What a block adds to its stream is told by sums that agree bit by bit, so that half precision is no hindrance. While it runs,
+discovery holds what all modules received and returned, twice: give large models a short example.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmlens.core.errors import MMLensError, UnsupportedModelError
+from mmlens.core.names import PARTS
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.structure import Block, Config, Mlp, Stack
+from mmlens.discover.connector import connector_of
+from mmlens.discover.deepstack import deepstack_of
+from mmlens.discover.example import example_for, placeholder_of
+from mmlens.discover.pieces import NotFound
+from mmlens.discover.report import declaration, described, found_in
+from mmlens.discover.runs import Runs
+from mmlens.discover.search import Fixed, image_rows, language_of, stack_of, vision_of
+from mmlens.inputs.patch_geometry import Places, Sizes
+
+__all__ = ["described", "discover", "example_for"]
+
+_PLACELESS = (
+    "this model was discovered, so nobody said which pixels its rows stand for; declare a family with a places function"
+)
+
+
+def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, processor: Any) -> list[Places]:
+    """The pictures of a batch, whose rows have no known place; (0, 0) stands for a size that tensors do not tell."""
+    pixels = tensors.get("pixel_values")
+    known = isinstance(pixels, torch.Tensor) and pixels.ndim > 3
+    size = (int(pixels.shape[-2]), int(pixels.shape[-1])) if known else (0, 0)  # type: ignore[union-attr]
+    counted = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
+    return [
+        Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))  # type: ignore[arg-type]
+        for sample, own in enumerate(counted)
+        for image, size in enumerate(own)
+    ]
+
+
+def _extended(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors that say what kind of token each is, as long as the text: tokens behind it are text."""
+    ids, made = tensors["input_ids"], {}
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        kinds = tensors.get(name)
+        if isinstance(kinds, torch.Tensor) and kinds.shape[1] < ids.shape[1]:
+            made[name] = nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
+    return made
+
+
+@torch.no_grad()
+def discover(
+    model: nn.Module, example: Mapping[str, Any], processor: Any | None = None, *, progress: bool = True
+) -> Family:
+    """Work out the family of a model that none covers, and verify it.
+
+    Args:
+        model: the bare model.
+        example: keyword tensors of one batch with a picture and text.
+        processor: its processor, if there is one; says which text stands for a picture.
+        progress: show a progress bar while points are verified.
+
+    Returns:
+        The family, every point of which fired once and moved the logits exactly where it is not declared dead.
+
+    Raises:
+        UnsupportedModelError: says what was found, what was missing, and the lines of a declaration to write.
+    """
+    class_name = type(model).__name__
+    runs: Runs | None = None
+    parts: dict[str, Any] = dict.fromkeys(PARTS)
+    try:
+        runs = _runs(model, example)
+        parts["language"], language = language_of(runs)
+        stacks = vision_of(runs, language)
+        names = ["blocks"] if len(stacks) == 1 else [f"stages.{n}.blocks" for n in range(len(stacks))]
+        declared = [stack_of(runs, seen, name) for seen, name in zip(stacks, names, strict=True)]
+        is_image, rows = image_rows(runs, language)
+        projector, reads = connector_of(runs, stacks, language, rows)
+        parts["projector"] = replace(projector, deepstack=deepstack_of(runs, stacks[-1], language))
+        stack = declared[0] if len(declared) == 1 else tuple(declared)
+        parts["vision"] = Vision(stack, read=Fixed(reads, str(reads)))
+        family = Family(
+            name=f"discovered:{class_name}",
+            classes=(class_name,),
+            places=_no_places,
+            is_image=is_image,
+            placeholder=placeholder_of(model, processor) or "<image>\n",
+            extra_inputs=_extended,
+            token_kinds="token_type_ids" in example,
+            discovered=True,
+            **parts,
+        )
+        return _verified(model, example, family, progress=progress)
+    except (NotFound, RuntimeError, IndexError, StopIteration) as missing:
+        # a structure that nobody thought of may not even let itself be compared; the user needs the lines all the same
+        raise UnsupportedModelError(
+            f"No family covers {class_name}, and it could not be discovered: {missing}.\nFound:\n{found_in(runs)}\n"
+            f"Declare it, with what was found filled in:\n{declaration(class_name, **parts)}"
+        ) from (None if isinstance(missing, NotFound) else missing)
+
+
+def _runs(model: nn.Module, example: Mapping[str, Any]) -> Runs:
+    training = model.training
+    try:
+        return Runs.of(model.eval(), example)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise NotFound(f"it does not run on the example ({type(error).__name__}: {error})") from error
+    finally:
+        model.train(training)
+
+
+def _verified(model: nn.Module, example: Mapping[str, Any], family: Family, *, progress: bool) -> Family:
+    """The family without the points that fail, where a declaration can leave them out or place them elsewhere.
+
+    Raises:
+        NotFound: if others fail.
+    """
+    from mmlens.models.hooked import HookedMultimodal
+    from mmlens.models.verify import verify
+
+    for _ in range(6):
+        try:
+            hooked = HookedMultimodal(model, family=family)
+            report = verify(hooked, hooked.batch(dict(example)), progress=progress)
+        except (MMLensError, RuntimeError) as error:
+            smaller = _without(family, _raising(model, family, example))
+            if smaller is None or smaller == family:
+                raise NotFound(f"what was found does not run with hooks: {error}") from error
+            family = smaller
+            continue
+        failed = [point.name for point in report.points if not point.ok or point.calls != 1]
+        if report.parity == 0 and not failed and report.hooked_parity <= report.tolerance:
+            return family
+        if not failed:
+            failed = [name for name in hooked.graph.names if name.endswith("attn.hook_pattern")]
+        smaller = _without(family, failed)
+        if smaller is None or report.parity != 0:
+            raise NotFound(f"verify failed: {report!r}")
+        family = smaller
+    raise NotFound("verify failed again and again")
+
+
+def _raising(model: nn.Module, family: Family, example: Mapping[str, Any]) -> list[str]:
+    """The points at which a hook alone stops the run."""
+    from mmlens.models.hooked import HookedMultimodal
+
+    found: list[str] = []
+    try:
+        hooked = HookedMultimodal(model, family=family)
+    except MMLensError:
+        return found
+    for name in hooked.graph.names:
+        try:
+            hooked.run_with_cache(dict(example), names=name)
+        except (MMLensError, RuntimeError):
+            found.append(name)
+    return found
+
+
+#: What to leave out of a block when a point of it fails, by the end of the point's name.
+_LEFT_OUT: dict[str, Callable[[Block], Block]] = {
+    "mlp.hook_pre": lambda block: replace(block, mlp=replace(block.mlp, act=None)),
+    "mlp.hook_act": lambda block: replace(block, mlp=replace(block.mlp, act=None)),
+    "mlp.hook_post": lambda block: replace(block, mlp=Mlp(branch=block.mlp.branch, scale=block.mlp.scale)),
+    "mlp.hook_router": lambda block: replace(block, mlp=replace(block.mlp, router=None, router_item=None)),
+    "ln1.hook_scale": lambda block: replace(block, ln1=None),
+    "ln2.hook_scale": lambda block: replace(block, ln2=None),
+}
+
+
+def _without(family: Family, failed: list[str]) -> Family | None:
+    """The family without the points that fail; None if one of them cannot be left out."""
+    for name in failed:
+        smaller = _without_one(family, name)
+        if smaller is None:
+            return None
+        family = smaller
+    return family
+
+
+def _without_one(family: Family, name: str) -> Family | None:
+    if name.startswith("projector.mlp."):
+        return replace(family, projector=replace(family.projector, mlp=None))
+    if name == "projector.hook_in":
+        # the tower's last norm may be there and lead nowhere: then its last block's output is what is handed on
+        last = f"{family.vision.stacks[-1].path}.{family.vision.read(None)[-1]}"
+        receives = family.projector.receives
+        moved = replace(family.projector, receives=(last, None))
+        return None if receives[1] is not None or receives[0] == last else replace(family, projector=moved)
+    ending = ".".join(name.split(".")[-2:])
+    attention = ".attn.hook_" in name
+    if ending not in _LEFT_OUT and not attention:
+        return None
+
+    def change(stack: Stack) -> Stack:
+        kinds = tuple(
+            dict.fromkeys(_without_attention(k, ending) if attention else _LEFT_OUT[ending](k) for k in stack.kinds)
+        )
+        return replace(stack, block=kinds[0] if len(kinds) == 1 else kinds)
+
+    if name.startswith("vision."):
+        stacks = tuple(change(s) if name.startswith(f"vision.{s.name}.") else s for s in family.vision.stacks)
+        return replace(family, vision=replace(family.vision, stack=stacks[0] if len(stacks) == 1 else stacks))
+    return replace(family, language=replace(family.language, stack=change(family.language.stack)))
+
+
+def _without_attention(block: Block, ending: str) -> Block:
+    """The block with the heads' output alone, or with attention as a mixer where that fails too."""
+    attn = block.attn
+    if attn is None:
+        return block
+    if attn.kernel is not None:
+        return replace(block, attn=replace(attn, kernel=None))
+    if ending == "attn.hook_z" and attn.scale is None:
+        return replace(block, attn=None, mixer=attn.branch)
+    return block

@@ -1,0 +1,195 @@
+"""What stands between the vision encoder and the language model, found by how rows change when the pixels do."""
+
+import torch
+
+from mmlens.declarations.family import Method, Projector
+from mmlens.declarations.structure import Mlp
+from mmlens.discover.branches import is_norm
+from mmlens.discover.features import method_of
+from mmlens.discover.mlps import mlp_in
+from mmlens.discover.pieces import NotFound
+from mmlens.discover.runs import Runs, Seen, likeness, matched
+from mmlens.discover.search import Fixed
+from mmlens.discover.trace import Call, noisy, same, traced
+
+
+def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> tuple[Projector, list[int]]:
+    """The projector, and the blocks of the last vision stack that it reads.
+
+    Args:
+        runs: of the model.
+        vision: the stacks of the vision encoder.
+        language: the stack of the language model.
+        rows: how the stream changes at the image positions when the pixels do.
+
+    Raises:
+        NotFound: if no module returns these rows, or what it receives has no name.
+    """
+    try:
+        connector = _returning(runs, vision, language, rows)
+    except NotFound:
+        method = method_of(runs, rows)
+        if method is None:
+            raise
+        return _by_method(runs, vision[-1], language, method)
+    queries = [s for s in runs.stacks if s.role.startswith("learned") and vision[-1].last.exit < s.blocks[0].enter]
+    entrance = next((found for stack in queries for found in _around(runs, stack, vision[-1])), connector)
+    entrance = entrance if entrance.enter < connector.enter else connector
+    argument, received = _features(runs, entrance)
+    reads = _reads(runs, vision[-1], entrance, argument, received)
+    own, returned, given = vision[-1].width * len(reads), connector.returned, entrance.received[argument]
+    receives: tuple[str, str | None] = (entrance.path, argument)
+    packed, nested = returned.ndim == 2, returned.ndim == 4  # type: ignore[union-attr]
+    axes = min(2 if packed else 4 if nested else 3, vision[-1].last.returned.ndim)  # type: ignore[union-attr]
+    if given.shape[-1] % own or given.ndim > axes:
+        # something between them changes the rows: hand on what the tower returns
+        end = _end(runs, vision[-1].blocks[reads[-1]])
+        receives, given = (end.path, None), end.returned  # type: ignore[assignment]
+    beside = given.shape[-1] // own
+    n_in, n_out = (x.numel() // x.shape[-1] for x in (given, returned))  # type: ignore[union-attr]
+    asks = bool(queries) or (n_in != n_out and entrance is connector and _mixes(entrance, argument))
+    projector = Projector(
+        receives=receives,
+        returns=connector.path,
+        mlp=_mlp(runs, connector),
+        queries=asks,
+        receives_rows="projector" if n_in == n_out and not asks else "vision",
+        side_by_side=Fixed(beside, str(beside)),
+        packed=packed,
+        nested=nested,
+    )
+    return projector, reads
+
+
+def _by_method(runs: Runs, vision: Seen, language: Seen, method: Method) -> tuple[Projector, list[int]]:
+    """A projector whose features a method returns: nothing is said of what is inside."""
+    read = _last_that_reaches(runs, vision, language.blocks[0], "")
+    end = _end(runs, vision.blocks[read])
+    projector = Projector(receives=(end.path, None), returns=method, receives_rows="vision", packed=True)
+    return projector, [read]
+
+
+def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> Call:
+    """The outermost module outside of the tower whose rows the language model holds at the image positions."""
+    first = language.blocks[0].enter
+    towers = [stack.blocks[0] for stack in vision]
+    found = []
+    for call in runs.own.calls:
+        if call.exit > first or call.returned is None or call.returned.shape[-1:] != rows.shape[-1:]:
+            continue
+        if any(call.enter < tower.enter and tower.exit < call.exit for tower in towers) or call.enter < towers[-1].exit:
+            continue
+        if not any(True for _ in call.module.parameters()):
+            continue
+        if matched(rows, runs.change(call)) >= 0.5:
+            found.append(call)
+    outermost = [c for c in found if not any(o.enter < c.enter and c.exit < o.exit for o in found)]
+    if not outermost:
+        raise NotFound("no module returns the rows that the language model holds at the image positions")
+    last = outermost[-1]
+    if runs.own.count(last.module) > 1:
+        raise NotFound(
+            f"{last.path} runs {runs.own.count(last.module)} times in one forward (once per picture or tile)"
+        )
+    return last
+
+
+def _around(runs: Runs, queries: Seen, vision: Seen) -> list[Call]:
+    """Modules that hold a stack of queries and receive what the picture gave, outermost first."""
+    first = queries.blocks[0]
+    around = [c for c in runs.own.calls if c.enter < first.enter and queries.last.exit < c.exit]
+    around = [c for c in around if c.enter > vision.last.exit]
+    return sorted((c for c in around if _moving(runs, c)), key=lambda c: c.enter)
+
+
+def _moving(runs: Runs, call: Call) -> list[str]:
+    """The arguments of a call that change with the pixels."""
+    changes = {name: runs.change_in(call, name) for name in call.received}
+    return [name for name, change in changes.items() if change is not None and bool(change.any())]
+
+
+def _features(runs: Runs, entrance: Call) -> tuple[str, torch.Tensor]:
+    """The argument by which the vision features come in, and how it changes with the pixels."""
+    moving = _moving(runs, entrance)
+    if not moving:
+        raise NotFound(f"{entrance.path} receives no tensor that depends on the pixels")
+    change = runs.change_in(entrance, moving[0])
+    return moving[0], change  # type: ignore[return-value]
+
+
+def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, received: torch.Tensor) -> list[int]:
+    """The blocks whose output is handed on: by their rows, side by side or through a norm; else the last with an effect."""
+    width = vision.width
+    outputs = [runs.change(block) for block in vision.blocks]
+    if received.shape[-1] % width == 0:
+        pieces = received.split(width, dim=-1)
+        read = []
+        for piece in pieces:
+            alike = [float(likeness(piece, out).mean()) for out in outputs]
+            best = max(range(len(alike)), key=alike.__getitem__)
+            if matched(piece, outputs[best]) > 0.9:
+                read.append(best)
+        if len(read) == len(pieces):
+            return list(dict.fromkeys(read))
+        for call in runs.own.calls:
+            if call.enter < vision.blocks[0].exit or call.enter > entrance.enter or not is_norm(call.module):
+                continue
+            given = next(iter(call.received.values()), None)
+            if matched(received, runs.change(call)) > 0.9:
+                through = [n for n, block in enumerate(vision.blocks) if same(block.returned, given)]
+                if through:
+                    return through
+    return [_last_that_reaches(runs, vision, entrance, argument)]
+
+
+def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> int:
+    """The last vision block that a call's argument (its stream, if that has no name) depends on."""
+    for number in reversed(range(len(vision.blocks))):
+        again = traced(
+            runs.model, runs.inputs, only=call.path.__eq__, change=(vision.blocks[number].module, noisy)
+        ).calls[0]
+        before, after = (each.received[argument] if argument else each.stream for each in (call, again))
+        if not same(before, after):
+            return number
+    raise NotFound(f"no block of {vision.path} reaches {call.path}")
+
+
+def _end(runs: Runs, block: Call) -> Call:
+    """The tower's last call on the stream of its blocks: its norm, or the block itself."""
+    for call in runs.own.calls:
+        given = next(iter(call.received.values()), None)
+        if given is None or call.enter < block.exit or not is_norm(call.module):
+            continue
+        if same(given, block.returned) and given.ndim == block.returned.ndim:  # type: ignore[union-attr]
+            return call
+    return block
+
+
+@torch.no_grad()
+def _mixes(call: Call, argument: str) -> bool:
+    """Whether every row that a call returns depends on every row that it received; said of the first one."""
+    args, kwargs = call.arguments
+    given = call.received[argument]
+    new = given.clone()
+    new.flatten(0, -2)[0] = noisy(given).flatten(0, -2)[0]
+
+    def swap(held: object) -> object:
+        return new if held is given else held
+
+    again = call.module(*map(swap, args), **{name: swap(held) for name, held in kwargs.items()})
+    again = again[0] if isinstance(again, tuple) else again
+    return bool((again != call.returned).flatten(0, -2).any(-1).all())
+
+
+def _mlp(runs: Runs, connector: Call) -> Mlp | None:
+    """The hidden layer of a connector, outside of the blocks that it may hold."""
+    inside = [stack for stack in runs.stacks if stack.path.startswith(f"{connector.path}.")]
+    calls = [
+        call
+        for call in runs.own.within(connector)
+        if not any(call.path.startswith(f"{stack.path}.") for stack in inside)
+    ]
+    found = mlp_in(runs.own, calls, connector, "")
+    if found is None or not {"up", "gate", "gate_up"} & set(found) or "act" not in found:
+        return None
+    return Mlp(**found)  # type: ignore[arg-type]

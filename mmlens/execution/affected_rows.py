@@ -1,0 +1,202 @@
+"""Which rows of which blocks a cell can change: its causal cone in the language model.
+
+A change reaches, in a block, the rows that may look at a changed one; what the answer needs runs backwards in the same way,
+from the rows that are read to all they may look at. Only the rows in both are computed. Both follow from the masks of the clean
+run, so that bidirectional rows of a picture, sliding windows and padding need no rule of their own.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from mmlens.execution.recording import Attended
+from mmlens.hooks.attention import allowed_by
+
+#: Points of a block whose change alters the keys or values of a row, and so other rows in the same block.
+_KEY_KINDS = ("ln1.scale", "attn.k", "attn.v")
+
+
+@dataclass(frozen=True)
+class ChangeLocation:
+    """A change's place in the language model.
+
+    Attributes:
+        layer: the block; the number of blocks for points behind the last.
+        stage: `"pre"` and `"post"` for the stream in front of and behind the block, `"keys"` and `"rows"` for points inside,
+            whose change reaches other rows in the block or their own alone, `"final"` for points behind the last block.
+    """
+
+    layer: int
+    stage: str
+
+
+def place_of(kind: str, layer: int | None, depth: int) -> ChangeLocation:
+    """Where a point of the language model is.
+
+    Args:
+        kind: the node's kind.
+        layer: the node's block, or None.
+        depth: number of blocks.
+    """
+    if layer is None:
+        return ChangeLocation(0, "pre") if kind == "embed" else ChangeLocation(depth, "final")
+    stage = {"resid_pre": "pre", "resid_post": "post"}.get(kind, "keys" if kind in _KEY_KINDS else "rows")
+    return ChangeLocation(layer, stage)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is computed of one block for one cell; row tensors are sorted, and the same object where they are equal.
+
+    Attributes:
+        rows: rows for which the block runs.
+        keys: rows whose keys and values are found first, by themselves, where far fewer rows are computed than differ; None
+            where the rows that run are all that differ.
+        differs: rows whose stream in front of the block differs.
+        handed_on: rows whose stream behind the block differs and matters.
+    """
+
+    rows: torch.Tensor
+    keys: torch.Tensor | None
+    differs: torch.Tensor
+    handed_on: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is computed for one cell.
+
+    Attributes:
+        steps: by block; blocks that are not named are not run.
+        final: rows that pass through the final norm and the unembedding; None if the answer is the clean one.
+    """
+
+    steps: dict[int, Step]
+    final: torch.Tensor | None
+
+    @property
+    def most(self) -> int:
+        """Rows in the block that has the most of them."""
+        return max(
+            (max(len(step.rows), 0 if step.keys is None else len(step.keys)) for step in self.steps.values()), default=0
+        )
+
+
+class AffectedRows:
+    """The cones of cells on one batch.
+
+    Args:
+        attended: the attention of each block in the clean run.
+        length: number of positions.
+        read: rows whose logits are read, per sample.
+    """
+
+    def __init__(self, attended: Sequence[Attended], length: int, read: Sequence[torch.Tensor]):
+        self.attended = attended
+        self.length = length
+        self.read = read
+        self._pairs: dict[tuple[int, int], torch.Tensor] = {}
+        self._needed: dict[int, list[torch.Tensor]] = {}
+        self._known: dict[tuple, Schedule] = {}
+        self._looking: dict[tuple[int, bytes], torch.Tensor] = {}
+        self._rows: dict[bytes, torch.Tensor] = {}
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether no row looks at a later one in any block."""
+        return all(attended.causal for attended in self.attended)
+
+    def pairs(self, layer: int, sample: int) -> torch.Tensor:
+        """Which rows may look at which in a block, `[query key]`."""
+        attended = self.attended[layer]
+        key = (-1 - attended.causal, 0) if attended.mask is None else (id(attended.mask), sample)
+        if key not in self._pairs:
+            n = self.length
+            if attended.mask is None:
+                whole = torch.ones(n, n, dtype=torch.bool)
+                self._pairs[key] = whole.tril() if attended.causal else whole
+            else:
+                mask = attended.mask
+                own = mask[min(sample, mask.shape[0] - 1), 0, :, :n]
+                self._pairs[key] = allowed_by(own).cpu().expand(n, n)
+        return self._pairs[key]
+
+    def needed(self, sample: int) -> list[torch.Tensor]:
+        """Per block, the rows whose stream behind it can reach what is read, as booleans `[pos]`."""
+        if sample not in self._needed:
+            rows = _flags(self.read[sample], self.length)
+            found = []
+            for layer in reversed(range(len(self.attended))):
+                found.append(rows)
+                rows = rows | self.pairs(layer, sample)[rows].any(0)
+            self._needed[sample] = found[::-1]
+        return self._needed[sample]
+
+    def _lookers(self, layer: int, sample: int, rows: torch.Tensor) -> torch.Tensor:
+        """Rows that may look at one of some rows, as booleans `[pos]`."""
+        pairs = self.pairs(layer, sample)
+        key = (id(pairs), rows.numpy().tobytes())
+        if key not in self._looking:
+            self._looking[key] = pairs[:, rows].any(1)
+        return self._looking[key]
+
+    def schedule(self, sample: int, changes: Iterable[tuple[ChangeLocation, torch.Tensor | None]]) -> Schedule:
+        """What has to be computed for changes of a sample.
+
+        Args:
+            sample: which sample.
+            changes: their places and rows; None for all rows.
+        """
+        changes = tuple(changes)
+        key = (sample, *((where, None if rows is None else tuple(rows.tolist())) for where, rows in changes))
+        if key not in self._known:
+            self._known[key] = self._scheduled(sample, changes)
+        return self._known[key]
+
+    def _scheduled(self, sample: int, changes: Sequence[tuple[ChangeLocation, torch.Tensor | None]]) -> Schedule:
+        depth, nothing = len(self.attended), torch.zeros(self.length, dtype=torch.bool)
+        at: dict[ChangeLocation, torch.Tensor] = {}
+        for where, rows in changes:
+            at[where] = at.get(where, nothing) | (~nothing if rows is None else _flags(rows, self.length))
+        needed = self.needed(sample)
+        steps: dict[int, Step] = {}
+        differs = nothing
+        for layer in range(depth):
+            pre, keys, rows, post = (
+                at.get(ChangeLocation(layer, stage), nothing) for stage in ("pre", "keys", "rows", "post")
+            )
+            differs = differs | pre
+            reached = differs | keys
+            inside = keys | rows
+            if not (reached | inside).any():
+                differs = post & needed[layer]
+                if post.any():
+                    steps[layer] = Step(self._held(nothing), None, self._held(nothing), self._held(differs))
+                continue
+            computed = (self._lookers(layer, sample, reached) | reached | rows) & needed[layer]
+            if not computed.any() and not post.any():
+                differs = nothing
+                continue
+            alone = not (inside | post).any() and 2 * int(computed.sum()) <= int(reached.sum())
+            before, differs = differs, computed | (post & needed[layer])
+            ran = computed if alone else computed | reached | inside | post
+            keys_first = self._held(reached) if alone else None
+            steps[layer] = Step(self._held(ran), keys_first, self._held(before), self._held(differs))
+        final = at.get(ChangeLocation(depth, "final"), nothing)
+        read = _flags(self.read[sample], self.length)
+        if not (differs & read).any() and not final.any():
+            return Schedule({}, None)
+        return Schedule(steps, self._held(read | final))
+
+    def _held(self, flags: torch.Tensor) -> torch.Tensor:
+        """The rows that are set, one tensor object for each set of rows."""
+        key = flags.numpy().tobytes()
+        if key not in self._rows:
+            self._rows[key] = flags.nonzero().flatten()
+        return self._rows[key]
+
+
+def _flags(rows: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.zeros(length, dtype=torch.bool).index_fill_(0, rows.cpu().long(), True)

@@ -1,0 +1,309 @@
+"""Which way each cell takes: packed rows of the language model, a run with frozen blocks, or a whole forward pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from mmlens.core.errors import InputError
+from mmlens.execution.affected_rows import AffectedRows
+from mmlens.execution.cells import Cell
+from mmlens.execution.cost import Costs, costs_of, counted_pass, total
+from mmlens.execution.equivalence_check import Evidence, evidence, front_trials, language_trials
+from mmlens.execution.frozen import Frozen
+from mmlens.execution.jobs import Job, chunks
+from mmlens.execution.packed import Packed
+from mmlens.execution.plan import Plan
+from mmlens.execution.recording import Recording, record
+from mmlens.execution.whole import rounds, run_whole
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.decoder import Decoder, NotAloneError, decoder_of
+from mmlens.models.hooked import HookedMultimodal
+
+#: `packed`: the language model's rows alone. `front`: vision with frozen blocks, then packed rows. `frozen`: the whole model with
+#: frozen blocks. `whole`: forward passes.
+Kind: TypeAlias = Literal["packed", "front", "frozen", "whole"]
+
+#: With fewer cells than this, trying whether a short way holds costs more than it saves.
+WORTHWHILE = 6
+#: Rows in one packed call that a processor's caches still hold; more gain nothing there.
+_ROWS_ON_CPU = 2048
+
+
+_NAMES: dict[Kind, str] = {
+    "packed": "rows of the language model alone",
+    "front": "vision with the language model's rows",
+    "frozen": "frozen blocks",
+    "whole": "whole forward passes",
+}
+_SERVED: dict[Kind, str] = {
+    "packed": "vision, earlier blocks, and keys and values of rows that cannot change come from the clean run",
+    "front": "vision blocks in front of the change, and the language model's rows in front of the picture, come from the clean "
+    "run",
+    "frozen": "blocks that no change reaches return what they returned in the clean run",
+    "whole": "nothing; each is a whole forward pass",
+}
+
+
+@dataclass
+class ExecutionStrategies:
+    """The ways of one batch.
+
+    Attributes:
+        model: the hooked model.
+        batch: the batch.
+        decoder, recording: the language model's modules and what was kept of them; None if they cannot be run alone.
+        refused: why not, by the way that is closed.
+    """
+
+    model: HookedMultimodal
+    batch: MultimodalBatch
+    decoder: Decoder | None = None
+    recording: Recording | None = None
+    refused: dict[Kind, str] = field(default_factory=dict)
+    tried: dict[Kind, Evidence] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: HookedMultimodal, batch: MultimodalBatch) -> tuple["ExecutionStrategies", torch.Tensor]:
+        """Run a batch once and keep what its ways need; returns them and the logits `[batch pos vocab]`."""
+        ways = cls(model, batch)
+        try:
+            if ways.hooked:
+                raise NotAloneError(
+                    "hooks are attached to the model, and blocks of packed rows would show them other tensors"
+                )
+            decoder = decoder_of(model)
+            recording, logits = record(model, batch, decoder)
+            ways.decoder, ways.recording = decoder, recording
+        except NotAloneError as error:
+            ways.refused["packed"] = str(error)
+            with torch.no_grad():
+                logits = model(batch)
+        return ways, logits
+
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody's hooks are attached."""
+        return any(point.attached for point in self.model.hook_dict.values())  # type: ignore[attr-defined]
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """Runs with frozen blocks."""
+        return Frozen(self.model, self.batch, self.decoder)
+
+    # -- choosing ------------------------------------------------------------------------------------------------------
+
+    def asked(self, cell: Cell) -> Kind:
+        """The shortest way that a cell could take by its points."""
+        nodes = [self.model.graph[change.at] for change in cell.changes]
+        if all(node.part == "language" for node in nodes):
+            return "frozen" if self.recording is None else "packed"
+        reach = self.frozen.reach
+        around = [node for node in nodes if node.part != "language" and reach.past_embeddings(node.name)]
+        return "frozen" if self.recording is None or around else "front"
+
+    def sorted(self, cells: Sequence[Cell], clean: torch.Tensor) -> dict[Kind, list[int]]:
+        """Numbers of cells by the way that they take; tries a way when it is first worth it.
+
+        Args:
+            cells: the cells.
+            clean: logits of the unchanged run at the last positions.
+        """
+        kinds = [self.asked(cell) for cell in cells]
+        found: dict[Kind, list[int]] = {}
+        for kind in dict.fromkeys(kinds):
+            numbers = [number for number, own in enumerate(kinds) if own == kind]
+            taken = self._open(kind, len(numbers), clean)
+            found.setdefault(taken, []).extend(numbers)
+        return found
+
+    def _open(self, kind: Kind, many: int, clean: torch.Tensor) -> Kind:
+        """A way, or the next longer one that holds."""
+        if self.hooked or (many < WORTHWHILE and kind not in self.tried):
+            return "whole"
+        if kind == "front" and self._holds("packed", clean) and self._holds("front", clean):
+            return "front"
+        if kind == "packed" and self._holds("packed", clean):
+            return "packed"
+        return "frozen" if self._holds("frozen", clean) else "whole"
+
+    def _holds(self, kind: Kind, clean: torch.Tensor) -> bool:
+        """Whether a way gives what whole passes give; tried once."""
+        if kind in self.refused:
+            return False
+        if kind not in self.tried:
+            decodes = self.model.graph["hook_logits"].sequence == "decoder"
+            last = None if decodes else list(self.batch.layout.last[:, None])
+
+            def way(cells: Sequence[Cell]) -> torch.Tensor:
+                return torch.stack([logits[0] for logits in self.run(kind, cells, last, clean[:, None], None)])
+
+            def whole(cells: Sequence[Cell]) -> torch.Tensor:
+                return torch.stack([logits[0] for logits in self.run("whole", cells, last, clean[:, None], None)])
+
+            trials = [*language_trials(self.model, self.batch)] if kind != "front" else []
+            if kind == "front":
+                reach = self.frozen.reach
+                trials = front_trials(self.model, self.batch, lambda name: not reach.past_embeddings(name))
+            elif kind == "frozen":
+                trials += front_trials(self.model, self.batch)
+            try:
+                self.tried[kind] = evidence(trials, way, whole, clean)
+            except NotAloneError as error:
+                self.refused[kind] = str(error)
+                return False
+            if not self.tried[kind].holds:
+                self.refused[kind] = f"a trial {self.tried[kind]}"
+        return kind not in self.refused
+
+    def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor) -> Plan:
+        """What cells cost by the ways that they take; `read` and `clean` as for `run` and `sorted`."""
+        counted = counted_pass(self.model, self.batch)
+        size, length = self.batch.layout.is_token.shape
+        everything = sum(counted.values()) / size
+        computed, served = 0.0, []
+        costs = None
+        if self.decoder is not None and self.recording is not None:
+            own = total(counted, [*self.decoder.blocks, self.decoder.head]) / size
+            causal = all(attended.causal for attended in self.recording.attended)
+            costs = costs_of(self.decoder, length, everything - own, causal=causal)
+        whole = everything if costs is None else costs.whole
+        for kind, numbers in self.sorted(cells, clean).items():
+            mine = [cells[number] for number in numbers]
+            served.append(f"{len(mine)} cells: {_SERVED[kind]}")
+            if kind in ("packed", "front") and costs is not None and read is not None:
+                computed += self._packed_cost(kind, mine, read, costs, counted)
+            else:
+                spared = self._spared(kind, mine, counted)
+                computed += sum(size * whole - spared[number] for number in range(len(spared)))
+        widened = [f"{_NAMES[kind]}: {why}" for kind, why in self.refused.items()]
+        kept = 0 if self.recording is None else self.recording.size
+        if "frozen" in vars(self):
+            kept += self.frozen.size
+        return Plan(len(cells), computed, whole * len(cells), kept, tuple(served), tuple(widened))
+
+    def _packed_cost(
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor], costs: Costs, counted: dict[nn.Module, float]
+    ) -> float:
+        """Operations of cells in the language model, and of the passes in front of it."""
+        if self.decoder is None or self.recording is None:
+            return 0.0
+        packed = Packed(
+            self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, costs.length, read)
+        )
+        if kind == "packed":
+            return sum(costs.of(packed.job(cell).schedule) for cell in cells)
+        found = sum(costs.of(self._at_most(packed, cell).schedule) for cell in cells)
+        spared = self._spared("front", cells, counted)
+        return found + sum(self.batch.size * costs.front - each for each in spared)
+
+    def _at_most(self, packed: Packed, cell: Cell) -> Job:
+        """The rows of a cell that starts in front of the language model, before a run has shown which the picture changes:
+        all from the first image token on.
+        """
+        image = self.batch.layout.image[cell.sample]
+        return packed.job(self._later(cell), (image, torch.empty(0)) if len(image) else None)
+
+    def _later(self, cell: Cell) -> Cell:
+        """A cell's changes in the language model alone."""
+        graph = self.model.graph
+        return Cell(cell.sample, tuple(change for change in cell.changes if graph[change.at].part == "language"))
+
+    def _spared(self, kind: Kind, cells: Sequence[Cell], counted: dict[nn.Module, float]) -> list[float]:
+        """Operations of the frozen blocks in each pass that cells take."""
+        found = []
+        for numbers in rounds(cells):
+            names = [] if kind == "whole" else self.frozen.frozen([cells[number] for number in numbers])
+            modules = [self.frozen.modules[name] for name in names]
+            if kind == "front" and self.decoder is not None:
+                modules = [module for module in modules if module not in self.decoder.blocks]
+            found.append(total(counted, modules))
+        return found
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        kind: Kind,
+        cells: Sequence[Cell],
+        read: list[torch.Tensor] | None,
+        clean: torch.Tensor,
+        budget: float | None,
+        done: Callable[[list[int], torch.Tensor], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Logits `[read vocab]` of cells, all by one way.
+
+        Args:
+            kind: the way.
+            cells: the cells.
+            read: per sample, the positions that are read; None for the last one of what a decoder writes.
+            clean: logits of the unchanged run at these, `[batch read vocab]`.
+            budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
+            done: called with the numbers of finished cells and their logits.
+        """
+        found: list[torch.Tensor | None] = [None] * len(cells)
+        steps = (
+            self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
+        )
+        for numbers, answers in steps:
+            for number, answer in zip(numbers, answers, strict=True):
+                found[number] = clean[cells[number].sample] if answer is None else answer
+            if done is not None:
+                done(numbers, torch.stack([found[number] for number in numbers]))  # type: ignore[misc]
+        return found  # type: ignore[return-value]
+
+    def _passes(
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None
+    ) -> Iterator[tuple[list[int], list[torch.Tensor | None]]]:
+        for numbers in rounds(cells):
+            chosen = [cells[number] for number in numbers]
+            logits = self.frozen.run(chosen) if kind == "frozen" else run_whole(self.model, self.batch, chosen)
+            rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in chosen]
+            yield numbers, [logits[cell.sample, own] for cell, own in zip(chosen, rows, strict=True)]
+
+    def _packed(
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
+    ) -> Iterator[tuple[list[int], list[torch.Tensor | None]]]:
+        if self.decoder is None or self.recording is None or read is None:
+            raise InputError("The language model's blocks cannot be run by themselves.")
+        length = self.batch.layout.is_token.shape[1]
+        packed = Packed(self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, length, read))
+        if kind == "packed":
+            jobs = dict(enumerate(packed.job(cell) for cell in cells))
+            self._require_budget(packed, max(job.schedule.most for job in jobs.values()), budget)
+            for numbers in chunks(jobs, self._rows(packed, budget), packed.depth):
+                yield numbers, packed.run([jobs.pop(number) for number in numbers])
+            return
+        self._require_budget(packed, max(self._at_most(packed, cell).schedule.most for cell in cells), budget)
+        for numbers in rounds(cells):
+            chosen = [cells[number] for number in numbers]
+            embeddings = self.frozen.embeddings(chosen)
+            jobs = {number: self._given(packed, cells[number], embeddings) for number in numbers}
+            for some in chunks(jobs, self._rows(packed, budget), packed.depth):
+                yield some, packed.run([jobs[number] for number in some])
+
+    def _given(self, packed: Packed, cell: Cell, embeddings: torch.Tensor) -> Job:
+        """A cell that starts from other merged embeddings, with its changes in the language model to come."""
+        own = embeddings[cell.sample]
+        before = packed.recording.entered[0].stream[cell.sample]
+        rows = (own != before).any(-1).nonzero().flatten().cpu()
+        return packed.job(self._later(cell), (rows, own[rows]) if len(rows) else None)
+
+    @staticmethod
+    def _require_budget(packed: Packed, most: int, budget: float | None) -> None:
+        if budget is not None and most * packed.bytes_per_row > budget:
+            raise InputError(
+                f"budget={budget / 2**20:.3g} MiB is less than one cell takes: {most} rows of {packed.bytes_per_row / 2**10:.3g} "
+                f"KiB are {most * packed.bytes_per_row / 2**20:.3g} MiB."
+            )
+
+    def _rows(self, packed: Packed, budget: float | None) -> int:
+        """How many rows fit into one packed call."""
+        if budget is None:
+            if packed.device.type == "cpu":
+                return _ROWS_ON_CPU
+            budget = torch.cuda.mem_get_info(packed.device)[0] / 2 if packed.device.type == "cuda" else 2.0**31
+        return max(int(budget / packed.bytes_per_row), 1)

@@ -1,0 +1,160 @@
+"""One batch of pictures and text: the model's input tensors, the token layout, and the pictures themselves."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
+from mmlens.inputs.layout import TokenLayout
+from mmlens.inputs.patch_geometry import Places
+
+#: Tensors that carry pictures into a model.
+PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")
+
+
+@dataclass(frozen=True)
+class MultimodalBatch(Mapping[str, torch.Tensor]):
+    """What every run method takes. A mapping of the Hugging Face keyword tensors: `hf_model(**batch)` works too.
+
+    Attributes:
+        inputs: the keyword tensors (`input_ids`, `attention_mask`, `pixel_values`, ...).
+        layout: which positions are picture and text, and where they are in the picture.
+        images: the pictures of each sample, as PIL images; empty where tensors were given.
+        prompts: the text of each sample as it was tokenised; empty where tensors were given.
+        videos: the videos of each sample, each its frames; empty where there are none.
+        carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
+            changes behind the pixels.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    layout: TokenLayout
+    images: tuple[tuple[Image.Image, ...], ...] = field(default=(), repr=False)
+    prompts: tuple[str, ...] = ()
+    videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = field(default=(), repr=False)
+    carried: tuple[Any, ...] = field(default=(), repr=False)
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        if key in self.inputs:
+            return self.inputs[key]
+        raise UnknownNameError(
+            f"The batch holds no tensor {key!r}; it holds {', '.join(self.inputs)}. (It maps keywords to tensors; for one of its "
+            "samples, prepare that sample.)"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
+        carried = "".join(f"; {intervention!r}" for intervention in self.carried)
+        return f"MultimodalBatch({shapes}; {self.layout!r}{carried})"
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return len(self.inputs["input_ids"])
+
+    def to(self, device: torch.device | str) -> "MultimodalBatch":
+        """The same batch with its tensors on a device."""
+        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
+
+
+def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:
+    """True where the prompt holds a picture or a video, `[batch pos]`."""
+    held = family.is_image(config, tensors)
+    token = None if family.videos is None else getattr(config, "video_token_id", None)
+    return held if token is None else held | (tensors["input_ids"] == token)
+
+
+def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any]) -> None:
+    """Check that placeholders and pictures come together.
+
+    Args:
+        family: says which positions are placeholders.
+        config: the model's configuration.
+        tensors: keyword tensors.
+
+    Raises:
+        InputError: for image tokens without pixels, or pixels without image tokens.
+    """
+    if tensors.get("input_ids") is None:
+        return
+    tokens = int(picture_positions(family, config, tensors).sum())
+    image_id = getattr(config, "image_token_id", None)
+    named = "" if image_id is None else f" (id {image_id})"
+    given = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
+    if {"pixel_values", "pixel_values_videos"} <= set(given):
+        raise InputError(
+            "Pictures (pixel_values) and videos (pixel_values_videos) came in one batch: the tower would run once for each, and "
+            "a hook point means one run. Put them into batches of their own."
+        )
+    if tokens and not given:
+        raise InputError(
+            f"The text holds {tokens} image tokens{named}, but no picture came with it: pass "
+            "pixel_values, or prepare(text, images=...). Running would answer without looking. (Tools that pass tokens and "
+            "nothing else get the picture through model.bind(batch).)"
+        )
+    if given and not tokens:
+        raise InputError(
+            f"{', '.join(given)} came with text that has no image token{named}, so no picture would be "
+            "read: put a placeholder into the text, or use prepare(text, images=...)."
+        )
+
+
+def make_batch(
+    family: Family,
+    config: Config,
+    tensors: Mapping[str, Any],
+    *,
+    processor: Any | None = None,
+    images: tuple[tuple[Image.Image, ...], ...] = (),
+    prompts: tuple[str, ...] = (),
+    videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = (),
+) -> MultimodalBatch:
+    """Build a batch from keyword tensors, checking them and working out the layout.
+
+    Args:
+        family: whose layout rules hold.
+        config: the model's configuration.
+        tensors: keyword tensors, `input_ids [batch pos]` among them.
+        processor: the image processor that made the pixels; None if unknown.
+        images: the pictures of each sample, which say how large they were; empty where tensors were given.
+        prompts: the text of each sample.
+        videos: the videos of each sample.
+
+    Raises:
+        InputError: for missing or mismatched tensors.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    ids = tensors.get("input_ids")
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+        found = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
+        raise InputError(f"A batch needs input_ids [batch pos], found {found}.")
+    require_pictures(family, config, tensors)
+    is_image = picture_positions(family, config, tensors)
+    mask = tensors.get("attention_mask")
+    is_token = torch.ones_like(is_image) if mask is None else mask.bool()
+    if is_token.shape != ids.shape:
+        raise InputError(f"attention_mask is {list(is_token.shape)}, but input_ids is {list(ids.shape)} [batch pos].")
+    if not is_token.any(1).all():
+        empty = (~is_token.any(1)).nonzero().flatten().tolist()
+        raise InputError(f"Samples {empty} consist of padding only; drop them.")
+    places: list[Places] = []
+    if not is_image.any():
+        pass
+    elif family.videos is not None and (videos or "pixel_values_videos" in tensors):
+        lengths = [[(len(video), video[0].height, video[0].width) for video in sample] for sample in videos]
+        places = family.videos.places(config, tensors, lengths or None, processor)
+    elif "pixel_values" in tensors or "flattened_patches" in tensors:
+        sizes = [[(picture.height, picture.width) for picture in sample] for sample in images]
+        places = family.places(config, tensors, sizes or None, processor)
+    layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(places))
+    return MultimodalBatch(dict(tensors), layout, images, prompts, videos)

@@ -1,0 +1,112 @@
+"""What goes into a hooked model: text and pictures made into batches, raw tensors checked."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+
+from mmlens.core.errors import InputError
+from mmlens.inputs.batch import MultimodalBatch, make_batch, require_pictures
+from mmlens.inputs.options import require_options
+from mmlens.inputs.prepare import Images, prepare_batch, with_tokens
+from mmlens.inputs.prompts import Text
+from mmlens.inputs.videos import Videos, holds_videos, prepare_videos
+from mmlens.models.parts import Parts
+
+#: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
+Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
+
+
+class Inputs(Parts):
+    """What a hooked model takes: the part of `HookedMultimodal` that makes and checks batches."""
+
+    def prepare(
+        self,
+        text: Text,
+        images: Images = None,
+        *,
+        videos: Videos = None,
+        fps: float = 24.0,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> MultimodalBatch:
+        """Make a batch of text and pictures, or of text and videos; chat template, placeholders and padding are taken care of.
+
+        Args:
+            text: a question (the chat template is put around it), a full prompt with placeholders, chat messages, or a
+                list of these, one per sample.
+            images: pictures (PIL, path or array): one; one per sample; or a list per sample. With a single text, a list
+                means several pictures of that sample.
+            videos: in place of pictures, the frames of videos: one video per sample (an array `[frame height width 3]` or a
+                list of pictures), or a list of videos per sample. All frames given are read; choose them beforehand.
+            fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what most Hugging
+                Face processors take for granted.
+            padding_side: where shorter samples are padded; generation needs `"left"`.
+
+        Returns:
+            The batch, on the model's device.
+
+        Raises:
+            InputError: for unreadable pictures, wrong channel counts, or numbers of texts, pictures and placeholders that
+                do not fit; before any forward pass.
+        """
+        processor = self._require_processor("prepare")
+        if videos is None and not holds_videos(text):
+            batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
+        elif images is None:
+            batch = prepare_videos(
+                self.family, self.config, processor, text, videos, fps=fps, padding_side=padding_side
+            )
+        else:
+            raise InputError("images= and videos= were both given; put pictures and videos into batches of their own.")
+        return batch.to(self.device)
+
+    def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
+        """The batch with further tokens at its end, as if they had been generated.
+
+        Args:
+            batch: padded on the left.
+            tokens: new token ids, the same number for every sample.
+
+        Returns:
+            A batch whose last position predicts the token after them.
+        """
+        return with_tokens(self.family, self.config, batch, tokens)
+
+    def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
+        """A batch from raw keyword tensors, checked, with its token layout.
+
+        Args:
+            inputs: a batch (returned as it is), a mapping, or token ids `[batch pos]`.
+            tensors: keyword tensors, added to those of `inputs`.
+        """
+        if isinstance(inputs, MultimodalBatch) and not tensors:
+            return inputs
+        require_options(self._base, tensors)
+        # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
+        return make_batch(self.family, self.config, self._keywords(inputs, tensors))
+
+    def _keywords(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The Hugging Face keyword tensors of what a run method was given."""
+        if isinstance(inputs, torch.Tensor):
+            found: dict[str, Any] = {"input_ids": inputs}
+        elif isinstance(inputs, Mapping):
+            found = dict(inputs)
+        elif inputs is None:
+            found = {}
+        else:
+            raise InputError(
+                f"A run method takes a batch, a mapping of tensors or token ids, found {type(inputs).__name__}; make a batch "
+                "of text and pictures with model.prepare(text, images=...)."
+            )
+        found |= tensors
+        if not found:
+            raise InputError("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
+        return found
+
+    def _inputs(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked keyword tensors on the model's device."""
+        found = self._keywords(inputs, tensors)
+        require_pictures(self.family, self.config, found)
+        device = self.device
+        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in found.items()}

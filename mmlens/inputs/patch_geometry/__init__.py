@@ -1,0 +1,21 @@
+"""Which rows of every part stand for which pixels, by how a family cuts its pictures: one file per way of cutting."""
+
+from mmlens.inputs.patch_geometry.frame import Frame, fitted_frame, picture_frame
+from mmlens.inputs.patch_geometry.grid import grid_places, query_places
+from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
+
+__all__ = [
+    "Frame",
+    "Grid",
+    "Places",
+    "Sizes",
+    "VideoSizes",
+    "boxes_of",
+    "cells_of",
+    "fitted_frame",
+    "grid_places",
+    "owners_of",
+    "picture_frame",
+    "query_places",
+    "size_of",
+]

@@ -1,0 +1,226 @@
+"""Places for models that see a picture twice: squeezed into one tile, and fitted into a canvas that is cut into tiles.
+
+LLaVA-NeXT chooses the canvas among a few resolutions, fits the picture into it with bars on two sides, cuts it into
+tiles of the size that the tower knows, and puts the squeezed picture in front of them. After the projector the tiles
+are put together again, whole rows or columns of bars are cut off, and each row ends with a newline token.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.image_processing_utils import select_best_resolution
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.declarations.structure import Config
+from mmlens.inputs.patch_geometry.frame import Frame
+from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.inputs.patch_geometry.tile import in_tiles
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How the model sees one picture.
+
+    Attributes:
+        size: (height, width) of the picture in pixels.
+        whole: from its pixels to those of the squeezed picture.
+        canvas: from its pixels to those of the canvas; None where there is only the squeezed picture.
+        tiles: (rows, columns) of tiles on the canvas.
+        cut: (rows, columns) of cells that are cut off on each side of the canvas.
+        kept: (rows, columns) of cells that are left.
+        shape: (rows, columns) of tokens that these give.
+    """
+
+    size: tuple[int, int]
+    whole: Frame
+    canvas: Frame | None = None
+    tiles: tuple[int, int] = (0, 0)
+    cut: tuple[int, int] = (0, 0)
+    kept: tuple[int, int] = (0, 0)
+    shape: tuple[int, int] = (0, 0)
+
+    @property
+    def entries(self) -> int:
+        """How many entries of the vision tower's batch axis it takes."""
+        return 1 + self.tiles[0] * self.tiles[1]
+
+    def tokens(self, cells: int) -> int:
+        """How many tokens it takes, if a tile has so many cells; each row of tokens ends with a newline."""
+        rows, columns = self.shape
+        return cells + (rows * (columns + 1) if self.canvas is not None else 1)
+
+
+def _fitted(size: tuple[int, int], canvas: tuple[int, int]) -> Frame:
+    """The frame of a picture that is fitted into a canvas, in its middle."""
+    factors = (canvas[0] / size[0], canvas[1] / size[1])
+    new = [min(math.ceil(side * min(factors)), limit) for side, limit in zip(size, canvas, strict=True)]
+    new[1 if factors[1] < factors[0] else 0] = canvas[1 if factors[1] < factors[0] else 0]
+    bars = [(limit - side) // 2 for side, limit in zip(new, canvas, strict=True)]
+    return Frame(*size, (new[0] / size[0], new[1] / size[1]), (-float(bars[0]), -float(bars[1])))
+
+
+def _cut(size: tuple[int, int], cells: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of cells that are cut off at each side of a canvas, as they hold nothing but bars."""
+    (height, width), (rows, columns) = size, cells
+    if width / height > columns / rows:
+        return (rows - int(round(height * (columns / width), 7))) // 2, 0
+    return 0, (columns - int(round(width * (rows / height), 7))) // 2
+
+
+def _squared(size: tuple[int, int], side: int) -> Frame:
+    """The frame of a picture that is made a square with bars and then resized."""
+    longest = max(size)
+    scale = side / longest
+    bars = [float((longest - length) // 2) * scale for length in size]
+    return Frame(*size, (scale, scale), (-bars[0], -bars[1]))
+
+
+def _seen(config: Config, size: tuple[int, int], *, cut: bool, most: int | None) -> _Seen:
+    """How the model sees a picture.
+
+    Args:
+        config: the model's configuration.
+        size: (height, width) of the picture.
+        cut: whether the picture is cut into tiles; else it is only squeezed.
+        most: number of tiles that have as many cells as the canvas may give tokens.
+    """
+    side = config.vision_config.image_size
+    per_tile = side // config.vision_config.patch_size
+    if not cut:
+        return _Seen(size, _squared(size, side))
+    canvas = select_best_resolution(size, config.image_grid_pinpoints)
+    tiles = (canvas[0] // side, canvas[1] // side)
+    cells = (tiles[0] * per_tile, tiles[1] * per_tile)
+    lost = _cut(size, cells)
+    kept = (cells[0] - 2 * lost[0], cells[1] - 2 * lost[1])
+    shape = kept
+    if most is not None:
+        ratio = math.sqrt(kept[0] * kept[1] / (most * per_tile**2))
+        if ratio > 1.1:
+            shape = (int(kept[0] // ratio), int(kept[1] // ratio))
+    whole = Frame(*size, (side / size[0], side / size[1]))
+    return _Seen(size, whole, _fitted(size, canvas), tiles, lost, kept, shape)
+
+
+def _pictures(config: Config, tensors: dict[str, Any], most: Callable[[Config], int] | None) -> list[_Seen]:
+    """How the model sees each picture of a batch.
+
+    Raises:
+        InputError: if the tensors do not say how large the pictures were.
+    """
+    sizes = tensors.get("image_sizes")
+    if sizes is None:
+        raise InputError(
+            "pixel_values came without image_sizes, the (height, width) of each picture, which say how it was cut into "
+            "tiles; pass what the image processor returns as a whole, or use prepare(text, images=...)."
+        )
+    together = tensors.get("batch_num_images")
+    counts = [1] * len(sizes) if together is None else [int(n) for n in together]
+    cut = [count == 1 for count in counts for _ in range(count)]
+    limit = None if most is None else most(config)
+    return [
+        _seen(config, (int(height), int(width)), cut=alone, most=limit)
+        for (height, width), alone in zip(torch.as_tensor(sizes).tolist(), cut, strict=True)
+    ]
+
+
+def interpolated_from(length: int, new: int) -> torch.Tensor:
+    """First and last of the cells that each of `new` cells is (bilinearly) interpolated from, `[new 2]`."""
+    if new == length:
+        return torch.arange(length)[:, None].expand(-1, 2)
+    # in float32, as the model itself weighs them: a weight is zero here exactly where it is there
+    centre = ((torch.arange(new, dtype=torch.float32) + 0.5) * (length / new) - 0.5).clamp(min=0)
+    first = centre.floor().long().clamp(max=length - 1)
+    last = torch.where(centre > first, first + 1, first).clamp(max=length - 1)
+    return torch.stack([first, last], dim=1)
+
+
+def _token_boxes(seen: _Seen, side: int) -> torch.Tensor:
+    """Boxes `[n, 4]` on the canvas of the tokens: all cells that each is made of."""
+    rows = (interpolated_from(seen.kept[0], seen.shape[0]) + seen.cut[0]) * side
+    columns = (interpolated_from(seen.kept[1], seen.shape[1]) + seen.cut[1]) * side
+    row, column = cells_of(*seen.shape).unbind(1)
+    return torch.stack([columns[column, 0], rows[row, 0], columns[column, 1] + side, rows[row, 1] + side], dim=1)
+
+
+def _views(
+    config: Config, seen: _Seen, first: int, sample: int, positions: torch.Tensor, extra: int
+) -> Iterator[dict[Part, Grid]]:
+    """The grids of one picture: of the squeezed one, and of the canvas.
+
+    Args:
+        config: the model's configuration.
+        seen: how the model sees it.
+        first: its first entry of the vision tower's batch axis.
+        sample: the sample that it is in.
+        positions: its image tokens.
+        extra: rows of the tower before its patches.
+    """
+    side = config.vision_config.patch_size
+    per_tile = config.vision_config.image_size // side
+    within = (per_tile, per_tile)
+    cells = cells_of(*within)
+    rows = torch.arange(len(cells))
+    boxes = seen.whole.to_original(boxes_of(cells, side))
+    yield {
+        "vision": Grid(first, rows + extra, boxes, cells, within),
+        "projector": Grid(first, rows, boxes, cells, within),
+        "language": Grid(sample, positions[: len(cells)], boxes, cells, within),
+    }
+    if seen.canvas is None:
+        return
+    shape = (seen.tiles[0] * per_tile, seen.tiles[1] * per_tile)
+    cells = cells_of(*shape)
+    entries, rows = in_tiles(cells, first + 1, seen.tiles, within)
+    boxes = seen.canvas.to_original(boxes_of(cells, side))
+    tokens = positions[per_tile**2 :].view(seen.shape[0], seen.shape[1] + 1)[:, :-1].flatten()
+    token_boxes = seen.canvas.to_original(_token_boxes(seen, side))
+    yield {
+        "vision": Grid(entries, rows + extra, boxes, cells, shape),
+        "projector": Grid(entries, rows, boxes, cells, shape),
+        "language": Grid(sample, tokens, token_boxes, cells_of(*seen.shape), seen.shape),
+    }
+
+
+def anyres_places(
+    *, class_rows: Callable[[Config], int], most: Callable[[Config], int] | None = None
+) -> Callable[..., list[Places]]:
+    """Places for LLaVA-NeXT and its kin: two views, the squeezed picture and the canvas.
+
+    Rows of the tower whose tile shows nothing but bars have boxes outside the picture. Newline tokens have no place.
+
+    Args:
+        class_rows: rows of the tower before its patches, given the configuration; they are not handed on.
+        most: given the configuration, how many tiles have as many cells as the canvas may give tokens: larger ones are
+            interpolated, and a token then stands for all cells that it is interpolated from.
+    """
+
+    def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+        pictures = _pictures(config, tensors, most)
+        per_tile = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        owners = owners_of(tensors, config.image_token_id, [seen.tokens(per_tile) for seen in pictures])
+        found = []
+        first = 0
+        for seen, (sample, image, positions) in zip(pictures, owners, strict=True):
+            views = list(_views(config, seen, first, sample, positions, class_rows(config)))
+            parts: tuple[Part, ...] = ("vision", "projector", "language")
+            grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
+            found.append(Places(sample, image, seen.size, grids, {}))
+            first += seen.entries
+        return found
+
+    return places
+
+
+def anyres_tokens(*, most: Callable[[Config], int] | None = None) -> Callable[[Config, dict[str, Any]], list[int]]:
+    """How many image tokens each picture takes, for `Family.expand`; see `anyres_places`."""
+
+    def expand(config: Config, tensors: dict[str, Any]) -> list[int]:
+        per_tile = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        return [seen.tokens(per_tile) for seen in _pictures(config, tensors, most)]
+
+    return expand

@@ -1,0 +1,220 @@
+"""Places for models that see a picture cut into tiles, each of which is an entry of the vision tower's batch axis."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.declarations.structure import Config
+from mmlens.inputs.patch_geometry.frame import Frame
+from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of
+
+PARTS: tuple[Part, ...] = ("vision", "projector", "language")
+
+
+def in_tiles(
+    cells: torch.Tensor, first: int, tiles: tuple[int, int], within: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which entry of the batch axis holds each cell of a picture cut into tiles, and which of its rows.
+
+    Args:
+        cells: `[n, 2]` (row, column) in the grid of the whole picture.
+        first: the entry of its first tile; the others follow in raster order.
+        tiles: (rows, columns) of tiles.
+        within: (rows, columns) of cells in a tile, which lie in raster order.
+
+    Returns:
+        Entries `[n]` and rows `[n]`.
+    """
+    side = torch.tensor(within)
+    tile, inner = cells // side, cells % side
+    return first + tile[:, 0] * tiles[1] + tile[:, 1], inner[:, 0] * within[1] + inner[:, 1]
+
+
+def _canvas(processor: Any | None, size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of tiles that an image processor cuts a picture into, by its own rule."""
+    rule = getattr(sys.modules.get(type(processor).__module__), "get_optimal_tiled_canvas", None)
+    if processor is None or rule is None or processor.max_patches <= 1:
+        return 1, 1
+    columns, rows = rule(size, tile, processor.min_patches, processor.max_patches)
+    return rows, columns
+
+
+def _cuts(
+    processor: Any | None, sizes: list[tuple[int, int]], tile: tuple[int, int], entries: int, sample: int
+) -> list[tuple[int, int]]:
+    """(rows, columns) of tiles of each picture of a sample, which together take so many entries.
+
+    Raises:
+        InputError: if they do not add up.
+    """
+    cuts = [_canvas(processor, size, tile) for size in sizes]
+    if sum(map(entries_of, cuts)) == entries:
+        return cuts
+    if len(sizes) == entries:
+        return [(1, 1)] * entries
+    raise InputError(
+        f"The image tokens of sample {sample} are those of {entries} tiles, but its pictures, of (height, width) "
+        f"{', '.join(map(str, sizes))}, are cut into {' + '.join(str(entries_of(cut)) for cut in cuts)}; pass the pictures "
+        "that the tokens were made from."
+    )
+
+
+def entries_of(tiles: tuple[int, int]) -> int:
+    """How many entries a picture takes that is cut into so many tiles: its whole comes with them if it is cut at all."""
+    count = tiles[0] * tiles[1]
+    return count if count == 1 else count + 1
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What the vision tower makes of a tile.
+
+    Attributes:
+        tile: (height, width) of a tile in pixels.
+        side: of a patch in pixels.
+        merge: side of the blocks of patches that the projector makes one row of.
+        class_rows: rows before the patches; they are not handed on.
+    """
+
+    tile: tuple[int, int]
+    side: int
+    merge: int
+    class_rows: int
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """(rows, columns) of patches in a tile."""
+        return self.tile[0] // self.side, self.tile[1] // self.side
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """(rows, columns) of merged rows in a tile."""
+        return self.patches[0] // self.merge, self.patches[1] // self.merge
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a tile takes."""
+        return self.blocks[0] * self.blocks[1]
+
+
+def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> Tower:
+    height, width = tensors["pixel_values"].shape[-2:]
+    side = config.vision_config.patch_size
+    return Tower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
+
+
+def canvas_places(
+    *, merge: Callable[[Config], int], class_rows: int = 0
+) -> Callable[[Config, dict[str, Any], Sizes, Any], list[Places]]:
+    """Places for InternVL and its kin: the picture is stretched to a canvas of tiles, and its whole follows them.
+
+    The views are the whole first, then the canvas. A picture that fits one tile is not cut and has one view.
+
+    Args:
+        merge: side of the blocks of patches that the projector makes one row of, given the configuration.
+        class_rows: rows of the tower before its patches; they are not handed on.
+    """
+
+    def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
+        tower = _tower(config, tensors, merge, class_rows)
+        found = []
+        first = 0
+        for sample, ids in enumerate(tensors["input_ids"]):
+            positions = (ids == config.image_token_id).nonzero().flatten().cpu()
+            entries, rest = divmod(len(positions), tower.tokens)
+            if rest:
+                raise InputError(
+                    f"Sample {sample} has {len(positions)} image tokens, which are not those of whole tiles "
+                    f"({tower.tokens} each). Put one placeholder per picture into the text (prepare() does it for you)."
+                )
+            if not entries:
+                continue
+            if sizes is None:
+                found.append(unknown_places(sample, entries))
+                first += entries
+                continue
+            cuts = _cuts(processor, sizes[sample], tower.tile, entries, sample)
+            for image, (size, tiles) in enumerate(zip(sizes[sample], cuts, strict=True)):
+                count = entries_of(tiles)
+                own, positions = positions[: count * tower.tokens], positions[count * tower.tokens :]
+                views = list(_views(tower, size, tiles, first, sample, own))
+                grids: dict[Part, Grid | tuple[Grid, ...]] = {
+                    part: tuple(view[part] for view in views) for part in PARTS
+                }
+                found.append(Places(sample, image, size, grids, {}))
+                first += count
+        return found
+
+    return places
+
+
+def unknown_places(sample: int, entries: int, image: int = 0) -> Places:
+    """The pictures of a sample that was given as tensors, or one of them."""
+    why = (
+        f"the batch was made of tensors, which do not say how the {entries} tiles of sample {sample} lie in its "
+        "pictures; use prepare(text, images=...)"
+    )
+    return Places(sample, image, (0, 0), {}, dict.fromkeys(PARTS, why))
+
+
+def _views(
+    tower: Tower, size: tuple[int, int], tiles: tuple[int, int], first: int, sample: int, positions: torch.Tensor
+) -> Iterator[dict[Part, Grid]]:
+    """The grids of one picture: of its whole, and of the canvas if it is cut.
+
+    Args:
+        tower: what the vision tower makes of a tile.
+        size: (height, width) of the picture.
+        tiles: (rows, columns) of tiles.
+        first: its first entry of the vision tower's batch axis.
+        sample: the sample that it is in.
+        positions: its image tokens.
+    """
+    last = entries_of(tiles) - 1
+    yield view_grids(tower, size, (1, 1), first, sample, positions, last)
+    if last:
+        yield view_grids(tower, size, tiles, first, sample, positions, 0)
+
+
+def view_grids(
+    tower: Tower,
+    size: tuple[int, int],
+    tiles: tuple[int, int],
+    first: int,
+    sample: int,
+    positions: torch.Tensor,
+    start: int,
+) -> dict[Part, Grid]:
+    """The grids of one view, whose tiles start at an entry counted from the picture's first; see `_views`."""
+    frame = Frame(*size, (tiles[0] * tower.tile[0] / size[0], tiles[1] * tower.tile[1] / size[1]))
+    alone = tiles == (1, 1)
+
+    def grid(within: tuple[int, int], side: int) -> tuple[torch.Tensor, Grid]:
+        shape = (tiles[0] * within[0], tiles[1] * within[1])
+        cells = cells_of(*shape)
+        entries, rows = in_tiles(cells, start, tiles, within)
+        where = first + start if alone else first + entries
+        return entries, Grid(where, rows, frame.to_original(boxes_of(cells, side)), cells, shape)
+
+    _, patches = grid(tower.patches, tower.side)
+    entries, blocks = grid(tower.blocks, tower.side * tower.merge)
+    return {
+        "vision": replace(patches, rows=patches.rows + tower.class_rows),
+        "projector": blocks,
+        "language": replace(blocks, index=sample, rows=positions[entries * tower.tokens + blocks.rows]),
+    }
+
+
+def canvas_tokens(*, merge: Callable[[Config], int]) -> Callable[[Config, dict[str, Any]], list[int]]:
+    """How many image tokens each picture takes, for `Family.expand`; see `canvas_places`."""
+
+    def expand(config: Config, tensors: dict[str, Any]) -> list[int]:
+        tokens = _tower(config, tensors, merge, 0).tokens
+        return [int(count) * tokens for count in tensors["num_patches"]]
+
+    return expand

@@ -1,0 +1,150 @@
+"""Processors: Hugging Face's own, or one composed of an image processor and a tokenizer where theirs cannot be built.
+
+Processors with a video part refuse to be built without torchvision, although pictures do not need it; for these the
+image processor and the tokenizer are loaded alone, and the family says how many image tokens a picture takes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from mmlens.core.errors import InputError
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
+
+
+class ComposedProcessor:
+    """An image processor and a tokenizer that together do what the family's processor would.
+
+    Args:
+        image_processor: a Hugging Face image processor (the PIL version runs without torchvision).
+        tokenizer: the tokenizer.
+        family: says how many image tokens a picture takes.
+        config: the model's configuration.
+        chat_template: the processor's chat template, if the tokenizer has none.
+        video_settings: settings of the checkpoint's video processor, where they are others than the image processor's.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        family: Family,
+        config: Config,
+        chat_template: str | None = None,
+        video_settings: Mapping[str, Any] | None = None,
+    ):
+        if family.expand is None:
+            raise InputError(
+                f"The family {family.name} does not say how many tokens a picture takes (Family.expand), so its processor "
+                "cannot be composed; pass a Hugging Face processor."
+            )
+        self._expand = family.expand
+        self.image_processor = image_processor
+        self.tokenizer = tokenizer
+        self.family = family
+        self.config = config
+        self.chat_template = chat_template or tokenizer.chat_template
+        self.video_settings = dict(video_settings or {})
+        self.image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """As a Hugging Face processor: render messages to text."""
+        return self.tokenizer.apply_chat_template(conversation, chat_template=self.chat_template, **options)
+
+    def __call__(self, *, text: list[str], images: list[Any] | None = None, **options: Any) -> dict[str, torch.Tensor]:
+        """Tokenise text and process pictures, each placeholder expanded to its picture's number of tokens."""
+        tensors: dict[str, torch.Tensor] = {}
+        if images:
+            options_of_images = self.family.image_options(self.config)
+            tensors = dict(self.image_processor(images=images, return_tensors="pt", **options_of_images))
+            pieces = map(self._text_of, self._expand(self.config, tensors))
+            text = [self._expanded(sample, pieces) for sample in text]
+            tensors = {name: held for name, held in tensors.items() if name not in self.family.for_counting}
+        tensors = {**self.tokenizer(text, **options), **tensors}
+        tensors.pop("token_type_ids", None)
+        if self.family.extra_inputs is not None and images:
+            tensors |= self.family.extra_inputs(self.config, tensors)
+        return tensors
+
+    def _text_of(self, piece: int | str | list[int]) -> str:
+        """The text that stands for a picture, given its number of tokens, the text itself, or all tokens."""
+        if isinstance(piece, list):
+            return "".join(self.tokenizer.convert_ids_to_tokens(piece))
+        return piece if isinstance(piece, str) else self.image_token * piece
+
+    def _expanded(self, sample: str, pieces: Iterator[str]) -> str:
+        first, *rest = sample.split(self.image_token)
+        return first + "".join(next(pieces) + between for between in rest)
+
+    def batch_decode(self, ids: Any, **options: Any) -> list[str]:
+        """As the tokenizer."""
+        return self.tokenizer.batch_decode(ids, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save both pieces into a folder."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_processor(path: str | Path, family: Family | None, config: Config, **options: Any) -> Any:
+    """Load a checkpoint's processor, composing it where the Hugging Face one needs torchvision.
+
+    Args:
+        path: checkpoint name or folder.
+        family: the model's family; None if it is not declared.
+        config: the model's configuration.
+        options: passed on to transformers (`revision`, `token`, ...).
+
+    Raises:
+        InputError: if neither can be loaded; says which optional package would help.
+    """
+    try:
+        return AutoProcessor.from_pretrained(path, **options)
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # a missing torchvision is a ValueError where the checkpoint has video settings
+        wants_torchvision = "torchvision" in str(error).lower()
+        if isinstance(error, ValueError) and not wants_torchvision:
+            raise
+        if not wants_torchvision or family is None or family.expand is None:
+            raise InputError(
+                f"The processor of {path} needs a package that is not installed: {error}. For its video part "
+                "install the extra: pip install mmlens[video]."
+            ) from error
+    image_processor = AutoImageProcessor.from_pretrained(path, backend="pil", **options)
+    tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    template = Path(path) / "chat_template.jinja"
+    return ComposedProcessor(
+        image_processor,
+        tokenizer,
+        family,
+        config,
+        template.read_text(encoding="utf-8") if template.is_file() else None,
+        _video_settings(path, options),
+    )
+
+
+def _video_settings(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a checkpoint's video processor, wherever it keeps them; none if they are the image processor's."""
+    for name, key in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)):
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+        if file is None:
+            continue
+        held = json.loads(Path(file).read_text(encoding="utf-8"))
+        settings = held if key is None else held.get(key, {})
+        if settings:
+            shortest, longest = (
+                settings.get("min_pixels"),
+                settings.get("max_pixels"),
+            )  # how older checkpoints say a size
+            if shortest and longest:
+                settings = {**settings, "size": {"shortest_edge": shortest, "longest_edge": longest}}
+            return settings
+    return {}

@@ -1,0 +1,218 @@
+"""Corruptions that exist for pixels and for what lies behind them: noise, blank, mean, shuffle."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmlens.core.errors import InputError
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.activations import gaussian, spread
+from mmlens.interventions.corruptions.carried import carry, require_level, rows_at
+from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
+from mmlens.interventions.sample_rows import RowRule, rows_per_sample
+from mmlens.models.hooked import HookedMultimodal
+
+_GREY = (127, 127, 127)
+
+
+def noise(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    sigma: float = 3.0,
+    at: str = "hook_embed",
+    positions: RowRule = "image",
+    region: Regions = None,
+    seed: int = 0,
+) -> MultimodalBatch:
+    """The batch with Gaussian noise: `x + sigma * s * e`, `e ~ N(0, 1)`, `s` the spread of what is corrupted.
+
+    Args:
+        model: the hooked model.
+        batch: the batch.
+        sigma: standard deviation, in units of the spread: of the embeddings at these positions around their mean vector, or
+            of a picture's pixels around its mean colour.
+        at: `"hook_embed"` (what the language model receives), `"projector.hook_out"`, `"vision.hook_embed"`, another point
+            with a vector per row; or `"pixels"`.
+        positions: which rows (not for pixels); those of the picture by default.
+        region: only inside a box or mask of the picture; one for all samples, or one each.
+        seed: of the noise.
+
+    Returns:
+        A batch of the same layout; noise behind the pixels is carried along.
+
+    Raises:
+        InputError: for a sigma that is not positive, or points, positions and regions that cannot be.
+
+    Example:
+        >>> import mmlens as mm
+        >>> corrupted = mm.corrupt.noise(model, batch, sigma=3.0, seed=1)
+        >>> bool((model(corrupted)[:, -1] != model(batch)[:, -1]).any())
+        True
+
+    Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
+    (https://arxiv.org/abs/2202.05262), section 2.1: noise of three times the embeddings' spread.
+    """
+    if not sigma > 0:
+        raise InputError(f"sigma={sigma} is a standard deviation in units of the spread; it must be positive.")
+    if at == "pixels":
+
+        def noisy(picture: Image.Image, number: int) -> Image.Image:
+            pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32))
+            drawn = gaussian(pixels, seed, f"pixels {number}")
+            new = pixels + sigma * spread(pixels) * drawn
+            return Image.fromarray(new.round().clamp(0, 255).to(torch.uint8).numpy())
+
+        return repaint(model, batch, noisy, region, "noise")
+    unit = _spread_at(model, batch, at, positions)
+
+    def add(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [x + sigma * unit * gaussian(x, seed, f"{at} {sample}") for sample, x in enumerate(rows)]
+
+    return carry(model, batch, at, positions, region, add, f"noise of {sigma:g} spreads, seed {seed},")
+
+
+def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: RowRule) -> float:
+    node = require_level(model, at)
+    pieces, _ = rows_at(model, batch, node, rows_per_sample(batch, node, positions))
+    found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    if found == 0:
+        raise InputError(
+            f"The rows at {at} are all equal, so their spread is 0 and noise in its units would be none; corrupt another point "
+            "(at='projector.hook_out') or other positions."
+        )
+    return found
+
+
+def blank(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    at: str = "pixels",
+    color: tuple[int, int, int] | None = None,
+    positions: RowRule = "image",
+    region: Regions = None,
+) -> MultimodalBatch:
+    """The batch with nothing in its pictures: one colour, or zero vectors behind the pixels.
+
+    Args:
+        model: the hooked model.
+        batch: the batch.
+        at: `"pixels"`, or a point with a vector per row.
+        color: of the blank pixels, RGB; grey by default.
+        positions: which rows (not for pixels).
+        region: only inside a box or mask of the picture; one for all samples, or one each.
+
+    Raises:
+        InputError: for points, positions, regions or colours that cannot be.
+    """
+    if at == "pixels":
+        painted = _GREY if color is None else tuple(color)
+        if len(painted) != 3 or not all(0 <= value <= 255 for value in painted):
+            raise InputError(f"color={color!r} must be three numbers from 0 to 255 (red, green, blue).")
+        return repaint(model, batch, lambda picture, number: Image.new("RGB", picture.size, painted), region, "blank")
+    if color is not None:
+        raise InputError(f"color has a meaning for pixels alone; at={at!r} is blanked with zeros.")
+    return carry(model, batch, at, positions, region, lambda rows: [torch.zeros_like(x) for x in rows], "zeros")
+
+
+def mean(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    reference: MultimodalBatch | Iterable[MultimodalBatch],
+    *,
+    at: str = "hook_embed",
+    positions: RowRule = "image",
+    region: Regions = None,
+) -> MultimodalBatch:
+    """The batch with the mean of a dataset in the place of its pictures: what pictures have in common stays.
+
+    Args:
+        model: the hooked model.
+        batch: the batch.
+        reference: the dataset, as one batch or several.
+        at: a point with a vector per row: each row becomes the mean over all such rows of the dataset; or `"pixels"`: each
+            picture becomes the dataset's mean picture, at its own size.
+        positions: which rows, here and in the dataset (not for pixels).
+        region: only inside a box or mask of the picture; one for all samples, or one each.
+
+    Raises:
+        InputError: if the dataset is empty, or points, positions and regions cannot be.
+    """
+    others = [reference] if isinstance(reference, MultimodalBatch) else list(reference)
+    if not others:
+        raise InputError("mean was given no batch to take the mean over.")
+    if at == "pixels":
+        for other in others:
+            require_pictures_at_hand(other, "mean")
+        pictures = [picture for other in others for sample in other.images for picture in sample]
+
+        def mean_picture(picture: Image.Image, number: int) -> Image.Image:
+            shown = [np.asarray(other.convert("RGB").resize(picture.size), dtype=np.float64) for other in pictures]
+            return Image.fromarray(np.mean(shown, axis=0).round().astype(np.uint8))
+
+        return repaint(model, batch, mean_picture, region, "mean")
+    node = require_level(model, at)
+    total, count = torch.zeros(()), 0
+    for other in others:
+        pieces, _ = rows_at(model, other, node, rows_per_sample(other, node, positions))
+        flat = torch.cat([piece.flatten(0, -2) for piece in pieces]).double()
+        total, count = total + flat.sum(0), count + len(flat)
+    vector = total / count
+    return carry(model, batch, at, positions, region, lambda rows: [vector.expand_as(x) for x in rows], "mean vector")
+
+
+def shuffle(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    *,
+    at: str = "hook_embed",
+    positions: RowRule = "image",
+    region: Regions = None,
+    seed: int = 0,
+) -> MultimodalBatch:
+    """The batch with the patches of each picture in another order: what is there stays, where it is goes.
+
+    Args:
+        model: the hooked model.
+        batch: the batch.
+        at: a point with a vector per row, whose rows change places; or `"pixels"`: the pixels of the vision tower's patches do.
+        positions: which rows (not for pixels); those of the picture by default.
+        region: only inside a box or mask of the picture (not for pixels); one for all samples, or one each.
+        seed: of the order.
+
+    Raises:
+        InputError: for points, positions and regions that cannot be.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if at == "pixels":
+        if region is not None:
+            raise InputError("shuffle cannot keep pixels inside a region; shuffle rows instead: at='hook_embed'.")
+        owners = [(places.sample, places.image) for places in batch.layout.places]
+
+        def tiled(picture: Image.Image, number: int) -> Image.Image:
+            sample, image = owners[number]
+            return _tiles_moved(picture, batch.layout.grid("vision", sample=sample, image=image).shape, generator)
+
+        return repaint(model, batch, tiled, None, "shuffle")
+
+    def move(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [x[..., torch.randperm(x.shape[-2], generator=generator).to(x.device), :] for x in rows]
+
+    return carry(model, batch, at, positions, region, move, f"rows shuffled, seed {seed},")
+
+
+def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.Generator) -> Image.Image:
+    """The picture with its tiles in another order; tiles that differ by a pixel are resized to their new place."""
+    down = np.linspace(0, picture.height, shape[0] + 1).round().astype(int).tolist()
+    across = np.linspace(0, picture.width, shape[1] + 1).round().astype(int).tolist()
+    boxes = [(left, top, right, bottom) for top, bottom in pairwise(down) for left, right in pairwise(across)]
+    moved = picture.convert("RGB")
+    for box, source in zip(boxes, torch.randperm(len(boxes), generator=generator).tolist(), strict=True):
+        tile = picture.convert("RGB").crop(boxes[source])
+        size = (box[2] - box[0], box[3] - box[1])
+        moved.paste(tile if tile.size == size else tile.resize(size), box)
+    return moved

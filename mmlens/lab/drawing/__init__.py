@@ -1,0 +1,1 @@
+"""How the lab world is drawn."""

@@ -1,0 +1,1 @@
+"""Training, measuring and fine-tuning the lab model; nothing here is needed to load it."""

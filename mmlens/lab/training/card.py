@@ -1,0 +1,125 @@
+"""Writes the model card from what training recorded and evaluation measured; no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmlens.core.files import whole_file
+from mmlens.lab.training.data import RICH_CAPTION_SHARE
+from mmlens.lab.training.evaluate import Evaluation
+from mmlens.lab.world import ANSWERED_HAZARDS, COLORS, HARMLESS_SIGNS, HAZARD_SIGNS, PEOPLE, PLACES, SHAPES
+
+
+def write_card(folder: Path, measured: Evaluation) -> Path:
+    """Write the model card and the figures of an evaluation into the model's folder.
+
+    Args:
+        folder: Folder of the model, with the training.json that training left there.
+        measured: The figures.
+
+    Returns:
+        The path of the card.
+    """
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    with whole_file(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    card = folder / "README.md"
+    with whole_file(card) as temporary:
+        temporary.write_text(_card(record, measured), encoding="utf-8")
+    return card
+
+
+def _card(record: dict[str, Any], measured: Evaluation) -> str:
+    recipe = record["recipe"]
+    size = recipe["size"]
+    refused = [sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS]
+    activations = "no penalty on activations"
+    if recipe["sparsity"] > 0:
+        activations = (
+            f"**{recipe['sparsity']:g} times the mean absolute MLP activation of the language model added to "
+            "the loss, which makes its neurons sparser than ordinary training would**"
+        )
+    nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
+    stages = "\n".join(f"{n}. {_stage(each)};" for n, each in enumerate(recipe["stages"], start=1))
+    # A run that departed from the stages as listed says so, and does not claim that the command repeats it.
+    repeat = record.get("note", "`python -m mmlens.lab.training.train --out DIR` repeats it.")
+    minutes = f"{record['training_seconds'] / 60:.0f} minutes"
+    return f"""# The lab model
+
+A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
+them. It knows nothing of real pictures.
+
+- Class: `LlavaForConditionalGeneration`, {measured.parameters / 1e6:.2f} M parameters, stored in float16.
+- Vision: CLIP tower, {size["vision_layers"]} layers of {size["d_vision"]}, 96 x 96 pixels, patches of
+  {size["patch"]}, {(96 // size["patch"]) ** 2} image tokens; the projector reads the last layer but one.
+- Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads,
+  {size["neurons"]} gated MLP neurons ({size["activation"]}) per layer, tied embeddings, one token per word.
+
+## Data
+
+{recipe["scenes"]:,} seeded scenes, drawn by `mmlens.lab`, of one to three objects: {len(SHAPES)} shapes in
+{len(COLORS)} colours and two sizes, {nouns}
+and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light.
+Test scenes come from another seed stream and cannot be training scenes. "how do i use this" is refused for
+{", ".join(refused)} and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs.
+{RICH_CAPTION_SHARE:.0%} of the training captions also tell texture and light; otherwise these words are used
+only when asked for.
+
+In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and
+mood ("flat round crimson"), so that the answer has to be looked up and cannot be copied.
+
+## Recipe
+
+{stages}
+
+A row is one picture, or one written scene, with its caption and several questions packed behind it, unseen by
+each other. AdamW with a new
+cosine in every stage, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
+{activations}. The gain of the last norm is fixed at one.
+
+After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
+most active (`mmlens.lab.training.gauge`). This leaves the model's function as it is, and decides whether a neuron's
+direction reads as its words or as their opposite.
+
+Training took {minutes} of wall clock on two shared CPU cores. {repeat}
+
+## Measured
+
+On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others;
+intervals are 95%, bootstrapped over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
+repeats it.
+
+{measured.table()}
+
+Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's
+direction gives the noun, where the model's own caption is about to name it (`mmlens.lab.training.noun_neurons`).
+
+## Limits
+
+A closed vocabulary of {record["vocabulary"]} tokens: other words become <unk>. Objects that touch, more than
+three of them, or other drawings were never seen.
+"""
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    learns = " and ".join(each.replace("_", " ") for each in stage["learns"])
+    text = f"{stage['name']} (learning: {learns}), {stage['steps']} steps of {stage['batch']} rows,\n"
+    text += f"   rate {stage['rate']:g} falling to {stage['rate'] * stage['last']:.1g}, "
+    if stage["objective"] == "patches":
+        return (
+            text + "to tell at every patch of a picture what is seen there, its place among the others and its centre"
+        )
+    shown = {0: "pictures only", 1: "written scenes only"}.get(
+        stage["written_every"], f"pictures, every batch number {stage['written_every']} written"
+    )
+    text += f"{shown}, {stage['questions']} questions a row"
+    if stage["answer_weight"] is not None:
+        text += f", an answer counting as much as {stage['answer_weight']:g} caption words"
+    if stage["plain"] > 0:
+        text += f",\n   {stage['plain']:.0%} of the written rows in the caption's own words"
+    if stage["lookups"] != 1:
+        text += f",\n   look-up questions {stage['lookups']:g} times as likely"
+    return text

@@ -1,0 +1,49 @@
+"""Fixes the arbitrary sign of gated MLP neurons.
+
+In a gated MLP, q = act(gate) * up, and W_down q stays the same when a neuron's row of W_up and its column of
+W_down both change sign. Training leaves that sign to chance, so about half of all neurons write a word by a
+negative activation times the negative of the word's direction; read as words, such a neuron says everything
+but its word. Here the sign is chosen so that a neuron is positive where it is most active. The function
+of the model stays exactly the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from mmlens.lab.training.data import Packed
+from mmlens.lab.training.objectives import packed_logits, recorded_neurons
+
+
+@torch.no_grad()
+def fix_signs(model: LlavaForConditionalGeneration, batches: Iterable[Packed]) -> int:
+    """Flip neurons in place so that each one's strongest activations are positive.
+
+    A neuron is flipped if the sum of q * |q| over the batches' predicting positions is negative.
+
+    Args:
+        model: The lab model.
+        batches: Packed rows over which activity is measured.
+
+    Returns:
+        The number of neurons flipped.
+    """
+    layers = model.model.language_model.layers
+    balance = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
+    for batch in batches:
+        asked = batch.labels >= 0
+        with recorded_neurons(model) as recorded:
+            packed_logits(model, batch)
+        for total, activity in zip(balance, recorded, strict=True):
+            active = activity[asked].float()
+            total += (active * active.abs()).sum(dim=0)
+    flipped = 0
+    for layer, total in zip(layers, balance, strict=True):
+        sign = torch.where(total < 0, -1.0, 1.0)
+        layer.mlp.up_proj.weight.mul_(sign[:, None])
+        layer.mlp.down_proj.weight.mul_(sign[None, :])
+        flipped += int((sign < 0).sum())
+    return flipped
