@@ -14,10 +14,10 @@ from tests.conftest import LONG, SHORT
 from tests.families import (
     cross_attending,
     encoder_decoder,
-    further_language,
     gemma_like,
     idefics_like,
     internvl_like,
+    language_models,
     qwen_like,
     siglip_like,
 )
@@ -29,7 +29,7 @@ _ALL = {
         own,
         cross_attending,
         encoder_decoder,
-        further_language,
+        language_models,
         gemma_like,
         idefics_like,
         internvl_like,

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import mmlens as mm
-from mmlens.analysis.store.collection_config import Question
+from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import StoreFolder
 from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.shard import FileShard, MemoryShard, Record
@@ -17,7 +17,7 @@ from mmlens.core.errors import InputError
 AT, WIDTH, BATCH = "blocks.4.hook_resid_post", 24, 64
 
 
-def stored(values: torch.Tensor, folder: Path, question: Question, *, processes: int = 2) -> mm.ActivationStore:
+def stored(values: torch.Tensor, folder: Path, question: CollectionConfig, *, processes: int = 2) -> mm.ActivationStore:
     """A store whose shards several processes wrote, which took two samples of 0 to 3 states in turn."""
     counts = [number % 4 for number in range(2 * len(values) + 4)]
     ends = torch.tensor(counts).cumsum(0).tolist()
@@ -39,7 +39,7 @@ def stored(values: torch.Tensor, folder: Path, question: Question, *, processes:
 
 
 @pytest.fixture(scope="module")
-def question() -> Question:
+def question() -> CollectionConfig:
     return mm.collect(mm.lab.load(), mm.lab.scenes(1), at=AT, positions="last", generate=False, progress=False).question
 
 
@@ -61,7 +61,7 @@ def planted(method: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("method", ["semi_nmf", "kmeans", "pca", "simple"])
 def test_what_was_planted_is_found_some_states_at_a_time(
-    method: Any, tmp_path: Path, question: Question, monkeypatch: pytest.MonkeyPatch
+    method: Any, tmp_path: Path, question: CollectionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values, vectors = planted(method)
     store = stored(values, tmp_path / "store", question)
@@ -108,7 +108,7 @@ def test_nmf_comes_near_to_all_states_at_once() -> None:
         mm.extract_concepts(mm.States(-values, AT), 4, method="nmf", batch_size=BATCH)
 
 
-def test_slices_are_the_states_in_the_order_of_the_dataset(tmp_path: Path, question: Question) -> None:
+def test_slices_are_the_states_in_the_order_of_the_dataset(tmp_path: Path, question: CollectionConfig) -> None:
     values = torch.arange(300 * WIDTH).reshape(300, WIDTH).float()
     store = stored(values, tmp_path / "store", question)
     states, whole = store.mapped(), store.at()
@@ -122,7 +122,7 @@ def test_slices_are_the_states_in_the_order_of_the_dataset(tmp_path: Path, quest
     assert [len(some) for some in states.split(128)] == [128, 128, 44]
 
 
-def test_errors(tmp_path: Path, question: Question) -> None:
+def test_errors(tmp_path: Path, question: CollectionConfig) -> None:
     values = torch.ones(40, WIDTH)
     values[33, 2] = torch.nan
     states = stored(values, tmp_path / "store", question).mapped()
