@@ -10,7 +10,11 @@ from PIL import Image
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
+from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.layout import TokenLayout
+
+#: The longer side of a picture in a figure, in pixels.
+FIGURE_SIDE = 1600
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,22 @@ class HeatMap:
         low, high = float(self.values.min()), float(self.values.max())
         return f"HeatMap({self.title}: {rows} x {columns} patches, {low:.3g} to {high:.3g})"
 
-    def smooth(self) -> Float[torch.Tensor, "height width"]:
-        """The map at the picture's resolution: bilinear between patch centres, the least value outside the patches."""
-        left, top, right, bottom = (round(v) for v in self.box)
-        wanted = (max(bottom - top, 1), max(right - left, 1))
+    def smooth(self, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "height width"]:
+        """The map over the picture: bilinear between patch centres, the least value outside the patches.
+
+        Args:
+            size: (height, width) to draw it at; the picture's own by default.
+        """
+        size = self.size if size is None else size
+        down, right = (new / old for new, old in zip(size, self.size, strict=True))
+        left, top, end, bottom = (round(v * f) for v, f in zip(self.box, (right, down, right, down), strict=True))
+        covered = (max(bottom - top, 1), max(end - left, 1))
         inner = torch.nn.functional.interpolate(
-            self.values[None, None].float(), size=wanted, mode="bilinear", align_corners=False
+            self.values[None, None].float(), size=covered, mode="bilinear", align_corners=False
         )[0, 0]
-        full = torch.full(self.size, float(self.values.min()))
+        full = torch.full(size, float(self.values.min()))
         y, x = max(top, 0), max(left, 0)
-        visible = inner[y - top : self.size[0] - top, x - left : self.size[1] - left]
+        visible = inner[y - top : size[0] - top, x - left : size[1] - left]
         full[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
         return full
 
@@ -56,39 +66,60 @@ class HeatMap:
         Raises:
             InputError: for a percentile outside that range.
         """
-        if not 0 <= percentile <= 100:
-            raise InputError(f"percentile={percentile} must lie in 0..100.")
-        smooth = self.smooth()
-        return smooth > torch.from_numpy(np.percentile(smooth.numpy(), [percentile])).to(smooth.dtype)
+        return _above(self.smooth(), percentile)
 
-    def overlay(self, image: Image.Image, *, alpha: float = 0.5, percentile: float | None = None) -> Image.Image:
+    def overlay(
+        self,
+        image: Picture,
+        *,
+        alpha: float = 0.5,
+        percentile: float | None = None,
+        longest: int | None = FIGURE_SIDE,
+    ) -> Image.Image:
         """The map over the picture in colours, or the mask as a bright region.
 
         Args:
-            image: the picture, of the map's size.
+            image: the picture, of the map's size: whatever `prepare` takes.
             alpha: weight of the colours.
             percentile: show the mask above this percentile in place of the colours.
+            longest: the longer side of what is drawn, in pixels: larger pictures are drawn smaller, as figures show them.
+                None draws at the picture's own size.
 
         Raises:
-            InputError: if the picture has another size.
+            InputError: if the picture cannot be read or has another size.
         """
-        if (image.height, image.width) != self.size:
+        picture = load_image(image)
+        if (picture.height, picture.width) != self.size:
             raise InputError(
                 f"The map belongs to a picture of [height={self.size[0]} width={self.size[1]}], found "
-                f"[height={image.height} width={image.width}]."
+                f"[height={picture.height} width={picture.width}]."
             )
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+        if longest is not None and max(picture.size) > longest:
+            picture.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture, dtype=np.float32) / 255
+        smooth_map = self.smooth((picture.height, picture.width))
         if percentile is not None:
-            inside = self.mask(percentile).numpy()[..., None]
+            inside = _above(smooth_map, percentile).numpy()[..., None]
             shown = np.where(inside, pixels, pixels * 0.25)
             return Image.fromarray((shown * 255).round().astype(np.uint8))
         from matplotlib import colormaps
 
-        smooth = self.smooth().numpy()
+        smooth = smooth_map.numpy()
         spread = float(smooth.max() - smooth.min())
         scaled = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
         colors = colormaps[OVER_PICTURE](scaled)[..., :3]
         return Image.fromarray(((pixels * (1 - alpha) + colors * alpha) * 255).round().astype(np.uint8))
+
+
+def _above(smooth: torch.Tensor, percentile: float) -> torch.Tensor:
+    """The pixels `[height width]` of a smooth map above one of its percentiles.
+
+    Raises:
+        InputError: for a percentile outside 0..100.
+    """
+    if not 0 <= percentile <= 100:
+        raise InputError(f"percentile={percentile} must lie in 0..100.")
+    return smooth > torch.from_numpy(np.percentile(smooth.numpy(), [percentile])).to(smooth.dtype)
 
 
 def map_of_rows(

@@ -10,6 +10,7 @@ from PIL import Image
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
+from mmlens.inputs.images import picture_changes
 from mmlens.inputs.layout import TokenLayout
 from mmlens.inputs.patch_geometry import Places
 
@@ -55,12 +56,23 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
         carried = "".join(f"; {intervention!r}" for intervention in self.carried)
-        return f"MultimodalBatch({shapes}; {self.layout!r}{carried})"
+        changes = "".join(f"; picture {where}: {', '.join(words)}" for where, words in self.picture_changes.items())
+        return f"MultimodalBatch({shapes}; {self.layout!r}{changes}{carried})"
 
     @property
     def size(self) -> int:
         """Number of samples."""
         return len(self.inputs["input_ids"])
+
+    @property
+    def picture_changes(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """What was changed when pictures were read, by (sample, picture): turned upright, scaled to 8 bits, laid on white."""
+        changes = {
+            (sample, number): picture_changes(picture)
+            for sample, pictures in enumerate(self.images)
+            for number, picture in enumerate(pictures)
+        }
+        return {where: words for where, words in changes.items() if words}
 
     def to(self, device: torch.device | str) -> "MultimodalBatch":
         """The same batch with its tensors on a device."""

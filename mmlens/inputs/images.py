@@ -1,21 +1,38 @@
-"""Reading pictures: files, PIL images and arrays, with clear errors for everything else."""
+"""Pictures as a viewer shows them: files, PIL images and arrays made 8-bit RGB by one policy, with errors for the rest.
 
+The policy: a picture is turned upright as its EXIF orientation says (as `transformers.image_utils.load_image` does), so that
+boxes and masks are those of a viewer; 16-bit and floating values are scaled to 8 bits, not clipped; what is transparent shows
+white; of an animation, the frame that PIL has in hand is read, the first of a file. Colour profiles are not applied, as in
+transformers. `picture_changes` tells which of these a picture needed.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
 
-#: A picture: a PIL image, a path, or an array `[height width 3]` (uint8, or floats in 0..1; channels may come first).
+#: A picture: a PIL image, a path, or an array `[height width 3]` (uint8, uint16, or floats in 0..1; channels may come first).
 Picture: TypeAlias = "Image.Image | str | Path | np.ndarray | torch.Tensor"
 
+#: What is behind transparent pixels.
+GROUND = (255, 255, 255)
+#: Where a PIL image keeps what was changed about it.
+_CHANGES = "mmlens_changes"
+_ORIENTATION = 0x0112  # the EXIF tag
 
-def load_image(picture: Any) -> Image.Image:
-    """Read one picture as RGB.
+
+def load_image(picture: Picture) -> Image.Image:
+    """One picture as 8-bit RGB, as a viewer shows it.
 
     Args:
         picture: a PIL image of any mode, a path to a file that PIL can read, or an array.
@@ -24,10 +41,13 @@ def load_image(picture: Any) -> Image.Image:
         A PIL image in mode RGB.
 
     Raises:
-        InputError: for a missing or unreadable file, a URL, or an array with wrong axes, channels or range.
+        InputError: for a missing, truncated or closed file, a URL, a picture without pixels or with more than PIL lets
+            through, or an array with wrong axes, channels or range.
     """
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        name = getattr(picture, "filename", "")
+        with _readable(f"The PIL image {name}" if name else "A PIL image"):
+            return _shown(picture)
     if isinstance(picture, str | Path):
         return _read_file(picture)
     if isinstance(picture, np.ndarray | torch.Tensor):
@@ -37,17 +57,106 @@ def load_image(picture: Any) -> Image.Image:
     )
 
 
+def decoded_image(text: str) -> Image.Image:
+    """The picture in a base64 text, which may begin with `data:image/...;base64,`.
+
+    Raises:
+        InputError: if the text holds none.
+    """
+    try:
+        held = base64.b64decode(text.rpartition(",")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"A picture in base64 cannot be decoded: {error}. It begins with {text[:40]!r}.") from error
+    with _readable("The picture in base64"), Image.open(BytesIO(held)) as image:
+        return _shown(image)
+
+
+def picture_changes(picture: Image.Image) -> tuple[str, ...]:
+    """What was changed about a picture that `load_image` read, in words; nothing for an upright 8-bit RGB picture."""
+    return tuple(picture.info.get(_CHANGES, ()))
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Say of which picture PIL complains, and what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{name} has more pixels than PIL lets through ({error}). Make it smaller; if you trust the file, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not a picture that PIL can read.") from error
+    except (OSError, SyntaxError, ValueError, AttributeError) as error:
+        # truncated or broken files (PIL's PNG reader raises SyntaxError), closed images, modes that PIL cannot convert
+        raise InputError(
+            f"{name} cannot be read as a picture: {error}. A truncated file has to be fetched anew; a closed image has to be "
+            "opened again, or passed as its path."
+        ) from error
+
+
 def _read_file(path: str | Path) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise InputError(f"{path} is a URL; mmlens downloads nothing. Save the picture to a file and pass its path.")
     file = require_file(path, "picture")
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that PIL can read.") from error
-    except (OSError, SyntaxError) as error:  # truncated or broken files; PIL's PNG reader raises SyntaxError
-        raise InputError(f"{path} cannot be read as a picture: {error}.") from error
+    with _readable(str(path)), Image.open(file) as image:
+        return _shown(image)
+
+
+def _shown(image: Image.Image) -> Image.Image:
+    """A PIL image as a viewer shows it, in 8-bit RGB, with what was changed written down."""
+    if not image.width or not image.height:
+        raise InputError(f"A picture must hold pixels, found {image.width} x {image.height} (width x height).")
+    changes = list(picture_changes(image))
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # the further pictures of a phone's photo are previews
+        changes.append(f"frame {image.tell() + 1} of {frames}")
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    made = _in_eight_bits(image, changes)
+    if made.has_transparency_data:
+        made = made.convert("RGBA")
+        if made.getextrema()[3][0] < 255:
+            changes.append("transparency on white")
+        ground = Image.new("RGBA", made.size, GROUND)
+        made = Image.alpha_composite(ground, made)
+    made = made.convert("RGB")
+    if orientation in range(2, 9):
+        # the mode may have changed and the pixels with it, but what the file says of its orientation holds
+        made.info["exif"] = image.getexif().tobytes()
+        made = ImageOps.exif_transpose(made)
+        changes.append(f"turned upright (EXIF orientation {orientation})")
+    if changes:
+        made.info[_CHANGES] = tuple(changes)
+    return made
+
+
+def _in_eight_bits(image: Image.Image, changes: list[str]) -> Image.Image:
+    """A picture whose channels have 8 bits each: PIL would clip deeper ones, so that most of the picture is white.
+
+    Modes I and F do not say where white is: it is the first of 255 and 65535 (of 1, 255 and 65535 for floats) that no pixel
+    exceeds.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    whites = (65535.0,) if image.mode.startswith("I;16") else (255.0, 65535.0)
+    if image.mode == "F":
+        whites = (1.0, *whites)
+    white = next((limit for limit in whites if low >= 0 and high <= limit), None)
+    if white is None:
+        raise InputError(
+            f"A picture in mode {image.mode} must lie in 0..{whites[-1]:.0f}, found {low:.3g}..{high:.3g}. Scale it, e.g. "
+            "to an array of floats in 0..1."
+        )
+    if white != 255:
+        changes.append(f"scaled from 0..{white:.0f} to 0..255")
+    made = Image.fromarray((values * (255.0 / white)).round().astype(np.uint8))
+    made.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return made
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -63,8 +172,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise InputError(f"A picture array must hold pixels, found shape {shape}.")
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
+    if array.dtype == np.uint16:
+        made = Image.fromarray((array / 257.0).round().astype(np.uint8))
+        made.info[_CHANGES] = ("scaled from 0..65535 to 0..255",)
+        return made
     if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"A picture array must be uint8 (0..255) or floating (0..1), found {array.dtype}.")
+        raise InputError(f"A picture array must be uint8 (0..255), uint16 or floating (0..1), found {array.dtype}.")
     low, high = float(array.min()), float(array.max())
     if not (low >= 0.0 and high <= 1.0):
         raise InputError(

@@ -1,5 +1,7 @@
 """Heat maps: smooth maps, masks, overlays and controls, on maps whose answer can be said in advance."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,24 @@ def test_overlay_is_hot_where_the_map_is() -> None:
 def test_overlay_refuses_another_picture() -> None:
     with pytest.raises(InputError, match=r"picture of \[height=80 width=80\], found \[height=40 width=50\]"):
         peak(0, 0).overlay(Image.new("RGB", (50, 40)))
+
+
+def test_overlay_takes_what_prepare_takes_and_draws_at_the_figures_size(tmp_path: Path) -> None:
+    grey = Image.new("RGB", (80, 80), (60, 60, 60))
+    grey.save(tmp_path / "grey.png")
+    drawn = peak(2, 2).overlay(grey).tobytes()
+    for given in (tmp_path / "grey.png", np.asarray(grey), grey.convert("RGBA")):
+        assert peak(2, 2).overlay(given).tobytes() == drawn
+    wide = peak(2, 2, size=(1500, 4000), box=(0, 0, 4000, 1500))
+    picture = Image.new("RGB", (4000, 1500), (60, 60, 60))
+    small = wide.overlay(picture)
+    assert small.size == (1600, 600)
+    assert wide.overlay(picture, longest=None).size == picture.size
+    # the hot patch's centre, in shares of the picture, is where the colours are brightest
+    hottest = np.unravel_index(np.asarray(small).astype(int).sum(-1).argmax(), (600, 1600))
+    assert hottest == pytest.approx((600 * 2.5 / 8, 1600 * 2.5 / 8), abs=2)
+    share = np.asarray(wide.overlay(picture, percentile=97.0))[..., 0] == 60
+    assert share.mean() == pytest.approx(0.03, abs=0.001)
 
 
 def test_iou_of_known_masks() -> None:

@@ -11,6 +11,7 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.errors import InputError
 from mmlens.core.names import nearest
 from mmlens.core.pictures import drawn_by
+from mmlens.inputs.images import Picture
 from mmlens.inputs.layout import TokenLayout
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class LogitLens:
         return map_of_rows(self.layout, values, sample=sample, image=image, title=f"{word} at {name}")
 
     def overlay(
-        self, picture: Image.Image, *, word: str, point: str | int = -1, sample: int = 0, image: int = 0
+        self, picture: Picture, *, word: str, point: str | int = -1, sample: int = 0, image: int = 0
     ) -> Image.Image:
         """The map of a word over the picture; arguments as for `map`."""
         return self.map(word, point=point, sample=sample, image=image).overlay(picture)
