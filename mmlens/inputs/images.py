@@ -31,7 +31,7 @@ _CHANGES = "mmlens_changes"
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
-def load_image(picture: Picture) -> Image.Image:
+def load_image(picture: object) -> Image.Image:
     """One picture as 8-bit RGB, as a viewer shows it.
 
     Args:
@@ -118,7 +118,7 @@ def _shown(image: Image.Image) -> Image.Image:
     made = _in_eight_bits(image, changes)
     if made.has_transparency_data:
         made = made.convert("RGBA")
-        if made.getextrema()[3][0] < 255:
+        if np.asarray(made.getchannel("A")).min() < 255:
             changes.append("transparency on white")
         ground = Image.new("RGBA", made.size, GROUND)
         made = Image.alpha_composite(ground, made)
