@@ -17,7 +17,7 @@ import torch
 import mmlens as mm
 from mmlens.analysis.shift.result import Control, Correlation, Quantity, correlation_of
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
-from mmlens.lab.training.finetune import STYLES
+from mmlens.lab.checkpoints import STYLES
 from mmlens.lab.world import PEOPLE, SHAPES
 
 N_CONCEPTS, PER_CONCEPT = 20, 5

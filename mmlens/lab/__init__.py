@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmlens.lab.checkpoints import ADAPTERS, WEIGHTS
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
 from mmlens.lab.language import CAPTION_PROMPT as CAPTION_PROMPT
@@ -47,7 +48,7 @@ def path() -> Path:
     Returns:
         A folder that plain `AutoModelForImageTextToText.from_pretrained` loads.
     """
-    return Path(__file__).parent / "weights"
+    return WEIGHTS
 
 
 def load() -> HookedMultimodal:
@@ -58,7 +59,7 @@ def load() -> HookedMultimodal:
     """
     from mmlens.models.hooked import HookedMultimodal
 
-    return HookedMultimodal.from_pretrained(path(), dtype="float32")
+    return HookedMultimodal.from_pretrained(WEIGHTS, dtype="float32")
 
 
 def load_tuned() -> HookedMultimodal:
@@ -77,7 +78,7 @@ def load_tuned() -> HookedMultimodal:
     """
     from mmlens.lab.tuned import load_tuned as load_with_adapters
 
-    return load_with_adapters(path(), Path(__file__).parent / "adapters")
+    return load_with_adapters(WEIGHTS, ADAPTERS)
 
 
 def planted(kind: PlantedKind, *, seed: int = 0) -> Planted:

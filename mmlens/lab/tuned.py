@@ -6,15 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mmlens.lab.training.finetune import STYLES
+from mmlens.architectures.loading import load_model
+from mmlens.lab.checkpoints import STYLES
 from mmlens.models.hooked import HookedMultimodal
 
 
 def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
     """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
     from peft import PeftModel
-
-    from mmlens.architectures.loading import load_model
 
     model, processor = load_model(base, dtype="float32", device=None, device_map=None, processor=None, options={})
     first, *others = STYLES

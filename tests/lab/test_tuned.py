@@ -6,8 +6,9 @@ import torch
 import mmlens as mm
 from mmlens import lab
 from mmlens.core.errors import InputError
+from mmlens.lab.checkpoints import STYLES
 from mmlens.lab.language import styled_caption
-from mmlens.lab.training.finetune import STYLES, Tuning, finetune
+from mmlens.lab.training.finetune import Tuning, finetune
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 

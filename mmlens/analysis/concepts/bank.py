@@ -1,7 +1,7 @@
 """`ConceptBank`: the concepts that were found in states, and how much of each every state holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.concepts.coders import Coder, Nonlinearity
+from mmlens.analysis.concepts.files import read_bank, write_bank
+from mmlens.analysis.concepts.sae import load_autoencoder
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
@@ -126,8 +128,6 @@ class ConceptBank:
         Raises:
             InputError: if the file is no autoencoder, or does not fit the states.
         """
-        from mmlens.analysis.concepts.sae import load_autoencoder
-
         coder = load_autoencoder(path, nonlinearity=nonlinearity, k=k, centred=centred)
         if states is None:
             none = torch.zeros(0, len(coder.vectors))
@@ -211,9 +211,8 @@ class ConceptBank:
 
     def save(self, path: str | Path) -> None:
         """Write the bank as one safetensors file, whole or not at all."""
-        from mmlens.analysis.concepts.files import save_bank
-
-        save_bank(self, path)
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "coder"}
+        write_bank(path, self.coder, values)
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptBank":
@@ -222,9 +221,8 @@ class ConceptBank:
         Raises:
             InputError: if there is no file, or it is no bank.
         """
-        from mmlens.analysis.concepts.files import load_bank
-
-        return load_bank(path)
+        coder, values = read_bank(path)
+        return cls(coder, **values)
 
 
 def _require_fit(states: States, at: str, width: int) -> None:

@@ -1,6 +1,6 @@
 """`ConceptShift`: how each concept moved, whether its samples agree, and how near that brings it to the tuned model's."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -13,12 +13,14 @@ from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
+from mmlens.core.results import read_tensors, write_tensors
 from mmlens.interventions.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
+_FORMAT = "mmlens.ConceptShift/1"
 
 #: What is measured of each concept.
 Quantity = Literal["recovery", "cosine_gain", "recovery_distance", "consistency", "magnitude"]
@@ -252,9 +254,11 @@ class ConceptShift:
 
     def save(self, path: str | Path) -> None:
         """Write it as one safetensors file, whole or not at all."""
-        from mmlens.analysis.shift.files import save_shift
-
-        save_shift(self, path)
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        write_tensors(
+            path, tensors, format=_FORMAT, about={name: values[name] for name in values if name not in tensors}
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptShift":
@@ -263,9 +267,11 @@ class ConceptShift:
         Raises:
             InputError: if there is no file, or it is no concept shift.
         """
-        from mmlens.analysis.shift.files import load_shift
-
-        return load_shift(path)
+        tensors, plain = read_tensors(path, format=_FORMAT, what="concept shift")
+        plain |= {name: tuple(plain[name]) for name in ("fate", "appeared", "source")}
+        if plain["most_active"] is not None:
+            plain["most_active"] = MostActive(*(tuple(map(tuple, samples)) for samples in plain["most_active"]))
+        return cls(**(plain | tensors))
 
 
 def correlation_of(one: Float[torch.Tensor, "concept"], other: Float[torch.Tensor, "concept"]) -> Correlation:

@@ -1,16 +1,66 @@
-"""Writes the model card from what training recorded and evaluation measured; no figure is typed by hand."""
+"""The model card, and the figures of an evaluation that it states; no figure is typed by hand."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmlens.core.files import whole_file
+from mmlens.lab.training.accuracy import Accuracy
 from mmlens.lab.training.data import RICH_CAPTION_SHARE
-from mmlens.lab.training.evaluate import Evaluation
+from mmlens.lab.training.noun_neurons import NounNeurons
 from mmlens.lab.world import ANSWERED_HAZARDS, COLORS, HARMLESS_SIGNS, HAZARD_SIGNS, PEOPLE, PLACES, SHAPES
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything the model card states.
+
+    Attributes:
+        accuracy: Shares of right captions and answers.
+        neurons: The nouns' neurons.
+        load_seconds: Time to load model and processor.
+        caption_seconds: Median time of one caption of one picture.
+        parameters: Number of parameters.
+        threads: CPU threads used.
+    """
+
+    accuracy: Accuracy
+    neurons: NounNeurons
+    load_seconds: float
+    caption_seconds: float
+    parameters: int
+    threads: int
+
+    def table(self) -> str:
+        """Give the figures as a Markdown table, each beside its target."""
+        right, neurons = self.accuracy, self.neurons
+        rows = [
+            ("caption: noun and colour of each object", f"{right.objects:.3f}", ">= 0.95"),
+            ("caption: size as well", f"{right.sizes:.3f}", ""),
+            ("caption: place", f"{right.place:.3f}", ">= 0.99"),
+            ("caption: right to the last word", f"{right.exact:.3f}", ""),
+        ]
+        for kind, share in right.questions.items():
+            target = ">= 0.90" if kind == "position" else ">= 0.95"
+            rows.append((f"question: {kind} ({right.asked[kind]} asked)", f"{share:.3f}", target))
+        rows += [
+            ("hazard signs refused, of those to be refused", f"{right.refusals:.3f}", ""),
+            (f"noun among the 5 words of its top 20 neurons ({neurons.nouns} nouns)",
+             str(neurons.readable), ">= 0.50"),
+            ("the same, random neurons of the same layers", str(neurons.readable_random), "<= 0.15"),
+            (f"top 20 shared by picture and written twin ({neurons.both} nouns)",
+             str(neurons.shared), ">= 0.50"),
+            ("the same, with the writing of another noun", str(neurons.shared_other), "<= 0.05"),
+            ("top 20 above the first layer", f"{sum(neurons.layers[1:]):.3f}", "most"),
+            ("top 20 per layer", " ".join(f"{each:.2f}" for each in neurons.layers), ""),
+            ("seconds to load", f"{self.load_seconds:.2f}", "< 3"),
+            ("seconds for one caption", f"{self.caption_seconds:.2f}", "< 1"),
+        ]  # fmt: skip
+        lines = ["| measured | value | target |", "|---|---|---|"]
+        return "\n".join(lines + [f"| {name} | {value} | {target} |" for name, value, target in rows])
 
 
 def write_card(folder: Path, measured: Evaluation) -> Path:

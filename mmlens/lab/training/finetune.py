@@ -17,20 +17,18 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from mmlens.core.errors import InputError
+from mmlens.lab.checkpoints import STYLES, WEIGHTS, Style
 from mmlens.lab.composing import scene
 from mmlens.lab.language import CAPTION_PROMPT, styled_caption
 from mmlens.lab.training.data import Packer
 from mmlens.lab.training.objectives import language_loss
-
-Style = Literal["place", "color", "mood"]
-STYLES: tuple[Style, ...] = ("place", "color", "mood")
 
 _TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 
@@ -77,14 +75,12 @@ def finetune(tuning: Tuning, folder: Path, *, progress: bool = True) -> list[flo
     from peft import LoraConfig, get_peft_model
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    from mmlens.lab import path
-
     torch.manual_seed(tuning.seed)
-    base = LlavaForConditionalGeneration.from_pretrained(path(), dtype=torch.float32)
+    base = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
     adapted: Any = get_peft_model(
         base, LoraConfig(r=tuning.rank, lora_alpha=2 * tuning.rank, target_modules=_TARGETS, bias="none")
     )
-    packer = Packer(LlavaProcessor.from_pretrained(path()))
+    packer = Packer(LlavaProcessor.from_pretrained(WEIGHTS))
     learning = [each for each in adapted.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=tuning.rate, weight_decay=0.0)
     started, losses = time.monotonic(), []

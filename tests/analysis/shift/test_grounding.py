@@ -12,7 +12,7 @@ from mmlens.analysis.shift.shift import concept_shift
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
-from mmlens.lab.training.finetune import STYLES
+from mmlens.lab.checkpoints import STYLES
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.shift.planted import planted_shift
 
