@@ -6,7 +6,7 @@ lost on a zero query or a unit gain would go unseen.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer
@@ -130,15 +130,16 @@ _VISION = {
 }
 
 
-def llava(tower: str = "clip") -> HookedMultimodal:
-    """LLaVA with a CLIP tower (class row, dropped; read at -2) or a SigLIP tower (read at -1)."""
+def llava(tower: str = "clip", *, keeps_class_row: bool = False) -> HookedMultimodal:
+    """LLaVA with a CLIP tower (class row, dropped unless asked; read at -2) or a SigLIP tower (read at -1)."""
     clip = tower == "clip"
+    strategy: Literal["default", "full"] = "default" if clip and not keeps_class_row else "full"
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **_VISION},
         text_config={"model_type": "llama", **TEXT},
         image_token_index=VOCAB["<image>"],
         vision_feature_layer=-2 if clip else -1,
-        vision_feature_select_strategy="default" if clip else "full",
+        vision_feature_select_strategy=strategy,
     )
     model = redraw(LlavaForConditionalGeneration(config))
     size = {"shortest_edge": 32} if clip else {"height": 32, "width": 32}
@@ -151,7 +152,7 @@ def llava(tower: str = "clip") -> HookedMultimodal:
         image_processor=image_processor,
         tokenizer=tokenizer(),
         patch_size=8,
-        vision_feature_select_strategy="default" if clip else "full",
+        vision_feature_select_strategy=strategy,
         num_additional_image_tokens=1 if clip else 0,
     )
     return HookedMultimodal.from_hf(model, processor)

@@ -7,9 +7,11 @@ from mmlens.analysis.means import mean_activation
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron
 from tests.conftest import Subject
+from tests.tiny import llava as tiny_llava
 from tests.tiny import picture
 
 UNITS = [Neuron(1, 5), Head(2, 1), Neuron(0, 2, "vision"), Neuron(1, 4)]
+FIVE = [Neuron(1, index) for index in range(5)]
 
 
 @torch.no_grad()
@@ -40,6 +42,22 @@ def test_positions_choose_the_rows(llava: Subject) -> None:
     (found,) = mean_activation(llava.model, batch, [Neuron(1, 5)], positions="text")
     rows = torch.cat([cache["blocks.1.mlp.hook_post"][i, text, 5] for i, text in enumerate(batch.layout.text)])
     torch.testing.assert_close(found, rows.mean())
+
+
+@torch.no_grad()
+def test_means_of_half_precision_are_added_up_in_float32() -> None:
+    """Against float64 sums of the very same rows: bfloat16 totals would be off by parts in a hundred."""
+    model = tiny_llava().to(torch.bfloat16)
+    batches = [model.prepare("describe the image", images=picture(i)) for i in range(6)]
+    name = "blocks.1.mlp.hook_post"
+    rows = torch.cat([model.run_with_cache(batch, names=name)[1][name].flatten(0, 1) for batch in batches])
+    assert rows.dtype == torch.bfloat16
+    found = mean_activation(
+        model, [(picture(i), "describe the image") for i in range(6)], FIVE, batch_size=1, progress=False
+    )
+    torch.testing.assert_close(
+        torch.stack(found).double(), rows.double().mean(0)[[unit.index for unit in FIVE]], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_no_units_and_no_samples_are_refused(llava: Subject) -> None:

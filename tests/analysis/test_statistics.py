@@ -77,6 +77,11 @@ def test_p_is_that_of_scipys_permutation_test() -> None:
         np.testing.assert_allclose(sign_flip_p(data, resamples=4000), theirs.pvalue, rtol=0, atol=tolerance)
 
 
+def test_drawn_patterns_never_give_p_zero() -> None:
+    """The data's own pattern counts as one of those drawn: (0 + 1) / (draws + 1) where none is as extreme."""
+    assert sign_flip_p(np.linspace(1.0, 2.0, 40), resamples=999) == pytest.approx(1 / 1000)
+
+
 def test_zero_effects_have_p_one() -> None:
     assert (sign_flip_p(np.zeros((3, 8))) == 1).all()
 

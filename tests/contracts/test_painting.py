@@ -16,6 +16,7 @@ from mmlens.core.errors import NoPlaceError
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import SHORT, Subject
 from tests.tiny import TINY, picture
+from tests.tiny import llava as llava_model
 
 #: Points with places; the graph says which part's rows they hold.
 POINTS = ["vision.hook_embed", "projector.hook_in", "projector.hook_out", "hook_embed"]
@@ -83,6 +84,15 @@ def check(
 @pytest.mark.parametrize("tiny", TINY[:3], ids=lambda tiny: tiny.name)
 def test_one_picture_per_sample(tiny: Any) -> None:
     check(tiny.make(), [[picture(0)], [picture(1)]], 1, 0, some_boxes(32, 32, 12, seed=0))
+
+
+def test_a_class_row_that_is_handed_on_has_no_place() -> None:
+    """The language model receives the class row in front of each picture's patches."""
+    model = llava_model(keeps_class_row=True)
+    layout = model.prepare(SHORT, images=picture(0)).layout
+    assert len(layout.image[0]) == 17
+    assert layout.grid("language").rows.tolist() == layout.image[0][1:].tolist()
+    check(model, [[picture(0), picture(1)], [picture(2)]], 0, 1, some_boxes(32, 32, 6, seed=5))
 
 
 @pytest.mark.parametrize(("sample", "image"), [(0, 0), (0, 1), (1, 0)])

@@ -118,6 +118,41 @@ def test_a_step_with_a_kv_cache_sees_all_keys() -> None:
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_pattern_is_worked_out_in_float32_at_least(dtype: torch.dtype) -> None:
+    """Float64 stays float64; sums of long rows in half precision do not lose what each key adds."""
+    make = torch.Generator().manual_seed(2)
+    inputs = tuple(torch.randn(1, 4, 3, 6, generator=make, dtype=torch.float64).to(dtype) for _ in range(3))
+    softmaxes: list[torch.dtype] = []
+    plain = torch.softmax
+
+    def watched(scores: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        softmaxes.append(scores.dtype if dtype is None else dtype)
+        return plain(scores, dim, dtype)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "softmax", watched)
+        _, pattern = run(Caller(), "pattern", same, inputs, None, is_causal=False)
+    assert pattern.dtype == dtype
+    assert softmaxes == [torch.promote_types(torch.float32, dtype)]
+    scores = inputs[0].double() @ inputs[1].double().transpose(-1, -2) / 6**0.5
+    torch.testing.assert_close(
+        pattern.double(), plain(scores, -1), atol=1e-12 if dtype == torch.float64 else 8e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_mask_of_more_keys_than_there_are_holds_for_the_first(additive: bool) -> None:
+    """A static cache brings masks as long as it may become; what stands behind the keys means nothing."""
+    inputs = tensors()
+    behind = torch.cat([PADDED, torch.ones(2, 1, 5, 3, dtype=torch.bool)], dim=-1)
+    mask = torch.zeros(behind.shape).masked_fill(~behind, torch.finfo(torch.float32).min) if additive else behind
+    expected_out, expected = reference(*inputs, PADDED)
+    out, pattern = run(Caller(), "pattern", same, inputs, mask)
+    torch.testing.assert_close(pattern.double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(out.double(), expected_out, atol=1e-6, rtol=1e-5)
+
+
 def test_edits_are_carried_on() -> None:
     query, key, value = tensors(kv_heads=2)
     allowed = CAUSAL

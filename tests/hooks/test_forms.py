@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlens.hooks.attachment import OneStream, RowsFirst, RowsOfMap, TensorView
+from mmlens.hooks.attachment import Factored, OneStream, RowsFirst, RowsOfMap, TensorView
 from mmlens.hooks.site import Site
 
 #: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
@@ -78,3 +78,22 @@ def test_an_untouched_tensor_stays_bit_equal_and_what_was_shown_has_a_gradient(f
 def test_a_tensor_that_holds_rows_already_is_shown_as_it_is(form: str) -> None:
     tensor = torch.randn(2, 4, 5)
     assert torch.equal(ran(nn.Identity(), form, tensor, lambda rows: rows + 1), tensor + 1)
+
+
+def test_a_tensor_seen_through_a_factor_has_the_gradient_of_the_product() -> None:
+    """What follows multiplies by the factor: the gradient is that of the same arithmetic written out in torch."""
+    tensor, factor = torch.randn(2, 3, requires_grad=True), torch.tensor([0.5, 4.0, -2.0])
+    module = nn.Identity()
+    site = Factored(Site(module, "out"), lambda: factor)
+    shown: list[torch.Tensor] = []
+
+    def tap(product: torch.Tensor) -> torch.Tensor:
+        shown.append(product)
+        return 3 * product + 1
+
+    site.attach(tap, 0)
+    ((module(tensor) * factor).pow(2).sum()).backward()
+    plain = tensor.detach().clone().requires_grad_()
+    (3 * (plain * factor) + 1).pow(2).sum().backward()
+    torch.testing.assert_close(shown[0], tensor * factor)
+    torch.testing.assert_close(tensor.grad, plain.grad)

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.deepseek_vl.image_processing_pil_deepseek_vl import DeepseekVLImageProcessorPil
 
 from mmlens.architectures.families.llama4 import _fit
-from mmlens.inputs.patch_geometry import Frame, fitted_frame
+from mmlens.inputs.patch_geometry import Frame, fitted_frame, picture_frame
 
 
 def found(processor: Any, size: tuple[int, int], box: tuple[int, int, int, int]) -> torch.Tensor:
@@ -31,6 +32,15 @@ def test_a_fitted_picture_lies_where_its_frame_says(size: tuple[int, int]) -> No
         back = frame.to_original(torch.cat([centre, centre])[None])[0, :2]
         expected = torch.tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
         torch.testing.assert_close(back.float(), expected, atol=0.75 * max(size) / 64, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(40, 72), (72, 40), (33, 50), (50, 33), (64, 64), (101, 37)])
+def test_a_cropped_picture_was_resized_to_the_size_that_the_processor_makes(size: tuple[int, int]) -> None:
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    uncropped = CLIPImageProcessorPil(**settings, do_center_crop=False)
+    resized = uncropped(images=[np.zeros((*size, 3), dtype=np.uint8)], return_tensors="pt")["pixel_values"].shape[-2:]
+    frame = picture_frame(CLIPImageProcessorPil(**settings), size, (32, 32))
+    assert frame.scale == (resized[0] / size[0], resized[1] / size[1])
 
 
 class _Llama4:

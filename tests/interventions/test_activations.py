@@ -129,6 +129,19 @@ def test_replaced_rows_of_the_prompt_decide_the_next_tokens(subject: Subject) ->
     assert (plain.logits[:, 0] - expected.logits[:, 0]).abs().max() > 0.01
 
 
+@torch.no_grad()
+def test_replaced_logits_decide_the_first_token_of_a_generation(llava: Subject) -> None:
+    """A generation works out the logits of the end alone; they are replaced by the values of the end."""
+    model, batch = llava.model, llava.batches["left"]
+    values = torch.zeros(*batch["input_ids"].shape, model.cfg.d_vocab)
+    values[:, :, 7] = 1.0  # every other position asks for another token
+    values[0, -1, 11] = values[1, -1, 13] = 50.0
+    with model.intervene(Replace("hook_logits", values)):
+        found = model.trace_generation(batch, names="hook_logits", max_new_tokens=1)
+    assert found.tokens[:, 0].tolist() == [11, 13]
+    torch.testing.assert_close(found.logits[:, 0], values[:, -1])
+
+
 def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
     width = torch.zeros(32)
     batch = llava.batches["left"]

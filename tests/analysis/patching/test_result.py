@@ -82,6 +82,19 @@ def test_beyond_asks_for_effects_that_matter() -> None:
     assert (sweep.p_values(beyond=1.2 * gap) == 1).all()
 
 
+def test_beyond_is_a_size_of_either_sign() -> None:
+    """An effect below zero is held against minus `beyond`: counted by hand over all sign patterns."""
+    sweep = made()
+    beyond = 0.24 * float((sweep.clean - sweep.corrupted).mean())
+    p = sweep.p_values(beyond=beyond, correction=None)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 12)).reshape(12, -1).T
+    excess = sweep.effect[2, 1].double().numpy() + beyond  # the effect is below zero
+    assert -0.1 < excess.mean() < 0
+    assert float(p[2, 1]) == pytest.approx((np.abs(signs @ excess) >= abs(excess.sum()) - 1e-9).mean(), abs=1e-6)
+    mirrored = replace(sweep, values=sweep.corrupted - sweep.effect)
+    torch.testing.assert_close(mirrored.p_values(beyond=beyond, correction=None), p)
+
+
 def test_the_frame_has_a_row_per_cell() -> None:
     sweep = made()
     frame = sweep.to_frame(statistics=True)

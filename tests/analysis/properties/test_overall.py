@@ -1,9 +1,11 @@
 """What is measured over all pictures of a noun, against counting by hand, and the cross-modal measures on the lab model."""
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import mmlens as mm
 from mmlens.analysis.properties.cases import Chosen
@@ -85,6 +87,19 @@ def model() -> mm.HookedMultimodal:
     return mm.lab.load()
 
 
+def log_odds(model: mm.HookedMultimodal, batch: Any, token: int, zeroed: list[mm.Neuron]) -> float:
+    """log p / (1 - p) of the next token, with the neurons set to zero by plain hooks."""
+    hooks = []
+    for layer in sorted({neuron.layer for neuron in zeroed}):
+        own = [neuron.index for neuron in zeroed if neuron.layer == layer]
+        keep = torch.ones(model.cfg.d_mlp)
+        keep[own] = 0
+        hooks.append((f"blocks.{layer}.mlp.hook_post", lambda x, hook, keep=keep: x * keep))
+    with torch.no_grad():
+        p = model.run_with_hooks(batch, fwd_hooks=hooks)[0, -1].double().softmax(-1)[token]
+    return float(p.log() - (1 - p).log())
+
+
 def test_pictures_and_writings_of_the_lab_share_neurons(model: mm.HookedMultimodal) -> None:
     scenes = mm.lab.scenes(3, seed=3)
     found = mm.cross_modality(model, scenes, k=20, nouns=mm.lab.NOUNS, progress=False)
@@ -98,18 +113,26 @@ def test_pictures_and_writings_of_the_lab_share_neurons(model: mm.HookedMultimod
     assert found.difference("log odds of the writing's noun, the picture's neurons zeroed", "contribution").high < 0
     # one of them by hand
     scene = scenes[0]
-    answers = []
+    answers, contexts = [], []
     for text, picture in (("describe the image", scene.image), (f"{scene.written()} describe the image", None)):
         batch = model.prepare(text, images=picture)
         trace = model.trace_generation(batch, names="hook_logits")
         words = trace.text[0].split()
         noun = next(word for word in words if word in mm.lab.NOUNS)
         at_noun = model.extend(batch, trace.tokens[:, : words.index(noun)])
+        contexts.append(at_noun)
         answers.append((noun, set(mm.find_neurons(model, at_noun, token=noun).top(20))))
     (noun, seen), (same, read) = answers
     assert noun == same
     rows = found.values.set_index(["quantity", "method", "sample", "noun"])["value"]
     assert rows["shared with the writing", "contribution", 0, noun] == len(seen & read) / 20
+    for quantity, neurons, at_noun in (
+        ("log odds of the writing's noun, the picture's neurons zeroed", seen, contexts[1]),
+        ("log odds of the picture's noun, the writing's neurons zeroed", read, contexts[0]),
+    ):
+        token = model.to_single_token(noun)
+        before, after = log_odds(model, at_noun, token, []), log_odds(model, at_noun, token, sorted(neurons))
+        assert rows[quantity, "contribution", 0, noun] == pytest.approx(after - before, abs=1e-3)
 
 
 def test_what_is_measured_of_samples_without_pictures_is_left_out(model: mm.HookedMultimodal) -> None:
