@@ -16,7 +16,7 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import part_prefix
 from mmlens.core.units import Positions
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

@@ -8,7 +8,7 @@ import torch
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron, Positions
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.ablation import require_units, unit_axis

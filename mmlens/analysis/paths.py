@@ -44,7 +44,8 @@ from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.cache import record
-from mmlens.hooks.graph import HookGraph, Node, Selection
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.ablation import unit_axis

@@ -12,8 +12,8 @@ from mmlens.core.errors import UnsupportedModelError
 from mmlens.declarations.rows import Rows
 from mmlens.declarations.structure import Block, Config, Mlp, Norm, Scale, Stack
 from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
-from mmlens.hooks.graph import Role
 from mmlens.hooks.mixture import Unflattened
+from mmlens.hooks.nodes import Role
 
 
 def fitting(kinds: tuple[Block, ...], block: nn.Module) -> Block:

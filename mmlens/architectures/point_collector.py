@@ -27,8 +27,8 @@ from mmlens.hooks.attachment import (
     WithoutAxis,
 )
 from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
-from mmlens.hooks.graph import Node, Role, node_kind
 from mmlens.hooks.mixture import RouterLogits, Unflattened
+from mmlens.hooks.nodes import Node, Role, node_kind
 from mmlens.hooks.point import Point
 from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site

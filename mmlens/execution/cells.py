@@ -9,7 +9,7 @@ from jaxtyping import Int
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 
 

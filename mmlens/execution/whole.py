@@ -7,7 +7,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import Cell, Change, piece_of
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

@@ -1,5 +1,6 @@
 """Drawing the hook-point graph as one SVG: parts side by side, blocks upwards, results laid over the nodes."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -9,7 +10,7 @@ from mmlens.core.files import whole_file
 from mmlens.core.names import PARTS, Part, nearest
 from mmlens.core.palette import NOTE, signed
 from mmlens.core.palette import PARTS as PART_COLORS
-from mmlens.hooks.graph import HookGraph, Node
+from mmlens.hooks.nodes import Node
 
 _PART_TITLES: dict[Part, str] = {"vision": "vision encoder", "projector": "projector", "language": "language model"}
 _CELL, _ROW, _GAP, _LEFT, _TOP = 48, 30, 30, 46, 48
@@ -40,10 +41,10 @@ class Drawing:
             temporary.write_text(self.svg, encoding="utf-8")
 
 
-def _rows(graph: HookGraph, part: Part) -> list[tuple[str, list[Node]]]:
+def _rows(nodes: Iterable[Node], part: Part) -> list[tuple[str, list[Node]]]:
     """The part's points in rows: one per block, one for each run of points outside the blocks."""
     rows: list[tuple[str, list[Node]]] = []
-    for node in graph:
+    for node in nodes:
         if node.part != part:
             continue
         label = "" if node.layer is None else _block_label(node)
@@ -59,20 +60,28 @@ def _block_label(node: Node) -> str:
     return f"{stack} block {node.layer}".strip()
 
 
-def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Drawing:
+def draw_graph(
+    nodes: Sequence[Node], edges: Iterable[tuple[str, str]], values: Mapping[str, float] | None = None
+) -> Drawing:
     """Draw a hook-point graph; see `HookGraph.draw`.
+
+    Args:
+        nodes: the hook points, in execution order.
+        edges: pairs of their names.
+        values: numbers to lay over the nodes by name.
 
     Raises:
         InputError: if `values` names a point that the graph does not have.
     """
     values = values or {}
+    by_name = {node.name: node for node in nodes}
     for name in values:
-        if name not in graph:
+        if name not in by_name:
             raise InputError(
-                f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, graph.names))}."
+                f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, by_name))}."
             )
     largest = max((abs(value) for value in values.values()), default=0.0)
-    columns = {part: _rows(graph, part) for part in PARTS}
+    columns = {part: _rows(nodes, part) for part in PARTS}
     height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20 + _LEGEND
     places: dict[str, tuple[float, int]] = {}
     body: list[str] = []
@@ -90,10 +99,10 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
                 places[node.name] = (x + _LEFT + _CELL * place, y)
         x += width + _GAP
     body = [
-        *_edges(graph, places),
+        *_edges(by_name, edges, places),
         *body,
-        *(_box(graph[name], place, values, largest) for name, place in places.items()),
-        *_legend(height, [node.dead for node in graph], largest),
+        *(_box(by_name[name], place, values, largest) for name, place in places.items()),
+        *_legend(height, [node.dead for node in nodes], largest),
     ]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{x:.0f}" height="{height}" viewBox="0 0 {x:.0f} {height}" '
@@ -102,12 +111,14 @@ def draw_graph(graph: HookGraph, values: dict[str, float] | None = None) -> Draw
     return Drawing(svg)
 
 
-def _edges(graph: HookGraph, places: dict[str, tuple[float, int]]) -> list[str]:
+def _edges(
+    nodes: Mapping[str, Node], edges: Iterable[tuple[str, str]], places: Mapping[str, tuple[float, int]]
+) -> list[str]:
     """Only the edges that leave a row: those within a block would hide it."""
     lines = []
-    for source, target in graph.digraph.edges:
+    for source, target in edges:
         (x1, y1), (x2, y2) = places[source], places[target]
-        if y1 != y2 or graph[source].part != graph[target].part:
+        if y1 != y2 or nodes[source].part != nodes[target].part:
             bend = (y1 + y2) / 2
             from_x, to_x = x1 + _BOX / 2, x2 + _BOX / 2
             lines.append(
@@ -125,7 +136,7 @@ def _legend(height: float, dead: list[str | None], largest: float) -> list[str]:
     return [f'<text x="10" y="{height - 12}" font-size="10" fill="{NOTE}">{"; ".join(words)}</text>']
 
 
-def _box(node: Node, place: tuple[float, int], values: dict[str, float], largest: float) -> str:
+def _box(node: Node, place: tuple[float, int], values: Mapping[str, float], largest: float) -> str:
     x, y = place
     value = values.get(node.name)
     fill = "#f6f6f6" if value is None else signed(value, largest)

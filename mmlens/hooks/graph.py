@@ -1,89 +1,13 @@
 """The hook-point graph: every named point of a model as a node, every flow of data between them as an edge."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import networkx as nx
 
-from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError
-from mmlens.core.names import PARTS, HookName, Names, Part, match_names, require_part
-
-if TYPE_CHECKING:
-    from mmlens.hooks.drawing import Drawing
-
-Role = Literal["reads", "writes", "stream"]
-
-
-@dataclass(frozen=True)
-class Node:
-    """What a hook point is.
-
-    Attributes:
-        name: full hook name.
-        part: the tower it lives in.
-        layer: block number within its stack, or None outside the blocks.
-        kind: the last piece of the name without `hook_`, with its module: `resid_post`, `mlp.post`, `attn.z`.
-        axes: axis words of its tensor, e.g. `"batch pos d_model"`.
-        width: size of the last axis, or None where it depends on the input (keys of a pattern).
-        sequence: what the position axis runs over: `"vision"`, `"projector"`, `"queries"`, `"language"` (the prompt), or
-            `"decoder"` (what an encoder-decoder model writes).
-        role: whether it is the residual stream itself, is read from it, or is written to it; None for inner points.
-        dead: why editing it cannot reach the logits, or None if it can.
-        on_request: left out of a default cache because of its size (attention scores and patterns).
-        stack: the stack that the layer counts in (`"blocks"`; parts with several name each), or None outside them.
-    """
-
-    name: str
-    part: Part
-    layer: int | None
-    kind: str
-    axes: str
-    width: int | None
-    sequence: str
-    role: Role | None = None
-    dead: str | None = None
-    on_request: bool = False
-    stack: str | None = None
-
-    @property
-    def position_axis(self) -> int:
-        """Index of the axis that runs over positions."""
-        return position_axis(self.axes)
-
-
-class Selection(Sequence[Node]):
-    """Nodes that were selected, in execution order. A value: it prints itself and can be passed as `at=`."""
-
-    def __init__(self, nodes: Iterable[Node], asked: str):
-        self._nodes = tuple(nodes)
-        self.asked = asked
-
-    @property
-    def names(self) -> list[str]:
-        """The hook names, in execution order."""
-        return [node.name for node in self._nodes]
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
-        return self._nodes[index]
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def __iter__(self) -> Iterator[Node]:
-        return iter(self._nodes)
-
-    def __repr__(self) -> str:
-        lines = [f"{len(self)} hook points ({self.asked})"]
-        width = max((len(node.name) for node in self._nodes), default=0)
-        for node in self._nodes[:20]:
-            size = "" if node.width is None else f"  {node.width}"
-            note = f"  dead: {node.dead}" if node.dead else ""
-            lines.append(f"  {node.name:<{width}}  [{node.axes}]{size}{note}")
-        if len(self) > 20:
-            lines.append(f"  ... and {len(self) - 20} more")
-        return "\n".join(lines)
+from mmlens.core.names import PARTS, Names, Part, match_names, require_part
+from mmlens.hooks.drawing import Drawing, draw_graph
+from mmlens.hooks.nodes import Node, Selection
 
 
 class HookGraph:
@@ -169,11 +93,11 @@ class HookGraph:
             nodes = [self[node.name] for node in at]
         else:
             nodes = [self._nodes[name] for name in (self.names if at is None else match_names(at, self.names))]
-        asked = [] if at is None else [str(at.asked if isinstance(at, Selection) else at)]
+        conditions = [] if at is None else [str(at.description if isinstance(at, Selection) else at)]
         if part is not None:
             require_part(part)
             nodes = [node for node in nodes if node.part == part]
-            asked.append(f"part={part!r}")
+            conditions.append(f"part={part!r}")
         if layer is not None:
             layers = {layer} if isinstance(layer, int) else set(layer)
             depth: dict[tuple[Part, str | None], int] = {}
@@ -182,16 +106,16 @@ class HookGraph:
                     key = (node.part, node.stack)
                     depth[key] = max(depth.get(key, 0), node.layer + 1)
             nodes = [n for n in nodes if n.layer is not None and {n.layer, n.layer - depth[n.part, n.stack]} & layers]
-            asked.append(f"layer={layer!r}")
+            conditions.append(f"layer={layer!r}")
         if kind is not None:
             kinds = sorted({node.kind for node in self})
             match_names([kind], kinds, what="kind of point")
             nodes = [node for node in nodes if node.kind == kind]
-            asked.append(f"kind={kind!r}")
+            conditions.append(f"kind={kind!r}")
         if where is not None:
             nodes = [node for node in nodes if where(node)]
-            asked.append("where=...")
-        described = ", ".join(asked) or "all"
+            conditions.append("where=...")
+        described = ", ".join(conditions) or "all"
         if not nodes:
             raise InputError(f"No hook point fits {described}; the graph has {self!r}. Loosen one of the conditions.")
         return Selection(nodes, described)
@@ -200,8 +124,8 @@ class HookGraph:
         """Hook names in execution order: a topological order of the graph."""
         return self.select(at).names
 
-    def _neighbours(self, found: set[str], asked: str) -> Selection:
-        return Selection((node for node in self if node.name in found), asked)
+    def _neighbours(self, names: set[str], description: str) -> Selection:
+        return Selection((node for node in self if node.name in names), description)
 
     def upstream(self, name: str) -> Selection:
         """Every point whose value can change what `name` holds, in execution order; without `name` itself."""
@@ -256,22 +180,10 @@ class HookGraph:
         )
         return Selection(writers, f"residual writers of {part}" + ("" if before is None else f" before block {before}"))
 
-    def draw(self, values: dict[str, float] | None = None) -> "Drawing":
+    def draw(self, values: Mapping[str, float] | None = None) -> Drawing:
         """Draw the graph as an SVG that shows in a notebook.
 
         Args:
             values: numbers to lay over the nodes by name (an effect, a score); coloured by size and sign.
         """
-        from mmlens.hooks.drawing import draw_graph
-
-        return draw_graph(self, values)
-
-
-def node_kind(name: str) -> str:
-    """The kind of a point: its name within the block or part, without `hook_`.
-
-    Example:
-        >>> node_kind("vision.blocks.0.attn.hook_q"), node_kind("blocks.3.hook_resid_mid")
-        ('attn.q', 'resid_mid')
-    """
-    return HookName.parse(name).rest.replace("hook_", "")
+        return draw_graph(list(self), self.digraph.edges, values)

@@ -9,7 +9,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.positioned import AtPositions, Finder, require_rule
 from mmlens.models.hooked import HookedMultimodal

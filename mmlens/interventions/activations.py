@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction
 from mmlens.interventions.passes import GROWING, ResolvedPositions
 from mmlens.interventions.positioned import AtPoints, Finder, is_all

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
 from mmlens.hooks.attention import allowed_by
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.passes import GROWING, Passes, refuse_known_positions, run_of

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.interventions.sample_rows import sequence_length
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.passes import GROWING, Follower, ResolvedPositions, refuse_known_positions

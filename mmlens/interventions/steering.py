@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.passes import GROWING, ResolvedPositions

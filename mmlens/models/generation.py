@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 

@@ -11,7 +11,8 @@ from transformer_lens import HookedRootModule
 from mmlens.core.names import Names
 from mmlens.core.units import Positions
 from mmlens.hooks.cache import ActivationCache, RowPicker, gather_rows, record
-from mmlens.hooks.graph import HookGraph, Node, Selection
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair, attached, resolve_hooks
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import SHORT, Subject, bare_copy
 from tests.tiny import TINY, Tiny, picture

@@ -10,7 +10,8 @@ import torch
 
 from mmlens.core.axes import AXIS_WORDS
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import HookGraph, Node, node_kind
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node, node_kind
 from tests.conftest import Subject
 
 

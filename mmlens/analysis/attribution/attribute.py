@@ -39,7 +39,7 @@ from mmlens.analysis.patching.units import Target, Units, choose, targets
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.execution import rows_of
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.ablation import unit_axis
 from mmlens.interventions.pairs import require_same_layout

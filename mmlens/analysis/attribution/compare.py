@@ -15,7 +15,7 @@ from mmlens.analysis.patching.units import Units
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 

@@ -12,7 +12,8 @@ from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
 from mmlens.core.units import Positions
 from mmlens.hooks.attachment import AtSite, BetweenBranches
-from mmlens.hooks.graph import HookGraph, Node
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of

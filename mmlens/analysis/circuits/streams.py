@@ -14,7 +14,8 @@ from itertools import pairwise
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import HookName, Part
-from mmlens.hooks.graph import HookGraph, Node
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node
 
 #: The branches that circuits know, by the kind of the point that holds what they add.
 _BRANCHES = ("attn_out", "mixer_out", "cross_attn_out", "mlp_out")

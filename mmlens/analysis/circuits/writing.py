@@ -14,7 +14,7 @@ from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
 from mmlens.hooks.attachment import AtSite, Factored
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal

@@ -26,7 +26,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.units import Positions
 from mmlens.hooks.cache import gather_rows, record
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

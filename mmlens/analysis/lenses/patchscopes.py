@@ -19,7 +19,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.units import Positions
 from mmlens.hooks.cache import gather_rows
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
 from mmlens.models.hooked import HookedMultimodal

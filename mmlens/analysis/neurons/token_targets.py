@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

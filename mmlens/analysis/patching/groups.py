@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.sample_rows import RowRule, own_rows, part_of, rows_per_sample, sequence_length
 

@@ -23,7 +23,7 @@ from mmlens.analysis.patching.units import layers_around
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.execution import Cell, Change, CleanRun
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, mask_decides, score_points
 from mmlens.interventions.sample_rows import RowRule

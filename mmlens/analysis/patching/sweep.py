@@ -34,7 +34,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.execution.plan import Plan
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.fingerprint import fingerprint

@@ -16,7 +16,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import noise
 from mmlens.interventions.corruptions.pixels import Regions

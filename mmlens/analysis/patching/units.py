@@ -9,7 +9,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.units import Head, Neuron
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.interventions.ablation import require_units, unit_axis
 from mmlens.models.hooked import HookedMultimodal
 

@@ -31,7 +31,7 @@ from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
 from mmlens.interventions.steering_vector import SteeringVector

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.concepts.bank import By, ConceptBank
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 
 
 @dataclass(frozen=True)

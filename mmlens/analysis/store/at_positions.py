@@ -12,7 +12,7 @@ from mmlens.analysis.store.prompt_rows import sample_rows
 from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
 from mmlens.core.units import Positions
-from mmlens.hooks.graph import Node, Selection
+from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal

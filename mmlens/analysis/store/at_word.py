@@ -8,7 +8,7 @@ from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal

@@ -26,7 +26,7 @@ from mmlens.analysis.store.writing import DTYPES, Writer
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.units import Positions
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.units import Positions
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.layout import TokenLayout
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal

@@ -11,7 +11,7 @@ from mmlens.analysis.samples import Dataset, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions
 from mmlens.analysis.store.rules import CollectedBatch, Rule
 from mmlens.core.errors import InputError, MMLensError
-from mmlens.hooks.graph import Selection
+from mmlens.hooks.nodes import Selection
 from mmlens.models.hooked import HookedMultimodal
 
 

@@ -9,7 +9,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import Cell, Change, rows_of
 from mmlens.execution.whole import hooks_for
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.pixels import Regions, region_mask, regions_per_sample
