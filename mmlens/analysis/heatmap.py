@@ -26,12 +26,15 @@ class HeatMap:
         size: (height, width) of the picture in pixels.
         box: the part of the picture that the patches cover (left, top, right, bottom); a centre crop leaves margins.
         title: what it shows.
+        centres: of the patches, in pixels from the top and from the left; evenly spaced in the box if None. Between tiles that
+            are no multiple of patches there are gaps.
     """
 
     values: Float[torch.Tensor, "row column"]
     size: tuple[int, int]
     box: tuple[float, float, float, float]
     title: str = ""
+    centres: tuple[Float[torch.Tensor, "row"], Float[torch.Tensor, "column"]] | None = None
 
     def __repr__(self) -> str:
         rows, columns = self.values.shape
@@ -45,17 +48,30 @@ class HeatMap:
             size: (height, width) to draw it at; the picture's own by default.
         """
         size = self.size if size is None else size
-        down, right = (new / old for new, old in zip(size, self.size, strict=True))
-        left, top, end, bottom = (round(v * f) for v, f in zip(self.box, (right, down, right, down), strict=True))
-        covered = (max(bottom - top, 1), max(end - left, 1))
-        inner = torch.nn.functional.interpolate(
-            self.values[None, None].float(), size=covered, mode="bilinear", align_corners=False
-        )[0, 0]
-        full = torch.full(size, float(self.values.min()))
-        y, x = max(top, 0), max(left, 0)
-        visible = inner[y - top : size[0] - top, x - left : size[1] - left]
-        full[y : y + visible.shape[0], x : x + visible.shape[1]] = visible
-        return full
+        weights = [self._weights(axis, size[axis]) for axis in (0, 1)]
+        least = float(self.values[~self.values.isnan()].min())  # a cell that no row shows has no value
+        made = weights[0] @ self.values.float().nan_to_num(least) @ weights[1].T
+        # a row of weights adds up to 0 outside the patches, and to 1 inside
+        covered = weights[0].sum(1)[:, None] * weights[1].sum(1)[None]
+        return torch.where(covered > 0.5, made, least)
+
+    def _weights(self, axis: int, length: int) -> Float[torch.Tensor, "pixel patch"]:
+        """How much each patch along an axis adds to each pixel of a picture drawn with so many pixels."""
+        first, last = self.box[1 - axis], self.box[3 - axis]
+        count = self.values.shape[axis]
+        if self.centres is None:
+            centres = first + (torch.arange(count, dtype=torch.float64) + 0.5) * (last - first) / count
+        else:
+            centres = self.centres[axis].double()
+        factor = length / self.size[axis]
+        pixels = torch.arange(length, dtype=torch.float64) + 0.5
+        place = torch.from_numpy(np.interp(pixels / factor, centres.numpy(), np.arange(count)))
+        low = place.floor().long()
+        weights = torch.zeros(length, count, dtype=torch.float64)
+        weights.scatter_add_(1, low[:, None], (1 - place + low)[:, None])
+        weights.scatter_add_(1, (low + 1).clamp(max=count - 1)[:, None], (place - low)[:, None])
+        inside = (pixels > round(first * factor)) & (pixels < max(round(last * factor), round(first * factor) + 1))
+        return (weights * inside[:, None]).float()
 
     def mask(self, percentile: float = 95.0) -> Bool[torch.Tensor, "height width"]:
         """The pixels above a percentile of the smooth map (Pan et al., 2024: the 95th).
@@ -147,7 +163,13 @@ def map_of_rows(
     grid = layout.grid(part, sample=sample, image=image)
     low, high = grid.boxes[:, :2].min(0).values.tolist(), grid.boxes[:, 2:].max(0).values.tolist()
     raster = layout.raster(values, part=part, sample=sample, image=image)
-    return HeatMap(raster, layout.place(sample, image).size, (*low, *high), title)
+    middle = (grid.boxes[:, :2] + grid.boxes[:, 2:]) / 2
+    lines = [grid.cells[:, axis].unique() for axis in (0, 1)]  # without those of which no patch shows the picture
+    centres = [
+        torch.stack([middle[grid.cells[:, axis] == line, 1 - axis].mean() for line in lines[axis]]) for axis in (0, 1)
+    ]
+    shown = raster[lines[0]][:, lines[1]]
+    return HeatMap(shown, layout.place(sample, image).size, (*low, *high), title, (centres[0], centres[1]))
 
 
 def iou(found: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:

@@ -31,6 +31,21 @@ def test_the_mask_covers_the_share_above_the_percentile() -> None:
     assert abs(float(mask.float().mean()) - 0.05) < 0.002
 
 
+def test_a_map_with_gaps_between_its_patches_is_hot_at_their_centres() -> None:
+    centres = torch.tensor([7.0, 21.0, 35.0, 55.0, 69.0])  # two tiles of 48 pixels: three patches of 14, and two
+    for hot in range(5):
+        values = torch.zeros(5, 5)
+        values[hot, 4 - hot] = 1.0
+        smooth = HeatMap(values, (80, 80), (0, 0, 76, 76), "", (centres, centres)).smooth()
+        # at the edge the map stays as it is at the last centre; the pixels around a centre lie half a pixel off it
+        row, column = int(centres[hot]), int(centres[4 - hot])
+        assert smooth[row - 1 : row + 1, column - 1 : column + 1].min() > 0.92
+        assert float(smooth[:, column].sum()) == pytest.approx(float((smooth[:, column - 1]).sum()), rel=0.05)
+        for other in set(range(5)) - {hot}:
+            assert smooth[int(centres[other]), column] < 0.06
+        assert smooth[76:].max() == smooth[:, 76:].max() == 0
+
+
 def test_a_crops_margins_stay_cold() -> None:
     heat = peak(0, 0, size=(80, 120), box=(20, 0, 100, 80))
     smooth = heat.smooth()

@@ -20,8 +20,8 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, size_of
-from mmlens.inputs.patch_geometry.tile import in_tiles
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, size_of
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 #: The tokens of one picture: rows of tiles, each tile's positions; the last row is the whole picture alone.
 _Tiles: TypeAlias = list[list[torch.Tensor]]
@@ -78,14 +78,13 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             views: dict[Part, list[Grid]] = {"vision": [], "projector": [], "language": []}
             for lying, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
                 frame = Frame(*size, (lying[0] * tile[0] / size[0], lying[1] * tile[1] / size[1]))
-                for part, within, length in (("vision", patches, side), ("projector", blocks, side * factor)):
-                    shape = (lying[0] * within[0], lying[1] * within[1])
-                    cells = cells_of(*shape)
-                    boxes = frame.to_original(boxes_of(cells, length))
-                    entries, rows = in_tiles(cells, start, lying, within)
-                    index = first + (entries if count and lying == cut else start)
-                    views[part].append(Grid(index, rows, boxes, cells, shape))  # type: ignore[index]
-                views["language"].append(Grid(sample, in_order[entries, rows], boxes, cells, shape))
+                for part, length in (("vision", side), ("projector", side * factor)):
+                    raster = TileRaster(lying, tile, length)
+                    boxes = frame.to_original(raster.boxes)
+                    index = first + start + (raster.numbers if lying != (1, 1) else 0)
+                    views[part].append(Grid(index, raster.rows, boxes, raster.cells, raster.shape))  # type: ignore[index]
+                rows = in_order[start + raster.numbers, raster.rows]
+                views["language"].append(Grid(sample, rows, boxes, raster.cells, raster.shape))
             found.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))
             first += count + 1
     return found

@@ -19,10 +19,9 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Language, Method, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, cells_of, size_of
+from mmlens.inputs.patch_geometry import Grid, Places, Sizes, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
-from mmlens.inputs.patch_geometry.merging import raster_grid
-from mmlens.inputs.patch_geometry.tile import in_tiles
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 _MLP = Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward")
 _ATTENTION = Block(
@@ -117,18 +116,18 @@ class _Picture:
             tiles: (rows, columns) of tiles.
             entry: the first of them, counted from the picture's first.
         """
-        patches, merged = self.patches[entry], self.merged(entry)
-        many, few = ((tiles[0] * rows, tiles[1] * columns) for rows, columns in (patches, merged))
-        frame = stretched(None, self.size, (many[0] * self.side, many[1] * self.side))
-        entries, rows = in_tiles(cells_of(*many), self.first + entry, tiles, patches)
-        tile, inner = in_tiles(cells_of(*few), 0, tiles, merged)
+        within, square = self.patches[entry], self.side * self.factor
+        tile = (within[0] * self.side, within[1] * self.side)
+        many, few = TileRaster(tiles, tile, self.side), TileRaster(tiles, tile, square)
+        frame = stretched(None, self.size, many.size)
         skipped = sum(a * b for a, b in map(self.merged, range(entry)))
-        tokens = skipped + tile * (merged[0] * merged[1]) + inner
-        square = self.side * self.factor
+        tokens = skipped + few.numbers * (few.within[0] * few.within[1]) + few.rows
+        where = self.first + entry + (many.numbers if tiles != (1, 1) else 0)
+        boxes, merged = frame.to_original(many.boxes), frame.to_original(few.boxes)
         return {
-            "vision": raster_grid(frame, many, self.side, rows, entries if tiles != (1, 1) else self.first + entry),
-            "projector": raster_grid(frame, few, square, self.token + tokens, None),
-            "language": raster_grid(frame, few, square, self.positions[tokens], self.sample),
+            "vision": Grid(where, many.rows, boxes, many.cells, many.shape),
+            "projector": Grid(None, self.token + tokens, merged, few.cells, few.shape),
+            "language": Grid(self.sample, self.positions[tokens], merged, few.cells, few.shape),
         }
 
     def views(self, *, has_whole: bool) -> list[dict[Part, Grid]]:

@@ -24,8 +24,8 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Read, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
-from mmlens.inputs.patch_geometry.tile import in_tiles
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, owners_of
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 _VISION_BLOCK = replace(
     CLIP_BLOCK,
@@ -90,16 +90,15 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         rows, columns = vision.supported_aspect_ratios[int(shapes[sample, image]) - 1]
         canvas = (rows * tile, columns * tile)
         size = canvas if sizes is None else sizes[sample][image]
-        shape = (rows * within[0], columns * within[1])
-        cells = cells_of(*shape)
-        boxes = _fitted(size, canvas, tile).to_original(boxes_of(cells, side))
+        raster = TileRaster((rows, columns), (tile, tile), side)
+        boxes = _fitted(size, canvas, tile).to_original(raster.boxes)
         shows = (boxes[:, 0] < size[1]) & (boxes[:, 1] < size[0])
-        cells, boxes = cells[shows], boxes[shows]
-        tiles, patches = in_tiles(cells, 0, (rows, columns), within)
+        cells, boxes = raster.cells[shows], boxes[shows]
+        tiles, patches = raster.numbers[shows], raster.rows[shows]
         first = image * most_tiles * handed_on
         grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(sample * most_pictures + image, tiles * padded + 1 + patches, boxes, cells, shape),
-            "projector": Grid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, shape),
+            "vision": Grid(sample * most_pictures + image, tiles * padded + 1 + patches, boxes, cells, raster.shape),
+            "projector": Grid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, raster.shape),
         }
         found.append(Places(sample, image, size, grids, {"language": why}, lengths))
     return found

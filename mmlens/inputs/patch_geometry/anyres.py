@@ -18,7 +18,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of
-from mmlens.inputs.patch_geometry.tile import in_tiles
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,13 @@ def interpolated_from(length: int, new: int) -> torch.Tensor:
     return torch.stack([first, last], dim=1)
 
 
-def _token_boxes(seen: _Seen, side: int) -> torch.Tensor:
+def _token_boxes(seen: _Seen, raster: TileRaster) -> torch.Tensor:
     """Boxes `[n, 4]` on the canvas of the tokens: all cells that each is made of."""
-    rows = (interpolated_from(seen.kept[0], seen.shape[0]) + seen.cut[0]) * side
-    columns = (interpolated_from(seen.kept[1], seen.shape[1]) + seen.cut[1]) * side
+    rows = raster.start(interpolated_from(seen.kept[0], seen.shape[0]) + seen.cut[0], 0)
+    columns = raster.start(interpolated_from(seen.kept[1], seen.shape[1]) + seen.cut[1], 1)
     row, column = cells_of(*seen.shape).unbind(1)
-    return torch.stack([columns[column, 0], rows[row, 0], columns[column, 1] + side, rows[row, 1] + side], dim=1)
+    ends = (columns[column, 1] + raster.side, rows[row, 1] + raster.side)
+    return torch.stack([columns[column, 0], rows[row, 0], *ends], dim=1)
 
 
 def _views(
@@ -173,15 +174,15 @@ def _views(
     }
     if seen.canvas is None:
         return
-    shape = (seen.tiles[0] * per_tile, seen.tiles[1] * per_tile)
-    cells = cells_of(*shape)
-    entries, rows = in_tiles(cells, first + 1, seen.tiles, within)
-    boxes = seen.canvas.to_original(boxes_of(cells, side))
+    length = config.vision_config.image_size
+    raster = TileRaster(seen.tiles, (length, length), side)
+    entries = first + 1 + raster.numbers
+    boxes = seen.canvas.to_original(raster.boxes)
     tokens = positions[per_tile**2 :].view(seen.shape[0], seen.shape[1] + 1)[:, :-1].flatten()
-    token_boxes = seen.canvas.to_original(_token_boxes(seen, side))
+    token_boxes = seen.canvas.to_original(_token_boxes(seen, raster))
     yield {
-        "vision": Grid(entries, rows + extra, boxes, cells, shape),
-        "projector": Grid(entries, rows, boxes, cells, shape),
+        "vision": Grid(entries, raster.rows + extra, boxes, raster.cells, raster.shape),
+        "projector": Grid(entries, raster.rows, boxes, raster.cells, raster.shape),
         "language": Grid(sample, tokens, token_boxes, cells_of(*seen.shape), seen.shape),
     }
 

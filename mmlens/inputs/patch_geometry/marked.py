@@ -11,9 +11,9 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.merging import raster_grid
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, cells_of, size_of
-from mmlens.inputs.patch_geometry.tile import PARTS, entries_of, in_tiles
+from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, size_of
+from mmlens.inputs.patch_geometry.tile import PARTS, entries_of
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
 def stretched(processor: Any | None, size: tuple[int, int], canvas: tuple[int, int]) -> Frame:
@@ -64,16 +64,19 @@ class _Tower:
             positions: the picture's image tokens, entry by entry.
         """
 
-        def grid(within: tuple[int, int], side: int) -> tuple[torch.Tensor, Grid]:
-            shape = (tiles[0] * within[0], tiles[1] * within[1])
-            entries, rows = in_tiles(cells_of(*shape), start, tiles, within)
-            where = first + start if tiles == (1, 1) else first + entries
-            return entries, raster_grid(frame, shape, side, rows, where)
+        patches, merged = (TileRaster(tiles, self.tile, side) for side in (self.side, self.side * self.merge))
 
-        _, patches = grid(self.patches, self.side)
-        entries, merged = grid(self.merged, self.side * self.merge)
-        language = replace(merged, index=sample, rows=positions[entries * self.tokens + merged.rows])
-        return {"vision": patches, "projector": merged, "language": language}
+        def grid(raster: TileRaster) -> Grid:
+            where = first + start if tiles == (1, 1) else first + start + raster.numbers
+            return Grid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
+
+        projector = grid(merged)
+        tokens = positions[(start + merged.numbers) * self.tokens + merged.rows]
+        return {
+            "vision": grid(patches),
+            "projector": projector,
+            "language": replace(projector, index=sample, rows=tokens),
+        }
 
 
 def _spans(ids: torch.Tensor, marks: tuple[int, int], image_token: int) -> list[tuple[int, int]]:

@@ -11,28 +11,10 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of
+from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes
+from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
-
-
-def in_tiles(
-    cells: torch.Tensor, first: int, tiles: tuple[int, int], within: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which entry of the batch axis holds each cell of a picture cut into tiles, and which of its rows.
-
-    Args:
-        cells: `[n, 2]` (row, column) in the grid of the whole picture.
-        first: the entry of its first tile; the others follow in raster order.
-        tiles: (rows, columns) of tiles.
-        within: (rows, columns) of cells in a tile, which lie in raster order.
-
-    Returns:
-        Entries `[n]` and rows `[n]`.
-    """
-    side = torch.tensor(within)
-    tile, inner = cells // side, cells % side
-    return first + tile[:, 0] * tiles[1] + tile[:, 1], inner[:, 0] * within[1] + inner[:, 1]
 
 
 def _canvas(processor: Any | None, size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
@@ -191,22 +173,20 @@ def view_grids(
     start: int,
 ) -> dict[Part, Grid]:
     """The grids of one view, whose tiles start at an entry counted from the picture's first; see `_views`."""
-    frame = Frame(*size, (tiles[0] * tower.tile[0] / size[0], tiles[1] * tower.tile[1] / size[1]))
-    alone = tiles == (1, 1)
+    patches, blocks = (TileRaster(tiles, tower.tile, side) for side in (tower.side, tower.side * tower.merge))
+    frame = Frame(*size, (patches.size[0] / size[0], patches.size[1] / size[1]))
 
-    def grid(within: tuple[int, int], side: int) -> tuple[torch.Tensor, Grid]:
-        shape = (tiles[0] * within[0], tiles[1] * within[1])
-        cells = cells_of(*shape)
-        entries, rows = in_tiles(cells, start, tiles, within)
-        where = first + start if alone else first + entries
-        return entries, Grid(where, rows, frame.to_original(boxes_of(cells, side)), cells, shape)
+    def grid(raster: TileRaster) -> Grid:
+        where = first + start if tiles == (1, 1) else first + start + raster.numbers
+        return Grid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
 
-    _, patches = grid(tower.patches, tower.side)
-    entries, blocks = grid(tower.blocks, tower.side * tower.merge)
+    vision, projector = grid(patches), grid(blocks)
     return {
-        "vision": replace(patches, rows=patches.rows + tower.class_rows),
-        "projector": blocks,
-        "language": replace(blocks, index=sample, rows=positions[entries * tower.tokens + blocks.rows]),
+        "vision": replace(vision, rows=vision.rows + tower.class_rows),
+        "projector": projector,
+        "language": replace(
+            projector, index=sample, rows=positions[(start + blocks.numbers) * tower.tokens + blocks.rows]
+        ),
     }
 
 
