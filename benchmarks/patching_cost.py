@@ -11,7 +11,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 import mmlens as mm
-from mmlens.execution.affected_rows import AffectedRows, Where
+from mmlens.execution.affected_rows import AffectedRows, ChangeLocation
 from mmlens.execution.cost import Costs, costs_of, weights_of
 from mmlens.execution.recording import Attended
 from mmlens.models.decoder import Decoder, decoder_of
@@ -45,7 +45,7 @@ def counted(model: mm.HookedMultimodal) -> tuple[Decoder, Costs]:
     return decoder, costs_of(decoder, _BEFORE + _IMAGE + _AFTER, front)
 
 
-def sweeps(depth: int, heads: int) -> Iterator[tuple[str, list[tuple[Where, torch.Tensor]]]]:
+def sweeps(depth: int, heads: int) -> Iterator[tuple[str, list[tuple[ChangeLocation, torch.Tensor]]]]:
     """The standard sweeps: a name, and the place and rows of each cell."""
     text = [*range(_BEFORE), *range(_BEFORE + _IMAGE, _BEFORE + _IMAGE + _AFTER)]
     behind, last = text[_BEFORE:], text[-1:]
@@ -56,9 +56,12 @@ def sweeps(depth: int, heads: int) -> Iterator[tuple[str, list[tuple[Where, torc
         for j in range(side // 4)
     ]
 
-    def each(stage: str, rows: Sequence[int], times: int = 1) -> list[tuple[Where, torch.Tensor]]:
+    def each(stage: str, rows: Sequence[int], times: int = 1) -> list[tuple[ChangeLocation, torch.Tensor]]:
         return [
-            (Where(layer, stage), torch.tensor([row])) for layer in range(depth) for row in rows for _ in range(times)
+            (ChangeLocation(layer, stage), torch.tensor([row]))
+            for layer in range(depth)
+            for row in rows
+            for _ in range(times)
         ]
 
     everywhere = range(_BEFORE + _IMAGE + _AFTER)
@@ -68,7 +71,7 @@ def sweeps(depth: int, heads: int) -> Iterator[tuple[str, list[tuple[Where, torc
     yield "residual stream, every position", each("pre", everywhere)
     yield (
         "residual stream, picture in blocks of 4 x 4",
-        [(Where(layer, "pre"), rows) for layer in range(depth) for rows in blocks],
+        [(ChangeLocation(layer, "pre"), rows) for layer in range(depth) for rows in blocks],
     )
     yield "MLP outputs, every text position", each("rows", text)
     yield "single heads, text behind the picture", each("rows", behind, heads)

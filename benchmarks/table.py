@@ -72,13 +72,18 @@ def as_table(rows: Sequence[Row]) -> str:
         cells = row.cells
         lines.append(["" if row.benchmark == before else cells[0], *cells[1:]])
         before = row.benchmark
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    return as_columns(lines, right=_NUMBERS)
 
-    def text(line: list[str]) -> str:
-        padded = [cell.rjust(w) if i in _NUMBERS else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))]
-        return f"| {' | '.join(padded)} |"
 
-    rule = [("-" * (w - 1) + ":") if i in _NUMBERS else "-" * w for i, w in enumerate(widths)]
+def as_columns(lines: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """An aligned Markdown table of cells; the first line is its header, and columns in `right` are aligned right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+
+    def text(line: Sequence[str]) -> str:
+        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths))]
+        return f"| {' | '.join(cells)} |"
+
+    rule = [("-" * (w - 1) + ":") if i in right else "-" * w for i, w in enumerate(widths)]
     return "\n".join([text(lines[0]), text(rule), *map(text, lines[1:])])
 
 
