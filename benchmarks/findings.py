@@ -21,7 +21,7 @@ from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.statistics import Interval
 
-METHODS = ("contribution", "gradient", "activation", "random")
+METHODS = ("contribution", "gradient_x_activation", "activation", "random")
 KS = (5, 20, 50, 100, 200)
 SIGMAS = (1.0, 3.0, 10.0)
 _SHOWN: Sequence[Shown] = ("activation", "magnitude")

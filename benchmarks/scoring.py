@@ -13,7 +13,6 @@ from benchmarks.contender import Answers, Contender
 from benchmarks.models import Subject
 from benchmarks.table import Row
 from mmlens.analysis.neurons.find import score_words
-from mmlens.analysis.neurons.methods import Scoring
 from mmlens.analysis.neurons.scores import NeuronScores
 
 TARGET = 1.05
@@ -95,15 +94,15 @@ def scoring(subject: Subject, *, repeats: int, clock: Callable[[], float]) -> li
         synchronise()
         prepared = 1000 * (clock() - start)
 
-    def scored(settings: Scoring) -> list[NeuronScores]:
-        return score_words(model, batch, _TOKENS, settings)
+    def scored(method: str) -> list[NeuronScores]:
+        return score_words(model, batch, _TOKENS, method=method)
 
     limit = Contender("bare torch hooks on the MLPs", bare.activations, bare.scores)
     elsewhere = frozenset({"scores"})
     others = [
-        Contender("mmlens, contribution", lambda: scored(Scoring()), _answers, _ROUNDING, TARGET),
-        Contender("mmlens, direct_effect", lambda: scored(Scoring("direct_effect")), _answers, lacks=elsewhere),
-        Contender("mmlens, gradient", lambda: scored(Scoring("gradient")), _answers, lacks=elsewhere),
+        Contender("mmlens, contribution", lambda: scored("contribution"), _answers, _ROUNDING, TARGET),
+        Contender("mmlens, direct_effect", lambda: scored("direct_effect"), _answers, lacks=elsewhere),
+        Contender("mmlens, gradient_x_activation", lambda: scored("gradient_x_activation"), _answers, lacks=elsewhere),
         Contender(
             "the reference's columns",
             lambda: bare.looked_up(projection),

@@ -114,6 +114,7 @@ _MODULES = {
     "edits": "mmlens.interventions.edits",
     "lab": "mmlens.lab",
     "metrics": "mmlens.analysis.metrics",
+    "neurons": "mmlens.analysis.neurons.methods",
     "scorers": "mmlens.analysis.properties.scorers",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `mmlens tour`, `mmlens verify`, `mmlens families`.
+"""The command line: `mmlens tour`, `mmlens verify`, `mmlens families`, `mmlens methods`.
 
 Imports of the heavy libraries wait until a command needs them.
 """
@@ -101,6 +101,14 @@ def families() -> None:
         "measured on tiny random models of the real classes; other classes are discovered from how they run, or declared "
         "with mmlens.register_family"
     )
+
+
+@app.command()
+def methods() -> None:
+    """Print the tables of all methods, as markdown: what verbs take as `method=`."""
+    from mmlens.analysis.method_table import method_tables
+
+    print(method_tables(), end="")
 
 
 def _load(path: str | None) -> "HookedMultimodal":

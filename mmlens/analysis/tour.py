@@ -19,7 +19,8 @@ from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
-from mmlens.analysis.neurons.points import Activation
+from mmlens.analysis.neurons.methods.contribution import Contribution
+from mmlens.analysis.neurons.points import ActivationPoint
 from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
@@ -103,7 +104,7 @@ def tour(
     twins: dict[str, tuple[Image.Image, str]] | None = None,
     nouns: Nouns = None,
     k: int = 20,
-    activation: Activation = "down_in",
+    activation: ActivationPoint = "down_in",
     max_nouns: int = 3,
     seed: int = 0,
     progress: bool = True,
@@ -170,12 +171,12 @@ def _noun_report(
     *,
     other_token: str | None,
     k: int,
-    activation: Activation,
+    activation: ActivationPoint,
     seed: int,
     progress: bool,
 ) -> NounReport:
     token = word.tokens[0]
-    scores = find_neurons(model, at_word, token=token, activation=activation)
+    scores = find_neurons(model, at_word, token=token, method=Contribution(activation))
     top = scores.top(k)
     control = random_neurons(model, like=top, seed=seed)
     before, _ = _ablated(model, batch, at_word, token, [])
@@ -213,7 +214,7 @@ def _maps(
     scores: NeuronScores,
     top: list[Neuron],
     control: list[Neuron],
-    activation: Activation,
+    activation: ActivationPoint,
 ) -> tuple[HeatMap, HeatMap] | None:
     try:
         titles = (f"top {len(top)} for {scores.word!r}", f"{len(control)} random neurons of the same layers")

@@ -8,6 +8,9 @@ import torch
 
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.methods.contribution import Contribution
+from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
+from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
 from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
@@ -79,7 +82,7 @@ def test_scores_sum_to_what_the_mlps_add_to_the_logit(subject: Subject) -> None:
 def test_the_published_multiplier_leaves_out_the_gates_partner(llava: Subject) -> None:
     batch = llava.batches["left"]
     exact = find_neurons(llava.model, batch, token=TOKEN)
-    published = find_neurons(llava.model, batch, token=TOKEN, activation="act")
+    published = find_neurons(llava.model, batch, token=TOKEN, method=Contribution("act"))
     _, cache = llava.model.run_with_cache(
         batch, names=["blocks.1.mlp.hook_post", "blocks.1.mlp.hook_act"], positions="last"
     )
@@ -133,19 +136,20 @@ def test_a_map_lies_on_the_picture_as_the_layout_says(subject: Subject) -> None:
         ({"token": ""}, "'' is unknown to the tokenizer"),
         ({"token": 32}, r"There is no token 32; ids run from 0 to 31\."),
         ({"token": 1.5}, r"A token is a word or an id, found float: 1\.5"),
-        ({"token": "red", "method": "magic"}, "method='magic' is unknown; it must be one of 'contribution', 'direct_"),
-        ({"token": "red", "activation": "up"}, "activation='up' is unknown; it must be one of 'down_in', 'act'"),
-        ({"token": "red", "method": "gradient", "activation": "act"}, "'gradient' needs a row's exact multiplier"),
-        ({"token": "red", "method": "gradient", "positions": "first"}, "must be one of 'last', 'image', 'all'"),
-        ({"token": "red", "positions": "image"}, "'contribution' reads the predicting position alone"),
-        ({"token": "red", "method": "integrated_gradient", "steps": 0}, r"steps=0 must be at least 1\."),
-        ({"token": "red", "method": "integrated_gradient", "path": "x"}, "must be one of 'together', 'each'"),
+        ({"token": "red", "method": "contributions"}, r"'contributions' is unknown; .*Did you mean 'contribution'\?"),
+        ({"token": "red", "method": Contribution}, r"class .*Contribution'> must be .* call it to make settings"),
+        ({"token": "red", "method": 3}, r"method=3 must be one of 'activation', .*, or settings: Activation\(\.\.\.\)"),
+        (
+            {"token": "red", "method": Contribution("up")},
+            "activation='up' is unknown; it must be one of 'down_in', 'act'",
+        ),
+        ({"token": "red", "method": GradientXActivation("first")}, "must be one of 'last', 'image', 'all'"),
         ({"token": "red", "keep": 145}, r"keep=145 must lie in 0\.\.144, the number of neurons"),
-        ({"token": "red", "part": "vision"}, "neurons of the vision part write into none; use 'gradient'"),
+        ({"token": "red", "part": "vision"}, "those of the vision part see none .* use one of 'gradient_x_activation'"),
         ({"token": "red", "part": "tail"}, "part='tail' is not a part of the model"),
         ({"token": "red", "stack": "stages"}, "no neurons in a stack 'stages'; its stacks are 'blocks'"),
         (
-            {"token": "red", "part": "vision", "method": "gradient", "positions": "last"},
+            {"token": "red", "part": "vision", "method": GradientXActivation("last")},
             "positions='last' is a rule for the language model; in the vision part scores are summed over all rows",
         ),
     ],
@@ -158,13 +162,25 @@ def test_wrong_choices_are_refused_before_anything_runs(
         find_neurons(llava.model, llava.batches["left"], **arguments)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, r"steps=0 must be at least 1\."),
+        ({"path": "each"}, "path='each' must be one of 'joint', 'layerwise'"),
+    ],
+)
+def test_settings_are_checked_where_they_are_made(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        IntegratedGradients(**settings)
+
+
 def test_top_is_bounded(llava: Subject) -> None:
     scores = find_neurons(llava.model, llava.batches["left"], token=TOKEN)
     with pytest.raises(InputError, match=r"k=0 must lie in 1\.\.144, the number of neurons"):
         scores.top(0)
 
 
-@pytest.mark.parametrize("method", ["contribution", "direct_effect", "gradient"])
+@pytest.mark.parametrize("method", ["contribution", "direct_effect", "gradient_x_activation"])
 def test_half_precision_scores_are_those_of_the_same_weights_in_single(method: Any) -> None:
     half = tiny_llava().hf_model.to(torch.bfloat16)
     single = copy.deepcopy(half).float()

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
@@ -24,7 +25,7 @@ def found(subject: Subject, **options: object) -> NeuronScores:
 def test_scores_come_back_from_a_file_as_they_went(llava: Subject, tmp_path: Path) -> None:
     data = [Sample((Image.fromarray(picture(n).numpy()),), name=f"picture {n}") for n in range(3)]
     scores = find_neurons(
-        llava.model, data, token="red circle", method="gradient", positions="image", keep=4, progress=False
+        llava.model, data, token="red circle", method=GradientXActivation("image"), keep=4, progress=False
     )
     scores.save(tmp_path / "red.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["red.safetensors"]
@@ -94,7 +95,7 @@ def test_neurons_of_another_part_are_not_among_the_scores(llava: Subject) -> Non
         InputError, match=r"vision\.L1\.u2 is not among these neurons, which are those of the language part"
     ):
         scores[Neuron(1, 2, "vision")]
-    inner = found(llava, method="gradient", part="projector")
+    inner = found(llava, method="gradient_x_activation", part="projector")
     best = inner.top(1)[0]
     assert (best.stack, best.hook, inner.layers(4)) == ("", "projector.mlp.hook_post", [4])
     assert "words" not in inner.to_frame(2)
@@ -104,7 +105,7 @@ def test_neurons_of_another_part_are_not_among_the_scores(llava: Subject) -> Non
 
 @pytest.mark.parametrize("part", ["vision", "projector"])
 def test_maps_of_other_parts_lie_on_the_picture(subject: Subject, part: str) -> None:
-    scores = found(subject, method="gradient", part=part)
+    scores = found(subject, method="gradient_x_activation", part=part)
     neuron, batch = scores.top(1)[0], subject.batches["left"]
     if part == "projector" and not subject.tiny.has_places:
         with pytest.raises(InputError, match="queries of the Q-Former mix all patches"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mmlens.analysis.neurons.find import find_neurons
-from mmlens.core.errors import InputError
+from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
+from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.test_neurons_direct import in_double
@@ -74,7 +75,7 @@ def slope(
 @pytest.mark.parametrize("positions", ["last", "image", "all"])
 def test_activation_times_gradient_is_the_slope(doubled: Any, positions: str) -> None:
     model, batch = doubled
-    scores = find_neurons(model, batch, token=TOKEN, method="gradient", positions=positions).scores  # type: ignore[arg-type]
+    scores = find_neurons(model, batch, token=TOKEN, method=GradientXActivation(positions)).scores  # type: ignore[arg-type]
     for layer, neuron in ((0, 3), (1, 17), (2, 40)):
         name = f"blocks.{layer}.mlp.hook_post"
         found = slope(model, batch, name, rows_of(batch, positions), neuron)
@@ -84,7 +85,7 @@ def test_activation_times_gradient_is_the_slope(doubled: Any, positions: str) ->
 def test_neurons_of_vision_and_projector_are_scored_over_all_their_rows(doubled: Any) -> None:
     model, batch = doubled
     for part in ("vision", "projector"):
-        found = find_neurons(model, batch, token=TOKEN, method="gradient", part=part)  # type: ignore[arg-type]
+        found = find_neurons(model, batch, token=TOKEN, method="gradient_x_activation", part=part)  # type: ignore[arg-type]
         for layer, index in ((0, 2), (len(found.scores) - 1, 9)):
             neuron = found.neuron(layer * found.scores.shape[1] + index)
             assert (neuron.layer, neuron.index, neuron.part) == (layer, index, part)
@@ -100,7 +101,7 @@ def test_integrated_gradients_add_up_to_the_logit_that_silence_costs(doubled: An
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(3)]
     for positions in ("last", "image") if model.family.name == "llava" else ("last",):
         scores = find_neurons(
-            model, batch, token=TOKEN, method="integrated_gradient", positions=positions, steps=16
+            model, batch, token=TOKEN, method=IntegratedGradients(positions=positions, steps=16)
         ).scores  # type: ignore[arg-type]
         lost = logit(model, batch, {}) - logit(model, batch, dict.fromkeys(names, silent(batch, positions)))
         torch.testing.assert_close(scores.sum(), lost, rtol=2e-2, atol=2e-3)
@@ -109,7 +110,7 @@ def test_integrated_gradients_add_up_to_the_logit_that_silence_costs(doubled: An
 def test_layer_by_layer_they_add_up_to_what_each_layer_costs() -> None:
     model = TINY[0].make()
     model, batch = in_double(model, batch_of(TINY[0], model))
-    scores = find_neurons(model, batch, token=TOKEN, method="integrated_gradient", path="each", steps=16).scores
+    scores = find_neurons(model, batch, token=TOKEN, method=IntegratedGradients(path="layerwise", steps=16)).scores
     for layer in range(3):
         change = {f"blocks.{layer}.mlp.hook_post": silent(batch, "last")}
         lost = logit(model, batch, {}) - logit(model, batch, change)
@@ -120,11 +121,9 @@ def test_more_steps_bring_the_sum_closer(llava: Subject) -> None:
     batch = llava.batches["left"]
     names = [f"blocks.{layer}.mlp.hook_post" for layer in range(3)]
     lost = logit(llava.model, batch, {}) - logit(llava.model, batch, dict.fromkeys(names, torch.zeros_like))
-    options: dict[str, Any] = {"method": "integrated_gradient", "positions": "all"}
-    gaps = [
-        abs(float(find_neurons(llava.model, batch, token=TOKEN, steps=steps, **options).scores.sum() - lost))
-        for steps in (1, 4, 16)
-    ]
+    methods = [IntegratedGradients(steps=steps, positions="all") for steps in (1, 4, 16)]
+    sums = [find_neurons(llava.model, batch, token=TOKEN, method=method).scores.sum() for method in methods]
+    gaps = [abs(float(total - lost)) for total in sums]
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 2e-2
 
@@ -134,7 +133,7 @@ def test_parameters_are_left_as_they_were(llava: Subject) -> None:
     frozen = model.hf_model.lm_head.weight
     frozen.requires_grad_(False)
     try:
-        find_neurons(model, batch, token=TOKEN, method="gradient")
+        find_neurons(model, batch, token=TOKEN, method="gradient_x_activation")
         wanted = {name: parameter.requires_grad for name, parameter in model.hf_model.named_parameters()}
         assert [name for name, grad in wanted.items() if not grad] == ["lm_head.weight"]
         assert all(parameter.grad is None for parameter in model.hf_model.parameters())
@@ -143,11 +142,8 @@ def test_parameters_are_left_as_they_were(llava: Subject) -> None:
 
 
 def test_vision_blocks_that_are_not_read_score_zero(llava: Subject) -> None:
-    scores = find_neurons(llava.model, llava.batches["left"], token=TOKEN, method="gradient", part="vision").scores
+    scores = find_neurons(
+        llava.model, llava.batches["left"], token=TOKEN, method="gradient_x_activation", part="vision"
+    ).scores
     assert scores[:2].abs().min(1).values.max() > 0
     assert torch.equal(scores[2], torch.zeros_like(scores[2]))
-
-
-def test_contribution_outside_the_language_model_is_refused(llava: Subject) -> None:
-    with pytest.raises(InputError, match="neurons of the projector part write into none; use 'gradient'"):
-        find_neurons(llava.model, llava.batches["left"], token=TOKEN, part="projector")

@@ -16,7 +16,7 @@ def measured() -> Measured:
         values += [
             Value("size", "contribution", 5, 4.0, sample, "cat"),
             Value("size", CONTROL.format(method="contribution"), 5, 1.0, sample, "cat"),
-            Value("size", "gradient", 5, 3.0, sample, "cat"),
+            Value("size", "gradient_x_activation", 5, 3.0, sample, "cat"),
             Value("size", "activation", 5, 4.0, sample, "cat"),
             Value("size of others", "contribution", 5, 2.0, sample, "cat"),
         ]

@@ -16,6 +16,8 @@ from accelerate import dispatch_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmlens as mm
+from mmlens.analysis.neurons.methods import NEURON_METHODS
+from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
 from mmlens.models.hooked import HookedMultimodal
 from tests.devices import DEVICE, SECOND, pretend_devices
 from tests.tiny import TINY
@@ -224,9 +226,12 @@ def corruptions(here: Here) -> Any:
 @case
 def neurons(here: Here) -> Any:
     found = {}
-    for method in ("contribution", "direct_effect", "gradient", "integrated_gradient", "activation", "random"):
-        found[method] = mm.find_neurons(here.model, here.clean, token="red", method=method, steps=3, keep=2)
-    found["vision"] = mm.find_neurons(here.model, here.clean, token="red", method="gradient", part="vision")
+    for method in NEURON_METHODS:
+        settings = IntegratedGradients(steps=3) if method is IntegratedGradients else method()
+        found[method.name] = mm.find_neurons(here.model, here.clean, token="red", method=settings, keep=2)
+    found["vision"] = mm.find_neurons(
+        here.model, here.clean, token="red", method="gradient_x_activation", part="vision"
+    )
     found["dataset"] = mm.find_neurons(here.model, here.samples, token="red", batch_size=2, progress=False)
     control = mm.random_neurons(here.model, like=found["contribution"].top(3), seed=0)
     scores = found["contribution"]

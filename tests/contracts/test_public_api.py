@@ -80,6 +80,7 @@ PUBLIC = [
     "neuron_words",
     "NeuronScores",
     "Noise",
+    "neurons",
     "noun_exclusivity",
     "patch",
     "patchscope",

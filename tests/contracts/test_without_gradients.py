@@ -49,8 +49,8 @@ CASES: dict[str, Callable[[Wrapped], torch.Tensor]] = {
     "attribution patching": lambda own: _attribution(own, "atp"),
     "integrated gradients": lambda own: _attribution(own, "ig"),
     "a circuit": _circuit,
-    "neurons by gradient": lambda own: _neurons(own, "gradient"),
-    "neurons by integrated gradient": lambda own: _neurons(own, "integrated_gradient"),
+    "neurons by gradient": lambda own: _neurons(own, "gradient_x_activation"),
+    "neurons by integrated gradient": lambda own: _neurons(own, "integrated_gradients"),
     "a replaced word": _replaced,
     "a removed word": _removed,
 }

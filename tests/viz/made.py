@@ -73,7 +73,7 @@ def lens(layers: int, positions: int, *, patches: int = 0) -> LogitLens:
 
 def neurons(layers: int, width: int) -> NeuronScores:
     """Scores of random neurons."""
-    return NeuronScores(noise(layers, width), (5,), "moon", "integrated_gradient")
+    return NeuronScores(noise(layers, width), (5,), "moon", "integrated_gradients")
 
 
 def heat(width: int = 48, height: int = 48) -> HeatMap:
@@ -83,7 +83,7 @@ def heat(width: int = 48, height: int = 48) -> HeatMap:
 
 def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Measured:
     """Properties of neurons chosen by several methods, with random neurons, controls and a baseline."""
-    known = [f"integrated_gradient_{i}" for i in range(methods)]
+    known = [f"integrated_gradients_{i}" for i in range(methods)]
     asked = [
         Quantity(
             f"quantity {i} that has a rather long name", "share of neurons", "higher", f"control {i}", "centred blob"

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmlens.analysis.neurons.find import runs_of
-from mmlens.analysis.neurons.gradient import Where
-from mmlens.analysis.neurons.methods import Method, Path, Scoring
-from mmlens.analysis.neurons.points import Activation, NeuronLayers, neuron_layers
+from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
+from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
@@ -74,14 +73,9 @@ def find_caption_neurons(
     data: Batch | Dataset,
     *,
     nouns: Nouns = None,
-    method: Method = "contribution",
+    method: str | NeuronMethod = "contribution",
     part: Part = "language",
     stack: str | None = None,
-    activation: Activation = "down_in",
-    positions: Where | None = None,
-    steps: int = 20,
-    path: Path = "together",
-    seed: int = 0,
     max_new_tokens: int = 40,
     prompt: str | None = None,
     batch_size: int = 8,
@@ -97,7 +91,7 @@ def find_caption_neurons(
         model: the hooked model.
         data: a batch, padded on the left, or a dataset of pictures.
         nouns: as for `caption_nouns`.
-        method, part, stack, activation, positions, steps, path, seed: as for `find_neurons`.
+        method, part, stack: as for `find_neurons`.
         max_new_tokens: of the caption.
         prompt, batch_size, progress: of a dataset.
 
@@ -118,12 +112,13 @@ def find_caption_neurons(
     where that token occurred.
     """
     layers = neuron_layers(model, part, stack)
-    scoring = Scoring(method, activation, positions, steps, path, seed).checked(model, layers)
+    scoring = NEURON_METHODS.get(method)
+    scoring.check(model, layers)
     found = []
     for names, batch in runs_of(model, data, prompt, batch_size, progress, "captions"):
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
         said = [nouns_said(model, trace, nouns=nouns, sample=sample) for sample in range(batch.size)]
-        scores = iter(_scores(model, _asked(model, batch, trace, said), said, scoring, layers))
+        scores = iter(_scores(model, _noun_targets(model, batch, trace, said), said, scoring, layers))
         found += [
             CaptionNeurons(text, tuple(words), tuple(next(scores) for _ in words), name)
             for text, words, name in zip(trace.text, said, names, strict=True)
@@ -133,26 +128,26 @@ def find_caption_neurons(
 
 def _scores(
     model: HookedMultimodal,
-    asked: TokenTargets | None,
+    targets: TokenTargets | None,
     said: list[list[CaptionWord]],
-    scoring: Scoring,
+    method: NeuronMethod,
     layers: NeuronLayers,
 ) -> list[NeuronScores]:
     """Scores of every noun, caption by caption."""
-    if asked is None:
+    if targets is None:
         return []
-    total = asked.summed(scoring.entries(model, asked, layers), sum(map(len, said)))
+    total = targets.summed(method.scores(model, targets, layers), sum(map(len, said)))
     return [
         NeuronScores(
             scores=scores,
             tokens=word.tokens,
             word=word.text,
-            method=scoring.method,
+            method=method.name,
             part=layers.part,
             stack=layers.stack,
-            settings=scoring.settings(),
+            settings=method.settings,
             model=model,
-            batch=asked.batch,
+            batch=targets.batch,
             sample=sample,
         )
         for (sample, word), scores in zip(
@@ -163,7 +158,7 @@ def _scores(
     ]
 
 
-def _asked(
+def _noun_targets(
     model: HookedMultimodal, batch: MultimodalBatch, trace: GenerationTrace, said: list[list[CaptionWord]]
 ) -> TokenTargets | None:
     """The tokens of all nouns of all captions, read off one run over the captions; None if there are no nouns."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
-from mmlens.analysis.neurons.points import POINTS, Activation
+from mmlens.analysis.neurons.points import POINTS, ActivationPoint
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import PARTS, Part, require_part
 from mmlens.core.units import Neuron
@@ -24,7 +24,7 @@ def activation_map(
     batch: MultimodalBatch,
     neurons: Sequence[Neuron],
     *,
-    activation: Activation = "down_in",
+    activation: ActivationPoint = "down_in",
     shown: Shown = "activation",
     sample: int = 0,
     image: int = 0,
@@ -56,7 +56,7 @@ def activation_maps(
     batch: MultimodalBatch,
     sets: Mapping[str, Sequence[Neuron]],
     *,
-    activation: Activation = "down_in",
+    activation: ActivationPoint = "down_in",
     shown: Shown = "activation",
     sample: int = 0,
     image: int = 0,

@@ -10,7 +10,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 #: `"down_in"`: the input of the down projection, the exact multiplier of the neuron's row; `"act"`: the activation
 #: function's output, as in the published code.
-Activation = Literal["down_in", "act"]
+ActivationPoint = Literal["down_in", "act"]
 POINTS: dict[str, str] = {"down_in": "mlp.hook_post", "act": "mlp.hook_act"}
 
 
@@ -30,10 +30,26 @@ class NeuronLayers:
     count: int
     width: int
 
-    def names(self, activation: Activation = "down_in") -> list[str]:
+    def names(self, activation: ActivationPoint = "down_in") -> list[str]:
         """The hook points that hold them, layer by layer."""
         kind = POINTS[activation].removeprefix("mlp.")
         return [Neuron(layer, 0, self.part, self.stack).hook.replace("hook_post", kind) for layer in range(self.count)]
+
+
+def require_points(model: HookedMultimodal, layers: NeuronLayers, activation: ActivationPoint) -> None:
+    """Refuse activations that a model has no hook point for.
+
+    Raises:
+        InputError: if so, and for another word.
+    """
+    if activation not in POINTS:
+        raise InputError(f"activation={activation!r} is unknown; it must be one of {', '.join(map(repr, POINTS))}.")
+    missing = [name for name in layers.names(activation) if name not in model.graph]
+    if missing:
+        raise InputError(
+            f"activation='act' reads the activation function's output, but {model.family.name} calls no module for it: there "
+            f"is no {missing[0]}. Use activation='down_in'."
+        )
 
 
 def neuron_layers(model: HookedMultimodal, part: Part = "language", stack: str | None = None) -> NeuronLayers:

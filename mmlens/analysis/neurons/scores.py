@@ -12,7 +12,7 @@ from PIL import Image
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.neurons import files
 from mmlens.analysis.neurons.maps import Shown, activation_map
-from mmlens.analysis.neurons.points import Activation
+from mmlens.analysis.neurons.points import ActivationPoint
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
@@ -105,7 +105,7 @@ class NeuronScores:
         return self.tokens[0]
 
     @property
-    def activation(self) -> Activation:
+    def activation(self) -> ActivationPoint:
         """Which activation was read: `"down_in"`, or `"act"` where that was asked for."""
         return self.settings.get("activation", "down_in")
 

@@ -1,4 +1,4 @@
-"""What is asked of neurons: tokens, each with the position that predicts it."""
+"""Tokens that neurons are scored for, each with the position that predicts it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ class TokenTargets:
         """The sum over the entries of each of so many owners: the tokens of a word add up."""
         return scores.new_zeros(owners, *scores.shape[1:]).index_add_(0, self.owner, scores)
 
-    def each(self) -> list[Int[torch.Tensor, "some"]]:
+    def rounds(self) -> list[Int[torch.Tensor, "some"]]:
         """Entries in groups that hold at most one per sample."""
-        place = [int((self.sample[:entry] == self.sample[entry]).sum()) for entry in range(len(self.sample))]
-        numbers = torch.tensor(place)
-        return [(numbers == number).nonzero().flatten() for number in range(max(place) + 1)]
+        before = [int((self.sample[:entry] == self.sample[entry]).sum()) for entry in range(len(self.sample))]
+        numbers = torch.tensor(before)
+        return [(numbers == number).nonzero().flatten() for number in range(max(before) + 1)]
 
 
-def asked_words(
+def word_targets(
     model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[tuple[int, ...]]
 ) -> list[TokenTargets]:
     """Words as the next thing that every sample says. Words of one token are read off one and the same run.
@@ -66,19 +66,19 @@ def asked_words(
     """
     n = batch.size
     samples = torch.arange(n)
-    found = []
+    targets = []
     single = [(number, tokens[0]) for number, tokens in enumerate(words) if len(tokens) == 1]
     if single:
         number, token = torch.tensor(single).repeat_interleave(n, 0).unbind(1)
         sample = samples.repeat(len(single))
-        found.append(TokenTargets(batch, sample, torch.zeros_like(sample), token, number * n + sample))
+        targets.append(TokenTargets(batch, sample, torch.zeros_like(sample), token, number * n + sample))
     for place, tokens in enumerate(words):
         if len(tokens) > 1:
             sample, step = samples.repeat(len(tokens)), torch.arange(len(tokens)).repeat_interleave(n)
             ids = torch.tensor(tokens)
             forced = model.extend(batch, ids[:-1].expand(n, -1))
-            found.append(TokenTargets(forced, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
-    return found
+            targets.append(TokenTargets(forced, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
+    return targets
 
 
 def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:
@@ -111,30 +111,30 @@ def written(model: HookedMultimodal, tokens: tuple[int, ...]) -> str:
 
 
 def states_at(
-    model: HookedMultimodal, asked: TokenTargets, names: Sequence[str]
+    model: HookedMultimodal, targets: TokenTargets, names: Sequence[str]
 ) -> dict[str, Float[torch.Tensor, "entry *rest"]]:
     """Language-model points at the positions that predict the tokens, `[entry ...]`, from one forward pass.
 
     Args:
         model: the hooked model.
-        asked: the tokens.
+        targets: the tokens.
         names: hook points with a batch and a position axis in front.
     """
-    kept: dict[str, torch.Tensor] = {}
+    states: dict[str, torch.Tensor] = {}
     known: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
         node, device = model.graph[hook.name], activation.device
         if (node.sequence, device) not in known:
-            rows = asked.rows(node, activation.shape[1])
-            known[node.sequence, device] = asked.sample.to(device), rows.to(device)
-        kept[hook.name] = activation.detach()[known[node.sequence, device]]
+            rows = targets.rows(node, activation.shape[1])
+            known[node.sequence, device] = targets.sample.to(device), rows.to(device)
+        states[hook.name] = activation.detach()[known[node.sequence, device]]
 
     hook: Callable[..., None] = keep
     with torch.no_grad():
-        model.run_with_hooks(asked.batch, fwd_hooks=[(list(names), hook)])
-    return kept
+        model.run_with_hooks(targets.batch, fwd_hooks=[(list(names), hook)])
+    return states
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

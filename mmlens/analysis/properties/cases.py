@@ -2,18 +2,23 @@
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, get_args, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
 from mmlens.analysis.neurons.find import find_neurons
-from mmlens.analysis.neurons.methods import Method
+from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
+from mmlens.analysis.neurons.methods.contribution import Contribution
+from mmlens.analysis.neurons.methods.random_scores import Random
 from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import NounOccurrence
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
+
+#: Methods that score neurons: a name or settings, or several of them; `"random"` adds random neurons beside each.
+MethodChoice: TypeAlias = str | NeuronMethod | Sequence[str | NeuronMethod]
 
 
 @dataclass(frozen=True)
@@ -26,37 +31,33 @@ class Choice:
         seed: of the random ones.
     """
 
-    methods: tuple[str, ...] = ("contribution", "random")
+    methods: tuple[NeuronMethod, ...] = (Contribution(), Random())
     k: int = 20
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"k={self.k} must be at least 1.")
-        if not self.scored:
-            raise InputError(
-                f"methods={self.methods} must name at least one way to score neurons, e.g. 'contribution'."
-            )
-        word = "".join(self.methods)
-        if len(self.methods) > 1 and word in get_args(Method):
-            raise InputError(
-                f"methods={word!r} is one word, whose letters would be methods; put it into a list: [{word!r}]."
-            )
-        unknown = [method for method in self.methods if method not in get_args(Method)]
-        if unknown:
-            raise InputError(
-                f"methods={self.methods} must be among {', '.join(map(repr, get_args(Method)))}; not {', '.join(unknown)}."
-            )
+    @classmethod
+    def of(cls, methods: MethodChoice, k: int, seed: int = 0) -> "Choice":
+        """The choice by names or settings.
+
+        Raises:
+            InputError: for unknown methods, and if none scores neurons.
+        """
+        choice = cls(NEURON_METHODS.get_all(methods), k, seed)
+        if k < 1:
+            raise InputError(f"k={k} must be at least 1.")
+        if not choice.scored:
+            raise InputError(f"methods={methods!r} must name at least one that scores neurons, e.g. 'contribution'.")
+        return choice
 
     @property
-    def scored(self) -> list[str]:
-        """The methods that score neurons."""
-        return [method for method in self.methods if method != "random"]
+    def scored(self) -> dict[str, NeuronMethod]:
+        """The methods that score neurons, by name and settings."""
+        return {str(method): method for method in self.methods if method.name != "random"}
 
     @property
     def controls(self) -> bool:
         """Whether random neurons of the same layers stand beside each method."""
-        return "random" in self.methods
+        return any(method.name == "random" for method in self.methods)
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class Case:
 def case_of(mention: NounOccurrence, choice: Choice, *, draw: int = 0) -> Case:
     """Score the neurons for a noun in every way asked for."""
     scores = {
-        method: find_neurons(mention.model, mention.at, token=mention.token, method=method)  # type: ignore[arg-type]
-        for method in choice.scored
+        name: find_neurons(mention.model, mention.at, token=mention.token, method=method)
+        for name, method in choice.scored.items()
     }
     return Case(mention, scores, choice, draw)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, counts
+from mmlens.analysis.properties.cases import Case, Choice, MethodChoice, counts
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
 from mmlens.analysis.properties.run import Reading, run
@@ -163,7 +163,7 @@ def causal_effect(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     ways: Sequence[Way] = ("zero", "noise"),
     sigma: float | Sequence[float] = 1.0,
@@ -209,5 +209,5 @@ def causal_effect(
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
     reading = Reading(nouns)
     measures = [Causal(tuple(ways), ks, sigmas, means, captions, reading, seed)]
-    choice = Choice(tuple(methods), max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed)
     return run(model, dataset, measures, choice, reading=reading, progress=progress)

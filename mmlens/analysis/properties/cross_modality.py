@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, UnmeasurableError, another, case_of, counts, shared
+from mmlens.analysis.properties.cases import (
+    Case,
+    Choice,
+    MethodChoice,
+    UnmeasurableError,
+    another,
+    case_of,
+    counts,
+    shared,
+)
 from mmlens.analysis.properties.causal import caption_likelihood
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import mentions
@@ -108,7 +117,7 @@ def cross_modality(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     nouns: Nouns = None,
     seed: int = 0,
@@ -142,5 +151,5 @@ def cross_modality(
     """
     ks = counts(k)
     reading = Reading(nouns)
-    choice = Choice(tuple(methods), max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed)
     return run(model, dataset, [CrossModality(ks, reading)], choice, reading=reading, progress=progress)

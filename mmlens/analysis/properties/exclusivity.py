@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, Chosen
+from mmlens.analysis.properties.cases import Choice, Chosen, MethodChoice
 from mmlens.analysis.properties.measured import CONTROL, Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
@@ -163,7 +163,7 @@ def noun_exclusivity(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution",),
+    methods: MethodChoice = ("contribution",),
     k: int = 20,
     pictures: int = 3,
     kappas: Sequence[float] = (0.10, 0.25, 0.45),
@@ -200,4 +200,4 @@ def noun_exclusivity(
     Source: as for `exclusivity`.
     """
     measures = [Exclusive(k, pictures, tuple(kappas))]
-    return run(model, dataset, measures, Choice(tuple(methods), k), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k), reading=Reading(nouns), progress=progress)

@@ -8,7 +8,17 @@ from typing import Any
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, Chosen, UnmeasurableError, another, case_of, counts, shared
+from mmlens.analysis.properties.cases import (
+    Case,
+    Choice,
+    Chosen,
+    MethodChoice,
+    UnmeasurableError,
+    another,
+    case_of,
+    counts,
+    shared,
+)
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.properties.run import Reading, run
@@ -106,7 +116,7 @@ class RegionInvariance:
     def _compare(self, case: Case, moved: Sequence[Case]) -> Iterator[Value]:
         noun, number = case.mention.noun, case.mention.number
         same = next((each for each in moved if (each.mention.noun, each.mention.number) == (noun, number)), None)
-        method = case.choice.scored[0]
+        method = next(iter(case.choice.scored))
         yield case.value(STILL_SAID.name, method, same is not None)
         if same is None:
             return
@@ -183,7 +193,7 @@ def region_invariance(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     nouns: Nouns = None,
     seed: int = 0,
@@ -220,14 +230,14 @@ def region_invariance(
     ks = counts(k)
     reading = Reading(nouns)
     measures = [RegionInvariance(ks, reading, seed)]
-    return run(model, dataset, measures, Choice(tuple(methods), max(ks), seed), reading=reading, progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, max(ks), seed), reading=reading, progress=progress)
 
 
 def image_invariance(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     together: int = 5,
     nouns: Nouns = None,
@@ -259,5 +269,5 @@ def image_invariance(
     """
     ks = counts(k)
     measures = [ImageInvariance(ks, together)]
-    choice = Choice(tuple(methods), max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed)
     return run(model, dataset, measures, choice, reading=Reading(nouns), progress=progress)

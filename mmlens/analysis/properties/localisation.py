@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
@@ -124,7 +124,7 @@ def localisation(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int = 20,
     percentile: float = 95.0,
     shown: Sequence[Shown] = ("activation",),
@@ -166,4 +166,4 @@ def localisation(
     *Departs:* energy is divided by the object's share of the picture, so that small and large objects count alike.
     """
     measures = [Localisation(percentile, tuple(shown), read)]
-    return run(model, dataset, measures, Choice(tuple(methods), k, seed), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k, seed), reading=Reading(nouns), progress=progress)

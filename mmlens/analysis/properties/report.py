@@ -10,7 +10,7 @@ from jaxtyping import Float
 from mmlens.analysis.means import mean_activation
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, Overall, Property
+from mmlens.analysis.properties.cases import Choice, MethodChoice, Overall, Property
 from mmlens.analysis.properties.causal import Causal, Way
 from mmlens.analysis.properties.cross_modality import CrossModality
 from mmlens.analysis.properties.exclusivity import Exclusive
@@ -30,7 +30,7 @@ def neuron_report(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "gradient", "activation", "random"),
+    methods: MethodChoice = ("contribution", "gradient_x_activation", "activation", "random"),
     k: int = 20,
     ways: Sequence[Way] = ("zero", "mean", "noise"),
     sigma: float = 1.0,
@@ -105,7 +105,7 @@ def neuron_report(
     ]
     for way in ways:  # one by one, so that rows that cannot be edited (quantised, offloaded) only cost the noise
         measures.append(Causal((way,), (k,), (sigma,), means, captions and way == "zero", again, seed))
-    choice = Choice(tuple(methods), k, seed)
+    choice = Choice.of(methods, k, seed)
     total = len(dataset) if isinstance(dataset, Sized) else None
     return run(
         model,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
@@ -98,7 +98,7 @@ def sensitivity(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = ("contribution", "random"),
+    methods: MethodChoice = ("contribution", "random"),
     k: int = 20,
     words: int = 5,
     scorers: Sequence[Scorer] = (),
@@ -136,4 +136,4 @@ def sensitivity(
     *Departs:* overlap and rank need no second model and are always there.
     """
     measures = [Sensitivity(words, tuple(scorers))]
-    return run(model, dataset, measures, Choice(tuple(methods), k, seed), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k, seed), reading=Reading(nouns), progress=progress)

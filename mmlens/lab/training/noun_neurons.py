@@ -70,7 +70,7 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
         CrossModality((TOP,), reading, ablate=False),
         LayerShares(depth),
     ]
-    choice = Choice((_METHOD, "random"), TOP, seed)
+    choice = Choice.of((_METHOD, "random"), TOP, seed)
     found = run(model, scenes, measures, choice, reading=reading, progress=progress)
     readable, shared = found.interval(AMONG.name, _METHOD), found.interval(SHARED.name, _METHOD)
     return NounNeurons(

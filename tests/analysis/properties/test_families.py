@@ -184,7 +184,7 @@ def test_no_gradient_reaches_the_last_layers_activations_at_the_picture(llava: S
     reached = [bool(kept[f"blocks.{layer}.mlp.hook_post"].grad[0, image].any()) for layer in range(3)]
     llava.model.zero_grad()
     assert reached == [True, True, False]
-    case = case_of(mentions(llava.model, samples(llava, 1)[0], nouns=WORDS)[0], Choice(k=20))
+    case = case_of(mentions(llava.model, samples(llava, 1)[0], nouns=WORDS)[0], Choice())
     assert {neuron.layer for neurons in case.sets(read=True).values() for neuron in neurons} <= {0, 1}
     assert case.sets(read=True)["contribution"] == [n for n in case.scores["contribution"].top(144) if n.layer < 2][:20]
 

@@ -1,0 +1,55 @@
+"""The contract of methods that score neurons, and their registry."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.neurons.points import NeuronLayers
+from mmlens.analysis.neurons.projection import readable_mlps
+from mmlens.analysis.neurons.token_targets import TokenTargets
+from mmlens.core.errors import InputError
+from mmlens.core.gradients import require_autograd
+from mmlens.core.registry import Method, Registry
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class NeuronMethod(Method):
+    """How neurons are scored for tokens; derive from it, register, and `find_neurons` takes it.
+
+    `needs` are among `"gradients"` (torch can differentiate), `"language"` (neurons at the position that predicts the token)
+    and `"weights"` (rows of `W_out` that can be read).
+    """
+
+    def check(self, model: HookedMultimodal, layers: NeuronLayers) -> None:
+        """Refuse what the method cannot do, before anything runs.
+
+        Raises:
+            InputError: if a need is not met; `UnsupportedModelError` for weights that cannot be read.
+        """
+        if "gradients" in self.needs:
+            require_autograd(f"method={self.name!r}")
+        if "language" in self.needs and layers.part != "language":
+            others = ", ".join(map(repr, NEURON_METHODS.without("language")))
+            raise InputError(
+                f"method={self.name!r} reads neurons at the position that predicts the token, and those of the {layers.part} "
+                f"part see none and do not write into the language model's stream; use one of {others}."
+            )
+        if "weights" in self.needs:
+            readable_mlps(model.blocks)
+
+    def scores(
+        self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
+    ) -> Float[torch.Tensor, "entry layer neuron"]:
+        """The score of every neuron for each of the tokens, on the CPU.
+
+        Args:
+            model: the hooked model.
+            targets: the tokens, and where each is predicted.
+            layers: the neurons.
+        """
+        raise NotImplementedError
+
+
+NEURON_METHODS: Registry[NeuronMethod] = Registry("scoring neurons", NeuronMethod, verb="mm.find_neurons")

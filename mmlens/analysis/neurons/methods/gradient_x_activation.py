@@ -1,0 +1,75 @@
+"""Gradient times activation: what a neuron does for a logit on every path, to first order."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.neurons.differentiation import (
+    SummedPositions,
+    differentiable,
+    empty_scores,
+    entry_groups,
+    require_positions,
+    summed_rows,
+    target_logits,
+)
+from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
+from mmlens.analysis.neurons.points import NeuronLayers
+from mmlens.analysis.neurons.token_targets import TokenTargets, wide
+from mmlens.models.hooked import HookedMultimodal
+
+
+@NEURON_METHODS.register("gradient_x_activation")
+@dataclass(frozen=True)
+class GradientXActivation(NeuronMethod):
+    """Activation times the derivative of the token's logit, summed over positions: every path, to first order.
+
+        score[l, i] = sum over positions of q[l, i] * d logit(t) / d q[l, i]
+
+    One forward pass, and one backward pass per token.
+
+    Attributes:
+        positions: of the language model: the predicting one by default, `"image"` or `"all"`; the other parts always sum over
+            all of their rows.
+
+    Source: Schwettmann et al., "Multimodal Neurons in Pretrained Text-Only Transformers", 2023
+    (https://arxiv.org/abs/2308.01544), attribution score.
+    *Departs:* the gradient is that of the logit, not of the probability, and by default of the predicting position alone.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+
+    positions: SummedPositions | None = None
+
+    def check(self, model: HookedMultimodal, layers: NeuronLayers) -> None:
+        super().check(model, layers)
+        require_positions(model, layers, self.positions)
+
+    def scores(
+        self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
+    ) -> Float[torch.Tensor, "entry layer neuron"]:
+        names = layers.names()
+        states: dict[str, torch.Tensor] = {}
+
+        def hold(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+            states[hook.name] = activation if activation.requires_grad else activation.requires_grad_()
+            return states[hook.name]
+
+        groups = entry_groups(targets, layers)
+        scores = empty_scores(model, targets, layers)
+        with differentiable(model), model.hooks([(names, hold)]):
+            logits = target_logits(model, targets)
+            for number, entries in enumerate(groups):
+                gradients = torch.autograd.grad(
+                    logits[entries].sum(),
+                    [states[name] for name in names],
+                    retain_graph=number < len(groups) - 1,
+                    allow_unused=True,  # vision blocks behind the one that is read
+                )
+                for layer, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
+                    if gradient is not None:
+                        product = wide(states[name].detach()) * wide(gradient)
+                        scores[entries, layer] = summed_rows(model, targets, name, product, entries, self.positions)
+        return scores
