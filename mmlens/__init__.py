@@ -110,6 +110,7 @@ _PUBLIC = {
     "vqa_accuracy": "mmlens.analysis.steering.vqa",
 }
 _MODULES = {
+    "attribution": "mmlens.analysis.attribution.methods",
     "corrupt": "mmlens.interventions.corruptions",
     "edits": "mmlens.interventions.edits",
     "lab": "mmlens.lab",

@@ -5,11 +5,12 @@ import re
 from dataclasses import MISSING, fields
 from typing import Any
 
+from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.core.registry import Method, Registry
 
 #: Every choice of a method that verbs offer.
-REGISTRIES: tuple[Registry[Any], ...] = (NEURON_METHODS,)
+REGISTRIES: tuple[Registry[Any], ...] = (NEURON_METHODS, ATTRIBUTION_METHODS)
 
 _HEAD = """# Methods
 

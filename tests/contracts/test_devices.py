@@ -342,7 +342,9 @@ def attributing(here: Here) -> Any:
     quiet = {"metric": METRIC, "progress": False}
     return [
         mm.attribute(model, *pair, at="blocks.*.hook_resid_pre", **quiet),
-        mm.attribute(model, *pair, at="blocks.*.hook_resid_pre", method="ig", steps=2, **quiet),
+        mm.attribute(
+            model, *pair, at="blocks.*.hook_resid_pre", method=mm.attribution.IntegratedGradients(steps=2), **quiet
+        ),
         mm.attribute(model, *pair, at="blocks.*.attn.hook_q", units="head", positions=["last"], **quiet),
         mm.compare_attribution(model, *pair, at="blocks.*.hook_resid_pre", **quiet),
     ]

@@ -30,6 +30,7 @@ PUBLIC = [
     "CleanRun",
     "attention_map",
     "attribute",
+    "attribution",
     "caption_nouns",
     "causal_effect",
     "causal_trace",

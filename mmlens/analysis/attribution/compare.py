@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from mmlens.analysis.attribution.attribute import Approximation, attribute
+from mmlens.analysis.attribution.attribute import attribute
+from mmlens.analysis.attribution.method import AttributionMethod
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
@@ -115,9 +116,7 @@ def compare_attribution(
     units: Units = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
-    method: Approximation = "atp",
-    steps: int = 10,
-    qk_fix: bool = True,
+    method: str | AttributionMethod = "atp",
     k: int = 10,
     progress: bool = True,
 ) -> Agreement:
@@ -125,7 +124,7 @@ def compare_attribution(
 
     Args:
         model, clean, corrupted, metric, at, units, positions, direction, progress: as for `mm.patch`.
-        method, steps, qk_fix: as for `mm.attribute`.
+        method: as for `mm.attribute`.
         k: how many of the largest cells are compared.
 
     Returns:
@@ -144,8 +143,6 @@ def compare_attribution(
         positions=positions,
         direction=direction,
         method=method,
-        steps=steps,
-        qk_fix=qk_fix,
         progress=progress,
     )
     exact = patch(

@@ -45,14 +45,14 @@ def patched_scores(
         source: the other run's activations by point.
         scores: the scores of the patched run, by point.
     """
-    taken: dict[str, torch.Tensor] = {}
+    patched: dict[str, torch.Tensor] = {}
 
     def put(value: torch.Tensor) -> Callable[..., torch.Tensor]:
         return lambda activation, hook: value.to(activation)
 
     def back(name: str, own: torch.Tensor) -> Callable[..., torch.Tensor]:
         def keep(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-            taken[name] = activation.clone()
+            patched[name] = activation.clone()
             return own.to(activation)  # the layers above see what they saw without the patch
 
         return keep
@@ -63,7 +63,7 @@ def patched_scores(
         pairs += [(name, put(source[name])), (where, back(name, scores[where]))]
     with model.hooks(pairs):
         model(batch)
-    return taken
+    return patched
 
 
 @dataclass(frozen=True)

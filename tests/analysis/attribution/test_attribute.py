@@ -9,6 +9,9 @@ import torch
 from mmlens.analysis.attribution.attribute import attribute
 from mmlens.analysis.attribution.compare import agreement, compare_attribution
 from mmlens.analysis.attribution.gradients import gradients_at
+from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionMethod
+from mmlens.analysis.attribution.methods.atp import AtP
+from mmlens.analysis.attribution.methods.ig import IntegratedGradients
 from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference, rank
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
@@ -20,14 +23,18 @@ from tests.conftest import Subject
 from tests.tiny import TINY, picture
 
 QUIET: dict[str, Any] = {"metric": METRIC, "progress": False}
+every_method = pytest.mark.parametrize("cls", list(ATTRIBUTION_METHODS), ids=lambda cls: cls.name)
 
 
+@every_method
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_where_the_tail_is_affine_attribution_is_exact(subject: Subject, side: str) -> None:
+def test_where_the_tail_is_affine_attribution_is_exact(
+    subject: Subject, side: str, cls: type[AttributionMethod]
+) -> None:
     clean, corrupted = other_pictures(subject, side)
     asked = {"at": "ln_final.hook_normalized", "positions": ["last", "image"], **QUIET}
     for direction in ("denoise", "noise"):
-        found = attribute(subject.model, clean, corrupted, direction=direction, **asked)
+        found = attribute(subject.model, clean, corrupted, direction=direction, method=cls(), **asked)
         exact = patch(subject.model, clean, corrupted, direction=direction, **asked)
         torch.testing.assert_close(found.values, exact.values, rtol=0, atol=1e-5)
         torch.testing.assert_close(found.clean, exact.clean, rtol=0, atol=1e-6)
@@ -35,8 +42,8 @@ def test_where_the_tail_is_affine_attribution_is_exact(subject: Subject, side: s
         assert (found.points, found.groups, found.direction) == (exact.points, exact.groups, exact.direction)
         assert float(found.effect[0, 0].abs().min()) > 0.01, "the comparison could not fail"
         assert not found.effect[0, 1].any()  # image positions of the last norm are read by nothing
-    assert found.method == "AtP"
-    assert "AtP (approximate)" in repr(found)
+    assert found.method == cls.name
+    assert f"{cls.name} (approximate)" in repr(found)
 
 
 def nearer(clean: MultimodalBatch, corrupted: MultimodalBatch, share: float) -> MultimodalBatch:
@@ -93,9 +100,15 @@ def test_the_softmax_of_queries_and_keys_is_exact(subject: Subject) -> None:
     rows = {"image": image, "last": [n[None] for n in last], "both": positions["both"]}
     for kind in ("q", "k"):
         sweep = attribute(model, clean, corrupted, at=names[kind], units="head", positions=positions, **QUIET)
-        assert sweep.method == "AtP with the QK fix"
         plain = attribute(
-            model, clean, corrupted, at=names[kind], units="head", positions=positions, qk_fix=False, **QUIET
+            model,
+            clean,
+            corrupted,
+            at=names[kind],
+            units="head",
+            positions=positions,
+            method=AtP(qk_fix=False),
+            **QUIET,
         )
         assert not torch.allclose(sweep.effect, plain.effect, atol=1e-4), "the fix changed nothing"
         for head in range(len(sweep.points)):
@@ -124,18 +137,21 @@ def test_integrated_gradients_sum_to_the_patch_of_the_whole_point(llava: Subject
     exact = patch(llava.model, clean, corrupted, at=at, positions=["all"], **QUIET).effect[:, 0]
     errors = []
     for steps in (4, 16):
-        found = attribute(llava.model, clean, corrupted, at=at, positions=parts, method="ig", steps=steps, **QUIET)
-        assert found.method == f"AtP with integrated gradients, {steps} steps"
+        found = attribute(
+            llava.model, clean, corrupted, at=at, positions=parts, method=IntegratedGradients(steps), **QUIET
+        )
+        assert found.method == f"ig(steps={steps})"
         errors.append(float((found.effect.sum(1) - exact).abs().max()))
     assert errors[1] < 0.02 * float(exact.abs().max())
     assert errors[1] < errors[0] / 4
 
 
-def test_the_planted_patch_layer_and_head_are_found(planted_patch: Wrapped) -> None:
+@every_method
+def test_the_planted_patch_layer_and_head_are_found(planted_patch: Wrapped, cls: type[AttributionMethod]) -> None:
     truth = planted_patch.truth
     clean, corrupted = planted_pair(planted_patch, 2)
     metric = logit_difference(truth.token, truth.default_token)
-    asked: dict[str, Any] = {"metric": metric, "progress": False}
+    asked: dict[str, Any] = {"metric": metric, "progress": False, "method": cls()}
     sweep = attribute(planted_patch.model, clean, corrupted, at="blocks.*.hook_resid_pre", positions="each", **asked)
     row, last = int(clean.layout.patches(truth.box)[0]), int(clean.layout.last[0])
     strongest = sweep.effect.mean(-1).abs().argmax(-1).tolist()
@@ -210,16 +226,24 @@ def test_one_call_says_how_well_both_agree(llava: Subject) -> None:
 def test_what_cannot_be_is_refused_before_any_run(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, corrupted = other_pictures(llava)
     monkeypatch.setattr(type(llava.model.hf_model), "forward", _no_run)
-    with pytest.raises(InputError, match=r"method='lime' must be 'atp' or 'ig', and steps=10 at least 1"):
-        attribute(llava.model, clean, corrupted, at="hook_embed", method="lime", **QUIET)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"method='lime' is unknown; for estimating patches there are 'atp', 'ig'\."):
+        attribute(llava.model, clean, corrupted, at="hook_embed", method="lime", **QUIET)
     with pytest.raises(InputError, match=r"direction='up' must be 'denoise' or 'noise'"):
         attribute(llava.model, clean, corrupted, at="hook_embed", direction="up", **QUIET)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"differ in where image tokens are"):
         attribute(llava.model, clean, llava.batches["right"], at="hook_embed", **QUIET)
     with pytest.raises(InputError, match="not a single token"):
         attribute(llava.model, clean, corrupted, at="hook_embed", metric=log_probability("zebra"), progress=False)
-    with pytest.raises(InputError, match=r"rank\('red'\), tokens has no gradient: it counts"):
-        attribute(llava.model, clean, corrupted, at="hook_embed", metric=rank("red"), progress=False)
+    for cls in ATTRIBUTION_METHODS:
+        asked: dict[str, Any] = {"at": "hook_embed", "method": cls(), "progress": False}
+        assert cls.needs <= {"gradients"}
+        if "gradients" in cls.needs:
+            with pytest.raises(InputError, match=r"rank\('red'\), tokens has no gradient: it counts"):
+                attribute(llava.model, clean, corrupted, metric=rank("red"), **asked)
+            with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
+                attribute(llava.model, clean, corrupted, metric=METRIC, **asked)
+    with pytest.raises(InputError, match=r"steps=0 must be at least 1\."):
+        IntegratedGradients(steps=0)
     with pytest.raises(InputError, match=r"no L9.h0"):
         attribute(llava.model, clean, corrupted, units=[Head(9, 0)], **QUIET)
 

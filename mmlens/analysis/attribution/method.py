@@ -1,0 +1,75 @@
+"""The contract of methods that estimate a patching sweep, and their registry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.attribution.effects import PointEffects
+from mmlens.analysis.attribution.gradients import require_gradient
+from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.core.registry import Method, Registry
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@dataclass(frozen=True)
+class PatchedRun:
+    """A run into which activations of another run are put.
+
+    Attributes:
+        model: the hooked model.
+        batch: what is patched.
+        source: the other run's activations, by hook point.
+        measure: the metric, from logits `[batch vocab]` to `[batch]`.
+    """
+
+    model: HookedMultimodal
+    batch: MultimodalBatch
+    source: Mapping[str, torch.Tensor]
+    measure: MetricFunction
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method made of a patched run.
+
+    Attributes:
+        values: the metric without a patch.
+        effects: of each hook point.
+    """
+
+    values: Float[torch.Tensor, "sample"]
+    effects: Mapping[str, PointEffects]
+
+
+@dataclass(frozen=True)
+class AttributionMethod(Method):
+    """How the effects of patches are estimated without making them.
+
+    `needs` may hold `"gradients"`: torch can differentiate, and the metric has a gradient.
+    """
+
+    def check(self, model: HookedMultimodal, metric: Metric | MetricFunction, size: int) -> None:
+        """Refuse what the method cannot do, before any forward pass.
+
+        Raises:
+            InputError: if a need is not met.
+        """
+        if "gradients" in self.needs:
+            require_gradient(metric, model, size)
+
+    def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
+        """The effects of patching every point of a run.
+
+        Args:
+            run: what is patched, and with what.
+            progress: show a progress bar where there are many passes.
+        """
+        raise NotImplementedError
+
+
+ATTRIBUTION_METHODS: Registry[AttributionMethod] = Registry(
+    "estimating patches", AttributionMethod, verb="mm.attribute"
+)
