@@ -1,17 +1,18 @@
 """Mean activations of neurons and heads over a dataset: what mean-ablation sets them to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from mmlens.analysis.samples import Dataset, batches
+from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
-from mmlens.core.units import Head, Neuron, Positions
+from mmlens.core.unit_sets import Units, UnitsLike
+from mmlens.core.units import Positions
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.ablation import require_units, unit_axis
 from mmlens.interventions.positioned import marked
 from mmlens.models.hooked import HookedMultimodal
 
@@ -20,7 +21,7 @@ from mmlens.models.hooked import HookedMultimodal
 def mean_activation(
     model: HookedMultimodal,
     dataset: Dataset | MultimodalBatch,
-    units: Sequence[Neuron | Head],
+    units: UnitsLike,
     *,
     positions: Positions = "all",
     prompt: str | None = None,
@@ -32,7 +33,7 @@ def mean_activation(
     Args:
         model: the hooked model.
         dataset: samples (see `mmlens.analysis.samples`), or one batch.
-        units: neurons and heads.
+        units: neurons and heads, or their names; repeated ones count once.
         positions: over which positions; all of them by default, padding left out. For units of the vision tower and the
             projector, `"all"` rows or `"image"` rows.
         prompt: for samples that bring none.
@@ -46,20 +47,18 @@ def mean_activation(
         InputError: for units that the model lacks, or a dataset without samples.
 
     Example:
-        >>> from mmlens import Ablate, Head, Neuron
-        >>> units = [Neuron(0, 3), Head(1, 2)]
+        >>> from mmlens import Ablate
+        >>> units = ["L0.u3", "L1.h2"]
         >>> means = mean_activation(model, batch, units)
         >>> [tuple(mean.shape) for mean in means] == [(), (model.cfg.d_head,)]
         True
         >>> with model.intervene(Ablate(units, value=means)):
         ...     logits = model(batch)
     """
-    if not len(units):
-        raise InputError("mean_activation was given no neurons or heads.")
-    require_units(model, units)
+    units = Units.of(units, model, verb="mean_activation")
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    nodes = [model.graph[name] for name in dict.fromkeys(unit.hook for unit in units)]
+    nodes = [model.graph[name] for name in units.by_point()]
     given: Iterable[MultimodalBatch] = (
         [dataset]
         if isinstance(dataset, MultimodalBatch)

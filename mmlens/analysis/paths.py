@@ -36,7 +36,8 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.groups import Group, Groups, groups_on
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import groups_of
-from mmlens.analysis.patching.units import Target, Units, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
+from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.units import Positions
@@ -48,7 +49,6 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.ablation import unit_axis
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
@@ -91,7 +91,7 @@ def path_patch(
     metric: Metric | MetricFunction,
     to: str | Sequence[str],
     at: Names | Selection | None = None,
-    units: Units = None,
+    units: SweptUnits = None,
     positions: Groups = ("all",),
     to_positions: Positions = "all",
     freeze: Freeze = "branches",

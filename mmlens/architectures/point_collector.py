@@ -118,6 +118,8 @@ class Collector:
         after: Iterable[str] = (),
         role: Role | None = None,
         on_request: bool = False,
+        units: int | None = None,
+        read_by: nn.Module | None = None,
     ) -> str:
         """Add one point and the edges into it; returns its name.
 
@@ -129,9 +131,11 @@ class Collector:
             after: the points it is computed from.
             role: what it is to the residual stream.
             on_request: left out of a default cache.
+            units: how many neurons or heads it holds, at the points that hold a branch's units.
+            read_by: the linear that reads these units.
         """
         parsed = HookName.parse(name)
-        self.points[name] = Point(name, attachment)
+        self.points[name] = Point(name, attachment, read_by=read_by)
         self.nodes.append(
             Node(
                 name,
@@ -145,6 +149,7 @@ class Collector:
                 self.dead,
                 on_request,
                 parsed.stack,
+                units,
             )
         )
         self.edges += [(source, name) for source in after]
@@ -215,6 +220,8 @@ class Collector:
                 width=None if pairs or (attention.latent and kind in "qk") else d_head,
                 after=after[kind],
                 on_request=pairs,
+                units=heads if kind == "z" else None,
+                read_by=self.module(attention.o, block) if kind == "z" else None,
             )
         return names["z"]
 
@@ -226,7 +233,7 @@ class Collector:
         width = in_features(last) // heads
         site = AtSite(SideBySide(self.entering(last), heads))
         axes = f"{'' if rows.packed else 'batch '}query head d_head"
-        return self.add(name, site, rows, axes=axes, width=width, after=dict.fromkeys(after))
+        return self.add(name, site, rows, axes=axes, width=width, after=dict.fromkeys(after), units=heads, read_by=last)
 
     def mlp(
         self,
@@ -262,7 +269,8 @@ class Collector:
             pre = self.add(f"{prefix}.hook_pre", at(self.entering(act)), rows, axes=axes, width=width, after=after)
             active = self.add(f"{prefix}.hook_act", at(self.leaving(act)), rows, axes=axes, width=width, after=[pre])
             hidden = [active, *after] if mlp.gate or mlp.gate_up else [active]
-        return [self.add(f"{prefix}.hook_post", at(self.entering(down)), rows, axes=axes, width=width, after=hidden)]
+        post, site = f"{prefix}.hook_post", at(self.entering(down))
+        return [self.add(post, site, rows, axes=axes, width=width, after=hidden, units=width, read_by=down)]
 
     def _mixture(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
         """A mixture of experts: the router's logits, where a module returns them, and the expert that all rows share."""

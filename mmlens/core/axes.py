@@ -1,4 +1,4 @@
-"""The fixed axis words, and how to find the axis of positions in a hook point's tensor."""
+"""The fixed axis words, and where the axes of positions, samples and units lie in a hook point's tensor."""
 
 from mmlens.core.errors import InputError
 
@@ -37,3 +37,14 @@ def batch_axis(axes: str) -> int | None:
     """Index of the batch axis, or None for packed towers, whose rows of all images lie in one sequence."""
     words = axes.split()
     return words.index("batch") if "batch" in words else None
+
+
+def unit_axis(axes: str) -> int:
+    """Index of the axis that a point's units lie along: heads where it has any, else neurons.
+
+    Example:
+        >>> unit_axis("batch query head d_head"), unit_axis("batch pos neuron")
+        (2, 2)
+    """
+    words = axes.split()
+    return words.index("head") if "head" in words else words.index("neuron")

@@ -1,26 +1,159 @@
-"""Small value types that name places in a model: neurons, heads, positions."""
+"""Units of a model as values: neurons and attention heads, named by what they print."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import total_ordering
+from operator import index as whole_number
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 
-from mmlens.core.names import Part, part_prefix
+from mmlens.core.errors import InputError
+from mmlens.core.names import PARTS, Part, part_prefix, require_part
 
 #: Which positions of a sequence are meant: a word of the token layout, indices, a slice, or a tensor of indices.
 Positions: TypeAlias = Literal["all", "image", "text", "last"] | int | slice | Sequence[int] | torch.Tensor
 
+_NAME = re.compile(
+    r"(?:(?P<part>vision|projector)\.)?(?:(?:(?P<stack>[a-z_]\w*(?:\.\w+)*)\.)?L(?P<layer>\d+)\.)?"
+    r"(?:(?P<branch>[a-z_]+(?:\.[a-z_]+)*)\.)?(?P<letter>[a-z])(?P<index>\d+)"
+)
+_HOOK = re.compile(
+    r"(?:(?P<part>vision|projector)\.)?(?:(?P<stack>[\w.]+)\.(?P<layer>\d+)\.)?(?P<branch>[a-z_]+(?:\.[a-z_]+)*)\.hook_\w+"
+)
+#: How a unit is written, for messages.
+EXAMPLES = "mm.Neuron(2, 7), mm.Head(2, 3), or a string as units print themselves: 'L2.u7', 'vision.L0.h3'"
 
-@dataclass(frozen=True, order=True)
-class Neuron:
-    """One hidden neuron of an MLP: a row of `W_out` and the multiplier that `mlp.hook_post` holds for it.
+KindT = TypeVar("KindT", bound="Unit")
+
+
+@total_ordering
+@dataclass(frozen=True, repr=False)
+class Unit:
+    """One unit of a branch of a block; `Neuron` and `Head` are the kinds.
+
+    It prints itself as `[part.][stack.]L<layer>.[branch.]<letter><index>`, without what is usual (the language model, the stack
+    `blocks`, the kind's own branch), and `Unit.parse` reads that back. Units sort by part, stack, layer, kind and index.
 
     Attributes:
-        layer: block number within the part.
-        index: row of `W_out`, i.e. position along the last axis of `mlp.hook_post`.
+        layer: block number within the stack.
+        index: position along the kind's axis of its hook point.
         part: the tower.
-        stack: which list of blocks the layer counts in; empty for a projector's own hidden layer (its layer is 0).
+        stack: which list of blocks the layer counts in; empty outside of blocks (the layer is 0 there).
+        branch: the module of the block that it belongs to, as in hook names.
+
+    Raises:
+        InputError: for a layer or index that is no whole number from 0 on, or a part that is none.
+
+    Example:
+        >>> Unit.parse("vision.L0.h3") == Head(0, 3, "vision"), Unit.parse("encoder.blocks.L3.u1").hook
+        (True, 'encoder.blocks.3.mlp.hook_post')
+    """
+
+    layer: int
+    index: int
+    part: Part = "language"
+    stack: str = "blocks"
+    branch: str = ""
+
+    #: The kind's name, and the hook point and axis that hold its units.
+    kind: ClassVar[str] = ""
+    point: ClassVar[str] = ""
+    axis: ClassVar[str] = ""
+    #: The letter of units of each branch that has one of its own, the usual branch first.
+    letters: ClassVar[Mapping[str, str]] = {}
+    _kinds: ClassVar[list[type["Unit"]]] = []
+
+    def __init_subclass__(cls) -> None:
+        Unit._kinds.append(cls)
+
+    def __post_init__(self) -> None:
+        if not self.letters:
+            raise InputError(f"Unit is the base of all kinds of units; write {EXAMPLES}.")
+        for name in ("layer", "index"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                object.__setattr__(self, name, _whole(value, f"{name} of a {self.kind}"))
+            elif value < 0:
+                raise InputError(f"The {name} of a {self.kind} counts from 0, found {value}.")
+        if self.part not in PARTS:
+            require_part(self.part)
+        if not isinstance(self.stack, str) or (not self.stack and self.layer):
+            raise InputError(
+                f"The stack of a {self.kind} is a name such as 'blocks' or 'encoder.blocks', or '' for one outside of blocks, "
+                f"whose layer is 0; found stack={self.stack!r}, layer={self.layer}."
+            )
+
+    @property
+    def block(self) -> str:
+        """The block that holds it, as it is printed: `L3`, `encoder.blocks.L0`; of a projector's own layer the part alone."""
+        stack = "" if self.stack == "blocks" else f"{self.stack}."
+        return (part_prefix(self.part) + (f"{stack}L{self.layer}" if self.stack else "")).rstrip(".")
+
+    @property
+    def hook(self) -> str:
+        """Name of the hook point that holds it."""
+        block = f"{self.stack}.{self.layer}." if self.stack else ""
+        return f"{part_prefix(self.part)}{block}{self.branch}.{self.point}"
+
+    def __str__(self) -> str:
+        block = f"{self.block}." if self.block else ""
+        if self.branch in self.letters:
+            return f"{block}{self.letters[self.branch]}{self.index}"
+        return f"{block}{self.branch}.{next(iter(self.letters.values()))}{self.index}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+    def __lt__(self, other: "Unit") -> bool:
+        return self._key < other._key if isinstance(other, Unit) else NotImplemented
+
+    @property
+    def _key(self) -> tuple[int, str, int, str, str, int]:
+        return PARTS.index(self.part), self.stack, self.layer, self.kind, self.branch, self.index
+
+    @staticmethod
+    def parse(name: str) -> "Unit":
+        """The unit that prints itself as `name`.
+
+        Raises:
+            InputError: if no unit does.
+        """
+        match = _NAME.fullmatch(name) if isinstance(name, str) else None
+        for kind in Unit._kinds if match else ():
+            for branch, letter in kind.letters.items():
+                if match and letter == match["letter"]:
+                    stack = "" if match["layer"] is None else match["stack"] or "blocks"
+                    part = require_part(match["part"] or "language")
+                    return kind(int(match["layer"] or 0), int(match["index"]), part, stack, match["branch"] or branch)
+        letters = ", ".join(f"{next(iter(kind.letters.values()))}<index> for a {kind.kind}" for kind in Unit._kinds)
+        raise InputError(
+            f"{name!r} names no unit; names read [part.][stack.]L<layer>.<letter><index>, with {letters}: 'L2.u7', "
+            "'vision.L0.h3'."
+        )
+
+    @classmethod
+    def at(cls: type[KindT], hook: str, index: int) -> KindT:
+        """The unit of this kind at an index of any hook point of its branch.
+
+        Raises:
+            InputError: for a name that is no hook point inside of a branch.
+
+        Example:
+            >>> Head.at("vision.blocks.2.attn.hook_q", 1)
+            Head(vision.L2.h1)
+        """
+        match = _HOOK.fullmatch(hook)
+        if match is None:
+            raise InputError(f"{hook!r} is no hook point of {cls.kind}s.")
+        part = require_part(match["part"] or "language")
+        return cls(int(match["layer"] or 0), index, part, match["stack"] or "", match["branch"])
+
+
+@dataclass(frozen=True, repr=False)
+class Neuron(Unit):
+    """One hidden neuron of an MLP: a row of `W_out` and the multiplier that `mlp.hook_post` holds for it.
 
     Example:
         >>> print(Neuron(3, 127), Neuron(3, 127).hook)
@@ -29,41 +162,37 @@ class Neuron:
         projector.u5 projector.mlp.hook_post
     """
 
-    layer: int
-    index: int
-    part: Part = "language"
-    stack: str = "blocks"
+    branch: str = "mlp"
 
-    @property
-    def hook(self) -> str:
-        """Name of the hook point whose last axis holds this neuron."""
-        return f"{part_prefix(self.part)}{f'{self.stack}.{self.layer}.' if self.stack else ''}mlp.hook_post"
-
-    def __str__(self) -> str:
-        if not self.stack:
-            return f"{part_prefix(self.part)}u{self.index}"
-        stack = "" if self.stack == "blocks" else f"{self.stack}."
-        return f"{part_prefix(self.part)}{stack}L{self.layer}.u{self.index}"
+    kind: ClassVar[str] = "neuron"
+    point: ClassVar[str] = "hook_post"
+    axis: ClassVar[str] = "neuron"
+    letters: ClassVar[Mapping[str, str]] = {"mlp": "u"}
 
 
-@dataclass(frozen=True, order=True)
-class Head:
-    """One attention head.
+@dataclass(frozen=True, repr=False)
+class Head(Unit):
+    """One attention head: what it hands to `W_O`, `attn.hook_z`. Heads of cross-attention have the letter `x`.
 
-    Attributes:
-        layer: block number within the part.
-        index: head number.
-        part: the tower.
+    Example:
+        >>> print(Head(1, 3), Head(0, 2, stack="cross_blocks", branch="cross_attn"))
+        L1.h3 cross_blocks.L0.x2
     """
 
-    layer: int
-    index: int
-    part: Part = "language"
+    branch: str = "attn"
 
-    @property
-    def hook(self) -> str:
-        """Name of the hook point that holds this head's output before `W_O`."""
-        return f"{part_prefix(self.part)}blocks.{self.layer}.attn.hook_z"
+    kind: ClassVar[str] = "head"
+    point: ClassVar[str] = "hook_z"
+    axis: ClassVar[str] = "head"
+    letters: ClassVar[Mapping[str, str]] = {"attn": "h", "cross_attn": "x"}
 
-    def __str__(self) -> str:
-        return f"{part_prefix(self.part)}L{self.layer}.h{self.index}"
+
+def _whole(value: object, what: str) -> int:
+    """A whole number from 0 on, whatever integer type it comes in."""
+    try:
+        number = -1 if isinstance(value, bool) else whole_number(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise InputError(f"The {what} must be a whole number from 0 on, found {value!r}.")
+    return number

@@ -1,6 +1,7 @@
 """The hook-point graph: every named point of a model as a node, every flow of data between them as an edge."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import networkx as nx
 
@@ -59,6 +60,11 @@ class HookGraph:
     def names(self) -> list[str]:
         """All hook names, in execution order."""
         return list(self._nodes)
+
+    @cached_property
+    def unit_counts(self) -> dict[str, int]:
+        """How many neurons or heads each point that holds some has, by name."""
+        return {node.name: node.units for node in self if node.units is not None}
 
     def _one(self, name: str) -> str:
         return name if name in self._nodes else match_names([name], self.names)[0]

@@ -27,6 +27,7 @@ class Node:
         dead: why editing it cannot reach the logits, or None if it can.
         on_request: left out of a default cache because of its size (attention scores and patterns).
         stack: the stack that the layer counts in (`"blocks"`; parts with several name each), or None outside them.
+        units: how many neurons (at `hook_post`) or heads (at `hook_z`) it holds; None elsewhere.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Node:
     dead: str | None = None
     on_request: bool = False
     stack: str | None = None
+    units: int | None = None
 
     @property
     def position_axis(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformer_lens.hook_points import HookPoint
 
@@ -27,11 +28,13 @@ class Point(HookPoint):
     Args:
         name: full hook name.
         attachment: how the point reaches its tensor.
+        read_by: the linear that reads the neurons or heads that it holds, at the points that hold some.
     """
 
-    def __init__(self, name: str, attachment: Attachment):
+    def __init__(self, name: str, attachment: Attachment, *, read_by: nn.Module | None = None):
         super().__init__()
         self.name = name
+        self.__dict__["read_by"] = read_by  # not a submodule of ours
         self._attachment = attachment
         self._tap = self._through  # one bound object, so that detaching finds what attaching put in
         self._attached = False

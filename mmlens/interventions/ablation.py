@@ -1,19 +1,18 @@
 """Interventions on single neurons and heads: ablate them, to zero or to given values."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
+from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
-from mmlens.core.units import Head, Neuron
+from mmlens.core.unit_sets import Units, UnitsLike, as_units
+from mmlens.core.units import Head, Unit
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.positioned import AtPositions, Finder, require_rule
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.part_view import PartView
 
 #: What a unit can be set to: a number, or for a head its whole output `[d_head]`.
 UnitValue = float | torch.Tensor
@@ -24,52 +23,61 @@ class Ablate(AtPositions):
     """Set neurons or heads to a constant, by default at every position and in every step of a generation.
 
     Args:
-        units: the neurons or heads.
+        units: the neurons or heads, or their names: `"L2.u7"`, `["L2.u7", "vision.L0.h3"]`, `scores.top(20)`.
         value: what they are set to: one number for all (0 takes away what they write), or one value per unit, in their
             order: a number, or for a head a vector `[d_head]`. `mm.mean_activation` gives these for mean-ablation.
         positions: which positions of the prompt, of the batch that runs; `"all"` means every step of a generation too.
 
+    Raises:
+        InputError: for what is no unit, none, not as many values as units, or two values for one unit.
+
     Example:
-        >>> from mmlens import Neuron
-        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)])):
+        >>> with model.intervene(Ablate("L2.u7")):
         ...     logits = model(batch)
-        >>> with model.intervene(Ablate([Neuron(0, 3), Neuron(1, 5)], value=[0.1, -0.2], positions="image")):
+        >>> with model.intervene(Ablate(["L0.u3", "L1.h2"], value=[0.1, -0.2], positions="image")):
         ...     logits = model(batch)
     """
 
-    units: Sequence[Neuron | Head]
+    units: UnitsLike
     value: float | Sequence[UnitValue] | torch.Tensor = field(default=0.0, repr=False)
+
+    def __post_init__(self) -> None:
+        listed = as_units(self.units)
+        units = Units(listed)
+        if not units:
+            raise InputError("Ablate was given no neurons or heads.")
+        object.__setattr__(self, "units", units)
+        if not isinstance(self.value, int | float):
+            object.__setattr__(self, "value", _one_each(listed, self.value))
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per point that holds some of the units.
 
         Raises:
-            InputError: if there are no units, the model lacks one of them (all that are missing are listed), or there are
-                not as many values as units.
+            InputError: if the model lacks a unit (all that are missing are listed), or a value does not fit one.
         """
-        if not len(self.units):
-            raise InputError("Ablate was given no neurons or heads.")
-        require_units(model, self.units)
         require_rule(self.positions)
-        by_point: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
-        for unit, value in zip(self.units, self._values(model), strict=True):
-            by_point[unit.hook][unit.index] = value
+        units = Units.of(self.units, model, verb="Ablate")
+        values = dict(zip(units, self._values(units, model), strict=True))
         return [
-            (name, _setter(model.graph[name].axes, values, self.finder(model, model.graph[name])))
-            for name, values in by_point.items()
+            (
+                name,
+                _setter(
+                    model.graph[name].axes, [(u.index, values[u]) for u in here], self.finder(model, model.graph[name])
+                ),
+            )
+            for name, here in units.by_point().items()
         ]
 
     def points(self, model: HookedMultimodal) -> list[Node]:
         """The points that hold the units."""
-        return [model.graph[name] for name in dict.fromkeys(unit.hook for unit in self.units)]
+        return [model.graph[name] for name in Units(self.units).by_point()]
 
-    def _values(self, model: HookedMultimodal) -> list[torch.Tensor]:
+    def _values(self, units: Units, model: HookedMultimodal) -> list[torch.Tensor]:
         if isinstance(self.value, int | float):
-            return [torch.tensor(float(self.value))] * len(self.units)
-        if len(self.value) != len(self.units):
-            raise InputError(f"Ablate was given {len(self.units)} units and {len(self.value)} values; give one each.")
+            return [torch.tensor(float(self.value))] * len(units)
         values = [torch.as_tensor(value) for value in self.value]
-        for unit, value in zip(self.units, values, strict=True):
+        for unit, value in zip(units, values, strict=True):
             width = model.graph[unit.hook].width if isinstance(unit, Head) else None
             if value.ndim and (width is None or value.shape != (width,)):
                 right = f"a number or [d_head={width}]" if isinstance(unit, Head) else "a number"
@@ -77,58 +85,31 @@ class Ablate(AtPositions):
         return values
 
 
-def unit_axis(axes: str) -> int:
-    """Index of the axis that a point's units lie along: heads where it has any, else neurons.
-
-    Example:
-        >>> unit_axis("batch query head d_head"), unit_axis("batch pos neuron")
-        (2, 2)
-    """
-    words = axes.split()
-    return words.index("head") if "head" in words else words.index("neuron")
-
-
-def require_units(model: HookedMultimodal, units: Sequence[Neuron | Head]) -> None:
-    """Check that a model has neurons and heads.
+def _one_each(listed: Sequence[Unit], values: Sequence[UnitValue] | torch.Tensor) -> list[UnitValue]:
+    """One value per unit, each once.
 
     Raises:
-        InputError: if it lacks some; all that are missing are listed.
+        InputError: if there are not as many values as units, or a unit has two.
     """
-    missing = [str(unit) for unit in units if not _exists(model, unit)]
-    if missing:
-        views = {unit.part: model.part(unit.part) for unit in units}
-        shapes = ", ".join(
-            f"{p}: {view.cfg.n_layers} layers of {view.cfg.d_mlp} neurons and {_heads_of(view)} heads"
-            for p, view in views.items()
-        )
-        raise InputError(
-            f"The model has no {', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}; it has {shapes}."
-        )
+    if len(values) != len(listed):
+        raise InputError(f"Ablate was given {len(listed)} units and {len(values)} values; give one each.")
+    found: dict[Unit, UnitValue] = {}
+    for unit, value in zip(listed, values, strict=True):
+        if unit in found and not torch.equal(torch.as_tensor(found[unit]), torch.as_tensor(value)):
+            raise InputError(
+                f"Ablate was given {unit} twice, with different values: {found[unit]} and {value}; keep one."
+            )
+        found[unit] = value
+    return list(found.values())
 
 
-def _exists(model: HookedMultimodal, unit: Neuron | Head) -> bool:
-    if unit.hook not in model.graph or unit.index < 0:
-        return False
-    if isinstance(unit, Head):
-        view = model.part(unit.part)
-        attn = view.blocks[unit.layer].attn if view.blocks else None
-        return unit.index < (view.cfg.n_heads if attn is None else attn.heads)  # blocks may differ in their heads
-    return unit.index < (model.graph[unit.hook].width or 0)  # no view of the part: there may be thousands of neurons
-
-
-def _heads_of(view: PartView) -> str:
-    """How many heads the blocks of a part have: one number, or a range where they differ."""
-    counts = [block.attn.heads for block in view.blocks if block.attn is not None] or [view.cfg.n_heads]
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _setter(axes: str, values: dict[int, torch.Tensor], find: Finder) -> HookFunction:
+def _setter(axes: str, values: Sequence[tuple[int, torch.Tensor]], find: Finder) -> HookFunction:
     axis = unit_axis(axes)
-    indices = torch.tensor(list(values))
-    width = max(value.numel() for value in values.values())
-    table = torch.stack([value.float().expand(width) for value in values.values()])  # [unit 1] or [unit d_head]
+    indices = torch.tensor([index for index, _ in values])
+    width = max(value.numel() for _, value in values)
+    table = torch.stack([value.float().expand(width) for _, value in values])  # [unit 1] or [unit d_head]
 
-    def set_units(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+    def set_units(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
         held = find(activation)
         if held.marks is False:
             return None

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from mmlens.core.units import Neuron
-from mmlens.models.weight_rows import Place
+from mmlens.core.units import Unit
 
 if TYPE_CHECKING:
     from mmlens.models.hooked import HookedMultimodal
@@ -29,7 +28,7 @@ class RowDeltas(Protocol):
     """Something that can be added to rows of weights: `mmlens.edits.Edit`."""
 
     @property
-    def rows(self) -> Sequence[Neuron]:
+    def rows(self) -> Sequence[Unit]:
         """The neurons whose rows of `W_out` change."""
 
     @property
@@ -46,13 +45,13 @@ class Entry:
 
     Attributes:
         edit: the edit.
-        places: per block, its rows and what is added to each.
-        weights: per block, the real parameter.
+        points: per hook point of neurons, its rows and what is added to each.
+        weights: per point, the real parameter that reads it.
     """
 
     edit: RowDeltas
-    places: dict[Place, tuple[Int[torch.Tensor, "row"], Float[torch.Tensor, "row d_model"]]]
-    weights: dict[Place, Float[torch.Tensor, "d_model neuron"]]
+    points: dict[str, tuple[Int[torch.Tensor, "row"], Float[torch.Tensor, "row d_model"]]]
+    weights: dict[str, Float[torch.Tensor, "d_model neuron"]]
 
 
 @dataclass
@@ -80,33 +79,33 @@ class Ledger:
     """
 
     entries: list[Entry] = field(default_factory=list)
-    _kept: dict[Place, _Kept] = field(default_factory=dict)
+    _kept: dict[str, _Kept] = field(default_factory=dict)
     _fingerprint: str = ""
     _versions: dict[int, int] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Put an edit in force. Rows are kept before the first is written, so that `remove` can undo it at any moment."""
-        for place, (rows, _) in entry.places.items():
-            weight = entry.weights[place]
-            kept = self._kept.get(place)
+        for point, (rows, _) in entry.points.items():
+            weight = entry.weights[point]
+            kept = self._kept.get(point)
             known = {} if kept is None else kept.slots
             new = [row for row in dict.fromkeys(rows.tolist()) if row not in known]
             own = weight.detach()[:, torch.tensor(new, dtype=torch.long, device=weight.device)].T.contiguous()
             slots = {**known, **{row: len(known) + n for n, row in enumerate(new)}}
             originals = own if kept is None else torch.cat([kept.originals, own])
             written = own if kept is None else torch.cat([kept.written, own])
-            self._kept[place] = _Kept(weight, slots, originals, written)
+            self._kept[point] = _Kept(weight, slots, originals, written)
         self.entries.append(entry)
-        for place in entry.places:
-            self._write(place)
+        for point in entry.points:
+            self._write(point)
 
     def remove(self, entries: Sequence[Entry]) -> None:
         """Take edits out of force, those of them that are in it."""
-        touched = {place for entry in entries for place in entry.places if place in self._kept}
+        touched = {point for entry in entries for point in entry.points if point in self._kept}
         self.entries = [entry for entry in self.entries if not any(entry is other for other in entries)]
-        for place in touched:
-            _warn_of_changes(self._kept[place], place)
-            self._write(place)
+        for point in touched:
+            _warn_of_changes(self._kept[point], point)
+            self._write(point)
 
     def fingerprint(self, base: nn.Module, work_out: Callable[[], str]) -> str:
         """The fingerprint of the unedited weights; worked out anew only where weights have changed by other hands.
@@ -122,15 +121,15 @@ class Ledger:
         return self._fingerprint
 
     @torch.no_grad()
-    def _write(self, place: Place) -> None:
+    def _write(self, point: str) -> None:
         """Write a block's rows as the edits in force want them; rows that none of them touches are forgotten."""
-        kept = self._kept[place]
+        kept = self._kept[point]
         wide = torch.promote_types(kept.weight.dtype, torch.float32)
         total = torch.zeros(kept.originals.shape, dtype=wide, device=kept.weight.device)
         touched = torch.zeros(len(total), dtype=torch.bool, device=kept.weight.device)
         for entry in self.entries:
-            if place in entry.places:
-                rows, deltas = entry.places[place]
+            if point in entry.points:
+                rows, deltas = entry.points[point]
                 slots = torch.tensor([kept.slots[row] for row in rows.tolist()], device=total.device)
                 total.index_add_(0, slots, deltas.to(total))
                 touched[slots] = True
@@ -141,14 +140,14 @@ class Ledger:
         if own is not None:  # our own writing is no change of the model
             self._versions[id(kept.weight)] = own + _version(kept.weight) - before
         if touched.all():
-            self._kept[place] = _Kept(kept.weight, kept.slots, kept.originals, rows)
+            self._kept[point] = _Kept(kept.weight, kept.slots, kept.originals, rows)
             return
         staying = (row for row, stays in zip(kept.slots, touched.tolist(), strict=True) if stays)
         left = {row: n for n, row in enumerate(staying)}
         if left:
-            self._kept[place] = _Kept(kept.weight, left, kept.originals[touched], rows[touched])
+            self._kept[point] = _Kept(kept.weight, left, kept.originals[touched], rows[touched])
         else:
-            del self._kept[place]
+            del self._kept[point]
 
 
 _LEDGERS: "WeakKeyDictionary[nn.Module, Ledger]" = WeakKeyDictionary()
@@ -176,12 +175,12 @@ def _version(weight: torch.Tensor) -> int:
     return 0 if weight.is_inference() else weight._version
 
 
-def _warn_of_changes(kept: _Kept, place: Place) -> None:
+def _warn_of_changes(kept: _Kept, point: str) -> None:
     """Say so if something else wrote to the rows while they were edited: it is lost now."""
     now = kept.weight.detach()[:, torch.tensor(list(kept.slots), device=kept.weight.device)].T
     if not torch.equal(now, kept.written):
         warnings.warn(
-            f"Edited rows of layer {place[1]} of {place[0]} were changed by something else while the edit was in force "
+            f"Edited rows behind {point} were changed by something else while the edit was in force "
             "(training, or an adapter merged into them); that is lost with the edit. Revert edits before changing weights.",
             stacklevel=5,
         )

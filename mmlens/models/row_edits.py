@@ -8,7 +8,7 @@ from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.models.edit_ledger import Entry, RowDeltas, ledger_of
-from mmlens.models.weight_rows import by_place, check_rows, row_weights
+from mmlens.models.weight_rows import by_point, require_rows, row_weights
 
 
 class RowEdits:
@@ -44,7 +44,7 @@ class RowEdits:
         Example:
             >>> import mmlens as mm
             >>> row = model.blocks[2].mlp.W_out[7].clone()
-            >>> with model.edited(mm.edits.zero_neurons(model, [mm.Neuron(2, 7)])):
+            >>> with model.edited(mm.edits.zero_neurons(model, "L2.u7")):
             ...     bool(model.blocks[2].mlp.W_out[7].any())
             False
             >>> bool((model.blocks[2].mlp.W_out[7] == row).all())
@@ -111,8 +111,6 @@ class RowEdits:
         if not isinstance(edit, RowDeltas):
             raise InputError(f"An edit is expected (see mm.edits), found {type(edit).__name__}.")
         edit.check(self)  # type: ignore[arg-type]
-        places = {place: (rows, edit.deltas[numbers]) for place, (rows, numbers) in by_place(edit.rows).items()}
-        weights = row_weights(self, places)  # type: ignore[arg-type]
-        for place, (rows, deltas) in places.items():
-            check_rows(place, rows, deltas.shape[-1], weights[place])
-        return Entry(edit, places, weights)
+        require_rows(self, edit.rows, edit.deltas.shape[-1])  # type: ignore[arg-type]
+        points = {point: (rows, edit.deltas[numbers]) for point, (rows, numbers) in by_point(edit.rows).items()}
+        return Entry(edit, points, row_weights(self, points))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,87 +10,57 @@ from torch import nn
 
 from mmlens.architectures.weights import plain_weight
 from mmlens.core.errors import InputError
-from mmlens.core.names import Part
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
+from mmlens.core.units import Neuron, Unit
 
 if TYPE_CHECKING:
     from mmlens.models.hooked import HookedMultimodal
 
-#: A block: which part, which layer.
-Place: TypeAlias = tuple[Part, int]
 
-
-def by_place(rows: Sequence[Neuron]) -> dict[Place, tuple[Int[torch.Tensor, "_"], Int[torch.Tensor, "_"]]]:
-    """Neurons sorted by block: per (part, layer) their indices there, and their numbers in the sequence."""
-    numbers: dict[Place, list[int]] = {}
+def by_point(rows: Sequence[Unit]) -> dict[str, tuple[Int[torch.Tensor, "_"], Int[torch.Tensor, "_"]]]:
+    """Neurons by the hook point that holds them: their indices there, and their numbers in the sequence."""
+    numbers: dict[str, list[int]] = {}
     for number, neuron in enumerate(rows):
-        numbers.setdefault((neuron.part, neuron.layer), []).append(number)
-    return {place: (torch.tensor([rows[n].index for n in some]), torch.tensor(some)) for place, some in numbers.items()}
+        numbers.setdefault(neuron.hook, []).append(number)
+    return {point: (torch.tensor([rows[n].index for n in some]), torch.tensor(some)) for point, some in numbers.items()}
 
 
-def row_weights(
-    model: "HookedMultimodal", places: Iterable[Place]
-) -> dict[Place, Float[torch.Tensor, "d_model neuron"]]:
+def row_weights(model: "HookedMultimodal", points: Iterable[str]) -> dict[str, Float[torch.Tensor, "d_model neuron"]]:
     """The real parameters whose column i is the row of neuron i; under LoRA adapters the base layers'.
 
     Args:
         model: the hooked model.
-        places: blocks, as (part, layer).
+        points: hook points that hold its neurons, e.g. `encoder.blocks.0.mlp.hook_post`.
 
     Raises:
-        InputError: if there is no such block, or it has no rows.
-        UnsupportedModelError: if they are quantised or offloaded.
+        UnsupportedModelError: if weights are quantised or offloaded.
     """
-    return {
-        place: plain_weight(module, f"W_out of layer {place[1]} of {place[0]}", to="edit")
-        for place, module in _down_projections(model, places).items()
-    }
+    return {point: plain_weight(_linear(model, point), f"W_out behind {point}", to="edit") for point in points}
 
 
-def _down_projections(model: "HookedMultimodal", places: Iterable[Place]) -> dict[Place, nn.Module]:
-    """The real modules whose weights hold the rows that the neurons of blocks write."""
-    blocks: dict[Part, Any] = {}
-    found = {}
-    for part, layer in places:
-        if part not in blocks:
-            blocks[part] = model.part(part).blocks
-        if not 0 <= layer < len(blocks[part]):
-            raise InputError(
-                f"The model has no layer {layer} in the part {part!r}; it has {len(blocks[part])} layers there."
-            )
-        mlp = blocks[part][layer].mlp
-        if mlp is None:
-            raise InputError(
-                f"Layer {layer} of the part {part!r} is no plain MLP (a mixture of experts, or another mixer): its neurons have "
-                "no rows that could be edited. Choose neurons of other layers."
-            )
-        found[part, layer] = mlp.down
-    return found
+def _linear(model: "HookedMultimodal", point: str) -> nn.Module:
+    """The real linear that reads the neurons of a point."""
+    return model.hook_dict[point].read_by  # type: ignore[return-value]
 
 
-def check_rows(
-    place: Place, rows: Int[torch.Tensor, "row"], width: int, weight: Float[torch.Tensor, "d_model neuron"]
-) -> None:
-    """Refuse rows that a block does not have, and deltas of another width.
+def require_rows(model: "HookedMultimodal", rows: Iterable[Unit], width: int) -> None:
+    """Refuse rows that a model does not have, and deltas of another width.
 
     Raises:
         InputError: says which, and what there is.
+        UnsupportedModelError: if weights are quantised or offloaded.
     """
-    d_model, neurons = weight.shape
-    missing = [row for row in rows.tolist() if not 0 <= row < neurons]
-    if missing:
-        raise InputError(
-            f"The edit names neurons {missing[:8]} of layer {place[1]} of {place[0]}, which has {neurons} neurons."
-        )
-    if width != d_model:
-        raise InputError(
-            f"The edit's deltas are {width} wide, but rows of layer {place[1]} of {place[0]} have d_model={d_model}."
-        )
+    neurons = Units.of(rows, model, kind=Neuron, verb="The edit")
+    for point, weight in row_weights(model, neurons.by_point()).items():
+        if width != len(weight):
+            raise InputError(
+                f"The edit's deltas are {width} wide, but the rows behind {point} have d_model={len(weight)}."
+            )
 
 
 @contextmanager
 def rows_added(
-    model: "HookedMultimodal", rows: Sequence[Neuron], deltas: Callable[[], Float[torch.Tensor, "row d_model"]]
+    model: "HookedMultimodal", rows: Sequence[Unit], deltas: Callable[[], Float[torch.Tensor, "row d_model"]]
 ) -> Iterator[None]:
     """Run as if deltas were added to rows, differentiably, without writing to a weight.
 
@@ -104,16 +74,15 @@ def rows_added(
     Raises:
         InputError: if a row cannot be edited, before anything is attached.
     """
-    order = by_place(rows)
-    modules, weights = _down_projections(model, order), row_weights(model, order)
-    for place, (indices, _) in order.items():
-        check_rows(place, indices, len(weights[place]), weights[place])
+    Units.of(rows, model, kind=Neuron, verb="An edit")
+    order = by_point(rows)
+    row_weights(model, order)
     handles = []
     try:
-        for place, (indices, numbers) in order.items():
+        for point, (indices, numbers) in order.items():
             hook = _added(indices, numbers, deltas)
             # before Hugging Face's recorders and our points, which must see the sum
-            handles.append(modules[place].register_forward_hook(hook, prepend=True))
+            handles.append(_linear(model, point).register_forward_hook(hook, prepend=True))
         yield
     finally:
         for handle in handles:

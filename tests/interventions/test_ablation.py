@@ -1,9 +1,12 @@
 """Ablating neurons and heads: against weights set to zero by hand, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head, Neuron
 from mmlens.interventions.ablation import Ablate
 from tests.conftest import Subject
@@ -61,19 +64,40 @@ def test_ablation_holds_through_generation(llava: Subject) -> None:
     assert all(states.abs().max() == 0 for states in trace.states.values())
 
 
-@pytest.mark.parametrize(
-    ("units", "message"),
-    [
-        ([], "was given no neurons or heads"),
-        ([Neuron(3, 0)], r"The model has no L3.u0; it has language: 3 layers of 48 neurons and 4 heads"),
-        ([Neuron(0, 48), Head(0, 4), Neuron(0, 1)], r"The model has no L0.u48, L0.h4; it has"),
-        ([Neuron(0, -1)], "no L0.u-1"),
-        ([Neuron(7, 0, "vision")], "no vision.L7.u0; it has vision: 3 layers of 40 neurons and 2 heads"),
-    ],
-)
-def test_units_that_do_not_exist_are_refused(llava: Subject, units: list[Neuron | Head], message: str) -> None:
-    with pytest.raises(InputError, match=message), llava.model.intervene(Ablate(units)):
+@pytest.mark.parametrize("units", [3, [(2, 7)], None, [None], [], "2.7", ["L2.u7", 3]])
+def test_what_is_no_unit_is_refused_at_construction(units: Any) -> None:
+    with pytest.raises(InputError, match=r"no unit|no neurons or heads"):
+        Ablate(units)
+
+
+@pytest.mark.parametrize("units", ["L3.u0", [Neuron(0, 48), "L0.h4"], Neuron(0, 10**9), "nope.L0.u1", "vision.L0.x1"])
+def test_units_that_do_not_exist_are_refused(llava: Subject, units: Any) -> None:
+    with pytest.raises(InputError, match=r"^The model has no .*; it has "), llava.model.intervene(Ablate(units)):
         pass
+
+
+@torch.no_grad()
+def test_units_are_taken_one_by_one_in_sets_and_by_name(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    with model.intervene(Ablate([Neuron(1, 3), Head(0, 2)], value=[0.5, 1.0])):
+        expected = model(batch)
+    for units in (["L1.u3", "L0.h2"], Units(["L1.u3", "L0.h2"]), iter([Neuron(1, 3), "L0.h2"]), ("L1.u3", Head(0, 2))):
+        with model.intervene(Ablate(units, value=[0.5, 1.0])):
+            assert torch.equal(model(batch), expected)
+    with model.intervene(Ablate("L1.u3")):
+        one = model(batch)
+    with model.intervene(Ablate(Neuron(1, 3))):
+        assert torch.equal(model(batch), one)
+    assert not torch.equal(one, expected)
+
+
+def test_a_unit_has_one_value() -> None:
+    neuron = Neuron(0, 1)
+    with pytest.raises(InputError, match=r"Ablate was given L0\.u1 twice, with different values: 5 and -5; keep one"):
+        Ablate([neuron, neuron], value=[5, -5])
+    same = Ablate([neuron, "L0.u2", neuron], value=[5, 1, 5])
+    assert list(same.units) == [neuron, Neuron(0, 2)]
+    assert same.value == [5, 1]
 
 
 @torch.no_grad()

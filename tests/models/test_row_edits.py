@@ -235,7 +235,9 @@ def test_a_change_that_would_be_lost_is_told() -> None:
     model.apply(edit := zero_neurons(model, [Neuron(1, 5)]))
     with torch.no_grad():
         model.blocks[1].mlp.W_out[5].add_(1.0)
-    with pytest.warns(UserWarning, match=r"^Edited rows of layer 1 of language were changed by something else while"):
+    with pytest.warns(
+        UserWarning, match=r"^Edited rows behind blocks\.1\.mlp\.hook_post were changed by something else while"
+    ):
         model.revert(edit)
     assert same(model, before)
 
@@ -256,7 +258,7 @@ def test_edits_for_other_weights_are_refused_before_anything_is_written(llava: S
     changed = model.unedited_fingerprint
     assert changed != own
     message = (
-        rf"^Edit\(zero: 4 rows in layers 0, 1, 2; size [\d.]+\) was made for other weights: LlavaForConditionalGeneration with "
+        rf"^Edit\(zero: 4 rows in L0, L1, L2; size [\d.]+\) was made for other weights: LlavaForConditionalGeneration with "
         rf"fingerprint {own}, but this is LlavaForConditionalGeneration with {changed}\. Load the checkpoint"
     )
     with pytest.raises(InputError, match=message):
@@ -304,13 +306,13 @@ class Bad:
 @pytest.mark.parametrize(
     ("rows", "width", "message"),
     [
+        ([Neuron(0, 48), Neuron(3, 0)], 32, r"^The model has no L0\.u48, L3\.u0; it has L0\.u0 to L2\.u47\.$"),
+        ([Neuron(0, 0, stack="nope")], 32, r"^The model has no nope\.L0\.u0; it has L0\.u0 to L2\.u47\.$"),
         (
-            [Neuron(0, 48), Neuron(0, -1)],
-            32,
-            r"^The edit names neurons \[48, -1\] of layer 0 of language, which has 48 neurons\.$",
+            [Neuron(0, 0)],
+            31,
+            r"^The edit's deltas are 31 wide, but the rows behind blocks\.0\.mlp\.hook_post have d_model=32\.$",
         ),
-        ([Neuron(3, 0)], 32, r"^The model has no layer 3 in the part 'language'; it has 3 layers there\.$"),
-        ([Neuron(0, 0)], 31, r"^The edit's deltas are 31 wide, but rows of layer 0 of language have d_model=32\.$"),
     ],
 )
 def test_rows_that_do_not_exist_are_refused(llava: Subject, rows: list[Neuron], width: int, message: str) -> None:
@@ -347,7 +349,7 @@ def test_rows_without_numbers_are_refused_with_the_reason(llava: Subject, tmp_pa
     disk_offload(offloaded, str(tmp_path), execution_device=torch.device("cpu"))
     model = HookedMultimodal.from_hf(offloaded, llava.model.processor)
     with pytest.raises(
-        UnsupportedModelError, match=r"^W_out of layer 0 of language is offloaded.*to edit its weights\.$"
+        UnsupportedModelError, match=r"^W_out behind blocks\.0\.mlp\.hook_post is offloaded.*to edit its weights\.$"
     ):
         zero_neurons(model, FEW[:1])
     quantised = bare_copy(llava.model)
@@ -356,7 +358,7 @@ def test_rows_without_numbers_are_refused_with_the_reason(llava: Subject, tmp_pa
     model = HookedMultimodal.from_hf(quantised, llava.model.processor)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"^W_out of layer 0 of language is quantised \(torch\.uint8\) and cannot be edited;",
+        match=r"^W_out behind blocks\.0\.mlp\.hook_post is quantised \(torch\.uint8\) and cannot be edited;",
     ):
         model.apply(edit.carried_to(model))
 
@@ -365,6 +367,7 @@ def test_a_mixture_of_experts_has_no_rows() -> None:
     model = muse_spark()
     layers = [layer for layer, block in enumerate(model.blocks) if block.mlp is None]
     with pytest.raises(
-        InputError, match=rf"^Layer {layers[0]} of the part 'language' is no plain MLP \(a mixture of experts"
+        InputError,
+        match=rf"^The model has no L{layers[0]}\.u0; it has L0\.u0 to L0\.u47\. Of L{layers[0]} no module holds",
     ):
         zero_neurons(model, [Neuron(layers[0], 0)])

@@ -18,7 +18,7 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import groups_of
-from mmlens.analysis.patching.units import Units, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, choose, targets
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.hooks.graph import Selection
@@ -35,7 +35,7 @@ def attribute(
     *,
     metric: Metric | MetricFunction,
     at: Names | Selection | None = None,
-    units: Units = None,
+    units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
     method: str | AttributionMethod = "atp",

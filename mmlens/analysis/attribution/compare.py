@@ -12,7 +12,7 @@ from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
-from mmlens.analysis.patching.units import Units
+from mmlens.analysis.patching.units import SweptUnits
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
@@ -113,7 +113,7 @@ def compare_attribution(
     *,
     metric: Metric | MetricFunction,
     at: Names | Selection | None = None,
-    units: Units = None,
+    units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
     method: str | AttributionMethod = "atp",

@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from mmlens.analysis.attribution.softmax import PatternEffect
 from mmlens.analysis.patching.groups import Group
+from mmlens.core.axes import unit_axis
 from mmlens.execution import rows_of
 from mmlens.hooks.graph import Node
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.ablation import unit_axis
 
 
 class PointEffects(Protocol):

@@ -29,7 +29,7 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.checkpoint import Checkpoint, hash_of, hash_of_batch
 from mmlens.analysis.patching.groups import Group, Groups, groups_on
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.units import Chosen, Target, Units, choose, targets
+from mmlens.analysis.patching.units import Chosen, SweptUnits, Target, choose, targets
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.execution import Cell, Change, CleanRun, rows_of
@@ -52,7 +52,7 @@ def patch(
     *,
     metric: Metric | MetricFunction,
     at: Names | Selection | None = None,
-    units: Units = None,
+    units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
     window: int = 1,

@@ -6,14 +6,16 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.units import Head, Neuron
+from mmlens.core.unit_sets import Units, UnitsLike
+from mmlens.core.units import Unit
 from mmlens.hooks.nodes import Node, Selection
-from mmlens.interventions.ablation import require_units, unit_axis
 from mmlens.models.hooked import HookedMultimodal
 
-Units: TypeAlias = Literal["head", "neuron"] | Sequence[Neuron | Head] | None
+#: What a sweep takes as its units: every head or neuron of each point, some units, or None for points as a whole.
+SweptUnits: TypeAlias = Literal["head", "neuron"] | UnitsLike | None
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Target:
         return patched
 
 
+#: The axes that units lie along, which name all units of a point.
+_AXES = ("head", "neuron")
 #: A point and the units of it that are swept: their numbers, all of them, or None for the point as a whole.
 Chosen: TypeAlias = tuple[Node, "Sequence[int] | Literal['each'] | None"]
 
 
-def choose(model: HookedMultimodal, at: Names | Selection | None, units: Units) -> list[Chosen]:
+def choose(model: HookedMultimodal, at: Names | Selection | None, units: SweptUnits) -> list[Chosen]:
     """Find points and their units.
 
     Raises:
@@ -69,14 +73,12 @@ def choose(model: HookedMultimodal, at: Names | Selection | None, units: Units) 
         if at is None:
             raise InputError("Say what to patch: at=... (hook names), or units=[...] (neurons and heads).")
         return [(node, None) for node in model.graph.select(at)]
-    if isinstance(units, str):
+    if isinstance(units, str) and units in _AXES:
         return _every(model, at, units)
-    if not len(units):
-        raise InputError("units are empty: name neurons or heads, or leave units out.")
-    require_units(model, units)
-    nodes = model.graph.select(list(dict.fromkeys(unit.hook for unit in units)) if at is None else at)
+    units = Units.of(units, model, verb="A sweep over units")
+    nodes = model.graph.select(list(units.by_point()) if at is None else at)
     chosen: list[Chosen] = []
-    placed: set[Neuron | Head] = set()
+    placed: set[Unit] = set()
     for node in nodes:
         own = [unit for unit in units if _lies_at(unit, node)]
         if not own:
@@ -92,8 +94,6 @@ def choose(model: HookedMultimodal, at: Names | Selection | None, units: Units) 
 
 
 def _every(model: HookedMultimodal, at: Names | Selection | None, units: str) -> list[Chosen]:
-    if units not in ("head", "neuron"):
-        raise InputError(f"units={units!r} must be 'head', 'neuron', a list of neurons and heads, or None.")
     if at is None:
         raise InputError(f"units={units!r} needs the points whose {units}s are meant: at=...")
     nodes = model.graph.select(at)
@@ -103,10 +103,9 @@ def _every(model: HookedMultimodal, at: Names | Selection | None, units: str) ->
     return [(node, "each") for node in nodes]
 
 
-def _lies_at(unit: Neuron | Head, node: Node) -> bool:
+def _lies_at(unit: Unit, node: Node) -> bool:
     """Whether a point holds one value per head (or neuron) of the attention (or MLP) that the unit belongs to."""
-    axis = "head" if isinstance(unit, Head) else "neuron"
-    return axis in node.axes.split() and node.name.rpartition(".")[0] == unit.hook.rpartition(".")[0]
+    return unit.axis in node.axes.split() and node.name.rpartition(".")[0] == unit.hook.rpartition(".")[0]
 
 
 def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor], window: int = 1) -> list[Target]:

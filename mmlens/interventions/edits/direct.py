@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.hooked import HookedMultimodal
@@ -66,7 +66,7 @@ class Direct:
 @torch.no_grad()
 def direct(
     model: HookedMultimodal,
-    rows: Sequence[Neuron],
+    rows: Units,
     taught: Sequence[Lesson],
     settings: Direct,
     *,
@@ -111,7 +111,7 @@ def direct(
 
 def _sufficient(
     model: HookedMultimodal,
-    rows: Sequence[Neuron],
+    rows: Units,
     taught: Sequence[Lesson],
     pattern: torch.Tensor,
     target: int,
@@ -145,7 +145,7 @@ def _smallest(suffices: Callable[[float], bool]) -> float:
 
 @torch.no_grad()
 def activity_at(
-    model: HookedMultimodal, batch: MultimodalBatch, places: Int[torch.Tensor, "place 2"], rows: Sequence[Neuron]
+    model: HookedMultimodal, batch: MultimodalBatch, places: Int[torch.Tensor, "place 2"], rows: Units
 ) -> Float[torch.Tensor, "place row"]:
     """What multiplies each row, the input of its down projection, at `(sample, position)` places; on the CPU, float32."""
     numbers: dict[str, list[int]] = {}

@@ -10,13 +10,13 @@ from jaxtyping import Float
 
 from mmlens.core.errors import InputError
 from mmlens.core.results import read_tensors, write_tensors
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units, as_units
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "mmlens.Edit/1"
+_FORMAT = "mmlens.Edit/2"
 
 
 @dataclass(frozen=True)
@@ -81,32 +81,31 @@ class Edit:
 
     Example:
         >>> import mmlens as mm
-        >>> edit = mm.edits.scale_neurons(model, [mm.Neuron(2, 7)], factor=0.5)
+        >>> edit = mm.edits.scale_neurons(model, "L2.u7", factor=0.5)
         >>> with model.edited(edit):
         ...     text = model.caption(scene.image)
         >>> model.apply(edit).revert(edit) is model
         True
     """
 
-    rows: tuple[Neuron, ...]
+    rows: Units
     deltas: Float[torch.Tensor, "row d_model"] = field(repr=False)
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", tuple(self.rows))
+        listed = as_units(self.rows)
+        object.__setattr__(self, "rows", Units(listed))
         deltas = self.deltas.detach().cpu()
         deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
         object.__setattr__(self, "deltas", deltas)
-        if not self.rows:
+        if not listed:
             raise InputError("An edit needs at least one row, found none.")
-        if deltas.ndim != 2 or len(deltas) != len(self.rows):
+        if deltas.ndim != 2 or len(deltas) != len(listed):
+            raise InputError(f"deltas must be [row={len(listed)} d_model], one per neuron, found {list(deltas.shape)}.")
+        if len(self.rows) < len(listed):
+            twice = sorted({unit for unit in listed if listed.count(unit) > 1})
             raise InputError(
-                f"deltas must be [row={len(self.rows)} d_model], one per neuron, found {list(deltas.shape)}."
-            )
-        if len(set(self.rows)) < len(self.rows):
-            twice = sorted({str(row) for row in self.rows if self.rows.count(row) > 1})
-            raise InputError(
-                f"An edit names each row once, but {', '.join(twice[:8])} come more often; add their deltas."
+                f"An edit names each row once, but {', '.join(map(str, twice[:8]))} come more often; add their deltas."
             )
         if not deltas.isfinite().all():
             wrong = [
@@ -116,15 +115,14 @@ class Edit:
 
     def __repr__(self) -> str:
         about = self.provenance
-        places = sorted({(row.part, row.layer) for row in self.rows})
-        layers = ", ".join(f"{'' if part == 'language' else part + ' '}{layer}" for part, layer in places)
         words = f"{about.words}, " if about.words else ""
-        return f"Edit({words}{about.method}: {len(self.rows)} rows in layers {layers}; size {self.size:.3g})"
+        blocks = ", ".join(self.rows.by_layer())
+        return f"Edit({words}{about.method}: {len(self.rows)} rows in {blocks}; size {self.size:.3g})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Edit):
             return NotImplemented
-        same = self.rows == other.rows and self.provenance.fingerprint == other.provenance.fingerprint
+        same = list(self.rows) == list(other.rows) and self.provenance.fingerprint == other.provenance.fingerprint
         return same and torch.equal(self.deltas, other.deltas)
 
     def __hash__(self) -> int:
@@ -144,14 +142,14 @@ class Edit:
                 f"These edits were made for different weights ({ours.model} {ours.fingerprint} and {theirs.model} "
                 f"{theirs.fingerprint}) and cannot be added."
             )
-        rows = list(dict.fromkeys([*self.rows, *other.rows]))
+        rows = self.rows | other.rows
         where = {row: number for number, row in enumerate(rows)}
         dtype = torch.promote_types(self.deltas.dtype, other.deltas.dtype)
         deltas = torch.zeros(len(rows), self.deltas.shape[1], dtype=dtype)
         for edit in (self, other):
             deltas.index_add_(0, torch.tensor([where[row] for row in edit.rows]), edit.deltas.to(dtype))
         parts = tuple(part for each in (ours, theirs) for part in (each.parts or (each,)))
-        return Edit(tuple(rows), deltas, Provenance(ours.model, ours.fingerprint, "sum", parts=parts))
+        return Edit(rows, deltas, Provenance(ours.model, ours.fingerprint, "sum", parts=parts))
 
     def __mul__(self, factor: float) -> "Edit":
         """The edit with its deltas multiplied: half of it, or `-1` times it, as its inverse."""
@@ -193,12 +191,12 @@ class Edit:
         return replace(self, provenance=about)
 
     def to_frame(self) -> "pd.DataFrame":
-        """One line per row: part, layer, neuron, and the norm of its delta."""
+        """One line per row: part, stack, layer, neuron, and the norm of its delta."""
         import pandas as pd
 
         norms = self.deltas.norm(dim=1).tolist()
-        lines = [(row.part, row.layer, row.index, norm) for row, norm in zip(self.rows, norms, strict=True)]
-        return pd.DataFrame(lines, columns=["part", "layer", "neuron", "norm"])
+        lines = [(row.part, row.stack, row.layer, row.index, norm) for row, norm in zip(self.rows, norms, strict=True)]
+        return pd.DataFrame(lines, columns=["part", "stack", "layer", "neuron", "norm"])
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file that holds the deltas and, as JSON in its metadata, rows and provenance.
@@ -206,8 +204,7 @@ class Edit:
         Args:
             path: of the file; it is written whole or not at all.
         """
-        rows = [[row.part, row.layer, row.index] for row in self.rows]
-        about = {"rows": rows, "provenance": asdict(self.provenance)}
+        about = {"rows": list(map(str, self.rows)), "provenance": asdict(self.provenance)}
         return write_tensors(path, {"deltas": self.deltas}, format=_FORMAT, about=about)
 
     @classmethod
@@ -218,8 +215,7 @@ class Edit:
             InputError: if the file is not there, or holds no edit.
         """
         tensors, about = read_tensors(path, format=_FORMAT, what="edit")
-        rows = tuple(Neuron(layer, index, part) for part, layer, index in about["rows"])
-        return cls(rows, tensors["deltas"], _provenance_of(about["provenance"]))
+        return cls(Units(about["rows"]), tensors["deltas"], _provenance_of(about["provenance"]))
 
 
 def _provenance_of(fields: Mapping[str, Any]) -> Provenance:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
 from mmlens.interventions.edits.lessons import Lesson, at
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added
@@ -73,18 +73,20 @@ class Through:
             )
 
 
-def free_rows(model: HookedMultimodal, neurons: Sequence[Neuron], frozen_last: int) -> list[Neuron]:
-    """The neurons whose layers are not frozen.
+def free_rows(model: HookedMultimodal, rows: Units, frozen_last: int) -> Units:
+    """The rows whose layers are not frozen: those of the last ones of their stack.
 
     Raises:
         InputError: if none is left.
     """
-    depth = {part: len(model.part(part).blocks) for part in {neuron.part for neuron in neurons}}
-    free = [neuron for neuron in neurons if neuron.layer < depth[neuron.part] - frozen_last]
+    depths: dict[tuple[str, str | None], int] = {}
+    for node in model.graph:
+        depths[node.part, node.stack] = max(depths.get((node.part, node.stack), 0), (node.layer or 0) + 1)
+    free = Units(row for row in rows if not row.stack or row.layer < depths[row.part, row.stack] - frozen_last)
     if not free:
         raise InputError(
-            f"frozen_last={frozen_last} leaves none of the {len(neurons)} neurons to edit; the model has "
-            f"{max(depth.values(), default=0)} layers. Choose neurons of earlier layers, or freeze fewer."
+            f"frozen_last={frozen_last} leaves none of the {len(rows)} neurons to edit (in {', '.join(rows.by_layer())}); the "
+            f"stack has {max(depths[row.part, row.stack] for row in rows)} layers. Choose neurons of earlier layers, or freeze fewer."
         )
     return free
 
@@ -106,7 +108,7 @@ class Found:
 
 def optimise(
     model: HookedMultimodal,
-    rows: Sequence[Neuron],
+    rows: Units,
     taught: Sequence[Lesson],
     controls: Sequence[Lesson],
     settings: Through,
@@ -234,12 +236,14 @@ def _reached(last: dict[tuple[str, int], dict[str, float]], taught: int, control
 
 
 @contextmanager
-def _detached_below(model: HookedMultimodal, rows: Sequence[Neuron]) -> Iterator[None]:
-    """No graph below the first edited block of the language model: no gradient flows there."""
-    if any(row.part != "language" for row in rows):
+def _detached_below(model: HookedMultimodal, rows: Units) -> Iterator[None]:
+    """No graph below the first edited block, if it is one of the language model's: no gradient flows there."""
+    points = rows.by_point()
+    first = next(points[name][0] for name in model.graph.names if name in points)
+    name = f"{first.stack}.{first.layer}.hook_resid_pre"
+    if first.part != "language" or name not in model.graph:
         yield
         return
-    name = f"blocks.{min(row.layer for row in rows)}.hook_resid_pre"
     with model.hooks([(name, lambda activation, hook: activation.detach())]):
         yield
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import torch
 from jaxtyping import Float
 
+from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.direct import activity_at
@@ -63,8 +64,8 @@ def rank_one(
     picture does not have; v is found with the change in place at all positions, not by overwriting one activation.
     """
     old, new = as_token(model, source), as_token(model, target)
-    width = model.graph[f"blocks.{layer}.mlp.hook_post"].width or 0
-    rows = [Neuron(layer, index) for index in range(width)]
+    width = model.graph.unit_counts.get(Neuron(layer, 0).hook, 1)  # a layer without neurons is refused as its first one
+    rows = Units.of((Neuron(layer, index) for index in range(width)), model, verb="rank_one")
     others = as_batches(
         samples, "samples", needed_for="to see which keys the layer meets otherwise: batches of other prompts"
     )
@@ -94,7 +95,7 @@ def rank_one(
 
 
 def _second_moment(
-    model: HookedMultimodal, batches: Sequence[MultimodalBatch], rows: Sequence[Neuron]
+    model: HookedMultimodal, batches: Sequence[MultimodalBatch], rows: Units
 ) -> Float[torch.Tensor, "neuron neuron"]:
     """Mean of `q q^T` over all tokens of batches, padding left out, in float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)

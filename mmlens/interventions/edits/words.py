@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.direct import Direct, direct
@@ -27,7 +28,7 @@ def replace_token(
     *,
     source: str | int,
     target: str | int,
-    neurons: Sequence[Neuron],
+    neurons: UnitsLike,
     controls: Batches = (),
     method: Literal["direct", "through"] | Direct | Through = "through",
     max_new_tokens: int = 30,
@@ -86,7 +87,7 @@ def replace_token(
             "method='direct' has no use for controls: it sees the source's places alone. Leave them out, or use 'through'."
         )
     rows = _editable(model, neurons, chosen.frozen_last if isinstance(chosen, Through) else 0)
-    elsewhere = [str(row) for row in rows if row.part != "language"]
+    elsewhere = [str(row) for row in rows if (row.part, row.stack) != ("language", "blocks")]
     if isinstance(chosen, Direct) and elsewhere:
         raise InputError(
             f"{', '.join(elsewhere[:5])} do not write into the stream that words are read from; use method='through' for them."
@@ -103,7 +104,7 @@ def replace_token(
     if isinstance(chosen, Direct):
         deltas, found = direct(model, rows, taught, chosen, source=old, target=new)
         about = provenance(model, "direct (a reconstruction)", settings={**settings, **found}, **words)
-        return Edit(tuple(rows), deltas, about)
+        return Edit(rows, deltas, about)
     kept = lessons(model, others, source=None, target=None, max_new_tokens=max_new_tokens)
     start = torch.zeros_like(read_rows(model, rows), dtype=torch.float32)
     result = optimise(model, rows, taught, kept, chosen, token=new, wanted="said", start=start, progress=progress)
@@ -115,7 +116,7 @@ def remove_word(
     batches: Batches,
     *,
     word: str | int,
-    neurons: Sequence[Neuron],
+    neurons: UnitsLike,
     controls: Batches = (),
     settings: Through | None = None,
     max_new_tokens: int = 30,
@@ -159,10 +160,11 @@ def remove_word(
     return optimised_edit(model, "remove", rows, result, kept, {**asdict(chosen), **counts(taught)}, words)
 
 
-def _editable(model: HookedMultimodal, neurons: Sequence[Neuron], frozen_last: int) -> list[Neuron]:
-    """The neurons without repetition, once it is known that their rows can be edited."""
-    read_rows(model, neurons)
-    return free_rows(model, list(dict.fromkeys(neurons)), frozen_last)
+def _editable(model: HookedMultimodal, neurons: UnitsLike, frozen_last: int) -> Units:
+    """The neurons whose rows an edit may change, once it is known that these can be edited."""
+    rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
+    read_rows(model, rows)
+    return free_rows(model, rows, frozen_last)
 
 
 def counts(taught: Sequence[Lesson]) -> dict[str, int]:
@@ -176,7 +178,7 @@ def counts(taught: Sequence[Lesson]) -> dict[str, int]:
 def optimised_edit(
     model: HookedMultimodal,
     method: str,
-    rows: Sequence[Neuron],
+    rows: Units,
     found: Found,
     kept: Sequence[Lesson],
     settings: dict[str, Any],
@@ -195,4 +197,4 @@ def optimised_edit(
     """
     told = {**settings, "controls": sum(lesson.batch.size for lesson in kept), "stopped": found.stopped}
     about = provenance(model, method, settings=told, seed=settings["seed"], losses=found.losses, **words)
-    return Edit(tuple(rows), found.deltas, about)
+    return Edit(rows, found.deltas, about)

@@ -276,10 +276,10 @@ def test_frozen_layers_and_repeated_neurons(planted_neuron: Wrapped) -> None:
             progress=False,
         )
 
-    assert made(0).rows == (neurons[0], neurons[1])
-    assert made(1).rows == (neurons[0],)
+    assert list(made(0).rows) == [neurons[0], neurons[1]]
+    assert made(1).rows == {neurons[0]}
     with pytest.raises(
-        InputError, match=r"^frozen_last=3 leaves none of the 2 neurons to edit; the model has 3 layers\."
+        InputError, match=r"^frozen_last=3 leaves none of the 2 neurons to edit \(in L1, L2\); the stack has 3 layers\."
     ):
         made(3)
 
@@ -293,14 +293,14 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         ({"target": 999}, r"^Token 999 is outside the vocabulary, whose ids go from 0 to \d+\.$"),
         ({"method": "magic"}, r"^method='magic' must be 'direct', 'through', or settings Direct\(\.\.\.\) or Through"),
         ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
-        ({"neurons": []}, r"^No neurons were given to edit\.$"),
+        ({"neurons": []}, r"^An edit of rows was given no neurons; name some: "),
         (
             {"method": "direct", "neurons": [Neuron(0, 1, "vision")]},
             r"^vision\.L0\.u1 do not write into the stream that words are read from; use method='through' for them\.$",
         ),
         (
             {"neurons": [Neuron(0, 1, "vision"), *some]},
-            r"^One edit's rows have one width, but these parts' rows have \{.*'vision': 24.*\}; make an edit for each part\.$",
+            r"^One edit's rows have one width, but these are 24 at vision\.blocks\.0\.mlp\.hook_post, 32 at ",
         ),
         ({"batches": []}, r"^No batches were given to teach the edit from\.$"),
         ({"batches": ["what"]}, r"^batches must be batches from model\.prepare\(\.\.\.\), found str\.$"),
