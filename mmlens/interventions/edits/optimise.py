@@ -85,8 +85,9 @@ def free_rows(model: HookedMultimodal, rows: Units, frozen_last: int) -> Units:
     free = Units(row for row in rows if not row.stack or row.layer < depths[row.part, row.stack] - frozen_last)
     if not free:
         raise InputError(
-            f"frozen_last={frozen_last} leaves none of the {len(rows)} neurons to edit (in {', '.join(rows.by_layer())}); the "
-            f"stack has {max(depths[row.part, row.stack] for row in rows)} layers. Choose neurons of earlier layers, or freeze fewer."
+            f"frozen_last={frozen_last} leaves none of the {len(rows)} neurons to edit (in {', '.join(rows.by_layer())}); "
+            f"the stack has {max(depths[row.part, row.stack] for row in rows)} layers. Choose neurons of earlier layers, or "
+            "freeze fewer."
         )
     return free
 
