@@ -111,6 +111,7 @@ _PUBLIC = {
 }
 _MODULES = {
     "attribution": "mmlens.analysis.attribution.methods",
+    "circuits": "mmlens.analysis.circuits.methods",
     "corrupt": "mmlens.interventions.corruptions",
     "edits": "mmlens.interventions.edits",
     "lab": "mmlens.lab",

@@ -368,7 +368,7 @@ def circuits(here: Here) -> Any:
     quiet = {"metric": METRIC, "progress": False}
     found = {
         "eap": mm.find_circuit(model, *pair, method="eap", towers="language", **quiet),
-        "eap-ig": mm.find_circuit(model, *pair, method="eap-ig", steps=2, nodes="attention", **quiet),
+        "eap-ig": mm.find_circuit(model, *pair, method=mm.circuits.EAPIG(steps=2), nodes="attention", **quiet),
     }
     circuit = found["eap"].top(5)
     circuit.save(here.folder / "circuit.safetensors")

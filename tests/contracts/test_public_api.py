@@ -38,6 +38,7 @@ PUBLIC = [
     "Circuit",
     "CircuitEvaluation",
     "Clamp",
+    "circuits",
     "collect",
     "compare_attribution",
     "concept_steering_vectors",

@@ -49,7 +49,7 @@ class Circuit:
         scores: what the metric changes when an edge alone is patched with the corrupted run, in the metric's unit; zero
             where there is no edge.
         kept: the edges of the circuit.
-        method: `"eap"`, `"eap-ig"` (both approximate) or `"exact"`.
+        method: how edges were scored; all but `"exact"` are approximate.
         metric: its name and unit.
         clean, corrupted: the metric of the two runs.
 

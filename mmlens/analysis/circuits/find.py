@@ -1,22 +1,19 @@
 """Finding a circuit: every edge gets a score, and the strongest ones are the circuit."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
-from mmlens.analysis.attribution.gradients import require_gradient
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
+from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import pair_of
-from mmlens.analysis.circuits.scoring import attributed, exact
 from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
 from mmlens.core.errors import InputError
 from mmlens.core.units import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
-
-Method: TypeAlias = Literal["eap", "eap-ig", "exact"]
 
 
 def find_circuit(
@@ -25,11 +22,10 @@ def find_circuit(
     corrupted: MultimodalBatch,
     *,
     metric: Metric | MetricFunction,
-    method: Method = "eap-ig",
+    method: str | CircuitMethod = "eap-ig",
     nodes: NodeKind = "head",
     groups: Sequence[Literal["image", "text", "last"]] | Mapping[str, Positions] = ("image", "text", "last"),
     towers: Towers = "all",
-    steps: int = 5,
     progress: bool = True,
 ) -> Circuit:
     """Score every edge between heads, MLPs, projector and embeddings, in the vision encoder and the language model.
@@ -45,12 +41,11 @@ def find_circuit(
         corrupted: the run without; the same layout (see `mm.corrupt`).
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the last position to `[batch]`.
         method: `"eap"` (gradients of the clean run), `"eap-ig"` (mean gradients along the way to the corrupted run's inputs),
-            or `"exact"` (small graphs: one run per edge).
+            `"exact"` (small graphs: one run per edge), or settings: `mm.circuits.EAPIG(steps=20)`. docs/methods.md lists them.
         nodes: `"head"`, where queries, keys and values of every head read apart, or `"attention"`, whole branches.
         groups: the embeddings' position groups: words of the layout, or position rules by name; a position belongs to the
             last group that names it. Groups of picture positions are what the projector writes.
         towers: `"all"`, or `"language"` to begin at the language model's embeddings.
-        steps: of `"eap-ig"`.
         progress: show a progress bar.
 
     Returns:
@@ -60,29 +55,21 @@ def find_circuit(
         InputError: if the layouts differ, the metric does not give one value per sample, or the family's streams are no sums of
             branches (the message says where); before any forward pass, but for what only a run can tell.
 
-    Source: see `mmlens.analysis.circuits.scoring`.
     """
-    if method not in get_args(Method):
-        raise InputError(f"method={method!r} must be one of {', '.join(map(repr, get_args(Method)))}.")
+    scoring = CIRCUIT_METHODS.get(method)
     if nodes not in get_args(NodeKind) or towers not in get_args(Towers):
         raise InputError(f"nodes={nodes!r} must be 'head' or 'attention', and towers={towers!r} 'all' or 'language'.")
-    if steps < 1:
-        raise InputError(f"steps={steps} must be at least 1.")
     require_same_layout(clean, corrupted)
     rules: dict[str, Positions] = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
     graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
     require_metric(metric, model, clean.size)
-    if method != "exact":
-        require_gradient(metric, model, clean.size)
+    scoring.check(model, metric, clean.size)
     pair = pair_of(model, clean, corrupted, graph, metric)
-    if method == "exact":
-        scores = exact(pair, progress=progress)
-    else:
-        scores = attributed(pair, steps=None if method == "eap" else steps, progress=progress)
+    scores = scoring.scores(pair, progress=progress)
     ends = [values.detach().cpu() for values in pair.ends]
-    return Circuit(graph, scores, graph.allowed.clone(), method, metric_name(metric), *ends)
+    return Circuit(graph, scores, graph.allowed.clone(), str(scoring), metric_name(metric), *ends)
 
 
 def _refuse_unseen_text(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:

@@ -14,6 +14,8 @@ from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.evaluate import evaluate_circuit, random_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
+from mmlens.analysis.circuits.methods.eap_ig import EAPIG
 from mmlens.analysis.metrics import accuracy
 from mmlens.core.errors import InputError
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures
@@ -127,10 +129,19 @@ def test_what_cannot_be_is_refused_before_any_run(
     another = blip.model.prepare(["what the image"] * 2, images=blip.batches["left"].images)
     for subject in (llava, blip):
         monkeypatch.setattr(type(subject.model.hf_model), "forward", _no_run)
-    with pytest.raises(InputError, match=r"method='acdc' must be one of 'eap', 'eap-ig', 'exact'"):
-        find_circuit(llava.model, clean, corrupted, method="acdc", **asked)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"answer is 'red', share has no gradient: it counts"):
-        find_circuit(llava.model, clean, corrupted, metric=accuracy("red"), progress=False)
+    with pytest.raises(
+        InputError, match=r"method='acdc' is unknown; for finding circuits there are 'eap', 'eap-ig', 'exact'"
+    ):
+        find_circuit(llava.model, clean, corrupted, method="acdc", **asked)
+    for cls in CIRCUIT_METHODS:
+        assert cls.needs <= {"gradients"}
+        if "gradients" in cls.needs:
+            with pytest.raises(InputError, match=r"answer is 'red', share has no gradient: it counts"):
+                find_circuit(llava.model, clean, corrupted, metric=accuracy("red"), method=cls(), progress=False)
+            with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
+                find_circuit(llava.model, clean, corrupted, method=cls(), **asked)
+    with pytest.raises(InputError, match=r"steps=0 must be at least 1\."):
+        EAPIG(steps=0)
     with pytest.raises(InputError, match=r"nodes='neuron' must be 'head' or 'attention'"):
         find_circuit(llava.model, clean, corrupted, nodes="neuron", **asked)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"The group 'all' mixes positions of picture and text"):

@@ -16,8 +16,8 @@ import torch
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
+from mmlens.analysis.circuits.methods.eap import EAP
 from mmlens.analysis.circuits.runs import Pair, pair_of
-from mmlens.analysis.circuits.scoring import attributed
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head
@@ -301,7 +301,7 @@ def test_attribution_is_the_slope_of_the_exact_runs(name: str) -> None:
     near = replace(clean, inputs={**clean.inputs, "pixel_values": pixels})
     graph = edge_graph(model, clean, nodes="head", groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
     pair = pair_of(model, clean, near, graph, METRIC)
-    scores = attributed(pair, steps=None, progress=False)
+    scores = EAP().scores(pair, progress=False)
     chosen = graph.allowed.nonzero()
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(1))[:12]].tolist()
     # and every kind of place where a stream is read, from the first writer that reaches it

@@ -1,23 +1,10 @@
-"""Scores of edges: how much the metric would change if one edge alone were patched.
-
-Edge attribution patching (EAP) estimates it to first order, all edges at once: for writer w and reader r
-
-    score(w, r) = sum over positions of (w corrupted - w clean) . d metric / d (what r receives)
-
-with the gradient of the clean run. EAP-IG takes the mean of the gradients of runs whose inputs lie between clean and
-corrupted. "exact" runs the model once per edge.
+"""Gradients of the metric at what readers receive, which first-order scores of edges are made of.
 
 The gradient of a query, key or value of one head with respect to the stream is pulled back through the branch's own norm and
 projection by autograd, so that no rule of a family is written down again.
-
-Source: Syed, Rager and Conmy, "Attribution Patching Outperforms Automated Circuit Discovery", BlackboxNLP 2024
-(https://arxiv.org/abs/2310.10348), equation 3. Hanna, Pezzelle and Belinkov, "Have Faith in Faithfulness", COLM 2024
-(https://arxiv.org/abs/2403.17806), section 3.
-Departs: the steps of EAP-IG are the midpoints (i - 1/2) / m rather than i / m, which makes the error of the sum quadratic in
-1 / m; and the path starts at the pixels' embeddings as well as the words'. Scores are signed, and kept for each sample.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,18 +18,20 @@ from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
 
 
-def attributed(pair: Pair, *, steps: int | None, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
-    """EAP (`steps=None`) or EAP-IG scores of all edges; zero for pairs that are no edges.
+def first_order_scores(
+    pair: Pair, shares: Sequence[float], *, label: str, progress: bool
+) -> Float[torch.Tensor, "reader writer sample"]:
+    """Differences of writers times mean gradients at readers, for all edges; zero for pairs that are no edges.
 
     Args:
         pair: the two runs and the graph.
-        steps: points of the path from clean to corrupted.
-        progress: show a progress bar.
+        shares: the points of the path whose gradients are averaged: 0 at the clean run's inputs, 1 at the corrupted one's.
+        label: of the progress bar.
+        progress: show it.
     """
-    shares = [0.0] if steps is None else [(i + 0.5) / steps for i in range(steps)]
     graph, writing = pair.graph, pair.writing
     scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
-    for share in tqdm(shares, desc="EAP" if steps is None else "EAP-IG", disable=not progress):
+    for share in tqdm(shares, desc=label, disable=not progress):
         for number, gradient in _gradients(pair, share):
             reader = graph.readers[number]
             for source in writing.sources:
@@ -50,18 +39,6 @@ def attributed(pair: Pair, *, steps: int | None, progress: bool) -> Float[torch.
                     along = source.along(pair.differences[source.node.name], gradient)
                     scores[number, list(source.writers)] += writing.per_sample(source, along).cpu() / len(shares)
     return scores * graph.allowed[..., None]
-
-
-def exact(pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
-    """What each edge changes when it alone is patched: one run per edge; zero for pairs that are no edges."""
-    graph = pair.graph
-    scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
-    clean = pair.ends[0].detach()
-    for reader, writer in tqdm(graph.allowed.nonzero().tolist(), desc="edges", disable=not progress):
-        edge = torch.zeros_like(graph.allowed)
-        edge[reader, writer] = True
-        scores[reader, writer] = (pair.run(edge) - clean).cpu()
-    return scores
 
 
 def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
@@ -72,29 +49,34 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
         share: 0 at the clean run's inputs, 1 at the corrupted one's.
     """
     model, readers = pair.model, pair.graph.readers
-    seen: dict[str, torch.Tensor] = {}
+    states: dict[str, torch.Tensor] = {}
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
-        seen[hook.name] = activation
+        states[hook.name] = activation
 
     inner = [f"{reader.attn}.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
-    asked = [reader.at for reader in readers if reader.kind not in KINDS]
+    whole = [reader.at for reader in readers if reader.kind not in KINDS]
     where = dict.fromkeys([*(reader.at for reader in readers), *inner])
     with torch.enable_grad(), attached(pair.points, [*_inputs(pair, share), (list(where), keep)]):
         values = pair.values(model(pair.clean))
-        wanted = list(dict.fromkeys([*asked, *inner]))
-        found = torch.autograd.grad(values.sum(), [seen[name] for name in wanted], retain_graph=True)
-    gradients = dict(zip(wanted, found, strict=True))
+        names = list(dict.fromkeys([*whole, *inner]))
+        gradients = dict(
+            zip(
+                names,
+                torch.autograd.grad(values.sum(), [states[name] for name in names], retain_graph=True),
+                strict=True,
+            )
+        )
     for number, reader in enumerate(readers):
         if reader.kind not in KINDS:
             yield number, gradients[reader.at]
             continue
         name = f"{reader.attn}.hook_{reader.kind}"
         axis = model.graph[name].axes.split().index("head")
-        own = torch.zeros_like(gradients[name])
-        own.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
-        pulled = torch.autograd.grad(seen[name], seen[reader.at], own, retain_graph=True, allow_unused=True)[0]
+        of_head = torch.zeros_like(gradients[name])
+        of_head.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
+        pulled = torch.autograd.grad(states[name], states[reader.at], of_head, retain_graph=True, allow_unused=True)[0]
         if pulled is None:
             raise InputError(
                 f"The {reader.kind} of {reader.attn} are not computed from what the attention receives, "
@@ -122,9 +104,9 @@ def _inputs(pair: Pair, share: float) -> list[HookPair]:
 
     pairs: list[HookPair] = []
     for source in pair.writing.sources:
-        own = inputs[list(source.writers)]
-        if own.any():
-            moved = differences[source.node.name]
-            moved = moved if source.masks is None else source.written(moved, own)
-            pairs.append((source.node.name, add(moved)))
+        moving = inputs[list(source.writers)]
+        if moving.any():
+            difference = differences[source.node.name]
+            difference = difference if source.masks is None else source.written(difference, moving)
+            pairs.append((source.node.name, add(difference)))
     return pairs

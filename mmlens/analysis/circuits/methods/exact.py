@@ -1,0 +1,31 @@
+"""Edges patched one by one."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
+from mmlens.analysis.circuits.runs import Pair
+
+
+@CIRCUIT_METHODS.register("exact")
+@dataclass(frozen=True)
+class Exact(CircuitMethod):
+    """What the metric changes when an edge alone is patched: one run per edge, for small graphs.
+
+    Source: Conmy et al., "Towards Automated Circuit Discovery for Mechanistic Interpretability", NeurIPS 2023
+    (https://arxiv.org/abs/2304.14997), the patching of single edges that it prunes by.
+    *Departs:* all edges are scored, none is pruned on the way.
+    """
+
+    def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
+        graph = pair.graph
+        scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
+        clean = pair.ends[0].detach()
+        for reader, writer in tqdm(graph.allowed.nonzero().tolist(), desc="edges", disable=not progress):
+            edge = torch.zeros_like(graph.allowed)
+            edge[reader, writer] = True
+            scores[reader, writer] = (pair.run(edge) - clean).cpu()
+        return scores
