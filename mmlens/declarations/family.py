@@ -46,7 +46,7 @@ class DeepStack:
         mlp: the hidden layer of each, relative to the merger.
         argument: name of the argument by which a merger receives the vision features.
         read: the vision block that each reads, given the model's configuration.
-        into: the language block whose input each is added to.
+        into: the language block whose input each is added to; the second and those behind it by default.
         side_by_side: how many of the tower's rows are laid side by side in each row that a merger receives, given the
             model's configuration.
     """
@@ -54,8 +54,10 @@ class DeepStack:
     path: str
     mlp: Mlp
     argument: str
-    read: Callable[[Config], Sequence[int]]
-    into: Callable[[Config], Sequence[int]]
+    read: Callable[[Config], Sequence[int]] = lambda config: config.vision_config.deepstack_visual_indexes
+    into: Callable[[Config], Sequence[int]] = lambda config: range(
+        1, 1 + len(config.vision_config.deepstack_visual_indexes)
+    )
     side_by_side: Callable[[Config], int] = lambda config: 1
 
 

@@ -12,24 +12,16 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, clip_vision, llama_language
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, clip_vision, llama_language
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.declarations.structure import Config, Mlp
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
-_SHARED = "mlp.shared_experts"
 _BLOCK = replace(
     LLAMA_BLOCK,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.router",
-        router_item=0,
-        shared=Mlp(
-            down=f"{_SHARED}.down_proj", up=f"{_SHARED}.up_proj", gate=f"{_SHARED}.gate_proj", act=f"{_SHARED}.act_fn"
-        ),
-    ),
+    mlp=replace(SHARED_MIXTURE, router="mlp.router"),
 )
 
 
@@ -41,10 +33,6 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     queries = config.projector_patch_to_query_dict[columns**2]
     given = len(pixels) if sizes is None else sum(map(len, sizes))
     entries = len(pixels) // max(given, 1)
-    mixed = (
-        f"the {queries} queries of the projector mix all patches, so they have no place in the image; ask for "
-        "part='vision', whose rows are patches"
-    )
     cut = (
         f"the image processor cut the picture into {entries} crops, each fitted into a square of its own; process it "
         "whole (split_image=False) to have places"
@@ -55,7 +43,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         seen = (int(mask[:, 0].sum()), int(mask[0].sum()))
         size = seen if sizes is None else sizes[sample][image]
         grids: dict[Part, Grid | tuple[Grid, ...]] = {}
-        why: dict[Part, str] = {"projector": mixed, "language": mixed}
+        why = mixed_rows(f"{queries} queries of the projector")
         if entries == 1:
             # a patch is seen where any of its pixels is not padding
             shape = (-(-seen[0] // side), -(-seen[1] // side))
@@ -85,10 +73,7 @@ ARIA = register_family(
             queries=True,
             receives_rows="vision",
         ),
-        language=replace(
-            llama_language("model.language_model", head="lm_head"),
-            stack=Stack("model.language_model.layers", _BLOCK, config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=_BLOCK),
         places=_places,
         placeholder="<|img|>",
     )

@@ -10,10 +10,10 @@ Source: Dash et al., Aya Vision: Advancing the Frontier of Multilingual Multimod
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, clip_vision
-from mmlens.declarations.family import Family, Language, Projector, Vision
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, clip_vision, llama_language, vision_tower
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Config, Mlp, Norm
 from mmlens.inputs.patch_geometry.tile import canvas_places
 
 _COHERE2_BLOCK = replace(LLAMA_BLOCK, ln1=Norm("input_layernorm", centred=True), ln2=None, parallel=True)
@@ -32,12 +32,7 @@ _PROJECTOR = Projector(
 )
 
 #: The language model of both.
-COHERE2_LANGUAGE = Language(
-    stack=Stack("model.language_model.layers", _COHERE2_BLOCK, config=lambda c: c.text_config),
-    embed="model.language_model.embed_tokens",
-    norm=Norm("model.language_model.norm", centred=True),
-    head="lm_head",
-)
+COHERE2_LANGUAGE = llama_language(block=_COHERE2_BLOCK, norm=Norm("norm", centred=True))
 
 
 def _merge(config: Config) -> int:
@@ -60,10 +55,7 @@ COHERE2_VISION = register_family(
     Family(
         name="cohere2_vision",
         classes=("Cohere2VisionForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers"),
         projector=_PROJECTOR,
         language=COHERE2_LANGUAGE,
         places=canvas_places(merge=_merge),

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from mmlens.architectures.families.blocks import QFORMER_BLOCK, projected
 from mmlens.architectures.families.instructblip import INSTRUCTBLIP
+from mmlens.architectures.families.reading import text_config
 from mmlens.declarations.family import Language
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Mlp, Norm, Stack
@@ -34,7 +35,7 @@ BLIP_2 = register_family(
             ),
         ),
         language=Language(
-            stack=Stack("language_model.model.decoder.layers", _OPT_BLOCK, config=lambda c: c.text_config),
+            stack=Stack("language_model.model.decoder.layers", _OPT_BLOCK, config=text_config),
             embed="language_model.model.decoder.embed_tokens",
             norm=Norm("language_model.model.decoder.final_layer_norm", centred=True),
             head="language_model.lm_head",

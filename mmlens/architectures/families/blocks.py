@@ -1,46 +1,56 @@
 """Block structures that many families share."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mmlens.architectures.families.reading import feature_layers
-from mmlens.declarations.family import Encoder, Language, Projector, Vision
+from mmlens.architectures.families.reading import feature_layers, last_block, text_config, vision_config
+from mmlens.declarations.family import Encoder, Language, Projector, Read, Vision
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 
-def projected(output: str, module: str = "self_attn") -> Attention:
+def projected(output: str, module: str = "self_attn", *, branch: str | None = None, linear: str = "") -> Attention:
     """Attention with a linear each for queries, keys and values.
 
     Args:
         output: name of its last linear.
         module: the attention, relative to the block.
+        branch: the module whose output is added to the stream; the attention itself if None.
+        linear: what follows the names of the linears, where a module of that name wraps each.
     """
-    q, k, v = (f"{module}.{name}_proj" for name in "qkv")
-    return Attention(kernel=module, branch=module, q=q, k=k, v=v, o=f"{module}.{output}")
+    q, k, v, o = (f"{module}.{name}{linear}" for name in ("q_proj", "k_proj", "v_proj", output))
+    return Attention(kernel=module, branch=branch or module, q=q, k=k, v=v, o=o)
+
+
+def gated_mlp(path: str = "mlp", *, act: str = "act_fn", branch: str | None = None) -> Mlp:
+    """An MLP with a gate, its linears named as Llama's.
+
+    Args:
+        path: the MLP.
+        act: name of its activation.
+        branch: the module whose output is added to the stream, if any.
+    """
+    return Mlp(f"{path}.down_proj", f"{path}.up_proj", f"{path}.{act}", f"{path}.gate_proj", branch=branch)
 
 
 #: Llama, Mistral, Qwen2, Vicuna: pre-norm (RMS), gated MLP.
 LLAMA_BLOCK = Block(
     attn=projected("o_proj"),
-    mlp=Mlp(down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj", act="mlp.act_fn", branch="mlp"),
+    mlp=gated_mlp(branch="mlp"),
     ln1=Norm("input_layernorm"),
     ln2=Norm("post_attention_layernorm"),
 )
 
+#: Attention whose queries, keys and values are made of narrow latents (DeepSeek's).
+LATENT_ATTENTION = Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj", latent=True)
+
 #: A mixture of experts that hands every row to a shared expert too (DeepSeek, GLM, Mistral 4): its router returns logits.
-SHARED_MIXTURE = Mlp(
-    branch="mlp",
-    router="mlp.gate",
-    router_item=0,
-    shared=Mlp(
-        down="mlp.shared_experts.down_proj",
-        up="mlp.shared_experts.up_proj",
-        gate="mlp.shared_experts.gate_proj",
-        act="mlp.shared_experts.act_fn",
-    ),
-)
+SHARED_MIXTURE = Mlp(branch="mlp", router="mlp.gate", router_item=0, shared=gated_mlp("mlp.shared_experts"))
+
+#: A mixture of experts whose neurons exist in no module.
+MIXTURE = Mlp(branch="mlp", router="mlp.gate", router_item=0)
 
 
 def timm_stage(path: str, number: int, block: tuple[Block, ...]) -> Stack:
@@ -54,24 +64,35 @@ def timm_stage(path: str, number: int, block: tuple[Block, ...]) -> Stack:
     return Stack(
         path,
         block,
-        config=lambda c: c.vision_config,
+        config=vision_config,
         name=f"stages.{number}.blocks",
         channels_first=True,
         rows=f"stages.{number}" if number else None,
     )
 
 
-def llama_language(path: str, *, head: str) -> Language:
-    """A Llama-like language model.
+_FINAL_NORM = Norm("norm")
+
+
+def llama_language(
+    path: str = "model.language_model",
+    block: Block | tuple[Block, ...] = LLAMA_BLOCK,
+    *,
+    norm: Norm = _FINAL_NORM,
+    head: str = "lm_head",
+) -> Language:
+    """A language model of one stack of blocks, its parts named as Llama's.
 
     Args:
         path: the module that holds its embedding, blocks and final norm.
+        block: what its blocks look like.
+        norm: the final norm, relative to that module.
         head: the unembedding.
     """
     return Language(
-        stack=Stack(f"{path}.layers", LLAMA_BLOCK, config=lambda c: c.text_config),
+        stack=Stack(f"{path}.layers", block, config=text_config),
         embed=f"{path}.embed_tokens",
-        norm=Norm(f"{path}.norm"),
+        norm=replace(norm, path=f"{path}.{norm.path}"),
         head=head,
     )
 
@@ -90,13 +111,10 @@ GEMMA_SANDWICH_BLOCK = Block(
 )
 
 
-def gemma_language(path: str, *, head: str) -> Language:
-    """A Gemma language model, of any generation up to the third; arguments as for `llama_language`."""
-    return replace(
-        llama_language(path, head=head),
-        stack=Stack(f"{path}.layers", (GEMMA_SANDWICH_BLOCK, GEMMA_BLOCK), config=lambda c: c.text_config),
-        norm=Norm(f"{path}.norm", offset=1.0),
-    )
+#: The language model of Gemma, of any generation up to the third, which reads its prompt both ways.
+GEMMA_LANGUAGE = replace(
+    llama_language(block=(GEMMA_SANDWICH_BLOCK, GEMMA_BLOCK), norm=Norm("norm", offset=1.0)), looks_ahead=True
+)
 
 
 #: CLIP and SigLIP: pre-norm (layer norm), two-layer MLP.
@@ -113,14 +131,32 @@ def class_rows(config: Config) -> int:
     return int(config.vision_config.model_type.startswith("clip"))
 
 
+def vision_tower(
+    path: str,
+    block: Block | tuple[Block, ...] = CLIP_BLOCK,
+    *,
+    read: Callable[[Config], Sequence[Read]] = last_block,
+    packed: bool = False,
+    lone_axis: int | None = None,
+) -> Vision:
+    """A tower of one stack of blocks.
+
+    Args:
+        path: the list of its blocks.
+        block: what they look like.
+        read: the blocks whose output is handed on, given the model's configuration.
+        packed, lone_axis: as for `Stack`.
+    """
+    return Vision(Stack(path, block, config=vision_config, packed=packed, lone_axis=lone_axis), read)
+
+
 def clip_vision(path: str = "model.vision_tower") -> Vision:
     """A CLIP or SigLIP tower that is read at `vision_feature_layer`.
 
     Args:
         path: the tower.
     """
-    stack = Stack(f"{path}.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config)
-    return Vision(stack=stack, read=feature_layers)
+    return vision_tower(f"{path}.encoder.layers", read=feature_layers)
 
 
 def two_layer_projector(path: str = "model.multi_modal_projector", *, argument: str = "image_features") -> Projector:
@@ -206,14 +242,14 @@ def bart_language(path: str, *, head: str) -> Language:
     encoder = Stack(
         f"{path}.encoder.layers",
         BART_BLOCK,
-        config=lambda c: c.text_config,
+        config=text_config,
         heads=lambda t: t.encoder_attention_heads,
         name="encoder.blocks",
     )
     decoder = Stack(
         f"{path}.decoder.layers",
         BART_BLOCK,
-        config=lambda c: c.text_config,
+        config=text_config,
         heads=lambda t: t.decoder_attention_heads,
     )
     return Language(
@@ -264,7 +300,7 @@ def t5_language(path: str, *, head: str) -> Language:
     encoder = Stack(
         f"{path}.encoder.block",
         _t5_blocks(1, None),
-        config=lambda c: c.text_config,
+        config=text_config,
         heads=lambda t: t.num_heads,
         name="encoder.blocks",
     )

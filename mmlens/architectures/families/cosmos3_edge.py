@@ -5,33 +5,25 @@ Source: NVIDIA, Cosmos 3 Edge model card, 2026 (https://huggingface.co/nvidia/Co
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language
+from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, vision_tower
 from mmlens.architectures.families.packed import merged_tokens, picture_tokens
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Mlp, Stack
+from mmlens.declarations.structure import Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
-
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 
 COSMOS3_EDGE = register_family(
     Family(
         name="cosmos3_edge",
         classes=("Cosmos3EdgeForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.visual.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config, packed=True),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.visual.encoder.layers", packed=True),
         projector=Projector(
             receives=("model.projector", "x"),
             returns="model.projector",
             mlp=Mlp(down="model.projector.linear_fc2", up="model.projector.linear_fc1", act="model.projector.act_fn"),
             receives_rows="vision",
         ),
-        language=replace(
-            _LANGUAGE,
-            stack=Stack(_LANGUAGE.stack.path, replace(LLAMA_BLOCK, mlp=CLIP_BLOCK.mlp), config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=replace(LLAMA_BLOCK, mlp=CLIP_BLOCK.mlp)),
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,

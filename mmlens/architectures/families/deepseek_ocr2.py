@@ -17,26 +17,24 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, SAM_BLOCK, llama_language
+from mmlens.architectures.families.blocks import (
+    CLIP_BLOCK,
+    LLAMA_BLOCK,
+    SAM_BLOCK,
+    SHARED_MIXTURE,
+    llama_language,
+)
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.declarations.structure import Config, Stack
+from mmlens.inputs.patch_geometry import Frame, Places, Raster, Sizes, mixed_rows, raster_places
 from mmlens.inputs.patch_geometry.convolved import convolved
 
-_SHARED = "mlp.shared_experts"
 _SPARSE_BLOCK = replace(
     LLAMA_BLOCK,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.gate",
-        router_item=0,
-        shared=Mlp(
-            down=f"{_SHARED}.down_proj", up=f"{_SHARED}.up_proj", gate=f"{_SHARED}.gate_proj", act=f"{_SHARED}.act_fn"
-        ),
-    ),
+    mlp=SHARED_MIXTURE,
 )
 
 #: Patches per row of the second stage along each side, and the largest square of them that the first set of queries is for.
@@ -49,9 +47,10 @@ def _queries(side: int) -> int:
     return _FEW if rows**2 <= _FEW else 256
 
 
-def _fitted(size: tuple[int, int], square: int) -> Frame:
+def _fitted(processor: Any | None, size: tuple[int, int] | None, received: tuple[int, int]) -> Frame:
     """The frame of a picture that is fitted into a square and padded around."""
-    new = [round(side * square / max(size)) for side in size]
+    size = size or received
+    new = [round(side * received[0] / max(size)) for side in size]
     bars = [-float((max(new) - side) // 2) for side in new]
     return Frame(*size, (new[0] / size[0], new[1] / size[1]), (bars[0], bars[1]))
 
@@ -70,53 +69,38 @@ def _refuse_crops(tensors: dict[str, Any], processor: Any | None) -> None:
         )
 
 
+def _patches(config: Config, tensors: dict[str, Any]) -> tuple[tuple[int, int], int]:
+    """(rows, columns) of the first stage's patches, and the side of a patch."""
+    side = config.vision_config.sam_config.patch_size
+    count = tensors["pixel_values"].shape[-1] // side
+    return (count, count), side
+
+
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places of the first stage's rows, in pictures that are not cut into crops."""
     _refuse_crops(tensors, processor)
-    pixels = tensors["pixel_values"]
-    side, square = config.vision_config.sam_config.patch_size, pixels.shape[-1]
-    patches = square // side
-    cells = cells_of(patches, patches)
-    queries = _queries(patches)
-    why = (
-        f"the {queries} queries of the second stage mix all patches, so they have no place in the image; ask for "
-        "part='vision', whose rows are the first stage's patches"
-    )
-    found = []
-    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [queries + 1] * len(pixels))):
-        frame = _fitted(size_of(sizes, sample, image) or (square, square), square)
-        boxes = frame.to_original(boxes_of(cells, side))
-        vision = Grid(number, torch.arange(len(cells)), boxes, cells, (patches, patches))
-        size = (frame.height, frame.width)
-        found.append(Places(sample, image, size, {"vision": vision}, {"projector": why, "language": why}))
-    return found
+    shape, side = _patches(config, tensors)
+    queries = _queries(shape[0])
+    placeless = mixed_rows(f"{queries} queries of the second stage")
+    rasters: dict[Part, Raster] = {"vision": Raster.of(shape, side)}
+    return raster_places(config, tensors, sizes, processor, rasters, placeless, tokens=queries + 1, frame=_fitted)
 
 
 def _line_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places in pictures that are not cut into crops, where tokens lie in lines that end with a newline."""
     _refuse_crops(tensors, processor)
-    pixels = tensors["pixel_values"]
-    side, square = config.vision_config.sam_config.patch_size, pixels.shape[-1]
-    shape = (square // side, square // side)
-    patches = cells_of(*shape)
-    made, rows, read = convolved(shape, side)
-    index = torch.arange(len(rows))
-    line = made[1] + 1
-    found = []
+    shape, side = _patches(config, tensors)
+    rows = convolved(shape, side)
+    lines, columns = rows.shape
+    numbers = torch.arange(lines * (columns + 1)).view(lines, columns + 1)[:, :-1].flatten()
+    rasters: dict[Part, Raster] = {
+        "vision": Raster.of(shape, side),
+        "projector": rows,
+        "language": replace(rows, rows=numbers),
+    }
     # behind the last line stands a separator
-    owners = owners_of(tensors, config.image_token_id, [made[0] * line + 1] * len(pixels))
-    for number, (sample, image, positions) in enumerate(owners):
-        frame = _fitted(size_of(sizes, sample, image) or (square, square), square)
-        boxes = frame.to_original(read)
-        tokens = positions[:-1].view(made[0], line)[:, :-1].flatten()
-        vision = Grid(number, torch.arange(len(patches)), frame.to_original(boxes_of(patches, side)), patches, shape)
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": vision,
-            "projector": Grid(number, index, boxes, rows, made),
-            "language": Grid(sample, tokens, boxes, rows, made),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
-    return found
+    tokens = lines * (columns + 1) + 1
+    return raster_places(config, tensors, sizes, processor, rasters, tokens=tokens, frame=_fitted)
 
 
 DEEPSEEK_OCR2 = register_family(
@@ -144,10 +128,7 @@ DEEPSEEK_OCR2 = register_family(
         projector=Projector(
             receives=("model.multi_modal_projector", "input"), returns="model.multi_modal_projector", queries=True
         ),
-        language=replace(
-            llama_language("model.language_model", head="lm_head"),
-            stack=Stack("model.language_model.layers", (LLAMA_BLOCK, _SPARSE_BLOCK), config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=(LLAMA_BLOCK, _SPARSE_BLOCK)),
         places=_places,
         placeholder="<image>\n",
     )

@@ -17,34 +17,27 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, SAM_BLOCK, llama_language
+from mmlens.architectures.families.blocks import CLIP_BLOCK, SAM_BLOCK, llama_language, projected, vision_tower
+from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Stack
 from mmlens.inputs.patch_geometry import (
-    Grid,
     Places,
+    Raster,
     Sizes,
     boxes_of,
     cells_of,
     fitted_frame,
     grid_places,
-    owners_of,
-    size_of,
+    raster_places,
 )
 from mmlens.inputs.patch_geometry.anyres import interpolated_from
 
 _JANUS_BLOCK = replace(
     CLIP_BLOCK,
-    attn=Attention(
-        kernel="self_attn",
-        branch="self_attn",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.projection_layer",
-    ),
+    attn=projected("projection_layer"),
 )
 
 _PLACES = grid_places(class_rows=lambda c: 0, drops_class=lambda c: False, frame=fitted_frame)
@@ -52,10 +45,7 @@ _PLACES = grid_places(class_rows=lambda c: 0, drops_class=lambda c: False, frame
 
 def _vision(block: Block) -> Vision:
     """The tower, which is read at its last block."""
-    return Vision(
-        stack=Stack("model.vision_model.encoder.layers", block, config=lambda c: c.vision_config),
-        read=lambda c: [c.vision_config.num_hidden_layers - 1],
-    )
+    return vision_tower("model.vision_model.encoder.layers", block)
 
 
 DEEPSEEK_VL = register_family(
@@ -68,7 +58,7 @@ DEEPSEEK_VL = register_family(
             returns="model.aligner",
             mlp=Mlp(down="model.aligner.linear2", up="model.aligner.linear1", act="model.aligner.activation"),
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=_PLACES,
         placeholder="<image_placeholder>",
     )
@@ -100,22 +90,15 @@ def _hybrid_places(config: Config, tensors: dict[str, Any], sizes: Sizes, proces
     cells = cells_of(rows, rows)
     patches = boxes_of(cells, 1) * fine
     reach = _reach_along(large // coarse, rows)
-    (top, bottom), (left, right) = reach[cells[:, 0]].unbind(1), reach[cells[:, 1]].unbind(1)
-    read = torch.stack([left, top, right + 1, bottom + 1], dim=1) * coarse
-    both = torch.cat([torch.minimum(patches, read)[:, :2], torch.maximum(patches, read)[:, 2:]], dim=1)
-    found = []
-    owners = owners_of(tensors, config.image_token_id, [len(cells)] * len(tensors["pixel_values"]))
-    for number, (sample, image, positions) in enumerate(owners):
-        frame = fitted_frame(processor, size_of(sizes, sample, image), (large, large))
-        index = torch.arange(len(cells))
-        boxes = frame.to_original(both)
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(number, index, frame.to_original(patches), cells, (rows, rows)),
-            "projector": Grid(number, index, boxes, cells, (rows, rows)),
-            "language": Grid(sample, positions, boxes, cells, (rows, rows)),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
-    return found
+    (top, bottom), (start, end) = reach[cells[:, 0]].unbind(1), reach[cells[:, 1]].unbind(1)
+    read = torch.stack([start, top, end + 1, bottom + 1], dim=1) * coarse
+    union = torch.cat([torch.minimum(patches, read)[:, :2], torch.maximum(patches, read)[:, 2:]], dim=1)
+    tower = Raster(torch.arange(len(cells)), patches, cells, (rows, rows))
+    behind = replace(tower, boxes=union)
+    rasters: dict[Part, Raster] = {"vision": tower, "projector": behind, "language": behind}
+    return raster_places(
+        config, tensors, sizes, processor, rasters, tokens=len(cells), received=(large, large), frame=fitted_frame
+    )
 
 
 DEEPSEEK_VL_HYBRID = register_family(
@@ -125,7 +108,7 @@ DEEPSEEK_VL_HYBRID = register_family(
         classes=("DeepseekVLHybridForConditionalGeneration",),
         vision=Vision(
             stack=(
-                Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
+                Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=vision_config),
                 Stack(
                     "model.high_res_vision_model.vision_encoder.layers",
                     SAM_BLOCK,
@@ -163,7 +146,7 @@ JANUS = register_family(
             # the aligner of every checkpoint is two layers deep (vision_config.depth)
             mlp=Mlp(down="model.aligner.hidden_layers.0", up="model.aligner.fc1", act="model.aligner.activation_fn"),
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=_PLACES,
         placeholder="<image_placeholder>",
     )

@@ -12,57 +12,44 @@ from dataclasses import replace
 
 from torch import nn
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
+from mmlens.architectures.families.blocks import (
+    LATENT_ATTENTION,
+    LLAMA_BLOCK,
+    MIXTURE,
+    SHARED_MIXTURE,
+    llama_language,
+    vision_tower,
+)
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens
 from mmlens.architectures.families.qwen2_vl import MERGER
-from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Mlp, Stack
+from mmlens.declarations.structure import Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
 
 _TOWER = "model.vision_tower"
-_SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))
+_SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=MIXTURE)
 
 
 def _heads(block: nn.Module) -> int:
     return int(block.self_attn.num_heads)  # type: ignore[union-attr, arg-type]
 
 
-_LATENT = replace(
-    LLAMA_BLOCK,
-    attn=Attention(
-        kernel=None,
-        branch="self_attn",
-        o="self_attn.o_proj",
-        latent=True,
-        heads=_heads,
-    ),
-)
-_SPARSE = replace(
-    _LATENT,
-    mlp=SHARED_MIXTURE,
-)
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_LATENT = replace(LLAMA_BLOCK, attn=replace(LATENT_ATTENTION, kernel=None, heads=_heads))
+_SPARSE = replace(_LATENT, mlp=SHARED_MIXTURE)
 
 DOTS3_NOTE = register_family(
     Family(
         name="dots3_note",
         classes=("Dots3NoteForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                f"{_TOWER}.blocks", (GATED_PACKED_BLOCK, _SPARSE_TOWER), config=lambda c: c.vision_config, packed=True
-            ),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower(f"{_TOWER}.blocks", (GATED_PACKED_BLOCK, _SPARSE_TOWER), packed=True),
         projector=replace(
             MERGER,
             receives=(f"{_TOWER}.norm", "hidden_states"),
             returns=f"{_TOWER}.merger",
             mlp=Mlp(down=f"{_TOWER}.merger.mlp.2", up=f"{_TOWER}.merger.mlp.0", act=f"{_TOWER}.merger.mlp.1"),
         ),
-        language=replace(
-            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_LATENT, _SPARSE), config=lambda c: c.text_config)
-        ),
+        language=llama_language(block=(_LATENT, _SPARSE)),
         places=packed_places(),
         placeholder="<|img|><|imgpad|><|endofimg|>",
         expand=merged_tokens,

@@ -13,26 +13,17 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.architectures.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
 
 _SPARSE = replace(
     LLAMA_BLOCK,
-    mlp=Mlp(
-        branch="mlp",
-        shared=Mlp(
-            down="mlp.shared_experts.down_proj",
-            up="mlp.shared_experts.up_proj",
-            gate="mlp.shared_experts.gate_proj",
-            act="mlp.shared_experts.act_fn",
-        ),
-    ),
+    mlp=Mlp(branch="mlp", shared=SHARED_MIXTURE.shared),
 )
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 _RESAMPLER = "model.resampler_model"
 
 
@@ -62,9 +53,7 @@ ERNIE4_5_VL = register_family(
             ),
             receives_rows="vision",
         ),
-        language=replace(
-            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (LLAMA_BLOCK, _SPARSE), config=lambda c: c.text_config)
-        ),
+        language=llama_language(block=(LLAMA_BLOCK, _SPARSE)),
         places=packed_places(),
         placeholder="<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
         expand=merged_tokens,

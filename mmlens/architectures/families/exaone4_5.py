@@ -7,32 +7,24 @@ Source: LG AI Research, EXAONE 4.5 Technical Report, 2026 (https://arxiv.org/abs
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected
 from mmlens.architectures.families.packed import PACKED_VIDEOS
 from mmlens.architectures.families.qwen2_vl import QWEN2_5_VL
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Stack
+from mmlens.declarations.structure import Block
 from mmlens.inputs.patch_geometry.packed import by_window, packed_video_places
 
 _BLOCK = Block(
-    attn=Attention(
-        kernel="self_attn",
-        branch="post_attention_layernorm",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.o_proj",
-    ),
+    attn=projected("o_proj", branch="post_attention_layernorm"),
     mlp=replace(LLAMA_BLOCK.mlp, branch="post_feedforward_layernorm"),
 )
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 
 EXAONE4_5 = register_family(
     replace(
         QWEN2_5_VL,
         name="exaone4_5",
         classes=("Exaone4_5_ForConditionalGeneration",),
-        language=replace(_LANGUAGE, stack=Stack(_LANGUAGE.stack.path, _BLOCK, config=lambda c: c.text_config)),
+        language=llama_language(block=_BLOCK),
         placeholder="<|image_pad|>\n",
         extra_inputs=None,
         # no time: its rotary positions run along the tokens

@@ -88,7 +88,7 @@ FAST_VLM = register_family(
         classes=("FastVlmForConditionalGeneration",),
         vision=Vision(stack=tuple(_stage(number) for number in range(_STAGES)), read=lambda c: [-1]),
         projector=replace(two_layer_projector(), received_width=lambda c: c.vision_config.hidden_size),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=_places,
     )
 )

@@ -11,13 +11,13 @@ Source: Xiao et al., Florence-2, 2023 (https://arxiv.org/abs/2311.06242); Ding e
 from math import prod
 from typing import Any
 
-import torch
-
 from mmlens.architectures.families.blocks import bart_language, decoder_start
+from mmlens.architectures.families.reading import vision_config
+from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
+from mmlens.inputs.patch_geometry import Places, Raster, Sizes, raster_places
 
 
 def _block(attention: str, *, over_channels: bool) -> Block:
@@ -43,7 +43,7 @@ def _stage(number: int) -> Stack:
     return Stack(
         f"model.vision_tower.blocks.{number}",
         _BLOCKS,
-        config=lambda c: c.vision_config,
+        config=vision_config,
         heads=lambda v: v.num_heads[number],
         name=f"stages.{number}.blocks",
         within=("spatial_block", "channel_block"),
@@ -52,28 +52,15 @@ def _stage(number: int) -> Stack:
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    pixels = tensors["pixel_values"]
-    height, width = pixels.shape[-2:]
+    height, width = tensors["pixel_values"].shape[-2:]
     side = prod(config.vision_config.patch_stride)
-    shape = (-(-height // side), -(-width // side))
-    cells = cells_of(*shape)
-    rows = torch.arange(len(cells)) + 1
-    found = []
-    for number, (sample, image, positions) in enumerate(
-        owners_of(tensors, config.image_token_id, [1 + len(cells)] * len(pixels))
-    ):
-        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-        boxes = frame.to_original(boxes_of(cells, side))
-        grids: dict[Any, Grid | tuple[Grid, ...]] = {
-            "projector": Grid(number, rows, boxes, cells, shape),
-            "language": Grid(sample, positions[1:], boxes, cells, shape),
-        }
-        why = (
-            "the tower's stages are maps of different sizes, and its convolutions mix neighbours; ask for part='projector' "
-            "or 'language', whose rows stand for the cells of the last map (the first row is the mean of all)"
-        )
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {"vision": why}))
-    return found
+    cells = Raster.of((-(-height // side), -(-width // side)), side, first=1)
+    why = (
+        "the tower's stages are maps of different sizes, and its convolutions mix neighbours; ask for part='projector' "
+        "or 'language', whose rows stand for the cells of the last map (the first row is the mean of all)"
+    )
+    rasters: dict[Part, Raster] = {"projector": cells, "language": cells}
+    return raster_places(config, tensors, sizes, processor, rasters, {"vision": why}, tokens=1 + len(cells.rows))
 
 
 FLORENCE2 = register_family(

@@ -8,13 +8,12 @@ ShieldGemma 2 is a Gemma 3 that answers with two logits; wrap the model that it 
 Source: Gemma Team, Gemma 3 Technical Report, 2025 (https://arxiv.org/abs/2503.19786).
 """
 
-from dataclasses import replace
 from typing import Any
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, gemma_language
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.architectures.families.blocks import GEMMA_LANGUAGE, vision_tower
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.merging import merging_places
 
 
@@ -33,16 +32,13 @@ GEMMA3 = register_family(
     Family(
         name="gemma3",
         classes=("Gemma3ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers"),
         projector=Projector(
             receives=("model.multi_modal_projector", "vision_outputs"),
             returns="model.multi_modal_projector",
             receives_rows="vision",
         ),
-        language=replace(gemma_language("model.language_model", head="lm_head"), looks_ahead=True),
+        language=GEMMA_LANGUAGE,
         places=merging_places(merge=_pooled),
         placeholder="<start_of_image>",
         nested_pictures=True,

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, timm_stage
+from mmlens.architectures.families.reading import text_config
 from mmlens.declarations.family import Family, Method, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
@@ -76,7 +77,7 @@ _BLOCK = replace(
     ),
     mixed=True,
 )
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_LANGUAGE = llama_language()
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -106,9 +107,7 @@ GEMMA3N = register_family(
         ),
         language=replace(
             _LANGUAGE,
-            stack=Stack(
-                _LANGUAGE.stack.path, _BLOCK, config=lambda c: c.text_config, active=lambda t: t.altup_active_idx
-            ),
+            stack=Stack(_LANGUAGE.stack.path, _BLOCK, config=text_config, active=lambda t: t.altup_active_idx),
             enters=("model.language_model", "inputs_embeds"),
         ),
         places=_places,

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language
+from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, projected, vision_tower
+from mmlens.architectures.families.reading import text_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Grid, Places, Sizes, owners_of, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
 from mmlens.inputs.patch_geometry.merging import raster_grid
@@ -33,14 +34,7 @@ _LOOKING_UP = replace(
 )
 _VISION_BLOCK = replace(
     _BLOCK,
-    attn=Attention(
-        kernel="self_attn",
-        branch="post_attention_layernorm",
-        q="self_attn.q_proj.linear",
-        k="self_attn.k_proj.linear",
-        v="self_attn.v_proj.linear",
-        o="self_attn.o_proj.linear",
-    ),
+    attn=projected("o_proj", branch="post_attention_layernorm", linear=".linear"),
     mlp=Mlp(
         down="mlp.down_proj.linear",
         up="mlp.up_proj.linear",
@@ -95,16 +89,13 @@ GEMMA4 = register_family(
     Family(
         name="gemma4",
         classes=("Gemma4ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layers", _VISION_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers", _VISION_BLOCK),
         projector=Projector(
             receives=("model.embed_vision", "inputs_embeds"), returns="model.embed_vision", packed=True
         ),
         language=replace(
-            llama_language("model.language_model", head="lm_head"),
-            stack=Stack("model.language_model.layers", (_LOOKING_UP, _BLOCK), config=lambda c: c.text_config),
+            llama_language(),
+            stack=Stack("model.language_model.layers", (_LOOKING_UP, _BLOCK), config=text_config),
             looks_ahead=True,
         ),
         places=_places,

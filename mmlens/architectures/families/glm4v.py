@@ -12,32 +12,21 @@ Source: Hong et al., GLM-4.1V-Thinking and GLM-4.5V, 2025 (https://arxiv.org/abs
 from dataclasses import replace
 from typing import Any
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, gated_mlp, llama_language, projected
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
 from mmlens.declarations.family import Family, Projector, Videos
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry.packed import packed_places, packed_video_places
 from mmlens.inputs.video_frames import packed_frames, packed_reader, size_by_video
 
 _SANDWICH = Block(
-    attn=Attention(
-        kernel="self_attn",
-        branch="post_self_attn_layernorm",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.o_proj",
-    ),
+    attn=projected("o_proj", branch="post_self_attn_layernorm"),
     mlp=Mlp(down="mlp.down_proj", gate_up="mlp.gate_up_proj", act="mlp.activation_fn", branch="post_mlp_layernorm"),
     ln1=Norm("input_layernorm"),
     ln2=Norm("post_attention_layernorm"),
 )
-_SPARSE = replace(
-    LLAMA_BLOCK,
-    mlp=SHARED_MIXTURE,
-)
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_SPARSE = replace(LLAMA_BLOCK, mlp=SHARED_MIXTURE)
 
 
 def _with_times(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
@@ -72,18 +61,10 @@ GLM4V = register_family(
         projector=Projector(
             receives=("model.visual.post_layernorm", "hidden_states"),
             returns="model.visual.merger",
-            mlp=Mlp(
-                down="model.visual.merger.down_proj",
-                up="model.visual.merger.up_proj",
-                gate="model.visual.merger.gate_proj",
-                act="model.visual.merger.act_fn",
-            ),
+            mlp=gated_mlp("model.visual.merger"),
             receives_rows="vision",
         ),
-        language=replace(
-            _LANGUAGE,
-            stack=Stack(_LANGUAGE.stack.path, (_SANDWICH, LLAMA_BLOCK, _SPARSE), config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=(_SANDWICH, LLAMA_BLOCK, _SPARSE)),
         places=packed_places(),
         placeholder="<|begin_of_image|><|image|><|end_of_image|>",
         expand=merged_tokens,

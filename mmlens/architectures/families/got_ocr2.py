@@ -11,38 +11,21 @@ Source: Wei et al., General OCR Theory: Towards OCR-2.0 via a Unified End-to-end
 
 from typing import Any
 
-import torch
-
 from mmlens.architectures.families.blocks import SAM_BLOCK, llama_language
+from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, owners_of, picture_frame, size_of
+from mmlens.inputs.patch_geometry import Places, Raster, Sizes, patches_of, raster_places
 from mmlens.inputs.patch_geometry.convolved import convolved
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    pixels = tensors["pixel_values"]
-    side = config.vision_config.patch_size
-    height, width = pixels.shape[-2:]
-    shape = (height // side, width // side)
-    patches = cells_of(*shape)
-    merged, tokens, boxes = convolved(shape, side)
-    found = []
-    owners = owners_of(tensors, config.image_token_id, [len(tokens)] * len(pixels))
-    for number, (sample, image, positions) in enumerate(owners):
-        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-        token_boxes = frame.to_original(boxes)
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(
-                number, torch.arange(len(patches)), frame.to_original(boxes_of(patches, side)), patches, shape
-            ),
-            "projector": Grid(number, torch.arange(len(tokens)), token_boxes, tokens, merged),
-            "language": Grid(sample, positions, token_boxes, tokens, merged),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
-    return found
+    shape, side = patches_of(config, tensors)
+    rows = convolved(shape, side)
+    rasters: dict[Part, Raster] = {"vision": Raster.of(shape, side), "projector": rows, "language": rows}
+    return raster_places(config, tensors, sizes, processor, rasters, tokens=len(rows.rows))
 
 
 GOT_OCR2 = register_family(
@@ -50,7 +33,7 @@ GOT_OCR2 = register_family(
         name="got_ocr2",
         classes=("GotOcr2ForConditionalGeneration",),
         vision=Vision(
-            stack=Stack("model.vision_tower.layers", SAM_BLOCK, config=lambda c: c.vision_config, nested=True),
+            stack=Stack("model.vision_tower.layers", SAM_BLOCK, config=vision_config, nested=True),
             read=lambda c: [c.vision_config.num_hidden_layers - 1],
         ),
         projector=Projector(
@@ -59,7 +42,7 @@ GOT_OCR2 = register_family(
             receives_rows="vision",
             nested=True,
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=_places,
         placeholder="<img><imgpad></img>\n",
     )

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.declarations.family import DeepStack, Family, Projector, Vision
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected, vision_tower
+from mmlens.declarations.family import DeepStack, Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.tile import canvas_places
 
 _CONNECTOR = "model.vision_model.connector"
@@ -45,10 +45,7 @@ GRANITE_DOCLING = register_family(
     Family(
         name="granite_docling",
         classes=("GraniteDoclingForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_model.encoder.layers"),
         projector=Projector(
             receives=(_CONNECTOR, "image_hidden_states"),
             # the connector itself returns the rows of all tiles in one sequence
@@ -59,15 +56,10 @@ GRANITE_DOCLING = register_family(
                 path=f"{_CONNECTOR}.coarse.deepstack_mergers",
                 mlp=Mlp(down="linear_2", up="linear_1", act="act"),
                 argument="image_features",
-                read=lambda c: c.vision_config.deepstack_visual_indexes,
-                into=lambda c: [n + 1 for n in range(len(c.vision_config.deepstack_visual_indexes))],
                 side_by_side=lambda c: _merge(c) ** 2,
             ),
         ),
-        language=replace(
-            llama_language("model.text_model", head="lm_head"),
-            stack=Stack("model.text_model.layers", _BLOCK, config=lambda c: c.text_config),
-        ),
+        language=llama_language("model.text_model", _BLOCK),
         places=canvas_places(merge=_merge),
         placeholder="<image>",
         nested_pictures=True,

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected
+from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import picture_tokens
-from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.declarations.family import Family, Method, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
 
 
@@ -36,15 +36,8 @@ HUNYUAN_VL = register_family(
     Family(
         name="hunyuan_vl",
         classes=("HunYuanVLForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                "model.vision_tower.layers",
-                replace(CLIP_BLOCK, attn=projected("o_proj")),
-                config=lambda c: c.vision_config,
-                packed=True,
-                lone_axis=0,
-            ),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
+        vision=vision_tower(
+            "model.vision_tower.layers", replace(CLIP_BLOCK, attn=projected("o_proj")), packed=True, lone_axis=0
         ),
         projector=Projector(
             receives=("model.vision_tower.layers.-1", None),
@@ -52,7 +45,7 @@ HUNYUAN_VL = register_family(
             receives_rows="vision",
             lone_axis=0,
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=packed_places(order=in_raster, among=_among),
         placeholder="<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>",
         expand=_expand,

@@ -17,7 +17,7 @@ from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, pr
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, merged_tokens, packed_vision
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry import cells_of
 from mmlens.inputs.patch_geometry.packed import by_window, packed_places, packed_video_places
 
@@ -34,10 +34,9 @@ def _order(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Te
 
 _BLOCK = replace(
     LLAMA_BLOCK,
-    attn=replace(projected("o_proj"), branch="post_norm1", scale=_multiplier),
+    attn=replace(projected("o_proj", branch="post_norm1"), scale=_multiplier),
     mlp=replace(LLAMA_BLOCK.mlp, branch="post_norm2", scale=_multiplier),
 )
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 _MERGER = "model.vision_model.merger"
 
 HYPERCLOVAX_VISION_V2 = register_family(
@@ -52,7 +51,7 @@ HYPERCLOVAX_VISION_V2 = register_family(
             mlp_rows="windows",
             receives_rows="vision",
         ),
-        language=replace(_LANGUAGE, stack=Stack(_LANGUAGE.stack.path, _BLOCK, config=lambda c: c.text_config)),
+        language=llama_language(block=_BLOCK),
         places=packed_places(order=_order),
         placeholder="<|image_pad|>\n",
         expand=merged_tokens,

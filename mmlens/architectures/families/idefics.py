@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, projected
-from mmlens.declarations.family import Crossing, Family, Language, Projector, Vision
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, projected, vision_tower
+from mmlens.core.names import Part
+from mmlens.declarations.family import Crossing, Family, Language, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, picture_frame
+from mmlens.inputs.patch_geometry import Places, Sizes, mixed_rows, vision_places
 
 _CROSS_BLOCK = Block(
     cross=replace(
@@ -52,35 +53,22 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places of the tower's rows."""
-    side = config.vision_config.patch_size
-    most, height, width = (tensors["pixel_values"].shape[axis] for axis in (1, -2, -1))
-    shape = (height // side, width // side)
-    cells = cells_of(*shape)
-    mixed = (
-        f"the {config.perceiver_config.resampler_n_latents} latents of the perceiver mix all patches, so they have no place in "
-        "the image; ask for part='vision', whose rows are patches"
-    )
+    limit = tensors["pixel_values"].shape[1]
+    pictures = tensors["image_attention_mask"].bool().any(1).sum(-1).tolist()
+    entries = [(sample * limit + image, sample, image) for sample, n in enumerate(pictures) for image in range(n)]
     why = (
         "the language model's rows hold no picture features: its cross-attention blocks look at the perceiver's latents"
     )
-    found = []
-    for sample, seen in enumerate(tensors["image_attention_mask"].bool().any(1).cpu()):
-        for image in range(int(seen.sum())):
-            size = (height, width) if sizes is None else sizes[sample][image]
-            boxes = picture_frame(processor, size, (height, width)).to_original(boxes_of(cells, side))
-            vision = Grid(sample * most + image, torch.arange(len(cells)) + 1, boxes, cells, shape)
-            found.append(Places(sample, image, size, {"vision": vision}, {"projector": mixed, "language": why}))
-    return found
+    latents = f"{config.perceiver_config.resampler_n_latents} latents of the perceiver"
+    placeless: dict[Part, str] = {**mixed_rows(latents), "language": why}
+    return vision_places(config, tensors, sizes, processor, placeless, entries=entries)
 
 
 IDEFICS = register_family(
     Family(
         name="idefics",
         classes=("IdeficsForVisionText2Text",),
-        vision=Vision(
-            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_model.encoder.layers"),
         projector=Projector(
             receives=("model.perceiver_resampler", "context"),
             returns="model.perceiver_resampler",

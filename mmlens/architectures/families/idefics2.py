@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, gated_mlp, llama_language, projected, vision_tower
 from mmlens.core.errors import InputError
-from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Block, Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.declarations.structure import Block, Config, Norm, Stack
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
 _PERCEIVER_BLOCK = Block(
     cross=replace(projected("o_proj"), joined=True),
@@ -85,10 +84,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             f"pixel_values hold {len(seen)} pictures or pieces for {given} pictures; pass what the image processor made of "
             "them, where each gives one, or five if it is cut into quarters."
         )
-    why = (
-        f"the {latents} latents of the perceiver mix all patches, so they have no place in the image; ask for "
-        "part='vision', whose rows are patches"
-    )
+    placeless = mixed_rows(f"{latents} latents of the perceiver")
     found = []
     owners = owners_of(tensors, config.image_token_id, [entries * latents] * (len(seen) // entries))
     for number, (sample, image, _) in enumerate(owners):
@@ -100,7 +96,6 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             which, rows, boxes, cells, shape = _put_together(pieces, own[start : start + len(pieces)], side, columns)
             first = number * entries + start
             views.append(Grid(first + which if len(pieces) > 1 else first, rows, boxes, cells, shape))
-        placeless: dict[Part, str] = {"projector": why, "language": why}
         found.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
     return found
 
@@ -109,19 +104,11 @@ IDEFICS2 = register_family(
     Family(
         name="idefics2",
         classes=("Idefics2ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_model.encoder.layers"),
         projector=Projector(
             receives=("model.connector", "image_hidden_states"),
             returns="model.connector",
-            mlp=Mlp(
-                down="model.connector.modality_projection.down_proj",
-                up="model.connector.modality_projection.up_proj",
-                gate="model.connector.modality_projection.gate_proj",
-                act="model.connector.modality_projection.act_fn",
-            ),
+            mlp=gated_mlp("model.connector.modality_projection"),
             mlp_first=True,
             stack=Stack(
                 "model.connector.perceiver_resampler.layers",
@@ -132,7 +119,7 @@ IDEFICS2 = register_family(
             queries=True,
             receives_rows="vision",
         ),
-        language=llama_language("model.text_model", head="lm_head"),
+        language=llama_language("model.text_model"),
         places=_places,
         placeholder="<image>",
         nested_pictures=True,

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language
+from mmlens.architectures.families.blocks import llama_language, vision_tower
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, size_of
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
@@ -113,14 +113,11 @@ IDEFICS3 = register_family(
     Family(
         name="idefics3",
         classes=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
-        vision=Vision(
-            stack=Stack("model.vision_model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_model.encoder.layers"),
         projector=Projector(
             receives=("model.connector", "image_hidden_states"), returns="model.connector", receives_rows="vision"
         ),
-        language=llama_language("model.text_model", head="lm_head"),
+        language=llama_language("model.text_model"),
         places=_places,
         placeholder="<image>",
         nested_pictures=True,

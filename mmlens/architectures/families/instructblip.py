@@ -15,20 +15,24 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, decoder_start, llama_language, t5_language
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.architectures.families.blocks import (
+    BLIP_BLOCK,
+    QFORMER_BLOCK,
+    decoder_start,
+    llama_language,
+    t5_language,
+    vision_tower,
+)
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, boxes_of, cells_of, picture_frame, query_places, size_of
+from mmlens.inputs.patch_geometry import Places, Sizes, mixed_rows, query_places, vision_places
 
 INSTRUCTBLIP = register_family(
     Family(
         name="instructblip",
         classes=("InstructBlipForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("vision_model.encoder.layers", BLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("vision_model.encoder.layers", BLIP_BLOCK),
         projector=Projector(
             receives=("qformer", "encoder_hidden_states"),
             returns="language_projection",
@@ -52,25 +56,11 @@ def _is_frame(config: Config, tensors: Any) -> torch.Tensor:
 
 
 def _frame_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    """Places of the tower's rows in each frame; the first row is the class row."""
-    pixels = tensors["pixel_values"]
-    height, width = pixels.shape[-2:]
-    side = config.vision_config.patch_size
-    shape = (height // side, width // side)
-    cells = cells_of(*shape)
-    why = (
-        f"the {config.num_query_tokens} queries of the Q-Former mix all patches, so they have no place in the image; "
-        "ask for part='vision', whose rows are patches"
-    )
-    found = []
-    for sample in range(pixels.shape[0]):
-        for image in range(pixels.shape[1]):
-            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-            boxes = frame.to_original(boxes_of(cells, side))
-            vision = Grid(sample * pixels.shape[1] + image, torch.arange(len(cells)) + 1, boxes, cells, shape)
-            size = (frame.height, frame.width)
-            found.append(Places(sample, image, size, {"vision": vision}, {"projector": why, "language": why}))
-    return found
+    """Places of the tower's rows in each frame."""
+    samples, frames = tensors["pixel_values"].shape[:2]
+    entries = [(sample * frames + frame, sample, frame) for sample in range(samples) for frame in range(frames)]
+    placeless = mixed_rows(f"{config.num_query_tokens} queries of the Q-Former")
+    return vision_places(config, tensors, sizes, processor, placeless, entries=entries)
 
 
 INSTRUCTBLIPVIDEO = register_family(

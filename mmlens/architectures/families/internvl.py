@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import llama_language, two_layer_projector
-from mmlens.architectures.families.reading import feature_layers
-from mmlens.declarations.family import Family, Videos, Vision
+from mmlens.architectures.families.blocks import llama_language, projected, two_layer_projector, vision_tower
+from mmlens.architectures.families.reading import feature_layers, vision_config
+from mmlens.declarations.family import Family, Videos
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import boxes_of, cells_of
 from mmlens.inputs.patch_geometry.frames import frame_places
 from mmlens.inputs.patch_geometry.tile import canvas_places, canvas_tokens
@@ -32,15 +32,7 @@ def _is_layer_norm(norm: nn.Module) -> bool:
 
 
 _BLOCK = Block(
-    attn=Attention(
-        kernel="attention",
-        branch="attention",
-        q="attention.q_proj",
-        k="attention.k_proj",
-        v="attention.v_proj",
-        o="attention.projection_layer",
-        scale=lambda block: block.get_parameter("lambda_1"),
-    ),
+    attn=replace(projected("projection_layer", "attention"), scale=lambda block: block.get_parameter("lambda_1")),
     mlp=Mlp(
         down="mlp.fc2",
         up="mlp.fc1",
@@ -103,12 +95,9 @@ INTERNVL = register_family(
     Family(
         name="internvl",
         classes=("InternVLForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layer", _BLOCK, config=lambda c: c.vision_config),
-            read=feature_layers,
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layer", _BLOCK, read=feature_layers),
         projector=replace(two_layer_projector(), side_by_side=lambda c: _merge(c) ** 2),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=canvas_places(merge=_merge, class_rows=1),
         placeholder="<IMG_CONTEXT>\n",
         expand=_expand,
@@ -124,8 +113,6 @@ QIANFAN_OCR = register_family(
         name="qianfan_ocr",
         classes=("QianfanOCRForConditionalGeneration",),
         videos=None,
-        vision=replace(
-            INTERNVL.vision, stack=Stack("model.vision_tower.layers", _BLOCK, config=lambda c: c.vision_config)
-        ),
+        vision=replace(INTERNVL.vision, stack=Stack("model.vision_tower.layers", _BLOCK, config=vision_config)),
     )
 )

@@ -11,26 +11,27 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
+from mmlens.architectures.families.blocks import (
+    LATENT_ATTENTION,
+    LLAMA_BLOCK,
+    SHARED_MIXTURE,
+    llama_language,
+    projected,
+    vision_tower,
+)
 from mmlens.architectures.families.packed import PACKED_BLOCK
-from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.declarations.family import Family, Method, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
 
 _VISION_BLOCK = replace(
     PACKED_BLOCK,
-    attn=Attention(kernel="attn", branch="attn", q="attn.q_proj", k="attn.k_proj", v="attn.v_proj", o="attn.proj"),
+    attn=projected("proj", "attn"),
 )
-_LATENT = replace(
-    LLAMA_BLOCK, attn=Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj", latent=True)
-)
-_SPARSE = replace(
-    _LATENT,
-    mlp=SHARED_MIXTURE,
-)
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_LATENT = replace(LLAMA_BLOCK, attn=LATENT_ATTENTION)
+_SPARSE = replace(_LATENT, mlp=SHARED_MIXTURE)
 
 
 def _merges(config: Config, tensors: dict[str, Any]) -> list[int]:
@@ -57,10 +58,7 @@ KIMI_K2_5 = register_family(
     Family(
         name="kimi_k2_5",
         classes=("Kimi_K25ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.layers", _VISION_BLOCK, config=lambda c: c.vision_config, packed=True),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.layers", _VISION_BLOCK, packed=True),
         projector=Projector(
             receives=("model.vision_tower.final_layernorm", "hidden_states"),
             returns=Method("model", "get_image_features", "pooler_output"),
@@ -68,9 +66,7 @@ KIMI_K2_5 = register_family(
             receives_rows="vision",
             lone_axis=1,
         ),
-        language=replace(
-            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_LATENT, _SPARSE), config=lambda c: c.text_config)
-        ),
+        language=llama_language(block=(_LATENT, _SPARSE)),
         places=packed_places(order=in_raster, merges=_merges, frame_of=_padded),
         placeholder="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n",
         expand=_expand,

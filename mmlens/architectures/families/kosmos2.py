@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, projected
+from mmlens.architectures.families.blocks import projected, vision_tower
+from mmlens.architectures.families.reading import text_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Language, Pooling, Projector, Vision
+from mmlens.declarations.family import Family, Language, Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, picture_frame, size_of
+from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, mixed_rows, size_of, vision_places
 
 _BLOCK = Block(
     attn=projected("out_proj"),
@@ -36,8 +37,7 @@ _BLOCK = Block(
 def _is_image(config: Config, tensors: Any) -> torch.Tensor:
     """The positions that the queries take, as the processor's mask says."""
     mask = tensors.get("image_embeds_position_mask")
-    ids = tensors["input_ids"]
-    return torch.zeros_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    return torch.zeros_like(tensors["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -49,29 +49,14 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     return {"image_embeds_position_mask": torch.cat([mask, mask.new_zeros(len(mask), added)], dim=1)}
 
 
-def _mixed(config: Config) -> str:
-    """Why the projector's and the language model's rows have no place."""
-    return (
-        f"the {config.latent_query_num} queries of the projector mix all patches, so they have no place in the image; ask "
-        "for part='vision', whose rows are patches"
-    )
+def _placeless(config: Config) -> dict[Part, str]:
+    return mixed_rows(f"{config.latent_query_num} queries of the projector")
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places of the tower's rows; every sample has one picture."""
-    height, width = tensors["pixel_values"].shape[-2:]
-    side = config.vision_config.patch_size
-    shape = (height // side, width // side)
-    cells = cells_of(*shape)
-    why = _mixed(config)
-    found = []
-    for sample in range(len(tensors["pixel_values"])):
-        frame = picture_frame(processor, size_of(sizes, sample, 0), (height, width))
-        boxes = frame.to_original(boxes_of(cells, side))
-        vision = Grid(sample, torch.arange(len(cells)) + 1, boxes, cells, shape)
-        places = Places(sample, 0, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why})
-        found.append(places)
-    return found
+    entries = [(sample, sample, 0) for sample in range(len(tensors["pixel_values"]))]
+    return vision_places(config, tensors, sizes, processor, _placeless(config), entries=entries)
 
 
 _QUERIES = "image_to_text_projection.x_attn"
@@ -80,30 +65,19 @@ KOSMOS2 = register_family(
     Family(
         name="kosmos2",
         classes=("Kosmos2ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("vision_model.model.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("vision_model.model.encoder.layers"),
         projector=Projector(
             receives=("image_to_text_projection", "features"),
             returns="image_to_text_projection",
             pooling=Pooling(
-                Attention(
-                    kernel=_QUERIES,
-                    branch=_QUERIES,
-                    q=f"{_QUERIES}.q_proj",
-                    k=f"{_QUERIES}.k_proj",
-                    v=f"{_QUERIES}.v_proj",
-                    o=f"{_QUERIES}.out_proj",
-                    joined=True,
-                ),
+                replace(projected("out_proj", _QUERIES), joined=True),
                 heads=lambda c: c.text_config.num_attention_heads,
             ),
             queries=True,
             receives_rows="vision",
         ),
         language=Language(
-            stack=Stack("text_model.model.layers", _BLOCK, config=lambda c: c.text_config),
+            stack=Stack("text_model.model.layers", _BLOCK, config=text_config),
             embed="text_model.model.embed_tokens",
             norm=Norm("text_model.model.layer_norm", centred=True),
             head="text_model.lm_head",
@@ -119,26 +93,22 @@ KOSMOS2 = register_family(
 
 def _is_document(config: Config, tensors: Any) -> torch.Tensor:
     """The positions that the queries take; the tokens around them are marked with another number."""
-    mask = tensors.get("image_embeds_position_mask")
-    ids = tensors["input_ids"]
-    return torch.zeros_like(ids, dtype=torch.bool) if mask is None else mask == 1
+    return _is_image(config, tensors) & (tensors.get("image_embeds_position_mask", 0) == 1)
 
 
 def _patch_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places of patches that come cut, each with its row and column in front, counted from 1; 0 in padding rows."""
     patches = tensors["flattened_patches"]
-    why = _mixed(config)
-    found = []
-    for sample, own in enumerate(patches[..., :2].long().cpu()):
-        real = own[own[:, 0] > 0]
-        cells = real - 1
-        shape = (int(real[:, 0].max()), int(real[:, 1].max()))
+    places = []
+    for sample, numbers in enumerate(patches[..., :2].long().cpu()):
+        cells = numbers[numbers[:, 0] > 0] - 1
+        shape = (int(cells[:, 0].max()) + 1, int(cells[:, 1].max()) + 1)
         size = size_of(sizes, sample, 0) or (int(tensors["height"][sample]), int(tensors["width"][sample]))
         boxes = Frame(*size, (shape[0] / size[0], shape[1] / size[1])).to_original(boxes_of(cells, 1))
         vision = Grid(sample, torch.arange(len(cells)), boxes, cells, shape)
         lengths: dict[Part, int] = {"vision": patches.shape[1]}
-        found.append(Places(sample, 0, size, {"vision": vision}, {"projector": why, "language": why}, lengths))
-    return found
+        places.append(Places(sample, 0, size, {"vision": vision}, _placeless(config), lengths))
+    return places
 
 
 _PATCH_BLOCK = Block(
@@ -160,10 +130,7 @@ KOSMOS2_5 = register_family(
         KOSMOS2,
         name="kosmos2_5",
         classes=("Kosmos2_5ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("vision_model.encoder.layer", _PATCH_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("vision_model.encoder.layer", _PATCH_BLOCK),
         places=_patch_places,
         is_image=_is_document,
         pads_right=True,

@@ -8,43 +8,29 @@ Source: Liquid AI, LFM2 Technical Report, 2025 (https://arxiv.org/abs/2511.23404
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language
+from mmlens.architectures.families.blocks import llama_language, projected, vision_tower
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Language, Method, Projector, Vision
+from mmlens.declarations.family import Family, Method, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry import Grid, Places, Sizes, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
-_MLP = Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward")
-_ATTENTION = Block(
-    attn=Attention(
-        kernel="self_attn",
-        branch="self_attn",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.out_proj",
-    ),
-    mlp=_MLP,
+#: The two kinds of blocks: one mixes positions by attention, the other by a short convolution.
+ATTENTION_BLOCK = Block(
+    attn=projected("out_proj"),
+    mlp=Mlp(down="feed_forward.w2", up="feed_forward.w3", gate="feed_forward.w1", branch="feed_forward"),
     ln1=Norm("operator_norm"),
     ln2=Norm("ffn_norm"),
 )
-_CONVOLUTION = Block(mixer="conv", mlp=_MLP, ln1=Norm("operator_norm"), ln2=Norm("ffn_norm"))
-
-
-def _language() -> Language:
-    path = "model.language_model"
-    llama = llama_language(path, head="lm_head")
-    stack = Stack(f"{path}.layers", (_ATTENTION, _CONVOLUTION), config=lambda c: c.text_config)
-    return Language(stack=stack, embed=llama.embed, norm=Norm(f"{path}.embedding_norm"), head=llama.head)
+CONVOLUTION_BLOCK = replace(ATTENTION_BLOCK, attn=None, mixer="conv")
 
 
 def _runs(positions: torch.Tensor, lengths: Iterator[int]) -> Iterator[list[torch.Tensor]]:
@@ -167,17 +153,14 @@ LFM2_VL = register_family(
     Family(
         name="lfm2_vl",
         classes=("Lfm2VlForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers"),
         projector=Projector(
             receives=("model.vision_tower.post_layernorm", None),
             returns=Method("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
             packed=True,
         ),
-        language=_language(),
+        language=llama_language(block=(ATTENTION_BLOCK, CONVOLUTION_BLOCK), norm=Norm("embedding_norm")),
         places=_places,
         placeholder="<image>",
         nested_pictures=True,

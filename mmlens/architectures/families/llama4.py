@@ -11,46 +11,29 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, gated_mlp, llama_language, projected, vision_tower
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry import Frame
 from mmlens.inputs.patch_geometry.marked import marked_places
 
 _VISION_BLOCK = Block(
-    attn=Attention(
-        kernel="self_attn",
-        branch="self_attn",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.o_proj",
-    ),
+    attn=projected("o_proj"),
     mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.activation_fn", branch="mlp"),
     ln1=Norm("input_layernorm", centred=True),
     ln2=Norm("post_attention_layernorm", centred=True),
 )
 
 
-def _gated(path: str) -> Mlp:
-    return Mlp(
-        down=f"{path}.down_proj",
-        up=f"{path}.up_proj",
-        gate=f"{path}.gate_proj",
-        act=f"{path}.activation_fn",
-        branch=path,
-    )
-
-
-_DENSE = replace(LLAMA_BLOCK, mlp=_gated("feed_forward"))
+_DENSE = replace(LLAMA_BLOCK, mlp=gated_mlp("feed_forward", act="activation_fn", branch="feed_forward"))
 _SPARSE = replace(
     LLAMA_BLOCK,
     mlp=Mlp(
         branch="feed_forward",
         router="feed_forward.router",
         router_item=1,
-        shared=replace(_gated("feed_forward.shared_expert"), branch=None),
+        shared=gated_mlp("feed_forward.shared_expert", act="activation_fn"),
     ),
 )
 
@@ -84,10 +67,7 @@ LLAMA4 = register_family(
     Family(
         name="llama4",
         classes=("Llama4ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("vision_model.model.layers", _VISION_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("vision_model.model.layers", _VISION_BLOCK),
         projector=Projector(
             receives=("vision_model.vision_adapter", "encoded_patches"),
             returns="multi_modal_projector",
@@ -96,10 +76,7 @@ LLAMA4 = register_family(
             receives_rows="vision",
             laid_out="vision_model.vision_adapter",
         ),
-        language=replace(
-            llama_language("language_model.model", head="language_model.lm_head"),
-            stack=Stack("language_model.model.layers", (_DENSE, _SPARSE), config=lambda c: c.text_config),
-        ),
+        language=llama_language("language_model.model", (_DENSE, _SPARSE), head="language_model.lm_head"),
         places=marked_places(
             marks=lambda c: (c.boi_token_id, c.eoi_token_id),
             tiles=_tiles,

@@ -28,7 +28,7 @@ _LLAVA = Family(
     classes=("LlavaForConditionalGeneration",),
     vision=clip_vision(),
     projector=two_layer_projector(),
-    language=llama_language("model.language_model", head="lm_head"),
+    language=llama_language(),
     places=grid_places(class_rows=class_rows, drops_class=lambda c: c.vision_feature_select_strategy == "default"),
 )
 _PIXTRAL = replace(

@@ -30,7 +30,7 @@ LLAVA_NEXT = register_family(
         classes=("LlavaNextForConditionalGeneration",),
         vision=clip_vision(),
         projector=two_layer_projector(),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=anyres_places(class_rows=class_rows),
         expand=anyres_tokens(),
     )

@@ -50,7 +50,7 @@ LLAVA_ONEVISION = register_family(
         classes=("LlavaOnevisionForConditionalGeneration",),
         vision=clip_vision(),
         projector=two_layer_projector(),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=anyres_places(class_rows=class_rows, most=_most),
         expand=anyres_tokens(most=_most),
         nested_pictures=True,

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK
+from mmlens.architectures.families.blocks import vision_tower
 from mmlens.architectures.families.packed import picture_tokens
 from mmlens.architectures.families.qwen3_5 import QWEN3_5
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.declarations.family import Family, Method, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, size_of
 
@@ -148,16 +148,7 @@ MINICPM_V_4_6 = register_family(
     Family(
         name="minicpm_v_4_6",
         classes=("MiniCPMV4_6ForConditionalGeneration", "MiniCPMOcrForConditionalGeneration"),
-        vision=Vision(
-            stack=Stack(
-                "model.vision_tower.encoder.layers",
-                CLIP_BLOCK,
-                config=lambda c: c.vision_config,
-                packed=True,
-                lone_axis=0,
-            ),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers", packed=True, lone_axis=0),
         projector=Projector(
             receives=("model.merger", "hidden_states"),
             returns=Method("model", "get_image_features", "pooler_output"),

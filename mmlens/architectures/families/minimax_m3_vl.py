@@ -9,34 +9,22 @@ Source: MiniMax, MiniMax-M3, 2026 (https://huggingface.co/MiniMaxAI/MiniMax-M3).
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK
+from mmlens.architectures.families.blocks import MIXTURE, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import merged_tokens
-from mmlens.declarations.family import Family, Language, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Mlp, Norm
 from mmlens.inputs.patch_geometry.packed import packed_places
 
 _DENSE = Block(
-    attn=Attention(
-        kernel=None,
-        branch="self_attn",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.o_proj",
-    ),
+    attn=replace(projected("o_proj"), kernel=None),
     mlp=Mlp(down="mlp.down_proj", gate_up="mlp.gate_up_proj", branch="mlp"),
     ln1=Norm("input_layernorm", offset=1.0),
     ln2=Norm("post_attention_layernorm", offset=1.0),
 )
 _SPARSE = replace(
     _DENSE,
-    mlp=Mlp(
-        branch="mlp",
-        router="mlp.gate",
-        router_item=0,
-        shared=Mlp(down="mlp.shared_experts.down_proj", gate_up="mlp.shared_experts.gate_up_proj"),
-    ),
+    mlp=replace(MIXTURE, shared=Mlp(down="mlp.shared_experts.down_proj", gate_up="mlp.shared_experts.gate_up_proj")),
 )
 _PROJECTOR = "model.multi_modal_projector"
 
@@ -44,12 +32,7 @@ MINIMAX_M3_VL = register_family(
     Family(
         name="minimax_m3_vl",
         classes=("MiniMaxM3SparseForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                "model.vision_tower.layers", CLIP_BLOCK, config=lambda c: c.vision_config, packed=True, lone_axis=0
-            ),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.layers", packed=True, lone_axis=0),
         projector=Projector(
             receives=(_PROJECTOR, "image_features"),
             returns=_PROJECTOR,
@@ -60,12 +43,7 @@ MINIMAX_M3_VL = register_family(
             ),
             receives_rows="vision",
         ),
-        language=Language(
-            stack=Stack("model.language_model.layers", (_DENSE, _SPARSE), config=lambda c: c.text_config),
-            embed="model.language_model.embed_tokens",
-            norm=Norm("model.language_model.norm", offset=1.0),
-            head="lm_head",
-        ),
+        language=llama_language(block=(_DENSE, _SPARSE), norm=Norm("norm", offset=1.0)),
         places=packed_places(),
         placeholder="]<]start of image[>[]<]image[>[]<]end of image[>[\n",
         expand=merged_tokens,

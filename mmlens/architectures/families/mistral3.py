@@ -17,22 +17,23 @@ from typing import Any
 
 from torch import nn
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language, projected
-from mmlens.architectures.families.reading import layer_index
+from mmlens.architectures.families.blocks import (
+    LATENT_ATTENTION,
+    LLAMA_BLOCK,
+    SHARED_MIXTURE,
+    gated_mlp,
+    llama_language,
+    projected,
+)
+from mmlens.architectures.families.reading import layer_index, vision_config
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry.merging import packed_merging_places
 
 _PIXTRAL_BLOCK = Block(
     attn=projected("o_proj", "attention"),
-    mlp=Mlp(
-        down="feed_forward.down_proj",
-        up="feed_forward.up_proj",
-        gate="feed_forward.gate_proj",
-        act="feed_forward.act_fn",
-        branch="feed_forward",
-    ),
+    mlp=gated_mlp("feed_forward", branch="feed_forward"),
     ln1=Norm("attention_norm"),
     ln2=Norm("ffn_norm"),
 )
@@ -45,9 +46,7 @@ def pixtral_vision(path: str, read: Callable[[Config], Sequence[int]]) -> Vision
         path: the tower.
         read: the blocks that are read, given the model's configuration.
     """
-    return Vision(
-        stack=Stack(f"{path}.transformer.layers", _PIXTRAL_BLOCK, config=lambda c: c.vision_config), read=read
-    )
+    return Vision(stack=Stack(f"{path}.transformer.layers", _PIXTRAL_BLOCK, config=vision_config), read=read)
 
 
 def _projector(path: str) -> Projector:
@@ -76,17 +75,9 @@ def _merged(config: Config) -> int:
     return int(config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1))
 
 
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 #: Mistral 4: queries, keys and values have two linears each, or share one.
-_LATENT = replace(
-    LLAMA_BLOCK,
-    attn=Attention(kernel="self_attn", branch="self_attn", o="self_attn.o_proj", latent=True),
-    when=_has_latents,
-)
-_SPARSE = replace(
-    _LATENT,
-    mlp=SHARED_MIXTURE,
-)
+_LATENT = replace(LLAMA_BLOCK, attn=LATENT_ATTENTION, when=_has_latents)
+_SPARSE = replace(_LATENT, mlp=SHARED_MIXTURE)
 
 
 def _tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
@@ -109,10 +100,7 @@ MISTRAL3 = register_family(
         classes=("Mistral3ForConditionalGeneration", "MistralLarge4ForConditionalGeneration"),
         vision=pixtral_vision("model.vision_tower", _read),
         projector=_projector("model.multi_modal_projector"),
-        language=replace(
-            _LANGUAGE,
-            stack=Stack(_LANGUAGE.stack.path, (_LATENT, _SPARSE, LLAMA_BLOCK), config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=(_LATENT, _SPARSE, LLAMA_BLOCK)),
         places=packed_merging_places,
         placeholder="[IMG]",
         expand=rows_of_tokens,
@@ -126,7 +114,7 @@ LIGHTON_OCR = register_family(
         classes=("LightOnOcrForConditionalGeneration",),
         vision=pixtral_vision("model.vision_encoder", lambda c: [c.vision_config.num_hidden_layers - 1]),
         projector=_projector("model.vision_projection"),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=packed_merging_places,
         placeholder="<|image_pad|>",
         expand=_tokens,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
+from mmlens.architectures.families.reading import text_config, vision_config
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Read, Vision
 from mmlens.declarations.registry import register_family
@@ -119,11 +120,11 @@ MLLAMA = register_family(
         classes=("MllamaForConditionalGeneration",),
         vision=Vision(
             stack=(
-                Stack("model.vision_model.transformer.layers", _VISION_BLOCK, config=lambda c: c.vision_config),
+                Stack("model.vision_model.transformer.layers", _VISION_BLOCK, config=vision_config),
                 Stack(
                     "model.vision_model.global_transformer.layers",
                     _GATED_VISION_BLOCK,
-                    config=lambda c: c.vision_config,
+                    config=vision_config,
                     name="global_blocks",
                 ),
             ),
@@ -133,8 +134,8 @@ MLLAMA = register_family(
             receives=("model.multi_modal_projector", "input"), returns="model.multi_modal_projector", nested=True
         ),
         language=replace(
-            llama_language("model.language_model", head="lm_head"),
-            stack=Stack("model.language_model.layers", (LLAMA_BLOCK, _CROSS_BLOCK), config=lambda c: c.text_config),
+            llama_language(),
+            stack=Stack("model.language_model.layers", (LLAMA_BLOCK, _CROSS_BLOCK), config=text_config),
             merges=False,
         ),
         places=_places,

@@ -16,10 +16,18 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.declarations.family import Family, Pooling, Projector, Vision
+from mmlens.architectures.families.blocks import (
+    CLIP_BLOCK,
+    LLAMA_BLOCK,
+    gated_mlp,
+    llama_language,
+    projected,
+    vision_tower,
+)
+from mmlens.architectures.families.reading import text_config
+from mmlens.declarations.family import Family, Pooling, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Stack
 from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
 
 _PROJECTOR = "model.multi_modal_projector"
@@ -28,7 +36,7 @@ _POOLING = f"{_PROJECTOR}.image_pooling_2d"
 #: Norms behind the branches: what is added to the stream is their output.
 _POST_NORM_BLOCK = replace(
     LLAMA_BLOCK,
-    attn=replace(projected("o_proj"), branch="input_layernorm"),
+    attn=projected("o_proj", branch="input_layernorm"),
     mlp=replace(LLAMA_BLOCK.mlp, branch="post_attention_layernorm"),
     ln1=None,
     ln2=None,
@@ -135,41 +143,24 @@ MOLMO2 = register_family(
     Family(
         name="molmo2",
         classes=("Molmo2ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                "model.vision_tower.layers",
-                replace(CLIP_BLOCK, attn=projected("o_proj")),
-                config=lambda c: c.vision_config,
-            ),
-            read=_feature_layers,
+        vision=vision_tower(
+            "model.vision_tower.layers", replace(CLIP_BLOCK, attn=projected("o_proj")), read=_feature_layers
         ),
         projector=Projector(
             receives=(_PROJECTOR, "image_features"),
             # the module itself returns a record, not a tensor
             returns=f"{_PROJECTOR}.image_projector",
             pooling=Pooling(
-                Attention(
-                    kernel=_POOLING,
-                    branch=_POOLING,
-                    q=f"{_POOLING}.q_proj",
-                    k=f"{_POOLING}.k_proj",
-                    v=f"{_POOLING}.v_proj",
-                    o=f"{_POOLING}.o_proj",
-                ),
+                projected("o_proj", _POOLING),
                 heads=lambda c: c.adapter_config.num_attention_heads,
                 windows=True,
             ),
-            mlp=Mlp(
-                down=f"{_PROJECTOR}.image_projector.down_proj",
-                up=f"{_PROJECTOR}.image_projector.up_proj",
-                gate=f"{_PROJECTOR}.image_projector.gate_proj",
-                act=f"{_PROJECTOR}.image_projector.act_fn",
-            ),
+            mlp=gated_mlp(f"{_PROJECTOR}.image_projector"),
             receives_rows="vision",
         ),
         language=replace(
-            llama_language("model.language_model", head="lm_head"),
-            stack=Stack("model.language_model.layers", (_POST_NORM_BLOCK, LLAMA_BLOCK), config=lambda c: c.text_config),
+            llama_language(),
+            stack=Stack("model.language_model.layers", (_POST_NORM_BLOCK, LLAMA_BLOCK), config=text_config),
             looks_ahead=True,
         ),
         places=_places,

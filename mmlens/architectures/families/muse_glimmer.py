@@ -15,20 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, llama_language, projected
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.architectures.families.blocks import (
+    GEMMA_SANDWICH_BLOCK,
+    llama_language,
+    projected,
+    vision_tower,
+)
+from mmlens.architectures.families.packed import PACKED_BLOCK
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry import cells_of
 from mmlens.inputs.patch_geometry.packed import packed_places
 
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
 _VISION_BLOCK = replace(
-    CLIP_BLOCK,
+    PACKED_BLOCK,
     attn=projected("proj", "attn"),
-    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp"),
-    ln1=Norm("norm1", centred=True),
-    ln2=Norm("norm2", centred=True),
 )
 
 
@@ -55,20 +57,14 @@ MUSE_GLIMMER = register_family(
     Family(
         name="muse_glimmer",
         classes=("MuseGlimmerForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.layers", _VISION_BLOCK, config=lambda c: c.vision_config, packed=True),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.layers", _VISION_BLOCK, packed=True),
         projector=Projector(
             receives=("model.vision_adapter", "x"),
             returns="model.perception_emb_norm",
             mlp=Mlp(down="model.vision_adapter.fc2", up="model.vision_adapter.fc1"),
             side_by_side=lambda c: c.vision_config.merge_size**2,
         ),
-        language=replace(
-            _LANGUAGE,
-            stack=Stack(_LANGUAGE.stack.path, GEMMA_SANDWICH_BLOCK, config=lambda c: c.text_config),
-        ),
+        language=llama_language(block=GEMMA_SANDWICH_BLOCK),
         places=packed_places(order=_order, merges=_merges),
         placeholder="<|patch|>",
         expand=_expand,
@@ -84,8 +80,7 @@ def _share(gate: nn.Module) -> torch.Tensor:
 _DENSE = replace(
     GEMMA_SANDWICH_BLOCK,
     attn=replace(
-        projected("o_proj"),
-        branch="post_attention_layernorm",
+        projected("o_proj", branch="post_attention_layernorm"),
         scale=lambda block: _share(block.post_attention_residual_gate),  # type: ignore[arg-type]
     ),
     middle="post_attention_residual_gate",
@@ -101,8 +96,6 @@ MUSE_SPARK = register_family(
         MUSE_GLIMMER,
         name="muse_spark",
         classes=("MuseSparkForConditionalGeneration",),
-        language=replace(
-            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (_DENSE, _SPARSE), config=lambda c: c.text_config)
-        ),
+        language=llama_language(block=(_DENSE, _SPARSE)),
     )
 )

@@ -8,22 +8,15 @@ Source: Lu et al., Ovis: Structural Embedding Alignment for Multimodal Large Lan
 (https://arxiv.org/abs/2405.20797).
 """
 
-from mmlens.architectures.families.blocks import llama_language
-from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.architectures.families.blocks import gated_mlp, llama_language, projected, vision_tower
+from mmlens.declarations.family import Family, Method, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Norm
 from mmlens.inputs.patch_geometry.marked import marked_places
 
 _AIM_BLOCK = Block(
-    attn=Attention(
-        kernel="attention",
-        branch="attention",
-        q="attention.q_proj",
-        k="attention.k_proj",
-        v="attention.v_proj",
-        o="attention.out_proj",
-    ),
-    mlp=Mlp(down="ffn.down_proj", up="ffn.up_proj", gate="ffn.gate_proj", act="ffn.act_fn", branch="ffn"),
+    attn=projected("out_proj", "attention"),
+    mlp=gated_mlp("ffn", branch="ffn"),
     ln1=Norm("rms_norm1"),
     ln2=Norm("rms_norm2"),
 )
@@ -46,16 +39,13 @@ OVIS2 = register_family(
     Family(
         name="ovis2",
         classes=("Ovis2ForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.transformer.encoder.layers", _AIM_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.transformer.encoder.layers", _AIM_BLOCK),
         projector=Projector(
             receives=("model.vision_tower.transformer.rms_norm", None),
             returns=Method("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=marked_places(
             marks=_marks, tiles=_tiles, merge=lambda c: c.vision_config.hidden_stride, whole_first=True
         ),

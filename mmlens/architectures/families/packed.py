@@ -1,7 +1,12 @@
 """What families share whose vision tower lays the patches of all pictures out in one sequence and merges squares of them."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from mmlens.architectures.families.blocks import gated_mlp
+from mmlens.architectures.families.reading import vision_config
 from mmlens.declarations.family import Videos, Vision
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry.packed import packed_video_places
@@ -18,7 +23,7 @@ PACKED_BLOCK = Block(
 #: Qwen2.5-VL and GLM-4V: RMS norms, gated MLP.
 GATED_PACKED_BLOCK = Block(
     attn=PACKED_BLOCK.attn,
-    mlp=Mlp(down="mlp.down_proj", up="mlp.up_proj", gate="mlp.gate_proj", act="mlp.act_fn", branch="mlp"),
+    mlp=gated_mlp(branch="mlp"),
     ln1=Norm("norm1"),
     ln2=Norm("norm2"),
 )
@@ -31,7 +36,7 @@ def packed_vision(block: Block, path: str = "model.visual.blocks") -> Vision:
         block: what its blocks look like.
         path: where they are.
     """
-    stack = Stack(path, block, config=lambda c: c.vision_config, heads=lambda v: v.num_heads, packed=True)
+    stack = Stack(path, block, config=vision_config, heads=lambda v: v.num_heads, packed=True)
     return Vision(stack=stack, read=lambda c: [c.vision_config.depth - 1])
 
 
@@ -56,6 +61,20 @@ def merged_frames(config: Config, tensors: dict[str, Any], counts: list[int], fp
     """The text that stands for every video: one token per merged square and group of frames."""
     merge = config.vision_config.spatial_merge_size**2
     return [mark * int(count) for count in tensors["video_grid_thw"].prod(-1) // merge]
+
+
+def with_durations(name: str) -> Callable[[Config, dict[str, Any], float], dict[str, Any]]:
+    """The tensors of a video with the seconds that a group of frames lasts, which rotary positions count.
+
+    Args:
+        name: what the model calls these seconds.
+    """
+
+    def inputs(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
+        seconds = config.vision_config.temporal_patch_size / fps
+        return {**tensors, name: torch.full((len(tensors["video_grid_thw"]),), seconds)}
+
+    return inputs
 
 
 #: Videos of Qwen2-VL: a row stands for two frames, and nothing tells the time.

@@ -5,30 +5,21 @@ The projector runs picture by picture, so the hidden neurons of its MLP exist in
 Source: Cui et al., PaddleOCR-VL, 2025 (https://arxiv.org/abs/2510.14528).
 """
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language
+from mmlens.architectures.families.blocks import llama_language, vision_tower
 from mmlens.architectures.families.packed import merged_tokens, picture_tokens
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Stack
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
 
 PADDLEOCR_VL = register_family(
     Family(
         name="paddleocr_vl",
         classes=("PaddleOCRVLForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack(
-                "model.visual.vision_model.encoder.layers",
-                CLIP_BLOCK,
-                config=lambda c: c.vision_config,
-                packed=True,
-            ),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.visual.vision_model.encoder.layers", packed=True),
         projector=Projector(
             receives=("model.projector", "image_features"), returns="model.projector", receives_rows="vision"
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=packed_places(order=in_raster),
         placeholder="<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
         expand=merged_tokens,

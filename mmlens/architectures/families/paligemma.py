@@ -7,16 +7,15 @@ Source: Beyer et al., PaliGemma: A versatile 3B VLM for transfer, 2024 (https://
 al., PaliGemma 2, 2024 (https://arxiv.org/abs/2412.03555).
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import CLIP_BLOCK, gemma_language
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.architectures.families.blocks import GEMMA_LANGUAGE, vision_tower
+from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import grid_places
 
 
@@ -33,14 +32,11 @@ PALIGEMMA = register_family(
     Family(
         name="paligemma",
         classes=("PaliGemmaForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.encoder.layers", CLIP_BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [c.vision_config.num_hidden_layers - 1],
-        ),
+        vision=vision_tower("model.vision_tower.encoder.layers"),
         projector=Projector(
             receives=("model.multi_modal_projector", "image_features"), returns="model.multi_modal_projector"
         ),
-        language=replace(gemma_language("model.language_model", head="lm_head"), looks_ahead=True),
+        language=GEMMA_LANGUAGE,
         places=grid_places(class_rows=lambda c: 0, drops_class=lambda c: False),
         placeholder="<image>",
         extra_inputs=_extra_inputs,

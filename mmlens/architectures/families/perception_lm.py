@@ -10,6 +10,7 @@ Source: Cho et al., PerceptionLM: Open-Access Data and Models for Detailed Visua
 (https://arxiv.org/abs/2504.13180); Bolya et al., Perception Encoder, 2025 (https://arxiv.org/abs/2504.13181).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import isqrt
 from typing import Any
@@ -17,12 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import llama_language, two_layer_projector
+from mmlens.architectures.families.blocks import llama_language, two_layer_projector, vision_tower
+from mmlens.architectures.families.packed import PACKED_BLOCK
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Attention, Config, Mlp
 from mmlens.inputs.patch_geometry import Grid, Places, Sizes, owners_of, size_of
 from mmlens.inputs.patch_geometry.tile import PARTS, Tower, unknown_places, view_grids
 
@@ -33,20 +35,16 @@ def _heads(block: nn.Module) -> int:
     return int(block.attn.num_heads)  # type: ignore[union-attr, arg-type]
 
 
-def _attention_scale(block: nn.Module) -> torch.Tensor | float:
-    return 1.0 if block.gamma_1 is None else block.gamma_1  # type: ignore[return-value]
-
-
-def _mlp_scale(block: nn.Module) -> torch.Tensor | float:
-    return 1.0 if block.gamma_2 is None else block.gamma_2  # type: ignore[return-value]
+def _scale(name: str) -> Callable[[nn.Module], torch.Tensor | float]:
+    """What a branch is multiplied by: a parameter of the block, which some checkpoints lack."""
+    return lambda block: 1.0 if getattr(block, name) is None else block.get_parameter(name)
 
 
 #: timm's `EvaBlock` with fused queries, keys and values and an MLP of two linears.
-_BLOCK = Block(
-    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj", scale=_attention_scale, heads=_heads),
-    mlp=Mlp(down="mlp.fc2", up="mlp.fc1", act="mlp.act", branch="mlp", scale=_mlp_scale),
-    ln1=Norm("norm1", centred=True),
-    ln2=Norm("norm2", centred=True),
+_BLOCK = replace(
+    PACKED_BLOCK,
+    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj", scale=_scale("gamma_1"), heads=_heads),
+    mlp=replace(PACKED_BLOCK.mlp, scale=_scale("gamma_2")),
 )
 
 
@@ -110,10 +108,7 @@ PERCEPTION_LM = register_family(
     Family(
         name="perception_lm",
         classes=("PerceptionLMForConditionalGeneration",),
-        vision=Vision(
-            stack=Stack("model.vision_tower.timm_model.blocks", _BLOCK, config=lambda c: c.vision_config),
-            read=lambda c: [-1],
-        ),
+        vision=vision_tower("model.vision_tower.timm_model.blocks", _BLOCK, read=lambda c: [-1]),
         projector=replace(
             two_layer_projector(_PROJECTOR),
             # with the class row, which is left out behind it, so that rows are called as in the tower
@@ -123,7 +118,7 @@ PERCEPTION_LM = register_family(
             mlp_rows_first=True,
             receives_rows="vision",
         ),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=_places,
         placeholder="<|image|>\n",
     )

@@ -11,9 +11,6 @@ Source: Bai et al., Qwen2.5-VL Technical Report, 2025 (https://arxiv.org/abs/250
 """
 
 from dataclasses import replace
-from typing import Any
-
-import torch
 
 from mmlens.architectures.families.blocks import llama_language
 from mmlens.architectures.families.packed import (
@@ -23,10 +20,11 @@ from mmlens.architectures.families.packed import (
     merged_tokens,
     packed_vision,
     picture_tokens,
+    with_durations,
 )
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp
+from mmlens.declarations.structure import Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_places, packed_video_places
 
 #: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
@@ -43,7 +41,7 @@ QWEN2_VL = register_family(
         classes=("Qwen2VLForConditionalGeneration",),
         vision=packed_vision(PACKED_BLOCK),
         projector=MERGER,
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,
@@ -53,12 +51,6 @@ QWEN2_VL = register_family(
 )
 
 
-def _seconds(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
-    """How long a group of frames lasts, which Qwen2.5-VL's rotary positions count."""
-    lasting = config.vision_config.temporal_patch_size / fps
-    return {**tensors, "second_per_grid_ts": torch.full((len(tensors["video_grid_thw"]),), lasting)}
-
-
 QWEN2_5_VL = register_family(
     replace(
         QWEN2_VL,
@@ -66,6 +58,8 @@ QWEN2_5_VL = register_family(
         classes=("Qwen2_5_VLForConditionalGeneration",),
         vision=packed_vision(GATED_PACKED_BLOCK),
         places=packed_places(order=by_window),
-        videos=replace(PACKED_VIDEOS, places=packed_video_places(order=by_window), inputs=_seconds),
+        videos=replace(
+            PACKED_VIDEOS, places=packed_video_places(order=by_window), inputs=with_durations("second_per_grid_ts")
+        ),
     )
 )

@@ -10,38 +10,19 @@ Source: Qwen Team, Qwen3.5, 2026 (https://huggingface.co/Qwen/Qwen3.5-27B).
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, MIXTURE, gated_mlp, llama_language, projected
 from mmlens.architectures.families.qwen3_vl import MERGER, QWEN3_VL
-from mmlens.declarations.family import Language
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Block, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Norm
 
 _FULL = Block(
-    attn=Attention(
-        kernel="self_attn",
-        branch="self_attn",
-        q="self_attn.q_proj",
-        k="self_attn.k_proj",
-        v="self_attn.v_proj",
-        o="self_attn.o_proj",
-        gated=True,
-    ),
+    attn=replace(projected("o_proj"), gated=True),
     mlp=LLAMA_BLOCK.mlp,
     ln1=Norm("input_layernorm", offset=1.0),
     ln2=Norm("post_attention_layernorm", offset=1.0),
 )
 _LINEAR = replace(_FULL, attn=None, mixer="linear_attn")
-_MIXTURE = Mlp(
-    branch="mlp",
-    router="mlp.gate",
-    router_item=0,
-    shared=Mlp(
-        down="mlp.shared_expert.down_proj",
-        up="mlp.shared_expert.up_proj",
-        gate="mlp.shared_expert.gate_proj",
-        act="mlp.shared_expert.act_fn",
-    ),
-)
+_MIXTURE = replace(MIXTURE, shared=gated_mlp("mlp.shared_expert"))
 _KINDS = (_FULL, _LINEAR, replace(_FULL, mlp=_MIXTURE), replace(_LINEAR, mlp=_MIXTURE))
 
 QWEN3_5 = register_family(
@@ -50,11 +31,6 @@ QWEN3_5 = register_family(
         name="qwen3_5",
         classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
         projector=MERGER,
-        language=Language(
-            stack=Stack("model.language_model.layers", _KINDS, config=lambda c: c.text_config),
-            embed="model.language_model.embed_tokens",
-            norm=Norm("model.language_model.norm", offset=1.0),
-            head="lm_head",
-        ),
+        language=llama_language(block=_KINDS, norm=Norm("norm", offset=1.0)),
     )
 )

@@ -14,7 +14,7 @@ Source: Meng et al., DeepStack, 2024 (https://arxiv.org/abs/2406.04334).
 from dataclasses import replace
 from typing import Any
 
-from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language
+from mmlens.architectures.families.blocks import LLAMA_BLOCK, MIXTURE, llama_language
 from mmlens.architectures.families.packed import (
     PACKED_BLOCK,
     PACKED_VIDEOS,
@@ -24,7 +24,7 @@ from mmlens.architectures.families.packed import (
 )
 from mmlens.declarations.family import DeepStack, Family, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Stack
+from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
 from mmlens.inputs.video_frames import packed_frames, size_by_video
 
@@ -57,8 +57,7 @@ def _with_times(config: Config, tensors: dict[str, Any], counts: list[int], fps:
     return texts
 
 
-_SPARSE = replace(LLAMA_BLOCK, mlp=Mlp(branch="mlp", router="mlp.gate", router_item=0))
-_LANGUAGE = llama_language("model.language_model", head="lm_head")
+_SPARSE = replace(LLAMA_BLOCK, mlp=MIXTURE)
 
 QWEN3_VL = register_family(
     Family(
@@ -72,16 +71,10 @@ QWEN3_VL = register_family(
         projector=replace(
             MERGER,
             deepstack=DeepStack(
-                path="model.visual.deepstack_merger_list",
-                mlp=Mlp(down="linear_fc2", up="linear_fc1", act="act_fn"),
-                argument="x",
-                read=lambda c: c.vision_config.deepstack_visual_indexes,
-                into=lambda c: [n + 1 for n in range(len(c.vision_config.deepstack_visual_indexes))],
+                "model.visual.deepstack_merger_list", Mlp(down="linear_fc2", up="linear_fc1", act="act_fn"), "x"
             ),
         ),
-        language=replace(
-            _LANGUAGE, stack=Stack(_LANGUAGE.stack.path, (LLAMA_BLOCK, _SPARSE), config=lambda c: c.text_config)
-        ),
+        language=llama_language(block=(LLAMA_BLOCK, _SPARSE)),
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,

@@ -8,16 +8,13 @@ Source: Xu et al., Qwen3-Omni Technical Report, 2025 (https://arxiv.org/abs/2509
 """
 
 from dataclasses import replace
-from typing import Any
 
-import torch
-
-from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, packed_vision
+from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, packed_vision, with_durations
 from mmlens.architectures.families.qwen2_vl import QWEN2_5_VL
 from mmlens.architectures.families.qwen3_vl import QWEN3_VL
 from mmlens.declarations.family import DeepStack, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Attention, Config, Mlp
+from mmlens.declarations.structure import Attention, Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_video_places
 
 _BLOCK = replace(
@@ -25,11 +22,7 @@ _BLOCK = replace(
     attn=Attention(kernel="attn", branch="attn", q="attn.q", k="attn.k", v="attn.v", o="attn.proj"),
 )
 
-
-def _seconds(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
-    """How long a pair of frames lasts, which the rotary positions count."""
-    lasting = config.vision_config.temporal_patch_size / fps
-    return {**tensors, "video_second_per_grid": torch.full((len(tensors["video_grid_thw"]),), lasting)}
+_DURATIONS = with_durations("video_second_per_grid")
 
 
 QWEN2_5_OMNI = register_family(
@@ -43,7 +36,7 @@ QWEN2_5_OMNI = register_family(
         videos=replace(
             PACKED_VIDEOS,
             places=packed_video_places(order=by_window),
-            inputs=_seconds,
+            inputs=_DURATIONS,
             placeholder="<|vision_bos|>{}<|vision_eos|>",
         ),
     )
@@ -59,15 +52,9 @@ QWEN3_OMNI = register_family(
             returns="model.visual.merger",
             mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
             receives_rows="vision",
-            deepstack=DeepStack(
-                path="model.visual.merger_list",
-                mlp=Mlp(down="mlp.2", up="mlp.0", act="mlp.1"),
-                argument="hidden",
-                read=lambda c: c.vision_config.deepstack_visual_indexes,
-                into=lambda c: [n + 1 for n in range(len(c.vision_config.deepstack_visual_indexes))],
-            ),
+            deepstack=DeepStack("model.visual.merger_list", Mlp(down="mlp.2", up="mlp.0", act="mlp.1"), "hidden"),
         ),
         extra_inputs=None,
-        videos=replace(PACKED_VIDEOS, inputs=_seconds),
+        videos=replace(PACKED_VIDEOS, inputs=_DURATIONS),
     )
 )

@@ -20,10 +20,10 @@ from mmlens.inputs.patch_geometry.merging import merging_places
 
 _BLOCK = replace(
     GEMMA_SANDWICH_BLOCK,
-    attn=replace(projected("o_proj"), branch="post_self_attn_layernorm"),
+    attn=projected("o_proj", branch="post_self_attn_layernorm"),
     ln1=Norm("pre_self_attn_layernorm", offset=1.0),
 )
-_DECODER_BLOCK = replace(_BLOCK, attn=replace(projected("o_proj"), branch="post_self_attn_layernorm", joined=True))
+_DECODER_BLOCK = replace(_BLOCK, attn=replace(projected("o_proj", branch="post_self_attn_layernorm"), joined=True))
 _ENCODER = "model.encoder.text_model"
 _DECODER = "model.decoder"
 

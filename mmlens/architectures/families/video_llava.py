@@ -32,7 +32,7 @@ VIDEO_LLAVA = register_family(
         classes=("VideoLlavaForConditionalGeneration",),
         vision=clip_vision("model.image_tower"),
         projector=two_layer_projector(),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         places=grid_places(class_rows=class_rows, drops_class=_drops_class),
         expand=_expand,
         # the image processor's own name for its pixels, which it keeps unless told otherwise

@@ -15,7 +15,7 @@ VIPLLAVA = register_family(
         classes=("VipLlavaForConditionalGeneration",),
         vision=clip_vision(),
         projector=two_layer_projector(argument="hidden_states"),
-        language=llama_language("model.language_model", head="lm_head"),
+        language=llama_language(),
         # the first row is dropped whatever the tower, which is CLIP in all checkpoints
         places=grid_places(class_rows=lambda c: 1, drops_class=lambda c: True),
     )

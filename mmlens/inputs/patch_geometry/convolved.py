@@ -2,6 +2,7 @@
 
 import torch
 
+from mmlens.inputs.patch_geometry.grid import Raster
 from mmlens.inputs.patch_geometry.rows import cells_of
 
 #: Patches per row along each side, as two convolutions step by two.
@@ -11,18 +12,16 @@ _STEP = 4
 _REACH = 4
 
 
-def convolved(shape: tuple[int, int], side: int) -> tuple[tuple[int, int], torch.Tensor, torch.Tensor]:
-    """The grid that the convolutions give.
+def convolved(shape: tuple[int, int], side: int) -> Raster:
+    """The rows that the convolutions give, each with the box of all patches that it is made of; neighbours overlap.
 
     Args:
         shape: (rows, columns) of patches.
         side: of a patch, in pixels that the tower receives.
-
-    Returns:
-        Its shape, its cells `[n, 2]`, and the box `[n, 4]` of all patches that each is made of; neighbours overlap.
     """
-    made = (-(-shape[0] // _STEP), -(-shape[1] // _STEP))
-    cells = cells_of(*made)
+    steps = (-(-shape[0] // _STEP), -(-shape[1] // _STEP))
+    cells = cells_of(*steps)
     first = (cells * _STEP - _REACH).clamp(min=0)
     last = torch.minimum(cells * _STEP + _REACH + 1, torch.tensor(shape))
-    return made, cells, torch.cat([first.flip(-1), last.flip(-1)], dim=-1) * side
+    boxes = torch.cat([first.flip(-1), last.flip(-1)], dim=-1) * side
+    return Raster(torch.arange(len(cells)), boxes, cells, steps)

@@ -1,6 +1,7 @@
-"""Places of towers that cut a picture into one raster of patches, and of Q-Formers behind them."""
+"""Places of pictures that one raster stands for, the same for every picture of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,78 @@ from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame, picture_frame
 from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The rows of one part that stand for a picture.
+
+    Attributes:
+        rows: `[n]` rows of the picture's entry of the part; in the language model, numbers among the picture's tokens.
+        boxes: `[n, 4]` what each stands for, in pixels that the tower receives.
+        cells: `[n, 2]` (row, column) of each in the raster.
+        shape: (rows, columns) of the raster.
+    """
+
+    rows: torch.Tensor
+    boxes: torch.Tensor
+    cells: torch.Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], side: int, *, first: int = 0) -> "Raster":
+        """Square cells of a given side in raster order, from row `first` on."""
+        cells = cells_of(*shape)
+        return cls(torch.arange(len(cells)) + first, boxes_of(cells, side), cells, shape)
+
+
+def raster_places(
+    config: Config,
+    tensors: dict[str, Any],
+    sizes: Sizes,
+    processor: Any | None,
+    rasters: Mapping[Part, Raster],
+    placeless: Mapping[Part, str] | None = None,
+    *,
+    tokens: int = 0,
+    entries: Sequence[tuple[int, int, int]] | None = None,
+    received: tuple[int, int] | None = None,
+    frame: Callable[[Any, tuple[int, int] | None, tuple[int, int]], Frame] = picture_frame,
+) -> list[Places]:
+    """One grid a picture for each raster.
+
+    Args:
+        config, tensors, sizes, processor: as for every family's `places`.
+        rasters: by part.
+        placeless: why the rows of the other parts have no place.
+        tokens: image tokens of a picture.
+        entries: (entry of the batch axis of tower and projector, sample, picture) of every picture; by default one entry
+            a picture, in the order of their tokens.
+        received: (height, width) that the tower receives; that of the pixels by default.
+        frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, received)`.
+    """
+    pixels = tensors["pixel_values"]
+    received = received or tuple(pixels.shape[-2:])
+    if entries is None:
+        owners = owners_of(tensors, config.image_token_id, [tokens] * len(pixels))
+        pictures = [(number, *owner) for number, owner in enumerate(owners)]
+    else:
+        pictures = [(*entry, torch.empty(0, dtype=torch.long)) for entry in entries]
+    places = []
+    for entry, sample, image, positions in pictures:
+        own_frame = frame(processor, size_of(sizes, sample, image), received)
+        grids = {
+            part: Grid(
+                sample if part == "language" else entry,
+                positions[raster.rows] if part == "language" else raster.rows,
+                own_frame.to_original(raster.boxes),
+                raster.cells,
+                raster.shape,
+            )
+            for part, raster in rasters.items()
+        }
+        places.append(Places(sample, image, (own_frame.height, own_frame.width), grids, placeless or {}))
+    return places
 
 
 def grid_places(
@@ -22,56 +95,60 @@ def grid_places(
     Args:
         class_rows: rows before the patches, given the configuration.
         drops_class: whether these are left out of what is handed on.
-        frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, size that
-            the tower receives)`.
+        frame: as for `raster_places`.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-        pixels = tensors["pixel_values"]
-        side = config.vision_config.patch_size
-        height, width = pixels.shape[-2:]
-        shape = (height // side, width // side)
-        cells = cells_of(*shape)
-        extra = class_rows(config)
-        kept = 0 if drops_class(config) else extra
-        found = []
-        owners = owners_of(tensors, config.image_token_id, [kept + len(cells)] * len(pixels))
-        for number, (sample, image, positions) in enumerate(owners):
-            seen = frame(processor, size_of(sizes, sample, image), (height, width))
-            boxes = seen.to_original(boxes_of(cells, side))
-            rows = torch.arange(len(cells))
-            grids: dict[Part, Grid | tuple[Grid, ...]] = {
-                "vision": Grid(number, rows + extra, boxes, cells, shape),
-                "projector": Grid(number, rows + kept, boxes, cells, shape),
-                "language": Grid(sample, positions[kept:], boxes, cells, shape),
-            }
-            found.append(Places(sample, image, (seen.height, seen.width), grids, {}))
-        return found
+        shape, side = patches_of(config, tensors)
+        tower = Raster.of(shape, side, first=class_rows(config))
+        behind = Raster.of(shape, side) if drops_class(config) else tower
+        rasters: dict[Part, Raster] = {"vision": tower, "projector": behind, "language": behind}
+        tokens = int(behind.rows[-1]) + 1
+        return raster_places(config, tensors, sizes, processor, rasters, tokens=tokens, frame=frame)
 
     return places
 
 
+def patches_of(config: Config, tensors: dict[str, Any]) -> tuple[tuple[int, int], int]:
+    """(rows, columns) of the patches that a tower cuts its pixels into, and the side of a patch."""
+    side = config.vision_config.patch_size
+    height, width = tensors["pixel_values"].shape[-2:]
+    return (height // side, width // side), side
+
+
 def query_places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-    """Places for Q-Formers: only the vision tower's patches have one (its first row is the class row)."""
-    pixels = tensors["pixel_values"]
-    side, queries = config.vision_config.patch_size, config.num_query_tokens
-    height, width = pixels.shape[-2:]
-    cells = cells_of(height // side, width // side)
+    """Places for Q-Formers: the vision tower's patches alone have one."""
+    queries = config.num_query_tokens
+    placeless = mixed_rows(f"{queries} queries of the Q-Former")
+    return vision_places(config, tensors, sizes, processor, placeless, tokens=queries)
+
+
+def mixed_rows(rows: str) -> dict[Part, str]:
+    """Why rows that are learned queries have no place, in the projector and in the language model.
+
+    Args:
+        rows: what they are, with their number.
+    """
     why = (
-        f"the {queries} queries of the Q-Former mix all patches, so they have no place in the image; "
-        "ask for part='vision', whose rows are patches"
+        f"the {rows} mix all patches, so they have no place in the image; ask for part='vision', whose rows are patches"
     )
-    found = []
-    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [queries] * len(pixels))):
-        frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-        vision = Grid(
-            number,
-            torch.arange(len(cells)) + 1,
-            frame.to_original(boxes_of(cells, side)),
-            cells,
-            (height // side, width // side),
-        )
-        found.append(
-            Places(sample, image, (frame.height, frame.width), {"vision": vision}, {"projector": why, "language": why})
-        )
-    return found
+    return {"projector": why, "language": why}
+
+
+def vision_places(
+    config: Config,
+    tensors: dict[str, Any],
+    sizes: Sizes,
+    processor: Any | None,
+    placeless: Mapping[Part, str],
+    *,
+    tokens: int = 0,
+    entries: Sequence[tuple[int, int, int]] | None = None,
+) -> list[Places]:
+    """Places of the patches of a tower with one class row in front, behind which nothing has places.
+
+    Args:
+        config, tensors, sizes, processor, placeless, tokens, entries: as for `raster_places`.
+    """
+    rasters: dict[Part, Raster] = {"vision": Raster.of(*patches_of(config, tensors), first=1)}
+    return raster_places(config, tensors, sizes, processor, rasters, placeless, tokens=tokens, entries=entries)

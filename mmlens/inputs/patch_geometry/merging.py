@@ -7,7 +7,8 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
-from mmlens.inputs.patch_geometry.frame import Frame, picture_frame
+from mmlens.inputs.patch_geometry.frame import Frame
+from mmlens.inputs.patch_geometry.grid import Raster, patches_of, raster_places
 from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
 
 
@@ -35,22 +36,15 @@ def merging_places(*, merge: Callable[[Config], int]) -> Callable[..., list[Plac
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-        pixels = tensors["pixel_values"]
-        side, factor = config.vision_config.patch_size, merge(config)
-        height, width = pixels.shape[-2:]
-        patches = (height // side, width // side)
-        merged = (patches[0] // factor, patches[1] // factor)
-        found = []
-        owners = owners_of(tensors, config.image_token_id, [merged[0] * merged[1]] * len(pixels))
-        for number, (sample, image, positions) in enumerate(owners):
-            frame = picture_frame(processor, size_of(sizes, sample, image), (height, width))
-            grids: dict[Part, Grid | tuple[Grid, ...]] = {
-                "vision": raster_grid(frame, patches, side, torch.arange(patches[0] * patches[1]), number),
-                "projector": raster_grid(frame, merged, side * factor, torch.arange(len(positions)), number),
-                "language": raster_grid(frame, merged, side * factor, positions, sample),
-            }
-            found.append(Places(sample, image, (frame.height, frame.width), grids, {}))
-        return found
+        factor = merge(config)
+        shape, side = patches_of(config, tensors)
+        squares = Raster.of((shape[0] // factor, shape[1] // factor), side * factor)
+        rasters: dict[Part, Raster] = {
+            "vision": Raster.of(shape, side),
+            "projector": squares,
+            "language": squares,
+        }
+        return raster_places(config, tensors, sizes, processor, rasters, tokens=len(squares.rows))
 
     return places
 

@@ -4,6 +4,7 @@ A family's `places` function gets `(config, tensors, sizes, image_processor)` an
 the order of the batch. Pixel boxes are (left, top, right, bottom) in pixels of the user's picture.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -56,9 +57,9 @@ class Places:
     sample: int
     image: int
     size: tuple[int, int]
-    grids: dict[Part, Grid | tuple[Grid, ...]]
-    placeless: dict[Part, str]
-    lengths: dict[Part, int] = field(default_factory=dict)
+    grids: Mapping[Part, Grid | tuple[Grid, ...]]
+    placeless: Mapping[Part, str]
+    lengths: Mapping[Part, int] = field(default_factory=dict)
     frames: tuple[int, ...] = ()
 
     def views(self, part: Part) -> tuple[Grid, ...]:

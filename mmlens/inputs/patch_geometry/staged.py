@@ -1,4 +1,4 @@
-"""Places of towers whose stages are maps of different sizes: only the rows handed on stand for squares of the picture."""
+"""Places of towers whose stages are maps of different sizes: the projector's rows alone stand for squares of the picture."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
-from mmlens.inputs.patch_geometry.frame import picture_frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, cells_of, owners_of, size_of
+from mmlens.inputs.patch_geometry.grid import Raster, raster_places
+from mmlens.inputs.patch_geometry.rows import Places, Sizes, cells_of
 
 
 def staged_places(
@@ -29,20 +29,10 @@ def staged_places(
         stand_for: what these rows stand for, for the message about rows of the tower.
     """
     cells = cells_of(*shape)
-    pixels = tensors["pixel_values"]
+    raster = Raster(torch.arange(len(cells)), squares, cells, shape)
     why = (
         "the tower's stages are maps of different sizes, and its convolutions mix neighbours; ask for part='projector' or "
         f"'language', whose rows stand for {stand_for}"
     )
-    found = []
-    for number, (sample, image, positions) in enumerate(
-        owners_of(tensors, config.image_token_id, [len(cells)] * len(pixels))
-    ):
-        frame = picture_frame(processor, size_of(sizes, sample, image), tuple(pixels.shape[-2:]))
-        boxes = frame.to_original(squares)
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "projector": Grid(number, torch.arange(len(cells)), boxes, cells, shape),
-            "language": Grid(sample, positions, boxes, cells, shape),
-        }
-        found.append(Places(sample, image, (frame.height, frame.width), grids, {"vision": why}))
-    return found
+    rasters: dict[Part, Raster] = {"projector": raster, "language": raster}
+    return raster_places(config, tensors, sizes, processor, rasters, {"vision": why}, tokens=len(cells))
