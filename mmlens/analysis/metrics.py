@@ -1,23 +1,28 @@
 """Metrics: functions of the logits at the predicting position, with one value per sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, Must, Several, Text, With
 from mmlens.models.hooked import HookedMultimodal
 
 #: `logits [batch vocab]` at the predicting position to one value per sample `[batch]`.
 MetricFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+#: A token: a string or an id.
+Token: TypeAlias = Text | Index
 #: A token, the same for all samples, or one per sample.
-Tokens: TypeAlias = str | int | Sequence[str | int]
+Tokens: TypeAlias = Token | Several[Token]
 
 _Function: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Metric:
     """A metric with a name and a unit; tokens are looked up when it meets a model.
@@ -105,12 +110,10 @@ class Measure:
 
 
 def _ids(model: HookedMultimodal, tokens: Tokens) -> torch.Tensor:
-    several = [tokens] if isinstance(tokens, str | int) else list(tokens)
-    if not several:
-        raise InputError("A metric was given an empty list of tokens; give one token, or one per sample.")
-    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else int(t) for t in several])
+    several = [tokens] if isinstance(tokens, str | int) else tokens
+    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else t for t in several])
     size = _vocabulary(model)
-    wrong = ids[(ids < 0) | (ids >= size)].tolist()
+    wrong = ids[ids >= size].tolist()
     if wrong:
         raise InputError(f"A metric was given the token ids {wrong}; the vocabulary has ids 0..{size - 1}.")
     return ids
@@ -136,6 +139,7 @@ def _named(tokens: Tokens) -> str:
     return "[" + ", ".join(map(repr, tokens[:3])) + (", ...]" if len(tokens) > 3 else "]")
 
 
+@checked
 def log_probability(token: Tokens) -> Metric:
     """Log-probability of a token, in nats.
 
@@ -155,6 +159,7 @@ def log_probability(token: Tokens) -> Metric:
     return Metric(f"log p({_named(token)})", "nats", (_held(token),), function)
 
 
+@checked
 def probability(token: Tokens) -> Metric:
     """Probability of a token, 0 to 1.
 
@@ -168,6 +173,7 @@ def probability(token: Tokens) -> Metric:
     return Metric(f"p({_named(token)})", "probability", (_held(token),), function)
 
 
+@checked
 def log_odds(token: Tokens) -> Metric:
     """Log-odds of a token, `log p - log (1 - p)`, in nats: still moves where p is close to 1.
 
@@ -183,6 +189,7 @@ def log_odds(token: Tokens) -> Metric:
     return Metric(f"log odds({_named(token)})", "nats", (_held(token),), function)
 
 
+@checked
 def logit_difference(answer: Tokens, other: Tokens) -> Metric:
     """Logit of one token minus the logit of another.
 
@@ -196,6 +203,12 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
         Metric(logit('red') - logit(['blue', 'green']), logits)
     """
 
+    pairs = zip(*([token] if isinstance(token, str | int) else token for token in (answer, other)))
+    if answer == other or any(one == two for one, two in pairs):
+        raise InputError(
+            f"logit_difference({_named(answer)}, {_named(other)}) is 0 whatever runs; name two different tokens."
+        )
+
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         return _pick(logits, columns) - _pick(logits, columns, 1)
 
@@ -208,6 +221,7 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
     )
 
 
+@checked
 def rank(token: Tokens) -> Metric:
     """How many tokens are more probable than a token; 0 where it is the answer.
 
@@ -221,6 +235,7 @@ def rank(token: Tokens) -> Metric:
     return Metric(f"rank({_named(token)})", "tokens", (_held(token),), function)
 
 
+@checked
 def accuracy(answer: Tokens) -> Metric:
     """Whether a token is the most probable one: 1 or 0.
 
@@ -234,6 +249,7 @@ def accuracy(answer: Tokens) -> Metric:
     return Metric(f"answer is {_named(answer)}", "share", (_held(answer),), function)
 
 
+@checked
 def kl_divergence() -> Metric:
     """How far the answer is from the clean run's: `KL(clean || run) = sum_v p(v) (log p(v) - log q(v))`, in nats."""
 
@@ -262,15 +278,26 @@ def as_function(
 
 def metric_name(metric: Metric | MetricFunction) -> str:
     """A metric's name and unit, as results print it."""
+    metric = metric.metric if isinstance(metric, Measure) else metric
     return f"{metric.name}, {metric.unit}" if isinstance(metric, Metric) else getattr(metric, "__name__", "metric")
 
 
-def require_values(values: object, size: int) -> torch.Tensor:
-    """What a metric returned, if it is one value per sample.
+def require_values(values: object, size: int, metric: Metric | MetricFunction) -> torch.Tensor:
+    """What a metric returned, if it is one number per sample.
 
     Raises:
         InputError: if it is not.
     """
+    values = _one_each(values, size)
+    if values.isnan().any():
+        samples = values.isnan().nonzero().flatten().tolist()
+        raise InputError(
+            f"The metric {metric_name(metric)} is NaN for the samples {samples}; it must give a number for each."
+        )
+    return values
+
+
+def _one_each(values: object, size: int) -> torch.Tensor:
     if not isinstance(values, torch.Tensor) or values.shape != (size,):
         found = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         raise InputError(
@@ -283,23 +310,44 @@ def require_metric(metric: Metric | MetricFunction, model: HookedMultimodal, siz
     """Try a metric on made-up logits, so that one that cannot work is refused before any forward pass.
 
     Raises:
-        InputError: for tokens that the model lacks, tokens for another number of samples, a wrong shape, or something that is
-            no function of logits `[batch vocab]`.
+        InputError: for tokens that the model lacks, tokens for another number of samples, a wrong shape, or a function that
+            fails on logits `[batch vocab]`.
     """
-    zeros = torch.zeros(size, _vocabulary(model))
-    if not callable(as_function(metric, model, clean=zeros)):
-        raise InputError(
-            f"metric={metric!r} is no metric; take one of mmlens.metrics, e.g. logit_difference('red', 'blue'), or a function "
-            "from logits [batch vocab] to values [batch]."
-        )
+    logits = torch.linspace(-1, 1, _vocabulary(model)).repeat(size, 1)
+    measure = as_function(metric, model, clean=logits)
     try:
-        values = as_function(metric, model, clean=zeros)(zeros)
-    except IndexError as error:
+        values = measure(logits)
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"The metric {metric_name(metric)} failed on logits {list(zeros.shape)} [batch vocab] ({error}). A metric is given "
+            f"The metric {metric_name(metric)} failed on logits {list(logits.shape)} [batch vocab] ({error}). A metric is given "
             "the predicting position's logits alone: leave the position out, logits[:, token]."
         ) from error
-    require_values(values, size)
+    _one_each(values, size)
+
+
+def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
+    """The metric, if it works for the model and the batch among the arguments."""
+    model = arguments["model"]
+    batch = next((arguments[key] for key in ("clean", "batch", "data") if hasattr(arguments.get(key), "layout")), None)
+    if batch is None and isinstance(metric, Metric):
+        metric.on(model, clean=torch.zeros(1, 1))  # how many samples a dataset has is not known yet
+    else:
+        require_metric(metric, model, 1 if batch is None else batch.size)
+    return metric
+
+
+#: A metric as verbs take it: of this module, or any function of logits `[batch vocab]` to values `[batch]`.
+MetricLike: TypeAlias = Annotated[
+    Metric | MetricFunction,
+    Must(
+        "a metric of mm.metrics, e.g. logit_difference('red', 'blue'), or a function from logits [batch vocab] to values [batch]",
+        lambda value: True,
+        instead=True,
+    ),
+    With(_tried),
+]
 
 
 def predicting_logits(
@@ -328,4 +376,4 @@ def per_sample(
     Raises:
         InputError: if it does not give one value per sample.
     """
-    return require_values(metric(predicting_logits(model, logits, last)), len(logits))
+    return require_values(metric(predicting_logits(model, logits, last)), len(logits), metric)

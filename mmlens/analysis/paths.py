@@ -18,19 +18,18 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import networkx as nx
 import torch
 from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import (
-    Metric,
     MetricFunction,
+    MetricLike,
     as_function,
     metric_name,
     predicting_logits,
-    require_metric,
     require_values,
 )
 from mmlens.analysis.patching.groups import Group, Groups, groups_on
@@ -38,17 +37,18 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import groups_of
 from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
 from mmlens.core.axes import unit_axis
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Several
 from mmlens.core.units import Positions
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.cache import record
 from mmlens.hooks.graph import HookGraph
-from mmlens.hooks.nodes import Node, Selection
+from mmlens.hooks.nodes import Node, Points
 from mmlens.hooks.session import HookPair
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
@@ -82,15 +82,16 @@ class PathSweep:
         return self.sweep.effect
 
 
+@checked
 @torch.no_grad()
 def path_patch(
     model: HookedMultimodal,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    to: str | Sequence[str],
-    at: Names | Selection | None = None,
+    metric: MetricLike,
+    to: str | Several[str],
+    at: Points | None = None,
     units: SweptUnits = None,
     positions: Groups = ("all",),
     to_positions: Positions = "all",
@@ -128,17 +129,12 @@ def path_patch(
         >>> paths.effect.shape == (model.cfg.n_heads, 1, 1)
         True
     """
-    if direction not in ("denoise", "noise") or freeze not in get_args(Freeze):
-        raise InputError(
-            f"direction={direction!r} must be 'denoise' or 'noise', and freeze={freeze!r} 'branches' or 'attention'."
-        )
     require_same_layout(clean, corrupted)
     chosen = choose(model, at, units)
     receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
     frozen = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in chosen}
     groups = groups_of(clean, chosen, positions)
     where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
-    require_metric(metric, model, clean.size)
     base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
     held = list(dict.fromkeys([*(name for names in frozen.values() for name in names), *frozen]))
     base_logits, own = model.run_with_cache(base, names=held)
@@ -154,7 +150,7 @@ def path_patch(
             for j, group in enumerate(groups[sender.node.name]):
                 values[i, j] = run.effect(sender, group, other[sender.node.name], frozen[sender.node.name]).cpu()
                 bar.update()
-    measured = [require_values(measure(logits), clean.size).cpu() for logits in ends]
+    measured = [require_values(measure(logits), clean.size, measure).cpu() for logits in ends]
     clean_value, corrupted_value = measured if direction == "noise" else reversed(measured)
     sweep = PatchSweep(
         values=values,
@@ -290,9 +286,8 @@ class _Paths:
         self._require_units(kept)
         puts = [(r, g, kept[r.node.name]) for r, g in zip(self.receivers, self.where, strict=True)]
         logits = self.model.run_with_hooks(self.base, fwd_hooks=self._hooks(puts))
-        return require_values(
-            self.measure(predicting_logits(self.model, logits, self.base.layout.last)), self.base.size
-        )
+        values = self.measure(predicting_logits(self.model, logits, self.base.layout.last))
+        return require_values(values, self.base.size, self.measure)
 
     def _require_units(self, kept: dict[str, torch.Tensor]) -> None:
         """Refuse receivers whose unit the point does not have; how many heads it has, a run tells."""

@@ -9,6 +9,10 @@ class InputError(MMLensError, ValueError):
     """Something the caller passed cannot be used. Raised before any forward pass."""
 
 
+class ArgumentError(InputError, TypeError):
+    """Arguments that are missing, unknown or of a wrong kind: all of one call at once, before any work."""
+
+
 class UnknownNameError(InputError, KeyError):
     """A hook name, glob or shorthand that matches nothing. The message lists the nearest names."""
 

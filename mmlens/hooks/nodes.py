@@ -1,11 +1,12 @@
 """Nodes of the hook-point graph, and selections of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Annotated, Any, Literal, TypeAlias, overload
 
 from mmlens.core.axes import position_axis
-from mmlens.core.names import HookName, Part
+from mmlens.core.kinds import With
+from mmlens.core.names import HookName, Names, Part
 
 Role = Literal["reads", "writes", "stream"]
 
@@ -84,6 +85,16 @@ class Selection(Sequence[Node]):
         if len(self) > 20:
             lines.append(f"  ... and {len(self) - 20} more")
         return "\n".join(lines)
+
+
+def _of_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
+    """The value, if it names hook points of the model."""
+    arguments["model"].graph.select(value)
+    return value
+
+
+#: Hook points of a model, as verbs take them: names, globs, a predicate, or a selection.
+Points: TypeAlias = Annotated[Names | Selection, With(_of_the_model)]
 
 
 def node_kind(name: str) -> str:

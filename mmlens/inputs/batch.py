@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.kinds import Accepts, Must, With
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.images import picture_changes
@@ -31,6 +32,8 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
             changes behind the pixels.
     """
+
+    must_be: ClassVar[str] = "a batch; model.prepare(text, images=...) makes one"
 
     inputs: dict[str, torch.Tensor]
     layout: TokenLayout
@@ -77,6 +80,24 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def to(self, device: torch.device | str) -> "MultimodalBatch":
         """The same batch with its tensors on a device."""
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
+
+
+def _made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
+    """The batch that a model makes of raw tensors."""
+    return value if isinstance(value, MultimodalBatch) else arguments["model"].batch(value)
+
+
+#: A batch as every verb takes it: prepared, or the Hugging Face keyword tensors (also token ids alone), of which one is made.
+BatchLike: TypeAlias = Annotated[
+    MultimodalBatch,
+    Accepts(MultimodalBatch | Mapping[str, Any] | torch.Tensor),
+    Must(
+        "a batch; make one with model.prepare(text, images=...), or pass its tensors",
+        lambda value: True,
+        instead=True,
+    ),
+    With(_made_by_the_model),
+]
 
 
 def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -41,6 +41,11 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         >>> logits.shape[0], len(cache) == model.cfg.n_layers
         (1, True)
     """
+
+    must_be: ClassVar[str] = (
+        "a HookedMultimodal: HookedMultimodal.from_hf(model, processor) wraps a Hugging Face model, "
+        "from_pretrained(path) loads a checkpoint"
+    )
 
     def __init__(self, hf_model: nn.Module, processor: Any | None = None, family: Family | None = None):
         super().__init__()

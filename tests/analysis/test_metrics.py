@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmlens.analysis import metrics
+from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from tests.conftest import Subject
 
@@ -56,7 +57,6 @@ def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
         (metrics.log_probability(99), r"was given the token ids \[99\]; the vocabulary has ids 0..31"),
         (metrics.log_probability(["red", "blue"]), "has tokens for 2 samples, and there are logits of 3"),
         (metrics.logit_difference(["red", "blue"], [1, 2, 3]), r"was given tokens for \[2, 3\] samples"),
-        (metrics.log_probability([]), "was given an empty list of tokens"),
         (lambda logits: logits.mean(), r"one value per sample, \[batch=3\].*found \[\]"),
         (lambda logits: 1.0, r"one value per sample, \[batch=3\].*found float"),
         (
@@ -64,11 +64,27 @@ def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
             r"^The metric <lambda> failed on logits \[3, 32\] \[batch vocab\] \(too many indices for tensor of dimension 2\)\. "
             r"A metric is given the predicting position's logits alone: leave the position out, logits\[:, token\]\.$",
         ),
-        ("logit_diff", r"^metric='logit_diff' is no metric; take one of mmlens\.metrics, e\.g\. logit_difference\("),
     ]
     for metric, message in cases:
         with pytest.raises(InputError, match=message):
             metrics.require_metric(metric, llava.model, 3)
+    for tokens in ([], "", -1, 1.5, True, ["red", None]):
+        with pytest.raises(InputError, match=r"log_probability: token(\[1\])?="):
+            metrics.log_probability(tokens)  # type: ignore[arg-type]
+    for pair in (("red", "red"), (5, 5), (["red", "blue"], ["green", "blue"]), (["red", 4], ["red", 4])):
+        with pytest.raises(InputError, match="name two different tokens"):
+            metrics.logit_difference(*pair)
+    model, batch = llava.model, llava.batches["left"]
+    with pytest.raises(
+        InputError, match=r"metric='logit_diff' must be a metric of mm.metrics, e.g. logit_difference\("
+    ):
+        patch(model, batch, batch, at="hook_embed", metric="logit_diff")  # type: ignore[arg-type]
+
+    def undefined(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0] - logits[:, 0].where(logits[:, 0] > 1e9, float("nan"))
+
+    with pytest.raises(InputError, match=r"The metric undefined is NaN for the samples \[0, 1\]"):
+        patch(model, batch, batch, at="hook_embed", metric=undefined, progress=False)
     with pytest.raises(InputError, match=r"KL\(clean \|\| run\) compares with the clean run"):
         metrics.kl_divergence().on(llava.model)
 

@@ -7,34 +7,32 @@ import torch
 from mmlens.analysis.attribution.method import PatchedRun
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionMethod
 from mmlens.analysis.metrics import (
-    Metric,
-    MetricFunction,
+    MetricLike,
     as_function,
     metric_name,
     predicting_logits,
-    require_metric,
     require_values,
 )
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import groups_of
 from mmlens.analysis.patching.units import SweptUnits, choose, targets
-from mmlens.core.errors import InputError
-from mmlens.core.names import Names
-from mmlens.hooks.graph import Selection
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.core.contract import checked
+from mmlens.hooks.nodes import Points
+from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 @torch.no_grad()
 def attribute(
     model: HookedMultimodal,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    at: Names | Selection | None = None,
+    metric: MetricLike,
+    at: Points | None = None,
     units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
@@ -63,13 +61,10 @@ def attribute(
         >>> attribute(model, batch, corrupted, at="blocks.*.hook_resid_pre", metric=metric, progress=False).method
         'atp'
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f"direction={direction!r} must be 'denoise' or 'noise'.")
     estimator = ATTRIBUTION_METHODS.get(method)
     require_same_layout(clean, corrupted)
     selection = choose(model, at, units)
     groups = groups_of(clean, selection, positions)
-    require_metric(metric, model, clean.size)
     estimator.check(model, metric, clean.size)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     names = [node.name for node, _ in selection]
@@ -90,7 +85,7 @@ def attribute(
     cells = [(effects[cell.node.name], cell.unit) for cell in swept]
     unpatched = estimate.values.cpu()
     values = torch.stack([effect.sum(0) if unit is None else effect[unit] for effect, unit in cells]) + unpatched
-    source_values = require_values(measure(source_logits), clean.size).cpu()
+    source_values = require_values(measure(source_logits), clean.size, measure).cpu()
     first = next(iter(groups.values()))
     return PatchSweep(
         values=values,

@@ -8,16 +8,17 @@ from scipy.stats import pearsonr, spearmanr
 
 from mmlens.analysis.attribution.attribute import attribute
 from mmlens.analysis.attribution.method import AttributionMethod
-from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.analysis.metrics import MetricLike
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import SweptUnits
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Count
 from mmlens.core.pictures import drawn_by
-from mmlens.hooks.nodes import Selection
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.hooks.nodes import Points
+from mmlens.inputs.batch import BatchLike
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Agreement:
         return drawn_by("agreement.plot_agreement")(self, figure=figure)
 
 
-def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: int = 10) -> Agreement:
+@checked
+def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: Count = 10) -> Agreement:
     """Compare two sweeps of the same cells.
 
     Args:
@@ -83,8 +85,6 @@ def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: int = 10) -> Agr
         one, other = getattr(approximate, what), getattr(exact, what)
         if one != other:
             raise InputError(f"The sweeps differ in {what}: {one} and {other}; compare sweeps of the same cells.")
-    if k < 1:
-        raise InputError(f"k={k} must be at least 1.")
     left, right = (sweep.effect.mean(-1).flatten().double() for sweep in (approximate, exact))
     n = len(left)
     k = min(k, n)
@@ -105,19 +105,20 @@ def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: int = 10) -> Agr
     )
 
 
+@checked
 @torch.no_grad()
 def compare_attribution(
     model: HookedMultimodal,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    at: Names | Selection | None = None,
+    metric: MetricLike,
+    at: Points | None = None,
     units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
     method: str | AttributionMethod = "atp",
-    k: int = 10,
+    k: Count = 10,
     progress: bool = True,
 ) -> Agreement:
     """Run a sweep exactly and to first order, and say how well the two agree: what attribution is worth on this model.

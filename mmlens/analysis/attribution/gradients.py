@@ -65,7 +65,7 @@ def gradients_at(
     with torch.enable_grad():
         with model.hooks(pairs):
             logits = predicting_logits(model, model(batch), batch.layout.last)
-        values = require_values(measure(logits), batch.size)
+        values = require_values(measure(logits), batch.size, measure)
         found = torch.autograd.grad(values.sum(), [seen[name] for name in names], allow_unused=True)
     gradients = {
         name: torch.zeros_like(seen[name]) if gradient is None else gradient

@@ -28,11 +28,13 @@ from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit, Edge
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.runs import Pair, pair_of
-from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
+from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import CountOrZero, Seed
 from mmlens.core.results import read_tensors, write_tensors
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
@@ -128,16 +130,17 @@ class CircuitEvaluation:
         return pd.DataFrame(rows)
 
 
+@checked
 def evaluate_circuit(
     model: HookedMultimodal,
     circuit: Circuit,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    n_random: int = 10,
-    n_edges: int = 20,
-    seed: int = 0,
+    metric: MetricLike,
+    n_random: CountOrZero = 10,
+    n_edges: CountOrZero = 20,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> CircuitEvaluation:
     """Measure a circuit's faithfulness, completeness and minimality by exact runs, and those of random circuits.
@@ -158,8 +161,6 @@ def evaluate_circuit(
     Raises:
         InputError: if the circuit has no edges or belongs to another model, or the runs do not differ.
     """
-    if n_random < 0 or n_edges < 0:
-        raise InputError(f"n_random={n_random} and n_edges={n_edges} must not be negative.")
     if not circuit.kept.any():
         raise InputError("The circuit has no edges; choose some with .top(n) or .threshold(least).")
     require_same_layout(clean, corrupted)
@@ -170,7 +171,6 @@ def evaluate_circuit(
             f"The circuit belongs to another model or other groups: it has {len(own.writers)} writers and {len(own.readers)} "
             f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
         )
-    require_metric(metric, model, clean.size)
     pair = pair_of(model, clean, corrupted, graph, metric)
     gap = float((pair.ends[0] - pair.ends[1]).mean())
     if abs(gap) < 1e-6:

@@ -1,27 +1,29 @@
 """Finding a circuit: every edge gets a score, and the strongest ones are the circuit."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import pair_of
-from mmlens.analysis.metrics import Metric, MetricFunction, metric_name, require_metric
+from mmlens.analysis.metrics import MetricLike, metric_name
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.units import Positions
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 def find_circuit(
     model: HookedMultimodal,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
+    metric: MetricLike,
     method: str | CircuitMethod = "eap-ig",
     nodes: NodeKind = "head",
     groups: Sequence[Literal["image", "text", "last"]] | Mapping[str, Positions] = ("image", "text", "last"),
@@ -57,14 +59,11 @@ def find_circuit(
 
     """
     scoring = CIRCUIT_METHODS.get(method)
-    if nodes not in get_args(NodeKind) or towers not in get_args(Towers):
-        raise InputError(f"nodes={nodes!r} must be 'head' or 'attention', and towers={towers!r} 'all' or 'language'.")
     require_same_layout(clean, corrupted)
     rules: dict[str, Positions] = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
     graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
-    require_metric(metric, model, clean.size)
     scoring.check(model, metric, clean.size)
     pair = pair_of(model, clean, corrupted, graph, metric)
     scores = scoring.scores(pair, progress=progress)

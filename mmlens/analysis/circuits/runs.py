@@ -80,7 +80,7 @@ class Pair:
     def values(self, logits: torch.Tensor) -> Float[torch.Tensor, "sample"]:
         """The metric of a run's logits."""
         read = predicting_logits(self.model, logits, self.clean.layout.last)
-        return require_values(self.measure(read), self.clean.size)
+        return require_values(self.measure(read), self.clean.size, self.measure)
 
     @torch.no_grad()
     def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -208,7 +208,7 @@ def pair_of(
     """
     runs = [predicting_logits(model, model(batch), clean.layout.last) for batch in (clean, corrupted)]
     measure = as_function(metric, model, clean=runs[0])
-    ends = [require_values(measure(logits), clean.size) for logits in runs]
+    ends = [require_values(measure(logits), clean.size, measure) for logits in runs]
     wiring, writing = wiring_of(model, clean, graph), Writing(model, clean, graph)
     return Pair(model, clean, corrupted, graph, measure, (ends[0], ends[1]), wiring, writing).require_edges()
 

@@ -11,40 +11,41 @@ import torch
 
 from mmlens.analysis.metrics import (
     Measure,
-    Metric,
-    MetricFunction,
+    MetricLike,
     as_function,
     metric_name,
-    require_metric,
     require_values,
 )
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import layers_around
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Positive
 from mmlens.core.names import Part
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Node
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, mask_decides, score_points
 from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 @torch.no_grad()
 def knock_out(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
     queries: RowRule,
     keys: RowRule | Mapping[str, RowRule],
-    metric: Metric | MetricFunction,
-    window: int = 1,
+    metric: MetricLike,
+    window: Count = 1,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     part: Part = "language",
     stack: str = "blocks",
     attention: AttentionTo = "self",
-    budget: float | None = None,
+    budget: Positive | None = None,
     progress: bool = True,
 ) -> PatchSweep:
     """Cut attention from some positions to others, in a window of layers around each layer in turn.
@@ -85,8 +86,6 @@ def knock_out(
     Source: Geva et al. 2023, section 5. *Departs*: effects are in the metric's unit, with the relative change of the
     probability as one choice of it; keys and queries may be any positions, of any tower.
     """
-    if window < 1:
-        raise InputError(f"window={window} must be at least 1 layer.")
     points = partial(score_points, model, part, stack=stack, attention=attention)
     nodes = points(None)
     known = {node.layer: node for node in nodes}
@@ -96,7 +95,6 @@ def knock_out(
         raise InputError("keys are empty: name what queries may no longer look at.")
     cuts = {name: cut_pairs(model, batch, nodes[0], queries, rule) for name, rule in sets.items()}
     chosen = head_mask(model, nodes[0], heads)
-    require_metric(metric, model, batch.size)
     windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, nodes[0])
     asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
@@ -110,13 +108,13 @@ def knock_out(
     reads = measure.reads if isinstance(measure, Measure) else None
     logits = run.logits(cells, tokens=reads, budget=budget, progress=progress).unflatten(0, (len(asked), batch.size))
     of = measure.of_read if isinstance(measure, Measure) else measure
-    values = torch.stack([require_values(of(answers), batch.size) for answers in logits])
+    values = torch.stack([require_values(of(answers), batch.size, measure) for answers in logits])
     grid = values.unflatten(0, (len(windows) + 1, len(cuts)))
     return PatchSweep(
         values=grid[:-1],
         points=[_named(where) for where in windows],
         groups=list(cuts),
-        clean=require_values(measure(run.clean_logits), batch.size).cpu(),
+        clean=require_values(measure(run.clean_logits), batch.size, measure).cpu(),
         corrupted=grid[-1, 0],
         direction="knock-out",
         metric=metric_name(metric),

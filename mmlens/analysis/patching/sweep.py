@@ -10,7 +10,6 @@ Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,22 +19,23 @@ from mmlens.analysis.metrics import (
     Measure,
     Metric,
     MetricFunction,
+    MetricLike,
     as_function,
     metric_name,
     predicting_logits,
-    require_metric,
     require_values,
 )
 from mmlens.analysis.patching.checkpoint import Checkpoint, hash_of, hash_of_batch
 from mmlens.analysis.patching.groups import Group, Groups, groups_on
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import Chosen, SweptUnits, Target, choose, targets
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Count, PathLike, Positive
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.execution.plan import Plan
-from mmlens.hooks.nodes import Selection
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.hooks.nodes import Points
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
@@ -44,20 +44,21 @@ from mmlens.models.hooked import HookedMultimodal
 _HELD = 2**26
 
 
+@checked
 @torch.no_grad()
 def patch(
     model: HookedMultimodal,
-    clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    clean: BatchLike,
+    corrupted: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    at: Names | Selection | None = None,
+    metric: MetricLike,
+    at: Points | None = None,
     units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
-    window: int = 1,
-    budget: float | None = None,
-    checkpoint: str | Path | None = None,
+    window: Count = 1,
+    budget: Positive | None = None,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> PatchSweep:
     """Patch every point at every group of positions, one at a time.
@@ -95,14 +96,9 @@ def patch(
         >>> sweep.values.shape == (model.cfg.n_layers, 2, 1)
         True
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f"direction={direction!r} must be 'denoise' or 'noise'.")
-    if window < 1:
-        raise InputError(f"window={window} must be at least 1 layer.")
     require_same_layout(clean, corrupted)
     chosen = choose(model, at, units)
     groups = groups_of(clean, chosen, positions)
-    require_metric(metric, model, clean.size)
     first = next(iter(groups.values()))
     question = {
         "the model": fingerprint(model),
@@ -120,7 +116,7 @@ def patch(
     at_source, at_target = predicting_logits(model, source_logits, source.layout.last), run.clean_logits
     clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
     measure = as_function(metric, model, clean=clean_logits)
-    ends = [require_values(measure(logits), clean.size).cpu() for logits in (clean_logits, corrupted_logits)]
+    ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
     grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict, window), groups)
     kept.start((len(grid.points), len(first), clean.size))
     plan = grid.fill(kept, measure, budget=budget, progress=progress)
@@ -198,7 +194,7 @@ class _Grid:
                     def done(numbers: list[int], logits: torch.Tensor, waiting: _Waiting = waiting) -> None:
                         for i, j, answers in waiting.receive(numbers, logits):
                             values = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
-                            kept.values[i, j] = require_values(values, len(answers))
+                            kept.values[i, j] = require_values(values, len(answers), measure)
                             bar.update()
                         kept.save()
 

@@ -4,40 +4,40 @@ Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS
 section 2.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.analysis.metrics import MetricLike
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
-from mmlens.core.errors import InputError
-from mmlens.core.names import Names
-from mmlens.hooks.nodes import Selection
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Positive, Seed, SeveralDistinct
+from mmlens.hooks.nodes import Points
+from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.corruptions import noise
 from mmlens.interventions.corruptions.pixels import Regions
 from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 def causal_trace(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
-    metric: Metric | MetricFunction,
-    at: Names | Selection = "blocks.*.hook_resid_post",
+    metric: MetricLike,
+    at: Points = "blocks.*.hook_resid_post",
     positions: Groups = ("image", "text", "last"),
-    window: int = 1,
+    window: Count = 1,
     noised: RowRule = "image",
     region: Regions = None,
     noise_at: str = "hook_embed",
-    sigma: float = 3.0,
-    seeds: Sequence[int] = (0, 1, 2),
-    budget: float | None = None,
+    sigma: Positive = 3.0,
+    seeds: SeveralDistinct[Seed] = (0, 1, 2),
+    budget: Positive | None = None,
     progress: bool = True,
 ) -> PatchSweep:
     """Noise what goes in, put clean states back, and see how much of the answer returns.
@@ -74,8 +74,6 @@ def causal_trace(
     Source: Meng et al. 2022, section 2.1. *Departs*: noise is on the picture's rows by default; the spread is measured
     there, on the batch at hand.
     """
-    if not len(seeds) or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds={list(seeds)} must be one or more different numbers.")
     found = []
     for seed in tqdm(seeds, desc="causal trace", disable=not progress):
         corrupted = noise(model, batch, sigma=sigma, at=noise_at, positions=noised, region=region, seed=seed)

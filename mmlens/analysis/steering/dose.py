@@ -17,21 +17,22 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import (
     Measure,
-    Metric,
     MetricFunction,
+    MetricLike,
     as_function,
     metric_name,
-    require_metric,
     require_values,
 )
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
-from mmlens.hooks.nodes import Selection
+from mmlens.hooks.nodes import Points, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
 from mmlens.interventions.steering_vector import SteeringVector
@@ -148,21 +149,22 @@ class DoseCurve:
         return cls(**tensors, points=tuple(about["points"]), alphas=tuple(about["alphas"]), metric=about["metric"])
 
 
+@checked
 @torch.no_grad()
 def dose_curve(
     model: HookedMultimodal,
     data: MultimodalBatch | Dataset,
-    vectors: SteeringVector | Sequence[SteeringVector],
+    vectors: SteeringVector | Several[SteeringVector],
     *,
-    alphas: Sequence[float],
-    metric: Metric | MetricFunction,
-    at: Names | Selection | None = None,
+    alphas: SeveralDistinct[float],
+    metric: MetricLike,
+    at: Points | None = None,
     positions: SteeredPositions = "last_prompt",
     keep_norm: bool = False,
     gate: Gate | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    prompt: str | None = None,
-    batch_size: int = 8,
+    seeds: Distinct[Seed] = (0, 1, 2),
+    prompt: Text | None = None,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> DoseCurve:
     """Add a vector with several strengths, at several layers, and read a metric of the next token.
@@ -199,12 +201,7 @@ def dose_curve(
     """
     steers = _steers(model, vectors, at, positions=positions, keep_norm=keep_norm, gate=gate)
     strengths = tuple(float(alpha) for alpha in alphas)
-    if not strengths or len(set(strengths)) < len(strengths) or len(set(seeds)) < len(seeds):
-        raise InputError(
-            f"alphas={list(alphas)} and seeds={list(seeds)} must be different numbers, one alpha at least."
-        )
     if isinstance(data, MultimodalBatch):
-        require_metric(metric, model, data.size)
         prepared, shown = [data], progress
     else:
         made = batches(model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc="dose curve")
@@ -214,7 +211,7 @@ def dose_curve(
     for batch in prepared:
         run = CleanRun(model, batch)
         measure = as_function(metric, model, clean=run.clean_logits.cpu())
-        baseline.append(require_values(measure(run.clean_logits.cpu()), batch.size))
+        baseline.append(require_values(measure(run.clean_logits.cpu()), batch.size, measure))
         kept.append(_values(run, _doses(steers, seeds), strengths, measure, positions, shown))
     if not kept:
         raise InputError("The dataset holds no samples.")
@@ -279,7 +276,7 @@ def _values(
     with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
         logits = run.logits(cells, tokens=reads, progress=False, done=lambda some, _: bar.update(len(some)))
     of_read = measure.of_read if isinstance(measure, Measure) else measure
-    values = [require_values(of_read(some), size) for some in logits.split(size)]
+    values = [require_values(of_read(some), size, measure) for some in logits.split(size)]
     return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
 
 

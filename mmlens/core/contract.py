@@ -1,0 +1,230 @@
+"""The one door: `@checked` public functions and classes look at their arguments before they do anything.
+
+Each argument is judged by its annotation (`mmlens.core.annotations`, `mmlens.core.kinds`), what other arguments decide
+comes after (`With`), and everything that is wrong is said in one error. Calls from inside another checked call are
+not checked again.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from mmlens.core.annotations import Compiler
+from mmlens.core.errors import ArgumentError, InputError
+from mmlens.core.judges import REFUSED, Judge
+from mmlens.core.kinds import With
+from mmlens.core.wording import nearest_words
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Whether a checked call is under way in this thread or task.
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
+
+
+def checked(target: F) -> F:
+    """Check the arguments of a public function, method or dataclass before any work.
+
+    Args:
+        target: the function, under decorators such as `classmethod`; or the class, whose constructor is checked.
+
+    Raises:
+        ArgumentError: at the call, for arguments that are missing, unknown, or of a wrong kind.
+        InputError: for values that do not go together.
+
+    Example:
+        >>> from mmlens.core.kinds import Count
+        >>> @checked
+        ... def top(scores: list[float], k: Count = 3) -> list[float]:
+        ...     return sorted(scores)[-k:]
+        >>> top([0.5, float("nan")], k=0)
+        Traceback (most recent call last):
+        mmlens.core.errors.ArgumentError: top: 2 arguments cannot be used.
+          scores[1]=nan must be a finite number.
+          k=0 must be a whole number of at least 1.
+    """
+    return _checked(target, finite=True)
+
+
+def checked_result(target: F) -> F:
+    """Check the constructor of a result, whose numbers may be NaN where something is not known.
+
+    Args:
+        target: the class.
+    """
+    return _checked(target, finite=False)
+
+
+def _checked(target: Any, *, finite: bool) -> Any:
+    if isinstance(target, type):
+        # each class has a constructor of its own, which leaves those of its subclasses alone
+        target.__init__ = _wrapped(target.__init__, target, finite)  # type: ignore[misc]
+        return target
+    return _wrapped(target, None, finite)
+
+
+def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool) -> Callable[..., Any]:
+    contract: Contract | None = None
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal contract
+        if _INSIDE.get():
+            return function(*args, **kwargs)
+        if contract is None:
+            contract = Contract.of(function, owner, finite)
+        args, kwargs = contract.admit(args, kwargs)
+        token = _INSIDE.set(True)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _INSIDE.reset(token)
+
+    return call
+
+
+class Contract:
+    """What a function accepts.
+
+    Args:
+        name: of the function, for messages.
+        parameters: of its signature.
+        judges: of those that are annotated, by name.
+        conditions: what other arguments decide, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, inspect.Parameter],
+        judges: Mapping[str, Judge],
+        conditions: Mapping[str, With],
+    ):
+        self.name, self.judges, self.conditions = name, judges, conditions
+        kinds = inspect.Parameter
+        self.positional = [
+            name for name, p in parameters.items() if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+        ]
+        self.named = {
+            name for name, p in parameters.items() if p.kind in (kinds.KEYWORD_ONLY, kinds.POSITIONAL_OR_KEYWORD)
+        }
+        self.required = [
+            name
+            for name, p in parameters.items()
+            if p.default is p.empty and p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+        ]
+        self.more = next((name for name, p in parameters.items() if p.kind is kinds.VAR_POSITIONAL), None)
+        self.options = next((name for name, p in parameters.items() if p.kind is kinds.VAR_KEYWORD), None)
+        self.defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+        self.is_method = self.positional[:1] in (["self"], ["cls"])
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], owner: type | None, finite: bool) -> "Contract":
+        """Read a function's contract from its annotations.
+
+        Args:
+            function: the function, or a class's `__init__`.
+            owner: the class.
+            finite: whether NaN and infinity are refused.
+        """
+        plain = inspect.unwrap(function)
+        parameters = inspect.signature(plain).parameters
+        judges: dict[str, Judge] = {}
+        conditions: dict[str, With] = {}
+        for name, parameter in parameters.items():
+            if parameter.annotation is parameter.empty:
+                continue
+            compiler = Compiler(finite, _names(plain, owner, name))
+            judges[name] = compiler.judge(parameter.annotation)
+            for condition in compiler.conditions:
+                conditions[name] = condition
+        name = owner.__name__ if owner is not None else plain.__qualname__.split("<locals>.")[-1]
+        return cls(name, parameters, judges, conditions)
+
+    def admit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as the function gets them.
+
+        Raises:
+            InputError: for what cannot be used; all at once.
+        """
+        problems: list[str] = []
+        positional = list(args)
+        for number, value in enumerate(positional):
+            name = self.positional[number] if number < len(self.positional) else self.more
+            if name is None:
+                problems.append(self._too_many(len(args)))
+                break
+            if name in kwargs and name in self.named:
+                problems.append(f"{name} was given twice, by position and by name")
+            positional[number] = self._take(name, value, problems)
+        named = {}
+        for name, value in kwargs.items():
+            if name in self.named:
+                named[name] = self._take(name, value, problems)
+            elif self.options is not None:
+                named[name] = self._take(self.options, value, problems, name)
+            else:
+                known = [known for known in [*self.positional, *sorted(self.named)] if known not in ("self", "cls")]
+                close = nearest_words(name, known) or f"; it takes {', '.join(dict.fromkeys(known)) or 'nothing'}"
+                problems.append(f"there is no argument {name!r}{close}")
+        given = {*self.positional[: len(args)], *kwargs}
+        missing = [name for name in self.required if name not in given]
+        if missing:
+            problems.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+        if not problems and self.conditions:
+            self._together(positional, named, problems)
+        if problems:
+            raise ArgumentError(self._message(problems))
+        return tuple(positional), named
+
+    def _take(self, name: str, value: Any, problems: list[str], shown: str | None = None) -> Any:
+        judge = self.judges.get(name)
+        if judge is None or judge.accepts(value):
+            return value
+        converted = judge.convert(value)
+        if converted is REFUSED:
+            problems.append(judge.problem(shown or name, value))
+        return converted
+
+    def _together(self, positional: list[Any], named: dict[str, Any], problems: list[str]) -> None:
+        """Check, and convert, what other arguments decide; in the order of the signature."""
+        places = dict(zip(self.positional, range(len(positional))))
+        known = {**self.defaults, **named, **{name: positional[place] for name, place in places.items()}}
+        known.setdefault("model", known.get("self"))
+        refusals: list[InputError] = []
+        for name, condition in self.conditions.items():
+            if known.get(name) is None:
+                continue
+            try:
+                known[name] = condition.resolve(known, known[name], name)
+            except InputError as error:
+                refusals.append(error)
+                continue
+            if name in places:
+                positional[places[name]] = known[name]
+            else:
+                named[name] = known[name]
+        if len(refusals) == 1:
+            raise refusals[0]
+        problems += [str(error).removesuffix(".") for error in refusals]
+
+    def _too_many(self, count: int) -> str:
+        own = self.is_method
+        takes = len(self.positional) - own
+        return f"it takes {takes} arguments by position, found {count - own}; name the others"
+
+    def _message(self, problems: list[str]) -> str:
+        if len(problems) == 1:
+            return f"{self.name}: {problems[0]}."
+        lines = "".join(f"\n  {problem}." for problem in problems)
+        return f"{self.name}: {len(problems)} arguments cannot be used.{lines}"
+
+
+def _names(function: Callable[..., Any], owner: type | None, parameter: str) -> dict[str, Any]:
+    """The names of the module that an annotation was written in."""
+    for base in getattr(owner, "__mro__", ()):
+        if parameter in inspect.get_annotations(base):
+            return vars(sys.modules[base.__module__])
+    return getattr(function, "__globals__", {})

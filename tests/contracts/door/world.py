@@ -1,0 +1,539 @@
+"""Valid arguments: an example for each parameter of the public functions, made with the lab model.
+
+An example is found under `"callable.parameter"`, then under `"parameter"`. A method is called on the example of its class.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import mmlens as mm
+
+POINT = "blocks.4.hook_resid_post"
+
+
+class World:
+    """A model, its batches, and a result of every kind."""
+
+    @cached_property
+    def model(self) -> Any:
+        """The lab model, on its own."""
+        return mm.lab.load()
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where results are kept."""
+        return Path(tempfile.mkdtemp())
+
+    @cached_property
+    def scenes(self) -> Any:
+        """A small dataset."""
+        return mm.lab.scenes(24, seed=1)
+
+    @cached_property
+    def batch(self) -> Any:
+        """Three samples."""
+        return self.model.prepare(["describe the image"] * 3, images=[scene.image for scene in self.scenes[:3]])
+
+    @cached_property
+    def corrupted(self) -> Any:
+        """The same layout, another picture."""
+        return mm.corrupt.blur(self.model, self.batch)
+
+    @cached_property
+    def metric(self) -> Any:
+        """A metric of the lab's words."""
+        return mm.metrics.logit_difference("red", "blue")
+
+    @cached_property
+    def store(self) -> Any:
+        """States in memory."""
+        return mm.collect(self.model, self.scenes, at=POINT, positions="last", generate=False, progress=False)
+
+    @cached_property
+    def states(self) -> Any:
+        """States of one point."""
+        return self.store.at(POINT)
+
+    @cached_property
+    def bank(self) -> Any:
+        """Concepts of them."""
+        return mm.extract_concepts(self.states, 3, method="kmeans")
+
+    @cached_property
+    def shift(self) -> Any:
+        """A shift of concepts."""
+        tuned = replace(self.states, values=self.states.values + torch.randn(192, generator=torch.manual_seed(0)))
+        return mm.concept_shift(self.states, tuned, self.bank)
+
+    @cached_property
+    def vector(self) -> Any:
+        """A steering vector."""
+        return mm.steering_vector(self.states.values[:12], self.states.values[12:], at=POINT)
+
+    @cached_property
+    def scores(self) -> Any:
+        """Scores of neurons."""
+        return mm.find_neurons(self.model, self.batch, token="red")
+
+    @cached_property
+    def neurons(self) -> Any:
+        """The top neurons."""
+        return self.scores.top(4)
+
+    @cached_property
+    def sweep(self) -> Any:
+        """A sweep of patches."""
+        return mm.patch(
+            self.model, self.batch, self.corrupted, metric=self.metric, at="blocks.[01].hook_resid_pre", progress=False
+        )
+
+    @cached_property
+    def path_sweep(self) -> Any:
+        """A sweep of paths."""
+        return mm.path_patch(
+            self.model,
+            self.batch,
+            self.corrupted,
+            metric=self.metric,
+            at="blocks.0.hook_mlp_out",
+            to="blocks.2.hook_mlp_in" if "blocks.2.hook_mlp_in" in self.model.hook_dict else "hook_logits",
+            progress=False,
+        )
+
+    @cached_property
+    def agreement(self) -> Any:
+        """A comparison of an estimate with its exact sweep."""
+        return mm.compare_attribution(
+            self.model, self.batch, self.corrupted, metric=self.metric, at="blocks.[01].hook_resid_pre", progress=False
+        )
+
+    @cached_property
+    def circuit(self) -> Any:
+        """A circuit."""
+        return mm.find_circuit(
+            self.model, self.batch, self.corrupted, metric=self.metric, nodes="attention", method="eap", progress=False
+        ).top(20)
+
+    @cached_property
+    def evaluation(self) -> Any:
+        """What a circuit is worth."""
+        return mm.evaluate_circuit(
+            self.model,
+            self.circuit,
+            self.batch,
+            self.corrupted,
+            metric=self.metric,
+            n_random=2,
+            n_edges=2,
+            progress=False,
+        )
+
+    @cached_property
+    def dose(self) -> Any:
+        """A dose curve."""
+        return mm.dose_curve(
+            self.model, self.batch, self.vector, alphas=[0.5, 1.0], metric=self.metric, seeds=[0], progress=False
+        )
+
+    @cached_property
+    def steer(self) -> Any:
+        """An intervention."""
+        return mm.Steer(self.vector, 1.0)
+
+    @cached_property
+    def steering_report(self) -> Any:
+        """What steering does."""
+        return mm.steering_report(self.model, self.steer, self.scenes[:2], max_new_tokens=4, progress=False)
+
+    @cached_property
+    def edit(self) -> Any:
+        """An edit."""
+        return mm.edits.zero_neurons(self.model, self.neurons)
+
+    @cached_property
+    def edit_report(self) -> Any:
+        """What an edit does."""
+        return mm.edit_report(
+            self.model, self.edit, targets=self.scenes[:2], controls=self.scenes[2:4], source="red", max_new_tokens=4,
+            progress=False,
+        )  # fmt: skip
+
+    @cached_property
+    def measured(self) -> Any:
+        """Properties of neurons."""
+        return mm.localisation(self.model, self.scenes[:3], k=3, progress=False)
+
+    @cached_property
+    def lens(self) -> Any:
+        """A logit lens."""
+        return mm.logit_lens(self.model, self.batch, at="blocks.*.hook_resid_post", words=["red"], progress=False)
+
+    @cached_property
+    def patchscope(self) -> Any:
+        """A patchscope."""
+        return mm.patchscope(
+            self.model, self.batch, at=POINT, positions="last", target_prompt="the word is x", progress=False
+        )
+
+    @cached_property
+    def trace(self) -> Any:
+        """A traced generation."""
+        return self.model.trace_generation(self.batch, names="hook_logits", max_new_tokens=12)
+
+    @cached_property
+    def cache(self) -> Any:
+        """Cached activations."""
+        return self.model.run_with_cache(self.batch, names=["blocks.0.hook_resid_pre", POINT])[1]
+
+    @cached_property
+    def heat_map(self) -> Any:
+        """A map over the picture."""
+        return mm.attention_map(self.model, self.batch, layers=[2])
+
+    @cached_property
+    def ground_shift(self) -> Any:
+        """Pictures of a shift."""
+        return mm.ground_shift(self.model, self.shift, self.scenes)
+
+    @cached_property
+    def grounding_scorer(self) -> Any:
+        """A scorer made by hand."""
+
+        class Overlap:
+            """Counts equal words."""
+
+            name = "overlap"
+            unit = "words"
+            against = "picture"
+
+            def score(self, images: Any, texts: Any, references: Any = None) -> Any:
+                return np.ones(len(texts))
+
+        return Overlap()
+
+    def saved(self, value: Any) -> str:
+        """The path of a result that was saved."""
+        path = self.folder / type(value).__name__
+        if not path.exists():
+            value.save(path)
+        return str(path)
+
+    @cached_property
+    def stored(self) -> str:
+        """The folder of a store on disk."""
+        into = self.folder / "store"
+        mm.collect(
+            self.model, self.scenes[:3], at=POINT, positions="last", generate=False, into=into, progress=False
+        )  # fmt: skip
+        return str(into)
+
+
+def image(world: World) -> Any:
+    """A picture."""
+    return world.scenes[0].image
+
+
+#: Objects that methods are called on, by class.
+OBJECTS: dict[str, Callable[[World], Any]] = {
+    "ActivationCache": lambda w: w.cache,
+    "ActivationStore": lambda w: w.store,
+    "Agreement": lambda w: w.agreement,
+    "Circuit": lambda w: w.circuit,
+    "CircuitEvaluation": lambda w: w.evaluation,
+    "CleanRun": lambda w: mm.CleanRun(w.model, w.batch),
+    "ConceptBank": lambda w: w.bank,
+    "ConceptShift": lambda w: w.shift,
+    "DoseCurve": lambda w: w.dose,
+    "EditReport": lambda w: w.edit_report,
+    "HeatMap": lambda w: w.heat_map,
+    "HookGraph": lambda w: w.model.graph,
+    "HookedMultimodal": lambda w: w.model,
+    "LogitLens": lambda w: w.lens,
+    "MappedStates": lambda w: w.store.mapped(POINT),
+    "Measured": lambda w: w.measured,
+    "MultimodalBatch": lambda w: w.batch,
+    "NeuronScores": lambda w: w.scores,
+    "PatchSweep": lambda w: w.sweep,
+    "Patchscope": lambda w: w.patchscope,
+    "PathSweep": lambda w: w.path_sweep,
+    "ShiftGrounding": lambda w: w.ground_shift,
+    "States": lambda w: w.states,
+    "SteeringReport": lambda w: w.steering_report,
+    "SteeringVector": lambda w: w.vector,
+    "TokenLayout": lambda w: w.batch.layout,
+    "edits.Edit": lambda w: w.edit,
+    "metrics.Metric": lambda w: w.metric,
+}
+
+EXAMPLES: dict[str, Callable[[World], Any]] = {
+    "model": lambda w: w.model,
+    "batch": lambda w: w.batch,
+    "clean": lambda w: w.batch,
+    "corrupted": lambda w: w.corrupted,
+    "data": lambda w: w.batch,
+    "dataset": lambda w: w.scenes[:2],
+    "metric": lambda w: w.metric,
+    "at": lambda w: "blocks.*.hook_resid_post",
+    "names": lambda w: "blocks.*.hook_resid_post",
+    "point": lambda w: POINT,
+    "bank": lambda w: w.bank,
+    "states": lambda w: w.states,
+    "base_states": lambda w: w.states,
+    "tuned_states": lambda w: w.states,
+    "tuned_bank": lambda w: w.bank,
+    "store": lambda w: w.store,
+    "circuit": lambda w: w.circuit,
+    "shift": lambda w: w.shift,
+    "vector": lambda w: w.vector,
+    "vectors": lambda w: w.vector,
+    "interventions": lambda w: w.steer,
+    "edits": lambda w: w.edit,
+    "edit": lambda w: w.edit,
+    "neurons": lambda w: w.neurons,
+    "like": lambda w: w.neurons,
+    "units": lambda w: w.neurons,
+    "token": lambda w: "red",
+    "answer": lambda w: "red",
+    "other": lambda w: "blue",
+    "image": lambda w: image(w),
+    "images": lambda w: [image(w)],
+    "picture": lambda w: image(w),
+    "text": lambda w: "what is this",
+    "question": lambda w: "what is this",
+    "prompt": lambda w: "describe the image",
+    "seed": lambda w: 3,
+    "k": lambda w: 2,
+    "n": lambda w: 2,
+    "layer": lambda w: 2,
+    "index": lambda w: 3,
+    "path": lambda w: "result.bin",
+    "folder": lambda w: "folder",
+    "sigma": lambda w: 1.0,
+    "factor": lambda w: 0.5,
+    "alpha": lambda w: 1.0,
+    "alphas": lambda w: [0.5, 1.0],
+    "level": lambda w: 0.9,
+    "percentile": lambda w: 90.0,
+    "source": lambda w: "red",
+    "target": lambda w: "blue",
+    "reference": lambda w: w.corrupted,
+    "regions": lambda w: {},
+    "words": lambda w: ["red"],
+    "word": lambda w: "red",
+    "figure": lambda w: Figure(),
+    "queries": lambda w: "last",
+    "keys": lambda w: "image",
+    "positions": lambda w: "last",
+    "trace": lambda w: w.trace,
+    "direction": lambda w: "denoise",
+    "box": lambda w: (4, 4, 20, 20),
+    "rows": lambda w: [3, 4],
+    "sequence": lambda w: "language",
+    "mask": lambda w: torch.ones(image(w).height, image(w).width, dtype=torch.bool),
+    "device": lambda w: "cpu",
+    "tokens": lambda w: torch.tensor([[5, 6]] * 3),
+    "wanted": lambda w: w.scores,
+    "others": lambda w: [mm.find_neurons(w.model, w.batch, token="blue")],
+    "scorer": lambda w: w.grounding_scorer,
+    "nouns": lambda w: None,
+    "concepts": lambda w: [0],
+    "concept": lambda w: 0,
+    "part": lambda w: "language",
+    "numbers": lambda w: [1, 2, 3],
+    "drop": lambda w: 0.1,
+    "kind": lambda w: "neuron",
+    "progress": lambda w: False,
+    "max_new_tokens": lambda w: 4,
+    "settings": lambda w: mm.edits.Through(n_steps=2),
+    # where the same word means something else
+    "Add.direction": lambda w: torch.ones(w.model.cfg.d_model),
+    "SteeringVector.direction": lambda w: torch.ones(w.model.cfg.d_model),
+    "SteeringVector.at": lambda w: POINT,
+    "steering_vector.source": lambda w: w.states.values[:12],
+    "steering_vector.target": lambda w: w.states.values[12:],
+    "steering_vector.at": lambda w: POINT,
+    "contrastive_vector.at": lambda w: POINT,
+    "contrastive_vector.positive": lambda w: "is it red",
+    "contrastive_vector.negative": lambda w: "is it blue",
+    "collect.at": lambda w: POINT,
+    "size_estimate.at": lambda w: POINT,
+    "Replace.at": lambda w: POINT,
+    "Replace.values": lambda w: w.cache[POINT],
+    "Ablate.units": lambda w: w.neurons,
+    "Ablate.value": lambda w: 0.0,
+    "Clamp.low": lambda w: -1.0,
+    "Clamp.high": lambda w: 1.0,
+    "path_patch.to": lambda w: "hook_logits",
+    "path_patch.at": lambda w: "blocks.0.hook_mlp_out",
+    "corrupt.swap.images": lambda w: [scene.image for scene in w.scenes[1:4]],
+    "corrupt.twin.images": lambda w: [scene.twin(color=_other(scene), object=0).image for scene in w.scenes[:3]],
+    "corrupt.blank.at": lambda w: "pixels",
+    "corrupt.blank.color": lambda w: (0, 0, 0),
+    "corrupt.mean.at": lambda w: "hook_embed",
+    "corrupt.noise.at": lambda w: "hook_embed",
+    "corrupt.shuffle.at": lambda w: "hook_embed",
+    "corrupt.shuffle.positions": lambda w: "image",
+    "edit_report.targets": lambda w: w.scenes[:2],
+    "edit_report.controls": lambda w: w.scenes[2:4],
+    "edits.rank_one.batches": lambda w: w.batch,
+    "edits.rank_one.samples": lambda w: w.batch,
+    "edits.remove_word.batches": lambda w: w.batch,
+    "edits.replace_token.batches": lambda w: w.batch,
+    "edits.replace_token.controls": lambda w: (),
+    "edits.remove_word.controls": lambda w: (),
+    "edits.rank_one.controls": lambda w: (),
+    "explain_state.states": lambda w: w.states[:1],
+    "evaluate_circuit.n_random": lambda w: 2,
+    "evaluate_circuit.n_edges": lambda w: 2,
+    "grid.side": lambda w: 4,
+    "lab.scenes.n": lambda w: 2,
+    "select_by_effect.interventions": lambda w: {"a": w.steer},
+    "select_by_proximity.vectors": lambda w: {"a": w.vector},
+    "select_by_proximity.reference": lambda w: w.vector,
+    "neuron_report.reference": lambda w: 2,
+    "patchscope.at": lambda w: POINT,
+    "patchscope.target_prompt": lambda w: "the word is x",
+    "register_family.family": lambda w: w.model.family,
+    "sweep_concepts.words": lambda w: 5,
+    "vqa_accuracy.answers": lambda w: ["yes"],
+    "vqa_accuracy.references": lambda w: [["yes"] * 10],
+    "vqa_accuracy.scorer": lambda w: "official",
+    "dose_curve.data": lambda w: w.batch,
+    "causal_trace.positions": lambda w: ["image", "last"],
+    "ActivationCache.part.part": lambda w: "language",
+    "ActivationStore.at.token": lambda w: None,
+    "ActivationStore.at.keys": lambda w: None,
+    "States.with_token.token": lambda w: w.states.tokens[0] if w.states.tokens else "red",
+    "Circuit.threshold.least": lambda w: 0.0,
+    "Circuit.restricted.edges": lambda w: w.circuit.kept,
+    "CircuitEvaluation.interval.name": lambda w: "faithfulness",
+    "CleanRun.logits.cells": lambda w: [_cell(w)],
+    "CleanRun.plan.cells": lambda w: [_cell(w)],
+    "CleanRun.generate.cell": lambda w: _cell(w),
+    "Cell.sample": lambda w: 0,
+    "Cell.changes": lambda w: _cell(w).changes,
+    "Change.at": lambda w: POINT,
+    "Change.rows": lambda w: torch.tensor([3]),
+    "Change.apply": lambda w: torch.neg,
+    "ConceptBank.decode.codes": lambda w: w.bank.codes,
+    "ConceptShift.values.quantity": lambda w: "recovery",
+    "ConceptShift.correlation.other": lambda w: "recovery",
+    "ConceptShift.control.kind": lambda w: "random",
+    "DoseCurve.interval.alpha": lambda w: 1.0,
+    "EditReport.values.value": lambda w: lambda case: 1.0,
+    "EditReport.interval.value": lambda w: lambda case: 1.0,
+    "EditReport.edit": lambda w: w.edit_report.edits[0].name,
+    "EditReport.group": lambda w: w.edit_report.groups("target")[0],
+    "EditReport.groups.role": lambda w: "target",
+    "HookGraph.upstream.name": lambda w: POINT,
+    "HookGraph.downstream.name": lambda w: POINT,
+    "HookGraph.between.source": lambda w: "blocks.0.hook_resid_pre",
+    "HookGraph.between.target": lambda w: POINT,
+    "HookGraph.select.kind": lambda w: "hook_resid_post",
+    "HookGraph.draw.values": lambda w: {POINT: 1.0},
+    "HookedMultimodal.answer.images": lambda w: image(w),
+    "HookedMultimodal.caption.images": lambda w: image(w),
+    "HookedMultimodal.prepare.images": lambda w: image(w),
+    "HookedMultimodal.adapter.name": lambda w: None,
+    "HookedMultimodal.add_hook.name": lambda w: POINT,
+    "HookedMultimodal.add_hook.hook": lambda w: lambda activation, hook: None,
+    "HookedMultimodal.hooks.fwd_hooks": lambda w: [(POINT, lambda activation, hook: None)],
+    "HookedMultimodal.to_single_token.text": lambda w: "red",
+    "HookedMultimodal.to_string.tokens": lambda w: [5],
+    "HookedMultimodal.to_str_tokens.tokens": lambda w: [5],
+    "HookedMultimodal.batch.inputs": lambda w: w.batch,
+    "HookedMultimodal.from_hf.hf_model": lambda w: w.model.hf_model,
+    "HookedMultimodal.from_hf.processor": lambda w: w.model.processor,
+    "HookedMultimodal.hf_model": lambda w: w.model.hf_model,
+    "HookedMultimodal.processor": lambda w: w.model.processor,
+    "HookedMultimodal.from_pretrained.path": lambda w: mm.lab.path(),
+    "LogitLens.map.word": lambda w: "red",
+    "Measured.interval.quantity": lambda w: w.measured.quantities[0].name,
+    "Measured.interval.method": lambda w: "contribution",
+    "Measured.difference.quantity": lambda w: w.measured.quantities[0].name,
+    "Measured.difference.method": lambda w: "contribution",
+    "Measured.difference.minus": lambda w: "random",
+    "PatchSweep.joined.sweeps": lambda w: [w.sweep],
+    "SteeringReport.intervention": lambda w: w.steering_report.interventions[0].name,
+    "SteeringReport.group": lambda w: None,
+    "SteeringReport.mean.value": lambda w: lambda case: 1.0,
+    "SteeringReport.beyond_control.value": lambda w: lambda case: 1.0,
+    "SteeringReport.said.phrases": lambda w: ["red"],
+    "TokenLayout.rows.positions": lambda w: "last",
+    "TokenLayout.raster.values": lambda w: torch.zeros(w.batch["input_ids"].shape[1]),
+    "TokenLayout.image": lambda w: 0,
+    "NeuronScores.image": lambda w: 0,
+    "NeuronScores.index": lambda w: 3,
+    "LogitLens.image": lambda w: 0,
+    "attention_map.image": lambda w: 0,
+    "lab.planted.kind": lambda w: "neuron",
+    "metrics.Metric.tokens": lambda w: ("red",),
+    "metrics.Metric.name": lambda w: "a",
+    "metrics.Metric.unit": lambda w: "logits",
+    "metrics.Metric.function": lambda w: lambda logits, columns, clean: logits[:, 0],
+    "metrics.per_sample.metric": lambda w: lambda logits: logits[:, 0],
+    "Sample.images": lambda w: (image(w),),
+    "scorers.ClipScore.path": lambda w: "encoder",
+    "ActivationCache.load.path": lambda w: w.saved(w.cache),
+    "ActivationStore.load.path": lambda w: w.stored,
+    "Circuit.load.path": lambda w: w.saved(w.circuit),
+    "CircuitEvaluation.load.path": lambda w: w.saved(w.evaluation),
+    "ConceptBank.load.path": lambda w: w.saved(w.bank),
+    "ConceptShift.load.path": lambda w: w.saved(w.shift),
+    "DoseCurve.load.path": lambda w: w.saved(w.dose),
+    "EditReport.load.path": lambda w: w.saved(w.edit_report),
+    "Measured.load.path": lambda w: w.saved(w.measured),
+    "NeuronScores.load.path": lambda w: w.saved(w.scores),
+    "PatchSweep.load.path": lambda w: w.saved(w.sweep),
+    "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
+    "SteeringVector.load.path": lambda w: w.saved(w.vector),
+    "patch.at": lambda w: "blocks.[01].hook_resid_pre",
+    "generate": lambda w: False,
+    "collect.positions": lambda w: "last",
+    "MappedStates.split.size": lambda w: 4,
+    "ConceptBank.of.method": lambda w: "kmeans",
+    "ConceptBank.of.coder": lambda w: w.bank.coder,
+    "Measured.of.quantities": lambda w: w.measured.quantities,
+    "Measured.of.values": lambda w: (),
+    "ground_concepts.dataset": lambda w: w.scenes,
+    "score_grounding.dataset": lambda w: w.scenes,
+    "ground_shift.dataset": lambda w: w.scenes,
+    "corrupt.replace_words.words": lambda w: {"describe": "what"},
+}
+
+
+#: Optional arguments without which a call is incomplete.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "Clamp": ("low",),
+    "HookedMultimodal.forward": ("batch",),
+    "HookedMultimodal.run_with_hooks": ("batch",),
+    "HookedMultimodal.run_with_cache": ("batch",),
+    "HookedMultimodal.generate": ("batch",),
+    "HookedMultimodal.trace_generation": ("batch",),
+    "HookedMultimodal.batch": ("inputs",),
+    "attribute": ("at",),
+    "compare_attribution": ("at",),
+    "patch": ("at",),
+    "path_patch": ("at",),
+    "collect": ("positions", "generate"),
+    "size_estimate": ("positions", "generate"),
+    "steering_vector": ("at",),
+    "edit_report": ("source",),
+    "choose_n_concepts": ("numbers", "drop"),
+}
+
+
+def _other(scene: Any) -> str:
+    return "blue" if scene.objects[0].color != "blue" else "red"
+
+
+def _cell(world: World) -> Any:
+    return mm.Cell(0, (mm.Change(POINT, torch.tensor([3]), torch.neg),))
