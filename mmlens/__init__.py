@@ -112,6 +112,7 @@ _PUBLIC = {
 _MODULES = {
     "attribution": "mmlens.analysis.attribution.methods",
     "circuits": "mmlens.analysis.circuits.methods",
+    "concepts": "mmlens.analysis.concepts.methods",
     "corrupt": "mmlens.interventions.corruptions",
     "edits": "mmlens.interventions.edits",
     "lab": "mmlens.lab",

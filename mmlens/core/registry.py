@@ -18,7 +18,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from mmlens.core.errors import InputError, UnknownNameError
@@ -35,7 +35,7 @@ class Method:
 
     def __str__(self) -> str:
         """The name, with the settings that are not the default ones."""
-        values = [(setting.name, getattr(self, setting.name), setting.default) for setting in fields(self)]
+        values = [(setting.name, getattr(self, setting.name), setting.default) for setting in _settings(self)]
         text = ", ".join(
             f"{name}={value!r}" for name, value, default in values if default is MISSING or value != default
         )
@@ -43,8 +43,12 @@ class Method:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings by name."""
-        return {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        """The settings by name, but those that change nothing of what comes out (`compare=False`: a device)."""
+        return {setting.name: getattr(self, setting.name) for setting in _settings(self)}
+
+
+def _settings(method: Method) -> "list[Field[Any]]":
+    return [setting for setting in fields(method) if setting.compare]
 
 
 M = TypeVar("M", bound=Method)

@@ -421,7 +421,9 @@ def concepts(here: Here) -> Any:
     }
     on_device = mm.States(states.values.to(here.model.device), states.at, keys=states.keys)
     found["of states on the device"] = mm.extract_concepts(on_device, 3)
-    found["computed on the device"] = mm.extract_concepts(states, 3, device=here.model.device, batch_size=16)
+    found["computed on the device"] = mm.extract_concepts(
+        states, 3, method=mm.concepts.SemiNMF(device=here.model.device), batch_size=16
+    )
     bank = found["semi_nmf"]
     bank.save(here.folder / "bank.safetensors")
     store = mm.collect(

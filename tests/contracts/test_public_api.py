@@ -43,6 +43,7 @@ PUBLIC = [
     "compare_attribution",
     "concept_steering_vectors",
     "concept_words",
+    "concepts",
     "concept_shift",
     "ConceptBank",
     "ConceptShift",

@@ -1,9 +1,9 @@
 """`ConceptBank`: the concepts that were found in states, and how much of each every state holds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,7 @@ class ConceptBank:
         keys, tokens, captions: of the states; see `States`.
         source: the model that the states come from.
         objective: what was minimised, after each step; empty where scikit-learn did it.
+        settings: of the method.
 
     Example:
         >>> import mmlens as mm
@@ -58,6 +59,7 @@ class ConceptBank:
     captions: tuple[str, ...] = ()
     source: str = ""
     objective: tuple[float, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vectors(self) -> Float[torch.Tensor, "concept d_model"]:
@@ -76,21 +78,35 @@ class ConceptBank:
 
     @classmethod
     def of(
-        cls, coder: Coder, states: States | MappedStates, *, method: str, objective: tuple[float, ...] = ()
+        cls,
+        coder: Coder,
+        states: States | MappedStates,
+        *,
+        method: str,
+        settings: Mapping[str, Any] | None = None,
+        objective: tuple[float, ...] = (),
+        codes: Float[torch.Tensor, "sample concept"] | None = None,
     ) -> "ConceptBank":
-        """The bank of a coder and the states that it is judged by."""
-        codes, activations = [], []
+        """The bank of a coder and the states that it is judged by.
+
+        Args:
+            coder: encodes and decodes.
+            states: the states.
+            method, settings, objective: how the coder was found.
+            codes: of the states, where they are known already.
+        """
+        pieces, activations = [], []
         left = energy = 0.0
         for start in range(0, len(states), _ROWS):
             values = states.values[start : start + _ROWS].float()
-            code = coder.encode(values)
+            code = coder.encode(values) if codes is None else codes[start : start + _ROWS].to(values.device)
             left += float((values - coder.decode(code)).double().square().sum())
             energy += float(values.double().square().sum())
-            codes.append(code.cpu())
-            activations.append(coder.activations(values).cpu())
+            pieces.append(code.cpu())
+            activations.append(coder.activations(values, code).cpu())
         return cls(
             coder,
-            torch.cat(codes),
+            torch.cat(pieces),
             torch.cat(activations),
             states.at,
             method,
@@ -100,6 +116,7 @@ class ConceptBank:
             states.captions,
             states.source,
             objective,
+            settings or {},
         )
 
     @classmethod

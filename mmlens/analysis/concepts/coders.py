@@ -31,8 +31,15 @@ class Coder(Protocol):
     def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
         """The states that codes stand for."""
 
-    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
-        """How strongly each concept is active; the codes, unless these only say yes or no."""
+    def activations(
+        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
+    ) -> Float[torch.Tensor, "sample concept"]:
+        """How strongly each concept is active; the codes, unless these only say yes or no.
+
+        Args:
+            values: the states.
+            codes: theirs, where they are known already.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,11 @@ class NonNegative:
         """The weighted sums."""
         return codes @ self.vectors.to(codes.device)
 
-    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+    def activations(
+        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
+    ) -> Float[torch.Tensor, "sample concept"]:
         """The codes."""
-        return self.encode(values)
+        return self.encode(values) if codes is None else codes
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,9 @@ class Nearest:
         """The nearest vector."""
         return codes @ self.vectors.to(codes.device)
 
-    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+    def activations(
+        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
+    ) -> Float[torch.Tensor, "sample concept"]:
         """`1 / (1 + distance)`, as the published code has it."""
         return 1 / (1 + self._distances(values))
 
@@ -112,9 +123,11 @@ class Centred:
         """The mean and the weighted directions."""
         return self.mean.to(codes.device) + codes @ self.vectors.to(codes.device)
 
-    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+    def activations(
+        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
+    ) -> Float[torch.Tensor, "sample concept"]:
         """The codes."""
-        return self.encode(values)
+        return self.encode(values) if codes is None else codes
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,8 @@ class Autoencoder:
         """The states that it makes of them."""
         return codes @ self.vectors.to(codes.device) + self.bias.to(codes.device)
 
-    def activations(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
+    def activations(
+        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
+    ) -> Float[torch.Tensor, "sample concept"]:
         """The codes."""
-        return self.encode(values)
+        return self.encode(values) if codes is None else codes

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mmlens.analysis.concepts.bank import ConceptBank, word_overlap
 from mmlens.analysis.concepts.extract import extract_concepts
-from mmlens.analysis.concepts.methods import Method
+from mmlens.analysis.concepts.method import ConceptMethod
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
@@ -118,9 +118,7 @@ def sweep_concepts(
     store: ActivationStore,
     n_concepts: int = 20,
     *,
-    method: Method = "semi_nmf",
-    penalty: float = 1.0,
-    seed: int = 0,
+    method: str | ConceptMethod = "semi_nmf",
     words: int = 10,
     through_norm: bool = True,
     keep: Keep | None = None,
@@ -130,14 +128,11 @@ def sweep_concepts(
     Args:
         model: the hooked model.
         store: of several points of the stream, e.g. `at="blocks.*.hook_resid_post"`.
-        n_concepts, method, penalty, seed: as for `extract_concepts`.
+        n_concepts, method: as for `extract_concepts`.
         words, through_norm, keep: as for `concept_words`.
 
     Source: the layer ablation of Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), appendix.
     """
-    banks = [
-        extract_concepts(store.at(point), n_concepts, method=method, penalty=penalty, seed=seed)
-        for point in store.points
-    ]
+    banks = [extract_concepts(store.at(point), n_concepts, method=method) for point in store.points]
     said = [concept_words(model, bank, k=words, through_norm=through_norm, keep=keep) for bank in banks]
     return ConceptSweep(store.points, tuple(banks), tuple(tuple(map(tuple, some)) for some in said))

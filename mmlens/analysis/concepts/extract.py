@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmlens.analysis.concepts.bank import ConceptBank
-from mmlens.analysis.concepts.methods import Method, fit
+from mmlens.analysis.concepts.methods import CONCEPT_METHODS, ConceptMethod
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
@@ -22,29 +22,19 @@ def extract_concepts(
     states: States | MappedStates | ActivationStore,
     n_concepts: int = 20,
     *,
-    method: Method = "semi_nmf",
-    penalty: float = 1.0,
-    seed: int = 0,
-    device: torch.device | str | None = None,
+    method: str | ConceptMethod = "semi_nmf",
     batch_size: int | None = None,
 ) -> ConceptBank:
     """Find a few directions that explain the states of a word.
 
         Z ~ U V    (states, here in columns; concepts U; how much of each concept a state holds, V)
 
-    - `"semi_nmf"`: `min ||Z - UV||^2 + penalty * ||V||_1` with `V >= 0` and `||u_k|| <= 1`. The penalty is in the unit of the
-      states: what counts as much depends on how long they are.
-    - `"kmeans"`: the nearest of a few centres. `"pca"`: principal components. `"nmf"`: for states that are never negative.
-      `"simple"`: the longest states themselves, the nearest of which stands for a state.
-
     Args:
         states: from `collect(...)`: a store of one point, or `store.at(point)`; `store.mapped(point)` for more states than
             memory holds, which needs a `batch_size`.
         n_concepts: how many.
-        method: how.
-        penalty: of semi-NMF.
-        seed: of what is drawn; the same seed gives the same concepts.
-        device: where semi-NMF is computed; where the states are, by default.
+        method: `"semi_nmf"`, `"kmeans"`, `"pca"`, `"nmf"` (for states that are never negative), `"simple"` (the baseline), or
+            settings: `mm.concepts.SemiNMF(penalty=0.1)`. docs/methods.md lists them. The same settings give the same concepts.
         batch_size: states at a time; None for all at once. Semi-NMF minimises the same formula either way; k-means, PCA and NMF
             become scikit-learn's incremental ones.
 
@@ -63,7 +53,6 @@ def extract_concepts(
 
     Source: Parekh et al., "A Concept-Based Explainability Framework for Large Multimodal Models", NeurIPS 2024
     (https://arxiv.org/abs/2406.08074), section 3.2.
-    *Departs:* every method is seeded. PCA is centred, as scikit-learn's is.
     """
     made = states.at() if isinstance(states, ActivationStore) else states
     if not isinstance(made, States | MappedStates):
@@ -71,16 +60,20 @@ def extract_concepts(
             f"Concepts are made of the states of one point, found {type(made).__name__}; mm.collect(...).at(point) gives them, "
             "and a tensor becomes them by mm.States(tensor, at=hook_name)."
         )
-    _check(made, n_concepts, batch_size)
-    if penalty < 0:
-        raise InputError(f"penalty={penalty} must not be negative.")
-    coder, objective = fit(
-        made.values, n_concepts, method=method, penalty=penalty, seed=seed, device=device, batch_size=batch_size
+    finder = CONCEPT_METHODS.get(method)
+    _check(made, n_concepts, finder, batch_size)
+    found = finder.fit(made.values, n_concepts, batch_size)
+    return ConceptBank.of(
+        found.coder,
+        made,
+        method=finder.name,
+        settings=finder.settings,
+        objective=found.objective,
+        codes=found.codes,
     )
-    return ConceptBank.of(coder, made, method=method, objective=objective)
 
 
-def _check(states: States | MappedStates, n_concepts: int, batch_size: int | None) -> None:
+def _check(states: States | MappedStates, n_concepts: int, method: ConceptMethod, batch_size: int | None) -> None:
     shape = tuple(states.values.shape)
     if len(shape) != 2:
         raise InputError(
@@ -99,13 +92,14 @@ def _check(states: States | MappedStates, n_concepts: int, batch_size: int | Non
             f"These {len(states)} states are in files; pass a batch_size that says how many to read at a time, or take them into "
             "memory by store.at(point)."
         )
+    method.check(n_concepts, batch_size)
     size = batch_size or len(states)
-    bad: list[int] = []
     for start in range(0, len(states), size):
-        wrong = ~states.values[start : start + size].isfinite().all(1)
-        bad += (start + wrong.nonzero().flatten()).tolist()
-    if bad:
-        raise InputError(f"The states {bad[:5]} are not finite.")
+        values = states.values[start : start + size]
+        wrong = (start + (~values.isfinite().all(1)).nonzero().flatten()).tolist()
+        if wrong:
+            raise InputError(f"The states {wrong[:5]} are not finite.")
+        method.check_states(values)
 
 
 @dataclass(frozen=True)
@@ -137,9 +131,7 @@ def choose_n_concepts(
     *,
     numbers: Sequence[int] = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30),
     drop: float = 0.5,
-    method: Method = "semi_nmf",
-    penalty: float = 1.0,
-    seed: int = 0,
+    method: str | ConceptMethod = "semi_nmf",
 ) -> ConceptCount:
     """How many concepts it takes until half of the reconstruction error is gone.
 
@@ -147,7 +139,7 @@ def choose_n_concepts(
         states: as for `extract_concepts`.
         numbers: to try; the first is what the others are compared with.
         drop: the share of the first one's error that has to go.
-        method, penalty, seed: as for `extract_concepts`.
+        method: as for `extract_concepts`.
 
     Returns:
         Errors, and the number.
@@ -163,7 +155,7 @@ def choose_n_concepts(
     if len(tried) < 2 or not 0 < drop < 1:
         raise InputError(f"Choosing takes two numbers and a drop between 0 and 1; found numbers={tried}, drop={drop}.")
     made = states.at() if isinstance(states, ActivationStore) else states
-    banks = (extract_concepts(made, number, method=method, penalty=penalty, seed=seed) for number in tried)
+    banks = (extract_concepts(made, number, method=method) for number in tried)
     errors = tuple(bank.reconstruction_error for bank in banks)
     reached = [number for number, error in zip(tried, errors, strict=True) if error <= (1 - drop) * errors[0]]
     if not reached:

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.concepts.bank import By, ConceptBank
-from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.shift.fates import contingency, fates
 from mmlens.analysis.shift.matching import Match, match_concepts, require_match
 from mmlens.analysis.shift.measures import Average, average_shift, consistency_of, require_average
@@ -33,7 +33,6 @@ def concept_shift(
     alpha: float = 1.0,
     by: By = "absolute",
     top_samples: int | None = None,
-    seed: int = 0,
 ) -> ConceptShift:
     """Measure how concepts move when a model is tuned, and whether moving them so gives the tuned model's concepts.
 
@@ -54,7 +53,7 @@ def concept_shift(
         base_states: states of the base model.
         tuned_states: states of the tuned model (`with model.adapter("name"):`) on the same samples, at the same point.
         bank: concepts of the base model at this point.
-        tuned_bank: those of the tuned model; found in `tuned_states` by the method and number of `bank` if None.
+        tuned_bank: those of the tuned model; found in `tuned_states` as those of `bank` were (method, settings, number) if None.
         pairs: `"all"`: each sample must be in both sets; `"common"`: those that both have (the paper: both captions have the
             word); `"none"`: see above. Samples are told by hash and word.
         match: how concepts are matched; see `match_concepts`.
@@ -62,7 +61,6 @@ def concept_shift(
         alpha: how much of the shift is added.
         by: the concept of a sample is the one with the largest activation by size (the paper) or by value (its code).
         top_samples: how many of the most active samples are compared; by default 50, or a quarter of all if that is less.
-        seed: of the tuned concepts, where they are found here.
 
     Returns:
         Shift, magnitude, consistency, recovery and fate of each concept.
@@ -91,7 +89,7 @@ def concept_shift(
     base, tuned = paired(base_states, tuned_states, pairs=pairs)
     before = _bank_of(bank, base)
     owner = _owners(before, by)
-    fitted = _alike(bank, tuned_states, seed) if tuned_bank is None else tuned_bank
+    fitted = _alike(bank, tuned_states) if tuned_bank is None else tuned_bank
     after = _bank_of(fitted, tuned)
     other = _owners(after, by)
     count = len(bank)
@@ -123,17 +121,14 @@ def concept_shift(
     return replace(result, most_active=_most_active(result, before, after, bank, tuned, k, by))
 
 
-def _alike(bank: ConceptBank, states: States, seed: int) -> ConceptBank:
+def _alike(bank: ConceptBank, states: States) -> ConceptBank:
     """Concepts of other states, found as those of a bank were."""
-    if bank.method == "sae":
+    if bank.method not in CONCEPT_METHODS:
         raise InputError(
-            "The concepts come from a sparse autoencoder, which is not fitted here; give that of the tuned model: "
-            "tuned_bank=mm.ConceptBank.from_sae(path, at=..., states=tuned_states)."
+            f"The concepts were found by {bank.method!r}, which is not fitted here (a sparse autoencoder is trained elsewhere); "
+            "give those of the tuned model: tuned_bank=mm.ConceptBank.from_sae(path, at=..., states=tuned_states)."
         )
-    options: dict[str, Any] = {"method": bank.method, "seed": seed}
-    if bank.method == "semi_nmf" and isinstance(bank.coder, NonNegative):
-        options["penalty"] = bank.coder.penalty
-    return extract_concepts(states, len(bank), **options)
+    return extract_concepts(states, len(bank), method=CONCEPT_METHODS[bank.method](**bank.settings))
 
 
 def _bank_of(bank: ConceptBank, states: States) -> ConceptBank:

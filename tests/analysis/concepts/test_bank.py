@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ from sklearn.decomposition import PCA
 
 from mmlens import lab
 from mmlens.analysis.concepts.bank import ConceptBank, word_overlap
+from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.extract import choose_n_concepts, extract_concepts
-from mmlens.analysis.concepts.methods import Method
+from mmlens.analysis.concepts.methods import CONCEPT_METHODS
+from mmlens.analysis.concepts.methods.semi_nmf import SemiNMF
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
@@ -23,7 +25,7 @@ from tests.analysis.concepts.test_semi_nmf import planted
 from tests.conftest import Subject
 from tests.tiny import picture
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS = CONCEPT_METHODS.names
 
 
 def states(*, positive: bool = False, **options: Any) -> States:
@@ -34,13 +36,13 @@ def states(*, positive: bool = False, **options: Any) -> States:
     )
 
 
-def bank_by(method: Method) -> tuple[States, ConceptBank]:
+def bank_by(method: str) -> tuple[States, ConceptBank]:
     made = states(positive=method == "nmf")
     return made, extract_concepts(made, 4, method=method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_contract(method: Method) -> None:
+def test_one_contract(method: str) -> None:
     made, bank = bank_by(method)
     torch.testing.assert_close(bank.encode(made), bank.codes, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(bank.activations(made.values), bank.activation, atol=1e-4, rtol=1e-4)
@@ -90,7 +92,7 @@ def test_a_direction_that_was_planted_in_a_model_is_found_and_its_twin_has_none(
     centres = extract_concepts(found["planted"], 2, method="kmeans").vectors
     between = torch.nn.functional.normalize(centres[0] - centres[1], dim=0)
     assert abs(float(between @ direction)) >= 0.99
-    mixed = extract_concepts(found["planted"], 2, penalty=0.01)
+    mixed = extract_concepts(found["planted"], 2, method=SemiNMF(penalty=0.01))
     span = torch.linalg.qr(mixed.vectors.T).Q
     assert float((span.T @ direction).norm()) >= 0.99
     cause = torch.tensor([number % 2 == 0 for number in range(24)])
@@ -114,11 +116,11 @@ def test_the_most_active_states_come_first() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_banks_survive_files(method: Method, tmp_path: Path) -> None:
+def test_banks_survive_files(method: str, tmp_path: Path) -> None:
     made, bank = bank_by(method)
     bank.save(tmp_path / "bank.safetensors")
     again = ConceptBank.load(tmp_path / "bank.safetensors")
-    for name in ("at", "method", "reconstruction_error", "keys", "tokens", "captions", "source", "objective"):
+    for name in ("at", "method", "settings", "reconstruction_error", "keys", "tokens", "captions", "objective"):
         assert getattr(again, name) == getattr(bank, name)
     assert torch.equal(again.codes, bank.codes)
     assert torch.equal(again.activation, bank.activation)
@@ -131,9 +133,9 @@ def test_banks_survive_files(method: Method, tmp_path: Path) -> None:
 def test_the_number_of_concepts_is_the_first_that_halves_the_error() -> None:
     values, _ = planted(80, 24, 4, noise=0.05)
     made = States(values, "here")
-    chosen = choose_n_concepts(made, numbers=(1, 2, 3, 4), penalty=0.1)
+    chosen = choose_n_concepts(made, numbers=(1, 2, 3, 4), method=SemiNMF(penalty=0.1))
     errors = chosen.errors
-    assert errors[3] == extract_concepts(made, 4, penalty=0.1).reconstruction_error
+    assert errors[3] == extract_concepts(made, 4, method=SemiNMF(penalty=0.1)).reconstruction_error
     assert chosen.chosen == next(n for n, error in zip(chosen.numbers, errors, strict=True) if error <= errors[0] / 2)
     assert errors[3] < 0.01 * errors[0]  # four were planted
     with pytest.raises(
@@ -146,9 +148,8 @@ def test_the_number_of_concepts_is_the_first_that_halves_the_error() -> None:
     ("change", "options", "message"),
     [
         ({}, {"n_concepts": 25}, r"n_concepts=25 must lie in 1\.\.24: there are 120 states of width 24"),
-        ({}, {"method": "magic"}, "method='magic' is unknown; there are 'semi_nmf', 'kmeans'"),
+        ({}, {"method": "knn"}, r"method='knn' is unknown; for finding concepts there are 'kmeans', .*'semi_nmf'"),
         ({}, {"method": "nmf"}, "needs states that are nowhere negative"),
-        ({}, {"penalty": -1.0}, "penalty=-1.0 must not be negative"),
         ({"values": torch.zeros(120, 4, 6)}, {}, r"are \[120, 4, 6\]; choose a point of the stream, or flatten"),
         ({"values": torch.full((120, 24), torch.nan)}, {}, r"The states \[0, 1, 2, 3, 4\] are not finite"),
     ],
@@ -156,6 +157,39 @@ def test_the_number_of_concepts_is_the_first_that_halves_the_error() -> None:
 def test_what_cannot_be_decomposed_is_refused(change: dict[str, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         extract_concepts(replace(states(), **change), **{"n_concepts": 4, **options})
+
+
+@pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf")])
+def test_a_penalty_is_a_finite_number(penalty: float) -> None:
+    with pytest.raises(InputError, match=f"penalty={penalty} must be a finite number and not negative"):
+        SemiNMF(penalty=penalty)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_need_that_is_not_met_is_refused(method: str) -> None:
+    cls = CONCEPT_METHODS[method]
+    assert cls.needs <= {"states that are not negative", "batches of at least n_concepts states"}
+    made = states(positive=method == "nmf")
+    few: dict[str, Any] = {"method": method, "batch_size": 3}
+    if "batches of at least n_concepts states" in cls.needs:
+        with pytest.raises(InputError, match=rf"batch_size=3 must be at least n_concepts=4 for method='{method}'"):
+            extract_concepts(made, 4, **few)
+    else:
+        assert len(extract_concepts(made, 4, **few)) == 4
+    if "states that are not negative" in cls.needs:
+        with pytest.raises(InputError, match=f"method='{method}' needs states that are nowhere negative"):
+            extract_concepts(states(), 4, method=method)
+    elif method != "nmf":
+        assert len(extract_concepts(states(), 4, method=method)) == 4
+
+
+def test_codes_that_the_method_solved_for_are_not_solved_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = states()
+    expected = extract_concepts(made, 4, method="semi_nmf")
+    monkeypatch.setattr(NonNegative, "encode", lambda *_: pytest.fail("codes were solved for again"))
+    found = extract_concepts(made, 4, method="semi_nmf")
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(found.activation, expected.activation)
 
 
 def test_a_bare_tensor_is_told_what_it_lacks() -> None:
@@ -244,7 +278,7 @@ def test_overlap_is_the_papers_formula() -> None:
 
 
 @pytest.mark.parametrize("method", ["semi_nmf", "kmeans", "pca", "simple"])
-def test_concepts_of_every_family(subject: Subject, method: Method) -> None:
+def test_concepts_of_every_family(subject: Subject, method: str) -> None:
     """Encoding one state at a time, from a forward of its own, gives the codes of the whole bank."""
     dataset = [picture(seed) for seed in range(6)]
     options: dict[str, Any] = {
@@ -254,7 +288,7 @@ def test_concepts_of_every_family(subject: Subject, method: Method) -> None:
         "dtype": "float32",
     }
     store = collect(subject.model, dataset, batch_size=3, progress=False, **options)
-    bank = extract_concepts(store, 3, method=method, penalty=0.1)
+    bank = extract_concepts(store, 3, method=SemiNMF(penalty=0.1) if method == "semi_nmf" else method)
     for number, image in enumerate(dataset):
         batch = subject.model.prepare("describe the image", images=image)
         _, cache = subject.model.run_with_cache(batch, names="blocks.1.hook_resid_post", positions="last")

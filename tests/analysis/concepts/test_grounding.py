@@ -13,6 +13,7 @@ from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.explain import explain_state, sweep_concepts
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.concepts.grounding import ground_concepts
+from mmlens.analysis.concepts.methods.semi_nmf import SemiNMF
 from mmlens.analysis.concepts.random_words import random_words
 from mmlens.analysis.concepts.scores import concept_specificity, score_grounding
 from mmlens.analysis.concepts.words import concept_words, is_content_word
@@ -104,7 +105,7 @@ def test_pictures_and_maps_are_those_of_the_most_active_samples(subject: Subject
 
 def test_a_state_is_explained_by_what_it_holds_most_of(llava: Subject) -> None:
     states = gathered(llava).at(POINT)
-    bank = extract_concepts(states, 3, penalty=0.1)
+    bank = extract_concepts(states, 3, method=SemiNMF(penalty=0.1))
     for row in range(3):
         told = explain_state(llava.model, bank, states[[row]], k=2, keep=lambda word: True)
         order = bank.codes[row].argsort(descending=True)[:2]
