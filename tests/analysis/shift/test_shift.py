@@ -140,7 +140,9 @@ def test_samples_in_which_no_concept_is_active_belong_to_none() -> None:
     bank = ConceptBank.of(coder, base, method="sae")
     shift = concept_shift(base, base, bank, bank)
     assert shift.owner.tolist() == [0, -1, 0, -1]
-    with pytest.raises(InputError, match=r"found by 'sae', which is not fitted here .*sparse autoencoder.* tuned_bank="):
+    with pytest.raises(
+        InputError, match=r"found by 'sae', which is not fitted here .*sparse autoencoder.* tuned_bank="
+    ):
         concept_shift(base, base, bank)
 
 
