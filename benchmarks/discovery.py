@@ -17,15 +17,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
+from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
 from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
 from mmlens.core.errors import MMLensError
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import families
 from mmlens.discover import discover
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.trial import Trial
 from tests.families import FAMILIES
 from tests.tiny import TINY, picture, redraw
 
@@ -187,6 +190,11 @@ def example(model: Any) -> dict[str, torch.Tensor]:
     raise ValueError(reasons[0] if reasons else "no picture that it takes was found")
 
 
+def discovered(model: nn.Module, example: dict[str, torch.Tensor]) -> Family:
+    """The family that discovery finds, as if none were declared."""
+    return discover(model, example, trial=Trial(HookedMultimodal, model, example, progress=False))
+
+
 def outcome(model_type: str, class_name: str) -> str:
     """What becomes of one class."""
     if class_name in families():
@@ -202,7 +210,7 @@ def outcome(model_type: str, class_name: str) -> str:
     except ValueError as error:
         return f"no example was found: {str(error)[:160]}"
     try:
-        found = discover(model, tensors, progress=False)
+        found = discovered(model, tensors)
     except MMLensError as error:
         return f"not discovered: {str(error).splitlines()[0].split('could not be discovered: ')[-1][:200]}"
     return f"discovered: {found.name}"
@@ -217,9 +225,7 @@ def hidden() -> Iterator[tuple[str, str]]:
         inputs = model.prepare("describe the image", images=picture(0, *tiny.sizes[0])).inputs
         declared = set(model.graph.names)
         try:
-            found = set(
-                HookedMultimodal(model.hf_model, family=discover(model.hf_model, inputs, progress=False)).graph.names
-            )
+            found = set(HookedMultimodal(model.hf_model, family=discovered(model.hf_model, inputs)).graph.names)
         except MMLensError as error:
             yield (
                 tiny.name,

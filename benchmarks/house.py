@@ -18,7 +18,7 @@ from benchmarks.table import as_columns
 
 #: The rooms, from the ground up; a file imports from its own room and from those before it (CONTRIBUTING.md).
 ROOMS = (
-    "core", "hooks", "declarations", "inputs", "architectures", "models", "discover", "execution", "interventions",
+    "core", "hooks", "declarations", "inputs", "architectures", "discover", "models", "execution", "interventions",
     "analysis", "viz", "lab", "cli",
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 from transformers.utils import logging
 
 from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
-from mmlens.architectures.modules import find_module
+from mmlens.architectures.modules import HuggingFaceModel, find_module
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
 from mmlens.declarations.family import Family
@@ -75,10 +75,10 @@ def refuse_compiled(model: nn.Module) -> None:
         )
 
 
-def base_of(hf_model: nn.Module) -> nn.Module:
+def base_of(hf_model: nn.Module) -> HuggingFaceModel:
     """The Hugging Face model itself: a peft model holds it inside."""
-    unwrap: Any = getattr(hf_model, "get_base_model", None)
-    return hf_model if unwrap is None else unwrap()
+    unwrap = getattr(hf_model, "get_base_model", None)
+    return cast(HuggingFaceModel, hf_model if unwrap is None else unwrap())
 
 
 def load_model(

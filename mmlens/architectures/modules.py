@@ -1,10 +1,20 @@
 """Modules of a model by their paths, and the widths of linears."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from mmlens.core.errors import UnsupportedModelError
+from mmlens.declarations.structure import Config
+
+
+class HuggingFaceModel(nn.Module):
+    """The attributes of a Hugging Face model that are used here, for annotations: nothing is made of this class."""
+
+    config: Config
+    generate: Callable[..., Any]
+    save_pretrained: Callable[..., Any]
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.core.errors import MMLensError, UnsupportedModelError
+from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import PARTS
 from mmlens.declarations.family import Family, Vision
 from mmlens.declarations.structure import Block, Config, Mlp, Stack
 from mmlens.discover.connector import connector_of
 from mmlens.discover.deepstack import deepstack_of
 from mmlens.discover.example import example_for, placeholder_of
+from mmlens.discover.outcome import Try
 from mmlens.discover.pieces import NotFound
 from mmlens.discover.report import declaration, described, found_in
 from mmlens.discover.runs import Runs
@@ -60,16 +61,14 @@ def _extended(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def discover(
-    model: nn.Module, example: Mapping[str, Any], processor: Any | None = None, *, progress: bool = True
-) -> Family:
+def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None = None, *, trial: Try) -> Family:
     """Work out the family of a model that none covers, and verify it.
 
     Args:
         model: the bare model.
         example: keyword tensors of one batch with a picture and text.
         processor: its processor, if there is one; says which text stands for a picture.
-        progress: show a progress bar while points are verified.
+        trial: tries a family on the model; `mmlens.models.trial.Trial` wraps and verifies it.
 
     Returns:
         The family, every point of which fired once and moved the logits exactly where it is not declared dead.
@@ -102,7 +101,7 @@ def discover(
             discovered=True,
             **parts,
         )
-        return _verified(model, example, family, progress=progress)
+        return _verified(family, trial)
     except (NotFound, RuntimeError, IndexError, StopIteration) as missing:
         # a structure that nobody thought of may not even let itself be compared; the user needs the lines all the same
         raise UnsupportedModelError(
@@ -121,52 +120,21 @@ def _runs(model: nn.Module, example: Mapping[str, Any]) -> Runs:
         model.train(training)
 
 
-def _verified(model: nn.Module, example: Mapping[str, Any], family: Family, *, progress: bool) -> Family:
+def _verified(family: Family, trial: Try) -> Family:
     """The family without the points that fail, where a declaration can leave them out or place them elsewhere.
 
     Raises:
         NotFound: if others fail.
     """
-    from mmlens.models.hooked import HookedMultimodal
-    from mmlens.models.verify import verify
-
     for _ in range(6):
-        try:
-            hooked = HookedMultimodal(model, family=family)
-            report = verify(hooked, hooked.batch(dict(example)), progress=progress)
-        except (MMLensError, RuntimeError) as error:
-            smaller = _without(family, _raising(model, family, example))
-            if smaller is None or smaller == family:
-                raise NotFound(f"what was found does not run with hooks: {error}") from error
-            family = smaller
-            continue
-        failed = [point.name for point in report.points if not point.ok or point.calls != 1]
-        if report.parity == 0 and not failed and report.hooked_parity <= report.tolerance:
+        outcome = trial(family)
+        if outcome.ok:
             return family
-        if not failed:
-            failed = [name for name in hooked.graph.names if name.endswith("attn.hook_pattern")]
-        smaller = _without(family, failed)
-        if smaller is None or report.parity != 0:
-            raise NotFound(f"verify failed: {report!r}")
+        smaller = None if outcome.failed is None else _without(family, outcome.failed)
+        if smaller is None or smaller == family:
+            raise NotFound(outcome.message)
         family = smaller
     raise NotFound("verify failed again and again")
-
-
-def _raising(model: nn.Module, family: Family, example: Mapping[str, Any]) -> list[str]:
-    """The points at which a hook alone stops the run."""
-    from mmlens.models.hooked import HookedMultimodal
-
-    found: list[str] = []
-    try:
-        hooked = HookedMultimodal(model, family=family)
-    except MMLensError:
-        return found
-    for name in hooked.graph.names:
-        try:
-            hooked.run_with_cache(dict(example), names=name)
-        except (MMLensError, RuntimeError):
-            found.append(name)
-    return found
 
 
 #: What to leave out of a block when a point of it fails, by the end of the point's name.

@@ -1,45 +1,47 @@
 """Attach many hooks, and remove exactly those: also after an exception, also when sessions nest."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from transformer_lens.hook_points import LensHandle
+from transformer_lens.hook_points import HookPoint, LensHandle
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names, match_names
-from mmlens.hooks.point import Point
 
 #: `fn(activation, hook) -> new activation or None`.
 HookFunction: TypeAlias = Callable[..., torch.Tensor | None]
 #: What run methods take: a hook name, glob, list or predicate, and the function.
 HookPair: TypeAlias = tuple[Names, HookFunction]
+#: With the activation, or with the gradient.
+Direction: TypeAlias = Literal["fwd", "bwd"]
 
 
 def resolve_hooks(
-    points: dict[str, Point], fwd_hooks: Sequence[HookPair], bwd_hooks: Sequence[HookPair]
-) -> list[tuple[Point, HookFunction, str]]:
+    points: Mapping[str, HookPoint], fwd_hooks: Sequence[HookPair], bwd_hooks: Sequence[HookPair]
+) -> list[tuple[HookPoint, HookFunction, Direction]]:
     """Find the points that hooks name, before any is attached.
 
     Raises:
         UnknownNameError: for a name or glob that matches nothing.
         InputError: for a pair that is not (names, function).
     """
-    found = []
-    for direction, pairs in (("fwd", fwd_hooks), ("bwd", bwd_hooks)):
+    resolved: list[tuple[HookPoint, HookFunction, Direction]] = []
+    directions: tuple[tuple[Direction, Sequence[HookPair]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
+    for direction, pairs in directions:
         for pair in pairs:
             if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
                 raise InputError(f"A {direction} hook is a pair (name, function); found {pair!r}.")
             names, function = pair
             matched = [names] if isinstance(names, str) and names in points else match_names(names, list(points))
-            found += [(points[name], function, direction) for name in matched]
-    return found
+            resolved += [(points[name], function, direction) for name in matched]
+    return resolved
 
 
 @contextmanager
 def attached(
-    points: dict[str, Point],
+    points: Mapping[str, HookPoint],
     fwd_hooks: Sequence[HookPair] = (),
     bwd_hooks: Sequence[HookPair] = (),
     *,
@@ -53,11 +55,11 @@ def attached(
         bwd_hooks: pairs (names, function) called with the gradient.
         first: run before the hooks that are there already, not after them; among themselves in the order given.
     """
-    wanted: list[tuple[Point, Any, str]] = resolve_hooks(points, fwd_hooks, bwd_hooks)
+    resolved = resolve_hooks(points, fwd_hooks, bwd_hooks)
     handles: list[LensHandle] = []
     try:
-        for point, function, direction in reversed(wanted) if first else wanted:
-            handles.append(point.add_hook(function, dir=direction, prepend=first))  # type: ignore[arg-type]
+        for point, function, direction in reversed(resolved) if first else resolved:
+            handles.append(point.add_hook(cast(Any, function), dir=direction, prepend=first))
         yield handles
     finally:
         for handle in reversed(handles):

@@ -1,25 +1,52 @@
-"""What goes into a hooked model: text and pictures made into batches, raw tensors checked."""
+"""Batches of a hooked model: made of text and pictures, or of raw tensors, which are checked."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
+from torch import nn
 
 from mmlens.core.errors import InputError
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch, require_pictures
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images, prepare_batch, with_tokens
+from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
 from mmlens.inputs.videos import Videos, holds_videos, prepare_videos
-from mmlens.models.parts import Parts
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
 Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
 
 
-class Inputs(Parts):
-    """What a hooked model takes: the part of `HookedMultimodal` that makes and checks batches."""
+def device_of(model: nn.Module) -> torch.device:
+    """The device that inputs go to: that of the model's first weights, or where offloaded ones are brought to run."""
+    first = next(model.parameters()).device
+    if first.type != "meta":
+        return first
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    return torch.device(next((device for device in devices if device is not None), first))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs that a model takes: makes batches, and checks them.
+
+    Attributes:
+        model: the Hugging Face model itself, without adapters around it.
+        family: its declaration.
+        config: its configuration.
+        processor: its processor, or None.
+    """
+
+    model: nn.Module
+    family: Family
+    config: Config
+    processor: Any | None
 
     def prepare(
         self,
@@ -50,7 +77,7 @@ class Inputs(Parts):
             InputError: for unreadable pictures, wrong channel counts, or numbers of texts, pictures and placeholders that
                 do not fit; before any forward pass.
         """
-        processor = self._require_processor("prepare")
+        processor = require_processor(self.processor, "prepare")
         if videos is None and not holds_videos(text):
             batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
         elif images is None:
@@ -59,7 +86,7 @@ class Inputs(Parts):
             )
         else:
             raise InputError("images= and videos= were both given; put pictures and videos into batches of their own.")
-        return batch.to(self.device)
+        return batch.to(device_of(self.model))
 
     def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
@@ -82,31 +109,39 @@ class Inputs(Parts):
         """
         if isinstance(inputs, MultimodalBatch) and not tensors:
             return inputs
-        require_options(self._base, tensors)
+        require_options(self.model, tensors)
         # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
         return make_batch(self.family, self.config, self._keywords(inputs, tensors))
 
     def _keywords(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The Hugging Face keyword tensors of what a run method was given."""
         if isinstance(inputs, torch.Tensor):
-            found: dict[str, Any] = {"input_ids": inputs}
+            keywords: dict[str, Any] = {"input_ids": inputs}
         elif isinstance(inputs, Mapping):
-            found = dict(inputs)
+            keywords = dict(inputs)
         elif inputs is None:
-            found = {}
+            keywords = {}
         else:
             raise InputError(
                 f"A run method takes a batch, a mapping of tensors or token ids, found {type(inputs).__name__}; make a batch "
                 "of text and pictures with model.prepare(text, images=...)."
             )
-        found |= tensors
-        if not found:
+        keywords |= tensors
+        if not keywords:
             raise InputError("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
-        return found
+        return keywords
 
-    def _inputs(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """Checked keyword tensors on the model's device."""
-        found = self._keywords(inputs, tensors)
-        require_pictures(self.family, self.config, found)
-        device = self.device
-        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in found.items()}
+    def keywords(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked Hugging Face keywords of what a run method got, tensors on the model's device.
+
+        Args:
+            inputs: a batch, a mapping, or token ids.
+            tensors: keyword tensors and options, added to those of `inputs`.
+
+        Raises:
+            InputError: for image tokens without pixels and the reverse.
+        """
+        keywords = self._keywords(inputs, tensors)
+        require_pictures(self.family, self.config, keywords)
+        device = device_of(self.model)
+        return {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in keywords.items()}

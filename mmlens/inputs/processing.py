@@ -92,6 +92,17 @@ class ComposedProcessor:
         self.tokenizer.save_pretrained(folder)
 
 
+def require_processor(processor: Any | None, what: str) -> Any:
+    """The processor, for something that needs one.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if processor is None:
+        raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
+    return processor
+
+
 def load_processor(path: str | Path, family: Family | None, config: Config, **options: Any) -> Any:
     """Load a checkpoint's processor, composing it where the Hugging Face one needs torchvision.
 

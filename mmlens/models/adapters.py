@@ -2,26 +2,31 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-
-from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import nearest
+from mmlens.models.protocol import HookedModel
 
 
+@dataclass(frozen=True)
 class Adapters:
-    """What a hooked model can do with peft adapters; without any, its model is the base."""
+    """The peft adapters of a model.
 
-    hf_model: nn.Module
+    Attributes:
+        model: the hooked model.
+    """
+
+    model: HookedModel
 
     @property
-    def adapters(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Names of the adapters that the model holds; empty without peft."""
-        return tuple(getattr(self.hf_model, "peft_config", ()))
+        return tuple(getattr(self.model.hf_model, "peft_config", ()))
 
     @property
-    def active_adapters(self) -> tuple[str, ...]:
+    def active(self) -> tuple[str, ...]:
         """Names of the adapters that act now; empty for the base model."""
         layers = list(self._adapted_layers())
         if not layers or layers[0].disable_adapters:
@@ -29,14 +34,14 @@ class Adapters:
         return tuple(layers[0].active_adapters)
 
     @contextmanager
-    def adapter(self, name: str | None) -> Iterator[Any]:
+    def adapter(self, name: str | None) -> Iterator[HookedModel]:
         """Have one adapter act inside the `with`, or none; afterwards the model is as it was.
 
         Args:
             name: an adapter that the model holds, or None for the base model.
 
         Raises:
-            InputError: if the model holds no such adapter.
+            InputError: if the model holds no such adapter; while another thread has something in force on the model.
 
         Example:
             >>> import mmlens as mm
@@ -45,9 +50,9 @@ class Adapters:
             ...     tuned.caption(scene.image).split()[0]
             'on'
         """
-        if name is not None and name not in self.adapters:
-            held = ", ".join(self.adapters) or "none: it is no peft model"
-            close = nearest(name, self.adapters)
+        if name is not None and name not in self.names:
+            held = ", ".join(self.names) or "none: it is no peft model"
+            close = nearest(name, self.names)
             raise InputError(
                 f"The model holds no adapter {name!r}; it holds {held}."
                 + (f" Nearest: {close[0]}." if close else "")
@@ -61,7 +66,7 @@ class Adapters:
                 layer.enable_adapters(name is not None)
                 if name is not None:
                     layer.set_adapter([name])
-            yield self
+            yield self.model
         finally:
             for layer, disabled, active in before:
                 layer.set_adapter(active)
@@ -72,6 +77,6 @@ class Adapters:
     def _adapted_layers(self) -> Iterator[Any]:
         return (
             module
-            for module in self.hf_model.modules()
+            for module in self.model.hf_model.modules()
             if hasattr(module, "base_layer") and hasattr(module, "disable_adapters")
         )

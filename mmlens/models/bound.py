@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformer_lens.utilities import Slice
@@ -12,9 +12,7 @@ from mmlens.core.units import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch, picture_positions
-
-if TYPE_CHECKING:
-    from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.protocol import HookedModel
 
 
 class BoundModel:
@@ -38,7 +36,7 @@ class BoundModel:
         ... )  # doctest: +SKIP
     """
 
-    def __init__(self, model: "HookedMultimodal", batch: MultimodalBatch):
+    def __init__(self, model: HookedModel, batch: MultimodalBatch):
         self.model = model
         self.batch = batch
 

@@ -49,7 +49,7 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
         NotAloneError: if its blocks hold more than attention over their own sequence and an MLP, so that rows of different
             runs could not be told apart in them.
     """
-    base, language, name = model._base, model.family.language, model.family.name
+    base, language, name = model.base, model.family.language, model.family.name
     if language.encoder is not None:
         raise NotAloneError("an encoder reads the prompt, and every row of the decoder reads all of it")
     if language.crossing is not None:
@@ -97,7 +97,7 @@ def attention_of(model: HookedMultimodal, name: str) -> AttentionWeights:
 
 def _stacks(model: HookedMultimodal) -> list[tuple[Stack, dict[str, nn.Module]]]:
     """Every stack with its blocks by name."""
-    family, base = model.family, model._base
+    family, base = model.family, model.base
     language, inner = family.language, family.projector.stack
     stacks: list[tuple[str, Stack]] = [("vision.", stack) for stack in family.vision.stacks]
     stacks += [] if inner is None else [("projector.", inner)]
@@ -114,7 +114,7 @@ def _stacks(model: HookedMultimodal) -> list[tuple[Stack, dict[str, nn.Module]]]
 def projector_module(model: HookedMultimodal) -> nn.Module | None:
     """The module that returns the projected features; None where a method does."""
     returns = model.family.projector.returns
-    return submodule(model._base, returns, model.family.name) if isinstance(returns, str) else None
+    return submodule(model.base, returns, model.family.name) if isinstance(returns, str) else None
 
 
 def _require_rows(layer: int, kind: Block) -> None:

@@ -10,7 +10,7 @@ so that edits compose, may be taken out in any order, and leave the very bits be
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,9 +18,6 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from mmlens.core.units import Unit
-
-if TYPE_CHECKING:
-    from mmlens.models.hooked import HookedMultimodal
 
 
 @runtime_checkable
@@ -34,9 +31,6 @@ class RowDeltas(Protocol):
     @property
     def deltas(self) -> Float[torch.Tensor, "row d_model"]:
         """What is added to each row."""
-
-    def check(self, model: "HookedMultimodal") -> None:
-        """Raise InputError if it was made for another model."""
 
 
 @dataclass(eq=False)

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Int
 
 from mmlens.architectures.loading import base_of
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.protocol import HookedModel
 
 #: Values read of each parameter; all of them where it has fewer.
 _VALUES = 64
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def fingerprint(model: HookedMultimodal, *, adapters: bool = True) -> str:
+def fingerprint(model: HookedModel, *, adapters: bool = True) -> str:
     """A hash of a model's parameters: names, shapes, and up to 64 values of each, 16 hexadecimal digits.
 
     Values count, not how they are stored: a checkpoint has one fingerprint in every dtype that holds its numbers exactly
@@ -45,7 +45,7 @@ def fingerprint(model: HookedMultimodal, *, adapters: bool = True) -> str:
     return digest.hexdigest()[:16]
 
 
-def _acting_parameters(model: HookedMultimodal, adapters: bool) -> Iterator[tuple[str, torch.Tensor]]:
+def _acting_parameters(model: HookedModel, adapters: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """The base model's parameters under their own names, and those of the adapters that act."""
     asleep = set(model.adapters) - (set(model.active_adapters) if adapters else set())
     for name, parameter in base_of(model.hf_model).named_parameters():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,7 @@ from mmlens.core.names import Names
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
-
-if TYPE_CHECKING:
-    from mmlens.models.running import Running
+from mmlens.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ class GenerationTrace:
 
 
 def trace_generation(
-    model: "Running",
+    model: HookedModel,
     batch: MultimodalBatch,
     *,
-    names: "Names | Selection",
+    names: Names | Selection,
     max_new_tokens: int,
     use_cache: bool,
 ) -> GenerationTrace:

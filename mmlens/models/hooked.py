@@ -1,37 +1,58 @@
 """`HookedMultimodal`: a Hugging Face vision-language model with named hook points, itself untouched."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
+from jaxtyping import Float
 from torch import nn
+from transformer_lens.config import TransformerLensConfig
 
 from mmlens.architectures.build import build
 from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
+from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
+from mmlens.discover import discover, example_for
 from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.point import Point
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.inputs import Batch as Batch
+from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters
 from mmlens.models.bound import BoundModel
-from mmlens.models.row_edits import RowEdits
-from mmlens.models.running import Intervention as Intervention
-from mmlens.models.running import Running
+from mmlens.models.delegation import method_of, property_of
+from mmlens.models.part_view import BlockWeights, PartView
+from mmlens.models.row_edits import RowEdits, WeightEdit
+from mmlens.models.runs import Runs
+from mmlens.models.trial import Trial
+from mmlens.models.verify import verify as verified
+from mmlens.models.vocabulary import Vocabulary
+from mmlens.models.weights import Weights
+
+if TYPE_CHECKING:
+    # run methods take other arguments than TransformerLens's of the same name, on purpose
+    from torch.nn import Module as HookedRootModule
+else:
+    from transformer_lens import HookedRootModule
 
 
-class HookedMultimodal(RowEdits, Adapters, Running):
+class HookedMultimodal(HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real
     module while it has a hook and detaches afterwards, so that without hooks the model is bit-equal to the bare one.
 
+    Its parts have files of their own, and what they do is listed here part by part: the inputs it takes
+    (`mmlens.inputs.inputs`), its runs, the edits of its weights, its adapters, its weights and its vocabulary.
+
     Attributes:
         hf_model: the Hugging Face model.
         processor: its processor, or None.
         family: the declaration of where its parts are.
+        config: its configuration.
         graph: the hook-point graph.
         hook_dict: the points by name.
 
@@ -46,25 +67,71 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         "a HookedMultimodal: HookedMultimodal.from_hf(model, processor) wraps a Hugging Face model, "
         "from_pretrained(path) loads a checkpoint"
     )
+    hf_model: HuggingFaceModel
+    hook_dict: dict[str, Point]
+    reset_hooks: Callable[..., None]
 
     def __init__(self, hf_model: nn.Module, processor: Any | None = None, family: Family | None = None):
         super().__init__()
-        self.hf_model = hf_model
+        self.hf_model = cast(HuggingFaceModel, hf_model)
         self.processor = processor
-        base: Any = base_of(hf_model)
-        self.family = find_family(base) if family is None else family
-        self.config = base.config
-        built = build(base, self.family, self.config)
+        self.family = find_family(self.base) if family is None else family
+        self.config: Config = self.base.config
+        built = build(self.base, self.family, self.config)
         self.graph: HookGraph = built.graph
-        self.hook_dict = built.points  # type: ignore[assignment]
+        self.hook_dict = built.points
         self.mod_dict = dict(built.points)
-        self.__dict__["_base"] = base  # not a second submodule
         self.train(hf_model.training)
+
+    # -- its parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> HuggingFaceModel:
+        """The Hugging Face model itself, without adapters around it."""
+        return base_of(self.hf_model)
+
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.base, self.family, self.config, self.processor)
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.base, self.processor)
+
+    @property
+    def _weights(self) -> Weights:
+        return Weights(self.base, self.family, self.config)
+
+    @property
+    def _language(self) -> PartView:
+        return self._weights.part("language")
+
+    @property
+    def _edits(self) -> RowEdits:
+        return RowEdits(self)
+
+    @property
+    def _adapters(self) -> Adapters:
+        return Adapters(self)
+
+    @property
+    def _runs(self) -> Runs:
+        return Runs(self, self._inputs)
 
     @property
     def discovered(self) -> bool:
         """Whether its family was discovered, not declared."""
         return self.family.discovered
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the model's first weights, or where offloaded ones are brought to run."""
+        return device_of(self.hf_model)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` adds."""
+        how = " (not declared: its parts were discovered and verified)" if self.discovered else ""
+        return f"family={self.family.name}{how}, {self.graph!r}"
 
     # -- making one --------------------------------------------------------------------------------------------------
 
@@ -91,7 +158,11 @@ class HookedMultimodal(RowEdits, Adapters, Running):
                 lines of a declaration to write.
         """
         refuse_compiled(hf_model)
-        return cls(hf_model, processor, _discovered(hf_model, processor, example))
+        base = base_of(hf_model)
+        if is_covered(base) or (processor is None and example is None):
+            return cls(hf_model, processor)
+        tensors = example_for(base, processor) if example is None else example
+        return cls(hf_model, processor, discover(base, tensors, processor, trial=Trial(cls, base, tensors)))
 
     @classmethod
     def from_pretrained(
@@ -126,14 +197,12 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         )
         model = cls.from_hf(hf_model, processor)
         if verify and not model.discovered:
-            from mmlens.models.verify import verify as check
-
-            check(model).raise_if_failed()
+            verified(model).raise_if_failed()
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save model and processor as a checkpoint that plain transformers loads."""
-        self.hf_model.save_pretrained(folder)  # type: ignore[operator]
+        self.hf_model.save_pretrained(folder)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
 
@@ -149,9 +218,15 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         if hooked or self.edits:
             what = f"hooks are attached ({', '.join(hooked[:3])})" if hooked else f"{self.edits[0]!r} is in force"
             raise InputError(f"A model cannot be copied while {what}; copy it first, and hook or edit the copy.")
-        copied = type(self)(copy.deepcopy(self.hf_model, memo), self.processor, self.family)
-        memo[id(self)] = copied
-        return copied
+        twin = type(self)(copy.deepcopy(self.hf_model, memo), self.processor, self.family)
+        memo[id(self)] = twin
+        return twin
+
+    # -- what goes in ------------------------------------------------------------------------------------------------
+
+    prepare = method_of("_inputs", Inputs.prepare)
+    extend = method_of("_inputs", Inputs.extend)
+    batch = method_of("_inputs", Inputs.batch)
 
     def bind(self, batch: MultimodalBatch) -> BoundModel:
         """This model with a batch's picture held fast, for tools whose signatures take only tokens.
@@ -161,22 +236,97 @@ class HookedMultimodal(RowEdits, Adapters, Running):
         """
         return BoundModel(self, batch)
 
-    def extra_repr(self) -> str:
-        """What `print(model)` adds."""
-        how = " (not declared: its parts were discovered and verified)" if self.discovered else ""
-        return f"family={self.family.name}{how}, {self.graph!r}"
+    # -- running it --------------------------------------------------------------------------------------------------
 
+    forward = method_of("_runs", Runs.forward)
+    generate = method_of("_runs", Runs.generate)
+    current_run = property_of("_runs", Runs.current)
+    hooks = method_of("_runs", Runs.hooks)
+    add_hook = method_of("_runs", Runs.add_hook)
+    intervene = method_of("_runs", Runs.intervene)
+    run_with_hooks = method_of("_runs", Runs.run_with_hooks)
+    run_with_cache = method_of("_runs", Runs.run_with_cache)
+    default_points = property_of("_runs", Runs.default_points)
+    trace_generation = method_of("_runs", Runs.trace_generation)
+    caption = method_of("_runs", Runs.caption)
+    answer = method_of("_runs", Runs.answer)
 
-def _discovered(
-    hf_model: nn.Module, processor: Any | None, example: Mapping[str, torch.Tensor] | None
-) -> Family | None:
-    """The discovered family of a model that none covers; None if one does, or there is nothing to discover it with."""
-    base: Any = base_of(hf_model)
-    if is_covered(base) or (processor is None and example is None):
-        return None
-    # discovery builds and verifies hooked models
-    from mmlens.discover import discover, example_for
+    # -- edits of its weights ----------------------------------------------------------------------------------------
 
-    if example is None:
-        example = example_for(base, processor)
-    return discover(base, example, processor)
+    edits = property_of("_edits", RowEdits.edits)
+    edited = method_of("_edits", RowEdits.edited)
+    revert = method_of("_edits", RowEdits.revert)
+    unedited_fingerprint = property_of("_edits", RowEdits.unedited_fingerprint)
+
+    def apply(self, edit: WeightEdit | Callable[[nn.Module], None]) -> "HookedMultimodal":
+        """Put an edit in force until `revert`; what `save_pretrained` then saves is the edited model.
+
+        Args:
+            edit: from `mm.edits`. (A function is called on every module, as in torch.)
+
+        Returns:
+            The model.
+
+        Raises:
+            InputError: if it was made for another model or cannot be made here, before anything is written.
+        """
+        if not isinstance(edit, WeightEdit):
+            return super().apply(edit)
+        self._edits.put(edit)
+        return self
+
+    # -- its adapters ------------------------------------------------------------------------------------------------
+
+    adapters = property_of("_adapters", Adapters.names)
+    active_adapters = property_of("_adapters", Adapters.active)
+    adapter = method_of("_adapters", Adapters.adapter)
+
+    # -- its weights and tokens, under TransformerLens's names ---------------------------------------------------------
+
+    part = method_of("_weights", Weights.part)
+    ln_final = property_of("_weights", Weights.ln_final)
+    unembed = property_of("_weights", Weights.unembed)
+    W_E = property_of("_weights", Weights.W_E)
+    W_U = property_of("_weights", Weights.W_U)
+    b_U = property_of("_weights", Weights.b_U)
+
+    @property
+    def cfg(self) -> TransformerLensConfig:
+        """The language model's shape in TransformerLens's terms."""
+        return self._language.cfg
+
+    @property
+    def blocks(self) -> list[BlockWeights]:
+        """The language model's blocks: `model.blocks[i].attn.W_O`, `model.blocks[i].mlp.W_out` (views)."""
+        return self._language.blocks
+
+    W_in = property_of("_language", PartView.W_in)
+    W_gate = property_of("_language", PartView.W_gate)
+    W_out = property_of("_language", PartView.W_out)
+    W_Q = property_of("_language", PartView.W_Q)
+    W_K = property_of("_language", PartView.W_K)
+    W_V = property_of("_language", PartView.W_V)
+    W_O = property_of("_language", PartView.W_O)
+    OV = property_of("_language", PartView.OV)
+    QK = property_of("_language", PartView.QK)
+    accumulated_bias = method_of("_language", PartView.accumulated_bias)
+
+    def tokens_to_residual_directions(self, tokens: Any) -> Float[torch.Tensor, "*tokens d_model"]:
+        """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
+
+        The final norm's gain is part of it: `direction = gain * W_U[:, token]`, so that the attributions of all
+        components sum to the logit (for RMS norms; layer norms centre first, as TransformerLens does).
+
+        Args:
+            tokens: a string that is one token, an id, or a tensor of ids of any shape.
+        """
+        ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
+        return self._weights.directions(torch.as_tensor(ids))
+
+    tokenizer = property_of("_vocabulary", Vocabulary.tokenizer)
+    stop_tokens = property_of("_vocabulary", Vocabulary.stop_tokens)
+    to_tokens = method_of("_vocabulary", Vocabulary.to_tokens)
+    to_single_token = method_of("_vocabulary", Vocabulary.to_single_token)
+    to_string = method_of("_vocabulary", Vocabulary.to_string)
+    to_str_tokens = method_of("_vocabulary", Vocabulary.to_str_tokens)
+    decode = method_of("_vocabulary", Vocabulary.decode)

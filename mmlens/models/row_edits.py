@@ -1,45 +1,60 @@
-"""Edits of a hooked model's weights, put in force and taken out again: `model.edited`, `model.apply` and `model.revert`."""
+"""Edits of a hooked model's weights, put in force and taken out again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from torch import nn
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from mmlens.core.errors import InputError
-from mmlens.models.edit_ledger import Entry, RowDeltas, ledger_of
+from mmlens.models.claims import claimed
+from mmlens.models.edit_ledger import Entry, Ledger, RowDeltas, ledger_of
+from mmlens.models.fingerprint import fingerprint
+from mmlens.models.protocol import HookedModel
 from mmlens.models.weight_rows import by_point, require_rows, row_weights
 
 
-class RowEdits:
-    """What a hooked model can do with edits of its weights. Edits belong to the Hugging Face model: wrappers share them."""
+@runtime_checkable
+class WeightEdit(RowDeltas, Protocol):
+    """Something that can be added to rows of weights, made for one model: `mmlens.edits.Edit`."""
 
-    _base: Any
+    def check(self, model: Any) -> None:
+        """Raise InputError if it was made for another model."""
+
+
+@dataclass(frozen=True)
+class RowEdits:
+    """The edits of a model's weights. They belong to the Hugging Face model: wrappers share them.
+
+    Attributes:
+        model: the hooked model.
+    """
+
+    model: HookedModel
+
+    @property
+    def _ledger(self) -> Ledger:
+        return ledger_of(self.model.base)
 
     @property
     def edits(self) -> tuple[RowDeltas, ...]:
         """The edits in force, first to last."""
-        return tuple(entry.edit for entry in ledger_of(self._base).entries)
+        return tuple(entry.edit for entry in self._ledger.entries)
 
     @property
     def unedited_fingerprint(self) -> str:
         """The fingerprint of the weights without adapters and edits in force; worked out anew only where weights have changed."""
-        from mmlens.models.fingerprint import fingerprint
-
-        def work_out() -> str:
-            return fingerprint(self, adapters=False)  # type: ignore[arg-type]
-
-        return ledger_of(self._base).fingerprint(self._base, work_out)
+        return self._ledger.fingerprint(self.model.base, lambda: fingerprint(self.model, adapters=False))
 
     @contextmanager
-    def edited(self, *edits: RowDeltas) -> Iterator[Any]:
+    def edited(self, *edits: WeightEdit) -> Iterator[HookedModel]:
         """Have edits in force inside the `with`; afterwards every weight has its own bits back, also after an exception.
 
         Args:
             edits: from `mm.edits`; several compose, also on the same rows.
 
         Raises:
-            InputError: if one was made for another model or cannot be made here, before anything is written.
+            InputError: if one was made for another model or cannot be made here, before anything is written; while another
+                thread has something in force on the model.
 
         Example:
             >>> import mmlens as mm
@@ -50,41 +65,28 @@ class RowEdits:
             >>> bool((model.blocks[2].mlp.W_out[7] == row).all())
             True
         """
-        ledger = ledger_of(self._base)
         entries = [self._entry(edit) for edit in edits]
-        try:
-            for entry in entries:
-                ledger.add(entry)
-            yield self
-        finally:
-            ledger.remove(entries)
+        with claimed(self.model, ", ".join(map(repr, edits))):
+            try:
+                for entry in entries:
+                    self._ledger.add(entry)
+                yield self.model
+            finally:
+                self._ledger.remove(entries)
 
-    def apply(self, edit: RowDeltas | Callable[[nn.Module], None]) -> Any:
-        """Put an edit in force until `revert`; what `save_pretrained` then saves is the edited model.
-
-        Args:
-            edit: from `mm.edits`. (A function is called on every module, as in torch.)
-
-        Returns:
-            The model.
-
-        Raises:
-            InputError: if it was made for another model or cannot be made here, before anything is written.
-        """
-        if not isinstance(edit, RowDeltas):
-            return super().apply(edit)  # type: ignore[misc]
+    def put(self, edit: WeightEdit) -> None:
+        """Put an edit in force until it is reverted; see `HookedMultimodal.apply`."""
         entry = self._entry(edit)
-        ledger = ledger_of(self._base)
-        done = False
-        try:
-            ledger.add(entry)
-            done = True
-        finally:
-            if not done:
-                ledger.remove([entry])
-        return self
+        with claimed(self.model, repr(edit)):
+            done = False
+            try:
+                self._ledger.add(entry)
+                done = True
+            finally:
+                if not done:
+                    self._ledger.remove([entry])
 
-    def revert(self, edit: RowDeltas) -> Any:
+    def revert(self, edit: WeightEdit) -> HookedModel:
         """Take an edit out of force; rows that no other edit touches have their own bits back.
 
         Edits may be reverted in any order: what is left is bit-equal to having applied only the others.
@@ -98,19 +100,20 @@ class RowEdits:
         Raises:
             InputError: if it is not in force.
         """
-        ledger = ledger_of(self._base)
-        same = [entry for entry in reversed(ledger.entries) if entry.edit is edit or entry.edit == edit]
-        if not same:
-            held = "\n".join(f"  {entry.edit!r}" for entry in ledger.entries) or "  none"
-            raise InputError(f"This edit is not in force:\n  {edit!r}\nIn force are:\n{held}")
-        ledger.remove(same[:1])
-        return self
+        with claimed(self.model, f"Taking out {edit!r}"):
+            entries = self._ledger.entries
+            same = [entry for entry in reversed(entries) if entry.edit is edit or entry.edit == edit]
+            if not same:
+                listed = "\n".join(f"  {entry.edit!r}" for entry in entries) or "  none"
+                raise InputError(f"This edit is not in force:\n  {edit!r}\nIn force are:\n{listed}")
+            self._ledger.remove(same[:1])
+        return self.model
 
-    def _entry(self, edit: RowDeltas) -> Entry:
+    def _entry(self, edit: WeightEdit) -> Entry:
         """The edit sorted by block, once it is known that it can be made."""
         if not isinstance(edit, RowDeltas):
             raise InputError(f"An edit is expected (see mm.edits), found {type(edit).__name__}.")
-        edit.check(self)  # type: ignore[arg-type]
-        require_rows(self, edit.rows, edit.deltas.shape[-1])  # type: ignore[arg-type]
+        edit.check(self.model)
+        require_rows(self.model, edit.rows, edit.deltas.shape[-1])
         points = {point: (rows, edit.deltas[numbers]) for point, (rows, numbers) in by_point(edit.rows).items()}
-        return Entry(edit, points, row_weights(self, points))  # type: ignore[arg-type]
+        return Entry(edit, points, row_weights(self.model, points))

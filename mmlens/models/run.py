@@ -3,18 +3,16 @@
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from mmlens.inputs.batch import MultimodalBatch
 
-if TYPE_CHECKING:
-    from mmlens.models.hooked import HookedMultimodal
-
-_Kept = TypeVar("_Kept")
+Model = TypeVar("Model")
+_Value = TypeVar("_Value")
 
 
 @dataclass(eq=False)
-class Run:
+class Run(Generic[Model]):
     """A forward pass or a generation, from before it starts until it ends. What interventions work out for it ends with it,
     so that a run inside another one, and one intervention in force twice, keep apart.
 
@@ -24,18 +22,18 @@ class Run:
         options: options of Hugging Face's `generate` (`max_new_tokens`, ...) or `forward`.
     """
 
-    model: "HookedMultimodal"
+    model: Model
     kind: Literal["forward", "generate"]
     options: Mapping[str, Any]
     make_batch: Callable[[], MultimodalBatch] = field(repr=False)
-    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+    _memory: dict[Hashable, object] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def batch(self) -> MultimodalBatch:
-        """What goes in, with its token layout; worked out when first asked for."""
+        """What goes in, with its token layout; worked out when it is first read."""
         return self.make_batch()
 
-    def remember(self, key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+    def remember(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
         """Something that is made once in this run.
 
         Args:
@@ -44,7 +42,7 @@ class Run:
         """
         if key not in self._memory:
             self._memory[key] = make()
-        return self._memory[key]  # type: ignore[no-any-return]
+        return cast(_Value, self._memory[key])
 
 
 @runtime_checkable

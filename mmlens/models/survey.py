@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mmlens.core.files import require_file, whole_file
 from mmlens.core.names import PARTS
-
-if TYPE_CHECKING:
-    from mmlens.inputs.batch import MultimodalBatch
-    from mmlens.models.hooked import HookedMultimodal
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.protocol import HookedModel
+from mmlens.models.verify import verify
 
 RECORDS = Path(__file__).with_name("families.json")
 
@@ -56,12 +55,12 @@ class FamilyRecord:
 
 
 def survey(
-    model: "HookedMultimodal",
-    batch: "MultimodalBatch",
+    model: HookedModel,
+    batch: MultimodalBatch,
     *,
     name: str,
     how: Literal["declared", "discovered"],
-    filmed: "MultimodalBatch | None" = None,
+    filmed: MultimodalBatch | None = None,
     needs: tuple[str, ...] = (),
 ) -> FamilyRecord:
     """Verify a model and say in one record what was found.
@@ -74,8 +73,6 @@ def survey(
         filmed: a batch of videos, if it reads them.
         needs: packages that transformers needs to make it, with their versions.
     """
-    from mmlens.models.verify import verify
-
     report = verify(model, batch, progress=False)
     on_videos = None if filmed is None else verify(model, filmed, progress=False)
     placed = set.intersection(*(set(places.grids) for places in batch.layout.places)) if batch.layout.places else set()

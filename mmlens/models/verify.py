@@ -10,11 +10,10 @@ from tqdm.auto import tqdm
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mmlens.models.hooked import HookedMultimodal
 
 #: Computing attention step by step differs from the fused kernel by rounding; this bounds it in float32.
 HOOKED_TOLERANCE = 2e-5
@@ -111,7 +110,7 @@ class VerifyReport:
         return self
 
 
-def example_batch(model: "HookedMultimodal") -> MultimodalBatch:
+def example_batch(model: HookedModel) -> MultimodalBatch:
     """A small batch of noise pictures and a short question.
 
     Raises:
@@ -129,7 +128,7 @@ def example_batch(model: "HookedMultimodal") -> MultimodalBatch:
 
 @torch.no_grad()
 def verify(
-    model: "HookedMultimodal", batch: MultimodalBatch | None = None, *, causal: bool = True, progress: bool = True
+    model: HookedModel, batch: MultimodalBatch | None = None, *, causal: bool = True, progress: bool = True
 ) -> VerifyReport:
     """Check that every listed hook point fires, is of the declared width, and moves the logits when edited.
 
@@ -190,7 +189,7 @@ def _noise() -> Callable[..., torch.Tensor]:
     return add
 
 
-def _over_what_is_written(model: "HookedMultimodal") -> set[str]:
+def _over_what_is_written(model: HookedModel) -> set[str]:
     """The attention scores among the positions that new tokens follow."""
     graph = model.graph
     written = graph["hook_logits"].sequence

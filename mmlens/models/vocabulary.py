@@ -1,39 +1,29 @@
-"""Tokens and strings of a hooked model, under TransformerLens's names."""
+"""The vocabulary of a model: tokens and strings, under TransformerLens's names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int
 
+from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.errors import InputError
+from mmlens.inputs.inputs import device_of
+from mmlens.inputs.processing import require_processor
 
 
+@dataclass(frozen=True)
 class Vocabulary:
-    """What a hooked model can do with text: the part of `HookedMultimodal` that needs its tokenizer alone.
+    """The tokens of a model and the text that they stand for.
 
     Attributes:
-        processor: the Hugging Face processor, or None.
-        hf_model: the Hugging Face model.
+        model: the Hugging Face model.
+        processor: its processor, or None.
     """
 
-    processor: Any
-    hf_model: Any
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs go: the device of the model's first weights, or where offloaded ones are brought to run."""
-        first = next(self.hf_model.parameters()).device
-        if first.type != "meta":
-            return first
-        hooks = (getattr(module, "_hf_hook", None) for module in self.hf_model.modules())
-        places = (getattr(hook, "execution_device", None) for hook in hooks)
-        return torch.device(next((place for place in places if place is not None), first))
-
-    def _require_processor(self, what: str) -> Any:
-        if self.processor is None:
-            raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
-        return self.processor
+    model: HuggingFaceModel
+    processor: Any | None
 
     @property
     def tokenizer(self) -> Any:
@@ -42,13 +32,13 @@ class Vocabulary:
         Raises:
             InputError: if the model was wrapped without a processor.
         """
-        processor = self._require_processor("A tokenizer")
+        processor = require_processor(self.processor, "A tokenizer")
         return getattr(processor, "tokenizer", processor)
 
     @property
     def stop_tokens(self) -> set[int]:
         """Ids that end a generation."""
-        config = getattr(self.hf_model, "generation_config", None)
+        config = getattr(self.model, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
         return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
@@ -61,7 +51,7 @@ class Vocabulary:
         """
         texts = [text] if isinstance(text, str) else list(text)
         ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
-        return ids["input_ids"].to(self.device)
+        return ids["input_ids"].to(device_of(self.model))
 
     def to_single_token(self, text: str) -> int:
         """The id of a string that is one token.

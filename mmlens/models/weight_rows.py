@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from mmlens.architectures.weights import plain_weight
+from mmlens.architectures.weights import plain_weight, readable
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron, Unit
-
-if TYPE_CHECKING:
-    from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.protocol import HookedModel
 
 
 def by_point(rows: Sequence[Unit]) -> dict[str, tuple[Int[torch.Tensor, "_"], Int[torch.Tensor, "_"]]]:
@@ -25,7 +23,7 @@ def by_point(rows: Sequence[Unit]) -> dict[str, tuple[Int[torch.Tensor, "_"], In
     return {point: (torch.tensor([rows[n].index for n in some]), torch.tensor(some)) for point, some in numbers.items()}
 
 
-def row_weights(model: "HookedMultimodal", points: Iterable[str]) -> dict[str, Float[torch.Tensor, "d_model neuron"]]:
+def row_weights(model: HookedModel, points: Iterable[str]) -> dict[str, Float[torch.Tensor, "d_model neuron"]]:
     """The real parameters whose column i is the row of neuron i; under LoRA adapters the base layers'.
 
     Args:
@@ -38,12 +36,29 @@ def row_weights(model: "HookedMultimodal", points: Iterable[str]) -> dict[str, F
     return {point: plain_weight(_linear(model, point), f"W_out behind {point}", to="edit") for point in points}
 
 
-def _linear(model: "HookedMultimodal", point: str) -> nn.Module:
+def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Tensor, "row d_model"]:
+    """What neurons write per unit of their activation, as it acts: rows of `W_out`, adapters included.
+
+    Args:
+        model: the hooked model.
+        neurons: neurons that the model has.
+
+    Raises:
+        UnsupportedModelError: if weights are quantised or offloaded.
+    """
+    rows: dict[int, torch.Tensor] = {}
+    for point, (indices, numbers) in by_point(neurons).items():
+        weight = readable(_linear(model, point), f"W_out behind {point}")
+        rows |= dict(zip(numbers.tolist(), weight.T[indices.to(weight.device)], strict=True))
+    return torch.stack([rows[number].to(rows[0].device) for number in range(len(neurons))])
+
+
+def _linear(model: HookedModel, point: str) -> nn.Module:
     """The real linear that reads the neurons of a point."""
-    return model.hook_dict[point].read_by  # type: ignore[return-value]
+    return cast(nn.Module, model.hook_dict[point].read_by)
 
 
-def require_rows(model: "HookedMultimodal", rows: Iterable[Unit], width: int) -> None:
+def require_rows(model: HookedModel, rows: Iterable[Unit], width: int) -> None:
     """Refuse rows that a model does not have, and deltas of another width.
 
     Raises:
@@ -60,7 +75,7 @@ def require_rows(model: "HookedMultimodal", rows: Iterable[Unit], width: int) ->
 
 @contextmanager
 def rows_added(
-    model: "HookedMultimodal", rows: Sequence[Unit], deltas: Callable[[], Float[torch.Tensor, "row d_model"]]
+    model: HookedModel, rows: Sequence[Unit], deltas: Callable[[], Float[torch.Tensor, "row d_model"]]
 ) -> Iterator[None]:
     """Run as if deltas were added to rows, differentiably, without writing to a weight.
 

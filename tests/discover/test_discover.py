@@ -13,6 +13,7 @@ from mmlens.declarations import registry as declarations
 from mmlens.declarations.family import Family
 from mmlens.discover import discover
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.trial import Trial
 from tests.families import FAMILIES
 from tests.models.own_models import IMAGE_TOKEN, VOCAB, MolmoLike
 from tests.tiny import TINY, Tiny, picture, redraw
@@ -61,6 +62,11 @@ ELSEWHERE = {
 }
 
 
+def discovered(model: nn.Module, example: dict[str, torch.Tensor]) -> Family:
+    """The family that discovery finds, as if none were declared."""
+    return discover(model, example, trial=Trial(HookedMultimodal, model, example, progress=False))
+
+
 @pytest.fixture
 def hidden() -> Iterator[dict[str, Family]]:
     """The registry emptied, and put back afterwards."""
@@ -77,7 +83,7 @@ def hidden() -> Iterator[dict[str, Family]]:
 def test_a_hidden_family_is_found_again(tiny: Tiny) -> None:
     declared = tiny.make()
     batch = declared.prepare("describe the image", images=picture(0, *tiny.sizes[0]))
-    found = HookedMultimodal(declared.hf_model, family=discover(declared.hf_model, batch.inputs, progress=False))
+    found = HookedMultimodal(declared.hf_model, family=discovered(declared.hf_model, batch.inputs))
     assert found.discovered
     assert found.family.name == f"discovered:{type(declared.hf_model).__name__}"
     assert set(declared.graph.names) - set(found.graph.names) == LEFT_OUT.get(tiny.name, set())
@@ -137,10 +143,10 @@ def test_half_precision_is_no_hindrance_and_nothing_is_left_behind() -> None:
     inputs = dict(declared.prepare("describe the image", images=picture(0, 64, 64)).inputs)
     pixels = inputs["pixel_values"].to(torch.bfloat16)
     own = model.config.text_config._attn_implementation
-    family = discover(model, {**inputs, "pixel_values": pixels}, progress=False)
+    family = discovered(model, {**inputs, "pixel_values": pixels})
     assert HookedMultimodal(model, family=family).graph.names == declared.graph.names
     with pytest.raises(UnsupportedModelError, match="could not be discovered"):
-        discover(model, {**inputs, "pixel_values": pixels[..., :3]}, progress=False)
+        discovered(model, {**inputs, "pixel_values": pixels[..., :3]})
     # transformers leaves hooks of its own
     left = [
         hook

@@ -279,7 +279,7 @@ def test_edits_for_other_weights_are_refused_before_anything_is_written(llava: S
 
 
 def test_fingerprints_are_not_worked_out_again_for_our_own_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmlens.models import fingerprint as module
+    from mmlens.models import row_edits as module
 
     model = TINY[0].make()
     calls: list[int] = []

@@ -16,8 +16,9 @@ from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.inputs import Batch
 from mmlens.models.generation import GenerationTrace
-from mmlens.models.hooked import Batch, HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd

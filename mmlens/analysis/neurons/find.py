@@ -21,7 +21,8 @@ from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.hooked import Batch, HookedMultimodal
+from mmlens.inputs.inputs import Batch
+from mmlens.models.hooked import HookedMultimodal
 
 
 def find_neurons(

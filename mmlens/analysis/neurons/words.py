@@ -7,6 +7,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.weight_rows import written_rows
 
 
 @torch.no_grad()
@@ -40,8 +41,7 @@ def neuron_words(model: HookedMultimodal, neurons: Sequence[Neuron], *, k: int =
         return []
     if not 1 <= k <= model.W_U.shape[1]:
         raise InputError(f"k={k} words must lie in 1..{model.W_U.shape[1]}, the size of the vocabulary.")
-    blocks, unembedding = model.blocks, model.W_U
-    # one neuron after the other of a large layer's transposed weight would be slow; rows first, then one product
-    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index].to(unembedding.device) for neuron in neurons])
+    unembedding = model.W_U
+    rows = written_rows(model, neurons).to(unembedding.device)
     best = (rows @ unembedding).topk(k, dim=-1).indices
     return [[model.to_string(token).strip() for token in row] for row in best]

@@ -15,6 +15,7 @@ from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.weight_rows import written_rows
 
 AMONG = Quantity("noun among its words", "share of neurons")
 RANK = Quantity("rank of the noun", "median rank", better="lower")
@@ -83,9 +84,8 @@ def _reference(case: Case, scorer: Scorer) -> object:
 @torch.no_grad()
 def _row_logits(model: HookedMultimodal, neurons: Sequence[Neuron]) -> torch.Tensor:
     """What each neuron's row adds to every token's logit, without the final norm: `[neuron vocab]`."""
-    blocks, unembedding = model.blocks, model.W_U
-    rows = torch.stack([blocks[neuron.layer].mlp.W_out[neuron.index].to(unembedding.device) for neuron in neurons])
-    return (rows @ unembedding).float().cpu()
+    unembedding = model.W_U
+    return (written_rows(model, neurons).to(unembedding.device) @ unembedding).float().cpu()
 
 
 def _overlap(words: Sequence[str], text: str) -> float:

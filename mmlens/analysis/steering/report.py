@@ -11,7 +11,8 @@ from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, Steeri
 from mmlens.analysis.steering.selection import answers
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
-from mmlens.models.hooked import HookedMultimodal, Intervention
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.runs import Intervention
 
 Interventions: TypeAlias = Intervention | Mapping[str, Intervention | Sequence[Intervention]]
 #: From a sample and an answer to a score between 0 and 1.

@@ -24,7 +24,8 @@ from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering_vector import SteeringVector
-from mmlens.models.hooked import HookedMultimodal, Intervention
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.runs import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -67,7 +67,7 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
         settings["made with adapters"] = list(model.active_adapters)
     if model.edits:
         settings["made with edits in force"] = [repr(edit) for edit in model.edits]
-    return Provenance(type(model._base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
+    return Provenance(type(model.base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class Edit:
             InputError: if the class or the weights are other ones.
         """
         about = self.provenance
-        found = (type(model._base).__name__, model.unedited_fingerprint)
+        found = (type(model.base).__name__, model.unedited_fingerprint)
         if found != (about.model, about.fingerprint):
             other = "a model of another class" if found[0] != about.model else "other weights"
             raise InputError(
@@ -184,7 +184,7 @@ class Edit:
         settings = {**self.provenance.settings, "carried over from": self.provenance.fingerprint}
         about = replace(
             self.provenance,
-            model=type(model._base).__name__,
+            model=type(model.base).__name__,
             fingerprint=model.unedited_fingerprint,
             settings=settings,
         )

@@ -1,0 +1,145 @@
+"""Claims on a model: runs under way and changes in force, each of one thread or task, so that none gets into another's.
+
+Hooks, edits and adapters act on the real modules, which all threads share. While one thread (or one asyncio task) has
+something in force, or runs, the model is its own. A run of another waits until that is over; where waiting is no use,
+because nothing moves or the other one is a task of the same thread, it is refused by name.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from mmlens.core.errors import InputError
+from mmlens.models.protocol import HookedModel
+from mmlens.models.run import Run, Watching
+
+#: Seconds to wait for a thread that has something in force and runs nothing.
+PATIENCE = 5.0
+
+
+@dataclass(eq=False)
+class Claim:
+    """One run under way, or one change in force.
+
+    Attributes:
+        what: in words, for messages.
+        model: the hooked model that it was put in force on.
+        run: the run; None for a change.
+        watching: interventions that are told of every run before it starts.
+        closed: whether it is over.
+        thread: where it was put in force.
+    """
+
+    what: str
+    model: object
+    run: Run | None = None
+    watching: tuple[Watching, ...] = ()
+    closed: bool = False
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+
+
+#: The claims of this thread or task, outermost first; those that were closed elsewhere may still be among them.
+_OWN: ContextVar[tuple[Claim, ...]] = ContextVar("mmlens_claims", default=())
+
+
+class Claims:
+    """The claims on one Hugging Face model, whichever wrapper made them; see `claims_of`."""
+
+    def __init__(self) -> None:
+        self._open: list[Claim] = []
+        self._changed = threading.Condition()
+        self._last_change = 0.0
+
+    @contextmanager
+    def claimed(self, claim: Claim) -> Iterator[None]:
+        """Have the model to this thread or task inside the `with`.
+
+        Raises:
+            InputError: if another one has it and does not come to an end; names it.
+        """
+        try:
+            self._enter(claim)
+            yield
+        finally:
+            self._leave(claim)
+
+    def _enter(self, claim: Claim) -> None:
+        own = _OWN.get()
+        with self._changed:
+            while others := [other for other in self._open if other not in own]:
+                self._wait_for(others, claim)
+            self._open.append(claim)
+            self._last_change = time.monotonic()
+        _OWN.set((*(other for other in own if not other.closed), claim))
+
+    def _leave(self, claim: Claim) -> None:
+        claim.closed = True
+        with self._changed:
+            self._open = [other for other in self._open if other is not claim]
+            self._last_change = time.monotonic()
+            self._changed.notify_all()
+        # by identity and not by a token: claims may be closed in any order, and where the garbage collector runs
+        _OWN.set(tuple(other for other in _OWN.get() if other is not claim))
+
+    def _wait_for(self, others: list[Claim], claim: Claim) -> None:
+        """Wait until a claim of others is closed.
+
+        Raises:
+            InputError: if that will not happen.
+        """
+        here = threading.current_thread()
+        stuck = any(other.thread is here or not other.thread.is_alive() for other in others)
+        idle = not any(other.run for other in others) and time.monotonic() - self._last_change > PATIENCE
+        if stuck or idle:
+            other = others[-1]
+            where = "another task of this thread" if other.thread is here else f"the thread {other.thread.name!r}"
+            ended = "" if other.thread.is_alive() else ", which has ended without leaving it"
+            raise InputError(
+                f"{claim.what} in the thread {here.name!r} cannot begin: {other.what} is in force on the same weights in "
+                f"{where}{ended}, and would be part of it. Leave that `with` first; or, if it is meant to hold here too, hand "
+                "its context over: threading.Thread(target=contextvars.copy_context().run, args=(function,)); or give each "
+                "thread a model of its own: copy.deepcopy(model)."
+            )
+        self._changed.wait(PATIENCE)
+
+
+_CLAIMS: "WeakKeyDictionary[nn.Module, Claims]" = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def claims_of(base: nn.Module) -> Claims:
+    """The claims on a Hugging Face model; its wrappers share them, and they go with the model."""
+    with _MAKING:
+        return _CLAIMS.setdefault(base, Claims())
+
+
+def current_run(model: object) -> Run | None:
+    """The run of a hooked model that is under way in this thread or task, the innermost one."""
+    return next((c.run for c in reversed(_OWN.get()) if c.run is not None and c.model is model and not c.closed), None)
+
+
+def watching(model: object) -> list[Watching]:
+    """The interventions in force on a hooked model in this thread or task that are told of every run, first to last."""
+    return [watcher for c in _OWN.get() if c.model is model and not c.closed for watcher in c.watching]
+
+
+@contextmanager
+def claimed(model: HookedModel, what: str, watching: tuple[Watching, ...] = ()) -> Iterator[None]:
+    """Have a model to this thread or task while something is in force on it.
+
+    Args:
+        model: the hooked model.
+        what: is in force, in words.
+        watching: interventions that are told of every run.
+
+    Raises:
+        InputError: if another one has it and does not come to an end; names it.
+    """
+    with claims_of(model.base).claimed(Claim(what, model, watching=watching)):
+        yield

@@ -1,0 +1,42 @@
+"""Methods and properties of a class that one of its parts carries out, with the part's own signature and docstring."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
+
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Attribute(Protocol, Generic[R_co]):
+    """An attribute that is read, for annotations."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> R_co: ...
+
+
+def method_of(part: str, method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """A method that a part carries out.
+
+    Args:
+        part: the attribute that holds the part.
+        method: of the part's class.
+    """
+
+    @functools.wraps(method)
+    def through(self: object, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(getattr(self, part), *args, **kwargs)
+
+    return through
+
+
+def property_of(part: str, prop: Callable[[S], R]) -> Attribute[R]:
+    """A property that a part works out.
+
+    Args:
+        part: the attribute that holds the part.
+        prop: the property of the part's class.
+    """
+    own = cast(property, prop)
+    return cast(Attribute[R], property(lambda self: own.__get__(getattr(self, part)), doc=own.__doc__))

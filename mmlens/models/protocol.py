@@ -1,0 +1,105 @@
+"""A hooked model as code below it sees it: what it may be asked for there."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from transformer_lens.config import TransformerLensConfig
+
+from mmlens.architectures.modules import HuggingFaceModel
+from mmlens.core.names import Names, Part
+from mmlens.core.units import Positions
+from mmlens.declarations.family import Family
+from mmlens.declarations.structure import Config
+from mmlens.hooks.cache import ActivationCache
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Selection
+from mmlens.hooks.point import Point
+from mmlens.hooks.session import HookPair
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.inputs import Batch
+from mmlens.models.part_view import PartView
+
+
+class HookedModel(Protocol):
+    """A Hugging Face model with hook points: `mmlens.models.hooked.HookedMultimodal`, of which this is a part."""
+
+    hf_model: HuggingFaceModel
+    hook_dict: dict[str, Point]
+    processor: Any | None
+    family: Family
+    config: Config
+    graph: HookGraph
+
+    @property
+    def base(self) -> HuggingFaceModel:
+        """The Hugging Face model itself, without adapters around it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+
+    @property
+    def cfg(self) -> TransformerLensConfig:
+        """The language model's shape in TransformerLens's terms."""
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that the model holds."""
+
+    @property
+    def active_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that act now."""
+
+    @property
+    def stop_tokens(self) -> set[int]:
+        """Ids that end a generation."""
+
+    def part(self, part: Part) -> PartView:
+        """One part's blocks, weights and configuration."""
+
+    def prepare(self, text: str, images: Any = None) -> MultimodalBatch:
+        """A batch of text and pictures."""
+
+    def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
+        """A batch from raw keyword tensors."""
+
+    def extend(self, batch: MultimodalBatch, tokens: torch.Tensor) -> MultimodalBatch:
+        """The batch with further tokens at its end."""
+
+    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> torch.Tensor:
+        """Token ids of plain text."""
+
+    def to_string(self, tokens: Any) -> Any:
+        """Text of token ids."""
+
+    def decode(self, tokens: torch.Tensor) -> list[str]:
+        """Text of token ids, without special tokens."""
+
+    def __call__(self, batch: Batch | None = None, **tensors: Any) -> torch.Tensor:
+        """Logits of one run."""
+
+    def hooks(
+        self, fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()
+    ) -> AbstractContextManager[Any]:
+        """Have hooks attached inside a `with`."""
+
+    def run_with_hooks(
+        self, batch: Batch | None = None, *, fwd_hooks: Sequence[HookPair] = (), **tensors: Any
+    ) -> torch.Tensor:
+        """Logits of one run with hooks attached."""
+
+    def run_with_cache(
+        self,
+        batch: Batch | None = None,
+        *,
+        names: Names | Selection | None = None,
+        positions: Positions = "all",
+        device: torch.device | str | None = None,
+        **tensors: Any,
+    ) -> tuple[torch.Tensor, ActivationCache]:
+        """Logits of one run, and its activations."""
+
+    def generate(self, batch: Batch | None = None, **options: Any) -> Any:
+        """What Hugging Face's `generate` returns."""

@@ -1,0 +1,273 @@
+"""Runs of a hooked model: forward passes and generation, with hooks and interventions, cached or traced."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from mmlens.core.names import Names
+from mmlens.core.units import Positions
+from mmlens.hooks.cache import ActivationCache
+from mmlens.hooks.nodes import Selection
+from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.images import Picture
+from mmlens.inputs.inputs import Batch, Inputs
+from mmlens.inputs.options import require_options
+from mmlens.inputs.prepare import Images
+from mmlens.models.caching import Recorder
+from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
+from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
+from mmlens.models.protocol import HookedModel
+from mmlens.models.run import Run, Watching
+
+
+@runtime_checkable
+class Intervention(Protocol):
+    """Something that can be done to activations: it says at which points, and how."""
+
+    def hooks(self, model: Any) -> list[HookPair]:
+        """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a hooked model.
+
+    Attributes:
+        model: the hooked model.
+        inputs: makes its batches.
+    """
+
+    model: HookedModel
+    inputs: Inputs
+
+    def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch pos vocab"]:
+        """Run the model.
+
+        Args:
+            batch: a prepared batch, a mapping of keyword tensors, or token ids.
+            tensors: keyword tensors of the Hugging Face model.
+
+        Returns:
+            Logits.
+
+        Raises:
+            InputError: for image tokens without pixels and the reverse, and for keywords that the model does not know; while
+                another thread has something in force on the model.
+        """
+        require_options(self.model.base, tensors)
+        keywords = self.inputs.keywords(batch, tensors)
+        with self._under_way("forward", batch, tensors, keywords):
+            return self.model.hf_model(**{"use_cache": False, **keywords}).logits
+
+    def generate(self, batch: Batch | None = None, **options: Any) -> Any:
+        """Generate with the Hugging Face model, greedily unless told otherwise; hooks fire at every step.
+
+        Args:
+            batch: as for `forward`; samples padded on the left.
+            options: keyword tensors and options of Hugging Face's `generate` (`max_new_tokens`, `do_sample`, ...).
+
+        Returns:
+            What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
+
+        Raises:
+            InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued.
+        """
+        keywords = self.inputs.keywords(batch, options)
+        mask = keywords.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and self.model.graph["hook_logits"].sequence == "language":
+            refuse_right_padding(mask)
+        with self._under_way("generate", batch, options, keywords):
+            return self.model.hf_model.generate(**{"do_sample": False, **keywords})
+
+    @contextmanager
+    def _under_way(
+        self,
+        kind: Literal["forward", "generate"],
+        batch: Batch | None,
+        tensors: Mapping[str, Any],
+        keywords: Mapping[str, Any],
+    ) -> Iterator[None]:
+        """Have a run under way, once the interventions in force have agreed to it.
+
+        What the batch carries is in force in it, ahead of the hooks that are there already.
+
+        Args:
+            kind: of the run.
+            batch: what it got.
+            tensors: keyword tensors and options that it got besides.
+            keywords: both together, as the Hugging Face model gets them.
+        """
+        prepared = batch if isinstance(batch, MultimodalBatch) else None
+        carried = () if prepared is None else prepared.carried
+        whole = prepared if not any(isinstance(value, torch.Tensor) for value in tensors.values()) else None
+        inputs = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+        options = {name: value for name, value in keywords.items() if name not in inputs}
+        run = Run(self.model, kind, options, lambda: self.inputs.batch(inputs) if whole is None else whole)
+        claim = Claim(f"A {'generation' if kind == 'generate' else 'forward pass'}", self.model, run)
+        with (
+            claims_of(self.model.base).claimed(claim),
+            attached(self.model.hook_dict, self._pairs(carried), first=True),
+        ):
+            for watcher in watching(self.model):
+                watcher.starts(run)
+            yield
+
+    @property
+    def current(self) -> Run | None:
+        """The run that is under way in this thread, the innermost one; None outside of `forward` and `generate`."""
+        return current_run(self.model)
+
+    @contextmanager
+    def hooks(self, fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()) -> Iterator[HookedModel]:
+        """Have hooks attached inside the `with`; exactly these are removed on leaving, also after an exception.
+
+        Args:
+            fwd_hooks: pairs (names, fn): fn(activation, hook) returns a new activation or None. Names may be globs.
+            bwd_hooks: the same for gradients; run `backward()` inside the `with`.
+
+        Raises:
+            UnknownNameError: if a name or glob matches nothing, before anything is attached.
+            InputError: while another thread has something in force on the model.
+        """
+        with claimed(self.model, "hooks"), attached(self.model.hook_dict, fwd_hooks, bwd_hooks):
+            yield self.model
+
+    @contextmanager
+    def intervene(self, *interventions: Intervention) -> Iterator[HookedModel]:
+        """Have interventions in force inside the `with`, for forward passes and generation alike.
+
+        Args:
+            interventions: carried out in the order given.
+
+        Raises:
+            InputError: if one of them cannot happen on this model, before anything is attached; while another thread has
+                something in force on the model.
+        """
+        pairs = self._pairs(interventions)
+        watchers = tuple(watcher for watcher in interventions if isinstance(watcher, Watching))
+        words = ", ".join(map(repr, interventions))
+        with claimed(self.model, words, watching=watchers), attached(self.model.hook_dict, pairs):
+            yield self.model
+
+    def _pairs(self, interventions: Sequence[Intervention]) -> list[HookPair]:
+        return [pair for intervention in interventions for pair in intervention.hooks(self.model)]
+
+    def run_with_hooks(
+        self, batch: Batch | None = None, *, fwd_hooks: Sequence[HookPair] = (), **tensors: Any
+    ) -> Float[torch.Tensor, "batch pos vocab"]:
+        """Run once with hooks attached.
+
+        Args:
+            batch: as for `forward`.
+            fwd_hooks: pairs (names, fn).
+            tensors: keyword tensors.
+
+        Returns:
+            Logits. For backward hooks use `with model.hooks(bwd_hooks=...)` around both passes.
+        """
+        with self.hooks(fwd_hooks):
+            return self.model(batch, **tensors)
+
+    def run_with_cache(
+        self,
+        batch: Batch | None = None,
+        *,
+        names: Names | Selection | None = None,
+        positions: Positions = "all",
+        device: torch.device | str | None = None,
+        **tensors: Any,
+    ) -> tuple[Float[torch.Tensor, "batch pos vocab"], ActivationCache]:
+        """Run once and keep activations.
+
+        Args:
+            batch: as for `forward`.
+            names: which points; by default all except attention scores and patterns, which are large and have to be named.
+            positions: which positions to keep: `"all"`, `"image"`, `"text"`, `"last"`, indices, a slice or a tensor.
+            device: where to keep them, e.g. `"cpu"`; by default where they are.
+            tensors: keyword tensors.
+
+        Returns:
+            Logits and the cache. Cached tensors are detached.
+
+        Raises:
+            UnknownNameError: if a name matches nothing.
+            InputError: for positions out of range or that samples do not share; before the forward pass where the
+                sequence's length is known.
+        """
+        nodes = self.default_points if names is None else self.model.graph.select(names)
+        everything = isinstance(positions, str) and positions == "all"
+        layout = None if everything else self.inputs.batch(batch, **tensors).layout
+        recorder = Recorder(nodes, layout, positions, device)
+        logits = self.run_with_hooks(batch, fwd_hooks=recorder.hooks, **tensors)
+        return logits, recorder.cache(self.model)
+
+    @property
+    def default_points(self) -> Selection:
+        """The points that a cache holds by default: all but attention scores and patterns."""
+        return self.model.graph.select(where=lambda node: not node.on_request)
+
+    def add_hook(self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:
+        """Add a hook that stays until `reset_hooks()`; prefer `with model.hooks(...)`.
+
+        Raises:
+            UnknownNameError: if a name or glob matches nothing.
+        """
+        with claimed(self.model, "A hook that stays"):
+            for point, function, _ in resolve_hooks(self.model.hook_dict, [(name, hook)], []):
+                point.add_hook(cast(Any, function), dir=dir, **options)
+
+    def trace_generation(
+        self,
+        batch: Batch | None = None,
+        *,
+        names: Names | Selection = "blocks.*.mlp.hook_post",
+        max_new_tokens: int = 20,
+        use_cache: bool = True,
+        **tensors: Any,
+    ) -> GenerationTrace:
+        """Generate greedily and keep, for each new token, the states that predicted it.
+
+        Args:
+            batch: as for `forward`; samples padded on the left.
+            names: language-model points to record.
+            max_new_tokens: upper bound on the new tokens.
+            use_cache: with or without a KV cache; the states are the same.
+            tensors: keyword tensors.
+
+        Returns:
+            Tokens, states `[batch step ...]` by name, logits and text.
+
+        Raises:
+            InputError: for vision or projector points, which predict no token; for right padding.
+        """
+        made = self.inputs.batch(batch, **tensors)
+        return trace_generation(self.model, made, names=names, max_new_tokens=max_new_tokens, use_cache=use_cache)
+
+    def caption(self, images: Images, *, prompt: str = "describe the image", max_new_tokens: int = 30) -> Any:
+        """Caption one picture (a string) or several (a list of strings), greedily.
+
+        Args:
+            images: a picture, or a list of pictures.
+            prompt: what to ask for.
+            max_new_tokens: upper bound on the caption's tokens.
+        """
+        return self.answer(images, prompt, max_new_tokens=max_new_tokens)
+
+    def answer(self, images: Images, question: str | Sequence[str], *, max_new_tokens: int = 30) -> Any:
+        """Answer a question about one picture (a string), or one question per picture (a list of strings).
+
+        Args:
+            images: a picture, or a list of pictures.
+            question: the question; for several pictures one for all, or one each.
+            max_new_tokens: upper bound on the answer's tokens.
+        """
+        pictures = cast("list[Picture]", list(images) if isinstance(images, list | tuple) else [images])
+        questions = [question] * len(pictures) if isinstance(question, str) else list(question)
+        batch = self.inputs.prepare(questions, images=[[picture] for picture in pictures])
+        text = self.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens).text
+        return text if isinstance(images, list | tuple) else text[0]
