@@ -1,7 +1,7 @@
 """The states of one point where they are too many for memory: read from their files a piece at a time."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -26,16 +26,18 @@ class _Run:
 
 @dataclass(frozen=True)
 class MappedRows:
-    """A matrix of states in files; `rows[100:200]` reads these, in float32.
+    """A matrix of states in files; `rows[100:200]` reads these.
 
     Attributes:
         point: the hook point.
         shape: number of states, and the shape of each.
+        dtype: in which they are read.
     """
 
     point: str
     shape: tuple[int, ...]
     _runs: tuple[_Run, ...] = field(repr=False)
+    dtype: torch.dtype = torch.float32
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -54,9 +56,9 @@ class MappedRows:
             begin = end - (run.stop - run.start)
             if max(first, begin) >= last:
                 break
-            mine = slice(run.start + max(first, begin) - begin, run.start + min(last, end) - begin)
-            pieces.append(run.shard.values(self.point, mine).to(torch.float32))
-        return torch.cat(pieces) if pieces else torch.zeros(0, *self.shape[1:])
+            piece = slice(run.start + max(first, begin) - begin, run.start + min(last, end) - begin)
+            pieces.append(run.shard.values(self.point, piece).to(self.dtype))
+        return torch.cat(pieces) if pieces else torch.zeros(0, *self.shape[1:], dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,29 @@ class MappedStates:
     source: str = ""
 
     @classmethod
-    def of(cls, shards: Sequence[Shard], point: str, question: CollectionConfig) -> "MappedStates":
-        """Those of some shards, in the order of the dataset; several processes took its samples in turn."""
+    def of(
+        cls,
+        shards: Sequence[Shard],
+        point: str,
+        question: CollectionConfig,
+        *,
+        keys: Collection[str] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "MappedStates":
+        """Those of some shards, in the order of the dataset; several processes took its samples in turn.
+
+        Args:
+            shards: with a state at least.
+            point: the hook point.
+            question: what was collected.
+            keys: of the samples whose states count; all if None.
+            dtype: of the values as they are read.
+        """
         ordered = sorted(
-            (
-                (record.number, number, row)
-                for number, shard in enumerate(shards)
-                for row, record in enumerate(shard.records)
-            )
+            (record.number, number, row)
+            for number, shard in enumerate(shards)
+            for row, record in enumerate(shard.records)
+            if keys is None or record.key in keys
         )
         starts = [[0, *accumulate(record.rows for record in shard.records)] for shard in shards]
         runs = []
@@ -112,7 +129,7 @@ class MappedStates:
         ]
         width = runs[0].shard.values(point, slice(0, 1)).shape[1:]
         return cls(
-            MappedRows(point, (len(owners), *width), tuple(runs)),
+            MappedRows(point, (len(owners), *width), tuple(runs), dtype),
             tuple(record.key for record in owners),
             tuple(word for run in runs for word in words[id(run.shard)][run.start : run.stop]),
             tuple(record.caption for record in owners),

@@ -237,7 +237,7 @@ def test_it_reads_back_in_every_form(llava: Subject, tmp_path: Path) -> None:
     rows = list(disk.to_dataset())
     np.testing.assert_array_equal(np.stack([row[point] for row in rows]), raw.float().numpy())
     assert [row["caption"] for row in rows] == list(states.captions)
-    assert torch.equal(torch.cat([chunk.values for chunk in disk.chunks(point)]), states.values)
+    assert torch.equal(torch.cat([chunk.values for chunk in disk.mapped(point).split(3)]), states.values)
     assert list(disk.to_frame()["rows"]) == [record.rows for record in disk.records]
     some = states[torch.tensor([4, 2])]
     assert torch.equal(some.values, states.values[[4, 2]])
