@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from PIL import Image
 
+from mmlens.core.checkpoint import hash_of
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.kinds import Accepts, Must, With
 from mmlens.declarations.family import Family
@@ -66,6 +67,12 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def size(self) -> int:
         """Number of samples."""
         return len(self.inputs["input_ids"])
+
+    @property
+    def content_hash(self) -> str:
+        """A hash of everything that it puts into a model: its tensors, and what it carries."""
+        tensors = [piece for name in sorted(self.inputs) for piece in (name, self.inputs[name])]
+        return hash_of([*tensors, *(piece for c in self.carried for piece in (c.at, *c.rows, *c.values))])
 
     @property
     def picture_changes(self) -> dict[tuple[int, int], tuple[str, ...]]:

@@ -25,10 +25,10 @@ from mmlens.analysis.metrics import (
     predicting_logits,
     require_values,
 )
-from mmlens.analysis.patching.checkpoint import Checkpoint, hash_of, hash_of_batch
 from mmlens.analysis.patching.groups import Group, Groups, groups_on
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import Chosen, SweptUnits, Target, choose, targets
+from mmlens.core.checkpoint import Checkpoint, hash_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
@@ -100,16 +100,16 @@ def patch(
     chosen = choose(model, at, units)
     groups = groups_of(clean, chosen, positions)
     first = next(iter(groups.values()))
-    question = {
+    identity = {
         "the model": fingerprint(model),
-        "the clean batch": hash_of_batch(clean),
-        "the corrupted batch": hash_of_batch(corrupted),
+        "the clean batch": clean.content_hash,
+        "the corrupted batch": corrupted.content_hash,
         "points": hash_of([*((node.name, units) for node, units in chosen), window]),
         "positions": hash_of(piece for node in groups for group in groups[node] for piece in (group.name, *group.rows)),
         "metric": hash_of([metric_name(metric), metric.tokens if isinstance(metric, Metric) else None]),
         "direction": direction,
     }
-    kept = Checkpoint(checkpoint, question)
+    cells = Checkpoint(checkpoint, "sweep", identity)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in chosen])
     run = CleanRun(model, target)
@@ -118,10 +118,11 @@ def patch(
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
     grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict, window), groups)
-    kept.start((len(grid.points), len(first), clean.size))
-    plan = grid.fill(kept, measure, budget=budget, progress=progress)
+    shape = (len(grid.points), len(first), clean.size)
+    values = cells.tensors.setdefault("values", torch.full(shape, torch.nan))
+    plan = grid.fill(cells, measure, budget=budget, progress=progress)
     return PatchSweep(
-        values=kept.values,
+        values=values,
         points=[point.name for point in grid.points],
         groups=[group.name for group in first],
         clean=ends[0],
@@ -179,11 +180,14 @@ class _Grid:
             changes.append(Change(node.name, rows, partial(_put, point, taken)))
         return Cell(sample, tuple(changes))
 
-    def fill(self, kept: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool) -> Plan | None:
+    def fill(
+        self, finished: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool
+    ) -> Plan | None:
         """Run the unfinished cells and put their values in; returns what that costs, or None if all were finished."""
+        values = finished.tensors["values"]
         reads = measure.reads if isinstance(measure, Measure) else None
         unpatched = (self.run.clean_logits if reads is None else self.run.clean_logits[:, list(reads)]).cpu()
-        places = [(i, j) for i, j in kept.values.isnan().any(-1).nonzero().tolist()]
+        places = [(i, j) for i, j in values.isnan().any(-1).nonzero().tolist()]
         plan = self._plan(places)
         held = max(1, _HELD // unpatched.numel())
         try:
@@ -191,18 +195,18 @@ class _Grid:
                 for start in range(0, len(places), held):
                     waiting = _Waiting(places[start : start + held], unpatched, self)
 
-                    def done(numbers: list[int], logits: torch.Tensor, waiting: _Waiting = waiting) -> None:
-                        for i, j, answers in waiting.receive(numbers, logits):
-                            values = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
-                            kept.values[i, j] = require_values(values, len(answers), measure)
+                    def done(places: list[int], logits: torch.Tensor, waiting: _Waiting = waiting) -> None:
+                        for i, j, answers in waiting.receive(places, logits):
+                            numbers = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
+                            values[i, j] = require_values(numbers, len(answers), measure)
                             bar.update()
-                        kept.save()
+                        finished.save()
 
                     done([], unpatched[:0])
                     if waiting.cells:
                         self.run.logits(waiting.cells, tokens=reads, budget=budget, progress=False, done=done)
         finally:
-            kept.save(now=True)
+            finished.save(now=True)
         return plan
 
     def _plan(self, places: Sequence[tuple[int, int]]) -> Plan | None:

@@ -1,7 +1,7 @@
 """Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
 
-from collections.abc import Collection, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, UnmeasurableError, case_of
-from mmlens.analysis.properties.checkpoint import Checkpoint, Part
 from mmlens.analysis.properties.measured import Measured, Value
 from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
@@ -89,21 +89,55 @@ def run(
         "reading": str(reading),
         "measures": [repr(each) for each in measures if not isinstance(each, Overall)],
     }
-    kept = Checkpoint(checkpoint, settings)
+    finished = Checkpoint(checkpoint, "report of neurons", settings)
     parts: list[Part] = []
     samples, number = as_samples(dataset), 0
     total = len(dataset) if isinstance(dataset, Sized) else total
     with tqdm(total=total, desc="neurons", disable=not progress) as bar:
         while some := list(islice(samples, reading.batch_size)):
             key = " ".join([str(number), *(sample.key for sample in some)])
-            part = kept.get(key)
-            if part is None:
+            if key not in finished.parts:
                 part = _part(model, some, number, measures, choice, reading, skip_unmeasurable)
-                kept.put(key, part)
-            parts.append(part)
+                finished.parts[key] = part.as_json()
+                finished.save(now=True)
+            parts.append(Part.from_json(finished.parts[key]))
             number += len(some)
             bar.update(len(some))
     return _joined(parts, measures, settings, number)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured of a few samples.
+
+    Attributes:
+        values: the numbers.
+        chosen: the neurons of each noun.
+        skipped: what could not be measured, and why.
+    """
+
+    values: Sequence[Value]
+    chosen: Sequence[Chosen]
+    skipped: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain lists, short."""
+        return {
+            "values": [list(asdict(value).values()) for value in self.values],
+            "chosen": [list(asdict(neurons).values()) for neurons in self.chosen],
+            "skipped": dict(self.skipped),
+        }
+
+    @classmethod
+    def from_json(cls, lists: Mapping[str, Any]) -> "Part":
+        """From what `as_json` gave."""
+        chosen = [
+            Chosen(
+                sample, noun, {method: [(layer, index) for layer, index in places] for method, places in sets.items()}
+            )
+            for sample, noun, sets in lists["chosen"]
+        ]
+        return cls([Value(*fields) for fields in lists["values"]], chosen, lists["skipped"])
 
 
 def _part(

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mmlens.analysis.metrics import logit_difference
-from mmlens.analysis.patching import checkpoint as checkpoints
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.execution import CleanRun
@@ -72,7 +71,7 @@ def test_the_cells_of_another_sweep_are_refused(llava: Subject, tmp_path: Path) 
         ({"at": "blocks.*.hook_resid_mid"}, "points"),
     ):
         with pytest.raises(
-            InputError, match=rf"holds the cells of another sweep: it differs in {differs}\. Use another file"
+            InputError, match=rf"holds the results of another sweep: it differs in {differs}\. Use another file"
         ):
             asked(llava, path, **changes)
     with pytest.raises(InputError, match=r"the folder .* does not exist"):
@@ -84,6 +83,6 @@ def test_the_cells_of_another_sweep_are_refused(llava: Subject, tmp_path: Path) 
 
 def test_noise_of_another_seed_is_another_batch(llava: Subject) -> None:
     clean = llava.batches["left"]
-    hashes = [checkpoints.hash_of_batch(noise(llava.model, clean, seed=seed)) for seed in (0, 0, 1)]
+    hashes = [noise(llava.model, clean, seed=seed).content_hash for seed in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert hashes[0] != checkpoints.hash_of_batch(clean)
+    assert hashes[0] != clean.content_hash

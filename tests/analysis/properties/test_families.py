@@ -18,6 +18,7 @@ from mmlens.analysis.properties.localisation import energy_inside, points_at
 from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
+from mmlens.core.results import write_tensors
 from tests.conftest import Subject
 from tests.tiny import WORDS, picture
 
@@ -145,15 +146,15 @@ def stopping(data: list[Sample], after: int) -> Iterator[Sample]:
 
 
 def test_an_interrupted_report_goes_on_and_ends_the_same(llava: Subject, tmp_path: Path) -> None:
-    data, path = samples(llava, 5), tmp_path / "report.json"
+    data, path = samples(llava, 5), tmp_path / "report.safetensors"
     settings = {"ways": ("zero",), "captions": False, "max_new_tokens": 2}
     whole = report(llava, data, **settings)
     with pytest.raises(Interrupted):
         report(llava, stopping(data, 4), checkpoint=path, **settings)
-    kept = path.read_text()
+    kept = path.stat().st_size
     resumed = report(llava, data, checkpoint=path, **settings)
     assert resumed.values.equals(whole.values)
-    assert len(path.read_text()) > len(kept)
+    assert path.stat().st_size > kept
     # what is kept is not measured again: other pictures would give other numbers, and are another part
     changed = report(llava, [replace(data[0], name="same content"), *data[1:]], checkpoint=path, **settings)
     assert changed.values.equals(whole.values)
@@ -190,17 +191,19 @@ def test_no_gradient_reaches_the_last_layers_activations_at_the_picture(llava: S
 
 
 def test_checkpoints_of_other_settings_are_refused(llava: Subject, tmp_path: Path) -> None:
-    data, path = samples(llava, 1), tmp_path / "report.json"
+    data, path = samples(llava, 1), tmp_path / "report.safetensors"
     report(llava, data, ways=("zero",), captions=False, checkpoint=path)
-    with pytest.raises(InputError, match="was made with another choice, measures; go on with the same settings"):
+    with pytest.raises(
+        InputError, match=r"of another report of neurons: it differs in choice, measures\. Use another file"
+    ):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path, k=4)
-    with pytest.raises(InputError, match="was made with another measures"):
+    with pytest.raises(InputError, match="it differs in measures"):
         report(llava, data, ways=("noise",), captions=False, checkpoint=path)
-    path.write_text("{}")
-    with pytest.raises(InputError, match="is no checkpoint of measured neurons"):
+    write_tensors(path, {}, format="mmlens.PatchSweep/1", about={})
+    with pytest.raises(InputError, match="is no checkpoint of a report of neurons"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
     path.write_text("{")
-    with pytest.raises(InputError, match="is no checkpoint: Expecting"):
+    with pytest.raises(InputError, match="is not a safetensors file"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
     with pytest.raises(InputError, match=r"batch_size=0 .* must be at least 1"):
         report(llava, data, batch_size=0)

@@ -1,0 +1,86 @@
+"""`Checkpoint`: finished pieces of a run in a file, so that the same call goes on where an interrupted one stopped."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.core.results import read_tensors, write_tensors
+
+_SECONDS = 5.0  # between writes
+
+
+def hash_of(pieces: Iterable[object]) -> str:
+    """A hash of tensors and printed values, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        if isinstance(piece, torch.Tensor):
+            tensor = piece.detach().cpu().contiguous()
+            digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        else:
+            digest.update(repr(piece).encode())
+        digest.update(b"|")
+    return digest.hexdigest()[:16]
+
+
+class Checkpoint:
+    """Finished pieces of a run, in memory, and in a file if one is given.
+
+    Args:
+        path: the file; read if it exists. None keeps everything in memory alone.
+        run: the kind of run, for messages, e.g. `"sweep"`.
+        identity: what decides the results, by what it is (the model, points, settings).
+
+    Attributes:
+        tensors: pieces that are tensors, by name.
+        parts: pieces that are plain data (as JSON has it), by name.
+
+    Raises:
+        InputError: if the folder of the file does not exist, or the file is no checkpoint, or one of another run.
+    """
+
+    def __init__(self, path: str | Path | None, run: str, identity: Mapping[str, Any]):
+        self.path = None if path is None else Path(path)
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.parts: dict[str, Any] = {}
+        self._run = run
+        self._identity = dict(identity)
+        self._time = time.monotonic()
+        if self.path is None:
+            return
+        if not self.path.parent.is_dir():
+            raise InputError(f"Cannot write {path}: the folder {self.path.parent} does not exist; create it first.")
+        if self.path.exists():
+            self._read(self.path)
+
+    @property
+    def _format(self) -> str:
+        return f"mmlens.Checkpoint of a {self._run}/1"
+
+    def _read(self, path: Path) -> None:
+        self.tensors, about = read_tensors(path, format=self._format, what=f"checkpoint of a {self._run}")
+        different = [name for name, value in self._identity.items() if about["identity"].get(name) != value]
+        if different:
+            raise InputError(
+                f"{path} holds the results of another {self._run}: it differs in {', '.join(different)}. Use another file, or "
+                "delete it."
+            )
+        self.parts = about["parts"]
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the pieces, unless that was done a moment ago.
+
+        Args:
+            now: write in any case.
+        """
+        if self.path is None or (not now and time.monotonic() - self._time < _SECONDS):
+            return
+        write_tensors(
+            self.path, self.tensors, format=self._format, about={"identity": self._identity, "parts": self.parts}
+        )
+        self._time = time.monotonic()
