@@ -13,7 +13,6 @@ fields are its settings, and importing the package registers all of its modules,
 Verbs take `method="contribution"`, which is short for `Contribution()`, or the settings themselves.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -21,7 +20,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.kinds import With
+from mmlens.core.wording import nearest_words
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,9 @@ class Registry(Generic[M]):
 
     def __getitem__(self, name: str) -> type[M]:
         if name not in self._classes:
-            close = difflib.get_close_matches(name, self._classes, n=1, cutoff=0.4)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UnknownNameError(
-                f"{self.argument}={name!r} is unknown; for {self.task} there are {_listed(self._classes)}.{hint}"
+                f"{self.argument}={name!r} is unknown; for {self.task} there are {_listed(self._classes)}"
+                f"{nearest_words(name, self.names)}."
             )
         return self._classes[name]
 
@@ -100,7 +101,7 @@ class Registry(Generic[M]):
         return [name for name, method in self._classes.items() if need not in method.needs]
 
     def register(self, name: str) -> Callable[[type[C]], type[C]]:
-        """Register a settings class under a name; a decorator.
+        """Register a settings class under a name, and check its settings by their annotations; a decorator.
 
         Args:
             name: what verbs call it.
@@ -113,7 +114,7 @@ class Registry(Generic[M]):
             self._require_entry(name, cls)
             cls.name = name
             self._classes[name] = cast("type[M]", cls)
-            return cls
+            return checked(cls)
 
         return enter
 
@@ -127,6 +128,11 @@ class Registry(Generic[M]):
             raise InputError(
                 f"{name!r} is the name of {other.__module__}.{other.__qualname__} already; choose another."
             )
+
+    @property
+    def condition(self) -> With:
+        """What makes a method of an argument, for annotations: `Annotated[str | M, Accepts(Any), REGISTRY.condition]`."""
+        return With(lambda arguments, value, name: self.get(value))
 
     def remove(self, name: str) -> None:
         """Take a method out again."""

@@ -150,7 +150,7 @@ def test_a_new_method_is_one_new_file(llava: Subject, tmp_path: Path) -> None:
     assert "| `toy` | `Toy(times=2.0)` | Twice the activation, or so many times. | language |" in method_tables()
     with pytest.raises(InputError, match="'toy' reads neurons at the position"):
         mm.find_neurons(model, batch, token=TOKEN, method="toy", part="vision")
-    with pytest.raises(InputError, match=r"'toys' is unknown; .* Did you mean 'toy'\?"):
+    with pytest.raises(InputError, match=r"'toys' is unknown; .*; nearest: 'toy'\."):
         mm.find_neurons(model, batch, token=TOKEN, method="toys")
     assert list(Choice.of(["contribution", mm.neurons.Toy(times=3.0)], k=2).scored) == [
         "contribution",

@@ -61,7 +61,7 @@ def test_methods_print_what_is_not_default(cuts: Registry[Cut]) -> None:
 
 def test_unknown_names_are_refused_with_the_nearest(cuts: Registry[Cut]) -> None:
     with pytest.raises(
-        UnknownNameError, match=r"method='swa' is unknown; for cutting there are 'saw', 'knife'\. Did you"
+        UnknownNameError, match=r"method='swa' is unknown; for cutting there are 'saw', 'knife'; nearest: 'saw'\."
     ):
         cuts.get("swa")
     with pytest.raises(UnknownNameError, match=r"'axe' is unknown; for cutting there are 'saw', 'knife'\.$"):

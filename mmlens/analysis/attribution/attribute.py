@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from mmlens.analysis.attribution.method import PatchedRun
-from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionMethod
+from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionChoice
 from mmlens.analysis.metrics import (
     MetricLike,
     as_function,
@@ -36,7 +36,7 @@ def attribute(
     units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
-    method: str | AttributionMethod = "atp",
+    method: AttributionChoice = "atp",
     progress: bool = True,
 ) -> PatchSweep:
     """Estimate what `mm.patch` would find, for all cells at once.

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from mmlens.analysis.attribution.attribute import attribute
-from mmlens.analysis.attribution.method import AttributionMethod
+from mmlens.analysis.attribution.method import AttributionChoice
 from mmlens.analysis.metrics import MetricLike
 from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
@@ -117,7 +117,7 @@ def compare_attribution(
     units: SweptUnits = None,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
-    method: str | AttributionMethod = "atp",
+    method: AttributionChoice = "atp",
     k: Count = 10,
     progress: bool = True,
 ) -> Agreement:

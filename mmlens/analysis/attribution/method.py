@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from mmlens.analysis.attribution.effects import PointEffects
 from mmlens.analysis.attribution.gradients import require_gradient
 from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -73,3 +75,5 @@ class AttributionMethod(Method):
 ATTRIBUTION_METHODS: Registry[AttributionMethod] = Registry(
     "estimating patches", AttributionMethod, verb="mm.attribute"
 )
+#: A method by name, or its settings.
+AttributionChoice: TypeAlias = Annotated[str | AttributionMethod, Accepts(Any), ATTRIBUTION_METHODS.condition]

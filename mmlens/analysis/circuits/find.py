@@ -6,7 +6,7 @@ from typing import Literal
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
-from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitMethod
+from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitChoice
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.core.contract import checked
@@ -24,7 +24,7 @@ def find_circuit(
     corrupted: BatchLike,
     *,
     metric: MetricLike,
-    method: str | CircuitMethod = "eap-ig",
+    method: CircuitChoice = "eap-ig",
     nodes: NodeKind = "head",
     groups: Sequence[Literal["image", "text", "last"]] | Mapping[str, Positions] = ("image", "text", "last"),
     towers: Towers = "all",

@@ -1,6 +1,7 @@
 """The contract of methods that score the edges of a circuit, and their registry."""
 
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.attribution.gradients import require_gradient
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
 from mmlens.models.hooked import HookedMultimodal
 
@@ -39,3 +41,5 @@ class CircuitMethod(Method):
 
 
 CIRCUIT_METHODS: Registry[CircuitMethod] = Registry("finding circuits", CircuitMethod, verb="mm.find_circuit")
+#: A method by name, or its settings.
+CircuitChoice: TypeAlias = Annotated[str | CircuitMethod, Accepts(Any), CIRCUIT_METHODS.condition]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mmlens.analysis.concepts.bank import ConceptBank, word_overlap
 from mmlens.analysis.concepts.extract import extract_concepts
-from mmlens.analysis.concepts.method import ConceptMethod
+from mmlens.analysis.concepts.method import ConceptChoice
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
@@ -118,7 +118,7 @@ def sweep_concepts(
     store: ActivationStore,
     n_concepts: int = 20,
     *,
-    method: str | ConceptMethod = "semi_nmf",
+    method: ConceptChoice = "semi_nmf",
     words: int = 10,
     through_norm: bool = True,
     keep: Keep | None = None,

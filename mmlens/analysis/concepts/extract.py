@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmlens.analysis.concepts.bank import ConceptBank
-from mmlens.analysis.concepts.methods import CONCEPT_METHODS, ConceptMethod
+from mmlens.analysis.concepts.methods import CONCEPT_METHODS, ConceptChoice, ConceptMethod
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
@@ -22,7 +22,7 @@ def extract_concepts(
     states: States | MappedStates | ActivationStore,
     n_concepts: int = 20,
     *,
-    method: str | ConceptMethod = "semi_nmf",
+    method: ConceptChoice = "semi_nmf",
     batch_size: int | None = None,
 ) -> ConceptBank:
     """Find a few directions that explain the states of a word.
@@ -131,7 +131,7 @@ def choose_n_concepts(
     *,
     numbers: Sequence[int] = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30),
     drop: float = 0.5,
-    method: str | ConceptMethod = "semi_nmf",
+    method: ConceptChoice = "semi_nmf",
 ) -> ConceptCount:
     """How many concepts it takes until half of the reconstruction error is gone.
 

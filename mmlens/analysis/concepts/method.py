@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from mmlens.analysis.concepts.coders import Coder
 from mmlens.analysis.concepts.semi_nmf import Values
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
 
 
@@ -70,6 +72,8 @@ class ConceptMethod(Method):
 
 
 CONCEPT_METHODS: Registry[ConceptMethod] = Registry("finding concepts", ConceptMethod, verb="mm.extract_concepts")
+#: A method by name, or its settings.
+ConceptChoice: TypeAlias = Annotated[str | ConceptMethod, Accepts(Any), CONCEPT_METHODS.condition]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmlens.analysis.neurons.find import runs_of
-from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
+from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
@@ -74,7 +74,7 @@ def find_caption_neurons(
     data: Batch | Dataset,
     *,
     nouns: Nouns = None,
-    method: str | NeuronMethod = "contribution",
+    method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
     max_new_tokens: int = 40,

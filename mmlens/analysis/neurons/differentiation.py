@@ -22,8 +22,6 @@ def require_positions(model: HookedMultimodal, layers: NeuronLayers, positions: 
     Raises:
         InputError: if so; says which they have.
     """
-    if positions not in (None, "last", "image", "all"):
-        raise InputError(f"positions={positions!r} must be one of 'last', 'image', 'all'.")
     if layers.part != "language" and positions not in (None, "all"):
         raise InputError(
             f"positions={positions!r} is a rule for the language model; in the {layers.part} part scores are summed over all "

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
+from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
 from mmlens.analysis.neurons.token_targets import tokens_of, word_targets, written
@@ -30,7 +30,7 @@ def find_neurons(
     data: Batch | Dataset,
     *,
     token: str | int,
-    method: str | NeuronMethod = "contribution",
+    method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
     keep: int = 0,
@@ -87,7 +87,7 @@ def score_words(
     data: Batch | Dataset,
     words: Sequence[str | int],
     *,
-    method: str | NeuronMethod = "contribution",
+    method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
     keep: int = 0,

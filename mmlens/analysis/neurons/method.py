@@ -1,6 +1,7 @@
 """The contract of methods that score neurons, and their registry."""
 
 from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from mmlens.analysis.neurons.projection import readable_mlps
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
+from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
 from mmlens.models.hooked import HookedMultimodal
 
@@ -53,3 +55,5 @@ class NeuronMethod(Method):
 
 
 NEURON_METHODS: Registry[NeuronMethod] = Registry("scoring neurons", NeuronMethod, verb="mm.find_neurons")
+#: A method by name, or its settings.
+NeuronChoice: TypeAlias = Annotated[str | NeuronMethod, Accepts(Any), NEURON_METHODS.condition]

@@ -140,7 +140,7 @@ def test_what_cannot_be_is_refused_before_any_run(
                 find_circuit(llava.model, clean, corrupted, metric=accuracy("red"), method=cls(), progress=False)
             with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
                 find_circuit(llava.model, clean, corrupted, method=cls(), **asked)
-    with pytest.raises(InputError, match=r"steps=0 must be at least 1\."):
+    with pytest.raises(InputError, match=r"steps=0 must be a whole number of at least 1\."):
         EAPIG(steps=0)
     with pytest.raises(InputError, match=r"nodes='neuron' must be 'head' or 'attention'"):
         find_circuit(llava.model, clean, corrupted, nodes="neuron", **asked)  # type: ignore[arg-type]

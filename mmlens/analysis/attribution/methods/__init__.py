@@ -1,6 +1,7 @@
 """The methods that estimate patching sweeps, one file each: `mm.attribution`. A file that is put here is found."""
 
 from mmlens.analysis.attribution.method import ATTRIBUTION_METHODS as ATTRIBUTION_METHODS
+from mmlens.analysis.attribution.method import AttributionChoice as AttributionChoice
 from mmlens.analysis.attribution.method import AttributionMethod as AttributionMethod
 
 ATTRIBUTION_METHODS.discover(__name__, list(__path__))

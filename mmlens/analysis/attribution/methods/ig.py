@@ -10,7 +10,7 @@ from mmlens.analysis.attribution.effects import EntryEffects, PointEffects
 from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.attribution.method import ATTRIBUTION_METHODS, AttributionMethod, Estimate, PatchedRun
 from mmlens.analysis.metrics import predicting_logits
-from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 
 
 @ATTRIBUTION_METHODS.register("ig")
@@ -33,11 +33,7 @@ class IntegratedGradients(AttributionMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps={self.steps} must be at least 1.")
+    steps: Count = 10
 
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
         logits, cache = run.model.run_with_cache(run.batch, names=list(run.source))

@@ -1,6 +1,7 @@
 """The methods that score the edges of circuits, one file each: `mm.circuits`. A file that is put here is found."""
 
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS as CIRCUIT_METHODS
+from mmlens.analysis.circuits.method import CircuitChoice as CircuitChoice
 from mmlens.analysis.circuits.method import CircuitMethod as CircuitMethod
 
 CIRCUIT_METHODS.discover(__name__, list(__path__))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.circuits.edge_gradients import first_order_scores
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
-from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 
 
 @CIRCUIT_METHODS.register("eap-ig")
@@ -28,11 +28,7 @@ class EAPIG(CircuitMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps={self.steps} must be at least 1.")
+    steps: Count = 5
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         shares = [(step + 0.5) / self.steps for step in range(self.steps)]

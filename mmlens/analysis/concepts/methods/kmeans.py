@@ -9,6 +9,7 @@ from sklearn import cluster
 from mmlens.analysis.concepts.coders import Nearest
 from mmlens.analysis.concepts.method import CONCEPT_METHODS, ConceptMethod, Decomposition, StateBatches
 from mmlens.analysis.concepts.semi_nmf import Values
+from mmlens.core.kinds import Seed
 
 #: How often all states are gone through, where they are read in batches.
 _ROUNDS = 5
@@ -31,7 +32,7 @@ class KMeans(ConceptMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"batches of at least n_concepts states"})
 
-    seed: int = 0
+    seed: Seed = 0
 
     def fit(self, values: Values, n_concepts: int, batch_size: int | None) -> Decomposition:
         if batch_size is None:

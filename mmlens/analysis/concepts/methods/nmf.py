@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.method import CONCEPT_METHODS, ConceptMethod, Decomposition, StateBatches
 from mmlens.analysis.concepts.semi_nmf import Values
+from mmlens.core.kinds import Seed
 
 #: How often all states are gone through, where they are read in batches; NMF settles slowly.
 _ROUNDS = 30
@@ -37,7 +38,7 @@ class NMF(ConceptMethod):
         "batches of at least n_concepts states",
     })  # fmt: skip
 
-    seed: int = 0
+    seed: Seed = 0
 
     def fit(self, values: Values, n_concepts: int, batch_size: int | None) -> Decomposition:
         if batch_size is None:

@@ -9,6 +9,7 @@ from sklearn import decomposition
 from mmlens.analysis.concepts.coders import Centred
 from mmlens.analysis.concepts.method import CONCEPT_METHODS, ConceptMethod, Decomposition, StateBatches
 from mmlens.analysis.concepts.semi_nmf import Values
+from mmlens.core.kinds import Seed
 
 
 @CONCEPT_METHODS.register("pca")
@@ -28,7 +29,7 @@ class PCA(ConceptMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"batches of at least n_concepts states"})
 
-    seed: int = 0
+    seed: Seed = 0
 
     def fit(self, values: Values, n_concepts: int, batch_size: int | None) -> Decomposition:
         if batch_size is None:

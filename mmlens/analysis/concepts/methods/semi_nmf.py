@@ -1,14 +1,12 @@
 """Semi-NMF."""
 
-import math
 from dataclasses import dataclass, field
-
-import torch
 
 from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.method import CONCEPT_METHODS, ConceptMethod, Decomposition
 from mmlens.analysis.concepts.semi_nmf import Values, semi_nmf
-from mmlens.core.errors import InputError
+from mmlens.core.kinds import Device, Seed
+from mmlens.core.kinds import NonNegative as NonNegativeNumber
 
 
 @CONCEPT_METHODS.register("semi_nmf")
@@ -30,13 +28,9 @@ class SemiNMF(ConceptMethod):
     *Departs:* the published code hands the problem to scikit-learn, whose alpha of 1 is a penalty of 2.
     """
 
-    penalty: float = 1.0
-    seed: int = 0
-    device: torch.device | str | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.penalty) and self.penalty >= 0):
-            raise InputError(f"penalty={self.penalty} must be a finite number and not negative.")
+    penalty: NonNegativeNumber = 1.0
+    seed: Seed = 0
+    device: Device | None = field(default=None, compare=False)
 
     def fit(self, values: Values, n_concepts: int, batch_size: int | None) -> Decomposition:
         factors = semi_nmf(

@@ -1,6 +1,7 @@
 """The methods that score neurons, one file each: `mm.neurons`. A file that is put here is found."""
 
 from mmlens.analysis.neurons.method import NEURON_METHODS as NEURON_METHODS
+from mmlens.analysis.neurons.method import NeuronChoice as NeuronChoice
 from mmlens.analysis.neurons.method import NeuronMethod as NeuronMethod
 
 NEURON_METHODS.discover(__name__, list(__path__))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from mmlens.analysis.neurons.differentiation import (
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets, wide
-from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.hooks.point import reads_only
 from mmlens.models.hooked import HookedMultimodal
 
@@ -49,15 +49,9 @@ class IntegratedGradients(NeuronMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
-    steps: int = 20
+    steps: Count = 20
     path: IntegrationPath = "joint"
     positions: SummedPositions | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps={self.steps} must be at least 1.")
-        if self.path not in get_args(IntegrationPath):
-            raise InputError(f"path={self.path!r} must be one of {', '.join(map(repr, get_args(IntegrationPath)))}.")
 
     def check(self, model: HookedMultimodal, layers: NeuronLayers) -> None:
         super().check(model, layers)

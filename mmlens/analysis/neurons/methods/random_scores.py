@@ -8,6 +8,7 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets
+from mmlens.core.kinds import Seed
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -20,7 +21,7 @@ class Random(NeuronMethod):
         seed: of the draw.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
