@@ -5,7 +5,6 @@ and the attention of vision towers are left out on both sides.
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import nn
 
 from mmlens.execution.affected_rows import Schedule
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
 
@@ -113,11 +111,12 @@ def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Mod
         found[module] = found.get(module, 0.0) + 2.0 * rows * module.weight.numel()
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    with claimed(model, "Counting"), ExitStack() as stack:
-        for module in model.hf_model.modules():
-            if isinstance(module, kinds):
-                stack.callback(module.register_forward_hook(count).remove)
+    handles = [each.register_forward_hook(count) for each in model.hf_model.modules() if isinstance(each, kinds)]
+    try:
         model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
 
 

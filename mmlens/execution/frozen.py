@@ -5,7 +5,7 @@ the graph, and everything else of the model runs as it always does.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,6 @@ from mmlens.execution.recording import is_shared
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.graph import HookGraph
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, blocks_by_name, projector_module
 from mmlens.models.hooked import HookedMultimodal
 
@@ -81,15 +80,20 @@ class Frozen:
         """What blocks returned in the clean run: of those that ran once, and did nothing but return."""
         found: dict[str, list[Any]] = {name: [] for name in self.modules}
         given: dict[str, list[Any]] = {name: [] for name in self.modules}
-        with claimed(self.model, "A sweep"), ExitStack() as stack, torch.no_grad():
+        handles = []
+        try:
             for name, module in self.modules.items():
 
                 def keep(m: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, name: str = name) -> None:
                     found[name].append(output)
                     given[name] += [*args, *kwargs.values()]
 
-                stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-            self.model(self.batch)
+                handles.append(module.register_forward_hook(keep, with_kwargs=True))
+            with torch.no_grad():
+                self.model(self.batch)
+        finally:
+            for handle in handles:
+                handle.remove()
         writes = {name for name, values in given.items() if any(is_shared(value) for value in values)}
         return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1 and name not in writes}
 
@@ -112,8 +116,7 @@ class Frozen:
     @torch.no_grad()
     def run(self, cells: Sequence[Cell]) -> torch.Tensor:
         """Logits `[batch pos vocab]` of a run in which cells of different samples happen."""
-        frozen = self.frozen(cells)  # its clean run comes before the hooks
-        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self._freezing(frozen):
+        with self._freezing(self.frozen(cells)), self.model.hooks(hooks_for(self.model, self.batch, cells)):
             return self.model(self.batch)
 
     @torch.no_grad()
@@ -134,14 +137,14 @@ class Frozen:
             for cell in cells
         ]
         names = self.frozen(before)  # its clean run comes before the hook that ends runs
-        with self.model.hooks(hooks_for(self.model, self.batch, before)), self._freezing(names):
-            handle = self.decoder.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
-            try:
+        handle = self.decoder.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
+        try:
+            with self._freezing(names), self.model.hooks(hooks_for(self.model, self.batch, before)):
                 self.model(self.batch)
-            except _EmbeddingsKnown:
-                pass
-            finally:
-                handle.remove()
+        except _EmbeddingsKnown:
+            pass
+        finally:
+            handle.remove()
         return found[0]
 
     @contextmanager

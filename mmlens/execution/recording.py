@@ -16,7 +16,6 @@ from torch import nn
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.hooks.attention import allowed_by, looks_back
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, NotAloneError
 from mmlens.models.hooked import HookedMultimodal
 
@@ -185,7 +184,7 @@ def record(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) ->
         NotAloneError: if what happened cannot be done again row by row; the message says why.
     """
     recorder = Recorder(decoder)
-    with claimed(model, "A sweep"), recorder.running():
+    with recorder.running():
         logits = model(batch)
     size, length = batch.layout.is_token.shape
     depth = len(decoder.blocks)

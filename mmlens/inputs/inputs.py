@@ -61,9 +61,11 @@ class Inputs:
 
         Args:
             text: a question (the chat template is put around it), a full prompt with placeholders, chat messages, or a
-                list of these, one per sample.
+                list of these, one per sample. A chat that ends with a turn of the assistant is gone on with. What reads like
+                a special token in a question or a chat is text.
             images: pictures (PIL, path or array): one; one per sample; or a list per sample. With a single text, a list
-                means several pictures of that sample.
+                means several pictures of that sample. In chats they go to the open `{"type": "image"}` parts, else into the
+                first turn of the user.
             videos: in place of pictures, the frames of videos: one video per sample (an array `[frame height width 3]` or a
                 list of pictures), or a list of videos per sample. All frames given are read; choose them beforehand.
             fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what most Hugging

@@ -1,5 +1,6 @@
 """From what a user has (a question, a picture, chat messages) to one batch."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
@@ -11,8 +12,9 @@ from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
-from mmlens.inputs.images import Picture, load_image
-from mmlens.inputs.prompts import Text, count_placeholders, prompt_of, require_side, samples_of, visual_items
+from mmlens.inputs.images import Picture, decoded_image, load_image
+from mmlens.inputs.plain_text import holds_hidden, reading_hidden, revealed
+from mmlens.inputs.prompts import Message, Prompter, Text, count_placeholders, require_side, samples_of, visual_items
 
 Images: TypeAlias = "Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None"
 
@@ -32,19 +34,18 @@ def prepare_batch(
     pictures = _pictures(images, samples)
     mark = getattr(processor, "image_token", None)
     mark = getattr(mark, "content", mark)
-    prompts = [
-        prompt_of(processor, sample, len(own), kind="image", mark=mark, placeholder=family.placeholder)
-        for sample, own in zip(samples, pictures, strict=True)
-    ]
+    if family.writes_placeholders:
+        prompter = Prompter(processor, "image", None, "", reserved=() if mark is None else (mark,))
+    else:
+        prompter = Prompter(processor, "image", mark, family.placeholder)
+    prompts = [prompter.prompt(sample, len(own)) for sample, own in zip(samples, pictures, strict=True)]
     if family.writes_placeholders:
         _require_a_picture_each(family, pictures)
     else:
         token = mark or processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
         count_placeholders(prompts, [len(own) for own in pictures], token, "pictures")
-    flat = [picture for sample in pictures for picture in sample]
-    shown = (pictures if family.nested_pictures else flat) if flat else None
     own_side = "right" if family.pads_right else padding_side
-    tensors = processor(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=own_side)
+    tensors = _tensors(family, processor, prompts, pictures, own_side)
     tensors = _padded({family.renamed.get(name, name): tensor for name, tensor in tensors.items()}, padding_side)
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
@@ -52,14 +53,54 @@ def prepare_batch(
         tensors.pop(name, None)
     if family.extra_inputs is not None:
         tensors = family.extra_inputs(config, tensors) | tensors
-    return make_batch(
+    batch = make_batch(
         family,
         config,
         tensors,
         processor=processor.image_processor,
         images=tuple(map(tuple, pictures)),
-        prompts=tuple(prompts),
+        prompts=tuple(map(revealed, prompts)),
     )
+    remark_length(config, batch)
+    return batch
+
+
+def remark_length(config: Config, batch: MultimodalBatch) -> None:
+    """Warn of samples that are longer than what the language model was made for."""
+    limit = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+    lengths = batch.layout.is_token.sum(1).tolist()
+    if isinstance(limit, int) and max(lengths) > limit:
+        longer = {sample: length for sample, length in enumerate(lengths) if length > limit}
+        warnings.warn(
+            f"The model was made for {limit} positions (max_position_embeddings), and samples take more ({longer}): what it says "
+            "of them means little. Shorten the text, or give fewer or smaller pictures.",
+            stacklevel=4,
+        )
+
+
+def _tensors(
+    family: Family, processor: Any, prompts: list[str], pictures: list[list[Image.Image]], side: str
+) -> dict[str, Any]:
+    """What the processor makes of prompts and pictures.
+
+    Raises:
+        InputError: if it refuses them.
+    """
+    flat = [picture for sample in pictures for picture in sample]
+    shown = (pictures if family.nested_pictures else flat) if flat else None
+    prompts, options = special_tokens_once(processor.tokenizer, prompts)
+    reader = reading_hidden(processor) if any(map(holds_hidden, prompts)) else processor
+    return dict(reader(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=side, **options))
+
+
+def special_tokens_once(tokenizer: Any, prompts: list[str]) -> tuple[list[str], dict[str, bool]]:
+    """Prompts, and the option that keeps a tokenizer from putting a second beginning in front of those that have one."""
+    bos = getattr(tokenizer, "bos_token", None)
+    if not bos or not any(prompt.startswith(bos) for prompt in prompts):
+        return prompts, {}
+    begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    made = [prompt if prompt.startswith(bos) or not begins else bos + prompt for prompt in prompts]
+    return made, {"add_special_tokens": False}
 
 
 #: Tensors `[batch pos ...]` that come with the token ids.
@@ -88,29 +129,59 @@ def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str
     return tensors
 
 
-def _pictures(images: Any, samples: list[Any]) -> list[list[Image.Image]]:
-    """The pictures of each sample, read."""
+def _pictures(images: Any, samples: list[str | list[Message]]) -> list[list[Image.Image]]:
+    """The pictures of each sample, read: those of its chat, and those given besides in the places that it leaves open."""
     count = len(samples)
-    if images is None:
-        return [
-            [load_image(item["image"]) for item in visual_items(sample, "image") if "image" in item]
-            for sample in samples
-        ]
-    if not isinstance(images, list | tuple):
-        images = [images]
-    nested = [isinstance(item, list | tuple) for item in images]
-    if any(nested) and not all(nested):
+    given: list[list[Any]] = [[] for _ in samples]
+    if images is not None:
+        if not isinstance(images, list | tuple):
+            images = [images]
+        nested = [isinstance(item, list | tuple) for item in images]
+        if any(nested) and not all(kind or item is None for kind, item in zip(nested, images, strict=True)):
+            raise InputError(
+                "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
+            )
+        if count == 1 and not any(nested):
+            images = [images]
+        if len(images) != count:
+            raise InputError(
+                f"{count} texts came with {len(images)} pictures (or lists of pictures); give as many. For one picture and "
+                "several texts repeat the picture; for a text without a picture give an empty list."
+            )
+        given = [list(item) if isinstance(item, list | tuple) else [] if item is None else [item] for item in images]
+    return [_pictures_of(sample, own, number) for number, (sample, own) in enumerate(zip(samples, given, strict=True))]
+
+
+#: Under which a part of a message holds its picture.
+_PICTURE_KEYS = ("image", "path", "url", "base64")
+
+
+def _pictures_of(sample: str | list[Message], given: list[Any], number: int) -> list[Image.Image]:
+    """The pictures of a sample in the order of its text.
+
+    Raises:
+        InputError: if it is not clear where those that were given belong.
+    """
+    items = visual_items(sample, "image")
+    if not items:
+        return [load_image(picture) for picture in given]
+    keys = [next((key for key in _PICTURE_KEYS if item.get(key) is not None), None) for item in items]
+    places = keys.count(None)
+    if places != len(given):
         raise InputError(
-            "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
+            f"The chat of sample {number} has {len(items)} picture(s), {len(items) - places} of them with one of their own, and "
+            f"images= gives {len(given)}; give one for each {{'type': 'image'}} that has none, which says where it belongs."
         )
-    if count == 1 and not any(nested):
-        images = [images]
-    if len(images) != count:
-        raise InputError(
-            f"{count} texts came with {len(images)} pictures (or lists of pictures); give as many. For one picture and "
-            "several texts repeat the picture; for a text without a picture give an empty list."
-        )
-    return [[load_image(p) for p in (item if isinstance(item, list | tuple) else [item])] for item in images]
+    rest = iter(given)
+    return [_read(item, key) if key else load_image(next(rest)) for item, key in zip(items, keys, strict=True)]
+
+
+def _read(item: dict[str, Any], key: str) -> Image.Image:
+    """The picture that a part of a message holds."""
+    held = item[key]
+    if key == "base64" or (isinstance(held, str) and held.startswith("data:")):
+        return decoded_image(held)
+    return load_image(held)
 
 
 def _require_a_picture_each(family: Family, pictures: list[list[Image.Image]]) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils.hub import cached_file
 
 from mmlens.core.errors import InputError
@@ -117,45 +119,70 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
     """
     try:
         return AutoProcessor.from_pretrained(path, **options)
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # a missing torchvision is a ValueError where the checkpoint has video settings
-        wants_torchvision = "torchvision" in str(error).lower()
-        if isinstance(error, ValueError) and not wants_torchvision:
-            raise
-        if not wants_torchvision or family is None or family.expand is None:
+    except (ImportError, ValueError) as error:  # a missing torchvision is a ValueError where there are video settings
+        if "torchvision" not in str(error).lower():
+            if isinstance(error, ValueError):
+                raise
+            raise InputError(f"The processor of {path} needs a package that is not installed: {error}") from error
+        cause = error
+    processor: Any
+    try:
+        processor = _without_videos(path, config, options).from_pretrained(path, **options)
+    except (ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if family is None or family.expand is None:
             raise InputError(
-                f"The processor of {path} needs a package that is not installed: {error}. For its video part "
+                f"The processor of {path} needs a package that is not installed: {cause}. For its video part "
                 "install the extra: pip install mmlens[video]."
             ) from error
-    image_processor = AutoImageProcessor.from_pretrained(path, backend="pil", **options)
-    tokenizer = AutoTokenizer.from_pretrained(path, **options)
-    template = Path(path) / "chat_template.jinja"
-    return ComposedProcessor(
-        image_processor,
-        tokenizer,
-        family,
-        config,
-        template.read_text(encoding="utf-8") if template.is_file() else None,
-        _video_settings(path, options),
-    )
+        image_processor = AutoImageProcessor.from_pretrained(path, backend="pil", **options)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        template = _chat_template(path, options)
+        processor = ComposedProcessor(image_processor, tokenizer, family, config, template)
+    processor.video_settings = _video_settings(path, options)
+    return processor
+
+
+def _without_videos(path: str | Path, config: Config, options: Mapping[str, Any]) -> Any:
+    """The Hugging Face processor class of a checkpoint, without the part that needs torchvision.
+
+    Raises:
+        KeyError: if it has none.
+    """
+    names = (_content(path, name, options).get("processor_class") for name in _PROCESSOR_FILES)
+    name = next(filter(None, names), None)
+    base: Any = PROCESSOR_MAPPING[type(config)] if name is None else getattr(transformers, name)
+
+    def attributes(cls: type) -> list[str]:
+        return [name for name in base.get_attributes() if "video" not in name]
+
+    return type(base.__name__, (base,), {"get_attributes": classmethod(attributes)})
+
+
+#: Files that name a processor's class.
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def _content(path: str | Path, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of a checkpoint holds; nothing if it has no such file."""
+    file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
+    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def _chat_template(path: str | Path, options: Mapping[str, Any]) -> str | None:
+    """A processor's chat template, in the first of the files that transformers reads."""
+    for name in ("processor_config.json", "chat_template.json"):
+        if template := _content(path, name, options).get("chat_template"):
+            return template
+    file = cached_file(path, "chat_template.jinja", _raise_exceptions_for_missing_entries=False, **options)
+    return None if file is None else Path(file).read_text(encoding="utf-8")
 
 
 def _video_settings(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint's video processor, wherever it keeps them; none if they are the image processor's."""
-    for name, key in (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)):
-        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
-        if file is None:
-            continue
-        held = json.loads(Path(file).read_text(encoding="utf-8"))
-        settings = held if key is None else held.get(key, {})
-        if settings:
-            shortest, longest = (
-                settings.get("min_pixels"),
-                settings.get("max_pixels"),
-            )  # how older checkpoints say a size
-            if shortest and longest:
-                settings = {**settings, "size": {"shortest_edge": shortest, "longest_edge": longest}}
-            return settings
-    return {}
+    settings = _content(path, "processor_config.json", options).get("video_processor") or _content(
+        path, "video_preprocessor_config.json", options
+    )
+    shortest, longest = settings.get("min_pixels"), settings.get("max_pixels")  # how older checkpoints say a size
+    if shortest and longest:
+        return {**settings, "size": {"shortest_edge": shortest, "longest_edge": longest}}
+    return settings

@@ -12,7 +12,9 @@ from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.images import Picture, load_image
-from mmlens.inputs.prompts import Text, count_placeholders, prompt_of, require_side, samples_of, visual_items
+from mmlens.inputs.plain_text import holds_hidden, reading_hidden, revealed
+from mmlens.inputs.prepare import remark_length, special_tokens_once
+from mmlens.inputs.prompts import Prompter, Text, count_placeholders, require_side, samples_of, visual_items
 from mmlens.inputs.video_frames import by_processor
 
 #: A video: its frames as an array `[frame height width 3]`, or as a list of pictures.
@@ -52,11 +54,8 @@ def prepare_videos(
     samples = samples_of(text)
     clips = _clips(videos, samples)
     mark = declared.mark or processor.tokenizer.convert_ids_to_tokens(config.video_token_id)
-    placeholder = declared.placeholder.format(mark)
-    prompts = [
-        prompt_of(processor, sample, len(own), kind="video", mark=mark, placeholder=placeholder)
-        for sample, own in zip(samples, clips, strict=True)
-    ]
+    prompter = Prompter(processor, "video", mark, declared.placeholder.format(mark))
+    prompts = [prompter.prompt(sample, len(own)) for sample, own in zip(samples, clips, strict=True)]
     count_placeholders(prompts, [len(own) for own in clips], mark, "videos")
     reader = getattr(processor, "video_processor", None)
     theirs = reader is not None
@@ -65,15 +64,20 @@ def prepare_videos(
     flat = [video for own in clips for video in own]
     tensors = (by_processor if theirs else declared.pixels)(reader, flat)
     pieces = iter(declared.expand(config, tensors, [len(video) for video in flat], fps, mark))
-    expanded = [_expanded(prompt, mark, pieces) for prompt in prompts]
-    tokens = processor.tokenizer(expanded, return_tensors="pt", padding=True, padding_side=padding_side)
+    expanded, options = special_tokens_once(
+        processor.tokenizer, [_expanded(prompt, mark, pieces) for prompt in prompts]
+    )
+    tokenizer = (reading_hidden(processor) if any(map(holds_hidden, expanded)) else processor).tokenizer
+    tokens = tokenizer(expanded, return_tensors="pt", padding=True, padding_side=padding_side, **options)
     tensors = {**tokens, **declared.inputs(config, tensors, fps)}
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
     if family.extra_inputs is not None:
         tensors |= family.extra_inputs(config, tensors)
     held = tuple(tuple(map(tuple, own)) for own in clips)
-    return make_batch(family, config, tensors, processor=reader, prompts=tuple(prompts), videos=held)
+    batch = make_batch(family, config, tensors, processor=reader, prompts=tuple(map(revealed, prompts)), videos=held)
+    remark_length(config, batch)
+    return batch
 
 
 def _expanded(prompt: str, mark: str, pieces: Iterator[str]) -> str:

@@ -1,7 +1,7 @@
 """Rows of the weights that MLP neurons write with: where they are, and a run as if something were added to them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,6 @@ from mmlens.architectures.weights import plain_weight, readable
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron, Unit
-from mmlens.models.claims import claimed
 from mmlens.models.protocol import HookedModel
 
 
@@ -93,12 +92,16 @@ def rows_added(
     Units.of(rows, model, kind=Neuron, verb="An edit")
     order = by_point(rows)
     row_weights(model, order)
-    with claimed(model, "An edit on trial"), ExitStack() as stack:
+    handles = []
+    try:
         for point, (indices, numbers) in order.items():
             hook = _added(indices, numbers, deltas)
             # before Hugging Face's recorders and our points, which must see the sum
-            stack.callback(_linear(model, point).register_forward_hook(hook, prepend=True).remove)
+            handles.append(_linear(model, point).register_forward_hook(hook, prepend=True))
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _added(indices: torch.Tensor, numbers: torch.Tensor, deltas: Callable[[], torch.Tensor]) -> Callable[..., Any]:

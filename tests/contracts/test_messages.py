@@ -223,7 +223,10 @@ def test_files(llava: Subject, tmp_path: Path) -> None:
         ),
         (np.full((8, 8, 3), -0.5), "A floating picture array must lie in 0..1, found -0.5..-0.5. ..."),
         (np.full((8, 8, 3), np.nan), "A floating picture array must lie in 0..1, found nan..nan. ..."),
-        (np.zeros((8, 8, 3), np.int64), "A picture array must be uint8 (0..255) or floating (0..1), found int64."),
+        (
+            np.zeros((8, 8, 3), np.int64),
+            "A picture array must be uint8 (0..255), uint16 or floating (0..1), found int64.",
+        ),
         (3, "A picture must be a PIL image, a path or an array, found int: 3."),
     ],
 )

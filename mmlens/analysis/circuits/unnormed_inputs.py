@@ -17,7 +17,6 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import claimed
 from mmlens.models.decoder import blocks_by_name
 from mmlens.models.hooked import HookedMultimodal
 
@@ -61,7 +60,7 @@ def bare_sites(
                 found[at] = site
         seen.clear()
 
-    with claimed(model, "A circuit"), ExitStack() as stack:
+    with ExitStack() as stack:
         for seen in blocks.values():
             for handle in seen.hooks():
                 stack.callback(handle.remove)

@@ -36,9 +36,11 @@ def _pictures(ids: torch.Tensor, image_token: int, per_tile: int, sample: int) -
         InputError: if the image tokens are not those of whole pictures.
     """
     positions = (ids == image_token).nonzero().flatten()
+    if not len(positions):
+        return
     tiles = positions.view(-1, per_tile) if len(positions) % per_tile == 0 else positions[None]
-    whole = bool((tiles[:, -1] - tiles[:, 0] == per_tile - 1).all()) if len(positions) else True
-    if not whole or (len(positions) and int(positions[-1]) + 1 == len(ids)):
+    whole = bool((tiles[:, -1] - tiles[:, 0] == per_tile - 1).all())
+    if not whole or int(positions[-1]) + 1 == len(ids):
         raise InputError(
             f"The image tokens of sample {sample} are not those of whole tiles of {per_tile} tokens with a boundary token "
             "behind the last; pass the ids as the processor made them."

@@ -1,0 +1,1 @@
+"""Checkpoint folders as the hub has them, small, and what must be true of every one of them."""
