@@ -17,8 +17,8 @@ import torch
 import mmlens as mm
 from benchmarks.steering_choice import Chosen, Means, became, choose
 from benchmarks.steering_tasks import TASKS, Layer, Task, taught, test, validation
+from mmlens.analysis.steering.methods.effect import EffectSelection
 from mmlens.analysis.steering.outcome import SteeringCase
-from mmlens.analysis.steering.selection import Selection
 from mmlens.core.files import whole_file
 
 _RESEMBLING = ("man", "woman", "person")
@@ -94,7 +94,7 @@ def _lost(case: SteeringCase) -> float | None:
 
 def by_effect(
     model: mm.HookedMultimodal, task: Task, layer: Layer, *, tried: int
-) -> tuple[Selection, list[tuple[int, int]]]:
+) -> tuple[EffectSelection, list[tuple[int, int]]]:
     """The gap rule over all fine vectors from the source's concepts; and those whose main answer is what is wanted."""
     means = Means(task, layer)
     vectors = mm.concept_steering_vectors(means.bank, sources=means.active)
@@ -103,8 +103,8 @@ def by_effect(
         for pair, vector in vectors.items()
     }
     asked = validation(task, tried)["to change"]
-    found = mm.select_by_effect(model, steers, asked, max_new_tokens=1, batch_size=24)
-    return found, list(found.leading_to(*task.wanted))  # type: ignore[arg-type]
+    found = mm.select_vectors(model, steers, asked, method=mm.steering.Effect(max_new_tokens=1), batch_size=24)
+    return found, list(found.leading_to(*task.wanted))  # type: ignore[attr-defined]
 
 
 def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, tried: int) -> mm.DoseCurve:

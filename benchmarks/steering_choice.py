@@ -47,7 +47,9 @@ class Means:
             words.setdefault(concept, Counter())[word in self.task.sources] += 1
         return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
 
-    def steers(self, method: str, alpha: float, positions: SteeredPositions) -> list[mm.Steer]:
+    def steers(
+        self, model: mm.HookedMultimodal, method: str, alpha: float, positions: SteeredPositions
+    ) -> list[mm.Steer]:
         """The steering of a method; none where no concept stands for the source."""
         steer = mm.Steer(self.coarse, alpha, positions=positions)
         if method == "coarse":
@@ -59,9 +61,9 @@ class Means:
         # per active concept the one fine vector that points most nearly where the coarse one does
         nearest = {}
         for concept in self.active:
-            nearest |= mm.select_by_proximity(
-                mm.concept_steering_vectors(self.bank, sources=[concept]), self.coarse, k=1
-            )
+            vectors = mm.concept_steering_vectors(self.bank, sources=[concept])
+            (pair,) = mm.select_vectors(model, vectors, method=mm.steering.Proximity(self.coarse), k=1).chosen
+            nearest[pair] = vectors[pair]
         return [
             replace(steer, vector=vector, gate=mm.ActiveConcept(self.bank, pair[0])) for pair, vector in nearest.items()
         ]
@@ -107,7 +109,7 @@ def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, 
         (method, at, alpha, positions): steers
         for method, at in product(METHODS, means)
         for alpha, positions in product(_STRENGTHS[method], _positions(task, method))
-        if (steers := means[at].steers(method, alpha, positions))
+        if (steers := means[at].steers(model, method, alpha, positions))
     }
     names = {
         f"{method} at {at}, alpha {alpha:g}, {where}": (method, at, alpha, where) for method, at, alpha, where in tried

@@ -89,8 +89,7 @@ _PUBLIC = {
     "Sample": "mmlens.analysis.samples",
     "Scale": "mmlens.interventions.activations",
     "score_grounding": "mmlens.analysis.concepts.scores",
-    "select_by_effect": "mmlens.analysis.steering.selection",
-    "select_by_proximity": "mmlens.analysis.steering.selection",
+    "select_vectors": "mmlens.analysis.steering.selection",
     "sensitivity": "mmlens.analysis.properties.sensitivity",
     "ShiftGrounding": "mmlens.analysis.shift.grounding",
     "size_estimate": "mmlens.analysis.store.collect",
@@ -119,6 +118,7 @@ _MODULES = {
     "metrics": "mmlens.analysis.metrics",
     "neurons": "mmlens.analysis.neurons.methods",
     "scorers": "mmlens.analysis.properties.scorers",
+    "steering": "mmlens.analysis.steering.methods",
 }
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604 - the names are strings

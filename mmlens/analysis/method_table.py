@@ -9,10 +9,17 @@ from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.neurons.methods import NEURON_METHODS
+from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
 
 #: Every choice of a method that verbs offer.
-REGISTRIES: tuple[Registry[Any], ...] = (NEURON_METHODS, ATTRIBUTION_METHODS, CIRCUIT_METHODS, CONCEPT_METHODS)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    NEURON_METHODS,
+    ATTRIBUTION_METHODS,
+    CIRCUIT_METHODS,
+    CONCEPT_METHODS,
+    SELECTION_METHODS,
+)
 
 _HEAD = """# Methods
 

@@ -482,13 +482,14 @@ def reports_of_steering(here: Here) -> Any:
     steer = mm.Steer(here.vector(), alpha=5.0, positions="last_prompt")
     return [
         mm.steering_report(here.model, steer, here.samples, max_new_tokens=2, progress=False),
-        mm.select_by_effect(
+        mm.select_vectors(
             here.model,
             {"blue": steer},
             [(s.images[0], QUESTION) for s in here.samples],
-            max_new_tokens=1,
+            method=mm.steering.Effect(max_new_tokens=1),
             progress=False,
         ),
+        mm.select_vectors(here.model, {"blue": here.vector()}, method=mm.steering.Proximity(here.vector())),
     ]
 
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import torch
 
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
-from mmlens.analysis.steering.selection import answers
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.hooked import HookedMultimodal

@@ -1,13 +1,20 @@
 """Vectors are chosen by the gap rule, worked by hand, and by what they do to a planted model."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from mmlens import lab
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.steering.selection import gap_rule, select_by_effect, select_by_proximity
+from mmlens.analysis.steering.method import Selection
+from mmlens.analysis.steering.methods import SELECTION_METHODS, SelectionMethod
+from mmlens.analysis.steering.methods.effect import Effect, EffectSelection, gap_rule
+from mmlens.analysis.steering.methods.proximity import Proximity
+from mmlens.analysis.steering.selection import select_vectors
 from mmlens.core.errors import InputError
-from mmlens.interventions.steering import Steer
+from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
@@ -58,13 +65,14 @@ def test_a_planted_direction_is_selected_by_effect() -> None:
         "half as far": SteeringVector(3 * truth.direction, at),
     }
     data = [Sample((planted.image(n < 2, seed=n),), planted.prompt) for n in range(6)]
-    found = select_by_effect(
+    found = select_vectors(
         model,
         {name: Steer(each, positions="last_prompt") for name, each in steers.items()},
         data,
-        max_new_tokens=1,
+        method=Effect(max_new_tokens=1),
         progress=False,
     )
+    assert isinstance(found, EffectSelection)
     by_key = {effect.key: effect for effect in found.effects}
     assert found.samples == 6
     assert sum(found.baseline.values()) == 6
@@ -88,39 +96,97 @@ def test_answers_of_several_characters_count_once() -> None:
         positions="last_prompt",
     )
     data = [Sample((planted.image(seed=n),), planted.prompt) for n in range(3)]
-    found = select_by_effect(model, {"green": steer}, data, n_targets=1, max_new_tokens=1, progress=False)
+    found = select_vectors(model, {"green": steer}, data, method=Effect(max_new_tokens=1), progress=False)
+    assert isinstance(found, EffectSelection)
     assert found.effects[0].main == ("green",)
     assert found.chosen == ("green",)
 
 
-def test_proximity_by_hand() -> None:
-    vectors = {
-        (0, 1): SteeringVector(torch.tensor([1.0, 0.0]), AT),
-        (1, 0): SteeringVector(torch.tensor([-1.0, 0.0]), AT),
-        (0, 2): SteeringVector(torch.tensor([5.0, 5.0]), AT),
-    }
-    reference = SteeringVector(torch.tensor([2.0, 1.9]), AT)
-    assert list(select_by_proximity(vectors, reference, k=2)) == [(0, 2), (0, 1)]
-    assert select_by_proximity(vectors, reference, k=1)[0, 2] is vectors[0, 2]
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    vector = SteeringVector(torch.ones(2), AT)
-    with pytest.raises(InputError, match="k=0 of 1"):
-        select_by_proximity({0: vector}, vector, k=0)
-    elsewhere = SteeringVector(torch.ones(2), "blocks.0.hook_resid_post")
-    with pytest.raises(
-        InputError, match=r"at blocks\.0\.hook_resid_post, but vectors are of blocks\.1\.hook_resid_post"
-    ):
-        select_by_proximity({0: vector}, elsewhere)
+@pytest.fixture(scope="module")
+def planted_direction() -> tuple[HookedMultimodal, SteeringVector, list[Sample]]:
+    """A model whose answer one direction decides, that direction, and samples of which a third have the cause."""
     planted = lab.planted("direction")
     model = HookedMultimodal.from_hf(planted.model, planted.processor)
-    with pytest.raises(InputError, match="no interventions"):
-        select_by_effect(model, {}, [])
-    fitting = Steer(SteeringVector(torch.ones(model.cfg.d_model), AT))
-    with pytest.raises(InputError, match="n_targets=0 must be at least 1"):
-        select_by_effect(model, {0: fitting}, [], n_targets=0)
+    truth = planted.truth
+    assert truth.direction is not None
+    vector = SteeringVector(6 * truth.direction, f"blocks.{truth.layer}.hook_resid_post")
+    return model, vector, [Sample((planted.image(n < 2, seed=n),), planted.prompt) for n in range(6)]
+
+
+def select(
+    cls: type[SelectionMethod],
+    model: HookedMultimodal,
+    vector: SteeringVector,
+    data: list[Sample],
+    vectors: Any,
+    **more: Any,
+) -> Selection:
+    """The choice of a method among vectors, with what it needs."""
+    method = Proximity(vector) if cls is Proximity else cls()
+    return select_vectors(
+        model, vectors, data if "dataset" in cls.needs else None, method=method, progress=False, **more
+    )
+
+
+@pytest.mark.parametrize("cls", list(SELECTION_METHODS), ids=lambda cls: cls.name)
+def test_every_method_chooses_the_planted_direction_and_no_random_one(
+    planted_direction: tuple[HookedMultimodal, SteeringVector, list[Sample]], cls: type[SelectionMethod]
+) -> None:
+    model, vector, data = planted_direction
+    vectors = {"noise": vector.random(seed=0), "planted": vector, "other noise": vector.random(seed=1)}
+    found = select(cls, model, vector, data, vectors, k=1)
+    assert found.chosen == ("planted",)
+    assert next(iter(found.scores)) == "planted"
+    assert found.scores["planted"] > 2 * max(abs(found.scores[key]) for key in ("noise", "other noise"))
+    frame = found.to_frame().set_index("key")
+    assert frame["chosen"].to_dict() == {"planted": True, "noise": False, "other noise": False}
+    assert "1 of 3 interventions" in repr(found)
+
+
+def test_proximity_by_hand(planted_direction: tuple[HookedMultimodal, SteeringVector, list[Sample]]) -> None:
+    model, vector, _ = planted_direction
+
+    def flat(x: float, y: float) -> SteeringVector:
+        direction = torch.zeros_like(vector.direction)
+        direction[:2] = torch.tensor([x, y])
+        return SteeringVector(direction, vector.at)
+
+    vectors = {(0, 1): flat(1.0, 0.0), (1, 0): flat(-1.0, 0.0), (0, 2): Steer(flat(5.0, 5.0))}
+    found = select_vectors(model, vectors, method=Proximity(flat(2.0, 1.9)), k=2)
+    assert found.chosen == ((0, 2), (0, 1))
+    assert found.scores[0, 1] == pytest.approx(2.0 / math.hypot(2.0, 1.9))
+    assert found.scores[1, 0] == pytest.approx(-2.0 / math.hypot(2.0, 1.9))
+
+
+def test_what_does_not_fit_is_refused_before_any_run(
+    planted_direction: tuple[HookedMultimodal, SteeringVector, list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, vector, data = planted_direction
+    monkeypatch.setattr(type(model.hf_model), "forward", lambda *_, **__: pytest.fail("the model ran"))
+    with pytest.raises(InputError, match="no vectors to choose from"):
+        select_vectors(model, {}, data)
     with pytest.raises(InputError, match="has 2 entries"):
-        select_by_effect(model, {0: Steer(vector)}, [])
+        select_vectors(model, {0: SteeringVector(torch.ones(2), vector.at)}, data)
+    with pytest.raises(InputError, match="n_targets=0 must be a whole number of at least 1"):
+        Effect(n_targets=0)
+    for cls in SELECTION_METHODS:
+        assert cls.needs <= {"dataset", "vectors"}
+        method = Proximity(vector) if cls is Proximity else cls()
+        if "dataset" in cls.needs:
+            with pytest.raises(InputError, match=f"method='{cls.name}' tries the interventions on samples"):
+                select_vectors(model, {0: vector}, method=method)
+        else:
+            with pytest.raises(InputError, match=f"method='{cls.name}' has no use for a dataset"):
+                select_vectors(model, {0: vector}, data, method=method)
+        if "vectors" in cls.needs:
+            with pytest.raises(
+                InputError, match=r"compares the vectors of Steer\(\.\.\.\) interventions; \['out'\] are"
+            ):
+                select_vectors(model, {"out": ProjectOut(vector)}, method=method)
+    elsewhere = SteeringVector(vector.direction, "blocks.0.hook_resid_pre")
+    with pytest.raises(InputError, match=r"at blocks\.0\.hook_resid_pre, but vectors are of blocks\."):
+        select_vectors(model, {0: vector}, method=Proximity(elsewhere))
+    with pytest.raises(InputError, match=r"does not work without settings; pass method=Proximity\(reference=\.\.\.\)"):
+        select_vectors(model, {0: vector}, method="proximity")
     with pytest.raises(InputError, match="holds no samples"):
-        select_by_effect(model, {0: fitting}, [], progress=False)
+        select_vectors(model, {0: vector}, [], progress=False)
