@@ -2,7 +2,7 @@
 
 Three tables. All properties of the top neurons of each caption's first noun, by method, beside random neurons of the same
 layers. How the effect of ablation grows with the number of neurons, and of noise with its size. And where the mean heat map
-lies on the object: by layer, of activations and of their magnitudes. Intervals are 95% bootstrap intervals over scenes;
+lies on the object: by layer, of activations and of their magnitudes. Intervals are 95%, over scenes;
 differences are paired by scene and noun. `--checkpoint` names a file to go on from after an interruption.
 """
 

@@ -2,7 +2,7 @@
 
 For each tune, word (or class of words) and layer: the concepts of the base model by k-means, shifted by the mean shift of their
 samples and compared with the tuned model's. Recovery stands beside that of random shifts, and of other concepts' shifts, of equal
-length. Intervals are 95% bootstrap intervals over concepts. `--states` names a folder that keeps the states, to go on from or
+length. Intervals are 95%, over concepts. `--states` names a folder that keeps the states, to go on from or
 to look at again; `--figure` writes the board of one shift.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.shift.result import Control, Correlation, Quantity, correlation_of
-from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.lab.checkpoints import STYLES
 from mmlens.lab.world import PEOPLE, SHAPES
 
@@ -48,7 +48,7 @@ class Line(NamedTuple):
 
     def text_gain(self) -> Interval:
         """T-Overlap of shifted concepts minus that of the original ones, concept by concept."""
-        return paired_difference(*self.grounding.text_overlap.flip(0).numpy())
+        return _mean(self.grounding.text_overlap.diff(dim=0)[0])
 
 
 def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[str, mm.ActivationStore]:
@@ -127,10 +127,8 @@ def summary(lines: Sequence[Line], *, layer: int) -> str:
         overlap = torch.cat([line.grounding.text_overlap for line in chosen], dim=1)
         distance = _joined(chosen, "recovery_distance")
         intervals = (
-            *(mean_interval(_joined(chosen, kind).numpy()) for kind in ("recovery", "cosine_gain")),  # type: ignore[arg-type]
-            mean_interval(distance.numpy()),
-            paired_difference(distance.numpy(), shuffled.numpy()),
-            paired_difference(overlap[1].numpy(), overlap[0].numpy()),
+            *(_mean(_joined(chosen, kind)) for kind in ("recovery", "cosine_gain")),  # type: ignore[arg-type]
+            *(_mean(values) for values in (distance, distance - shuffled, overlap[1] - overlap[0])),
         )
         rows.append(f"| {' | '.join([name, str(len(distance)), *map(_bold, intervals)])} |")
     return "\n".join(rows)
@@ -155,6 +153,11 @@ def _groups(lines: Sequence[Line], layer: int) -> list[tuple[str, list[Line]]]:
 
 def _joined(lines: Sequence[Line], quantity: Quantity) -> torch.Tensor:
     return torch.cat([line.shift.values(quantity) for line in lines])
+
+
+def _mean(values: torch.Tensor) -> Interval:
+    """Over the concepts for which it is known."""
+    return mean_interval(values[~values.isnan()].numpy())
 
 
 def _bold(interval: Interval) -> str:

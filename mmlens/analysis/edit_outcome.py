@@ -106,13 +106,13 @@ class EditReport:
         return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n" + "\n\n".join(tables)
 
     def values(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> tuple[list[float], list[str]]:
-        """A number of every case of one edit and one set of prompts, and the cases' pictures; None is left out."""
+        """A number (or truth value) of every case of an edit and a set of prompts, and the cases' pictures; None is left out."""
         cases = [case for case in self.cases if (case.edit, case.group) == (edit, group)]
         found = [(number, case.picture) for case in cases if (number := value(case)) is not None]
-        return [float(number) for number, _ in found], [picture for _, picture in found]
+        return [number for number, _ in found], [picture for _, picture in found]
 
     def interval(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Interval:
-        """Mean and 95% interval of a number over one set of prompts; whole pictures are drawn again."""
+        """Mean and 95% interval of a number (of truth values: the rate) over a set of prompts; whole pictures count as drawn."""
         numbers, pictures = self.values(edit, group, value)
         return mean_interval(numbers, groups=_labels(pictures))
 
@@ -129,14 +129,14 @@ class EditReport:
         if group is not None:
             return self.interval(edit, group, lambda case: case.changed)
         cases = [case for case in self.cases if case.edit == edit and case.role == "control"]
-        return mean_interval([float(case.changed) for case in cases], groups=_labels([case.picture for case in cases]))
+        return mean_interval([case.changed for case in cases], groups=_labels([case.picture for case in cases]))
 
     def changed_pictures(self, edit: str, group: str) -> Interval:
         """Share of the pictures of a set of controls of which any answer is another one now."""
         answers, pictures = self.values(edit, group, lambda case: case.changed)
         worst: dict[str, float] = {}
         for answer, picture in zip(answers, pictures, strict=True):
-            worst[picture] = max(worst.get(picture, 0.0), answer)
+            worst[picture] = max(worst.get(picture, False), answer)
         return mean_interval(list(worst.values()))
 
     def summary(self, role: Role | None = None) -> "pd.DataFrame":

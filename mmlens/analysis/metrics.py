@@ -276,6 +276,16 @@ def as_function(
     return metric.on(model, clean=clean) if isinstance(metric, Metric) else metric
 
 
+def unit_of(metric: str) -> str:
+    """The unit of a metric, which stands behind its last comma; empty without one.
+
+    Example:
+        >>> unit_of("logit('red') - logit('blue'), logits"), unit_of("my own")
+        ('logits', '')
+    """
+    return metric.rpartition(", ")[2] if ", " in metric else ""
+
+
 def metric_name(metric: Metric | MetricFunction) -> str:
     """A metric's name and unit, as results print it."""
     metric = metric.metric if isinstance(metric, Measure) else metric

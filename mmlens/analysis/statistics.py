@@ -1,28 +1,39 @@
-"""How sure a mean is: bootstrap intervals, sign-flip permutation tests, and correction for many tests."""
+"""How sure a mean is: bootstrap-t and Student intervals of means, Wilson intervals of rates, over values or clusters.
+
+Simulated coverage of the 95% intervals (4,000 draws each): normal values .94 to .955 for n = 3 to 30; lognormal values .90 at
+n = 6 to 10 and .93 at 30, but .83 at n = 3 and 5, where no method does better without knowing the distribution. The
+percentile bootstrap, which is the usual one, has .77 at n = 3 and .89 at 10 for normal values.
+
+Source: Hesterberg, "What teachers should know about the bootstrap", American Statistician 69 (2015); Wilson, "Probable
+inference", Journal of the American Statistical Association 22 (1927).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
+from scipy.stats import norm, t
 
 from mmlens.core.errors import InputError
 
 _RESAMPLES = 5_000
+#: So few values that their resamples repeat: Student's interval is used.
+_FEW = 5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its bootstrap interval.
+    """A mean and its interval.
 
     Attributes:
-        mean, low, high: in the unit of the values; NaN where there were none.
+        mean: in the unit of the values; NaN where there were none, or one of them is NaN.
+        low, high: bounds, in the same unit; NaN where they are undefined, as of a single value.
         count: number of values.
 
     Example:
-        >>> print(mean_interval([1.0, 1.0, 1.0]))
-        1.000 [1.000, 1.000]
+        >>> print(mean_interval([1.0, 2.0, 3.0]), mean_interval([0.7]), mean_interval([True] * 9 + [False]), sep="; ")
+        2.000 [-0.484, 4.484]; 0.700 [no interval]; 0.900 [0.596, 0.982]
     """
 
     mean: float
@@ -31,11 +42,12 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        bounds = "no interval" if np.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
+        return f"{self.mean:.3f} [{bounds}]"
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
+        """Whether zero lies outside the interval; False where there is none."""
         return self.low > 0 or self.high < 0
 
 
@@ -46,57 +58,47 @@ def mean_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean with its percentile-bootstrap interval (5,000 resamples).
+    """The mean with its interval: Wilson's for truth values, else bootstrap-t, or Student's t for up to five values.
+
+    Values that are all equal have an interval without width: it says that no spread was seen, not that there is none.
 
     Args:
-        values: one number each; NaNs are left out.
-        groups: which group each value belongs to (a scene with several nouns); whole groups are then drawn again, since
+        values: one number each, or truth values (`bool`), whose mean is a rate. A NaN makes the mean NaN: leave out what is
+            not known.
+        groups: which group each value belongs to (a scene with several nouns); the groups then count as what was drawn, since
             values of one group are not independent.
         level: of the interval, 0 to 1.
         seed: of the resampling.
 
+    Returns:
+        The interval; it has no bounds where there are fewer than two values (or groups), or one is not finite.
+
     Raises:
         InputError: for a level outside (0, 1), or groups of another length.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level={level} must lie between 0 and 1, both excluded.")
-    data = np.asarray(values, dtype=float)
+    _require_level(level)
+    held = np.asarray(values)
+    data = held.astype(float)
     labels = np.arange(len(data)) if groups is None else np.asarray(groups)
     if data.ndim != 1 or labels.shape != data.shape:
         raise InputError(
             f"values must be [sample] and groups as many, found {list(data.shape)} and {list(labels.shape)}."
         )
-    known = ~np.isnan(data)
-    data, labels = data[known], labels[known]
     if not len(data):
-        return Interval(float("nan"), float("nan"), float("nan"), 0)
-    mean = float(data.mean())
+        return Interval(np.nan, np.nan, np.nan, 0)
     _, label = np.unique(labels, return_inverse=True)
     sums, counts = np.bincount(label, data), np.bincount(label)
-    if len(sums) == 1 or np.ptp(sums / counts) == 0:
-        return Interval(mean, mean, mean, len(data))
-
-    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
-        return total.sum(axis=axis) / count.sum(axis=axis)
-
-    drawn = bootstrap(
-        (sums, counts),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    low, high = drawn.confidence_interval
-    return Interval(mean, float(low), float(high), len(data))
+    if held.dtype == bool:
+        low, high = _wilson(sums, counts, level)
+    else:
+        low, high = _bounds(sums[None], counts, level, seed)[0]
+    return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
 def mean_bounds(
     values: Float[np.ndarray, "... sample"], *, level: float = 0.95, seed: int = 0
 ) -> Float[np.ndarray, "... bound"]:
-    """Percentile-bootstrap intervals of many means at once, all from the same 5,000 resamples.
+    """Intervals of many means at once, as `mean_interval`'s, all from the same resamples.
 
     Args:
         values: one number per sample along the last axis; any number of means in front.
@@ -104,26 +106,17 @@ def mean_bounds(
         seed: of the resampling.
 
     Returns:
-        Lower and upper bound of each mean.
+        Lower and upper bound of each mean; NaN for a single sample, and where a value is not finite.
 
     Raises:
         InputError: for a level outside (0, 1), or no samples.
     """
-    if not 0 < level < 1:
-        raise InputError(f"level={level} must lie between 0 and 1, both excluded.")
+    _require_level(level)
     data = np.asarray(values, dtype=float)
     count = data.shape[-1]
     if not count:
         raise InputError("A mean needs at least one sample.")
-    # how often each sample is drawn: the means of all resamples are one product of matrices
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES) / count
-    means = data.reshape(-1, count)
-    bounds = np.empty((len(means), 2))
-    step = 1024
-    for start in range(0, len(means), step):
-        drawn = weights @ means[start : start + step].T
-        bounds[start : start + step] = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T
-    return bounds.reshape(*data.shape[:-1], 2)
+    return _bounds(data.reshape(-1, count), np.ones(count), level, seed).reshape(*data.shape[:-1], 2)
 
 
 def paired_difference(
@@ -144,67 +137,83 @@ def paired_difference(
     return mean_interval(left - right, groups=groups, seed=seed)
 
 
-def sign_flip_p(
-    values: Float[np.ndarray, "... sample"], *, resamples: int = 10_000, seed: int = 0
-) -> Float[np.ndarray, "..."]:
-    """Two-sided p of a mean of zero: how often random signs give a mean as far from zero.
-
-    Exact where there are fewer than `resamples` sign patterns (up to 13 samples), so that p is at least `2 / 2**samples`.
+def as_rates(values: Sequence[float] | np.ndarray, unit: str) -> np.ndarray:
+    """Shares that are 0 or 1 in every value as truth values, so that `mean_interval` treats their mean as a rate.
 
     Args:
-        values: effects, one per sample along the last axis; any number of tests in front.
-        resamples: random sign patterns where there are too many to try all.
-        seed: of these.
-
-    Returns:
-        One p per test; 1 where all effects are zero.
-
-    Raises:
-        InputError: for fewer than two samples.
+        values: one number each.
+        unit: theirs; what is no `"share ..."` stays as it is.
     """
-    data = np.asarray(values, dtype=float)
-    if data.ndim < 1 or data.shape[-1] < 2:
-        raise InputError(
-            f"A sign-flip test needs at least two samples along the last axis, found shape {list(data.shape)}."
-        )
-    rng = np.random.default_rng(seed)
-    count = data.shape[-1]
-    exact = 2**count <= resamples
-    # a pattern and its opposite give means of one size, so that half of all patterns tell the whole distribution
-    signs = _half_of_all_signs(count) if exact else rng.choice([-1.0, 1.0], size=(resamples, count))
-    tests = data.reshape(-1, count)
-    # sums that are equal but for rounding count as equal
-    least = np.abs(tests.sum(-1)) - 1e-12 * np.abs(tests).sum(-1)
-    extreme = np.zeros(len(tests))
-    step = max(1, 2**22 // len(signs))
-    for start in range(0, len(tests), step):
-        some = slice(start, start + step)
-        # one product of matrices: 30 times as fast as scipy's permutation_test for the thousands of cells of a sweep
-        extreme[some] = (np.abs(signs @ tests[some].T) >= least[some]).sum(0)
-    p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
-    return p.reshape(data.shape[:-1])
+    numbers = np.asarray(values, dtype=float)
+    return numbers.astype(bool) if unit.startswith("share") and np.isin(numbers, (0, 1)).all() else numbers
 
 
-def _half_of_all_signs(count: int) -> np.ndarray:
-    """All patterns of `count` signs whose first is plus, `[pattern sample]`."""
-    bits = np.arange(2 ** (count - 1))[:, None] >> np.arange(count - 1)
-    return np.concatenate([np.ones((len(bits), 1)), 1.0 - 2.0 * (bits & 1)], axis=1)
+def _require_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level={level} must lie between 0 and 1, both excluded.")
 
 
-def holm(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """p values corrected for their number, so that any false one among them stays as rare as a single one.
+def _standard_error(squares: np.ndarray, size: np.ndarray | float, groups: int) -> np.ndarray:
+    """Of a ratio of sums, from the summed squares of the groups' deviations and the number of values."""
+    return np.sqrt(groups / (groups - 1) * np.clip(squares, 0, None)) / size
 
-    Args:
-        p: uncorrected p values, of any shape.
 
-    Returns:
-        The corrected ones, in the same places, at most 1.
+def _bounds(
+    sums: Float[np.ndarray, "mean group"], counts: Float[np.ndarray, "group"], level: float, seed: int
+) -> Float[np.ndarray, "mean bound"]:
+    """Intervals of `sum of sums / sum of counts`: groups are drawn again, and each resample is measured by its own error."""
+    groups = len(counts)
+    bounds = np.full((len(sums), 2), np.nan)
+    known = np.isfinite(sums).all(-1)
+    if groups < 2 or not known.any():
+        return bounds
+    tail = (1 - level) / 2
+    sums = sums[known]
+    mean = sums.sum(-1) / counts.sum()
+    deviations = sums - mean[:, None] * counts
+    # rounding of equal values is no spread
+    deviations[np.abs(deviations) <= 1e-13 * np.abs(mean[:, None] * counts)] = 0
+    error = _standard_error((deviations**2).sum(-1), counts.sum(), groups)
+    quantiles = np.tile(t.ppf([1 - tail, tail], groups - 1), (len(sums), 1))
+    if groups > _FEW:
+        # how often each group is drawn: the sums of all resamples are products of matrices
+        drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES).T
+        size = counts @ drawn
+        step = 512
+        for start in range(0, len(sums), step):
+            some = deviations[start : start + step]
+            ratio = some @ drawn / size
+            squares = some**2 @ drawn - 2 * ratio * ((some * counts) @ drawn) + ratio**2 * (counts**2 @ drawn)
+            # resamples of one value over and over have no spread to be measured by: they say nothing, and where they are
+            # as many as a tail, Student's quantiles stay
+            spread = squares > 1e-12 * (some**2).sum(-1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                studentised = np.where(spread, ratio / _standard_error(squares, size, groups), np.nan)
+            usable = spread.mean(-1) > 1 - tail
+            if usable.any():
+                found = np.nanquantile(studentised[usable], [1 - tail, tail], axis=1)
+                quantiles[start : start + step][usable] = found.T
+    bounds[known] = mean[:, None] - quantiles * error[:, None]
+    return bounds
 
-    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
+
+def _wilson(successes: np.ndarray, counts: np.ndarray, level: float) -> tuple[float, float]:
+    """Wilson's interval of a rate; of clusters, for as many independent values as would have the rate's standard error.
+
+    All alike, clusters count once each. Source of the second: Korn and Graubard, "Confidence intervals for proportions with
+    small expected number of positive counts", Survey Methodology 24 (1998).
     """
-    flat = np.asarray(p, dtype=float).ravel()
-    order = np.argsort(flat, kind="stable")
-    scaled = flat[order] * np.arange(len(flat), 0, -1)
-    corrected = np.empty_like(flat)
-    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return corrected.reshape(np.shape(p))
+    groups, size = len(counts), float(counts.sum())
+    if size < 2 or groups < 2:
+        return np.nan, np.nan
+    rate, z = successes.sum() / size, norm.ppf((1 + level) / 2)
+    if groups < size:
+        error = float(_standard_error(((successes - rate * counts) ** 2).sum(), size, groups))
+        alone = np.sqrt(rate * (1 - rate) / (size - 1))
+        fewer = 1.0 if error == 0 else min(1.0, (alone / error) ** 2)
+        size = float(groups) if alone == 0 else max(1.0, size * fewer)
+        z = t.ppf((1 + level) / 2, groups - 1)
+    centre, scale = rate + z**2 / (2 * size), 1 + z**2 / size
+    reach = z * np.sqrt(rate * (1 - rate) / size + z**2 / (4 * size**2))
+    # of a rate of 0 or 1 the bound is the rate, not what rounding leaves of it
+    return float(np.clip((centre - reach) / scale, 0, rate)), float(np.clip((centre + reach) / scale, rate, 1))

@@ -6,6 +6,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from mmlens.analysis.metrics import unit_of
 from mmlens.analysis.statistics import Interval
 from mmlens.analysis.steering.dose import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport
@@ -27,7 +28,7 @@ from mmlens.viz.figures import (
 )
 from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, legend_height, marks
 from mmlens.viz.points import label_of, read, rows_of
-from mmlens.viz.words import counted, text_options, unit_of, with_unit, wrapped
+from mmlens.viz.words import counted, text_options, with_unit, wrapped
 
 _CURVES = 12  # points: so many have a panel each, more are rows of a heat map
 _ROWS = 48  # pairs of intervention and set of prompts: so many have a mark each, more are cells of a heat map

@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib import font_manager
 
+from mmlens.analysis.metrics import unit_of
+
 #: Fonts with letters that matplotlib's own lacks; those that are installed stand in for it, letter by letter.
 _FURTHER = (
     "Noto Sans CJK SC",
@@ -80,16 +82,6 @@ def shortened(name: str, longest: int) -> str:
         return drawn
     end = (longest - 1) // 2
     return drawn[: longest - 1 - end] + _CUT + drawn[len(drawn) - end :]
-
-
-def unit_of(metric: str) -> str:
-    """The unit of a metric, which stands behind its last comma; empty without one.
-
-    Example:
-        >>> unit_of("logit('red') - logit('blue'), logits"), unit_of("my own")
-        ('logits', '')
-    """
-    return metric.rpartition(", ")[2] if ", " in metric else ""
 
 
 def with_unit(name: str, metric: str) -> str:

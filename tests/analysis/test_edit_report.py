@@ -125,11 +125,11 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert list(table["edit"]) == [name for name in ("good", "weak", "random") for _ in range(3)]
     good = table.iloc[0]
     assert good["said before"] == "4 of 4"
-    assert good["success"] == "1.000 [1.000, 1.000]"
+    assert good["success"] == "1.000 [0.510, 1.000]"
     assert good["right"] == "1.000 -> 0.000"
     assert good["right, change"] == "-1.000 [-1.000, -1.000]"
     control = table.iloc[2]
-    assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.000]")
+    assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.561]")
     assert control["right"] == "1.000 -> 1.000"
     assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 33 answers)\n")
     assert list(report.summary("control").columns) == [
@@ -157,7 +157,10 @@ def test_intervals_draw_whole_pictures(report: EditReport) -> None:
     cases = [case for case in report.cases if (case.edit, case.group) == ("good", "absent")][:2]
     spread = [replace(cases[n % 2], after="blue" if n % 2 else cases[0].before, picture=str(n % 2)) for n in range(8)]
     found = EditReport("yes", "blue", report.edits[:1], tuple(spread))
-    assert (found.changed("good", "absent").low, found.changed("good", "absent").high) == (0.0, 1.0)
+    pairs, apart = found.changed("good", "absent"), [replace(case, picture=str(n)) for n, case in enumerate(spread)]
+    alone = EditReport("yes", "blue", report.edits[:1], tuple(apart)).changed("good", "absent")
+    assert (pairs.mean, alone.mean) == (0.5, 0.5)
+    assert pairs.low < 0.01 < 0.2 < alone.low < alone.high < 0.8 < 0.99 < pairs.high
     assert found.changed_pictures("good", "absent").count == 2
     one = EditReport("yes", "blue", report.edits[:1], tuple(replace(case, picture="a") for case in spread))
     assert one.changed_pictures("good", "absent").mean == 1.0

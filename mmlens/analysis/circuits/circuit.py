@@ -4,12 +4,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
-from mmlens.analysis.statistics import holm, sign_flip_p
+from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_json, write_json
@@ -132,20 +131,23 @@ class Circuit:
         """The same scores with other edges kept: those of the given ones that lie on a path from an input to the logits."""
         return replace(self, kept=self.graph.connected(edges))
 
-    def p_values(self, *, resamples: int = 10_000) -> Float[torch.Tensor, "reader writer"]:
-        """Sign-flip permutation p of every edge's mean score, corrected for their number (Holm); 1 where there is no edge.
+    def p_values(
+        self, *, correction: Correction | None = "max-t", resamples: int = 10_000, seed: int = 0
+    ) -> Float[torch.Tensor, "reader writer"]:
+        """Sign-flip permutation p of every edge's mean score, corrected for their number; 1 where there is no edge.
 
-        With n samples no p is below `edges * 2 / 2**n`, and none below `edges / resamples`: a graph of a thousand edges needs
-        twenty samples and a million resamples to tell a single edge. Scores of `"eap"` and `"eap-ig"` are estimates whose error
-        has a sign too; a small p does not make them exact.
+        With n samples no p is below `2 / 2**n`. Scores of `"eap"` and `"eap-ig"` are estimates whose error has a sign too; a
+        small p does not make them exact.
 
         Args:
+            correction: for the number of edges; see `sign_flip_p`.
             resamples: random sign patterns where there are too many to try all.
+            seed: of these.
         """
         allowed = self.graph.allowed
-        tested = sign_flip_p(self.scores[allowed].numpy(), resamples=resamples)
+        tested = sign_flip_p(self.scores[allowed].numpy(), correction=correction, resamples=resamples, seed=seed)
         p = torch.ones(allowed.shape, dtype=torch.float64)
-        p[allowed] = torch.from_numpy(np.asarray(holm(tested), dtype=float))
+        p[allowed] = torch.from_numpy(tested)
         return p
 
     def to_frame(self) -> "pd.DataFrame":

@@ -83,7 +83,7 @@ class CircuitEvaluation:
         return "\n".join(lines)
 
     def interval(self, name: str) -> Interval:
-        """The mean of one of the measures with its bootstrap interval: over samples, random circuits, or edges.
+        """The mean of one of the measures with its interval (see `statistics`): over samples, random circuits, or edges.
 
         Args:
             name: `"faithfulness"`, `"random_completeness"`, ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,10 @@ class GroundingScores:
 
     Attributes:
         scorer, unit: what was measured.
-        top: how many concepts' words were put together.
+        top: how many concepts' scores were averaged.
         rows: the states of the bank that were scored.
-        concepts: per state, with its concepts' words.
-        random: with as many words of random directions.
+        concepts: per state, the mean score of its concepts' words, concept by concept.
+        random: the same with as many words of random directions.
         noise: with the concepts' words, but a noise picture; NaN for scorers of text.
     """
 
@@ -87,7 +88,7 @@ def score_grounding(
         bank: its concepts; for held-out samples `ConceptBank.of(bank.coder, states, method=bank.method)`.
         dataset: where the bank's samples come from.
         scorer: any scorer, e.g. `ClipScore(path)` for pictures, `BertScore(path)` for captions.
-        top: how many concepts to take per sample.
+        top: how many concepts to take per sample; each is scored by its own words, and the scores are averaged.
         words: words per concept.
         rows: which of the bank's states; all by default.
         through_norm, keep: as for `concept_words`.
@@ -113,9 +114,10 @@ def score_grounding(
     drawn = random_words(model, bank, like=said, seed=seed, through_norm=through_norm, keep=keep)
     best = bank.strengths().topk(top, dim=1).indices[chosen].tolist()
 
-    def texts(of: list[list[str]]) -> list[str]:
-        joined = [list(dict.fromkeys(word for concept in concepts for word in of[concept])) for concepts in best]
-        return [f"{prefix}{', '.join(some)}." for some in joined]
+    def scores(shown: Sequence[Any], of: list[list[str]]) -> Float[np.ndarray, "sample"]:
+        texts = [f"{prefix}{', '.join(of[concept])}." for concepts in best for concept in concepts]
+        repeated = [reference for reference in shown for _ in range(top)]
+        return scorer.score(repeated, texts).detach().cpu().double().numpy().reshape(-1, top).mean(1)
 
     references = _references(samples, scorer)
     on_pictures = scorer.against == "picture"
@@ -126,9 +128,9 @@ def score_grounding(
         scorer.unit,
         top,
         tuple(chosen),
-        _array(scorer.score(references, texts(said))),
-        _array(scorer.score(references, texts(drawn))),
-        _array(scorer.score(noise, texts(said))) if on_pictures else np.full(len(chosen), np.nan),
+        scores(references, said),
+        scores(references, drawn),
+        scores(noise, said) if on_pictures else np.full(len(chosen), np.nan),
     )
 
 
@@ -145,10 +147,6 @@ def _references(samples: Sequence[Sample], scorer: Scorer) -> list[Image.Image] 
 def _noise(like: Image.Image | str, generator: np.random.Generator) -> Image.Image:
     size = like.size if isinstance(like, Image.Image) else (1, 1)
     return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def _array(scores: torch.Tensor) -> Float[np.ndarray, "sample"]:
-    return scores.detach().cpu().double().numpy()
 
 
 def concept_specificity(bank: ConceptBank, concept: int, truth: Sequence[bool] | Bool[torch.Tensor, "sample"]) -> float:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.statistics import holm, mean_bounds, sign_flip_p
+from mmlens.analysis.metrics import unit_of
+from mmlens.analysis.significance import Correction, sign_flip_p
+from mmlens.analysis.statistics import mean_bounds
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_tensors, write_tensors
@@ -33,16 +35,21 @@ class Patch:
         point: hook name, with the unit behind it where units were swept.
         positions: name of the group.
         effect: what the patch changed, in the metric's unit.
-        recovered: the share of the gap between the runs that stands after the patch.
+        share: the effect as a share of the gap between the runs: recovered when denoising, else lost.
+        moved: `"recovered"` or `"lost"`.
+        unit: of the effect; empty where the metric names none.
     """
 
     point: str
     positions: str
     effect: float
-    recovered: float
+    share: float
+    moved: str
+    unit: str = ""
 
     def __str__(self) -> str:
-        return f"{self.point} at {self.positions}: {self.effect:+.3f} ({self.recovered:.0%} of the gap)"
+        share = "no gap" if np.isnan(self.share) else f"{self.share:.0%} of the gap {self.moved}"
+        return f"{self.point} at {self.positions}: effect {self.effect:+.3f}{self.unit and ' ' + self.unit} ({share})"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,16 @@ class PatchSweep:
         return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
 
     @property
+    def moved(self) -> str:
+        """What a patch does to the gap that it moves a share of: `"recovered"` when denoising, else `"lost"`."""
+        return "recovered" if self.direction == "denoise" else "lost"
+
+    @property
+    def mean_share(self) -> Float[torch.Tensor, "point group"]:
+        """The mean effect as a share of the mean gap: recovered when denoising, else lost; NaN without a gap."""
+        return self.mean_recovered if self.direction == "denoise" else 1 - self.mean_recovered
+
+    @property
     def recovered(self) -> Float[torch.Tensor, "point group sample"]:
         """The share of the gap from corrupted (0) to clean (1) that stands after each patch; NaN without a gap."""
         gap = self.clean - self.corrupted
@@ -100,7 +117,9 @@ class PatchSweep:
         return (self.values - self.corrupted).mean(-1) / (gap if gap != 0 else torch.nan)
 
     def interval(self, *, level: float = 0.95, seed: int = 0) -> Float[torch.Tensor, "point group bound"]:
-        """Bootstrap interval of each mean effect over samples: lower and upper bound, in the metric's unit.
+        """Interval of each mean effect over samples (see `statistics`): lower and upper bound, in the metric's unit.
+
+        NaN for a single sample, and where a value is not finite.
 
         Args:
             level: of the interval, 0 to 1.
@@ -109,7 +128,7 @@ class PatchSweep:
         return torch.from_numpy(mean_bounds(self.effect.double().cpu().numpy(), level=level, seed=seed))
 
     def p_values(
-        self, *, beyond: float = 0.0, correction: Literal["holm"] | None = "holm", seed: int = 0
+        self, *, beyond: float = 0.0, correction: Correction | None = "max-t", seed: int = 0
     ) -> Float[torch.Tensor, "point group"]:
         """Two-sided p of each mean effect: a sign-flip permutation test over samples.
 
@@ -118,34 +137,41 @@ class PatchSweep:
 
         Args:
             beyond: the smallest effect that matters, in the metric's unit: the test is of a mean that lies farther from zero.
-            correction: for the number of cells: Holm's, or None. With n samples no p lies below `2 / 2**n` before it.
+            correction: for the number of cells; see `sign_flip_p`. With n samples no p lies below `2 / 2**n`.
             seed: of the random signs.
 
+        Returns:
+            One p per cell; NaN where a value is not finite.
+
         Raises:
-            InputError: for fewer than two samples, or a negative `beyond`.
+            InputError: for fewer than two samples, a negative `beyond`, or an unknown correction.
         """
-        if correction not in ("holm", None):
-            raise InputError(f"correction={correction!r} must be 'holm' or None.")
-        if not beyond >= 0:
-            raise InputError(f"beyond={beyond} is the size of an effect; it must not be negative.")
         effect = self.effect.double().cpu().numpy()
-        mean = effect.mean(-1, keepdims=True)
-        p: np.ndarray = sign_flip_p(effect - np.sign(mean) * beyond, seed=seed)
-        p = np.where(np.abs(mean[..., 0]) < beyond, 1.0, p)
-        return torch.from_numpy(holm(p) if correction == "holm" else p)
+        return torch.from_numpy(sign_flip_p(effect, beyond=beyond, correction=correction, seed=seed))
 
     def top(self, k: int = 10) -> list[Patch]:
         """The k cells with the largest mean effect, of either sign."""
-        effect, share = self.effect.mean(-1), self.mean_recovered
+        effect, share = self.effect.mean(-1), self.mean_share
         order = effect.abs().nan_to_num(-1).flatten().argsort(descending=True)[:k]
         cells = [divmod(int(number), len(self.groups)) for number in order]
-        return [Patch(self.points[i], self.groups[j], float(effect[i, j]), float(share[i, j])) for i, j in cells]
+        return [
+            Patch(
+                self.points[i],
+                self.groups[j],
+                float(effect[i, j]),
+                float(share[i, j]),
+                self.moved,
+                unit_of(self.metric),
+            )
+            for i, j in cells
+        ]
 
     def to_frame(self, *, statistics: bool = False) -> "pd.DataFrame":
-        """One row per point and group: means over samples of value and effect, and the share of the mean gap recovered.
+        """One row per point and group: means over samples of value and effect, in the metric's unit, and the share of the
+        mean gap that is `recovered` (denoising) or `lost`.
 
         Args:
-            statistics: add the effect's 95% interval (`low`, `high`) and its corrected p.
+            statistics: add the effect's 95% interval (`effect_low`, `effect_high`) and its corrected p.
         """
         import pandas as pd
 
@@ -155,11 +181,11 @@ class PatchSweep:
             "positions": np.tile(self.groups, shape[0]),
             "value": self.values.mean(-1).flatten().tolist(),
             "effect": self.effect.mean(-1).flatten().tolist(),
-            "recovered": self.mean_recovered.flatten().tolist(),
+            self.moved: self.mean_share.flatten().tolist(),
         }
         if statistics:
-            bounds = self.interval()
-            columns |= {"low": bounds[..., 0].flatten().tolist(), "high": bounds[..., 1].flatten().tolist()}
+            low, high = self.interval().unbind(-1)
+            columns |= {"effect_low": low.flatten().tolist(), "effect_high": high.flatten().tolist()}
             columns["p"] = self.p_values().flatten().tolist()
         return pd.DataFrame(columns)
 

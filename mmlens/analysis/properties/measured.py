@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics import Interval, as_rates, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_json, write_json
@@ -66,7 +66,8 @@ class Value:
 class Measured:
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
 
-    Intervals are 95% bootstrap intervals that draw whole samples, since the nouns of one picture belong together.
+    Intervals are 95% intervals (see `statistics`) for which whole samples count as drawn, since the nouns of one picture belong
+    together. A share that is 0 or 1 in every value is a rate. Values that could not be had are left out.
 
     Attributes:
         quantities: what was measured.
@@ -146,7 +147,7 @@ class Measured:
         Raises:
             InputError: if that was not measured; says what was.
         """
-        return _mean(self._column(quantity, method, k))
+        return _mean(self._column(quantity, method, k), self._unit(quantity))
 
     def difference(
         self,
@@ -175,6 +176,9 @@ class Measured:
         other = self._column(minus_quantity or quantity, minus, k)
         paired = pd.concat([own.rename("own"), other.rename("other")], axis=1, join="inner")
         return _mean(paired["own"] - paired["other"])
+
+    def _unit(self, quantity: str) -> str:
+        return next((known.unit for known in self.quantities if known.name == quantity), "")
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
@@ -245,11 +249,12 @@ class Measured:
         return cls(quantities, values, known["about"], known["skipped"])
 
 
-def _mean(values: pd.Series) -> Interval:
-    """The mean over nouns and pictures; whole pictures are drawn again, or nouns where these count as a whole."""
+def _mean(values: pd.Series, unit: str = "") -> Interval:
+    """The mean over nouns and pictures; whole pictures count as drawn, or nouns where these count as a whole."""
+    values = values.dropna()
     samples = values.index.get_level_values("sample").to_numpy()
     nouns = pd.factorize(values.index.get_level_values("noun"))[0]
-    return mean_interval(values.to_numpy(dtype=float), groups=np.where(samples >= 0, samples, -1 - nouns))
+    return mean_interval(as_rates(values.to_numpy(), unit), groups=np.where(samples >= 0, samples, -1 - nouns))
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float]:

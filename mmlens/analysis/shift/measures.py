@@ -16,6 +16,8 @@ _TRIMMED = 0.1
 def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Average) -> Float[torch.Tensor, "d_model"]:
     """The mean, median or trimmed mean of each coordinate; NaN without samples.
 
+    Of the samples' own shifts: the median of differences, which is not the difference of medians.
+
     Raises:
         InputError: for another average.
     """

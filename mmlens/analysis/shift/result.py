@@ -181,8 +181,9 @@ class ConceptShift:
         return found
 
     def mean(self, quantity: Quantity = "recovery") -> Interval:
-        """The mean over concepts with its 95% bootstrap interval; concepts for which it is not known are left out."""
-        return mean_interval(self.values(quantity).double().numpy())
+        """The mean over concepts with its 95% interval; concepts for which it is not known are left out."""
+        values = self.values(quantity).double()
+        return mean_interval(values[~values.isnan()].numpy())
 
     def correlation(self, one: Quantity = "consistency", other: Quantity = "recovery") -> Correlation:
         """Pearson's correlation of two quantities over concepts."""

@@ -57,7 +57,8 @@ def concept_shift(
         pairs: `"all"`: each sample must be in both sets; `"common"`: those that both have (the paper: both captions have the
             word); `"none"`: see above. Samples are told by hash and word.
         match: how concepts are matched; see `match_concepts`.
-        average: of a concept's shifts.
+        average: of a concept's shifts: the median (or trimmed mean) of its samples' differences, not the difference of two
+            medians; those, without pairs.
         alpha: how much of the shift is added.
         by: the concept of a sample is the one with the largest activation by size (the paper) or by value (its code).
         top_samples: how many of the most active samples are compared; by default 50, or a quarter of all if that is less.

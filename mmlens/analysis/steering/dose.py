@@ -22,9 +22,10 @@ from mmlens.analysis.metrics import (
     as_function,
     metric_name,
     require_values,
+    unit_of,
 )
 from mmlens.analysis.samples import Dataset, batches
-from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
@@ -85,7 +86,7 @@ class DoseCurve:
         Raises:
             InputError: for a point or strength that was not run.
         """
-        return mean_interval(self.values[self._place(point, alpha)].numpy())
+        return mean_interval(as_rates(self.values[self._place(point, alpha)].numpy(), unit_of(self.metric)))
 
     def control(self, point: str, alpha: float) -> Interval:
         """The same for the random vectors: each sample counts with its mean over seeds."""

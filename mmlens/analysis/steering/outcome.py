@@ -171,9 +171,9 @@ class SteeringReport:
     def mean(
         self, intervention: str, value: Callable[[SteeringCase], float | None], group: str | None = None
     ) -> Interval:
-        """Mean and 95% interval of a number of every case; None is left out, whole pictures are drawn again."""
+        """Mean and 95% interval of a number (or truth value) of every case; None is left out, whole pictures count as drawn."""
         found = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
-        return mean_interval([float(number) for number, _ in found], groups=np.array([shown for _, shown in found]))
+        return mean_interval([number for number, _ in found], groups=np.array([shown for _, shown in found]))
 
     def changed(self, intervention: str, group: str | None = None) -> Interval:
         """Share of answers that are other ones now."""

@@ -139,7 +139,7 @@ Training took {minutes} of wall clock on two shared CPU cores. {repeat}
 ## Measured
 
 On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others;
-intervals are 95%, bootstrapped over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
+intervals are 95%, over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
 repeats it.
 
 {measured.table()}

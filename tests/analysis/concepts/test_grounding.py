@@ -156,6 +156,12 @@ def test_scores_compare_each_sample_with_its_own_concepts_words() -> None:
     assert text.concepts.tolist() == [1.0] * 4  # each sample's concept is its own noun, which its true caption has
     assert np.isnan(text.noise).all()
     assert text.above_random.mean > 0
+    three = score_grounding(model, bank, scenes, Counts("text"), top=3, **options)
+    best = bank.strengths().topk(3, dim=1).indices.tolist()
+    captions = [(sample.caption or "").split() for sample in samples]
+    alone = [[float(nouns[concept] in caption) for concept in own] for own, caption in zip(best, captions, strict=True)]
+    assert three.concepts.tolist() == pytest.approx([sum(own) / 3 for own in alone])  # each concept is scored alone
+    assert 0 < three.concepts.min() < 1
     bright = score_grounding(model, bank, scenes, Counts("picture"), rows=[2, 0], **options)
     assert bright.concepts.tolist() == pytest.approx([float(np.asarray(scenes[i].image).mean()) for i in (2, 0)])
     assert np.abs(bright.noise - 127.5).max() < 3

@@ -44,7 +44,34 @@ def test_effects_and_shares_are_what_they_are_called() -> None:
         ("blocks.1.hook_resid_pre", "text"),
         ("blocks.2.hook_resid_pre", "image"),
     ]
-    assert str(sweep.top(1)[0]).startswith("blocks.0.hook_resid_pre at image: +")
+    patch = sweep.top(1)[0]
+    assert (
+        str(patch)
+        == f"blocks.0.hook_resid_pre at image: effect {float(sweep.effect[0, 1].mean()):+.3f} logits (100% of the gap recovered)"
+    )
+
+
+@pytest.mark.parametrize("direction", ["noise", "knock-out"])
+def test_a_small_effect_of_noise_is_a_small_share_of_the_gap(direction: str) -> None:
+    """Clean 20, corrupted 0: a patch that leaves 18.6 has an effect of -1.4, 7% of the gap, and not 93%."""
+    clean, corrupted = torch.full((2,), 20.0), torch.zeros(2)
+    sweep = PatchSweep(torch.full((1, 1, 2), 18.6), ["a"], ["b"], clean, corrupted, direction, "my metric, nats")
+    assert str(sweep.top(1)[0]) == "a at b: effect -1.400 nats (7% of the gap lost)"
+    assert float(sweep.mean_share[0, 0]) == pytest.approx(0.07)
+    assert (
+        str(replace(sweep, direction="denoise").top(1)[0]) == "a at b: effect +18.600 nats (93% of the gap recovered)"
+    )
+    assert str(replace(sweep, corrupted=clean, metric="mine").top(1)[0]) == "a at b: effect -1.400 (no gap)"
+
+
+def test_an_unfinished_cell_has_no_p_and_no_interval() -> None:
+    sweep = made()
+    whole = sweep.p_values(), sweep.interval()
+    sweep.values[0, 0, 3] = torch.nan
+    for found, before in zip((sweep.p_values(), sweep.interval()), whole, strict=True):
+        assert found[0, 0].isnan().all()
+        assert not found.flatten(1)[1:].isnan().any()
+        assert torch.equal(found[1:], before[1:])
 
 
 def test_without_a_gap_nothing_is_recovered() -> None:
@@ -65,9 +92,10 @@ def test_p_values_are_those_of_all_sign_patterns() -> None:
             effect = sweep.effect[i, j].double().numpy()
             exact = (np.abs(signs @ effect) >= abs(effect.sum()) - 1e-9).mean()
             assert float(p[i, j]) == pytest.approx(exact, abs=1e-6)
-    corrected = sweep.p_values()
-    assert (corrected >= p).all()
-    assert float(corrected[0, 1]) == pytest.approx(6 * 2 / 4096)
+    for correction in ("max-t", "holm", "bh"):
+        assert (sweep.p_values(correction=correction) >= p - 1e-12).all()
+    assert float(sweep.p_values(correction="holm")[0, 1]) == pytest.approx(6 * 2 / 4096)
+    assert float(sweep.p_values()[0, 1]) == pytest.approx(2 / 4096)  # no pattern but its own puts any cell as far out
     low, high = sweep.interval().unbind(-1)
     mean = sweep.effect.mean(-1).double()
     assert ((low <= mean) & (mean <= high)).all()
@@ -98,11 +126,23 @@ def test_beyond_is_a_size_of_either_sign() -> None:
 def test_the_frame_has_a_row_per_cell() -> None:
     sweep = made()
     frame = sweep.to_frame(statistics=True)
-    assert list(frame.columns) == ["point", "positions", "value", "effect", "recovered", "low", "high", "p"]
+    assert list(frame.columns) == [
+        "point",
+        "positions",
+        "value",
+        "effect",
+        "recovered",
+        "effect_low",
+        "effect_high",
+        "p",
+    ]
     row = frame[(frame.point == "blocks.1.hook_resid_pre") & (frame.positions == "text")].iloc[0]
     assert row.effect == pytest.approx(float(sweep.effect[1, 0].mean()))
     assert row.recovered == pytest.approx(0.5, abs=0.01)
-    assert row.low < row.effect < row.high
+    assert row.effect_low < row.effect < row.effect_high
+    lost = made("noise").to_frame()
+    assert list(lost.columns) == ["point", "positions", "value", "effect", "lost"]
+    np.testing.assert_allclose(lost.lost, 1 - frame.recovered, atol=1e-6)
 
 
 def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
@@ -149,7 +189,7 @@ def test_it_prints_what_it_is() -> None:
 
 
 def test_wrong_statistics_are_refused() -> None:
-    with pytest.raises(InputError, match="correction='fdr' must be 'holm' or None"):
+    with pytest.raises(InputError, match="correction='fdr' must be one of 'max-t', 'holm', 'bh', or None"):
         made().p_values(correction="fdr")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="must not be negative"):
         made().p_values(beyond=-1)

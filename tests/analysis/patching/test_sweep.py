@@ -293,7 +293,7 @@ def test_the_planted_patch_layer_and_head_are_found_and_nothing_in_the_twin(plan
         assert streams.mean_recovered[range(len(carries)), carries].sub(1).abs().max() < 0.05
         (best,) = found[1]
         assert heads.points[best[0]] == heads.top(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
-        assert heads.top(1)[0].recovered == pytest.approx(1.0, abs=0.05)
+        assert heads.top(1)[0].share == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.fixture
