@@ -11,6 +11,7 @@ from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
+from mmlens.interventions.edits.methods import EDIT_METHODS
 
 #: Every choice of a method that verbs offer.
 REGISTRIES: tuple[Registry[Any], ...] = (
@@ -19,6 +20,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     CIRCUIT_METHODS,
     CONCEPT_METHODS,
     SELECTION_METHODS,
+    EDIT_METHODS,
 )
 
 _HEAD = """# Methods

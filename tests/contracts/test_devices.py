@@ -278,7 +278,7 @@ def edits(here: Here) -> Any:
             asked,
             word=word,
             neurons=some,
-            settings=mm.edits.Through(n_steps=2),
+            method=mm.edits.Through(n_steps=2),
             max_new_tokens=1,
             progress=False,
         ),

@@ -42,7 +42,7 @@ def _replaced(own: Wrapped) -> torch.Tensor:
 
 def _removed(own: Wrapped) -> torch.Tensor:
     neurons = find_neurons(own.model, own.batch(), token="yes", progress=False).top(2)
-    return remove_word(own.model, own.batch(), word="yes", neurons=neurons, settings=QUICK, progress=False).deltas
+    return remove_word(own.model, own.batch(), word="yes", neurons=neurons, method=QUICK, progress=False).deltas
 
 
 CASES: dict[str, Callable[[Wrapped], torch.Tensor]] = {

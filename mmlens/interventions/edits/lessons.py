@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -130,3 +132,23 @@ def at(
     """Log-probabilities at `(sample, position)` places, in float32."""
     where = places.to(logits.device)
     return logits[where[:, 0], where[:, 1]].float().log_softmax(-1)
+
+
+@torch.no_grad()
+def activity_at(
+    model: HookedMultimodal, batch: MultimodalBatch, places: Int[torch.Tensor, "place 2"], rows: Units
+) -> Float[torch.Tensor, "place row"]:
+    """What multiplies each row, the input of its down projection, at `(sample, position)` places; on the CPU, float32."""
+    numbers: dict[str, list[int]] = {}
+    for number, neuron in enumerate(rows):
+        numbers.setdefault(neuron.hook, []).append(number)
+    activity = torch.zeros(len(places), len(rows))
+
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        here = numbers[hook.name]
+        where = places.to(activation.device)
+        states = activation[where[:, 0], where[:, 1]]
+        activity[:, here] = states[:, [rows[n].index for n in here]].float().cpu()
+
+    model.run_with_hooks(batch, fwd_hooks=[(list(numbers), keep)])
+    return activity

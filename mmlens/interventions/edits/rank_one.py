@@ -1,19 +1,19 @@
 """A rank-one change of one layer's whole output matrix, in the manner of ROME: the edit to compare others with."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from jaxtyping import Float
 
+from mmlens.core.gradients import require_autograd
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.edits.direct import activity_at
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
-from mmlens.interventions.edits.optimise import Through, optimise
-from mmlens.interventions.edits.words import TEACHING, Batches, counts, optimised_edit
+from mmlens.interventions.edits.lessons import activity_at, as_batches, as_token, lessons
+from mmlens.interventions.edits.method import WordTask
+from mmlens.interventions.edits.methods.through import Through, optimise
+from mmlens.interventions.edits.words import TEACHING, Batches, edit_of
 from mmlens.models.hooked import HookedMultimodal
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.
@@ -63,6 +63,7 @@ def rank_one(
     equation 2. *Departs:* the key is taken where the source is about to be said, not at the last token of a subject, which a
     picture does not have; v is found with the change in place at all positions, not by overwriting one activation.
     """
+    require_autograd("An edit that is optimised through the network")
     old, new = as_token(model, source), as_token(model, target)
     width = model.graph.unit_counts.get(Neuron(layer, 0).hook, 1)  # a layer without neurons is refused as its first one
     rows = Units.of((Neuron(layer, index) for index in range(width)), model, verb="rank_one")
@@ -77,21 +78,15 @@ def rank_one(
     moment += ridge * moment.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     against = torch.linalg.solve(moment, key)
     amounts = (against / (key @ against)).float().to(model.device)
-    result = optimise(
-        model,
-        rows,
-        taught,
-        kept,
+    task = WordTask(model, rows, taught, kept, old, new)
+    found = optimise(
+        task,
         settings,
-        token=new,
-        wanted="said",
         start=torch.zeros(model.W_U.shape[0]),
         deltas_of=lambda value: amounts[:, None] * value,
         progress=progress,
     )
-    told = {**asdict(settings), **counts(taught), "layer": layer, "ridge": ridge}
-    words = {"source": model.to_string(old).strip(), "target": model.to_string(new).strip()}
-    return optimised_edit(model, "rank_one", rows, result, kept, told, words)
+    return edit_of(task, found, "rank_one", {**settings.settings, "layer": layer, "ridge": ridge})
 
 
 def _second_moment(

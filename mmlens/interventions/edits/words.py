@@ -1,19 +1,16 @@
 """Edits about words: one said in the place of another, or no more."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any, Literal
-
-import torch
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.edits.direct import Direct, direct
 from mmlens.interventions.edits.edit import Edit, provenance
-from mmlens.interventions.edits.lessons import Lesson, as_batches, as_token, lessons
-from mmlens.interventions.edits.optimise import Found, Through, free_rows, optimise
+from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
+from mmlens.interventions.edits.method import RowDeltas, WordTask
+from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
 
@@ -30,7 +27,7 @@ def replace_token(
     target: str | int,
     neurons: UnitsLike,
     controls: Batches = (),
-    method: Literal["direct", "through"] | Direct | Through = "through",
+    method: EditChoice = "through",
     max_new_tokens: int = 30,
     progress: bool = True,
 ) -> Edit:
@@ -75,40 +72,12 @@ def replace_token(
     Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
     (https://arxiv.org/abs/2311.07470); the methods' own sources and departures stand at `Through` and `Direct`.
     """
-    chosen = {"direct": Direct(), "through": Through()}.get(method, method) if isinstance(method, str) else method
-    if not isinstance(chosen, Direct | Through):
-        raise InputError(f"method={method!r} must be 'direct', 'through', or settings Direct(...) or Through(...).")
     old, new = as_token(model, source), as_token(model, target)
     if old == new:
         raise InputError(f"source and target are the same token, {model.to_string(old).strip()!r}.")
-    others = as_batches(controls, "controls")
-    if isinstance(chosen, Direct) and others:
-        raise InputError(
-            "method='direct' has no use for controls: it sees the source's places alone. Leave them out, or use 'through'."
-        )
-    rows = _editable(model, neurons, chosen.frozen_last if isinstance(chosen, Through) else 0)
-    elsewhere = [str(row) for row in rows if (row.part, row.stack) != ("language", "blocks")]
-    if isinstance(chosen, Direct) and elsewhere:
-        raise InputError(
-            f"{', '.join(elsewhere[:5])} do not write into the stream that words are read from; use method='through' for them."
-        )
-    taught = lessons(
-        model,
-        as_batches(batches, "batches", needed_for=TEACHING),
-        source=old,
-        target=new,
-        max_new_tokens=max_new_tokens,
-    )
-    words: dict[str, Any] = {"source": model.to_string(old).strip(), "target": model.to_string(new).strip()}
-    settings = {**asdict(chosen), **counts(taught)}
-    if isinstance(chosen, Direct):
-        deltas, found = direct(model, rows, taught, chosen, source=old, target=new)
-        about = provenance(model, "direct (a reconstruction)", settings={**settings, **found}, **words)
-        return Edit(rows, deltas, about)
-    kept = lessons(model, others, source=None, target=None, max_new_tokens=max_new_tokens)
-    start = torch.zeros_like(read_rows(model, rows), dtype=torch.float32)
-    result = optimise(model, rows, taught, kept, chosen, token=new, wanted="said", start=start, progress=progress)
-    return optimised_edit(model, "through", rows, result, kept, settings, words)
+    editor = EDIT_METHODS.get(method)
+    task = _task(model, batches, controls, editor, neurons, old, new, max_new_tokens)
+    return edit_of(task, editor.deltas(task, progress=progress), editor.title, editor.settings)
 
 
 def remove_word(
@@ -118,7 +87,7 @@ def remove_word(
     word: str | int,
     neurons: UnitsLike,
     controls: Batches = (),
-    settings: Through | None = None,
+    method: EditChoice = "through",
     max_new_tokens: int = 30,
     progress: bool = True,
 ) -> Edit:
@@ -133,7 +102,7 @@ def remove_word(
         word: one token, or an id.
         neurons: whose rows change.
         controls: prompts whose answers should stay as they are.
-        settings: of the optimisation; `Through()` by default. `repetition` has no meaning here.
+        method: `"through"`, or its settings, of which `repetition` has no meaning here.
         max_new_tokens: length of the model's answers.
         progress: show a progress bar.
 
@@ -143,58 +112,44 @@ def remove_word(
     Raises:
         InputError: as `replace_token`.
     """
-    chosen = Through() if settings is None else settings
-    token = as_token(model, word)
-    rows = _editable(model, neurons, chosen.frozen_last)
-    taught = lessons(
-        model,
-        as_batches(batches, "batches", needed_for=TEACHING),
-        source=token,
-        target=None,
-        max_new_tokens=max_new_tokens,
-    )
-    kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
-    start = torch.zeros_like(read_rows(model, rows), dtype=torch.float32)
-    result = optimise(model, rows, taught, kept, chosen, token=token, wanted="unsaid", start=start, progress=progress)
-    words = {"source": model.to_string(token).strip()}
-    return optimised_edit(model, "remove", rows, result, kept, {**asdict(chosen), **counts(taught)}, words)
+    editor = EDIT_METHODS.get(method)
+    task = _task(model, batches, controls, editor, neurons, as_token(model, word), None, max_new_tokens)
+    return edit_of(task, editor.deltas(task, progress=progress), "remove", editor.settings)
 
 
-def _editable(model: HookedMultimodal, neurons: UnitsLike, frozen_last: int) -> Units:
-    """The neurons whose rows an edit may change, once it is known that these can be edited."""
+def _task(
+    model: HookedMultimodal,
+    batches: Batches,
+    controls: Batches,
+    method: EditMethod,
+    neurons: UnitsLike,
+    source: int,
+    target: int | None,
+    max_new_tokens: int,
+) -> WordTask:
+    """What is to be taught, once it is known that the rows can be edited by the method."""
+    teaching, staying = as_batches(batches, "batches", needed_for=TEACHING), as_batches(controls, "controls")
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
-    return free_rows(model, rows, frozen_last)
+    rows = method.editable(model, rows)
+    method.check(rows, controls=bool(staying), target=target is not None)
+    taught = lessons(model, teaching, source=source, target=target, max_new_tokens=max_new_tokens)
+    kept = lessons(model, staying, source=None, target=None, max_new_tokens=max_new_tokens)
+    return WordTask(model, rows, taught, kept, source, target)
 
 
-def counts(taught: Sequence[Lesson]) -> dict[str, int]:
-    """How many samples taught an edit, and at how many places."""
-    return {
-        "samples": sum(lesson.batch.size for lesson in taught),
-        "places": sum(len(lesson.spots) for lesson in taught),
+def edit_of(task: WordTask, found: RowDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
+    """The edit of the deltas that were found, with what the method was told and how it went."""
+    model = task.model
+    facts = {
+        **settings,
+        "samples": sum(lesson.batch.size for lesson in task.taught),
+        "places": sum(len(lesson.spots) for lesson in task.taught),
+        "controls": sum(lesson.batch.size for lesson in task.controls),
+        **found.facts,
     }
-
-
-def optimised_edit(
-    model: HookedMultimodal,
-    method: str,
-    rows: Units,
-    found: Found,
-    kept: Sequence[Lesson],
-    settings: dict[str, Any],
-    words: dict[str, Any],
-) -> Edit:
-    """The edit that an optimisation found, with what it was told and how it went.
-
-    Args:
-        model: the hooked model.
-        method: its name.
-        rows: of the deltas.
-        found: what the optimisation gave.
-        kept: the controls it had.
-        settings: what it was told, `seed` among it.
-        words: `source` and `target`, as far as it has them.
-    """
-    told = {**settings, "controls": sum(lesson.batch.size for lesson in kept), "stopped": found.stopped}
-    about = provenance(model, method, settings=told, seed=settings["seed"], losses=found.losses, **words)
-    return Edit(rows, found.deltas, about)
+    words = {"source": model.to_string(task.source).strip()}
+    if task.target is not None:
+        words["target"] = model.to_string(task.target).strip()
+    about = provenance(model, method, settings=facts, seed=settings.get("seed"), losses=found.losses, **words)
+    return Edit(task.rows, found.deltas, about)

@@ -1,6 +1,5 @@
 """Edits about words: on a model whose neuron is known, on its twin, and on tiny models of three families."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,6 +18,7 @@ from mmlens.interventions.edits import (
     replace_token,
     zero_neurons,
 )
+from mmlens.interventions.edits.methods import EDIT_METHODS, EditMethod
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped, planted_neuron
 from tests.conftest import subject_of
@@ -37,20 +37,16 @@ def planted(wrapped: Wrapped) -> Neuron:
     return Neuron(wrapped.truth.layer, wrapped.truth.neuron or 0)
 
 
-METHODS: dict[str, Callable[..., Edit]] = {
-    "through": lambda model, batch, **about: replace_token(model, batch, method=QUICK, **about),
-    "direct l2sq": lambda model, batch, **about: replace_token(model, batch, method="direct", **about),
-    "direct l2": lambda model, batch, **about: replace_token(model, batch, method=Direct("l2"), **about),
-}
+#: Every method with its defaults, but those that would take long here.
+METHODS: list[EditMethod] = [QUICK if cls is Through else cls() for cls in EDIT_METHODS]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_planted_neuron_alone_makes_the_model_say_another_word(planted_neuron: Wrapped, method: str) -> None:
+@pytest.mark.parametrize("method", [*METHODS, Direct("l2")], ids=str)
+def test_the_planted_neuron_alone_makes_the_model_say_another_word(planted_neuron: Wrapped, method: EditMethod) -> None:
     model, there, absent = planted_neuron.model, planted_neuron.batch(), planted_neuron.batch(False)
     source, default = planted_neuron.truth.word, planted_neuron.truth.default_word
-    edit = METHODS[method](
-        model, there, source=source, target="blue", neurons=[planted(planted_neuron)], max_new_tokens=3, progress=False
-    )
+    about: dict[str, Any] = {"source": source, "target": "blue", "neurons": [planted(planted_neuron)]}
+    edit = replace_token(model, there, method=method, max_new_tokens=3, progress=False, **about)
     assert (answer(model, there), answer(model, absent)) == (source, default)
     others = [planted_neuron.batch(seed=seed) for seed in (1, 2)]
     with model.edited(edit):
@@ -101,7 +97,7 @@ def test_a_word_is_removed_and_the_next_choice_comes(planted_neuron: Wrapped) ->
         planted_neuron.batch(),
         word=truth.word,
         neurons=[planted(planted_neuron)],
-        settings=replace(QUICK, stop_kl=0.2),
+        method=replace(QUICK, stop_kl=0.2),
         max_new_tokens=3,
         progress=False,
     )
@@ -246,9 +242,10 @@ def test_an_interrupt_leaves_the_model_as_it_was(
 
     monkeypatch.setattr(torch.optim.Adam, "step", fail)
     with pytest.raises(error, match="in the middle"):
-        METHODS["through"](
+        replace_token(
             model,
             batch,
+            method=QUICK,
             source="yes",
             target="blue",
             neurons=[planted(planted_neuron)],
@@ -291,7 +288,7 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         ({"target": "yes"}, r"^source and target are the same token, 'yes'\.$"),
         ({"target": "not a word"}, r"^'not a word' is not a single token"),
         ({"target": 999}, r"^Token 999 is outside the vocabulary, whose ids go from 0 to \d+\.$"),
-        ({"method": "magic"}, r"^method='magic' must be 'direct', 'through', or settings Direct\(\.\.\.\) or Through"),
+        ({"method": "magic"}, r"^method='magic' is unknown; for editing words there are 'direct', 'through'"),
         ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
         ({"neurons": []}, r"^An edit of rows was given no neurons; name some: "),
         (
@@ -309,12 +306,13 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         with pytest.raises(InputError, match=message):
             replace_token(model, progress=False, **about)  # type: ignore[arg-type]
     with pytest.raises(
-        InputError, match=r"^penalty=-1, stop_at=0 cannot be used: weights are at least 0, learning_rate"
+        InputError,
+        match=r"(?s)Through: 2 arguments cannot be used\..* penalty=-1 .*of at least 0\..* stop_at=0 .*above 0",
     ):
         Through(penalty=-1, stop_at=0)
-    with pytest.raises(InputError, match=r"^penalty='l1' must be 'l2' or 'l2sq'\.$"):
+    with pytest.raises(InputError, match=r"^Direct: penalty='l1' must be 'l2' or 'l2sq'\.$"):
         Direct("l1")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^stop_at=0\.5 and share=0 must be above 0 and at most 1\.$"):
+    with pytest.raises(InputError, match=r"^Direct: share=0 must be a finite number above 0 and at most 1\.$"):
         Direct(share=0)
     with pytest.raises(InputError, match=r"^reach has no meaning for penalty='l2sq'"):
         Direct(reach=1.0)
@@ -323,6 +321,29 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         match=r"^No samples were given to see which keys the layer meets otherwise: batches of other prompts\.$",
     ):
         rank_one(model, batch, source="yes", target="blue", layer=1, samples=[])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_need_that_is_not_met_is_refused_before_anything_runs(
+    planted_neuron: Wrapped, method: EditMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = planted_neuron.model, planted_neuron.batch()
+    monkeypatch.setattr(type(model.hf_model), "forward", lambda *_, **__: pytest.fail("the model ran"))
+    assert method.needs <= {"gradients", "a target word", "rows that write words", "no controls"}
+    some = [planted(planted_neuron)]
+    about: dict[str, Any] = {"source": "yes", "target": "blue", "neurons": some, "method": method, "progress": False}
+    if "gradients" in method.needs:
+        with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
+            replace_token(model, batch, **about)
+    if "a target word" in method.needs:
+        with pytest.raises(InputError, match=rf"method='{method.name}' moves rows towards a target .* use 'through'"):
+            remove_word(model, batch, word="yes", neurons=some, method=method, progress=False)
+    if "rows that write words" in method.needs:
+        with pytest.raises(InputError, match=r"^vision\.L0\.u1 do not write into the stream .* use method='through'"):
+            replace_token(model, batch, **{**about, "neurons": ["vision.L0.u1"]})
+    if "no controls" in method.needs:
+        with pytest.raises(InputError, match=rf"^method='{method.name}' has no use for controls.* or use 'through'"):
+            replace_token(model, batch, **about, controls=batch)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "adapter", "vision rows"])

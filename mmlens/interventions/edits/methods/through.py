@@ -1,9 +1,9 @@
 """Deltas of rows found by gradient descent through the real network."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,18 +11,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
-from mmlens.core.gradients import require_autograd
+from mmlens.core.kinds import Count, CountOrZero, NonNegative, Positive, Seed
 from mmlens.core.unit_sets import Units
 from mmlens.interventions.edits.lessons import Lesson, at
+from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
+from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added
 
 Deltas = Float[torch.Tensor, "row d_model"]
 
 
+@EDIT_METHODS.register("through")
 @dataclass(frozen=True)
-class Through:
-    """How rows are optimised through the real network. The loss of a step is
+class Through(EditMethod):
+    """Rows optimised by Adam through the real network. No weight is written on the way.
+
+    The loss of a step is
 
         say + penalty * ||delta||_F + keep * KL_answers + keep_controls * KL_controls + repetition * again
 
@@ -49,94 +54,63 @@ class Through:
     every sample of a batch is edited (the published hook broadcasts the first one's).
     """
 
-    penalty: float = 0.1
-    keep: float = 1.0
-    keep_controls: float = 1.0
-    repetition: float = 10.0
-    learning_rate: float = 5e-3
-    n_steps: int = 50
-    stop_at: float = 0.9
-    stop_kl: float = 0.01
-    frozen_last: int = 0
-    seed: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    title: ClassVar[str] = "through"
 
-    def __post_init__(self) -> None:
-        weights = ("penalty", "keep", "keep_controls", "repetition", "stop_kl")
-        wrong = [f"{name}={getattr(self, name)}" for name in weights if getattr(self, name) < 0]
-        wrong += [f"{name}={getattr(self, name)}" for name in ("learning_rate", "n_steps") if getattr(self, name) <= 0]
-        if not 0 < self.stop_at <= 1:
-            wrong.append(f"stop_at={self.stop_at}")
-        if wrong:
+    penalty: NonNegative = 0.1
+    keep: NonNegative = 1.0
+    keep_controls: NonNegative = 1.0
+    repetition: NonNegative = 10.0
+    learning_rate: Positive = 5e-3
+    n_steps: Count = 50
+    stop_at: Enough = 0.9
+    stop_kl: NonNegative = 0.01
+    frozen_last: CountOrZero = 0
+    seed: Seed = 0
+
+    def editable(self, model: HookedMultimodal, rows: Units) -> Units:
+        """The rows whose layers are not frozen: those of the last ones of their stack.
+
+        Raises:
+            InputError: if none is left.
+        """
+        depths: dict[tuple[str, str | None], int] = {}
+        for node in model.graph:
+            depths[node.part, node.stack] = max(depths.get((node.part, node.stack), 0), (node.layer or 0) + 1)
+        free = Units(row for row in rows if not row.stack or row.layer < depths[row.part, row.stack] - self.frozen_last)
+        if not free:
             raise InputError(
-                f"{', '.join(wrong)} cannot be used: weights are at least 0, learning_rate and n_steps above 0, and stop_at is a "
-                "probability above 0."
+                f"frozen_last={self.frozen_last} leaves none of the {len(rows)} neurons to edit (in "
+                f"{', '.join(rows.by_layer())}); the stack has {max(depths[row.part, row.stack] for row in rows)} layers. "
+                "Choose neurons of earlier layers, or freeze fewer."
             )
+        return free
 
-
-def free_rows(model: HookedMultimodal, rows: Units, frozen_last: int) -> Units:
-    """The rows whose layers are not frozen: those of the last ones of their stack.
-
-    Raises:
-        InputError: if none is left.
-    """
-    depths: dict[tuple[str, str | None], int] = {}
-    for node in model.graph:
-        depths[node.part, node.stack] = max(depths.get((node.part, node.stack), 0), (node.layer or 0) + 1)
-    free = Units(row for row in rows if not row.stack or row.layer < depths[row.part, row.stack] - frozen_last)
-    if not free:
-        raise InputError(
-            f"frozen_last={frozen_last} leaves none of the {len(rows)} neurons to edit (in {', '.join(rows.by_layer())}); "
-            f"the stack has {max(depths[row.part, row.stack] for row in rows)} layers. Choose neurons of earlier layers, or "
-            "freeze fewer."
-        )
-    return free
-
-
-@dataclass(frozen=True)
-class Found:
-    """What an optimisation gave.
-
-    Attributes:
-        deltas: of the rows.
-        losses: by name, one value per step.
-        stopped: why it ended.
-    """
-
-    deltas: Deltas
-    losses: dict[str, list[float]]
-    stopped: str
+    def deltas(self, task: WordTask, *, progress: bool) -> RowDeltas:
+        start = torch.zeros_like(read_rows(task.model, task.rows), dtype=torch.float32)
+        return optimise(task, self, start=start, progress=progress)
 
 
 def optimise(
-    model: HookedMultimodal,
-    rows: Units,
-    taught: Sequence[Lesson],
-    controls: Sequence[Lesson],
+    task: WordTask,
     settings: Through,
     *,
-    token: int,
-    wanted: Literal["said", "unsaid"],
     start: torch.Tensor,
     deltas_of: Callable[[torch.Tensor], Deltas] = lambda parameters: parameters,
     progress: bool = True,
-) -> Found:
+) -> RowDeltas:
     """Find deltas by Adam, through the real network. No weight is written, so that an interrupt leaves the model as it was.
 
     Gradients are on in here, also where the caller has switched them off, as notebooks do in their first cell.
 
     Args:
-        model: the hooked model.
-        rows: whose deltas.
-        taught: where the token is to be said, or not.
-        controls: whose answers are to stay.
+        task: what is to be taught.
         settings: weights of the loss, and when to stop.
-        token: the target to be said, or the word to be left unsaid.
-        wanted: which of the two.
         start: first value of what is optimised.
         deltas_of: deltas of the parameters; they themselves by default.
         progress: show a progress bar over steps.
     """
-    require_autograd("An edit that is optimised through the network")
+    model, taught, controls = task.model, task.taught, task.controls
     parameters = start.detach().clone().to(model.device).requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
     losses: dict[str, list[float]] = {}
@@ -148,11 +122,11 @@ def optimise(
         bar,
         torch.enable_grad(),
         _quick_backward(model),
-        rows_added(model, rows, lambda: deltas_of(parameters)),
-        _detached_below(model, rows),
+        rows_added(model, task.rows, lambda: deltas_of(parameters)),
+        _detached_below(model, task.rows),
     ):
         for step, (which, control) in enumerate(bar, start=1):
-            terms, seen = _terms(model, taught[which], token, wanted)
+            terms, seen = _terms(task, taught[which])
             last["taught", which] = seen
             if control is not None:
                 answers = at(model(controls[control].batch), controls[control].kept)
@@ -171,7 +145,7 @@ def optimise(
             if step == settings.n_steps:
                 break
             bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}", refresh=False)
-    return Found(deltas_of(parameters).detach().cpu(), losses, stopped)
+    return RowDeltas(deltas_of(parameters).detach().cpu(), {"stopped": stopped}, losses)
 
 
 def _cycle(count: int, seed: int) -> Iterator[int | None]:
@@ -181,21 +155,20 @@ def _cycle(count: int, seed: int) -> Iterator[int | None]:
         yield from torch.randperm(count, generator=generator).tolist() if count else [None]
 
 
-def _terms(
-    model: HookedMultimodal, lesson: Lesson, token: int, wanted: str
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def _terms(task: WordTask, lesson: Lesson) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The loss terms of one lesson, and what decides when to stop."""
-    logits = model(lesson.batch)
+    token = task.source if task.target is None else task.target
+    logits = task.model(lesson.batch)
     now = at(logits, lesson.spots)
     there = now[:, token]
     unsaid = torch.log1p(-there.exp().clamp(max=1 - 1e-6))
-    good = there if wanted == "said" else unsaid
+    good = unsaid if task.target is None else there
     sample = lesson.spots[:, 0].to(good.device)
     worst = torch.full((lesson.batch.size,), 0.0, device=good.device).scatter_reduce(0, sample, -good, "amax")
     terms = {"say": worst[sample.unique()].mean()}
     if len(lesson.kept):
         terms["answers"] = _kl(at(logits, lesson.kept), lesson.reference)
-    if wanted == "unsaid":
+    if task.target is None:
         terms["instead"] = _kl(now, _without(lesson.said, token))
     elif len(lesson.after):
         again = at(logits, lesson.after)[:, token].exp().clamp(max=1 - 1e-6)
