@@ -215,7 +215,7 @@ class EditReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        held = read_json(path, format=_FORMAT, what="edit report")
+        held = read_json(path, format=_FORMAT, result="edit report")
         edits = tuple(EditFacts(**fact) for fact in held["edits"])
         return cls(held["source"], held["target"], edits, tuple(_case(case) for case in held["cases"]))
 

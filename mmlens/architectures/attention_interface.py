@@ -24,22 +24,22 @@ PACKED_KERNEL = "mmlens_flash_packed"
 _OWN: dict[int, tuple[Any, str, int]] = {}
 
 
-def attention_tower(config: Any, *, packed: bool) -> Tower:
+def attention_tower(config: Any, *, is_packed: bool) -> Tower:
     """The switch of the tower that a configuration belongs to.
 
     Args:
         config: the configuration object that the tower's attention modules look their kernel up in.
-        packed: whether the rows of all pictures lie in one sequence.
+        is_packed: whether the rows of all pictures lie in one sequence.
     """
 
     def switch(on: bool) -> None:
-        held, own, users = _OWN.get(id(config), (config, config._attn_implementation, 0))
+        keeper, original, users = _OWN.get(id(config), (config, config._attn_implementation, 0))
         users += 1 if on else -1
         if users:
-            _OWN[id(config)] = (held, own, users)
+            _OWN[id(config)] = (keeper, original, users)
         else:
             del _OWN[id(config)]
-        name = (PACKED_KERNEL if packed else KERNEL) if users else own
+        name = (PACKED_KERNEL if is_packed else KERNEL) if users else original
         # the internal attribute: the property would hand the name on to sub-configurations, which are other towers
         config._attn_implementation_internal = name
 
@@ -125,14 +125,14 @@ def lent_attention(configs: Sequence[Any], kernel: TemporaryKernel) -> Iterator[
         configs: the configurations in which the towers' attention modules look their kernel up.
         kernel: called as `kernel(own, module, query, key, value, mask, options)`.
     """
-    held = [(config, config._attn_implementation) for config in configs]
+    originals = [(config, config._attn_implementation) for config in configs]
     try:
-        for config, name in held:
+        for config, name in originals:
             _LENT[id(config)] = (name, kernel)
             config._attn_implementation_internal = LENT_KERNEL
         yield
     finally:
-        for config, name in held:
+        for config, name in originals:
             config._attn_implementation_internal = name
             _LENT.pop(id(config), None)
 
@@ -151,6 +151,6 @@ def _lent(
 
 AttentionInterface.register(LENT_KERNEL, _lent)
 AttentionInterface.register(KERNEL, partial(hooked_attention, _own))
-AttentionInterface.register(PACKED_KERNEL, partial(hooked_attention, _own, packed=True))
+AttentionInterface.register(PACKED_KERNEL, partial(hooked_attention, _own, is_packed=True))
 for _name in (KERNEL, PACKED_KERNEL, LENT_KERNEL):
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

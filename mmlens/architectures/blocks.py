@@ -44,9 +44,9 @@ def heads_of(stack: Stack, kind: Block, block: nn.Module, config: Config) -> int
         block: the block.
         config: the model's configuration.
     """
-    own = None if kind.attn is None else kind.attn.heads
-    if own is not None:
-        return own(block)
+    heads = None if kind.attn is None else kind.attn.heads
+    if heads is not None:
+        return heads(block)
     if all(each.cross is None and (each.attn is None or each.attn.heads is not None) for each in stack.kinds):
         return 1  # blocks of this stack say it themselves, and this one has no attention
     return stack.heads(stack.config(config))
@@ -62,16 +62,16 @@ def blocks_of(modules: Iterable[nn.Module], stack: Stack) -> list[nn.Module]:
 def _paths(kind: Block) -> list[str]:
     """The modules that a block of this kind must have; cross-attention may be there in some blocks only."""
     mlp = kind.mlp
-    needed = [mlp.down, mlp.branch, mlp.act, mlp.gate, mlp.gate_up, mlp.router, kind.mixer, kind.middle]
+    paths = [mlp.down, mlp.branch, mlp.act, mlp.gate, mlp.gate_up, mlp.router, kind.mixer, kind.middle]
     branch = kind.attn or (None if kind.middle else kind.cross)
     if branch is not None:
-        needed += [branch.kernel, branch.branch, branch.o]
-    needed += [norm.path for norm in (kind.ln1, kind.ln2) if norm is not None]
+        paths += [branch.kernel, branch.branch, branch.o]
+    paths += [norm.path for norm in (kind.ln1, kind.ln2) if norm is not None]
     if mlp.shared is not None:
-        needed.append(mlp.shared.down)
+        paths.append(mlp.shared.down)
     if kind.lookup is not None:
-        needed += [kind.lookup.down, kind.lookup.branch]
-    return [path for path in needed if path is not None]
+        paths += [kind.lookup.down, kind.lookup.branch]
+    return [path for path in paths if path is not None]
 
 
 @dataclass
@@ -102,8 +102,8 @@ class BlockBuilder:
         """All points of the block, which reads the previous ones; returns the name of its `hook_resid_post`."""
         if self.kind.begins:
             return self._post(self._mlp("mlp", self.kind.mlp, self.rows, previous), [])
-        entering = AtSite(self.collect.entering(self.block))
-        pre = self._stream("hook_resid_pre", entering, previous)
+        site = AtSite(self.collect.entering(self.block))
+        pre = self._stream("hook_resid_pre", site, previous)
         reads = self._normed(pre, self.kind.ln1, "ln1", self.rows)
         self.collect.windows = self._windows
         first = self._first_branch(reads)
@@ -114,23 +114,23 @@ class BlockBuilder:
             laurel = self.collect.branch(self.kind.laurel, self.block, None)
             first.append(self._add("hook_laurel_out", laurel, self.rows, reads, "writes"))
         if self.kind.mixed:
-            normed = self._normed(pre, self.kind.ln2, "ln2", self.rows)
-            return self._post(self._ends([*normed, *first], self.rows), [pre, *first])
+            norm_output = self._normed(pre, self.kind.ln2, "ln2", self.rows)
+            return self._post(self._ends([*norm_output, *first], self.rows), [pre, *first])
         if self.kind.mlp == Mlp():
             return self._post(first, [pre])
         crosses = self.kind.cross is not None and find_module(self.block, self.kind.cross.branch) is not None
-        both = pre
+        split = pre
         if self.kind.attn is None and self.kind.mixer is None and self.kind.middle is not None:
-            both = self._after("hook_resid_mid", pre, [], self.kind.middle, (None, None), self.rows)
+            split = self._after("hook_resid_mid", pre, [], self.kind.middle, (None, None), self.rows)
         if first:
             name = "hook_resid_cross" if crosses else "hook_resid_mid"
             attn = self.kind.attn
             branch = (self.kind.mixer, None) if attn is None else (attn.branch, attn.scale)
-            both = self._after(name, pre, first, self.kind.middle, branch, self.rows)
+            split = self._after(name, pre, first, self.kind.middle, branch, self.rows)
         rows = self._query_rows()
-        mid = self._cross(both, reads if not first else [both], rows) if crosses else both
+        mid = self._cross(split, reads if not first else [split], rows) if crosses else split
         ends = self._ends(self._normed(mid, self.kind.ln2, "ln2", rows), rows, [mid])
-        return self._post(ends, self._text_mlp(both))
+        return self._post(ends, self._text_mlp(split))
 
     def _ends(self, reads: list[str], rows: Rows, stream: Iterable[str] = ()) -> list[str]:
         """The stream, the MLP's branch, and the third branch behind it, if there is one."""
@@ -166,7 +166,7 @@ class BlockBuilder:
         self,
         kind: str,
         before: str,
-        added: list[str],
+        outputs: list[str],
         middle: str | None,
         branch: tuple[str | None, Scale | None],
         rows: Rows,
@@ -181,7 +181,7 @@ class BlockBuilder:
             reach = self.collect.branch(path, self.block, scale).reach
             self.collect.windows = None
             attachment = BetweenBranches(self.collect.entering(self.block), reach)
-        return self._add(kind, attachment, rows, [before, *added], "stream")
+        return self._add(kind, attachment, rows, [before, *outputs], "stream")
 
     def _query_rows(self) -> Rows:
         """In a Q-Former that reads text, cross-attention and the main MLP run on the queries alone."""
@@ -251,7 +251,7 @@ class BlockBuilder:
             branch = AtSite(Unflattened(branch.reach, stream))
         return [self._add(f"hook_{prefix}_out", branch, rows, inner, "writes")]
 
-    def _text_mlp(self, both: str) -> list[str]:
+    def _text_mlp(self, split: str) -> list[str]:
         """The text rows' MLP of a Q-Former; nothing reads its output in the last block."""
         if self.kind.text_mlp is None:
             return []
@@ -259,6 +259,6 @@ class BlockBuilder:
         outer = self.collect.dead
         if self.is_last:
             self.collect.dead = "the text rows of the Q-Former's last block are read by nothing"
-        out = self._mlp("mlp_text", self.kind.text_mlp, rows, [both])
+        out = self._mlp("mlp_text", self.kind.text_mlp, rows, [split])
         self.collect.dead = outer
-        return [both, *out]
+        return [split, *out]

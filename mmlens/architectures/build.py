@@ -41,8 +41,8 @@ def build(model: nn.Module, family: Family, config: Config) -> Built:
     """
     builder = _Builder(Collector(model, family.name), family, config)
     handed_on, beside = builder.vision()
-    merged = builder.projector(handed_on, beside)
-    builder.language(merged, builder.deepstack())
+    projections = builder.projector(handed_on, beside)
+    builder.language(projections, builder.deepstack())
     collect = builder.collect
     return Built(collect.points, HookGraph(collect.nodes, collect.edges))
 
@@ -84,8 +84,8 @@ class _Builder:
         *,
         after: str | None,
         memory: tuple[str, str] | None = None,
-        injected: dict[int, str] | None = None,
-        crossing: Crossing | None = None,
+        additions: dict[int, str] | None = None,
+        cross_stack: Crossing | None = None,
     ) -> list[str]:
         """The blocks of a stack; returns the names of their `hook_resid_post`.
 
@@ -95,8 +95,8 @@ class _Builder:
             rows: the stream it works on.
             after: the point that its first block reads.
             memory: what its cross-attention reads, and the sequence that it lives on.
-            injected: further points that are added to a block's input, by block.
-            crossing: blocks of another list that stand in front of some of them.
+            additions: further points that are added to a block's input, by block.
+            cross_stack: blocks of another list that stand in front of some of them.
         """
         blocks = self._blocks(stack)
         posts: list[str] = []
@@ -105,13 +105,13 @@ class _Builder:
         for layer, block in enumerate(blocks):
             self.collect.dead = self._why_dead(stack, layer, len(blocks)) if part == "vision" else None
             stream = posts[-1] if posts else after
-            if crossing is not None and layer % crossing.every(self.config) == 0:
-                number = layer // crossing.every(self.config)
-                other = self._blocks(crossing.stack)[number]
-                stream = self._block(part, crossing.stack, number, other, rows, memory).build(
+            if cross_stack is not None and layer % cross_stack.every(self.config) == 0:
+                number = layer // cross_stack.every(self.config)
+                other = self._blocks(cross_stack.stack)[number]
+                stream = self._block(part, cross_stack.stack, number, other, rows, memory).build(
                     [stream] if stream else []
                 )
-            before = [stream, (injected or {}).get(layer)]
+            before = [stream, (additions or {}).get(layer)]
             builder = self._block(part, stack, layer, block, rows, memory, is_last=layer == len(blocks) - 1)
             posts.append(builder.build([name for name in before if name is not None]))
         self.collect.dead = None
@@ -139,18 +139,18 @@ class _Builder:
         """Every vision block that the projector reads, as stack and number."""
         return self._named(self.family.vision.read(self.config))
 
-    def _named(self, declared: Sequence[Read]) -> list[tuple[str, int]]:
+    def _named(self, reads: Sequence[Read]) -> list[tuple[str, int]]:
         stacks = {stack.name: stack for stack in self.family.vision.stacks}
         last = self.family.vision.stacks[-1].name
-        named = [(last, each) if isinstance(each, int) else each for each in declared]
-        return [(name, len(self._blocks(stacks[name])) + each if each < 0 else each) for name, each in named]
+        pairs = [(last, read) if isinstance(read, int) else read for read in reads]
+        return [(name, len(self._blocks(stacks[name])) + read if read < 0 else read) for name, read in pairs]
 
     def _why_dead(self, stack: Stack, layer: int, depth: int) -> str | None:
         """Why a vision block reaches nothing, or None: blocks after the last one that is read do not."""
-        names = [each.name for each in self.family.vision.stacks]
+        names = [declaration.name for declaration in self.family.vision.stacks]
         deep = self.family.projector.deepstack
         beside = self._named(self.family.vision.beside(self.config))
-        deep_reads = [(names[-1], each) for each in (deep.read(self.config) if deep else ())]
+        deep_reads = [(names[-1], declaration) for declaration in (deep.read(self.config) if deep else ())]
         reads = [*self._vision_reads(), *beside, *deep_reads]
         furthest = max((names.index(name), number) for name, number in reads)
         if (names.index(stack.name), layer) <= furthest:
@@ -167,7 +167,7 @@ class _Builder:
             posts |= {(stack.name, layer): name for layer, name in enumerate(names)}
             after = names[-1]
         beside = self._named(self.family.vision.beside(self.config))
-        return [posts[each] for each in self._vision_reads()], [posts[each] for each in beside]
+        return [posts[read] for read in self._vision_reads()], [posts[read] for read in beside]
 
     def projector(self, handed_on: list[str], beside: list[str]) -> str:
         """The projector; returns its last point."""
@@ -181,17 +181,17 @@ class _Builder:
         width *= projector.side_by_side(self.config)
         if projector.received_width is not None:
             width = projector.received_width(self.config)
-        given = collect.leaving(module) if argument is None else collect.entering(module, argument)
-        received = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
+        input_site = collect.leaving(module) if argument is None else collect.entering(module, argument)
+        input_rows = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
         shape: dict[str, Any] = (
             {"axes": "batch d_vision row column", "width": None} if self.family.vision.stacks[-1].maps else {}
         )
-        last = collect.add("projector.hook_in", AtSite(given), received, after=handed_on, **shape)
+        last = collect.add("projector.hook_in", AtSite(input_site), input_rows, after=handed_on, **shape)
         sequence = "queries" if projector.queries else "projector"
         windows = projector.pooling is not None and projector.pooling.windows
         axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
         wide = projector.width(self.config) if projector.width else self._width(self.family.language.stack)
-        returned = Rows(axes, wide, sequence)
+        output_rows = Rows(axes, wide, sequence)
         inner = [last, *beside]
         if projector.mlp is not None and projector.mlp_first:
             rows = Rows(f"{batch} d_model", -1, projector.receives_rows)
@@ -206,9 +206,9 @@ class _Builder:
             inner = [self._pooling(projector.pooling, inner)]
         if projector.mixer is not None:
             site = AtSite(collect.leaving(collect.module(projector.mixer)))
-            inner = [collect.add("projector.hook_mixer_out", site, returned, width=None, after=inner)]
+            inner = [collect.add("projector.hook_mixer_out", site, output_rows, width=None, after=inner)]
         if projector.mlp is not None and not projector.mlp_first:
-            rows = replace(returned, sequence=projector.mlp_rows or returned.sequence)
+            rows = replace(output_rows, sequence=projector.mlp_rows or output_rows.sequence)
             outer = collect.form
             collect.form = replace(outer, rows_first=projector.mlp_rows_first)
             inner = collect.mlp("projector.mlp", projector.mlp, None, rows, inner)
@@ -217,15 +217,15 @@ class _Builder:
         if projector.laid_out is not None:
             reach = Unflattened(reach, collect.leaving(collect.module(projector.laid_out)))
         collect.form = Form()
-        return collect.add("projector.hook_out", AtSite(reach), returned, after=inner)
+        return collect.add("projector.hook_out", AtSite(reach), output_rows, after=inner)
 
     def _pooling(self, pooling: Pooling, read: list[str]) -> str:
         """Attention in no block; returns the name of its output."""
         collect, attention = self.collect, pooling.attention
-        own = "windows" if pooling.windows else "queries"
-        looked_at = own if pooling.windows else self.family.projector.receives_rows
+        batch_axis = "windows" if pooling.windows else "queries"
+        looked_at = batch_axis if pooling.windows else self.family.projector.receives_rows
         width = out_features(collect.module(attention.o))
-        rows = Rows("batch query d_model", width, own)
+        rows = Rows("batch query d_model", width, batch_axis)
         z = collect.attention(
             "projector.cross_attn",
             attention,
@@ -235,7 +235,7 @@ class _Builder:
             # learned queries read nothing; those of a window are made of its patches
             query_from=read if pooling.windows else [],
             key_from=read,
-            key_sequence=f"{looked_at}+{own}" if attention.joined else looked_at,
+            key_sequence=f"{looked_at}+{batch_axis}" if attention.joined else looked_at,
         )
         branch = collect.branch(attention.branch, collect.model, attention.scale)
         return collect.add("projector.hook_cross_attn_out", branch, rows, after=[z])
@@ -248,7 +248,7 @@ class _Builder:
         vision = self.family.vision.stacks[-1]
         axes = "patch d_model" if vision.packed else "batch patch d_model"
         rows = Rows(axes, self._width(self.family.language.stack), "projector")
-        injected: dict[int, str] = {}
+        additions: dict[int, str] = {}
         mergers = list(collect.module(deep.path))  # type: ignore[call-overload]
         reads, into = deep.read(self.config), deep.into(self.config)
         depth = len(self._blocks(self.family.language.stack))
@@ -261,25 +261,25 @@ class _Builder:
             prefix = f"projector.deepstack.{number}"
             beside = deep.side_by_side(self.config)
             sequence = "vision" if beside == 1 else "projector"
-            received = Rows(axes.replace("d_model", "d_vision"), self._width(vision) * beside, sequence)
-            entering = AtSite(collect.entering(merger, deep.argument))
+            input_rows = Rows(axes.replace("d_model", "d_vision"), self._width(vision) * beside, sequence)
+            input_site = AtSite(collect.entering(merger, deep.argument))
             post = f"vision.{vision.name}.{read}.hook_resid_post"
-            last = collect.add(f"{prefix}.hook_in", entering, received, after=[post])
+            last = collect.add(f"{prefix}.hook_in", input_site, input_rows, after=[post])
             inner = collect.mlp(f"{prefix}.mlp", deep.mlp, merger, rows, [last])
-            leaving = AtSite(collect.leaving(merger))
-            injected[layer] = collect.add(f"{prefix}.hook_out", leaving, rows, after=inner)
-        return injected
+            output_site = AtSite(collect.leaving(merger))
+            additions[layer] = collect.add(f"{prefix}.hook_out", output_site, rows, after=inner)
+        return additions
 
-    def language(self, merged: str, injected: dict[int, str]) -> None:
+    def language(self, projections: str, additions: dict[int, str]) -> None:
         """The language model, from the merged embeddings to the logits.
 
         Args:
-            merged: the projector's last point.
-            injected: what DeepStack adds, by the block that it is added in front of.
+            projections: the projector's last point.
+            additions: what DeepStack adds, by the block that it is added in front of.
         """
         collect, language = self.collect, self.family.language
         width = self._width(language.stack)
-        read = [merged] if language.merges else []
+        read = [projections] if language.merges else []
         if language.encoder is None:
             rows = Rows("batch pos d_model", width, "language")
             first = language.stack if language.crossing is None else language.crossing.stack
@@ -289,7 +289,7 @@ class _Builder:
                 path, argument = language.enters
                 site = AtSite(collect.entering(collect.module(path), argument))
                 embed = collect.add("hook_embed", site, rows, after=read, role="writes")
-            memory = (merged, "projector")
+            memory = (projections, "projector")
         else:
             rows = Rows("batch pos d_model", width, "decoder")
             memory = (self._encoder(language.encoder, read), "language")
@@ -300,16 +300,16 @@ class _Builder:
             rows,
             after=embed,
             memory=memory,
-            injected=injected,
-            crossing=language.crossing,
+            additions=additions,
+            cross_stack=language.crossing,
         )
         last = posts[-1]
         if language.norm is not None:
             last = self._normalized("ln_final", language.norm, rows, last)
         head = collect.module(language.head)
-        leaving = AtSite(collect.leaving(head))
+        output_site = AtSite(collect.leaving(head))
         vocab = out_features(head) + language.more_tokens(self.config)
-        collect.add("hook_logits", leaving, rows, axes="batch pos vocab", width=vocab, after=[last])
+        collect.add("hook_logits", output_site, rows, axes="batch pos vocab", width=vocab, after=[last])
 
     def _encoder(self, encoder: Encoder, read: list[str]) -> str:
         """The encoder of the language model; returns the point that the decoder looks at."""
@@ -321,8 +321,8 @@ class _Builder:
     def _normalized(self, prefix: str, norm: Norm, rows: Rows, last: str) -> str:
         """A stream's final norm; returns the name of its output."""
         scale = self.collect.norm_scale(f"{prefix}.hook_scale", norm, None, rows, last)
-        leaving = AtSite(self.collect.leaving(self.collect.module(norm.path)))
-        return self.collect.add(f"{prefix}.hook_normalized", leaving, rows, after=[last, scale])
+        site = AtSite(self.collect.leaving(self.collect.module(norm.path)))
+        return self.collect.add(f"{prefix}.hook_normalized", site, rows, after=[last, scale])
 
     def _embed(self, name: str, stack: Stack, rows: Rows, read: list[str]) -> str:
         """The embeddings, as the first block receives them.

@@ -24,29 +24,29 @@ def family_of(class_name: str) -> Family:
     Raises:
         UnsupportedModelError: if none does; lists the classes that are covered.
     """
-    known = families()
-    if class_name not in known:
-        close = nearest(class_name, known, count=1)
+    registry = families()
+    if class_name not in registry:
+        close = nearest(class_name, registry, count=1)
         raise UnsupportedModelError(
-            f"No family covers {class_name}; covered are {', '.join(sorted(known))}."
+            f"No family covers {class_name}; covered are {', '.join(sorted(registry))}."
             + (f" Nearest: {close[0]}." if close else "")
             + " Declare it with mmlens.register_family, or pass a processor or example=tensors to from_hf, and its parts are "
             "discovered."
         )
-    return known[class_name]
+    return registry[class_name]
 
 
 def is_covered(model: nn.Module) -> bool:
     """Whether a family covers a model's class, or a base class of it."""
-    known = families()
-    return any(cls.__name__ in known for cls in type(model).__mro__)
+    registry = families()
+    return any(cls.__name__ in registry for cls in type(model).__mro__)
 
 
 def find_family(model: nn.Module) -> Family:
     """The family of a model, by its class or the nearest base class that is covered, with the parts that it has."""
-    known = families()
-    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in known]
-    family = known[names[0]] if names else family_of(type(model).__name__)
+    registry = families()
+    names = [cls.__name__ for cls in type(model).__mro__ if cls.__name__ in registry]
+    family = registry[names[0]] if names else family_of(type(model).__name__)
     for tower in (family, *family.other_towers):
         if find_module(model, tower.vision.stacks[0].path) is not None:
             family = tower
@@ -63,14 +63,14 @@ def refuse_compiled(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: names the compiled modules.
     """
-    compiled = [
+    names = [
         name.replace("_orig_mod.", "") or type(model).__name__
         for name, module in model.named_modules()
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
     ]
-    if compiled:
+    if names:
         raise UnsupportedModelError(
-            f"{', '.join(compiled[:4])} went through torch.compile, whose code does not see hooks that come and go. Wrap the "
+            f"{', '.join(names[:4])} went through torch.compile, whose code does not see hooks that come and go. Wrap the "
             "model as it was before (compiled._orig_mod), and compile after the analysis."
         )
 
@@ -94,13 +94,15 @@ def load_model(
     if device is not None and device_map is not None:
         raise InputError(f"device={device!r} and device_map={device_map!r} exclude each other; give one.")
     if "torch_dtype" in options:
-        given = options.pop("torch_dtype")
-        if dtype is not None and dtype != given:
-            raise InputError(f"dtype={dtype!r} and torch_dtype={given!r} differ; give dtype alone.")
-        dtype = given
-    shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
+        legacy_dtype = options.pop("torch_dtype")
+        if dtype is not None and dtype != legacy_dtype:
+            raise InputError(f"dtype={dtype!r} and torch_dtype={legacy_dtype!r} differ; give dtype alone.")
+        dtype = legacy_dtype
+    hub_options = {
+        key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options
+    }
     try:
-        config = AutoConfig.from_pretrained(path, **shared)
+        config = AutoConfig.from_pretrained(path, **hub_options)
     except (OSError, ValueError) as error:
         raise InputError(f"There is no checkpoint at {path}: {_first_line(error)}") from error
     names = config.architectures or []
@@ -120,17 +122,17 @@ def load_model(
     if device is not None:
         nn.Module.to(model, device)
     if processor is None:
-        processor = load_processor(path, find_family(model) if family else None, model.config, **shared)
+        processor = load_processor(path, find_family(model) if family else None, model.config, **hub_options)
     return model, processor
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    value = getattr(torch, dtype, None)
+    if not isinstance(value, torch.dtype):
         raise InputError(f"dtype={dtype!r} is no torch dtype; use e.g. 'float32', 'bfloat16', 'float16' or 'auto'.")
-    return found
+    return value
 
 
 def _first_line(error: BaseException) -> str:

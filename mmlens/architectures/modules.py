@@ -35,14 +35,14 @@ def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
     """
     module: Any = root
     for step in path.split("."):
-        found = find_module(module, step)
-        if found is None:
+        child = find_module(module, step)
+        if child is None:
             children = ", ".join(name for name, _ in module.named_children())
             raise UnsupportedModelError(
                 f"The family {family!r} expects a module {path!r} in {type(root).__name__}, but {type(module).__name__} "
                 f"has no {step!r}; it has {children}. The checkpoint's parts are not of the kinds that this family covers."
             )
-        module = found
+        module = child
     return module
 
 

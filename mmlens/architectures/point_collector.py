@@ -87,11 +87,11 @@ class Collector:
             return RowsFirst(reach)
         return OneRowAxis(reach) if self.form.nested else reach
 
-    def returned(self, declared: str | Method) -> TensorAccess:
+    def returned(self, output: str | Method) -> TensorAccess:
         """What a declared module or method of the model returns."""
-        if isinstance(declared, str):
-            return self.leaving(self.module(declared))
-        return self._shown(MethodSite(self.module(declared.path), declared.name, declared.field))
+        if isinstance(output, str):
+            return self.leaving(self.module(output))
+        return self._shown(MethodSite(self.module(output.path), output.name, output.field))
 
     def branch(self, path: str | None, block: nn.Module, scale: Scale | None) -> AtSite:
         """What a branch adds to the stream: a module's output, times a gate or layer scale if there is one."""
@@ -134,13 +134,13 @@ class Collector:
             units: how many neurons or heads it holds, at the points that hold a branch's units.
             read_by: the linear that reads these units.
         """
-        parsed = HookName.parse(name)
+        parts = HookName.parse(name)
         self.points[name] = Point(name, attachment, read_by=read_by)
         self.nodes.append(
             Node(
                 name,
-                parsed.part,
-                parsed.layer,
+                parts.part,
+                parts.layer,
                 node_kind(name),
                 axes or rows.axes,
                 rows.width if width == -1 else width,
@@ -148,7 +148,7 @@ class Collector:
                 role,
                 self.dead,
                 on_request,
-                parsed.stack,
+                parts.stack,
                 units,
             )
         )
@@ -161,11 +161,11 @@ class Collector:
         """The divisor of a norm; `flat` as for `mlp`."""
         module = self.module(norm.path, root)
         eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
-        received: TensorAccess = self.entering(module)
-        returned: TensorAccess = self.leaving(module)
+        inputs: TensorAccess = self.entering(module)
+        outputs: TensorAccess = self.leaving(module)
         if flat is not None:
-            received, returned = Unflattened(received, flat), Unflattened(returned, flat)
-        attachment = NormScale(module, centred=norm.is_centred(module), eps=eps, received=received, returned=returned)
+            inputs, outputs = Unflattened(inputs, flat), Unflattened(outputs, flat)
+        attachment = NormScale(module, is_centred=norm.is_centred(module), eps=eps, inputs=inputs, outputs=outputs)
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
 
     def attention(
@@ -186,7 +186,7 @@ class Collector:
         kernel = self.module(attention.kernel, block)
         d_head: int | None = in_features(self.module(attention.o, block)) // heads
         config = kernel.config
-        tower = self._towers.setdefault(id(config), attention_tower(config, packed=rows.packed))
+        tower = self._towers.setdefault(id(config), attention_tower(config, is_packed=rows.packed))
         batch = "" if rows.packed else "batch "
         axes = {
             "q": f"{batch}query head d_head",
@@ -275,14 +275,14 @@ class Collector:
     def _mixture(self, prefix: str, mlp: Mlp, root: nn.Module | None, rows: Rows, after: list[str]) -> list[str]:
         """A mixture of experts: the router's logits, where a module returns them, and the expert that all rows share."""
         stream = self.entering(self.model if root is None else root)
-        found = list(after)
+        names = list(after)
         if mlp.router is not None:
             router = self.module(mlp.router, root)
             reach = self.leaving(router) if mlp.router_item is None else RouterLogits(router, mlp.router_item)
             width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
             site = AtSite(Unflattened(reach, stream))
             axes = rows.inner("expert")
-            found.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))
+            names.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))
         if mlp.shared is not None:
-            found += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, flat=stream)
-        return found
+            names += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, flat=stream)
+        return names

@@ -12,14 +12,14 @@ from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.declarations.structure import Attention, Mlp
 
 
-def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
+def plain_weight(linear: nn.Module, purpose: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
     """A linear's own weight `[out in]`, the real parameter; under a LoRA adapter the base layer's.
 
     That of a convolution of one cell is seen as a linear's, which it is to every cell.
 
     Args:
         linear: the module.
-        what: what it is, for the message.
+        purpose: what it is, for the message.
         to: what it is asked for, for the message.
 
     Raises:
@@ -32,24 +32,25 @@ def plain_weight(linear: nn.Module, what: str, *, to: Literal["read", "edit"] = 
     if not plain:
         kind = getattr(weight, "dtype", type(weight).__name__)
         raise UnsupportedModelError(
-            f"{what} is quantised ({kind}) and cannot be {to}{'ed' if to == 'edit' else ''}; load the model in a floating dtype."
+            f"{purpose} is quantised ({kind}) and cannot be {'edited' if to == 'edit' else 'read'}; load the model in a floating "
+            "dtype."
         )
     if weight.is_meta:  # type: ignore[union-attr]
         raise UnsupportedModelError(
-            f"{what} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
+            f"{purpose} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
             f"{to} its weights."
         )
-    found: torch.Tensor = weight  # type: ignore[assignment]
-    return found.flatten(1) if isinstance(linear, nn.Conv2d) else found
+    values: torch.Tensor = weight  # type: ignore[assignment]
+    return values.flatten(1) if isinstance(linear, nn.Conv2d) else values
 
 
-def readable(linear: nn.Module, what: str) -> torch.Tensor:
+def readable(linear: nn.Module, purpose: str) -> torch.Tensor:
     """A linear's weight `[out in]` as it acts, if it can be read as numbers; under a LoRA adapter, the sum of both.
 
     Raises:
         UnsupportedModelError: for quantised or offloaded weights.
     """
-    return _adapted(linear, plain_weight(linear, what))
+    return _adapted(linear, plain_weight(linear, purpose))
 
 
 def _adapted(linear: nn.Module, weight: torch.Tensor) -> torch.Tensor:
@@ -120,31 +121,31 @@ class AttentionWeights:
             return out_features(self._linear(self.declared.k)) // self.d_head
         return (out_features(self._linear(str(self.declared.qkv))) // self.d_head - self.heads) // 2
 
-    def _part(self, which: int, own: str | None, bias: bool) -> torch.Tensor | None:
+    def _part(self, number: int, path: str | None, bias: bool) -> torch.Tensor | None:
         """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
-        linear = self._linear(own or self.declared.qkv)
-        tensor = linear.bias if bias else readable(linear, own or str(self.declared.qkv))
-        if tensor is None or own is not None:
+        linear = self._linear(path or self.declared.qkv)
+        tensor = linear.bias if bias else readable(linear, path or str(self.declared.qkv))
+        if tensor is None or path is not None:
             return tensor  # type: ignore[return-value]
         queries = self.heads * self.d_head
-        grouped = (len(tensor) - queries) // 2  # type: ignore[arg-type]
-        return tensor.split([queries, grouped, grouped])[which]  # type: ignore[operator, union-attr]
+        key_rows = (len(tensor) - queries) // 2  # type: ignore[arg-type]
+        return tensor.split([queries, key_rows, key_rows])[number]  # type: ignore[operator, union-attr]
 
-    def _by_head(self, which: int, tensor: torch.Tensor) -> torch.Tensor:
+    def _by_head(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
         """One entry per head along the first axis; of queries that come with a gate each, the queries."""
         heads = tensor.unflatten(0, (-1, self.d_head))
-        return heads[::2] if which == 0 and self.declared.gated else heads
+        return heads[::2] if number == 0 and self.declared.gated else heads
 
-    def _weight(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
-        weight = self._part(which, own, bias=False)
-        return self._by_head(which, weight).transpose(1, 2)  # type: ignore[arg-type]
+    def _weight(self, number: int, path: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
+        weight = self._part(number, path, bias=False)
+        return self._by_head(number, weight).transpose(1, 2)  # type: ignore[arg-type]
 
-    def _bias(self, which: int, own: str | None) -> Float[torch.Tensor, "head d_head"]:
-        bias = self._part(which, own, bias=True)
+    def _bias(self, number: int, path: str | None) -> Float[torch.Tensor, "head d_head"]:
+        bias = self._part(number, path, bias=True)
         if bias is None:
-            weight = self._weight(which, own)
+            weight = self._weight(number, path)
             return weight.new_zeros(weight.shape[0], weight.shape[2])
-        return self._by_head(which, bias)
+        return self._by_head(number, bias)
 
     @property
     def W_Q(self) -> Float[torch.Tensor, "head d_model d_head"]:
@@ -203,15 +204,15 @@ class MlpWeights:
     def _linear(self, path: str) -> nn.Module:
         return submodule(self.module, path, "mlp")
 
-    def _into(self, which: int, own: str | None) -> Float[torch.Tensor, "d_model neuron"]:
+    def _into(self, number: int, linear_path: str | None) -> Float[torch.Tensor, "d_model neuron"]:
         """The weights of the gate (0) or of the linear path in (1), which may be one linear."""
-        path = own or str(self.declared.gate_up)
+        path = linear_path or str(self.declared.gate_up)
         weight = readable(self._linear(path), path)
-        return (weight if own else weight.chunk(2)[self._half(which)]).T
+        return (weight if linear_path else weight.chunk(2)[self._half(number)]).T
 
-    def _half(self, which: int) -> int:
+    def _half(self, number: int) -> int:
         """Which half of a fused linear is the gate (0) or the linear path in (1)."""
-        return 1 - which if self.declared.up_first else which
+        return 1 - number if self.declared.up_first else number
 
     @property
     def d_mlp(self) -> int:

@@ -63,7 +63,7 @@ class Checkpoint:
         return f"mmlens.Checkpoint of a {self._run}/1"
 
     def _read(self, path: Path) -> None:
-        self.tensors, about = read_tensors(path, format=self._format, what=f"checkpoint of a {self._run}")
+        self.tensors, about = read_tensors(path, format=self._format, result=f"checkpoint of a {self._run}")
         different = [name for name, value in self._identity.items() if about["identity"].get(name) != value]
         if different:
             raise InputError(

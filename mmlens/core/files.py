@@ -37,11 +37,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what writers that were killed inside `whole_file` left in a folder; nobody else may be writing there."""
-    for left in folder.glob(f".*{_UNFINISHED}*"):
-        shutil.rmtree(left)
+    for folder_of_writer in folder.glob(f".*{_UNFINISHED}*"):
+        shutil.rmtree(folder_of_writer)
 
 
-def require_file(path: str | Path, what: str) -> Path:
+def require_file(path: str | Path, kind: str) -> Path:
     """Return `path` as a Path if a file is there.
 
     Raises:
@@ -49,8 +49,8 @@ def require_file(path: str | Path, what: str) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"There is no {what} at {path}.")
+        raise InputError(f"There is no {kind} at {path}.")
     if not path.is_file():
-        article = "an" if what[0] in "aeiou" else "a"
-        raise InputError(f"{path} is a folder, not {article} {what}.")
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise InputError(f"{path} is a folder, not {article} {kind}.")
     return path

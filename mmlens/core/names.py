@@ -75,9 +75,9 @@ def require_part(part: str) -> Part:
     return part  # type: ignore[return-value]
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like `name`, best first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+    return difflib.get_close_matches(name, list(names), n=count, cutoff=0.4)
 
 
 _WILDCARDS = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
@@ -88,20 +88,20 @@ def _glob(pattern: str) -> re.Pattern[str]:
     if pattern == "*":
         pattern = "**"
     tokens = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
-    translated = (_WILDCARDS.get(t) or (t if t.startswith("[") else re.escape(t)) for t in tokens)
-    return re.compile("".join(translated) + r"\Z")
+    pieces = (_WILDCARDS.get(t) or (t if t.startswith("[") else re.escape(t)) for t in tokens)
+    return re.compile("".join(pieces) + r"\Z")
 
 
-def match_names(asked: Names, known: Sequence[str], *, what: str = "hook point") -> list[str]:
-    """Resolve names, globs or a predicate to hook names, in the order of `known`.
+def match_names(names: Names, points: Sequence[str], *, kind: str = "hook point") -> list[str]:
+    """Resolve names, globs or a predicate to hook names, in the order of `points`.
 
     Args:
-        asked: a name, a glob (`*` within one dotted segment, `**` across), several of these, or a predicate.
-        known: all names, in execution order.
-        what: the word for the things named, used in messages.
+        names: a name, a glob (`*` within one dotted segment, `**` across), several of these, or a predicate.
+        points: all names, in execution order.
+        kind: the word for the things named, used in messages.
 
     Returns:
-        The matching names, each once, in the order of `known`.
+        The matching names, each once, in the order of `points`.
 
     Raises:
         UnknownNameError: if a name is unknown or a glob or predicate matches nothing; lists the nearest names.
@@ -110,35 +110,35 @@ def match_names(asked: Names, known: Sequence[str], *, what: str = "hook point")
         >>> match_names("blocks.*.hook_post", ["blocks.0.mlp.hook_post", "blocks.0.hook_post"])
         ['blocks.0.hook_post']
     """
-    if callable(asked):
-        chosen = {name for name in known if asked(name)}
-        if not chosen:
-            raise UnknownNameError(f"The predicate given as {what} names matched none of the {len(known)} names.")
+    if callable(names):
+        matches = {name for name in points if names(name)}
+        if not matches:
+            raise UnknownNameError(f"The predicate given as {kind} names matched none of the {len(points)} names.")
     else:
-        patterns = [asked] if isinstance(asked, str) else list(asked)
+        patterns = [names] if isinstance(names, str) else list(names)
         if not patterns:
-            raise UnknownNameError(f"No {what} was named: the list of names is empty.")
-        exact = set(known)
-        chosen = set()
+            raise UnknownNameError(f"No {kind} was named: the list of names is empty.")
+        exact = set(points)
+        matches = set()
         for pattern in patterns:
             if not isinstance(pattern, str):
-                raise InputError(f"A {what} name must be a string, found {type(pattern).__name__}: {pattern!r}.")
+                raise InputError(f"A {kind} name must be a string, found {type(pattern).__name__}: {pattern!r}.")
             if pattern in exact:
-                chosen.add(pattern)
+                matches.add(pattern)
                 continue
             expression = _glob(pattern)
-            found = {name for name in known if expression.match(name)}
-            if not found:
-                raise UnknownNameError(_unknown(pattern, known, what))
-            chosen |= found
-    return [name for name in known if name in chosen]
+            hits = {name for name in points if expression.match(name)}
+            if not hits:
+                raise UnknownNameError(_unknown(pattern, points, kind))
+            matches |= hits
+    return [name for name in points if name in matches]
 
 
-def _unknown(pattern: str, known: Sequence[str], what: str) -> str:
+def _unknown(pattern: str, points: Sequence[str], kind: str) -> str:
     is_glob = any(sign in pattern for sign in "*?[")
-    asked = f"The glob {pattern!r} matches no {what}" if is_glob else f"There is no {what} {pattern!r}"
-    close = nearest(pattern, known)
+    problem = f"The glob {pattern!r} matches no {kind}" if is_glob else f"There is no {kind} {pattern!r}"
+    close = nearest(pattern, points)
     hint = f" Nearest: {', '.join(close)}." if close else ""
     if is_glob and "**" not in pattern:
         hint += " (`*` stays within one dotted segment, `**` crosses dots.)"
-    return f"{asked} among {len(known)} names.{hint}"
+    return f"{problem} among {len(points)} names.{hint}"

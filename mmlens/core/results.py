@@ -25,72 +25,72 @@ def write_tensors(
         about: what the tensors are, kept as JSON in the file's metadata.
     """
     metadata = {"format": format, **{name: json.dumps(value) for name, value in about.items()}}
-    held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(held, temporary, metadata=metadata)
+        save_file(copies, temporary, metadata=metadata)
     return Path(path)
 
 
 def read_tensors(
-    path: str | Path, *, format: str, what: str, device: torch.device | str = "cpu"
+    path: str | Path, *, format: str, result: str, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a file that `write_tensors` wrote: its tensors, and what they are.
 
     Args:
         path: the file.
         format: the kind of result that it must hold.
-        what: the same in words, for messages.
+        result: the same in words, for messages.
         device: where the tensors go.
 
     Raises:
         InputError: if there is no file, or it holds something else.
     """
-    file = require_file(path, what)
+    file = require_file(path, result)
     try:
-        with safe_open(file, framework="pt", device=str(device)) as opened:
-            metadata = opened.metadata() or {}
-            found = metadata.pop("format", None)
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()} if found == format else {}  # noqa: SIM118
+        with safe_open(file, framework="pt", device=str(device)) as reader:
+            metadata = reader.metadata() or {}
+            kind = metadata.pop("format", None)
+            tensors = {name: reader.get_tensor(name) for name in reader.keys()} if kind == format else {}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file: {error}.") from error
-    _require(path, found, format, what)
+    _require(path, kind, format, result)
     return tensors, {name: json.loads(value) for name, value in metadata.items()}
 
 
-def write_json(path: str | Path, held: Mapping[str, Any], *, format: str) -> Path:
+def write_json(path: str | Path, content: Mapping[str, Any], *, format: str) -> Path:
     """Write a result as JSON, whole or not at all.
 
     Args:
         path: file to write; its folder must exist.
-        held: the result.
+        content: the result.
         format: the kind of result and its version.
     """
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"format": format, **held}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"format": format, **content}, indent=1) + "\n", encoding="utf-8")
     return Path(path)
 
 
-def read_json(path: str | Path, *, format: str, what: str) -> dict[str, Any]:
+def read_json(path: str | Path, *, format: str, result: str) -> dict[str, Any]:
     """Read a file that `write_json` wrote.
 
     Args:
         path: the file.
         format: the kind of result that it must hold.
-        what: the same in words, for messages.
+        result: the same in words, for messages.
 
     Raises:
         InputError: if there is no file, or it holds something else.
     """
-    file = require_file(path, what)
+    file = require_file(path, result)
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # neither text nor JSON
         raise InputError(f"{path} is not a JSON file: {error}.") from error
-    found = held.pop("format", None) if isinstance(held, dict) else None
-    _require(path, found, format, what)
-    return held
+    kind = content.pop("format", None) if isinstance(content, dict) else None
+    _require(path, kind, format, result)
+    return content
 
 
-def _require(path: str | Path, found: str | None, format: str, what: str) -> None:
-    if found != format:
-        raise InputError(f"{path} is no {what} (format {found!r}, expected {format!r}).")
+def _require(path: str | Path, kind: str | None, format: str, result: str) -> None:
+    if kind != format:
+        raise InputError(f"{path} is no {result} (format {kind!r}, expected {format!r}).")

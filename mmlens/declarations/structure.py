@@ -158,8 +158,8 @@ class Block:
     @property
     def width_path(self) -> str:
         """A linear whose output has the width of the stream."""
-        branch, shared = self.attn or self.cross, self.mlp.shared
-        return self.mlp.down or (branch.o if branch else "") or (shared and shared.down) or ""
+        branch, shared_expert = self.attn or self.cross, self.mlp.shared
+        return self.mlp.down or (branch.o if branch else "") or (shared_expert and shared_expert.down) or ""
 
 
 @dataclass(frozen=True)

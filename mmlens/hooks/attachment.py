@@ -98,8 +98,8 @@ class Factored(TensorView):
         if new is product and not product.requires_grad:
             return tensor
         with torch.no_grad():
-            moved = torch.where(new == product, tensor, new / factor)
-        return _Divided.apply(moved, new, torch.as_tensor(factor).detach())
+            value = torch.where(new == product, tensor, new / factor)
+        return _Divided.apply(value, new, torch.as_tensor(factor).detach())
 
 
 class OneRowAxis(TensorView):
@@ -142,9 +142,9 @@ class OneStream(TensorView):
     def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.ndim != 4:
             return tap(tensor)
-        shown = tensor[self.number]
-        new = tap(shown)
-        if new is shown and not new.requires_grad:
+        stream = tensor[self.number]
+        new = tap(stream)
+        if new is stream and not new.requires_grad:
             return tensor
         return torch.cat([tensor[: self.number], new[None], tensor[self.number + 1 :]])
 
@@ -198,9 +198,9 @@ class _Divided(torch.autograd.Function):
     """Value `moved` with the gradient of `product / factor`, so that an untouched branch stays bit-equal."""
 
     @staticmethod
-    def forward(ctx, moved, product, factor):  # type: ignore[no-untyped-def, override]
+    def forward(ctx, value, product, factor):  # type: ignore[no-untyped-def, override]
         ctx.save_for_backward(factor)
-        return moved.clone()
+        return value.clone()
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def, override]
@@ -212,8 +212,8 @@ class _Moved(torch.autograd.Function):
     """Value `moved` with the gradient of `target - base`, so that an untouched stream stays bit-equal."""
 
     @staticmethod
-    def forward(ctx, moved, target, base):  # type: ignore[no-untyped-def, override]
-        return moved.clone()
+    def forward(ctx, value, target, base):  # type: ignore[no-untyped-def, override]
+        return value.clone()
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def, override]
@@ -255,9 +255,9 @@ class BetweenBranches:
             with torch.no_grad():
                 # hooks that only read are shown a view of it
                 read = middle.requires_grad and new.data_ptr() == middle.data_ptr() and new._version == version
-                moved = branch if read else torch.where(new == middle, branch, new - before)
+                value = branch if read else torch.where(new == middle, branch, new - before)
             # also where `new` is a constant: the stream before it then has no effect, and must get no gradient
-            return _Moved.apply(moved, new, before)
+            return _Moved.apply(value, new, before)
 
         if not self._taps:
             self.stream.attach(self._record, self.RECORD_RANK)
@@ -284,12 +284,12 @@ class NormScale:
 
     WRITE_RANK = -10  # before hook_normalized, which sees the result
 
-    def __init__(self, module: nn.Module, *, centred: bool, eps: float, received: TensorAccess, returned: TensorAccess):
+    def __init__(self, module: nn.Module, *, is_centred: bool, eps: float, inputs: TensorAccess, outputs: TensorAccess):
         self.module = module
-        self.centred = centred
+        self.centred = is_centred
         self.eps = eps
-        self.received = received
-        self.returned = returned
+        self.received = inputs
+        self.returned = outputs
         self._input: torch.Tensor | None = None
         self._taps: dict[Tap, Tap] = {}
 

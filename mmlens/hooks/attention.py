@@ -92,73 +92,73 @@ class InAttention:
     def detach(self, tap: Tap) -> None:
         """Take the tap out; the tower may get its own kernel back."""
         path = _PATHS[self.module]
-        path.taps[self.kind] = [held for held in path.taps[self.kind] if held is not tap]
+        path.taps[self.kind] = [other for other in path.taps[self.kind] if other is not tap]
         if not path.has(*ATTENTION_KINDS):
             del _PATHS[self.module]
         self.tower.release()
 
 
 def hooked_attention(
-    own: Kernel,
+    kernel: Kernel,
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    packed: bool = False,
+    is_packed: bool = False,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention with the module's hook points in its path.
 
     Args:
-        own: the tower's own kernel, used wherever the step-by-step computation is not needed.
+        kernel: the tower's own kernel, used wherever the step-by-step computation is not needed.
         module: the calling module.
         query: `[batch head query d_head]`.
         key: `[batch kv_head key d_head]`; grouped heads are repeated after `hook_k`.
         value: `[batch kv_head key d_head]`.
         attention_mask: boolean (True: attend) or additive, broadcastable to `[batch head query key]`, or None.
-        packed: the rows of several images lie in one sequence; points then have no batch axis.
+        is_packed: the rows of several images lie in one sequence; points then have no batch axis.
         options: the caller's further keywords (`scaling`, `dropout`, `is_causal`, `softcap`, `cu_seq_lens_q`, ...);
             `indices` `[batch query chosen]` names the keys that each query may look at, in attention that chooses them.
 
     Returns:
         The output `[batch query head d_head]` and, if it was computed, the pattern `[batch head query key]`.
     """
-    chosen = options.pop("indices", None)
-    if chosen is not None:
-        attention_mask = _chosen_only(chosen, module, query, key, attention_mask, options)
+    key_indices = options.pop("indices", None)
+    if key_indices is not None:
+        attention_mask = _chosen_only(key_indices, module, query, key, attention_mask, options)
     path = _PATHS.get(module)
     if path is None:
-        return own(module, query, key, value, attention_mask, **options)
+        return kernel(module, query, key, value, attention_mask, **options)
 
     def through(kind: AttentionKind, tensor: torch.Tensor, *, swap: bool) -> torch.Tensor:
         """Show hooks the TransformerLens layout (positions before heads; no batch axis in packed towers)."""
         if not path.has(kind):
             return tensor
-        shown = tensor.transpose(1, 2) if swap else tensor
-        shown = shown[0] if packed else shown
+        view = tensor.transpose(1, 2) if swap else tensor
+        view = view[0] if is_packed else view
         # back through the same views even if untouched, so that what a hook was shown has a gradient
-        new = path.run(kind, shown)
-        new = new[None] if packed else new
+        new = path.run(kind, view)
+        new = new[None] if is_packed else new
         return new.transpose(1, 2) if swap else new
 
     query = through("q", query, swap=True)
     key = through("k", key, swap=True)
     value = through("v", value, swap=True)
     if not path.has("attn_scores", "pattern"):
-        output, weights = own(module, query, key, value, attention_mask, **options)
+        output, weights = kernel(module, query, key, value, attention_mask, **options)
         return through("z", output, swap=False), weights
 
-    allowed, bias = _mask(module, query, key, attention_mask, options)
+    visible, bias = _mask(module, query, key, attention_mask, options)
     scores = _scores(query, key, options) + bias if bias is not None else _scores(query, key, options)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
     scores = through("attn_scores", scores, swap=False)
     pattern = torch.softmax(scores, dim=-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
-    if allowed is not None:
+    if visible is not None:
         # a row that may attend to nothing (padding) gets nothing, as in torch's own kernel
-        pattern = pattern.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+        pattern = pattern.masked_fill(~visible.any(-1, keepdim=True), 0.0)
     pattern = through("pattern", pattern, swap=False)
     dropout = options.get("dropout") or 0.0
     weights = nn.functional.dropout(pattern, p=dropout, training=module.training)
@@ -210,16 +210,16 @@ def causal_pairs(
 
 
 def _chosen_only(
-    chosen: torch.Tensor,
+    key_indices: torch.Tensor,
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     mask: torch.Tensor | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """The mask of attention whose queries may look at chosen keys alone, `[batch query chosen]`."""
-    pairs = torch.zeros(len(chosen), query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-    pairs = pairs.scatter(-1, chosen.long(), True)[:, None]
+    """The mask of attention whose queries may look at chosen keys alone, `[batch query key_indices]`."""
+    pairs = torch.zeros(len(key_indices), query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    pairs = pairs.scatter(-1, key_indices.long(), True)[:, None]
     mask = causal_pairs(module, query, key, options.get("is_causal")) if mask is None else mask
     if mask is None:
         return pairs

@@ -30,26 +30,26 @@ class BehindNorm:
 
     def attach(self, tap: Tap) -> None:
         """Put the tap between the norm and the modules."""
-        made: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
-            made.clear()
+            outputs.clear()
             self._received = args[0] if args else next(iter(kwargs.values()))
             self._returned = output
 
-        def given(value: Any) -> Any:
+        def inputs(value: Any) -> Any:
             if self._returned is None or value is not self._returned:
                 return value
-            if not made:
+            if not outputs:
                 new = tap(self._received)  # type: ignore[arg-type]
                 # past the hooks of the norm: it has run, and this is no run of its own
-                made.append(value if new is self._received else self.norm.forward(new))
-            return made[0]
+                outputs.append(value if new is self._received else self.norm.forward(new))
+            return outputs[0]
 
         def receive(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return tuple(map(given, args)), {name: given(value) for name, value in kwargs.items()}
+            return tuple(map(inputs, args)), {name: inputs(value) for name, value in kwargs.items()}
 
         self._handles[tap] = [
             self.norm.register_forward_hook(record, with_kwargs=True),

@@ -42,13 +42,13 @@ def entrances(points: Mapping[str, Point]) -> dict[str, Point]:
         >>> list(entrances(model.hook_dict))[-2:]
         ['blocks.5.hook_mlp_in', 'ln_final.hook_in']
     """
-    found = {}
+    inputs = {}
     for name, point in points.items():
-        ending = next((ending for ending in _ENTRANCES if name.endswith(ending)), None)
-        if ending is not None and isinstance(point.attachment, NormScale):
-            own = name.removesuffix(ending) + _ENTRANCES[ending]
-            found[own] = Point(own, AtSite(point.attachment.received))
-    return found
+        suffix = next((suffix for suffix in _ENTRANCES if name.endswith(suffix)), None)
+        if suffix is not None and isinstance(point.attachment, NormScale):
+            input_name = name.removesuffix(suffix) + _ENTRANCES[suffix]
+            inputs[input_name] = Point(input_name, AtSite(point.attachment.received))
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class SplitReading:
             if not self._again:
                 if isinstance(self.norm, nn.Identity):
                     self._input = kwargs.get("hidden_states", args[0] if args else None)
-                self._taken = [entry for one in readings() for entry in self._read(one, args, kwargs)]
+                self._taken = [entry for reading in readings() for entry in self._read(reading, args, kwargs)]
 
         with ExitStack() as stack:
             stack.callback(self._forget)
@@ -131,34 +131,36 @@ class SplitReading:
         self._captured, self._taken = {}, []
 
     def _read(
-        self, one: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, reading: Reading, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[tuple[Kind, Sequence[int], torch.Tensor]]:
         """Queries, keys and values of some heads, computed from another stream."""
         if self._input is None:
             raise MMLensError(f"{self.attn} ran before the norm in front of it.")
         self._again = True
         try:
-            if self.memory is not None and "q" not in one.heads:
+            if self.memory is not None and "q" not in reading.heads:
                 old = kwargs[self.memory]
-                self.kernel(*args, **{**kwargs, self.memory: old + one.added.reshape(old.shape).to(old.device)})
+                self.kernel(*args, **{**kwargs, self.memory: old + reading.added.reshape(old.shape).to(old.device)})
             else:
                 # past the hooks of the norm: the branches that share it have received what it returned
-                normed = self.norm.forward(self._input + one.added.reshape(self._input.shape).to(self._input.device))  # type: ignore[union-attr]
+                assert self.norm is not None, "where keys and queries are split, a norm stands in front"
+                added = reading.added.reshape(self._input.shape).to(self._input.device)
+                norm_output = self.norm.forward(self._input + added)
                 if "hidden_states" in kwargs:
-                    self.kernel(*args, **{**kwargs, "hidden_states": normed})
+                    self.kernel(*args, **{**kwargs, "hidden_states": norm_output})
                 else:
-                    self.kernel(normed, *args[1:], **kwargs)
+                    self.kernel(norm_output, *args[1:], **kwargs)
         finally:
             self._again = False
-        return [(kind, heads, self._captured[kind]) for kind, heads in one.heads.items()]
+        return [(kind, heads, self._captured[kind]) for kind, heads in reading.heads.items()]
 
     def _heads(self, kind: Kind) -> Callable[..., torch.Tensor | None]:
         def put(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
             if self._again:
                 self._captured[kind] = activation
                 return None
-            for which, heads, values in self._taken:
-                if which == kind:
+            for letter, heads, values in self._taken:
+                if letter == kind:
                     index = torch.tensor(list(heads), device=activation.device)
                     activation = activation.index_copy(
                         self.head_axis, index, values.index_select(self.head_axis, index)

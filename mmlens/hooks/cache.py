@@ -73,8 +73,8 @@ class ActivationCache(TransformerLensCache):
 
     def __repr__(self) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values()) / 2**20
-        kept = f", positions {self.positions}" if self.positions else ""
-        return f"ActivationCache: {len(self)} activations, {size:.1f} MiB{kept}"
+        rows = f", positions {self.positions}" if self.positions else ""
+        return f"ActivationCache: {len(self)} activations, {size:.1f} MiB{rows}"
 
     def part(self, part: Part) -> "ActivationCache":
         """The activations of one part under bare names, so that shorthands work on it.
@@ -118,7 +118,7 @@ class ActivationCache(TransformerLensCache):
         Raises:
             InputError: if there is no file, or it is not a cache.
         """
-        tensors, read = read_tensors(path, format=_FORMAT, what="activation cache", device=device)
+        tensors, read = read_tensors(path, format=_FORMAT, result="activation cache", device=device)
         tensors = {name: tensors[name] for name in read["axes"] if name in tensors} | tensors
         return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"])
 
@@ -161,8 +161,8 @@ def record(
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
-        kept = activation.detach()
-        kept = kept if pick is None else pick(kept)
-        store[hook.name] = kept if device is None else kept.to(device)
+        value = activation.detach()
+        value = value if pick is None else pick(value)
+        store[hook.name] = value if device is None else value.to(device)
 
     return keep

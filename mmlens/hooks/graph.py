@@ -115,7 +115,7 @@ class HookGraph:
             conditions.append(f"layer={layer!r}")
         if kind is not None:
             kinds = sorted({node.kind for node in self})
-            match_names([kind], kinds, what="kind of point")
+            match_names([kind], kinds, kind="kind of point")
             nodes = [node for node in nodes if node.kind == kind]
             conditions.append(f"kind={kind!r}")
         if where is not None:

@@ -96,10 +96,10 @@ class Unflattened:
         def through(tensor: torch.Tensor) -> torch.Tensor:
             if self._leading is None:
                 raise MMLensError("A mixture of experts ran before its block received the stream.")
-            shown = tensor.reshape(*self._leading, tensor.shape[-1])
-            new = tap(shown)
+            rows = tensor.reshape(*self._leading, tensor.shape[-1])
+            new = tap(rows)
             # back through the same views if gradients flow, so that what a hook was shown has one
-            return tensor if new is shown and not new.requires_grad else new.reshape(tensor.shape)
+            return tensor if new is rows and not new.requires_grad else new.reshape(tensor.shape)
 
         if not self._taps:
             self.stream.attach(self._record, BetweenBranches.RECORD_RANK)

@@ -64,7 +64,7 @@ class Point(HookPoint):
         may be read elsewhere too, and some points hold a tensor that the model never has. Hooks that only read
         (`reads_only`) are shown the tensor itself, under autograd a view of it, whose gradient is this point's alone.
         """
-        readers = sum(getattr(held.user_hook, "reads_only", False) for held in self.fwd_hooks)
+        readers = sum(getattr(handle.user_hook, "reads_only", False) for handle in self.fwd_hooks)
         if len(self._forward_hooks) > readers:
             return x.clone()
         return x.view_as(x) if x.requires_grad else x
@@ -92,15 +92,15 @@ class Point(HookPoint):
 
     def _settle(self) -> None:
         """Be attached exactly while torch holds a hook of ours."""
-        wanted = bool(self._forward_hooks or self._backward_hooks)
-        if wanted and not self._attached:
+        active = bool(self._forward_hooks or self._backward_hooks)
+        if active and not self._attached:
             self._attachment.attach(self._tap)
-        elif self._attached and not wanted:
+        elif self._attached and not active:
             self._attachment.detach(self._tap)
         else:
             return
         # past nn.Module's bookkeeping of parameters and children, which takes longer than attaching
-        object.__setattr__(self, "_attached", wanted)
+        object.__setattr__(self, "_attached", active)
 
 
 def _described(value: object) -> str:
@@ -121,7 +121,7 @@ class PointHandle:
         self._handle.remove()
         point = self._point
         if point.fwd_hooks:
-            point.fwd_hooks = [held for held in point.fwd_hooks if held.hook is not self]
+            point.fwd_hooks = [handle for handle in point.fwd_hooks if handle.hook is not self]
         if point.bwd_hooks:
-            point.bwd_hooks = [held for held in point.bwd_hooks if held.hook is not self]
+            point.bwd_hooks = [handle for handle in point.bwd_hooks if handle.hook is not self]
         point._settle()

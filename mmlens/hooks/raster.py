@@ -39,10 +39,10 @@ class OutOfWindows:
                 return tap(tensor)
             if self._shape is None:
                 raise MMLensError(f"{type(self.block).__name__} cut its windows before it received the stream.")
-            filled = tuple(length + (side - length % side) % side for length in self._shape)
-            shown = self.block.window_unpartition(tensor, side, filled, self._shape)
-            new = tap(shown)
-            if new is shown and not new.requires_grad:
+            padded_shape = tuple(length + (side - length % side) % side for length in self._shape)
+            raster = self.block.window_unpartition(tensor, side, padded_shape, self._shape)
+            new = tap(raster)
+            if new is raster and not new.requires_grad:
                 return tensor
             return self.block.window_partition(new, side)[0]
 

@@ -34,8 +34,8 @@ def resolve_hooks(
             if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
                 raise InputError(f"A {direction} hook is a pair (name, function); found {pair!r}.")
             names, function = pair
-            matched = [names] if isinstance(names, str) and names in points else match_names(names, list(points))
-            resolved += [(points[name], function, direction) for name in matched]
+            point_names = [names] if isinstance(names, str) and names in points else match_names(names, list(points))
+            resolved += [(points[name], function, direction) for name in point_names]
     return resolved
 
 

@@ -123,11 +123,11 @@ class MethodSite:
         self._taps.append((rank, tap))
         self._taps.sort(key=lambda entry: entry[0])
         if len(self._taps) == 1:
-            own = getattr(self.module, self.method)
+            original = getattr(self.module, self.method)
 
-            @functools.wraps(own)
+            @functools.wraps(original)
             def through(*args: Any, **kwargs: Any) -> Any:
-                return self._pass(own(*args, **kwargs))
+                return self._pass(original(*args, **kwargs))
 
             vars(self.module)[self.method] = through
 
@@ -138,9 +138,9 @@ class MethodSite:
             vars(self.module).pop(self.method, None)
 
     def _pass(self, result: Any) -> Any:
-        held = getattr(result, self.field)
-        pieces = None if isinstance(held, torch.Tensor) else list(held)
-        old = held if pieces is None else torch.cat(pieces)
+        features = getattr(result, self.field)
+        pieces = None if isinstance(features, torch.Tensor) else list(features)
+        old = features if pieces is None else torch.cat(pieces)
         new = old
         for _, tap in tuple(self._taps):
             new = tap(new)

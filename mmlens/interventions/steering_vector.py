@@ -79,5 +79,5 @@ class SteeringVector:
         Raises:
             InputError: if the file is missing or is no steering vector.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, what="steering vector")
+        tensors, about = read_tensors(path, format=_FORMAT, result="steering vector")
         return cls(tensors["direction"], about["at"], about["provenance"])

@@ -196,7 +196,7 @@ def test_hooks_see_positions_before_heads_and_no_batch_axis_in_packed_towers() -
 
             attachments.append((InAttention(module, kind, Tower(lambda on: None)), note))  # type: ignore[arg-type]
             attachments[-1][0].attach(note)
-        hooked_attention(own, module, query, key, value, None, packed=packed)
+        hooked_attention(own, module, query, key, value, None, is_packed=packed)
         for attachment, note in attachments:
             attachment.detach(note)
         batch = () if packed else (1,)

@@ -208,7 +208,7 @@ class Circuit:
         Raises:
             InputError: if there is no file, or it holds no circuit.
         """
-        held = read_json(path, format=_FORMAT, what="circuit")
+        held = read_json(path, format=_FORMAT, result="circuit")
         graph = EdgeGraph(
             tuple(Writer(**each) for each in held["writers"]),
             tuple(Reader(**{**each, "feeds": tuple(each["feeds"])}) for each in held["readers"]),

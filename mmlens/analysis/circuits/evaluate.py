@@ -106,7 +106,7 @@ class CircuitEvaluation:
         Raises:
             InputError: if there is no file, or it is no evaluation.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, what="circuit evaluation")
+        tensors, about = read_tensors(path, format=_FORMAT, result="circuit evaluation")
         about["checked"] = [Edge(**edge) for edge in about["checked"]]
         return cls(**(about | tensors))
 

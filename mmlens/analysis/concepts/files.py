@@ -27,7 +27,7 @@ def write_bank(path: str | Path, coder: Coder, values: Mapping[str, Any]) -> Non
 
 def read_bank(path: str | Path) -> tuple[Coder, dict[str, Any]]:
     """The coder and the other fields of a bank that `write_bank` wrote; see `ConceptBank.load`."""
-    tensors, about = read_tensors(path, format=_FORMAT, what="concept bank")
+    tensors, about = read_tensors(path, format=_FORMAT, result="concept bank")
     coder = about.pop("coder")
     parts = {name.removeprefix("coder."): tensor for name, tensor in tensors.items() if name.startswith("coder.")}
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about.items()}

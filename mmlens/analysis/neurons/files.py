@@ -43,7 +43,7 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tup
     Raises:
         InputError: if there is no file, or it is no file of scores.
     """
-    tensors, held = read_tensors(path, format=_FORMAT, what="file of neuron scores")
+    tensors, held = read_tensors(path, format=_FORMAT, result="file of neuron scores")
     origin = held["origin"]
     return tensors, held["about"], None if origin is None else (origin[0], origin[1])
 

@@ -243,6 +243,6 @@ class PatchSweep:
         Raises:
             InputError: if there is no file, or it is no sweep.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, what="patch sweep")
+        tensors, about = read_tensors(path, format=_FORMAT, result="patch sweep")
         about["boxes"] = tuple(None if found is None else torch.tensor(found) for found in about["boxes"])
         return cls(**(about | tensors))

@@ -243,7 +243,7 @@ class Measured:
         Raises:
             InputError: if the file is not there, or no such table.
         """
-        known = read_json(path, format=_FORMAT, what="table of measured values")
+        known = read_json(path, format=_FORMAT, result="table of measured values")
         values = pd.DataFrame(known["values"]).astype({"value": float})
         quantities = tuple(Quantity(**each) for each in known["quantities"])
         return cls(quantities, values, known["about"], known["skipped"])

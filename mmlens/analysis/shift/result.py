@@ -268,7 +268,7 @@ class ConceptShift:
         Raises:
             InputError: if there is no file, or it is no concept shift.
         """
-        tensors, plain = read_tensors(path, format=_FORMAT, what="concept shift")
+        tensors, plain = read_tensors(path, format=_FORMAT, result="concept shift")
         plain |= {name: tuple(plain[name]) for name in ("fate", "appeared", "source")}
         if plain["most_active"] is not None:
             plain["most_active"] = MostActive(*(tuple(map(tuple, samples)) for samples in plain["most_active"]))

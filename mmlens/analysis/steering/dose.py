@@ -146,7 +146,7 @@ class DoseCurve:
         Raises:
             InputError: if there is no file, or it is no dose curve.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, what="dose curve")
+        tensors, about = read_tensors(path, format=_FORMAT, result="dose curve")
         return cls(**tensors, points=tuple(about["points"]), alphas=tuple(about["alphas"]), metric=about["metric"])
 
 

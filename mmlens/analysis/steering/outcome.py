@@ -289,7 +289,7 @@ class SteeringReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        held = read_json(path, format=_FORMAT, what="steering report")
+        held = read_json(path, format=_FORMAT, result="steering report")
         facts = tuple(SteeringFacts(**fact) for fact in held["interventions"])
         cases = [{**case, "score": None if case["score"] is None else tuple(case["score"])} for case in held["cases"]]
         return cls(facts, tuple(SteeringCase(**case) for case in cases))

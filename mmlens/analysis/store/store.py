@@ -153,7 +153,7 @@ class ActivationStore:
             if len(self.points) == 1:
                 return self.points[0]
             raise InputError(f"The store holds {len(self.points)} points; name one: {', '.join(self.points)}.")
-        names = match_names(point, self.points, what="point of the store")
+        names = match_names(point, self.points, kind="point of the store")
         if len(names) > 1:
             raise InputError(f"{point!r} names {len(names)} points of the store ({', '.join(names)}); name one.")
         return names[0]

@@ -31,29 +31,29 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     side, square = config.vision_config.patch_size, pixels.shape[-1]
     columns = square // side
     queries = config.projector_patch_to_query_dict[columns**2]
-    given = len(pixels) if sizes is None else sum(map(len, sizes))
-    entries = len(pixels) // max(given, 1)
+    count = len(pixels) if sizes is None else sum(map(len, sizes))
+    entries = len(pixels) // max(count, 1)
     cut = (
         f"the image processor cut the picture into {entries} crops, each fitted into a square of its own; process it "
         "whole (split_image=False) to have places"
     )
-    found = []
-    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [entries * queries] * given)):
+    places = []
+    for number, (sample, image, _) in enumerate(owners_of(tensors, config.image_token_id, [entries * queries] * count)):
         mask = tensors["pixel_mask"][number] if "pixel_mask" in tensors else torch.ones(square, square)
-        seen = (int(mask[:, 0].sum()), int(mask[0].sum()))
-        size = seen if sizes is None else sizes[sample][image]
+        area = (int(mask[:, 0].sum()), int(mask[0].sum()))
+        size = area if sizes is None else sizes[sample][image]
         grids: dict[Part, Grid | tuple[Grid, ...]] = {}
         why = mixed_rows(f"{queries} queries of the projector")
         if entries == 1:
             # a patch is seen where any of its pixels is not padding
-            shape = (-(-seen[0] // side), -(-seen[1] // side))
+            shape = (-(-area[0] // side), -(-area[1] // side))
             cells = cells_of(*shape)
-            boxes = Frame(*size, (seen[0] / size[0], seen[1] / size[1])).to_original(boxes_of(cells, side))
+            boxes = Frame(*size, (area[0] / size[0], area[1] / size[1])).to_original(boxes_of(cells, side))
             grids["vision"] = Grid(number, cells[:, 0] * columns + cells[:, 1], boxes, cells, shape)
         else:
             why["vision"] = cut
-        found.append(Places(sample, image, size, grids, why, {"vision": columns**2}))
-    return found
+        places.append(Places(sample, image, size, grids, why, {"vision": columns**2}))
+    return places
 
 
 ARIA = register_family(

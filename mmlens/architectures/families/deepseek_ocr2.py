@@ -47,10 +47,10 @@ def _queries(side: int) -> int:
     return _FEW if rows**2 <= _FEW else 256
 
 
-def _fitted(processor: Any | None, size: tuple[int, int] | None, received: tuple[int, int]) -> Frame:
+def _fitted(processor: Any | None, size: tuple[int, int] | None, square: tuple[int, int]) -> Frame:
     """The frame of a picture that is fitted into a square and padded around."""
-    size = size or received
-    new = [round(side * received[0] / max(size)) for side in size]
+    size = size or square
+    new = [round(side * square[0] / max(size)) for side in size]
     bars = [-float((max(new) - side) // 2) for side in new]
     return Frame(*size, (new[0] / size[0], new[1] / size[1]), (bars[0], bars[1]))
 

@@ -97,7 +97,7 @@ def _hybrid_places(config: Config, tensors: dict[str, Any], sizes: Sizes, proces
     behind = replace(tower, boxes=union)
     rasters: dict[Part, Raster] = {"vision": tower, "projector": behind, "language": behind}
     return raster_places(
-        config, tensors, sizes, processor, rasters, tokens=len(cells), received=(large, large), frame=fitted_frame
+        config, tensors, sizes, processor, rasters, tokens=len(cells), target=(large, large), frame=fitted_frame
     )
 
 

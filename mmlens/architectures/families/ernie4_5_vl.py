@@ -29,12 +29,12 @@ _RESAMPLER = "model.resampler_model"
 
 def _kinds_of_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     """Which tokens are image tokens, and which tokens go through the picture's experts."""
-    found = picture_tokens(config, tensors)
-    if found:
+    kinds = picture_tokens(config, tensors)
+    if kinds:
         ids = tensors["input_ids"]
         around = torch.tensor([config.image_start_token_id, config.image_end_token_id], device=ids.device)
-        found["moe_mm_token_type_ids"] = found["mm_token_type_ids"] | torch.isin(ids, around).int()
-    return found
+        kinds["moe_mm_token_type_ids"] = kinds["mm_token_type_ids"] | torch.isin(ids, around).int()
+    return kinds
 
 
 ERNIE4_5_VL = register_family(

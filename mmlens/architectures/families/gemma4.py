@@ -65,24 +65,24 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     side, factor = config.vision_config.patch_size, config.vision_config.pooling_kernel_size
     patches = _shapes(tensors)
-    pooled = [(rows // factor, columns // factor) for rows, columns in patches]
-    found = []
+    squares = [(rows // factor, columns // factor) for rows, columns in patches]
+    places = []
     first = 0
-    owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in pooled])
+    owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in squares])
     for number, (sample, image, positions) in enumerate(owners):
-        many, few = patches[number], pooled[number]
-        received = (many[0] * side, many[1] * side)
-        size = size_of(sizes, sample, image) or received
-        frame = stretched(processor, size, received)
+        patch_shape, square_shape = patches[number], squares[number]
+        processed = (patch_shape[0] * side, patch_shape[1] * side)
+        size = size_of(sizes, sample, image) or processed
+        frame = stretched(processor, size, processed)
         tokens = torch.arange(len(positions)) + first
         grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": raster_grid(frame, many, side, torch.arange(many[0] * many[1]), number),
-            "projector": raster_grid(frame, few, side * factor, tokens, None),
-            "language": raster_grid(frame, few, side * factor, positions, sample),
+            "vision": raster_grid(frame, patch_shape, side, torch.arange(patch_shape[0] * patch_shape[1]), number),
+            "projector": raster_grid(frame, square_shape, side * factor, tokens, None),
+            "language": raster_grid(frame, square_shape, side * factor, positions, sample),
         }
-        found.append(Places(sample, image, size, grids, {}))
+        places.append(Places(sample, image, size, grids, {}))
         first += len(positions)
-    return found
+    return places
 
 
 GEMMA4 = register_family(

@@ -37,9 +37,9 @@ def _is_image(config: Config, tensors: Any) -> torch.Tensor:
     mask = tensors.get("image_attention_mask")
     if mask is None:
         return torch.zeros_like(tensors["input_ids"], dtype=torch.bool)
-    seen = mask.bool()
-    before = torch.cat([torch.zeros_like(seen[:, :1]), seen[:, :-1]], dim=1)
-    return (seen & ~before).any(-1)
+    visible = mask.bool()
+    before = torch.cat([torch.zeros_like(visible[:, :1]), visible[:, :-1]], dim=1)
+    return (visible & ~before).any(-1)
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     mask = tensors.get("image_attention_mask")
     if mask is None:
         return {}
-    added = tensors["input_ids"].shape[1] - mask.shape[1]
-    return {"image_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, added, -1)], dim=1)}
+    extra = tensors["input_ids"].shape[1] - mask.shape[1]
+    return {"image_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, extra, -1)], dim=1)}
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:

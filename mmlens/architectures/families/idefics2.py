@@ -33,41 +33,41 @@ def _seen(pixels: torch.Tensor, mask: torch.Tensor | None) -> list[tuple[int, in
     real = (pixels != 0).flatten(2).any(-1)
     if mask is None:
         return [tuple(pixels.shape[-2:])] * int(real.sum())  # type: ignore[list-item]
-    return [(int(own[:, 0].sum()), int(own[0].sum())) for own in mask[real].cpu()]
+    return [(int(padding[:, 0].sum()), int(padding[0].sum())) for padding in mask[real].cpu()]
 
 
 def _quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
     """(top, left, height, width) of the four quarters of a picture, in raster order."""
     rows, columns = ((0, height // 2), (height // 2, height)), ((0, width // 2), (width // 2, width))
-    return [(top, left, below - top, right - left) for top, below in rows for left, right in columns]
+    return [(top, start, below - top, right - start) for top, below in rows for start, right in columns]
 
 
 def _put_together(
-    pieces: list[tuple[int, int, int, int]], seen: list[tuple[int, int]], side: int, columns: int
+    pieces: list[tuple[int, int, int, int]], areas: list[tuple[int, int]], side: int, columns: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, int]]:
     """One view of a picture: the grid that its pieces give together.
 
     Args:
         pieces: (top, left, height, width) of each piece in the picture's pixels; one, or four in raster order.
-        seen: (height, width) of each in processed pixels.
+        areas: (height, width) of each in processed pixels.
         side: of a patch in processed pixels.
         columns: patches in a row of the padded pictures.
 
     Returns:
         Pieces `[n]`, rows `[n]`, boxes `[n 4]` and cells `[n 2]`, and the shape of the grid.
     """
-    grids = [(height // side, width // side) for height, width in seen]
+    grids = [(height // side, width // side) for height, width in areas]
     high, broad = max(grid[0] for grid in grids[:2]), max(grid[1] for grid in grids[::2])
-    which, rows, boxes, cells = [], [], [], []
-    for number, ((top, left, height, width), processed, grid) in enumerate(zip(pieces, seen, grids, strict=True)):
-        own = cells_of(*grid)
-        frame = Frame(height, width, (processed[0] / height, processed[1] / width))
-        which.append(torch.full((len(own),), number))
-        rows.append(own[:, 0] * columns + own[:, 1])
-        boxes.append(frame.to_original(boxes_of(own, side)) + torch.tensor([left, top, left, top]))
-        cells.append(own + torch.tensor([number // 2 * high, number % 2 * broad]))
+    numbers, rows, boxes, cells = [], [], [], []
+    for number, ((top, start, height, width), area, grid) in enumerate(zip(pieces, areas, grids, strict=True)):
+        piece_cells = cells_of(*grid)
+        frame = Frame(height, width, (area[0] / height, area[1] / width))
+        numbers.append(torch.full((len(piece_cells),), number))
+        rows.append(piece_cells[:, 0] * columns + piece_cells[:, 1])
+        boxes.append(frame.to_original(boxes_of(piece_cells, side)) + torch.tensor([start, top, start, top]))
+        cells.append(piece_cells + torch.tensor([number // 2 * high, number % 2 * broad]))
     lowest, rightmost = (int(end) + 1 for end in torch.cat(cells).max(0).values)
-    return torch.cat(which), torch.cat(rows), torch.cat(boxes), torch.cat(cells), (lowest, rightmost)
+    return torch.cat(numbers), torch.cat(rows), torch.cat(boxes), torch.cat(cells), (lowest, rightmost)
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -76,28 +76,30 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     side, latents = config.vision_config.patch_size, config.perceiver_config.resampler_n_latents
     columns = pixels.shape[-1] // side
     length = pixels.shape[-2] // side * columns
-    seen = _seen(pixels, tensors.get("pixel_attention_mask"))
-    given = None if sizes is None else sum(map(len, sizes))
-    entries = 1 if not given else len(seen) // given
-    if (given and entries * given != len(seen)) or entries not in (1, 5):
+    areas = _seen(pixels, tensors.get("pixel_attention_mask"))
+    count = None if sizes is None else sum(map(len, sizes))
+    entries = 1 if not count else len(areas) // count
+    if (count and entries * count != len(areas)) or entries not in (1, 5):
         raise InputError(
-            f"pixel_values hold {len(seen)} pictures or pieces for {given} pictures; pass what the image processor made of "
+            f"pixel_values hold {len(areas)} pictures or pieces for {count} pictures; pass what the image processor made of "
             "them, where each gives one, or five if it is cut into quarters."
         )
     placeless = mixed_rows(f"{latents} latents of the perceiver")
-    found = []
-    owners = owners_of(tensors, config.image_token_id, [entries * latents] * (len(seen) // entries))
+    places = []
+    owners = owners_of(tensors, config.image_token_id, [entries * latents] * (len(areas) // entries))
     for number, (sample, image, _) in enumerate(owners):
-        own = seen[number * entries : (number + 1) * entries]
-        size = own[-1] if sizes is None else sizes[sample][image]
+        own_areas = areas[number * entries : (number + 1) * entries]
+        size = own_areas[-1] if sizes is None else sizes[sample][image]
         cut = [_quarters(*size)] if entries > 1 else []
         views = []
         for start, pieces in [(entries - 1, [(0, 0, *size)]), *((0, quarters) for quarters in cut)]:
-            which, rows, boxes, cells, shape = _put_together(pieces, own[start : start + len(pieces)], side, columns)
+            numbers, rows, boxes, cells, shape = _put_together(
+                pieces, own_areas[start : start + len(pieces)], side, columns
+            )
             first = number * entries + start
-            views.append(Grid(first + which if len(pieces) > 1 else first, rows, boxes, cells, shape))
-        found.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
-    return found
+            views.append(Grid(first + numbers if len(pieces) > 1 else first, rows, boxes, cells, shape))
+        places.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
+    return places
 
 
 IDEFICS2 = register_family(

@@ -39,22 +39,22 @@ def _pictures(ids: torch.Tensor, image_token: int, per_tile: int, sample: int) -
     if not len(positions):
         return
     tiles = positions.view(-1, per_tile) if len(positions) % per_tile == 0 else positions[None]
-    whole = bool((tiles[:, -1] - tiles[:, 0] == per_tile - 1).all())
-    if not whole or int(positions[-1]) + 1 == len(ids):
+    complete = bool((tiles[:, -1] - tiles[:, 0] == per_tile - 1).all())
+    if not complete or int(positions[-1]) + 1 == len(ids):
         raise InputError(
             f"The image tokens of sample {sample} are not those of whole tiles of {per_tile} tokens with a boundary token "
             "behind the last; pass the ids as the processor made them."
         )
     picture: _Tiles = [[]]
-    for tile, following in zip(tiles, [*tiles[1:], None], strict=True):
+    for tile, next_tile in zip(tiles, [*tiles[1:], None], strict=True):
         picture[-1].append(tile)
         behind = int(tile[-1]) + 1
         boundary = ids[int(positions[-1]) + 1]
-        if following is None:
+        if next_tile is None:
             yield picture
         elif ids[behind] != boundary:
             picture.append([])  # a line break: the next row of tiles, or the whole picture
-        elif (ids[behind + 1 : int(following[0])] == boundary).any():
+        elif (ids[behind + 1 : int(next_tile[0])] == boundary).any():
             yield picture
             picture = [[]]
 
@@ -66,7 +66,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     side, factor = config.vision_config.patch_size, config.scale_factor
     patches = (tile[0] // side, tile[1] // side)
     blocks = (patches[0] // factor, patches[1] // factor)
-    found = []
+    places = []
     first = 0
     for sample, ids in enumerate(tensors["input_ids"].cpu()):
         for image, tokens in enumerate(_pictures(ids, config.image_token_id, blocks[0] * blocks[1], sample)):
@@ -76,20 +76,20 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
                 max(cut[0], 1) * tile[0],
                 max(cut[1], 1) * tile[1],
             )
-            in_order = torch.stack([each for row in tokens for each in row])
+            in_order = torch.stack([positions for row in tokens for positions in row])
             views: dict[Part, list[Grid]] = {"vision": [], "projector": [], "language": []}
-            for lying, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
-                frame = Frame(*size, (lying[0] * tile[0] / size[0], lying[1] * tile[1] / size[1]))
+            for layout, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
+                frame = Frame(*size, (layout[0] * tile[0] / size[0], layout[1] * tile[1] / size[1]))
                 for part, length in (("vision", side), ("projector", side * factor)):
-                    raster = TileRaster(lying, tile, length)
+                    raster = TileRaster(layout, tile, length)
                     boxes = frame.to_original(raster.boxes)
-                    index = first + start + (raster.numbers if lying != (1, 1) else 0)
+                    index = first + start + (raster.numbers if layout != (1, 1) else 0)
                     views[part].append(Grid(index, raster.rows, boxes, raster.cells, raster.shape))  # type: ignore[index]
                 rows = in_order[start + raster.numbers, raster.rows]
                 views["language"].append(Grid(sample, rows, boxes, raster.cells, raster.shape))
-            found.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))
+            places.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))
             first += count + 1
-    return found
+    return places
 
 
 def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
@@ -106,9 +106,9 @@ def _expand(config: Config, tensors: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _flat(nested: Any) -> list[int]:
+def _flat(numbers: Any) -> list[int]:
     """Numbers per picture, whatever samples they are grouped by."""
-    return [int(number) for row in nested for number in row]
+    return [int(number) for row in numbers for number in row]
 
 
 IDEFICS3 = register_family(

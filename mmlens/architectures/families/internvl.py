@@ -66,9 +66,9 @@ def _frames_in_text(config: Config, tensors: dict[str, Any], counts: list[int], 
     """The text that stands for every video: its frames, each announced by its number."""
     side = config.vision_config.patch_size
     height, width = tensors["pixel_values_videos"].shape[-2:]
-    joined, _ = _merged(config, (height // side[0], width // side[1]))
-    one = f"<img>{'<IMG_CONTEXT>' * len(joined)}</img>"
-    return ["\n".join(f"Frame{number + 1}: {one}" for number in range(count)) for count in counts]
+    cells, _ = _merged(config, (height // side[0], width // side[1]))
+    frame = f"<img>{'<IMG_CONTEXT>' * len(cells)}</img>"
+    return ["\n".join(f"Frame{number + 1}: {frame}" for number in range(count)) for count in counts]
 
 
 def _as_pictures(config: Config, tensors: dict[str, Any], fps: float) -> dict[str, Any]:
@@ -82,8 +82,8 @@ _VIDEOS = Videos(
     expand=_frames_in_text,
     inputs=_as_pictures,
     places=frame_places(
-        received=_merged,
-        handed_on=_merged,
+        projector_cells=_merged,
+        token_cells=_merged,
         class_rows=lambda c: 1,
         token=lambda c: c.image_token_id,
         pixels="pixel_values",

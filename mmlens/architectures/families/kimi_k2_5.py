@@ -42,10 +42,10 @@ def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
     return (tensors["image_grid_thw"].prod(-1) // math.prod(config.vision_config.merge_kernel_size)).tolist()
 
 
-def _padded(processor: Any | None, original: tuple[int, int], received: tuple[int, int]) -> Frame:
+def _padded(processor: Any | None, original: tuple[int, int], area: tuple[int, int]) -> Frame:
     """The frame of a picture that was made smaller if it was too large, and padded to whole squares."""
-    if processor is None or original == received:
-        return Frame(*original, (received[0] / original[0], received[1] / original[1]))
+    if processor is None or original == area:
+        return Frame(*original, (area[0] / original[0], area[1] / original[1]))
     side = processor.patch_size
     patches = [max(1, length // side) for length in original]
     limits = [math.sqrt(processor.max_patches / math.prod(patches))]

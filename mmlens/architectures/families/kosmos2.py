@@ -45,8 +45,8 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     mask = tensors.get("image_embeds_position_mask")
     if mask is None:
         return {}
-    added = tensors["input_ids"].shape[1] - mask.shape[1]
-    return {"image_embeds_position_mask": torch.cat([mask, mask.new_zeros(len(mask), added)], dim=1)}
+    extra = tensors["input_ids"].shape[1] - mask.shape[1]
+    return {"image_embeds_position_mask": torch.cat([mask, mask.new_zeros(len(mask), extra)], dim=1)}
 
 
 def _placeless(config: Config) -> dict[Part, str]:

@@ -104,16 +104,16 @@ class _Picture:
         """
         within, square = self.patches[entry], self.side * self.factor
         tile = (within[0] * self.side, within[1] * self.side)
-        many, few = TileRaster(tiles, tile, self.side), TileRaster(tiles, tile, square)
-        frame = stretched(None, self.size, many.size)
+        patches, squares = TileRaster(tiles, tile, self.side), TileRaster(tiles, tile, square)
+        frame = stretched(None, self.size, patches.size)
         skipped = sum(a * b for a, b in map(self.merged, range(entry)))
-        tokens = skipped + few.numbers * (few.within[0] * few.within[1]) + few.rows
-        where = self.first + entry + (many.numbers if tiles != (1, 1) else 0)
-        boxes, merged = frame.to_original(many.boxes), frame.to_original(few.boxes)
+        tokens = skipped + squares.numbers * (squares.within[0] * squares.within[1]) + squares.rows
+        where = self.first + entry + (patches.numbers if tiles != (1, 1) else 0)
+        boxes, square_boxes = frame.to_original(patches.boxes), frame.to_original(squares.boxes)
         return {
-            "vision": Grid(where, many.rows, boxes, many.cells, many.shape),
-            "projector": Grid(None, self.token + tokens, merged, few.cells, few.shape),
-            "language": Grid(self.sample, self.positions[tokens], merged, few.cells, few.shape),
+            "vision": Grid(where, patches.rows, boxes, patches.cells, patches.shape),
+            "projector": Grid(None, self.token + tokens, square_boxes, squares.cells, squares.shape),
+            "language": Grid(self.sample, self.positions[tokens], square_boxes, squares.cells, squares.shape),
         }
 
     def views(self, *, has_whole: bool) -> list[dict[Part, Grid]]:
@@ -130,23 +130,23 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     patches = [(int(rows), int(columns)) for rows, columns in tensors["spatial_shapes"]]
     lengths = iter([(rows // factor) * (columns // factor) for rows, columns in patches])
     parts: tuple[Part, ...] = ("vision", "projector", "language")
-    found = []
+    places = []
     first = token = 0
     for sample, ids in enumerate(tensors["input_ids"].cpu()):
         positions = (ids == config.image_token_id).nonzero().flatten()
         for image, runs in enumerate(_runs(positions, lengths)):
-            own = patches[first : first + len(runs)]
-            size = size_of(sizes, sample, image) or (own[-1][0] * side, own[-1][1] * side)
-            picture = _Picture(own, side, factor, size, sample, first, token, torch.cat(runs))
+            shapes = patches[first : first + len(runs)]
+            size = size_of(sizes, sample, image) or (shapes[-1][0] * side, shapes[-1][1] * side)
+            picture = _Picture(shapes, side, factor, size, sample, first, token, torch.cat(runs))
             views = picture.views(has_whole=getattr(processor, "use_thumbnail", True))
             grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
-            found.append(Places(sample, image, size, grids, {}))
+            places.append(Places(sample, image, size, grids, {}))
             first, token = first + len(runs), token + len(picture.positions)
     if first != len(patches):
         raise InputError(
             f"The text has image tokens for {first} entries, but {len(patches)} were given; use prepare(text, images=...)."
         )
-    return found
+    return places
 
 
 LFM2_VL = register_family(

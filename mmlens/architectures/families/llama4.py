@@ -58,9 +58,9 @@ def _fit(processor: Any | None, size: tuple[int, int], canvas: tuple[int, int]) 
         limit = (min(max(size[0], tile), canvas[0]), min(max(size[1], tile), canvas[1]))
     factors = (limit[0] / size[0], limit[1] / size[1])
     tight = 1 if factors[1] < factors[0] else 0
-    resized = [min(math.floor(side * factors[tight]), most) for side, most in zip(size, limit, strict=True)]
-    resized[tight] = limit[tight]
-    return Frame(*size, (max(resized[0], 1) / size[0], max(resized[1], 1) / size[1]))
+    target = [min(math.floor(side * factors[tight]), bound) for side, bound in zip(size, limit, strict=True)]
+    target[tight] = limit[tight]
+    return Frame(*size, (max(target[0], 1) / size[0], max(target[1], 1) / size[1]))
 
 
 LLAMA4 = register_family(
@@ -83,7 +83,7 @@ LLAMA4 = register_family(
             merge=lambda c: round(1 / c.vision_config.pixel_shuffle_ratio),
             fit=_fit,
             whole_first=False,
-            trailing=1,
+            extra_rows=1,
         ),
         placeholder="<|image|>",
     )

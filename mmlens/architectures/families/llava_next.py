@@ -47,8 +47,8 @@ def _pooled(config: Config, patches: tuple[int, int]) -> tuple[torch.Tensor, tup
 def _frame_tokens(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
     side = config.vision_config.patch_size
     height, width = tensors["pixel_values_videos"].shape[-2:]
-    joined, _ = _pooled(config, (height // side, width // side))
-    return [mark * (len(joined) * count) for count in counts]
+    cells, _ = _pooled(config, (height // side, width // side))
+    return [mark * (len(cells) * count) for count in counts]
 
 
 LLAVA_NEXT_VIDEO = register_family(
@@ -60,7 +60,7 @@ LLAVA_NEXT_VIDEO = register_family(
             reader=plain_reader(do_center_crop=True),
             pixels=stacked_frames,
             expand=_frame_tokens,
-            places=frame_places(received=_pooled, handed_on=_pooled, class_rows=class_rows),
+            places=frame_places(projector_cells=_pooled, token_cells=_pooled, class_rows=class_rows),
         ),
     )
 )

@@ -40,8 +40,8 @@ def _interpolated(config: Config, patches: tuple[int, int]) -> tuple[torch.Tenso
 def _frame_tokens(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:
     side = config.vision_config.patch_size
     height, width = tensors["pixel_values_videos"].shape[-2:]
-    joined, _ = _interpolated(config, (height // side, width // side))
-    return [mark * (len(joined) * count + 1) for count in counts]
+    cells, _ = _interpolated(config, (height // side, width // side))
+    return [mark * (len(cells) * count + 1) for count in counts]
 
 
 LLAVA_ONEVISION = register_family(
@@ -51,14 +51,14 @@ LLAVA_ONEVISION = register_family(
         vision=clip_vision(),
         projector=two_layer_projector(),
         language=llama_language(),
-        places=anyres_places(class_rows=class_rows, most=_most),
-        expand=anyres_tokens(most=_most),
+        places=anyres_places(class_rows=class_rows, limit=_most),
+        expand=anyres_tokens(limit=_most),
         nested_pictures=True,
         videos=Videos(
             reader=plain_reader(),
             pixels=stacked_frames,
             expand=_frame_tokens,
-            places=frame_places(handed_on=_interpolated, class_rows=class_rows, closing=1),
+            places=frame_places(token_cells=_interpolated, class_rows=class_rows, closing=1),
         ),
     )
 )

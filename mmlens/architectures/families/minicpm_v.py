@@ -66,36 +66,36 @@ def _cuts(config: Config, tensors: dict[str, Any]) -> Iterator[tuple[int, list[_
     first = first_merged = 0
     for sample, ids in enumerate(tensors["input_ids"].cpu()):
         positions = (ids == config.image_token_id).nonzero().flatten()
-        found: list[_Cut] = []
+        cuts: list[_Cut] = []
         while len(positions):
             rows, columns = next(shapes, (0, 0))
             count = rows * columns // merge**2
-            own, positions = positions[:count], positions[count:]
-            if not count or len(own) < count or int(own[-1] - own[0]) != count - 1:
+            tokens, positions = positions[:count], positions[count:]
+            if not count or len(tokens) < count or int(tokens[-1] - tokens[0]) != count - 1:
                 raise InputError(
                     f"The image tokens of sample {sample} do not come in runs as target_sizes says: a cut of {rows} x "
                     f"{columns} patches takes {count} tokens in a row. Pass the text that the processor made."
                 )
-            cut = _Cut((rows, columns), (first, first_merged), own, int(ids[own[0] - 1]))
+            cut = _Cut((rows, columns), (first, first_merged), tokens, int(ids[tokens[0] - 1]))
             first, first_merged = first + rows * columns, first_merged + count
             # a sample's first cut is a whole picture, and so are all that open as it does
-            if found and cut.opening == found[0].opening:
-                yield sample, found
-                found = []
-            found.append(cut)
-        if found:
-            yield sample, found
+            if cuts and cut.opening == cuts[0].opening:
+                yield sample, cuts
+                cuts = []
+            cuts.append(cut)
+        if cuts:
+            yield sample, cuts
 
 
 def _lines(slices: Sequence[_Cut]) -> list[list[_Cut]]:
     """The slices line by line: within a line nothing but the two marks stands between them."""
     lines: list[list[_Cut]] = []
     end = None
-    for each in slices:
-        if end is None or int(each.positions[0]) - end > 3:
+    for cut in slices:
+        if end is None or int(cut.positions[0]) - end > 3:
             lines.append([])
-        lines[-1].append(each)
-        end = int(each.positions[-1])
+        lines[-1].append(cut)
+        end = int(cut.positions[-1])
     return lines
 
 
@@ -105,24 +105,26 @@ def _grids(
     """The picture's size, and its rows in each part, as seen in lines of cuts of the same size."""
     side, merge = config.vision_config.patch_size, _merge(config)
     height, width = lines[0][0].patches
-    received: tuple[int, int] = (len(lines) * height * side, len(lines[0]) * width * side)
-    original: tuple[int, int] = size or received
-    frame = Frame(*original, (received[0] / original[0], received[1] / original[1]))
-    placed = [(line, column, cut) for line, row in enumerate(lines) for column, cut in enumerate(row)]
+    area: tuple[int, int] = (len(lines) * height * side, len(lines[0]) * width * side)
+    original: tuple[int, int] = size or area
+    frame = Frame(*original, (area[0] / original[0], area[1] / original[1]))
+    cells_of_cuts = [(line, column, cut) for line, row in enumerate(lines) for column, cut in enumerate(row)]
 
     def grid(factor: int, index: int | None, rows: list[torch.Tensor]) -> Grid:
         within = (height // factor, width // factor)
-        cells = torch.cat([cells_of(*within) + torch.tensor([r * within[0], c * within[1]]) for r, c, _ in placed])
+        cells = torch.cat(
+            [cells_of(*within) + torch.tensor([r * within[0], c * within[1]]) for r, c, _ in cells_of_cuts]
+        )
         shape = (len(lines) * within[0], len(lines[0]) * within[1])
         return Grid(index, torch.cat(rows), frame.to_original(boxes_of(cells, side * factor)), cells, shape)
 
-    found: dict[Part, Grid] = {
-        "projector": grid(merge, None, [cut.first[1] + torch.arange(len(cut.positions)) for *_, cut in placed]),
-        "language": grid(merge, sample, [cut.positions for *_, cut in placed]),
+    grids: dict[Part, Grid] = {
+        "projector": grid(merge, None, [cut.first[1] + torch.arange(len(cut.positions)) for *_, cut in cells_of_cuts]),
+        "language": grid(merge, sample, [cut.positions for *_, cut in cells_of_cuts]),
     }
     if not _in_tower(config):
-        found["vision"] = grid(1, None, [cut.first[0] + torch.arange(height * width) for *_, cut in placed])
-    return (frame.height, frame.width), found
+        grids["vision"] = grid(1, None, [cut.first[0] + torch.arange(height * width) for *_, cut in cells_of_cuts])
+    return (frame.height, frame.width), grids
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -132,14 +134,16 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     )
     placeless: dict[Part, str] = {"vision": why} if _in_tower(config) else {}
     found: list[Places] = []
-    for sample, (whole, *slices) in _cuts(config, tensors):
-        image = sum(places.sample == sample for places in found)
-        size, view = _grids(config, [[whole]], size_of(sizes, sample, image), sample)
+    for sample, (overview, *slices) in _cuts(config, tensors):
+        image = sum(place.sample == sample for place in found)
+        size, view = _grids(config, [[overview]], size_of(sizes, sample, image), sample)
         views = [view]
         lines = _lines(slices)
         if lines and len({cut.patches for cut in slices}) == len({len(line) for line in lines}) == 1:
             views.append(_grids(config, lines, size, sample)[1])
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(each[part] for each in views) for part in view}
+        grids: dict[Part, Grid | tuple[Grid, ...]] = {
+            part: tuple(part_grids[part] for part_grids in views) for part in view
+        }
         found.append(Places(sample, image, size, grids, placeless))
     return found
 

@@ -61,11 +61,11 @@ def _read(config: Config) -> Sequence[Read]:
 
 def _fitted(size: tuple[int, int], canvas: tuple[int, int], tile: int) -> Frame:
     """The frame of a picture in the upper left of its canvas: no longer than that, no shorter than a tile."""
-    wanted = [min(max(side, tile), limit) for side, limit in zip(size, canvas, strict=True)]
-    factors = [want / side for want, side in zip(wanted, size, strict=True)]
-    new = [min(max(floor(side * min(factors)), 1), want) for side, want in zip(size, wanted, strict=True)]
+    target = [min(max(side, tile), limit) for side, limit in zip(size, canvas, strict=True)]
+    factors = [want / side for want, side in zip(target, size, strict=True)]
+    new = [min(max(floor(side * min(factors)), 1), want) for side, want in zip(size, target, strict=True)]
     tight = 1 if factors[1] < factors[0] else 0
-    new[tight] = wanted[tight]
+    new[tight] = target[tight]
     return Frame(*size, (new[0] / size[0], new[1] / size[1]))
 
 
@@ -75,18 +75,18 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     side, tile = vision.patch_size, vision.image_size
     within = (tile // side, tile // side)
     handed_on = within[0] * within[1] + 1
-    padded = -(-handed_on // 8) * 8
+    tile_rows = -(-handed_on // 8) * 8
     shapes = tensors["aspect_ratio_ids"].cpu()
     most_pictures, most_tiles = tensors["pixel_values"].shape[1:3]
     lengths: dict[Part, int] = {
-        "vision": most_tiles * padded,
+        "vision": most_tiles * tile_rows,
         "projector": most_pictures * most_tiles * handed_on,
     }
     why = (
         "the language model's rows hold no picture features: its cross-attention blocks look at the projector's rows; ask "
         "for part='projector'"
     )
-    found = []
+    places = []
     for sample, image, _ in owners_of(tensors, config.image_token_id, [1] * int((shapes > 0).sum())):
         rows, columns = vision.supported_aspect_ratios[int(shapes[sample, image]) - 1]
         canvas = (rows * tile, columns * tile)
@@ -98,11 +98,11 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         tiles, patches = raster.numbers[shows], raster.rows[shows]
         first = image * most_tiles * handed_on
         grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(sample * most_pictures + image, tiles * padded + 1 + patches, boxes, cells, raster.shape),
+            "vision": Grid(sample * most_pictures + image, tiles * tile_rows + 1 + patches, boxes, cells, raster.shape),
             "projector": Grid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, raster.shape),
         }
-        found.append(Places(sample, image, size, grids, {"language": why}, lengths))
-    return found
+        places.append(Places(sample, image, size, grids, {"language": why}, lengths))
+    return places
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     mask = tensors.get("cross_attention_mask")
     if mask is None:
         return {}
-    added = tensors["input_ids"].shape[1] - mask.shape[1]
-    return {"cross_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, added, -1, -1)], dim=1)}
+    extra = tensors["input_ids"].shape[1] - mask.shape[1]
+    return {"cross_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, extra, -1, -1)], dim=1)}
 
 
 MLLAMA = register_family(

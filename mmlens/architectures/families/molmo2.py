@@ -59,12 +59,14 @@ class _Canvas:
     before: tuple[int, int]
 
     @classmethod
-    def of(cls, pooled: torch.Tensor, windows: tuple[int, int]) -> "_Canvas":
+    def of(cls, windows_of_patches: torch.Tensor, windows: tuple[int, int]) -> "_Canvas":
         """From the patches of each window, `[window patch]`, where -1 is nothing."""
-        side = isqrt(pooled.shape[1])
-        laid = pooled.view(*windows, side, side).transpose(1, 2).reshape(windows[0] * side, windows[1] * side)
-        rows, columns = (laid >= 0).any(1), (laid >= 0).any(0)
-        return cls(laid[rows][:, columns], windows, (int(rows.int().argmax()), int(columns.int().argmax())))
+        side = isqrt(windows_of_patches.shape[1])
+        raster = (
+            windows_of_patches.view(*windows, side, side).transpose(1, 2).reshape(windows[0] * side, windows[1] * side)
+        )
+        rows, columns = (raster >= 0).any(1), (raster >= 0).any(0)
+        return cls(raster[rows][:, columns], windows, (int(rows.int().argmax()), int(columns.int().argmax())))
 
     def window_boxes(self, window: int, side: int) -> torch.Tensor:
         """Boxes of the windows in pixels of the canvas, for windows of `window` patches of `side` pixels."""
@@ -94,33 +96,33 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     window = isqrt(pooling.shape[1])
     shapes = tensors["image_grids"].tolist()
     counts = [rows * columns + more_rows * more_columns for rows, columns, more_rows, more_columns in shapes]
-    found = []
+    places = []
     first = 0
     for shape, (sample, image, positions) in zip(
         shapes, owners_of(tensors, config.image_token_id, counts), strict=True
     ):
         split = shape[0] * shape[1]
-        own = pooling[first : first + len(positions)]
-        whole = _Canvas.of(own[:split], (shape[0], shape[1]))
-        canvas = _Canvas.of(own[split:], (shape[2], shape[3]))
+        pools = pooling[first : first + len(positions)]
+        overview = _Canvas.of(pools[:split], (shape[0], shape[1]))
+        canvas = _Canvas.of(pools[split:], (shape[2], shape[3]))
         height, width = (int(length) * side for length in canvas.patches.shape)
         size: tuple[int, int] = (height, width) if sizes is None else sizes[sample][image]
         tower, rows, tokens = [], [], []
-        for seen, start in ((whole, 0), (canvas, split)):
-            seen_height, seen_width = (int(length) * side for length in seen.patches.shape)
+        for view, start in ((overview, 0), (canvas, split)):
+            seen_height, seen_width = (int(length) * side for length in view.patches.shape)
             frame = Frame(*size, (seen_height / size[0], seen_width / size[1]))
-            for crop, cells in _crops(seen, within):
+            for crop, cells in _crops(view, within):
                 boxes = frame.to_original(boxes_of(cells, side))
                 tower.append(Grid(crop, torch.arange(len(cells)), boxes, cells - cells[0], within))
-            boxes = frame.to_original(seen.window_boxes(window, side))
+            boxes = frame.to_original(view.window_boxes(window, side))
             where = torch.arange(start, start + len(boxes))
-            windows = (boxes, cells_of(*seen.windows), seen.windows)
+            windows = (boxes, cells_of(*view.windows), view.windows)
             rows.append(Grid(None, first + where, *windows))
             tokens.append(Grid(sample, positions[where], *windows))
         grids = {"vision": tuple(tower), "projector": tuple(rows), "language": tuple(tokens)}
-        found.append(Places(sample, image, size, grids, {}))  # type: ignore[arg-type]
+        places.append(Places(sample, image, size, grids, {}))  # type: ignore[arg-type]
         first += len(positions)
-    return found
+    return places
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:

@@ -38,8 +38,8 @@ def _order(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Te
     """Patches window by window in the tower, merged squares in raster order behind it."""
     side = config.vision_config.pos_emb_height
     patches = cells_of(shape[0] * merge, shape[1] * merge).tolist()
-    ordered = sorted(patches, key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
-    return torch.tensor(ordered), cells_of(*shape)
+    cells = sorted(patches, key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
+    return torch.tensor(cells), cells_of(*shape)
 
 
 def _merges(config: Config, tensors: dict[str, Any]) -> list[int]:

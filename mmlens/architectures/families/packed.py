@@ -53,8 +53,8 @@ def picture_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     ids = tensors["input_ids"]
     # a batch holds pictures or videos, and some families write image tokens for both
     kind = 1 if "pixel_values" in tensors else 2
-    held = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", config.image_token_id))
-    return {"mm_token_type_ids": kind * held.int()}
+    is_picture = (ids == config.image_token_id) | (ids == getattr(config, "video_token_id", config.image_token_id))
+    return {"mm_token_type_ids": kind * is_picture.int()}
 
 
 def merged_frames(config: Config, tensors: dict[str, Any], counts: list[int], fps: float, mark: str) -> list[str]:

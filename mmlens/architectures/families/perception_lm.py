@@ -86,22 +86,22 @@ def _tower(config: Config, tensors: dict[str, Any]) -> Tower:
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     tower = _tower(config, tensors)
     entries = tensors["pixel_values"].shape[1]
-    each = entries * tower.tokens
-    found: list[Places] = []
+    tokens_per_picture = entries * tower.tokens
+    places: list[Places] = []
     for number, (sample, image, tokens) in enumerate(
-        owners_of(tensors, config.image_token_id, [each] * len(tensors["pixel_values"]))
+        owners_of(tensors, config.image_token_id, [tokens_per_picture] * len(tensors["pixel_values"]))
     ):
         size = size_of(sizes, sample, image) or (tower.tile if entries == 1 else None)
         if size is None:
-            found.append(unknown_places(sample, entries, image))
+            places.append(unknown_places(sample, entries, image))
             continue
         cuts = [((1, 1), 0)]
         if entries > 1:
             cuts.append((_canvas(processor, size, tower.tile[0], entries - 1), 1))
         views = [view_grids(tower, size, tiles, number * entries, sample, tokens, start) for tiles, start in cuts]
         grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in PARTS}
-        found.append(Places(sample, image, size, grids, {}))
-    return found
+        places.append(Places(sample, image, size, grids, {}))
+    return places
 
 
 PERCEPTION_LM = register_family(

@@ -22,8 +22,8 @@ def _drops_class(config: Config) -> bool:
 def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
     pixels = tensors["pixel_values"]
     side = config.vision_config.patch_size
-    kept = 0 if _drops_class(config) else class_rows(config)
-    return [kept + (pixels.shape[-2] // side) * (pixels.shape[-1] // side)] * len(pixels)
+    extra = 0 if _drops_class(config) else class_rows(config)
+    return [extra + (pixels.shape[-2] // side) * (pixels.shape[-1] // side)] * len(pixels)
 
 
 VIDEO_LLAVA = register_family(

@@ -79,14 +79,14 @@ def _squared(size: tuple[int, int], side: int) -> Frame:
     return Frame(*size, (scale, scale), (-bars[0], -bars[1]))
 
 
-def _seen(config: Config, size: tuple[int, int], *, cut: bool, most: int | None) -> _Seen:
+def _seen(config: Config, size: tuple[int, int], *, cut: bool, limit: int | None) -> _Seen:
     """How the model sees a picture.
 
     Args:
         config: the model's configuration.
         size: (height, width) of the picture.
         cut: whether the picture is cut into tiles; else it is only squeezed.
-        most: number of tiles that have as many cells as the canvas may give tokens.
+        limit: number of tiles that have as many cells as the canvas may give tokens.
     """
     side = config.vision_config.image_size
     per_tile = side // config.vision_config.patch_size
@@ -95,18 +95,18 @@ def _seen(config: Config, size: tuple[int, int], *, cut: bool, most: int | None)
     canvas = select_best_resolution(size, config.image_grid_pinpoints)
     tiles = (canvas[0] // side, canvas[1] // side)
     cells = (tiles[0] * per_tile, tiles[1] * per_tile)
-    lost = _cut(size, cells)
-    kept = (cells[0] - 2 * lost[0], cells[1] - 2 * lost[1])
-    shape = kept
-    if most is not None:
-        ratio = math.sqrt(kept[0] * kept[1] / (most * per_tile**2))
+    bars = _cut(size, cells)
+    shown_cells = (cells[0] - 2 * bars[0], cells[1] - 2 * bars[1])
+    shape = shown_cells
+    if limit is not None:
+        ratio = math.sqrt(shown_cells[0] * shown_cells[1] / (limit * per_tile**2))
         if ratio > 1.1:
-            shape = (int(kept[0] // ratio), int(kept[1] // ratio))
-    whole = Frame(*size, (side / size[0], side / size[1]))
-    return _Seen(size, whole, _fitted(size, canvas), tiles, lost, kept, shape)
+            shape = (int(shown_cells[0] // ratio), int(shown_cells[1] // ratio))
+    overview = Frame(*size, (side / size[0], side / size[1]))
+    return _Seen(size, overview, _fitted(size, canvas), tiles, bars, shown_cells, shape)
 
 
-def _pictures(config: Config, tensors: dict[str, Any], most: Callable[[Config], int] | None) -> list[_Seen]:
+def _pictures(config: Config, tensors: dict[str, Any], limit_of: Callable[[Config], int] | None) -> list[_Seen]:
     """How the model sees each picture of a batch.
 
     Raises:
@@ -121,9 +121,9 @@ def _pictures(config: Config, tensors: dict[str, Any], most: Callable[[Config], 
     together = tensors.get("batch_num_images")
     counts = [1] * len(sizes) if together is None else [int(n) for n in together]
     cut = [count == 1 for count in counts for _ in range(count)]
-    limit = None if most is None else most(config)
+    limit = None if limit_of is None else limit_of(config)
     return [
-        _seen(config, (int(height), int(width)), cut=alone, most=limit)
+        _seen(config, (int(height), int(width)), cut=alone, limit=limit)
         for (height, width), alone in zip(torch.as_tensor(sizes).tolist(), cut, strict=True)
     ]
 
@@ -139,23 +139,23 @@ def interpolated_from(length: int, new: int) -> torch.Tensor:
     return torch.stack([first, last], dim=1)
 
 
-def _token_boxes(seen: _Seen, raster: TileRaster) -> torch.Tensor:
+def _token_boxes(view: _Seen, raster: TileRaster) -> torch.Tensor:
     """Boxes `[n, 4]` on the canvas of the tokens: all cells that each is made of."""
-    rows = raster.start(interpolated_from(seen.kept[0], seen.shape[0]) + seen.cut[0], 0)
-    columns = raster.start(interpolated_from(seen.kept[1], seen.shape[1]) + seen.cut[1], 1)
-    row, column = cells_of(*seen.shape).unbind(1)
+    rows = raster.start(interpolated_from(view.kept[0], view.shape[0]) + view.cut[0], 0)
+    columns = raster.start(interpolated_from(view.kept[1], view.shape[1]) + view.cut[1], 1)
+    row, column = cells_of(*view.shape).unbind(1)
     ends = (columns[column, 1] + raster.side, rows[row, 1] + raster.side)
     return torch.stack([columns[column, 0], rows[row, 0], *ends], dim=1)
 
 
 def _views(
-    config: Config, seen: _Seen, first: int, sample: int, positions: torch.Tensor, extra: int
+    config: Config, view: _Seen, first: int, sample: int, positions: torch.Tensor, extra: int
 ) -> Iterator[dict[Part, Grid]]:
     """The grids of one picture: of the squeezed one, and of the canvas.
 
     Args:
         config: the model's configuration.
-        seen: how the model sees it.
+        view: how the model sees it.
         first: its first entry of the vision tower's batch axis.
         sample: the sample that it is in.
         positions: its image tokens.
@@ -166,29 +166,29 @@ def _views(
     within = (per_tile, per_tile)
     cells = cells_of(*within)
     rows = torch.arange(len(cells))
-    boxes = seen.whole.to_original(boxes_of(cells, side))
+    boxes = view.whole.to_original(boxes_of(cells, side))
     yield {
         "vision": Grid(first, rows + extra, boxes, cells, within),
         "projector": Grid(first, rows, boxes, cells, within),
         "language": Grid(sample, positions[: len(cells)], boxes, cells, within),
     }
-    if seen.canvas is None:
+    if view.canvas is None:
         return
     length = config.vision_config.image_size
-    raster = TileRaster(seen.tiles, (length, length), side)
+    raster = TileRaster(view.tiles, (length, length), side)
     entries = first + 1 + raster.numbers
-    boxes = seen.canvas.to_original(raster.boxes)
-    tokens = positions[per_tile**2 :].view(seen.shape[0], seen.shape[1] + 1)[:, :-1].flatten()
-    token_boxes = seen.canvas.to_original(_token_boxes(seen, raster))
+    boxes = view.canvas.to_original(raster.boxes)
+    tokens = positions[per_tile**2 :].view(view.shape[0], view.shape[1] + 1)[:, :-1].flatten()
+    token_boxes = view.canvas.to_original(_token_boxes(view, raster))
     yield {
         "vision": Grid(entries, raster.rows + extra, boxes, raster.cells, raster.shape),
         "projector": Grid(entries, raster.rows, boxes, raster.cells, raster.shape),
-        "language": Grid(sample, tokens, token_boxes, cells_of(*seen.shape), seen.shape),
+        "language": Grid(sample, tokens, token_boxes, cells_of(*view.shape), view.shape),
     }
 
 
 def anyres_places(
-    *, class_rows: Callable[[Config], int], most: Callable[[Config], int] | None = None
+    *, class_rows: Callable[[Config], int], limit: Callable[[Config], int] | None = None
 ) -> Callable[..., list[Places]]:
     """Places for LLaVA-NeXT and its kin: two views, the squeezed picture and the canvas.
 
@@ -196,32 +196,32 @@ def anyres_places(
 
     Args:
         class_rows: rows of the tower before its patches, given the configuration; they are not handed on.
-        most: given the configuration, how many tiles have as many cells as the canvas may give tokens: larger ones are
+        limit: given the configuration, how many tiles have as many cells as the canvas may give tokens: larger ones are
             interpolated, and a token then stands for all cells that it is interpolated from.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
-        pictures = _pictures(config, tensors, most)
+        pictures = _pictures(config, tensors, limit)
         per_tile = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        owners = owners_of(tensors, config.image_token_id, [seen.tokens(per_tile) for seen in pictures])
-        found = []
+        owners = owners_of(tensors, config.image_token_id, [picture.tokens(per_tile) for picture in pictures])
+        places = []
         first = 0
-        for seen, (sample, image, positions) in zip(pictures, owners, strict=True):
-            views = list(_views(config, seen, first, sample, positions, class_rows(config)))
+        for picture, (sample, image, positions) in zip(pictures, owners, strict=True):
+            views = list(_views(config, picture, first, sample, positions, class_rows(config)))
             parts: tuple[Part, ...] = ("vision", "projector", "language")
             grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
-            found.append(Places(sample, image, seen.size, grids, {}))
-            first += seen.entries
-        return found
+            places.append(Places(sample, image, picture.size, grids, {}))
+            first += picture.entries
+        return places
 
     return places
 
 
-def anyres_tokens(*, most: Callable[[Config], int] | None = None) -> Callable[[Config, dict[str, Any]], list[int]]:
+def anyres_tokens(*, limit: Callable[[Config], int] | None = None) -> Callable[[Config, dict[str, Any]], list[int]]:
     """How many image tokens each picture takes, for `Family.expand`; see `anyres_places`."""
 
     def expand(config: Config, tensors: dict[str, Any]) -> list[int]:
         per_tile = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        return [seen.tokens(per_tile) for seen in _pictures(config, tensors, most)]
+        return [view.tokens(per_tile) for view in _pictures(config, tensors, limit)]
 
     return expand

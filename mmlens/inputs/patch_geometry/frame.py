@@ -28,52 +28,50 @@ class Frame:
         return (boxes.double() + shift) / scale
 
 
-def picture_frame(processor: Any | None, original: tuple[int, int] | None, processed: tuple[int, int]) -> Frame:
+def picture_frame(processor: Any | None, original: tuple[int, int] | None, target: tuple[int, int]) -> Frame:
     """The frame of one picture, from the settings of its image processor.
 
     Args:
         processor: the Hugging Face image processor, or None if the tensors were made by hand.
         original: (height, width) of the picture, or None if unknown: pixels then mean processed pixels.
-        processed: (height, width) that the vision encoder receives.
+        target: (height, width) that the vision encoder receives.
 
     Returns:
         The frame: identity without a processor; else padding to a square, resizing and centre crop, as the
         processor's own settings say.
     """
     if processor is None or original is None:
-        return Frame(*processed)
+        return Frame(*target)
     height, width = original
     padding = (0.0, 0.0)
     if getattr(processor, "do_pad", False) and not getattr(processor, "pad_size", None):
         side = max(height, width)
         padding = (float((side - height) // 2), float((side - width) // 2))
         height = width = side
-    resized = _resized(processor, height, width, processed)
-    scale = (resized[0] / height, resized[1] / width)
-    crop = tuple(
-        float((r - p) // 2) if r >= p else -float((p - r + 1) // 2) for r, p in zip(resized, processed, strict=True)
-    )
+    size = _resized(processor, height, width, target)
+    scale = (size[0] / height, size[1] / width)
+    crop = tuple(float((r - p) // 2) if r >= p else -float((p - r + 1) // 2) for r, p in zip(size, target, strict=True))
     offset = (crop[0] - padding[0] * scale[0], crop[1] - padding[1] * scale[1])
     return Frame(*original, scale, offset)
 
 
-def fitted_frame(processor: Any | None, original: tuple[int, int] | None, processed: tuple[int, int]) -> Frame:
+def fitted_frame(processor: Any | None, original: tuple[int, int] | None, target: tuple[int, int]) -> Frame:
     """The frame of one picture that was resized to fit a square and then padded around it; arguments as `picture_frame`."""
     if processor is None or original is None:
-        return Frame(*processed)
-    factor = max(processed) / max(original) if processor.do_resize else 1.0
-    least = processor.min_size if processor.do_resize else 1
-    resized = [max(round(side * factor), least) for side in original]
-    margins = [float((whole - side) // 2) for whole, side in zip(processed, resized, strict=True)]
-    return Frame(*original, (resized[0] / original[0], resized[1] / original[1]), (-margins[0], -margins[1]))
+        return Frame(*target)
+    factor = max(target) / max(original) if processor.do_resize else 1.0
+    minimum = processor.min_size if processor.do_resize else 1
+    size = [max(round(side * factor), minimum) for side in original]
+    margins = [float((length - side) // 2) for length, side in zip(target, size, strict=True)]
+    return Frame(*original, (size[0] / original[0], size[1] / original[1]), (-margins[0], -margins[1]))
 
 
-def _resized(processor: Any, height: int, width: int, processed: tuple[int, int]) -> tuple[int, int]:
+def _resized(processor: Any, height: int, width: int, target: tuple[int, int]) -> tuple[int, int]:
     """Size after resizing and before any crop."""
     if not getattr(processor, "do_resize", True):
         return height, width
     if not getattr(processor, "do_center_crop", False):
-        return processed
+        return target
     size = dict(processor.size)
     short = size.get("shortest_edge")
     if short is None:

@@ -22,8 +22,8 @@ def each_patch(config: Config, patches: tuple[int, int]) -> tuple[torch.Tensor, 
 
 def frame_places(
     *,
-    received: Joined = each_patch,
-    handed_on: Joined,
+    projector_cells: Joined = each_patch,
+    token_cells: Joined,
     class_rows: Callable[[Config], int] = lambda config: 0,
     token: Callable[[Config], int] = lambda config: config.video_token_id,
     pixels: str = "pixel_values_videos",
@@ -32,8 +32,8 @@ def frame_places(
     """Places for towers that see frames one by one; each frame has its own tokens.
 
     Args:
-        received: the rows of the projector.
-        handed_on: the rows that become tokens, those of a frame in raster order.
+        projector_cells: the rows of the projector.
+        token_cells: the rows that become tokens, those of a frame in raster order.
         class_rows: rows of the tower before its patches, given the configuration.
         token: the token of these positions, given the configuration.
         pixels: the tensor that holds the frames.
@@ -45,25 +45,25 @@ def frame_places(
         side = config.vision_config.patch_size
         side = side if isinstance(side, int) else side[0]
         patches = (height // side, width // side)
-        rows = {"vision": each_patch(config, patches), "projector": received(config, patches)}
-        joined, shape = handed_on(config, patches)
+        rows = {"vision": each_patch(config, patches), "projector": projector_cells(config, patches)}
+        cells, shape = token_cells(config, patches)
         lengths = _frame_counts(tensors[pixels], sizes)
-        owners = owners_of(tensors, token(config), [count * len(joined) + closing for count in lengths])
-        found = []
+        owners = owners_of(tensors, token(config), [count * len(cells) + closing for count in lengths])
+        places = []
         entry = 0
         for (sample, video, positions), count in zip(owners, lengths, strict=True):
             _, *original = (count, height, width) if sizes is None else sizes[sample][video]
-            seen = picture_frame(reader, (original[0], original[1]), (height, width))
+            frame = picture_frame(reader, (original[0], original[1]), (height, width))
             for number in range(count):
-                own = positions[number * len(joined) : (number + 1) * len(joined)]
+                tokens = positions[number * len(cells) : (number + 1) * len(cells)]
                 grids: dict[Part, Grid | tuple[Grid, ...]] = {
-                    "vision": _grid(seen, *rows["vision"], side, entry, class_rows(config)),
-                    "projector": _grid(seen, *rows["projector"], side, entry, 0),
-                    "language": Grid(sample, own, seen.to_original(joined * side), cells_of(*shape), shape),
+                    "vision": _grid(frame, *rows["vision"], side, entry, class_rows(config)),
+                    "projector": _grid(frame, *rows["projector"], side, entry, 0),
+                    "language": Grid(sample, tokens, frame.to_original(cells * side), cells_of(*shape), shape),
                 }
-                found.append(Places(sample, video, (seen.height, seen.width), grids, {}, frames=(number,)))
+                places.append(Places(sample, video, (frame.height, frame.width), grids, {}, frames=(number,)))
                 entry += 1
-        return found
+        return places
 
     return places
 

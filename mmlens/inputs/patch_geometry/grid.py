@@ -45,7 +45,7 @@ def raster_places(
     *,
     tokens: int = 0,
     entries: Sequence[tuple[int, int, int]] | None = None,
-    received: tuple[int, int] | None = None,
+    target: tuple[int, int] | None = None,
     frame: Callable[[Any, tuple[int, int] | None, tuple[int, int]], Frame] = picture_frame,
 ) -> list[Places]:
     """One grid a picture for each raster.
@@ -57,11 +57,11 @@ def raster_places(
         tokens: image tokens of a picture.
         entries: (entry of the batch axis of tower and projector, sample, picture) of every picture; by default one entry
             a picture, in the order of their tokens.
-        received: (height, width) that the tower receives; that of the pixels by default.
-        frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, received)`.
+        target: (height, width) that the tower receives; that of the pixels by default.
+        frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, target)`.
     """
     pixels = tensors["pixel_values"]
-    received = received or tuple(pixels.shape[-2:])
+    target = target or tuple(pixels.shape[-2:])
     if entries is None:
         owners = owners_of(tensors, config.image_token_id, [tokens] * len(pixels))
         pictures = [(number, *owner) for number, owner in enumerate(owners)]
@@ -69,7 +69,7 @@ def raster_places(
         pictures = [(*entry, torch.empty(0, dtype=torch.long)) for entry in entries]
     places = []
     for entry, sample, image, positions in pictures:
-        own_frame = frame(processor, size_of(sizes, sample, image), received)
+        own_frame = frame(processor, size_of(sizes, sample, image), target)
         grids = {
             part: Grid(
                 sample if part == "language" else entry,

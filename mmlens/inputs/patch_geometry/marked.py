@@ -64,14 +64,14 @@ class _Tower:
             positions: the picture's image tokens, entry by entry.
         """
 
-        patches, merged = (TileRaster(tiles, self.tile, side) for side in (self.side, self.side * self.merge))
+        patches, squares = (TileRaster(tiles, self.tile, side) for side in (self.side, self.side * self.merge))
 
         def grid(raster: TileRaster) -> Grid:
             where = first + start if tiles == (1, 1) else first + start + raster.numbers
             return Grid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
 
-        projector = grid(merged)
-        tokens = positions[(start + merged.numbers) * self.tokens + merged.rows]
+        projector = grid(squares)
+        tokens = positions[(start + squares.numbers) * self.tokens + squares.rows]
         return {
             "vision": grid(patches),
             "projector": projector,
@@ -93,12 +93,12 @@ def _spans(ids: torch.Tensor, marks: tuple[int, int], image_token: int) -> list[
     return spans
 
 
-def _require_tokens(positions: torch.Tensor, cut: tuple[int, int], tower: _Tower, which: str) -> None:
+def _require_tokens(positions: torch.Tensor, cut: tuple[int, int], tower: _Tower, picture: str) -> None:
     """Check that a picture has the tokens of its tiles."""
-    needed = entries_of(cut) * tower.tokens
-    if len(positions) != needed:
+    count = entries_of(cut) * tower.tokens
+    if len(positions) != count:
         raise InputError(
-            f"{which} is cut into {cut[0]} x {cut[1]} tiles, which take {needed} image tokens, but the text has "
+            f"{picture} is cut into {cut[0]} x {cut[1]} tiles, which take {count} image tokens, but the text has "
             f"{len(positions)} for it; use prepare(text, images=...)."
         )
 
@@ -110,7 +110,7 @@ def marked_places(
     merge: Callable[[Config], int],
     fit: Callable[[Any, tuple[int, int], tuple[int, int]], Frame] = stretched,
     whole_first: bool,
-    trailing: int = 0,
+    extra_rows: int = 0,
 ) -> Callable[..., list[Places]]:
     """Places for models that see a picture cut into tiles, and as a whole beside them if there are several.
 
@@ -122,15 +122,15 @@ def marked_places(
         merge: side of the squares of patches that the projector makes one row of, given the configuration.
         fit: how a picture is laid on its canvas of tiles, given `(image processor, size, size of the canvas)`.
         whole_first: whether the whole comes before the tiles or behind them.
-        trailing: rows of the tower behind a tile's patches, which have no place.
+        extra_rows: rows of the tower behind a tile's patches, which have no place.
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         pixels = tensors["pixel_values"]
         side = config.vision_config.patch_size
         tower = _Tower(tuple(pixels.shape[-2:]), side, merge(config))
-        lengths: dict[Part, int] = {"vision": math.prod(tower.patches) + trailing}
-        found = []
+        lengths: dict[Part, int] = {"vision": math.prod(tower.patches) + extra_rows}
+        places = []
         first = 0
         for sample, ids in enumerate(tensors["input_ids"].cpu()):
             for image, (begin, end) in enumerate(_spans(ids, marks(config), config.image_token_id)):
@@ -145,16 +145,16 @@ def marked_places(
                 start = 1 if whole_first and entries > 1 else 0
                 views = [tower.view(fit(processor, size, canvas), cut, start, first, sample, positions)]
                 if entries > 1:
-                    whole = stretched(processor, size, tower.tile)
+                    overview = stretched(processor, size, tower.tile)
                     start = 0 if whole_first else entries - 1
-                    views.insert(0, tower.view(whole, (1, 1), start, first, sample, positions))
+                    views.insert(0, tower.view(overview, (1, 1), start, first, sample, positions))
                 grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(v[part] for v in views) for part in PARTS}
-                found.append(Places(sample, image, size, grids, {}, lengths))
+                places.append(Places(sample, image, size, grids, {}, lengths))
                 first += entries
         if first != len(pixels):
             raise InputError(
                 f"The text marks pictures of {first} tiles, but {len(pixels)} were given; use prepare(text, images=...)."
             )
-        return found
+        return places
 
     return places

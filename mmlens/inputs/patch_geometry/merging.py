@@ -61,26 +61,26 @@ def one_sequence_places(*, merge: Callable[[Config], int], entry: int | None) ->
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         side, factor = config.vision_config.patch_size, merge(config)
-        received = [(int(height), int(width)) for height, width in tensors["image_sizes"]]
-        patches = [(height // side, width // side) for height, width in received]
-        merged = [(rows // factor, columns // factor) for rows, columns in patches]
-        found = []
+        targets = [(int(height), int(width)) for height, width in tensors["image_sizes"]]
+        patches = [(height // side, width // side) for height, width in targets]
+        squares = [(rows // factor, columns // factor) for rows, columns in patches]
+        places = []
         first = first_merged = 0
-        owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in merged])
+        owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in squares])
         for number, (sample, image, positions) in enumerate(owners):
-            (height, width), many, few = received[number], patches[number], merged[number]
-            original = size_of(sizes, sample, image) or received[number]
+            (height, width), patch_shape, square_shape = targets[number], patches[number], squares[number]
+            original = size_of(sizes, sample, image) or targets[number]
             frame = Frame(*original, (height / original[0], width / original[1]))
-            rows = torch.arange(many[0] * many[1]) + first
+            rows = torch.arange(patch_shape[0] * patch_shape[1]) + first
             behind = torch.arange(len(positions)) + first_merged
             grids: dict[Part, Grid | tuple[Grid, ...]] = {
-                "vision": raster_grid(frame, many, side, rows, 0),
-                "projector": raster_grid(frame, few, side * factor, behind, entry),
-                "language": raster_grid(frame, few, side * factor, positions, sample),
+                "vision": raster_grid(frame, patch_shape, side, rows, 0),
+                "projector": raster_grid(frame, square_shape, side * factor, behind, entry),
+                "language": raster_grid(frame, square_shape, side * factor, positions, sample),
             }
-            found.append(Places(sample, image, original, grids, {}))
+            places.append(Places(sample, image, original, grids, {}))
             first, first_merged = first + len(rows), first_merged + len(positions)
-        return found
+        return places
 
     return places
 

@@ -26,8 +26,8 @@ def by_window(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch
     """Window by window of the tower's windowed attention; within a window as `by_square`."""
     vision = config.vision_config
     side = vision.window_size // merge // vision.patch_size
-    ordered = sorted(cells_of(*shape).tolist(), key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
-    squares = torch.tensor(ordered)
+    cells = sorted(cells_of(*shape).tolist(), key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
+    squares = torch.tensor(cells)
     return _patches_of(squares, merge), squares
 
 
@@ -46,9 +46,9 @@ def one_merge(config: Config, tensors: dict[str, Any]) -> list[int]:
     return [config.vision_config.spatial_merge_size] * len(tensors["image_grid_thw"])
 
 
-def resized(processor: Any | None, original: tuple[int, int], received: tuple[int, int]) -> Frame:
+def resized(processor: Any | None, original: tuple[int, int], target: tuple[int, int]) -> Frame:
     """The frame of a picture that was resized as a whole; arguments as for `picture_frame`."""
-    return Frame(*original, (received[0] / original[0], received[1] / original[1]))
+    return Frame(*original, (target[0] / original[0], target[1] / original[1]))
 
 
 def squares_alone(shape: tuple[int, int]) -> tuple[torch.Tensor, int]:
@@ -87,23 +87,23 @@ def packed_places(
         factors = merges(config, tensors)
         shapes = [(height // merge, width // merge) for (_, height, width), merge in zip(grids, factors, strict=True)]
         owners = owners_of(tensors, config.image_token_id, [among(shape)[1] for shape in shapes])
-        found = []
+        places = []
         first = first_merged = 0
         for (sample, image, positions), shape, merge in zip(owners, shapes, factors, strict=True):
-            received: tuple[int, int] = (shape[0] * merge * side, shape[1] * merge * side)
-            original = size_of(sizes, sample, image) or received
+            target: tuple[int, int] = (shape[0] * merge * side, shape[1] * merge * side)
+            original = size_of(sizes, sample, image) or target
             own_rows, count = among(shape)
             parts = _grids(
                 order(config, shape, merge),
-                frame_of(processor, original, received),
+                frame_of(processor, original, target),
                 shape,
                 (merge, side),
                 (first, own_rows + first_merged),
                 (sample, positions[own_rows]),
             )
-            found.append(Places(sample, image, original, parts, {}, {"projector": first_merged + count}))
+            places.append(Places(sample, image, original, parts, {}, {"projector": first_merged + count}))
             first, first_merged = first + shape[0] * shape[1] * merge**2, first_merged + count
-        return found
+        return places
 
     return places
 
@@ -128,13 +128,13 @@ def _grids(
     """
     (patches, squares), (merge, side) = cells, sides
     raster = cells_of(*shape)
-    whole = (shape[0] * merge, shape[1] * merge)
+    patch_shape = (shape[0] * merge, shape[1] * merge)
 
     def boxes(of: torch.Tensor, length: int) -> torch.Tensor:
         return frame.to_original(boxes_of(of, length))
 
     return {
-        "vision": Grid(None, torch.arange(len(patches)) + rows[0], boxes(patches, side), patches, whole),
+        "vision": Grid(None, torch.arange(len(patches)) + rows[0], boxes(patches, side), patches, patch_shape),
         "projector": Grid(None, rows[1], boxes(squares, side * merge), squares, shape),
         "language": Grid(tokens[0], tokens[1], boxes(raster, side * merge), raster, shape),
     }
@@ -158,28 +158,28 @@ def packed_video_places(
         side, merge, together = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
         grids = tensors["video_grid_thw"].tolist()
         owners = owners_of(tensors, token(config), [t * h * w // merge**2 for t, h, w in grids])
-        found = []
+        places = []
         first = first_merged = 0
         for (sample, video, positions), (groups, height, width) in zip(owners, grids, strict=True):
-            received = (height * side, width * side)
-            count, *original = (groups * together, *received) if sizes is None else sizes[sample][video]
+            target = (height * side, width * side)
+            count, *original = (groups * together, *target) if sizes is None else sizes[sample][video]
             size = (original[0], original[1])
             shape = (height // merge, width // merge)
             squares = shape[0] * shape[1]
             for group in range(groups):
-                merged = torch.arange(squares) + group * squares
+                square_rows = torch.arange(squares) + group * squares
                 parts = _grids(
                     order(config, shape, merge),
-                    resized(reader, size, received),
+                    resized(reader, size, target),
                     shape,
                     (merge, side),
-                    (first, merged + first_merged),
-                    (sample, positions[merged]),
+                    (first, square_rows + first_merged),
+                    (sample, positions[square_rows]),
                 )
                 frames = tuple(range(group * together, min((group + 1) * together, count)))
-                found.append(Places(sample, video, size, parts, {}, frames=frames))
+                places.append(Places(sample, video, size, parts, {}, frames=frames))
                 first += height * width
             first_merged += groups * squares
-        return found
+        return places
 
     return places

@@ -64,8 +64,8 @@ class Places:
 
     def views(self, part: Part) -> tuple[Grid, ...]:
         """The grids of one part, one per view; none if its rows have no place."""
-        found = self.grids.get(part, ())
-        return found if isinstance(found, tuple) else (found,)
+        grids = self.grids.get(part, ())
+        return grids if isinstance(grids, tuple) else (grids,)
 
 
 def cells_of(rows: int, columns: int) -> torch.Tensor:

@@ -104,7 +104,7 @@ def canvas_places(
 
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         tower = _tower(config, tensors, merge, class_rows)
-        found = []
+        places = []
         first = 0
         for sample, ids in enumerate(tensors["input_ids"]):
             positions = (ids == config.image_token_id).nonzero().flatten().cpu()
@@ -117,20 +117,20 @@ def canvas_places(
             if not entries:
                 continue
             if sizes is None:
-                found.append(unknown_places(sample, entries))
+                places.append(unknown_places(sample, entries))
                 first += entries
                 continue
             cuts = _cuts(processor, sizes[sample], tower.tile, entries, sample)
             for image, (size, tiles) in enumerate(zip(sizes[sample], cuts, strict=True)):
                 count = entries_of(tiles)
-                own, positions = positions[: count * tower.tokens], positions[count * tower.tokens :]
-                views = list(_views(tower, size, tiles, first, sample, own))
+                tokens, positions = positions[: count * tower.tokens], positions[count * tower.tokens :]
+                views = list(_views(tower, size, tiles, first, sample, tokens))
                 grids: dict[Part, Grid | tuple[Grid, ...]] = {
                     part: tuple(view[part] for view in views) for part in PARTS
                 }
-                found.append(Places(sample, image, size, grids, {}))
+                places.append(Places(sample, image, size, grids, {}))
                 first += count
-        return found
+        return places
 
     return places
 

@@ -214,7 +214,7 @@ class Edit:
         Raises:
             InputError: if the file is not there, or holds no edit.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, what="edit")
+        tensors, about = read_tensors(path, format=_FORMAT, result="edit")
         return cls(Units(about["rows"]), tensors["deltas"], _provenance_of(about["provenance"]))
 
 
