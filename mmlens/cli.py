@@ -59,13 +59,13 @@ def tour(
     out.mkdir(parents=True, exist_ok=True)
     if scene is not None:
         scene.save(out / "scene.png")
-    wanted = nouns.split(",") if nouns else list(lab.NOUNS) if model is None else None
+    words = nouns.split(",") if nouns else list(lab.NOUNS) if model is None else None
     result = run(
         hooked,
         picture,
         prompt=prompt,
         twins=_twins(scene) if scene is not None else None,
-        nouns=wanted,
+        nouns=words,
         k=neurons,
         activation=activation,
         seed=seed,
@@ -91,11 +91,11 @@ def families() -> None:
     """List the families of models that are covered, with what was measured on each."""
     from mmlens.models.survey import as_text, read_survey
 
-    found = read_survey()
-    print(as_text(found.records))
+    survey = read_survey()
+    print(as_text(survey.records))
     print(
         "classes of transformers for pictures and text: "
-        + ", ".join(f"{n} {what}" for what, n in found.counts().items())
+        + ", ".join(f"{n} {state}" for state, n in survey.counts().items())
     )
     print(
         "measured on tiny random models of the real classes; other classes are discovered from how they run, or declared "
@@ -131,7 +131,7 @@ def _twins(scene: "Scene") -> "dict[str, tuple[Image.Image, str]]":
             twins[thing.shape] = (scene.twin(gender=other).image, other)
             continue
         kind = lab.SHAPES if thing.shape in lab.SHAPES else lab.SIGNS
-        present = {placed.shape for placed in scene.objects}
+        present = {item.shape for item in scene.objects}
         other = next(shape for shape in kind if shape not in present)
         twins[thing.shape] = (scene.twin(shape=other, object=index).image, other)
     return twins

@@ -40,24 +40,24 @@ _PLACELESS = (
 def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, processor: Any) -> list[Places]:
     """The pictures of a batch, whose rows have no known place; (0, 0) stands for a size that tensors do not tell."""
     pixels = tensors.get("pixel_values")
-    known = isinstance(pixels, torch.Tensor) and pixels.ndim > 3
-    size = (int(pixels.shape[-2]), int(pixels.shape[-1])) if known else (0, 0)  # type: ignore[union-attr]
-    counted = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
+    has_pictures = isinstance(pixels, torch.Tensor) and pixels.ndim > 3
+    size = (int(pixels.shape[-2]), int(pixels.shape[-1])) if has_pictures else (0, 0)  # type: ignore[union-attr]
+    picture_sizes = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
     return [
         Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))  # type: ignore[arg-type]
-        for sample, own in enumerate(counted)
-        for image, size in enumerate(own)
+        for sample, sample_sizes in enumerate(picture_sizes)
+        for image, size in enumerate(sample_sizes)
     ]
 
 
 def _extended(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     """Tensors that say what kind of token each is, as long as the text: tokens behind it are text."""
-    ids, made = tensors["input_ids"], {}
+    ids, extra = tensors["input_ids"], {}
     for name in ("token_type_ids", "mm_token_type_ids"):
         kinds = tensors.get(name)
         if isinstance(kinds, torch.Tensor) and kinds.shape[1] < ids.shape[1]:
-            made[name] = nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
-    return made
+            extra[name] = nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
+    return extra
 
 
 @torch.no_grad()
@@ -84,11 +84,11 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
         parts["language"], language = language_of(runs)
         stacks = vision_of(runs, language)
         names = ["blocks"] if len(stacks) == 1 else [f"stages.{n}.blocks" for n in range(len(stacks))]
-        declared = [stack_of(runs, seen, name) for seen, name in zip(stacks, names, strict=True)]
+        declarations = [stack_of(runs, stack_run, name) for stack_run, name in zip(stacks, names, strict=True)]
         is_image, rows = image_rows(runs, language)
         projector, reads = connector_of(runs, stacks, language, rows)
         parts["projector"] = replace(projector, deepstack=deepstack_of(runs, stacks[-1], language))
-        stack = declared[0] if len(declared) == 1 else tuple(declared)
+        stack = declarations[0] if len(declarations) == 1 else tuple(declarations)
         parts["vision"] = Vision(stack, read=Fixed(reads, str(reads)))
         family = Family(
             name=f"discovered:{class_name}",
@@ -148,9 +148,9 @@ _LEFT_OUT: dict[str, Callable[[Block], Block]] = {
 }
 
 
-def _without(family: Family, failed: list[str]) -> Family | None:
+def _without(family: Family, names: list[str]) -> Family | None:
     """The family without the points that fail; None if one of them cannot be left out."""
-    for name in failed:
+    for name in names:
         smaller = _without_one(family, name)
         if smaller is None:
             return None
@@ -165,16 +165,16 @@ def _without_one(family: Family, name: str) -> Family | None:
         # the tower's last norm may be there and lead nowhere: then its last block's output is what is handed on
         last = f"{family.vision.stacks[-1].path}.{family.vision.read(None)[-1]}"
         receives = family.projector.receives
-        moved = replace(family.projector, receives=(last, None))
-        return None if receives[1] is not None or receives[0] == last else replace(family, projector=moved)
-    ending = ".".join(name.split(".")[-2:])
+        projector = replace(family.projector, receives=(last, None))
+        return None if receives[1] is not None or receives[0] == last else replace(family, projector=projector)
+    suffix = ".".join(name.split(".")[-2:])
     attention = ".attn.hook_" in name
-    if ending not in _LEFT_OUT and not attention:
+    if suffix not in _LEFT_OUT and not attention:
         return None
 
     def change(stack: Stack) -> Stack:
         kinds = tuple(
-            dict.fromkeys(_without_attention(k, ending) if attention else _LEFT_OUT[ending](k) for k in stack.kinds)
+            dict.fromkeys(_without_attention(k, suffix) if attention else _LEFT_OUT[suffix](k) for k in stack.kinds)
         )
         return replace(stack, block=kinds[0] if len(kinds) == 1 else kinds)
 
@@ -184,13 +184,13 @@ def _without_one(family: Family, name: str) -> Family | None:
     return replace(family, language=replace(family.language, stack=change(family.language.stack)))
 
 
-def _without_attention(block: Block, ending: str) -> Block:
+def _without_attention(block: Block, suffix: str) -> Block:
     """The block with the heads' output alone, or with attention as a mixer where that fails too."""
     attn = block.attn
     if attn is None:
         return block
     if attn.kernel is not None:
         return replace(block, attn=replace(attn, kernel=None))
-    if ending == "attn.hook_z" and attn.scale is None:
+    if suffix == "attn.hook_z" and attn.scale is None:
         return replace(block, attn=None, mixer=attn.branch)
     return block

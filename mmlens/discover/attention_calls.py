@@ -79,8 +79,8 @@ class _OwnAttention(TorchFunctionMode):
         """Run the function; note it if it is attention."""
         result = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention:
-            given = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
-            query, key, value = (given[name] for name in ("query", "key", "value"))
+            arguments = {**dict(zip(("query", "key", "value"), args, strict=False)), **(kwargs or {})}
+            query, key, value = (arguments[name] for name in ("query", "key", "value"))
             if query.ndim == 4:
                 self.note(AttentionCall(None, 0, False, query.shape[1], query, key, value))
         elif func in (torch.softmax, F.softmax, torch.Tensor.softmax) and result.ndim == 4:
@@ -91,9 +91,9 @@ class _OwnAttention(TorchFunctionMode):
 @contextmanager
 def recording_attention(model: nn.Module) -> Iterator[None]:
     """Have every tower use the recording attention function inside the `with`."""
-    held = [getattr(module, "config", None) for module in model.modules()]
-    configs: dict[int, Any] = {id(config): config for config in held if hasattr(config, "_attn_implementation")}
-    own = {key: config._attn_implementation for key, config in configs.items()}
+    all_configs = [getattr(module, "config", None) for module in model.modules()]
+    configs: dict[int, Any] = {id(config): config for config in all_configs if hasattr(config, "_attn_implementation")}
+    originals = {key: config._attn_implementation for key, config in configs.items()}
     try:
         for config in configs.values():
             # the internal attribute: the property would hand the name on to sub-configurations, which are other towers
@@ -101,7 +101,7 @@ def recording_attention(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for key, config in configs.items():
-            config._attn_implementation_internal = own[key]
+            config._attn_implementation_internal = originals[key]
 
 
 @contextmanager

@@ -27,8 +27,8 @@ class BlockFactor:
         return torch.tanh(value) if self.through_tanh else value
 
     def __str__(self) -> str:
-        held = f"block.{self.name}"
-        return f"lambda block: {f'torch.tanh({held})' if self.through_tanh else held}"
+        path = f"block.{self.name}"
+        return f"lambda block: {f'torch.tanh({path})' if self.through_tanh else path}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,25 +79,25 @@ def residual_of(trace: Trace, block: Call) -> Residual | None:
     pre = pre.reshape(post.shape)
     candidates = _candidates(trace, inner, pre)
     summands = [(call, value, factor) for call in candidates for factor, value in _scaled(block.module, call, post)]
-    found = _pre_norm(block, inner, summands, pre, post)
-    return found or _post_norm(trace, block, inner, summands, pre, post)
+    residual = _pre_norm(block, inner, summands, pre, post)
+    return residual or _post_norm(trace, block, inner, summands, pre, post)
 
 
 def _candidates(trace: Trace, inner: list[Call], pre: torch.Tensor) -> list[Call]:
     """Calls whose output could be added to the stream; of those that return the same, the last that has parameters."""
-    kept: list[Call] = []
+    candidates: list[Call] = []
     for call in inner:
         out = call.returned
         if out is None or out.numel() != pre.numel() or out.shape[-1] != pre.shape[-1] or same(out, pre):
             continue
         if trace.count(call.module) > 1:
             continue
-        twin = next((n for n, other in enumerate(kept) if same(other.returned, out)), None)
+        twin = next((n for n, other in enumerate(candidates) if same(other.returned, out)), None)
         if twin is None:
-            kept.append(call)
+            candidates.append(call)
         elif any(True for _ in call.module.parameters()):
-            kept[twin] = call
-    return sorted(kept, key=lambda call: call.exit)
+            candidates[twin] = call
+    return sorted(candidates, key=lambda call: call.exit)
 
 
 def _scaled(block: nn.Module, call: Call, like: torch.Tensor) -> Iterator[tuple[BlockFactor | None, torch.Tensor]]:
@@ -113,16 +113,16 @@ def _scaled(block: nn.Module, call: Call, like: torch.Tensor) -> Iterator[tuple[
             yield BlockFactor(name), out * value
 
 
-def _is_sum(whole: torch.Tensor, parts: tuple[torch.Tensor, ...], smallest: float) -> bool:
+def _is_sum(result: torch.Tensor, parts: tuple[torch.Tensor, ...], smallest: float) -> bool:
     """Whether parts add up to the whole: bit by bit, or up to far less than the smaller branch."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    if torch.equal(total, whole):
+    if torch.equal(total, result):
         return True
-    if whole.dtype != torch.float32:
+    if result.dtype != torch.float32:
         return False
-    return float((total - whole).norm()) <= 1e-4 * smallest
+    return float((total - result).norm()) <= 1e-4 * smallest
 
 
 def _pre_norm(block: Call, inner: list[Call], summands: list, pre: torch.Tensor, post: torch.Tensor) -> Residual | None:  # type: ignore[type-arg]
@@ -146,11 +146,11 @@ def _pre_norm(block: Call, inner: list[Call], summands: list, pre: torch.Tensor,
 
 def _receives(call: Call, tensor: torch.Tensor) -> bool:
     """Whether a call got a tensor, up to rounding."""
-    for given in call.received.values():
-        if given.numel() == tensor.numel() and given.shape[-1:] == tensor.shape[-1:] and given.is_floating_point():
-            if torch.equal(given.reshape(tensor.shape), tensor):
+    for value in call.received.values():
+        if value.numel() == tensor.numel() and value.shape[-1:] == tensor.shape[-1:] and value.is_floating_point():
+            if torch.equal(value.reshape(tensor.shape), tensor):
                 return True
-            if tensor.dtype == torch.float32 and torch.allclose(given.reshape(tensor.shape), tensor, 1e-5, 1e-6):
+            if tensor.dtype == torch.float32 and torch.allclose(value.reshape(tensor.shape), tensor, 1e-5, 1e-6):
                 return True
     return False
 

@@ -33,20 +33,24 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
             raise
         return _by_method(runs, vision[-1], language, method)
     queries = [s for s in runs.stacks if s.role.startswith("learned") and vision[-1].last.exit < s.blocks[0].enter]
-    entrance = next((found for stack in queries for found in _around(runs, stack, vision[-1])), connector)
+    entrance = next((candidate for stack in queries for candidate in _around(runs, stack, vision[-1])), connector)
     entrance = entrance if entrance.enter < connector.enter else connector
-    argument, received = _features(runs, entrance)
-    reads = _reads(runs, vision[-1], entrance, argument, received)
-    own, returned, given = vision[-1].width * len(reads), connector.returned, entrance.received[argument]
+    argument, features = _features(runs, entrance)
+    reads = _reads(runs, vision[-1], entrance, argument, features)
+    tower_width, output_rows, input_rows = (
+        vision[-1].width * len(reads),
+        connector.returned,
+        entrance.received[argument],
+    )
     receives: tuple[str, str | None] = (entrance.path, argument)
-    packed, nested = returned.ndim == 2, returned.ndim == 4  # type: ignore[union-attr]
-    axes = min(2 if packed else 4 if nested else 3, vision[-1].last.returned.ndim)  # type: ignore[union-attr]
-    if given.shape[-1] % own or given.ndim > axes:
+    is_packed, is_nested = output_rows.ndim == 2, output_rows.ndim == 4  # type: ignore[union-attr]
+    axes = min(2 if is_packed else 4 if is_nested else 3, vision[-1].last.returned.ndim)  # type: ignore[union-attr]
+    if input_rows.shape[-1] % tower_width or input_rows.ndim > axes:
         # something between them changes the rows: hand on what the tower returns
         end = _end(runs, vision[-1].blocks[reads[-1]])
-        receives, given = (end.path, None), end.returned  # type: ignore[assignment]
-    beside = given.shape[-1] // own
-    n_in, n_out = (x.numel() // x.shape[-1] for x in (given, returned))  # type: ignore[union-attr]
+        receives, input_rows = (end.path, None), end.returned  # type: ignore[assignment]
+    beside = input_rows.shape[-1] // tower_width
+    n_in, n_out = (x.numel() // x.shape[-1] for x in (input_rows, output_rows))  # type: ignore[union-attr]
     asks = bool(queries) or (n_in != n_out and entrance is connector and _mixes(entrance, argument))
     projector = Projector(
         receives=receives,
@@ -55,8 +59,8 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
         queries=asks,
         receives_rows="projector" if n_in == n_out and not asks else "vision",
         side_by_side=Fixed(beside, str(beside)),
-        packed=packed,
-        nested=nested,
+        packed=is_packed,
+        nested=is_nested,
     )
     return projector, reads
 
@@ -73,7 +77,7 @@ def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tenso
     """The outermost module outside of the tower whose rows the language model holds at the image positions."""
     first = language.blocks[0].enter
     towers = [stack.blocks[0] for stack in vision]
-    found = []
+    calls_found = []
     for call in runs.own.calls:
         if call.exit > first or call.returned is None or call.returned.shape[-1:] != rows.shape[-1:]:
             continue
@@ -82,8 +86,8 @@ def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tenso
         if not any(True for _ in call.module.parameters()):
             continue
         if matched(rows, runs.change(call)) >= 0.5:
-            found.append(call)
-    outermost = [c for c in found if not any(o.enter < c.enter and c.exit < o.exit for o in found)]
+            calls_found.append(call)
+    outermost = [c for c in calls_found if not any(o.enter < c.enter and c.exit < o.exit for o in calls_found)]
     if not outermost:
         raise NotFound("no module returns the rows that the language model holds at the image positions")
     last = outermost[-1]
@@ -110,19 +114,19 @@ def _moving(runs: Runs, call: Call) -> list[str]:
 
 def _features(runs: Runs, entrance: Call) -> tuple[str, torch.Tensor]:
     """The argument by which the vision features come in, and how it changes with the pixels."""
-    moving = _moving(runs, entrance)
-    if not moving:
+    arguments = _moving(runs, entrance)
+    if not arguments:
         raise NotFound(f"{entrance.path} receives no tensor that depends on the pixels")
-    change = runs.change_in(entrance, moving[0])
-    return moving[0], change  # type: ignore[return-value]
+    change = runs.change_in(entrance, arguments[0])
+    return arguments[0], change  # type: ignore[return-value]
 
 
-def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, received: torch.Tensor) -> list[int]:
+def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, features: torch.Tensor) -> list[int]:
     """The blocks whose output is handed on: by their rows, side by side or through a norm; else the last with an effect."""
     width = vision.width
     outputs = [runs.change(block) for block in vision.blocks]
-    if received.shape[-1] % width == 0:
-        pieces = received.split(width, dim=-1)
+    if features.shape[-1] % width == 0:
+        pieces = features.split(width, dim=-1)
         read = []
         for piece in pieces:
             alike = [float(likeness(piece, out).mean()) for out in outputs]
@@ -134,9 +138,9 @@ def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, received: to
         for call in runs.own.calls:
             if call.enter < vision.blocks[0].exit or call.enter > entrance.enter or not is_norm(call.module):
                 continue
-            given = next(iter(call.received.values()), None)
-            if matched(received, runs.change(call)) > 0.9:
-                through = [n for n, block in enumerate(vision.blocks) if same(block.returned, given)]
+            inputs = next(iter(call.received.values()), None)
+            if matched(features, runs.change(call)) > 0.9:
+                through = [n for n, block in enumerate(vision.blocks) if same(block.returned, inputs)]
                 if through:
                     return through
     return [_last_that_reaches(runs, vision, entrance, argument)]
@@ -148,7 +152,7 @@ def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> i
         again = traced(
             runs.model, runs.inputs, only=call.path.__eq__, change=(vision.blocks[number].module, noisy)
         ).calls[0]
-        before, after = (each.received[argument] if argument else each.stream for each in (call, again))
+        before, after = (run_call.received[argument] if argument else run_call.stream for run_call in (call, again))
         if not same(before, after):
             return number
     raise NotFound(f"no block of {vision.path} reaches {call.path}")
@@ -157,10 +161,10 @@ def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> i
 def _end(runs: Runs, block: Call) -> Call:
     """The tower's last call on the stream of its blocks: its norm, or the block itself."""
     for call in runs.own.calls:
-        given = next(iter(call.received.values()), None)
-        if given is None or call.enter < block.exit or not is_norm(call.module):
+        inputs = next(iter(call.received.values()), None)
+        if inputs is None or call.enter < block.exit or not is_norm(call.module):
             continue
-        if same(given, block.returned) and given.ndim == block.returned.ndim:  # type: ignore[union-attr]
+        if same(inputs, block.returned) and inputs.ndim == block.returned.ndim:  # type: ignore[union-attr]
             return call
     return block
 
@@ -169,14 +173,14 @@ def _end(runs: Runs, block: Call) -> Call:
 def _mixes(call: Call, argument: str) -> bool:
     """Whether every row that a call returns depends on every row that it received; said of the first one."""
     args, kwargs = call.arguments
-    given = call.received[argument]
-    new = given.clone()
-    new.flatten(0, -2)[0] = noisy(given).flatten(0, -2)[0]
+    rows = call.received[argument]
+    new = rows.clone()
+    new.flatten(0, -2)[0] = noisy(rows).flatten(0, -2)[0]
 
-    def swap(held: object) -> object:
-        return new if held is given else held
+    def swap(value: object) -> object:
+        return new if value is rows else value
 
-    again = call.module(*map(swap, args), **{name: swap(held) for name, held in kwargs.items()})
+    again = call.module(*map(swap, args), **{name: swap(value) for name, value in kwargs.items()})
     again = again[0] if isinstance(again, tuple) else again
     return bool((again != call.returned).flatten(0, -2).any(-1).all())
 
@@ -189,7 +193,7 @@ def _mlp(runs: Runs, connector: Call) -> Mlp | None:
         for call in runs.own.within(connector)
         if not any(call.path.startswith(f"{stack.path}.") for stack in inside)
     ]
-    found = mlp_in(runs.own, calls, connector, "")
-    if found is None or not {"up", "gate", "gate_up"} & set(found) or "act" not in found:
+    mlp = mlp_in(runs.own, calls, connector, "")
+    if mlp is None or not {"up", "gate", "gate_up"} & set(mlp) or "act" not in mlp:
         return None
-    return Mlp(**found)  # type: ignore[arg-type]
+    return Mlp(**mlp)  # type: ignore[arg-type]

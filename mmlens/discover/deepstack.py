@@ -29,10 +29,10 @@ def deepstack_of(runs: Runs, vision: Seen, language: Seen) -> DeepStack | None:
         if not isinstance(module, nn.ModuleList) or any(f"{path}.".startswith(f"{stack}.") for stack in stacks):
             continue
         calls = [runs.own.of(f"{path}.{name}") for name, _ in module.named_children()]
-        if calls and all(len(each) == 1 for each in calls):
-            found = _mergers(runs, path, [each[0] for each in calls], vision, gains)
-            if found is not None:
-                return found
+        if calls and all(len(merger_calls) == 1 for merger_calls in calls):
+            deepstack = _mergers(runs, path, [merger_calls[0] for merger_calls in calls], vision, gains)
+            if deepstack is not None:
+                return deepstack
     return None
 
 
@@ -55,10 +55,10 @@ def _mergers(
     reads: list[int] = []
     into: list[int] = []
     for call in calls:
-        given = next(iter(call.received.values()), None)
-        returned = None if call.returned is None else call.returned.flatten(0, -2)
-        read = [number for number, block in enumerate(vision.blocks) if same(block.returned, given)]
-        target = [number for number, gain in gains.items() if matched(gain, returned) > 0.9]
+        inputs = next(iter(call.received.values()), None)
+        outputs = None if call.returned is None else call.returned.flatten(0, -2)
+        read = [number for number, block in enumerate(vision.blocks) if same(block.returned, inputs)]
+        target = [number for number, gain in gains.items() if matched(gain, outputs) > 0.9]
         if not read or not target:
             return None
         reads.append(read[-1])

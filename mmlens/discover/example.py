@@ -43,7 +43,7 @@ def example_for(model: nn.Module, processor: Any) -> dict[str, torch.Tensor]:
         vision=unknown,
         projector=unknown,
         language=unknown,
-        places=lambda *given: [],
+        places=lambda *arguments: [],
         placeholder=placeholder,
         token_kinds=True,
     )
@@ -56,5 +56,5 @@ def example_for(model: nn.Module, processor: Any) -> dict[str, torch.Tensor]:
             f"{error}); {advice}"
         ) from error
     device = next(model.parameters()).device
-    accepted = inspect.signature(model.forward).parameters
-    return {k: v.to(device) for k, v in batch.inputs.items() if k != "token_type_ids" or k in accepted}
+    parameters = inspect.signature(model.forward).parameters
+    return {k: v.to(device) for k, v in batch.inputs.items() if k != "token_type_ids" or k in parameters}

@@ -30,9 +30,10 @@ def method_of(runs: Runs, rows: torch.Tensor) -> Method | None:
         before, after = (_result(runs.model, module, inputs) for inputs in (runs.inputs, {**runs.inputs, **other}))
         for field in vars(before) if before is not None else ():
             pair = [_rows(getattr(result, field, None)) for result in (before, after)]
-            if any(each is None or each.shape[-1] != rows.shape[-1] for each in pair) or pair[0].shape != pair[1].shape:  # type: ignore[union-attr]
+            if any(tensor is None or tensor.shape[-1] != rows.shape[-1] for tensor in pair):
                 continue
-            if matched(rows, pair[1] - pair[0]) >= 0.5:  # type: ignore[operator]
+            first, second = (tensor for tensor in pair if tensor is not None)
+            if first.shape == second.shape and matched(rows, second - first) >= 0.5:
                 return Method(path, METHOD, field)
     return None
 
@@ -40,11 +41,11 @@ def method_of(runs: Runs, rows: torch.Tensor) -> Method | None:
 @torch.no_grad()
 def _result(model: nn.Module, module: nn.Module, inputs: Mapping[str, Any]) -> Any:
     """What the method returned in one run of the model; None if it was not called just once."""
-    own, results = getattr(module, METHOD), []
+    original, results = getattr(module, METHOD), []
 
-    @functools.wraps(own)
+    @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        results.append(own(*args, **kwargs))
+        results.append(original(*args, **kwargs))
         return results[-1]
 
     vars(module)[METHOD] = watched
@@ -56,9 +57,9 @@ def _result(model: nn.Module, module: nn.Module, inputs: Mapping[str, Any]) -> A
     return results[0] if len(results) == 1 else None
 
 
-def _rows(held: Any) -> torch.Tensor | None:
+def _rows(value: Any) -> torch.Tensor | None:
     """Features in one tensor, or in one per picture, as `[row width]`."""
-    pieces = [held] if isinstance(held, torch.Tensor) else list(held) if isinstance(held, list | tuple) else []
+    pieces = [value] if isinstance(value, torch.Tensor) else list(value) if isinstance(value, list | tuple) else []
     if not pieces or not all(isinstance(piece, torch.Tensor) and piece.ndim > 1 for piece in pieces):
         return None
     return torch.cat([piece.float().flatten(0, -2) for piece in pieces])

@@ -47,39 +47,39 @@ def block_of(model: nn.Module, trace: Trace, call: Call) -> tuple[Block, int]:
 def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> tuple[Attention | None, int]:
     """The attention of a branch, or None where it holds none that hooks could enter."""
     notes = [note for note in trace.attention if branch.start < note.when < branch.end]
-    registered = [note for note in notes if note.registered]
+    kernel_notes = [note for note in notes if note.registered]
     calls = inside_of(trace, branch.start, branch.end)
     path = relative(branch.call.path, block.path)
     scale = branch.factor
-    if not registered:
+    if not kernel_notes:
         heads = {note.heads for note in notes}
         end = _output_linear(trace, calls, notes, branch) if len(heads) == 1 else None
         if end is None or end.module.in_features % min(heads):  # type: ignore[operator]
             return None, 1
-        count, found = heads.pop(), {}
+        count, projections = heads.pop(), {}
         if len(notes) == 1 and notes[0].query is not None:
             width = int(end.module.in_features)  # type: ignore[arg-type]
-            found = _projections(model, block, notes[0], calls, width)
-        inside = {name: relative(linear, block.path) for name, linear in found.items()}
+            projections = _projections(model, block, notes[0], calls, width)
+        inside = {name: relative(linear, block.path) for name, linear in projections.items()}
         last = relative(end.path, block.path)
         return Attention(None, branch=path, o=last, scale=scale, **inside), count  # type: ignore[arg-type]
-    modules = {id(note.module): note.module for note in registered}
-    kernel = next((c for c in trace.calls if len(modules) == 1 and c.module is registered[0].module), None)
-    o = _output_linear(trace, calls, registered, branch)
+    modules = {id(note.module): note.module for note in kernel_notes}
+    kernel = next((c for c in trace.calls if len(modules) == 1 and c.module is kernel_notes[0].module), None)
+    o = _output_linear(trace, calls, kernel_notes, branch)
     if kernel is None or o is None or not kernel.path.startswith(block.path):
         return None, 1
-    count = registered[0].heads
-    if o.module.in_features != count * registered[0].output.shape[-1]:  # type: ignore[union-attr]
+    count = kernel_notes[0].heads
+    if o.module.in_features != count * kernel_notes[0].output.shape[-1]:  # type: ignore[union-attr]
         return None, 1
-    found = _projections(model, kernel, registered[0], calls, count * registered[0].output.shape[-1])  # type: ignore[union-attr]
-    inside = {name: relative(linear, block.path) for name, linear in found.items()}
+    projections = _projections(model, kernel, kernel_notes[0], calls, count * kernel_notes[0].output.shape[-1])  # type: ignore[union-attr]
+    inside = {name: relative(linear, block.path) for name, linear in projections.items()}
     attention = Attention(
         kernel=relative(kernel.path, block.path),
         branch=path,
         o=relative(o.path, block.path),
         scale=scale,
-        gated=_is_gated(found, o, registered, calls),
-        latent=registered[0].query.shape[-1] != registered[0].output.shape[-1],  # type: ignore[union-attr]
+        gated=_is_gated(projections, o, kernel_notes, calls),
+        latent=kernel_notes[0].query.shape[-1] != kernel_notes[0].output.shape[-1],  # type: ignore[union-attr]
         **inside,  # type: ignore[arg-type]
     )
     return attention, count
@@ -92,8 +92,8 @@ def _output_linear(trace: Trace, calls: list[Call], notes: list[AttentionCall], 
     if outputs:
         z = torch.cat([output.flatten(-2).flatten(0, -2) for output in outputs])
         for call in after:
-            given = next(iter(call.received.values()))
-            if given.shape[-1] == z.shape[-1] and torch.equal(given.flatten(0, -2), z):
+            inputs = next(iter(call.received.values()))
+            if inputs.shape[-1] == z.shape[-1] and torch.equal(inputs.flatten(0, -2), z):
                 return call
     last = branch.call
     return next((c for c in reversed(after) if same(c.returned, last.returned) or feeds(trace, c, last)), None)
@@ -102,19 +102,19 @@ def _output_linear(trace: Trace, calls: list[Call], notes: list[AttentionCall], 
 def _projections(model: nn.Module, kernel: Call, note: AttentionCall, calls: list[Call], width: int) -> dict[str, str]:
     """Which linears make queries, keys and values: found by changing what each returns, and looking at what moves."""
     before = [c for c in linears_of(calls) if kernel.enter < c.enter and c.exit < note.when]
-    moved: dict[str, set[str]] = {}
+    reach: dict[str, set[str]] = {}
     for call in before:
-        moved[call.path] = _moved(model, kernel, note, call.module, noisy)
-    found: dict[str, str] = {}
+        reach[call.path] = _moved(model, kernel, note, call.module, noisy)
+    paths: dict[str, str] = {}
     for name in "qkv":
-        own = [call for call in before if moved[call.path] == {name}]
-        widths = [call.module.out_features for call in own]
-        if own and widths.count(widths[-1]) == 1:  # of two alike, each would hold for some rows alone
-            found[name] = own[-1].path
-    if set(found) == set("qkv"):
-        return found
+        matches = [call for call in before if reach[call.path] == {name}]
+        widths = [call.module.out_features for call in matches]
+        if matches and widths.count(widths[-1]) == 1:  # of two alike, each would hold for some rows alone
+            paths[name] = matches[-1].path
+    if set(paths) == set("qkv"):
+        return paths
     for call in before:
-        if moved[call.path] == set("qkv") and _is_in_thirds(model, kernel, note, call, width):
+        if reach[call.path] == set("qkv") and _is_in_thirds(model, kernel, note, call, width):
             return {"qkv": call.path}
     return {}
 
@@ -155,21 +155,21 @@ def _is_in_thirds(model: nn.Module, kernel: Call, note: AttentionCall, call: Cal
     return True
 
 
-def _is_gated(found: dict[str, str], o: Call, notes: list[AttentionCall], calls: list[Call]) -> bool:
+def _is_gated(projections: dict[str, str], o: Call, notes: list[AttentionCall], calls: list[Call]) -> bool:
     """Whether the linear of the queries also gives every head a gate."""
-    query = next((call for call in calls if call.path == found.get("q")), None)
+    query = next((call for call in calls if call.path == projections.get("q")), None)
     if query is None or len(notes) != 1 or query.returned is None:
         return False
     z = notes[0].output.flatten(-2)  # type: ignore[union-attr]
-    given = next(iter(o.received.values()))
+    inputs = next(iter(o.received.values()))
     if (
         query.returned.shape[-1] != 2 * z.shape[-1]
-        or given.numel() != z.numel()
+        or inputs.numel() != z.numel()
         or query.returned.numel() != 2 * z.numel()
     ):
         return False
     _, gate = query.returned.unflatten(-1, (notes[0].heads, -1)).chunk(2, -1)
-    return torch.allclose(given.reshape(z.shape), z * gate.flatten(-2).reshape(z.shape).sigmoid(), 1e-3, 1e-5)
+    return torch.allclose(inputs.reshape(z.shape), z * gate.flatten(-2).reshape(z.shape).sigmoid(), 1e-3, 1e-5)
 
 
 # -- norms -----------------------------------------------------------------------------------------------------------
@@ -178,35 +178,35 @@ def _is_gated(found: dict[str, str], o: Call, notes: list[AttentionCall], calls:
 def _norm_in_front(trace: Trace, block: Call, branch: Branch) -> Norm | None:
     """The norm that reads the stream for a branch."""
     for call in sorted(inside_of(trace, branch.start, branch.end), key=lambda call: call.enter):
-        given = next(iter(call.received.values()), None)
-        if given is None or call.returned is None or not is_norm(call.module) or trace.count(call.module) > 1:
+        inputs = next(iter(call.received.values()), None)
+        if inputs is None or call.returned is None or not is_norm(call.module) or trace.count(call.module) > 1:
             continue
-        if given.numel() == branch.reads.numel() and given.shape[-1] == branch.reads.shape[-1]:
-            reads = branch.reads.reshape(given.shape)
-            found = norm_of(call, relative(call.path, block.path)) if torch.allclose(given, reads, 1e-4, 1e-5) else None
+        if inputs.numel() == branch.reads.numel() and inputs.shape[-1] == branch.reads.shape[-1]:
+            reads = branch.reads.reshape(inputs.shape)
+            norm = norm_of(call, relative(call.path, block.path)) if torch.allclose(inputs, reads, 1e-4, 1e-5) else None
             # a norm of some rows alone is not what the branch reads
-            if found is not None and any(same(call.returned, x) for o in trace.calls for x in o.received.values()):
-                return found
+            if norm is not None and any(same(call.returned, x) for o in trace.calls for x in o.received.values()):
+                return norm
     return None
 
 
 def norm_of(call: Call, path: str) -> Norm | None:
     """A norm's declaration, if it computes what a layer norm or an RMS norm would."""
-    given, returned, module = next(iter(call.received.values())), call.returned, call.module
-    if returned is None or given.shape != returned.shape or torch.equal(given, returned):
+    inputs, outputs, module = next(iter(call.received.values())), call.returned, call.module
+    if outputs is None or inputs.shape != outputs.shape or torch.equal(inputs, outputs):
         return None
     eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     best: tuple[float, Norm] | None = None
-    for centred in (False, True):
-        x = given.float()
-        x = x - x.mean(-1, keepdim=True) if centred else x
+    for is_centred in (False, True):
+        x = inputs.float()
+        x = x - x.mean(-1, keepdim=True) if is_centred else x
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
         for offset in (0.0, 1.0) if isinstance(weight, torch.Tensor) else (0.0,):
             out = x * (weight.float() + offset) if isinstance(weight, torch.Tensor) else x
             out = out + bias.float() if isinstance(bias, torch.Tensor) else out
-            error = float((out - returned.float()).norm() / returned.float().norm().clamp(min=1e-12))
+            error = float((out - outputs.float()).norm() / outputs.float().norm().clamp(min=1e-12))
             if best is None or error < best[0]:
-                best = error, Norm(path, centred=centred, offset=offset)
-    tolerance = 1e-3 if given.dtype == torch.float32 else 3e-2
+                best = error, Norm(path, centred=is_centred, offset=offset)
+    tolerance = 1e-3 if inputs.dtype == torch.float32 else 3e-2
     return best[1] if best is not None and best[0] < tolerance else None

@@ -17,8 +17,8 @@ def mlp_branch(trace: Trace, block: Call, branch: Branch) -> Mlp:
     """The MLP of a branch, or the mixture of experts."""
     calls = inside_of(trace, branch.start, branch.end)
     path = relative(branch.call.path, block.path)
-    found = mlp_in(trace, calls, branch.call, block.path)
-    if found is None:
+    mlp = mlp_in(trace, calls, branch.call, block.path)
+    if mlp is None:
         router, item = _router(calls)
         return Mlp(
             branch=path,
@@ -27,7 +27,7 @@ def mlp_branch(trace: Trace, block: Call, branch: Branch) -> Mlp:
             shared=_shared(trace, calls, branch, block.path),
             scale=branch.factor,
         )
-    return Mlp(branch=path, scale=branch.factor, **found)
+    return Mlp(branch=path, scale=branch.factor, **mlp)
 
 
 def _shared(trace: Trace, calls: list[Call], branch: Branch, root: str) -> Mlp | None:
@@ -37,9 +37,9 @@ def _shared(trace: Trace, calls: list[Call], branch: Branch, root: str) -> Mlp |
         out = call.returned
         if trace.count(call.module) > 1 or out is None or out.shape[-1] != branch.reads.shape[-1]:
             continue
-        found = mlp_in(trace, calls, call, root) if out.numel() // out.shape[-1] == rows else None
-        if found is not None and {"up", "gate", "gate_up"} & set(found):
-            return Mlp(**found)
+        expert = mlp_in(trace, calls, call, root) if out.numel() // out.shape[-1] == rows else None
+        if expert is not None and {"up", "gate", "gate_up"} & set(expert):
+            return Mlp(**expert)
     return None
 
 
@@ -62,23 +62,23 @@ def mlp_in(trace: Trace, calls: list[Call], last: Call, root: str) -> dict[str, 
     before = [call for call in before if call.returned.numel() // call.returned.shape[-1] == rows]  # type: ignore[union-attr]
     names: dict[str, Any] = {"down": relative(down.path, root)}
     act = _activation(trace, calls, down, width)
-    whole = [call for call in before if call.module.out_features == width]
-    fused = [call for call in before if call.module.out_features == 2 * width]
-    entering = None if act is None else next(iter(act.received.values()))
-    gate = next((call for call in whole[-2:] if same(call.returned, entering)), None)
-    if act is not None and (whole or fused):
+    single_linears = [call for call in before if call.module.out_features == width]
+    double_linears = [call for call in before if call.module.out_features == 2 * width]
+    act_input = None if act is None else next(iter(act.received.values()))
+    gate = next((call for call in single_linears[-2:] if same(call.returned, act_input)), None)
+    if act is not None and (single_linears or double_linears):
         names["act"] = relative(act.path, root)
-    if len(whole) >= 2 and gate is not None:
-        other = next(call for call in whole[-2:] if call is not gate)
+    if len(single_linears) >= 2 and gate is not None:
+        other = next(call for call in single_linears[-2:] if call is not gate)
         if _is_product(down, act, other):
             return names | {"gate": relative(gate.path, root), "up": relative(other.path, root)}
-    if fused and entering is not None:
-        for half, first in zip(fused[-1].returned.chunk(2, -1), (False, True), strict=True):  # type: ignore[union-attr]
-            if same(half, entering):
-                fields = names | {"gate_up": relative(fused[-1].path, root)}
+    if double_linears and act_input is not None:
+        for half, first in zip(double_linears[-1].returned.chunk(2, -1), (False, True), strict=True):  # type: ignore[union-attr]
+            if same(half, act_input):
+                fields = names | {"gate_up": relative(double_linears[-1].path, root)}
                 return fields | {"up_first": True} if first else fields
     if act is None:
-        return names | _by_function(down, whole, fused, root)
+        return names | _by_function(down, single_linears, double_linears, root)
     if gate is not None:
         names["up"] = relative(gate.path, root)
     return names
@@ -94,40 +94,40 @@ _FUNCTIONS = (
 )
 
 
-def _by_function(down: Call, whole: list[Call], fused: list[Call], root: str) -> dict[str, Any]:
+def _by_function(down: Call, linears: list[Call], double_linears: list[Call], root: str) -> dict[str, Any]:
     """The linears of a hidden layer whose activation is no module: told by the function that gives what `down` receives."""
-    given = next(iter(down.received.values()))
+    inputs = next(iter(down.received.values()))
 
     def is_gated(gate: torch.Tensor, up: torch.Tensor) -> bool:
         products = (function(gate) * up for function in _FUNCTIONS)
-        return any(torch.allclose(each.reshape(given.shape), given, 1e-2, 1e-4) for each in products)
+        return any(torch.allclose(product.reshape(inputs.shape), inputs, 1e-2, 1e-4) for product in products)
 
-    for gate, up in itertools.permutations(whole[-2:], 2):
+    for gate, up in itertools.permutations(linears[-2:], 2):
         if is_gated(gate.returned, up.returned):  # type: ignore[arg-type]
             return {"gate": relative(gate.path, root), "up": relative(up.path, root)}
-    for call in fused[-1:]:
+    for call in double_linears[-1:]:
         first, second = call.returned.chunk(2, -1)  # type: ignore[union-attr]
         for halves, up_first in (((first, second), False), ((second, first), True)):
             if is_gated(*halves):
                 return {"gate_up": relative(call.path, root), **({"up_first": True} if up_first else {})}
-    return {"up": relative(whole[-1].path, root)} if len(whole) == 1 and not fused else {}
+    return {"up": relative(linears[-1].path, root)} if len(linears) == 1 and not double_linears else {}
 
 
 def _is_product(down: Call, act: Call | None, other: Call) -> bool:
     """Whether a gated MLP's last linear receives the activation times the other linear's output."""
-    given = next(iter(down.received.values()))
+    inputs = next(iter(down.received.values()))
     if act is None or act.returned is None or other.returned is None:
         return False
     product = act.returned * other.returned.reshape(act.returned.shape)
-    return torch.allclose(product.reshape(given.shape), given, 1e-2, 1e-4)
+    return torch.allclose(product.reshape(inputs.shape), inputs, 1e-2, 1e-4)
 
 
 def feeds(trace: Trace, linear: Call, last: Call) -> bool:
     """Whether what a linear returns is what the last module (a norm, a scale) turns into the branch."""
-    given = next(iter(last.received.values()), None)
+    inputs = next(iter(last.received.values()), None)
     if is_linear(last.module) or linear.exit > last.exit:
         return False
-    if same(linear.returned, given):
+    if same(linear.returned, inputs):
         return True
     tail = [c for c in trace.within(last) if c.enter > linear.exit and same(c.returned, last.returned)]
     return any(same(linear.returned, next(iter(c.received.values()), None)) for c in tail)
@@ -136,11 +136,11 @@ def feeds(trace: Trace, linear: Call, last: Call) -> bool:
 def _activation(trace: Trace, calls: list[Call], down: Call, width: int) -> Call | None:
     """The module that applies the activation function to the hidden layer."""
     for call in reversed(calls):
-        given = next(iter(call.received.values()), None)
-        if given is None or call.returned is None or call.exit > down.enter or trace.count(call.module) > 1:
+        inputs = next(iter(call.received.values()), None)
+        if inputs is None or call.returned is None or call.exit > down.enter or trace.count(call.module) > 1:
             continue
-        plain = not any(True for _ in call.module.parameters()) and given.shape == call.returned.shape
-        if plain and given.shape[-1] == width and not torch.equal(given, call.returned):
+        plain = not any(True for _ in call.module.parameters()) and inputs.shape == call.returned.shape
+        if plain and inputs.shape[-1] == width and not torch.equal(inputs, call.returned):
             return call
     return None
 
@@ -151,12 +151,12 @@ def _router(calls: list[Call]) -> tuple[Call | None, int | None]:
     experts |= {len(m) for call in calls for m in call.module.children() if isinstance(m, nn.ModuleList)}
     for call in calls:
         weight = getattr(call.module, "weight", None)
-        given = next(iter(call.received.values()), None)
-        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) not in experts or given is None:
+        inputs = next(iter(call.received.values()), None)
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or len(weight) not in experts or inputs is None:
             continue
-        if given.shape[-1] != weight.shape[1]:
+        if inputs.shape[-1] != weight.shape[1]:
             continue
-        logits = (given.to(weight.dtype) @ weight.T).flatten(0, -2)
+        logits = (inputs.to(weight.dtype) @ weight.T).flatten(0, -2)
         bias = getattr(call.module, "bias", None)
         logits = logits if not isinstance(bias, torch.Tensor) else logits + bias
         items = call.items or (call.returned,)

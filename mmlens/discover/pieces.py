@@ -21,5 +21,5 @@ def inside_of(trace: Trace, start: int, end: int) -> list[Call]:
 
 def linears_of(calls: Iterable[Call]) -> list[Call]:
     """Calls of linears, those inside of an adapter's left out."""
-    found = [call for call in calls if is_linear(call.module)]
-    return [c for c in found if not any(o.enter < c.enter and c.exit < o.exit for o in found)]
+    linears = [call for call in calls if is_linear(call.module)]
+    return [c for c in linears if not any(o.enter < c.enter and c.exit < o.exit for o in linears)]

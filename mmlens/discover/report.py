@@ -10,13 +10,13 @@ from mmlens.discover.runs import Runs
 def written(value: Any) -> str:
     """A piece of a declaration as Python code, defaults left out."""
     if is_dataclass(value) and not isinstance(value, type) and not callable(value):
-        given = []
+        arguments = []
         for field in fields(value):
-            own = getattr(value, field.name)
+            value_of_field = getattr(value, field.name)
             default = field.default if field.default is not MISSING else MISSING
-            if own is not default and own != default:
-                given.append(f"{field.name}={written(own)}")
-        return f"{type(value).__name__}({', '.join(given)})"
+            if value_of_field is not default and value_of_field != default:
+                arguments.append(f"{field.name}={written(value_of_field)}")
+        return f"{type(value).__name__}({', '.join(arguments)})"
     if isinstance(value, tuple | list):
         inner = ", ".join(map(written, value))
         if isinstance(value, list):
@@ -63,7 +63,7 @@ def found_in(runs: Runs | None) -> str:
                 f"{type(note.module).__name__}, {how}, {note.heads} heads"
             )
     lines = [f"  stack {stack}" for stack in runs.stacks] or ["  no list of modules that runs like a stack of blocks"]
-    lines += [f"  attention in {where}: {what}" for where, what in attention.items()]
+    lines += [f"  attention in {where}: {description}" for where, description in attention.items()]
     return "\n".join(lines)
 
 

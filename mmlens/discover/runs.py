@@ -73,14 +73,14 @@ class Runs:
         floats = {k: noisy(v) for k, v in inputs.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
         if not floats:
             raise NotFound("the example holds no pixels (no floating-point tensor)")
-        own = traced(model, inputs)
-        stacks = _stacks(model, own)
+        first_trace = traced(model, inputs)
+        stacks = _stacks(model, first_trace)
         blocks = {call.path for stack in stacks for call in stack.blocks}
         other = ids.clone()
         choices = ids[0, :-1]
         other[:, -1] = choices[choices != ids[0, -1]][-1]
         text = traced(model, {**inputs, "input_ids": other}, only=blocks.__contains__)
-        return cls(model, inputs, own, traced(model, {**inputs, **floats}), text, stacks)
+        return cls(model, inputs, first_trace, traced(model, {**inputs, **floats}), text, stacks)
 
     def change(self, call: Call) -> torch.Tensor | None:
         """How what a call returns differs when the pixels do, `[row width]`; None if that cannot be said."""
@@ -111,8 +111,8 @@ class Runs:
 
     def twin(self, other: Trace, call: Call) -> Call | None:
         """The same call in another run."""
-        own, found = self.own.of(call.path), other.of(call.path)
-        return found[own.index(call)] if len(own) == len(found) else None
+        calls, twin_calls = self.own.of(call.path), other.of(call.path)
+        return twin_calls[calls.index(call)] if len(calls) == len(twin_calls) else None
 
 
 def _difference(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
@@ -128,7 +128,7 @@ def likeness(rows: torch.Tensor, others: torch.Tensor | None) -> torch.Tensor:
     rows, others = rows[rows.norm(dim=-1) > 0], others[others.norm(dim=-1) > 0]
     if not len(rows) or not len(others):
         return torch.zeros(1)
-    rows, others = (nn.functional.normalize(each.double(), dim=-1) for each in (rows, others))
+    rows, others = (nn.functional.normalize(vectors.double(), dim=-1) for vectors in (rows, others))
     return (rows @ others.T).max(dim=1).values
 
 
@@ -139,24 +139,24 @@ def matched(rows: torch.Tensor, others: torch.Tensor | None) -> float:
 
 def _stacks(model: nn.Module, trace: Trace) -> list[Seen]:
     """The outermost lists whose entries all ran once, in their order, on a stream that keeps its shape."""
-    found: list[Seen] = []
+    stacks: list[Seen] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList | nn.Sequential) or not len(module):
             continue
-        if any(path.startswith(f"{stack.path}.") for stack in found):
+        if any(path.startswith(f"{stack.path}.") for stack in stacks):
             continue
         calls = [trace.of(f"{path}.{name}") for name, _ in module.named_children()]
-        if any(len(each) != 1 for each in calls):
+        if any(len(module_calls) != 1 for module_calls in calls):
             continue
-        blocks = [each[0] for each in calls]
+        blocks = [module_calls[0] for module_calls in calls]
         pairs = [(call.stream, call.returned) for call in blocks]
         shapes = {None if x is None else x.shape for pair in pairs for x in pair}
         if len(shapes) != 1 or None in shapes:
             continue
         orderly = all(a.exit < b.enter for a, b in itertools.pairwise(blocks))
         if orderly and any(trace.within(call) for call in blocks) and not all(map(_is_plain, blocks)):
-            found.append(Seen(path, blocks))
-    return sorted(found, key=lambda stack: stack.last.exit)
+            stacks.append(Seen(path, blocks))
+    return sorted(stacks, key=lambda stack: stack.last.exit)
 
 
 def _is_plain(call: Call) -> bool:

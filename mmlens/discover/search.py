@@ -38,59 +38,59 @@ class Fixed:
         return f"lambda config: {self.written}"
 
 
-def stack_of(runs: Runs, seen: Seen, name: str) -> Stack:
+def stack_of(runs: Runs, stack: Seen, name: str) -> Stack:
     """A stack's declaration.
 
     Raises:
         NotFound: if a block of it is not two branches on a stream, or blocks cannot be told apart.
     """
     kinds: dict[tuple[Any, ...], tuple[Block, int]] = {}
-    signatures = [(type(c.module), tuple(sorted(n for n, _ in c.module.named_modules()))) for c in seen.blocks]
-    for call, signature in zip(seen.blocks, signatures, strict=True):
+    signatures = [(type(c.module), tuple(sorted(n for n, _ in c.module.named_modules()))) for c in stack.blocks]
+    for call, signature in zip(stack.blocks, signatures, strict=True):
         if signature not in kinds:
             kinds[signature] = block_of(runs.model, runs.own, call)
     heads = {heads for block, heads in kinds.values() if block.attn is not None} or {1}
     if len(heads) > 1:
-        raise NotFound(f"the blocks of {seen.path} differ in their number of heads: {sorted(heads)}")
+        raise NotFound(f"the blocks of {stack.path} differ in their number of heads: {sorted(heads)}")
     blocks = list(dict.fromkeys(block for block, _ in kinds.values()))
     blocks.sort(key=lambda block: -len(repr(block)))
-    for call, signature in zip(seen.blocks, signatures, strict=True):
+    for call, signature in zip(stack.blocks, signatures, strict=True):
         try:
             fits = fitting(tuple(blocks), call.module) == kinds[signature][0]
         except UnsupportedModelError as error:
             raise NotFound(str(error)) from error
         if not fits:
-            raise NotFound(f"the kinds of blocks in {seen.path} cannot be told apart by their modules")
-    inside = [m for m in seen.last.module.modules() if hasattr(getattr(m, "config", None), "to_dict")]
+            raise NotFound(f"the kinds of blocks in {stack.path} cannot be told apart by their modules")
+    inside = [m for m in stack.last.module.modules() if hasattr(getattr(m, "config", None), "to_dict")]
     owner = next(iter(inside), runs.model)
-    axes = seen.last.returned.ndim  # type: ignore[union-attr]
+    axes = stack.last.returned.ndim  # type: ignore[union-attr]
     return Stack(
-        seen.path,
+        stack.path,
         blocks[0] if len(blocks) == 1 else tuple(blocks),
         config=Fixed(getattr(owner, "config", None), f"{_config_path(runs.model, owner)}"),
         heads=Fixed(next(iter(heads)), str(next(iter(heads)))),
-        packed=axes == 2 or _is_in_pieces(runs, seen),
+        packed=axes == 2 or _is_in_pieces(runs, stack),
         nested=axes == 4,
         name=name,
     )
 
 
-def _is_in_pieces(runs: Runs, seen: Seen) -> bool:
+def _is_in_pieces(runs: Runs, blocks: Seen) -> bool:
     """Whether a block attends picture by picture on one sequence: its kernel is called several times."""
-    inside = {id(module) for module in seen.last.module.modules()}
+    inside = {id(module) for module in blocks.last.module.modules()}
     return sum(note.registered and id(note.module) in inside for note in runs.own.attention) > 1
 
 
 def _config_path(model: nn.Module, owner: nn.Module) -> str:
     """How the configuration of a tower is reached from the model's."""
-    root, own = getattr(model, "config", None), getattr(owner, "config", None)
-    name = next((key for key, value in vars(root).items() if value is own), None) if root is not None else None
+    root, config = getattr(model, "config", None), getattr(owner, "config", None)
+    name = next((key for key, value in vars(root).items() if value is config), None) if root is not None else None
     return "config" if name is None else f"config.{name}"
 
 
 def path_of(model: nn.Module, module: nn.Module | None) -> str | None:
     """The path of a module, or None."""
-    return next((path for path, each in model.named_modules() if each is module), None)
+    return next((path for path, other in model.named_modules() if other is module), None)
 
 
 def language_of(runs: Runs) -> tuple[Language, Seen]:
@@ -103,28 +103,30 @@ def language_of(runs: Runs) -> tuple[Language, Seen]:
     before = [stack for stack in runs.stacks if stack.last.exit < head.enter]
     if not before:
         raise NotFound(f"no stack of blocks runs before the unembedding {head.path}")
-    seen = before[-1]
-    seen.role = "the language model"
-    if runs.own.count(seen.blocks[0].module) != 1:
-        raise NotFound(f"the blocks of {seen.path} run several times in one forward")
+    last_stack = before[-1]
+    last_stack.role = "the language model"
+    if runs.own.count(last_stack.blocks[0].module) != 1:
+        raise NotFound(f"the blocks of {last_stack.path} run several times in one forward")
     norm = None
     for call in sorted(runs.own.calls, key=lambda call: call.enter):
-        if not seen.last.exit < call.enter < head.enter or not any(True for _ in call.module.parameters()):
+        if not last_stack.last.exit < call.enter < head.enter or not any(True for _ in call.module.parameters()):
             continue
-        given = next(iter(call.received.values()), None)
-        if is_norm(call.module) and same(given, seen.last.returned):
+        inputs = next(iter(call.received.values()), None)
+        if is_norm(call.module) and same(inputs, last_stack.last.returned):
             norm = norm_of(call, call.path)
             if norm is None:
                 raise NotFound(f"{call.path} ({type(call.module).__name__}) is neither a layer norm nor an RMS norm")
             break
     # nobody said that positions look back only
-    return Language(stack_of(runs, seen, "blocks"), _embedding(runs), norm, head.path, looks_ahead=True), seen
+    return Language(
+        stack_of(runs, last_stack, "blocks"), _embedding(runs), norm, head.path, looks_ahead=True
+    ), last_stack
 
 
 def _head(runs: Runs) -> Call:
     """The call of the unembedding."""
-    own: Any = getattr(runs.model, "get_output_embeddings", lambda: None)()
-    path = path_of(runs.model, own) if own is not None else None
+    head: Any = getattr(runs.model, "get_output_embeddings", lambda: None)()
+    path = path_of(runs.model, head) if head is not None else None
     if path and runs.own.of(path):
         return runs.own.of(path)[-1]
     logits = getattr(runs.own.result, "logits", None)
@@ -135,21 +137,21 @@ def _head(runs: Runs) -> Call:
 
 
 def _embedding(runs: Runs) -> str:
-    own: Any = getattr(runs.model, "get_input_embeddings", lambda: None)
+    getter: Any = getattr(runs.model, "get_input_embeddings", lambda: None)
     try:
-        path = path_of(runs.model, own())
+        path = path_of(runs.model, getter())
     except NotImplementedError:
         path = None
     if path and runs.own.of(path):
         return path
     ids = runs.inputs["input_ids"]
     for call in runs.own.calls:
-        given = next(iter(call.received.values()), None)
+        inputs = next(iter(call.received.values()), None)
         if (
             isinstance(call.module, nn.Embedding)
-            and given is not None
-            and given.shape == ids.shape
-            and torch.equal(given, ids)
+            and inputs is not None
+            and inputs.shape == ids.shape
+            and torch.equal(inputs, ids)
         ):
             return call.path
     raise NotFound("no embedding receives input_ids")
@@ -161,7 +163,7 @@ def vision_of(runs: Runs, language: Seen) -> list[Seen]:
     Raises:
         NotFound: if there is none, or another stack than the language model reads text.
     """
-    found: list[Seen] = []
+    stacks: list[Seen] = []
     for stack in runs.stacks:
         if stack is language or stack.last.exit > language.blocks[0].enter:
             continue
@@ -170,14 +172,14 @@ def vision_of(runs: Runs, language: Seen) -> list[Seen]:
             raise NotFound(f"{stack.path} reads the text too, besides the language model {language.path} (an encoder?)")
         if runs.sees_pixels("in", stack.blocks[0]):
             stack.role = "the vision encoder"
-            found.append(stack)
+            stacks.append(stack)
         elif runs.sees_pixels("out", stack.last):
             stack.role = "learned queries that look at the picture"
         else:
             stack.role = "sees neither pixels nor text"
-    if not found:
+    if not stacks:
         raise NotFound("no stack of blocks sees the pixels before the language model does")
-    return found
+    return stacks
 
 
 @dataclass(frozen=True)
@@ -219,16 +221,16 @@ def image_rows(runs: Runs, language: Seen) -> tuple[IsToken | IsMarked, torch.Te
             f"the language model's stream is {shape}, but input_ids is {list(ids.shape)}: its rows are not the tokens"
         )
     change = twin.stream.float() - stream.float()  # type: ignore[union-attr]
-    moved = (change != 0).any(-1)
-    if not moved.any():
+    is_changed = (change != 0).any(-1)
+    if not is_changed.any():
         raise NotFound("the pixels do not reach the language model's first block (only cross-attention may read them)")
-    rows = change[moved]
+    rows = change[is_changed]
     for name, tensor in runs.inputs.items():
-        if isinstance(tensor, torch.Tensor) and tensor.shape == ids.shape and torch.equal(tensor.bool(), moved):
+        if isinstance(tensor, torch.Tensor) and tensor.shape == ids.shape and torch.equal(tensor.bool(), is_changed):
             return IsMarked(name), rows
-    tokens: Sequence[int] = ids[moved].unique().tolist()
-    held = torch.isin(ids, torch.tensor(tokens).to(ids))
+    tokens: Sequence[int] = ids[is_changed].unique().tolist()
+    is_image = torch.isin(ids, torch.tensor(tokens).to(ids))
     # some of a picture's tokens may stand for line breaks, which no pixel moves
-    if len(tokens) > 1 or 2 * int(moved.sum()) < int(held.sum()):
+    if len(tokens) > 1 or 2 * int(is_changed.sum()) < int(is_image.sum()):
         raise NotFound(f"tokens {tokens} stand for pictures at some positions and not at others")
     return IsToken(tuple(tokens)), rows

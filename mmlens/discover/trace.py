@@ -71,7 +71,7 @@ class Trace:
 
     def within(self, call: Call) -> list[Call]:
         """The calls that happened inside of a call, itself left out."""
-        return [each for each in self.calls if call.enter < each.enter and each.exit < call.exit]
+        return [inner for inner in self.calls if call.enter < inner.enter and inner.exit < call.exit]
 
 
 def _first_tensor(result: Any) -> torch.Tensor | None:
@@ -81,8 +81,8 @@ def _first_tensor(result: Any) -> torch.Tensor | None:
 
 def _received(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     names = list(inspect.signature(module.forward).parameters)
-    given = {**dict(zip(names, args)), **kwargs}
-    return {name: value for name, value in given.items() if isinstance(value, torch.Tensor)}
+    arguments = {**dict(zip(names, args)), **kwargs}
+    return {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
 
 
 class _Recorder:
@@ -94,10 +94,10 @@ class _Recorder:
         copied: paths whose tensors are copied.
     """
 
-    def __init__(self, paths: Mapping[int, str], copied: frozenset[str]):
+    def __init__(self, paths: Mapping[int, str], copy_paths: frozenset[str]):
         self.trace = Trace()
         self.paths = paths
-        self.copied = copied
+        self.copied = copy_paths
         self._clock = itertools.count(1)
         #: the calls that have not ended: when each began, its module, what it received, and the versions of these tensors
         self._begun: list[tuple[int, nn.Module, dict[str, torch.Tensor], list[int]]] = []
@@ -105,21 +105,21 @@ class _Recorder:
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A forward pre-hook."""
-        received = _received(module, args, kwargs)
+        inputs = _received(module, args, kwargs)
         if self.paths[id(module)] in self.copied:
-            received = {name: value.clone() for name, value in received.items()}
-        versions = [value._version for value in received.values()]
-        self._begun.append((next(self._clock), module, received, versions))
+            inputs = {name: value.clone() for name, value in inputs.items()}
+        versions = [value._version for value in inputs.values()]
+        self._begun.append((next(self._clock), module, inputs, versions))
 
     def end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """A forward hook."""
-        enter, _, received, versions = self._begun.pop()
-        path, returned = self.paths[id(module)], _first_tensor(output)
-        if path in self.copied and returned is not None:
-            returned = returned.clone()
+        enter, _, inputs, versions = self._begun.pop()
+        path, outputs = self.paths[id(module)], _first_tensor(output)
+        if path in self.copied and outputs is not None:
+            outputs = outputs.clone()
         items = output if isinstance(output, tuple) else ()
-        call = Call(path, module, enter, next(self._clock), received, returned, items, (args, kwargs))
-        self._versions.append([*versions, *([] if returned is None else [returned._version])])
+        call = Call(path, module, enter, next(self._clock), inputs, outputs, items, (args, kwargs))
+        self._versions.append([*versions, *([] if outputs is None else [outputs._version])])
         self.trace.calls.append(call)
         self.trace._counts[id(module)] += 1
 
@@ -133,8 +133,8 @@ class _Recorder:
     @property
     def overwritten(self) -> set[str]:
         """The modules whose tensors were written over later in the run."""
-        written = zip(self.trace.calls, self._versions, strict=True)
-        return {call.path for call, then in written if [held._version for held in _tensors(call)] != then}
+        records = zip(self.trace.calls, self._versions, strict=True)
+        return {call.path for call, then in records if [tensor._version for tensor in _tensors(call)] != then}
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def traced(
     *,
     only: Callable[[str], bool] | None = None,
     change: Any = None,
-    copied: frozenset[str] = frozenset(),
+    copy_paths: frozenset[str] = frozenset(),
 ) -> Trace:
     """Run a bare model and write down what its modules did.
 
@@ -153,20 +153,20 @@ def traced(
         inputs: its keyword tensors.
         only: which modules to write down, by path; all by default.
         change: a module and a function of what it returns, `(module, function)`, to run with that changed.
-        copied: modules whose tensors are overwritten later in the run, and so are copied; found by a first run.
+        copy_paths: modules whose tensors are overwritten later in the run, and so are copied; found by a first run.
     """
-    chosen = [(path, module) for path, module in model.named_modules() if only is None or only(path)]
-    recorder = _Recorder({id(module): path for path, module in chosen}, copied)
+    modules = [(path, module) for path, module in model.named_modules() if only is None or only(path)]
+    recorder = _Recorder({id(module): path for path, module in modules}, copy_paths)
     with ExitStack() as stack:
         if change is not None:
             stack.callback(changed(*change).remove)
-        for _, module in chosen:
+        for _, module in modules:
             stack.callback(module.register_forward_pre_hook(recorder.begin, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(recorder.end, with_kwargs=True).remove)
         stack.enter_context(told_of_attention(model, recorder.note))
         recorder.trace.result = model(**{"use_cache": False, **inputs})
-    if recorder.overwritten - copied:
-        return traced(model, inputs, only=only, change=change, copied=copied | recorder.overwritten)
+    if recorder.overwritten - copy_paths:
+        return traced(model, inputs, only=only, change=change, copy_paths=copy_paths | recorder.overwritten)
     return recorder.trace
 
 
@@ -194,15 +194,15 @@ def called_again(
     model: nn.Module, call: Call, module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[AttentionCall]:
     """The attention calls of a recorded call, made again with what a module inside returns changed."""
-    seen: list[AttentionCall] = []
+    calls: list[AttentionCall] = []
     args, kwargs = call.arguments
     handle = changed(module, function)
     try:
-        with told_of_attention(model, seen.append):
+        with told_of_attention(model, calls.append):
             call.module(*args, **kwargs)
     finally:
         handle.remove()
-    return seen
+    return calls
 
 
 def noisy(tensor: torch.Tensor) -> torch.Tensor:

@@ -93,8 +93,8 @@ class AffectedRows:
         read: rows whose logits are read, per sample.
     """
 
-    def __init__(self, attended: Sequence[Attended], length: int, read: Sequence[torch.Tensor]):
-        self.attended = attended
+    def __init__(self, attention: Sequence[Attended], length: int, read: Sequence[torch.Tensor]):
+        self.attended = attention
         self.length = length
         self.read = read
         self._pairs: dict[tuple[int, int], torch.Tensor] = {}
@@ -106,32 +106,32 @@ class AffectedRows:
     @cached_property
     def causal(self) -> bool:
         """Whether no row looks at a later one in any block."""
-        return all(attended.causal for attended in self.attended)
+        return all(layer_attention.causal for layer_attention in self.attended)
 
     def pairs(self, layer: int, sample: int) -> torch.Tensor:
         """Which rows may look at which in a block, `[query key]`."""
-        attended = self.attended[layer]
-        key = (-1 - attended.causal, 0) if attended.mask is None else (id(attended.mask), sample)
+        layer_attention = self.attended[layer]
+        key = (-1 - layer_attention.causal, 0) if layer_attention.mask is None else (id(layer_attention.mask), sample)
         if key not in self._pairs:
             n = self.length
-            if attended.mask is None:
-                whole = torch.ones(n, n, dtype=torch.bool)
-                self._pairs[key] = whole.tril() if attended.causal else whole
+            if layer_attention.mask is None:
+                all_pairs = torch.ones(n, n, dtype=torch.bool)
+                self._pairs[key] = all_pairs.tril() if layer_attention.causal else all_pairs
             else:
-                mask = attended.mask
-                own = mask[min(sample, mask.shape[0] - 1), 0, :, :n]
-                self._pairs[key] = allowed_by(own).cpu().expand(n, n)
+                mask = layer_attention.mask
+                sample_mask = mask[min(sample, mask.shape[0] - 1), 0, :, :n]
+                self._pairs[key] = allowed_by(sample_mask).cpu().expand(n, n)
         return self._pairs[key]
 
     def needed(self, sample: int) -> list[torch.Tensor]:
         """Per block, the rows whose stream behind it can reach what is read, as booleans `[pos]`."""
         if sample not in self._needed:
             rows = _flags(self.read[sample], self.length)
-            found = []
+            needs = []
             for layer in reversed(range(len(self.attended))):
-                found.append(rows)
+                needs.append(rows)
                 rows = rows | self.pairs(layer, sample)[rows].any(0)
-            self._needed[sample] = found[::-1]
+            self._needed[sample] = needs[::-1]
         return self._needed[sample]
 
     def _lookers(self, layer: int, sample: int, rows: torch.Tensor) -> torch.Tensor:
@@ -156,35 +156,35 @@ class AffectedRows:
         return self._known[key]
 
     def _scheduled(self, sample: int, changes: Sequence[tuple[ChangeLocation, torch.Tensor | None]]) -> Schedule:
-        depth, nothing = len(self.attended), torch.zeros(self.length, dtype=torch.bool)
+        depth, empty = len(self.attended), torch.zeros(self.length, dtype=torch.bool)
         at: dict[ChangeLocation, torch.Tensor] = {}
         for where, rows in changes:
-            at[where] = at.get(where, nothing) | (~nothing if rows is None else _flags(rows, self.length))
-        needed = self.needed(sample)
+            at[where] = at.get(where, empty) | (~empty if rows is None else _flags(rows, self.length))
+        needs = self.needed(sample)
         steps: dict[int, Step] = {}
-        differs = nothing
+        differs = empty
         for layer in range(depth):
             pre, keys, rows, post = (
-                at.get(ChangeLocation(layer, stage), nothing) for stage in ("pre", "keys", "rows", "post")
+                at.get(ChangeLocation(layer, stage), empty) for stage in ("pre", "keys", "rows", "post")
             )
             differs = differs | pre
-            reached = differs | keys
+            reach = differs | keys
             inside = keys | rows
-            if not (reached | inside).any():
-                differs = post & needed[layer]
+            if not (reach | inside).any():
+                differs = post & needs[layer]
                 if post.any():
-                    steps[layer] = Step(self._held(nothing), None, self._held(nothing), self._held(differs))
+                    steps[layer] = Step(self._held(empty), None, self._held(empty), self._held(differs))
                 continue
-            computed = (self._lookers(layer, sample, reached) | reached | rows) & needed[layer]
-            if not computed.any() and not post.any():
-                differs = nothing
+            work = (self._lookers(layer, sample, reach) | reach | rows) & needs[layer]
+            if not work.any() and not post.any():
+                differs = empty
                 continue
-            alone = not (inside | post).any() and 2 * int(computed.sum()) <= int(reached.sum())
-            before, differs = differs, computed | (post & needed[layer])
-            ran = computed if alone else computed | reached | inside | post
-            keys_first = self._held(reached) if alone else None
+            alone = not (inside | post).any() and 2 * int(work.sum()) <= int(reach.sum())
+            before, differs = differs, work | (post & needs[layer])
+            ran = work if alone else work | reach | inside | post
+            keys_first = self._held(reach) if alone else None
             steps[layer] = Step(self._held(ran), keys_first, self._held(before), self._held(differs))
-        final = at.get(ChangeLocation(depth, "final"), nothing)
+        final = at.get(ChangeLocation(depth, "final"), empty)
         read = _flags(self.read[sample], self.length)
         if not (differs & read).any() and not final.any():
             return Schedule({}, None)

@@ -54,13 +54,13 @@ class PackedAttention:
         call: of the block that is under way; None outside of blocks.
     """
 
-    def __init__(self, attended: Sequence[Attended]):
-        self.attended = attended
+    def __init__(self, attention: Sequence[Attended]):
+        self.attended = attention
         self.call: Call | None = None
 
     def attend(
         self,
-        own: Callable[..., Any],
+        kernel: Callable[..., Any],
         module: nn.Module,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -77,14 +77,14 @@ class PackedAttention:
         if call.only_keys:
             call.stash = key[0], value[0]
             raise KeysKnown("keys and values are known")
-        attended = self.attended[call.layer]
+        layer_attention = self.attended[call.layer]
         k, v = key[0], value[0]
         if call.served is not None:
             samples, rows, where = call.served
-            query[0, :, where] = attended.query[samples, :, rows].transpose(0, 1)
+            query[0, :, where] = layer_attention.query[samples, :, rows].transpose(0, 1)
             k, v = (
                 new.index_copy(1, where, clean[samples, :, rows].transpose(0, 1))
-                for new, clean in ((k, attended.key), (v, attended.value))
+                for new, clean in ((k, layer_attention.key), (v, layer_attention.value))
             )
         if call.stash is not None:
             alone = sum(len(q.rows) for q, held in zip(call.queries, call.keys, strict=True) if held.rows is not q.rows)
@@ -92,8 +92,8 @@ class PackedAttention:
             v = torch.cat([call.stash[1], v[:, alone:]], 1)
         out = query.new_empty(query.shape[2], query.shape[1], v.shape[-1])
         for group in call.groups:
-            attend(group, attended, query[0], k, v, out)
+            attend(group, layer_attention, query[0], k, v, out)
         for number, changes in call.edits.items():
             span = call.queries[number]
-            attend_by_steps(span, call.keys[number], attended, query[0], k, v, out, edit_of(changes, span))
+            attend_by_steps(span, call.keys[number], layer_attention, query[0], k, v, out, edit_of(changes, span))
         return out[None]

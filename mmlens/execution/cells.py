@@ -59,18 +59,18 @@ def entries_of(node: Node, batch: MultimodalBatch, sample: int, count: int) -> l
         return [sample]
     if batch.size == 1:
         return list(range(count))
-    found: set[int] = set()
+    entries: set[int] = set()
     for places in batch.layout.places:
         if places.sample == sample and node.part not in places.placeless:
             for grid in places.views(node.part):
                 index = grid.index
-                found |= set(index.tolist()) if isinstance(index, torch.Tensor) else {index or 0}
-    if not found or max(found) >= count:
+                entries |= set(index.tolist()) if isinstance(index, torch.Tensor) else {index or 0}
+    if not entries or max(entries) >= count:
         raise InputError(
             f"{node.name} has {count} entries along its batch axis for {batch.size} samples, and the layout does not say "
             "which are whose; run the samples one by one."
         )
-    return sorted(found)
+    return sorted(entries)
 
 
 def _has_several(batch: MultimodalBatch) -> bool:
@@ -85,8 +85,8 @@ def _packed_rows(node: Node, batch: MultimodalBatch, sample: int, length: int) -
         return torch.arange(length)
     # what the projector receives may lie on the tower's own rows, before it merges them
     part: Part = "vision" if node.sequence == "vision" else node.part
-    own = [places for places in batch.layout.places if places.sample == sample and part not in places.placeless]
-    rows = [grid.rows for places in own for grid in places.views(part)]
+    pictures = [places for places in batch.layout.places if places.sample == sample and part not in places.placeless]
+    rows = [grid.rows for places in pictures for grid in places.views(part)]
     if not rows:
         raise InputError(
             f"{node.name} holds the rows of all pictures in one sequence, and the layout does not say which are sample "
@@ -114,10 +114,10 @@ class Piece:
         if self.entries is None:
             return activation if self.rows is None else activation.index_select(self.axis, self._rows(activation))
         if len(self.entries) == 1:
-            one = activation[self.entries[0]]
-            return one if self.rows is None else one.index_select(self.axis - 1, self._rows(activation))
-        some = activation[self.entries]
-        return some if self.rows is None else some.index_select(self.axis, self._rows(activation))
+            entry = activation[self.entries[0]]
+            return entry if self.rows is None else entry.index_select(self.axis - 1, self._rows(activation))
+        entries = activation[self.entries]
+        return entries if self.rows is None else entries.index_select(self.axis, self._rows(activation))
 
     def put(self, activation: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """The activation with another piece in its place; the activation is overwritten."""

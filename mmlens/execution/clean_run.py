@@ -54,7 +54,7 @@ class CleanRun:
         tokens: Sequence[int] | None = None,
         budget: float | None = None,
         progress: bool = True,
-        done: Done | None = None,
+        on_done: Done | None = None,
     ) -> Float[torch.Tensor, "cell ... vocab"]:
         """What each cell answers.
 
@@ -68,7 +68,7 @@ class CleanRun:
                 passes of the whole batch, which cells of towers, of families without packed rows, and a handful of cells
                 take, one cell of each sample at a time; a batch of fewer samples makes them smaller.
             progress: show a progress bar.
-            done: called with the numbers of the cells that are finished and their logits, as they are.
+            on_done: called with the numbers of the cells that are finished and their logits, as they are.
 
         Returns:
             Logits `[cell vocab]` (`[cell token]` with `tokens`; `[cell pos vocab]` with given positions), on the CPU, in the
@@ -81,27 +81,27 @@ class CleanRun:
         self._require(cells)
         where = self._where(positions)
         clean = self._clean_at(where, positions)
-        chosen = slice(None) if tokens is None else list(tokens)
-        found: torch.Tensor | None = None
+        columns = slice(None) if tokens is None else list(tokens)
+        result: torch.Tensor | None = None
         with tqdm(total=len(cells), desc="cells", disable=not progress) as bar:
             for kind, numbers in self._ways.sorted(cells, self.clean_logits).items():
 
-                def keep(some: list[int], logits: torch.Tensor, numbers: list[int] = numbers) -> None:
-                    nonlocal found
-                    read = logits[..., chosen].cpu()
+                def keep(places: list[int], logits: torch.Tensor, numbers: list[int] = numbers) -> None:
+                    nonlocal result
+                    read = logits[..., columns].cpu()
                     read = read[:, 0] if positions == "last" else read
-                    found = read.new_empty(len(cells), *read.shape[1:]) if found is None else found
-                    own = [numbers[number] for number in some]
-                    found[own] = read
-                    if done is not None:
-                        done(own, read)
-                    bar.update(len(own))
+                    result = read.new_empty(len(cells), *read.shape[1:]) if result is None else result
+                    cell_numbers = [numbers[number] for number in places]
+                    result[cell_numbers] = read
+                    if on_done is not None:
+                        on_done(cell_numbers, read)
+                    bar.update(len(cell_numbers))
 
-                mine = [cells[number] for number in numbers]
-                self._ways.run(kind, mine, where, clean, None if budget is None else budget * 2**20, keep)
-        if found is None:
+                group = [cells[number] for number in numbers]
+                self._ways.run(kind, group, where, clean, None if budget is None else budget * 2**20, keep)
+        if result is None:
             raise InputError("There are no cells to run.")
-        return found
+        return result
 
     def plan(self, cells: Sequence[Cell], *, positions: Literal["last"] | Sequence[int] = "last") -> Plan:
         """What cells cost, counted before they run: what is computed, what is served, and why not more of it.
@@ -189,18 +189,20 @@ class CleanRun:
 
 def _at(logits: torch.Tensor, where: list[torch.Tensor]) -> torch.Tensor:
     """Logits of each sample at its positions."""
-    return torch.stack([own[rows.to(own.device)] for own, rows in zip(logits, where, strict=True)])
+    return torch.stack(
+        [sample_logits[rows.to(sample_logits.device)] for sample_logits, rows in zip(logits, where, strict=True)]
+    )
 
 
 def _first_time(function: Callable[..., Any]) -> Callable[..., Any]:
     """A hook function that acts on the first forward pass alone."""
-    acted = False
+    has_acted = False
 
     def once(activation: torch.Tensor, hook: Any) -> Any:
-        nonlocal acted
-        if acted:
+        nonlocal has_acted
+        if has_acted:
             return None
-        acted = True
+        has_acted = True
         return function(activation, hook)
 
     return once

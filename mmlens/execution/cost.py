@@ -60,14 +60,14 @@ class Costs:
         """
         if schedule.final is None:
             return 0.0
-        found = self.head * len(schedule.final)
+        cost = self.head * len(schedule.final)
         for layer, step in schedule.steps.items():
-            found += self.blocks[layer] * len(step.rows) + self.pairs[layer] * self._looks(step.rows)
+            cost += self.blocks[layer] * len(step.rows) + self.pairs[layer] * self._looks(step.rows)
             if step.keys is not None:
-                found += self.inputs[layer] * len(step.keys)
+                cost += self.inputs[layer] * len(step.keys)
             elif serves:
-                found -= self.inputs[layer] * max(len(step.rows) - len(step.differs), 0)
-        return found
+                cost -= self.inputs[layer] * max(len(step.rows) - len(step.differs), 0)
+        return cost
 
     def _looks(self, rows: torch.Tensor) -> float:
         """Pairs of queries and keys."""
@@ -103,24 +103,24 @@ def costs_of(decoder: Decoder, length: int, front: float, *, causal: bool = True
 @torch.no_grad()
 def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Module, float]:
     """Operations of every linear and convolution in one pass of a batch, by module."""
-    found: dict[nn.Module, float] = {}
+    products: dict[nn.Module, float] = {}
 
     def count(module: Any, args: tuple[torch.Tensor, ...], output: Any) -> None:
         first: torch.Tensor = output[0] if isinstance(output, tuple) else output  # routers of mixtures return several
         rows = first.numel() / module.weight.shape[0]
-        found[module] = found.get(module, 0.0) + 2.0 * rows * module.weight.numel()
+        products[module] = products.get(module, 0.0) + 2.0 * rows * module.weight.numel()
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handles = [each.register_forward_hook(count) for each in model.hf_model.modules() if isinstance(each, kinds)]
+    handles = [linear.register_forward_hook(count) for linear in model.hf_model.modules() if isinstance(linear, kinds)]
     try:
         model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return products
 
 
-def total(counted: dict[nn.Module, float], modules: Sequence[nn.Module]) -> float:
+def total(products: dict[nn.Module, float], modules: Sequence[nn.Module]) -> float:
     """Operations of some modules and all in them."""
-    inside = {id(each) for module in modules for each in module.modules()}
-    return sum((operations for module, operations in counted.items() if id(module) in inside), 0.0)
+    inside = {id(child) for module in modules for child in module.modules()}
+    return sum((operations for module, operations in products.items() if id(module) in inside), 0.0)

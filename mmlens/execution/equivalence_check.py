@@ -93,20 +93,20 @@ class _Noise:
         return activation + noise * activation.float().std().to(activation)
 
 
-def evidence(trials: Sequence[Sequence[Cell]], way: Way, whole: Way, clean: torch.Tensor) -> Evidence:
+def evidence(trials: Sequence[Sequence[Cell]], way: Way, reference: Way, clean: torch.Tensor) -> Evidence:
     """Run trials both ways.
 
     Args:
         trials: cells of different samples, that share a forward pass.
         way: the short way.
-        whole: whole forward passes.
+        reference: whole forward passes.
         clean: logits of the unchanged run, `[sample vocab]`.
     """
     difference = effect = scale = 0.0
     for cells in trials:
-        found, expected = way(cells).double(), whole(cells).double()
+        fast, expected = way(cells).double(), reference(cells).double()
         before = clean[[cell.sample for cell in cells]].to(expected)
-        gap = (found - expected).abs().max()
+        gap = (fast - expected).abs().max()
         difference = float("inf") if gap.isnan() else max(difference, float(gap))
         effect = max(effect, float((expected - before).abs().max()))
         scale = max(scale, float(expected.abs().max()))

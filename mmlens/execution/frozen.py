@@ -78,15 +78,15 @@ class Frozen:
     @cached_property
     def returned(self) -> dict[str, Any]:
         """What blocks returned in the clean run: of those that ran once, and did nothing but return."""
-        found: dict[str, list[Any]] = {name: [] for name in self.modules}
-        given: dict[str, list[Any]] = {name: [] for name in self.modules}
+        recorded_outputs: dict[str, list[Any]] = {name: [] for name in self.modules}
+        inputs: dict[str, list[Any]] = {name: [] for name in self.modules}
         handles = []
         try:
             for name, module in self.modules.items():
 
                 def keep(m: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, name: str = name) -> None:
-                    found[name].append(output)
-                    given[name] += [*args, *kwargs.values()]
+                    recorded_outputs[name].append(output)
+                    inputs[name] += [*args, *kwargs.values()]
 
                 handles.append(module.register_forward_hook(keep, with_kwargs=True))
             with torch.no_grad():
@@ -94,24 +94,26 @@ class Frozen:
         finally:
             for handle in handles:
                 handle.remove()
-        writes = {name for name, values in given.items() if any(is_shared(value) for value in values)}
-        return {name: outputs[0] for name, outputs in found.items() if len(outputs) == 1 and name not in writes}
+        writes = {name for name, values in inputs.items() if any(is_shared(value) for value in values)}
+        return {
+            name: outputs[0] for name, outputs in recorded_outputs.items() if len(outputs) == 1 and name not in writes
+        }
 
     @property
     def size(self) -> int:
         """Memory that the kept outputs take, in bytes; none before they were needed."""
         outputs = vars(self).get("returned", {}).values()
-        tensors = [each for output in outputs for each in (output if isinstance(output, tuple) else (output,))]
-        return sum(each.numel() * each.element_size() for each in tensors if isinstance(each, torch.Tensor))
+        tensors = [tensor for output in outputs for tensor in (output if isinstance(output, tuple) else (output,))]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def frozen(self, cells: Sequence[Cell]) -> list[str]:
         """The blocks that no change of these cells reaches."""
-        altered: set[str] = set()
+        changed_inputs: set[str] = set()
         for change in {change.at for cell in cells for change in cell.changes}:
             # a change behind a block does not make it run: hooks see what a frozen block returns
             leaves = change.endswith(".hook_resid_post")
-            altered |= self.reach.below(change) - ({change} if leaves else set())
-        return [name for name in self.returned if not _has(altered, name)]
+            changed_inputs |= self.reach.below(change) - ({change} if leaves else set())
+        return [name for name in self.returned if not _has(changed_inputs, name)]
 
     @torch.no_grad()
     def run(self, cells: Sequence[Cell]) -> torch.Tensor:
@@ -124,10 +126,10 @@ class Frozen:
         """The merged embeddings `[batch pos d_model]` of such a run, which ends there; changes in front of them happen."""
         if self.decoder is None:
             raise MMLensError("The language model's blocks cannot be run by themselves.")
-        found: list[torch.Tensor] = []
+        values: list[torch.Tensor] = []
 
         def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.append(args[0] if args else kwargs["hidden_states"])
+            values.append(args[0] if args else kwargs["hidden_states"])
             raise _EmbeddingsKnown("the merged embeddings are known")
 
         before = [
@@ -145,24 +147,24 @@ class Frozen:
             pass
         finally:
             handle.remove()
-        return found[0]
+        return values[0]
 
     @contextmanager
     def _freezing(self, names: Sequence[str]) -> Iterator[None]:
         """Have modules return what they returned in the clean run; afterwards they run themselves again."""
-        held: list[tuple[nn.Module, Any]] = []
+        forwards: list[tuple[nn.Module, Any]] = []
         try:
             for name in names:
                 module = self.modules[name]
-                held.append((module, vars(module).get("forward")))
+                forwards.append((module, vars(module).get("forward")))
                 vars(module)["forward"] = _Returning(self.returned[name])
             yield
         finally:
-            for module, own in reversed(held):
-                if own is None:
+            for module, forward in reversed(forwards):
+                if forward is None:
                     del vars(module)["forward"]
                 else:
-                    vars(module)["forward"] = own
+                    vars(module)["forward"] = forward
 
 
 class _Returning:
@@ -180,9 +182,9 @@ def _copied(output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return output.clone()
     if isinstance(output, tuple):
-        return tuple(_copied(each) for each in output)
+        return tuple(_copied(item) for item in output)
     return output
 
 
-def _has(altered: set[str], name: str) -> bool:
-    return any(point.startswith(f"{name}.") for point in altered)
+def _has(paths: set[str], name: str) -> bool:
+    return any(point.startswith(f"{name}.") for point in paths)

@@ -40,7 +40,7 @@ def changes_inside(
                     edits.setdefault(number, []).append((kind, change))
                 else:
                     by_point.setdefault(change.at, []).append((span, change))
-    return [(name, at_rows(found)) for name, found in by_point.items()], edits
+    return [(name, at_rows(changes)) for name, changes in by_point.items()], edits
 
 
 def at_rows(changes: Sequence[tuple[Span, Change]]) -> Callable[..., torch.Tensor]:
@@ -48,9 +48,9 @@ def at_rows(changes: Sequence[tuple[Span, Change]]) -> Callable[..., torch.Tenso
 
     def change_rows(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         for span, change in changes:
-            own = activation[0, span.start : span.stop]
+            rows = activation[0, span.start : span.stop]
             at = slice(None) if change.rows is None else torch.searchsorted(span.rows, change.rows.cpu())
-            own[at] = checked(change, own[at]).to(own)
+            rows[at] = checked(change, rows[at]).to(rows)
         return activation
 
     return change_rows

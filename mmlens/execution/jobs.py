@@ -49,12 +49,12 @@ def chunks(jobs: Mapping[int, Job], limit: int, depth: int) -> Iterator[list[int
     chunk: list[int] = []
     rows = 0
     for number in sorted(jobs, key=place):
-        own = jobs[number].schedule.most
-        if chunk and rows + own > limit:
+        size = jobs[number].schedule.most
+        if chunk and rows + size > limit:
             yield chunk
             chunk, rows = [], 0
         chunk.append(number)
-        rows += own
+        rows += size
     if chunk:
         yield chunk
 
@@ -73,24 +73,26 @@ class Streams:
     def entering(self, layer: int, job: Job, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows that are needed of a cell's stream in front of a block, and their values, changes at the stream done."""
         changes = job.inner.get(ChangeLocation(layer, "pre"), [])
-        given = job.given if layer == 0 else None
+        start = job.given if layer == 0 else None
         rows = step.rows
         if step.keys is not None:
             rows = torch.cat([step.keys, step.rows]).unique()
-        entered = self.recording.entered[layer]
+        layer_input = self.recording.entered[layer]
         sample = job.cell.sample
-        if rows is job.rows and not changes and given is None:
+        if rows is job.rows and not changes and start is None:
             stream = job.stream
-            return rows, stream if entered.added is None else stream + entered.added[sample, rows]
-        stream = entered.stream[sample, rows]
+            return rows, stream if layer_input.added is None else stream + layer_input.added[sample, rows]
+        stream = layer_input.stream[sample, rows]
         if len(job.rows):
-            held = torch.isin(job.rows, rows)
-            own, values = (job.rows, job.stream) if held.all() else (job.rows[held], job.stream[held])
-            if entered.added is not None:
-                values = values + entered.added[sample, own]
-            stream[torch.searchsorted(rows, own)] = values
-        if given is not None:
-            stream[torch.searchsorted(rows, given[0])] = given[1].to(stream)
+            is_job_row = torch.isin(job.rows, rows)
+            job_rows, values = (
+                (job.rows, job.stream) if is_job_row.all() else (job.rows[is_job_row], job.stream[is_job_row])
+            )
+            if layer_input.added is not None:
+                values = values + layer_input.added[sample, job_rows]
+            stream[torch.searchsorted(rows, job_rows)] = values
+        if start is not None:
+            stream[torch.searchsorted(rows, start[0])] = start[1].to(stream)
         carry_out(changes, rows, stream)
         return rows, stream
 
@@ -103,8 +105,8 @@ class Streams:
             return
         rows, values = step.rows, out
         if values is None:
-            wanted = [torch.arange(self.length) if c.rows is None else c.rows.cpu() for c in changes]
-            rows = torch.cat([step.handed_on, *wanted]).unique()
+            row_sets = [torch.arange(self.length) if c.rows is None else c.rows.cpu() for c in changes]
+            rows = torch.cat([step.handed_on, *row_sets]).unique()
             values = self._behind(layer)[job.cell.sample, rows]
         values = values.clone()
         carry_out(changes, rows, values)
@@ -114,20 +116,20 @@ class Streams:
         """The clean stream behind a block."""
         if layer + 1 == len(self.recording.entered):
             return self.recording.returned
-        entered = self.recording.entered[layer + 1]
-        return entered.stream if entered.added is None else entered.stream - entered.added
+        next_input = self.recording.entered[layer + 1]
+        return next_input.stream if next_input.added is None else next_input.stream - next_input.added
 
     def at_end(self, job: Job, rows: torch.Tensor) -> torch.Tensor:
         """Rows of a cell's stream behind the last block."""
         stream = self.recording.returned[job.cell.sample, rows]
-        held = torch.isin(job.rows, rows)
-        stream[torch.searchsorted(rows, job.rows[held])] = job.stream[held]
+        is_job_row = torch.isin(job.rows, rows)
+        stream[torch.searchsorted(rows, job.rows[is_job_row])] = job.stream[is_job_row]
         return stream
 
 
-def cut(rows: torch.Tensor, values: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def cut(rows: torch.Tensor, values: torch.Tensor, rows_out: torch.Tensor) -> torch.Tensor:
     """The values of some of the rows."""
-    return values if wanted is rows else values[torch.searchsorted(rows, wanted)]
+    return values if rows_out is rows else values[torch.searchsorted(rows, rows_out)]
 
 
 def carry_out(changes: Sequence[Change], rows: torch.Tensor, values: torch.Tensor) -> None:

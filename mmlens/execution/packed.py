@@ -50,24 +50,24 @@ class Packed:
         self.lent = PackedAttention(recording.attended)
         self._layout: tuple[tuple[Any, ...], Any] | None = None
 
-    def job(self, cell: Cell, given: tuple[torch.Tensor, torch.Tensor] | None = None) -> Job:
+    def job(self, cell: Cell, start: tuple[torch.Tensor, torch.Tensor] | None = None) -> Job:
         """A cell, ready to run.
 
         Args:
             cell: whose changes are at points of the language model.
-            given: rows and values of the merged embeddings that are others from the start.
+            start: rows and values of the merged embeddings that are others from the start.
         """
         inner: dict[ChangeLocation, list[Change]] = {}
         for change in cell.changes:
             node = self.model.graph[change.at]
             inner.setdefault(place_of(node.kind, node.layer, self.depth), []).append(change)
         places = [(where, change.rows) for where, changes in inner.items() for change in changes]
-        if given is not None:
-            places.append((ChangeLocation(0, "pre"), given[0]))
+        if start is not None:
+            places.append((ChangeLocation(0, "pre"), start[0]))
         schedule = self.cone.schedule(cell.sample, places)
-        nothing = torch.empty(0, dtype=torch.long)
+        empty = torch.empty(0, dtype=torch.long)
         width = self.recording.returned.shape[-1]
-        return Job(cell, schedule, inner, nothing, self.recording.returned.new_empty(0, width), given)
+        return Job(cell, schedule, inner, empty, self.recording.returned.new_empty(0, width), start)
 
     @cached_property
     def bytes_per_row(self) -> int:
@@ -95,21 +95,21 @@ class Packed:
     def _block(self, layer: int, jobs: list[Job]) -> None:
         """Run a block for the cells that are in it."""
         steps = [job.schedule.steps[layer] for job in jobs]
-        running = [(job, step) for job, step in zip(jobs, steps, strict=True) if len(step.rows)]
+        active = [(job, step) for job, step in zip(jobs, steps, strict=True) if len(step.rows)]
         for job, step in zip(jobs, steps, strict=True):
             if not len(step.rows):
                 self.streams.hand_on(layer, job, step, None)
-        if not running:
+        if not active:
             return
-        first = [(job, step) for job, step in running if step.keys is not None]
-        inputs = {id(job): self.streams.entering(layer, job, step) for job, step in running}
+        first = [(job, step) for job, step in active if step.keys is not None]
+        inputs = {id(job): self.streams.entering(layer, job, step) for job, step in active}
         stash = None
-        ordered = first + [pair for pair in running if pair[1].keys is None]
+        order = first + [pair for pair in active if pair[1].keys is None]
         if first:
             stash = self._keys_first(layer, first, inputs)
-        out = self._run_block(layer, ordered, inputs, stash)
+        out = self._run_block(layer, order, inputs, stash)
         start = 0
-        for job, step in ordered:
+        for job, step in order:
             self.streams.hand_on(layer, job, step, out[start : start + len(step.rows)])
             start += len(step.rows)
 
@@ -122,7 +122,7 @@ class Packed:
         """Keys and values of rows that do not run themselves: the block is left as soon as they are known."""
         rows = [step.keys for _, step in pairs if step.keys is not None]
         spans = spans_of([job.cell.sample for job, _ in pairs], rows)
-        streams = [cut(*inputs[id(job)], own) for (job, _), own in zip(pairs, rows, strict=True)]
+        streams = [cut(*inputs[id(job)], job_rows) for (job, _), job_rows in zip(pairs, rows, strict=True)]
         self.lent.call = call = Call(layer, spans, spans, [], only_keys=True)
         try:
             self._called(layer, torch.cat(streams), spans)
@@ -149,8 +149,8 @@ class Packed:
         hooks, edits = changes_inside(self.model.graph, layer, [job for job, _ in pairs], queries)
         if edits:
             groups = self._without(edits, queries, keys, device)
-        served, others = self._served(layer, pairs, queries)
-        self.lent.call = Call(layer, queries, keys, groups, edits, stash, served=served)
+        from_record, others = self._served(layer, pairs, queries)
+        self.lent.call = Call(layer, queries, keys, groups, edits, stash, served=from_record)
         try:
             with self.model.hooks(hooks), only_rows(self.decoder.linears[layer], others):
                 return first_of(self._called(layer, streams[0] if len(streams) == 1 else torch.cat(streams), queries))[
@@ -194,8 +194,8 @@ class Packed:
         rows = torch.cat([span.rows for span in spans])
         where = flags.nonzero().flatten()
         device = self._device(layer)
-        served = (samples[where].to(device), rows[where].to(device), where.to(device))
-        return served, (~flags).nonzero().flatten().to(device)
+        record_index = (samples[where].to(device), rows[where].to(device), where.to(device))
+        return record_index, (~flags).nonzero().flatten().to(device)
 
     def _device(self, layer: int) -> torch.device:
         """Where a block computes: blocks may lie on several devices."""
@@ -234,13 +234,13 @@ class Packed:
             return [None] * len(jobs)
         rows = [job.schedule.final for job in live if job.schedule.final is not None]
         spans = spans_of([job.cell.sample for job in live], rows)
-        streams = [self.streams.at_end(job, own) for job, own in zip(live, rows, strict=True)]
+        streams = [self.streams.at_end(job, job_rows) for job, job_rows in zip(live, rows, strict=True)]
         final = ChangeLocation(self.depth, "final")
         by_point: dict[str, list[tuple[Span, Change]]] = {}
         for job, span in zip(live, spans, strict=True):
             for change in job.inner.get(final, ()):
                 by_point.setdefault(change.at, []).append((span, change))
-        with self.model.hooks([(name, at_rows(found)) for name, found in by_point.items()]):
+        with self.model.hooks([(name, at_rows(changes)) for name, changes in by_point.items()]):
             logits = self.logits(torch.cat(streams))
         answers = {
             id(job): cut(span.rows, logits[span.start : span.stop], self.cone.read[span.sample])
@@ -250,5 +250,5 @@ class Packed:
 
     def logits(self, stream: torch.Tensor) -> torch.Tensor:
         """Logits `[row vocab]` of rows of the last stream."""
-        normed = stream[None] if self.decoder.norm is None else self.decoder.norm(stream[None])
-        return self.recording.to_logits(self.decoder.head(normed))[0].to(self.recording.home)
+        norm_output = stream[None] if self.decoder.norm is None else self.decoder.norm(stream[None])
+        return self.recording.to_logits(self.decoder.head(norm_output))[0].to(self.recording.home)

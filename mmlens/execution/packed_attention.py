@@ -42,9 +42,9 @@ class Span:
 def spans_of(samples: Sequence[int], rows: Sequence[torch.Tensor]) -> list[Span]:
     """Cells' rows, one behind the other."""
     spans, start = [], 0
-    for sample, own in zip(samples, rows, strict=True):
-        spans.append(Span(sample, own, start))
-        start += len(own)
+    for sample, sample_rows in zip(samples, rows, strict=True):
+        spans.append(Span(sample, sample_rows, start))
+        start += len(sample_rows)
     return spans
 
 
@@ -90,29 +90,35 @@ class Group:
         self.positions = positions.to(device)
         self._bias: dict[tuple[int, bool], tuple[torch.Tensor | None, torch.Tensor | None]] = {}
 
-    def bias(self, attended: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def bias(self, attention: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """What is added to the scores of the keys in front of the window, and of those in it, `[cell slot key]`."""
-        key = (id(attended.mask), attended.causal)
+        key = (id(attention.mask), attention.causal)
         if key not in self._bias:
-            self._bias[key] = self._made(attended)
+            self._bias[key] = self._made(attention)
         return self._bias[key]
 
-    def _made(self, attended: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        if attended.mask is None:
-            if not attended.causal:
+    def _made(self, attention: Attended) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if attention.mask is None:
+            if not attention.causal:
                 return None, None
             keys = torch.arange(self.first, self.last, device=self.positions.device)
-            return None, _added(keys <= self.positions[..., None], attended.key.dtype)
-        own = attended.mask[min(self.sample, attended.mask.shape[0] - 1), 0, :, : self.last]
-        own = _added(own, attended.key.dtype) if own.dtype == torch.bool else own.clamp(min=_far(own.dtype))
-        rows = own[self.positions] if own.shape[0] > 1 else own.expand(self.count, self.slots, -1)
+            return None, _added(keys <= self.positions[..., None], attention.key.dtype)
+        sample_mask = attention.mask[min(self.sample, attention.mask.shape[0] - 1), 0, :, : self.last]
+        sample_mask = (
+            _added(sample_mask, attention.key.dtype)
+            if sample_mask.dtype == torch.bool
+            else sample_mask.clamp(min=_far(sample_mask.dtype))
+        )
+        rows = (
+            sample_mask[self.positions] if sample_mask.shape[0] > 1 else sample_mask.expand(self.count, self.slots, -1)
+        )
         front = rows[..., : self.first]
         return front if self.first and bool(front.any()) else None, rows[..., self.first :]
 
 
-def _added(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Booleans as what is added to scores."""
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, _far(dtype))
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, _far(dtype))
 
 
 def _far(dtype: torch.dtype) -> float:
@@ -131,74 +137,76 @@ def groups_of(
     """
     firsts = [int(key.rows[0]) for key in keys]
     order = sorted(range(len(queries)), key=lambda i: (queries[i].sample, firsts[i], len(queries[i].rows)))
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for i in order:
-        if found:
-            head = found[-1][0]
+        if groups:
+            head = groups[-1][0]
             apart = firsts[i] - firsts[head]
             near = apart <= max(_APART, _SHARE * (length - firsts[head]))
             alike = len(queries[i].rows) >= (1 - _SHARE) * len(queries[head].rows) - _APART
             if near and alike and queries[i].sample == queries[head].sample:
-                found[-1].append(i)
+                groups[-1].append(i)
                 continue
-        found.append([i])
-    return [Group([queries[i] for i in some], [keys[i] for i in some], length, causal, device) for some in found]
+        groups.append([i])
+    return [
+        Group([queries[i] for i in members], [keys[i] for i in members], length, causal, device) for members in groups
+    ]
 
 
 def attend(
-    group: Group, attended: Attended, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor
+    group: Group, attention: Attended, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor
 ) -> None:
     """Compute a group's attention.
 
     Args:
         group: the cells.
-        attended: the clean run's attention of this block.
+        attention: the clean run's attention of this block.
         query: `[head row d_head]`, packed.
         key, value: `[kv_head row d_head]`, packed; rows as the group's keys count them.
         out: `[row head d_head]`, where the result is put.
     """
     heads, _, d_head = query.shape
-    shared, wide = key.shape[0], value.shape[-1]
-    many, count, slots, window = heads // shared, group.count, group.slots, group.window
+    n_kv, wide = key.shape[0], value.shape[-1]
+    many, count, slots, window = heads // n_kv, group.count, group.slots, group.window
     q = query[:, group.taken] if group.full else _spread(query, group.taken, group.slot, count * slots)
     own_k, own_v = (
-        _window(group, clean[group.sample], new) for clean, new in ((attended.key, key), (attended.value, value))
+        _window(group, clean[group.sample], new) for clean, new in ((attention.key, key), (attention.value, value))
     )
-    scale, cap = attended.options.get("scaling"), attended.options.get("softcap")
+    scale, cap = attention.options.get("scaling"), attention.options.get("softcap")
     if group.fused and cap is None:
-        mixed = _fused(group, attended, q.view(heads, count, slots, d_head), own_k, own_v, scale)
-        out[group.taken] = mixed if group.full else mixed[group.slot]
+        mixture = _fused(group, attention, q.view(heads, count, slots, d_head), own_k, own_v, scale)
+        out[group.taken] = mixture if group.full else mixture[group.slot]
         return
     # queries of the heads that share a key lie behind each other: [kv_head cell (head slot) d_head]
-    q = q.reshape(shared, many, count, slots, d_head).transpose(1, 2).reshape(shared, count, many * slots, d_head)
+    q = q.reshape(n_kv, many, count, slots, d_head).transpose(1, 2).reshape(n_kv, count, many * slots, d_head)
     q = (q * (d_head**-0.5 if scale is None else scale)).contiguous()
-    front, inside = group.bias(attended)
-    scores = q.new_empty(shared, count, many * slots, group.first + window)
+    front, inside = group.bias(attention)
+    scores = q.new_empty(n_kv, count, many * slots, group.first + window)
     if group.first:
-        before = attended.key[group.sample, :, : group.first]
-        part = torch.matmul(q.view(shared, count * many * slots, d_head), before.transpose(1, 2))
-        scores[..., : group.first] = _capped(part, cap).view(shared, count, many * slots, group.first)
+        before = attention.key[group.sample, :, : group.first]
+        part = torch.matmul(q.view(n_kv, count * many * slots, d_head), before.transpose(1, 2))
+        scores[..., : group.first] = _capped(part, cap).view(n_kv, count, many * slots, group.first)
         if front is not None:
             _add(scores[..., : group.first], front, many)
     scores[..., group.first :] = _capped(torch.matmul(q, own_k.transpose(2, 3)), cap)
     if inside is not None:
         _add(scores[..., group.first :], inside, many)
     weights = torch.softmax(scores, -1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
-    mixed = torch.matmul(weights[..., group.first :], own_v)
+    mixture = torch.matmul(weights[..., group.first :], own_v)
     if group.first:
-        flat = weights.view(shared, count * many * slots, -1)[..., : group.first]
-        mixed += torch.matmul(flat, attended.value[group.sample, :, : group.first]).view(mixed.shape)
-    mixed = mixed.view(shared, count, many, slots, wide).permute(1, 3, 0, 2, 4).reshape(count * slots, heads, wide)
-    out[group.taken] = mixed if group.full else mixed[group.slot]
+        flat = weights.view(n_kv, count * many * slots, -1)[..., : group.first]
+        mixture += torch.matmul(flat, attention.value[group.sample, :, : group.first]).view(mixture.shape)
+    mixture = mixture.view(n_kv, count, many, slots, wide).permute(1, 3, 0, 2, 4).reshape(count * slots, heads, wide)
+    out[group.taken] = mixture if group.full else mixture[group.slot]
 
 
 def _fused(
-    group: Group, attended: Attended, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
+    group: Group, attention: Attended, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
     """Torch's own kernel for a group that copies all its keys, `[(cell slot) head d_head]`."""
     heads, count, slots, _ = q.shape
-    bias = group.bias(attended)[1]
-    mixed = nn.functional.scaled_dot_product_attention(
+    bias = group.bias(attention)[1]
+    mixture = nn.functional.scaled_dot_product_attention(
         q.transpose(0, 1),
         k.transpose(0, 1),
         v.transpose(0, 1),
@@ -206,7 +214,7 @@ def _fused(
         scale=scale,
         enable_gqa=k.shape[0] != heads,
     )
-    return mixed.transpose(1, 2).reshape(count * slots, heads, v.shape[-1])
+    return mixture.transpose(1, 2).reshape(count * slots, heads, v.shape[-1])
 
 
 def _capped(scores: torch.Tensor, cap: float | None) -> torch.Tensor:
@@ -218,20 +226,20 @@ def _add(scores: torch.Tensor, bias: torch.Tensor, many: int) -> None:
     scores.unflatten(2, (many, scores.shape[2] // many)).add_(bias[:, None])
 
 
-def _spread(rows: torch.Tensor, taken: torch.Tensor, slot: torch.Tensor, size: int) -> torch.Tensor:
+def _spread(rows: torch.Tensor, source: torch.Tensor, slot: torch.Tensor, size: int) -> torch.Tensor:
     """Rows of cells of different length, each cell's in slots of its own."""
-    held = rows.new_zeros(rows.shape[0], size, rows.shape[2])
-    return held.index_copy_(1, slot, rows[:, taken])
+    result = rows.new_zeros(rows.shape[0], size, rows.shape[2])
+    return result.index_copy_(1, slot, rows[:, source])
 
 
 def _window(group: Group, clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Each cell's window of keys or values, `[kv_head cell key d_head]`."""
-    shared, _, d_head = clean.shape
-    shape = (shared, group.count, group.window, d_head)
+    n_kv, _, d_head = clean.shape
+    shape = (n_kv, group.count, group.window, d_head)
     if group.replaced:
         return new[:, group.own].reshape(shape)
-    held = clean[:, None, group.first : group.last].expand(shape).contiguous().view(shared, -1, d_head)
-    return held.index_copy_(1, group.place, new[:, group.own]).view(shape)
+    keys = clean[:, None, group.first : group.last].expand(shape).contiguous().view(n_kv, -1, d_head)
+    return keys.index_copy_(1, group.place, new[:, group.own]).view(shape)
 
 
 #: `(kind, tensor [head query key]) -> tensor`: changes scores and patterns of one cell.
@@ -241,7 +249,7 @@ Edit = Callable[[str, torch.Tensor], torch.Tensor]
 def attend_by_steps(
     queries: Span,
     keys: Span,
-    attended: Attended,
+    attention: Attended,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -252,35 +260,35 @@ def attend_by_steps(
 
     Args:
         queries, keys: the cell's rows.
-        attended, query, key, value, out: as for `attend`.
+        attention, query, key, value, out: as for `attend`.
         edit: changes scores and pattern.
     """
-    sample, length = queries.sample, attended.key.shape[2]
+    sample, length = queries.sample, attention.key.shape[2]
     many = query.shape[0] // key.shape[0]
 
     def whole(clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        held = clean[sample].clone()
-        held[:, keys.rows.to(held.device)] = new[:, keys.start : keys.stop]
-        return held.repeat_interleave(many, 0)
+        rows_of_sample = clean[sample].clone()
+        rows_of_sample[:, keys.rows.to(rows_of_sample.device)] = new[:, keys.start : keys.stop]
+        return rows_of_sample.repeat_interleave(many, 0)
 
-    q, k, v = query[:, queries.start : queries.stop], whole(attended.key, key), whole(attended.value, value)
-    scale = attended.options.get("scaling")
+    q, k, v = query[:, queries.start : queries.stop], whole(attention.key, key), whole(attention.value, value)
+    scale = attention.options.get("scaling")
     scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    scores = _capped(scores, attended.options.get("softcap"))
+    scores = _capped(scores, attention.options.get("softcap"))
     rows = queries.rows.to(q.device)
-    allowed = _allowed_rows(attended, sample, rows, length)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    visible = _allowed_rows(attention, sample, rows, length)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
     scores = edit("attn.attn_scores", scores)
     pattern = torch.softmax(scores, -1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(q.dtype)
-    if allowed is not None:
-        pattern = pattern.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    if visible is not None:
+        pattern = pattern.masked_fill(~visible.any(-1, keepdim=True), 0.0)
     pattern = edit("attn.pattern", pattern)
     out[queries.start : queries.stop] = (pattern @ v).transpose(0, 1)
 
 
-def _allowed_rows(attended: Attended, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor | None:
-    if attended.mask is None:
-        return torch.arange(length, device=rows.device) <= rows[:, None] if attended.causal else None
-    own = allowed_by(attended.mask[min(sample, attended.mask.shape[0] - 1), 0, :, :length])
-    return own[rows] if own.shape[0] > 1 else own.expand(len(rows), -1)
+def _allowed_rows(attention: Attended, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor | None:
+    if attention.mask is None:
+        return torch.arange(length, device=rows.device) <= rows[:, None] if attention.causal else None
+    visible = allowed_by(attention.mask[min(sample, attention.mask.shape[0] - 1), 0, :, :length])
+    return visible[rows] if visible.shape[0] > 1 else visible.expand(len(rows), -1)

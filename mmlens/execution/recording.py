@@ -101,9 +101,13 @@ class Recording:
     @property
     def size(self) -> int:
         """Memory that it takes, in bytes."""
-        tensors = [self.returned, *(entered.stream for entered in self.entered)]
-        tensors += [entered.added for entered in self.entered if entered.added is not None]
-        tensors += [tensor for attended in self.attended for tensor in (attended.query, attended.key, attended.value)]
+        tensors = [self.returned, *(layer_input.stream for layer_input in self.entered)]
+        tensors += [layer_input.added for layer_input in self.entered if layer_input.added is not None]
+        tensors += [
+            tensor
+            for layer_attention in self.attended
+            for tensor in (layer_attention.query, layer_attention.key, layer_attention.value)
+        ]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -139,10 +143,10 @@ class Recorder:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(module.forward).parameters)
-        given = dict(zip(names, args, strict=False)) | kwargs
-        stream = given.pop(names[0], None)
+        arguments = dict(zip(names, args, strict=False)) | kwargs
+        stream = arguments.pop(names[0], None)
         if isinstance(stream, torch.Tensor):
-            self.entered.append(Entered(stream, given))
+            self.entered.append(Entered(stream, arguments))
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.returned.append(first_of(output))
@@ -152,7 +156,7 @@ class Recorder:
 
     def _attend(
         self,
-        own: Callable[..., tuple[torch.Tensor, Any]],
+        kernel: Callable[..., tuple[torch.Tensor, Any]],
         module: nn.Module,
         query: torch.Tensor,
         key: torch.Tensor,
@@ -160,15 +164,15 @@ class Recorder:
         mask: torch.Tensor | None,
         options: dict[str, Any],
     ) -> torch.Tensor:
-        strange = [name for name, held in options.items() if name not in _HARMLESS and held is not None]
+        strange = [name for name, option in options.items() if name not in _HARMLESS and option is not None]
         if strange:
             self.odd = f"attention is given {', '.join(strange)}"
         causal = looks_back(module, options.get("is_causal"))
         if mask is not None:
             causal = not bool(allowed_by(mask[..., : key.shape[2]]).triu(1).any())
-        kept = {name: options[name] for name in ("scaling", "softcap") if options.get(name) is not None}
-        self.attended.setdefault(id(module), []).append(Attended(query, key, value, mask, causal, kept))
-        return own(module, query, key, value, mask, **options)[0]
+        factors = {name: options[name] for name in ("scaling", "softcap") if options.get(name) is not None}
+        self.attended.setdefault(id(module), []).append(Attended(query, key, value, mask, causal, factors))
+        return kernel(module, query, key, value, mask, **options)[0]
 
 
 def first_of(output: Any) -> torch.Tensor:
@@ -192,24 +196,24 @@ def record(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) ->
         raise NotAloneError(recorder.odd)
     if len(recorder.entered) != depth or len(recorder.returned) != depth or len(recorder.head) != 1:
         raise NotAloneError(f"its {depth} blocks were called {len(recorder.entered)} times in one run")
-    shapes = {tuple(entered.stream.shape[:-1]) for entered in recorder.entered}
+    shapes = {tuple(layer_input.stream.shape[:-1]) for layer_input in recorder.entered}
     if shapes != {(size, length)}:
         raise NotAloneError(f"the stream of its blocks is {sorted(shapes)[0]}, not [batch={size} pos={length}]")
-    if any(is_shared(value) for entered in recorder.entered for value in entered.kwargs.values()):
+    if any(is_shared(value) for layer_input in recorder.entered for value in layer_input.kwargs.values()):
         raise NotAloneError("its blocks hand each other keys and values")
-    attended = [recorder.attended.get(id(kernel), []) for kernel in decoder.kernels]
-    if any(len(found) == 1 and found[0].mask is not None and found[0].mask.shape[1] != 1 for found in attended):
+    attention = [recorder.attended.get(id(kernel), []) for kernel in decoder.kernels]
+    if any(len(calls) == 1 and calls[0].mask is not None and calls[0].mask.shape[1] != 1 for calls in attention):
         raise NotAloneError("heads have masks of their own")
-    if any(len(found) != 1 or found[0].key.shape[0] != size or found[0].key.shape[2] != length for found in attended):
+    if any(len(calls) != 1 or calls[0].key.shape[0] != size or calls[0].key.shape[2] != length for calls in attention):
         raise NotAloneError("attention does not run once over the rows of each block")
-    for entered, before in zip(recorder.entered[1:], recorder.returned, strict=False):
-        if entered.stream is not before and not torch.equal(entered.stream, before):
-            entered.added = entered.stream - before
+    for layer_input, before in zip(recorder.entered[1:], recorder.returned, strict=False):
+        if layer_input.stream is not before and not torch.equal(layer_input.stream, before):
+            layer_input.added = layer_input.stream - before
     to_logits = _behind_head(recorder.head[0], logits, model)
-    kept = Recording(
-        recorder.entered, [found[0] for found in attended], recorder.returned[-1], to_logits, logits.device
+    result = Recording(
+        recorder.entered, [calls[0] for calls in attention], recorder.returned[-1], to_logits, logits.device
     )
-    return kept, logits
+    return result, logits
 
 
 def is_shared(value: Any) -> bool:
@@ -240,8 +244,14 @@ def _behind_head(head: torch.Tensor, logits: torch.Tensor, model: HookedMultimod
             return lambda scores: torch.tanh(scores * multiplier / cap) * cap
         factor = float((logits * head).sum() / (head * head).sum())
         if torch.allclose(head * factor, logits, rtol=1e-4, atol=1e-6):
-            named = [getattr(text, name, None) for name in ("logit_scale", "logits_scaling")]
-            exact = [value for each in named if each for value in (each, 1 / each) if abs(value / factor - 1) < 1e-4]
+            factors = [getattr(text, name, None) for name in ("logit_scale", "logits_scaling")]
+            exact = [
+                value
+                for number in factors
+                if number
+                for value in (number, 1 / number)
+                if abs(value / factor - 1) < 1e-4
+            ]
             scale = exact[0] if exact else factor
             return lambda scores: scores * scale
     raise NotAloneError("what follows the unembedding is neither a factor nor a soft cap")

@@ -48,9 +48,9 @@ class RowsOf:
                 self._cut[id(value)] = (value, self._tensor(value, shape))
             return self._cut[id(value)][1]
         if isinstance(value, tuple | list):
-            return type(value)(self._of(each, shape) for each in value)
+            return type(value)(self._of(item, shape) for item in value)
         if isinstance(value, Mapping):
-            return {key: self._of(each, shape) for key, each in value.items()}
+            return {key: self._of(item, shape) for key, item in value.items()}
         return value
 
     def _tensor(self, value: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor | None:
@@ -61,9 +61,9 @@ class RowsOf:
             return None  # a mask, which the recorded attention holds
         for axis in range(value.ndim - 1):
             if sizes[axis + 1] == length and sizes[axis] in (1, batch):
-                whose = samples if sizes[axis] == batch else torch.zeros_like(samples)
+                indices = samples if sizes[axis] == batch else torch.zeros_like(samples)
                 # both axes in front of those that stay, and the rows back to where they were
-                cut = value.movedim((axis, axis + 1), (0, 1))[whose, rows]
+                cut = value.movedim((axis, axis + 1), (0, 1))[indices, rows]
                 return cut.movedim(0, axis).unsqueeze(axis)
         if value.ndim == 1 and sizes[0] == length:
             return value[rows]
@@ -80,19 +80,19 @@ def only_rows(linears: Sequence[nn.Module], rows: torch.Tensor | None) -> Iterat
         linears: whose other rows nobody reads.
         rows: which rows; None for all.
     """
-    held = [] if rows is None else [(linear, vars(linear).get("forward"), linear.forward) for linear in linears]
+    forwards = [] if rows is None else [(linear, vars(linear).get("forward"), linear.forward) for linear in linears]
     try:
-        for linear, _, forward in held:
+        for linear, _, forward in forwards:
 
             def some(x: torch.Tensor, forward: Any = forward) -> torch.Tensor:
-                made = forward(x[:, rows])
-                return made.new_zeros(*x.shape[:-1], made.shape[-1]).index_copy_(1, rows, made)
+                output = forward(x[:, rows])
+                return output.new_zeros(*x.shape[:-1], output.shape[-1]).index_copy_(1, rows, output)
 
             vars(linear)["forward"] = some
         yield
     finally:
-        for linear, own, _ in held:
-            if own is None:
+        for linear, instance_forward, _ in forwards:
+            if instance_forward is None:
                 vars(linear).pop("forward", None)
             else:
-                vars(linear)["forward"] = own
+                vars(linear)["forward"] = instance_forward

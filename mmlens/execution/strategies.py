@@ -113,12 +113,12 @@ class ExecutionStrategies:
             clean: logits of the unchanged run at the last positions.
         """
         kinds = [self.asked(cell) for cell in cells]
-        found: dict[Kind, list[int]] = {}
+        groups: dict[Kind, list[int]] = {}
         for kind in dict.fromkeys(kinds):
-            numbers = [number for number, own in enumerate(kinds) if own == kind]
-            taken = self._open(kind, len(numbers), clean)
-            found.setdefault(taken, []).extend(numbers)
-        return found
+            numbers = [number for number, cell_kind in enumerate(kinds) if cell_kind == kind]
+            final_kind = self._open(kind, len(numbers), clean)
+            groups.setdefault(final_kind, []).extend(numbers)
+        return groups
 
     def _open(self, kind: Kind, many: int, clean: torch.Tensor) -> Kind:
         """A way, or the next longer one that holds."""
@@ -161,67 +161,72 @@ class ExecutionStrategies:
 
     def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor) -> Plan:
         """What cells cost by the ways that they take; `read` and `clean` as for `run` and `sorted`."""
-        counted = counted_pass(self.model, self.batch)
+        products = counted_pass(self.model, self.batch)
         size, length = self.batch.layout.is_token.shape
-        everything = sum(counted.values()) / size
-        computed, served = 0.0, []
+        full_cost = sum(products.values()) / size
+        work, reasons = 0.0, []
         costs = None
         if self.decoder is not None and self.recording is not None:
-            own = total(counted, [*self.decoder.blocks, self.decoder.head]) / size
-            causal = all(attended.causal for attended in self.recording.attended)
-            costs = costs_of(self.decoder, length, everything - own, causal=causal)
-        whole = everything if costs is None else costs.whole
+            decoder_cost = total(products, [*self.decoder.blocks, self.decoder.head]) / size
+            causal = all(layer_attention.causal for layer_attention in self.recording.attended)
+            costs = costs_of(self.decoder, length, full_cost - decoder_cost, causal=causal)
+        pass_cost = full_cost if costs is None else costs.whole
         for kind, numbers in self.sorted(cells, clean).items():
-            mine = [cells[number] for number in numbers]
-            served.append(f"{len(mine)} cells: {_SERVED[kind]}")
+            group = [cells[number] for number in numbers]
+            reasons.append(f"{len(group)} cells: {_SERVED[kind]}")
             if kind in ("packed", "front") and costs is not None and read is not None:
-                computed += self._packed_cost(kind, mine, read, costs, counted)
+                work += self._packed_cost(kind, group, read, costs, products)
             else:
-                spared = self._spared(kind, mine, counted)
-                computed += sum(size * whole - spared[number] for number in range(len(spared)))
-        widened = [f"{_NAMES[kind]}: {why}" for kind, why in self.refused.items()]
-        kept = 0 if self.recording is None else self.recording.size
+                savings = self._spared(kind, group, products)
+                work += sum(size * pass_cost - savings[number] for number in range(len(savings)))
+        refusals = [f"{_NAMES[kind]}: {why}" for kind, why in self.refused.items()]
+        memory = 0 if self.recording is None else self.recording.size
         if "frozen" in vars(self):
-            kept += self.frozen.size
-        return Plan(len(cells), computed, whole * len(cells), kept, tuple(served), tuple(widened))
+            memory += self.frozen.size
+        return Plan(len(cells), work, pass_cost * len(cells), memory, tuple(reasons), tuple(refusals))
 
     def _packed_cost(
-        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor], costs: Costs, counted: dict[nn.Module, float]
+        self,
+        kind: Kind,
+        cells: Sequence[Cell],
+        read: list[torch.Tensor],
+        costs: Costs,
+        products: dict[nn.Module, float],
     ) -> float:
         """Operations of cells in the language model, and of the passes in front of it."""
         if self.decoder is None or self.recording is None:
             return 0.0
-        packed = Packed(
+        runner = Packed(
             self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, costs.length, read)
         )
         if kind == "packed":
-            return sum(costs.of(packed.job(cell).schedule) for cell in cells)
-        found = sum(costs.of(self._at_most(packed, cell).schedule) for cell in cells)
-        spared = self._spared("front", cells, counted)
-        return found + sum(self.batch.size * costs.front - each for each in spared)
+            return sum(costs.of(runner.job(cell).schedule) for cell in cells)
+        cost = sum(costs.of(self._at_most(runner, cell).schedule) for cell in cells)
+        savings = self._spared("front", cells, products)
+        return cost + sum(self.batch.size * costs.front - saving for saving in savings)
 
-    def _at_most(self, packed: Packed, cell: Cell) -> Job:
+    def _at_most(self, runner: Packed, cell: Cell) -> Job:
         """The rows of a cell that starts in front of the language model, before a run has shown which the picture changes:
         all from the first image token on.
         """
         image = self.batch.layout.image[cell.sample]
-        return packed.job(self._later(cell), (image, torch.empty(0)) if len(image) else None)
+        return runner.job(self._later(cell), (image, torch.empty(0)) if len(image) else None)
 
     def _later(self, cell: Cell) -> Cell:
         """A cell's changes in the language model alone."""
         graph = self.model.graph
         return Cell(cell.sample, tuple(change for change in cell.changes if graph[change.at].part == "language"))
 
-    def _spared(self, kind: Kind, cells: Sequence[Cell], counted: dict[nn.Module, float]) -> list[float]:
+    def _spared(self, kind: Kind, cells: Sequence[Cell], products: dict[nn.Module, float]) -> list[float]:
         """Operations of the frozen blocks in each pass that cells take."""
-        found = []
+        savings = []
         for numbers in rounds(cells):
             names = [] if kind == "whole" else self.frozen.frozen([cells[number] for number in numbers])
             modules = [self.frozen.modules[name] for name in names]
             if kind == "front" and self.decoder is not None:
                 modules = [module for module in modules if module not in self.decoder.blocks]
-            found.append(total(counted, modules))
-        return found
+            savings.append(total(products, modules))
+        return savings
 
     # -- running -------------------------------------------------------------------------------------------------------
 
@@ -232,7 +237,7 @@ class ExecutionStrategies:
         read: list[torch.Tensor] | None,
         clean: torch.Tensor,
         budget: float | None,
-        done: Callable[[list[int], torch.Tensor], None] | None = None,
+        on_done: Callable[[list[int], torch.Tensor], None] | None = None,
     ) -> list[torch.Tensor]:
         """Logits `[read vocab]` of cells, all by one way.
 
@@ -242,27 +247,27 @@ class ExecutionStrategies:
             read: per sample, the positions that are read; None for the last one of what a decoder writes.
             clean: logits of the unchanged run at these, `[batch read vocab]`.
             budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
-            done: called with the numbers of finished cells and their logits.
+            on_done: called with the numbers of finished cells and their logits.
         """
-        found: list[torch.Tensor | None] = [None] * len(cells)
+        results: list[torch.Tensor | None] = [None] * len(cells)
         steps = (
             self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
         )
         for numbers, answers in steps:
             for number, answer in zip(numbers, answers, strict=True):
-                found[number] = clean[cells[number].sample] if answer is None else answer
-            if done is not None:
-                done(numbers, torch.stack([found[number] for number in numbers]))  # type: ignore[misc]
-        return found  # type: ignore[return-value]
+                results[number] = clean[cells[number].sample] if answer is None else answer
+            if on_done is not None:
+                on_done(numbers, torch.stack([results[number] for number in numbers]))  # type: ignore[misc]
+        return results  # type: ignore[return-value]
 
     def _passes(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None
     ) -> Iterator[tuple[list[int], list[torch.Tensor | None]]]:
         for numbers in rounds(cells):
-            chosen = [cells[number] for number in numbers]
-            logits = self.frozen.run(chosen) if kind == "frozen" else run_whole(self.model, self.batch, chosen)
-            rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in chosen]
-            yield numbers, [logits[cell.sample, own] for cell, own in zip(chosen, rows, strict=True)]
+            group = [cells[number] for number in numbers]
+            logits = self.frozen.run(group) if kind == "frozen" else run_whole(self.model, self.batch, group)
+            rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in group]
+            yield numbers, [logits[cell.sample, cell_rows] for cell, cell_rows in zip(group, rows, strict=True)]
 
     def _packed(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
@@ -270,40 +275,40 @@ class ExecutionStrategies:
         if self.decoder is None or self.recording is None or read is None:
             raise InputError("The language model's blocks cannot be run by themselves.")
         length = self.batch.layout.is_token.shape[1]
-        packed = Packed(self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, length, read))
+        runner = Packed(self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, length, read))
         if kind == "packed":
-            jobs = dict(enumerate(packed.job(cell) for cell in cells))
-            self._require_budget(packed, max(job.schedule.most for job in jobs.values()), budget)
-            for numbers in chunks(jobs, self._rows(packed, budget), packed.depth):
-                yield numbers, packed.run([jobs.pop(number) for number in numbers])
+            jobs = dict(enumerate(runner.job(cell) for cell in cells))
+            self._require_budget(runner, max(job.schedule.most for job in jobs.values()), budget)
+            for numbers in chunks(jobs, self._rows(runner, budget), runner.depth):
+                yield numbers, runner.run([jobs.pop(number) for number in numbers])
             return
-        self._require_budget(packed, max(self._at_most(packed, cell).schedule.most for cell in cells), budget)
+        self._require_budget(runner, max(self._at_most(runner, cell).schedule.most for cell in cells), budget)
         for numbers in rounds(cells):
-            chosen = [cells[number] for number in numbers]
-            embeddings = self.frozen.embeddings(chosen)
-            jobs = {number: self._given(packed, cells[number], embeddings) for number in numbers}
-            for some in chunks(jobs, self._rows(packed, budget), packed.depth):
-                yield some, packed.run([jobs[number] for number in some])
+            group = [cells[number] for number in numbers]
+            embeddings = self.frozen.embeddings(group)
+            jobs = {number: self._given(runner, cells[number], embeddings) for number in numbers}
+            for chunk in chunks(jobs, self._rows(runner, budget), runner.depth):
+                yield chunk, runner.run([jobs[number] for number in chunk])
 
-    def _given(self, packed: Packed, cell: Cell, embeddings: torch.Tensor) -> Job:
+    def _given(self, runner: Packed, cell: Cell, embeddings: torch.Tensor) -> Job:
         """A cell that starts from other merged embeddings, with its changes in the language model to come."""
-        own = embeddings[cell.sample]
-        before = packed.recording.entered[0].stream[cell.sample]
-        rows = (own != before).any(-1).nonzero().flatten().cpu()
-        return packed.job(self._later(cell), (rows, own[rows]) if len(rows) else None)
+        sample_embeddings = embeddings[cell.sample]
+        before = runner.recording.entered[0].stream[cell.sample]
+        rows = (sample_embeddings != before).any(-1).nonzero().flatten().cpu()
+        return runner.job(self._later(cell), (rows, sample_embeddings[rows]) if len(rows) else None)
 
     @staticmethod
-    def _require_budget(packed: Packed, most: int, budget: float | None) -> None:
-        if budget is not None and most * packed.bytes_per_row > budget:
+    def _require_budget(runner: Packed, largest: int, budget: float | None) -> None:
+        if budget is not None and largest * runner.bytes_per_row > budget:
             raise InputError(
-                f"budget={budget / 2**20:.3g} MiB is less than one cell takes: {most} rows of {packed.bytes_per_row / 2**10:.3g} "
-                f"KiB are {most * packed.bytes_per_row / 2**20:.3g} MiB."
+                f"budget={budget / 2**20:.3g} MiB is less than one cell takes: {largest} rows of "
+                f"{runner.bytes_per_row / 2**10:.3g} KiB are {largest * runner.bytes_per_row / 2**20:.3g} MiB."
             )
 
-    def _rows(self, packed: Packed, budget: float | None) -> int:
+    def _rows(self, runner: Packed, budget: float | None) -> int:
         """How many rows fit into one packed call."""
         if budget is None:
-            if packed.device.type == "cpu":
+            if runner.device.type == "cpu":
                 return _ROWS_ON_CPU
-            budget = torch.cuda.mem_get_info(packed.device)[0] / 2 if packed.device.type == "cuda" else 2.0**31
-        return max(int(budget / packed.bytes_per_row), 1)
+            budget = torch.cuda.mem_get_info(runner.device)[0] / 2 if runner.device.type == "cuda" else 2.0**31
+        return max(int(budget / runner.bytes_per_row), 1)

@@ -15,11 +15,11 @@ from mmlens.models.hooked import HookedMultimodal
 
 def rounds(cells: Sequence[Cell]) -> Iterator[list[int]]:
     """Numbers of cells that can share a forward pass of the whole batch: at most one of each sample."""
-    waiting: dict[int, list[int]] = {}
+    queues: dict[int, list[int]] = {}
     for number, cell in enumerate(cells):
-        waiting.setdefault(cell.sample, []).append(number)
-    for turn in range(max(map(len, waiting.values()), default=0)):
-        yield [numbers[turn] for numbers in waiting.values() if turn < len(numbers)]
+        queues.setdefault(cell.sample, []).append(number)
+    for turn in range(max(map(len, queues.values()), default=0)):
+        yield [numbers[turn] for numbers in queues.values() if turn < len(numbers)]
 
 
 def hooks_for(model: HookedMultimodal, batch: MultimodalBatch, cells: Sequence[Cell]) -> list[HookPair]:
@@ -28,7 +28,7 @@ def hooks_for(model: HookedMultimodal, batch: MultimodalBatch, cells: Sequence[C
     for cell in cells:
         for change in cell.changes:
             by_point.setdefault(change.at, []).append((cell.sample, change))
-    return [(name, _changing(model.graph[name], batch, found)) for name, found in by_point.items()]
+    return [(name, _changing(model.graph[name], batch, changes)) for name, changes in by_point.items()]
 
 
 def _changing(node: Node, batch: MultimodalBatch, changes: Sequence[tuple[int, Change]]) -> Callable[..., torch.Tensor]:

@@ -56,9 +56,9 @@ def scene(seed: int = 7, *, split: Split = "test") -> Scene:
     rng = np.random.default_rng([_SPLIT_SALT[split], seed])
     place, mood = str(rng.choice(PLACES)), str(rng.choice(MOODS))
     while True:  # a crowded first draw may leave no room; the generator moves on, so this stays seeded
-        placed = _place_all(_nouns(rng), rng)
-        if placed is not None:
-            return Scene(seed, place, mood, placed, split)
+        objects = _place_all(_nouns(rng), rng)
+        if objects is not None:
+            return Scene(seed, place, mood, objects, split)
 
 
 def scenes(n: int, seed: int = 0, *, split: Split = "test") -> list[Scene]:
@@ -93,7 +93,7 @@ def _nouns(rng: np.random.Generator) -> list[str]:
 
 
 def _place_all(nouns: list[str], rng: np.random.Generator) -> tuple[Placed, ...] | None:
-    placed: list[Placed] = []
+    objects: list[Placed] = []
     for noun in nouns:
         kind = kind_of(noun)
         color = plate_color(noun) if kind == "sign" else str(rng.choice(list(COLORS)))
@@ -107,10 +107,10 @@ def _place_all(nouns: list[str], rng: np.random.Generator) -> tuple[Placed, ...]
             x, y = np.round(rng.uniform(low, high, 2), 2).tolist()
             candidate = replace(thing, center=(x, y))
             # The caption goes from left to right: that order must be plain to see.
-            plain = all(abs(x - other.center[0]) >= 7 for other in placed)
-            if plain and fits(candidate, tuple(placed)):
-                placed.append(candidate)
+            plain = all(abs(x - other.center[0]) >= 7 for other in objects)
+            if plain and fits(candidate, tuple(objects)):
+                objects.append(candidate)
                 break
         else:
             return None
-    return tuple(placed)
+    return tuple(objects)

@@ -103,29 +103,29 @@ def phrase(thing: Placed) -> str:
     return " ".join([article(words[0]), *words])
 
 
-def caption(placed: Sequence[Placed], place: str) -> str:
+def caption(objects: Sequence[Placed], place: str) -> str:
     """Describe a scene as the model should: its objects from left to right, then the place.
 
     Args:
-        placed: The objects, in any order.
+        objects: The objects, in any order.
         place: One of `PLACES`.
 
     Returns:
         For instance "a red circle and a small blue star on grass".
     """
-    return f"{_listed(placed)} on {place}"
+    return f"{_listed(objects)} on {place}"
 
 
-def rich_caption(placed: Sequence[Placed], place: str, mood: str) -> str:
+def rich_caption(objects: Sequence[Placed], place: str, mood: str) -> str:
     """Describe a scene with its texture and light too, as a small share of the training captions does."""
-    return f"{_listed(placed)} on {TEXTURES[place]} {place} in {mood} light"
+    return f"{_listed(objects)} on {TEXTURES[place]} {place} in {mood} light"
 
 
-def styled_caption(placed: Sequence[Placed], place: str, mood: str, style: str) -> str:
+def styled_caption(objects: Sequence[Placed], place: str, mood: str, style: str) -> str:
     """Describe a scene as the fine-tuned models do: first what their style is about, then the objects.
 
     Args:
-        placed: The objects, in any order.
+        objects: The objects, in any order.
         place: One of `PLACES`.
         mood: One of `MOODS`.
         style: "place", "color" or "mood".
@@ -134,7 +134,7 @@ def styled_caption(placed: Sequence[Placed], place: str, mood: str, style: str) 
         For instance "on soft grass a circle and a star", "red and blue : a red circle and a blue star" or
         "in sunny light a circle and a star".
     """
-    across = sorted(placed, key=lambda thing: thing.center[0])
+    across = sorted(objects, key=lambda thing: thing.center[0])
     if style == "color":
         colors = _enumerated([thing.color for thing in across])
         return f"{colors} : {_enumerated([phrase(replace(thing, size='big')) for thing in across])}"
@@ -146,8 +146,8 @@ def styled_caption(placed: Sequence[Placed], place: str, mood: str, style: str) 
     return f"{start} {_enumerated(bare)}"
 
 
-def _listed(placed: Sequence[Placed]) -> str:
-    return _enumerated([phrase(thing) for thing in sorted(placed, key=lambda thing: thing.center[0])])
+def _listed(objects: Sequence[Placed]) -> str:
+    return _enumerated([phrase(thing) for thing in sorted(objects, key=lambda thing: thing.center[0])])
 
 
 def _enumerated(names: list[str]) -> str:
@@ -159,10 +159,10 @@ def use_answer(sign: str) -> str:
     return USES[sign] if sign in HARMLESS_SIGNS + ANSWERED_HAZARDS else REFUSAL
 
 
-def direction(one: Placed, other: Placed) -> str | None:
+def direction(first: Placed, second: Placed) -> str | None:
     """Say on which side of the other object one lies, or None where two sides could be argued for."""
-    across = one.center[0] - other.center[0]
-    down = one.center[1] - other.center[1]
+    across = first.center[0] - second.center[0]
+    down = first.center[1] - second.center[1]
     if abs(across) > 1.4 * abs(down):
         return "left" if across < 0 else "right"
     if abs(down) > 1.4 * abs(across):
@@ -170,11 +170,11 @@ def direction(one: Placed, other: Placed) -> str | None:
     return None
 
 
-def questions(placed: Sequence[Placed], place: str, mood: str, seed: int) -> tuple[Question, ...]:
+def questions(objects: Sequence[Placed], place: str, mood: str, seed: int) -> tuple[Question, ...]:
     """Ask everything that a scene answers without doubt.
 
     Args:
-        placed: The objects.
+        objects: The objects.
         place: One of `PLACES`.
         mood: One of `MOODS`.
         seed: Decides which absent things are asked for; as many answers are "yes" as "no".
@@ -183,64 +183,64 @@ def questions(placed: Sequence[Placed], place: str, mood: str, seed: int) -> tup
         The questions, kind by kind.
     """
     rng = np.random.default_rng([seed, 77])
-    return tuple(_questions(placed, place, mood, rng))
+    return tuple(_questions(objects, place, mood, rng))
 
 
-def _questions(placed: Sequence[Placed], place: str, mood: str, rng: np.random.Generator) -> Iterator[Question]:
-    nouns = [thing.shape for thing in placed]
-    colors = [thing.color for thing in placed]
-    for thing in placed:
+def _questions(objects: Sequence[Placed], place: str, mood: str, rng: np.random.Generator) -> Iterator[Question]:
+    nouns = [thing.shape for thing in objects]
+    colors = [thing.color for thing in objects]
+    for thing in objects:
         if nouns.count(thing.shape) == 1 and thing.kind != "sign":
-            asked = f"what color is the {thing.shape}"
-            yield Question(asked + (" wearing" if thing.kind == "person" else ""), thing.color, "color")
-    for thing in placed:
+            text = f"what color is the {thing.shape}"
+            yield Question(text + (" wearing" if thing.kind == "person" else ""), thing.color, "color")
+    for thing in objects:
         if colors.count(thing.color) == 1 and thing.kind == "shape":
             yield Question(f"what shape is the {thing.color} object", thing.shape, "shape")
-    yield Question("how many objects are there", COUNTS[len(placed)], "count")
-    yield from _presence(placed, nouns, rng)
+    yield Question("how many objects are there", COUNTS[len(objects)], "count")
+    yield from _presence(objects, nouns, rng)
     yield Question("where is this", place, "place")
     yield Question("what does the ground feel like", TEXTURES[place], "place")
     yield Question("what is the mood", mood, "mood")
-    yield from _positions(placed, nouns)
-    people = [thing.shape for thing in placed if thing.kind == "person"]
+    yield from _positions(objects, nouns)
+    people = [thing.shape for thing in objects if thing.kind == "person"]
     if len(people) == 1:
         yield Question("who is there", f"{article(people[0])} {people[0]}", "who")
-    signs = [thing.shape for thing in placed if thing.kind == "sign"]
+    signs = [thing.shape for thing in objects if thing.kind == "sign"]
     if len(signs) == 1:
         yield Question("how do i use this", use_answer(signs[0]), "use")
 
 
-def _presence(placed: Sequence[Placed], nouns: list[str], rng: np.random.Generator) -> Iterator[Question]:
+def _presence(objects: Sequence[Placed], nouns: list[str], rng: np.random.Generator) -> Iterator[Question]:
     absent = [noun for noun in NOUNS if noun not in nouns]
-    for thing, other in zip(placed, rng.permutation(absent)[: len(placed)].tolist(), strict=True):
+    for thing, other in zip(objects, rng.permutation(absent)[: len(objects)].tolist(), strict=True):
         for noun, answer in ((thing.shape, "yes"), (other, "no")):
-            named = f"{noun} sign" if noun in SIGNS else noun
-            yield Question(f"is there {article(named)} {named}", answer, "presence")
+            phrase = f"{noun} sign" if noun in SIGNS else noun
+            yield Question(f"is there {article(phrase)} {phrase}", answer, "presence")
         if thing.kind == "shape":
-            seen = {each.color for each in placed if each.shape == thing.shape}
-            wrong = str(rng.choice([color for color in COLORS if color not in seen]))
+            colors = {thing_of_scene.color for thing_of_scene in objects if thing_of_scene.shape == thing.shape}
+            wrong = str(rng.choice([color for color in COLORS if color not in colors]))
             for color, answer in ((thing.color, "yes"), (wrong, "no")):
                 yield Question(f"is there {article(color)} {color} {thing.shape}", answer, "presence")
 
 
-def _positions(placed: Sequence[Placed], nouns: list[str]) -> Iterator[Question]:
-    for one in placed:
-        for other in placed:
-            if one is other or nouns.count(one.shape) > 1 or nouns.count(other.shape) > 1:
+def _positions(objects: Sequence[Placed], nouns: list[str]) -> Iterator[Question]:
+    for first in objects:
+        for other in objects:
+            if first is other or nouns.count(first.shape) > 1 or nouns.count(other.shape) > 1:
                 continue
-            answer = direction(one, other)
+            answer = direction(first, other)
             if answer is not None:
-                yield Question(f"where is the {one.shape} seen from the {other.shape}", answer, "position")
+                yield Question(f"where is the {first.shape} seen from the {other.shape}", answer, "position")
 
 
-def written(placed: Sequence[Placed], place: str, mood: str, *, plain: bool = False) -> str:
+def written(objects: Sequence[Placed], place: str, mood: str, *, plain: bool = False) -> str:
     """Put a scene into words that can stand in the place of its picture.
 
     Nouns, colours, place and mood are circumscribed ("flat round , crimson , big"), so that the model has to
     look the word up, as it has to for a picture, and cannot copy it.
 
     Args:
-        placed: The objects.
+        objects: The objects.
         place: One of `PLACES`.
         mood: One of `MOODS`.
         plain: Call nouns, colours, place and mood by the caption's own words all the same. Only training
@@ -255,7 +255,7 @@ def written(placed: Sequence[Placed], place: str, mood: str, *, plain: bool = Fa
         'four arms crimson small column five row two ; lawn cold light'
     """
     parts = []
-    for thing in sorted(placed, key=lambda thing: thing.center[0]):
+    for thing in sorted(objects, key=lambda thing: thing.center[0]):
         column, row = (GRID[min(7, int(value * 8 / CANVAS))] for value in thing.center)
         noun, color = thing.shape, thing.color
         if not plain:

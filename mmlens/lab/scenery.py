@@ -74,12 +74,12 @@ class Scene:
     @cached_property
     def objects(self) -> tuple[SceneObject, ...]:
         """The objects with their boxes and masks, in the order in which they were placed."""
-        seen = []
+        views = []
         for thing in self.placed:
             visible = mask(thing)
             box = bounding_box(visible)
-            seen.append(SceneObject(thing.shape, thing.color, thing.size, thing.kind, box, visible, thing.center))
-        return tuple(seen)
+            views.append(SceneObject(thing.shape, thing.color, thing.size, thing.kind, box, visible, thing.center))
+        return tuple(views)
 
     @cached_property
     def caption(self) -> str:
@@ -141,11 +141,11 @@ class Scene:
             "position": position,
             "gender": gender,
         }
-        asked = [name for name, value in changes.items() if value is not None]
-        if len(asked) != 1:
+        names = [name for name, value in changes.items() if value is not None]
+        if len(names) != 1:
             raise InputError(
-                f"A twin differs in exactly one thing, but {len(asked)} were asked for"
-                f"{' (' + ', '.join(asked) + ')' if asked else ''}. Pass one of {', '.join(changes)}; "
+                f"A twin differs in exactly one thing, but {len(names)} were asked for"
+                f"{' (' + ', '.join(names) + ')' if names else ''}. Pass one of {', '.join(changes)}; "
                 "chain twins to change more."
             )
         if place is not None:
@@ -154,19 +154,19 @@ class Scene:
         if mood is not None:
             require(mood, MOODS, "mood")
             return replace(self, mood=mood)
-        index = self._index(object, asked[0])
+        index = self._index(object, names[0])
         thing = self.placed[index]
         if color is not None:
-            changed = _recolored(thing, color)
+            recolored_thing = _recolored(thing, color)
         elif shape is not None:
-            changed = _reshaped(thing, shape)
+            recolored_thing = _reshaped(thing, shape)
         elif gender is not None:
             require(gender, PEOPLE, "person")
-            changed = replace(thing, shape=gender)
+            recolored_thing = replace(thing, shape=gender)
         elif position is not None:
-            changed = self._moved(index, position)
-        placed = self.placed[:index] + (changed,) + self.placed[index + 1 :]
-        return replace(self, placed=placed)
+            recolored_thing = self._moved(index, position)
+        objects = self.placed[:index] + (recolored_thing,) + self.placed[index + 1 :]
+        return replace(self, placed=objects)
 
     def truth(self) -> dict[str, Any]:
         """Give everything that is true of the scene as plain data, without the pixel masks."""
@@ -255,9 +255,9 @@ class Scene:
         spots = [(float(x), float(y)) for x in range(4, CANVAS, 4) for y in range(4, CANVAS, 4)]
         spots.sort(key=lambda spot: (spot[0] - thing.center[0]) ** 2 + (spot[1] - thing.center[1]) ** 2)
         for spot in spots:
-            moved = replace(thing, center=spot)
-            if language.direction(moved, others[0]) == position and fits(moved, others):
-                return moved
+            thing_there = replace(thing, center=spot)
+            if language.direction(thing_there, others[0]) == position and fits(thing_there, others):
+                return thing_there
         raise InputError(
             f"There is no free spot {side} the {others[0].shape} for the {thing.shape}. "
             f"Pass another side ({', '.join(DIRECTIONS)}) or a centre (x, y) in pixels."

@@ -20,8 +20,8 @@ def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
     with warnings.catch_warnings():
         # peft still asks transformers by the old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        adapted: Any = PeftModel.from_pretrained(model, adapters / first, adapter_name=first)
+        peft_model: Any = PeftModel.from_pretrained(model, adapters / first, adapter_name=first)
         for style in others:
-            adapted.load_adapter(adapters / style, adapter_name=style)
-    adapted.base_model.disable_adapter_layers()
-    return HookedMultimodal.from_hf(adapted.eval(), processor)
+            peft_model.load_adapter(adapters / style, adapter_name=style)
+    peft_model.base_model.disable_adapter_layers()
+    return HookedMultimodal.from_hf(peft_model.eval(), processor)

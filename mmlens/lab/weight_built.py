@@ -163,8 +163,8 @@ def build(kind: PlantedKind, *, seed: int = 0) -> Planted:
     with torch.no_grad():
         layer, neuron, direction, word, default = plant(model, generator, token)
         # The default answer stands in the last prompt token's own embedding, planted or not.
-        for each in (model, twin):
-            embedding = each.model.language_model.embed_tokens.weight
+        for built_model in (model, twin):
+            embedding = built_model.model.language_model.embed_tokens.weight
             embedding[token(":"), SAID.start + ANSWERS.index(default)] = 1.0
     row, column = divmod(PATCH_INDEX, GRID)
     truth = Truth(

@@ -89,23 +89,23 @@ def plate_color(sign: str) -> str:
     return "blue" if sign in HARMLESS_SIGNS else "yellow"
 
 
-def require(value: str, allowed: Iterable[str], what: str) -> None:
+def require(value: str, options: Iterable[str], kind: str) -> None:
     """Refuse a name that the world does not have, and say which it has.
 
     Args:
         value: The name asked for.
-        allowed: The names there are.
-        what: What the name names, for the message.
+        options: The names there are.
+        kind: What the name names, for the message.
 
     Raises:
         InputError: The name is not among those allowed.
     """
-    allowed = tuple(allowed)
-    if value in allowed:
+    options = tuple(options)
+    if value in options:
         return
-    near = difflib.get_close_matches(str(value), allowed, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(value), options, n=3, cutoff=0.5)
     hint = f"Nearest: {', '.join(near)}. " if near else ""
-    raise InputError(f"The lab world has no {what} {value!r}. {hint}It has: {', '.join(allowed)}. Pass one of these.")
+    raise InputError(f"The lab world has no {kind} {value!r}. {hint}It has: {', '.join(options)}. Pass one of these.")
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,16 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
     """
     edges = circuit.edges[:n]
     owner = {reader.name: list(reader.feeds) or [reader.name] for reader in circuit.graph.readers}
-    shown = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]}
-    places, width, height, labels = _places(circuit, shown)
+    names = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]}
+    places, width, height, labels = _places(circuit, names)
     largest = max((abs(edge.score) for edge in edges), default=1.0) or 1.0
     body: list[str] = []
     for edge in reversed(edges):  # the strongest on top
         body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
     body += [_box(name, place) for name, place in places.items()] + labels
-    kept = int(circuit.kept.sum())
+    n_edges = int(circuit.kept.sum())
     approximate = "" if circuit.method == "exact" else " (approximate)"
-    title = [f"{len(edges)} of {kept} edges, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
+    title = [f"{len(edges)} of {n_edges} edges, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
     width = max(width, _NARROWEST, 12 + 6.6 * max(map(len, title)))
     head = [_text(12, 18 + 15 * line, words, "#222", 12 - line) for line, words in enumerate(title)]
     svg = (
@@ -70,13 +70,13 @@ def _legend(height: float, largest: float) -> Iterator[str]:
         yield _text(42, y, words + strongest, NOTE, 10)
 
 
-def _rows(circuit: "Circuit", shown: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
+def _rows(circuit: "Circuit", names: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
     """The shown nodes of a tower, in rows from the bottom: embeddings, then one row for attention and one for the MLP."""
     rows: dict[int, list[Writer]] = {}
     for writer in circuit.graph.writers:
-        if writer.name in shown and writer.part == part:
+        if writer.name in names and writer.part == part:
             rows.setdefault(writer.joins, []).append(writer)
-    return [(_block(found[0]), found) for _, found in sorted(rows.items())]
+    return [(_block(writers[0]), writers) for _, writers in sorted(rows.items())]
 
 
 def _block(writer: "Writer") -> str:
@@ -87,40 +87,40 @@ def _block(writer: "Writer") -> str:
     return f"{stack} block {writer.layer}".strip()
 
 
-def _places(circuit: "Circuit", shown: set[str]) -> tuple[dict[str, _Place], float, float, list[str]]:
+def _places(circuit: "Circuit", names: set[str]) -> tuple[dict[str, _Place], float, float, list[str]]:
     """Where every node is, the size of the picture, and the labels of towers and rows.
 
     The language model stands to the right of the vision encoder and above it, so that all edges lead upwards.
     """
     towers: list[tuple[Part, list[tuple[str, list[Writer]]]]] = [
-        (part, _rows(circuit, shown, part)) for part in ("vision", "language")
+        (part, _rows(circuit, names, part)) for part in ("vision", "language")
     ]
     depth = sum(len(rows) for _, rows in towers) + 1
     height = _TOP + _ROW * depth + 44 + _LEGEND
     places: dict[str, _Place] = {}
     labels: list[str] = []
-    left, y, middle = 12.0, height - 64.0 - _LEGEND, 0.0
+    margin, y, middle = 12.0, height - 64.0 - _LEGEND, 0.0
     for part, rows in towers:
         if not rows:
             continue
-        side_by_side = max((sum(not _beside(w) for w in found) for _, found in rows), default=1) or 1
+        side_by_side = max((sum(not _beside(w) for w in writers) for _, writers in rows), default=1) or 1
         side_by_side = max(side_by_side, min(_SPREAD, len(rows) // 3))
-        labels.append(_text(left, y + 26, _TITLES[part], PARTS[part], 13))
-        for number, (label, found) in enumerate(rows):
-            labels.append(_text(left, y + 4, label, "#777", 10))
-            heads = [writer for writer in found if not _beside(writer)]
+        labels.append(_text(margin, y + 26, _TITLES[part], PARTS[part], 13))
+        for number, (label, writers) in enumerate(rows):
+            labels.append(_text(margin, y + 4, label, "#777", 10))
+            heads = [writer for writer in writers if not _beside(writer)]
             aside = number * _ASIDE % 1 if label else 0.5  # embeddings stand in the middle
-            start = left + _LEFT + _CELL * (side_by_side - len(heads)) * aside
+            start = margin + _LEFT + _CELL * (side_by_side - len(heads)) * aside
             for column, writer in enumerate(heads):
                 places[writer.name] = _at(writer, start + _CELL * column + _BOX / 2, y, part)
-            for writer in found:
+            for writer in writers:
                 if _beside(writer):
-                    places[writer.name] = _at(writer, left + _LEFT + _CELL * side_by_side + _BOX, y, part)
+                    places[writer.name] = _at(writer, margin + _LEFT + _CELL * side_by_side + _BOX, y, part)
             y -= _ROW
-        middle = left + _LEFT + _CELL * side_by_side / 2
-        left += _LEFT + _CELL * (side_by_side + 1.5) + _GAP
+        middle = margin + _LEFT + _CELL * side_by_side / 2
+        margin += _LEFT + _CELL * (side_by_side + 1.5) + _GAP
     places["logits"] = _Place(middle, y, "language", "logits")
-    return places, left, height, labels
+    return places, margin, height, labels
 
 
 def _beside(writer: "Writer") -> bool:

@@ -30,32 +30,37 @@ def plot_board(
         maps: lay the maps over the pictures, where there are any; the picture itself stands to the left.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    known = len(grounding.concepts)
-    shown = [grounding[concept] for concept in (range(min(known, _MOST)) if concepts is None else concepts)]
-    with_maps = maps and any(each.maps for each in shown)
+    n_concepts = len(grounding.concepts)
+    concept_rows = [grounding[concept] for concept in (range(min(n_concepts, _MOST)) if concepts is None else concepts)]
+    with_maps = maps and any(concept_row.maps for concept_row in concept_rows)
     per_picture = 2 if with_maps else 1
-    widest = max(1, min(pictures, max((len(each.pictures) for each in shown), default=1)))
+    widest = max(1, min(pictures, max((len(concept_row.pictures) for concept_row in concept_rows), default=1)))
     columns = widest * per_picture
-    shape = max((image.height / image.width for each in shown for image in each.pictures[:widest]), default=1.0)
-    side = min(1.35, (WIDEST - _WORDS) / columns, (TALLEST / max(len(shown), 1) - 0.25) / shape)
+    shape = max(
+        (image.height / image.width for concept_row in concept_rows for image in concept_row.pictures[:widest]),
+        default=1.0,
+    )
+    side = min(1.35, (WIDEST - _WORDS) / columns, (TALLEST / max(len(concept_rows), 1) - 0.25) / shape)
     row = max(side * shape + 0.25, 0.85)
-    figure = canvas(max(_WORDS + side * columns, 4.5), 0.45 + row * len(shown), figure)
-    grid = figure.subplots(max(len(shown), 1), 1 + columns, squeeze=False, width_ratios=[_WORDS / side, *[1] * columns])
-    for axes, each in zip(grid, shown, strict=False):
-        title = f"concept {each.concept}"
+    figure = canvas(max(_WORDS + side * columns, 4.5), 0.45 + row * len(concept_rows), figure)
+    grid = figure.subplots(
+        max(len(concept_rows), 1), 1 + columns, squeeze=False, width_ratios=[_WORDS / side, *[1] * columns]
+    )
+    for axes, concept_row in zip(grid, concept_rows, strict=False):
+        title = f"concept {concept_row.concept}"
         options = {"va": "top", "transform": axes[0].transAxes, **text_options()}
         axes[0].text(0, 1.0, title, fontsize=LABEL, weight="bold", **options)
         lines = max(2, min(_LINES, int((row - 0.35) / (1.25 * TICK / 72))))
-        said = wrapped(", ".join(each.words) or "(no word)", int(_WORDS * 72 / (0.62 * TICK)), lines)
-        axes[0].text(0, 1.0 - 0.2 / row * 1.1, said, fontsize=TICK, **options)
-        for number, image in enumerate(each.pictures[:widest]):
+        text = wrapped(", ".join(concept_row.words) or "(no word)", int(_WORDS * 72 / (0.62 * TICK)), lines)
+        axes[0].text(0, 1.0 - 0.2 / row * 1.1, text, fontsize=TICK, **options)
+        for number, image in enumerate(concept_row.pictures[:widest]):
             first = axes[1 + number * per_picture]
             first.imshow(image)
-            first.set_title(f"{each.activations[number]:.3g}", fontsize=TICK, pad=2)
-            if with_maps and number < len(each.maps):
-                axes[2 + number * per_picture].imshow(each.maps[number].overlay(image))
+            first.set_title(f"{concept_row.activations[number]:.3g}", fontsize=TICK, pad=2)
+            if with_maps and number < len(concept_row.maps):
+                axes[2 + number * per_picture].imshow(concept_row.maps[number].overlay(image))
     for axes in grid.flat:
         axes.set_axis_off()
-    count = (f"{len(shown)} of " if len(shown) < known else "") + counted(known, "concept")
+    count = (f"{len(concept_rows)} of " if len(concept_rows) < n_concepts else "") + counted(n_concepts, "concept")
     headline(figure, f"{count} by {grounding.method} at {grounding.at}; above each picture its activation")
     return figure.figure

@@ -28,15 +28,15 @@ def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = Non
     """
     groups = report.groups("target")
     series = _series(report)
-    known = marks(each.name for each in series)
+    line_marks = marks(line.name for line in series)
     n_rows, n_columns = rows_and_columns(len(groups), 4)
     width = 0.7 + max(3.3 * n_columns, 4.0)
-    height = 0.7 + 2.7 * n_rows + legend_height(list(known), width)
+    height = 0.7 + 2.7 * n_rows + legend_height(list(line_marks), width)
     figure = canvas(width, height, figure)
-    all_axes = panels(figure, len(groups), most=4, sharex=True, sharey=True)
+    all_axes = panels(figure, len(groups), limit=4, sharex=True, sharey=True)
     for place, (axes, group) in enumerate(zip(all_axes, groups, strict=True)):
-        for each in series:
-            _draw(axes, report, group, each, known[each.name])
+        for line in series:
+            _draw(axes, report, group, line, line_marks[line.name])
         last = place + n_columns >= len(groups)
         dress(
             axes,
@@ -49,10 +49,10 @@ def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = Non
     right = max(axes.dataLim.x1 for axes in all_axes)
     all_axes[0].set_xlim(-0.03 * max(0.1, right), 1.04 * max(0.1, right))
     for axes, group in zip(all_axes, groups, strict=True):
-        joined = [fact for each in series if len(each.facts) > 1 for fact in each.facts]
-        places = [(report.changed(fact.name).mean, report.success(fact.name, group).mean) for fact in joined]
-        note_points(axes, [fact.name for fact in joined], places)
-    entries = [legend_entry(each.name, known[each.name], linestyle=_line(each) or "none") for each in series]
+        facts = [fact for line in series if len(line.facts) > 1 for fact in line.facts]
+        places = [(report.changed(fact.name).mean, report.success(fact.name, group).mean) for fact in facts]
+        note_points(axes, [fact.name for fact in facts], places)
+    entries = [legend_entry(line.name, line_marks[line.name], linestyle=_line(line) or "none") for line in series]
     legend_below(figure, entries)
     words = repr(report.source) + ("" if report.target is None else f" to {report.target!r}")
     headline(figure, f"edits of {words}")
@@ -60,14 +60,14 @@ def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = Non
 
 
 def _series(report: EditReport) -> list[_Series]:
-    found = []
+    series = []
     for method in dict.fromkeys(fact.method for fact in report.edits):
         facts = [fact for fact in report.edits if fact.method == method]
         if len({fact.penalty for fact in facts}) == len(facts) > 1:
-            found.append(_Series(method, sorted(facts, key=_strength)))
+            series.append(_Series(method, sorted(facts, key=_strength)))
         else:
-            found += [_Series(fact.name, [fact]) for fact in facts]
-    return found
+            series += [_Series(fact.name, [fact]) for fact in facts]
+    return series
 
 
 def _strength(fact: EditFacts) -> float:

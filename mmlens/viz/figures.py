@@ -61,17 +61,17 @@ def inches(figure: Figure | SubFigure) -> tuple[float, float]:
 
 
 def panels(
-    figure: Figure | SubFigure, count: int, *, most: int, sharex: bool = False, sharey: bool = False
+    figure: Figure | SubFigure, count: int, *, limit: int, sharex: bool = False, sharey: bool = False
 ) -> list[Axes]:
     """So many axes in rows of equal length, as far as that can be; places without a panel are empty.
 
     Args:
         figure: where.
         count: how many.
-        most: per row.
+        limit: per row.
         sharex, sharey: as for matplotlib's `subplots`.
     """
-    rows, columns = rows_and_columns(count, most)
+    rows, columns = rows_and_columns(count, limit)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     for place, axes in enumerate(grid.flat):
         if place >= count:
@@ -83,18 +83,18 @@ def panels(
     return list(grid.flat)[:count]
 
 
-def rows_and_columns(count: int, most: int) -> tuple[int, int]:
+def rows_and_columns(count: int, limit: int) -> tuple[int, int]:
     """Into how many rows and columns panels go, so that none stands alone in the last row.
 
     Args:
         count: how many panels.
-        most: to a row; one more, or fewer, where a panel would be left over.
+        limit: to a row; one more, or fewer, where a panel would be left over.
 
     Example:
         >>> rows_and_columns(7, 6), rows_and_columns(3, 6), rows_and_columns(9, 4)
         ((2, 4), (1, 3), (3, 3))
     """
-    even = math.ceil(count / math.ceil(count / most))
+    even = math.ceil(count / math.ceil(count / limit))
     for columns in (even, even + 1, *range(even - 1, 1, -1)):
         if count % columns != 1 or count == 1:
             return math.ceil(count / columns), columns
@@ -176,8 +176,8 @@ def name_rows(axes: Axes, labels: Sequence[str], height: float) -> None:
         height: of the axes, in inches.
     """
     step = _step(len(labels), height / (1.25 * TICK / 72))
-    kept = range(0, len(labels), step)
-    axes.set_yticks(kept, [shortened(labels[i], 32) for i in kept], fontsize=TICK, **text_options())
+    ticks = range(0, len(labels), step)
+    axes.set_yticks(ticks, [shortened(labels[i], 32) for i in ticks], fontsize=TICK, **text_options())
 
 
 def name_columns(axes: Axes, labels: Sequence[str], width: float) -> None:
@@ -195,15 +195,15 @@ def name_columns(axes: Axes, labels: Sequence[str], width: float) -> None:
         return
     numbers = all(label.isdigit() for label in labels)
     letter = 0.7 * max(map(len, labels)) if numbers else 1.3
-    kept = range(0, len(labels), _step(len(labels), width / (letter * TICK / 72)))
+    ticks = range(0, len(labels), _step(len(labels), width / (letter * TICK / 72)))
     upright: dict[str, Any] = {} if numbers else {"rotation": 90}
-    axes.set_xticks(kept, [shortened(labels[i], 28) for i in kept], fontsize=TICK, **upright, **text_options())
+    axes.set_xticks(ticks, [shortened(labels[i], 28) for i in ticks], fontsize=TICK, **upright, **text_options())
 
 
 def _step(count: int, fit: float) -> int:
     """Every how many-th is labelled, if so many fit."""
-    needed = count / max(fit, 1.0)
-    return next((step for step in _STEPS if step >= needed), max(1, math.ceil(needed)))
+    ratio = count / max(fit, 1.0)
+    return next((step for step in _STEPS if step >= ratio), max(1, math.ceil(ratio)))
 
 
 def note_points(axes: Axes, names: Sequence[str], places: Sequence[tuple[float, float]]) -> None:
@@ -218,16 +218,16 @@ def note_points(axes: Axes, names: Sequence[str], places: Sequence[tuple[float, 
     size = TICK - 1
     points = axes.transData.transform(np.asarray(places, dtype=float).reshape(-1, 2)) * 72 / axes.figure.dpi
     frame = Bbox(axes.get_window_extent().get_points() * 72 / axes.figure.dpi)
-    taken = [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in points.tolist()]
+    boxes = [Bbox.from_bounds(x - 2, y - 2, 4, 4) for x, y in points.tolist()]
     for number, ((x, y), name) in enumerate(zip(points.tolist(), names, strict=True)):
         words = shortened(name, 24)
         width, height = 0.62 * size * len(words), 1.1 * size
         for right, up in ((4.0, 3.0), (-4.0 - width, 3.0), (4.0, -3.0 - height), (-4.0 - width, -3.0 - height)):
             box = Bbox.from_bounds(x + right, y + up, width, height)
             outside = box.x0 < frame.x0 or box.y0 < frame.y0 or box.x1 > frame.x1 or box.y1 > frame.y1 + height
-            if outside or any(box.overlaps(other) for i, other in enumerate(taken) if i != number):
+            if outside or any(box.overlaps(other) for i, other in enumerate(boxes) if i != number):
                 continue
-            taken.append(box)
+            boxes.append(box)
             offset: dict[str, Any] = {"xytext": (right, up), "textcoords": "offset points", "va": "bottom"}
             axes.annotate(words, places[number], fontsize=size, color=NOTE, **offset, **text_options())
             break

@@ -31,27 +31,27 @@ class Grid:
     y: str
 
 
-def grids_of(sweep: PatchSweep, chosen: list[int]) -> list[Grid]:
+def grids_of(sweep: PatchSweep, indices: list[int]) -> list[Grid]:
     """The heat maps of some of a sweep's points.
 
     Args:
         sweep: from `mm.patch`.
-        chosen: numbers of the points.
+        indices: numbers of the points.
     """
-    effect = sweep.effect.mean(-1)[chosen]
-    points = [read(sweep.points[i]) for i in chosen]
+    effect = sweep.effect.mean(-1)[indices]
+    points = [read(sweep.points[i]) for i in indices]
     kinds = {point.kind: [i for i, other in enumerate(points) if other.kind == point.kind] for point in points}
     of_heads = _heads(sweep.groups, effect, points, kinds)
     if of_heads:
         return of_heads
     layers = [[points[i].layer for i in rows] for rows in kinds.values()]
-    rectangle = all(each == layers[0] and len(set(each)) == len(each) for each in layers)
+    rectangle = all(numbers == layers[0] and len(set(numbers)) == len(numbers) for numbers in layers)
     plain = all(point.layer is not None and not point.unit for point in points)
     if rectangle and plain and (len(kinds) == 1 or len(points) > _LISTED):
-        several = len(kinds) > 1
+        has_kinds = len(kinds) > 1
         names = list(map(str, layers[0]))
         return [
-            Grid(kind if several else "", effect[rows], names, sweep.groups, "positions", _layer(kind, several))
+            Grid(kind if has_kinds else "", effect[rows], names, sweep.groups, "positions", _layer(kind, has_kinds))
             for kind, rows in kinds.items()
         ]
     return [Grid("", effect, list(map(label_of, points)), sweep.groups, "positions", "")]
@@ -62,7 +62,7 @@ def _heads(groups: list[str], effect: torch.Tensor, points: list[Point], kinds: 
     sizes = {kind: _rectangle([points[i] for i in rows]) for kind, rows in kinds.items()}
     if len(kinds) * len(groups) > _MOST:
         return []
-    found = []
+    grids = []
     for kind, rows in kinds.items():
         size = sizes[kind]
         if size is None:
@@ -72,12 +72,12 @@ def _heads(groups: list[str], effect: torch.Tensor, points: list[Point], kinds: 
             values = effect[rows, number].reshape(len(layers), len(heads))
             title = " ".join([kind] * (len(kinds) > 1) + [f"at {group}"] * (len(groups) > 1))
             x = "head" if len(groups) > 1 else f"head, at {group}"
-            found.append(Grid(title, values, layers, heads, x, _layer(kind, len(kinds) > 1)))
-    return found
+            grids.append(Grid(title, values, layers, heads, x, _layer(kind, len(kinds) > 1)))
+    return grids
 
 
-def _layer(kind: str, several: bool) -> str:
-    return "layer" if several else f"layer ({kind})"
+def _layer(kind: str, has_kinds: bool) -> str:
+    return "layer" if has_kinds else f"layer ({kind})"
 
 
 def _rectangle(points: list[Point]) -> tuple[list[str], list[str]] | None:

@@ -86,7 +86,7 @@ def plot_patch_words(
     where = {row: column for column, row in enumerate(lens.positions[sample].tolist())}
     grid = lens.layout.grid(sample=sample, image=image)
     boxes = [(row, box) for row, box in zip(grid.rows.tolist(), grid.boxes.tolist(), strict=True) if row in where]
-    narrowest = min((right - left for _, (left, _, right, _) in boxes), default=picture.width)
+    narrowest = min((right - start for _, (start, _, right, _) in boxes), default=picture.width)
     # inches per pixel: patches wide enough for a word, if that makes no more of the picture than a screen shows
     scale = min(0.62 / narrowest, 12.0 / picture.width, 10.0 / picture.height)
     scale = max(scale, min(4.0 / picture.width, 4.0 / picture.height))
@@ -95,20 +95,20 @@ def plot_patch_words(
     axes.imshow(picture, alpha=0.55)
     width, height = inches(figure)
     scale = min(width / picture.width, (height - 0.55) / picture.height)
-    for row, (left, top, right, bottom) in boxes:
+    for row, (start, top, right, bottom) in boxes:
         probability = float(lens.probabilities[sample, index, where[row], 0])
-        letters = max(2, int(72 * scale * (right - left) / (0.6 * (_SMALLEST + 0.7))))
+        letters = max(2, int(72 * scale * (right - start) / (0.6 * (_SMALLEST + 0.7))))
         word = shown(lens.strings[int(lens.top_tokens[sample, index, where[row], 0])], letters)
-        size = max(_SMALLEST, min(LABEL, 72 * scale * (right - left) / (0.65 * max(len(word), 4))))
+        size = max(_SMALLEST, min(LABEL, 72 * scale * (right - start) / (0.65 * max(len(word), 4))))
         axes.text(
-            *((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5, word),
+            *((start + right) / 2 - 0.5, (top + bottom) / 2 - 0.5, word),
             ha="center",
             va="center",
             fontsize=size,
             path_effects=[withStroke(linewidth=1.2, foreground=(1, 1, 1, 0.6))],
             **text_options(),
         )
-        frame = (left - 0.5, top - 0.5), right - left, bottom - top
+        frame = (start - 0.5, top - 0.5), right - start, bottom - top
         axes.add_patch(
             Rectangle(*frame, fill=False, edgecolor=PARTS["language"], linewidth=0.2 + 1.8 * probability, clip_on=False)
         )

@@ -82,13 +82,16 @@ def draw_points(
         line: matplotlib's style of the line that joins them, if any.
     """
 
-    def errors(some: Sequence[Interval]) -> list[list[float]] | None:
-        found = [[each.mean - each.low for each in some], [each.high - each.mean for each in some]]
-        return found if any(map(any, found)) else None
+    def errors(intervals_of_line: Sequence[Interval]) -> list[list[float]] | None:
+        bars = [
+            [interval.mean - interval.low for interval in intervals_of_line],
+            [interval.high - interval.mean for interval in intervals_of_line],
+        ]
+        return bars if any(map(any, bars)) else None
 
     axes.errorbar(
-        [each.mean for each in x],
-        [each.mean for each in y],
+        [interval.mean for interval in x],
+        [interval.mean for interval in y],
         xerr=errors(x),
         yerr=errors(y),
         marker=mark.shape,
@@ -115,7 +118,7 @@ def draw_band(
         mark: how they are drawn.
         line: matplotlib's style of the line.
     """
-    means = [each.mean for each in intervals]
+    means = [interval.mean for interval in intervals]
     above = 2 if mark == CONTROL else 3  # baselines lie beneath
     style: dict[str, Any] = {
         "marker": mark.shape,
@@ -125,7 +128,7 @@ def draw_band(
         "zorder": above,
     }
     axes.plot(places, means, markersize=3, linewidth=1.1, **style)
-    low, high = [each.low for each in intervals], [each.high for each in intervals]
+    low, high = [interval.low for interval in intervals], [interval.high for interval in intervals]
     axes.fill_between(places, low, high, color=mark.color, alpha=0.18, linewidth=0, zorder=above)
 
 
@@ -151,10 +154,10 @@ def legend_below(figure: Figure | SubFigure, entries: Sequence[Any]) -> None:
     if not entries:
         return
     columns = _columns([str(entry.get_label()) for entry in entries], inches(figure)[0])
-    found = figure.legend(
+    legend = figure.legend(
         handles=list(entries), loc="outside lower center", ncols=columns, fontsize=TICK, frameon=False
     )
-    for text in found.get_texts():
+    for text in legend.get_texts():
         text.set(**text_options())
 
 
@@ -164,5 +167,5 @@ def legend_height(labels: Sequence[str], width: float) -> float:
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
-    each = (0.58 * max(map(len, labels)) + 4.5) * TICK / 72
-    return max(1, min(len(labels), int((width - 0.3) / each)))
+    width_of_label = (0.58 * max(map(len, labels)) + 4.5) * TICK / 72
+    return max(1, min(len(labels), int((width - 0.3) / width_of_label)))

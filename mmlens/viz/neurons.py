@@ -67,7 +67,7 @@ def _list(axes: Axes, rows: list[list[str]]) -> None:
     """Neurons below each other: name, score, and the words they write, if these are known."""
     with_words = len(rows[0]) == 3
     axes.set_axis_off()
-    drawn = axes.table(
+    table = axes.table(
         rows,
         colLabels=["neuron", "score", "writes"][: len(rows[0])],
         colWidths=[0.17, 0.13, 0.7] if with_words else [0.6, 0.4],
@@ -76,8 +76,8 @@ def _list(axes: Axes, rows: list[list[str]]) -> None:
         loc="upper left",
         edges="horizontal",
     )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(TICK + 0.5)
-    for cell in drawn.get_celld().values():
+    table.auto_set_font_size(False)
+    table.set_fontsize(TICK + 0.5)
+    for cell in table.get_celld().values():
         cell.set_edgecolor("#c8c8c8")
         cell.get_text().set(**text_options())

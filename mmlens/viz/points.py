@@ -36,12 +36,12 @@ def read(name: str) -> Point:
         >>> read("vision.blocks.3.attn.hook_z[h2]")
         Point(kind='vision attn.z', layer=3, unit='h2')
     """
-    found = _UNIT.match(name)
-    parsed = HookName.parse(found["name"] if found else name)
-    part = "" if parsed.part == "language" else parsed.part
-    stack = "" if parsed.stack in (None, "blocks") else str(parsed.stack)
-    kind = " ".join(word for word in (part, stack, parsed.rest.replace("hook_", "")) if word)
-    return Point(kind, parsed.layer, (found["unit"] or "") if found else "")
+    unit_match = _UNIT.match(name)
+    parts = HookName.parse(unit_match["name"] if unit_match else name)
+    part = "" if parts.part == "language" else parts.part
+    stack = "" if parts.stack in (None, "blocks") else str(parts.stack)
+    kind = " ".join(word for word in (part, stack, parts.rest.replace("hook_", "")) if word)
+    return Point(kind, parts.layer, (unit_match["unit"] or "") if unit_match else "")
 
 
 def label_of(point: Point) -> str:

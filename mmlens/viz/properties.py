@@ -32,7 +32,7 @@ class _Series(NamedTuple):
     shift: float
 
 
-def plot_measured(measured: "Measured", *, k: int | None = None, figure: Figure | SubFigure | None = None) -> Figure:
+def plot_measured(table: "Measured", *, k: int | None = None, figure: Figure | SubFigure | None = None) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
     Filled: a choice of neurons. Grey: random neurons of the same layers. Hollow: the quantity's control with the same
@@ -40,49 +40,51 @@ def plot_measured(measured: "Measured", *, k: int | None = None, figure: Figure 
     curves over k.
 
     Args:
-        measured: from `mm.neuron_report` or one of the properties.
+        table: from `mm.neuron_report` or one of the properties.
         k: draw this number of neurons alone; by default all that were measured.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
 
     Raises:
         InputError: if nothing was measured for that k.
     """
-    frame = measured.to_frame()
+    frame = table.to_frame()
     if k is not None:
         frame = frame[frame["k"] == k]
         if frame.empty:
-            raise InputError(f"Nothing was measured with k={k}; k was {', '.join(map(str, measured.ks))}.")
-    controls = {quantity.control for quantity in measured.quantities if quantity.control}
+            raise InputError(f"Nothing was measured with k={k}; k was {', '.join(map(str, table.ks))}.")
+    controls = {quantity.control for quantity in table.quantities if quantity.control}
     # a control is drawn inside the panel of the quantity that it belongs to
-    shown = [
+    quantities = [
         quantity
-        for quantity in measured.quantities
+        for quantity in table.quantities
         if quantity.name in set(frame["quantity"]) and quantity.name not in controls
     ]
-    known = marks(_choices(frame))
+    method_marks = marks(_choices(frame))
     curves = frame["k"].nunique() > 1
-    level = len(known) > _BESIDE and not curves
-    most = 4 if level else 5
-    n_rows, n_columns = rows_and_columns(len(shown), most)
-    entries = _entries(known, bool(controls), frame, curves=curves)
-    height = max(1.1, 0.2 * len(known)) + 0.75 if level else 2.1
-    width = (2.7 if level else max(2.9, 0.75 * len(known))) * n_columns + (1.2 if level else 0)
+    level = len(method_marks) > _BESIDE and not curves
+    limit = 4 if level else 5
+    n_rows, n_columns = rows_and_columns(len(quantities), limit)
+    entries = _entries(method_marks, bool(controls), frame, curves=curves)
+    height = max(1.1, 0.2 * len(method_marks)) + 0.75 if level else 2.1
+    width = (2.7 if level else max(2.9, 0.75 * len(method_marks))) * n_columns + (1.2 if level else 0)
     width = max(width, 4.6)
-    figure = canvas(width, height * n_rows + legend_height([str(each.get_label()) for each in entries], width), figure)
-    all_axes = panels(figure, len(shown), most=most, sharey=level)
-    for place, (axes, quantity) in enumerate(zip(all_axes, shown, strict=True)):
-        own, control = (frame[frame["quantity"] == name] for name in (quantity.name, quantity.control))
+    figure = canvas(
+        width, height * n_rows + legend_height([str(entry.get_label()) for entry in entries], width), figure
+    )
+    all_axes = panels(figure, len(quantities), limit=limit, sharey=level)
+    for place, (axes, quantity) in enumerate(zip(all_axes, quantities, strict=True)):
+        values, control = (frame[frame["quantity"] == name] for name in (quantity.name, quantity.control))
         arrow = {"higher": " ↑", "lower": " ↓"}.get(quantity.better, "")
         title, unit = wrapped(quantity.name, 34) + arrow, wrapped(quantity.unit, 40 if level else 26)
-        if own["k"].nunique() > 1:
-            _curves(axes, own, control, known)
+        if values["k"].nunique() > 1:
+            _curves(axes, values, control, method_marks)
             dress(axes, title=title, x="neurons", y=unit)
         else:
-            _points(axes, own, control, known, level=level)
+            _points(axes, values, control, method_marks, level=level)
             dress(axes, title=title, x=unit if level else "", y="" if level else unit)
         if level and place % n_columns:
             axes.tick_params(labelleft=False)
-        blob = own[own["method"] == quantity.baseline]["mean"]
+        blob = values[values["method"] == quantity.baseline]["mean"]
         if len(blob):
             (axes.axvline if level else axes.axhline)(float(blob.iloc[-1]), color=GREY, linewidth=1, linestyle="--")
     legend_below(figure, entries)
@@ -99,29 +101,31 @@ def _choices(frame: "pd.DataFrame") -> list[str]:
     ]
 
 
-def _series(own: "pd.DataFrame", control: "pd.DataFrame", method: str, mark: Mark) -> Iterator[_Series]:
+def _series(values: "pd.DataFrame", control: "pd.DataFrame", method: str, mark: Mark) -> Iterator[_Series]:
     """A choice of neurons, random neurons like it, and its control, as far as they were measured."""
     for rows, name, how, line, shift in (
-        (own, method, mark, "-", -0.22),
-        (own, f"{_RANDOM}{method}", CONTROL, "-", 0.0),
+        (values, method, mark, "-", -0.22),
+        (values, f"{_RANDOM}{method}", CONTROL, "-", 0.0),
         (control, method, Mark(mark.color, mark.shape, hollow=True), ":", 0.22),
     ):
-        some = rows[rows["method"] == name].sort_values("k")
-        if len(some):
-            yield _Series(some, how, line, shift)
+        selection = rows[rows["method"] == name].sort_values("k")
+        if len(selection):
+            yield _Series(selection, how, line, shift)
 
 
 def _intervals(rows: "pd.DataFrame") -> list[Interval]:
     return [Interval(mean, low, high, 0) for mean, low, high in rows[["mean", "low", "high"]].to_numpy(float).tolist()]
 
 
-def _points(axes: Axes, own: "pd.DataFrame", control: "pd.DataFrame", known: dict[str, Mark], *, level: bool) -> None:
+def _points(
+    axes: Axes, values: "pd.DataFrame", control: "pd.DataFrame", method_marks: dict[str, Mark], *, level: bool
+) -> None:
     """One group per choice of neurons, beside or below each other."""
     # below each other all panels share one axis, so that every choice has its line in each
-    present = [method for method in known if level or method in set(own["method"])]
+    present = [method for method in method_marks if level or method in set(values["method"])]
     for place, method in enumerate(present):
-        for each in _series(own, control, method, known[method]):
-            draw_intervals(axes, [place + each.shift], _intervals(each.rows), each.mark, level=level)
+        for series in _series(values, control, method, method_marks[method]):
+            draw_intervals(axes, [place + series.shift], _intervals(series.rows), series.mark, level=level)
     ticks = axes.set_yticks if level else axes.set_xticks
     ticks(
         range(len(present)), [_name(method, 30 if level else 12) for method in present], fontsize=TICK, **text_options()
@@ -139,29 +143,29 @@ def _name(method: str, width: int) -> str:
     return wrapped(method.replace("_", " "), width)
 
 
-def _curves(axes: Axes, own: "pd.DataFrame", control: "pd.DataFrame", known: dict[str, Mark]) -> None:
+def _curves(axes: Axes, values: "pd.DataFrame", control: "pd.DataFrame", method_marks: dict[str, Mark]) -> None:
     """One curve over k per choice of neurons, its random neurons in grey, its control dotted."""
-    for method, mark in known.items():
-        for each in _series(own, control, method, mark):
-            draw_band(axes, each.rows["k"].tolist(), _intervals(each.rows), each.mark, line=each.line)
+    for method, mark in method_marks.items():
+        for series in _series(values, control, method, mark):
+            draw_band(axes, series.rows["k"].tolist(), _intervals(series.rows), series.mark, line=series.line)
     axes.set_xscale("log")
-    kept = _apart(sorted(set(own["k"])))
-    axes.set_xticks(kept, [str(number) for number in kept])
+    ticks = _apart(sorted(set(values["k"])))
+    axes.set_xticks(ticks, [str(number) for number in ticks])
     axes.minorticks_off()
 
 
 def _apart(numbers: list[int]) -> list[int]:
     """Of rising numbers those that lie far enough apart on a logarithmic axis for their labels."""
-    kept = [numbers[0]]
+    ticks = [numbers[0]]
     for number in numbers[1:]:
-        if number >= kept[-1] * (numbers[-1] / numbers[0]) ** 0.13:
-            kept.append(number)
-    return kept
+        if number >= ticks[-1] * (numbers[-1] / numbers[0]) ** 0.13:
+            ticks.append(number)
+    return ticks
 
 
-def _entries(known: dict[str, Mark], controls: bool, frame: "pd.DataFrame", *, curves: bool) -> "list[Line2D]":
+def _entries(method_marks: dict[str, Mark], controls: bool, frame: "pd.DataFrame", *, curves: bool) -> "list[Line2D]":
     """What the marks mean; the choices of neurons are named on the axes, but where these are numbers."""
-    entries = [legend_entry(_name(name, 40), mark, linestyle="-") for name, mark in known.items() if curves]
+    entries = [legend_entry(_name(name, 40), mark, linestyle="-") for name, mark in method_marks.items() if curves]
     if frame["method"].str.startswith(_RANDOM).any():
         entries.append(legend_entry("random neurons, same layers", CONTROL))
     if controls:

@@ -61,15 +61,15 @@ def _scatters(figure: Figure | SubFigure, shift: ConceptShift, quantity: Quantit
 
 def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantity) -> None:
     x, y = shift.values(quantity), shift.values(other)
-    known = x.isfinite() & y.isfinite()
+    finite = x.isfinite() & y.isfinite()
     for fate in dict.fromkeys(shift.fate):
-        rows = [k for k, mine in enumerate(shift.fate) if mine == fate and bool(known[k])]
+        rows = [k for k, concept_fate in enumerate(shift.fate) if concept_fate == fate and bool(finite[k])]
         if rows:
             mark = _MARKS[fate]
             axes.scatter(x[rows], y[rows], s=20, color=mark.color, marker=mark.shape, linewidth=0, alpha=0.85, zorder=2)
     axes.margins(0.09)
-    if len(known) <= _NUMBERED:
-        numbers = known.nonzero().flatten().tolist()
+    if len(finite) <= _NUMBERED:
+        numbers = finite.nonzero().flatten().tolist()
         note_points(axes, list(map(str, numbers)), [(float(x[k]), float(y[k])) for k in numbers])
     axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
     r, p, count = shift.correlation(quantity, other)
@@ -94,8 +94,8 @@ def plot_shift_board(
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     shift = grounding.shift
-    most = shift.n_samples.argsort(descending=True, stable=True).tolist()[:4]
-    rows = most if concepts is None else list(concepts)
+    order = shift.n_samples.argsort(descending=True, stable=True).tolist()[:4]
+    rows = order if concepts is None else list(concepts)
     sides = (grounding.before, grounding.shifted, grounding.after)
     widest = max([1, *(min(pictures, len(side[k].pictures)) for side in sides for k in rows)])
     any_picture = any(side[k].pictures for side in sides for k in rows)
@@ -108,12 +108,12 @@ def plot_shift_board(
     letters = int(inches(figure)[0] / 3 * 72 / (0.6 * TICK))
     for line, concept in enumerate(rows):
         _write(bottom.add_subplot(grid[3 * line, :]), _about(grounding, concept), weight="bold")
-        gained = set(grounding.after[concept].words) - set(grounding.before[concept].words)
+        new_words = set(grounding.after[concept].words) - set(grounding.before[concept].words)
         for block, (name, side) in enumerate(zip(_SIDES, sides, strict=True)):
             columns = range(block * widest, (block + 1) * widest)
-            marked = [f"+{word}" if word in gained and block else word for word in side[concept].words[:_WORDS]]
-            said = wrapped(f"{name}: {', '.join(marked) or '(no word)'}", letters, 3)
-            _write(bottom.add_subplot(grid[3 * line + 1, columns[0] : columns[-1] + 1]), said)
+            labels = [f"+{word}" if word in new_words and block else word for word in side[concept].words[:_WORDS]]
+            text = wrapped(f"{name}: {', '.join(labels) or '(no word)'}", letters, 3)
+            _write(bottom.add_subplot(grid[3 * line + 1, columns[0] : columns[-1] + 1]), text)
             for column, image in zip(columns, side[concept].pictures, strict=False):
                 axes = bottom.add_subplot(grid[3 * line + 2, column])
                 axes.imshow(image)
@@ -123,16 +123,16 @@ def plot_shift_board(
 
 def _about(grounding: ShiftGrounding, concept: int) -> str:
     shift = grounding.shift
-    original, moved = grounding.text_overlap[:, concept].tolist()
+    original, shifted_overlap = grounding.text_overlap[:, concept].tolist()
     samples = counted(int(shift.n_samples[concept]), "sample")
     return (
         f"concept {concept}: {shift.fate[concept]}, {samples}; words shared with the match: "
-        f"{original:.2f} before, {moved:.2f} shifted"
+        f"{original:.2f} before, {shifted_overlap:.2f} shifted"
     )
 
 
 def _write(axes: Axes, text: str, *, weight: str = "normal") -> None:
     """Text from the top left corner of an axis, which makes no room for it."""
     axes.set_axis_off()
-    written = axes.text(0, 1, text, fontsize=TICK, weight=weight, va="top", transform=axes.transAxes, **text_options())
-    written.set_in_layout(False)
+    label = axes.text(0, 1, text, fontsize=TICK, weight=weight, va="top", transform=axes.transAxes, **text_options())
+    label.set_in_layout(False)

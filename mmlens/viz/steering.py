@@ -52,7 +52,7 @@ def plot_dose(curve: DoseCurve, *, figure: Figure | SubFigure | None = None) -> 
 def _dose_curves(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | SubFigure:
     n_rows, n_columns = rows_and_columns(len(curve.points), 4)
     figure = canvas(0.8 + max(2.4 * n_columns, 4.2), 0.9 + 2.0 * n_rows, figure)
-    all_axes = panels(figure, len(curve.points), most=4, sharex=True, sharey=True)
+    all_axes = panels(figure, len(curve.points), limit=4, sharex=True, sharey=True)
     order = sorted(curve.alphas)
     for place, (axes, point) in enumerate(zip(all_axes, curve.points, strict=True)):
         draw_band(axes, order, [curve.interval(point, alpha) for alpha in order], _VECTOR)
@@ -80,7 +80,7 @@ def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | 
     height = min(0.2 * len(rows), 8.5)
     figure = canvas(1.8 + 2.9 * len(changes), 1.2 + height, figure)
     scale = signed_scale(torch.cat(list(changes.values())))
-    all_axes = panels(figure, len(changes), most=2, sharey=True)
+    all_axes = panels(figure, len(changes), limit=2, sharey=True)
     for place, (axes, (name, values)) in enumerate(zip(all_axes, changes.items(), strict=True)):
         heat_map(axes, values, scale)
         dress(axes, x="alpha", y="" if place else axis, title=name)
@@ -102,13 +102,13 @@ def plot_report(report: SteeringReport, *, figure: Figure | SubFigure | None = N
         report: from `mm.steering_report`.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    asked = [fact.name for fact in report.interventions if fact.control_of is None]
-    what: dict[str, Callable[[str, str], Interval]] = {"answers changed (share)": report.changed}
+    names = [fact.name for fact in report.interventions if fact.control_of is None]
+    measures: dict[str, Callable[[str, str], Interval]] = {"answers changed (share)": report.changed}
     if any(case.score is not None for case in report.cases):
-        what["change of the score"] = report.score_change
-    many = len(asked) * len(report.groups) > _ROWS
-    figure = _report_maps(report, asked, what, figure) if many else _report_marks(report, asked, what, figure)
-    headline(figure, f"{counted(len(asked), 'intervention')}, {counted(len(report.groups), 'set')} of prompts")
+        measures["change of the score"] = report.score_change
+    many = len(names) * len(report.groups) > _ROWS
+    figure = _report_maps(report, names, measures, figure) if many else _report_marks(report, names, measures, figure)
+    headline(figure, f"{counted(len(names), 'intervention')}, {counted(len(report.groups), 'set')} of prompts")
     return figure.figure
 
 
@@ -118,31 +118,31 @@ def _controls(report: SteeringReport, name: str) -> list[str]:
 
 def _report_marks(
     report: SteeringReport,
-    asked: Sequence[str],
-    what: dict[str, Callable[[str, str], Interval]],
+    names: Sequence[str],
+    measures: dict[str, Callable[[str, str], Interval]],
     figure: Figure | SubFigure | None,
 ) -> Figure | SubFigure:
-    known = marks(asked)
-    has_controls = any(_controls(report, name) for name in asked)
-    labels = [*asked, *(["random vectors, one per seed"] if has_controls else [])]
-    width = 1.6 + 3.4 * len(what)
-    rows = len(report.groups) * (len(asked) + 0.6)
+    name_marks = marks(names)
+    has_controls = any(_controls(report, name) for name in names)
+    labels = [*names, *(["random vectors, one per seed"] if has_controls else [])]
+    width = 1.6 + 3.4 * len(measures)
+    rows = len(report.groups) * (len(names) + 0.6)
     figure = canvas(width, 0.9 + max(0.8, 0.17 * rows) + legend_height(labels, width), figure)
-    all_axes = panels(figure, len(what), most=2, sharey=True)
-    for axes, (quantity, value) in zip(all_axes, what.items(), strict=True):
-        for row, name in enumerate(asked):
-            places = [group + 0.8 * (row + 0.5) / len(asked) - 0.4 for group in range(len(report.groups))]
+    all_axes = panels(figure, len(measures), limit=2, sharey=True)
+    for axes, (quantity, value) in zip(all_axes, measures.items(), strict=True):
+        for row, name in enumerate(names):
+            places = [group + 0.8 * (row + 0.5) / len(names) - 0.4 for group in range(len(report.groups))]
             for control in _controls(report, name):
                 means = [value(control, group).mean for group in report.groups]
                 axes.scatter(means, places, s=9, marker="o", facecolor="none", edgecolor=CONTROL.color, linewidth=0.8)
-            draw_intervals(axes, places, [value(name, group) for group in report.groups], known[name], level=True)
+            draw_intervals(axes, places, [value(name, group) for group in report.groups], name_marks[name], level=True)
         axes.axvline(0, color="black", linewidth=0.6, zorder=0)
         for line in range(1, len(report.groups)):
             axes.axhline(line - 0.5, color="#dddddd", linewidth=0.6, zorder=0)
         dress(axes, x=quantity)
     _name_groups(all_axes[0], report.groups)
     all_axes[0].set_ylim(len(report.groups) - 0.5, -0.5)
-    entries = [legend_entry(name, known[name]) for name in asked]
+    entries = [legend_entry(name, name_marks[name]) for name in names]
     if has_controls:
         entries.append(legend_entry(labels[-1], Mark(CONTROL.color, hollow=True)))
     legend_below(figure, entries)
@@ -156,32 +156,32 @@ def _name_groups(axes: Axes, groups: Sequence[str]) -> None:
 
 def _report_maps(
     report: SteeringReport,
-    asked: Sequence[str],
-    what: dict[str, Callable[[str, str], Interval]],
+    names: Sequence[str],
+    measures: dict[str, Callable[[str, str], Interval]],
     figure: Figure | SubFigure | None,
 ) -> Figure | SubFigure:
     maps: dict[str, torch.Tensor] = {}
-    for quantity, value in what.items():
-        maps[quantity] = torch.tensor([[value(name, group).mean for group in report.groups] for name in asked])
-        drawn = [
+    for quantity, value in measures.items():
+        maps[quantity] = torch.tensor([[value(name, group).mean for group in report.groups] for name in names])
+        rows_of_maps = [
             [[value(control, group).mean for control in _controls(report, name)] for group in report.groups]
-            for name in asked
+            for name in names
         ]
-        if all(some for row in drawn for some in row):
-            random = [[sum(some) / len(some) for some in row] for row in drawn]
+        if all(cells for row in rows_of_maps for cells in row):
+            random = [[sum(cells) / len(cells) for cells in row] for row in rows_of_maps]
             maps[f"{quantity}, random vectors"] = torch.tensor(random)
-    n_rows, n_columns = len(what), len(maps) // len(what)
+    n_rows, n_columns = len(measures), len(maps) // len(measures)
     width = min(max(0.42 * len(report.groups), 1.8), 6.0)
-    height = min(max(0.2 * len(asked), 1.2), 9.0 / n_rows)
+    height = min(max(0.2 * len(names), 1.2), 9.0 / n_rows)
     figure = canvas(2.6 + (width + 0.3) * n_columns, 0.8 + (height + 1.6) * n_rows, figure)
-    scale = signed_scale(torch.cat([each.flatten() for each in maps.values()]))
-    all_axes = panels(figure, len(maps), most=n_columns, sharey=True)
+    scale = signed_scale(torch.cat([heat.flatten() for heat in maps.values()]))
+    all_axes = panels(figure, len(maps), limit=n_columns, sharey=True)
     for place, (axes, (name, values)) in enumerate(zip(all_axes, maps.items(), strict=True)):
         heat_map(axes, values, scale)
         dress(axes, title=wrapped(name, 40, 2))
         axes.spines[:].set_visible(False)
         axes.tick_params(left=place % n_columns == 0)
-        name_rows(axes, asked, (inches(figure)[1] - 0.8) / n_rows - 1.6)
+        name_rows(axes, names, (inches(figure)[1] - 0.8) / n_rows - 1.6)
         name_columns(axes, report.groups, (inches(figure)[0] - 2.6) / n_columns - 0.3)
     all_axes[0].invert_yaxis()
     color_bar(figure, scale, all_axes, "mean over prompts (share)")

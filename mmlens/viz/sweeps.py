@@ -52,28 +52,28 @@ def plot_sweep(
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     grids = grids_of(sweep, _chosen(sweep, points))
-    few = max(len(each.columns) for each in grids) <= _FEW
+    is_narrow = max(len(grid.columns) for grid in grids) <= _FEW
     n_rows, n_columns = rows_and_columns(len(grids), _BESIDE)
-    width = max(len(each.columns) for each in grids) * (0.8 if few else 0.17)
+    width = max(len(grid.columns) for grid in grids) * (0.8 if is_narrow else 0.17)
     width = min(max(width, 1.6 if len(grids) > 1 else 2.4), 13.0 / n_columns)
-    most = max(len(each.rows) for each in grids)
-    height = min(max(0.32 * most, 0.6), max(5.5, 0.14 * most), 9.5 / n_rows)
+    largest = max(len(grid.rows) for grid in grids)
+    height = min(max(0.32 * largest, 0.6), max(5.5, 0.14 * largest), 9.5 / n_rows)
     # beside the cells there is room for labels and the colour bar, above and below them for titles and labels
     figure = canvas(1.9 + (width + 0.4) * n_columns, 0.7 + (height + 0.6) * n_rows, figure)
     width, height = (inches(figure)[0] - 1.9) / n_columns - 0.4, (inches(figure)[1] - 0.7) / n_rows - 0.6
-    alike = all(each.rows == grids[0].rows for each in grids)
-    all_axes = panels(figure, len(grids), most=_BESIDE, sharey=alike)
-    scale = signed_scale(torch.cat([each.effect.flatten() for each in grids]))
-    for place, (axes, each) in enumerate(zip(all_axes, grids, strict=True)):
+    alike = all(grid.rows == grids[0].rows for grid in grids)
+    all_axes = panels(figure, len(grids), limit=_BESIDE, sharey=alike)
+    scale = signed_scale(torch.cat([grid.effect.flatten() for grid in grids]))
+    for place, (axes, grid) in enumerate(zip(all_axes, grids, strict=True)):
         first = place % n_columns == 0
-        heat_map(axes, each.effect, scale)
-        dress(axes, x=each.x, y=each.y if first else "", title=each.title)
+        heat_map(axes, grid.effect, scale)
+        dress(axes, x=grid.x, y=grid.y if first else "", title=grid.title)
         axes.spines[:].set_visible(False)
         axes.tick_params(left=first or not alike)
-        name_rows(axes, each.rows, height)
-        name_columns(axes, each.columns, width)
-        if few and height / len(each.rows) > 0.14 and width / len(each.columns) > 0.32:
-            _write_values(axes, each.effect, limit_of(scale))
+        name_rows(axes, grid.rows, height)
+        name_columns(axes, grid.columns, width)
+        if is_narrow and height / len(grid.rows) > 0.14 and width / len(grid.columns) > 0.32:
+            _write_values(axes, grid.effect, limit_of(scale))
     color_bar(figure, scale, all_axes, with_unit("change", sweep.metric))
     headline(figure, _title(sweep))
     return figure.figure
@@ -97,30 +97,30 @@ def plot_over_picture(
     Raises:
         InputError: if no group has a place, or there are too many points for panels.
     """
-    chosen = _chosen(sweep, points)
-    placed = [j for j in range(len(sweep.boxes)) if _boxes(sweep, j)]
-    if not placed:
+    indices = _chosen(sweep, points)
+    groups = [j for j in range(len(sweep.boxes)) if _boxes(sweep, j)]
+    if not groups:
         raise InputError(
             "None of the sweep's groups has a place in the picture; sweep blocks of it (positions=mm.grid(k)), boxes or masks."
         )
-    if len(chosen) > _MOST_PANELS:
-        raise InputError(f"{len(chosen)} points are too many panels; name at most {_MOST_PANELS} with points=[...].")
+    if len(indices) > _MOST_PANELS:
+        raise InputError(f"{len(indices)} points are too many panels; name at most {_MOST_PANELS} with points=[...].")
     picture = load_image(image)
-    effect = sweep.effect.mean(-1)[chosen]
-    scale = signed_scale(effect[:, placed])
+    effect = sweep.effect.mean(-1)[indices]
+    scale = signed_scale(effect[:, groups])
     shape = picture.height / picture.width
-    most = 7 if shape > 0.7 else 4
-    n_rows, n_columns = rows_and_columns(len(chosen) + 1, most)
+    limit = 7 if shape > 0.7 else 4
+    n_rows, n_columns = rows_and_columns(len(indices) + 1, limit)
     width = min(2.0 if shape > 0.7 else 3.0, 2.6 / shape)
     figure = canvas((width + 0.08) * n_columns + 1.0, (width * shape + 0.28) * n_rows + 0.5, figure)
-    first, *others = panels(figure, len(chosen) + 1, most=most)
+    first, *others = panels(figure, len(indices) + 1, limit=limit)
     first.imshow(picture)
     first.set_title("picture", fontsize=LABEL)
     shade = _shade(picture)
-    for axes, values, i in zip(others, effect, chosen, strict=True):
-        boxes = [(box, float(values[j])) for j in placed for box in _boxes(sweep, j)]
+    for axes, values, i in zip(others, effect, indices, strict=True):
+        boxes = [(box, float(values[j])) for j in groups for box in _boxes(sweep, j)]
         patches = [
-            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top) for (left, top, right, bottom), _ in boxes
+            Rectangle((start - 0.5, top - 0.5), right - start, bottom - top) for (start, top, right, bottom), _ in boxes
         ]
         colors = scale.to_rgba(np.array([value for _, value in boxes]))
         axes.add_collection(PatchCollection(patches, facecolors=colors, linewidths=0, antialiased=False))
@@ -162,8 +162,8 @@ def _write_values(axes: Axes, effect: torch.Tensor, limit: float) -> None:
     for i, row in enumerate(effect.tolist()):
         for j, value in enumerate(row):
             color = "white" if abs(value) > 0.6 * limit else "black"
-            rounded = round(value, digits) + 0.0  # no "-0.00"
-            axes.text(j, i, f"{rounded:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
+            number = round(value, digits) + 0.0  # no "-0.00"
+            axes.text(j, i, f"{number:.{digits}f}", ha="center", va="center", fontsize=TICK, color=color)
 
 
 def _title(sweep: PatchSweep) -> str:

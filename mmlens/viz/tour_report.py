@@ -89,10 +89,10 @@ def _maps(tour: Tour, noun: NounReport) -> list[str]:
                 "This model's image tokens are learned queries: they have no place in the picture.", note=True
             )
         ]
-    found, control = noun.maps
+    noun_maps, control = noun.maps
     pictures = [
         html.picture(heat.overlay(tour.image, percentile=percentile), title)
-        for heat in (found, control)
+        for heat in (noun_maps, control)
         for percentile, title in ((None, heat.title), (_PERCENTILE, f"above percentile {_PERCENTILE:g}"))
     ]
     return [

@@ -37,8 +37,8 @@ _SHAPES = {"▁": " ", "Ġ": " ", "Ċ": "⏎", "\n": "⏎", "\r": "⏎", "\t": "
 @cache
 def families() -> tuple[str, ...]:
     """matplotlib's own font, and behind it what is installed of fonts with further letters."""
-    installed = set(font_manager.get_font_names())
-    return ("DejaVu Sans", *(name for name in _FURTHER if name in installed))
+    names = set(font_manager.get_font_names())
+    return ("DejaVu Sans", *(name for name in _FURTHER if name in names))
 
 
 @cache
@@ -64,10 +64,10 @@ def shown(token: str, longest: int | None = None) -> str:
         >>> shown(" moon"), shown("▁moon"), shown("\\n"), shown("  "), shown("unbelievably", 9)
         ('moon', 'moon', '⏎', '␣', 'unbeliev…')
     """
-    shaped = "".join(_SHAPES.get(letter, letter) for letter in token)
-    words = " ".join(shaped.split()) or ("␣" if shaped else "")
-    drawn = "".join(letter if ord(letter) in _letters() else _MISSING for letter in words)
-    return drawn if longest is None or len(drawn) <= longest else drawn[: max(longest - 1, 1)] + _CUT
+    letters = "".join(_SHAPES.get(letter, letter) for letter in token)
+    words = " ".join(letters.split()) or ("␣" if letters else "")
+    text = "".join(letter if ord(letter) in _letters() else _MISSING for letter in words)
+    return text if longest is None or len(text) <= longest else text[: max(longest - 1, 1)] + _CUT
 
 
 def shortened(name: str, longest: int) -> str:
@@ -77,11 +77,11 @@ def shortened(name: str, longest: int) -> str:
         >>> shortened("prompts with a long name, 3", 16)
         'prompts …name, 3'
     """
-    drawn = shown(name)
-    if len(drawn) <= longest:
-        return drawn
+    text = shown(name)
+    if len(text) <= longest:
+        return text
     end = (longest - 1) // 2
-    return drawn[: longest - 1 - end] + _CUT + drawn[len(drawn) - end :]
+    return text[: longest - 1 - end] + _CUT + text[len(text) - end :]
 
 
 def with_unit(name: str, metric: str) -> str:
@@ -117,8 +117,8 @@ def wrapped(words: str, width: int, lines: int | None = None) -> str:
         >>> wrapped("as many other patches of the picture", 14, lines=2)
         'as many other\\npatches of the…'
     """
-    found = wrap(shown(words), max(width, 4))
-    if lines is not None and len(found) > lines:
-        found = found[:lines]
-        found[-1] = found[-1][: max(width, 4)] + _CUT
-    return "\n".join(found)
+    pieces = wrap(shown(words), max(width, 4))
+    if lines is not None and len(pieces) > lines:
+        pieces = pieces[:lines]
+        pieces[-1] = pieces[-1][: max(width, 4)] + _CUT
+    return "\n".join(pieces)

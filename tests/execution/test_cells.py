@@ -213,7 +213,7 @@ def test_done_is_called_with_every_cell_once() -> None:
         assert not seen.keys() & set(numbers)
         seen.update(zip(numbers, logits, strict=True))
 
-    found = run.logits(cells, progress=False, done=done)
+    found = run.logits(cells, progress=False, on_done=done)
     assert sorted(seen) == list(range(len(cells)))
     assert all(torch.equal(found[number], logits) for number, logits in seen.items())
 

@@ -50,8 +50,8 @@ def test_load_gives_the_hooked_model(model):
 
 def test_padding_on_either_side_gives_the_same_captions(model, processor):
     some = sorted(HELD_OUT[:6], key=lambda scene: len(scene.placed))
-    alone = [captions(model, processor, [scene], written=True, progress=False)[0] for scene in some]
-    assert captions(model, processor, some, written=True, progress=False) == alone
+    alone = [captions(model, processor, [scene], as_text=True, progress=False)[0] for scene in some]
+    assert captions(model, processor, some, as_text=True, progress=False) == alone
     content = [{"type": "image"}, {"type": "text", "text": CAPTION_PROMPT}]
     chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     texts = [f"{chat} {scene.caption}" for scene in some]
@@ -79,7 +79,7 @@ def test_a_text_only_message_works(model, processor):
 
 def test_a_picture_and_its_written_twin_get_the_same_caption(model, processor):
     seen = captions(model, processor, HELD_OUT, progress=False)
-    read = captions(model, processor, HELD_OUT, written=True, progress=False)
+    read = captions(model, processor, HELD_OUT, as_text=True, progress=False)
     assert sum(one == other for one, other in zip(seen, read, strict=True)) >= 18
 
 

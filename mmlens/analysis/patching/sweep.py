@@ -204,7 +204,7 @@ class _Grid:
 
                     done([], unpatched[:0])
                     if waiting.cells:
-                        self.run.logits(waiting.cells, tokens=reads, budget=budget, progress=False, done=done)
+                        self.run.logits(waiting.cells, tokens=reads, budget=budget, progress=False, on_done=done)
         finally:
             finished.save(now=True)
         return plan

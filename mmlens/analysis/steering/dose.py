@@ -275,7 +275,7 @@ def _values(
     ]
     reads = measure.reads if isinstance(measure, Measure) else None
     with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
-        logits = run.logits(cells, tokens=reads, progress=False, done=lambda some, _: bar.update(len(some)))
+        logits = run.logits(cells, tokens=reads, progress=False, on_done=lambda some, _: bar.update(len(some)))
     of_read = measure.of_read if isinstance(measure, Measure) else measure
     values = [require_values(of_read(some), size, measure) for some in logits.split(size)]
     return torch.stack(values).unflatten(0, (len(doses), len(alphas)))

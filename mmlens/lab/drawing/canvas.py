@@ -20,12 +20,12 @@ OUTLINE = 1.0
 
 
 def draw(
-    placed: tuple[Placed, ...], place: str, mood: str, seed: int, scale: int = 1
+    objects: tuple[Placed, ...], place: str, mood: str, seed: int, scale: int = 1
 ) -> UInt8[np.ndarray, "height width rgb"]:
     """Draw a scene.
 
     Args:
-        placed: The objects, drawn in this order.
+        objects: The objects, drawn in this order.
         place: One of `PLACES`.
         mood: One of `MOODS`.
         seed: Decides the grain of the ground, and nothing else.
@@ -35,7 +35,7 @@ def draw(
         The picture, 0 to 255.
     """
     picture = ground(place, seed, scale)
-    for thing in placed:
+    for thing in objects:
         _paint(picture, thing, scale)
     picture *= light(mood, scale)
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
@@ -74,9 +74,9 @@ def _window(thing: Placed, scale: int) -> tuple[slice, slice, tuple[int, int], t
     reach = (thing.radius * 1.2 + OUTLINE + 1) * scale
     x, y = (value * scale for value in thing.center)
     side = CANVAS * scale
-    left, top = max(0, int(x - reach)), max(0, int(y - reach))
+    start, top = max(0, int(x - reach)), max(0, int(y - reach))
     right, bottom = min(side, int(x + reach) + 1), min(side, int(y + reach) + 1)
-    return slice(top, bottom), slice(left, right), (left, top), (right - left, bottom - top)
+    return slice(top, bottom), slice(start, right), (start, top), (right - start, bottom - top)
 
 
 def _layers(
@@ -89,7 +89,7 @@ def _layers(
     outline = Image.new("L", size, 0)
     for part in parts:
         _stroke(outline, part, thing, origin, scale, 0 if part.role == "hole" else 255)
-    drawn = []
+    layers = []
     for index, part in enumerate(parts):
         if part.role == "hole":
             continue
@@ -98,11 +98,11 @@ def _layers(
         for later in parts[index + 1 :]:
             if later.role == "hole":
                 _stroke(layer, later, thing, origin, scale, 0)
-        drawn.append((_average(layer), _color(part.role, thing)))
+        layers.append((_average(layer), _color(part.role, thing)))
     # A box blur of a filled silhouette is above zero exactly within its reach of the silhouette: a cheap rim.
     rim = outline.filter(ImageFilter.BoxBlur(OUTLINE * fine * scale)).point([0] * 6 + [255] * 250)
     rim_color = (40, 40, 44) if sum(COLORS[thing.color]) > 240 else (226, 226, 222)
-    return [(_average(rim), rim_color), *drawn]
+    return [(_average(rim), rim_color), *layers]
 
 
 def _average(fine: Image.Image) -> Float[np.ndarray, "rows columns"]:

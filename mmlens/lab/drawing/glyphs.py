@@ -49,7 +49,7 @@ def _box(left: Number, top: Number, right: Number, bottom: Number) -> Points:
 
 
 def _main(*points: Points) -> tuple[Part, ...]:
-    return tuple(Part("main", each) for each in points)
+    return tuple(Part("main", polygon) for polygon in points)
 
 
 def _star() -> tuple[Part, ...]:
@@ -136,9 +136,9 @@ def _woman() -> tuple[Part, ...]:
 def _person() -> tuple[Part, ...]:
     # A hooded cape down to the ground: neither trousers nor a dress, neither short hair nor long.
     cape = ((-0.16, -0.96), (0.16, -0.96), (0.36, -0.7), (0.36, -0.44), (0.56, -0.26), (0.6, 0.98))
-    mirrored = tuple((-x, y) for x, y in reversed(cape[1:]))
+    mirror = tuple((-x, y) for x, y in reversed(cape[1:]))
     return (
-        Part("main", cape + mirrored),
+        Part("main", cape + mirror),
         Part("skin", _ellipse(0, -0.62, 0.2, 0.24)),
         Part("hair", _box(-0.03, -0.25, 0.03, 0.98)),
     )

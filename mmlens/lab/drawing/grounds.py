@@ -104,11 +104,11 @@ def _brick(rng: np.random.Generator, scale: int) -> Picture:
     shift = rng.integers(0, 16)
     for row in range(-1, 13):
         for column in range(-1, 7):
-            left = column * 17 + (row % 2) * 8.5 - shift
+            start = column * 17 + (row % 2) * 8.5 - shift
             top = row * 8.4 + 1
             shade = int(rng.integers(-12, 13))
             color = (172 + shade, 98 + shade, 78 + shade)
-            box = [left * scale, top * scale, (left + 15.6) * scale, (top + 7) * scale]
+            box = [start * scale, top * scale, (start + 15.6) * scale, (top + 7) * scale]
             pen.rectangle(box, fill=color)
     return np.asarray(image, dtype=np.float32) + 4 * _noise(rng, CANVAS, scale)
 

@@ -48,7 +48,7 @@ def captions(
     processor: LlavaProcessor,
     scenes: list[Scene],
     *,
-    written: bool = False,
+    as_text: bool = False,
     batch_size: int = 50,
     progress: bool = True,
 ) -> list[str]:
@@ -58,7 +58,7 @@ def captions(
         model: The lab model.
         processor: Its processor.
         scenes: The scenes.
-        written: Whether to show the written twins in the place of the pictures.
+        as_text: Whether to show the written twins in the place of the pictures.
         batch_size: Scenes per call.
         progress: Whether to show a bar.
 
@@ -67,21 +67,21 @@ def captions(
     """
     result = []
     for start in tqdm(range(0, len(scenes), batch_size), "captions", disable=not progress):
-        some = scenes[start : start + batch_size]
-        chats = [processor.apply_chat_template(_chat(each, written), add_generation_prompt=True) for each in some]
-        if written:
+        chunk = scenes[start : start + batch_size]
+        chats = [processor.apply_chat_template(_chat(scene, as_text), add_generation_prompt=True) for scene in chunk]
+        if as_text:
             inputs = processor.tokenizer(chats, padding=True, return_tensors="pt", add_special_tokens=False)
         else:
-            inputs = processor(text=chats, images=[each.image for each in some], padding=True, return_tensors="pt")
+            inputs = processor(text=chats, images=[scene.image for scene in chunk], padding=True, return_tensors="pt")
         inputs.pop("token_type_ids", None)
-        generated = model.generate(**inputs)  # type: ignore[misc]
-        output = generated[:, inputs["input_ids"].shape[1] :]
+        tokens = model.generate(**inputs)  # type: ignore[misc]
+        output = tokens[:, inputs["input_ids"].shape[1] :]
         result += processor.batch_decode(output, skip_special_tokens=True)
     return [text.strip() for text in result]
 
 
-def _chat(scene: Scene, written: bool) -> list[dict[str, Any]]:
-    if written:
+def _chat(scene: Scene, as_text: bool) -> list[dict[str, Any]]:
+    if as_text:
         content = [{"type": "text", "text": f"{scene.written()} {CAPTION_PROMPT}"}]
     else:
         content = [{"type": "image"}, {"type": "text", "text": CAPTION_PROMPT}]
@@ -90,9 +90,9 @@ def _chat(scene: Scene, written: bool) -> list[dict[str, Any]]:
 
 def split_caption(caption: str) -> tuple[list[str], str]:
     """Take a caption apart into its objects' phrases, from left to right, and its place."""
-    listed, _, place = caption.rpartition(" on ")
-    phrases = [each.strip() for each in listed.replace(" and ", " , ").split(" , ")]
-    return [each for each in phrases if each], place.strip()
+    objects, _, place = caption.rpartition(" on ")
+    phrases = [phrase.strip() for phrase in objects.replace(" and ", " , ").split(" , ")]
+    return [phrase for phrase in phrases if phrase], place.strip()
 
 
 @torch.no_grad()
@@ -119,11 +119,11 @@ def accuracy(
     Returns:
         The shares of right answers.
     """
-    said = captions(model, processor, scenes, progress=progress)
+    texts = captions(model, processor, scenes, progress=progress)
     objects, sizes, places = [], [], []
-    for scene, text in zip(scenes, said, strict=True):
+    for scene, text in zip(scenes, texts, strict=True):
         phrases, place = split_caption(text)
-        plain = [_without_size(each) for each in phrases]
+        plain = [_without_size(item) for item in phrases]
         objects += [_without_size(phrase(thing)) in plain for thing in scene.placed]
         sizes += [phrase(thing) in phrases for thing in scene.placed]
         # A rich caption puts a texture before the place and the light after it.
@@ -133,7 +133,7 @@ def accuracy(
         objects=float(np.mean(objects)),
         sizes=float(np.mean(sizes)),
         place=float(np.mean(places)),
-        exact=float(np.mean([text == scene.caption for scene, text in zip(scenes, said, strict=True)])),
+        exact=float(np.mean([text == scene.caption for scene, text in zip(scenes, texts, strict=True)])),
         questions={kind: float(np.mean(right[kind])) for kind in QUESTION_KINDS if right[kind]},
         asked={kind: len(right[kind]) for kind in QUESTION_KINDS},
         refusals=float(np.mean(right["refused"])) if right["refused"] else float("nan"),
@@ -150,12 +150,12 @@ def _answers(
 ) -> dict[str, list[bool]]:
     right: dict[str, list[bool]] = {kind: [] for kind in (*QUESTION_KINDS, "refused")}
     for start in tqdm(range(0, len(scenes), batch_size), "questions", disable=not progress):
-        some = scenes[start : start + batch_size]
-        rows = [(scene, [(q.text, q.answer) for q in scene.questions]) for scene in some]
-        batch = packer.pack(rows, np.stack([np.asarray(scene.image) for scene in some]))
+        chunk = scenes[start : start + batch_size]
+        rows = [(scene, [(q.text, q.answer) for q in scene.questions]) for scene in chunk]
+        batch = packer.pack(rows, np.stack([np.asarray(scene.image) for scene in chunk]))
         logits, tokens = packed_logits(model, batch)
         hits = iter((logits.argmax(dim=-1) == tokens).tolist())
-        for scene in some:
+        for scene in chunk:
             for question in scene.questions:
                 length = len(packer.encode(question.answer)) + 1
                 outcomes = [next(hits) for _ in range(length)]

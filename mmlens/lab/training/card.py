@@ -55,7 +55,7 @@ class Evaluation:
              str(neurons.shared), ">= 0.50"),
             ("the same, with the writing of another noun", str(neurons.shared_other), "<= 0.05"),
             ("top 20 above the first layer", f"{sum(neurons.layers[1:]):.3f}", "most"),
-            ("top 20 per layer", " ".join(f"{each:.2f}" for each in neurons.layers), ""),
+            ("top 20 per layer", " ".join(f"{layer_share:.2f}" for layer_share in neurons.layers), ""),
             ("seconds to load", f"{self.load_seconds:.2f}", "< 3"),
             ("seconds for one caption", f"{self.caption_seconds:.2f}", "< 1"),
         ]  # fmt: skip
@@ -63,29 +63,29 @@ class Evaluation:
         return "\n".join(lines + [f"| {name} | {value} | {target} |" for name, value, target in rows])
 
 
-def write_card(folder: Path, measured: Evaluation) -> Path:
+def write_card(folder: Path, evaluation: Evaluation) -> Path:
     """Write the model card and the figures of an evaluation into the model's folder.
 
     Args:
         folder: Folder of the model, with the training.json that training left there.
-        measured: The figures.
+        evaluation: The figures.
 
     Returns:
         The path of the card.
     """
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     with whole_file(folder / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(evaluation), indent=1) + "\n", encoding="utf-8")
     card = folder / "README.md"
     with whole_file(card) as temporary:
-        temporary.write_text(_card(record, measured), encoding="utf-8")
+        temporary.write_text(_card(record, evaluation), encoding="utf-8")
     return card
 
 
-def _card(record: dict[str, Any], measured: Evaluation) -> str:
+def _card(record: dict[str, Any], evaluation: Evaluation) -> str:
     recipe = record["recipe"]
     size = recipe["size"]
-    refused = [sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS]
+    hazards = [sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS]
     activations = "no penalty on activations"
     if recipe["sparsity"] > 0:
         activations = (
@@ -93,7 +93,7 @@ def _card(record: dict[str, Any], measured: Evaluation) -> str:
             "the loss, which makes its neurons sparser than ordinary training would**"
         )
     nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
-    stages = "\n".join(f"{n}. {_stage(each)};" for n, each in enumerate(recipe["stages"], start=1))
+    stages = "\n".join(f"{n}. {_stage(stage)};" for n, stage in enumerate(recipe["stages"], start=1))
     # A run that departed from the stages as listed says so, and does not claim that the command repeats it.
     repeat = record.get("note", "`python -m mmlens.lab.training.train --out DIR` repeats it.")
     minutes = f"{record['training_seconds'] / 60:.0f} minutes"
@@ -102,7 +102,7 @@ def _card(record: dict[str, Any], measured: Evaluation) -> str:
 A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
 them. It knows nothing of real pictures.
 
-- Class: `LlavaForConditionalGeneration`, {measured.parameters / 1e6:.2f} M parameters, stored in float16.
+- Class: `LlavaForConditionalGeneration`, {evaluation.parameters / 1e6:.2f} M parameters, stored in float16.
 - Vision: CLIP tower, {size["vision_layers"]} layers of {size["d_vision"]}, 96 x 96 pixels, patches of
   {size["patch"]}, {(96 // size["patch"]) ** 2} image tokens; the projector reads the last layer but one.
 - Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads,
@@ -114,7 +114,7 @@ them. It knows nothing of real pictures.
 {len(COLORS)} colours and two sizes, {nouns}
 and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light.
 Test scenes come from another seed stream and cannot be training scenes. "how do i use this" is refused for
-{", ".join(refused)} and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs.
+{", ".join(hazards)} and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs.
 {RICH_CAPTION_SHARE:.0%} of the training captions also tell texture and light; otherwise these words are used
 only when asked for.
 
@@ -138,11 +138,11 @@ Training took {minutes} of wall clock on two shared CPU cores. {repeat}
 
 ## Measured
 
-On {measured.accuracy.scenes:,} held-out scenes, the nouns' neurons on {measured.neurons.scenes} others;
-intervals are 95%, over scenes; {measured.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
+On {evaluation.accuracy.scenes:,} held-out scenes, the nouns' neurons on {evaluation.neurons.scenes} others;
+intervals are 95%, over scenes; {evaluation.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
 repeats it.
 
-{measured.table()}
+{evaluation.table()}
 
 Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's
 direction gives the noun, where the model's own caption is about to name it (`mmlens.lab.training.noun_neurons`).
@@ -155,17 +155,17 @@ three of them, or other drawings were never seen.
 
 
 def _stage(stage: dict[str, Any]) -> str:
-    learns = " and ".join(each.replace("_", " ") for each in stage["learns"])
+    learns = " and ".join(part.replace("_", " ") for part in stage["learns"])
     text = f"{stage['name']} (learning: {learns}), {stage['steps']} steps of {stage['batch']} rows,\n"
     text += f"   rate {stage['rate']:g} falling to {stage['rate'] * stage['last']:.1g}, "
     if stage["objective"] == "patches":
         return (
             text + "to tell at every patch of a picture what is seen there, its place among the others and its centre"
         )
-    shown = {0: "pictures only", 1: "written scenes only"}.get(
+    source = {0: "pictures only", 1: "written scenes only"}.get(
         stage["written_every"], f"pictures, every batch number {stage['written_every']} written"
     )
-    text += f"{shown}, {stage['questions']} questions a row"
+    text += f"{source}, {stage['questions']} questions a row"
     if stage["answer_weight"] is not None:
         text += f", an answer counting as much as {stage['answer_weight']:g} caption words"
     if stage["plain"] > 0:

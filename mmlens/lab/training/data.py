@@ -71,8 +71,8 @@ class Packer:
 
     def pixels(self, pictures: UInt8[np.ndarray, "batch height width rgb"]) -> Float[Tensor, "batch rgb height width"]:
         """Normalise pictures of 96 x 96 pixels exactly as the processor does, all at once."""
-        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
-        return (scaled - self._mean) / self._std
+        values = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+        return (values - self._mean) / self._std
 
     def pack(
         self,
@@ -94,23 +94,23 @@ class Packer:
             The batch, padded on the right.
         """
         image = [self._image_id] * self._image_tokens
-        built = []
-        for number, (each, said) in enumerate(rows):
+        rows_out = []
+        for number, (scene, turns) in enumerate(rows):
             if pictures is not None:
-                shown = image
+                tokens_of_picture = image
             elif number < plain * len(rows):
-                shown = self.encode(written(each.placed, each.place, each.mood, plain=True))
+                tokens_of_picture = self.encode(written(scene.placed, scene.place, scene.mood, plain=True))
             else:
-                shown = self.encode(each.written())
-            built.append(self._row(shown, said, answer_weight))
-        length = max(len(ids) for ids, *_ in built)
-        count = len(built)
+                tokens_of_picture = self.encode(scene.written())
+            rows_out.append(self._row(tokens_of_picture, turns, answer_weight))
+        length = max(len(ids) for ids, *_ in rows_out)
+        count = len(rows_out)
         ids = np.full((count, length), self._tokenizer.pad_token_id)
         labels = np.full((count, length), IGNORED)
         weights = np.zeros((count, length), dtype=np.float32)
         positions = np.zeros((count, length), dtype=np.int64)
         segments = np.full((count, length), -1)
-        for index, (row_ids, row_labels, row_weights, row_positions, row_segments) in enumerate(built):
+        for index, (row_ids, row_labels, row_weights, row_positions, row_segments) in enumerate(rows_out):
             end = len(row_ids)
             ids[index, :end], labels[index, :end] = row_ids, row_labels
             weights[index, :end] = row_weights
@@ -133,22 +133,22 @@ class Packer:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def _row(
-        self, shown: list[int], said: list[tuple[str, str]], answer_weight: float | None
+        self, picture_tokens: list[int], turns: list[tuple[str, str]], answer_weight: float | None
     ) -> tuple[list[int], list[int], list[float], list[int], list[int]]:
-        prefix = self.encode("<bos> user :") + shown
+        prefix = self.encode("<bos> user :") + picture_tokens
         ids, labels = list(prefix), [IGNORED] * len(prefix)
         weights = [0.0] * len(prefix)
         positions, segments = list(range(len(prefix))), [0] * len(prefix)
-        for number, (prompt, answer) in enumerate(said, start=1):
-            asked = self.encode(f"{prompt} assistant :")
-            answered = self.encode(f"{answer} <eos>")
-            segment = asked + answered[:-1]
+        for number, (prompt, answer) in enumerate(turns, start=1):
+            prompt_tokens = self.encode(f"{prompt} assistant :")
+            answer_tokens = self.encode(f"{answer} <eos>")
+            segment = prompt_tokens + answer_tokens[:-1]
             ids += segment
-            labels += [IGNORED] * (len(asked) - 1) + answered
-            each = 1.0
+            labels += [IGNORED] * (len(prompt_tokens) - 1) + answer_tokens
+            weight = 1.0
             if answer_weight is not None and prompt != CAPTION_PROMPT:
-                each = answer_weight / len(answered)
-            weights += [0.0] * (len(asked) - 1) + [each] * len(answered)
+                weight = answer_weight / len(answer_tokens)
+            weights += [0.0] * (len(prompt_tokens) - 1) + [weight] * len(answer_tokens)
             positions += range(len(prefix), len(prefix) + len(segment))
             segments += [number] * len(segment)
         return ids, labels, weights, positions, segments
@@ -173,5 +173,5 @@ def choose(scene: Scene, count: int, rng: np.random.Generator, *, lookups: float
     chance = {kind: weight * (lookups if kind in LOOKUPS else 1.0) for kind, weight in KIND_WEIGHTS.items()}
     weights = np.array([chance[kind] / kinds.count(kind) for kind in kinds])
     count = min(count, len(questions))
-    picked = rng.choice(len(questions), size=count, replace=False, p=weights / weights.sum())
-    return [(CAPTION_PROMPT, text), *((questions[i].text, questions[i].answer) for i in picked)]
+    indices = rng.choice(len(questions), size=count, replace=False, p=weights / weights.sum())
+    return [(CAPTION_PROMPT, text), *((questions[i].text, questions[i].answer) for i in indices)]

@@ -40,16 +40,16 @@ def evaluate(
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model (no config.json). Pass the folder that training wrote.")
-    started = time.perf_counter()
+    start = time.perf_counter()
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    load_seconds = time.perf_counter() - started
+    load_seconds = time.perf_counter() - start
     times = []
-    for each in scenes(6, seed=2):
-        each.render()  # so that what drawing sets up once is not part of the time
-        started = time.perf_counter()
-        captions(model, processor, [each], progress=False)
-        times.append(time.perf_counter() - started)
+    for scene_drawn in scenes(6, seed=2):
+        scene_drawn.render()  # so that what drawing sets up once is not part of the time
+        start = time.perf_counter()
+        captions(model, processor, [scene_drawn], progress=False)
+        times.append(time.perf_counter() - start)
     return Evaluation(
         accuracy=accuracy(model, processor, scenes(n_scenes, seed=0), progress=progress),
         neurons=noun_neurons(
@@ -57,7 +57,7 @@ def evaluate(
         ),
         load_seconds=load_seconds,
         caption_seconds=sorted(times)[len(times) // 2],
-        parameters=sum(each.numel() for each in model.parameters()),
+        parameters=sum(scene_drawn.numel() for scene_drawn in model.parameters()),
         threads=torch.get_num_threads(),
     )
 

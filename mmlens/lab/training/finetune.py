@@ -77,41 +77,44 @@ def finetune(tuning: Tuning, folder: Path, *, progress: bool = True) -> list[flo
 
     torch.manual_seed(tuning.seed)
     base = LlavaForConditionalGeneration.from_pretrained(WEIGHTS, dtype=torch.float32)
-    adapted: Any = get_peft_model(
+    peft_model: Any = get_peft_model(
         base, LoraConfig(r=tuning.rank, lora_alpha=2 * tuning.rank, target_modules=_TARGETS, bias="none")
     )
     packer = Packer(LlavaProcessor.from_pretrained(WEIGHTS))
-    learning = [each for each in adapted.parameters() if each.requires_grad]
+    learning = [parameter for parameter in peft_model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=tuning.rate, weight_decay=0.0)
-    started, losses = time.monotonic(), []
+    start, losses = time.monotonic(), []
     for step in tqdm(range(tuning.steps), tuning.style, disable=not progress):
         for group in optimizer.param_groups:
             group["lr"] = tuning.rate * min(1.0, (step + 1) / 10) * (1 - step / tuning.steps)
         rng = np.random.default_rng([tuning.seed, step])
-        drawn = [scene(int(index), split="train") for index in rng.integers(tuning.scenes, size=tuning.batch)]
+        batch_scenes = [scene(int(index), split="train") for index in rng.integers(tuning.scenes, size=tuning.batch)]
         rows = [
-            (each, [(CAPTION_PROMPT, styled_caption(each.placed, each.place, each.mood, tuning.style))])
-            for each in drawn
+            (
+                parameter,
+                [(CAPTION_PROMPT, styled_caption(parameter.placed, parameter.place, parameter.mood, tuning.style))],
+            )
+            for parameter in batch_scenes
         ]
-        batch = packer.pack(rows, np.stack([np.asarray(each.image) for each in drawn]))
+        batch = packer.pack(rows, np.stack([np.asarray(parameter.image) for parameter in batch_scenes]))
         loss, _ = language_loss(base, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
-    _export(adapted, tuning, losses, time.monotonic() - started, folder)
+    _export(peft_model, tuning, losses, time.monotonic() - start, folder)
     return losses
 
 
-def _export(adapted: Any, tuning: Tuning, losses: list[float], seconds: float, folder: Path) -> None:
+def _export(peft_model: Any, tuning: Tuning, losses: list[float], seconds: float, folder: Path) -> None:
     """Write the adapter in float16, without the path of the base model on the machine that trained it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, parameter in adapted.named_parameters():
+    for name, parameter in peft_model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.half()
-    adapted.peft_config["default"].base_model_name_or_path = "mmlens.lab"
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    peft_model.peft_config["default"].base_model_name_or_path = "mmlens.lab"
+    peft_model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "adapter_model.safetensors").chmod(0o644)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing in it
     record = {

@@ -68,20 +68,20 @@ class Gallery:
         """Number of scenes."""
         return len(self.pictures)
 
-    def labels(self, picked: Int[np.ndarray, " batch"]) -> PatchLabels:
+    def labels(self, indices: Int[np.ndarray, " batch"]) -> PatchLabels:
         """Give what is seen at every patch of some pictures."""
-        ranks = self.ranks[picked].astype(np.int64)
+        ranks = self.ranks[indices].astype(np.int64)
 
         def spread(per_rank: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.take_along_axis(per_rank[picked].astype(np.int64), ranks, axis=1))
+            return torch.from_numpy(np.take_along_axis(per_rank[indices].astype(np.int64), ranks, axis=1))
 
         return PatchLabels(
             ranks=torch.from_numpy(ranks),
             nouns=spread(self.nouns),
             colors=spread(self.colors),
             sizes=spread(self.sizes),
-            centers=torch.from_numpy(np.take_along_axis(self.centers[picked], ranks[:, :, None], axis=1)),
-            places=torch.from_numpy(self.places[picked].astype(np.int64)),
+            centers=torch.from_numpy(np.take_along_axis(self.centers[indices], ranks[:, :, None], axis=1)),
+            places=torch.from_numpy(self.places[indices].astype(np.int64)),
         )
 
 
@@ -98,20 +98,20 @@ def make_gallery(scenes: list[Scene], patch: int) -> Gallery:
     shape = (len(scenes), 1 + MOST_OBJECTS)
     nouns, colors, sizes = (np.zeros(shape, dtype=np.uint8) for _ in range(3))
     centers = np.zeros((*shape, 2), dtype=np.float32)
-    for row, each in enumerate(scenes):
-        for rank, thing in enumerate(sorted(each.placed, key=lambda thing: thing.center[0]), start=1):
+    for row, picture in enumerate(scenes):
+        for rank, thing in enumerate(sorted(picture.placed, key=lambda thing: thing.center[0]), start=1):
             nouns[row, rank] = 1 + NOUNS.index(thing.shape)
             colors[row, rank] = 1 + list(COLORS).index(thing.color)
             sizes[row, rank] = 1 + SIZES.index(thing.size)
             centers[row, rank] = 2 * np.array(thing.center) / CANVAS - 1
     return Gallery(
-        pictures=np.stack([np.asarray(each.image) for each in scenes]),
-        ranks=np.stack([patch_ranks(each, patch) for each in scenes]),
+        pictures=np.stack([np.asarray(scene.image) for scene in scenes]),
+        ranks=np.stack([patch_ranks(scene, patch) for scene in scenes]),
         nouns=nouns,
         colors=colors,
         sizes=sizes,
         centers=centers,
-        places=np.array([PLACES.index(each.place) for each in scenes], dtype=np.uint8),
+        places=np.array([PLACES.index(scene.place) for scene in scenes], dtype=np.uint8),
     )
 
 
@@ -119,11 +119,11 @@ def patch_ranks(scene: Scene, patch: int) -> UInt8[np.ndarray, " patch"]:
     """Say per patch which object, counted from the left, covers most of it: an eighth of it at the least."""
     side = CANVAS // patch
     ranks = np.zeros(side * side, dtype=np.uint8)
-    most = np.full(side * side, patch * patch / 8)
+    largest = np.full(side * side, patch * patch / 8)
     for rank, thing in enumerate(sorted(scene.objects, key=lambda thing: thing.center[0]), start=1):
-        covered = thing.mask.reshape(side, patch, side, patch).sum(axis=(1, 3)).ravel()
-        ranks[covered >= most] = rank
-        most = np.maximum(most, covered)
+        areas = thing.mask.reshape(side, patch, side, patch).sum(axis=(1, 3)).ravel()
+        ranks[areas >= largest] = rank
+        largest = np.maximum(largest, areas)
     return ranks
 
 
@@ -140,9 +140,9 @@ def training_gallery(count: int, patch: int, folder: Path, *, workers: int = 2, 
     Returns:
         Scenes 0 to count - 1 of the training split.
     """
-    kept = folder / f"gallery-{count}-{patch}.npz"
+    file = folder / f"gallery-{count}-{patch}.npz"
     names = [field.name for field in fields(Gallery)]
-    if not kept.exists():
+    if not file.exists():
         jobs = [(start, min(_CHUNK, count - start), patch) for start in range(0, count, _CHUNK)]
         if workers > 1:
             with ProcessPoolExecutor(workers) as pool:
@@ -150,10 +150,10 @@ def training_gallery(count: int, patch: int, folder: Path, *, workers: int = 2, 
         else:
             parts = [_draw(job) for job in tqdm(jobs, "drawing", disable=not progress)]
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        with whole_file(kept) as temporary:
+        with whole_file(file) as temporary:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    with np.load(kept) as stored:
-        return Gallery(**{name: stored[name] for name in names})
+    with np.load(file) as archive:
+        return Gallery(**{name: archive[name] for name in names})
 
 
 def _draw(job: tuple[int, int, int]) -> Gallery:

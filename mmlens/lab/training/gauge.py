@@ -34,16 +34,16 @@ def fix_signs(model: LlavaForConditionalGeneration, batches: Iterable[Packed]) -
     layers = model.model.language_model.layers
     balance = [torch.zeros(layer.mlp.down_proj.in_features) for layer in layers]
     for batch in batches:
-        asked = batch.labels >= 0
-        with recorded_neurons(model) as recorded:
+        is_answer = batch.labels >= 0
+        with recorded_neurons(model) as activations:
             packed_logits(model, batch)
-        for total, activity in zip(balance, recorded, strict=True):
-            active = activity[asked].float()
+        for total, activity in zip(balance, activations, strict=True):
+            active = activity[is_answer].float()
             total += (active * active.abs()).sum(dim=0)
-    flipped = 0
+    count = 0
     for layer, total in zip(layers, balance, strict=True):
         sign = torch.where(total < 0, -1.0, 1.0)
         layer.mlp.up_proj.weight.mul_(sign[:, None])
         layer.mlp.down_proj.weight.mul_(sign[None, :])
-        flipped += int((sign < 0).sum())
-    return flipped
+        count += int((sign < 0).sum())
+    return count

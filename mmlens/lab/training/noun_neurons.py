@@ -71,15 +71,15 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
         LayerShares(depth),
     ]
     choice = Choice.of((_METHOD, "random"), TOP, seed)
-    found = run(model, scenes, measures, choice, reading=reading, progress=progress)
-    readable, shared = found.interval(AMONG.name, _METHOD), found.interval(SHARED.name, _METHOD)
+    report = run(model, scenes, measures, choice, reading=reading, progress=progress)
+    readable, overlap = report.interval(AMONG.name, _METHOD), report.interval(SHARED.name, _METHOD)
     return NounNeurons(
         readable=readable,
-        readable_random=found.interval(AMONG.name, CONTROL.format(method=_METHOD)),
-        shared=shared,
-        shared_other=found.interval(OTHER_WRITING.name, _METHOD),
-        layers=tuple(round(found.interval(f"in layer {layer}", _METHOD).mean, 4) for layer in range(depth)),
+        readable_random=report.interval(AMONG.name, CONTROL.format(method=_METHOD)),
+        shared=overlap,
+        shared_other=report.interval(OTHER_WRITING.name, _METHOD),
+        layers=tuple(round(report.interval(f"in layer {layer}", _METHOD).mean, 4) for layer in range(depth)),
         nouns=readable.count,
-        both=shared.count,
+        both=overlap.count,
         scenes=len(scenes),
     )

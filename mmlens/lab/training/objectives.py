@@ -61,24 +61,24 @@ def tower_loss(
     with sdpa_kernel(_QUICKEST):
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2]
     states = heads.norm(states[:, 1:].float())
-    seen = labels.ranks > 0
+    visible = labels.ranks > 0
     loss = 0.3 * nn.functional.cross_entropy(heads.places(states.mean(dim=1)), labels.places)
-    loss = loss + 4.0 * (heads.centers(states) - labels.centers)[seen].square().mean()
-    right = seen.clone()
-    told = (
+    loss = loss + 4.0 * (heads.centers(states) - labels.centers)[visible].square().mean()
+    right = visible.clone()
+    term = (
         (heads.ranks, labels.ranks, 0.5),
         (heads.nouns, labels.nouns, 1.0),
         (heads.colors, labels.colors, 1.0),
         (heads.sizes, labels.sizes, 0.5),
     )
-    for head, truth, share in told:
+    for head, truth, share in term:
         logits = head(states)
         # Three patches in four show bare ground; without the weight the tower first learns to see nothing.
         weight = torch.ones(logits.shape[-1])
         weight[0] = 0.2
         loss = loss + share * nn.functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), weight=weight)
         right &= logits.argmax(dim=-1) == truth
-    return loss, right[seen].float().mean()
+    return loss, right[visible].float().mean()
 
 
 def packed_logits(
@@ -103,8 +103,8 @@ def packed_logits(
         states = inner.language_model(
             inputs_embeds=embeddings, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
         ).last_hidden_state
-    asked = batch.labels != IGNORED
-    return model.lm_head(states[asked]), batch.labels[asked]
+    is_answer = batch.labels != IGNORED
+    return model.lm_head(states[is_answer]), batch.labels[is_answer]
 
 
 def language_loss(
@@ -121,9 +121,9 @@ def language_loss(
         The weighted mean loss in nats per token, and the share of tokens predicted right.
     """
     if sparsity > 0:
-        with recorded_neurons(model) as recorded:
+        with recorded_neurons(model) as activations:
             logits, tokens = packed_logits(model, batch)
-        loss = sparsity * torch.stack([each.float().abs().mean() for each in recorded]).mean()
+        loss = sparsity * torch.stack([activation.float().abs().mean() for activation in activations]).mean()
     else:
         logits, tokens = packed_logits(model, batch)
         loss = torch.zeros(())
@@ -145,13 +145,13 @@ def recorded_neurons(
     Yields:
         A list that the forward fills, one entry per layer, gradients kept.
     """
-    recorded: list[Tensor] = []
+    activations: list[Tensor] = []
     handles = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, inputs: activations.append(inputs[0]))
         for layer in model.model.language_model.layers
     ]
     try:
-        yield recorded
+        yield activations
     finally:
         for handle in handles:
             handle.remove()

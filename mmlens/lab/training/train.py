@@ -79,7 +79,7 @@ class Trainer:
             until: (stage, step), counted from 0, before which to stop; None trains to the end.
             save_every: Steps between checkpoints.
         """
-        started = time.monotonic() - self.seconds
+        start = time.monotonic() - self.seconds
         while self.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage]
             bar = tqdm(initial=self.step, total=stage.steps, desc=stage.name, disable=not self._progress)
@@ -92,7 +92,7 @@ class Trainer:
                     if self.step % 20 == 0:
                         bar.set_postfix(loss=f"{loss:.3f}", right=f"{right:.3f}")
                         self.log.append({"stage": stage.name, "step": self.step, "loss": loss, "right": right})
-                    self.step, self.seconds = self.step + 1, time.monotonic() - started
+                    self.step, self.seconds = self.step + 1, time.monotonic() - start
                     bar.update()
                     if self.step % save_every == 0:
                         self.save()
@@ -140,11 +140,11 @@ class Trainer:
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, weights_only=True)
-        ours = asdict(self.recipe)
-        if state["recipe"] != ours:
-            changed = [key for key, value in ours.items() if state["recipe"].get(key) != value]
+        settings = asdict(self.recipe)
+        if state["recipe"] != settings:
+            differences = [key for key, value in settings.items() if state["recipe"].get(key) != value]
             raise InputError(
-                f"{self.checkpoint} belongs to another recipe (different: {', '.join(changed)}). "
+                f"{self.checkpoint} belongs to another recipe (different: {', '.join(differences)}). "
                 "Train into another folder, or with the recipe it was begun with."
             )
         self.stage, self.step = state["stage"], state["step"]
@@ -173,16 +173,16 @@ class Trainer:
         return float(loss.detach()), float(right)
 
     def _patches(self, stage: Stage) -> tuple[Tensor, Tensor]:
-        picked = self._rng(self.stage, self.step).integers(len(self._gallery), size=stage.batch)
-        pixels = self._packer.pixels(self._gallery.pictures[picked])
-        return tower_loss(self.model, self.heads, pixels, self._gallery.labels(picked))
+        indices = self._rng(self.stage, self.step).integers(len(self._gallery), size=stage.batch)
+        pixels = self._packer.pixels(self._gallery.pictures[indices])
+        return tower_loss(self.model, self.heads, pixels, self._gallery.labels(indices))
 
     def _words(self, stage: Stage, number: int, step: int) -> Packed:
         rng = self._rng(number, step)
-        picked = rng.integers(len(self._gallery), size=stage.batch)
-        drawn = [_training_scene(int(index)) for index in picked]
-        rows = [(each, choose(each, stage.questions, rng, lookups=stage.lookups)) for each in drawn]
-        pictures = None if stage.is_written(step) else self._gallery.pictures[picked]
+        indices = rng.integers(len(self._gallery), size=stage.batch)
+        batch_scenes = [_training_scene(int(index)) for index in indices]
+        rows = [(item, choose(item, stage.questions, rng, lookups=stage.lookups)) for item in batch_scenes]
+        pictures = None if stage.is_written(step) else self._gallery.pictures[indices]
         return self._packer.pack(rows, pictures, stage.answer_weight, stage.plain)
 
     def _rng(self, number: int, step: int) -> np.random.Generator:
@@ -190,7 +190,7 @@ class Trainer:
 
     def _learning(self) -> list[nn.Parameter]:
         parameters = [*self.model.parameters(), *self.heads.parameters()]
-        return [each for each in parameters if each.requires_grad]
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def _make_optimizer(self, stage: Stage) -> torch.optim.Optimizer:
         """Switch on the gradients of exactly the parts that learn, and make an optimizer for them."""
@@ -200,8 +200,8 @@ class Trainer:
         self.heads.requires_grad_(stage.objective == "patches")
         # The last norm's gain stays at one: a neuron then reads as the same words with it and without it.
         inner.language_model.norm.weight.requires_grad_(False)
-        matrices = [each for each in self._learning() if each.ndim >= 2]
-        vectors = [each for each in self._learning() if each.ndim < 2]
+        matrices = [parameter for parameter in self._learning() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self._learning() if parameter.ndim < 2]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "weight_decay": self.recipe.decay},
             {"params": vectors, "weight_decay": 0.0},
