@@ -6,12 +6,13 @@ names that the hub has, `preprocessor_config.json`, tokenizer files, and the cha
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from tests.checkpoints import templates
@@ -104,7 +105,7 @@ class Layout:
         second_words: a second tokenizer and the folder that it lies in.
         sizes: (height, width) of pictures that are painted.
         needs_torchvision: whether transformers' own processor can be built only where torchvision is.
-        system: whether it takes a system turn together with a picture.
+        nested_tower: whether the hub's names of the tower have a level more than those that transformers writes today.
     """
 
     name: str
@@ -117,8 +118,8 @@ class Layout:
     second_words: tuple[str, Callable[[], Words]] | None = None
     sizes: tuple[tuple[int, int], ...] = ((480, 640),)
     needs_torchvision: bool = False
-    system: bool = True
-    video: dict[str, Any] | None = field(default=None)
+    nested_tower: bool = False
+    video: dict[str, Any] | None = None
 
     def write(self, folder: Path, *, weights: bool = True) -> Path:
         """Write the folder."""
@@ -153,7 +154,22 @@ class Layout:
             **{key: _first(getattr(config.get_text_config(), key, None)) for key in ("eos_token_id", "pad_token_id")}
         )
         model.save_pretrained(folder, max_shard_size="60KB")
+        if self.nested_tower:
+            _rename(folder, "vision_tower.", "vision_tower.vision_model.")
         return folder
+
+
+def _rename(folder: Path, old: str, new: str) -> None:
+    """Give weights whose names begin with `old` names that begin with `new`, in all shards and in the index."""
+
+    def named(name: str) -> str:
+        return new + name.removeprefix(old) if name.startswith(old) else name
+
+    for shard in folder.glob("*.safetensors"):
+        save_file({named(name): tensor for name, tensor in load_file(shard).items()}, shard, metadata={"format": "pt"})
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    _write(file, {**index, "weight_map": {named(name): shard for name, shard in index["weight_map"].items()}})
 
 
 def _first(value: Any) -> Any:
@@ -231,6 +247,7 @@ LLAVA = Layout(
         "vision_feature_select_strategy": "default",
     },
     ("chat_template.json", templates.LLAVA),
+    nested_tower=True,
 )
 LLAVA_NEXT = Layout(
     "llava-next",
@@ -256,6 +273,7 @@ LLAVA_NEXT = Layout(
         "vision_feature_select_strategy": "default",
     },
     ("chat_template.json", templates.LLAVA_NEXT),
+    nested_tower=True,
     sizes=((672, 672), (480, 640), (300, 900)),
 )
 ONEVISION = Layout(
@@ -299,6 +317,7 @@ ONEVISION = Layout(
         "vision_feature_select_strategy": "full",
     },
     ("chat_template.json", templates.ONEVISION),
+    nested_tower=True,
     sizes=((1500, 1900), (480, 640), (384, 384)),
     needs_torchvision=True,
     video={
@@ -504,6 +523,7 @@ PALIGEMMA2 = Layout(
         "do_normalize": True,
         **_HALF,
     },
+    nested_tower=True,
 )
 _GEMMA_MARKS = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
 GEMMA3 = Layout(
@@ -534,6 +554,7 @@ GEMMA3 = Layout(
     },
     {"image_seq_length": 256, "processor_class": "Gemma3Processor"},
     ("tokenizer_config.json", templates.GEMMA),
+    nested_tower=True,
 )
 _AROUND = ("<fake_token_around_image>", "<image>", "<end_of_utterance>")
 IDEFICS2 = Layout(
@@ -686,7 +707,6 @@ MLLAMA = Layout(
         **_CLIP,
     },
     template=("chat_template.json", templates.MLLAMA),
-    system=False,
 )
 
 
