@@ -193,11 +193,20 @@ def part_view(
         gated_mlp=shape.mlp.gate is not None or shape.mlp.gate_up is not None,
         normalization_type="LN" if centred else "RMS",
         uses_rms_norm=not centred,
+        final_rms=language and not centred,
+        positional_embedding_type=_positions_of(own),
         eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
         device=device,
         dtype=dtype,
     )
     return PartView(name, cfg, blocks)
+
+
+def _positions_of(own: Config) -> str:
+    """How a part knows positions, in TransformerLens's words."""
+    if getattr(own, "rope_parameters", None) or getattr(own, "rope_theta", None):
+        return "rotary"
+    return "relative_positional_bias" if getattr(own, "relative_attention_num_buckets", None) else "standard"
 
 
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:

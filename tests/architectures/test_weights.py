@@ -1,5 +1,8 @@
 """Weights under TransformerLens's names, recomputing what the hook points hold."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,9 @@ from torch.testing._internal.two_tensor import TwoTensor
 from mmlens.architectures.weights import readable
 from mmlens.core.errors import InputError, UnsupportedModelError
 from tests.conftest import Subject
+from tests.families.encoder_decoder import florence2, with_t5
+from tests.families.query_like import blip_2
+from tests.tiny import TINY, instructblip
 
 PARTS = ("vision", "language")
 
@@ -223,3 +229,32 @@ def test_the_configuration_in_transformer_lens_terms(subject: Subject) -> None:
     )
     vision = subject.model.part("vision").cfg
     assert (vision.normalization_type, vision.gated_mlp, vision.n_layers) == ("LN", False, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "language", "vision", "final_rms"),
+    [
+        (lambda: TINY[0].make(), "rotary", "standard", True),
+        (lambda: TINY[2].make(), "rotary", "rotary", True),
+        (blip_2, "standard", "standard", False),
+        (florence2, "standard", "standard", False),
+        (lambda: with_t5(instructblip, gated=False), "relative_positional_bias", "standard", True),
+    ],
+    ids=["llava", "qwen2_vl", "blip_2 (OPT)", "florence2 (BART)", "instructblip (T5)"],
+)
+def test_a_configuration_says_how_positions_are_known_and_how_the_end_is_normed(
+    make: Callable[[], Any], language: str, vision: str, final_rms: bool
+) -> None:
+    """The architectures are what their papers say; the final norm is asked with rows that all have the same mean."""
+    model = make()
+    views = {part: model.part(part).cfg for part in ("language", "vision")}
+    assert (views["language"].positional_embedding_type, views["vision"].positional_embedding_type) == (
+        language,
+        vision,
+    )
+    assert (views["language"].final_rms, views["vision"].final_rms) == (final_rms, False)
+    if model.family.language.norm is not None:
+        rows = torch.randn(4, views["language"].d_model)
+        with torch.no_grad():
+            centred = torch.allclose(model.ln_final(rows + 3), model.ln_final(rows), atol=1e-4)
+        assert centred != final_rms

@@ -128,24 +128,29 @@ class ConceptBank:
         states: States | None = None,
         nonlinearity: Nonlinearity | None = None,
         k: int | None = None,
-        centred: bool = True,
+        centred: bool | None = None,
     ) -> "ConceptBank":
         """The concepts of a sparse autoencoder that was trained elsewhere.
 
+        A configuration beside the weights (`cfg.json` of SAELens and sparsify, `config.json` of Gemma Scope) says how they are
+        used: the nonlinearity and its k, whether `b_dec` is taken off the state, whether codes are chosen by what they add. Of
+        `normalize_activations` `"none"` alone is possible, and gated encoders and transcoders are refused.
+
         Args:
-            path: a safetensors file with `W_enc, b_enc, W_dec, b_dec`, or `encoder.weight, encoder.bias, decoder.weight (or
-                W_dec), b_dec (or bias, decoder.bias)`; with `threshold` for a jumprelu.
+            path: the folder; or a safetensors file with `W_enc, b_enc, W_dec, b_dec`, or `encoder.weight, encoder.bias,
+                decoder.weight (or W_dec), b_dec (or bias, decoder.bias)`; with `threshold` for a jumprelu.
             at: the hook point that it was trained at.
             states: states to encode; their codes rank samples.
-            nonlinearity: `"relu"`, `"topk"` or `"jumprelu"`; by default jumprelu if the file has a threshold, topk if `k` is
-                given, else relu.
-            k: for topk.
-            centred: whether `b_dec` is taken off before encoding.
+            nonlinearity: `"relu"`, `"topk"` or `"jumprelu"`; by default what the configuration says, else jumprelu if the file
+                has a threshold, topk if `k` is given, else relu.
+            k: for topk; by default what the configuration says.
+            centred: whether `b_dec` is taken off before encoding; needed where no configuration says.
 
         Raises:
-            InputError: if the file is no autoencoder, or does not fit the states.
+            InputError: if the file is no autoencoder, its configuration asks for what is not done here or contradicts the
+                arguments, or it does not fit the states.
         """
-        coder = load_autoencoder(path, nonlinearity=nonlinearity, k=k, centred=centred)
+        coder = load_autoencoder(path, at=at, nonlinearity=nonlinearity, k=k, centred=centred)
         if states is None:
             none = torch.zeros(0, len(coder.vectors))
             return cls(coder, none, none, at, "sae", float("nan"))

@@ -160,7 +160,7 @@ class Autoencoder:
         moved = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
         hidden = moved @ self.encoder.to(at) + self.encoder_bias.to(at)
         if self.nonlinearity == "jumprelu" and self.threshold is not None:
-            return hidden * (hidden > self.threshold.to(at))
+            return hidden.clamp_min(0) * (hidden > self.threshold.to(at))
         hidden = hidden.clamp_min(0)
         if self.nonlinearity == "topk":
             best = hidden.topk(self.k, dim=1)

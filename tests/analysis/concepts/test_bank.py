@@ -231,7 +231,7 @@ def test_autoencoders_from_outside_keep_the_contract(layout: str, nonlinearity: 
         tensors["threshold"] = threshold
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "sae.safetensors")
     k = 3 if nonlinearity == "topk" else None
-    bank = ConceptBank.from_sae(tmp_path / "sae.safetensors", at=made.at, states=made, k=k)
+    bank = ConceptBank.from_sae(tmp_path / "sae.safetensors", at=made.at, states=made, k=k, centred=True)
     # by hand, a state at a time
     for state, code in zip(made.values[:20], bank.codes[:20], strict=True):
         hidden = (state - biases[1]) @ encoder + biases[0]
@@ -251,7 +251,7 @@ def test_autoencoders_from_outside_keep_the_contract(layout: str, nonlinearity: 
 def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sae.safetensors"
     save_file({"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4)}, path)
-    with pytest.raises(InputError, match=r"it lacks b_dec or decoder\.bias or bias or pre_bias; it holds"):
+    with pytest.raises(InputError, match=r"it lacks b_dec or decoder\.bias or bias or pre_bias\.$"):
         ConceptBank.from_sae(path, at="blocks.1.hook_resid_post")
     save_file(
         {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(5, 4), "b_dec": torch.zeros(4)}, path
@@ -262,10 +262,10 @@ def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
         {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4), "b_dec": torch.zeros(4)}, path
     )
     with pytest.raises(InputError, match=r"are directions at blocks\.1\.hook_resid_post \[sample d_model=4\]"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", states=states())
+        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", states=states(), centred=True)
     with pytest.raises(InputError, match=r"'topk' needs k in 1\.\.6, found k=None"):
         ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="topk")
-    with pytest.raises(InputError, match="'jumprelu' needs a tensor 'threshold'"):
+    with pytest.raises(InputError, match="lacks a tensor 'threshold', which jumprelu alone needs"):
         ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="jumprelu")
 
 
