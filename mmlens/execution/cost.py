@@ -5,6 +5,7 @@ and the attention of vision towers are left out on both sides.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from mmlens.execution.affected_rows import Schedule
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
 
@@ -111,12 +113,11 @@ def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Mod
         products[module] = products.get(module, 0.0) + 2.0 * rows * module.weight.numel()
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    handles = [linear.register_forward_hook(count) for linear in model.hf_model.modules() if isinstance(linear, kinds)]
-    try:
+    with claimed(model, "Counting"), ExitStack() as stack:
+        for module in model.hf_model.modules():
+            if isinstance(module, kinds):
+                stack.callback(module.register_forward_hook(count).remove)
         model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return products
 
 

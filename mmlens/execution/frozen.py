@@ -5,7 +5,7 @@ the graph, and everything else of the model runs as it always does.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmlens.execution.recording import is_shared
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.graph import HookGraph
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, blocks_by_name, projector_module
 from mmlens.models.hooked import HookedMultimodal
 
@@ -80,20 +81,15 @@ class Frozen:
         """What blocks returned in the clean run: of those that ran once, and did nothing but return."""
         recorded_outputs: dict[str, list[Any]] = {name: [] for name in self.modules}
         inputs: dict[str, list[Any]] = {name: [] for name in self.modules}
-        handles = []
-        try:
+        with claimed(self.model, "A sweep"), ExitStack() as stack, torch.no_grad():
             for name, module in self.modules.items():
 
                 def keep(m: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, name: str = name) -> None:
                     recorded_outputs[name].append(output)
                     inputs[name] += [*args, *kwargs.values()]
 
-                handles.append(module.register_forward_hook(keep, with_kwargs=True))
-            with torch.no_grad():
-                self.model(self.batch)
-        finally:
-            for handle in handles:
-                handle.remove()
+                stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
+            self.model(self.batch)
         writes = {name for name, values in inputs.items() if any(is_shared(value) for value in values)}
         return {
             name: outputs[0] for name, outputs in recorded_outputs.items() if len(outputs) == 1 and name not in writes
@@ -118,7 +114,8 @@ class Frozen:
     @torch.no_grad()
     def run(self, cells: Sequence[Cell]) -> torch.Tensor:
         """Logits `[batch pos vocab]` of a run in which cells of different samples happen."""
-        with self._freezing(self.frozen(cells)), self.model.hooks(hooks_for(self.model, self.batch, cells)):
+        frozen = self.frozen(cells)  # its clean run comes before the hooks
+        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self._freezing(frozen):
             return self.model(self.batch)
 
     @torch.no_grad()
@@ -139,14 +136,14 @@ class Frozen:
             for cell in cells
         ]
         names = self.frozen(before)  # its clean run comes before the hook that ends runs
-        handle = self.decoder.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
-        try:
-            with self._freezing(names), self.model.hooks(hooks_for(self.model, self.batch, before)):
+        with self.model.hooks(hooks_for(self.model, self.batch, before)), self._freezing(names):
+            handle = self.decoder.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
+            try:
                 self.model(self.batch)
-        except _EmbeddingsKnown:
-            pass
-        finally:
-            handle.remove()
+            except _EmbeddingsKnown:
+                pass
+            finally:
+                handle.remove()
         return values[0]
 
     @contextmanager

@@ -22,6 +22,7 @@ from mmlens.execution.jobs import Job, Streams, cut
 from mmlens.execution.packed_attention import Group, Span, groups_of, spans_of
 from mmlens.execution.recording import Recording, first_of
 from mmlens.execution.rowwise import RowsOf, only_rows
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
 
@@ -83,7 +84,7 @@ class Packed:
     @torch.no_grad()
     def run(self, jobs: Sequence[Job]) -> list[torch.Tensor | None]:
         """Logits `[read vocab]` of each cell; None where they are the clean ones."""
-        with lent_attention(self.decoder.configs, self.lent.attend):
+        with claimed(self.model, "A sweep"), lent_attention(self.decoder.configs, self.lent.attend):
             for layer in range(self.depth):
                 due = [job for job in jobs if layer in job.schedule.steps]
                 self._block(layer, due)

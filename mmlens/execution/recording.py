@@ -16,6 +16,7 @@ from torch import nn
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.hooks.attention import allowed_by, looks_back
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, NotAloneError
 from mmlens.models.hooked import HookedMultimodal
 
@@ -188,7 +189,7 @@ def record(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) ->
         NotAloneError: if what happened cannot be done again row by row; the message says why.
     """
     recorder = Recorder(decoder)
-    with recorder.running():
+    with claimed(model, "A sweep"), recorder.running():
         logits = model(batch)
     size, length = batch.layout.is_token.shape
     depth = len(decoder.blocks)

@@ -1,7 +1,7 @@
 """Rows of the weights that MLP neurons write with: where they are, and a run as if something were added to them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from mmlens.architectures.weights import plain_weight, readable
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron, Unit
+from mmlens.models.claims import claimed
 from mmlens.models.protocol import HookedModel
 
 
@@ -92,16 +93,12 @@ def rows_added(
     Units.of(rows, model, kind=Neuron, verb="An edit")
     order = by_point(rows)
     row_weights(model, order)
-    handles = []
-    try:
+    with claimed(model, "An edit on trial"), ExitStack() as stack:
         for point, (indices, numbers) in order.items():
             hook = _added(indices, numbers, deltas)
             # before Hugging Face's recorders and our points, which must see the sum
-            handles.append(_linear(model, point).register_forward_hook(hook, prepend=True))
+            stack.callback(_linear(model, point).register_forward_hook(hook, prepend=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _added(indices: torch.Tensor, numbers: torch.Tensor, deltas: Callable[[], torch.Tensor]) -> Callable[..., Any]:

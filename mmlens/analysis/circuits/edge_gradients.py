@@ -16,6 +16,7 @@ from mmlens.core.errors import InputError
 from mmlens.hooks.branch_inputs import KINDS
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
+from mmlens.models.claims import claimed
 
 
 def first_order_scores(
@@ -58,7 +59,8 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
     inner = [f"{reader.attn}.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
     whole = [reader.at for reader in readers if reader.kind not in KINDS]
     where = dict.fromkeys([*(reader.at for reader in readers), *inner])
-    with torch.enable_grad(), attached(pair.points, [*_inputs(pair, share), (list(where), keep)]):
+    hooks = [*_inputs(pair, share), (list(where), keep)]
+    with claimed(model, "A circuit"), torch.enable_grad(), attached(pair.points, hooks):
         values = pair.values(model(pair.clean))
         names = list(dict.fromkeys([*whole, *inner]))
         gradients = dict(

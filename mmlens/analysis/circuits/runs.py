@@ -31,6 +31,7 @@ from mmlens.hooks.cache import record
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.session import HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -87,7 +88,8 @@ class Pair:
         """The writers' points, and what readers receive by the name of their entrance, in one run."""
         store: dict[str, torch.Tensor] = {}
         where = dict.fromkeys(reader.at for reader in self.graph.readers)
-        with attached(self.points, [([*self.writing.points, *where], record(store, None, None))]):
+        recorder = ([*self.writing.points, *where], record(store, None, None))
+        with claimed(self.model, "A circuit"), attached(self.points, [recorder]):
             self.model(batch)
         missing = [name for name in where if name not in store]
         if missing:
@@ -111,7 +113,7 @@ class Pair:
         kept = dropped_rows(self.writing, values, received)
         pair = replace(self, writing=replace(self.writing, kept=kept)) if kept else self
         require_sums(pair.writing, values, received, constants=self.graph.nodes == "head")
-        with ExitStack() as stack, torch.no_grad():
+        with claimed(self.model, "A circuit"), ExitStack() as stack, torch.no_grad():
             for readers in self._split.values():
                 asked = [
                     Reading(torch.zeros_like(received[some[0].at]), _by_kind(some))
@@ -164,7 +166,7 @@ class Pair:
         pairs += [
             (reader.at, self._add(live, reader, rows[reader.name])) for reader in whole if rows[reader.name].any()
         ]
-        with ExitStack() as stack:
+        with claimed(self.model, "A circuit"), ExitStack() as stack:
             stack.enter_context(attached(self.points, pairs))
             for reader, readings in split:
                 stack.enter_context(self._splitting(reader).reading(readings))

@@ -17,6 +17,7 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import blocks_by_name
 from mmlens.models.hooked import HookedMultimodal
 
@@ -60,7 +61,7 @@ def bare_sites(
                 found[at] = site
         seen.clear()
 
-    with ExitStack() as stack:
+    with claimed(model, "A circuit"), ExitStack() as stack:
         for seen in blocks.values():
             for handle in seen.hooks():
                 stack.callback(handle.remove)

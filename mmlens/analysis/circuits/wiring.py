@@ -25,6 +25,7 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import claimed
 from mmlens.models.decoder import blocks_by_name
 from mmlens.models.hooked import HookedMultimodal
 
@@ -128,7 +129,7 @@ def _trace(model: HookedMultimodal, batch: MultimodalBatch, crossing: Sequence[s
     """
     blocks, store = blocks_by_name(model), dict[str, torch.Tensor]()
     before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in crossing}
-    with ExitStack() as stack:
+    with claimed(model, "A circuit"), ExitStack() as stack:
         stack.enter_context(
             attached(wiring.points, [(list(dict.fromkeys(before.values())), record(store, None, None))])
         )
