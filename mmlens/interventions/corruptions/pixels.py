@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Positive
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.pixels import Box
@@ -20,6 +22,7 @@ Region: TypeAlias = Box | np.ndarray | torch.Tensor
 Regions: TypeAlias = Region | Sequence[Region] | None
 
 
+@checked
 def swap(
     model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture] | Sequence[Sequence[Picture]]
 ) -> MultimodalBatch:
@@ -31,13 +34,14 @@ def swap(
         images: one picture per sample, or a list per sample.
 
     Raises:
-        InputError: if the new pictures do not take the places of the old ones (another number, or another layout).
+        InputError: if the new pictures do not take the places of the old ones (another number, or another layout), or are the
+            old ones.
     """
-    refuse_carried(batch)
     pictures = [[load_image(p) for p in (item if isinstance(item, list | tuple) else [item])] for item in images]
-    return with_pictures(model.family, model.config, model.processor, batch, pictures)
+    return with_other_pictures(model, batch, pictures, "swap")
 
 
+@checked
 def twin(model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture]) -> MultimodalBatch:
     """The batch with a counterfactual twin of each picture: the same scene with one thing changed.
 
@@ -68,11 +72,12 @@ def twin(model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Pictu
             raise InputError(
                 f"The twin of sample {number} differs in {share:.0%} of its pixels, so it is another picture; use swap."
             )
-    return swap(model, batch, twins)
+    return with_other_pictures(model, batch, [[picture] for picture in twins], "twin")
 
 
+@checked
 def blur(
-    model: HookedMultimodal, batch: MultimodalBatch, *, radius: float | None = None, region: Regions = None
+    model: HookedMultimodal, batch: MultimodalBatch, *, radius: Positive | None = None, region: Regions = None
 ) -> MultimodalBatch:
     """The batch with blurred pictures.
 
@@ -84,7 +89,7 @@ def blur(
         region: only inside a box or mask; one for all samples, or one each.
 
     Raises:
-        InputError: if the batch was made from tensors, so that its pictures are not at hand.
+        InputError: if the batch was made from tensors, so that its pictures are not at hand, or nothing would change.
 
     Example:
         >>> import mmlens as mm
@@ -120,13 +125,47 @@ def repaint(
         InputError: if the pictures are not at hand, or a region does not fit.
     """
     require_pictures_at_hand(batch, what)
-    wanted = regions_per_sample(region, batch.size)
+    regions = regions_per_sample(region, batch.size)
     numbers = iter(range(sum(map(len, batch.images))))
     painted = [
         [_inside(picture, change(picture, next(numbers)), where) for picture in sample]
-        for sample, where in zip(batch.images, wanted, strict=True)
+        for sample, where in zip(batch.images, regions, strict=True)
     ]
-    return swap(model, batch, painted)
+    return with_other_pictures(model, batch, painted, what)
+
+
+def with_other_pictures(
+    model: HookedMultimodal, batch: MultimodalBatch, pictures: list[list[Image.Image]], what: str
+) -> MultimodalBatch:
+    """The batch with pictures in the place of its own.
+
+    Args:
+        model: the hooked model.
+        batch: made by `prepare`.
+        pictures: one list per sample.
+        what: the corruption's name, for messages.
+
+    Raises:
+        InputError: if the pictures do not take the places of the old ones, or a sample's are the old ones; the batch is
+            corrupted behind its pictures already.
+    """
+    refuse_carried(batch)
+    made = with_pictures(model.family, model.config, model.processor, batch, pictures)
+    same = [
+        sample
+        for sample, (new, old) in enumerate(zip(pictures, batch.images, strict=False))
+        if old and all(map(_equal, new, old))
+    ]
+    if same:
+        raise InputError(
+            f"{what} would leave the pictures of samples {same} as they are, so that there would be nothing to compare; "
+            "give other pictures, or change more of them."
+        )
+    return made
+
+
+def _equal(new: Image.Image, old: Image.Image) -> bool:
+    return new.size == old.size and np.array_equal(np.asarray(new.convert("RGB")), np.asarray(old.convert("RGB")))
 
 
 def regions_per_sample(region: Regions, size: int) -> list[Region | None]:
@@ -190,7 +229,7 @@ def require_pictures_at_hand(batch: MultimodalBatch, what: str) -> None:
 
 
 def refuse_carried(batch: MultimodalBatch) -> None:
-    """Refuse to change the pictures of a batch that was corrupted behind them: its values came from these pictures."""
+    """Refuse to change what a batch that is corrupted behind its pictures was made of: its values came from that."""
     if batch.carried:
         raise InputError(
             f"The batch is corrupted already, by {', '.join(map(repr, batch.carried))}; corrupt the pixels first, then what "

@@ -1,16 +1,18 @@
 """Corruptions of the text: other words of the same token length, so that positions keep their meaning."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.pixels import refuse_carried
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mapping[str, str]) -> MultimodalBatch:
     """The batch with some words replaced by others that are as many tokens: symmetric token replacement.
 
@@ -23,7 +25,8 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
         A batch of the same pictures and layout.
 
     Raises:
-        InputError: if a prompt holds none of the words, or the new ones are of another token length; the message says which.
+        InputError: if a prompt holds none of the words, a new one is the old one or unknown to the tokenizer, or the new ones
+            are of another token length; the message says which.
 
     Example:
         >>> import mmlens as mm
@@ -41,6 +44,10 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
         raise InputError(
             "replace_words needs the prompts, and this batch was made from tensors; use model.prepare(...)."
         )
+    same = [word for word, other in words.items() if word == other]
+    if same:
+        raise InputError(f"{', '.join(map(repr, same))} would be replaced by the same word; name another.")
+    _require_known(model, words.values())
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words, key=len, reverse=True)))
     prompts = [pattern.sub(lambda found: words[found[0]], prompt) for prompt in batch.prompts]
     untouched = [number for number, (new, old) in enumerate(zip(prompts, batch.prompts, strict=True)) if new == old]
@@ -63,3 +70,15 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
             f"{', '.join(map(repr, words))} by words of as many tokens each."
         )
     return made
+
+
+def _require_known(model: HookedMultimodal, words: Iterable[str]) -> None:
+    """Refuse words that the tokenizer makes its unknown token of."""
+    unknown = model.tokenizer.unk_token_id
+    for word in words:
+        ids = model.tokenizer.encode(word, add_special_tokens=False)
+        if not ids or (unknown is not None and unknown in ids):
+            pieces = model.tokenizer.convert_ids_to_tokens(ids)
+            raise InputError(
+                f"{word!r} is unknown to the tokenizer, which makes {pieces} of it; choose a word that it knows."
+            )

@@ -27,10 +27,12 @@ def test_swapping_equals_preparing_the_other_pictures(subject: Subject) -> None:
 
 def test_swapping_after_generated_tokens_keeps_them(subject: Subject) -> None:
     batch = subject.batches["left"]
-    longer = subject.model.extend(batch, torch.tensor([[9, 11], [12, 13]]))
-    swapped = swap(subject.model, longer, batch.images)
-    assert torch.equal(swapped["input_ids"], longer["input_ids"])
-    assert torch.equal(subject.model(swapped), subject.model(longer))
+    others = [[picture(5 + i, p[0].height, p[0].width)] for i, p in enumerate(batch.images)]
+    tokens = torch.tensor([[9, 11], [12, 13]])
+    longer = swap(subject.model, subject.model.extend(batch, tokens), others)
+    expected = subject.model.extend(swap(subject.model, batch, others), tokens)
+    assert torch.equal(longer["input_ids"], expected["input_ids"])
+    assert torch.equal(subject.model(longer), subject.model(expected))
 
 
 def test_blur_takes_detail_and_leaves_the_mean(llava: Subject) -> None:
@@ -38,6 +40,28 @@ def test_blur_takes_detail_and_leaves_the_mean(llava: Subject) -> None:
     blurred = blur(llava.model, batch, radius=6)
     assert blurred["pixel_values"].std() < 0.4 * batch["pixel_values"].std()
     assert abs(blurred["pixel_values"].mean() - batch["pixel_values"].mean()) < 0.1
+
+
+def test_what_would_change_nothing_is_refused(llava: Subject) -> None:
+    """In any sample: what is the same in one is nothing to compare there."""
+    model, batch = llava.model, llava.batches["left"]
+    first, second = (sample[0] for sample in batch.images)
+    grey = model.prepare("the image", images=torch.full((32, 32, 3), 127, dtype=torch.uint8))
+    for change, message in (
+        (lambda: swap(model, batch, batch.images), r"^swap would leave the pictures of samples \[0, 1\] as they are"),
+        (lambda: swap(model, batch, [second, second]), r"^swap would leave the pictures of samples \[1\] as they are"),
+        (lambda: swap(model, batch, [np.asarray(first), picture(9, *second.size[::-1])]), r"of samples \[0\] as they"),
+        (lambda: blur(model, batch, radius=0.01), r"^blur would leave the pictures of samples \[0, 1\] as they are"),
+        (lambda: blank(model, grey), r"^blank would leave the pictures of samples \[0\] as they are"),
+    ):
+        with pytest.raises(InputError, match=message):
+            change()
+
+
+@pytest.mark.parametrize("radius", [0, -1, float("nan"), float("inf"), "3", True])
+def test_a_radius_is_a_number_above_zero(llava: Subject, radius: Any) -> None:
+    with pytest.raises(InputError, match=rf"radius={radius!r} must be a (finite )?number"):
+        blur(llava.model, llava.batches["left"], radius=radius)
 
 
 def test_another_number_of_pictures_is_refused(llava: Subject) -> None:

@@ -39,6 +39,10 @@ def test_other_lengths_and_missing_words_are_refused(llava: Subject) -> None:
         replace_words(model, asked, {"the": "the big"})
     with pytest.raises(InputError, match=r"The prompts of samples \[1\] hold none of the words 'red'"):
         replace_words(model, asked, {"red": "green"})
+    with pytest.raises(InputError, match=r"'zebra' is unknown to the tokenizer, which makes \['<unk>'\] of it"):
+        replace_words(model, asked, {"the": "zebra"})
+    with pytest.raises(InputError, match="'the' would be replaced by the same word"):
+        replace_words(model, asked, {"the": "the"})
     with pytest.raises(InputError, match="was given no words"):
         replace_words(model, asked, {})
     with pytest.raises(InputError, match="needs the prompts, and this batch was made from tensors"):
