@@ -15,7 +15,7 @@ on where it was.
 
 import argparse
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from mmlens.interventions.edits import Direct, Edit, Through
 from mmlens.lab import Question, Scene
 
 _TAUGHT, _BATCH, _ROWS, _RATE = 24, 12, 20, 0.02
+_DRAWS = 5  # of random rows
 _NAMED = {"color": mm.lab.COLORS, "shape": mm.lab.SHAPES}
 _STAYING = ("color", "shape", "count", "place", "mood", "position", "who", "use")
 
@@ -108,9 +109,9 @@ class Lessons:
 
     sources: list[mm.MultimodalBatch]
     controls: list[mm.MultimodalBatch]
-    top: list[mm.Neuron]
-    specific: list[mm.Neuron]
-    random: list[mm.Neuron]
+    top: mm.Units
+    specific: mm.Units
+    random: mm.RandomUnits
 
 
 def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
@@ -132,13 +133,15 @@ def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
     controls = [found[words[i % len(words)]][i // len(words)] for i in range(_TAUGHT)]
     top = scores.top(_ROWS)
     specific = mm.specific_neurons(scores, rivals, k=_ROWS)
-    return Lessons(sources, prepared(controls), top, specific, mm.random_neurons(model, like=top, seed=seed))
+    return Lessons(sources, prepared(controls), top, specific, mm.random_units(model, top, draws=_DRAWS, seed=seed))
 
 
-def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str, Callable[[], Edit]]:
-    """The edits to compare, by name."""
+def methods(
+    model: mm.HookedMultimodal, task: Task, taught: Lessons
+) -> dict[str, Callable[[], Edit] | list[Callable[[], Edit]]]:
+    """The edits to compare, by name; of random rows several draws."""
 
-    def through(neurons: list[mm.Neuron], *, controls: bool = True, penalty: float = 0.1) -> Callable[[], Edit]:
+    def through(neurons: mm.Units, *, controls: bool = True, penalty: float = 0.1) -> Callable[[], Edit]:
         return lambda: mm.edits.replace_token(
             model,
             taught.sources,
@@ -177,7 +180,7 @@ def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str
         "through": through(taught.top),
         "through, specific rows": through(taught.specific),
         "through, no controls": through(taught.top, controls=False),
-        "through, random rows": through(taught.random),
+        "through, random rows": [through(units) for units in taught.random],
         "direct": direct(Direct()),
         "rank one, layer 2": rank_one(2),
     }
@@ -216,18 +219,25 @@ def frontier(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[st
 
 
 def measured(
-    model: mm.HookedMultimodal, task: Task, name: str, made: dict[str, Callable[[], Edit]], scenes: int, folder: Path
+    model: mm.HookedMultimodal,
+    task: Task,
+    name: str,
+    made: Mapping[str, Callable[[], Edit] | list[Callable[[], Edit]]],
+    scenes: int,
+    folder: Path,
 ) -> mm.EditReport:
     """The report on edits; edits and report are kept, and not made again."""
     stem = folder / f"{task.source}_{task.target}_{name}"
     kept = stem.with_suffix(".json")
     if kept.exists():
         return mm.EditReport.load(kept)
-    edits = {}
-    for number, (label, make) in enumerate(made.items()):
-        path = folder / f"{stem.name}_{number}.safetensors"
-        edits[label] = Edit.load(path) if path.exists() else make()
-        edits[label].save(path)
+    edits: dict[str, list[Edit]] = {}
+    for number, (label, makers) in enumerate(made.items()):
+        for draw, make in enumerate(makers if isinstance(makers, list) else [makers]):
+            path = folder / f"{stem.name}_{number}_{draw}.safetensors"
+            edit = Edit.load(path) if path.exists() else make()
+            edit.save(path)
+            edits.setdefault(label, []).append(edit)
     targets, controls = prompts(task, mm.lab.scenes(scenes, seed=41), seed=0)
     report = mm.edit_report(model, edits, targets=targets, controls=controls, batch_size=_BATCH)
     report.save(kept)
@@ -242,7 +252,7 @@ def lines(report: mm.EditReport) -> list[str]:
     heads += [f"scenes changed: {controls[0]}"]
     found = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
     for fact in report.edits:
-        cells = [f"{fact.name} ({fact.rows} rows)", f"{fact.size:.1f}"]
+        cells = [f"{fact.label} ({fact.rows} rows)", f"{fact.size:.1f}"]
         cells += [str(report.success(fact.name, group)) for group in targets]
         cells += [str(report.interval(fact.name, "caption", lambda case: case.exact))]
         cells += [str(report.changed(fact.name, group)) for group in controls]

@@ -17,7 +17,7 @@ import mmlens as mm
 from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.properties.cases import Case, Choice
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens.analysis.properties.measured import Quantity, Value, control_name, is_control
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.statistics import Interval
 
@@ -83,37 +83,38 @@ class LayerMaps:
             chosen["all but the last"] = _best(scores, self.k, range(self.layers - 1))
             seed = 1_000 * case.mention.number + case.mention.step
             for name, neurons in list(chosen.items()):
-                chosen[CONTROL.format(method=name)] = mm.random_neurons(case.mention.model, like=neurons, seed=seed)
+                controls = mm.random_units(case.mention.model, neurons, draws=5, seed=seed)
+                chosen |= {control_name(name, draw): units for draw, units in enumerate(controls)}
             for shown in _SHOWN:
                 maps = activation_maps(case.mention.model, case.mention.prompt, chosen, shown=shown)
                 for name, heat in maps.items():
                     yield case.value(f"IoU of {shown}s", name, iou(heat.mask(), torch.as_tensor(truth)))
 
 
-def _best(scores: torch.Tensor, k: int, layers: Sequence[int]) -> list[mm.Neuron]:
+def _best(scores: torch.Tensor, k: int, layers: Sequence[int]) -> mm.Units:
     """The k highest scores of some layers."""
     some = scores[list(layers)]
     found = [divmod(i, scores.shape[1]) for i in some.flatten().topk(k).indices.tolist()]
-    return [mm.Neuron(list(layers)[row], index) for row, index in found]
+    return mm.Units(mm.Neuron(list(layers)[row], index) for row, index in found)
 
 
 def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.Measured:
     """Where the mean heat map lies on the object, by layer."""
     measures = [LayerMaps(model.cfg.n_layers, k)]
     shown = mm.lab.scenes(scenes, seed=seed + 2)
-    return run(model, shown, measures, Choice(("contribution",), k), reading=Reading(mm.lab.NOUNS))
+    return run(model, shown, measures, Choice.of("contribution", k), reading=Reading(mm.lab.NOUNS))
 
 
 def table(found: mm.Measured) -> str:
     """A Markdown table: each mean with its interval, and the paired differences."""
     lines = [
-        "| quantity | neurons | k | mean [95%] | minus random, same layers | minus control | minus centred blob |",
-        "|---|---|---|---|---|---|---|",
+        "| quantity | neurons | k | mean [95%] | random, same layers [95%] | minus random | minus control | minus blob |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in found.to_frame().to_dict("records"):
-        if row["method"].startswith("random, like "):
+        if is_control(row["method"]):
             continue
-        cells = [_cell(row, ""), *(_cell(row, name) for name in ("minus_random", "minus_control", "minus_baseline"))]
+        cells = [_cell(row, name) for name in ("", "random", "minus_random", "minus_control", "minus_baseline")]
         lines.append(f"| {row['quantity']} ({row['unit']}) | {row['method']} | {row['k']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

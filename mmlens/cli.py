@@ -145,11 +145,11 @@ def _report(model: "HookedMultimodal", result: "Tour", path: Path, name: str, sc
     svg = model.graph.draw(effects).svg
     write_tour(result, path, model_name=name, graph_svg=svg, truth=scene.caption if scene else "")
     print(f"caption: {result.caption}")
-    print(f"{'noun':<14}{'log p':>9}{'ablated':>10}{'random':>10}   words of its strongest neurons")
+    print(f"{'noun':<14}{'log p':>9}{'ablated':>10}  {'random [95% of draws]':<25}words of its strongest neurons")
     for noun in result.nouns:
         words = "; ".join(" ".join(read[:3]) for read in noun.scores.words(neurons=noun.top[:3]))
-        numbers = f"{noun.log_probability:>9.3f}{noun.change:>+10.3f}{noun.control_change:>+10.3f}"
-        print(f"{noun.word.text:<14}{numbers}   {words}")
+        numbers = f"{noun.log_probability:>9.3f}{noun.change:>+10.3f}  {noun.control_change!s:<25}"
+        print(f"{noun.word.text:<14}{numbers}{words}")
     print(f"report: {path.resolve()}")
 
 

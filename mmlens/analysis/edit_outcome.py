@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_json, write_json
 
@@ -38,6 +38,7 @@ class EditCase:
         kl: `KL(before || after)` in nats, mean over the tokens of the answer before.
         p_source, p_target: probabilities before and after where the source was first said; None elsewhere.
         right: whether the answer was the true one, before and after; None if the truth is not known.
+        draw: which of several edits of one name it is: edits of random rows.
     """
 
     edit: str
@@ -54,6 +55,7 @@ class EditCase:
     p_source: tuple[float, float] | None = None
     p_target: tuple[float, float] | None = None
     right: tuple[bool, bool] | None = None
+    draw: int = 0
 
     @property
     def changed(self) -> bool:
@@ -74,8 +76,10 @@ class EditFacts:
         name: as in the report.
         method: as in its provenance.
         rows: how many rows it changes.
-        size: Frobenius norm of the change.
+        size: Frobenius norm of the change; of several draws their mean.
         penalty: the weight of its penalty, where it has one: edits of one method are joined in that order.
+        draws: how many edits of random rows stand under this name; their figures are the mean over them and the interval in
+            which 95% of them lie.
     """
 
     name: str
@@ -83,6 +87,12 @@ class EditFacts:
     rows: int
     size: float
     penalty: float | None = None
+    draws: int = 1
+
+    @property
+    def label(self) -> str:
+        """The name, with the number of draws where there are several."""
+        return self.name if self.draws == 1 else f"{self.name} ({self.draws} draws)"
 
 
 @dataclass(frozen=True)
@@ -105,16 +115,24 @@ class EditReport:
         tables = (self.summary(role).drop(columns="role").to_string(index=False) for role in ("target", "control"))
         return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n" + "\n\n".join(tables)
 
-    def values(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> tuple[list[float], list[str]]:
-        """A number (or truth value) of every case of an edit and a set of prompts, and the cases' pictures; None is left out."""
-        cases = [case for case in self.cases if (case.edit, case.group) == (edit, group)]
-        found = [(number, case.picture) for case in cases if (number := value(case)) is not None]
-        return [number for number, _ in found], [picture for _, picture in found]
-
     def interval(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Interval:
-        """Mean and 95% interval of a number (of truth values: the rate) over a set of prompts; whole pictures count as drawn."""
-        numbers, pictures = self.values(edit, group, value)
-        return mean_interval(numbers, groups=_labels(pictures))
+        """Mean and 95% interval of a number over one set of prompts: of the mean, over pictures; of several draws, over these."""
+        return self._interval(edit, [case for case in self._cases(edit) if case.group == group], value)
+
+    def _cases(self, edit: str) -> list[EditCase]:
+        return [case for case in self.cases if case.edit == edit]
+
+    def _interval(self, edit: str, cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> Interval:
+        found = [(float(number), case) for case in cases if (number := value(case)) is not None]
+        if self._draws(edit) == 1:
+            return mean_interval([number for number, _ in found], groups=_labels([case.picture for _, case in found]))
+        by_draw: dict[int, list[float]] = {}
+        for number, case in found:
+            by_draw.setdefault(case.draw, []).append(number)
+        return draws_interval([float(np.mean(numbers)) for numbers in by_draw.values()])
+
+    def _draws(self, edit: str) -> int:
+        return next((fact.draws for fact in self.edits if fact.name == edit), 1)
 
     def groups(self, role: Role) -> list[str]:
         """Names of the sets of prompts of a role."""
@@ -126,21 +144,22 @@ class EditReport:
 
     def changed(self, edit: str, group: str | None = None) -> Interval:
         """Share of control answers that are other ones now, in one set or (None) in all."""
-        if group is not None:
-            return self.interval(edit, group, lambda case: case.changed)
-        cases = [case for case in self.cases if case.edit == edit and case.role == "control"]
-        return mean_interval([case.changed for case in cases], groups=_labels([case.picture for case in cases]))
+        cases = [
+            case for case in self._cases(edit) if case.group == group or (group is None and case.role == "control")
+        ]
+        return self._interval(edit, cases, lambda case: case.changed)
 
     def changed_pictures(self, edit: str, group: str) -> Interval:
         """Share of the pictures of a set of controls of which any answer is another one now."""
-        answers, pictures = self.values(edit, group, lambda case: case.changed)
-        worst: dict[str, float] = {}
-        for answer, picture in zip(answers, pictures, strict=True):
-            worst[picture] = max(worst.get(picture, False), answer)
-        return mean_interval(list(worst.values()))
+        worst: dict[tuple[int, str], EditCase] = {}
+        for case in self._cases(edit):
+            key = (case.draw, case.picture)
+            if case.group == group and (key not in worst or case.changed):
+                worst[key] = case
+        return self._interval(edit, list(worst.values()), lambda case: case.changed)
 
     def summary(self, role: Role | None = None) -> "pd.DataFrame":
-        """One line per edit and set of prompts, each figure with its 95% interval.
+        """One line per edit and set of prompts, each figure with its 95% interval (of several draws: the draws' own).
 
         Columns for targets: success, exact (the wanted answer to the last word), the target's and the source's probability
         before and after. For controls: share of answers, and of pictures, that changed. For both: KL in nats, and the
@@ -153,7 +172,7 @@ class EditReport:
 
         roles: tuple[Role, ...] = ("target", "control") if role is None else (role,)
         lines = [
-            {"edit": fact.name, "size": round(fact.size, 2), **self._line(fact.name, group, each)}
+            {"edit": fact.label, "size": round(fact.size, 2), **self._line(fact.name, group, each)}
             for fact in self.edits
             for each in roles
             for group in self.groups(each)
@@ -166,8 +185,8 @@ class EditReport:
 
         line: dict[str, str] = {"role": role, "prompts": group}
         if role == "target":
-            said, _ = self.values(edit, group, lambda case: case.said_before)
-            line["said before"] = f"{sum(said):.0f} of {len(said)}"
+            said = [case.said_before for case in self._cases(edit) if case.group == group and not case.draw]
+            line["said before"] = f"{sum(said)} of {len(said)}"
             line["success"] = of(lambda case: case.success)
             if self.target is not None:
                 line["exact"] = of(lambda case: case.exact if case.said_before else None)
@@ -177,12 +196,11 @@ class EditReport:
             line["answers changed"] = of(lambda case: case.changed)
             line["pictures changed"] = str(self.changed_pictures(edit, group))
         line["KL"] = of(lambda case: case.kl)
-        known = [case.right for case in self.cases if (case.edit, case.group) == (edit, group) and case.right]
+        known = [case.right for case in self._cases(edit) if case.group == group and case.right]
         if known:
-            _, pictures = self.values(edit, group, lambda case: case.right and case.right[0])
-            before, after = np.array(known, dtype=float).T
-            line["right"] = f"{np.mean(before):.3f} -> {np.mean(after):.3f}"
-            line["right, change"] = str(paired_difference(after, before, groups=_labels(pictures)))
+            before, after = np.array(known, dtype=float).mean(0)
+            line["right"] = f"{before:.3f} -> {after:.3f}"
+            line["right, change"] = of(lambda case: case.right and float(case.right[1]) - float(case.right[0]))
         return line
 
     def to_frame(self) -> "pd.DataFrame":

@@ -2,7 +2,7 @@
 
 Success: the source is gone from the answer and the target is in it. Generality: the same on pictures and prompts that the
 edit was not made from. Locality: answers and probabilities on prompts without the source, and on neighbouring concepts,
-stay. All of it before and after for every prompt, with the random rows' edit beside it if it is among the edits.
+stay. All of it before and after for every prompt, beside several edits of random rows if these are among the edits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Sets = Dataset | Mapping[str, Dataset]
 
 def edit_report(
     model: HookedMultimodal,
-    edits: Edit | Mapping[str, Edit],
+    edits: Edit | Sequence[Edit] | Mapping[str, Edit | Sequence[Edit]],
     *,
     targets: Sets,
     controls: Sets,
@@ -39,7 +39,8 @@ def edit_report(
     Args:
         model: the hooked model, without the edits.
         edits: one edit, or several by name, all about the same words: methods side by side, several penalties (the report
-            then draws the frontier), an edit of random rows as the control.
+            then draws the frontier). A list of edits under one name are draws, e.g. edits of the random rows that
+            `mm.random_units` gives as the control: the report shows how they are distributed.
         targets: prompts whose answers hold the source; one dataset, or several by name: held-out pictures, other prompts,
             captions, the same content in writing. Prompts that do not say the source are counted and left out.
         controls: prompts whose answers should stay; one dataset, or several by name: other objects, scenes without the
@@ -76,12 +77,13 @@ def edit_report(
     Source: the criteria of editing, after Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
     (https://arxiv.org/abs/2202.05262), section 3.2. *Departs:* answers are generated, not scored token against token.
     """
-    named = {"edit": edits} if isinstance(edits, Edit) else dict(edits)
-    if not named:
+    given = edits if isinstance(edits, Mapping) else {"edit": edits}
+    named = {name: [some] if isinstance(some, Edit) else list(some) for name, some in given.items()}
+    if not named or not all(named.values()):
         raise InputError("No edits were given to report on.")
     words = _words(named, source, target)
     ids = tuple(None if word is None else as_token(model, word) for word in words)
-    for edit in named.values():
+    for edit in (edit for some in named.values() for edit in some):
         edit.check(model)
     sets = _sets(targets, "target") | _sets(controls, "control")
     if len(sets) < len(_sets(targets, "target")) + len(_sets(controls, "control")):
@@ -92,14 +94,15 @@ def edit_report(
         for some, batch in parts:
             cases += _cases(model, named, name, role, some, batch, ids, max_new_tokens)
     order = {name: number for number, name in enumerate(named)}
-    cases.sort(key=lambda case: order[case.edit])  # stable: sets and samples keep their order
-    facts = tuple(_facts(name, edit) for name, edit in named.items())
+    cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
+    facts = tuple(_facts(name, some) for name, some in named.items())
     return EditReport(words[0], words[1], facts, tuple(cases))
 
 
-def _words(named: Mapping[str, Edit], source: str | None, target: str | None) -> tuple[str, str | None]:
+def _words(named: Mapping[str, Sequence[Edit]], source: str | None, target: str | None) -> tuple[str, str | None]:
     """The words that all edits are about."""
-    about = {(edit.provenance.source, edit.provenance.target) for edit in named.values()} - {(None, None)}
+    every = [edit.provenance for some in named.values() for edit in some]
+    about = {(each.source, each.target) for each in every} - {(None, None)}
     if source is None:
         if len(about) != 1:
             raise InputError(
@@ -122,22 +125,23 @@ def _sets(sets: Sets, role: Role) -> dict[str, tuple[Role, list[Sample]]]:
     return found
 
 
-def _facts(name: str, edit: Edit) -> EditFacts:
-    settings = edit.provenance.settings
+def _facts(name: str, draws: Sequence[Edit]) -> EditFacts:
+    settings = draws[0].provenance.settings
     penalty = settings.get("beta") or settings.get("penalty")
     return EditFacts(
         name,
-        edit.provenance.method,
-        len(edit.rows),
-        edit.size,
+        draws[0].provenance.method,
+        len(draws[0].rows),
+        sum(edit.size for edit in draws) / len(draws),
         float(penalty) if isinstance(penalty, int | float) else None,
+        len(draws),
     )
 
 
 @torch.no_grad()
 def _cases(
     model: HookedMultimodal,
-    named: Mapping[str, Edit],
+    named: Mapping[str, Sequence[Edit]],
     group: str,
     role: Role,
     samples: Sequence[Sample],
@@ -161,7 +165,7 @@ def _cases(
     before = answers()
     old = told_again(before)
     cases = []
-    for name, edit in named.items():
+    for name, draw, edit in ((name, draw, edit) for name, some in named.items() for draw, edit in enumerate(some)):
         with model.edited(edit):
             after = answers()
             new = told_again(after)
@@ -172,6 +176,7 @@ def _cases(
             now = after.tokens[n, : int(after.lengths[n])].tolist()
             case = EditCase(
                 edit=name,
+                draw=draw,
                 role=role,
                 group=group,
                 picture=sample.shown,

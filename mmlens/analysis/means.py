@@ -1,9 +1,10 @@
 """Mean activations of neurons and heads over a dataset: what mean-ablation sets them to."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.axes import unit_axis
@@ -56,26 +57,64 @@ def mean_activation(
         ...     logits = model(batch)
     """
     units = Units.of(units, model, verb="mean_activation")
+    means = point_means(
+        model,
+        dataset,
+        list(units.by_point()),
+        positions=positions,
+        prompt=prompt,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [means[unit.hook][unit.index] for unit in units]
+
+
+@torch.no_grad()
+def point_means(
+    model: HookedMultimodal,
+    dataset: Dataset | MultimodalBatch,
+    points: Sequence[str],
+    *,
+    positions: Positions = "all",
+    prompt: str | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    of: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
+) -> dict[str, Float[torch.Tensor, "unit *rest"]]:
+    """The means of all units of some points; arguments as for `mean_activation`.
+
+    Args:
+        model, dataset, positions, prompt, batch_size, progress: as there.
+        points: hook points that hold units.
+        of: what the mean is of, made of rows `[row unit ...]`, e.g. `unit_sizes`; the rows themselves by default.
+
+    Raises:
+        InputError: for a dataset without samples.
+    """
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    nodes = [model.graph[name] for name in units.by_point()]
     given: Iterable[MultimodalBatch] = (
         [dataset]
         if isinstance(dataset, MultimodalBatch)
         else (batch for _, batch in batches(model, dataset, batch_size=batch_size, prompt=prompt, progress=progress))
     )
     for batch in given:
-        adders = [(node.name, _adder(node, batch, positions, totals, counts)) for node in nodes]
+        adders = [(name, _adder(model.graph[name], batch, positions, totals, counts, of)) for name in points]
         model.run_with_hooks(batch, fwd_hooks=adders)
     if not totals:
         raise InputError("The dataset has no samples, so there is no mean.")
-    return [totals[unit.hook][unit.index] / counts[unit.hook] for unit in units]
+    return {name: total / counts[name] for name, total in totals.items()}
 
 
 def _adder(
-    node: Node, batch: MultimodalBatch, positions: Positions, totals: dict[str, torch.Tensor], counts: dict[str, int]
+    node: Node,
+    batch: MultimodalBatch,
+    positions: Positions,
+    totals: dict[str, torch.Tensor],
+    counts: dict[str, int],
+    of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[..., None]:
-    """A hook that adds up a point's rows, by unit."""
+    """A hook that adds up a point's rows, or what is made of them, by unit."""
     batched = node.axes.startswith("batch")
 
     @reads_only
@@ -86,11 +125,16 @@ def _adder(
         everything = by_row.flatten(0, 1) if batched else by_row
         rows = everything if wanted is None else by_row[wanted.expand(by_row.shape[: wanted.ndim]).to(by_row.device)]
         unit = unit_axis(node.axes) - (2 if batched else 1)
-        summed = rows.float().sum(0).movedim(unit, 0).cpu()
+        summed = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu()
         totals[node.name] = totals[node.name] + summed if node.name in totals else summed
         counts[node.name] = counts.get(node.name, 0) + len(rows)
 
     return add
+
+
+def unit_sizes(rows: torch.Tensor) -> torch.Tensor:
+    """The size of each unit in each row `[row unit ...]`: of a neuron its magnitude, of a head the norm of its output."""
+    return rows.abs() if rows.ndim == 2 else rows.flatten(2).norm(dim=2)
 
 
 def _wanted(node: Node, batch: MultimodalBatch, positions: Positions, length: int) -> torch.Tensor | None:

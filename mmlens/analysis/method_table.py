@@ -8,6 +8,7 @@ from typing import Any
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
+from mmlens.analysis.controls.matches import MATCHES
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
@@ -21,6 +22,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     CONCEPT_METHODS,
     SELECTION_METHODS,
     EDIT_METHODS,
+    MATCHES,
 )
 
 _HEAD = """# Methods

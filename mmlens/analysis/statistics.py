@@ -95,6 +95,30 @@ def mean_interval(
     return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
+def draws_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """The mean over draws of a random control, and the interval in which the draws themselves lie (quantiles).
+
+    It says how far one draw may be from another, not how sure their mean is.
+
+    Args:
+        values: one number per draw.
+        level: the share of draws inside, 0 to 1.
+
+    Raises:
+        InputError: for a level outside (0, 1).
+
+    Example:
+        >>> print(draws_interval([0.0, 1.0, 2.0]))
+        1.000 [0.050, 1.950]
+    """
+    _require_level(level)
+    data = np.asarray(values, dtype=float)
+    if not len(data):
+        return Interval(float("nan"), float("nan"), float("nan"), 0)
+    low, high = np.quantile(data, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(data.mean()), float(low), float(high), len(data))
+
+
 def mean_bounds(
     values: Float[np.ndarray, "... sample"], *, level: float = 0.95, seed: int = 0
 ) -> Float[np.ndarray, "... bound"]:

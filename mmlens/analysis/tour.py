@@ -1,33 +1,34 @@
 """The main job in one call: from a picture to the multi-modal neurons behind the words of its caption, tested causally.
 
 Caption the picture; for each noun find the neurons that write it, read them as words, draw where in the picture they
-are active, ablate them beside as many random neurons of the same layers; and patch the residual stream from a
-counterfactual twin. The result is one HTML file.
+are active, ablate them beside several draws of as many random neurons of the same layers; and patch the residual stream
+from a counterfactual twin. The result is one HTML file.
 
 Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
 (https://arxiv.org/abs/2311.07470).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from mmlens.analysis.controls.random_units import RandomUnits, random_units
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
 from mmlens.analysis.neurons.find import find_neurons
-from mmlens.analysis.neurons.maps import activation_map
+from mmlens.analysis.neurons.maps import activation_maps
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.points import ActivationPoint
-from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
+from mmlens.analysis.statistics import Interval
 from mmlens.core.errors import NoPlaceError
-from mmlens.core.units import Neuron, Positions
+from mmlens.core.unit_sets import Units
+from mmlens.core.units import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
 from mmlens.interventions.ablation import Ablate
@@ -43,21 +44,22 @@ class NounReport:
         word: the noun, with its step and tokens.
         scores: of all neurons, for its first token.
         top: the neurons ablated.
-        control: as many random neurons of the same layers.
+        control: draws of as many random neurons of the same layers.
         log_probability: of the noun's first token where it was predicted, in nats.
-        ablated, control_ablated: the same with each set ablated.
-        caption_ablated, caption_control: the caption that is generated then.
-        maps: the mean map of the top neurons, then the control's; None where image tokens have no place.
+        ablated: the same with the top neurons ablated.
+        control_ablated: the same with each draw ablated.
+        caption_ablated, caption_control: the caption that is generated with the top neurons, and with the first draw, ablated.
+        maps: the mean map of the top neurons, then that of all draws; None where image tokens have no place.
         patched: the residual stream patched from the corrupted picture, at this noun.
     """
 
     word: CaptionWord
     scores: NeuronScores
-    top: list[Neuron]
-    control: list[Neuron]
+    top: Units
+    control: RandomUnits
     log_probability: float
     ablated: float
-    control_ablated: float
+    control_ablated: tuple[float, ...]
     caption_ablated: str
     caption_control: str
     maps: tuple[HeatMap, HeatMap] | None
@@ -69,9 +71,9 @@ class NounReport:
         return self.ablated - self.log_probability
 
     @property
-    def control_change(self) -> float:
-        """The same for the control."""
-        return self.control_ablated - self.log_probability
+    def control_change(self) -> Interval:
+        """The same for the control: the mean over the draws, and the interval in which 95% of them lie."""
+        return self.control.interval([ablated - self.log_probability for ablated in self.control_ablated])
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def tour(
     k: int = 20,
     activation: ActivationPoint = "down_in",
     max_nouns: int = 3,
+    draws: int = 10,
     seed: int = 0,
     progress: bool = True,
 ) -> Tour:
@@ -121,6 +124,7 @@ def tour(
         k: neurons per noun.
         activation: which multiplier the scores use.
         max_nouns: at most this many nouns of the caption.
+        draws: how many sets of random neurons stand beside each noun's.
         seed: of the random control.
         progress: show progress bars.
 
@@ -146,6 +150,7 @@ def tour(
                 other_token=twin[1] if twin else None,
                 k=k,
                 activation=activation,
+                draws=draws,
                 seed=seed,
                 progress=progress,
             )
@@ -172,56 +177,59 @@ def _noun_report(
     other_token: str | None,
     k: int,
     activation: ActivationPoint,
+    draws: int,
     seed: int,
     progress: bool,
 ) -> NounReport:
     token = word.tokens[0]
     scores = find_neurons(model, at_word, token=token, method=Contribution(activation))
     top = scores.top(k)
-    control = random_neurons(model, like=top, seed=seed)
-    before, _ = _ablated(model, batch, at_word, token, [])
-    ablated, caption_ablated = _ablated(model, batch, at_word, token, top)
-    control_ablated, caption_control = _ablated(model, batch, at_word, token, control)
+    control = random_units(model, top, draws=draws, seed=seed)
     return NounReport(
         word=word,
         scores=scores,
         top=top,
         control=control,
-        log_probability=before,
-        ablated=ablated,
-        control_ablated=control_ablated,
-        caption_ablated=caption_ablated,
-        caption_control=caption_control,
+        log_probability=_log_probability(model, at_word, token),
+        ablated=_log_probability(model, at_word, token, top),
+        control_ablated=tuple(_log_probability(model, at_word, token, units) for units in control),
+        caption_ablated=_caption(model, batch, top),
+        caption_control=_caption(model, batch, control[0]),
         maps=_maps(model, batch, scores, top, control, activation),
         patched=_patched(model, at_word, corrupted, token, other_token, progress),
     )
 
 
-def _ablated(
-    model: HookedMultimodal, batch: MultimodalBatch, at_word: MultimodalBatch, token: int, units: Sequence[Neuron]
-) -> tuple[float, str]:
-    """Log-probability of the token in nats, and the caption, with neurons ablated."""
+def _log_probability(
+    model: HookedMultimodal, at_word: MultimodalBatch, token: int, ablated: Units | None = None
+) -> float:
+    """Log-probability of the token in nats, perhaps with neurons ablated."""
     measure = log_probability(token).on(model)
-    with model.intervene(*([Ablate(units)] if units else [])):
-        value = float(per_sample(measure, model, model(at_word), at_word.layout.last))
-        caption = model.trace_generation(batch, names="hook_logits", max_new_tokens=40).text[0] if units else ""
-    return value, caption
+    with model.intervene(*([Ablate(ablated)] if ablated else [])):
+        return float(per_sample(measure, model, model(at_word), at_word.layout.last))
+
+
+def _caption(model: HookedMultimodal, batch: MultimodalBatch, ablated: Units) -> str:
+    """The caption with neurons ablated."""
+    with model.intervene(Ablate(ablated)):
+        return model.trace_generation(batch, names="hook_logits", max_new_tokens=40).text[0]
 
 
 def _maps(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     scores: NeuronScores,
-    top: list[Neuron],
-    control: list[Neuron],
+    top: Units,
+    control: RandomUnits,
     activation: ActivationPoint,
 ) -> tuple[HeatMap, HeatMap] | None:
+    drawn = Units(unit for units in control for unit in units)
+    sets = {
+        f"top {len(top)} for {scores.word!r}": top,
+        f"random neurons of the same layers, {len(control)} draws": drawn,
+    }
     try:
-        titles = (f"top {len(top)} for {scores.word!r}", f"{len(control)} random neurons of the same layers")
-        first, second = (
-            activation_map(model, batch, units, activation=activation, title=title)
-            for units, title in zip((top, control), titles, strict=True)
-        )
+        first, second = activation_maps(model, batch, sets, activation=activation).values()
     except NoPlaceError:
         return None
     return first, second

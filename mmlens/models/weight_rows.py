@@ -54,6 +54,16 @@ def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Ten
     return torch.stack([rows[number].to(rows[0].device) for number in range(len(neurons))])
 
 
+def write_norms(model: HookedModel, point: str) -> Float[torch.Tensor, "unit"]:
+    """How large the weights are that each neuron or head of a point writes with: Frobenius norms.
+
+    Raises:
+        UnsupportedModelError: if weights are quantised or offloaded.
+    """
+    weight = readable(_linear(model, point), f"The weight behind {point}").detach()
+    return weight.T.unflatten(0, (model.graph.unit_counts[point], -1)).flatten(1).float().norm(dim=1).cpu()
+
+
 def _linear(model: HookedModel, point: str) -> nn.Module:
     """The real linear that reads the neurons of a point."""
     return cast(nn.Module, model.hook_dict[point].read_by)

@@ -33,12 +33,19 @@ def write_tour(tour: Tour, path: str | Path, *, model_name: str, graph_svg: str 
         *([html.paragraph(f"Truth: {truth}", note=True)] if truth else []),
         html.heading("What each noun rests on"),
         html.table(
-            ("noun", "log p (nats)", "change: its top neurons ablated", "change: random neurons ablated", "neurons"),
-            [(n.word.text, n.log_probability, n.change, n.control_change, len(n.top)) for n in tour.nouns],
+            (
+                "noun",
+                "log p (nats)",
+                "change: its top neurons ablated",
+                "random neurons: mean [95% of draws]",
+                "neurons",
+            ),
+            [(n.word.text, n.log_probability, n.change, str(n.control_change), len(n.top)) for n in tour.nouns],
         ),
         html.paragraph(
             "Contribution score: the neuron's activation where the word is predicted, times the product of its output "
-            "row with the word's unembedding (Pan et al., ACL Findings 2024). The random ones are of the same layers.",
+            "row with the word's unembedding (Pan et al., ACL Findings 2024). The random ones are of the same layers, "
+            f"{', '.join(str(len(n.control)) for n in tour.nouns)} draws.",
             note=True,
         ),
         *[piece for noun in tour.nouns for piece in _noun(tour, noun)],
@@ -74,7 +81,11 @@ def _noun(tour: Tour, noun: NounReport) -> list[str]:
             [
                 ("as it is", noun.log_probability, tour.caption),
                 (f"top {len(noun.top)} set to zero", noun.ablated, noun.caption_ablated),
-                (f"{len(noun.control)} random, same layers, set to zero", noun.control_ablated, noun.caption_control),
+                (
+                    f"{len(noun.top)} random, same layers, set to zero (the first of {len(noun.control)} draws)",
+                    noun.control_ablated[0],
+                    noun.caption_control,
+                ),
             ],
         ),
         html.heading("Patched", 3),

@@ -3,13 +3,14 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mmlens.analysis.controls.random_units import random_units
 from mmlens.analysis.edit_outcome import EditReport
 from mmlens.analysis.edit_report import edit_report
-from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
@@ -18,7 +19,7 @@ from tests.analysis.conftest import Wrapped
 
 
 @pytest.fixture(scope="module")
-def edits(planted_neuron: Wrapped) -> dict[str, Edit]:
+def edits(planted_neuron: Wrapped) -> dict[str, Any]:
     """An edit of the planted row, the same of two other sizes, and random rows'."""
     model, truth = planted_neuron.model, planted_neuron.truth
     neuron = Neuron(truth.layer, truth.neuron or 0)
@@ -34,7 +35,7 @@ def edits(planted_neuron: Wrapped) -> dict[str, Edit]:
             max_new_tokens=3,
         )
 
-    noise = noise_neurons(model, random_neurons(model, like=[neuron], seed=0), sigma=0.01, seed=0)
+    noise = [noise_neurons(model, units, sigma=0.01, seed=0) for units in random_units(model, neuron, draws=3)]
     return {"good": made(None), "weak": made(1000.0), "random": noise}
 
 
@@ -44,7 +45,7 @@ def samples(wrapped: Wrapped, present: bool, answer: str, seeds: range) -> list[
 
 
 @pytest.fixture(scope="module")
-def report(planted_neuron: Wrapped, edits: dict[str, Edit]) -> EditReport:
+def report(planted_neuron: Wrapped, edits: dict[str, Any]) -> EditReport:
     return edit_report(
         planted_neuron.model,
         edits,
@@ -79,7 +80,7 @@ def test_success_and_locality_are_what_the_model_does(planted_neuron: Wrapped, r
 
 
 def test_probabilities_and_divergence_against_the_model(
-    planted_neuron: Wrapped, edits: dict[str, Edit], report: EditReport
+    planted_neuron: Wrapped, edits: dict[str, Any], report: EditReport
 ) -> None:
     """One case worked out with plain forward passes, in float64."""
     model = planted_neuron.model
@@ -101,7 +102,23 @@ def test_probabilities_and_divergence_against_the_model(
     assert all(abs(c.kl) < case.kl / 10 for c in weak)
 
 
-def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, Edit]) -> None:
+def test_edits_of_random_rows_stand_as_the_distribution_of_their_draws(report: EditReport) -> None:
+    kl = [
+        [case.kl for case in report.cases if (case.edit, case.group, case.draw) == ("random", "new pictures", draw)]
+        for draw in range(3)
+    ]
+    assert [len(draw) for draw in kl] == [4, 4, 4]
+    means = [sum(draw) / 4 for draw in kl]
+    found = report.interval("random", "new pictures", lambda case: case.kl)
+    assert (found.mean, found.count) == (pytest.approx(sum(means) / 3), 3)
+    low, middle, high = sorted(means)
+    assert (found.low, found.high) == pytest.approx((low + 0.05 * (middle - low), high - 0.05 * (high - middle)))
+    assert found.high < report.interval("good", "new pictures", lambda case: case.kl).low / 10
+    assert report.changed_pictures("random", "absent").mean == report.changed("random").mean == 0
+    assert next(fact for fact in report.edits if fact.name == "random").draws == 3
+
+
+def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, Any]) -> None:
     model = planted_neuron.model
     found = edit_report(
         model,
@@ -122,7 +139,7 @@ def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, E
 
 def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     table = report.summary()
-    assert list(table["edit"]) == [name for name in ("good", "weak", "random") for _ in range(3)]
+    assert list(table["edit"]) == [name for name in ("good", "weak", "random (3 draws)") for _ in range(3)]
     good = table.iloc[0]
     assert good["said before"] == "4 of 4"
     assert good["success"] == "1.000 [0.510, 1.000]"
@@ -131,13 +148,13 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     control = table.iloc[2]
     assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.561]")
     assert control["right"] == "1.000 -> 1.000"
-    assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 33 answers)\n")
+    assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 55 answers)\n")
     assert list(report.summary("control").columns) == [
         *("edit", "size", "role", "prompts", "answers changed", "pictures changed", "KL", "right", "right, change")
     ]
     assert len(report.summary("control")) == 3
     frame = report.to_frame()
-    assert len(frame) == 33
+    assert len(frame) == 55
     assert frame["changed"].tolist() == [case.before != case.after for case in report.cases]
     assert frame.iloc[0]["p_target_after"] == report.cases[0].p_target[1]  # type: ignore[index]
     loaded = EditReport.load(report.save(tmp_path / "report.json"))
@@ -167,7 +184,7 @@ def test_intervals_draw_whole_pictures(report: EditReport) -> None:
     assert math.isnan(found.success("good", "absent").mean)
 
 
-def test_what_cannot_be_reported(planted_neuron: Wrapped, edits: dict[str, Edit]) -> None:
+def test_what_cannot_be_reported(planted_neuron: Wrapped, edits: dict[str, Any]) -> None:
     model = planted_neuron.model
     some = samples(planted_neuron, True, "yes", range(1))
     other = replace_token(

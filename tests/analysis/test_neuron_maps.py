@@ -30,5 +30,5 @@ def test_maps_are_means_of_the_cached_activations(llava: Subject, shown: str) ->
 
 
 def test_an_empty_set_is_refused_by_name(llava: Subject) -> None:
-    with pytest.raises(InputError, match="No neurons were given to map for 'none'"):
+    with pytest.raises(InputError, match="The map 'none' was given no neurons"):
         activation_maps(llava.model, llava.batches["left"], {**SETS, "none": []})

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from mmlens.analysis.controls.random_units import random_units
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_map
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
-from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.units import Neuron
@@ -42,11 +42,11 @@ def test_the_planted_neuron_comes_first_and_only_where_it_is(planted_neuron: Wra
 def test_ablating_the_planted_neuron_takes_the_answer_and_random_ones_do_not(planted_neuron: Wrapped) -> None:
     model, truth, batch = planted_neuron.model, planted_neuron.truth, planted_neuron.batch()
     planted = Neuron(truth.layer, truth.neuron)
-    control = random_neurons(model, like=[planted], seed=0)
-    with model.intervene(Ablate([planted])):
+    with model.intervene(Ablate(str(planted))):
         assert model(batch)[0, -1].argmax() == truth.default_token
-    with model.intervene(Ablate(control)):
-        assert model(batch)[0, -1].argmax() == truth.token
+    for control in random_units(model, like=planted, draws=10):
+        with model.intervene(Ablate(control)):
+            assert model(batch)[0, -1].argmax() == truth.token
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -97,20 +97,6 @@ def test_words_are_the_largest_entries_of_the_rows_projection(llava: Subject) ->
     row = llava.bare.model.language_model.layers[2].mlp.down_proj.weight[:, 7]
     best = (llava.bare.lm_head.weight @ row).argsort(descending=True)[:3]
     assert neuron_words(llava.model, [neuron], k=3) == [[llava.model.to_string(t).strip() for t in best]]
-
-
-def test_random_neurons_match_layers_and_avoid_the_found(llava: Subject) -> None:
-    top = find_neurons(llava.model, llava.batches["left"], token=TOKEN).top(20)
-    control = random_neurons(llava.model, like=top, seed=3)
-    assert sorted(n.layer for n in control) == sorted(n.layer for n in top)
-    assert not set(control) & set(top)
-    assert len(set(control)) == 20
-    assert control == random_neurons(llava.model, like=top, seed=3) != random_neurons(llava.model, like=top, seed=4)
-
-
-def test_random_neurons_of_a_crowded_layer_are_refused(llava: Subject) -> None:
-    with pytest.raises(InputError, match="Layer 0 of language has 8 other neurons, fewer than the 40 to match"):
-        random_neurons(llava.model, like=[Neuron(0, i) for i in range(40)], seed=0)
 
 
 def test_a_map_lies_on_the_picture_as_the_layout_says(subject: Subject) -> None:

@@ -91,9 +91,11 @@ def test_files_that_hold_no_scores_are_refused(llava: Subject, tmp_path: Path) -
 
 def test_neurons_of_another_part_are_not_among_the_scores(llava: Subject) -> None:
     scores = found(llava)
-    with pytest.raises(
-        InputError, match=r"vision\.L1\.u2 is not among these neurons, which are those of the language part"
-    ):
+    assert scores["L1.u2"] == scores[Neuron(1, 2)]
+    for wrong in ("L1.h2", "L3.u0", "L1.u48"):
+        with pytest.raises(InputError, match="is not among these neurons"):
+            scores[wrong]
+    with pytest.raises(InputError, match=r"vision\.L1\.u2 is not among these neurons, which are L0\.u0 to L2\.u47\."):
         scores[Neuron(1, 2, "vision")]
     inner = found(llava, method="gradient_x_activation", part="projector")
     best = inner.top(1)[0]
@@ -122,7 +124,7 @@ def test_maps_of_other_parts_lie_on_the_picture(subject: Subject, part: str) -> 
 def test_maps_of_neurons_that_see_different_rows_are_refused(llava: Subject) -> None:
     with pytest.raises(InputError, match=r"these see those of language and vision\. Map them apart"):
         found(llava).heatmap([Neuron(0, 1), Neuron(0, 1, "vision")])
-    with pytest.raises(InputError, match=r"The model has no L7\.u1, so there is nothing to map"):
+    with pytest.raises(InputError, match=r"The model has no L7\.u1; it has L0\.u0"):
         found(llava).heatmap(Neuron(7, 1))
 
 

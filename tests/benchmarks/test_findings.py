@@ -26,9 +26,10 @@ def measured() -> Measured:
 def test_the_table_has_means_and_differences() -> None:
     lines = table(measured()).splitlines()
     assert lines[2] == (
-        "| size (cm) | contribution | 5 | 4.000 [4.000, 4.000] | 3.000 [3.000, 3.000] | 2.000 [2.000, 2.000] |  |"
+        "| size (cm) | contribution | 5 | 4.000 [4.000, 4.000] | 1.000 [1.000, 1.000] | 3.000 [3.000, 3.000] | "
+        "2.000 [2.000, 2.000] |  |"
     )
-    assert lines[-1] == "| size of others (cm) | contribution | 5 | 2.000 [2.000, 2.000] |  |  |  |"
+    assert lines[-1] == "| size of others (cm) | contribution | 5 | 2.000 [2.000, 2.000] |  |  |  |  |"
     assert not any("random, like" in line for line in lines)
 
 

@@ -233,7 +233,10 @@ def neurons(here: Here) -> Any:
         here.model, here.clean, token="red", method="gradient_x_activation", part="vision"
     )
     found["dataset"] = mm.find_neurons(here.model, here.samples, token="red", batch_size=2, progress=False)
-    control = mm.random_neurons(here.model, like=found["contribution"].top(3), seed=0)
+    control = [
+        mm.random_units(here.model, found["contribution"].top(3), match=match, draws=2, batch=here.clean)
+        for match in MATCHES.names
+    ]
     scores = found["contribution"]
     return [found, control, scores.heatmap(k=3), scores.words(3), scores.to_frame(5)]
 

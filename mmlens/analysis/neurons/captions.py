@@ -15,6 +15,7 @@ from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
+from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.inputs import Batch
 from mmlens.models.generation import GenerationTrace
@@ -56,6 +57,14 @@ class CaptionNeurons:
         raise InputError(
             f"The caption {self.text!r} has no noun {noun!r}; it has {', '.join(noun.text for noun in self.nouns) or 'none'}."
         )
+
+    def top(self, k: int = 20) -> Units:
+        """The k best neurons of every noun, noun by noun.
+
+        Raises:
+            InputError: if k is not in 1..number of neurons.
+        """
+        return Units(unit for scores in self.scores for unit in scores.top(k))
 
     def to_frame(self, k: int = 5, *, words: int = 5) -> "pd.DataFrame":
         """The top k neurons of every noun, one after another."""

@@ -9,7 +9,8 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.neurons.points import POINTS, ActivationPoint
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import PARTS, Part, require_part
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units, UnitsLike
+from mmlens.core.units import Neuron, Unit
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -22,7 +23,7 @@ Shown = Literal["activation", "magnitude"]
 def activation_map(
     model: HookedMultimodal,
     batch: MultimodalBatch,
-    neurons: Sequence[Neuron],
+    neurons: UnitsLike,
     *,
     activation: ActivationPoint = "down_in",
     shown: Shown = "activation",
@@ -35,7 +36,7 @@ def activation_map(
     Args:
         model: the hooked model.
         batch: what to run on.
-        neurons: of one part of the model.
+        neurons: of one part of the model, or their names.
         activation: as for `find_neurons`.
         shown: the mean of the activations (as published), or of their magnitudes.
         sample, image: which picture.
@@ -54,7 +55,7 @@ def activation_map(
 def activation_maps(
     model: HookedMultimodal,
     batch: MultimodalBatch,
-    sets: Mapping[str, Sequence[Neuron]],
+    sets: Mapping[str, UnitsLike],
     *,
     activation: ActivationPoint = "down_in",
     shown: Shown = "activation",
@@ -70,52 +71,53 @@ def activation_maps(
     Raises:
         NoPlaceError, InputError: as for `activation_map`.
     """
-    empty = [title for title, neurons in sets.items() if not neurons]
-    if empty:
-        raise InputError(f"No neurons were given to map{''.join(f' for {title!r}' for title in empty if title)}.")
-    wanted: dict[str, list[Neuron]] = {}
-    for neuron in sorted({neuron for neurons in sets.values() for neuron in neurons}):
-        wanted.setdefault(neuron.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(neuron)
-    part = _part_of(model, wanted)
+    units = {
+        title: Units.of(neurons, model, kind=Neuron, verb=f"The map {title!r}" if title else "activation_map")
+        for title, neurons in sets.items()
+    }
+    readers: dict[str, list[Unit]] = {}
+    for unit in sorted({unit for some in units.values() for unit in some}):
+        readers.setdefault(unit.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(unit)
+    part = _part_of(model, readers)
     index = batch.layout.grid(
         part, sample=sample, image=image
     ).index  # refuses rows without a place before anything runs
-    kept: dict[Neuron, torch.Tensor] = {}
+    values_of: dict[Unit, torch.Tensor] = {}
 
     @reads_only
     def keep(values: torch.Tensor, hook: Any) -> None:
-        some = wanted[hook.name]
+        some = readers[hook.name]
         own = (
             values[index] if isinstance(index, int) else values
         )  # packed towers have one sequence, tiles an entry each
         columns = own[..., [neuron.index for neuron in some]].float().cpu()  # layers may lie on several devices
         columns = columns.abs() if shown == "magnitude" else columns
-        kept.update(zip(some, columns.unbind(-1), strict=True))
+        values_of.update(zip(some, columns.unbind(-1), strict=True))
 
-    model.run_with_hooks(batch, fwd_hooks=[(list(wanted), keep)])
+    model.run_with_hooks(batch, fwd_hooks=[(list(readers), keep)])
     maps = {}
-    for title, neurons in sets.items():
-        mean = torch.stack([kept[neuron] for neuron in neurons]).mean(0)
+    for title, some in units.items():
+        mean = torch.stack([values_of[unit] for unit in some]).mean(0)
         maps[title] = map_of_rows(batch.layout, mean, part=part, sample=sample, image=image, title=title)
     return maps
 
 
-def _part_of(model: HookedMultimodal, wanted: Mapping[str, Sequence[Neuron]]) -> Part:
+def _part_of(model: HookedMultimodal, readers: Mapping[str, Sequence[Unit]]) -> Part:
     """The part whose rows the neurons see: that of the sequence they live on.
 
     Raises:
-        InputError: if the model lacks one of them, or they live on several.
+        InputError: if the model has no such points, or they live on several sequences.
         NoPlaceError: if their sequence holds no rows of pictures.
     """
-    missing = [str(neuron) for name, some in wanted.items() for neuron in some if not _exists(model, name, neuron)]
+    missing = [name for name in readers if name not in model.graph]
     if missing:
-        raise InputError(f"The model has no {', '.join(missing[:5])}, so there is nothing to map.")
-    sequences = sorted({model.graph[name].sequence for name in wanted})
+        raise InputError(f"{model.family.name} has no hook point {missing[0]}, so there is nothing to map.")
+    sequences = sorted({model.graph[name].sequence for name in readers})
     if len(sequences) > 1:
         raise InputError(
             f"One map shows neurons that see the same rows; these see those of {' and '.join(sequences)}. Map them apart."
         )
-    part = next(iter(next(iter(wanted.values())))).part
+    part = model.graph[next(iter(readers))].part
     if sequences[0] in PARTS:
         return require_part(sequences[0])
     if part == "language":
@@ -123,7 +125,3 @@ def _part_of(model: HookedMultimodal, wanted: Mapping[str, Sequence[Neuron]]) ->
             f"Neurons that live on the {sequences[0]} sequence see no rows of the picture, so there is no map of them."
         )
     return part
-
-
-def _exists(model: HookedMultimodal, name: str, neuron: Neuron) -> bool:
-    return name in model.graph and 0 <= neuron.index < (model.graph[name].width or 0)

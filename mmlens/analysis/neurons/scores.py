@@ -1,7 +1,7 @@
 """Scores of all neurons for a word, and what can be seen of the best."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,8 @@ from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.pictures import drawn_by
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units, UnitsLike
+from mmlens.core.units import Neuron, Unit
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 #: What a heat map can be of: one neuron, several (their mean), or the best.
-Mapped = Neuron | Sequence[Neuron] | Literal["mean"]
+Mapped = UnitsLike | Literal["mean"]
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,13 @@ class NeuronScores:
         over = "" if self.n_samples == 1 else f", mean of {self.n_samples} samples"
         return f"NeuronScores({self.word!r}, {self.method}, {layers} layers x {width} neurons{over}; top: {best})"
 
-    def __getitem__(self, neuron: Neuron) -> float:
-        if (neuron.part, neuron.stack) != (self.part, self.stack):
-            raise InputError(f"{neuron} is not among these neurons, which are those of the {self._place}.")
-        return float(self.scores[neuron.layer, neuron.index])
+    def __getitem__(self, neuron: Unit | str) -> float:
+        unit = Unit.parse(neuron) if isinstance(neuron, str) else neuron
+        layers, width = self.scores.shape
+        first, last = self.neuron(0), self.neuron(layers * width - 1)
+        if unit.layer >= layers or unit.index >= width or replace(unit, layer=0, index=0) != first:
+            raise InputError(f"{unit} is not among these neurons, which are {first} to {last}.")
+        return float(self.scores[unit.layer, unit.index])
 
     @property
     def token(self) -> int:
@@ -109,15 +113,11 @@ class NeuronScores:
         """Which activation was read: `"down_in"`, or `"act"` where that was asked for."""
         return self.settings.get("activation", "down_in")
 
-    @property
-    def _place(self) -> str:
-        return f"{self.part} part" + ("" if self.stack == "blocks" else f", {self.stack or 'its own hidden layer'}")
-
     def neuron(self, index: int) -> Neuron:
         """The neuron at an index of the flattened scores."""
         return Neuron(*divmod(int(index), self.scores.shape[1]), self.part, self.stack)
 
-    def top(self, k: int = 20) -> list[Neuron]:
+    def top(self, k: int = 20) -> Units:
         """The k neurons with the highest score, best first (signed: they raise the token's logit).
 
         Raises:
@@ -125,9 +125,9 @@ class NeuronScores:
         """
         if not 1 <= k <= self.scores.numel():
             raise InputError(f"k={k} must lie in 1..{self.scores.numel()}, the number of neurons.")
-        return [self.neuron(index) for index in self.scores.flatten().topk(k).indices.tolist()]
+        return Units(map(self.neuron, self.scores.flatten().topk(k).indices.tolist()))
 
-    def words(self, k: int = 5, *, neurons: Sequence[Neuron] | None = None) -> list[list[str]]:
+    def words(self, k: int = 5, *, neurons: UnitsLike | None = None) -> list[list[str]]:
         """The k words that each neuron writes most: the largest entries of its row of `W_out` times `W_U`.
 
         Args:
@@ -158,7 +158,7 @@ class NeuronScores:
         """Activations at the picture's positions, as a map over the picture.
 
         Args:
-            neurons: one neuron, several (their mean), or `"mean"` of the top `k`.
+            neurons: one neuron, several (their mean), their names, or `"mean"` of the top `k`.
             k: how many for `"mean"`.
             shown: activations as they are (as published), or their magnitudes.
             batch: another batch than the one that the scores were found on.
@@ -168,11 +168,11 @@ class NeuronScores:
             NoPlaceError: if the part's rows have no place in the picture (Q-Formers).
             InputError: without a model or a batch.
         """
-        if isinstance(neurons, str):
-            chosen, title = self.top(k), f"mean of the top {k} neurons for {self.word!r}"
+        if isinstance(neurons, str) and neurons == "mean":
+            units, title = self.top(k), f"mean of the top {k} neurons for {self.word!r}"
         else:
-            chosen = [neurons] if isinstance(neurons, Neuron) else list(neurons)
-            title = ", ".join(map(str, chosen[:3])) + (" ..." if len(chosen) > 3 else "")
+            units = Units(neurons)
+            title = ", ".join(map(str, units[:3])) + (" ..." if len(units) > 3 else "")
         model = self._require_model("Heat maps")
         seen = self.batch if batch is None else batch
         if seen is None:
@@ -180,7 +180,7 @@ class NeuronScores:
         return activation_map(
             model,
             seen,
-            chosen,
+            units,
             activation=self.activation,
             shown=shown,
             sample=self._sample(sample, batch),

@@ -1,22 +1,22 @@
 """Neurons read as words."""
 
-from collections.abc import Sequence
-
 import torch
+from jaxtyping import Float
 
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import written_rows
 
 
 @torch.no_grad()
-def neuron_words(model: HookedMultimodal, neurons: Sequence[Neuron], *, k: int = 5) -> list[list[str]]:
+def neuron_words(model: HookedMultimodal, neurons: UnitsLike, *, k: int = 5) -> list[list[str]]:
     """The k words that each neuron's row of `W_out` raises most (a logit lens of the row, without the final norm).
 
     Args:
         model: the hooked model.
-        neurons: language-model neurons.
+        neurons: language-model neurons or their names; repeated ones count once.
         k: words per neuron.
 
     Returns:
@@ -24,24 +24,30 @@ def neuron_words(model: HookedMultimodal, neurons: Sequence[Neuron], *, k: int =
 
     Raises:
         InputError: for neurons outside the language model's blocks, or that it does not have.
+
+    Example:
+        >>> len(neuron_words(model, ["L5.u7", "L5.u8"], k=3)[1])
+        3
     """
-    others = [str(neuron) for neuron in neurons if (neuron.part, neuron.stack) != ("language", "blocks")]
+    units = Units.of(neurons, model, kind=Neuron, verb="neuron_words", empty=True)
+    if not 1 <= k <= model.W_U.shape[1]:
+        raise InputError(f"k={k} words must lie in 1..{model.W_U.shape[1]}, the size of the vocabulary.")
+    if not units:
+        return []
+    best = row_logits(model, units).topk(k, dim=-1).indices
+    return [[model.to_string(token).strip() for token in row] for row in best]
+
+
+@torch.no_grad()
+def row_logits(model: HookedMultimodal, neurons: Units) -> Float[torch.Tensor, "row vocab"]:
+    """What each neuron's row adds to every token's logit per unit of its activation, without the final norm.
+
+    Raises:
+        InputError: for neurons that do not write into the stream that words are read from.
+    """
+    others = [str(unit) for unit in neurons if (unit.part, unit.stack) != ("language", "blocks")]
     if others:
         raise InputError(
             f"{', '.join(others[:5])} do not write into the language model's stream, so their rows are not words."
         )
-    missing = [
-        str(neuron)
-        for neuron in neurons
-        if neuron.hook not in model.graph or not 0 <= neuron.index < (model.graph[neuron.hook].width or 0)
-    ]
-    if missing:
-        raise InputError(f"The model has no {', '.join(missing[:5])}, so there are no rows to read.")
-    if not neurons:
-        return []
-    if not 1 <= k <= model.W_U.shape[1]:
-        raise InputError(f"k={k} words must lie in 1..{model.W_U.shape[1]}, the size of the vocabulary.")
-    unembedding = model.W_U
-    rows = written_rows(model, neurons).to(unembedding.device)
-    best = (rows @ unembedding).topk(k, dim=-1).indices
-    return [[model.to_string(token).strip() for token in row] for row in best]
+    return written_rows(model, neurons).to(model.W_U.device) @ model.W_U

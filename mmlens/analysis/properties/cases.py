@@ -1,21 +1,21 @@
-"""Neurons chosen for a noun in several ways, each beside random neurons of the same layers."""
+"""Neurons of a noun by several methods, each beside several draws of random neurons of the same layers."""
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from mmlens.analysis.controls.random_units import random_units
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.random_scores import Random
-from mmlens.analysis.neurons.random_baseline import random_neurons
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens.analysis.properties.measured import Quantity, Value, control_name
 from mmlens.analysis.properties.noun_occurrences import NounOccurrence
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
 
 #: Methods that score neurons: a name or settings, or several of them; `"random"` adds random neurons beside each.
 MethodChoice: TypeAlias = str | NeuronMethod | Sequence[str | NeuronMethod]
@@ -29,22 +29,25 @@ class Choice:
         methods: methods of `mm.find_neurons`; `"random"` means, for each other method, random neurons of the same layers.
         k: how many neurons.
         seed: of the random ones.
+        draws: how many sets of random ones.
     """
 
     methods: tuple[NeuronMethod, ...] = (Contribution(), Random())
     k: int = 20
     seed: int = 0
+    draws: int = 5
 
     @classmethod
-    def of(cls, methods: MethodChoice, k: int, seed: int = 0) -> "Choice":
+    def of(cls, methods: MethodChoice, k: int, seed: int = 0, draws: int = 5) -> "Choice":
         """The choice by names or settings.
 
         Raises:
             InputError: for unknown methods, and if none scores neurons.
         """
-        choice = cls(NEURON_METHODS.get_all(methods), k, seed)
-        if k < 1:
-            raise InputError(f"k={k} must be at least 1.")
+        choice = cls(NEURON_METHODS.get_all(methods), k, seed, draws)
+        small = [f"{name}={value}" for name, value in (("k", k), ("draws", draws)) if value < 1]
+        if small:
+            raise InputError(f"{' and '.join(small)} must be at least 1.")
         if not choice.scored:
             raise InputError(f"methods={methods!r} must name at least one that scores neurons, e.g. 'contribution'.")
         return choice
@@ -67,68 +70,71 @@ class Case:
     Attributes:
         mention: the noun, and where it was about to be said.
         scores: of all neurons, by method.
-        choice: how many are taken.
-        draw: tells draws of random neurons apart.
+        choice: how many neurons.
+        stream: tells the random neurons of cases apart that are of one noun and sample.
     """
 
     mention: NounOccurrence
     scores: dict[str, NeuronScores] = field(repr=False)
     choice: Choice
-    draw: int = 0
+    stream: int = 0
+    _sets: dict[tuple[int, bool], dict[str, Units]] = field(default_factory=dict, repr=False, compare=False)
 
-    def sets(self, k: int | None = None, *, read: bool = False) -> dict[str, list[Neuron]]:
-        """The neurons by choice: each method's top k, and for each as many random ones of the same layers.
+    def sets(self, k: int | None = None, *, read: bool = False) -> dict[str, Units]:
+        """The neurons by choice: each method's top k, and for each several draws of random ones of the same layers.
 
         Args:
             k: how many; as chosen by default.
             read: leave out the last layer, whose activations at the picture's positions nothing reads.
         """
-        k = self.choice.k if k is None else k
-        found: dict[str, list[Neuron]] = {}
+        key = (self.choice.k if k is None else k, read)
+        if key not in self._sets:
+            self._sets[key] = dict(self._named(*key))
+        return self._sets[key]
+
+    def _named(self, k: int, read: bool) -> Iterator[tuple[str, Units]]:
         for method, scores in self.scores.items():
-            found[method] = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
+            top = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
+            yield method, top
             if self.choice.controls:
-                found[CONTROL.format(method=method)] = random_neurons(
-                    self.mention.model, like=found[method], seed=self._seed
-                )
-        return found
+                controls = random_units(self.mention.model, top, draws=self.choice.draws, seed=self._seed)
+                yield from ((control_name(method, draw), units) for draw, units in enumerate(controls))
 
     @property
     def _seed(self) -> int:
-        return self.choice.seed + 1_000 * (1 + self.mention.number) + 31 * self.mention.step + self.draw
+        return self.choice.seed + 1_000 * (1 + self.mention.number) + 31 * self.mention.step + self.stream
 
     def value(self, quantity: str, method: str, value: float | int | torch.Tensor, *, k: int | None = None) -> Value:
         """A number of this case."""
         return Value(quantity, method, k or self.choice.k, float(value), self.mention.number, self.mention.noun)
 
 
-def case_of(mention: NounOccurrence, choice: Choice, *, draw: int = 0) -> Case:
+def case_of(mention: NounOccurrence, choice: Choice, *, stream: int = 0) -> Case:
     """Score the neurons for a noun in every way asked for."""
     scores = {
         name: find_neurons(mention.model, mention.at, token=mention.token, method=method)
         for name, method in choice.scored.items()
     }
-    return Case(mention, scores, choice, draw)
+    return Case(mention, scores, choice, stream)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Which neurons were chosen for a noun of a sample: what is kept of a case.
+class NounNeurons:
+    """The neurons of a noun of a sample: what is kept of a case.
 
     Attributes:
         sample, noun: where the noun was said.
-        neurons: per choice of neurons, (layer, index) of each, best first.
+        neurons: by choice, best first.
     """
 
     sample: int
     noun: str
-    neurons: dict[str, list[tuple[int, int]]]
+    neurons: dict[str, Units]
 
     @classmethod
-    def of(cls, case: Case) -> "Chosen":
+    def of(cls, case: Case) -> "NounNeurons":
         """What is kept of a case."""
-        sets = {method: [(n.layer, n.index) for n in neurons] for method, neurons in case.sets().items()}
-        return cls(case.mention.number, case.mention.noun, sets)
+        return cls(case.mention.number, case.mention.noun, case.sets())
 
 
 class UnmeasurableError(InputError):
@@ -159,7 +165,7 @@ class Overall(Protocol):
     def quantities(self) -> Sequence[Quantity]:
         """What it measures."""
 
-    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+    def over_all(self, nouns: Sequence[NounNeurons]) -> Iterator[Value]:
         """Measure it, once all samples have been read."""
 
 
@@ -175,9 +181,12 @@ def counts(k: int | Sequence[int]) -> tuple[int, ...]:
     return ks
 
 
-def shared(found: Collection[Hashable], others: Collection[Hashable]) -> float:
-    """The share of some neurons that are among others, 0 to 1."""
-    return len(set(found) & set(others)) / len(found)
+def shares(case: Case, other: Case | None, k: int) -> Iterator[tuple[str, float]]:
+    """By choice of neurons, the share of a case's that are among another's, 0 to 1; nothing without another."""
+    others = {} if other is None else other.sets(k)
+    for method, neurons in case.sets(k).items():
+        if method in others:  # blocks differ in how many draws there are
+            yield method, len(neurons & others[method]) / len(neurons)
 
 
 def another(cases: Sequence[Case], case: Case) -> Case | None:

@@ -15,7 +15,7 @@ from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.rows import noise_neurons, read_rows
@@ -101,7 +101,7 @@ class Causal:
                         gone = self._gone(case.mention, neurons)
                         yield case.value("noun gone from the caption, zeroed", method, gone, k=k)
 
-    def _changed(self, case: Case, neurons: list[Neuron], way: Way, sigma: float) -> AbstractContextManager[object]:
+    def _changed(self, case: Case, neurons: Units, way: Way, sigma: float) -> AbstractContextManager[object]:
         """The change in force."""
         model = case.mention.model
         if way == "noise":
@@ -111,7 +111,7 @@ class Causal:
         means = self.means if self.means is not None else torch.zeros(0)  # __post_init__ has seen to it
         return model.intervene(Ablate(neurons, [float(means[neuron.layer, neuron.index]) for neuron in neurons]))
 
-    def _gone(self, mention: NounOccurrence, neurons: list[Neuron]) -> bool:
+    def _gone(self, mention: NounOccurrence, neurons: Units) -> bool:
         with mention.model.intervene(Ablate(neurons)):
             said = mentions(
                 mention.model,
@@ -126,7 +126,7 @@ def _others(done: str) -> str:
     return f"log p of the caption's other tokens, {done}"
 
 
-def _noise(model: HookedMultimodal, neurons: Sequence[Neuron], sigma: float, seed: int) -> Edit:
+def _noise(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> Edit:
     """Noise on rows, of `sigma` times the root mean square of the changed rows of the same layer."""
     plain = noise_neurons(model, neurons, sigma=sigma, seed=seed)
     squares = read_rows(model, plain.rows).pow(2).mean(1)
@@ -170,6 +170,7 @@ def causal_effect(
     means: Float[torch.Tensor, "layer neuron"] | None = None,
     captions: bool = False,
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -186,6 +187,7 @@ def causal_effect(
         means: what `"mean"` sets each neuron to: `mm.mean_activation` over other samples, as `[layer neuron]`.
         captions: generate the caption anew with the neurons zeroed, and see whether the noun is gone.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the noise, and of the random neurons.
         progress: show a progress bar.
 
@@ -209,5 +211,5 @@ def causal_effect(
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
     reading = Reading(nouns)
     measures = [Causal(tuple(ways), ks, sigmas, means, captions, reading, seed)]
-    choice = Choice.of(methods, max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed, draws)
     return run(model, dataset, measures, choice, reading=reading, progress=progress)

@@ -15,7 +15,7 @@ from mmlens.analysis.properties.cases import (
     another,
     case_of,
     counts,
-    shared,
+    shares,
 )
 from mmlens.analysis.properties.causal import caption_likelihood
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
@@ -79,7 +79,7 @@ class CrossModality:
                 max_new_tokens=self.reading.max_new_tokens,
             )
             wanted = {case.mention.noun for case in some}
-            read += [case_of(each, some[0].choice, draw=1) for each in said if each.noun in wanted]
+            read += [case_of(each, some[0].choice, stream=1) for each in said if each.noun in wanted]
         for case in seen:
             noun, number = case.mention.noun, case.mention.number
             same = next((each for each in read if (each.mention.noun, each.mention.number) == (noun, number)), None)
@@ -91,10 +91,9 @@ class CrossModality:
     def _compare(self, case: Case, same: Case, other_read: Case | None, other_seen: Case | None) -> Iterator[Value]:
         compared = [(SHARED, same), (OTHER_WRITING, other_read), (OTHER_PICTURE, other_seen)]
         for k in self.ks:
-            for method, neurons in case.sets(k).items():
-                for quantity, other in compared:
-                    if other is not None:
-                        yield case.value(quantity.name, method, shared(neurons, other.sets(k)[method]), k=k)
+            for quantity, other in compared:
+                for method, share in shares(case, other, k):
+                    yield case.value(quantity.name, method, share, k=k)
         for method, scores in case.scores.items():
             for quantity, other in ((CORRELATION, same), (OTHER_CORRELATION, other_read)):
                 if other is not None:
@@ -120,6 +119,7 @@ def cross_modality(
     methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -131,6 +131,7 @@ def cross_modality(
         methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
         k: how many neurons; several for a curve.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.
 
@@ -151,5 +152,5 @@ def cross_modality(
     """
     ks = counts(k)
     reading = Reading(nouns)
-    choice = Choice.of(methods, max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed, draws)
     return run(model, dataset, [CrossModality(ks, reading)], choice, reading=reading, progress=progress)

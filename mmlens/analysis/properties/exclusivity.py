@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, Chosen, MethodChoice
-from mmlens.analysis.properties.measured import CONTROL, Measured, Quantity, Value
+from mmlens.analysis.properties.cases import Choice, MethodChoice, NounNeurons
+from mmlens.analysis.properties.measured import Measured, Quantity, Value, is_control
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -120,28 +121,25 @@ class Exclusive:
     def _names(self) -> list[str]:
         return ["exclusive to the noun", *(f"crucial to other nouns with p < {kappa:g}" for kappa in self.kappas)]
 
-    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+    def over_all(self, nouns: Sequence[NounNeurons]) -> Iterator[Value]:
         """Count, over all pictures of each noun, how often each neuron was chosen for it.
 
         Random neurons come back for no noun, and would seem exclusive to each; so the control are not they, but the same
         neurons with the nouns dealt out to the pictures anew.
         """
-        nouns = [each.noun for each in chosen]
-        counts = Counter(nouns)
-        kept = [i for i, noun in enumerate(nouns) if counts[noun] >= self.pictures]
-        if len({nouns[i] for i in kept}) < 2:
+        counts = Counter(noun.noun for noun in nouns)
+        frequent = [noun for noun in nouns if counts[noun.noun] >= self.pictures]
+        names = [noun.noun for noun in frequent]
+        if len(set(names)) < 2:
             return
-        order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(0)).tolist()
-        controls = {CONTROL.format(method=method) for method in chosen[0].neurons}
-        for method in chosen[0].neurons:
-            if method not in controls:
-                sets = [chosen[i].neurons[method][: self.k] for i in kept]
-                yield from self._counted([nouns[i] for i in kept], sets, method, "")
-                yield from self._counted([nouns[kept[i]] for i in order], sets, method, _SHUFFLED)
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+        for method in frequent[0].neurons:
+            if not is_control(method):
+                sets = [noun.neurons[method][: self.k] for noun in frequent]
+                yield from self._counted(names, sets, method, "")
+                yield from self._counted([names[i] for i in order], sets, method, _SHUFFLED)
 
-    def _counted(
-        self, nouns: Sequence[str], sets: Sequence[Sequence[tuple[int, int]]], method: str, end: str
-    ) -> Iterator[Value]:
+    def _counted(self, nouns: Sequence[str], sets: Sequence[Units], method: str, end: str) -> Iterator[Value]:
         concepts = list(dict.fromkeys(nouns))
         number = {neuron: i for i, neuron in enumerate(sorted({neuron for own in sets for neuron in own}))}
         crucial = torch.zeros(len(concepts), len(number))

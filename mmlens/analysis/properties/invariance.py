@@ -11,18 +11,20 @@ from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import (
     Case,
     Choice,
-    Chosen,
     MethodChoice,
+    NounNeurons,
     UnmeasurableError,
     another,
     case_of,
     counts,
-    shared,
+    shares,
 )
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.unit_sets import Units
+from mmlens.core.units import Unit
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.models.hooked import HookedMultimodal
 
@@ -109,7 +111,7 @@ class RegionInvariance:
                     nouns=self.reading.nouns,
                     max_new_tokens=self.reading.max_new_tokens,
                 )
-                moved += [case_of(each, some[0].choice, draw=1) for each in said if each.noun in wanted]
+                moved += [case_of(each, some[0].choice, stream=1) for each in said if each.noun in wanted]
         for case in (case for some in by_sample.values() for case in some):
             yield from self._compare(case, moved)
 
@@ -122,10 +124,9 @@ class RegionInvariance:
             return
         other = another(moved, same)
         for k in self.ks:
-            for method, neurons in case.sets(k).items():
-                yield case.value(PERMUTED.name, method, shared(neurons, same.sets(k)[method]), k=k)
-                if other is not None:
-                    yield case.value(PERMUTED_OTHER.name, method, shared(neurons, other.sets(k)[method]), k=k)
+            for quantity, others in ((PERMUTED, same), (PERMUTED_OTHER, other)):
+                for method, share in shares(case, others, k):
+                    yield case.value(quantity.name, method, share, k=k)
 
 
 @dataclass(frozen=True)
@@ -149,44 +150,44 @@ class ImageInvariance:
         """Pairwise, its control, and over all."""
         return PAIRWISE, PAIRWISE_OTHER, self._all
 
-    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+    def over_all(self, nouns: Sequence[NounNeurons]) -> Iterator[Value]:
         """Compare the neurons of a noun in different pictures."""
-        for method in dict.fromkeys(method for each in chosen for method in each.neurons):
+        for method in dict.fromkeys(method for noun in nouns for method in noun.neurons):
             for k in self.ks:
-                sets = [(each, each.neurons[method][:k]) for each in chosen]
+                sets = [(noun, noun.neurons[method][:k]) for noun in nouns if method in noun.neurons]
                 if all(len(neurons) == k for _, neurons in sets):
                     yield from self._pairwise(sets, method, k)
                     yield from self._together(sets, method, k)
 
-    def _pairwise(self, sets: Sequence[tuple[Chosen, list[tuple[int, int]]]], method: str, k: int) -> Iterator[Value]:
+    def _pairwise(self, sets: Sequence[tuple[NounNeurons, Units]], method: str, k: int) -> Iterator[Value]:
         """Mean shares over all pairs, from counts: how many pictures of each noun, and of all, have a neuron."""
-        by_noun: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
-        by_sample: dict[int, Counter[tuple[int, int]]] = defaultdict(Counter)
-        everywhere: Counter[tuple[int, int]] = Counter()
-        for each, own in sets:
-            for counter in (by_noun[each.noun], by_sample[each.sample], everywhere):
+        by_noun: dict[str, Counter[Unit]] = defaultdict(Counter)
+        by_sample: dict[int, Counter[Unit]] = defaultdict(Counter)
+        everywhere: Counter[Unit] = Counter()
+        for noun, own in sets:
+            for counter in (by_noun[noun.noun], by_sample[noun.sample], everywhere):
                 counter.update(own)
-        of_noun = Counter(each.noun for each, _ in sets)
-        of_sample = Counter(each.sample for each, _ in sets)
-        for each, own in sets:
-            same = of_noun[each.noun] - 1
+        of_noun = Counter(noun.noun for noun, _ in sets)
+        of_sample = Counter(noun.sample for noun, _ in sets)
+        for noun, own in sets:
+            same = of_noun[noun.noun] - 1
             if same:
-                common = sum(by_noun[each.noun][neuron] - 1 for neuron in own)
-                yield Value(PAIRWISE.name, method, k, common / k / same, each.sample, each.noun)
-            others = len(sets) - of_noun[each.noun] - of_sample[each.sample] + 1
+                common = sum(by_noun[noun.noun][unit] - 1 for unit in own)
+                yield Value(PAIRWISE.name, method, k, common / k / same, noun.sample, noun.noun)
+            others = len(sets) - of_noun[noun.noun] - of_sample[noun.sample] + 1
             if others:
-                common = sum(everywhere[n] - by_noun[each.noun][n] - by_sample[each.sample][n] + 1 for n in own)
-                yield Value(PAIRWISE_OTHER.name, method, k, common / k / others, each.sample, each.noun)
+                common = sum(everywhere[u] - by_noun[noun.noun][u] - by_sample[noun.sample][u] + 1 for u in own)
+                yield Value(PAIRWISE_OTHER.name, method, k, common / k / others, noun.sample, noun.noun)
 
-    def _together(self, sets: Sequence[tuple[Chosen, list[tuple[int, int]]]], method: str, k: int) -> Iterator[Value]:
-        by_noun: dict[str, list[tuple[int, list[tuple[int, int]]]]] = defaultdict(list)
-        for each, own in sets:
-            by_noun[each.noun].append((each.sample, own))
-        for noun, found in by_noun.items():
+    def _together(self, sets: Sequence[tuple[NounNeurons, Units]], method: str, k: int) -> Iterator[Value]:
+        by_noun: dict[str, list[tuple[int, Units]]] = defaultdict(list)
+        for noun, own in sets:
+            by_noun[noun.noun].append((noun.sample, own))
+        for name, found in by_noun.items():
             for start in range(0, len(found) - self.together + 1, self.together):
                 group = found[start : start + self.together]
                 common = set.intersection(*(set(own) for _, own in group))
-                yield Value(self._all.name, method, k, len(common) / k, group[0][0], noun)
+                yield Value(self._all.name, method, k, len(common) / k, group[0][0], name)
 
 
 def region_invariance(
@@ -196,6 +197,7 @@ def region_invariance(
     methods: MethodChoice = ("contribution", "random"),
     k: int | Sequence[int] = 20,
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -209,6 +211,7 @@ def region_invariance(
         methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
         k: how many neurons; several for a curve.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the order, and of the random neurons.
         progress: show a progress bar.
 
@@ -230,7 +233,7 @@ def region_invariance(
     ks = counts(k)
     reading = Reading(nouns)
     measures = [RegionInvariance(ks, reading, seed)]
-    return run(model, dataset, measures, Choice.of(methods, max(ks), seed), reading=reading, progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, max(ks), seed, draws), reading=reading, progress=progress)
 
 
 def image_invariance(
@@ -241,6 +244,7 @@ def image_invariance(
     k: int | Sequence[int] = 20,
     together: int = 5,
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -253,6 +257,7 @@ def image_invariance(
         k: how many neurons; several for a curve.
         together: how many pictures have to share a neuron in the variant over all.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.
 
@@ -269,5 +274,5 @@ def image_invariance(
     """
     ks = counts(k)
     measures = [ImageInvariance(ks, together)]
-    choice = Choice.of(methods, max(ks), seed)
+    choice = Choice.of(methods, max(ks), seed, draws)
     return run(model, dataset, measures, choice, reading=Reading(nouns), progress=progress)

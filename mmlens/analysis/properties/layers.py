@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmlens.analysis.properties.cases import Chosen
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens.analysis.properties.cases import NounNeurons
+from mmlens.analysis.properties.measured import Quantity, Value, is_control
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class LayerShares:
         """One per layer."""
         return [Quantity(f"in layer {layer}", "share of neurons", better="") for layer in range(self.layers)]
 
-    def over_all(self, chosen: Sequence[Chosen]) -> Iterator[Value]:
+    def over_all(self, nouns: Sequence[NounNeurons]) -> Iterator[Value]:
         """Count the neurons of every noun by layer; random neurons are not counted, their layers are given."""
-        for each in chosen:
-            controls = {CONTROL.format(method=method) for method in each.neurons}
-            for method, neurons in each.neurons.items():
-                if method not in controls:
-                    counts = Counter(layer for layer, _ in neurons)
+        for noun in nouns:
+            for method, neurons in noun.neurons.items():
+                if not is_control(method):
+                    counts = Counter(unit.layer for unit in neurons)
                     for layer in range(self.layers):
                         share = counts[layer] / len(neurons)
-                        yield Value(f"in layer {layer}", method, len(neurons), share, each.sample, each.noun)
+                        yield Value(f"in layer {layer}", method, len(neurons), share, noun.sample, noun.noun)

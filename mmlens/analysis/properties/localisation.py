@@ -14,7 +14,6 @@ from mmlens.analysis.properties.measured import Measured, Quantity, Value
 from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 #: The mask in the middle of the picture that every map is compared with.
@@ -84,7 +83,7 @@ class Localisation:
         rest: Bool[torch.Tensor, "height width"] | None,
     ) -> Iterator[Value]:
         end = _NAMES[shown]
-        sets: dict[str, list[Neuron]] = case.sets(read=self.read)
+        sets = case.sets(read=self.read)
         share = 0.0
         for method, heat in activation_maps(case.mention.model, case.mention.prompt, sets, shown=shown).items():
             mask = heat.mask(self.percentile)
@@ -130,6 +129,7 @@ def localisation(
     shown: Sequence[Shown] = ("activation",),
     read: bool = False,
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -146,6 +146,7 @@ def localisation(
         read: leave out the last layer's neurons. What they do at the picture's positions is read by nothing (no gradient
             reaches it), so their maps are noise; on the lab model this raises the IoU a little more.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.
 
@@ -166,4 +167,4 @@ def localisation(
     *Departs:* energy is divided by the object's share of the picture, so that small and large objects count alike.
     """
     measures = [Localisation(percentile, tuple(shown), read)]
-    return run(model, dataset, measures, Choice.of(methods, k, seed), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k, seed, draws), reading=Reading(nouns), progress=progress)

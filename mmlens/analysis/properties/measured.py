@@ -1,5 +1,6 @@
 """What was measured of neurons: values by noun and picture, and their means beside every baseline."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mmlens.analysis.statistics import Interval, as_rates, mean_interval
+from mmlens.analysis.statistics import Interval, as_rates, draws_interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_json, write_json
@@ -17,8 +18,21 @@ from mmlens.core.results import read_json, write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-#: How a method's control is called: random neurons, as many in each layer as the method chose there.
+#: How a method's control is called: several draws of random neurons, as many in each layer as the method chose there.
 CONTROL = "random, like {method}"
+_DRAW = re.compile(r"(random, like .*), draw (\d+)")
+
+
+def control_name(method: str, draw: int) -> str:
+    """How one draw of a method's control is called where it is measured; tables put the draws together."""
+    return f"{CONTROL.format(method=method)}, draw {draw}"
+
+
+def is_control(method: str) -> bool:
+    """Whether a choice of neurons is a control."""
+    return method.startswith(CONTROL.format(method=""))
+
+
 _FORMAT = "mmlens.Measured/1"
 
 
@@ -71,7 +85,7 @@ class Measured:
 
     Attributes:
         quantities: what was measured.
-        values: one row per number: quantity, method, k, value, sample, noun.
+        values: one row per number: quantity, method, k, value, sample, noun, and the draw for random neurons (else 0).
         about: the settings it was measured with.
         skipped: what could not be measured, and why.
 
@@ -100,6 +114,9 @@ class Measured:
         """Make one of single values; quantities without any are left out."""
         columns = ["quantity", "method", "k", "value", "sample", "noun"]
         table = pd.DataFrame([asdict(value) for value in values], columns=columns)
+        draws = {method: _DRAW.fullmatch(method) for method in table["method"].unique()}
+        table["draw"] = [int(found[2]) if (found := draws[method]) else 0 for method in table["method"]]
+        table["method"] = [found[1] if (found := draws[method]) else method for method in table["method"]]
         known = tuple(each for each in quantities if each.name in set(table["quantity"]))
         return cls(known, table, dict(about or {}), dict(skipped or {}))
 
@@ -123,18 +140,22 @@ class Measured:
         return sorted({int(k) for k in self.values["k"]})
 
     def _column(self, quantity: str, method: str, k: int | None) -> pd.Series:
-        """Values by (sample, noun)."""
+        """Values by (sample, noun), means over draws."""
+        rows = self._rows(quantity, method, k)
+        return rows.groupby(["sample", "noun"], sort=False)["value"].mean()
+
+    def _rows(self, quantity: str, method: str, k: int | None) -> pd.DataFrame:
+        """The rows of one quantity, choice and number of neurons."""
         rows = self.values[(self.values["quantity"] == quantity) & (self.values["method"] == method)]
         if rows.empty:
             known = sorted(set(self.values["quantity"]))
             raise InputError(
                 f"{quantity!r} was not measured for {method!r}; measured are {', '.join(known)} for {', '.join(self.methods)}."
             )
-        wanted = max(rows["k"]) if k is None else k
-        rows = rows[rows["k"] == wanted]
+        rows = rows[rows["k"] == (max(rows["k"]) if k is None else k)]
         if rows.empty:
             raise InputError(f"{quantity!r} was not measured with k={k}; k was {', '.join(map(str, self.ks))}.")
-        return rows.set_index(["sample", "noun"])["value"]
+        return rows
 
     def interval(self, quantity: str, method: str, *, k: int | None = None) -> Interval:
         """The mean of a quantity for one choice of neurons.
@@ -148,6 +169,20 @@ class Measured:
             InputError: if that was not measured; says what was.
         """
         return _mean(self._column(quantity, method, k), self._unit(quantity))
+
+    def draws(self, quantity: str, method: str, *, k: int | None = None) -> Interval:
+        """The mean over the draws of random neurons, and the interval in which 95% of the draws lie.
+
+        Args:
+            quantity: its name.
+            method: the choice of neurons that the random ones are like, or their own name.
+            k: how many neurons; the largest number measured by default.
+
+        Raises:
+            InputError: if there was no control, or that was not measured; says what was.
+        """
+        rows = self._rows(quantity, method if is_control(method) else CONTROL.format(method=method), k)
+        return draws_interval(rows.groupby("draw")["value"].mean().to_numpy())
 
     def difference(
         self,
@@ -190,9 +225,10 @@ class Measured:
                     if (quantity.name, method, k) not in known:
                         continue
                     row: dict[str, Any] = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
-                    row |= _cells("", self.interval(quantity.name, method, k=k))
-                    random = CONTROL.format(method=method)
-                    if (quantity.name, random, k) in known:
+                    interval = self.draws(quantity.name, method, k=k) if is_control(method) else None
+                    row |= _cells("", interval or self.interval(quantity.name, method, k=k))
+                    if (quantity.name, CONTROL.format(method=method), k) in known:
+                        row |= _cells("random", self.draws(quantity.name, method, k=k))
                         row |= _cells("minus_random", self.difference(quantity.name, method, k=k))
                     if (quantity.control, method, k) in known:
                         versus = self.difference(quantity.name, method, minus_quantity=quantity.control, k=k)
@@ -204,9 +240,11 @@ class Measured:
         return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per quantity, choice of neurons and k: the mean with its interval, and the paired differences.
+        """One row per quantity, choice of neurons and k: the mean with its interval (of random neurons that of the draws), and
+        the paired differences.
 
-        Columns `minus_random...` compare with random neurons of the same layers, `minus_control...` with the quantity's
+        Columns `random...` are the mean over the draws of random neurons of the same layers and the interval in which 95% of the
+        draws lie; columns `minus_random...` compare with the draws' mean, `minus_control...` with the quantity's
         control (another object, another noun), `minus_baseline...` with another choice (a centred blob); all are paired by
         sample and noun.
         """

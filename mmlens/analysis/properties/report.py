@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.means import mean_activation
+from mmlens.analysis.means import point_means
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, MethodChoice, Overall, Property
@@ -22,7 +22,6 @@ from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -41,6 +40,7 @@ def neuron_report(
     max_new_tokens: int = 30,
     reference: int = 32,
     batch_size: int = 8,
+    draws: int = 5,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -64,6 +64,7 @@ def neuron_report(
         max_new_tokens: upper bound on a caption's tokens.
         reference: neurons are set to their means over this many samples, the dataset's first.
         batch_size: samples among which a noun meets other nouns, its controls.
+        draws: how many sets of random neurons.
         seed: of random neurons, noise and order.
         checkpoint: a file that keeps what is measured; the same call goes on from it.
         progress: show progress bars.
@@ -105,7 +106,7 @@ def neuron_report(
     ]
     for way in ways:  # one by one, so that rows that cannot be edited (quantised, offloaded) only cost the noise
         measures.append(Causal((way,), (k,), (sigma,), means, captions and way == "zero", again, seed))
-    choice = Choice.of(methods, k, seed)
+    choice = Choice.of(methods, k, seed, draws)
     total = len(dataset) if isinstance(dataset, Sized) else None
     return run(
         model,
@@ -124,7 +125,5 @@ def _means(
     model: HookedMultimodal, samples: Sequence[Sample], batch_size: int, progress: bool
 ) -> Float[torch.Tensor, "layer neuron"]:
     """The mean of every neuron of the language model over some samples."""
-    layers = neuron_layers(model)
-    neurons = [Neuron(layer, index) for layer in range(layers.count) for index in range(layers.width)]
-    found = mean_activation(model, samples, neurons, batch_size=batch_size, progress=progress)
-    return torch.stack(found).reshape(layers.count, layers.width)
+    found = point_means(model, samples, neuron_layers(model).names(), batch_size=batch_size, progress=progress)
+    return torch.stack(list(found.values()))

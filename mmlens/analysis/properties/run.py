@@ -10,12 +10,13 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, Chosen, Overall, Property, UnmeasurableError, case_of
+from mmlens.analysis.properties.cases import Choice, NounNeurons, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.measured import Measured, Value
 from mmlens.analysis.properties.noun_occurrences import mentions
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
+from mmlens.core.unit_sets import Units
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
@@ -112,32 +113,33 @@ class Part:
 
     Attributes:
         values: the numbers.
-        chosen: the neurons of each noun.
+        nouns: the neurons of each noun.
         skipped: what could not be measured, and why.
     """
 
     values: Sequence[Value]
-    chosen: Sequence[Chosen]
+    nouns: Sequence[NounNeurons]
     skipped: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """As plain lists, short."""
         return {
             "values": [list(asdict(value).values()) for value in self.values],
-            "chosen": [list(asdict(neurons).values()) for neurons in self.chosen],
+            "nouns": [
+                [noun.sample, noun.noun, {method: list(map(str, units)) for method, units in noun.neurons.items()}]
+                for noun in self.nouns
+            ],
             "skipped": dict(self.skipped),
         }
 
     @classmethod
     def from_json(cls, lists: Mapping[str, Any]) -> "Part":
         """From what `as_json` gave."""
-        chosen = [
-            Chosen(
-                sample, noun, {method: [(layer, index) for layer, index in places] for method, places in sets.items()}
-            )
-            for sample, noun, sets in lists["chosen"]
+        nouns = [
+            NounNeurons(sample, noun, {method: Units(names) for method, names in sets.items()})
+            for sample, noun, sets in lists["nouns"]
         ]
-        return cls([Value(*fields) for fields in lists["values"]], chosen, lists["skipped"])
+        return cls([Value(*fields) for fields in lists["values"]], nouns, lists["skipped"])
 
 
 def _part(
@@ -173,15 +175,15 @@ def _part(
             if not skip_unmeasurable:
                 raise
             skipped[each.label] = str(error)
-    return Part(values, [Chosen.of(case) for case in cases], skipped)
+    return Part(values, [NounNeurons.of(case) for case in cases], skipped)
 
 
 def _joined(
     parts: Sequence[Part], measures: Sequence[Property | Overall], settings: dict[str, Any], samples: int
 ) -> Measured:
     """All parts as one table, with what is measured over all of them."""
-    chosen = [each for part in parts for each in part.chosen]
-    if not chosen:
+    nouns = [noun for part in parts for noun in part.nouns]
+    if not nouns:
         raise InputError(
             f"No noun was found in the captions of {samples} samples, so there is nothing to measure; pass the nouns to look "
             "for."
@@ -189,7 +191,7 @@ def _joined(
     values = [value for part in parts for value in part.values]
     for each in measures:
         if isinstance(each, Overall):
-            values += each.over_all(chosen)
+            values += each.over_all(nouns)
     if not values:
         raise InputError(
             "Nothing could be measured: samples must bring what a measure compares with (regions for localisation, a writing "

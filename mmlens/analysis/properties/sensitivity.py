@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from mmlens.analysis.neurons.words import row_logits
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
 from mmlens.analysis.properties.measured import Measured, Quantity, Value
@@ -13,9 +12,7 @@ from mmlens.analysis.properties.run import Reading, run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.weight_rows import written_rows
 
 AMONG = Quantity("noun among its words", "share of neurons")
 RANK = Quantity("rank of the noun", "median rank", better="lower")
@@ -54,7 +51,7 @@ class Sensitivity:
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
             for method, neurons in case.sets().items():
-                logits = _row_logits(case.mention.model, neurons)
+                logits = row_logits(case.mention.model, neurons).float().cpu()
                 own = logits[:, case.mention.token, None]
                 best = logits.topk(self.words, dim=1).indices
                 yield case.value(AMONG.name, method, float((best == case.mention.token).any(1).float().mean()))
@@ -81,13 +78,6 @@ def _reference(case: Case, scorer: Scorer) -> object:
     return sample.pictures[0] if scorer.against == "picture" else sample.caption or case.mention.caption
 
 
-@torch.no_grad()
-def _row_logits(model: HookedMultimodal, neurons: Sequence[Neuron]) -> torch.Tensor:
-    """What each neuron's row adds to every token's logit, without the final norm: `[neuron vocab]`."""
-    unembedding = model.W_U
-    return (written_rows(model, neurons).to(unembedding.device) @ unembedding).float().cpu()
-
-
 def _overlap(words: Sequence[str], text: str) -> float:
     """The share of words that a text has."""
     known = set(re.findall(r"[^\W_]+", text.lower()))
@@ -103,6 +93,7 @@ def sensitivity(
     words: int = 5,
     scorers: Sequence[Scorer] = (),
     nouns: Nouns = None,
+    draws: int = 5,
     seed: int = 0,
     progress: bool = True,
 ) -> Measured:
@@ -118,6 +109,7 @@ def sensitivity(
         words: how many words of each.
         scorers: further measures, from local checkpoints: `mmlens.analysis.properties.scorers`.
         nouns: as for `mm.caption_nouns`.
+        draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.
 
@@ -136,4 +128,4 @@ def sensitivity(
     *Departs:* overlap and rank need no second model and are always there.
     """
     measures = [Sensitivity(words, tuple(scorers))]
-    return run(model, dataset, measures, Choice.of(methods, k, seed), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k, seed, draws), reading=Reading(nouns), progress=progress)

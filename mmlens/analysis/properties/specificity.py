@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.core.errors import InputError
-from mmlens.core.units import Neuron
+from mmlens.core.unit_sets import Units
 
 
 def specificity(
@@ -55,7 +55,7 @@ def specific_neurons(
     k: int = 20,
     sharpness: float = 1.0,
     over: Literal["max", "mean"] = "max",
-) -> list[Neuron]:
+) -> Units:
     """The k neurons that are strong for a word and weak for others: the highest `score * specificity ** sharpness`.
 
     Args:
@@ -83,5 +83,4 @@ def specific_neurons(
     if sharpness < 0:
         raise InputError(f"sharpness={sharpness} must not be negative.")
     weighed = wanted.scores * specificity(wanted, others, over=over) ** sharpness
-    best = weighed.flatten().topk(k).indices.tolist()
-    return [Neuron(*divmod(i, wanted.scores.shape[1])) for i in best]
+    return Units(map(wanted.neuron, weighed.flatten().topk(k).indices.tolist()))

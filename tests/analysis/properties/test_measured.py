@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmlens import InputError, Measured
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens.analysis.properties.measured import CONTROL, Quantity, Value, control_name
 
 SIZE = Quantity("size", "cm", control="size of others", baseline="blob")
 OTHERS = Quantity("size of others", "cm", better="lower")
@@ -19,7 +19,10 @@ def table() -> Measured:
         for noun in ("cat", "dog"):
             own = 10.0 * sample + (noun == "dog")
             values.append(Value("size", "best", 5, own, sample, noun))
-            values.append(Value("size", RANDOM, 5, own - 2 - (sample == 3), sample, noun))
+            for draw in range(3):  # 1 around the mean
+                values.append(
+                    Value("size", control_name("best", draw), 5, own - 3 + draw - (sample == 3), sample, noun)
+                )
             values.append(Value("size", "blob", 5, 1.0, sample, noun))
             if sample:
                 values.append(Value("size of others", "best", 5, 0.5 * own, sample, noun))
@@ -39,6 +42,21 @@ def test_means_and_differences_are_paired_by_sample_and_noun() -> None:
     assert control.mean == pytest.approx(0.5 * np.mean([10, 11, 20, 21, 30, 31]))
     blob = found.difference("size", "best", minus="blob", k=5)
     assert blob.mean == 14.5
+
+
+def test_random_neurons_stand_as_the_distribution_of_their_draws() -> None:
+    found = table()
+    assert found.methods == ["best", RANDOM, "blob"]
+    drawn = found.draws("size", "best", k=5)
+    assert (drawn.mean, drawn.count) == (13.25, 3)
+    assert (drawn.low, drawn.high) == pytest.approx((12.3, 14.2))  # quantiles of 12.25, 13.25 and 14.25
+    frame = found.to_frame().set_index(["quantity", "method", "k"])
+    row = frame.loc[("size", "best", 5)]
+    assert (row["random"], row["random_low"], row["random_high"]) == pytest.approx((13.25, 12.3, 14.2))
+    assert tuple(frame.loc[("size", RANDOM, 5), ["mean", "low", "high"]]) == pytest.approx((13.25, 12.3, 14.2))
+    assert found.interval("size", RANDOM, k=5).count == 8  # each sample and noun once, the mean of its draws
+    with pytest.raises(InputError, match="was not measured for 'random, like blob'"):
+        found.draws("size", "blob", k=5)
 
 
 def test_intervals_draw_whole_samples() -> None:

@@ -8,15 +8,20 @@ import pytest
 import torch
 
 import mmlens as mm
-from mmlens.analysis.properties.cases import Chosen
+from mmlens.analysis.properties.cases import NounNeurons
 from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance
 from mmlens.analysis.properties.layers import LayerShares
-from mmlens.analysis.properties.measured import CONTROL, Value
+from mmlens.analysis.properties.measured import Value, control_name
 from mmlens.analysis.samples import as_samples
 
 
-def drawn(seed: int = 0) -> list[Chosen]:
+def neurons(*places: tuple[int, int]) -> mm.Units:
+    """Neurons by layer and index."""
+    return mm.Units(mm.Neuron(layer, index) for layer, index in places)
+
+
+def drawn(seed: int = 0) -> list[NounNeurons]:
     """Nouns with overlapping neurons: each noun has favourites among 12 neurons of two layers."""
     rng = np.random.default_rng(seed)
     found = []
@@ -25,7 +30,7 @@ def drawn(seed: int = 0) -> list[Chosen]:
             if rng.random() < 0.8:
                 weights = np.where(np.arange(12) // 4 == start // 4, 6.0, 1.0)
                 numbers = rng.choice(12, size=4, replace=False, p=weights / weights.sum()).tolist()
-                found.append(Chosen(sample, noun, {"contribution": [divmod(n, 6) for n in numbers]}))
+                found.append(NounNeurons(sample, noun, {"contribution": neurons(*(divmod(n, 6) for n in numbers))}))
     return found
 
 
@@ -51,14 +56,14 @@ def test_pairs_of_pictures_are_all_compared(k: int) -> None:
 
 def test_groups_share_what_all_their_pictures_have() -> None:
     sets = [[(0, 1), (0, 2), (1, 3)], [(0, 2), (1, 3), (1, 4)], [(1, 3), (0, 2), (0, 9)], [(0, 1), (0, 2), (1, 3)]]
-    chosen = [Chosen(i, "cat", {"contribution": own}) for i, own in enumerate(sets)]
+    chosen = [NounNeurons(i, "cat", {"contribution": neurons(*own)}) for i, own in enumerate(sets)]
     values = list(ImageInvariance((3,), together=3).over_all(chosen))
     assert by_hand(values, "shared by all of 3 pictures", 3) == {(0, "cat"): pytest.approx(2 / 3)}
 
 
 def test_nouns_own_the_neurons_that_are_chosen_for_them_alone() -> None:
-    def several(noun: str, *sets: list[tuple[int, int]]) -> list[Chosen]:
-        return [Chosen(i, noun, {"contribution": own}) for i, own in enumerate(sets)]
+    def several(noun: str, *sets: list[tuple[int, int]]) -> list[NounNeurons]:
+        return [NounNeurons(i, noun, {"contribution": neurons(*own)}) for i, own in enumerate(sets)]
 
     a, b, c, d = (0, 0), (0, 1), (1, 0), (1, 1)
     chosen = several("cat", [a, b], [a, b], [a, c]) + several("dog", [b, d], [b, d], [d, b]) + several("owl", [c, a])
@@ -70,9 +75,11 @@ def test_nouns_own_the_neurons_that_are_chosen_for_them_alone() -> None:
 
 
 def test_layers_are_counted_for_choices_and_not_for_their_controls() -> None:
-    random = CONTROL.format(method="contribution")
+    random = control_name("contribution", 3)
     chosen = [
-        Chosen(0, "cat", {"contribution": [(0, 1), (1, 2), (1, 3), (1, 5)], random: [(0, 4), (1, 1), (1, 4), (1, 0)]})
+        NounNeurons(
+            0, "cat", {"contribution": neurons((0, 1), (1, 2), (1, 3), (1, 5)), random: neurons((0, 4), (1, 1))}
+        )
     ]
     values = list(LayerShares(3).over_all(chosen))
     assert {(value.quantity, value.method): value.value for value in values} == {
@@ -144,8 +151,8 @@ def test_what_is_measured_of_samples_without_pictures_is_left_out(model: mm.Hook
 def test_neurons_that_seem_exclusive_only_by_chance_are_no_better_than_shuffled_nouns() -> None:
     rng = np.random.default_rng(0)
 
-    def picture(sample: int, noun: str, own: list[int]) -> Chosen:
-        return Chosen(sample, noun, {"contribution": [(0, i) for i in own]})
+    def picture(sample: int, noun: str, own: list[int]) -> NounNeurons:
+        return NounNeurons(sample, noun, {"contribution": neurons(*((0, i) for i in own))})
 
     nouns = ["cat", "dog", "owl"] * 8
     own = {"cat": [0, 1], "dog": [2, 3], "owl": [4, 5]}

@@ -12,10 +12,11 @@ from mmlens import InputError, Neuron, causal_effect, localisation, neuron_repor
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
-from mmlens.analysis.properties.measured import CONTROL
+from mmlens.analysis.properties.measured import CONTROL, control_name
 from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Sample
+from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.conftest import Wrapped
 
@@ -115,7 +116,7 @@ def test_noise_is_as_large_as_the_rows(planted_neuron: Wrapped, rows: torch.Tens
     changes = []
     for sigma in (1.0, 2.0):
         for seed in range(60):
-            with Causal(("noise",), seed=seed)._changed(case, [neuron], "noise", sigma):
+            with Causal(("noise",), seed=seed)._changed(case, Units(neuron), "noise", sigma):
                 changes.append((sigma, (rows[:, neuron.index] - before).detach()))
     assert torch.equal(rows[:, neuron.index], before)
     size = float(before.pow(2).mean().sqrt())
@@ -132,9 +133,11 @@ def test_scores_of_a_case_are_those_of_the_state_that_says_the_noun(planted_neur
         direct = find_neurons(planted_neuron.model, batch, token=planted_neuron.truth.word, method=method)
         torch.testing.assert_close(case.scores[method].scores, direct.scores)
         assert case.sets()[method] == direct.top(2)
-        control = case.sets()[CONTROL.format(method=method)]
-        assert sorted(n.layer for n in control) == sorted(n.layer for n in direct.top(2))
-        assert not set(control) & set(direct.top(2))
+        controls = [case.sets()[control_name(method, draw)] for draw in range(5)]
+        assert len(set(controls)) == 5
+        for control in controls:
+            assert sorted(n.layer for n in control) == sorted(n.layer for n in direct.top(2))
+            assert not control & direct.top(2)
 
 
 @dataclass(frozen=True)

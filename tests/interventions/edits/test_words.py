@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmlens.analysis.neurons.random_baseline import random_neurons
+from mmlens.analysis.controls.random_units import random_units
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
@@ -66,7 +66,7 @@ def test_the_twin_and_other_rows_cannot_be_edited_so(planted_neuron: Wrapped) ->
         replace_token(
             planted_neuron.twin, planted_neuron.batch(), source=source, target="blue", neurons=[planted(planted_neuron)]
         )
-    others = random_neurons(planted_neuron.model, like=[planted(planted_neuron)], seed=0)
+    (others,) = random_units(planted_neuron.model, planted(planted_neuron), draws=1)
     edit = replace_token(
         planted_neuron.model,
         planted_neuron.batch(),

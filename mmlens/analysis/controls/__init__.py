@@ -1,0 +1,1 @@
+"""Matched random sets of units: what a finding about neurons or heads stands beside."""

@@ -1,0 +1,39 @@
+"""Random units that are as active."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.controls.match import MATCHES, Match
+from mmlens.analysis.means import point_means, unit_sizes
+from mmlens.analysis.samples import Dataset
+from mmlens.core.kinds import Count
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+@MATCHES.register("activation")
+@dataclass(frozen=True)
+class Activation(Match):
+    """Units of the same blocks that are about as active, by the mean size of what they hand to the last linear, over all rows.
+
+    Attributes:
+        nearest: among how many of the next in size each one is drawn.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    quantity: ClassVar[str] = "mean size of the activation"
+
+    nearest: Count = 10
+
+    @property
+    def pool(self) -> int:
+        return self.nearest
+
+    def sizes(
+        self, model: HookedMultimodal, points: Sequence[str], data: Dataset | MultimodalBatch | None
+    ) -> dict[str, Float[torch.Tensor, "unit"]]:
+        return point_means(model, () if data is None else data, points, progress=False, of=unit_sizes)

@@ -1,0 +1,208 @@
+"""Matched random sets of units: the control for every finding about neurons or heads."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from math import comb, prod
+from typing import overload
+
+import torch
+
+from mmlens.analysis.controls.matches import MATCHES, Match
+from mmlens.analysis.samples import Dataset
+from mmlens.analysis.statistics import Interval, draws_interval
+from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units, UnitsLike
+from mmlens.core.units import Unit
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+#: Attempts per draw, after which no more sets are taken to exist.
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class RandomUnits(Sequence[Units]):
+    """Several draws of random units, each as many as were to be matched: a sequence of `Units`.
+
+    Attributes:
+        like: the units that they stand for; none of them is drawn.
+        draws: the sets, each another one; the i-th unit of each stands for the i-th of `like`.
+        match: what they share with them, beside the blocks.
+        seed: of the draws.
+        size: the mean of what they are matched by, over `like`; NaN where any unit of the block will do.
+        sizes: the same over each draw.
+        complete: whether these are all sets that there are.
+    """
+
+    like: Units
+    draws: tuple[Units, ...]
+    match: Match
+    seed: int
+    size: float = float("nan")
+    sizes: tuple[float, ...] = ()
+    complete: bool = False
+
+    @overload
+    def __getitem__(self, number: int) -> Units: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Units, ...]: ...
+
+    def __getitem__(self, number: int | slice) -> Units | tuple[Units, ...]:
+        return self.draws[number]
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def __iter__(self) -> Iterator[Units]:
+        return iter(self.draws)
+
+    def __repr__(self) -> str:
+        kinds = " and ".join(f"{kind}s" for kind in dict.fromkeys(unit.kind for unit in self.like))
+        how = (
+            f"{self.match.quantity}: {draws_interval(self.sizes)}, of these {self.size:.3f}" if self.sizes else "block"
+        )
+        every = ", all there are" if self.complete else ""
+        return (
+            f"RandomUnits({len(self)} draws{every}, of {len(self.like)} {kinds} in {', '.join(self.like.by_layer())}; matched by "
+            f"{how}; seed {self.seed})"
+        )
+
+    def interval(self, values: Sequence[float]) -> Interval:
+        """The mean of a number over the draws, and the interval in which 95% of the draws lie.
+
+        Args:
+            values: one per draw, in their order.
+
+        Raises:
+            InputError: for another count of numbers.
+        """
+        if len(values) != len(self):
+            raise InputError(f"There are {len(self)} draws and {len(values)} values; give one each.")
+        return draws_interval(values)
+
+
+@torch.no_grad()
+def random_units(
+    model: HookedMultimodal,
+    like: UnitsLike,
+    *,
+    match: str | Match = "layer",
+    draws: int = 20,
+    seed: int = 0,
+    batch: MultimodalBatch | Dataset | None = None,
+) -> RandomUnits:
+    """Sets of as many random units of the same kind in the same blocks, none of them among `like`.
+
+    A control that knows less than the finding: what random units of these blocks (as active, writing as strongly) do too is no
+    matter of the units that were found. One draw says little; several say how far draws lie apart.
+
+    Args:
+        model: the hooked model.
+        like: the units to match: neurons, heads, both, of any part.
+        match: what they share beside kind and block: `"layer"` (nothing more), `"activation"` (the mean size of the
+            activation), `"write_norm"` (the norm of the weights they write with), or settings of one, e.g.
+            `mm.matches.Activation(nearest=5)`.
+        draws: how many sets, each another one; fewer where there are no more.
+        seed: of the draws.
+        batch: what `"activation"` is measured on: a batch, or a dataset.
+
+    Raises:
+        InputError: for units that the model lacks, a block with too few others, an unknown match, or no batch where one is
+            needed.
+
+    Example:
+        >>> import mmlens as mm
+        >>> top = mm.find_neurons(model, batch, token="circle").top(5)
+        >>> control = random_units(model, like=top, draws=3)
+        >>> [len(units) for units in control], any(units & top for units in control)
+        ([5, 5, 5], False)
+        >>> random_units(model, like="L2.h3", draws=20)
+        RandomUnits(5 draws, all there are, of 1 heads in L2; matched by block; seed 0)
+    """
+    rule = MATCHES.get(match)
+    units = Units.of(like, model, verb="random_units")
+    if draws < 1:
+        raise InputError(f"draws={draws} must be at least 1.")
+    if "data" in rule.needs and batch is None:
+        raise InputError(f"match={rule.name!r} is measured on samples: pass batch=... (a batch, or a dataset).")
+    blocks = [_Block(own, model.graph.unit_counts[point]) for point, own in units.by_point().items()]
+    crowded = [f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.crowded]
+    if crowded:
+        raise InputError(f"Too few other units are left to match these by ({', '.join(crowded)}); match fewer.")
+    sizes = rule.sizes(model, list(units.by_point()), batch)
+    generator = torch.Generator().manual_seed(seed)
+    sets, complete = _distinct(blocks, sizes, rule.pool, draws, generator)
+    found = tuple(Units(drawn[unit] for unit in units) for drawn in sets)
+
+    def mean(some: Units) -> float:
+        return float(torch.stack([sizes[unit.hook][unit.index] for unit in some]).mean())
+
+    measured = (mean(units), tuple(map(mean, found))) if sizes else (float("nan"), ())
+    return RandomUnits(units, found, rule, seed, *measured, complete)
+
+
+class _Block:
+    """Units of one hook point that are to be matched, and the other ones there.
+
+    Args:
+        units: those to be matched.
+        count: how many the point holds.
+    """
+
+    def __init__(self, units: Units, count: int):
+        indices = {unit.index for unit in units}
+        self.units = units
+        self.free = [index for index in range(count) if index not in indices]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are fewer others than units to match."""
+        return len(self.free) < len(self.units)
+
+    def drawn(self, indices: Sequence[int]) -> dict[Unit, Unit]:
+        """Units at some indices, by the unit that each stands for."""
+        return {unit: replace(unit, index=index) for unit, index in zip(self.units, indices, strict=True)}
+
+    def all_sets(self) -> Iterator[dict[Unit, Unit]]:
+        """Every set of as many others."""
+        return map(self.drawn, combinations(self.free, len(self.units)))
+
+    def draw(self, size: torch.Tensor | None, nearest: int, generator: torch.Generator) -> dict[Unit, Unit]:
+        """A random set: any of the others, or for each unit, in random order, one of the next in size that are left."""
+        if size is None:
+            order = torch.randperm(len(self.free), generator=generator)[: len(self.units)].tolist()
+            return self.drawn([self.free[number] for number in order])
+        left, found = torch.tensor(self.free), {}
+        for number in torch.randperm(len(self.units), generator=generator).tolist():
+            unit = self.units[number]
+            near = (size[left] - size[unit.index]).abs().topk(min(nearest, len(left)), largest=False).indices
+            choice = int(near[torch.randint(len(near), (1,), generator=generator)])
+            found[unit] = replace(unit, index=int(left[choice]))
+            left = torch.cat([left[:choice], left[choice + 1 :]])
+        return found
+
+
+def _distinct(
+    blocks: Sequence[_Block],
+    sizes: Mapping[str, torch.Tensor],
+    nearest: int,
+    draws: int,
+    generator: torch.Generator,
+) -> tuple[list[dict[Unit, Unit]], bool]:
+    """Different sets, each unit's stand-in by unit; and whether there are no more."""
+    if not sizes and (total := prod(comb(len(block.free), len(block.units)) for block in blocks)) <= draws:
+        every = [_joined(some) for some in product(*(block.all_sets() for block in blocks))]
+        return [every[number] for number in torch.randperm(total, generator=generator).tolist()], True
+    found: dict[frozenset[Unit], dict[Unit, Unit]] = {}
+    for _ in range(_ATTEMPTS * draws):
+        drawn = _joined([block.draw(sizes.get(block.units[0].hook), nearest, generator) for block in blocks])
+        found.setdefault(frozenset(drawn.values()), drawn)
+        if len(found) == draws:
+            return list(found.values()), False
+    return list(found.values()), True
+
+
+def _joined(parts: Iterable[Mapping[Unit, Unit]]) -> dict[Unit, Unit]:
+    return {unit: other for part in parts for unit, other in part.items()}
