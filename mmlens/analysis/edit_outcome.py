@@ -123,7 +123,7 @@ class EditReport:
         return [case for case in self.cases if case.edit == edit]
 
     def _interval(self, edit: str, cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> Interval:
-        found = [(float(number), case) for case in cases if (number := value(case)) is not None]
+        found = [(number, case) for case in cases if (number := value(case)) is not None]
         if self._draws(edit) == 1:
             return mean_interval([number for number, _ in found], groups=_labels([case.picture for _, case in found]))
         by_draw: dict[int, list[float]] = {}

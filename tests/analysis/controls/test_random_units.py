@@ -122,7 +122,7 @@ def test_what_cannot_be_matched_is_refused(llava: Subject) -> None:
     ):
         with pytest.raises(InputError, match=message):
             random_units(llava.model, **{"like": "L1.u1", **settings})  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match=r"match='activations' is unknown.*Did you mean 'activation'\?"):
+    with pytest.raises(UnknownNameError, match=r"match='activations' is unknown.*nearest: 'activation'"):
         random_units(llava.model, "L1.u1", match="activations")
 
 
