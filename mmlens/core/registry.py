@@ -86,7 +86,7 @@ class Registry(Generic[M]):
     def __getitem__(self, name: str) -> type[M]:
         if name not in self._classes:
             raise UnknownNameError(
-                f"{self.argument}={name!r} is unknown; for {self.task} there are {_listed(self._classes)}"
+                f"{self.argument}={name!r} is unknown; for {self.task} there are {_quoted(self._classes)}"
                 f"{nearest_words(name, self.names)}."
             )
         return self._classes[name]
@@ -158,21 +158,21 @@ class Registry(Generic[M]):
             return method
         hint = " It is a class; call it to make settings of it." if inspect.isclass(method) else ""
         raise InputError(
-            f"{self.argument}={method!r} must be one of {_listed(self._classes)}, or settings: "
+            f"{self.argument}={method!r} must be one of {_quoted(self._classes)}, or settings: "
             f"{', '.join(f'{cls.__name__}(...)' for cls in self)}.{hint}"
         )
 
     def get_all(self, methods: str | M | Iterable[str | M]) -> tuple[M, ...]:
         """One method or several; see `get`."""
-        listed = [methods] if isinstance(methods, str | Method) else methods
-        return tuple(self.get(method) for method in listed)
+        names = [methods] if isinstance(methods, str | Method) else methods
+        return tuple(self.get(name) for name in names)
 
     def discover(self, package: str, path: list[str]) -> None:
         """Import every module of a package, so that the methods in them are registered."""
-        for module in sorted(found.name for found in pkgutil.iter_modules(path)):
+        for module in sorted(entry.name for entry in pkgutil.iter_modules(path)):
             importlib.import_module(f"{package}.{module}")
 
-    def named(self, class_name: str) -> type[M]:
+    def by_class_name(self, class_name: str) -> type[M]:
         """The settings class of a name, for packages that export all of theirs.
 
         Raises:
@@ -184,5 +184,5 @@ class Registry(Generic[M]):
         raise AttributeError(f"There is no {class_name!r}; there are {', '.join(cls.__name__ for cls in self)}.")
 
 
-def _listed(names: dict[str, Any]) -> str:
+def _quoted(names: dict[str, Any]) -> str:
     return ", ".join(map(repr, names))

@@ -43,7 +43,7 @@ def test_a_name_is_short_for_the_class_with_its_defaults(cuts: Registry[Cut]) ->
     assert cuts.get(saw(strokes=4)) == saw(strokes=4)  # type: ignore[call-arg]
     assert cuts.names == ("saw", "knife")
     assert [cls.__name__ for cls in cuts] == ["Saw", "Knife"]
-    assert cuts.named("Knife") is cuts["knife"]
+    assert cuts.by_class_name("Knife") is cuts["knife"]
     assert "saw" in cuts
     assert cuts.get_all("saw") == (saw(),)
     assert cuts.get_all(["saw", saw(strokes=5)]) == (saw(), saw(strokes=5))  # type: ignore[call-arg]

@@ -10,4 +10,4 @@ __all__ = ["ATTRIBUTION_METHODS", "AttributionMethod", *(method.__name__ for met
 
 
 def __getattr__(name: str) -> type[AttributionMethod]:
-    return ATTRIBUTION_METHODS.named(name)
+    return ATTRIBUTION_METHODS.by_class_name(name)

@@ -10,4 +10,4 @@ __all__ = ["CIRCUIT_METHODS", "CircuitMethod", *(method.__name__ for method in C
 
 
 def __getattr__(name: str) -> type[CircuitMethod]:
-    return CIRCUIT_METHODS.named(name)
+    return CIRCUIT_METHODS.by_class_name(name)

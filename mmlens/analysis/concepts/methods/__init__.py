@@ -10,4 +10,4 @@ __all__ = ["CONCEPT_METHODS", "ConceptMethod", *(method.__name__ for method in C
 
 
 def __getattr__(name: str) -> type[ConceptMethod]:
-    return CONCEPT_METHODS.named(name)
+    return CONCEPT_METHODS.by_class_name(name)

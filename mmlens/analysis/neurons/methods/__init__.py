@@ -10,4 +10,4 @@ __all__ = ["NEURON_METHODS", "NeuronMethod", *(method.__name__ for method in NEU
 
 
 def __getattr__(name: str) -> type[NeuronMethod]:
-    return NEURON_METHODS.named(name)
+    return NEURON_METHODS.by_class_name(name)

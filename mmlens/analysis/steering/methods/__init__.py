@@ -10,4 +10,4 @@ __all__ = ["SELECTION_METHODS", "SelectionMethod", *(method.__name__ for method 
 
 
 def __getattr__(name: str) -> type[SelectionMethod]:
-    return SELECTION_METHODS.named(name)
+    return SELECTION_METHODS.by_class_name(name)

@@ -10,4 +10,4 @@ __all__ = ["EDIT_METHODS", "EditMethod", *(method.__name__ for method in EDIT_ME
 
 
 def __getattr__(name: str) -> type[EditMethod]:
-    return EDIT_METHODS.named(name)
+    return EDIT_METHODS.by_class_name(name)
