@@ -15,7 +15,7 @@ from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.lessons import as_token
+from mmlens.interventions.edits.examples import as_token
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 

@@ -12,7 +12,7 @@ from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Accepts, Must
 from mmlens.core.registry import Method, Registry
 from mmlens.core.unit_sets import Units
-from mmlens.interventions.edits.lessons import Lesson
+from mmlens.interventions.edits.examples import EditExample
 from mmlens.models.hooked import HookedMultimodal
 
 #: A probability, or a share that has to be reached.
@@ -21,12 +21,12 @@ Enough: TypeAlias = Annotated[float, Must("above 0 and at most 1", lambda value:
 
 @dataclass(frozen=True)
 class WordTask:
-    """What an edit is to teach.
+    """What an edit is to achieve.
 
     Attributes:
         model: the hooked model.
         rows: whose deltas.
-        taught: where the source is said.
+        examples: answers in which the source is said.
         controls: answers that are to stay.
         source: the word that is said now.
         target: what is to be said there; None for anything but the source.
@@ -34,8 +34,8 @@ class WordTask:
 
     model: HookedMultimodal
     rows: Units
-    taught: Sequence[Lesson]
-    controls: Sequence[Lesson]
+    examples: Sequence[EditExample]
+    controls: Sequence[EditExample]
     source: int
     target: int | None
 
@@ -105,7 +105,7 @@ class EditMethod(Method):
         """Find the deltas. No weight is written.
 
         Args:
-            task: what is to be taught.
+            task: what is to be achieved.
             progress: show a progress bar where there are many steps.
         """
         raise NotImplementedError

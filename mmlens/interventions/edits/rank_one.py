@@ -10,10 +10,10 @@ from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.lessons import activity_at, as_batches, as_token, lessons
+from mmlens.interventions.edits.examples import activity_at, as_batches, as_token, edit_examples
 from mmlens.interventions.edits.method import WordTask
 from mmlens.interventions.edits.methods.through import Through, optimise
-from mmlens.interventions.edits.words import TEACHING, Batches, edit_of
+from mmlens.interventions.edits.words import NEEDED_FOR, Batches, edit_of
 from mmlens.models.hooked import HookedMultimodal
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.
@@ -70,23 +70,29 @@ def rank_one(
     others = as_batches(
         samples, "samples", needed_for="to see which keys the layer meets otherwise: batches of other prompts"
     )
-    given = as_batches(batches, "batches", needed_for=TEACHING)
-    taught = lessons(model, given, source=old, target=new, max_new_tokens=max_new_tokens)
-    kept = lessons(model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens)
-    key = torch.cat([activity_at(model, lesson.batch, lesson.spots, rows) for lesson in taught]).mean(0).double()
+    prompts = as_batches(batches, "batches", needed_for=NEEDED_FOR)
+    examples = edit_examples(model, prompts, source=old, target=new, max_new_tokens=max_new_tokens)
+    stay = edit_examples(
+        model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens
+    )
+    key = (
+        torch.cat([activity_at(model, example.batch, example.source_places, rows) for example in examples])
+        .mean(0)
+        .double()
+    )
     moment = _second_moment(model, others, rows)
     moment += ridge * moment.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     against = torch.linalg.solve(moment, key)
     amounts = (against / (key @ against)).float().to(model.device)
-    task = WordTask(model, rows, taught, kept, old, new)
-    found = optimise(
+    task = WordTask(model, rows, examples, stay, old, new)
+    result = optimise(
         task,
         settings,
         start=torch.zeros(model.W_U.shape[0]),
         deltas_of=lambda value: amounts[:, None] * value,
         progress=progress,
     )
-    return edit_of(task, found, "rank_one", {**settings.settings, "layer": layer, "ridge": ridge})
+    return edit_of(task, result, "rank_one", {**settings.settings, "layer": layer, "ridge": ridge})
 
 
 def _second_moment(

@@ -8,7 +8,7 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
-from mmlens.interventions.edits.lessons import as_batches, as_token, lessons
+from mmlens.interventions.edits.examples import as_batches, as_token, edit_examples
 from mmlens.interventions.edits.method import RowDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
@@ -16,7 +16,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 Batches = MultimodalBatch | Iterable[MultimodalBatch]
 #: What batches are needed for.
-TEACHING = "to teach the edit from"
+NEEDED_FOR = "to teach the edit from"
 
 
 def replace_token(
@@ -127,29 +127,29 @@ def _task(
     target: int | None,
     max_new_tokens: int,
 ) -> WordTask:
-    """What is to be taught, once it is known that the rows can be edited by the method."""
-    teaching, staying = as_batches(batches, "batches", needed_for=TEACHING), as_batches(controls, "controls")
+    """What is to be achieved, once it is known that the rows can be edited by the method."""
+    prompts, control_prompts = as_batches(batches, "batches", needed_for=NEEDED_FOR), as_batches(controls, "controls")
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
     rows = method.editable(model, rows)
-    method.check(rows, controls=bool(staying), target=target is not None)
-    taught = lessons(model, teaching, source=source, target=target, max_new_tokens=max_new_tokens)
-    kept = lessons(model, staying, source=None, target=None, max_new_tokens=max_new_tokens)
-    return WordTask(model, rows, taught, kept, source, target)
+    method.check(rows, controls=bool(control_prompts), target=target is not None)
+    examples = edit_examples(model, prompts, source=source, target=target, max_new_tokens=max_new_tokens)
+    stay = edit_examples(model, control_prompts, source=None, target=None, max_new_tokens=max_new_tokens)
+    return WordTask(model, rows, examples, stay, source, target)
 
 
-def edit_of(task: WordTask, found: RowDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
+def edit_of(task: WordTask, result: RowDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
     """The edit of the deltas that were found, with what the method was told and how it went."""
     model = task.model
     facts = {
         **settings,
-        "samples": sum(lesson.batch.size for lesson in task.taught),
-        "places": sum(len(lesson.spots) for lesson in task.taught),
-        "controls": sum(lesson.batch.size for lesson in task.controls),
-        **found.facts,
+        "samples": sum(example.batch.size for example in task.examples),
+        "places": sum(len(example.source_places) for example in task.examples),
+        "controls": sum(example.batch.size for example in task.controls),
+        **result.facts,
     }
     words = {"source": model.to_string(task.source).strip()}
     if task.target is not None:
         words["target"] = model.to_string(task.target).strip()
-    about = provenance(model, method, settings=facts, seed=settings.get("seed"), losses=found.losses, **words)
-    return Edit(task.rows, found.deltas, about)
+    about = provenance(model, method, settings=facts, seed=settings.get("seed"), losses=result.losses, **words)
+    return Edit(task.rows, result.deltas, about)

@@ -9,4 +9,4 @@ __all__ = ["MATCHES", "Match", *(match.__name__ for match in MATCHES)]  # noqa: 
 
 
 def __getattr__(name: str) -> type[Match]:
-    return MATCHES.named(name)
+    return MATCHES.by_class_name(name)

@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import NonNegative, Positive
-from mmlens.interventions.edits.lessons import activity_at, at
+from mmlens.interventions.edits.examples import activity_at, at
 from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
 from mmlens.models.weight_rows import rows_added
 
@@ -77,7 +77,7 @@ class Direct(EditMethod):
     def _pattern(self, task: WordTask) -> tuple[torch.Tensor, float | None]:
         """The direction of the deltas `[row d_model]`, and how far along it they go, where the settings say so."""
         activity = torch.cat([
-            activity_at(task.model, lesson.batch, lesson.spots, task.rows) for lesson in task.taught
+            activity_at(task.model, example.batch, example.source_places, task.rows) for example in task.examples
         ]).mean(0)  # fmt: skip
         direction = (task.model.W_U[:, task.target] - task.model.W_U[:, task.source]).detach().float().cpu()
         if self.penalty == "l2sq":
@@ -94,7 +94,7 @@ class Direct(EditMethod):
         """Whether deltas give the target enough probability at enough places, by the real network."""
         with rows_added(task.model, task.rows, lambda: deltas):
             probability = torch.cat([
-                at(task.model(lesson.batch), lesson.spots)[:, task.target].exp().cpu() for lesson in task.taught
+                at(task.model(example.batch), example.source_places)[:, task.target].exp().cpu() for example in task.examples
             ])  # fmt: skip
         return float((probability >= self.stop_at).float().mean()) >= self.share
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, NonNegative, Positive, Seed
 from mmlens.core.unit_sets import Units
-from mmlens.interventions.edits.lessons import Lesson, at
+from mmlens.interventions.edits.examples import EditExample, at
 from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
 from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
@@ -104,18 +104,18 @@ def optimise(
     Gradients are on in here, also where the caller has switched them off, as notebooks do in their first cell.
 
     Args:
-        task: what is to be taught.
+        task: what is to be achieved.
         settings: weights of the loss, and when to stop.
         start: first value of what is optimised.
         deltas_of: deltas of the parameters; they themselves by default.
         progress: show a progress bar over steps.
     """
-    model, taught, controls = task.model, task.taught, task.controls
+    model, examples, controls = task.model, task.examples, task.controls
     parameters = start.detach().clone().to(model.device).requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
     losses: dict[str, list[float]] = {}
     last: dict[tuple[str, int], dict[str, float]] = {}
-    order = zip(_cycle(len(taught), settings.seed), _cycle(len(controls), settings.seed + 1), strict=False)
+    order = zip(_cycle(len(examples), settings.seed), _cycle(len(controls), settings.seed + 1), strict=False)
     bar = tqdm(order, total=settings.n_steps, desc="edit", disable=not progress)
     stopped = "n_steps"
     with (
@@ -125,19 +125,19 @@ def optimise(
         rows_added(model, task.rows, lambda: deltas_of(parameters)),
         _detached_below(model, task.rows),
     ):
-        for step, (which, control) in enumerate(bar, start=1):
-            terms, seen = _terms(task, taught[which])
-            last["taught", which] = seen
+        for step, (number, control) in enumerate(bar, start=1):
+            terms, state = _terms(task, examples[number])
+            last["examples", number] = state
             if control is not None:
-                answers = at(model(controls[control].batch), controls[control].kept)
-                kl = _kl(answers, controls[control].reference)
+                answers = at(model(controls[control].batch), controls[control].other_places)
+                kl = _kl(answers, controls[control].other_log_probabilities)
                 terms["controls"], last["controls", control] = kl, {"kl": float(kl.detach())}
             terms["size"] = deltas_of(parameters).norm()
-            loss = _weighted(terms, settings)
+            loss = _loss(terms, settings)
             (gradient,) = torch.autograd.grad(loss, parameters)
             for name, value in {**terms, "loss": loss}.items():
                 losses.setdefault(name, []).append(float(value.detach()))
-            if _reached(last, len(taught), len(controls), settings):
+            if _goal_met(last, len(examples), len(controls), settings):
                 stopped = "reached"
                 break
             parameters.grad = gradient
@@ -155,23 +155,23 @@ def _cycle(count: int, seed: int) -> Iterator[int | None]:
         yield from torch.randperm(count, generator=generator).tolist() if count else [None]
 
 
-def _terms(task: WordTask, lesson: Lesson) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The loss terms of one lesson, and what decides when to stop."""
+def _terms(task: WordTask, example: EditExample) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The loss terms of one example, and what decides when to stop."""
     token = task.source if task.target is None else task.target
-    logits = task.model(lesson.batch)
-    now = at(logits, lesson.spots)
+    logits = task.model(example.batch)
+    now = at(logits, example.source_places)
     there = now[:, token]
     unsaid = torch.log1p(-there.exp().clamp(max=1 - 1e-6))
     good = unsaid if task.target is None else there
-    sample = lesson.spots[:, 0].to(good.device)
-    worst = torch.full((lesson.batch.size,), 0.0, device=good.device).scatter_reduce(0, sample, -good, "amax")
+    sample = example.source_places[:, 0].to(good.device)
+    worst = torch.full((example.batch.size,), 0.0, device=good.device).scatter_reduce(0, sample, -good, "amax")
     terms = {"say": worst[sample.unique()].mean()}
-    if len(lesson.kept):
-        terms["answers"] = _kl(at(logits, lesson.kept), lesson.reference)
+    if len(example.other_places):
+        terms["answers"] = _kl(at(logits, example.other_places), example.other_log_probabilities)
     if task.target is None:
-        terms["instead"] = _kl(now, _without(lesson.said, token))
-    elif len(lesson.after):
-        again = at(logits, lesson.after)[:, token].exp().clamp(max=1 - 1e-6)
+        terms["instead"] = _kl(now, _without(example.source_log_probabilities, token))
+    elif len(example.follow_places):
+        again = at(logits, example.follow_places)[:, token].exp().clamp(max=1 - 1e-6)
         terms["again"] = -torch.log1p(-again).max()
     drift = max((float(terms[name].detach()) for name in ("answers", "instead") if name in terms), default=0.0)
     return terms, {"worst": float(good.detach().min().exp()), "kl": drift}
@@ -190,7 +190,7 @@ def _without(log_probabilities: torch.Tensor, token: int) -> torch.Tensor:
     )
 
 
-def _weighted(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
+def _loss(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
     weights = {
         "say": 1.0,
         "answers": settings.keep,
@@ -202,11 +202,11 @@ def _weighted(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-def _reached(last: dict[tuple[str, int], dict[str, float]], taught: int, controls: int, settings: Through) -> bool:
-    """Whether every batch was as wanted when it was last seen."""
-    if len(last) < taught + controls:
+def _goal_met(last: dict[tuple[str, int], dict[str, float]], examples: int, controls: int, settings: Through) -> bool:
+    """Whether every batch was as it should be when it last ran."""
+    if len(last) < examples + controls:
         return False
-    return all(seen.get("worst", 1.0) >= settings.stop_at and seen["kl"] <= settings.stop_kl for seen in last.values())
+    return all(run.get("worst", 1.0) >= settings.stop_at and run["kl"] <= settings.stop_kl for run in last.values())
 
 
 @contextmanager

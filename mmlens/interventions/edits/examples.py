@@ -1,4 +1,4 @@
-"""What an edit is taught from: the model's own answers, with the source word replaced where it says it."""
+"""The training examples of an edit: the model's own answers, with the source word replaced where it says it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,49 +14,49 @@ from mmlens.models.hooked import HookedMultimodal
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A batch with its wanted answers behind the prompts, teacher-forced.
+class EditExample:
+    """A batch with the answers that an edit should give behind the prompts, teacher-forced.
 
     Attributes:
         batch: prompts and answers; position `n` predicts token `n + 1`.
-        spots: `(sample, position)` of the logits that say the source now.
-        after: `(sample, position)` of the logits that follow a spot, where the target might be said again.
-        kept: `(sample, position)` of all other logits of the answers, which should stay.
-        reference, said: log-probabilities of the unedited model at `kept` and at `spots`, given the answers as it wrote
+        source_places: `(sample, position)` of the logits that say the source now.
+        follow_places: `(sample, position)` of the logits behind them, where the target might be said again.
+        other_places: `(sample, position)` of all other logits of the answers, which should stay.
+        source_log_probabilities, other_log_probabilities: of the unedited model at these places, given the answers as it wrote
             them: what follows the replaced word should be what followed the old one.
     """
 
     batch: MultimodalBatch
-    spots: Int[torch.Tensor, "spot 2"]
-    after: Int[torch.Tensor, "follower 2"]
-    kept: Int[torch.Tensor, "kept 2"]
-    reference: Float[torch.Tensor, "kept vocab"] = field(repr=False)
-    said: Float[torch.Tensor, "spot vocab"] = field(repr=False)
+    source_places: Int[torch.Tensor, "spot 2"]
+    follow_places: Int[torch.Tensor, "follower 2"]
+    other_places: Int[torch.Tensor, "rest 2"]
+    source_log_probabilities: Float[torch.Tensor, "spot vocab"] = field(repr=False)
+    other_log_probabilities: Float[torch.Tensor, "rest vocab"] = field(repr=False)
 
     def __repr__(self) -> str:
-        return f"Lesson({self.batch.size} samples, {len(self.spots)} places to change, {len(self.kept)} to keep)"
+        return f"EditExample({self.batch.size} samples, {len(self.source_places)} places to change, {len(self.other_places)} to keep)"
 
 
 def as_batches(
-    batches: MultimodalBatch | Iterable[MultimodalBatch], what: str, *, needed_for: str | None = None
+    batches: MultimodalBatch | Iterable[MultimodalBatch], argument: str, *, needed_for: str | None = None
 ) -> list[MultimodalBatch]:
     """One batch or several, as a list.
 
     Args:
         batches: what the caller gave.
-        what: the argument's name.
+        argument: its name.
         needed_for: what there must be at least one for; None if there may be none.
 
     Raises:
         InputError: for anything else; for none where one is needed.
     """
-    found = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
-    wrong = sorted({type(each).__name__ for each in found if not isinstance(each, MultimodalBatch)})
+    several = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
+    wrong = sorted({type(batch).__name__ for batch in several if not isinstance(batch, MultimodalBatch)})
     if wrong:
-        raise InputError(f"{what} must be batches from model.prepare(...), found {', '.join(wrong)}.")
-    if needed_for is not None and not found:
-        raise InputError(f"No {what} were given {needed_for}.")
-    return found
+        raise InputError(f"{argument} must be batches from model.prepare(...), found {', '.join(wrong)}.")
+    if needed_for is not None and not several:
+        raise InputError(f"No {argument} were given {needed_for}.")
+    return several
 
 
 def as_token(model: HookedMultimodal, word: str | int) -> int:
@@ -72,14 +72,14 @@ def as_token(model: HookedMultimodal, word: str | int) -> int:
     return token
 
 
-def lessons(
+def edit_examples(
     model: HookedMultimodal,
     batches: Sequence[MultimodalBatch],
     *,
     source: int | None,
     target: int | None,
     max_new_tokens: int,
-) -> list[Lesson]:
+) -> list[EditExample]:
     """Let the model answer, and write the answers that the edit should give.
 
     Args:
@@ -92,33 +92,34 @@ def lessons(
     Raises:
         InputError: if a batch's answers never say the source; they are listed.
     """
-    return [_lesson(model, batch, source, target, max_new_tokens) for batch in batches]
+    return [_example(model, batch, source, target, max_new_tokens) for batch in batches]
 
 
-def _lesson(
+def _example(
     model: HookedMultimodal, batch: MultimodalBatch, source: int | None, target: int | None, max_new_tokens: int
-) -> Lesson:
+) -> EditExample:
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
     steps = trace.tokens.shape[1]
-    within = torch.arange(steps)[None] < trace.lengths[:, None]
-    said = torch.zeros_like(within) if source is None else within & (trace.tokens == source)
-    if source is not None and not said.any():
+    written = torch.arange(steps)[None] < trace.lengths[:, None]
+    is_source = torch.zeros_like(written) if source is None else written & (trace.tokens == source)
+    if source is not None and not is_source.any():
         answers = ", ".join(repr(text) for text in trace.text[:4])
         raise InputError(
             f"The model does not say {model.to_string(source).strip()!r} to any prompt of a batch; it says {answers}. Give "
             "prompts whose answers hold the word, or raise max_new_tokens."
         )
-    tokens = trace.tokens if target is None else torch.where(said, target, trace.tokens)
-    forced = batch if steps == 1 else model.extend(batch, tokens[:, :-1])
-    first = _length(forced) - steps  # the position that predicts the first new token
-    after = torch.zeros_like(said)
-    after[:, 1:] = said[:, :-1] & within[:, 1:]
-    shift = torch.tensor([0, first])
-    kept, spots = (within & ~said).nonzero() + shift, said.nonzero() + shift
-    own = batch if steps == 1 else model.extend(batch, trace.tokens[:, :-1])
+    follows = torch.zeros_like(is_source)
+    follows[:, 1:] = is_source[:, :-1] & written[:, 1:]
+    tokens = trace.tokens if target is None else torch.where(is_source, target, trace.tokens)
+    before, after = (batch if steps == 1 else model.extend(batch, t[:, :-1]) for t in (trace.tokens, tokens))
+    first = torch.tensor([0, _length(after) - steps])  # the position that predicts the first new token
+    places, follow_places, other_places = (
+        mask.nonzero() + first for mask in (is_source, follows, written & ~is_source)
+    )
     with torch.no_grad():
-        logits = model(own)
-    return Lesson(forced, spots, after.nonzero() + shift, kept, at(logits, kept), at(logits, spots))
+        logits = model(before)
+    now = (at(logits, places), at(logits, other_places))
+    return EditExample(after, places, follow_places, other_places, *now)
 
 
 def _length(batch: MultimodalBatch) -> int:

@@ -4,50 +4,50 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.interventions.edits.lessons import lessons
+from mmlens.interventions.edits.examples import edit_examples
 from tests.conftest import Subject
 
 
 @torch.no_grad()
-def test_lessons_hold_the_answers_with_the_word_replaced(subject: Subject) -> None:
+def test_examples_hold_the_answers_with_the_word_replaced(subject: Subject) -> None:
     """Every place of every answer is a place to change or to keep; sequences are worked out anew with the bare model."""
     model, batch = subject.model, subject.batches["left"]
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=4)
     source = int(trace.tokens[0, 0])
     target = next(token for token in range(10, 30) if token not in trace.tokens)
-    (lesson,) = lessons(model, [batch], source=source, target=target, max_new_tokens=4)
+    (example,) = edit_examples(model, [batch], source=source, target=target, max_new_tokens=4)
     length, steps = batch["input_ids"].shape[1], trace.tokens.shape[1]
     wanted = [[target if token == source else token for token in row] for row in trace.tokens.tolist()]
-    assert lesson.batch["input_ids"][:, length:].tolist() == [row[: steps - 1] for row in wanted]
+    assert example.batch["input_ids"][:, length:].tolist() == [row[: steps - 1] for row in wanted]
     spots, kept, after = [], [], []
     for sample, row in enumerate(trace.tokens.tolist()):
         for step in range(int(trace.lengths[sample])):
             (spots if row[step] == source else kept).append([sample, length - 1 + step])
             if step and row[step - 1] == source:
                 after.append([sample, length - 1 + step])
-    assert lesson.spots.tolist() == spots
-    assert lesson.kept.tolist() == kept
-    assert lesson.after.tolist() == after
+    assert example.source_places.tolist() == spots
+    assert example.other_places.tolist() == kept
+    assert example.follow_places.tolist() == after
     # the places to keep are held to what followed the model's own words, not the replaced ones
     own = subject.bare(**model.extend(batch, trace.tokens[:, :-1])).logits.log_softmax(-1)
-    for places, found in ((kept, lesson.reference), (spots, lesson.said)):
+    for places, found in ((kept, example.other_log_probabilities), (spots, example.source_log_probabilities)):
         for (sample, position), row in zip(places, found, strict=True):
             torch.testing.assert_close(row, own[sample, position], atol=2e-5, rtol=1e-5)
-    (control,) = lessons(model, [batch], source=None, target=None, max_new_tokens=4)
-    assert len(control.spots) == len(control.after) == 0
-    assert len(control.kept) == int(trace.lengths.sum())
+    (control,) = edit_examples(model, [batch], source=None, target=None, max_new_tokens=4)
+    assert len(control.source_places) == len(control.follow_places) == 0
+    assert len(control.other_places) == int(trace.lengths.sum())
     assert torch.equal(control.batch["input_ids"][:, length:], trace.tokens[:, :-1])
 
 
 def test_answers_of_one_word(subject: Subject) -> None:
     model, batch = subject.model, subject.batches["left"]
     source = int(model(batch)[0, -1].argmax())
-    (lesson,) = lessons(model, [batch], source=source, target=12, max_new_tokens=1)
-    assert lesson.batch is batch
-    assert [0, batch["input_ids"].shape[1] - 1] in lesson.spots.tolist()
-    assert not len(lesson.after)
-    unsaid = next(token for token in range(10, 30) if token not in lesson.batch["input_ids"] and token != source)
+    (example,) = edit_examples(model, [batch], source=source, target=12, max_new_tokens=1)
+    assert example.batch is batch
+    assert [0, batch["input_ids"].shape[1] - 1] in example.source_places.tolist()
+    assert not len(example.follow_places)
+    unsaid = next(token for token in range(10, 30) if token not in example.batch["input_ids"] and token != source)
     with pytest.raises(
         InputError, match=r"^The model does not say .* to any prompt of a batch; it says '.*'\. Give prompts"
     ):
-        lessons(model, [batch], source=unsaid, target=12, max_new_tokens=1)
+        edit_examples(model, [batch], source=unsaid, target=12, max_new_tokens=1)
