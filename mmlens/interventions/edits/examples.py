@@ -34,7 +34,8 @@ class EditExample:
     other_log_probabilities: Float[torch.Tensor, "rest vocab"] = field(repr=False)
 
     def __repr__(self) -> str:
-        return f"EditExample({self.batch.size} samples, {len(self.source_places)} places to change, {len(self.other_places)} to keep)"
+        change, keep = len(self.source_places), len(self.other_places)
+        return f"EditExample({self.batch.size} samples, {change} places to change, {keep} to keep)"
 
 
 def as_batches(
