@@ -73,7 +73,7 @@ class PathSweep:
     frozen: dict[str, list[str]] = field(repr=False)
 
     def __repr__(self) -> str:
-        best = "; ".join(map(str, self.sweep.top(3)))
+        best = "; ".join(map(str, self.sweep.cells(3)))
         return f"PathSweep(to {', '.join(self.receivers)}, {self.freeze} frozen: {self.sweep!r}; largest: {best})"
 
     @property
@@ -142,7 +142,7 @@ def path_patch(
     ends = [predicting_logits(model, logits, clean.layout.last) for logits in (base_logits, source_logits)]
     measure = as_function(metric, model, clean=ends[direction == "denoise"])
     run = _Paths(model, base, own.cache_dict, receivers, where, measure)
-    senders = targets(chosen, other.cache_dict)
+    senders = targets(model, chosen, other.cache_dict)
     first = next(iter(groups.values()))
     values = torch.zeros(len(senders), len(first), clean.size)
     with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
@@ -160,6 +160,7 @@ def path_patch(
         corrupted=corrupted_value,
         direction=direction,
         metric=metric_name(metric),
+        row_units=tuple(sender.units for sender in senders),
         boxes=tuple(group.boxes for group in first),
     )
     return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, frozen)
@@ -178,7 +179,7 @@ def _receiver(model: HookedMultimodal, asked: str) -> Target:
     word = "head" if found["kind"] == "h" else "neuron"
     if word not in node.axes.split():
         raise InputError(f"{asked} names a {word}, but {node.name} is [{node.axes}].")
-    return Target(node, int(found["number"]))
+    return Target(node, (int(found["number"]),))
 
 
 def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze: Freeze) -> list[str]:
@@ -292,10 +293,12 @@ class _Paths:
     def _require_units(self, kept: dict[str, torch.Tensor]) -> None:
         """Refuse receivers whose unit the point does not have; how many heads it has, a run tells."""
         for receiver in self.receivers:
-            if receiver.unit is not None:
+            if receiver.indices is not None:
                 count = kept[receiver.node.name].shape[unit_axis(receiver.node.axes)]
-                if receiver.unit >= count:
-                    raise InputError(f"{receiver.node.name} has {count} heads or neurons; there is no {receiver.unit}.")
+                if receiver.indices[0] >= count:
+                    raise InputError(
+                        f"{receiver.node.name} has {count} heads or neurons; there is no {receiver.indices[0]}."
+                    )
 
     def _hooks(self, puts: Sequence[tuple[Target, Group, torch.Tensor]]) -> list[HookPair]:
         """Hooks that put values in at the rows of each sample."""

@@ -81,10 +81,12 @@ def attribute(
         node.name: estimate.effects[node.name].of_groups(node, groups[node.name], target).cpu()
         for node, _ in selection
     }
-    swept = targets(selection, activations)
-    cells = [(effects[cell.node.name], cell.unit) for cell in swept]
+    swept = targets(model, selection, activations)
+    cells = [(effects[cell.node.name], cell.indices) for cell in swept]
     unpatched = estimate.values.cpu()
-    values = torch.stack([effect.sum(0) if unit is None else effect[unit] for effect, unit in cells]) + unpatched
+    values = (
+        torch.stack([(effect if units is None else effect[list(units)]).sum(0) for effect, units in cells]) + unpatched
+    )
     source_values = require_values(measure(source_logits), clean.size, measure).cpu()
     first = next(iter(groups.values()))
     return PatchSweep(
@@ -96,5 +98,6 @@ def attribute(
         direction=direction,
         metric=metric_name(metric),
         method=str(estimator),
+        row_units=tuple(cell.units for cell in swept),
         boxes=tuple(group.boxes for group in first),
     )

@@ -15,6 +15,7 @@ from mmlens.analysis.statistics import mean_bounds
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.unit_sets import Units
 from mmlens.execution.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Patch:
         share: the effect as a share of the gap between the runs: recovered when denoising, else lost.
         moved: `"recovered"` or `"lost"`.
         unit: of the effect; empty where the metric names none.
+        units: the neurons and heads that were patched, where units were swept.
     """
 
     point: str
@@ -46,6 +48,7 @@ class Patch:
     share: float
     moved: str
     unit: str = ""
+    units: Units = field(default_factory=Units)
 
     def __str__(self) -> str:
         share = "no gap" if np.isnan(self.share) else f"{self.share:.0%} of the gap {self.moved}"
@@ -65,6 +68,8 @@ class PatchSweep:
         direction: `"denoise"`, `"noise"`, or `"knock-out"` (attention cut in the clean run).
         metric: its name and unit.
         method: `"exact"`, or the name of the approximation.
+        row_units: per row of points the neurons and heads that were patched; none where points were patched whole, and where
+            grouped heads share what was patched.
         boxes: per group, the pixel boxes (left, top, right, bottom) of its rows in the first sample's picture; None where
             rows have no place.
         plan: what the runs cost; None in an approximation, or read from a file.
@@ -78,6 +83,7 @@ class PatchSweep:
     direction: str
     metric: str
     method: str = "exact"
+    row_units: tuple[Units, ...] = field(default=(), repr=False)
     boxes: tuple[torch.Tensor | None, ...] = field(default=(), repr=False, compare=False)
     plan: Plan | None = field(default=None, repr=False, compare=False)
 
@@ -149,7 +155,24 @@ class PatchSweep:
         effect = self.effect.double().cpu().numpy()
         return torch.from_numpy(sign_flip_p(effect, beyond=beyond, correction=correction, seed=seed))
 
-    def top(self, k: int = 10) -> list[Patch]:
+    @property
+    def units(self) -> Units:
+        """The neurons and heads that were patched, in the order of the rows; none where points were patched whole."""
+        return Units(unit for units in self.row_units for unit in units)
+
+    def top(self, k: int = 10) -> Units:
+        """The units of the k rows with the largest mean effect, of either sign, at any group.
+
+        Raises:
+            InputError: if no units were swept.
+        """
+        if not self.units:
+            raise InputError("This sweep patched points, not units; .cells(k) has the points with the largest effects.")
+        size = self.effect.mean(-1).abs().nan_to_num(-1).amax(1)
+        order = [row for row in size.argsort(descending=True).tolist() if self.row_units[row]]
+        return Units(unit for row in order[:k] for unit in self.row_units[row])
+
+    def cells(self, k: int = 10) -> list[Patch]:
         """The k cells with the largest mean effect, of either sign."""
         effect, share = self.effect.mean(-1), self.mean_share
         order = effect.abs().nan_to_num(-1).flatten().argsort(descending=True)[:k]
@@ -162,6 +185,7 @@ class PatchSweep:
                 float(share[i, j]),
                 self.moved,
                 unit_of(self.metric),
+                self.row_units[i] if self.row_units else Units(),
             )
             for i, j in cells
         ]
@@ -233,6 +257,7 @@ class PatchSweep:
     def save(self, path: str | Path) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
         about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
+        about["row_units"] = [list(map(str, units)) for units in self.row_units]
         about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
         write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, format=_FORMAT, about=about)
 
@@ -244,5 +269,6 @@ class PatchSweep:
             InputError: if there is no file, or it is no sweep.
         """
         tensors, about = read_tensors(path, format=_FORMAT, result="patch sweep")
+        about["row_units"] = tuple(map(Units, about["row_units"]))
         about["boxes"] = tuple(None if found is None else torch.tensor(found) for found in about["boxes"])
         return cls(**(about | tensors))

@@ -54,6 +54,7 @@ def patch(
     metric: MetricLike,
     at: Points | None = None,
     units: SweptUnits = None,
+    joint: bool = False,
     positions: Groups = ("image", "text", "last"),
     direction: Literal["denoise", "noise"] = "denoise",
     window: Count = 1,
@@ -71,6 +72,7 @@ def patch(
         at: points, e.g. `"blocks.*.hook_resid_pre"`, `"vision.blocks.*.hook_mlp_out"`, `"projector.hook_out"`.
         units: patch single units of each point: `"head"` or `"neuron"` for all of them, or a list of neurons and heads (then
             `at` may be left out). At `hook_q`, `hook_k`, `hook_v`, scores and patterns a head means its part there.
+        joint: patch all units together, as one row.
         positions: groups by name: words of the layout, a mapping from names to position rules (a rule may be a list of rows
             per sample), `mm.grid(k)` for blocks of the picture, or `"each"` position. At scores and patterns: the queries.
         direction: `"denoise"` puts clean activations into the corrupted run, `"noise"` the reverse.
@@ -97,6 +99,8 @@ def patch(
         True
     """
     require_same_layout(clean, corrupted)
+    if joint and (units is None or window > 1):
+        raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
     chosen = choose(model, at, units)
     groups = groups_of(clean, chosen, positions)
     first = next(iter(groups.values()))
@@ -104,7 +108,7 @@ def patch(
         "the model": fingerprint(model),
         "the clean batch": clean.content_hash,
         "the corrupted batch": corrupted.content_hash,
-        "points": hash_of([*((node.name, units) for node, units in chosen), window]),
+        "points": hash_of([*((node.name, units) for node, units in chosen), window, joint]),
         "positions": hash_of(piece for node in groups for group in groups[node] for piece in (group.name, *group.rows)),
         "metric": hash_of([metric_name(metric), metric.tokens if isinstance(metric, Metric) else None]),
         "direction": direction,
@@ -117,7 +121,8 @@ def patch(
     clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
-    grid = _Grid(run, source, cache.cache_dict, targets(chosen, cache.cache_dict, window), groups)
+    rows = targets(model, chosen, cache.cache_dict, window=window, joint=joint)
+    grid = _Grid(run, source, cache.cache_dict, rows, groups)
     shape = (len(grid.points), len(first), clean.size)
     values = cells.tensors.setdefault("values", torch.full(shape, torch.nan))
     plan = grid.fill(cells, measure, budget=budget, progress=progress)
@@ -129,6 +134,7 @@ def patch(
         corrupted=ends[1],
         direction=direction,
         metric=metric_name(metric),
+        row_units=tuple(row.units for row in rows),
         boxes=tuple(group.boxes for group in first),
         plan=plan,
     )
@@ -170,14 +176,14 @@ class _Grid:
 
     def cell(self, i: int, j: int, sample: int) -> Cell | None:
         """The patch of one point at one group in one sample; None where the group has no rows there."""
-        point = self.points[i]
         changes = []
-        for node in point.nodes:
-            rows = self.groups[node.name][j].rows[sample]
-            if rows is not None and not len(rows):
-                return None
-            taken = partial(rows_of, self.activations[node.name], node, self.source, sample, rows)
-            changes.append(Change(node.name, rows, partial(_put, point, taken)))
+        for target in self.points[i].together:
+            for node in target.nodes:
+                rows = self.groups[node.name][j].rows[sample]
+                if rows is not None and not len(rows):
+                    return None
+                read = partial(rows_of, self.activations[node.name], node, self.source, sample, rows)
+                changes.append(Change(node.name, rows, partial(_put, target, read)))
         return Cell(sample, tuple(changes))
 
     def fill(
@@ -251,5 +257,5 @@ class _Waiting:
             yield (*place, self._answers.pop(place))
 
 
-def _put(point: Target, taken: Callable[[], torch.Tensor], old: torch.Tensor) -> torch.Tensor:
-    return point.put(old, taken())
+def _put(target: Target, read: Callable[[], torch.Tensor], old: torch.Tensor) -> torch.Tensor:
+    return target.put(old, read())

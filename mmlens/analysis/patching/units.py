@@ -1,7 +1,7 @@
-"""What a sweep patches at a point: all of it, one head, or one neuron."""
+"""What a sweep patches: points, single heads and neurons of them, or several of these together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,7 +10,7 @@ from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.unit_sets import Units, UnitsLike
-from mmlens.core.units import Unit
+from mmlens.core.units import Head, Neuron, Unit
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.models.hooked import HookedMultimodal
 
@@ -20,41 +20,57 @@ SweptUnits: TypeAlias = Literal["head", "neuron"] | UnitsLike | None
 
 @dataclass(frozen=True)
 class Target:
-    """What one row of a sweep patches: a point, one unit of it, or the same in several neighbouring layers.
+    """What one row of a sweep patches: a point, some units of it, the same in neighbouring layers, or several of these at once.
 
     Attributes:
         node: the point.
-        unit: number of the head or neuron; None for the whole point.
+        indices: numbers of the heads or neurons; None for the whole point.
         window: the points that are patched together; the point alone by default.
+        beside: what else is patched together with it.
+        units: the units that it patches whole; none where a point is, or where grouped heads share what is patched.
     """
 
     node: Node
-    unit: int | None = None
+    indices: tuple[int, ...] | None = None
     window: tuple[Node, ...] = ()
+    beside: "tuple[Target, ...]" = ()
+    units: Units = field(default_factory=Units)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The points that are patched together."""
+        """The points of a window, which are patched together."""
         return self.window or (self.node,)
 
     @property
+    def together(self) -> "tuple[Target, ...]":
+        """It, and what is patched together with it."""
+        return (self, *self.beside)
+
+    @property
     def name(self) -> str:
-        """The hook name, with what is special behind it: `blocks.3.attn.hook_z[h2]`, `blocks.3.hook_mlp_out[layers 1-5]`."""
+        """The hook name, with what is special behind it: `blocks.3.attn.hook_z[h2]`, `blocks.3.hook_mlp_out[layers 1-5]`.
+
+        Of several units at once it is their names: `L2.u7 + L3.u1`, or the first of them and their number.
+        """
+        if len(self.units) > 1 and len(self.nodes) == 1:
+            return " + ".join(map(str, self.units[:4])) + (
+                f" + ... ({len(self.units)} units)" if len(self.units) > 4 else ""
+            )
         name = self.node.name
-        if self.unit is not None:
-            name += f"[{'h' if 'head' in self.node.axes else 'u'}{self.unit}]"
+        if self.indices is not None:
+            letter = "h" if "head" in self.node.axes else "u"
+            name += f"[{', '.join(f'{letter}{index}' for index in self.indices)}]"
         if len(self.nodes) > 1:
             name += f"[layers {self.nodes[0].layer}-{self.nodes[-1].layer}]"
         return name
 
     def put(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """`new` in the place of `old`, as far as the unit goes; both are the same rows of a point."""
-        if self.unit is None:
+        """`new` in the place of `old`, as far as the units go; both are the same rows of a point."""
+        if self.indices is None:
             return new.to(old)
         axis = unit_axis(self.node.axes) - len(self.node.axes.split())
-        patched = old.clone()
-        patched.select(axis, self.unit).copy_(new.select(axis, self.unit))
-        return patched
+        indices = torch.tensor(self.indices, device=old.device)
+        return old.index_copy(axis, indices, new.to(old).index_select(axis, indices))
 
 
 #: The axes that units lie along, which name all units of a point.
@@ -108,15 +124,24 @@ def _lies_at(unit: Unit, node: Node) -> bool:
     return unit.axis in node.axes.split() and node.name.rpartition(".")[0] == unit.hook.rpartition(".")[0]
 
 
-def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor], window: int = 1) -> list[Target]:
+def targets(
+    model: HookedMultimodal,
+    chosen: Sequence[Chosen],
+    activations: Mapping[str, torch.Tensor],
+    *,
+    window: int = 1,
+    joint: bool = False,
+) -> list[Target]:
     """Every row of a sweep, once activations have told how many heads a point has.
 
     Grouped heads share keys and values, so that `hook_k` and `hook_v` have fewer.
 
     Args:
+        model: the hooked model.
         chosen: points and units.
         activations: of these points.
         window: how many neighbouring layers are patched together; fewer at the first and last ones.
+        joint: whether all units are one row.
 
     Raises:
         InputError: for a head that a point does not have.
@@ -128,14 +153,25 @@ def targets(chosen: Sequence[Chosen], activations: dict[str, torch.Tensor], wind
             found.append(Target(node, None, near))
             continue
         count = activations[node.name].shape[unit_axis(node.axes)]
-        wanted = range(count) if isinstance(units, str) else units
-        wrong = [unit for unit in wanted if unit >= count]
+        indices = range(count) if isinstance(units, str) else units
+        wrong = [index for index in indices if index >= count]
         if wrong:
             raise InputError(
                 f"{node.name} has {count} heads (grouped heads share keys and values); there is no {wrong}."
             )
-        found += [Target(node, unit, near) for unit in wanted]
-    return found
+        for some in [tuple(indices)] if joint else [(index,) for index in indices]:
+            found.append(Target(node, some, near, units=_units(model, near, some, count)))
+    if not joint:
+        return found
+    every = Units(unit for target in found for unit in target.units)
+    return [replace(found[0], beside=tuple(found[1:]), units=every)]
+
+
+def _units(model: HookedMultimodal, nodes: Sequence[Node], indices: Sequence[int], count: int) -> Units:
+    """The units at some indices of points; none where a point has another number of them than its branch."""
+    kind = Head if "head" in nodes[0].axes.split() else Neuron
+    units = [kind.at(node.name, index) for node in nodes for index in indices]
+    return Units(unit for unit in units if model.graph.unit_counts.get(unit.hook) == count)
 
 
 def layers_around(layer: int, window: int) -> range:

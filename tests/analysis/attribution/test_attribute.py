@@ -160,10 +160,11 @@ def test_the_planted_patch_layer_and_head_are_found(planted_patch: Wrapped, cls:
     heads = attribute(
         planted_patch.model, clean, corrupted, at="blocks.*.attn.hook_z", units="head", positions=["last"], **asked
     )
-    assert heads.top(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
+    assert heads.cells(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
+    assert list(heads.top(1)) == [Head(truth.head_layer, truth.head)]
     everything = float(heads.effect.abs().max())
     others = [
-        e for e, p in zip(heads.effect.abs().amax((1, 2)), heads.points, strict=True) if p != heads.top(1)[0].point
+        e for e, p in zip(heads.effect.abs().amax((1, 2)), heads.points, strict=True) if p != heads.cells(1)[0].point
     ]
     assert max(map(float, others)) < 0.02 * everything
     twin = attribute(

@@ -39,12 +39,12 @@ def test_effects_and_shares_are_what_they_are_called() -> None:
     )
     gap = (sweep.clean - sweep.corrupted).mean()
     torch.testing.assert_close(sweep.mean_recovered, sweep.effect.mean(-1) / gap)
-    assert [(p.point, p.positions) for p in sweep.top(3)] == [
+    assert [(p.point, p.positions) for p in sweep.cells(3)] == [
         ("blocks.0.hook_resid_pre", "image"),
         ("blocks.1.hook_resid_pre", "text"),
         ("blocks.2.hook_resid_pre", "image"),
     ]
-    patch = sweep.top(1)[0]
+    patch = sweep.cells(1)[0]
     assert (
         str(patch)
         == f"blocks.0.hook_resid_pre at image: effect {float(sweep.effect[0, 1].mean()):+.3f} logits (100% of the gap recovered)"
@@ -56,12 +56,12 @@ def test_a_small_effect_of_noise_is_a_small_share_of_the_gap(direction: str) -> 
     """Clean 20, corrupted 0: a patch that leaves 18.6 has an effect of -1.4, 7% of the gap, and not 93%."""
     clean, corrupted = torch.full((2,), 20.0), torch.zeros(2)
     sweep = PatchSweep(torch.full((1, 1, 2), 18.6), ["a"], ["b"], clean, corrupted, direction, "my metric, nats")
-    assert str(sweep.top(1)[0]) == "a at b: effect -1.400 nats (7% of the gap lost)"
+    assert str(sweep.cells(1)[0]) == "a at b: effect -1.400 nats (7% of the gap lost)"
     assert float(sweep.mean_share[0, 0]) == pytest.approx(0.07)
     assert (
-        str(replace(sweep, direction="denoise").top(1)[0]) == "a at b: effect +18.600 nats (93% of the gap recovered)"
+        str(replace(sweep, direction="denoise").cells(1)[0]) == "a at b: effect +18.600 nats (93% of the gap recovered)"
     )
-    assert str(replace(sweep, corrupted=clean, metric="mine").top(1)[0]) == "a at b: effect -1.400 (no gap)"
+    assert str(replace(sweep, corrupted=clean, metric="mine").cells(1)[0]) == "a at b: effect -1.400 (no gap)"
 
 
 def test_an_unfinished_cell_has_no_p_and_no_interval() -> None:

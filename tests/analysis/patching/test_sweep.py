@@ -1,5 +1,6 @@
 """Patching: against a plain loop, and against a model whose patch and head are known."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from mmlens.analysis.metrics import kl_divergence, log_probability, logit_differ
 from mmlens.analysis.patching.groups import grid
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head, Neuron
 from mmlens.execution import CleanRun
 from mmlens.interventions.corruptions import swap
@@ -292,8 +294,11 @@ def test_the_planted_patch_layer_and_head_are_found_and_nothing_in_the_twin(plan
         assert found[0] == [[layer, position] for layer, position in enumerate(carries)]
         assert streams.mean_recovered[range(len(carries)), carries].sub(1).abs().max() < 0.05
         (best,) = found[1]
-        assert heads.points[best[0]] == heads.top(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
-        assert heads.top(1)[0].share == pytest.approx(1.0, abs=0.05)
+        assert (
+            heads.points[best[0]] == heads.cells(1)[0].point == f"blocks.{truth.head_layer}.attn.hook_z[h{truth.head}]"
+        )
+        assert heads.cells(1)[0].share == pytest.approx(1.0, abs=0.05)
+        assert list(heads.top(1)) == [Head(truth.head_layer, truth.head)]
 
 
 @pytest.fixture
@@ -389,3 +394,72 @@ def test_a_head_that_shared_keys_lack_is_refused(llava: Subject) -> None:
     clean = llava.batches["left"]
     with pytest.raises(InputError, match=r"blocks.1.attn.hook_k has 2 heads \(grouped heads share keys and values\)"):
         patch(llava.model, clean, clean, at="blocks.1.attn.hook_k", units=[Head(1, 3)], metric=METRIC, progress=False)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_units_are_patched_together_as_one_row(subject: Subject, side: str) -> None:
+    model = subject.model
+    clean, corrupted = pair(subject, side)
+    units = Units(["L0.h1", "L1.u3", "L1.u40", "L2.h0", "L2.h2"])
+    sweep = patch(model, clean, corrupted, units=units, joint=True, positions="last", metric=METRIC, progress=False)
+    assert sweep.points == ["L0.h1 + L1.u3 + L1.u40 + L2.h0 + ... (5 units)"]
+    assert list(sweep.units) == list(units) == list(sweep.top(1)) == list(sweep.cells(1)[0].units)
+    _, cache = model.run_with_cache(clean, names=list(units.by_point()))
+    samples = torch.arange(clean.size)
+
+    def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        for unit in units.by_point()[hook.name]:
+            activation[samples, clean.layout.last, unit.index] = cache[hook.name][
+                samples, clean.layout.last, unit.index
+            ]
+        return activation
+
+    logits = model.run_with_hooks(corrupted, fwd_hooks=[(list(units.by_point()), put)])
+    expected = difference(model, logits[samples, corrupted.layout.last])
+    torch.testing.assert_close(sweep.values[0, 0], expected, atol=1e-5, rtol=1e-4)
+    apart = patch(model, clean, corrupted, units=list(map(str, units)), positions="last", metric=METRIC, progress=False)
+    assert apart.points == [
+        *("blocks.0.attn.hook_z[h1]", "blocks.1.mlp.hook_post[u3]", "blocks.1.mlp.hook_post[u40]"),
+        *("blocks.2.attn.hook_z[h0]", "blocks.2.attn.hook_z[h2]"),
+    ]
+    assert list(apart.units) == list(units)
+    order = apart.effect[:, 0].mean(-1).abs().argsort(descending=True).tolist()
+    assert list(apart.top(3)) == [units[row] for row in order[:3]]
+
+
+@torch.no_grad()
+def test_all_heads_of_a_point_together_are_the_point(subject: Subject) -> None:
+    model = subject.model
+    clean, corrupted = pair(subject)
+    common: Any = {"at": "blocks.1.attn.hook_z", "positions": ["image", "last"], "metric": METRIC, "progress": False}
+    whole = patch(model, clean, corrupted, **common)
+    together = patch(model, clean, corrupted, units="head", joint=True, **common)
+    torch.testing.assert_close(together.values, whole.values, atol=1e-5, rtol=1e-4)
+    assert together.units == {Head(1, index) for index in range(model.cfg.n_heads)}
+    assert whole.units == Units()
+    with pytest.raises(InputError, match=r"This sweep patched points, not units; \.cells\(k\)"):
+        whole.top(1)
+
+
+def test_units_of_a_sweep_are_those_that_it_patches_whole(llava: Subject, tmp_path: Path) -> None:
+    model = llava.model
+    clean, corrupted = pair(llava)
+    common: Any = {"positions": "last", "metric": METRIC, "progress": False}
+    queries = patch(model, clean, corrupted, at="blocks.1.attn.hook_q", units="head", **common)
+    keys = patch(model, clean, corrupted, at="blocks.1.attn.hook_k", units="head", **common)
+    assert queries.units == {Head(1, index) for index in range(4)}
+    assert len(keys.points) == 2  # grouped heads share them
+    assert keys.units == Units()
+    queries.save(tmp_path / "sweep.safetensors")
+    loaded = type(queries).load(tmp_path / "sweep.safetensors")
+    assert loaded.row_units == queries.row_units
+    assert loaded.top(2) == queries.top(2)
+    for wrong, message in (
+        ({"joint": True, "at": "hook_embed"}, "joint=True patches units together: name them"),
+        ({"joint": True, "units": "L1.u1", "window": 2}, "leave window=1"),
+        ({"units": "L9.u1"}, "The model has no L9.u1"),
+        ({"units": "L1.u1, L1.u2"}, "names no unit"),
+    ):
+        with pytest.raises(InputError, match=message):
+            patch(model, clean, corrupted, **common, **wrong)
