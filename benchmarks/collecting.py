@@ -43,7 +43,7 @@ def collecting(*, repeats: int, samples: int = 128, clock: Callable[[], float]) 
         ),
         "forward, last position": (
             lambda: bare(model.hf_model, use_cache=False),
-            lambda: ours(positions="last", generate=False),
+            lambda: ours(positions="last"),
         ),
     }
     for name, (limit, mine) in tasks.items():
@@ -87,7 +87,7 @@ def peak(count: int) -> float:
     stream = (scene.image for scene in (mm.lab.scene(seed) for seed in range(count)))
     with tempfile.TemporaryDirectory() as folder:
         mm.collect(
-            model, stream, at="blocks.*.hook_resid_post", positions="image", generate=False,
+            model, stream, at="blocks.*.hook_resid_post", positions="image",
             into=Path(folder) / "store", save_every=32, progress=False,
         )  # fmt: skip
     # getrusage would count what the process that started this one held

@@ -50,7 +50,6 @@ _PUBLIC = {
     "find_caption_neurons": "mmlens.analysis.neurons.captions",
     "find_circuit": "mmlens.analysis.circuits.find",
     "find_neurons": "mmlens.analysis.neurons.find",
-    "grid": "mmlens.analysis.patching.groups",
     "ground_concepts": "mmlens.analysis.concepts.grounding",
     "ground_shift": "mmlens.analysis.shift.grounding",
     "Head": "mmlens.core.units",
@@ -121,6 +120,7 @@ _MODULES = {
     "matches": "mmlens.analysis.controls.matches",
     "metrics": "mmlens.analysis.metrics",
     "neurons": "mmlens.analysis.neurons.methods",
+    "positions": "mmlens.core.positions",
     "scorers": "mmlens.analysis.properties.scorers",
     "steering": "mmlens.analysis.steering.methods",
 }

@@ -15,10 +15,12 @@ import torch
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import part_prefix
-from mmlens.core.units import Positions
+from mmlens.core.positions import Positions, as_rule
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.patch_geometry import Grid
+from mmlens.inputs.row_reader import RowReader
 from mmlens.models.hooked import HookedMultimodal
 
 #: The parts whose queries see rows of the picture themselves.
@@ -30,31 +32,33 @@ def attention_map(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     *,
-    queries: Positions = "last",
+    queries: Positions | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     part: Looking = "language",
-    sample: int = 0,
     image: int = 0,
-) -> HeatMap:
-    """Attention from some positions to each patch of a picture; works in every family, whatever its own kernel.
+    frame: int | None = None,
+) -> list[HeatMap | None]:
+    """Attention from some positions to each patch of a picture, for every sample of a batch, in one pass.
 
-    Only the named layers compute their patterns, and of these only the rows asked for are kept. For the word that the model
-    says next, `queries="last"`; for a later one put what was said before it behind the prompt:
-    `model.extend(batch, trace.tokens[:, :step])`.
+    Works in every family, whatever its own kernel. Only the named layers compute their patterns, and of these only the queries'
+    rows are kept. For the word that the model says next, `queries="last"`; for a later one put what was said before it behind
+    the prompt: `model.extend(batch, trace.tokens[:, :step])`.
 
     Args:
         model: the hooked model.
         batch: what to run on.
-        queries: who looks: positions of the part's sequence; in a vision tower, a row of it (0 is CLIP's class row).
+        queries: who looks (see `mm.positions`), e.g. `"moon"`, a word of the prompt. By default the last position of the prompt,
+            and in the vision encoder all rows (`0` is CLIP's class row).
         layers: blocks to average over; all by default. Layers differ: look at them one by one before averaging.
         heads: heads to average over; all by default.
         part: `"language"`, or `"vision"` for the tower's own attention.
-        sample, image: which picture.
+        image: which of each sample's pictures.
+        frame: which frame, if it is a video.
 
     Returns:
-        The map, in shares of attention (0 to 1): what its sum lacks to 1 goes to text and to other rows. `.overlay(image)`
-        lays it over the picture.
+        One map per sample, in shares of attention (0 to 1): what its sum lacks to 1 goes to text and to other rows. None for
+        samples without such a picture. `.overlay(image)` lays a map over its picture.
 
     Raises:
         InputError: for layers, heads or queries that do not exist; before any forward pass where the sequence's length is known.
@@ -62,7 +66,7 @@ def attention_map(
 
     Example:
         >>> import mmlens as mm
-        >>> heat = mm.attention_map(model, batch, layers=[2])
+        >>> (heat,) = mm.attention_map(model, batch, layers=[2], queries="image")
         >>> heat.values.shape, heat.overlay(scene.image).size == scene.image.size
         (torch.Size([8, 8]), True)
     """
@@ -70,25 +74,74 @@ def attention_map(
         raise InputError(f"part={part!r} must be one of {', '.join(map(repr, get_args(Looking)))}.")
     nodes = _patterns(model, part, layers)
     chosen = _heads(model, part, nodes, heads)
-    index = batch.layout.grid(part, sample=sample, image=image).index  # refuses rows without a place
-    length = batch.layout.length(part)
-    if length is not None:
-        batch.layout.rows(queries, part, length)
-    shares: list[torch.Tensor] = []
+    shown = _pictured(batch, part, image, frame)
+    rule = as_rule(("last" if part == "language" else "all") if queries is None else queries)
+    reader = RowReader(rule, batch, nodes)
+    shares: dict[int, torch.Tensor] = {}
 
     @reads_only
     def keep(pattern: torch.Tensor, hook: Any) -> None:
-        rows = batch.layout.rows(queries, part, pattern.shape[-2])
-        rows = (rows[sample] if rows.ndim == 2 else rows).to(pattern.device)
-        # packed towers have one sequence, tiles an entry each
-        own = pattern[index] if isinstance(index, int) else pattern
-        own = own if chosen is None else own.index_select(-3, chosen.to(pattern.device))
-        shares.append(own.index_select(-2, rows).float().mean((-3, -2)).cpu())
+        node = model.graph[hook.name]
+        looked = reader.flat(node, pattern)  # [row head key]
+        looked = looked if chosen is None else looked.index_select(1, chosen.to(pattern.device))
+        mean = looked.float().mean(1).cpu()
+        start = 0
+        for sample, pairs in enumerate(reader.resolved[node.name].rows):
+            own = mean[start : start + len(pairs)]
+            start += len(pairs)
+            if sample in shown and len(pairs):
+                share = _by_entry(own, pairs[:, 0], shown[sample].index, len(pattern))
+                shares[sample] = shares[sample] + share if sample in shares else share
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
     title = f"attention of {part} layer{'s' if len(nodes) > 1 else ''} {_listed([node.layer for node in nodes])}"
     title += "" if heads is None else f", head{'s' if len(heads) > 1 else ''} {_listed(heads)}"
-    return map_of_rows(batch.layout, torch.stack(shares).mean(0), part=part, sample=sample, image=image, title=title)
+    where: dict[str, Any] = {"part": part, "image": image, "frame": frame, "title": title}
+    return [
+        map_of_rows(batch.layout, shares[sample] / len(nodes), sample=sample, **where) if sample in shares else None
+        for sample in range(batch.size)
+    ]
+
+
+def _pictured(batch: MultimodalBatch, part: Looking, image: int, frame: int | None) -> dict[int, Grid]:
+    """The rows of each sample's picture, of the samples that have it.
+
+    Raises:
+        InputError: if none has.
+        NoPlaceError: if they have no place in it.
+    """
+    owners = dict.fromkeys(places.sample for places in batch.layout.places if places.image == image)
+    if not owners:
+        batch.layout.place(0, image)  # says what there is
+    return {sample: batch.layout.grid(part, sample=sample, image=image, frame=frame) for sample in owners}
+
+
+def _by_entry(
+    shares: torch.Tensor, entries: torch.Tensor, index: int | torch.Tensor | None, count: int
+) -> torch.Tensor:
+    """The mean share of the queries in each entry of the batch axis that holds the picture, as `map_of_rows` takes it.
+
+    Args:
+        shares: `[row key]`, of each query.
+        entries: the entry that each query is in.
+        index: the entries of the picture's rows: one, one per row, or None where all lie in one sequence.
+        count: length of the batch axis.
+
+    Raises:
+        InputError: if no query is in an entry of the picture.
+    """
+    wanted = (
+        sorted({int(i) for i in index.tolist()}) if isinstance(index, torch.Tensor) else [0 if index is None else index]
+    )
+    found = torch.zeros(count if index is not None else 1, shares.shape[-1])
+    present = [entry for entry in wanted if (entries == entry).any()]
+    if not present:
+        raise InputError(
+            "The queries are rows of another picture of the sample, which cannot see this one; name its own."
+        )
+    for entry in present:
+        found[entry] = shares[entries == entry].mean(0)
+    return found if isinstance(index, torch.Tensor) else found[wanted[0]]
 
 
 def _patterns(model: HookedMultimodal, part: Looking, layers: Sequence[int] | None) -> list[Node]:

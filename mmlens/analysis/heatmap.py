@@ -145,6 +145,7 @@ def map_of_rows(
     part: Part = "language",
     sample: int = 0,
     image: int = 0,
+    frame: int | None = None,
     title: str = "",
 ) -> HeatMap:
     """One value per position of a part's sequence, as a map over a picture.
@@ -155,21 +156,22 @@ def map_of_rows(
             entries of the part's batch axis.
         part: whose sequence.
         sample, image: which picture.
+        frame: which frame, if it is a video.
         title: what the map shows.
 
     Raises:
         NoPlaceError: if the part's rows have no place (Q-Formers).
     """
-    grid = layout.grid(part, sample=sample, image=image)
+    grid = layout.grid(part, sample=sample, image=image, frame=frame)
     low, high = grid.boxes[:, :2].min(0).values.tolist(), grid.boxes[:, 2:].max(0).values.tolist()
-    raster = layout.raster(values, part=part, sample=sample, image=image)
+    raster = layout.raster(values, part=part, sample=sample, image=image, frame=frame)
     middle = (grid.boxes[:, :2] + grid.boxes[:, 2:]) / 2
     lines = [grid.cells[:, axis].unique() for axis in (0, 1)]  # without those of which no patch shows the picture
     centres = [
         torch.stack([middle[grid.cells[:, axis] == line, 1 - axis].mean() for line in lines[axis]]) for axis in (0, 1)
     ]
     shown = raster[lines[0]][:, lines[1]]
-    return HeatMap(shown, layout.place(sample, image).size, (*low, *high), title, (centres[0], centres[1]))
+    return HeatMap(shown, layout.place(sample, image, frame).size, (*low, *high), title, (centres[0], centres[1]))
 
 
 def iou(found: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
+from mmlens.core.positions import Positions, as_rule
 from mmlens.core.unit_sets import Units, UnitsLike
-from mmlens.core.units import Positions
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.positioned import marked
+from mmlens.inputs.row_reader import RowReader
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -35,8 +35,7 @@ def mean_activation(
         model: the hooked model.
         dataset: samples (see `mmlens.analysis.samples`), or one batch.
         units: neurons and heads, or their names; repeated ones count once.
-        positions: over which positions; all of them by default, padding left out. For units of the vision tower and the
-            projector, `"all"` rows or `"image"` rows.
+        positions: over which positions (see `mm.positions`); all of them by default, padding left out.
         prompt: for samples that bring none.
         batch_size: samples at a time.
         progress: show a progress bar.
@@ -99,7 +98,8 @@ def point_means(
         else (batch for _, batch in batches(model, dataset, batch_size=batch_size, prompt=prompt, progress=progress))
     )
     for batch in given:
-        adders = [(name, _adder(model.graph[name], batch, positions, totals, counts, of)) for name in points]
+        reader = RowReader(as_rule(positions), batch, [model.graph[name] for name in points])
+        adders = [(name, _adder(model.graph[name], reader, totals, counts, of)) for name in points]
         model.run_with_hooks(batch, fwd_hooks=adders)
     if not totals:
         raise InputError("The dataset has no samples, so there is no mean.")
@@ -108,8 +108,7 @@ def point_means(
 
 def _adder(
     node: Node,
-    batch: MultimodalBatch,
-    positions: Positions,
+    reader: RowReader,
     totals: dict[str, torch.Tensor],
     counts: dict[str, int],
     of: Callable[[torch.Tensor], torch.Tensor],
@@ -119,11 +118,11 @@ def _adder(
 
     @reads_only
     def add(activation: torch.Tensor, hook: Any) -> None:
-        axis = node.position_axis
-        by_row = activation.detach().movedim(axis, 1) if batched else activation.detach()
-        wanted = _wanted(node, batch, positions, activation.shape[axis])
-        everything = by_row.flatten(0, 1) if batched else by_row
-        rows = everything if wanted is None else by_row[wanted.expand(by_row.shape[: wanted.ndim]).to(by_row.device)]
+        if reader.rows_at(node, activation.shape).whole:
+            by_row = activation.detach().movedim(node.position_axis, 1 if batched else 0)
+            rows = by_row.flatten(0, 1) if batched else by_row
+        else:
+            rows = reader.flat(node, activation.detach())
         unit = unit_axis(node.axes) - (2 if batched else 1)
         summed = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu()
         totals[node.name] = totals[node.name] + summed if node.name in totals else summed
@@ -135,12 +134,3 @@ def _adder(
 def unit_sizes(rows: torch.Tensor) -> torch.Tensor:
     """The size of each unit in each row `[row unit ...]`: of a neuron its magnitude, of a head the norm of its output."""
     return rows.abs() if rows.ndim == 2 else rows.flatten(2).norm(dim=2)
-
-
-def _wanted(node: Node, batch: MultimodalBatch, positions: Positions, length: int) -> torch.Tensor | None:
-    """Which rows count: `[batch pos]` on a point with a batch axis, `[row]` without; None for all."""
-    if node.sequence != "language" and isinstance(positions, str) and positions == "all":
-        return None
-    if node.axes.startswith("batch"):
-        return marked(batch, positions, node.sequence, length)
-    return batch.layout.rows(positions, node.sequence, length)

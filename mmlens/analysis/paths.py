@@ -32,15 +32,14 @@ from mmlens.analysis.metrics import (
     predicting_logits,
     require_values,
 )
-from mmlens.analysis.patching.groups import Group, Groups, groups_on
+from mmlens.analysis.patching.groups import Group, groups_of, groups_on
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.sweep import groups_of
 from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several
-from mmlens.core.units import Positions
+from mmlens.core.positions import Groups, Positions
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
@@ -133,7 +132,7 @@ def path_patch(
     chosen = choose(model, at, units)
     receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
     frozen = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in chosen}
-    groups = groups_of(clean, chosen, positions)
+    groups = groups_of(clean, [node for node, _ in chosen], positions)
     where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
     base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
     held = list(dict.fromkeys([*(name for names in frozen.values() for name in names), *frozen]))

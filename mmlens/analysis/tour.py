@@ -26,9 +26,9 @@ from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.statistics import Interval
+from mmlens.core import positions
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.unit_sets import Units
-from mmlens.core.units import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
 from mmlens.interventions.ablation import Ablate
@@ -247,12 +247,7 @@ def _patched(
     word = model.to_string(token).strip()
     metric = log_probability(token) if other is None else logit_difference(token, other)
     metric = replace(metric, name=metric.name.replace(f"{token!r}", f"{word!r}", 1))
-    text = at_word.layout.text[0]
-    groups: dict[str, Positions] = {
-        "image": "image",
-        "text": text[text != at_word.layout.last[0]][None],
-        "last": "last",
-    }
+    groups = {"image": positions.image, "text": positions.text - positions.last, "last": positions.last}
     return patch(
         model, at_word, corrupted, at="blocks.*.hook_resid_pre", metric=metric, positions=groups, progress=progress
     )

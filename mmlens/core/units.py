@@ -1,19 +1,14 @@
 """Units of a model as values: neurons and attention heads, named by what they print."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 from operator import index as whole_number
-from typing import ClassVar, Literal, TypeAlias, TypeVar
-
-import torch
+from typing import ClassVar, TypeVar
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS, Part, part_prefix, require_part
-
-#: Which positions of a sequence are meant: a word of the token layout, indices, a slice, or a tensor of indices.
-Positions: TypeAlias = Literal["all", "image", "text", "last"] | int | slice | Sequence[int] | torch.Tensor
 
 _NAME = re.compile(
     r"(?:(?P<part>vision|projector)\.)?(?:(?:(?P<stack>[a-z_]\w*(?:\.\w+)*)\.)?L(?P<layer>\d+)\.)?"

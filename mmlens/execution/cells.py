@@ -8,9 +8,9 @@ from jaxtyping import Int
 
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
-from mmlens.core.names import Part
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.point_rows import PointRows, owned_entries
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,15 @@ class Change:
 
     Attributes:
         at: hook name.
-        rows: positions on the point's own sequence (queries, at scores and patterns) that it changes; None for all rows of
-            the sample. In towers without a batch axis they count in the one sequence of all pictures.
+        rows: positions on the point's own sequence (queries, at scores and patterns) that it changes, `[row]`; None for all
+            rows of the sample. In towers without a batch axis they count in the one sequence of all pictures; where a sample
+            has several pictures or tiles along it, `[row]` means these in each, and `[row 2]` pairs of (entry, row).
         apply: from the sample's activation at these rows, without the batch axis, to what takes its place, of the same
             shape. It may be called with a view: it returns a new tensor and changes nothing in place.
     """
 
     at: str
-    rows: Int[torch.Tensor, "row"] | None
+    rows: Int[torch.Tensor, "row"] | Int[torch.Tensor, "row 2"] | None
     apply: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
 
 
@@ -55,44 +56,13 @@ def entries_of(node: Node, batch: MultimodalBatch, sample: int, count: int) -> l
     Raises:
         InputError: if the axis does not run over samples and the layout does not say whose its entries are.
     """
-    if node.part == "language" or (count == batch.size and not _has_several(batch)):
-        return [sample]
-    if batch.size == 1:
-        return list(range(count))
-    entries: set[int] = set()
-    for places in batch.layout.places:
-        if places.sample == sample and node.part not in places.placeless:
-            for grid in places.views(node.part):
-                index = grid.index
-                entries |= set(index.tolist()) if isinstance(index, torch.Tensor) else {index or 0}
-    if not entries or max(entries) >= count:
+    owned = owned_entries(batch, node.part, count)
+    if owned is None or not owned[sample]:
         raise InputError(
             f"{node.name} has {count} entries along its batch axis for {batch.size} samples, and the layout does not say "
-            "which are whose; run the samples one by one."
+            f"which of them are sample {sample}'s; run the samples one by one."
         )
-    return sorted(entries)
-
-
-def _has_several(batch: MultimodalBatch) -> bool:
-    """Whether samples differ from having one picture each."""
-    owners = [places.sample for places in batch.layout.places]
-    return owners != list(range(batch.size))
-
-
-def _packed_rows(node: Node, batch: MultimodalBatch, sample: int, length: int) -> torch.Tensor:
-    """The rows of a sample's pictures in a sequence that holds those of all samples."""
-    if batch.size == 1:
-        return torch.arange(length)
-    # what the projector receives may lie on the tower's own rows, before it merges them
-    part: Part = "vision" if node.sequence == "vision" else node.part
-    pictures = [places for places in batch.layout.places if places.sample == sample and part not in places.placeless]
-    rows = [grid.rows for places in pictures for grid in places.views(part)]
-    if not rows:
-        raise InputError(
-            f"{node.name} holds the rows of all pictures in one sequence, and the layout does not say which are sample "
-            f"{sample}'s; name the rows, or run the samples one by one."
-        )
-    return torch.cat(rows).unique()
+    return owned[sample]
 
 
 @dataclass(frozen=True)
@@ -101,7 +71,8 @@ class Piece:
 
     Attributes:
         entries: along the batch axis; None where there is none.
-        rows: along the position axis; None for all.
+        rows: along the position axis, the same in each entry; (entry, row) pairs, `[row 2]`, taken together as those of one
+            entry; None for all.
         axis: the position axis.
     """
 
@@ -113,6 +84,8 @@ class Piece:
         """The piece, without a batch axis unless the sample has several entries."""
         if self.entries is None:
             return activation if self.rows is None else activation.index_select(self.axis, self._rows(activation))
+        if self.rows is not None and self.rows.ndim == 2:
+            return activation.movedim(self.axis, 1)[self._rows(activation).unbind(1)].movedim(0, self.axis - 1)
         if len(self.entries) == 1:
             entry = activation[self.entries[0]]
             return entry if self.rows is None else entry.index_select(self.axis - 1, self._rows(activation))
@@ -124,6 +97,9 @@ class Piece:
         new = new.to(activation)
         if self.entries is None:
             return new if self.rows is None else activation.index_copy_(self.axis, self._rows(activation), new)
+        if self.rows is not None and self.rows.ndim == 2:
+            activation.movedim(self.axis, 1)[self._rows(activation).unbind(1)] = new.movedim(self.axis - 1, 0)
+            return activation
         for number, entry in enumerate(self.entries):
             piece = new if len(self.entries) == 1 else new[number]
             if self.rows is None:
@@ -143,8 +119,10 @@ def piece_of(node: Node, batch: MultimodalBatch, sample: int, rows: torch.Tensor
     axis = node.position_axis
     if batch_axis(node.axes) is None:
         if rows is None and batch.size > 1:
-            rows = _packed_rows(node, batch, sample, shape[axis])
+            rows = PointRows.of(batch, node, shape).known[sample][:, 1]
         return Piece(None, rows, axis)
+    if rows is not None and not len(rows):
+        return Piece([], rows.new_zeros(0, 2), axis)
     return Piece(entries_of(node, batch, sample, shape[0]), rows, axis)
 
 
@@ -153,7 +131,7 @@ def rows_of(
     node: Node,
     batch: MultimodalBatch,
     sample: int,
-    rows: Int[torch.Tensor, "row"] | None = None,
+    rows: Int[torch.Tensor, "row"] | Int[torch.Tensor, "row 2"] | None = None,
 ) -> torch.Tensor:
     """What a change at a point is given: one sample's rows of an activation.
 

@@ -13,6 +13,7 @@ from mmlens.execution.plan import Plan
 from mmlens.execution.strategies import ExecutionStrategies
 from mmlens.execution.whole import hooks_for
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.point_rows import GROWING
 from mmlens.models.hooked import HookedMultimodal
 
 #: Called with the numbers of finished cells and their logits, so that a long sweep can be kept as it grows.
@@ -152,6 +153,7 @@ class CleanRun:
                 rows = change.rows
                 if rows is None or length is None:
                     continue
+                rows = rows[:, 1] if rows.ndim == 2 and node.sequence not in GROWING else rows
                 if rows.ndim != 1 or not len(rows) or int(rows.min()) < 0 or int(rows.max()) >= length:
                     raise InputError(
                         f"Cell {number} changes rows {rows.tolist()} of {change.at}, whose sequence has positions "

@@ -1,14 +1,15 @@
 """The activation cache: TransformerLens's, with parts, positions and files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens.utilities import get_act_name
 
-from mmlens.core.axes import position_axis
+from mmlens.core.axes import batch_axis, position_axis
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import Part, nearest, part_prefix, require_part
 from mmlens.core.results import read_tensors, write_tensors
@@ -30,6 +31,8 @@ class ActivationCache(TransformerLensCache):
         has_batch_dim: whether tensors keep their batch axis.
         axes: axis words by hook name.
         positions: the positions that were kept, if not all, in words.
+        counts: by hook name, how many rows of each sample were kept, if not all. The first axis then runs over samples, in
+            towers too; where samples differ, tensors hold NaN behind a sample's last row, and `samples` gives them without.
 
     Example:
         >>> logits, cache = model.run_with_cache(batch)
@@ -46,10 +49,12 @@ class ActivationCache(TransformerLensCache):
         has_batch_dim: bool = True,
         axes: dict[str, str] | None = None,
         positions: str | None = None,
+        counts: dict[str, list[int]] | None = None,
     ):
         super().__init__(cache_dict, model, has_batch_dim)
         self.axes = axes or {}
         self.positions = positions
+        self.counts = counts or {}
 
     def __getitem__(self, key: Any) -> torch.Tensor:
         if isinstance(key, str) and key in self.cache_dict:
@@ -76,6 +81,27 @@ class ActivationCache(TransformerLensCache):
         rows = f", positions {self.positions}" if self.positions else ""
         return f"ActivationCache: {len(self)} activations, {size:.1f} MiB{rows}"
 
+    def samples(self, name: str) -> list[torch.Tensor]:
+        """A point's activation sample by sample, each with as many rows as it has, without a batch axis.
+
+        Args:
+            name: hook name.
+
+        Raises:
+            InputError: if all positions were kept: then padding is among them.
+        """
+        tensor = self[name]
+        if name not in self.counts:
+            raise InputError(
+                f"{name!r} was cached with all its rows, padding too; name positions: run_with_cache(..., positions='prompt')."
+            )
+        axis = position_axis(self.axes[name]) - 1
+        return [own.narrow(axis, 0, count) for own, count in zip(tensor, self.counts[name], strict=True)]
+
+    def mask(self, name: str) -> Bool[torch.Tensor, "batch row"]:
+        """True at the rows of a point that samples have; False behind a sample's last."""
+        return row_mask([own.shape[position_axis(self.axes[name]) - 1] for own in self.samples(name)])
+
     def part(self, part: Part) -> "ActivationCache":
         """The activations of one part under bare names, so that shorthands work on it.
 
@@ -95,7 +121,7 @@ class ActivationCache(TransformerLensCache):
             raise InputError(f"The cache holds no activations of the part {part!r}; name some when you run the model.")
         whole: Any = self.model
         model = None if whole is None else whole.part(part)
-        return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions)
+        return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions, own(self.counts))
 
     def save(self, path: str | Path) -> None:
         """Write the cache as one safetensors file, whole or not at all.
@@ -103,7 +129,12 @@ class ActivationCache(TransformerLensCache):
         Args:
             path: file to write; the folder must exist.
         """
-        about = {"axes": self.axes, "positions": self.positions, "has_batch_dim": self.has_batch_dim}
+        about = {
+            "axes": self.axes,
+            "positions": self.positions,
+            "has_batch_dim": self.has_batch_dim,
+            "counts": self.counts,
+        }
         write_tensors(path, self.cache_dict, format=_FORMAT, about=about)
 
     @classmethod
@@ -120,32 +151,45 @@ class ActivationCache(TransformerLensCache):
         """
         tensors, read = read_tensors(path, format=_FORMAT, result="activation cache", device=device)
         tensors = {name: tensors[name] for name in read["axes"] if name in tensors} | tensors
-        return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"])
+        return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"], read["counts"])
 
 
 #: Picks rows along a point's position axis; built by the model from the batch's token layout.
 RowPicker = Callable[[torch.Tensor], torch.Tensor]
 
 
-def gather_rows(tensor: torch.Tensor, axes: str, rows: torch.Tensor) -> torch.Tensor:
-    """Keep given rows along the position axis.
+def gather_samples(
+    tensor: torch.Tensor, axes: str, rows: Sequence[Int[torch.Tensor, "row 2"]]
+) -> Float[torch.Tensor, "batch ..."]:
+    """Keep some rows of each sample.
 
     Args:
         tensor: an activation.
         axes: its axis words.
-        rows: `[row]`, the same for all samples, or `[batch row]`, one set each.
+        rows: per sample, (entry of the batch axis, row along the position axis); the entry counts for nothing where there is
+            no batch axis.
 
     Returns:
-        The tensor with the position axis cut down to `row`.
+        The rows with a batch axis of samples in front and `row` in the place of the position axis; where samples differ in how
+        many they have, NaN behind the last.
     """
-    axis = position_axis(axes)
-    rows = rows.to(tensor.device)
-    if rows.ndim == 1:
-        return tensor.index_select(axis, rows)
-    shape = [1] * tensor.ndim
-    shape[0], shape[axis] = rows.shape
-    index = rows.reshape(shape).expand(*[rows.shape[1] if i == axis else n for i, n in enumerate(tensor.shape)])
-    return tensor.gather(axis, index)
+    counts = [len(some) for some in rows]
+    index = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(tensor.device)
+    batch, axis = batch_axis(axes), position_axis(axes)
+    if batch is None:
+        picked = tensor.movedim(axis, 0)[index[..., 1]]
+        axis += 1
+    else:
+        picked = tensor.movedim(axis, 1)[index[..., 0], index[..., 1]]
+    if len(set(counts)) > 1:
+        there = row_mask(counts).to(tensor.device)
+        picked = picked.masked_fill(~there.reshape(*there.shape, *[1] * (picked.ndim - 2)), torch.nan)
+    return picked.movedim(1, axis)
+
+
+def row_mask(counts: Sequence[int]) -> Bool[torch.Tensor, "batch row"]:
+    """True at the rows that samples have, of as many as the longest has."""
+    return torch.arange(max(counts, default=0)) < torch.tensor(counts)[:, None]
 
 
 def record(

@@ -32,6 +32,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         videos: the videos of each sample, each its frames; empty where there are none.
         carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
             changes behind the pixels.
+        tokenizer: says where a word stands in the text; None where the model was wrapped without a processor.
     """
 
     must_be: ClassVar[str] = "a batch; model.prepare(text, images=...) makes one"
@@ -42,6 +43,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     prompts: tuple[str, ...] = ()
     videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = field(default=(), repr=False)
     carried: tuple[Any, ...] = field(default=(), repr=False)
+    tokenizer: Any = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:

@@ -1,7 +1,7 @@
 """Batches of a hooked model: made of text and pictures, or of raw tensors, which are checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -88,7 +88,7 @@ class Inputs:
             )
         else:
             raise InputError("images= and videos= were both given; put pictures and videos into batches of their own.")
-        return batch.to(device_of(self.model))
+        return replace(batch.to(device_of(self.model)), tokenizer=self._tokenizer)
 
     def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
@@ -113,7 +113,13 @@ class Inputs:
             return inputs
         require_options(self.model, tensors)
         # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
-        return make_batch(self.family, self.config, self._keywords(inputs, tensors))
+        made = make_batch(self.family, self.config, self._keywords(inputs, tensors))
+        return replace(made, tokenizer=self._tokenizer)
+
+    @property
+    def _tokenizer(self) -> Any:
+        """The tokenizer, or None if the model was wrapped without a processor."""
+        return getattr(self.processor, "tokenizer", self.processor)
 
     def _keywords(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The Hugging Face keyword tensors of what a run method was given."""

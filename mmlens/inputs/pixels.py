@@ -7,10 +7,61 @@ from jaxtyping import Bool, Float, Int
 
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part, require_part
+from mmlens.core.positions import Box
+from mmlens.core.sequence_rows import SequenceRows
 from mmlens.inputs.patch_geometry import Grid, Places
 
-#: (left, top, right, bottom) in pixels of the user's picture; right and bottom are outside.
-Box = tuple[float | int, float | int, float | int, float | int]
+
+def touched(boxes: Float[torch.Tensor, "row 4"], box: Box, size: tuple[int, int]) -> Bool[torch.Tensor, "row"]:
+    """The patches that a box of a picture touches.
+
+    Args:
+        boxes: pixel boxes of the patches.
+        box: (left, top, right, bottom).
+        size: (height, width) of the picture.
+
+    Raises:
+        InputError: if the box is empty or lies outside the picture.
+    """
+    left, top, right, bottom = box
+    height, width = size
+    if not (left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height):
+        raise InputError(
+            f"box={box} covers no pixel of the picture ({width} wide, {height} high); a box is "
+            "(left, top, right, bottom) with right and bottom outside."
+        )
+    # boxes are exact up to rounding of the resize factor, so a touch of less than 1e-6 pixels is none
+    low = (boxes[:, 0] < right - 1e-6) & (boxes[:, 1] < bottom - 1e-6)
+    return low & (boxes[:, 2] > left + 1e-6) & (boxes[:, 3] > top + 1e-6)
+
+
+def covered(
+    boxes: Float[torch.Tensor, "row 4"], mask: Bool[torch.Tensor, "height width"], size: tuple[int, int]
+) -> Bool[torch.Tensor, "row"]:
+    """The patches of which a mask covers at least half; if there are none, the one that it covers most.
+
+    Args:
+        boxes: pixel boxes of the patches.
+        mask: True inside.
+        size: (height, width) of the picture.
+
+    Raises:
+        InputError: if the mask is empty, or of another size.
+    """
+    if tuple(mask.shape) != size:
+        raise InputError(
+            f"mask is [{', '.join(map(str, mask.shape))}], but the picture is [height={size[0]} width={size[1]}]."
+        )
+    if not mask.any():
+        raise InputError("The mask is empty: no pixel is True.")
+    sums = torch.nn.functional.pad(mask.cpu().long().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    left, top, right, bottom = boxes.round().long().unbind(1)
+    (left, right), (top, bottom) = (
+        [end.clamp(0, most) for end in ends] for ends, most in (((left, right), size[1]), ((top, bottom), size[0]))
+    )
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    share = inside / ((right - left) * (bottom - top)).clamp(min=1)
+    return share >= min(0.5, float(share.max()))
 
 
 class Pixels:
@@ -142,19 +193,9 @@ class Pixels:
             InputError: if the box is empty or lies outside the picture.
             NoPlaceError: if the part's rows have no place.
         """
-        rows, b = self._joined(part, sample, image, view, frame)
-        left, top, right, bottom = box
-        height, width = self.place(sample, image, frame).size
-        if not (left < right and top < bottom and right > 0 and bottom > 0 and left < width and top < height):
-            raise InputError(
-                f"box={box} covers no pixel of the picture ({width} wide, {height} high); a box is "
-                "(left, top, right, bottom) with right and bottom outside."
-            )
-        # boxes are exact up to rounding of the resize factor, so a touch of less than 1e-6 pixels is none
-        touched = (
-            (b[:, 0] < right - 1e-6) & (b[:, 2] > left + 1e-6) & (b[:, 1] < bottom - 1e-6) & (b[:, 3] > top + 1e-6)
-        )
-        return rows[touched]
+        rows, boxes = self._joined(part, sample, image, view, frame)
+        inside = touched(boxes, box, self.place(sample, image, frame).size)
+        return SequenceRows.of(rows[inside], part, sample=sample)
 
     def patches_of_mask(
         self,
@@ -173,20 +214,8 @@ class Pixels:
             part, sample, image, view, frame: as for `patches`.
         """
         rows, boxes = self._joined(part, sample, image, view, frame)
-        size = self.place(sample, image, frame).size
-        mask = torch.as_tensor(mask)
-        if tuple(mask.shape) != size:
-            raise InputError(
-                f"mask is [{', '.join(map(str, mask.shape))}], but the picture is [height={size[0]} width={size[1]}]."
-            )
-        if not mask.any():
-            raise InputError("The mask is empty: no pixel is True.")
-        shares = []
-        for left, top, right, bottom in boxes.round().long().tolist():
-            inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-            shares.append(float(inside.float().mean()) if inside.numel() else 0.0)
-        share = torch.tensor(shares)
-        return rows[share >= min(0.5, float(share.max()))]
+        inside = covered(boxes, torch.as_tensor(mask), self.place(sample, image, frame).size)
+        return SequenceRows.of(rows[inside], part, sample=sample)
 
     def boxes(
         self,

@@ -224,7 +224,7 @@ def with_pictures(
                 "to the old ones' size."
             )
     tensors = {**batch.inputs, **{name: tensor.to(batch["input_ids"].device) for name, tensor in made.items()}}
-    return make_batch(
+    made = make_batch(
         family,
         config,
         tensors,
@@ -232,6 +232,7 @@ def with_pictures(
         images=tuple(map(tuple, pictures)),
         prompts=batch.prompts,
     )
+    return replace(made, tokenizer=batch.tokenizer)
 
 
 def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: torch.Tensor) -> MultimodalBatch:

@@ -7,11 +7,12 @@ import torch
 
 from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
+from mmlens.core.positions import as_rule
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
 from mmlens.core.units import Head, Unit
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.interventions.positioned import AtPositions, Finder, require_rule
+from mmlens.interventions.positioned import Finder, PositionedIntervention
 from mmlens.models.hooked import HookedMultimodal
 
 #: What a unit can be set to: a number, or for a head its whole output `[d_head]`.
@@ -19,14 +20,14 @@ UnitValue = float | torch.Tensor
 
 
 @dataclass(frozen=True)
-class Ablate(AtPositions):
+class Ablate(PositionedIntervention):
     """Set neurons or heads to a constant, by default at every position and in every step of a generation.
 
     Args:
         units: the neurons or heads, or their names: `"L2.u7"`, `["L2.u7", "vision.L0.h3"]`, `scores.top(20)`.
         value: what they are set to: one number for all (0 takes away what they write), or one value per unit, in their
             order: a number, or for a head a vector `[d_head]`. `mm.mean_activation` gives these for mean-ablation.
-        positions: which positions of the prompt, of the batch that runs; `"all"` means every step of a generation too.
+        positions: which positions (see `mm.positions`); `"all"` means every step of a generation too.
 
     Raises:
         InputError: for what is no unit, none, not as many values as units, or two values for one unit.
@@ -56,7 +57,7 @@ class Ablate(AtPositions):
         Raises:
             InputError: if the model lacks a unit (all that are missing are listed), or a value does not fit one.
         """
-        require_rule(self.positions)
+        as_rule(self.positions)
         units = Units.of(self.units, model, verb="Ablate")
         values = dict(zip(units, self._values(units, model), strict=True))
         return [

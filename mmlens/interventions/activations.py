@@ -1,13 +1,12 @@
 """Interventions on a point's activation: replace, add, scale, noise, clamp.
 
 Each is a value: it says what it would do, and `with model.intervene(...)` does it, in forward passes and in generation.
-Positions are those of the prompt of whatever batch runs: a word (`"image"`, `"text"`, `"last"`), indices, a slice, a tensor
-`[row]` or `[batch row]`, or one list of rows per sample. They are resolved when a run starts, and a run in which they name
-nothing is refused. `positions="all"` reaches every position and, in generation, every new token too; new tokens belong to no
-other rule (`mm.Steer` has words for them).
+Positions are rules (`mm.positions`), resolved when a run starts for the batch that runs; a run in which they name nothing is
+refused. `positions="all"`, the default, reaches every position and, in generation, every new token.
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +16,9 @@ from jaxtyping import Float
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction
-from mmlens.interventions.passes import GROWING, ResolvedPositions
-from mmlens.interventions.positioned import AtPoints, Finder, is_all
+from mmlens.inputs.point_rows import GROWING
+from mmlens.inputs.positions import ResolvedPositions, resolve
+from mmlens.interventions.positioned import AtPoints, Finder
 from mmlens.models.run import Run
 
 
@@ -29,7 +29,7 @@ class Replace(AtPoints):
     Args:
         at: hook name.
         values: a whole activation of that point, of the same shape as in the run to come.
-        positions: which positions of the prompt; all of them by default. New tokens of a generation are left alone.
+        positions: which positions; all of the prompt by default. New tokens of a generation are left alone.
 
     Example:
         >>> _, cache = model.run_with_cache(batch, names="hook_embed")
@@ -52,38 +52,37 @@ class Replace(AtPoints):
         """Never: values are those of the prompt."""
         return False
 
-    def reached(self, run: Run, node: Node, length: int) -> ResolvedPositions:
+    def reached(self, run: Run, node: Node, shape: Sequence[int] | None) -> ResolvedPositions:
         """The positions of the prompt that the rule means; the values must be of that prompt."""
-        if node.sequence in GROWING:
-            found = self.values.shape[0], self.values.shape[node.position_axis]
-            if found != (run.batch.size, length):
-                raise InputError(
-                    f"values for {node.name} are {list(self.values.shape)} [{node.axes}], and the batch that runs has "
-                    f"{run.batch.size} samples of {length} positions there."
-                )
-        if is_all(self.positions):
-            return ResolvedPositions(torch.ones(1, length, dtype=torch.bool))
-        return super().reached(run, node, length)
+        resolved = resolve(self.rule, run.batch, node, shape)
+        found = self.values.shape[0], self.values.shape[node.position_axis]
+        if node.sequence in GROWING and found != (run.batch.size, resolved.point.length):
+            raise InputError(
+                f"values for {node.name} are {list(self.values.shape)} [{node.axes}], and the batch that runs has "
+                f"{run.batch.size} samples of {resolved.point.length} positions there."
+            )
+        return resolved
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:
         axis = node.position_axis
 
         def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            held = find(activation)
-            if held.marks is False:
+            found = find(activation)
+            growing, length = node.sequence in GROWING, self.values.shape[axis]
+            if found.marks is False or (growing and found.first >= length):
                 return None
             # without a KV cache a step of a generation holds the prompt and what was written since
             count = activation.shape[axis]
-            last = min(held.first + count, self.values.shape[axis]) if node.sequence in GROWING else count
+            last = min(found.first + count, length) if growing else count
             whole = list(activation.shape)
-            whole[axis] = self.values.shape[axis] if node.sequence in GROWING else count
+            whole[axis] = length if growing else count
             if list(self.values.shape) != whole:
                 raise InputError(
                     f"values for {node.name} are {list(self.values.shape)}, the run's activation {list(activation.shape)}."
                 )
-            new = self.values.to(activation).narrow(axis, held.first, last - held.first)
-            rest = activation.narrow(axis, last - held.first, count - (last - held.first))
-            return held.put(activation, torch.cat([new, rest], dim=axis))
+            new = self.values.to(activation).narrow(axis, found.first, last - found.first)
+            rest = activation.narrow(axis, last - found.first, count - (last - found.first))
+            return found.put(activation, torch.cat([new, rest], dim=axis))
 
         return replace
 
@@ -96,7 +95,7 @@ class Add(AtPoints):
         at: hook names.
         direction: as wide as the points' last axis.
         alpha: its strength.
-        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        positions: which positions; `"all"` (the default) means every step of a generation too.
 
     Example:
         >>> with model.intervene(Add("blocks.1.hook_resid_post", model.W_U[:, 5], alpha=2.0)):
@@ -126,7 +125,7 @@ class Scale(AtPoints):
     Args:
         at: hook names.
         factor: the multiplier.
-        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        positions: which positions; `"all"` (the default) means every step of a generation too.
 
     Example:
         >>> with model.intervene(Scale("blocks.1.hook_mlp_out", 0.5, positions="image")):
@@ -148,7 +147,7 @@ class Clamp(AtPoints):
         at: hook names.
         low: lower bound; None for none.
         high: upper bound; None for none.
-        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        positions: which positions; `"all"` (the default) means every step of a generation too.
 
     Example:
         >>> with model.intervene(Clamp("blocks.*.mlp.hook_post", high=1.0)):
@@ -180,7 +179,7 @@ class Noise(AtPoints):
         at: hook names.
         sigma: standard deviation, in the activation's own unit.
         seed: of the noise.
-        positions: which positions of the prompt; `"all"` (the default) means every step of a generation too.
+        positions: which positions; `"all"` (the default) means every step of a generation too.
 
     Example:
         >>> with model.intervene(Noise("hook_embed", sigma=0.1, seed=1, positions="image")):

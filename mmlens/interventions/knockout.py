@@ -6,7 +6,7 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -14,13 +14,15 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
+from mmlens.core.positions import Positions, as_rule
 from mmlens.hooks.attention import allowed_by
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.passes import GROWING, Passes, refuse_known_positions, run_of
-from mmlens.interventions.positioned import marked, per_entry
-from mmlens.interventions.sample_rows import RowRule, sequence_length
+from mmlens.inputs.point_rows import GROWING, sequence_length
+from mmlens.inputs.positions import ResolvedPositions, resolve
+from mmlens.interventions.passes import Passes, refuse_known_positions, run_of
+from mmlens.interventions.positioned import new_tokens_read, once_per_prompt, per_entry
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
@@ -34,7 +36,7 @@ class KnockOut:
     """Cut attention from some positions to others: their scores become minus infinity, and the rest shares the pattern.
 
     Args:
-        queries: the positions that look: a rule, or one list of rows per sample.
+        queries: the positions that look (see `mm.positions`): new tokens of a generation too, where the rule means them.
         keys: the positions that they may no longer look at.
         layers: block numbers; None for all.
         heads: head numbers; None for all.
@@ -42,30 +44,29 @@ class KnockOut:
         stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
         attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
             prompt that an encoder read; queries are on the block's own, in a decoder what it has written.
-        generated: cut the new tokens of a generation from the keys too.
-
-    Positions are those of the prompt of whatever batch runs.
 
     Example:
-        >>> with model.intervene(KnockOut("last", "image", layers=range(0, 3))):
-        ...     logits = model(batch)
+        >>> from mmlens import positions
+        >>> with model.intervene(KnockOut(positions.last | positions.generated, "image", layers=range(0, 3))):
+        ...     answer = model.generate(batch, max_new_tokens=3)
     """
 
-    queries: RowRule
-    keys: RowRule
+    queries: Positions
+    keys: Positions
     layers: Sequence[int] | None = field(default=None, kw_only=True)
     heads: Sequence[int] | None = field(default=None, kw_only=True)
     part: Part = field(default="language", kw_only=True)
     stack: str = field(default="blocks", kw_only=True)
     attention: AttentionTo = field(default="self", kw_only=True)
-    generated: bool = field(default=False, kw_only=True)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per block.
 
         Raises:
-            InputError: if blocks or heads do not exist.
+            InputError: if blocks or heads do not exist, or queries or keys are no rules.
         """
+        as_rule(self.queries)
+        as_rule(self.keys)
         nodes = self._points(model)
         require_batch_axis(nodes[0])
         heads = head_mask(model, nodes[0], self.heads)
@@ -79,17 +80,24 @@ class KnockOut:
         """
         node = self._points(run.model)[0]
         if None not in _lengths(run.model, run.batch, node):  # else only the pass tells how many rows there are
-            self._cut(run, node)
+            self._cut(run, node, None)
 
     def _points(self, model: HookedMultimodal) -> list[Node]:
         return score_points(model, self.part, self.layers, stack=self.stack, attention=self.attention)
 
-    def _cut(self, run: Run, node: Node, shape: Sequence[int] = ()) -> Bool[torch.Tensor, "batch query key"]:
-        """The pairs of the prompt's positions that are cut; `shape` as for `cut_pairs`."""
+    def _cut(self, run: Run, node: Node, shape: Sequence[int] | None) -> "CutPairs":
+        """What is cut in a run; `shape` is that of the scores, where only the run tells it."""
         if node.sequence in GROWING:
             refuse_known_positions(run)
-        found = partial(cut_pairs, run.model, run.batch, node, self.queries, self.keys, shape=shape)
-        return run.remember((id(self), node.part), found)
+
+        def find() -> CutPairs:
+            found = CutPairs.of(
+                run.model, run.batch, node, self.queries, self.keys, shape=shape, steps=new_tokens_read(run)
+            )
+            found.require()
+            return found
+
+        return run.remember((id(self), node.part), find)
 
     def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
         key = object()
@@ -97,24 +105,123 @@ class KnockOut:
 
         def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
             run = run_of(model, node)
-            cut = self._cut(run, node, scores.shape[-2:])
+            cut = self._cut(run, node, once_per_prompt(scores.shape, node, run))
             n_query, n_key = scores.shape[-2:]
-            first = run.remember(key, lambda: Passes.of(run, node, cut.shape[1])).next(node, n_query)
-            pairs = _pairs(cut, first, n_query, n_key, self.generated)[:, None]
+            first = run.remember(key, lambda: Passes.of(run, node, cut.prompt.shape[1])).next(node, n_query)
+            pairs = cut.of_pass(first, n_query, n_key)[:, None]
             pairs = pairs if heads is None else pairs & heads[:, None, None]
             return cut_scores(scores, per_entry(pairs, len(scores), node, run), node, by_mask=by_mask)
 
         return fill
 
 
-def _pairs(cut: torch.Tensor, first: int, n_query: int, n_key: int, generated: bool) -> torch.Tensor:
-    """The pairs of one pass: of the prompt's positions in it and, where asked for, of the new ones."""
-    pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
-    old = cut[:, first : first + n_query, :n_key]  # a prompt that is read in pieces has no later keys yet
-    pairs[:, : old.shape[1], : old.shape[2]] = old
-    if generated:
-        pairs[:, old.shape[1] :, : old.shape[2]] = cut.any(1)[:, None, :n_key]
-    return pairs
+@dataclass(frozen=True, eq=False)
+class CutPairs:
+    """The pairs of positions that a knock-out cuts.
+
+    Where tokens are written, a position sees those before it and itself, unless only the model's mask says what it sees
+    (`mask_decides`): then pairs that it hides may be among these.
+
+    Attributes:
+        queries, keys: what the rules mean.
+        seen: True at pairs of the prompt that see each other, per sample; in towers per picture or tile.
+    """
+
+    queries: ResolvedPositions
+    keys: ResolvedPositions
+    seen: Bool[torch.Tensor, "entry query key"]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedMultimodal,
+        batch: MultimodalBatch,
+        node: Node,
+        queries: Positions,
+        keys: Positions,
+        *,
+        shape: Sequence[int] | None = None,
+        steps: int | None = 0,
+    ) -> "CutPairs":
+        """The pairs that rules mean.
+
+        Args:
+            model: the hooked model.
+            batch: the batch.
+            node: attention scores.
+            queries, keys: position rules.
+            shape: of the scores in the run under way, for sequences whose length the batch does not tell.
+            steps: how many new tokens the run reads; None for no bound.
+
+        Raises:
+            InputError: if a rule means nothing.
+        """
+        require_batch_axis(node)
+        looked_at = _looked_at(model, node)
+        if shape is None:
+            for place, known in zip((node, looked_at), _lengths(model, batch, node), strict=True):
+                if known is None:
+                    raise InputError(
+                        f"The length of the {place.sequence} sequence is not known before a run. Cut elsewhere, or in single "
+                        "runs: with model.intervene(KnockOut(...))."
+                    )
+        key_shape = None
+        if shape is not None:
+            key_shape = [shape[-1]] * len(looked_at.axes.split())
+            key_shape[0] = shape[0]
+        asking = resolve(as_rule(queries), batch, node, shape, steps=steps)
+        asked = resolve(as_rule(keys), batch, looked_at, key_shape, steps=steps)
+        seen = torch.ones(len(asking.mask), asking.mask.shape[1], asked.mask.shape[1], dtype=torch.bool)
+        decides = mask_decides(model, node)
+        if (
+            looked_at.sequence == model.graph["hook_logits"].sequence and not decides
+        ):  # an encoder sees all of the prompt
+            seen = seen.tril()
+        if looked_at.sequence == "language":
+            seen = seen & batch.layout.is_token[:, None, :]
+        return cls(asking, asked, seen)
+
+    @cached_property
+    def prompt(self) -> Bool[torch.Tensor, "entry query key"]:
+        """The pairs of the prompt that are cut."""
+        return self.seen & self.queries.mask[:, :, None] & self.keys.mask[:, None, :]
+
+    def require(self) -> None:
+        """Refuse cuts of nothing, and of everything.
+
+        Raises:
+            InputError: if no pair is left to cut in a sample that has such positions, or a query would have no key left.
+        """
+        cut, rules = self.prompt, f"queries={self.queries.rule!r} see none of keys={self.keys.rule!r}"
+        later = self.queries.new(0, 64).any(1) if self.queries.point.node.sequence in GROWING else torch.zeros(0).bool()
+        idle = self.queries.mask.any(1) & self.keys.mask.any(1) & ~cut.any(2).any(1)
+        idle = idle & ~later if len(later) == len(idle) else idle
+        if idle.any() or not (cut.any() or later.any()):
+            raise InputError(
+                f"{rules} in samples {idle.nonzero().flatten().tolist()} anyway: a position sees itself and those before."
+            )
+        blind = cut.any(2) & ~(self.seen & ~cut).any(2)
+        if blind.any():
+            sample, position = blind.nonzero()[0].tolist()
+            raise InputError(
+                f"Position {position} of sample {sample} would have no key left to look at; leave it out of queries, or one of "
+                "the positions that it sees (itself, say) out of keys."
+            )
+
+    def of_pass(self, first: int, n_query: int, n_key: int) -> Bool[torch.Tensor, "entry query key"]:
+        """The pairs of one pass: of the prompt's positions in it, and of the new ones."""
+        cut = self.prompt
+        pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
+        old = cut[:, first : first + n_query, :n_key]  # a prompt that is read in pieces has no later keys yet
+        pairs[:, : old.shape[1], : old.shape[2]] = old
+        if old.shape[1] < n_query:
+            length = cut.shape[1]
+            new = self.queries.new(max(first, length) - length, n_query - old.shape[1])
+            keys = self.keys.mask[:, :n_key]
+            if self.keys.point.node.sequence in GROWING and n_key > keys.shape[1]:
+                keys = torch.cat([keys, self.keys.new(0, n_key - keys.shape[1])], dim=1)
+            pairs[:, old.shape[1] :, : keys.shape[1]] = new[:, :, None] & keys[:, None, :]
+        return pairs
 
 
 def mask_decides(model: HookedMultimodal, node: Node) -> bool:
@@ -218,81 +325,12 @@ def require_batch_axis(node: Node) -> None:
         )
 
 
-def cut_pairs(
-    model: HookedMultimodal,
-    batch: MultimodalBatch,
-    node: Node,
-    queries: RowRule,
-    keys: RowRule,
-    *,
-    shape: Sequence[int] = (),
-) -> Bool[torch.Tensor, "batch query key"]:
-    """The pairs of positions that a knock-out cuts, of those that see each other.
-
-    Args:
-        model: the hooked model.
-        batch: the batch.
-        node: attention scores. Where tokens are written, a position sees those before it and itself, unless only the model's
-            mask says what it sees (`mask_decides`): then pairs that it hides may be among those that are returned.
-        queries, keys: position rules.
-        shape: numbers of queries and keys in a pass, for sequences whose length the batch does not tell (learned queries).
-
-    Returns:
-        One table per sample; in towers one for all, or one per picture or tile.
-
-    Raises:
-        InputError: if no pair is left to cut, or a query would have no key left.
-    """
-    require_batch_axis(node)
-    looked_at = _looked_at(model, node)
-    lengths = [known or found for known, found in zip(_lengths(model, batch, node), shape or (None, None), strict=True)]
-    asking = _marked(batch, queries, node.sequence, lengths[0])
-    asked = _marked(batch, keys, looked_at, lengths[1])
-    size = batch.size if node.sequence in GROWING else max(len(asking), len(asked))
-    seen = torch.ones(size, asking.shape[1], asked.shape[1], dtype=torch.bool)
-    if looked_at == model.graph["hook_logits"].sequence and not mask_decides(
-        model, node
-    ):  # an encoder sees all of the prompt
-        seen = seen.tril()
-    if looked_at == "language":
-        seen = seen & batch.layout.is_token[:, None, :]
-    cut = seen & asking[:, :, None] & asked[:, None, :]
-    if not cut.any(2).any(1).all():
-        empty = (~cut.any(2).any(1)).nonzero().flatten().tolist()
-        raise InputError(
-            f"queries={queries!r} see none of keys={keys!r} in samples {empty} anyway: a position sees itself and those before."
-        )
-    blind = cut.any(2) & ~(seen & ~cut).any(2)
-    if blind.any():
-        sample, position = blind.nonzero()[0].tolist()
-        raise InputError(
-            f"Position {position} of sample {sample} would have no key left to look at; leave it out of queries, or one of "
-            "the positions that it sees (itself, say) out of keys."
-        )
-    return cut
-
-
-def _looked_at(model: HookedMultimodal, node: Node) -> str:
-    """The sequence that keys are on."""
-    return model.graph[node.name.replace("attn_scores", "k")].sequence
+def _looked_at(model: HookedMultimodal, node: Node) -> Node:
+    """The point whose rows are the keys."""
+    return model.graph[node.name.replace("attn_scores", "k")]
 
 
 def _lengths(model: HookedMultimodal, batch: MultimodalBatch, node: Node) -> tuple[int | None, int | None]:
     """How many queries and keys there are, where the batch tells."""
-    return sequence_length(batch, node.sequence), sequence_length(batch, _looked_at(model, node))
-
-
-def _marked(
-    batch: MultimodalBatch, rule: RowRule, sequence: str, length: int | None
-) -> Bool[torch.Tensor, "batch pos"]:
-    """True at the positions of a rule on a sequence.
-
-    Raises:
-        InputError: if only a run tells how long it is.
-    """
-    if length is None:
-        raise InputError(
-            f"The length of the {sequence} sequence is not known before a run. Cut elsewhere, or in single runs: "
-            "with model.intervene(KnockOut(...))."
-        )
-    return marked(batch, rule, sequence, length)
+    looked_at = _looked_at(model, node)
+    return sequence_length(batch, node.sequence), sequence_length(batch, looked_at.sequence)

@@ -1,19 +1,14 @@
 """Which run is under way, and which positions of a sequence the pass holds that now reaches a point."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
-from mmlens.interventions.sample_rows import sequence_length
+from mmlens.inputs.point_rows import GROWING, sequence_length
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
-
-#: Sequences that new tokens follow in a generation.
-GROWING = ("language", "decoder")
 
 
 def run_of(model: HookedMultimodal, node: Node) -> Run:
@@ -114,34 +109,3 @@ def refuse_known_positions(run: Run) -> None:
             "The run goes on from past_key_values of an earlier one, so that positions of the prompt cannot be told; run the "
             "whole prompt without past_key_values."
         )
-
-
-@dataclass(frozen=True, eq=False)
-class ResolvedPositions:
-    """What a rule means in one run, on one sequence.
-
-    Attributes:
-        prompt: True at positions that the run starts from: one row for all samples, or one each.
-        new: which positions after them, counted from the prompt's start.
-    """
-
-    prompt: Bool[torch.Tensor, "batch pos"]
-    new: range = range(0)
-
-    @cached_property
-    def _on_device(self) -> dict[torch.device, torch.Tensor | bool]:
-        return {}
-
-    def held(self, first: int, count: int, device: torch.device) -> torch.Tensor | bool:
-        """True at the rows of a pass that are meant, `[batch pos]`; True or False where it is all or none of them."""
-        length = self.prompt.shape[1]
-        new = [at in self.new for at in range(max(first, length), first + count)]
-        if first >= length and all(new) == any(new):
-            return all(new)
-        if (first, count) == (0, length):
-            if device not in self._on_device:
-                self._on_device[device] = self.prompt.to(device) if self.prompt.any() else False
-            return self._on_device[device]
-        later = torch.tensor(new, dtype=torch.bool).expand(len(self.prompt), -1)
-        rows = torch.cat([self.prompt[:, first : first + count], later], dim=1)
-        return rows.to(device) if rows.any() else False

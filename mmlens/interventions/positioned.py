@@ -1,21 +1,21 @@
 """Which rows of a point's activation an intervention reaches: its rule is resolved against the batch of each run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool
 
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
+from mmlens.core.positions import Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.passes import GROWING, Follower, ResolvedPositions, refuse_known_positions
-from mmlens.interventions.sample_rows import RowRule, is_listed, listed_rows, sequence_length
+from mmlens.inputs.point_rows import GROWING, PointRows, sequence_length
+from mmlens.inputs.positions import ResolvedPositions, resolve
+from mmlens.interventions.passes import Follower, refuse_known_positions
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
@@ -44,20 +44,32 @@ class RowMask:
 Finder: TypeAlias = Callable[[torch.Tensor], RowMask]
 
 
+@dataclass(frozen=True)
 class PositionedIntervention(ABC):
-    """What interventions at some positions share: when a run starts, their rule is resolved against its batch."""
+    """An intervention at some positions: when a run starts, their rule is resolved against its batch.
+
+    Attributes:
+        positions: which positions (see `mm.positions`); `"all"` means every position of the prompt and every new token.
+    """
+
+    positions: Positions = field(default="all", kw_only=True)
+
+    @property
+    def rule(self) -> Rule:
+        """The positions as a rule."""
+        return as_rule(self.positions)
 
     @abstractmethod
     def points(self, model: HookedMultimodal) -> Iterable[Node]:
         """Where it acts."""
 
-    @abstractmethod
-    def reached(self, run: Run, node: Node, length: int) -> ResolvedPositions:
-        """What the rule means on a point's sequence of `length` positions; raises InputError if that is nothing."""
-
     def everywhere(self, node: Node) -> bool:
         """Whether every row of every pass is meant, whatever runs."""
-        return False
+        return self.rule == Named("all")
+
+    def reached(self, run: Run, node: Node, shape: Sequence[int] | None) -> ResolvedPositions:
+        """What the rule means at a point, given the shape of its tensor once the run gets there; InputError if nothing."""
+        return resolve(self.rule, run.batch, node, shape, steps=new_tokens_read(run))
 
     def starts(self, run: Run) -> None:
         """Resolve the rule against the batch that is about to run.
@@ -68,10 +80,8 @@ class PositionedIntervention(ABC):
             InputError: if it names nothing there, or positions that do not exist.
         """
         for node in self.points(run.model):
-            if not self.everywhere(node):
-                length = sequence_length(run.batch, node.sequence)
-                if length is not None:
-                    self._resolved(run, node, length)
+            if not self.everywhere(node) and sequence_length(run.batch, node.sequence) is not None:
+                self._resolved(run, node, None)
 
     def finder(self, model: HookedMultimodal, node: Node) -> Finder:
         """Finds the rows that are meant in every pass of every run, at one point."""
@@ -80,26 +90,49 @@ class PositionedIntervention(ABC):
         follow = Follower(model, node)
 
         def find(activation: torch.Tensor) -> RowMask:
-            run, length, first = follow(activation)
-            where = self._resolved(run, node, length)
-            marks = where.held(first, activation.shape[node.position_axis], activation.device)
+            run, _, first = follow(activation)
+            shape = None if node.sequence in GROWING else once_per_prompt(activation.shape, node, run)
+            where = self._resolved(run, node, shape)
+            marks = where.marks(first, activation.shape[node.position_axis], activation.device)
             return RowMask(marks if isinstance(marks, bool) else _shaped(marks, activation, node, run), first)
 
         return find
 
-    def _resolved(self, run: Run, node: Node, length: int) -> ResolvedPositions:
-        return run.remember((id(self), node.sequence, node.axes, length), lambda: self._checked(run, node, length))
+    def _resolved(self, run: Run, node: Node, shape: tuple[int, ...] | None) -> ResolvedPositions:
+        size = shape and (shape[0], shape[node.position_axis])
+        return run.remember(
+            (id(self), node.part, node.sequence, node.axes, size), lambda: self._checked(run, node, shape)
+        )
 
-    def _checked(self, run: Run, node: Node, length: int) -> ResolvedPositions:
+    def _checked(self, run: Run, node: Node, shape: tuple[int, ...] | None) -> ResolvedPositions:
         if node.sequence in GROWING:
             refuse_known_positions(run)
-        return self.reached(run, node, length)
+        return self.reached(run, node, shape)
+
+
+def new_tokens_read(run: Run) -> int | None:
+    """How many new tokens a run reads: the last one is written and not read; None where that is not bounded."""
+    if run.kind == "forward":
+        return 0
+    bound = run.options.get("max_new_tokens")
+    return None if bound is None else max(bound - 1, 0)
+
+
+def once_per_prompt(shape: Sequence[int], node: Node, run: Run) -> tuple[int, ...]:
+    """The shape of a tower's tensor as if each prompt stood in the batch once: a generation holds it for every beam."""
+    axis = batch_axis(node.axes)
+    known = PointRows.of(run.batch, node)
+    count, expected = (shape[node.position_axis], known.length) if axis is None else (shape[axis], known.entries)
+    if run.kind == "forward" or not expected or count <= expected or count % expected:
+        return tuple(shape)
+    place = node.position_axis if axis is None else axis
+    return tuple(expected if i == place else length for i, length in enumerate(shape))
 
 
 def _shaped(marks: torch.Tensor, activation: torch.Tensor, node: Node, run: Run) -> torch.Tensor:
-    """Marks `[batch pos]` made broadcastable to an activation."""
+    """Marks `[entry pos]` made broadcastable to an activation."""
     shape = [1] * activation.ndim
-    shape[node.position_axis] = marks.shape[1]
+    shape[node.position_axis] = activation.shape[node.position_axis]
     axis = batch_axis(node.axes)
     if axis is None:
         return marks[0].reshape(shape)
@@ -109,10 +142,10 @@ def _shaped(marks: torch.Tensor, activation: torch.Tensor, node: Node, run: Run)
 
 
 def per_entry(marks: torch.Tensor, entries: int, node: Node, run: Run) -> torch.Tensor:
-    """Marks with a row for each entry of a point's batch axis, or one for all.
+    """Marks with a row for each entry of a point's batch axis.
 
     Args:
-        marks: a row for each sample (in towers: picture or tile), or one for all.
+        marks: a row for each sample (in towers: picture or tile).
         entries: length of the batch axis.
         node: the point.
         run: what runs; a generation holds each prompt once for every beam.
@@ -120,125 +153,18 @@ def per_entry(marks: torch.Tensor, entries: int, node: Node, run: Run) -> torch.
     Raises:
         InputError: if it is not known which entry is whose.
     """
-    if len(marks) in (1, entries):
+    if len(marks) == entries:
         return marks
-    if run.kind == "forward" or entries % len(marks) or node.sequence not in GROWING:
+    if run.kind == "forward" or entries % len(marks):
         raise InputError(
-            f"positions mean other rows in each of {len(marks)} samples, and {node.name} has {entries} entries along its batch "
-            "axis (pictures, tiles); give positions that are the same for all."
+            f"{node.name} has {entries} entries along its batch axis in this run, and the batch has {len(marks)} there, so that "
+            "it is not known which are whose; run the samples one by one."
         )
     return marks.repeat_interleave(entries // len(marks), dim=0)
 
 
-def marked(batch: MultimodalBatch, positions: RowRule, sequence: str, length: int) -> Bool[torch.Tensor, "batch pos"]:
-    """True at the positions of a rule; samples may differ in how many they have.
-
-    Args:
-        batch: the batch.
-        positions: the rule, or one list of rows per sample; on the language sequence `"all"` leaves padding out.
-        sequence: what positions run over.
-        length: how many there are.
-
-    Returns:
-        A row per sample (in towers: per picture or tile), or one row that is the same for all.
-
-    Raises:
-        InputError: if the rule names nothing.
-    """
-    layout = batch.layout
-    words = {"image": layout.is_image, "text": layout.is_token & ~layout.is_image, "all": layout.is_token}
-    if sequence == "language" and isinstance(positions, str) and positions in words:
-        found = words[positions]
-        if not found.any():
-            raise InputError(f"positions={positions!r} names nothing: no sample has {positions} positions.")
-        return found
-    if is_listed(positions):
-        rows = listed_rows(layout, positions, sequence, length)  # type: ignore[arg-type]
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        for sample, own in enumerate(rows):
-            mask[sample, own.cpu()] = True
-        return mask
-    found = layout.rows(positions, sequence, length).cpu()  # type: ignore[arg-type]
-    found = found if found.ndim == 2 else found[None]
-    return torch.zeros(len(found), length, dtype=torch.bool).scatter(1, found, True)
-
-
-def reached_by(batch: MultimodalBatch, positions: RowRule, node: Node, length: int) -> ResolvedPositions:
-    """The positions of the prompt that a rule means at a point; new tokens are none of them.
-
-    Raises:
-        InputError: if it names nothing in one of the samples, or positions that do not exist.
-    """
-    by_number = not isinstance(positions, str | slice)
-    per_sample = by_number and (is_listed(positions) or torch.as_tensor(positions).ndim == 2)
-    owners = [places.sample for places in batch.layout.places]
-    if per_sample and node.sequence not in GROWING and owners not in ([], list(range(batch.size))):
-        raise InputError(
-            f"positions differ by sample, and {node.name} holds pictures, of which the {batch.size} samples have "
-            f"{len(owners)}; give positions [row] that are the same for all."
-        )
-    found = marked(batch, positions, node.sequence, length)
-    empty = (~found.any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise InputError(f"positions={positions!r} names nothing in samples {empty}.")
-    if batch_axis(node.axes) is None and len(found) > 1:
-        raise InputError(
-            f"{node.name} has no batch axis (all pictures in one sequence); give positions [row] along that sequence."
-        )
-    return ResolvedPositions(found)
-
-
-def is_all(positions: Any) -> bool:
-    """Whether a rule is the word for every row."""
-    return isinstance(positions, str) and positions == "all"
-
-
-def require_rule(positions: RowRule) -> None:
-    """Refuse, whatever runs, what is no rule.
-
-    Raises:
-        InputError: for unknown words, and slices that go backwards.
-    """
-    words = ("all", "image", "text", "last")
-    if isinstance(positions, str) and positions not in words:
-        raise InputError(
-            f"positions={positions!r} is unknown; the words are {', '.join(map(repr, words[:-1]))} and {words[-1]!r}."
-        )
-    require_forward(positions)
-
-
-def require_forward(positions: Any) -> None:
-    """Refuse slices that go backwards.
-
-    Raises:
-        InputError: for one.
-    """
-    if isinstance(positions, slice) and positions.step is not None and positions.step < 1:
-        raise InputError(f"positions={positions!r} must go forward: its step is at least 1.")
-
-
 @dataclass(frozen=True)
-class AtPositions(PositionedIntervention):
-    """An intervention at some positions of the prompt.
-
-    Attributes:
-        positions: which positions of the prompt, of the batch that runs; `"all"` means every position, and every step of a
-            generation too.
-    """
-
-    positions: RowRule = field(default="all", kw_only=True)
-
-    def everywhere(self, node: Node) -> bool:
-        """Whether every row of every pass is meant."""
-        return is_all(self.positions)
-
-    def reached(self, run: Run, node: Node, length: int) -> ResolvedPositions:
-        """The positions of the prompt that the rule means."""
-        return reached_by(run.batch, self.positions, node, length)
-
-
-@dataclass(frozen=True)
-class AtPoints(AtPositions):
+class AtPoints(PositionedIntervention):
     """An intervention at some points and positions: says where; what happens there is its subclasses' part.
 
     Attributes:
@@ -253,7 +179,7 @@ class AtPoints(AtPositions):
         Raises:
             InputError: if a point does not exist, positions are no rule, or what is put there does not fit.
         """
-        require_rule(self.positions)
+        as_rule(self.positions)
         nodes = self.points(model)
         for node in nodes:
             self.check(node)
@@ -272,7 +198,7 @@ class AtPoints(AtPositions):
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:
         def act(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
-            held = find(activation)
-            return None if held.marks is False else held.put(activation, self.change(activation, node))
+            found = find(activation)
+            return None if found.marks is False else found.put(activation, self.change(activation, node))
 
         return act

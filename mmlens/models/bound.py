@@ -8,7 +8,7 @@ import torch
 from transformer_lens.utilities import Slice
 
 from mmlens.core.errors import InputError
-from mmlens.core.units import Positions
+from mmlens.core.positions import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch, picture_positions

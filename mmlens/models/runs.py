@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.names import Names
-from mmlens.core.units import Positions
+from mmlens.core.positions import ALL, Positions, as_rule
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
@@ -18,6 +18,7 @@ from mmlens.inputs.images import Picture
 from mmlens.inputs.inputs import Batch, Inputs
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images
+from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import Recorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
@@ -187,7 +188,8 @@ class Runs:
         Args:
             batch: as for `forward`.
             names: which points; by default all except attention scores and patterns, which are large and have to be named.
-            positions: which positions to keep: `"all"`, `"image"`, `"text"`, `"last"`, indices, a slice or a tensor.
+            positions: which positions to keep (see `mm.positions`). With any but `"all"` the first axis runs over samples at
+                every point, and samples that have fewer rows end in NaN: `cache.samples(name)` gives each its own.
             device: where to keep them, e.g. `"cpu"`; by default where they are.
             tensors: keyword tensors.
 
@@ -196,13 +198,13 @@ class Runs:
 
         Raises:
             UnknownNameError: if a name matches nothing.
-            InputError: for positions out of range or that samples do not share; before the forward pass where the
-                sequence's length is known.
+            InputError: for positions that do not exist or mean nothing at a point; before the forward pass where the sequence's
+                length is known.
         """
         nodes = self.default_points if names is None else self.model.graph.select(names)
-        everything = isinstance(positions, str) and positions == "all"
-        layout = None if everything else self.inputs.batch(batch, **tensors).layout
-        recorder = Recorder(nodes, layout, positions, device)
+        rule = as_rule(positions)
+        reader = None if rule == ALL else RowReader(rule, self.inputs.batch(batch, **tensors), nodes)
+        recorder = Recorder(nodes, reader, device)
         logits = self.run_with_hooks(batch, fwd_hooks=recorder.hooks, **tensors)
         return logits, recorder.cache(self.model)
 

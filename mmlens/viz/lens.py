@@ -32,10 +32,11 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
         sample: which sample.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    columns = lens.positions[sample].tolist()[-_MOST_COLUMNS:]
-    first = lens.positions.shape[1] - len(columns)
-    best = lens.probabilities[sample, :, first:, 0]
-    words = lens.top_tokens[sample, :, first:, 0]
+    count = lens.counts[sample]
+    columns = lens.positions[sample].tolist()[max(count - _MOST_COLUMNS, 0) : count]
+    first = count - len(columns)
+    best = lens.probabilities[sample, :, first:count, 0]
+    words = lens.top_tokens[sample, :, first:count, 0]
     figure = canvas(
         1.9 + max(0.62 * len(columns), 1.2), 1.3 + min(0.28, 9.5 / len(lens.points)) * len(lens.points), figure
     )
@@ -51,7 +52,7 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
             word = shown(lens.strings[token], _LETTERS)
             axes.text(j, i, word, ha="center", va="center", fontsize=size, color=color, **text_options())
     rows, axis = rows_of(lens.points)
-    cut = f", last {len(columns)} of {lens.positions.shape[1]}" if first else ""
+    cut = f", last {len(columns)} of {count}" if first else ""
     dress(axes, x=f"token read at{cut}", y=axis)
     axes.spines[:].set_visible(False)
     name_rows(axes, rows, height - 1.3)

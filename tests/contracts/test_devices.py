@@ -405,14 +405,14 @@ def patchscopes(here: Here) -> Any:
 def collecting(here: Here) -> Any:
     quiet = {"at": "blocks.*.hook_resid_post", "batch_size": 2, "dtype": "float32", "progress": False}
     stores = [
-        mm.collect(here.model, here.samples, positions="last", generate=False, **quiet),
+        mm.collect(here.model, here.samples, positions="last", **quiet),
         mm.collect(here.model, here.samples, token=["red", "blue", "green", "yellow"], max_new_tokens=5, **quiet),
         mm.collect(here.model, here.samples, positions="generated", max_new_tokens=2, **quiet),
-        mm.collect(here.model, here.samples, positions="image", generate=False, into=here.folder / "store", **quiet),
+        mm.collect(here.model, here.samples, positions="image", into=here.folder / "store", **quiet),
     ]
     return [
         [store.at(AT) for store in stores],
-        str(mm.size_estimate(here.model, here.samples, at=AT, positions="last", generate=False)),
+        str(mm.size_estimate(here.model, here.samples, at=AT, positions="last")),
     ]
 
 
@@ -429,9 +429,7 @@ def concepts(here: Here) -> Any:
     )
     bank = found["semi_nmf"]
     bank.save(here.folder / "bank.safetensors")
-    store = mm.collect(
-        here.model, here.samples, at=AT, positions="last", generate=False, dtype="float32", progress=False
-    )
+    store = mm.collect(here.model, here.samples, at=AT, positions="last", dtype="float32", progress=False)
     few = mm.extract_concepts(store, 2)
     return [
         found,

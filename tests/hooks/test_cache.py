@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mmlens.core import results
 from mmlens.core.errors import InputError
-from mmlens.hooks.cache import ActivationCache, gather_rows
+from mmlens.hooks.cache import ActivationCache, gather_samples
 from tests.conftest import Subject
 
 
@@ -59,24 +59,37 @@ def test_positions_of_the_language_model(llava: Subject) -> None:
     model, name = llava.model, "blocks.1.hook_resid_post"
     for kind in ("left", "right"):
         batch, whole = llava.batches[kind], by_hand(llava, name, kind)
-        length, image = whole.shape[1], batch.layout.image
-        last = [int(row.nonzero().max()) for row in batch["attention_mask"]]
-        ragged = torch.tensor([[3, 1], [0, -1]])
-        cases: list[tuple[Any, torch.Tensor]] = [
-            ("image", torch.stack([whole[i, image[i]] for i in range(2)])),
-            ("last", torch.stack([whole[i, last[i]] for i in range(2)])[:, None]),
-            (4, whole[:, [4]]),
-            (-1, whole[:, [length - 1]]),
-            ([5, 2, -2], whole[:, [5, 2, length - 2]]),
-            (slice(2, 9, 3), whole[:, 2:9:3]),
-            (torch.tensor([7]), whole[:, [7]]),
-            (ragged, torch.stack([whole[0, [3, 1]], whole[1, [0, length - 1]]])),
-            ("all", whole),
+        own = [row.nonzero().flatten().tolist() for row in batch["attention_mask"]]
+        image = [rows.tolist() for rows in batch.layout.image]
+        each = torch.tensor([[3, 1], [0, -1]])
+        cases: list[tuple[Any, list[list[int]]]] = [
+            ("image", image),
+            ("last", [rows[-1:] for rows in own]),
+            (4, [[rows[4]] for rows in own]),
+            (-1, [rows[-1:] for rows in own]),
+            ([5, 2, -2], [[rows[5], rows[2], rows[-2]] for rows in own]),
+            (slice(2, 9, 3), [rows[2:9:3] for rows in own]),
+            (torch.tensor([7]), [[rows[7]] for rows in own]),
+            (each, [[own[0][3], own[0][1]], [own[1][0], own[1][-1]]]),
+            # samples with different numbers of tokens
+            ("prompt", own),
+            ("text", [[at for at in rows if at not in held] for rows, held in zip(own, image, strict=True)]),
         ]
         for positions, expected in cases:
             _, cache = model.run_with_cache(batch, names=name, positions=positions)
-            assert torch.equal(cache[name], expected), positions
-            assert cache.positions == (None if isinstance(positions, str) and positions == "all" else str(positions))
+            most = max(map(len, expected))
+            for sample, rows in enumerate(expected):
+                assert torch.equal(cache.samples(name)[sample], whole[sample, rows]), positions
+                assert torch.equal(cache[name][sample, : len(rows)], whole[sample, rows])
+                assert cache[name][sample, len(rows) :].isnan().all()
+                assert cache.mask(name)[sample].tolist() == [at < len(rows) for at in range(most)]
+            assert cache[name].shape[1] == most
+        assert cache.positions == "text"
+        _, cache = model.run_with_cache(batch, names=name)
+        assert torch.equal(cache[name], whole)
+        assert cache.positions is None
+        with pytest.raises(InputError, match="was cached with all its rows, padding too; name positions"):
+            cache.samples(name)
 
 
 @torch.no_grad()
@@ -95,8 +108,13 @@ def test_image_positions_of_every_part(llava: Subject, qwen: Subject, blip: Subj
     assert torch.equal(cache["vision.hook_embed"], by_hand(llava, "vision.hook_embed")[:, 1:])  # without the class row
     assert torch.equal(cache["projector.hook_out"], by_hand(llava, "projector.hook_out"))
     _, cache = qwen.model.run_with_cache(qwen.batches["left"], names=names, positions="image")
-    for name in names:
-        assert torch.equal(cache[name], by_hand(qwen, name)), name
+    for name in names:  # by sample, though both lie in one sequence
+        grids = [
+            places.grids["vision" if name.endswith(("embed", "in")) else "projector"]
+            for places in qwen.batches["left"].layout.places
+        ]
+        for found, grid in zip(cache.samples(name), grids, strict=True):
+            assert torch.equal(found, by_hand(qwen, name)[grid.rows]), name  # type: ignore[union-attr]
     _, cache = blip.model.run_with_cache(blip.batches["left"], names=names, positions="image")
     assert torch.equal(cache["vision.hook_embed"], by_hand(blip, "vision.hook_embed")[:, 1:])
     assert torch.equal(cache["projector.hook_in"], by_hand(blip, "projector.hook_in")[:, 1:])
@@ -196,14 +214,17 @@ def test_files_that_are_no_caches(tmp_path: Path) -> None:
         ActivationCache({}, None).save(tmp_path / "missing" / "c.safetensors")
 
 
-def test_gather_rows_against_indexing() -> None:
+def test_gathered_rows_against_indexing() -> None:
     pattern = torch.randn(2, 3, 5, 7)
-    assert torch.equal(gather_rows(pattern, "batch head query key", torch.tensor([4, 0])), pattern[:, :, [4, 0]])
-    rows = torch.tensor([[1, 2], [3, 0]])
+    rows = [torch.tensor([[0, 1], [0, 2]]), torch.tensor([[1, 3], [1, 0]])]
     expected = torch.stack([pattern[0][:, [1, 2]], pattern[1][:, [3, 0]]])
-    assert torch.equal(gather_rows(pattern, "batch head query key", rows), expected)
-    packed = torch.randn(6, 4)
-    assert torch.equal(gather_rows(packed, "patch d_vision", torch.tensor([5, 1])), packed[[5, 1]])
+    assert torch.equal(gather_samples(pattern, "batch head query key", rows), expected)
+    packed = torch.randn(3, 6, 4)  # two samples in one sequence, one of two rows and one of three
+    rows = [torch.tensor([[0, 5], [0, 1]]), torch.tensor([[0, 0], [0, 2], [0, 4]])]
+    found = gather_samples(packed, "head query key", rows)
+    assert torch.equal(found[0, :, :2], packed[:, [5, 1]])
+    assert torch.equal(found[1], packed[:, [0, 2, 4]])
+    assert found[0, :, 2].isnan().all()
 
 
 def test_it_prints_its_size(llava: Subject) -> None:

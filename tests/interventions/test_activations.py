@@ -25,8 +25,9 @@ def test_replacing_touches_exactly_the_rows_asked_for(llava: Subject, rows: Any)
         _, cache = llava.model.run_with_cache(batch, names=name)
     changed = (cache[name] != clean[name]).any(-1)
     expected = torch.zeros_like(changed)
-    for sample in range(2):
-        expected[sample, slice(None) if isinstance(rows, str) else rows if rows.ndim == 1 else rows[sample]] = True
+    for sample, is_token in enumerate(batch.layout.is_token):
+        own = is_token.nonzero().flatten()  # of each sample's own tokens
+        expected[sample, own if isinstance(rows, str) else own[rows if rows.ndim == 1 else rows[sample]]] = True
     assert torch.equal(changed, expected)
     assert (cache[name][expected] == 7).all()
 
@@ -149,19 +150,19 @@ def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
         (Add("hook_embed", torch.zeros(5)), r"as wide as hook_embed \[batch pos d_model\], 32; found shape \[5\]"),
         (
             Add("hook_embed", width, positions="picture"),
-            "'picture' is unknown; the words are 'all', 'image', 'text' and 'last'",
+            "'picture' does not stand in the text of samples .* the rules that are words: 'all', 'image', 'text', 'last'",
         ),
         (Add("hook_embed", width, positions=slice(5, 0, -1)), "must go forward: its step is at least 1"),
-        (Add("hook_embed", width, positions=[]), r"positions=\[\] name none of the 23 positions"),
-        (Add("hook_embed", width, positions=[-24]), r"name \[-24\], outside the 23 positions of the language sequence"),
-        (Scale("hook_embed", 2.0, positions=99), r"positions=99 name \[99\], outside the 23"),
+        (Add("hook_embed", width, positions=[]), r"positions=\[\] are none: give a rule of mm.positions"),
+        (Add("hook_embed", width, positions=[-24]), r"name \[-24\], outside the 19 tokens of sample 0"),
+        (Scale("hook_embed", 2.0, positions=99), r"positions.index\(99\) name \[99\], outside the 19"),
         (
             Scale("hook_embed", 2.0, positions=[torch.tensor([1])]),
             "given for 1 samples, and the batch has 2; give one list",
         ),
         (
             Scale("vision.hook_embed", 2.0, positions="text"),
-            "has no meaning on the vision sequence, which holds only picture",
+            "'text' has no meaning at vision.hook_embed, whose vision sequence holds rows of pictures and no tokens",
         ),
         (Clamp("hook_embed"), "neither low nor high"),
         (Clamp("hook_embed", low=1.0, high=0.0), "needs low <= high, found low=1.0 and high=0.0"),
@@ -171,6 +172,3 @@ def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
         for run in (llava.model, llava.model.generate):
             with pytest.raises(InputError, match=message), llava.model.intervene(what), never_entered(llava.model):
                 run(batch)
-    packed = Scale("vision.blocks.0.hook_resid_post", 2.0, positions=torch.zeros(2, 1, dtype=torch.long))
-    with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed), never_entered(qwen.model):
-        qwen.model(qwen.batches["left"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mmlens as mm
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.interventions.knockout import KnockOut
 from tests.conftest import Subject
@@ -64,7 +65,7 @@ def test_in_generation_the_new_tokens_are_cut_when_asked(llava: Subject) -> None
             weights = [pattern[i, :, -1, rows].sum() for i, rows in enumerate(image)]
             seen.append(torch.stack(weights))
 
-        cut = KnockOut("last", "image", generated=generated)
+        cut = KnockOut(positions.last | positions.generated if generated else "last", "image")
         with model.intervene(cut), model.hooks([("blocks.1.attn.hook_pattern", look)]):
             model.generate(batch, max_new_tokens=3, min_new_tokens=3)
         assert len(seen) == 3
@@ -81,7 +82,7 @@ def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
         ),
         (KnockOut("last", "image", layers=[]), "No layer was named"),
         (KnockOut("last", "image", heads=[4]), r"heads=\[4\] must name some of the 4 heads, 0..3"),
-        (KnockOut("image", [22]), r"see none of keys=\[22\] in samples \[0, 1\] anyway"),
+        (KnockOut("image", [-1]), r"see none of keys=positions.index\(-1\) in samples \[0, 1\] anyway"),
         (KnockOut("last", "all"), r"Position 22 of sample 0 would have no key left to look at"),
     ]
     for cut, message in cases:

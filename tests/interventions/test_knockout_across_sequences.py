@@ -8,6 +8,7 @@ import torch
 
 from mmlens.analysis.metrics import log_probability, per_sample
 from mmlens.analysis.patching.knockout import knock_out
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.knockout import KnockOut
@@ -51,7 +52,8 @@ def test_new_tokens_of_a_decoder_are_cut_when_asked() -> None:
         def look(pattern: torch.Tensor, hook: Any, weights: list[float] = weights) -> None:
             weights.append(float((pattern * image[:, None, None]).sum()))
 
-        cut = KnockOut("last", "image", attention="cross", generated=generated)
+        queries = positions.last | positions.generated if generated else "last"
+        cut = KnockOut(queries, "image", attention="cross")
         with model.intervene(cut), model.hooks([("blocks.1.cross_attn.hook_pattern", look)]):
             model.generate(batch, max_new_tokens=3, min_new_tokens=3)
         assert len(weights) == 3

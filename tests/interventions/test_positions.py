@@ -9,6 +9,7 @@ import torch
 from mmlens import lab
 from mmlens.analysis.metrics import logit_difference
 from mmlens.analysis.patching.sweep import patch
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron
 from mmlens.inputs.batch import MultimodalBatch
@@ -63,29 +64,33 @@ def rows_of(batch: MultimodalBatch, rule: str) -> Rows:
                 "image": image,
                 "text": [at for at in tokens if at not in image],
                 "last": tokens[-1:],
-                "index": [length - 2],
-                "slice": list(range(length - 4, length - 1)),
-                "indices": [1, length - 1],
-                "tensor": [sample, 3],
+                "index": tokens[-2:-1],
+                "slice": tokens[-4:-1],
+                "indices": [tokens[1], tokens[-1]],
+                "tensor": [tokens[sample], tokens[min(3, len(tokens) - 1)]],
                 "listed": tokens[2 : 4 + sample],
+                "raw": [tokens[2], length - 1 if batch["attention_mask"][sample, -1] else tokens[0]],
+                "words": [at for at in tokens if at not in image or at == tokens[-1]],
             }[rule]
         )
     return found
 
 
-def rule_of(rule: str, rows: Rows) -> Any:
+def rule_of(rule: str, batch: MultimodalBatch) -> Any:
     """The rule as a user gives it."""
     given: dict[str, Any] = {
         "index": -2,
         "slice": slice(-4, -1),
         "indices": [1, -1],
-        "tensor": torch.tensor(rows) if rule == "tensor" else None,
-        "listed": [torch.tensor(own) for own in rows],
+        "tensor": torch.tensor([[0, 3], [1, 3]]),
+        "listed": [torch.tensor([2, 3]), torch.tensor([2, 3, 4])],
+        "raw": positions.row(torch.tensor(rows_of(batch, "raw"))),
+        "words": (~positions.image | "last") & positions.prompt,
     }
     return given.get(rule, rule)
 
 
-RULES = ["image", "text", "last", "index", "slice", "indices", "tensor", "listed"]
+RULES = ["image", "text", "last", "index", "slice", "indices", "tensor", "listed", "raw", "words"]
 
 
 def slowly(rows: Rows, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -115,7 +120,7 @@ def test_every_rule_means_its_rows(kind: Subject, side: str) -> None:
     for rule in RULES:
         rows = rows_of(batch, rule)
         expected = model.run_with_hooks(batch, fwd_hooks=[(AT, slowly(rows, lambda x: x + 2 * vector))])
-        with model.intervene(Add(AT, vector, alpha=2.0, positions=rule_of(rule, rows))):
+        with model.intervene(Add(AT, vector, alpha=2.0, positions=rule_of(rule, batch))):
             found = model(batch)
         assert torch.equal(found, expected), rule
         assert (found - plain).abs().max() > 1e-2, f"{rule} changes nothing, so nothing is compared"
@@ -160,7 +165,7 @@ def test_steps_of_a_generation_hold_no_position_of_the_prompt(kind: Subject, use
     other = model.run_with_cache(batch, names=AT)[1][AT] + vector
     for rule in ("last", "slice", "image", "listed"):
         rows = rows_of(batch, rule)
-        given = rule_of(rule, rows)
+        given = rule_of(rule, batch)
         # what is put there are the states of the prompt with the vector on them, so that both mean the same
         what = (Add(AT, vector, positions=given), Replace(AT, other, positions=given))[rule in ("image", "listed")]
         with model.intervene(what):
@@ -212,13 +217,16 @@ def test_towers_and_projectors(llava: Subject, qwen: Subject, blip: Subject) -> 
         (llava, "left", "vision.blocks.0.hook_resid_post", "image", [list(range(1, 17))] * 2),
         (llava, "left", "vision.blocks.0.hook_resid_post", slice(-3, None), [[14, 15, 16]] * 2),
         (llava, "left", "projector.hook_out", torch.tensor([[0, 2], [5, 6]]), [[0, 2], [5, 6]]),
-        (llava, "several", "vision.hook_embed", [0, -1], [[0, 16]] * 3),
-        (qwen, "left", "vision.blocks.0.hook_resid_post", [2, -1], [2, -1]),
-        (qwen, "left", "projector.hook_out", slice(0, 5), slice(0, 5)),
+        (llava, "several", "projector.hook_out", torch.tensor([[0, 20], [5, 6]]), [[0], [4], [5, 6]]),
+        (llava, "several", "projector.hook_out", positions.image[1] - positions.row(1), [[], [0, *range(2, 16)], []]),
+        (llava, "several", "vision.hook_embed", [0, -1], [[0], [16], [0, 16]]),
+        (llava, "several", "vision.hook_embed", positions.row(0, -1), [[0, 16]] * 3),
+        (qwen, "left", "vision.blocks.0.hook_resid_post", [2, -1], [2, 15, 18, -1]),
+        (qwen, "left", "projector.hook_out", slice(0, 5), range(9)),
         (blip, "left", "projector.hook_out", [-1], [[3]] * 2),
         (blip, "left", "projector.blocks.0.hook_mlp_out", "image", [[0, 1, 2, 3]] * 2),
     ]
-    for subject, kind_of_batch, at, positions, expected in cases:
+    for subject, kind_of_batch, at, where, expected in cases:
         model, batch = subject.model, subject.batches[kind_of_batch]
         vector = direction_of(model, at)
         plain = model.run_with_cache(batch, names=at)[1][at]
@@ -228,20 +236,13 @@ def test_towers_and_projectors(llava: Subject, qwen: Subject, blip: Subject) -> 
         else:
             for entry, own in enumerate(expected):
                 wanted[entry, own] += vector
-        with model.intervene(Add(at, vector, positions=positions)):
-            assert torch.equal(model.run_with_cache(batch, names=at)[1][at], wanted), (at, positions)
+        with model.intervene(Add(at, vector, positions=where)):
+            assert torch.equal(model.run_with_cache(batch, names=at)[1][at], wanted), (at, where)
             logits = model(batch)
         assert (logits - model(batch)).abs().max() > 1e-4
-    per_sample = Add("vision.hook_embed", torch.ones(24), positions=torch.tensor([[1], [2]]))
-    with (
-        pytest.raises(InputError, match="holds pictures, of which the 2 samples have 3; give positions"),
-        llava.model.intervene(per_sample),
-        never_entered(llava.model),
-    ):
-        llava.model(llava.batches["several"])
     # how many queries there are is known once they run
     with (
-        pytest.raises(InputError, match=r"positions=4 name \[4\], outside the 4 positions of the queries sequence"),
+        pytest.raises(InputError, match=r"index\(4\) name \[4\], outside the 4 rows of projector.hook_out of sample 0"),
         blip.model.intervene(Scale("projector.hook_out", 2.0, positions=4)),
     ):
         blip.model(blip.batches["left"])
@@ -256,7 +257,8 @@ def test_an_encoder_and_a_decoder() -> None:
     assert model.graph[written].sequence == "decoder"
     for rule in ("image", "text", "last", "slice"):
         rows = rows_of(batch, rule)
-        with model.intervene(Add(inside, vector, positions=rule_of(rule, rows))):
+        assert all(rows)
+        with model.intervene(Add(inside, vector, positions=rule_of(rule, batch))):
             found = model(batch)
             trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=3)
         hooks = [(inside, slowly(rows, lambda x: x + vector))]
@@ -279,7 +281,7 @@ def test_an_encoder_and_a_decoder() -> None:
     assert torch.equal((found != plain).any(-1), torch.tensor([[False, True, False]] * 2))
     with (
         pytest.raises(
-            InputError, match=r"positions='image' names nothing in samples \[0, 1\] at blocks.0.hook_resid_post"
+            InputError, match=r"positions.image names nothing in samples \[0, 1\] at blocks.0.hook_resid_post"
         ),
         model.intervene(Steer(SteeringVector(vector, written), positions="image")),
         never_entered(model),
@@ -328,7 +330,7 @@ def test_a_run_inside_another_and_the_same_object_twice(llava: Subject) -> None:
     model, outer = llava.model, llava.batches["left"]
     inner = model.prepare("the image", images=picture(2))
     vector = direction_of(model)
-    steer = Steer(SteeringVector(vector, AT), positions="last_prompt")
+    steer = Steer(SteeringVector(vector, AT), positions=positions.last | positions.generated)
     for what in (Add(AT, vector, positions="last"), steer, KnockOut("last", "image", layers=[1])):
         with model.intervene(what):
             expected = [
@@ -348,7 +350,10 @@ def test_a_run_inside_another_and_the_same_object_twice(llava: Subject) -> None:
                 assert torch.equal(around.logits, expected[0].logits)
                 assert torch.equal(found[0].logits, expected[1].logits)
     assert model.current_run is None
-    twice, once = Steer(steer.vector, 1.0, positions="last_prompt"), Steer(steer.vector, 2.0, positions="last_prompt")
+    twice, once = (
+        Steer(steer.vector, 1.0, positions=positions.last | positions.generated),
+        Steer(steer.vector, 2.0, positions=positions.last | positions.generated),
+    )
     add = Add(AT, vector, positions="last")
     for several, single in (((twice, twice), once), ((add, add), Add(AT, vector, alpha=2.0, positions="last"))):
         with model.intervene(single):
@@ -427,7 +432,8 @@ def test_logits_of_the_prompts_end_decide_the_first_token(kind: Subject, use_cac
     plain = model.trace_generation(batch, **options)
     with model.intervene(Add("hook_logits", push, positions=0)):
         assert torch.equal(model.trace_generation(batch, **options).logits, plain.logits)
-        assert model(batch)[:, 0, token].min() > 5e3
+        first = batch["attention_mask"].argmax(1)  # of each sample's own tokens
+        assert model(batch)[torch.arange(2), first, token].min() > 5e3
 
 
 @torch.no_grad()
@@ -436,29 +442,54 @@ def test_rules_that_name_nothing_are_refused_before_the_run(llava: Subject) -> N
     vector = SteeringVector(direction_of(model), AT)
     text = model.prepare("describe the circle")
     mixed = model.prepare(["describe the image", "the circle"], images=[[picture()], []])
-    nothing = "positions='image' names nothing"
+    nothing = r"positions.image names nothing in samples \[0\] at blocks.1"
     cases: list[tuple[Any, MultimodalBatch, dict[str, Any], str]] = [
-        (Add(AT, vector.direction, positions="image"), text, {}, f"{nothing}: no sample has image positions"),
-        (Add(AT, vector.direction, positions="image"), mixed, {}, rf"{nothing} in samples \[1\]"),
-        (Steer(vector, positions="image"), text, {}, rf"{nothing} in samples \[0\] at {AT}"),
-        (Steer(vector, positions="image"), mixed, {}, rf"{nothing} in samples \[1\] at {AT}"),
+        (Add(AT, vector.direction, positions="image"), text, {}, nothing),
+        (Steer(vector, positions="image"), text, {}, nothing),
         (
             Steer(vector, positions=slice(40, None)),
             batch,
             {},
-            r"slice\(40, None, None\) names nothing in samples \[0, 1\]",
+            r"positions.index\(40:\) names nothing in samples \[0, 1\] at .* New tokens are read in model.generate",
         ),
         (Steer(vector, positions=slice(40, 50)), batch, {"max_new_tokens": 5}, "names nothing"),
+        (
+            Steer(vector, positions="generated"),
+            batch,
+            {"max_new_tokens": 1},
+            "the first is predicted by positions.last",
+        ),
         (Steer(vector, positions=slice(9, 3, -2)), batch, {}, "must go forward"),
-        (KnockOut("last", "image"), text, {}, f"{nothing}: no sample has image positions"),
+        (KnockOut("last", "image"), text, {}, "positions.image names nothing"),
+        (Add(AT, vector.direction, positions=[20]), batch, {}, r"name \[20\], outside the 19 tokens of sample 0"),
+        (
+            Add(AT, vector.direction, positions="moon"),
+            batch,
+            {},
+            r"'moon' does not stand in the text of samples \[0, 1\]",
+        ),
+        (
+            Add(AT, vector.direction, positions=positions.box((0, 0, 4, 4))),
+            mixed,
+            {},
+            r"names a part of picture 0, which samples \[1\] do not have",
+        ),
     ]
     for what, runs, options, message in cases:
         with pytest.raises(InputError, match=message), model.intervene(what), never_entered(model):
             (model.generate if options else model)(runs, **options)
-    steer = Steer(vector, positions=slice(24, 26))
+    # of each sample's own: 19 and 23 tokens, so that the new ones are numbers 19, 20, ... and 23, 24, ...
+    counts = batch["attention_mask"].sum(1).tolist()
+    steer = Steer(vector, positions=slice(max(counts), max(counts) + 2))
     with model.intervene(steer):
-        model.generate(batch, max_new_tokens=5, min_new_tokens=5)
-    assert (steer.touched.tokens, steer.touched.steps) == (4, 2)
+        model.generate(batch, max_new_tokens=9, min_new_tokens=9)
+    assert (steer.touched.tokens, steer.touched.steps) == (4, 4)
+    # a sample without what is meant is left alone
+    with model.intervene(Add(AT, vector.direction, positions="image")):
+        found = model(mixed)
+    plain = model(mixed)
+    assert torch.equal(found[1], plain[1])
+    assert (found[0] - plain[0]).abs().max() > 1e-2
 
 
 @torch.no_grad()
@@ -478,12 +509,11 @@ def test_a_run_that_goes_on_from_another_is_refused(llava: Subject) -> None:
 def test_a_prompt_may_be_read_in_pieces(llava: Subject) -> None:
     model = llava.model
     batch = model.prepare(["describe the image", "what color is the big red circle"])
-    length = batch["input_ids"].shape[1]
     options: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "output_logits": True}
     options["return_dict_in_generate"] = True
     plain = torch.stack(model.generate(batch, **options).logits)
     steer = Steer(SteeringVector(direction_of(model), AT), positions="prompt")
-    for what in (Add(AT, direction_of(model), positions=[4, length - 2]), KnockOut("last", [length - 3]), steer):
+    for what in (Add(AT, direction_of(model), positions=[1, -2]), KnockOut("last", [-3]), steer):
         with model.intervene(what):
             whole, pieces = (
                 torch.stack(model.generate(batch, **options, **more).logits) for more in ({}, {"prefill_chunk_size": 3})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmlens.core import positions as rules
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
@@ -25,7 +26,18 @@ def vector_of(model: HookedMultimodal, at: str = AT) -> SteeringVector:
 
 
 @pytest.mark.parametrize(
-    "positions", ["all", "prompt", "generated", "last_prompt", "text", "image", slice(2, None), slice(0, 4)]
+    "positions",
+    [
+        "all",
+        "prompt",
+        "generated",
+        rules.last | rules.generated,
+        "text",
+        "image",
+        slice(2, None),
+        slice(0, 4),
+        slice(20, 25),
+    ],
 )
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any, use_cache: bool) -> None:
@@ -47,13 +59,14 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
     elif positions == "image":
         mask[:, :prompt] = layout.is_image
     elif positions == "text":
-        mask[:, :prompt], mask[:, new] = real & ~layout.is_image, True
-    elif positions == "last_prompt":
+        mask[:, :prompt] = real & ~layout.is_image
+    elif isinstance(positions, rules.Rule):
         mask[:, prompt - 1 :] = True
     elif positions == "generated":
         mask[:, new] = True
     else:
-        mask[:, positions] = whole.layout.is_token[:, positions]
+        for sample, is_token in enumerate(whole.layout.is_token):  # of each sample's own
+            mask[sample, is_token.nonzero().flatten()[positions]] = True
     added = torch.where(mask[..., None], ALPHA * steer.vector.direction, torch.zeros(()))
     expected = model.run_with_hooks(whole, fwd_hooks=[(AT, lambda x, hook: x + added)])[:, prompt - 1 :]
     plain = model(whole)[:, prompt - 1 :]
@@ -68,11 +81,11 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
 def test_on_other_structures(name: str, request: pytest.FixtureRequest) -> None:
     subject: Subject = request.getfixturevalue(name)
     model, batch = subject.model, subject.batches["left"]
-    with model.intervene(Steer(vector_of(model), ALPHA, positions="last_prompt")):
+    with model.intervene(Steer(vector_of(model), ALPHA, positions=rules.last | rules.generated)):
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=2)
     whole = model.extend(batch, trace.tokens[:, :-1])
     start = batch["input_ids"].shape[1] - 1
-    with model.intervene(Steer(vector_of(model), ALPHA, positions=slice(start, None))):
+    with model.intervene(Steer(vector_of(model), ALPHA, positions=slice(start - whole["input_ids"].shape[1], None))):
         expected = model(whole)[:, start:]
     assert (model(whole)[:, start:] - expected).abs().max() > 1e-2
     torch.testing.assert_close(trace.logits, expected, atol=1e-4, rtol=1e-4)
@@ -171,7 +184,7 @@ def test_what_cannot_happen_is_refused(llava: Subject, tmp_path: Path) -> None:
     ):
         model(batch)
     with (
-        pytest.raises(InputError, match="max_new_tokens=1 would do nothing"),
+        pytest.raises(InputError, match=r"the first is predicted by positions.last"),
         model.intervene(Steer(vector, positions="generated")),
     ):
         model.generate(batch, max_new_tokens=1)
@@ -180,8 +193,11 @@ def test_what_cannot_happen_is_refused(llava: Subject, tmp_path: Path) -> None:
         model.intervene(Steer(vector, at="blocks.0.mlp.hook_post")),
     ):
         pass
-    with pytest.raises(InputError, match="must be a slice or one of"), model.intervene(Steer(vector, positions="new")):  # type: ignore[arg-type]
-        pass
+    with (
+        pytest.raises(InputError, match="'new' does not stand in the text"),
+        model.intervene(Steer(vector, positions="new")),
+    ):
+        model(batch)
     with pytest.raises(InputError, match="Zero means that source and target"):
         SteeringVector(torch.zeros(4), AT)
     (tmp_path / "no.safetensors").write_bytes(b"nonsense")

@@ -13,11 +13,11 @@ from mmlens.analysis.metrics import (
     predicting_logits,
     require_values,
 )
-from mmlens.analysis.patching.groups import Groups
+from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.sweep import groups_of
 from mmlens.analysis.patching.units import SweptUnits, choose, targets
 from mmlens.core.contract import checked
+from mmlens.core.positions import Groups
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
@@ -34,7 +34,7 @@ def attribute(
     metric: MetricLike,
     at: Points | None = None,
     units: SweptUnits = None,
-    positions: Groups = ("image", "text", "last"),
+    positions: Groups | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
     method: AttributionChoice = "atp",
     progress: bool = True,
@@ -64,7 +64,7 @@ def attribute(
     estimator = ATTRIBUTION_METHODS.get(method)
     require_same_layout(clean, corrupted)
     selection = choose(model, at, units)
-    groups = groups_of(clean, selection, positions)
+    groups = groups_of(clean, [node for node, _ in selection], positions)
     estimator.check(model, metric, clean.size)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     names = [node.name for node, _ in selection]

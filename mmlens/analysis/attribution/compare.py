@@ -9,7 +9,6 @@ from scipy.stats import pearsonr, spearmanr
 from mmlens.analysis.attribution.attribute import attribute
 from mmlens.analysis.attribution.method import AttributionChoice
 from mmlens.analysis.metrics import MetricLike
-from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import SweptUnits
@@ -17,6 +16,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
 from mmlens.core.pictures import drawn_by
+from mmlens.core.positions import Groups
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.models.hooked import HookedMultimodal
@@ -115,7 +115,7 @@ def compare_attribution(
     metric: MetricLike,
     at: Points | None = None,
     units: SweptUnits = None,
-    positions: Groups = ("image", "text", "last"),
+    positions: Groups | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
     method: AttributionChoice = "atp",
     k: Count = 10,

@@ -11,7 +11,7 @@ from mmlens.analysis.attribution.softmax import PatternEffect
 from mmlens.analysis.patching.groups import Group
 from mmlens.core.axes import unit_axis
 from mmlens.execution import rows_of
-from mmlens.hooks.graph import Node
+from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 
 

@@ -10,12 +10,14 @@ from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, 
 from mmlens.analysis.circuits.streams import Branch, Stream, has_norms, short_block, stream_to, streams_behind
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
-from mmlens.core.units import Positions
+from mmlens.core.positions import Rule
 from mmlens.hooks.attachment import AtSite, BetweenBranches
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.point_rows import prompt_point
+from mmlens.inputs.positions import resolve
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 
@@ -25,7 +27,7 @@ def edge_graph(
     batch: MultimodalBatch,
     *,
     nodes: NodeKind,
-    groups: Mapping[str, Positions],
+    groups: Mapping[str, Rule],
     towers: Towers,
 ) -> EdgeGraph:
     """The graph of a model, with the embeddings in groups.
@@ -41,7 +43,7 @@ def edge_graph(
         InputError: if the family's streams are no plain sums of branches (the message says what is in the way), or a group
             mixes picture and text.
     """
-    build = _Build(model, nodes, batch, group_masks(batch, groups))
+    build = _Build(model, nodes, batch, group_masks(model, batch, groups))
     graph = model.graph
     last = build.stream_to(streams_behind(graph, "hook_logits", "language")[0])
     streams = [*build.encoders(last), last]
@@ -54,22 +56,15 @@ def edge_graph(
     return EdgeGraph(tuple(build.writers), tuple(build.readers), nodes, towers, dict(groups))
 
 
-def group_masks(batch: MultimodalBatch, groups: Mapping[str, Positions]) -> dict[str, torch.Tensor]:
+def group_masks(model: HookedMultimodal, batch: MultimodalBatch, groups: Mapping[str, Rule]) -> dict[str, torch.Tensor]:
     """Which positions of the prompt belong to each group, `[batch pos]`; positions that none names are the group `rest`.
 
     Raises:
         InputError: for a group whose positions later groups all take.
     """
-    layout = batch.layout
-    number = torch.full(layout.is_token.shape, -1)
+    number = torch.full(batch.layout.is_token.shape, -1)
     for index, rule in enumerate(groups.values()):
-        if isinstance(rule, str) and rule in ("image", "text"):
-            mask = layout.is_image if rule == "image" else layout.is_token & ~layout.is_image
-        else:
-            rows = layout.rows(rule, "language")
-            rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
-            mask = torch.zeros_like(layout.is_token).scatter(1, rows, True)
-        number[mask] = index
+        number[resolve(rule, batch, prompt_point(model.graph)).mask] = index
     masks = {name: number == index for index, name in enumerate(groups)}
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +11,7 @@ from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
+from mmlens.core.positions import as_json, from_json
 from mmlens.core.results import read_json, write_json
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class Circuit:
             "metric": self.metric,
             "nodes": self.graph.nodes,
             "towers": self.graph.towers,
-            "groups": {name: _plain(rule) for name, rule in self.graph.groups.items()},
+            "groups": {name: as_json(rule) for name, rule in self.graph.groups.items()},
             "writers": [asdict(writer) for writer in self.graph.writers],
             "readers": [asdict(reader) for reader in self.graph.readers],
             "clean": self.clean.tolist(),
@@ -214,7 +215,7 @@ class Circuit:
             tuple(Reader(**{**each, "feeds": tuple(each["feeds"])}) for each in held["readers"]),
             held["nodes"],
             held["towers"],
-            held["groups"],
+            {name: from_json(rule) for name, rule in held["groups"].items()},
         )
         scores = torch.zeros(len(graph.readers), len(graph.writers), len(held["clean"]))
         kept = torch.zeros(scores.shape[:2], dtype=torch.bool)
@@ -223,14 +224,3 @@ class Circuit:
             kept[edge["reader"], edge["writer"]] = edge["kept"]
         ends = [torch.tensor(held[name]) for name in ("clean", "corrupted")]
         return cls(graph, scores, kept, held["method"], held["metric"], *ends)
-
-
-def _plain(rule: Any) -> Any:
-    """A position rule as JSON holds it."""
-    if isinstance(rule, torch.Tensor):
-        return rule.tolist()
-    if isinstance(rule, slice):
-        raise InputError(
-            f"{rule} cannot be written down, since it counts in a sequence whose length may differ; list the rows."
-        )
-    return rule if isinstance(rule, str | int) else [int(row) for row in rule]

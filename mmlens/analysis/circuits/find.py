@@ -1,8 +1,5 @@
 """Finding a circuit: every edge gets a score, and the strongest ones are the circuit."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
@@ -11,7 +8,7 @@ from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.units import Positions
+from mmlens.core.positions import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
@@ -26,7 +23,7 @@ def find_circuit(
     metric: MetricLike,
     method: CircuitChoice = "eap-ig",
     nodes: NodeKind = "head",
-    groups: Sequence[Literal["image", "text", "last"]] | Mapping[str, Positions] = ("image", "text", "last"),
+    groups: Groups = ("image", "text", "last"),
     towers: Towers = "all",
     progress: bool = True,
 ) -> Circuit:
@@ -45,8 +42,8 @@ def find_circuit(
         method: `"eap"` (gradients of the clean run), `"eap-ig"` (mean gradients along the way to the corrupted run's inputs),
             `"exact"` (small graphs: one run per edge), or settings: `mm.circuits.EAPIG(steps=20)`. docs/methods.md lists them.
         nodes: `"head"`, where queries, keys and values of every head read apart, or `"attention"`, whole branches.
-        groups: the embeddings' position groups: words of the layout, or position rules by name; a position belongs to the
-            last group that names it. Groups of picture positions are what the projector writes.
+        groups: the embeddings' position groups (see `mm.positions`): rules, or rules by name; a position belongs to the last
+            group that names it. Groups of picture positions are what the projector writes.
         towers: `"all"`, or `"language"` to begin at the language model's embeddings.
         progress: show a progress bar.
 
@@ -60,8 +57,7 @@ def find_circuit(
     """
     scoring = CIRCUIT_METHODS.get(method)
     require_same_layout(clean, corrupted)
-    rules: dict[str, Positions] = dict(groups) if isinstance(groups, Mapping) else {word: word for word in groups}
-    graph = edge_graph(model, clean, nodes=nodes, groups=rules, towers=towers)
+    graph = edge_graph(model, clean, nodes=nodes, groups=named_rules(groups), towers=towers)
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
     scoring.check(model, metric, clean.size)

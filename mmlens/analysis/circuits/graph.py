@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 
 from mmlens.core.names import Part
-from mmlens.core.units import Positions
+from mmlens.core.positions import Rule
 
 NodeKind: TypeAlias = Literal["head", "attention"]
 Towers: TypeAlias = Literal["all", "language"]
@@ -93,7 +93,7 @@ class EdgeGraph:
     readers: tuple[Reader, ...]
     nodes: NodeKind
     towers: Towers
-    groups: Mapping[str, Positions]
+    groups: Mapping[str, Rule]
 
     @cached_property
     def allowed(self) -> Bool[torch.Tensor, "reader writer"]:

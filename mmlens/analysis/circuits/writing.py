@@ -131,7 +131,7 @@ class Writing:
             weights = attention_of(self.model, node.name.removesuffix(".hook_z")).W_O.detach()
             return replace(found, weights=weights * self._factor(first.branch))
         if first.group is not None:
-            masks = group_masks(self.batch, self.graph.groups)
+            masks = group_masks(self.model, self.batch, self.graph.groups)
             return replace(found, masks=torch.stack([masks[str(writer.group)] for writer in writers]))
         if node.part == "projector" and first.stream != node.name:  # added to the stream at the picture's positions
             embed = next(writer.point for writer in self.graph.writers if writer.group is not None)

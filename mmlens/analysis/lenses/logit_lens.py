@@ -17,6 +17,7 @@ with its patches shuffled), which tells what the lens reads out of the picture f
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from tqdm.auto import tqdm
@@ -24,11 +25,13 @@ from tqdm.auto import tqdm
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.units import Positions
-from mmlens.hooks.cache import gather_rows, record
+from mmlens.core.positions import Positions, as_rule
+from mmlens.hooks.cache import record
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.point_rows import prompt_point
+from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
 
 #: Positions read at a time: `[pos vocab]` logits of a large vocabulary are the largest tensor here.
@@ -41,7 +44,7 @@ def logit_lens(
     batch: MultimodalBatch,
     *,
     at: Names | Selection = "blocks.*.hook_resid_post",
-    positions: Positions = "all",
+    positions: Positions | None = None,
     k: int = 5,
     words: Sequence[str | int] = (),
     final_norm: bool = True,
@@ -55,7 +58,8 @@ def logit_lens(
         batch: what to run on.
         at: points of the language model in the width of its stream, `projector.hook_out`, or streams of the vision encoder;
             the last two are read where the picture stands in the language model.
-        positions: which positions of the language model; vision and projector points have image positions alone.
+        positions: which positions of the prompt (see `mm.positions`): all by default, or the picture's if `at` names points of
+            vision encoder or projector, which reach the language model there alone. A sample may have fewer than another.
         k: how many of the best tokens are kept.
         words: words (single tokens) or ids whose probability is kept at every place, for `.map` and `.overlay`.
         final_norm: pass states through the final norm first, as the model does; False reads them raw.
@@ -75,7 +79,7 @@ def logit_lens(
     if not 1 <= k <= vocab:
         raise InputError(f"k={k} must lie in 1..{vocab}, the size of the vocabulary.")
     ids = [model.to_single_token(word) if isinstance(word, str) else int(word) for word in words]
-    rows = _rows(batch, positions, [node.name for node in nodes if node.part != "language"])
+    rows = _rows(model, batch, positions, [node.name for node in nodes if node.part != "language"])
     if control is not None and not torch.equal(control.layout.is_image, batch.layout.is_image):
         raise InputError("The control has image tokens at other positions than the batch; use texts of equal length.")
     runs = 1 if control is None else 2
@@ -92,16 +96,19 @@ def logit_lens(
     )
 
 
-def _rows(batch: MultimodalBatch, positions: Positions, seen: list[str]) -> torch.Tensor:
-    """The positions of the language model that are read, `[sample pos]`."""
-    rows = batch.layout.rows(positions, "language")
-    rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
-    if seen and not batch.layout.is_image.gather(1, rows).all():
+def _rows(
+    model: HookedMultimodal, batch: MultimodalBatch, positions: Positions | None, seen: list[str]
+) -> torch.Tensor:
+    """The positions of the language model that are read, `[sample pos]`; -1 behind the last of a sample that has fewer."""
+    rule = as_rule(("image" if seen else "all") if positions is None else positions)
+    rows = [pairs[:, 1] for pairs in resolve(rule, batch, prompt_point(model.graph)).rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    if seen and not batch.layout.is_image.gather(1, padded.clamp(min=0))[padded >= 0].all():
         raise InputError(
             f"{', '.join(seen[:3])} reach the language model at image positions alone, and positions={positions!r} names "
             "others; use positions='image'."
         )
-    return rows
+    return padded
 
 
 def _route(model: HookedMultimodal, node: Node) -> tuple[str, str | None]:
@@ -153,7 +160,7 @@ class _Asking:
     Attributes:
         model: the hooked model.
         read: per point, where its states are read, and where vision streams leave the tower.
-        rows: the positions that are read, `[sample pos]`.
+        rows: the positions that are read, `[sample pos]`; -1 where a sample has fewer.
         ids: the tokens whose probability is wanted everywhere.
         k: how many of the best tokens are kept.
         final_norm: whether states pass the final norm.
@@ -181,7 +188,8 @@ class _Asking:
             )
             self.bar.update()
         top, best, asked = (torch.stack(part, dim=1) for part in zip(*found, strict=True))
-        return top, best, asked
+        lacking = (self.rows < 0)[:, None, :, None]
+        return top, best.masked_fill(lacking, torch.nan), asked.masked_fill(lacking, torch.nan)
 
     def _states(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], bool]:
         """The states of every point, `[sample pos d_model]`, and whether the model's logits are what its head returns.
@@ -193,7 +201,7 @@ class _Asking:
         logits, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *carried, "hook_logits"}))
         returned = cache["hook_logits"]
         is_head = returned.shape != logits.shape or torch.allclose(returned.to(logits), logits, rtol=1e-4, atol=1e-5)
-        states = {name: gather_rows(cache[source], "batch pos d_model", self.rows) for name, source in plain.items()}
+        states = {name: self._read(cache[source]) for name, source in plain.items()}
         for name, leaves in carried.items():
             kept: dict[str, torch.Tensor] = {}
             early: list[HookPair] = [
@@ -201,8 +209,18 @@ class _Asking:
                 ("hook_embed", record(kept, None, None)),
             ]
             self.model.run_with_hooks(batch, fwd_hooks=early)
-            states[name] = gather_rows(kept["hook_embed"], "batch pos d_model", self.rows)
+            states[name] = self._read(kept["hook_embed"])
         return states, is_head
+
+    @cached_property
+    def _index(self) -> torch.Tensor:
+        """Positions with a sample's first one in the place of those that it lacks, so that every entry can be read."""
+        return torch.where(self.rows < 0, self.rows[:, :1].clamp(min=0), self.rows)
+
+    def _read(self, activation: torch.Tensor) -> torch.Tensor:
+        """The states at the positions, `[sample pos d_model]`."""
+        index = self._index.to(activation.device)
+        return activation.gather(1, index[..., None].expand(*index.shape, activation.shape[-1]))
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         """What the head returns for states."""
@@ -213,7 +231,7 @@ class _Asking:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `_words`, where the model scales or caps what its head returns: one more run, which does so."""
         own = self._logits(states)
-        index = self.rows.to(own.device)[..., None].expand_as(own)
+        index = self._index.to(own.device)[..., None].expand_as(own)
         out = self.model.run_with_hooks(
             batch, fwd_hooks=[("hook_logits", lambda activation, hook: activation.scatter(1, index, own))]
         )

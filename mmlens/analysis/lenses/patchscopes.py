@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.units import Positions
-from mmlens.hooks.cache import gather_rows
+from mmlens.core.positions import Positions, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
+from mmlens.inputs.point_rows import prompt_point
+from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Patchscope:
 
     Attributes:
         points: hook names of the states, in execution order.
-        positions: their positions.
+        positions: their positions; -1 behind the last of a sample that has fewer than another, where probabilities are NaN.
         top_tokens: ids of the most probable next tokens of the target prompt, best first.
         probabilities: theirs, 0 to 1.
         text: the greedy continuation, `[sample][point][pos]`; empty strings if none was asked for.
@@ -52,7 +53,7 @@ class Patchscope:
 
     def __repr__(self) -> str:
         samples, points, positions, k = self.top_tokens.shape
-        said = self.top(1)[-1][-1][0]
+        said = next((word for sample in range(samples) for (word,) in self.top(1, sample=sample)[-1][-1:]), "")
         return (
             f"Patchscope({points} points x {positions} positions x {samples} samples into {self.target_at}, top {k}; "
             f"{self.points[-1]} at the last of them says {said!r})"
@@ -62,7 +63,7 @@ class Patchscope:
         """The k most probable next words, `[point][pos]`."""
         if not 1 <= k <= self.top_tokens.shape[-1]:
             raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
-        kept = self.top_tokens[sample, :, :, :k].tolist()
+        kept = self.top_tokens[sample, :, self.positions[sample] >= 0, :k].tolist()
         return [[[self.strings[token] for token in row] for row in point] for point in kept]
 
     def to_frame(self) -> "pd.DataFrame":
@@ -71,6 +72,8 @@ class Patchscope:
 
         rows = []
         for sample, point, pos in torch.cartesian_prod(*map(torch.arange, self.top_tokens.shape[:3])).tolist():
+            if self.positions[sample, pos] < 0:
+                continue
             row = {
                 "sample": sample,
                 "point": self.points[point],
@@ -105,7 +108,7 @@ def patchscope(
         model: the hooked model.
         batch: the run that the states are taken from.
         at: points in the width of the language model's stream, e.g. `"blocks.*.hook_resid_post"`.
-        positions: which positions of the language model.
+        positions: which positions of the prompt (see `mm.positions`).
         target_prompt: the prompt that they are put into, e.g. a few repetitions `"cat cat ; red red ; x"` that end with a word
             to be replaced; the chat template is put around it as in `prepare`.
         target_images: pictures of the target prompt; none by default.
@@ -138,8 +141,8 @@ def patchscope(
     targets = [model.graph[target_at or node.name] for node in nodes]
     for node in [*nodes, *targets]:
         _require_stream(model, node)
-    rows = batch.layout.rows(positions, "language")
-    rows = rows.expand(batch.size, -1) if rows.ndim == 1 else rows
+    found_rows = resolve(as_rule(positions), batch, prompt_point(model.graph)).rows
+    pairs, counts = torch.cat(found_rows), [len(rows) for rows in found_rows]
     pictures = list(target_images)
     one = model.prepare(target_prompt, images=[pictures])
     length = one["input_ids"].shape[1]
@@ -156,26 +159,31 @@ def patchscope(
         )
     _, cache = model.run_with_cache(batch, names=nodes)
     target = _Target(model, target_prompt, pictures, target_position % length, length, k, max_new_tokens)
-    shape = (len(nodes), batch.size, rows.shape[1])
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
     texts: list[str] = []
-    with tqdm(total=len(nodes) * rows.numel(), desc="patchscope", disable=not progress) as bar:
+    with tqdm(total=len(nodes) * len(pairs), desc="patchscope", disable=not progress) as bar:
         for node, into in zip(nodes, targets, strict=True):
-            states = gather_rows(cache[node.name], node.axes, rows).flatten(0, 1)
+            states = cache[node.name][pairs[:, 0], pairs[:, 1]]
             for some in states.split(batch_size):
                 top, probability, said = target.read(into.name, some)
                 found.append((top, probability))
                 texts += said
                 bar.update(len(some))
-    top_tokens, probabilities = (
-        torch.cat(part).unflatten(0, shape).transpose(0, 1) for part in zip(*found, strict=True)
-    )
-    text = [
-        [[texts[(point * shape[1] + sample) * shape[2] + pos] for pos in range(shape[2])] for point in range(shape[0])]
-        for sample in range(shape[1])
-    ]
+    tokens, likely = (torch.cat(part).unflatten(0, (len(nodes), -1)) for part in zip(*found, strict=True))
+    top_tokens = _padded(tokens, counts, 0)
+    probabilities = _padded(likely, counts, torch.nan)
+    rows = _padded(pairs[None, :, 1], counts, -1)[:, 0]
+    said_at = iter(texts)
+    by_point = [[[next(said_at) for _ in range(count)] for count in counts] for _ in nodes]
+    text = [[by_point[point][sample] for point in range(len(nodes))] for sample in range(batch.size)]
     strings = {int(token): model.to_string(token).strip() for token in top_tokens.unique()}
     return Patchscope(nodes.names, rows, top_tokens, probabilities, text, target_at or "the same point", strings)
+
+
+def _padded(values: torch.Tensor, counts: Sequence[int], filler: float) -> torch.Tensor:
+    """Values `[point row ...]` of all samples' rows, by sample: `[sample point pos ...]`."""
+    by_sample = [some.transpose(0, 1) for some in values.split(list(counts), dim=1)]
+    return torch.nn.utils.rnn.pad_sequence(by_sample, batch_first=True, padding_value=filler).transpose(1, 2)
 
 
 def _require_stream(model: HookedMultimodal, node: Node) -> None:

@@ -25,7 +25,8 @@ class LogitLens:
 
     Attributes:
         points: hook names, in execution order.
-        positions: which positions were read.
+        positions: which positions were read; -1 behind the last of a sample that has fewer than another, where probabilities
+            are NaN.
         top_tokens: ids of the most probable tokens, best first.
         probabilities: theirs, 0 to 1.
         words: the words that were asked for by name.
@@ -70,11 +71,22 @@ class LogitLens:
         Args:
             k: how many.
             sample: which sample.
-            position: which of the positions that were read, counted among them.
+            position: which of the sample's positions that were read, counted among them.
+
+        Raises:
+            InputError: for more tokens than were kept, or a position that was not read.
         """
         if not 1 <= k <= self.top_tokens.shape[-1]:
             raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
-        return [[self.strings[int(t)] for t in row[position, :k]] for row in self.top_tokens[sample]]
+        count = self.counts[sample]
+        if not -count <= position < count:
+            raise InputError(f"position={position} is none of the {count} positions of sample {sample} that were read.")
+        return [[self.strings[int(t)] for t in row[position % count, :k]] for row in self.top_tokens[sample]]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many positions of each sample were read."""
+        return (self.positions >= 0).sum(1).tolist()
 
     @property
     def excess(self) -> Float[torch.Tensor, "sample point pos k"]:
@@ -107,7 +119,8 @@ class LogitLens:
         name = self._point(point)
         own = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
         values = torch.full((self.layout.is_token.shape[1],), float("nan"))
-        values[self.positions[sample]] = own
+        read = self.positions[sample] >= 0
+        values[self.positions[sample][read]] = own[read]
         unread = [row for row in self.layout.grid(sample=sample, image=image).rows.tolist() if values[row].isnan()]
         if unread:
             raise InputError(
@@ -137,6 +150,8 @@ class LogitLens:
         for sample, point, pos, rank in torch.cartesian_prod(*map(torch.arange, self.top_tokens.shape)).tolist():
             at = (sample, point, pos, rank)
             position = int(self.positions[sample, pos])
+            if position < 0:
+                continue
             row = {
                 "sample": sample,
                 "point": self.points[point],

@@ -65,7 +65,7 @@ def entry_groups(targets: TokenTargets, layers: NeuronLayers) -> list[torch.Tens
 def target_logits(model: HookedMultimodal, targets: TokenTargets) -> Float[torch.Tensor, "entry"]:
     """The logit of each entry's token where it is predicted, as the model returns it."""
     logits = model(targets.batch)
-    rows = targets.rows(model.graph["hook_logits"], logits.shape[1])
+    rows = targets.rows(model.graph["hook_logits"])
     return logits[targets.sample.to(logits.device), rows.to(logits.device), targets.token.to(logits.device)]
 
 
@@ -96,7 +96,7 @@ def row_mask(
     elif positions == "all":
         mask[:] = True
     else:
-        mask[targets.sample[entries], targets.rows(node, activation.shape[1])[entries]] = True
+        mask[targets.sample[entries], targets.rows(node)[entries]] = True
     return mask[..., None].to(activation.device)
 
 

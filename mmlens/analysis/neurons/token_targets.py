@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
+from mmlens.core.positions import LAST
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -30,10 +32,10 @@ class TokenTargets:
     token: Int[torch.Tensor, "entry"]
     owner: Int[torch.Tensor, "entry"]
 
-    def rows(self, node: Node, length: int) -> Int[torch.Tensor, "entry"]:
-        """Where each entry's token is predicted, on the sequence of a point that is so long."""
-        last = self.batch.layout.rows("last", node.sequence, length).reshape(-1)
-        return last.expand(self.batch.size)[self.sample] - self.back
+    def rows(self, node: Node) -> Int[torch.Tensor, "entry"]:
+        """Where each entry's token is predicted, on the sequence of a point."""
+        last = torch.cat(resolve(LAST, self.batch, node).rows)[:, 1]
+        return last[self.sample] - self.back
 
     def summed(
         self, scores: Float[torch.Tensor, "entry layer neuron"], owners: int
@@ -127,7 +129,7 @@ def states_at(
     def keep(activation: torch.Tensor, hook: Any) -> None:
         node, device = model.graph[hook.name], activation.device
         if (node.sequence, device) not in known:
-            rows = targets.rows(node, activation.shape[1])
+            rows = targets.rows(node)
             known[node.sequence, device] = targets.sample.to(device), rows.to(device)
         states[hook.name] = activation.detach()[known[node.sequence, device]]
 

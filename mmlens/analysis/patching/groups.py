@@ -1,48 +1,15 @@
-"""Groups of positions that are patched together: words, blocks of the picture, boxes and masks, single positions."""
+"""Groups of positions that are patched together: rules by name, single positions, blocks of the picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.positions import Each, Grid, Groups, as_groups
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.sample_rows import RowRule, own_rows, part_of, rows_per_sample, sequence_length
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The picture in blocks of patches; see `grid`.
-
-    Attributes:
-        side: patches along each side of a block.
-    """
-
-    side: int
-
-
-#: What a sweep takes as its groups of positions.
-Groups: TypeAlias = Literal["each"] | str | Sequence[str] | Mapping[str, RowRule] | Blocks
-
-
-def grid(side: int) -> Blocks:
-    """Groups of positions: the picture cut into blocks of `side x side` patches, named `r0c0`, `r0c1`, ... row by row.
-
-    Blocks at the right and lower edge are smaller where the picture's patches do not divide.
-
-    Args:
-        side: patches along each side of a block.
-
-    Example:
-        >>> from mmlens.analysis.patching.groups import grid
-        >>> grid(4)
-        Blocks(side=4)
-    """
-    if side < 1:
-        raise InputError(f"side={side} must be at least 1 patch.")
-    return Blocks(side)
+from mmlens.inputs.positions import ResolvedPositions, resolve, resolve_blocks
 
 
 @dataclass(frozen=True)
@@ -51,13 +18,26 @@ class Group:
 
     Attributes:
         name: how results call it.
-        rows: per sample, its rows on the sequence; None for all that the sample has, empty for none.
+        rows: per sample, its rows on the sequence, or (entry, row) in towers that hold it in several entries; None for all
+            that the sample has, empty for none.
         boxes: pixel boxes of the first sample's rows, where they have a place.
     """
 
     name: str
     rows: tuple[torch.Tensor | None, ...]
     boxes: torch.Tensor | None = None
+
+
+def default_groups(batch: MultimodalBatch, nodes: Iterable[Node]) -> Groups:
+    """The groups of a sweep that names none: picture, text and last position of the prompt; all rows elsewhere.
+
+    Args:
+        batch: whose rows are meant.
+        nodes: the points.
+    """
+    if any(node.sequence != "language" for node in nodes):
+        return ("all",)
+    return ("image", "text", "last") if batch.layout.is_image.any() else ("text", "last")
 
 
 def groups_on(batch: MultimodalBatch, node: Node, positions: Groups) -> list[Group]:
@@ -71,87 +51,57 @@ def groups_on(batch: MultimodalBatch, node: Node, positions: Groups) -> list[Gro
     Raises:
         InputError: for rules that name nothing, rows out of range, or blocks where rows have no place.
     """
-    if isinstance(positions, Blocks):
-        return _blocks(batch, node, positions.side)
-    if isinstance(positions, str):
-        if positions == "each":
-            return _each(batch, node)
-        positions = (positions,)
-    rules: Mapping[str, Any]
-    rules = positions if isinstance(positions, Mapping) else {str(rule): rule for rule in positions}
-    if not rules:
-        raise InputError("positions are empty: name at least one group.")
+    asked = as_groups(positions)
+    if isinstance(asked, Each):
+        return _each(resolve(asked.of, batch, node), asked)
+    if isinstance(asked, Grid):
+        found = resolve_blocks(batch, node, asked.side)
+    else:
+        found = {name: resolve(rule, batch, node) for name, rule in asked.items()}
+    return [_group(name, resolved) for name, resolved in found.items()]
+
+
+def _group(name: str, resolved: ResolvedPositions) -> Group:
+    size = resolved.point.batch.size
+    return Group(name, tuple(resolved.rows_of(sample) for sample in range(size)), resolved.boxes)
+
+
+def _each(resolved: ResolvedPositions, asked: Each) -> list[Group]:
+    """Every position by itself; samples that have fewer are left alone in the rest."""
+    if resolved.point.own is None:
+        resolved.point.known  # noqa: B018 - says what is missing
     found = []
-    for name, rule in rules.items():
-        rows = rows_per_sample(batch, node, rule)
-        found.append(Group(name, rows, _boxes(batch, node, rows[0])))
+    for at in range(max(map(len, resolved.numbers))):
+        one = ResolvedPositions(asked.of, resolved.point, tuple(numbers[at : at + 1] for numbers in resolved.numbers))
+        names = {int(number) for numbers in one.numbers for number in numbers}
+        found.append(_group(str(names.pop()) if len(names) == 1 else f"{asked.of}[{at}]", one))
     return found
 
 
-def _boxes(batch: MultimodalBatch, node: Node, rows: torch.Tensor | None) -> torch.Tensor | None:
-    """Pixel boxes of the first sample's rows; None where not all of them have one."""
-    part = part_of(node)
-    if part is None or rows is None or not len(rows):
-        return None
-    owned = [places for places in batch.layout.places if places.sample == 0]
-    if len(owned) != 1 or part in owned[0].placeless:
-        return None
-    views = owned[0].views(part)
-    if len(views) != 1 or not set(rows.tolist()) <= set(views[0].rows.tolist()):
-        return None
-    return batch.layout.boxes(rows, part=part)
+def groups_of(batch: MultimodalBatch, nodes: Iterable[Node], positions: Groups | None) -> dict[str, list[Group]]:
+    """The groups of each point by its name; the same groups everywhere.
 
+    Args:
+        batch: whose rows are meant.
+        nodes: the points.
+        positions: what the caller asked for; None for the default.
 
-def _each(batch: MultimodalBatch, node: Node) -> list[Group]:
-    """Every position by itself; padding is left alone."""
-    length = sequence_length(batch, node.sequence)
-    if length is None:
+    Raises:
+        InputError: if points live on sequences of different lengths, so that positions do not correspond.
+    """
+    nodes = list(nodes)
+    asked = default_groups(batch, nodes) if positions is None else positions
+    by_sequence: dict[object, list[Group]] = {}
+    found = {}
+    for node in nodes:
+        place = (node.part, node.sequence, node.axes)
+        if place not in by_sequence:
+            by_sequence[place] = groups_on(batch, node, asked)
+        found[node.name] = by_sequence[place]
+    if len({tuple(group.name for group in groups) for groups in found.values()}) > 1:
+        sequences = dict.fromkeys(node.sequence for node in nodes)
         raise InputError(
-            f"The length of the {node.sequence} sequence is not known before a run; give positions by index."
+            f"The points lie on the sequences {', '.join(sequences)}, whose positions do not correspond one by one; sweep them "
+            "in separate calls, or name rules that hold on each: positions='image', mm.positions.box(...)."
         )
-    if node.axes.startswith("batch"):
-        there = (
-            batch.layout.is_token if node.sequence == "language" else torch.ones(batch.size, length, dtype=torch.bool)
-        )
-        rows = [tuple(torch.tensor([i] if has else [], dtype=torch.long) for has in there[:, i]) for i in range(length)]
-    else:
-        own = [own_rows(batch, node, sample) for sample in range(batch.size)]
-        longest = max(map(len, own))
-        rows = [tuple(found[i : i + 1] for found in own) for i in range(longest)]
-    return [Group(str(i), found, _boxes(batch, node, found[0])) for i, found in enumerate(rows)]
-
-
-def _blocks(batch: MultimodalBatch, node: Node, side: int) -> list[Group]:
-    part = part_of(node)
-    if part is None:
-        raise InputError(
-            f"Rows of the sequence {node.sequence!r} have no place in the picture, so {node.name} has no blocks; use words or "
-            "indices."
-        )
-    several = [s for s in range(batch.size) if sum(places.sample == s for places in batch.layout.places) != 1]
-    if several:
-        raise InputError(f"Blocks need one picture per sample; samples {several} have none or several.")
-    grids = [batch.layout.grid(part, sample=sample) for sample in range(batch.size)]
-    shapes = {tuple(found.shape) for found in grids}
-    if len(shapes) > 1:
-        raise InputError(
-            f"The pictures have {sorted(shapes)} (rows, columns) of patches; sweep pictures of one shape together."
-        )
-    if any(isinstance(found.index, torch.Tensor) for found in grids):
-        raise InputError(
-            f"The picture's tiles lie in different entries of {node.name}'s batch axis; patch language points."
-        )
-    height, width = grids[0].shape
-    groups = []
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            rows = []
-            for found in grids:
-                cells = found.cells
-                inside = (cells[:, 0] >= top) & (cells[:, 0] < top + side)
-                inside &= (cells[:, 1] >= left) & (cells[:, 1] < left + side)
-                rows.append(found.rows[inside])
-            if len(rows[0]):
-                boxes = batch.layout.boxes(rows[0], part=part) if len(batch.layout.views(part)) == 1 else None
-                groups.append(Group(f"r{top // side}c{left // side}", tuple(rows), boxes))
-    return groups
+    return found

@@ -4,7 +4,7 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 (https://arxiv.org/abs/2304.14767), section 5.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -19,14 +19,13 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import layers_around
 from mmlens.core.contract import checked
-from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Positive
 from mmlens.core.names import Part
+from mmlens.core.positions import Groups, Positions, Rule, named_rules
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Node
-from mmlens.inputs.batch import BatchLike
-from mmlens.interventions.knockout import AttentionTo, cut_pairs, cut_scores, head_mask, mask_decides, score_points
-from mmlens.interventions.sample_rows import RowRule
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.interventions.knockout import AttentionTo, CutPairs, cut_scores, head_mask, mask_decides, score_points
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -36,8 +35,8 @@ def knock_out(
     model: HookedMultimodal,
     batch: BatchLike,
     *,
-    queries: RowRule,
-    keys: RowRule | Mapping[str, RowRule],
+    queries: Positions,
+    keys: Groups,
     metric: MetricLike,
     window: Count = 1,
     layers: Sequence[int] | None = None,
@@ -53,9 +52,9 @@ def knock_out(
     Args:
         model: the hooked model.
         batch: the run.
-        queries: the positions that look, e.g. `"last"`: a rule, or one list of rows per sample.
-        keys: what they may no longer look at, e.g. `"image"`, or several by name:
-            `{"object": [...], "rest": [...]}`.
+        queries: the positions that look (see `mm.positions`), e.g. `"last"`.
+        keys: what they may no longer look at, e.g. `"image"`, several rules, or rules by name:
+            `{"object": box, "rest": mm.positions.image - box}`.
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`.
         window: how many layers are cut together; fewer at the first and last ones.
         layers: the centres of the windows; every layer by default.
@@ -90,10 +89,7 @@ def knock_out(
     nodes = points(None)
     known = {node.layer: node for node in nodes}
     centres = sorted(known) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
-    sets = dict(keys) if isinstance(keys, Mapping) else {keys if isinstance(keys, str) else "keys": keys}
-    if not sets:
-        raise InputError("keys are empty: name what queries may no longer look at.")
-    cuts = {name: cut_pairs(model, batch, nodes[0], queries, rule) for name, rule in sets.items()}
+    cuts = {name: _cut(model, batch, nodes[0], queries, rule) for name, rule in named_rules(keys).items()}
     chosen = head_mask(model, nodes[0], heads)
     windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, nodes[0])
@@ -121,6 +117,13 @@ def knock_out(
         boxes=(None,) * len(cuts),
         plan=run.plan(cells),
     )
+
+
+def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: Positions, keys: Rule) -> torch.Tensor:
+    """The pairs of positions that are cut, `[entry query key]`, checked."""
+    found = CutPairs.of(model, batch, node, queries, keys)
+    found.require()
+    return found.prompt
 
 
 def _named(nodes: Sequence[Node]) -> str:

@@ -25,13 +25,13 @@ from mmlens.analysis.metrics import (
     predicting_logits,
     require_values,
 )
-from mmlens.analysis.patching.groups import Group, Groups, groups_on
+from mmlens.analysis.patching.groups import Group, groups_of
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.units import Chosen, SweptUnits, Target, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
 from mmlens.core.checkpoint import Checkpoint, hash_of
 from mmlens.core.contract import checked
-from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
+from mmlens.core.positions import Groups
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.execution.plan import Plan
 from mmlens.hooks.nodes import Points
@@ -55,7 +55,7 @@ def patch(
     at: Points | None = None,
     units: SweptUnits = None,
     joint: bool = False,
-    positions: Groups = ("image", "text", "last"),
+    positions: Groups | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
     window: Count = 1,
     budget: Positive | None = None,
@@ -73,8 +73,10 @@ def patch(
         units: patch single units of each point: `"head"` or `"neuron"` for all of them, or a list of neurons and heads (then
             `at` may be left out). At `hook_q`, `hook_k`, `hook_v`, scores and patterns a head means its part there.
         joint: patch all units together, as one row.
-        positions: groups by name: words of the layout, a mapping from names to position rules (a rule may be a list of rows
-            per sample), `mm.grid(k)` for blocks of the picture, or `"each"` position. At scores and patterns: the queries.
+        positions: groups (see `mm.positions`): rules, or rules by name, `mm.positions.grid(k)` for blocks of the picture, or
+            `"each"` position; they are those of the clean batch. By default picture, text and last position at points of the
+            prompt, and all rows where there are others. At scores and patterns: the queries. A sample in which a rule names
+            nothing stays unpatched there.
         direction: `"denoise"` puts clean activations into the corrupted run, `"noise"` the reverse.
         window: how many neighbouring layers of each kind of point are patched together, of those that `at` names.
         budget: memory for activations of the patched runs, in MiB; chosen by default.
@@ -102,7 +104,7 @@ def patch(
     if joint and (units is None or window > 1):
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
     chosen = choose(model, at, units)
-    groups = groups_of(clean, chosen, positions)
+    groups = groups_of(clean, [node for node, _ in chosen], positions)
     first = next(iter(groups.values()))
     identity = {
         "the model": fingerprint(model),
@@ -138,22 +140,6 @@ def patch(
         boxes=tuple(group.boxes for group in first),
         plan=plan,
     )
-
-
-def groups_of(batch: MultimodalBatch, chosen: Sequence[Chosen], positions: Groups) -> dict[str, list[Group]]:
-    """The groups of each point; the same names everywhere.
-
-    Raises:
-        InputError: if points live on sequences of different lengths, so that positions do not correspond.
-    """
-    found = {node.name: groups_on(batch, node, positions) for node, _ in chosen}
-    names = {tuple(group.name for group in groups) for groups in found.values()}
-    if len(names) > 1:
-        sequences = dict.fromkeys(node.sequence for node, _ in chosen)
-        raise InputError(
-            f"The points live on sequences of different lengths ({', '.join(sequences)}); sweep them one sequence at a time."
-        )
-    return found
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,15 @@ import torch
 from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike
-from mmlens.analysis.patching.groups import Groups
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Positive, Seed, SeveralDistinct
+from mmlens.core.positions import Groups, Positions
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.corruptions import noise
 from mmlens.interventions.corruptions.pixels import Regions
-from mmlens.interventions.sample_rows import RowRule
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -30,9 +29,9 @@ def causal_trace(
     *,
     metric: MetricLike,
     at: Points = "blocks.*.hook_resid_post",
-    positions: Groups = ("image", "text", "last"),
+    positions: Groups | None = None,
     window: Count = 1,
-    noised: RowRule = "image",
+    noised: Positions = "image",
     region: Regions = None,
     noise_at: str = "hook_embed",
     sigma: Positive = 3.0,
@@ -49,7 +48,7 @@ def causal_trace(
         at: the points whose clean states are put back.
         positions: at which positions, as for `mm.patch`.
         window: how many neighbouring layers are put back together; Meng et al. take 10 for attention and MLP outputs.
-        noised: the rows that get noise: the picture's by default, or a subject's tokens.
+        noised: the rows that get noise: the picture's by default, or a subject's tokens, e.g. `mm.positions.word("moon")`.
         region: or those of a region of the picture.
         noise_at: where the noise is added.
         sigma: its standard deviation, in units of the embeddings' spread.

@@ -31,11 +31,13 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
+from mmlens.core.positions import Positions, as_rule
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.steering import Gate, Steer, SteeredPositions, steered
+from mmlens.inputs.positions import resolve
+from mmlens.interventions.steering import Gate, Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
@@ -160,7 +162,7 @@ def dose_curve(
     alphas: SeveralDistinct[float],
     metric: MetricLike,
     at: Points | None = None,
-    positions: SteeredPositions = "last_prompt",
+    positions: Positions = "last",
     keep_norm: bool = False,
     gate: Gate | None = None,
     seeds: Distinct[Seed] = (0, 1, 2),
@@ -178,7 +180,7 @@ def dose_curve(
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`. With a
             dataset, its tokens are the same for all samples.
         at: points at which one vector is added, one at a time; each vector's own point by default.
-        positions: of the prompt; see `SteeredPositions`. `"generated"` has no meaning here.
+        positions: of the prompt (see `mm.positions`); new tokens play no part, since the metric is of the first.
         keep_norm, gate: as for `mm.Steer`.
         seeds: of the random vectors; none for no control.
         prompt: asked where a sample brings none.
@@ -226,7 +228,7 @@ def _steers(
     vectors: SteeringVector | Sequence[SteeringVector],
     at: Names | Selection | None,
     *,
-    positions: SteeredPositions,
+    positions: Positions,
     keep_norm: bool,
     gate: Gate | None,
 ) -> list[Steer]:
@@ -237,8 +239,6 @@ def _steers(
             f"Give one vector with at=, or one or more vectors that are added where each is from; found {len(given)}"
             f"{'' if at is None else ' with at='}."
         )
-    if positions == "generated":
-        raise InputError("A dose curve reads the token that follows the prompt; name positions of the prompt.")
     nodes = model.graph.select(given[0].at if at is None else at) if len(given) == 1 else None
     where = [vector.at for vector in given] if nodes is None else list(nodes.names)
     if len(set(where)) < len(where):
@@ -261,7 +261,7 @@ def _values(
     doses: Sequence[Steer],
     alphas: Sequence[float],
     measure: MetricFunction,
-    positions: SteeredPositions,
+    positions: Positions,
     progress: bool,
 ) -> torch.Tensor:
     """The metric of every dose in every sample, `[dose alpha sample]`."""
@@ -281,20 +281,12 @@ def _values(
     return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
 
 
-def _rows(run: CleanRun, at: str, positions: SteeredPositions) -> list[torch.Tensor | None]:
+def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:
     """The positions of the prompt that are steered at a point, per sample; None for all of them."""
-    size, sequence = run.batch.size, run.model.graph[at].sequence
-    if positions == "all" and sequence != "language":
-        return [None] * size
-    if sequence != "language":
-        raise InputError(
-            f"positions={positions!r} cannot be told apart at {at}, on the sequence {sequence}; use 'all'."
-        )
-    mask = steered(positions, run.batch, sequence, run.batch.layout.is_token.shape[1]).prompt
-    empty = [sample for sample in range(size) if not mask[sample].any()]
-    if empty:
-        raise InputError(f"positions={positions!r} name nothing in samples {empty} of the batch.")
-    return [None if bool(own.all()) else own.nonzero().flatten() for own in mask]
+    found = resolve(as_rule(positions), run.batch, run.model.graph[at])
+    if found.empty:
+        raise InputError(f"positions={positions!r} name nothing in samples {found.empty} of the batch.")
+    return [found.rows_of(sample) for sample in range(run.batch.size)]
 
 
 def _steered(steer: Steer, states: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:

@@ -21,7 +21,7 @@ from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
-from mmlens.core.units import Positions
+from mmlens.core.positions import Positions
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 
@@ -149,7 +149,6 @@ def contrastive_vector(
             asked,
             at=at,
             positions=positions,
-            generate=False,
             dtype="float32",
             batch_size=batch_size,
             progress=progress,

@@ -1,20 +1,19 @@
 """The rules that keep the states of what is generated, and those of the prompt at some positions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
 
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.store.prompt_rows import sample_rows
 from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
-from mmlens.core.units import Positions
-from mmlens.hooks.nodes import Node, Selection
+from mmlens.core.positions import Rule as PositionRule
+from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.row_reader import RowReader
 from mmlens.models.hooked import HookedMultimodal
 
 #: Which of the generated steps are meant.
@@ -71,72 +70,49 @@ class AtPositions:
     """The states of the prompt at some positions, from one forward pass.
 
     Attributes:
-        positions: as in run methods; numbers count within a sample's own tokens, so that padding does not matter.
+        rule: which positions.
     """
 
-    positions: Positions = field(repr=False)
+    rule: PositionRule
 
     def __str__(self) -> str:
-        said = self.positions.tolist() if isinstance(self.positions, torch.Tensor) else self.positions
-        return f"positions {said}"
+        return f"positions {self.rule}"
 
     def check(self, model: HookedMultimodal, nodes: Selection) -> None:
-        """Refuse tensors that hold positions per sample, and words that are not known."""
-        if isinstance(self.positions, torch.Tensor) and self.positions.ndim > 1:
+        """Refuse rules that name something of each sample of one batch, where a dataset has many."""
+        if getattr(self.rule, "per_sample", False):
             raise InputError(
-                f"positions must be the same for all samples of a dataset, found a tensor {list(self.positions.shape)}; give "
-                "a word ('image', 'text', 'last', 'all'), indices or a slice."
-            )
-        if isinstance(self.positions, str) and self.positions not in ("all", "image", "text", "last"):
-            raise InputError(
-                f"positions={self.positions!r} is unknown; of the prompt there are 'all', 'image', 'text' and 'last' "
-                "(generate=False), of what is generated 'generated' and 'generated_mean'."
+                f"positions={self.rule!r} are of the samples of one batch; for a dataset give a rule that holds for all: "
+                "'image', a word, indices."
             )
 
     def take(
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
     ) -> CollectedBatch:
         """Run once, and keep the rows."""
-        states: dict[str, torch.Tensor] = {}
-        rows_of: dict[str, list[Int[torch.Tensor, "row 2"]]] = {}
-        by_name: dict[str, Node] = {node.name: node for node in nodes}
-        for node in nodes:
-            # its length is known, so what cannot be is refused before the run
-            if node.sequence == "language" and node.sequence not in rows_of:
-                rows_of[node.sequence] = sample_rows(batch.layout, self.positions, node, batch["input_ids"].shape)
+        with torch.no_grad():
+            reader = RowReader(self.rule, batch, nodes, required=False)
+            states: dict[str, torch.Tensor] = {}
 
-        @reads_only
-        def keep(activation: torch.Tensor, hook: Any) -> None:
-            node = by_name[hook.name]
-            if node.sequence not in rows_of:
-                rows_of[node.sequence] = sample_rows(batch.layout, self.positions, node, activation.shape)
-            index = torch.cat(rows_of[node.sequence]).to(activation.device)
-            held = activation.detach()
-            if "batch" not in node.axes.split():
-                states[node.name] = held[index[:, 1]]
-            else:
-                states[node.name] = held[index[:, 0], index[:, 1]]
+            @reads_only
+            def keep(activation: torch.Tensor, hook: Any) -> None:
+                node = model.graph[hook.name]
+                states[node.name] = reader.flat(node, activation.detach())
 
-        with torch.no_grad(), model.hooks([(nodes.names, keep)]):
-            model(batch)
-        first, *others = sorted(rows_of.items(), key=lambda rows: rows[0] != "language")
-        counts = [len(rows) for rows in first[1]]
-        for sequence, rows in others:
-            if [len(some) for some in rows] != counts:
-                raise InputError(
-                    f"positions={self.positions!r} mean {counts} rows on the {first[0]} sequence but {[len(r) for r in rows]} on "
-                    f"the {sequence} sequence; collect points of the two in separate stores."
-                )
-        index = torch.cat(first[1])
-        on_prompt = first[0] == "language" and index.numel()
+            with model.hooks([(nodes.names, keep)]):
+                model(batch)
+        first = min(nodes, key=lambda node: node.sequence != "language")
+        counts = reader.counts[first.name]
+        other = next((node for node in nodes if reader.counts[node.name] != counts), None)
+        if other is not None:
+            raise InputError(
+                f"positions={self.rule!r} mean {counts} rows on the {first.sequence} sequence but {reader.counts[other.name]} on "
+                f"the {other.sequence} sequence; collect points of the two in separate stores."
+            )
+        found = reader.resolved[first.name]
+        index = torch.cat(found.rows)
+        on_prompt = first.sequence == "language" and len(index) > 0
         tokens = batch["input_ids"].cpu()[index[:, 0], index[:, 1]] if on_prompt else torch.full((len(index),), -1)
-        steps = [position for rows in first[1] for position in self._within(batch, first[0], rows)]
+        steps = torch.cat(found.numbers).tolist()
         none: list[str | None] = [None] * len(samples)
         return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), none)
-
-    def _within(self, batch: MultimodalBatch, sequence: str, rows: torch.Tensor) -> list[int]:
-        """Rows counted within the sample's own tokens, padding left out."""
-        if sequence != "language" or not len(rows):
-            return rows[:, 1].tolist()
-        before = (~batch.layout.is_token).int().cumsum(1)
-        return (rows[:, 1] - before[rows[:, 0], rows[:, 1]]).tolist()

@@ -25,7 +25,7 @@ from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.store.writing import DTYPES, Writer
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.units import Positions
+from mmlens.core.positions import GENERATED, Positions, as_rule
 from mmlens.hooks.nodes import Selection
 from mmlens.models.hooked import HookedMultimodal
 
@@ -38,7 +38,6 @@ def collect(
     at: Names | Selection,
     token: str | Sequence[str] | None = None,
     positions: Positions | Generated | None = None,
-    generate: bool = True,
     word_token: WordToken = "last",
     in_truth: bool = False,
     prompt: str | None = None,
@@ -57,7 +56,7 @@ def collect(
       caption lacks it give none. Several words are a class: the first of them that the caption has.
     - `positions="generated"` or `"generated_mean"`: the states that predict each generated token up to the end token,
       or their mean.
-    - `generate=False, positions=...`: states of the prompt (or of the picture's own towers) from one forward pass.
+    - any other `positions` (see `mm.positions`): states of the prompt, or of the picture's own towers, from one forward pass.
 
     Into a folder, runs are resumable: a run that was stopped, however suddenly, is gone on with by the same call, and
     nothing is lost or doubled. A finished store is extended: samples that it has (by their pixels and prompt) are left
@@ -73,8 +72,7 @@ def collect(
         dataset: see `mmlens.analysis.samples.Dataset`; read once, in order, a batch in memory at a time.
         at: hook points, several at once.
         token: a word, or several; words of the caption are compared whole, in lower case. "traffic light" is two in a row.
-        positions: see above; indices count within a sample's own tokens, padding left out.
-        generate: whether the states are those of what the model generates, or those of a forward pass over the prompt.
+        positions: see above.
         word_token: which token of a word of several tokens (the last one in the paper).
         in_truth: keep a sample only if its true caption has the word as well.
         prompt: asked where a sample brings none; `"describe the image"` by default.
@@ -99,11 +97,11 @@ def collect(
         >>> store.at().tokens, store.at().captions
         (('person',), ('a small person in orange on sand',))
     """
-    rule = _rule(token, positions, generate, word_token, in_truth, max_new_tokens)
+    rule = _rule(token, positions, word_token, in_truth, max_new_tokens)
     nodes = model.graph.select(at)
     _check(model, nodes, rule, dtype, batch_size, save_every)
     asked = DEFAULT_PROMPT if prompt is None else prompt
-    length = max_new_tokens if generate else 0
+    length = 0 if isinstance(rule, AtPositions) else max_new_tokens
     question = CollectionConfig.of(
         model, tuple(nodes.names), rule=str(rule), prompt=asked, max_new_tokens=length, dtype=dtype
     )
@@ -142,7 +140,6 @@ def size_estimate(
     at: Names | Selection,
     token: str | Sequence[str] | None = None,
     positions: Positions | Generated | None = None,
-    generate: bool = True,
     prompt: str | None = None,
     max_new_tokens: int = 30,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
@@ -150,7 +147,7 @@ def size_estimate(
     """How many bytes `collect` will store, at most; runs the first sample, for one token.
 
     Args:
-        model, dataset, at, token, positions, generate, prompt, max_new_tokens, dtype: as for `collect`.
+        model, dataset, at, token, positions, prompt, max_new_tokens, dtype: as for `collect`.
 
     Returns:
         Bytes per sample and in all.
@@ -163,7 +160,7 @@ def size_estimate(
         >>> print(mm.size_estimate(model, [scene] * 1000, at="blocks.*.hook_resid_post", positions="generated"))
         65.9 MiB (1000 samples, 67.5 KiB per sample)
     """
-    rule = _rule(token, positions, generate, "last", False, max_new_tokens)
+    rule = _rule(token, positions, "last", False, max_new_tokens)
     nodes = model.graph.select(at)
     _check(model, nodes, rule, dtype, 1, 1)
     return estimate(model, dataset, nodes, rule, dtype=DTYPES[dtype], prompt=prompt)
@@ -172,7 +169,6 @@ def size_estimate(
 def _rule(
     token: str | Sequence[str] | None,
     positions: Positions | Generated | None,
-    generate: bool,
     word_token: WordToken,
     in_truth: bool,
     max_new_tokens: int,
@@ -190,23 +186,13 @@ def _rule(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
     if token is not None:
-        if not generate:
-            raise InputError(
-                "token= looks for the word in what the model generates, but generate=False was asked for; leave that out, or "
-                "name positions= of the prompt."
-            )
         return AtWord.of(token, word_token, in_truth, max_new_tokens)
     if in_truth:
         raise InputError("in_truth=True compares a word with true captions; say which word: token=...")
-    generated = isinstance(positions, str) and positions in ("generated", "generated_mean")
-    if generated and generate:
-        return AtGenerated(positions, max_new_tokens)  # type: ignore[arg-type]
-    if generated or generate:
-        raise InputError(
-            f"positions={positions!r} with generate={generate}: 'generated' and 'generated_mean' are positions of what the "
-            "model generates (generate=True), all others are positions of the prompt (generate=False)."
-        )
-    return AtPositions(positions)  # type: ignore[arg-type]
+    if positions == "generated_mean" or as_rule(positions) == GENERATED:
+        which: Generated = "generated_mean" if positions == "generated_mean" else "generated"
+        return AtGenerated(which, max_new_tokens)
+    return AtPositions(as_rule(positions))
 
 
 def _check(model: HookedMultimodal, nodes: Selection, rule: Rule, dtype: str, batch_size: int, save_every: int) -> None:

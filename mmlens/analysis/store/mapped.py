@@ -73,7 +73,7 @@ class MappedStates:
     Example:
         >>> import mmlens as mm
         >>> at = "blocks.4.hook_resid_post"
-        >>> store = mm.collect(model, mm.lab.scenes(2), at=at, positions="image", generate=False, progress=False)
+        >>> store = mm.collect(model, mm.lab.scenes(2), at=at, positions="image", progress=False)
         >>> states = store.mapped()
         >>> states.values.shape, states[:100]
         ((128, 192), States([100, 192] [sample width] at blocks.4.hook_resid_post, for <image>))

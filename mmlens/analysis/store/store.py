@@ -37,7 +37,7 @@ class ActivationStore:
     Example:
         >>> import mmlens as mm
         >>> at = "blocks.[2-4].hook_resid_post"
-        >>> store = mm.collect(model, [scene], at=at, positions="last", generate=False, progress=False)
+        >>> store = mm.collect(model, [scene], at=at, positions="last", progress=False)
         >>> store.points
         ('blocks.2.hook_resid_post', 'blocks.3.hook_resid_post', 'blocks.4.hook_resid_post')
         >>> store.at("blocks.3.hook_resid_post").values.shape

@@ -7,14 +7,15 @@ from functools import partial
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.positions import Positions, as_rule, mask
 from mmlens.execution.cells import Cell, Change, rows_of
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.positions import resolve
 from mmlens.interventions.corruptions.pixels import Regions, region_mask, regions_per_sample
 from mmlens.interventions.passes import Follower
-from mmlens.interventions.sample_rows import RowRule, part_of, rows_per_sample
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -42,7 +43,10 @@ class Carried:
         return f"{self.what} at {self.at}"
 
     def changes(self, sample: int) -> tuple[Change, ...]:
-        """What it does to one sample."""
+        """What it does to one sample; nothing where it has no such rows."""
+        rows = self.rows[sample]
+        if rows is not None and not len(rows):
+            return ()
         return (Change(self.at, self.rows[sample], partial(_instead, self.values[sample])),)
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
@@ -94,7 +98,7 @@ def require_level(model: HookedMultimodal, at: str) -> Node:
 
 
 def chosen_rows(
-    batch: MultimodalBatch, node: Node, positions: RowRule, region: Regions
+    batch: MultimodalBatch, node: Node, positions: Positions, region: Regions
 ) -> tuple[torch.Tensor | None, ...]:
     """Rows per sample: of a position rule, or of a region of the picture.
 
@@ -102,18 +106,13 @@ def chosen_rows(
         InputError: for rules and regions that name nothing, or rows without a place.
     """
     if region is None:
-        return rows_per_sample(batch, node, positions)
-    part = part_of(node)
-    if part is None:
-        raise InputError(f"Rows of {node.name} have no place in the picture, so a region names none of them.")
-    found = []
-    for sample, where in enumerate(regions_per_sample(region, batch.size)):
-        if where is None:
-            raise InputError(f"No region was given for sample {sample}.")
-        height, width = batch.layout.place(sample).size
-        mask = region_mask(where, (width, height))
-        found.append(batch.layout.patches_of_mask(mask, part=part, sample=sample))
-    return tuple(found)
+        rule = as_rule(positions)
+    else:
+        sizes = [batch.layout.place(sample).size for sample in range(batch.size)]
+        regions = zip(regions_per_sample(region, batch.size), sizes, strict=True)
+        rule = mask([region_mask(where, size[::-1]) for where, size in regions if where is not None])
+    found = resolve(rule, batch, node)
+    return tuple(found.rows_of(sample) for sample in range(batch.size))
 
 
 @torch.no_grad()
@@ -131,7 +130,7 @@ def carry(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     at: str,
-    positions: RowRule,
+    positions: Positions,
     region: Regions,
     change: Callable[[list[torch.Tensor]], list[torch.Tensor]],
     what: str,

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError
+from mmlens.core.positions import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
-from mmlens.interventions.corruptions.carried import carry, require_level, rows_at
+from mmlens.interventions.corruptions.carried import carry, chosen_rows, require_level, rows_at
 from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
-from mmlens.interventions.sample_rows import RowRule, rows_per_sample
 from mmlens.models.hooked import HookedMultimodal
 
 _GREY = (127, 127, 127)
@@ -24,7 +24,7 @@ def noise(
     *,
     sigma: float = 3.0,
     at: str = "hook_embed",
-    positions: RowRule = "image",
+    positions: Positions = "image",
     region: Regions = None,
     seed: int = 0,
 ) -> MultimodalBatch:
@@ -75,9 +75,9 @@ def noise(
     return carry(model, batch, at, positions, region, add, f"noise of {sigma:g} spreads, seed {seed},")
 
 
-def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: RowRule) -> float:
+def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions) -> float:
     node = require_level(model, at)
-    pieces, _ = rows_at(model, batch, node, rows_per_sample(batch, node, positions))
+    pieces, _ = rows_at(model, batch, node, chosen_rows(batch, node, positions, None))
     found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
     if found == 0:
         raise InputError(
@@ -93,7 +93,7 @@ def blank(
     *,
     at: str = "pixels",
     color: tuple[int, int, int] | None = None,
-    positions: RowRule = "image",
+    positions: Positions = "image",
     region: Regions = None,
 ) -> MultimodalBatch:
     """The batch with nothing in its pictures: one colour, or zero vectors behind the pixels.
@@ -125,7 +125,7 @@ def mean(
     reference: MultimodalBatch | Iterable[MultimodalBatch],
     *,
     at: str = "hook_embed",
-    positions: RowRule = "image",
+    positions: Positions = "image",
     region: Regions = None,
 ) -> MultimodalBatch:
     """The batch with the mean of a dataset in the place of its pictures: what pictures have in common stays.
@@ -158,7 +158,7 @@ def mean(
     node = require_level(model, at)
     total, count = torch.zeros(()), 0
     for other in others:
-        pieces, _ = rows_at(model, other, node, rows_per_sample(other, node, positions))
+        pieces, _ = rows_at(model, other, node, chosen_rows(other, node, positions, None))
         flat = torch.cat([piece.flatten(0, -2) for piece in pieces]).double()
         total, count = total + flat.sum(0), count + len(flat)
     vector = total / count
@@ -170,7 +170,7 @@ def shuffle(
     batch: MultimodalBatch,
     *,
     at: str = "hook_embed",
-    positions: RowRule = "image",
+    positions: Positions = "image",
     region: Regions = None,
     seed: int = 0,
 ) -> MultimodalBatch:

@@ -42,7 +42,7 @@ def stored(values: torch.Tensor, folder: Path, question: CollectionConfig, *, pr
 
 @pytest.fixture(scope="module")
 def question() -> CollectionConfig:
-    return mm.collect(mm.lab.load(), mm.lab.scenes(1), at=AT, positions="last", generate=False, progress=False).question
+    return mm.collect(mm.lab.load(), mm.lab.scenes(1), at=AT, positions="last", progress=False).question
 
 
 def planted(method: str) -> tuple[torch.Tensor, torch.Tensor]:

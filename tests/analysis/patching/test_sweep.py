@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference
-from mmlens.analysis.patching.groups import grid
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
+from mmlens.core.positions import grid
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head, Neuron
 from mmlens.execution import CleanRun
@@ -200,15 +200,17 @@ def test_each_position_of_the_shorter_sample_skips_its_padding(llava: Subject) -
     sweep = patch(
         model, clean, corrupted, at="blocks.1.hook_resid_pre", positions="each", metric=METRIC, progress=False
     )
-    padding = ~clean.layout.is_token[0]
-    assert padding.any()
-    assert (sweep.effect[0, padding, 0] == 0).all()
-    assert sweep.groups == [str(i) for i in range(clean.layout.length("language") or 0)]
+    own = [row.nonzero().flatten() for row in clean.layout.is_token]
+    counts = [len(rows) for rows in own]
+    assert counts[0] < counts[1]
+    assert (sweep.effect[0, counts[0] :, 0] == 0).all()
+    assert sweep.groups == [str(i) for i in range(counts[1])]
     _, cache = model.run_with_cache(clean, names="blocks.1.hook_resid_pre")
-    for row in (4, 20):
-        hook = copying(model, "blocks.1.hook_resid_pre", cache["resid_pre", 1], [torch.tensor([row])] * 2)
+    for number in (4, 17):  # of each sample's own tokens
+        hook = copying(model, "blocks.1.hook_resid_pre", cache["resid_pre", 1], [rows[[number]] for rows in own])
         expected = difference(model, answers(model, corrupted, [hook]))
-        torch.testing.assert_close(sweep.values[0, row, 1], expected[1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(sweep.values[0, number], expected, rtol=0, atol=1e-5)
+    assert sweep.effect[0, 17].abs().min() > 1e-4
 
 
 def test_cells_that_do_not_fit_at_once_are_run_in_goes(llava: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,9 +346,13 @@ def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subjec
     z, embed, tower = "blocks.*.attn.hook_z", "hook_embed", "vision.blocks.0.hook_resid_post"
     cases: list[tuple[Subject, dict[str, Any], str]] = [
         (llava, {"at": "blocks.0.hook_resid"}, r"no hook point 'blocks.0.hook_resid'.*Nearest: blocks.0.hook_resid_"),
-        (llava, {"at": embed, "positions": {"far": 99}}, r"positions=99 name \[99\], outside the 23 positions"),
+        (
+            llava,
+            {"at": embed, "positions": {"far": 99}},
+            r"positions.index\(99\) name \[99\], outside the 19 tokens of sample 0",
+        ),
         (llava, {"at": embed, "positions": {}}, "positions are empty: name at least one group"),
-        (llava, {"at": embed, "positions": {"none": []}}, r"positions=\[\] name none of the 23 positions"),
+        (llava, {"at": embed, "positions": {"none": []}}, r"positions=\[\] are none: give a rule"),
         (llava, {"at": embed, "positions": {"few": [torch.tensor([1])]}}, "given for 1 samples, and the batch has 2"),
         (llava, {"at": embed, "direction": "sideways"}, "direction='sideways' must be 'denoise' or 'noise'"),
         (llava, {"at": embed, "window": 0}, "window=0 must be a whole number of at least 1"),
@@ -357,7 +363,11 @@ def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subjec
         (llava, {"units": [Neuron(0, 48), Head(9, 0)]}, r"The model has no L0.u48, L9.h0; it has"),
         (llava, {"at": z, "units": [Head(0, 1)]}, r"None of the units lies at blocks.1.attn.hook_z"),
         (llava, {"at": "blocks.0.attn.hook_z", "units": [Head(0, 1), Head(1, 1)]}, "L1.h1 lie at none of the points"),
-        (llava, {"at": [embed, tower], "positions": "each"}, r"different lengths \(vision, language\); sweep them one"),
+        (
+            llava,
+            {"at": [embed, tower], "positions": "each"},
+            "lie on the sequences vision, language, whose positions do not correspond",
+        ),
         (
             llava,
             {"at": embed, "metric": lambda logits: logits.mean()},
@@ -368,17 +378,12 @@ def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subjec
             {"at": embed, "metric": log_probability(["red"] * 3)},
             "tokens for 3 samples, and there are logits of 2",
         ),
-        (llava, {"at": embed, "positions": "picture"}, "positions='picture' is unknown; the words are"),
-        (
-            qwen,
-            {"at": tower, "positions": {"first": 0}},
-            "rows of all 2 samples in one sequence; give positions as one list",
-        ),
+        (llava, {"at": embed, "positions": "picture"}, "'picture' does not stand in the text of samples"),
         (blip, {"at": "projector.hook_out", "positions": grid(1)}, "'queries' have no place in the picture"),
         (
             blip,
             {"at": "projector.hook_out", "positions": "each"},
-            "length of the queries sequence is not known before a run",
+            "rows projector.hook_out has on the queries sequence is known once it runs",
         ),
         (blip, {"at": embed, "positions": grid(1)}, "queries of the Q-Former mix all patches"),
     ]

@@ -208,7 +208,6 @@ def test_a_direction_planted_in_a_model_is_the_shift_between_datasets_with_and_w
                 some,
                 at="blocks.0.hook_resid_post",
                 positions="last",
-                generate=False,
                 dtype="float32",
                 progress=False,
             ).at()

@@ -88,7 +88,7 @@ def test_the_states_of_the_prompt(subject: Subject, positions: Any) -> None:
         chosen = rows[positions] if isinstance(positions, str) else everything[positions]
         wanted.append(stream[chosen])
         tokens += [model.tokenizer.decode([token]) for token in batch["input_ids"][0][chosen].tolist()]
-    states = gather(subject, positions=positions, generate=False).at()
+    states = gather(subject, positions=positions).at()
     torch.testing.assert_close(states.values, torch.cat(wanted).detach(), atol=1e-5, rtol=1e-5)
     assert list(states.tokens) == tokens
 
@@ -160,7 +160,7 @@ def test_a_state_that_float16_cannot_hold_is_an_error(llava: Subject) -> None:
     huge = [(POINT, lambda activation, hook: activation * 1e6)]
     message = r"A state at blocks.1.hook_resid_post is as large as .* dtype='bfloat16'"
     with llava.model.hooks(huge), pytest.raises(MMLensError, match=message):
-        collect(llava.model, DATASET[:1], at=POINT, positions="last", generate=False, progress=False)
+        collect(llava.model, DATASET[:1], at=POINT, positions="last", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Row numbers that know which sequence they count on: what a token layout hands out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import InputError
+
+#: Functions whose whole numbers are no rows: orders, counts, sums.
+_OTHER_NUMBERS = frozenset(
+    getattr(torch.Tensor, name)
+    for name in (
+        *("argsort", "argmax", "argmin", "nonzero", "bincount", "sum", "count_nonzero", "cumsum", "prod", "diff"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+    )
+) | {torch.searchsorted, torch.zeros_like, torch.ones_like, torch.full_like, torch.arange}
+
+
+class SequenceRows(torch.Tensor):
+    """Row numbers along one sequence: a tensor in every use, and as `positions=` rows of that sequence and of no other.
+
+    Indexing, joining and moving keep what they know; joined with rows of another sequence they are refused.
+
+    Attributes:
+        sequence: what they count along: `"language"`, `"vision"`, `"projector"`.
+        sample: whose rows they are; None where that is not one sample alone.
+        per_sample: whether the first axis runs over the samples of the batch.
+    """
+
+    sequence: str
+    sample: int | None
+    per_sample: bool
+
+    @staticmethod
+    def of(rows: torch.Tensor, sequence: str, *, sample: int | None = None, per_sample: bool = False) -> "SequenceRows":
+        """Rows of a sequence, and of a sample where it is known whose they are."""
+        made = rows.as_subclass(SequenceRows)
+        made.sequence, made.sample, made.per_sample = sequence, sample, per_sample
+        return made
+
+    @property
+    def plain(self) -> torch.Tensor:
+        """The numbers alone."""
+        return self.as_subclass(torch.Tensor)
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        whose = "" if self.sample is None else f" of sample {self.sample}"
+        return f"{self.sequence} rows {self.plain.tolist()}{whose}"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            out = func(*args, **(kwargs or {}))
+        known = [rows for rows in _among(args[:1]) if hasattr(rows, "sequence")]
+        if not known or func in _OTHER_NUMBERS:
+            return out
+        result = out[0] if isinstance(out, tuple) and len(out) and isinstance(out[0], torch.Tensor) else out
+        if not isinstance(result, torch.Tensor) or result.dtype not in (torch.int64, torch.int32):
+            return out
+        sequences = sorted({rows.sequence for rows in known})
+        if len(sequences) > 1:
+            raise InputError(
+                f"Rows of the {' and the '.join(sequences)} sequence cannot be joined: the same number is another row on "
+                "each. Name them by a rule, which holds on every sequence: mm.positions.box(...)."
+            )
+        samples = {rows.sample for rows in known}
+        sample = samples.pop() if len(samples) == 1 else None
+        per_sample = known[0].per_sample and result.ndim > 0 and len(result) == len(known[0])
+        if known[0].per_sample and func is torch.Tensor.__getitem__ and isinstance(args[1], int):
+            per_sample, sample = False, args[1] % len(known[0])
+        made = cls.of(result.as_subclass(torch.Tensor), sequences[0], sample=sample, per_sample=per_sample)
+        return made if result is out else type(out)((made, *out[1:]))
+
+
+def _among(values: Sequence[Any]) -> list[SequenceRows]:
+    """The rows among arguments, and in lists of them."""
+    found: list[SequenceRows] = []
+    for value in values:
+        if isinstance(value, SequenceRows):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _among(value)
+    return found

@@ -1,0 +1,187 @@
+"""Each sample's own rows at a point: its tokens, or the rows of its pictures in a tower, wherever these lie in the tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+
+from mmlens.core.axes import batch_axis
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
+from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.nodes import Node
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.patch_geometry import Grid, Places
+
+#: Sequences that new tokens follow in a generation.
+GROWING = ("language", "decoder")
+
+#: Sequences whose rows may have places in the picture, and the part that says which.
+_PLACED: dict[str, Part] = {"language": "language", "vision": "vision", "projector": "projector"}
+
+
+def place_part(sequence: str) -> Part | None:
+    """The part whose places in the picture rows of a sequence have; None where they have none."""
+    return _PLACED.get(sequence)
+
+
+def sequence_length(batch: MultimodalBatch, sequence: str) -> int | None:
+    """Number of positions of a sequence, or None where only a run tells."""
+    if sequence == "decoder":
+        written = batch.inputs.get("decoder_input_ids")
+        return 1 if written is None else written.shape[1]
+    return batch.layout.length(sequence)
+
+
+def prompt_point(graph: HookGraph) -> Node:
+    """The first point of the language model whose rows are the positions of the prompt."""
+    return next(node for node in graph if node.part == "language" and node.sequence == "language")
+
+
+@dataclass(frozen=True, eq=False)
+class PointRows:
+    """Each sample's own rows at a point, in order.
+
+    Attributes:
+        batch: the batch.
+        node: the point.
+        length: positions of its sequence; None where only a run tells.
+        entries: length of its batch axis; None where it has none, or only a run tells.
+        own: per sample, (entry of the batch axis, row) of its rows; None where that is not known.
+    """
+
+    batch: MultimodalBatch
+    node: Node
+    length: int | None
+    entries: int | None
+    own: tuple[Int[torch.Tensor, "row 2"], ...] | None
+
+    @classmethod
+    def of(cls, batch: MultimodalBatch, node: Node, shape: Sequence[int] | None = None) -> "PointRows":
+        """The rows of a batch at a point.
+
+        Args:
+            batch: the batch.
+            node: the point.
+            shape: of the point's tensor in the run under way; before a run the batch says what it can.
+        """
+        axis = batch_axis(node.axes)
+        length = sequence_length(batch, node.sequence) if shape is None else shape[node.position_axis]
+        count = None if axis is None or shape is None else shape[axis]
+        if node.sequence in GROWING:
+            known = sequence_length(batch, node.sequence) or 0
+            return cls(batch, node, known, batch.size, tuple(_prompt_rows(batch, node.sequence, known)))
+        if length is None:
+            return cls(batch, node, None, count, None)
+        if axis is None:
+            return cls(batch, node, length, None, _packed_rows(batch, node, length))
+        owned = owned_entries(batch, node.part, count)
+        if owned is None:
+            return cls(batch, node, length, count, None)
+        rows = torch.arange(length)
+        own = tuple(torch.cartesian_prod(torch.tensor(e), rows) if e else _NO_ROWS for e in owned)
+        return cls(batch, node, length, count or 1 + max((e for some in owned for e in some), default=0), own)
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """How many rows each sample has."""
+        return [len(rows) for rows in self.known]
+
+    @property
+    def known(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
+        """Per sample, its rows.
+
+        Raises:
+            InputError: if it is not known which rows are whose, or how many there are.
+        """
+        if self.own is not None:
+            return self.own
+        if self.length is None:
+            raise InputError(
+                f"How many rows {self.node.name} has on the {self.node.sequence} sequence is known once it runs; here use "
+                "positions='all' or whole numbers from 0 up."
+            )
+        raise InputError(
+            f"{self.node.name} [{self.node.axes}] holds rows of all {self.batch.size} samples, and which are whose is not known; "
+            "use positions='all', or run the samples one by one."
+        )
+
+    def numbers(self, sample: int, pairs: Int[torch.Tensor, "row 2"]) -> Int[torch.Tensor, "row"]:
+        """The numbers, among a sample's own, of rows that it has."""
+        width = self.length or 1
+        keys = self.known[sample][:, 0] * width + self.known[sample][:, 1]
+        return torch.isin(keys, pairs[:, 0] * width + pairs[:, 1]).nonzero().flatten()
+
+
+_NO_ROWS = torch.zeros(0, 2, dtype=torch.long)
+
+
+def _prompt_rows(batch: MultimodalBatch, sequence: str, length: int) -> list[torch.Tensor]:
+    """(sample, row) of what a sequence of tokens starts from; padding is left out."""
+    there = batch.layout.is_token if sequence == "language" else torch.ones(batch.size, length, dtype=torch.bool)
+    return [torch.stack([torch.full_like(rows, s), rows], 1) for s, rows in enumerate(_each_true(there))]
+
+
+def _each_true(mask: torch.Tensor) -> list[torch.Tensor]:
+    return [row.nonzero().flatten() for row in mask]
+
+
+def _packed_rows(batch: MultimodalBatch, node: Node, length: int) -> tuple[torch.Tensor, ...] | None:
+    """(0, row) of each sample's pictures in a sequence that holds those of all samples; None where that is not known."""
+    if batch.size == 1:
+        rows = torch.arange(length)
+        return (torch.stack([torch.zeros_like(rows), rows], 1),)
+    # what the projector receives may lie on the tower's own rows, before it merges them
+    part: Part = "vision" if node.sequence == "vision" else node.part
+    if any(part not in places.grids for places in batch.layout.places):
+        return None
+    found = []
+    for sample in range(batch.size):
+        own = [pairs_of(grid, packed=True) for places in places_of(batch, sample) for grid in places.views(part)]
+        found.append(torch.cat(own).unique(dim=0) if own else _NO_ROWS)
+    return tuple(found)
+
+
+def places_of(batch: MultimodalBatch, sample: int) -> list[Places]:
+    return [places for places in batch.layout.places if places.sample == sample]
+
+
+def pairs_of(grid: Grid, *, packed: bool = False) -> Int[torch.Tensor, "row 2"]:
+    """(entry, row) of the rows of a grid; entry 0 where there is no batch axis."""
+    entry = 0 if packed or grid.index is None else grid.index
+    entries = entry if isinstance(entry, torch.Tensor) else torch.full_like(grid.rows, entry)
+    return torch.stack([entries, grid.rows], dim=1)
+
+
+def owned_entries(batch: MultimodalBatch, part: Part, count: int | None) -> list[list[int]] | None:
+    """Per sample, the entries of a tower's batch axis that hold it: its pictures and their tiles; None if not known.
+
+    Args:
+        batch: the batch.
+        part: the tower.
+        count: length of the axis; None before a run.
+    """
+    places = batch.layout.places
+    owners = [some.sample for some in places]
+    if part == "language" or (owners == list(range(batch.size)) and count in (None, batch.size)):
+        grids = [grid for some in places for grid in some.views(part)]
+        if part == "language" or count is not None or not any(_in_tiles(grid) for grid in grids):
+            return [[sample] for sample in range(batch.size)]
+    if batch.size == 1 and count is not None:
+        return [list(range(count))]
+    found: list[set[int]] = [set() for _ in range(batch.size)]
+    for some in places:
+        views = some.views(part) or some.views("vision")
+        if not views:
+            return None
+        for grid in views:
+            found[some.sample] |= set(pairs_of(grid)[:, 0].tolist())
+    if count is not None and max((entry for entries in found for entry in entries), default=0) >= count:
+        return None
+    return [sorted(entries) for entries in found] if places else None
+
+
+def _in_tiles(grid: Grid) -> bool:
+    return isinstance(grid.index, torch.Tensor)

@@ -1,0 +1,377 @@
+"""The one place where rules become rows: a rule, a batch and a point give each sample's rows and the generated steps.
+
+Rows are counted among each sample's own: its tokens on the language sequence (padding is none of them), the rows of its
+pictures in a tower, whether these lie in entries of a batch axis, in several tiles, or packed with other samples' in one
+sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import nearest
+from mmlens.core.positions import (
+    ALL,
+    WORDS,
+    Complement,
+    Image,
+    Index,
+    Joined,
+    Named,
+    Region,
+    Row,
+    Rule,
+    Span,
+    Word,
+)
+from mmlens.hooks.nodes import Node
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_positions import blocks, boxes_of_rows, own_pictures, pictures, regions
+from mmlens.inputs.point_rows import GROWING, PointRows, place_part
+from mmlens.inputs.words import word_occurrences
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedPositions:
+    """What a rule means for a batch at a point.
+
+    Attributes:
+        rule: the rule.
+        point: the rows of the point.
+        numbers: per sample, the rows that are meant, counted among the sample's own; in the order of the rule.
+        whole: whether every row is meant where it is not known which are whose, or how many there are.
+    """
+
+    rule: Rule
+    point: PointRows
+    numbers: tuple[Int[torch.Tensor, "row"], ...]
+    whole: bool = False
+    _memory: dict[object, torch.Tensor | bool] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def rows(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
+        """Per sample, (entry of the batch axis, row) of what is meant; entry 0 where there is no such axis."""
+        if self.point.length is None:  # one entry per sample, as far as is known before a run
+            return tuple(torch.stack([torch.full_like(n, s), n], 1) for s, n in enumerate(self.numbers))
+        return tuple(own[numbers] for own, numbers in zip(self.point.known, self.numbers, strict=True))
+
+    @property
+    def empty(self) -> list[int]:
+        """The samples in which no row is meant."""
+        return [sample for sample, numbers in enumerate(self.numbers) if not len(numbers)]
+
+    @cached_property
+    def mask(self) -> Bool[torch.Tensor, "entry pos"]:
+        """True at the rows that are meant; one row in all where the point has no batch axis."""
+        mask = torch.zeros(self.point.entries or 1, self.point.length or 0, dtype=torch.bool)
+        for pairs in self.rows:
+            mask[pairs[:, 0], pairs[:, 1]] = True
+        return mask
+
+    def rows_of(self, sample: int) -> Int[torch.Tensor, "row ..."] | None:
+        """A sample's rows as a change names them: `[row]`, (entry, row) where it has several entries, None for all rows."""
+        growing, own = self.point.node.sequence in GROWING, self.point.own
+        if self.whole or (not growing and own is not None and len(self.numbers[sample]) == len(own[sample]) > 0):
+            return None
+        pairs = self.rows[sample]
+        single = own is None or not len(own[sample]) or int(own[sample][0, 0]) == int(own[sample][-1, 0])
+        return pairs[:, 1].clone(memory_format=torch.contiguous_format) if single else pairs
+
+    @property
+    def boxes(self) -> Float[torch.Tensor, "row 4"] | None:
+        """The pixel boxes of the first sample's rows, where all of them have one."""
+        return None if self.point.own is None else boxes_of_rows(self.point, self.rows[0])
+
+    def new(self, first: int, count: int) -> Bool[torch.Tensor, "batch step"]:
+        """Which of the new tokens `first`, `first + 1`, ... are meant, counted from the first one."""
+        return _steps(self.rule, self.point, torch.arange(first, first + count))
+
+    def marks(self, first: int, count: int, device: torch.device) -> torch.Tensor | bool:
+        """True at the rows of a pass that are meant, `[entry pos]`; True or False where it is all or none of them.
+
+        Args:
+            first: position of the pass's first row.
+            count: how many rows it holds.
+            device: where the marks are needed.
+        """
+        if self.whole:
+            return True
+        key = (first, count, device)
+        if key not in self._memory:
+            length = self.point.length or 0
+            rows = self.mask[:, first : first + count]
+            if first + count > length:
+                start = max(first, length)
+                rows = torch.cat([rows, self.new(start - length, first + count - start)], dim=1)
+            uniform = bool(rows.any()) == bool(rows.all())
+            if len(self._memory) > 8:  # steps of a long generation come once each
+                self._memory.clear()
+            self._memory[key] = bool(rows.all()) if uniform else rows.to(device)
+        return self._memory[key]
+
+
+def resolve(
+    rule: Rule,
+    batch: MultimodalBatch,
+    node: Node,
+    shape: Sequence[int] | None = None,
+    *,
+    steps: int | None = 0,
+    required: bool = True,
+) -> ResolvedPositions:
+    """What a rule means for a batch at a point.
+
+    Args:
+        rule: the rule.
+        batch: the batch.
+        node: the point.
+        shape: of the point's tensor in the run under way; None before one.
+        steps: how many new tokens the run reads, so that a rule may mean these alone; None for no bound.
+        required: whether the rule must mean something in some sample.
+
+    Raises:
+        InputError: if it means nothing, rows that do not exist, or what the sequence does not hold.
+        NoPlaceError: for a part of the picture where rows have no place in it.
+    """
+    point = PointRows.of(batch, node, shape)
+    pictured = place_part(node.sequence) is None and "+" not in node.sequence
+    if point.own is None and (rule in (ALL, Named("prompt")) or (pictured and rule == Image())):
+        return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
+    found = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
+    if required and len(found.empty) == batch.size and not found.new(0, 4096 if steps is None else steps).any():
+        raise InputError(_nothing(rule, point, steps))
+    return found
+
+
+def resolve_blocks(batch: MultimodalBatch, node: Node, side: int) -> dict[str, ResolvedPositions]:
+    """The picture in blocks of `side x side` patches at a point, by name: `r0c0`, `r0c1`, ... row by row.
+
+    Raises:
+        InputError: where rows have no place in a picture, or samples have not one picture each, all of one shape.
+    """
+    point = PointRows.of(batch, node)
+    return {name: ResolvedPositions(Image(), point, tuple(numbers)) for name, numbers in blocks(point, side)}
+
+
+def _nothing(rule: Rule, point: PointRows, steps: int | None) -> str:
+    batch, sequence = point.batch, point.node.sequence
+    holds = {"language": repr(batch.layout), "decoder": f"{point.length} positions of what the decoder has written"}
+    hint = ""
+    if steps == 0 and _steps(rule, point, torch.arange(64)).any():
+        hint = " New tokens are read in model.generate(...) from its second step on; a forward pass has none, and the first is "
+        hint += "predicted by positions.last."
+    return (
+        f"{rule!r} names nothing in samples {list(range(batch.size))} at {point.node.name}, on the {sequence} sequence"
+        f" ({holds.get(sequence, f'{point.length} rows')}).{hint}"
+    )
+
+
+# -- rules, one by one ---------------------------------------------------------------------------------------------
+
+
+def _numbers(rule: Rule, point: PointRows) -> list[torch.Tensor]:
+    """Per sample, the rows that a rule means, counted among its own."""
+    match rule:
+        case Joined() | Complement():
+            return _each_true_of(_joined(rule, point))
+        case Index():
+            return _indices(rule, point)
+        case Named(name):
+            return _named(name, point)
+        case Image():
+            return pictures(rule, point)
+        case Row():
+            return _raw(rule, point)
+        case Word():
+            return _words(rule, point)
+        case Region():
+            return regions(rule, point)
+    raise InputError(f"{rule!r} is no rule of mm.positions.")
+
+
+def _each_true_of(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [mask.nonzero().flatten() for mask in masks]
+
+
+def _joined(rule: Rule, point: PointRows) -> list[torch.Tensor]:
+    """Per sample, True at its own rows that a rule means."""
+    if isinstance(rule, Complement):
+        return [~mask for mask in _joined(rule.rule, point)]
+    if isinstance(rule, Joined):
+        pairs = zip(_joined(rule.left, point), _joined(rule.right, point), strict=True)
+        return [_combined(rule.sign, left, right) for left, right in pairs]
+    found = []
+    for count, numbers in zip(point.counts, _numbers(rule, point), strict=True):
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[numbers] = True
+        found.append(mask)
+    return found
+
+
+def _combined(sign: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    return left | right if sign == "|" else left & right if sign == "&" else left & ~right
+
+
+def _steps(rule: Rule, point: PointRows, steps: torch.Tensor) -> Bool[torch.Tensor, "batch step"]:
+    """Which new tokens a rule means, counted from the first one."""
+    size = point.batch.size
+    none = torch.zeros(size, len(steps), dtype=torch.bool)
+    if point.node.sequence not in GROWING:
+        return none
+    if isinstance(rule, Complement):
+        return ~_steps(rule.rule, point, steps)
+    if isinstance(rule, Joined):
+        return _combined(rule.sign, _steps(rule.left, point, steps), _steps(rule.right, point, steps))
+    if isinstance(rule, Named):
+        return ~none if rule.name in ("all", "generated") else none
+    if isinstance(rule, Index) and not rule.per_sample:
+        for span in rule.items:
+            if isinstance(span, Span):
+                for sample, length in enumerate(point.counts):
+                    start, stop = span.bounds(length)
+                    at = length + steps
+                    none[sample] |= (at >= start) & (at < stop) & ((at - start) % span.step == 0)
+    return none
+
+
+def _named(name: str, point: PointRows) -> list[torch.Tensor]:
+    sequence, batch = point.node.sequence, point.batch
+    if name in ("all", "prompt"):
+        return [torch.arange(count) for count in point.counts]
+    if sequence not in GROWING and not (sequence == "text" and name == "text"):
+        raise InputError(
+            f"positions={name!r} has no meaning at {point.node.name}, whose {sequence} sequence holds rows of pictures and no "
+            "tokens; there use 'all', 'image', mm.positions.box(...) or indices, or choose points of the language model."
+        )
+    if name == "generated":
+        return [torch.zeros(0, dtype=torch.long)] * batch.size
+    if name == "last":
+        return [torch.arange(count)[-1:] for count in point.counts]
+    if sequence != "language":
+        return [torch.arange(count) for count in point.counts]
+    return _each_true_of([~own for own in own_pictures(batch)])
+
+
+def _indices(rule: Index, point: PointRows) -> list[torch.Tensor]:
+    size = point.batch.size
+    if rule.per_sample and len(rule.items) != size:
+        raise InputError(
+            f"positions were given for {len(rule.items)} samples, and the batch has {size}; give one list each."
+        )
+    if point.own is None and point.length is None:
+        return _ahead_of_the_run(rule, point)
+    found = []
+    wrong: dict[int, list[int]] = {}
+    for sample, count in enumerate(point.counts):
+        own: list[int] = []
+        for item in rule.items[sample] if rule.per_sample else rule.items:
+            if isinstance(item, Span):
+                start, stop = item.bounds(count)
+                own += range(start, count if stop > count else int(stop), item.step)
+            elif -count <= item < count:
+                own.append(item % count)
+            elif count or point.node.sequence in GROWING:
+                wrong.setdefault(sample, []).append(item)
+        found.append(torch.tensor(list(dict.fromkeys(own)), dtype=torch.long))
+    if wrong:
+        what = "tokens" if point.node.sequence in GROWING else f"rows of {point.node.name}"
+        counts = [point.counts[sample] for sample in wrong]
+        raise InputError(
+            f"{rule!r} name {next(iter(wrong.values()))}, outside the {counts[0]} {what} of sample {next(iter(wrong))}"
+            f" (samples {list(wrong)} have {counts} on the {point.node.sequence} sequence, padding not counted)."
+        )
+    return found
+
+
+def _ahead_of_the_run(rule: Index, point: PointRows) -> list[torch.Tensor]:
+    """Numbers on a sequence whose length only a run tells."""
+    numbers = [list(own) for own in rule.items] if rule.per_sample else [list(rule.items)] * point.batch.size
+    if any(isinstance(number, Span) or number < 0 for own in numbers for number in own):
+        return [torch.empty(0)] * len(point.counts)  # `counts` says what is missing
+    return [torch.tensor(own, dtype=torch.long) for own in numbers]
+
+
+def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
+    node, batch, length = point.node, point.batch, point.length
+    if rule.sequence not in (None, node.sequence):
+        part = place_part(node.sequence)
+        there = f'batch.layout.patches(..., part="{part}") has those of this point, and ' if part else ""
+        raise InputError(
+            f"positions hold rows of the {rule.sequence} sequence, and {node.name} lies on the {node.sequence} sequence, where "
+            f"the same numbers are other rows. {there}the rule mm.positions.box(...) holds at every point."
+        )
+    if rule.sample is not None and not rule.per_sample and rule.sample >= 0 and batch.size > 1:
+        raise InputError(
+            f"positions hold rows of sample {rule.sample} alone, and the batch has {batch.size} samples; give one entry per "
+            "sample, or a rule that finds them in each: mm.positions.box([...])."
+        )
+    if rule.per_sample and len(rule.rows) != batch.size:
+        raise InputError(
+            f"positions were given for {len(rule.rows)} samples, and the batch has {batch.size}; give one list each."
+        )
+    if length is None:
+        point.counts  # noqa: B018 - says what is missing
+    length = length or 0
+    lists = rule.rows if rule.per_sample else rule.rows * batch.size
+    wrong = [n for own in lists for n in own if not -length <= n < length]
+    if wrong:
+        raise InputError(f"{rule!r} name {wrong}, outside the {length} rows of the {node.sequence} sequence.")
+    found = []
+    for sample, (own, numbers) in enumerate(zip(point.known, lists, strict=True)):
+        rows = [n % length for n in numbers]
+        by_row = [(own[:, 1] == n).nonzero().flatten() for n in rows]
+        lost = [n for n, some in zip(rows, by_row, strict=True) if not len(some)]
+        if lost and (rule.per_sample or node.sequence in GROWING):
+            why = "padding" if node.sequence in GROWING else "rows of other samples' pictures"
+            raise InputError(f"{rule!r} name rows {lost} of sample {sample}, which are {why} at {node.name}.")
+        found.append(torch.cat(by_row) if by_row else torch.zeros(0, dtype=torch.long))
+    return found
+
+
+def _words(rule: Word, point: PointRows) -> list[torch.Tensor]:
+    batch, node = point.batch, point.node
+    if node.sequence not in GROWING:
+        raise InputError(
+            f"{rule!r} is a word of the text, and {node.name} holds rows of pictures; name it at points of the "
+            f"language model. (The rules that are words: {', '.join(map(repr, WORDS))}.)"
+        )
+    if batch.tokenizer is None:
+        raise InputError(
+            f"{rule!r} needs a tokenizer, and the model was wrapped without a processor; pass one: "
+            "HookedMultimodal.from_hf(hf_model, processor)."
+        )
+    if rule.per_sample and len(rule.words) != batch.size:
+        raise InputError(
+            f"word() was given {len(rule.words)} words, and the batch has {batch.size} samples; give one each."
+        )
+    ids = batch["decoder_input_ids" if node.sequence == "decoder" else "input_ids"].tolist()
+    apart = own_pictures(batch) if node.sequence == "language" else None
+    found = []
+    for sample, own in enumerate(point.known):
+        tokens = [ids[sample][row] for row in own[:, 1].tolist()]
+        between = [False] * len(tokens) if apart is None else apart[sample].tolist()
+        word = rule.words[sample if rule.per_sample else 0]
+        found.append(word_occurrences(batch.tokenizer, tokens, word, between))
+    few = [s for s, some in enumerate(found) if not some or not -len(some) <= (rule.which or 0) < len(some)]
+    if few:
+        raise InputError(_lacking(rule, batch, found, few))
+    which = [some if rule.which is None else [some[rule.which]] for some in found]
+    return [torch.tensor([at for some in own for at in some], dtype=torch.long) for own in which]
+
+
+def _lacking(rule: Word, batch: MultimodalBatch, found: list[list[list[int]]], few: list[int]) -> str:
+    words = ", ".join(dict.fromkeys(rule.words[s if rule.per_sample else 0] for s in few))
+    if all(found[sample] for sample in few):
+        return f"{rule!r}: {words!r} stands {[len(found[s]) for s in few]} times in the text of samples {few}."
+    texts = [batch.prompts[sample] for sample in few[:2]] if batch.prompts else []
+    near = nearest(words, WORDS)
+    return (
+        f"{words!r} does not stand in the text of samples {few}"
+        + (f" ({'; '.join(map(repr, texts))})" if texts else "")
+        + f". A word that is no rule is looked for in the text; the rules that are words: {', '.join(map(repr, WORDS))}"
+        + (f" (did you mean {near[0]!r}?)." if near else ".")
+    )
