@@ -52,7 +52,7 @@ def _facts(chosen: Chosen) -> dict[str, object]:
     return {
         "at": chosen.at,
         "alpha": chosen.alpha,
-        "positions": str(chosen.positions),
+        "positions": str(chosen.positions).replace("|", "+"),  # in a table
         "norms": [round(steer.vector.norm, 1) for steer in chosen.steers],
         "flipped in validation": chosen.flipped,
         "lost in validation": chosen.lost,
@@ -99,7 +99,9 @@ def by_effect(
     means = Means(task, layer)
     vectors = mm.concept_steering_vectors(means.bank, sources=means.active)
     steers = {
-        pair: mm.Steer(vector, positions="last_prompt", gate=mm.ActiveConcept(means.bank, pair[0]))
+        pair: mm.Steer(
+            vector, positions=mm.positions.last | mm.positions.generated, gate=mm.ActiveConcept(means.bank, pair[0])
+        )
         for pair, vector in vectors.items()
     }
     asked = validation(task, tried)["to change"]

@@ -8,7 +8,7 @@ from itertools import product
 import mmlens as mm
 from benchmarks.steering_tasks import Layer, Task, validation
 from mmlens.analysis.steering.outcome import SteeringCase, says
-from mmlens.interventions.steering import SteeredPositions
+from mmlens.core.positions import Rule
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")
 _STRENGTHS = {"coarse": (0.5, 0.55, 0.6, 0.7, 1.0, 1.5, 1.7), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}
@@ -47,9 +47,7 @@ class Means:
             words.setdefault(concept, Counter())[word in self.task.sources] += 1
         return [concept for concept, counts in sorted(words.items()) if counts[True] > counts[False]]
 
-    def steers(
-        self, model: mm.HookedMultimodal, method: str, alpha: float, positions: SteeredPositions
-    ) -> list[mm.Steer]:
+    def steers(self, model: mm.HookedMultimodal, method: str, alpha: float, positions: Rule) -> list[mm.Steer]:
         """The steering of a method; none where no concept stands for the source."""
         steer = mm.Steer(self.coarse, alpha, positions=positions)
         if method == "coarse":
@@ -85,7 +83,7 @@ class Chosen:
     method: str
     at: str
     alpha: float
-    positions: SteeredPositions
+    positions: Rule
     steers: list[mm.Steer]
     flipped: float
     lost: float
@@ -97,9 +95,10 @@ class Chosen:
         return enough, -self.lost if enough else self.flipped - self.lost
 
 
-def _positions(task: Task, method: str) -> tuple[SteeredPositions, ...]:
+def _positions(task: Task, method: str) -> tuple[Rule, ...]:
     """Where a method may act: gates look for the state that predicts a word, and captions say theirs late."""
-    return ("last_prompt", "prompt") if method == "coarse" and task.prompt is not None else ("last_prompt",)
+    answering = mm.positions.last | mm.positions.generated
+    return (answering, mm.positions.prompt) if method == "coarse" and task.prompt is not None else (answering,)
 
 
 def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, count: int) -> dict[str, Chosen]:

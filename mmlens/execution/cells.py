@@ -117,9 +117,10 @@ class Piece:
 def piece_of(node: Node, batch: MultimodalBatch, sample: int, rows: torch.Tensor | None, shape: torch.Size) -> Piece:
     """Where the rows of a sample are in an activation of the given shape."""
     axis = node.position_axis
+    if rows is None and batch.size > 1 and node.part != "language":
+        point = PointRows.of(batch, node, shape)
+        rows = point.known[sample][:, 1] if point.shared or batch_axis(node.axes) is None else None
     if batch_axis(node.axes) is None:
-        if rows is None and batch.size > 1:
-            rows = PointRows.of(batch, node, shape).known[sample][:, 1]
         return Piece(None, rows, axis)
     if rows is not None and not len(rows):
         return Piece([], rows.new_zeros(0, 2), axis)

@@ -81,7 +81,10 @@ class PointRows:
         if owned is None:
             return cls(batch, node, length, count, None)
         rows = torch.arange(length)
-        own = tuple(torch.cartesian_prod(torch.tensor(e), rows) if e else _NO_ROWS for e in owned)
+        if _share(owned):
+            own = _placed_rows(batch, node, packed=False)
+        else:
+            own = tuple(torch.cartesian_prod(torch.tensor(e), rows) if e else _NO_ROWS for e in owned)
         return cls(batch, node, length, count or 1 + max((e for some in owned for e in some), default=0), own)
 
     @cached_property
@@ -89,17 +92,24 @@ class PointRows:
         """How many rows each sample has."""
         return [len(rows) for rows in self.known]
 
+    @cached_property
+    def shared(self) -> bool:
+        """Whether samples lie in one sequence, or in one entry of the batch axis."""
+        entries = [int(entry) for own in self.own or () for entry in own[:, 0].unique()]
+        return len(set(entries)) < len(entries)
+
     @property
     def known(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
         """Per sample, its rows.
 
         Raises:
-            InputError: if it is not known which rows are whose, or how many there are.
+            UnknownRowsError: if only a run tells how many there are.
+            InputError: if it is not known which rows are whose.
         """
         if self.own is not None:
             return self.own
         if self.length is None:
-            raise InputError(
+            raise UnknownRowsError(
                 f"How many rows {self.node.name} has on the {self.node.sequence} sequence is known once it runs; here use "
                 "positions='all' or whole numbers from 0 up."
             )
@@ -113,6 +123,10 @@ class PointRows:
         width = self.length or 1
         keys = self.known[sample][:, 0] * width + self.known[sample][:, 1]
         return torch.isin(keys, pairs[:, 0] * width + pairs[:, 1]).nonzero().flatten()
+
+
+class UnknownRowsError(InputError):
+    """How many rows a sequence has is not known before it runs."""
 
 
 _NO_ROWS = torch.zeros(0, 2, dtype=torch.long)
@@ -133,13 +147,24 @@ def _packed_rows(batch: MultimodalBatch, node: Node, length: int) -> tuple[torch
     if batch.size == 1:
         rows = torch.arange(length)
         return (torch.stack([torch.zeros_like(rows), rows], 1),)
+    return _placed_rows(batch, node, packed=True)
+
+
+def _share(owned: Sequence[Sequence[int]]) -> bool:
+    """Whether samples lie in one entry of a batch axis."""
+    entries = [entry for some in owned for entry in some]
+    return len(set(entries)) < len(entries)
+
+
+def _placed_rows(batch: MultimodalBatch, node: Node, *, packed: bool) -> tuple[torch.Tensor, ...] | None:
+    """(entry, row) of each sample's pictures where these share an entry, or the whole sequence; None where that is not known."""
     # what the projector receives may lie on the tower's own rows, before it merges them
     part: Part = "vision" if node.sequence == "vision" else node.part
     if any(part not in places.grids for places in batch.layout.places):
         return None
     found = []
     for sample in range(batch.size):
-        own = [pairs_of(grid, packed=True) for places in places_of(batch, sample) for grid in places.views(part)]
+        own = [pairs_of(grid, packed=packed) for places in places_of(batch, sample) for grid in places.views(part)]
         found.append(torch.cat(own).unique(dim=0) if own else _NO_ROWS)
     return tuple(found)
 

@@ -22,11 +22,13 @@ from mmlens.core.positions import (
     Index,
     Joined,
     Named,
+    Positions,
     Region,
     Row,
     Rule,
     Span,
     Word,
+    as_rule,
 )
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
@@ -75,7 +77,8 @@ class ResolvedPositions:
     def rows_of(self, sample: int) -> Int[torch.Tensor, "row ..."] | None:
         """A sample's rows as a change names them: `[row]`, (entry, row) where it has several entries, None for all rows."""
         growing, own = self.point.node.sequence in GROWING, self.point.own
-        if self.whole or (not growing and own is not None and len(self.numbers[sample]) == len(own[sample]) > 0):
+        whole = own is not None and not self.point.shared and len(self.numbers[sample]) == len(own[sample]) > 0
+        if self.whole or (whole and not growing):
             return None
         pairs = self.rows[sample]
         single = own is None or not len(own[sample]) or int(own[sample][0, 0]) == int(own[sample][-1, 0])
@@ -115,7 +118,7 @@ class ResolvedPositions:
 
 
 def resolve(
-    rule: Rule,
+    positions: Positions,
     batch: MultimodalBatch,
     node: Node,
     shape: Sequence[int] | None = None,
@@ -126,7 +129,7 @@ def resolve(
     """What a rule means for a batch at a point.
 
     Args:
-        rule: the rule.
+        positions: the rule, or what is short for one.
         batch: the batch.
         node: the point.
         shape: of the point's tensor in the run under way; None before one.
@@ -137,7 +140,7 @@ def resolve(
         InputError: if it means nothing, rows that do not exist, or what the sequence does not hold.
         NoPlaceError: for a part of the picture where rows have no place in it.
     """
-    point = PointRows.of(batch, node, shape)
+    rule, point = as_rule(positions), PointRows.of(batch, node, shape)
     pictured = place_part(node.sequence) is None and "+" not in node.sequence
     if point.own is None and (rule in (ALL, Named("prompt")) or (pictured and rule == Image())):
         return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
@@ -317,7 +320,7 @@ def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
         point.counts  # noqa: B018 - says what is missing
     length = length or 0
     lists = rule.rows if rule.per_sample else rule.rows * batch.size
-    wrong = [n for own in lists for n in own if not -length <= n < length]
+    wrong = list(dict.fromkeys(n for own in lists for n in own if not -length <= n < length))
     if wrong:
         raise InputError(f"{rule!r} name {wrong}, outside the {length} rows of the {node.sequence} sequence.")
     found = []

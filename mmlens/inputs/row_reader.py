@@ -1,6 +1,7 @@
 """Reads, in one run, the rows that a rule means at each point: resolved once per sequence, before the run where it can be."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 from jaxtyping import Shaped
@@ -10,7 +11,7 @@ from mmlens.core.positions import Rule
 from mmlens.hooks.cache import gather_samples
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.point_rows import GROWING, sequence_length
+from mmlens.inputs.point_rows import GROWING, UnknownRowsError
 from mmlens.inputs.positions import ResolvedPositions, resolve
 
 
@@ -42,7 +43,7 @@ class RowReader:
         self._required = required
         self._known: dict[tuple[object, ...], ResolvedPositions] = {}
         for node in nodes:
-            if sequence_length(batch, node.sequence) is not None:
+            with suppress(UnknownRowsError):
                 self.rows_at(node, None)
 
     @property

@@ -169,8 +169,8 @@ class CutPairs:
         if shape is not None:
             key_shape = [shape[-1]] * len(looked_at.axes.split())
             key_shape[0] = shape[0]
-        asking = resolve(as_rule(queries), batch, node, shape, steps=steps)
-        asked = resolve(as_rule(keys), batch, looked_at, key_shape, steps=steps)
+        asking = resolve(queries, batch, node, shape, steps=steps)
+        asked = resolve(keys, batch, looked_at, key_shape, steps=steps)
         seen = torch.ones(len(asking.mask), asking.mask.shape[1], asked.mask.shape[1], dtype=torch.bool)
         decides = mask_decides(model, node)
         if (

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,7 +14,7 @@ from mmlens.core.names import Names
 from mmlens.core.positions import Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.inputs.point_rows import GROWING, PointRows, sequence_length
+from mmlens.inputs.point_rows import GROWING, PointRows, UnknownRowsError
 from mmlens.inputs.positions import ResolvedPositions, resolve
 from mmlens.interventions.passes import Follower, refuse_known_positions
 from mmlens.models.hooked import HookedMultimodal
@@ -80,8 +81,9 @@ class PositionedIntervention(ABC):
             InputError: if it names nothing there, or positions that do not exist.
         """
         for node in self.points(run.model):
-            if not self.everywhere(node) and sequence_length(run.batch, node.sequence) is not None:
-                self._resolved(run, node, None)
+            if not self.everywhere(node):
+                with suppress(UnknownRowsError):
+                    self._resolved(run, node, None)
 
     def finder(self, model: HookedMultimodal, node: Node) -> Finder:
         """Finds the rows that are meant in every pass of every run, at one point."""

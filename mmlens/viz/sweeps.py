@@ -101,7 +101,8 @@ def plot_over_picture(
     groups = [j for j in range(len(sweep.boxes)) if _boxes(sweep, j)]
     if not groups:
         raise InputError(
-            "None of the sweep's groups has a place in the picture; sweep blocks of it (positions=mm.grid(k)), boxes or masks."
+            "None of the sweep's groups has a place in the picture; sweep blocks of it, boxes or "
+            "masks: positions=mm.positions.grid(k)."
         )
     if len(indices) > _MOST_PANELS:
         raise InputError(f"{len(indices)} points are too many panels; name at most {_MOST_PANELS} with points=[...].")

@@ -8,8 +8,10 @@ import torch
 
 from mmlens import lab
 from mmlens.analysis.neurons.find import find_neurons
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
 from tests.contracts.test_families import batch_of
 from tests.families import FAMILIES
@@ -76,8 +78,8 @@ def check_sums(model: HookedMultimodal, batch: MultimodalBatch, token: int, roun
     writers = [
         n.name for n in model.graph if n.role == "writes" and n.sequence == final.sequence and n.part == final.part
     ]
-    logits, cache = model.run_with_cache(batch, names=[*writers, final.name, "hook_logits"])
-    rows = batch.layout.rows("last", final.sequence, logits.shape[1]).reshape(-1).expand(batch.size)
+    _, cache = model.run_with_cache(batch, names=[*writers, final.name, "hook_logits"])
+    rows = torch.cat(resolve(positions.last, batch, final).rows)[:, 1]
     at = (torch.arange(batch.size), rows)
     norm = FrozenNorm(model.ln_final, cache[final.name][at])
     column = model.W_U[:, token]

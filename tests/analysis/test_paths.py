@@ -9,6 +9,7 @@ from mmlens.analysis.metrics import logit_difference
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
+from mmlens.core.positions import box
 from mmlens.core.units import Head, Neuron
 from tests.analysis.circuits.conftest import METRIC, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
@@ -77,7 +78,7 @@ def test_the_planted_head_reaches_the_logits_directly(planted_patch: Wrapped) ->
     assert effects.pop(own) == pytest.approx(-gap, rel=0.02)
     assert max(map(abs, effects.values())) < 0.01 * gap
     # from the planted patch by way of that head's values, and by no other way
-    rows = {"patch": clean.layout.patches(truth.box), "other": clean.layout.image[0][:3]}
+    rows = {"patch": box(truth.box), "other": [rows[:3] for rows in clean.layout.image]}
     for name, share in ((f"hook_v[h{truth.head}]", 1.0), ("hook_v[h0]", 0.0), (f"hook_k[h{truth.head}]", 0.0)):
         to = f"blocks.{truth.head_layer}.attn.{name}"
         paths = path_patch(model, clean, corrupted, at="hook_embed", positions=rows, to=to, **asked)

@@ -2,6 +2,8 @@
 
 import torch
 
+from mmlens.core import positions
+from mmlens.inputs.positions import resolve
 from tests.families.gemma_like import gemma3
 from tests.families.mistral_like import mistral3
 from tests.tiny import picture
@@ -23,8 +25,10 @@ def test_image_rows_of_one_sequence_with_a_batch_axis_are_those_of_all_pictures(
     model = mistral3()
     batch = model.prepare(["describe the image"] * 2, images=[[picture(0, 32, 64), picture(1, 48, 32)], [picture(2)]])
     patches = 4 * 8 + 6 * 4 + 4 * 4
-    assert batch.layout.rows("image", "vision", patches).tolist() == list(range(patches))
-    assert batch.layout.rows("image", "projector", patches // 4).tolist() == list(range(patches // 4))
+    for name, count in (("vision.hook_embed", patches), ("projector.hook_out", patches // 4)):
+        first, second = resolve(positions.image, batch, model.graph[name]).rows  # each sample's own
+        assert torch.cat([first, second])[:, 1].tolist() == list(range(count))
+        assert len(second) == count * 16 // patches
     _, cache = model.run_with_cache(batch, names=["vision.hook_embed", "projector.hook_out"])
     assert cache["vision.hook_embed"].shape[:2] == (1, patches)
     assert cache["projector.hook_out"].shape[0] == patches // 4

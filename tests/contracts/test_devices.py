@@ -177,7 +177,7 @@ def _interventions(here: Here) -> dict[str, Any]:
         "ablate at the last": mm.Ablate(units, positions="last"),
         "ablate to means": mm.Ablate(units, value=means),
         "knock out": mm.KnockOut("last", "image", layers=range(2)),
-        "steer": mm.Steer(vector, alpha=2.0, positions="last_prompt"),
+        "steer": mm.Steer(vector, alpha=2.0, positions=mm.positions.last | mm.positions.generated),
         "steer, same length": mm.Steer(vector, alpha=2.0, keep_norm=True),
         "steer where a concept is": mm.Steer(vector, gate=mm.ActiveConcept(bank, [0, 1]), positions="all"),
         "project out": mm.ProjectOut(vector, positions="all"),
@@ -480,7 +480,7 @@ def doses(here: Here) -> Any:
 
 @case
 def reports_of_steering(here: Here) -> Any:
-    steer = mm.Steer(here.vector(), alpha=5.0, positions="last_prompt")
+    steer = mm.Steer(here.vector(), alpha=5.0, positions=mm.positions.last | mm.positions.generated)
     return [
         mm.steering_report(here.model, steer, here.samples, max_new_tokens=2, progress=False),
         mm.select_vectors(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlens.core import positions
 from mmlens.core.errors import InputError, NoPlaceError, UnknownNameError, UnsupportedModelError
 from mmlens.declarations.registry import families
 from mmlens.models.hooked import HookedMultimodal
@@ -279,59 +280,100 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("positions", "text"),
+    ("given", "text"),
     [
-        (99, "positions=99 name [99], outside the 23 positions of the language sequence."),
-        (-24, "positions=-24 name [-24], outside the 23 positions of the language sequence."),
-        ([0, 23], "positions=[0, 23] name [23], outside the 23 positions of the language sequence."),
-        (slice(30, 40), "positions=slice(30, 40, None) name none of the 23 positions of the language sequence."),
-        ([], "positions=[] name none of the 23 positions of the language sequence."),
-        ("picture", "positions='picture' is unknown; the words are 'all', 'image', 'text' and 'last'."),
         (
-            ("object", [1, 2]),
-            "positions=('object', [1, 2]) are none: give 'all', 'image', 'text' or 'last', whole numbers, a slice or a tensor.",
+            99,
+            "positions.index(99) name [99], outside the 19 tokens of sample 0 (samples [0, 1] have [19, 23] on the language "
+            "sequence, padding not counted).",
+        ),
+        (
+            [0, 20],
+            "positions.index(0, 20) name [20], outside the 19 tokens of sample 0 (samples [0] have [19] on the language "
+            "sequence, padding not counted).",
+        ),
+        (
+            slice(30, 40),
+            "positions.index(30:40) names nothing in samples [0, 1] at blocks.0.hook_resid_pre, on the language sequence "
+            "(TokenLayout: ...). New tokens are read in model.generate(...) from its second step on; a forward pass has none, "
+            "and the first is predicted by positions.last.",
+        ),
+        (
+            [],
+            "positions=[] are none: give a rule of mm.positions, one of 'all', 'image', 'text', 'last', 'prompt', 'generated', "
+            "a word of the prompt, whole numbers, a slice or a tensor.",
+        ),
+        (
+            "lst",
+            "'lst' does not stand in the text of samples [0, 1] (...). A word that is no rule is looked for in the text; the "
+            "rules that are words: 'all', 'image', 'text', 'last', 'prompt', 'generated' (did you mean 'last'?).",
+        ),
+        (
+            positions.word(["image", "moon"]),
+            "'moon' does not stand in the text of samples [1] (...). A word that is no rule is looked for in the text; ...",
+        ),
+        (
+            positions.word("the", which=1),
+            "positions.word('the', which=1): 'the' stands [1, 1] times in the text of samples [0, 1].",
+        ),
+        (
+            ("image", [1, 2]),
+            "positions=('image', [1, 2]) are several rules where one is taken; join them: positions.image | positions.last.",
         ),
         (torch.tensor([True]), "positions must be whole numbers, found torch.bool; use .nonzero() on a mask."),
-        ([0.5], "positions must be whole numbers, found torch.float32; use .nonzero() on a mask."),
-        (
-            "text",
-            "positions='text' cannot be stacked: the samples have [3, 7] text positions. "
-            "Run samples of one kind together, or keep all "
-            "positions and use batch.layout per sample.",
-        ),
+        ([0.5], "positions must be whole numbers, found 0.5."),
         (
             torch.zeros(3, 1, dtype=torch.long),
-            "positions must be [row], or [batch row] with a row for each of the 2 samples, found shape [3, 1].",
+            "positions were given for 3 samples, and the batch has 2; give one list each.",
         ),
+        (positions.row(0), "positions.row(0) name rows [0] of sample 0, which are padding at blocks.0.hook_resid_pre."),
+        (positions.row(23), "positions.row(23) name [23], outside the 23 rows of the language sequence."),
+        (
+            positions.box((0, 0, 8, 8), image=1),
+            "positions.box((0, 0, 8, 8), image=1) names a part of picture 1, which samples [0, 1] do not have; ...",
+        ),
+        (positions.image[1], "positions.image[1] names nothing: the samples have [1, 1] pictures."),
+        (positions.image(frame=0), "frame=0 was asked for, and what sample 0 shows is a picture and no video."),
+        ("each", "positions='each' names groups of a sweep; here one rule is taken, e.g. 'all'."),
     ],
 )
 def test_positions_before_any_forward_pass(
-    llava: Subject, positions: Any, text: str, monkeypatch: pytest.MonkeyPatch
+    llava: Subject, given: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = llava.batches["left"]
     assert batch["input_ids"].shape[1] == 23
     monkeypatch.setattr(HookedMultimodal, "forward", lambda *args, **kwargs: pytest.fail("a forward pass was made"))
     with pytest.raises(InputError, match=says(text)):
-        llava.model.run_with_cache(batch, names="blocks.0.hook_resid_pre", positions=positions)
+        llava.model.run_with_cache(batch, names="blocks.0.hook_resid_pre", positions=given)
 
 
 def test_positions_on_other_sequences(llava: Subject, qwen: Subject, blip: Subject) -> None:
     text = (
-        "positions='last' has no meaning on the vision sequence, which holds only picture "
-        "rows; use 'all', 'image' or indices, or choose "
-        "language-model points."
+        "positions='last' has no meaning at vision.hook_embed, whose vision sequence holds rows of pictures and no tokens; "
+        "there use 'all', 'image', mm.positions.box(...) or indices, or choose points of the language model."
     )
     with pytest.raises(InputError, match=says(text)):
         llava.model.run_with_cache(llava.batches["left"], names="vision.hook_embed", positions="last")
-    with pytest.raises(InputError, match=says("positions='image' names nothing: no sample has image positions.")):
-        llava.model.run_with_cache(llava.model.prepare(SHORT), names="hook_embed", positions="image")
     with pytest.raises(
-        InputError, match=r"positions='image' cannot be stacked: the samples have \[32, 16\] image positions"
+        InputError, match=says("positions.image names nothing in samples [0] at hook_embed, on the ...")
     ):
-        llava.model.run_with_cache(llava.batches["several"], names="hook_embed", positions="image")
+        llava.model.run_with_cache(llava.model.prepare(SHORT), names="hook_embed", positions="image")
+    rows = llava.batches["left"].layout.patches((0, 0, 8, 8))
+    text = (
+        "positions hold rows of the language sequence, and vision.hook_embed lies on the vision sequence, where the same numbers "
+        'are other rows. batch.layout.patches(..., part="vision") has those of this point, and the rule mm.positions.box(...) '
+        "holds at every point."
+    )
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.run_with_cache(llava.batches["left"], names="vision.hook_embed", positions=rows)
+    text = (
+        "positions hold rows of sample 0 alone, and the batch has 2 samples; give one entry per sample, or a rule ..."
+    )
+    with pytest.raises(InputError, match=says(text)):
+        llava.model.run_with_cache(llava.batches["left"], names="hook_embed", positions=rows)
     with pytest.raises(
         InputError,
-        match=r"positions='image' has no meaning on the sequence 'queries\+text', which mixes queries and text",
+        match=r"has no meaning at projector.blocks.0.hook_resid_pre, whose sequence mixes queries and text; use 'all'",
     ):
         blip.model.run_with_cache(blip.batches["left"], names="projector.blocks.0.hook_resid_pre", positions="image")
 

@@ -59,7 +59,6 @@ PUBLIC = [
     "find_caption_neurons",
     "find_circuit",
     "find_neurons",
-    "grid",
     "ground_concepts",
     "ground_shift",
     "Head",
@@ -126,6 +125,7 @@ PUBLIC = [
     "lab",
     "matches",
     "metrics",
+    "positions",
     "scorers",
     "__version__",
 ]

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.positions import Positions
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
@@ -141,7 +141,7 @@ def patchscope(
     targets = [model.graph[target_at or node.name] for node in nodes]
     for node in [*nodes, *targets]:
         _require_stream(model, node)
-    found_rows = resolve(as_rule(positions), batch, prompt_point(model.graph)).rows
+    found_rows = resolve(positions, batch, prompt_point(model.graph)).rows
     pairs, counts = torch.cat(found_rows), [len(rows) for rows in found_rows]
     pictures = list(target_images)
     one = model.prepare(target_prompt, images=[pictures])

@@ -31,7 +31,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.positions import Positions
 from mmlens.core.results import read_tensors, write_tensors
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Points, Selection
@@ -283,7 +283,7 @@ def _values(
 
 def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:
     """The positions of the prompt that are steered at a point, per sample; None for all of them."""
-    found = resolve(as_rule(positions), run.batch, run.model.graph[at])
+    found = resolve(positions, run.batch, run.model.graph[at])
     if found.empty:
         raise InputError(f"positions={positions!r} name nothing in samples {found.empty} of the batch.")
     return [found.rows_of(sample) for sample in range(run.batch.size)]

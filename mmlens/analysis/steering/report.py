@@ -56,7 +56,7 @@ def steering_report(
     Example:
         >>> import mmlens as mm
         >>> vector = mm.SteeringVector(500 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
-        >>> steer = mm.Steer(vector, positions="last_prompt")
+        >>> steer = mm.Steer(vector, positions=mm.positions.last | mm.positions.generated)
         >>> asked = [mm.Sample((scene.image,), "is there a person", answer="yes")]
         >>> report = mm.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
         >>> report.became("steered", "yes", "no").mean, report.became("steered, random 0", "yes", "no").mean

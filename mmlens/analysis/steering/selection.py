@@ -35,7 +35,7 @@ def select_vectors(
     Args:
         model: the hooked model.
         vectors: by key: vectors, e.g. the fine ones of a bank, which act as `mm.Steer(vector)`; or interventions that say
-            where they act: `{pair: mm.Steer(vector, positions="last_prompt") for pair, vector in vectors.items()}`.
+            where they act: `{pair: mm.Steer(vector, positions="prompt") for pair, vector in vectors.items()}`.
         dataset: the validation set of `"effect"`; see `mmlens.analysis.samples.Dataset`.
         method: `"effect"`, the gap rule; or settings: `mm.steering.Effect(n_targets=2)`, `mm.steering.Proximity(reference)`.
             docs/methods.md lists them.
@@ -54,7 +54,8 @@ def select_vectors(
         >>> import mmlens as mm
         >>> words = {word: model.W_U[:, model.to_single_token(word)] for word in ("yes", "red")}
         >>> vectors = {word: mm.SteeringVector(500 * column, "blocks.5.hook_resid_post") for word, column in words.items()}
-        >>> steers = {word: mm.Steer(vector, positions="last_prompt") for word, vector in vectors.items()}
+        >>> where = mm.positions.last | mm.positions.generated
+        >>> steers = {word: mm.Steer(vector, positions=where) for word, vector in vectors.items()}
         >>> data = [(scene.image, "where is this"), (scene.image, "how many objects are there")]
         >>> mm.select_vectors(model, steers, data, method=mm.steering.Effect(max_new_tokens=1), progress=False).chosen
         ('yes', 'red')

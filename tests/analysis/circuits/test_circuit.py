@@ -18,6 +18,7 @@ from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.circuits.methods.eap_ig import EAPIG
 from mmlens.analysis.metrics import accuracy
 from mmlens.core.errors import InputError
+from mmlens.core.positions import box
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures
 from tests.conftest import Subject
 from tests.families import FAMILIES
@@ -91,7 +92,7 @@ def test_random_circuits_have_the_size_asked_for_and_no_loose_ends() -> None:
 
 def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> None:
     clean, corrupted = other_pictures(llava)
-    rows = {"image": "image", "first": clean.layout.patches((0, 0, 8, 8)), "text": "text", "last": "last"}
+    rows = {"image": "image", "first": box((0, 0, 8, 8)), "text": "text", "last": "last"}
     found = find_circuit(
         llava.model, clean, corrupted, metric=METRIC, method="eap", nodes="head", groups=rows, progress=False
     ).top(60)

@@ -16,6 +16,7 @@ from mmlens.analysis.circuits.methods.eap_ig import EAPIG
 from mmlens.analysis.circuits.methods.exact import Exact
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.metrics import logit_difference
+from mmlens.core.positions import box
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import noise
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair, other_pictures, planted_pair
@@ -160,7 +161,7 @@ def test_frozen_parameters_do_not_stop_gradients(llava: Subject, make_pair: Make
 
 def found_in(wrapped: Wrapped, method: str, *, twin: bool = False, nodes: str = "head", count: int = 3) -> Circuit:
     clean, corrupted = planted_pair(wrapped, count, twin=twin)
-    patch = clean.layout.patches(wrapped.truth.box)
+    patch = box(wrapped.truth.box)
     return find_circuit(
         wrapped.twin if twin else wrapped.model,
         clean,

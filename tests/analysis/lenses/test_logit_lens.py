@@ -54,9 +54,18 @@ def test_earlier_streams_equal_the_bare_model_in_double_precision(llava: Subject
     asked = {"at": "blocks.1.hook_resid_post", "words": ["red", 3], "progress": False}
     lens = logit_lens(llava.model, batch, **asked)
     red = llava.model.to_single_token("red")
-    torch.testing.assert_close(lens.word_probabilities[:, 0], expected[..., [red, 3]].float(), rtol=0, atol=1e-6)
     unnormed = logit_lens(llava.model, batch, final_norm=False, **asked)
-    torch.testing.assert_close(unnormed.word_probabilities[:, 0], raw[..., [red, 3]].float(), rtol=0, atol=1e-6)
+    for sample, is_token in enumerate(batch.layout.is_token):
+        rows = is_token.nonzero().flatten()
+        assert lens.positions[sample, : len(rows)].equal(rows)
+        for found, right in ((lens, expected), (unnormed, raw)):
+            words = found.word_probabilities[sample, 0]
+            right_words = right[sample, rows][:, [red, 3]].float()
+            torch.testing.assert_close(words[: len(rows)], right_words, rtol=0, atol=1e-6)
+            assert words[len(rows) :].isnan().all()
+    assert lens.counts == [19, 23]
+    last = [states.softmax(-1).argmax(-1) for states in (expected[:, -1])]
+    assert [lens.top(1, sample=s)[0][0] for s in range(2)] == [llava.model.to_string(t).strip() for t in last]
     assert float((expected - raw).abs().max()) > 0.01, "the comparison could not fail"
 
 
@@ -136,7 +145,7 @@ def test_what_cannot_be_read_is_refused(llava: Subject, blip: Subject, monkeypat
     with pytest.raises(InputError, match=r"only streams of the encoder .* can be carried to the language model"):
         logit_lens(llava.model, batch, at="vision.blocks.0.mlp.hook_post", positions="image", progress=False)
     with pytest.raises(InputError, match=r"reach the language model at image positions alone, and positions='all'"):
-        logit_lens(llava.model, batch, at="projector.hook_out", progress=False)
+        logit_lens(llava.model, batch, at="projector.hook_out", positions="all", progress=False)
     with pytest.raises(InputError, match=r"k=0 must lie in 1..32, the size of the vocabulary"):
         logit_lens(llava.model, batch, k=0, progress=False)
     with pytest.raises(InputError, match=r"The control has image tokens at other positions"):

@@ -14,7 +14,8 @@ from mmlens.analysis.steering.dose import DoseCurve, dose_curve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
-from mmlens.interventions.steering import Steer, SteeredPositions
+from mmlens.core.positions import Positions
+from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
@@ -28,9 +29,9 @@ def _vector(model: HookedMultimodal, at: str = AT) -> SteeringVector:
     return SteeringVector(torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1)), at)
 
 
-@pytest.mark.parametrize("positions", ["last_prompt", "prompt", "text", "image", "all", slice(0, 3)])
+@pytest.mark.parametrize("positions", ["last", "prompt", "text", "image", "all", slice(0, 3)])
 @pytest.mark.parametrize("name", ["llava", "qwen", "blip"])
-def test_equals_plain_forward_passes(name: str, positions: SteeredPositions, request: pytest.FixtureRequest) -> None:
+def test_equals_plain_forward_passes(name: str, positions: Positions, request: pytest.FixtureRequest) -> None:
     subject: Subject = request.getfixturevalue(name)
     if name == "blip" and positions == slice(0, 3):
         positions = slice(-3, None)  # its first positions are padding for the shorter prompt
@@ -167,7 +168,9 @@ def test_what_does_not_fit_is_refused(llava: Subject) -> None:
         run([vector, -vector], at=AT)
     with pytest.raises(InputError, match="give one per point"):
         run([vector, -vector])
-    with pytest.raises(InputError, match="name positions of the prompt"):
+    with pytest.raises(
+        InputError, match=r"positions.generated names nothing .* A forward|New tokens are read in model.generate"
+    ):
         run(positions="generated")
     with pytest.raises(InputError, match="one value per sample"):
         run(metric=lambda logits: logits.sum())

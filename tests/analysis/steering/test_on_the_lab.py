@@ -33,7 +33,9 @@ def steering(request: pytest.FixtureRequest) -> tuple[mm.HookedMultimodal, mm.St
     bank = mm.extract_concepts(states, 12, method="kmeans")
     active = {c for c, word in zip(bank.dominant().tolist(), states.tokens, strict=True) if word == "yes"}
     vector = mm.steering_vector(states.with_token("yes"), states.with_token("no"))
-    return model, mm.Steer(vector, positions="last_prompt", gate=mm.ActiveConcept(bank, sorted(active)))
+    return model, mm.Steer(
+        vector, positions=mm.positions.last | mm.positions.generated, gate=mm.ActiveConcept(bank, sorted(active))
+    )
 
 
 def test_yes_becomes_no_and_the_rest_stays(steering: tuple[mm.HookedMultimodal, mm.Steer]) -> None:

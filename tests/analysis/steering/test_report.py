@@ -11,6 +11,7 @@ from mmlens.analysis.samples import Sample
 from mmlens.analysis.steering.outcome import SteeringReport, diversity, says
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.vqa import vqa_accuracy
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.interventions.ablation import Ablate
@@ -39,7 +40,10 @@ def known() -> Known:
     model = HookedMultimodal.from_hf(planted.model, planted.processor)
     truth = planted.truth
     assert truth.direction is not None
-    steer = Steer(SteeringVector(6 * truth.direction, f"blocks.{truth.layer}.hook_resid_post"), positions="last_prompt")
+    steer = Steer(
+        SteeringVector(6 * truth.direction, f"blocks.{truth.layer}.hook_resid_post"),
+        positions=positions.last | positions.generated,
+    )
 
     def shown(present: bool, count: int) -> list[Sample]:
         answer = truth.word if present else truth.default_word

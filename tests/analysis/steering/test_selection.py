@@ -13,6 +13,7 @@ from mmlens.analysis.steering.methods import SELECTION_METHODS, SelectionMethod
 from mmlens.analysis.steering.methods.effect import Effect, EffectSelection, gap_rule
 from mmlens.analysis.steering.methods.proximity import Proximity
 from mmlens.analysis.steering.selection import select_vectors
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
@@ -67,7 +68,7 @@ def test_a_planted_direction_is_selected_by_effect() -> None:
     data = [Sample((planted.image(n < 2, seed=n),), planted.prompt) for n in range(6)]
     found = select_vectors(
         model,
-        {name: Steer(each, positions="last_prompt") for name, each in steers.items()},
+        {name: Steer(each, positions=positions.last | positions.generated) for name, each in steers.items()},
         data,
         method=Effect(max_new_tokens=1),
         progress=False,
@@ -93,7 +94,7 @@ def test_answers_of_several_characters_count_once() -> None:
     color = model.W_U[:, model.to_single_token("green")]
     steer = Steer(
         SteeringVector(100 * color / color.norm(), f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"),
-        positions="last_prompt",
+        positions=positions.last | positions.generated,
     )
     data = [Sample((planted.image(seed=n),), planted.prompt) for n in range(3)]
     found = select_vectors(model, {"green": steer}, data, method=Effect(max_new_tokens=1), progress=False)

@@ -7,6 +7,7 @@ from mmlens import lab
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
 from mmlens.analysis.store.states import States
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
@@ -65,10 +66,10 @@ def test_a_planted_direction_flips_the_answer_and_its_random_twin_does_not() -> 
     assert torch.cosine_similarity(vector.direction, truth.direction, dim=0) > 0.99
     held_out = model.prepare(planted.prompt, images=planted.image(False, seed=99))
     assert model(held_out)[0, -1].argmax() == truth.default_token
-    with model.intervene(Steer(vector, 1.0, positions="last_prompt")):
+    with model.intervene(Steer(vector, 1.0, positions=positions.last | positions.generated)):
         assert model(held_out)[0, -1].argmax() == truth.token
     for seed in range(5):
-        with model.intervene(Steer(vector.random(seed=seed), 1.0, positions="last_prompt")):
+        with model.intervene(Steer(vector.random(seed=seed), 1.0, positions=positions.last | positions.generated)):
             assert model(held_out)[0, -1].argmax() == truth.default_token
 
 

@@ -99,7 +99,7 @@ def test_rows_of_the_towers_belong_to_their_own_sample(subject: Subject) -> None
     several = subject.name == "qwen2_vl"
     dataset = [picture(0), picture(1, 48, 80) if several else picture(1), picture(2)]
     points = ["vision.blocks.0.hook_resid_post", "vision.blocks.1.attn.hook_z"]
-    options: dict[str, Any] = {"at": points, "positions": "image", "generate": False, "dtype": "float32"}
+    options: dict[str, Any] = {"at": points, "positions": "image", "dtype": "float32"}
     together = collect(model, dataset, batch_size=3, progress=False, **options)
     alone = [collect(model, [one], progress=False, **options) for one in dataset]
     for point in points:
@@ -135,17 +135,15 @@ def test_a_store_of_the_lab_reads_back_by_word_and_sample() -> None:
     [
         ({}, "by one of token= and positions=; found neither"),
         ({"token": "red", "positions": "last"}, "found both"),
-        ({"token": "red", "generate": False}, "token= looks for the word in what the model generates"),
-        ({"positions": "last"}, "positions='last' with generate=True"),
-        ({"positions": "generated", "generate": False}, "positions='generated' with generate=False"),
-        ({"positions": "middle", "generate": False}, "positions='middle' is unknown; of the prompt there are"),
-        ({"positions": torch.zeros(2, 2), "generate": False}, "must be the same for all samples of a dataset"),
-        ({"positions": "last", "generate": False, "in_truth": True}, "say which word: token="),
+        ({"positions": "middle"}, "'middle' does not stand in the text of samples"),
+        ({"positions": torch.zeros(2, 2)}, "positions must be whole numbers"),
+        ({"positions": torch.zeros(2, 2).long()}, "are of the samples of one batch; for a dataset give a rule"),
+        ({"positions": "last", "in_truth": True}, "say which word: token="),
         ({"token": "red", "dtype": "int8"}, "dtype='int8' must be one of 'float16', 'bfloat16', 'float32'"),
         ({"token": "red", "batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"token": "red", "max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"token": "red", "at": "blocks.0.attn.hook_pattern"}, "hold one number per pair of positions"),
-        ({"positions": [400], "generate": False}, r"name \[400\], outside the \d+ tokens of a sample"),
+        ({"positions": [400]}, r"name \[400\], outside the \d+ tokens of sample 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_run(llava: Subject, options: dict[str, Any], message: str) -> None:
@@ -163,9 +161,7 @@ def test_a_state_that_float16_cannot_hold_is_an_error(llava: Subject) -> None:
         collect(llava.model, DATASET[:1], at=POINT, positions="last", progress=False)
 
 
-@pytest.mark.parametrize(
-    "options", [{"positions": "all", "generate": False}, {"positions": "generated", "max_new_tokens": 3}], ids=str
-)
+@pytest.mark.parametrize("options", [{"positions": "all"}, {"positions": "generated", "max_new_tokens": 3}], ids=str)
 def test_the_estimate_bounds_the_size_and_is_exact_where_rows_are_sure(llava: Subject, options: dict[str, Any]) -> None:
     dataset = [image for image, _ in DATASET]
     points = ["blocks.1.hook_resid_post", "blocks.0.attn.hook_z", "blocks.2.mlp.hook_post"]
