@@ -30,6 +30,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
 from mmlens.core.checkpoint import Checkpoint, hash_of
 from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
 from mmlens.core.positions import Groups
 from mmlens.execution import Cell, Change, CleanRun, rows_of

@@ -36,7 +36,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
 
     def until_interrupted(self: CleanRun, cells: Any, **options: Any) -> torch.Tensor:
         """Two points' cells, and then control-C."""
-        done = options["done"]
+        done = options["on_done"]
         own(self, cells[:8], **options)
         assert done is not None
         raise KeyboardInterrupt
