@@ -84,7 +84,7 @@ class Nearest:
         vectors = self.vectors.to(values.device)
         # by differences: products of long states lose the digits that tell near centres apart
         exact = "donot_use_mm_for_euclid_dist"
-        pieces = [torch.cdist(some.to(vectors.dtype), vectors, compute_mode=exact) for some in values.split(_ROWS)]
+        pieces = [torch.cdist(chunk.to(vectors.dtype), vectors, compute_mode=exact) for chunk in values.split(_ROWS)]
         return torch.cat(pieces) if pieces else values.new_zeros(0, len(vectors))
 
     def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
@@ -157,8 +157,8 @@ class Autoencoder:
     def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
         """The hidden numbers."""
         at = values.device
-        moved = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
-        hidden = moved @ self.encoder.to(at) + self.encoder_bias.to(at)
+        shifted = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
+        hidden = shifted @ self.encoder.to(at) + self.encoder_bias.to(at)
         if self.nonlinearity == "jumprelu" and self.threshold is not None:
             return hidden.clamp_min(0) * (hidden > self.threshold.to(at))
         hidden = hidden.clamp_min(0)

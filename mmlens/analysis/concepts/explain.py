@@ -25,19 +25,19 @@ class StateExplanation:
         concepts: their numbers, strongest first.
         activations: how active each is.
         words: what each writes.
-        left: the share of the state's energy that all concepts together leave unexplained.
+        unexplained: the share of the state's energy that all concepts together leave unexplained.
     """
 
     token: str
     concepts: tuple[int, ...]
     activations: tuple[float, ...]
     words: tuple[tuple[str, ...], ...]
-    left: float
+    unexplained: float
 
     def __repr__(self) -> str:
-        told = zip(self.concepts, self.activations, self.words, strict=True)
-        lines = [f"  {number}: {value:.3g}  {', '.join(words)}" for number, value, words in told]
-        return "\n".join([f"StateExplanation({self.token!r}, {self.left:.1%} of its energy left)", *lines])
+        entries = zip(self.concepts, self.activations, self.words, strict=True)
+        lines = [f"  {number}: {value:.3g}  {', '.join(words)}" for number, value, words in entries]
+        return "\n".join([f"StateExplanation({self.token!r}, {self.unexplained:.1%} of its energy left)", *lines])
 
 
 def explain_state(
@@ -71,15 +71,15 @@ def explain_state(
         raise InputError(f"k={k} must lie in 1..{len(bank)}, the number of concepts.")
     activation = bank.activations(states)[0]
     best = activation.abs().topk(k).indices.tolist()
-    said = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    bank_words = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
     values = states.values.float()
-    left = float((values - bank.decode(bank.encode(states))).square().sum() / values.square().sum())
+    unexplained = float((values - bank.decode(bank.encode(states))).square().sum() / values.square().sum())
     return StateExplanation(
         states.tokens[0] if states.tokens else "",
         tuple(best),
         tuple(activation[best].tolist()),
-        tuple(tuple(said[concept]) for concept in best),
-        left,
+        tuple(tuple(bank_words[concept]) for concept in best),
+        unexplained,
     )
 
 
@@ -105,10 +105,10 @@ class ConceptSweep:
             {
                 "point": point,
                 "reconstruction_error": bank.reconstruction_error,
-                "overlap": word_overlap(said) if len(said) > 1 else float("nan"),
-                "words": sum(map(len, said)) / len(said),
+                "overlap": word_overlap(bank_words) if len(bank_words) > 1 else float("nan"),
+                "words": sum(map(len, bank_words)) / len(bank_words),
             }
-            for point, bank, said in zip(self.points, self.banks, self.words, strict=True)
+            for point, bank, bank_words in zip(self.points, self.banks, self.words, strict=True)
         ]
         return pd.DataFrame(rows)
 
@@ -134,5 +134,5 @@ def sweep_concepts(
     Source: the layer ablation of Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), appendix.
     """
     banks = [extract_concepts(store.at(point), n_concepts, method=method) for point in store.points]
-    said = [concept_words(model, bank, k=words, through_norm=through_norm, keep=keep) for bank in banks]
-    return ConceptSweep(store.points, tuple(banks), tuple(tuple(map(tuple, some)) for some in said))
+    bank_words = [concept_words(model, bank, k=words, through_norm=through_norm, keep=keep) for bank in banks]
+    return ConceptSweep(store.points, tuple(banks), tuple(tuple(map(tuple, of_bank)) for of_bank in bank_words))

@@ -54,18 +54,18 @@ def extract_concepts(
     Source: Parekh et al., "A Concept-Based Explainability Framework for Large Multimodal Models", NeurIPS 2024
     (https://arxiv.org/abs/2406.08074), section 3.2.
     """
-    made = states.at() if isinstance(states, ActivationStore) else states
-    if not isinstance(made, States | MappedStates):
+    point_states = states.at() if isinstance(states, ActivationStore) else states
+    if not isinstance(point_states, States | MappedStates):
         raise InputError(
-            f"Concepts are made of the states of one point, found {type(made).__name__}; mm.collect(...).at(point) gives them, "
+            f"Concepts are made of the states of one point, found {type(point_states).__name__}; mm.collect(...).at(point) gives them, "
             "and a tensor becomes them by mm.States(tensor, at=hook_name)."
         )
     finder = CONCEPT_METHODS.get(method)
-    _check(made, n_concepts, finder, batch_size)
-    found = finder.fit(made.values, n_concepts, batch_size)
+    _check(point_states, n_concepts, finder, batch_size)
+    found = finder.fit(point_states.values, n_concepts, batch_size)
     return ConceptBank.of(
         found.coder,
-        made,
+        point_states,
         method=finder.name,
         settings=finder.settings,
         objective=found.objective,
@@ -80,10 +80,10 @@ def _check(states: States | MappedStates, n_concepts: int, method: ConceptMethod
             f"Concepts are directions of states [sample d_model], but those at {states.at} are {list(shape)}; "
             "choose a point of the stream, or flatten them: dataclasses.replace(states, values=states.values.flatten(1))."
         )
-    most = min(shape)
-    if not 1 <= n_concepts <= most:
+    largest = min(shape)
+    if not 1 <= n_concepts <= largest:
         raise InputError(
-            f"n_concepts={n_concepts} must lie in 1..{most}: there are {len(states)} states of width {shape[1]}."
+            f"n_concepts={n_concepts} must lie in 1..{largest}: there are {len(states)} states of width {shape[1]}."
         )
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1, or None for all states at once.")
@@ -109,21 +109,21 @@ class ConceptCount:
     Attributes:
         numbers: numbers of concepts that were tried, rising.
         errors: the reconstruction error of each, 0 to 1.
-        chosen: the smallest number whose error is at most `1 - drop` times that of the first.
+        n_concepts: the smallest number whose error is at most `1 - drop` times that of the first.
         drop: the share of the error that has to go.
     """
 
     numbers: tuple[int, ...]
     errors: tuple[float, ...]
-    chosen: int
+    n_concepts: int
     drop: float
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per number: error, and the share of the first one's that is gone."""
         import pandas as pd
 
-        gone = [1 - error / self.errors[0] for error in self.errors]
-        return pd.DataFrame({"n_concepts": self.numbers, "reconstruction_error": self.errors, "drop": gone})
+        drops = [1 - error / self.errors[0] for error in self.errors]
+        return pd.DataFrame({"n_concepts": self.numbers, "reconstruction_error": self.errors, "drop": drops})
 
 
 def choose_n_concepts(
@@ -151,16 +151,18 @@ def choose_n_concepts(
     lowers the error by at least 50%.
     *Departs:* the paper does not say lowered from where; here from the first number tried, a single concept by default.
     """
-    tried = sorted(set(numbers))
-    if len(tried) < 2 or not 0 < drop < 1:
-        raise InputError(f"Choosing takes two numbers and a drop between 0 and 1; found numbers={tried}, drop={drop}.")
-    made = states.at() if isinstance(states, ActivationStore) else states
-    banks = (extract_concepts(made, number, method=method) for number in tried)
-    errors = tuple(bank.reconstruction_error for bank in banks)
-    reached = [number for number, error in zip(tried, errors, strict=True) if error <= (1 - drop) * errors[0]]
-    if not reached:
+    candidates = sorted(set(numbers))
+    if len(candidates) < 2 or not 0 < drop < 1:
         raise InputError(
-            f"With {tried[-1]} concepts {errors[-1] / errors[0]:.0%} of the error of {tried[0]} is left, so a drop of {drop:.0%} "
-            "is not reached; try larger numbers, or a smaller drop."
+            f"Choosing takes two numbers and a drop between 0 and 1; found numbers={candidates}, drop={drop}."
         )
-    return ConceptCount(tuple(tried), errors, reached[0], drop)
+    point_states = states.at() if isinstance(states, ActivationStore) else states
+    banks = (extract_concepts(point_states, number, method=method) for number in candidates)
+    errors = tuple(bank.reconstruction_error for bank in banks)
+    sufficient = [number for number, error in zip(candidates, errors, strict=True) if error <= (1 - drop) * errors[0]]
+    if not sufficient:
+        raise InputError(
+            f"With {candidates[-1]} concepts {errors[-1] / errors[0]:.0%} of the error of {candidates[0]} is left, so a drop of "
+            f"{drop:.0%} is not reached; try larger numbers, or a smaller drop."
+        )
+    return ConceptCount(tuple(candidates), errors, sufficient[0], drop)

@@ -78,7 +78,7 @@ class Chunked:
         """Products of the vectors with all states."""
         return torch.cat([vectors @ chunk.T for _, chunk in self.chunks()], dim=1)
 
-    def gathered(self, codes: Float[torch.Tensor, "concept sample"]) -> Float[torch.Tensor, "concept d_model"]:
+    def weighted_sums(self, codes: Float[torch.Tensor, "concept sample"]) -> Float[torch.Tensor, "concept d_model"]:
         """Sums of the states, weighted by codes."""
         return sum((codes[:, rows] @ chunk for rows, chunk in self.chunks()), codes.new_zeros(()))
 
@@ -109,8 +109,8 @@ def semi_nmf(
     Returns:
         Vectors and codes. Codes are exact for their vectors: encoding the same states gives them again.
     """
-    held = values.device if isinstance(values, torch.Tensor) else "cpu"
-    data = Chunked(values, device=torch.device(held if device is None else device), batch_size=batch_size)
+    device_of_states = values.device if isinstance(values, torch.Tensor) else "cpu"
+    data = Chunked(values, device=torch.device(device_of_states if device is None else device), batch_size=batch_size)
     small, basis = _leading(data, _PER_CONCEPT * n_concepts + _BESIDES, seed)
     trials = []
     for start in range(_STARTS):
@@ -140,7 +140,7 @@ def nonnegative_codes(
         products: of the vectors with the states.
         penalty: lambda.
         start: codes to start from; zero by default.
-        tolerance: stop when a sweep moves no code by more than this share of the largest.
+        tolerance: stop when a sweep moves no code by more than this share of the limit.
         max_sweeps: at most.
     """
     codes = torch.zeros_like(products) if start is None else start.clone()
@@ -154,22 +154,22 @@ def nonnegative_codes(
 
 def _sweep_codes(codes: torch.Tensor, gram: torch.Tensor, products: torch.Tensor, penalty: float) -> None:
     """Set each row of the codes to its best value, given the others."""
-    for k, own in enumerate(gram.diagonal().tolist()):
-        if own > 0:
+    for k, squared in enumerate(gram.diagonal().tolist()):
+        if squared > 0:
             rest = torch.addmv(products[k], codes.T, gram[k], alpha=-1)
-            codes[k] = (codes[k] + (rest - penalty / 2) / own).clamp_min_(0)
+            codes[k] = (codes[k] + (rest - penalty / 2) / squared).clamp_min_(0)
         else:
             codes[k] = 0
 
 
-def _sweep_vectors(vectors: torch.Tensor, overlap: torch.Tensor, gathered: torch.Tensor) -> None:
+def _sweep_vectors(vectors: torch.Tensor, overlap: torch.Tensor, weighted_sums: torch.Tensor) -> None:
     """Set each vector to its best value within the unit ball, given the others.
 
     The objective is a round bowl in each vector, so the best point of the ball is the projection of the bowl's lowest.
     """
-    for k, own in enumerate(overlap.diagonal().tolist()):
-        if own > 0:
-            best = vectors[k] + torch.addmv(gathered[k], vectors.T, overlap[k], alpha=-1) / own
+    for k, squared in enumerate(overlap.diagonal().tolist()):
+        if squared > 0:
+            best = vectors[k] + torch.addmv(weighted_sums[k], vectors.T, overlap[k], alpha=-1) / squared
             vectors[k] = best / best.norm().clamp_min(1)
 
 
@@ -185,25 +185,25 @@ def _descend(
     codes = nonnegative_codes(vectors @ vectors.T, data.onto(vectors), penalty, start=codes, max_sweeps=10)
     ahead = codes
     history: list[float] = []
-    push, most = 0.5, 1.0
+    push, limit = 0.5, 1.0
     for _ in range(max_steps):
-        moved = vectors.clone()
-        _sweep_vectors(moved, ahead @ ahead.T, data.gathered(ahead))
-        pushed = moved + push * (moved - vectors)
+        new_vectors = vectors.clone()
+        _sweep_vectors(new_vectors, ahead @ ahead.T, data.weighted_sums(ahead))
+        pushed = new_vectors + push * (new_vectors - vectors)
         pushed /= pushed.norm(dim=1, keepdim=True).clamp_min(1)
         gram, products = pushed @ pushed.T, data.onto(pushed)
-        found = ahead.clone()
+        new_codes = ahead.clone()
         for _ in range(2):
-            _sweep_codes(found, gram, products, penalty)
-        objective = _objective(data.energy, gram, products, found, penalty)
+            _sweep_codes(new_codes, gram, products, penalty)
+        objective = _objective(data.energy, gram, products, new_codes, penalty)
         if history and objective > history[-1]:
             if push == 0:
                 break  # a plain step cannot rise but by rounding: settled
-            ahead, most, push = codes, max(push / 2, 0.1), 0.0
+            ahead, limit, push = codes, max(push / 2, 0.1), 0.0
             continue
-        ahead = (found + push * (found - codes)).clamp_min_(0)
-        vectors, codes = pushed, found
-        push, most = (0.5 * most if push == 0 else min(most, 1.05 * push)), min(1.0, 1.01 * most)
+        ahead = (new_codes + push * (new_codes - codes)).clamp_min_(0)
+        vectors, codes = pushed, new_codes
+        push, limit = (0.5 * limit if push == 0 else min(limit, 1.05 * push)), min(1.0, 1.01 * limit)
         history.append(objective)
         if len(history) > 5 and history[-6] - history[-1] < 5 * tolerance * abs(history[-1]):
             break
@@ -224,7 +224,7 @@ def _leading(data: Chunked, count: int, seed: int) -> tuple[Chunked, Float[torch
     generator = torch.Generator().manual_seed(seed)
     basis = torch.randn(count, width, generator=generator).to(data.device)
     for _ in range(2):  # power iterations
-        basis = data.gathered(data.onto(basis))
+        basis = data.weighted_sums(data.onto(basis))
         basis = torch.linalg.qr(basis.T).Q.T
     coordinates = data.onto(basis).T.contiguous()
     return Chunked(coordinates, device=data.device), basis
@@ -232,10 +232,10 @@ def _leading(data: Chunked, count: int, seed: int) -> tuple[Chunked, Float[torch
 
 def _opposed(data: Chunked, count: int) -> torch.Tensor:
     """Both ends of the leading principal directions, the best filled first."""
-    left, sizes, right = torch.linalg.svd(data.values[:], full_matrices=False)
-    ends = torch.cat([right, -right])
-    filled = torch.cat([left.clamp_min(0).norm(dim=0), (-left).clamp_min(0).norm(dim=0)]) * torch.cat([sizes, sizes])
-    best = filled.topk(min(count, len(filled))).indices
+    u, sizes, v = torch.linalg.svd(data.values[:], full_matrices=False)
+    ends = torch.cat([v, -v])
+    energy = torch.cat([u.clamp_min(0).norm(dim=0), (-u).clamp_min(0).norm(dim=0)]) * torch.cat([sizes, sizes])
+    best = energy.topk(min(count, len(energy))).indices
     return ends[best.repeat(-(-count // len(best)))[:count]].clone()
 
 
@@ -244,11 +244,13 @@ def _spread(data: Chunked, count: int, generator: torch.Generator) -> torch.Tens
     values = data.values[:]
     sizes = values.norm(dim=1, keepdim=True).clamp_min(1e-12)
     units = values / sizes
-    left = sizes.squeeze(1).square()
-    chosen = []
+    residual = sizes.squeeze(1).square()
+    picks = []
     for _ in range(count):
-        weight = left.cpu().double().clamp_min(1e-12)
+        weight = residual.cpu().double().clamp_min(1e-12)
         pick = int(torch.multinomial(weight, 1, generator=generator))
-        chosen.append(pick)
-        left = torch.minimum(left, sizes.squeeze(1).square() * (1 - (units @ units[pick]).clamp_min(0).square()))
-    return units[chosen].clone()
+        picks.append(pick)
+        residual = torch.minimum(
+            residual, sizes.squeeze(1).square() * (1 - (units @ units[pick]).clamp_min(0).square())
+        )
+    return units[picks].clone()

@@ -136,7 +136,9 @@ def test_the_number_of_concepts_is_the_first_that_halves_the_error() -> None:
     chosen = choose_n_concepts(made, numbers=(1, 2, 3, 4), method=SemiNMF(penalty=0.1))
     errors = chosen.errors
     assert errors[3] == extract_concepts(made, 4, method=SemiNMF(penalty=0.1)).reconstruction_error
-    assert chosen.chosen == next(n for n, error in zip(chosen.numbers, errors, strict=True) if error <= errors[0] / 2)
+    assert chosen.n_concepts == next(
+        n for n, error in zip(chosen.numbers, errors, strict=True) if error <= errors[0] / 2
+    )
     assert errors[3] < 0.01 * errors[0]  # four were planted
     with pytest.raises(
         InputError, match=r"With 2 concepts \d+% of the error of 1 is left, so a drop of 99% is not reached"
