@@ -57,8 +57,8 @@ def extract_concepts(
     point_states = states.at() if isinstance(states, ActivationStore) else states
     if not isinstance(point_states, States | MappedStates):
         raise InputError(
-            f"Concepts are made of the states of one point, found {type(point_states).__name__}; mm.collect(...).at(point) gives them, "
-            "and a tensor becomes them by mm.States(tensor, at=hook_name)."
+            f"Concepts are made of the states of one point, found {type(point_states).__name__}; mm.collect(...).at(point) gives "
+            "them, and a tensor becomes them by mm.States(tensor, at=hook_name)."
         )
     finder = CONCEPT_METHODS.get(method)
     _check(point_states, n_concepts, finder, batch_size)

@@ -112,7 +112,9 @@ def test_a_state_is_explained_by_what_it_holds_most_of(llava: Subject) -> None:
         assert list(told.concepts) == order.tolist()
         np.testing.assert_allclose(told.activations, bank.codes[row][order].numpy(), atol=1e-3)
         rest = states.values[row] - bank.codes[row] @ bank.vectors
-        assert told.unexplained == pytest.approx(float(rest.square().sum() / states.values[row].square().sum()), abs=1e-3)
+        assert told.unexplained == pytest.approx(
+            float(rest.square().sum() / states.values[row].square().sum()), abs=1e-3
+        )
     with pytest.raises(InputError, match="One state is explained at a time, found 6"):
         explain_state(llava.model, bank, states)
 
