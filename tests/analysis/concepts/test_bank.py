@@ -279,7 +279,9 @@ def test_overlap_is_the_papers_formula() -> None:
         word_overlap([["a"]])
 
 
-@pytest.mark.parametrize("method", ["semi_nmf", "kmeans", "pca", "simple"])
+@pytest.mark.parametrize(
+    "method", [cls.name for cls in CONCEPT_METHODS if "states that are not negative" not in cls.needs]
+)
 def test_concepts_of_every_family(subject: Subject, method: str) -> None:
     """Encoding one state at a time, from a forward of its own, gives the codes of the whole bank."""
     dataset = [picture(seed) for seed in range(6)]
