@@ -73,8 +73,8 @@ class CaptionNeurons:
         frames = [scores.to_frame(k, words=words).assign(noun=noun.text) for noun, scores in self]
         if not frames:
             return pd.DataFrame(columns=["noun", "rank", "layer", "neuron", "score", "words"])
-        whole = pd.concat(frames, ignore_index=True)
-        return whole[["noun", *whole.columns.drop("noun")]]
+        table = pd.concat(frames, ignore_index=True)
+        return table[["noun", *table.columns.drop("noun")]]
 
 
 @torch.no_grad()
@@ -124,29 +124,31 @@ def find_caption_neurons(
     layers = neuron_layers(model, part, stack)
     scoring = NEURON_METHODS.get(method)
     scoring.check(model, layers)
-    found = []
+    captions = []
     for names, batch in runs_of(model, data, prompt, batch_size, progress, "captions"):
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
-        said = [nouns_said(model, trace, nouns=nouns, sample=sample) for sample in range(batch.size)]
-        scores = iter(_scores(model, _noun_targets(model, batch, trace, said), said, scoring, layers))
-        found += [
+        nouns_by_sample = [nouns_said(model, trace, nouns=nouns, sample=sample) for sample in range(batch.size)]
+        scores = iter(
+            _scores(model, _noun_targets(model, batch, trace, nouns_by_sample), nouns_by_sample, scoring, layers)
+        )
+        captions += [
             CaptionNeurons(text, tuple(words), tuple(next(scores) for _ in words), name)
-            for text, words, name in zip(trace.text, said, names, strict=True)
+            for text, words, name in zip(trace.text, nouns_by_sample, names, strict=True)
         ]
-    return found
+    return captions
 
 
 def _scores(
     model: HookedMultimodal,
     targets: TokenTargets | None,
-    said: list[list[CaptionWord]],
+    nouns_by_sample: list[list[CaptionWord]],
     method: NeuronMethod,
     layers: NeuronLayers,
 ) -> list[NeuronScores]:
     """Scores of every noun, caption by caption."""
     if targets is None:
         return []
-    total = targets.summed(method.scores(model, targets, layers), sum(map(len, said)))
+    total = targets.summed(method.scores(model, targets, layers), sum(map(len, nouns_by_sample)))
     return [
         NeuronScores(
             scores=scores,
@@ -161,7 +163,7 @@ def _scores(
             sample=sample,
         )
         for (sample, word), scores in zip(
-            ((sample, word) for sample, words in enumerate(said) for word in words),
+            ((sample, word) for sample, words in enumerate(nouns_by_sample) for word in words),
             total,
             strict=True,
         )
@@ -169,11 +171,11 @@ def _scores(
 
 
 def _noun_targets(
-    model: HookedMultimodal, batch: MultimodalBatch, trace: GenerationTrace, said: list[list[CaptionWord]]
+    model: HookedMultimodal, batch: MultimodalBatch, trace: GenerationTrace, nouns_by_sample: list[list[CaptionWord]]
 ) -> TokenTargets | None:
     """The tokens of all nouns of all captions, read off one run over the captions; None if there are no nouns."""
     n_steps = trace.tokens.shape[1]
-    nouns = [(sample, word) for sample, words in enumerate(said) for word in words]
+    nouns = [(sample, word) for sample, words in enumerate(nouns_by_sample) for word in words]
     # the run ends with the token before the last one, which it predicts
     entries = [
         (sample, n_steps - 1 - (word.step + place), token, number)
@@ -183,5 +185,5 @@ def _noun_targets(
     if not entries:
         return None
     sample, back, token, owner = torch.tensor(entries).unbind(1)
-    forced = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
-    return TokenTargets(forced, sample, back, token, owner)
+    extended = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
+    return TokenTargets(extended, sample, back, token, owner)

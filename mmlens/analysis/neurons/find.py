@@ -141,7 +141,7 @@ def score_words(
             stack=layers.stack,
             settings=scoring.settings,
             n_samples=mean.count,
-            samples=tuple(mean.kept[number]),
+            samples=tuple(mean.tops[number]),
             model=model,
             batch=first,
         )
@@ -186,7 +186,7 @@ class _Mean:
 
     def __init__(self, words: int, layers: NeuronLayers, keep: int):
         self.count = 0
-        self.kept: list[list[SampleTop]] = [[] for _ in range(words)]
+        self.tops: list[list[SampleTop]] = [[] for _ in range(words)]
         self._keep = keep
         self._sum = torch.zeros(words, layers.count, layers.width, dtype=torch.float64)
 
@@ -200,9 +200,9 @@ class _Mean:
         self.count += len(names)
         self._sum += scores.double().sum(1)
         if self._keep:
-            for kept, of_word in zip(self.kept, scores, strict=True):
+            for tops, of_word in zip(self.tops, scores, strict=True):
                 best = of_word.flatten(1).topk(self._keep, dim=1)
-                kept += [
+                tops += [
                     SampleTop(name, indices, values)
                     for name, indices, values in zip(names, best.indices, best.values, strict=True)
                 ]

@@ -62,36 +62,38 @@ def neuron_layers(model: HookedMultimodal, part: Part = "language", stack: str |
     Raises:
         InputError: if the part has no such neurons; if some blocks lack them, or have another number of them.
     """
-    own = [node for node in model.graph if node.part == require_part(part)]
+    nodes = [node for node in model.graph if node.part == require_part(part)]
     widths: dict[str, dict[int, int]] = {}
-    for node in own:
-        parsed = HookName.parse(node.name)
-        if parsed.rest == "mlp.hook_post":
-            widths.setdefault(parsed.stack or "", {})[parsed.layer or 0] = node.width or 0
+    for node in nodes:
+        name = HookName.parse(node.name)
+        if name.rest == "mlp.hook_post":
+            widths.setdefault(name.stack or "", {})[name.layer or 0] = node.width or 0
     if stack is None:
-        stack = next((each for each in ("blocks", "") if each in widths), next(reversed(widths), "blocks"))
+        stack = next(
+            (candidate for candidate in ("blocks", "") if candidate in widths), next(reversed(widths), "blocks")
+        )
     if stack not in widths:
         raise InputError(_no_neurons(model, part, stack, sorted(widths)))
-    found = widths[stack]
-    blocks = {node.layer for node in own if node.layer is not None and node.stack == stack} or {0}
-    lacking = sorted(blocks - set(found))
-    if lacking:
+    widths_by_layer = widths[stack]
+    blocks = {node.layer for node in nodes if node.layer is not None and node.stack == stack} or {0}
+    without = sorted(blocks - set(widths_by_layer))
+    if without:
         raise InputError(
-            f"Scores need the neurons of every layer, but the {part} blocks {lacking} of {len(blocks)} have none: they are "
+            f"Scores need the neurons of every layer, but the {part} blocks {without} of {len(blocks)} have none: they are "
             f"mixtures of experts, whose hidden neurons exist in no module. The others are at {part_prefix(part)}{stack}.*."
             "mlp.hook_post."
         )
-    if len(set(found.values())) > 1:
+    if len(set(widths_by_layer.values())) > 1:
         raise InputError(
             f"Scores need layers of one width, but the {part} {stack or 'hidden layers'} have "
-            f"{', '.join(map(str, sorted(set(found.values()))))} neurons; no table [layer neuron] holds them."
+            f"{', '.join(map(str, sorted(set(widths_by_layer.values()))))} neurons; no table [layer neuron] holds them."
         )
-    return NeuronLayers(part, stack, len(found), found[0])
+    return NeuronLayers(part, stack, len(widths_by_layer), widths_by_layer[0])
 
 
-def _no_neurons(model: HookedMultimodal, part: Part, stack: str, known: list[str]) -> str:
-    if known:
-        return f"The part {part!r} has no neurons in a stack {stack!r}; its stacks are {', '.join(map(repr, known))}."
+def _no_neurons(model: HookedMultimodal, part: Part, stack: str, stacks: list[str]) -> str:
+    if stacks:
+        return f"The part {part!r} has no neurons in a stack {stack!r}; its stacks are {', '.join(map(repr, stacks))}."
     return (
         f"The part {part!r} of {model.family.name} has no neurons with a hook point: it has no MLP, or mixtures of experts, "
         "whose hidden neurons exist in no module."
