@@ -129,17 +129,17 @@ class Stream:
 
     @property
     def _added(self) -> list[tuple[Node, int]]:
-        own = {node.name for node in self.nodes}
+        names = {node.name for node in self.nodes}
         return [
             (self.graph[name], self.place[node.name])
             for node in self.nodes
             for name in self.graph.digraph.predecessors(node.name)
-            if name not in own and (name.startswith("projector.") or self.graph[name].role == "writes")
+            if name not in names and (name.startswith("projector.") or self.graph[name].role == "writes")
         ]
 
     def _branch(self, out: Node, joins: int) -> Branch:
-        parsed = HookName.parse(out.name)
-        block = out.name.removesuffix(f".{parsed.rest}")
+        name = HookName.parse(out.name)
+        block = out.name.removesuffix(f".{name.rest}")
         reads, memory = self._sources(out, block)
         if out.kind not in _BRANCHES or len(reads) != 1 or len(memory) > 1:
             raise InputError(
@@ -153,8 +153,8 @@ class Stream:
                 f"need attention that looks at one. {self._instead}"
             )
         norm = "ln2" if kind == "mlp" and f"{block}.ln2.hook_scale" in self.graph else "ln1"
-        siblings = [each.name for each, place in self._added if place == joins and each.name != out.name]
-        shared = norm == "ln1" and any(each.startswith(f"{block}.") for each in siblings)
+        siblings = [sibling.name for sibling, place in self._added if place == joins and sibling.name != out.name]
+        shared = norm == "ln1" and any(sibling.startswith(f"{block}.") for sibling in siblings)
         bare = not has_norms(self.graph, block)
         behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or shared)
         if kind != "cross_attn" and not behind and not bare:
@@ -163,20 +163,20 @@ class Stream:
                 f"{self._instead}"
             )
         looked_at = memory[0] if memory else None
-        return Branch(out.name, block, int(parsed.layer or 0), kind, reads[0], joins, looked_at, shared, bare)
+        return Branch(out.name, block, int(name.layer or 0), kind, reads[0], joins, looked_at, shared, bare)
 
     def _sources(self, out: Node, block: str) -> tuple[list[int], list[str]]:
         """The points of the stream that a branch reads, and what else its block reads for it."""
-        own = {node.name for node in self.nodes}
+        names = {node.name for node in self.nodes}
         reads: dict[int, None] = {}
         memory: dict[str, None] = {}
-        waiting = [out.name]
-        while waiting:
-            for name in self.graph.digraph.predecessors(waiting.pop()):
-                if name in own:
+        queue = [out.name]
+        while queue:
+            for name in self.graph.digraph.predecessors(queue.pop()):
+                if name in names:
                     reads[self.place[name]] = None
                 elif name.startswith(f"{block}.") and self.graph[name].role is None:
-                    waiting.append(name)
+                    queue.append(name)
                 elif name.startswith(f"{block}."):
                     return [], []  # it reads another branch
                 else:
@@ -218,13 +218,13 @@ def stream_to(graph: HookGraph, end: str, normed: frozenset[str] = frozenset()) 
 def streams_behind(graph: HookGraph, name: str, part: Part) -> list[str]:
     """The points of a tower's streams that a point is computed from, with no other point of its streams between."""
     found: dict[str, None] = {}
-    seen, waiting = {name}, [name]
-    while waiting:
-        here = waiting.pop()
+    visited, queue = {name}, [name]
+    while queue:
+        here = queue.pop()
         if graph[here].part == part and graph[here].role == "stream":
             found[here] = None
             continue
-        new = [each for each in graph.digraph.predecessors(here) if each not in seen]
-        seen.update(new)
-        waiting += new
+        new = [before for before in graph.digraph.predecessors(here) if before not in visited]
+        visited.update(new)
+        queue += new
     return list(found)

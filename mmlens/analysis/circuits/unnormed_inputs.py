@@ -1,4 +1,4 @@
-"""Where branches without a norm in front receive their stream, and norms behind them theirs, found on a run."""
+"""Inputs of branches without pre-norm, and of norms behind branches, looked up in a run."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 @torch.no_grad()
 def bare_sites(
-    model: HookedMultimodal, batch: MultimodalBatch, points: Mapping[str, Point], wanted: Sequence[str]
+    model: HookedMultimodal, batch: MultimodalBatch, points: Mapping[str, Point], entrances: Sequence[str]
 ) -> dict[str, Site]:
     """What each module receives as its stream, by the entrance that stands for it.
 
@@ -32,53 +32,53 @@ def bare_sites(
         model: the hooked model.
         batch: run once.
         points: the model's points.
-        wanted: entrances: `blocks.0.attn.hook_in`, `blocks.0.mlp.hook_in`, and `blocks.0.hook_resid_mid.hook_in` for the norm
+        entrances: `blocks.0.attn.hook_in`, `blocks.0.mlp.hook_in`, and `blocks.0.hook_resid_mid.hook_in` for the norm
             that returns this point of the stream.
 
     Raises:
         InputError: if no module receives or returns what the stream holds, or several do for one branch.
     """
-    named = {at: at.removesuffix(".hook_in") for at in wanted}
-    blocks = {name: _Seen(block) for name, block in blocks_by_name(model).items()}
-    blocks = {name: blocks[name] for name in dict.fromkeys(each.rpartition(".")[0] for each in named.values())}
+    branches = {at: at.removesuffix(".hook_in") for at in entrances}
+    blocks = {name: _BlockCalls(block) for name, block in blocks_by_name(model).items()}
+    blocks = {name: blocks[name] for name in dict.fromkeys(branch.rpartition(".")[0] for branch in branches.values())}
     store: dict[str, torch.Tensor] = {}
     stream = [f"{name}.hook_resid_{kind}" for name in blocks for kind in ("cross", "mid", "post")]
-    found: dict[str, Site] = {}
+    sites: dict[str, Site] = {}
 
-    def settle(name: str, seen: _Seen, *_: object) -> None:
+    def settle(name: str, calls: _BlockCalls, *_: object) -> None:
         """At the end of a block: look up what its modules received and returned."""
-        for at, each in named.items():
-            if each.rpartition(".")[0] != name:
+        for at, branch in branches.items():
+            if branch.rpartition(".")[0] != name:
                 continue
-            if each.endswith("attn"):
-                site: Site | None = Site(_kernel(points, each), "in")
-            elif each.endswith(".mlp"):
+            if branch.endswith("attn"):
+                site: Site | None = Site(_kernel(points, branch), "in")
+            elif branch.endswith(".mlp"):
                 attns = [f"{name}.{kind}" for kind in ("attn", "cross_attn") if f"{name}.hook_{kind}_out" in points]
-                site = seen.receiver(store[f"{name}.hook_resid_mid"], [_kernel(points, attn) for attn in attns])
+                site = calls.receiver(store[f"{name}.hook_resid_mid"], [_kernel(points, attn) for attn in attns])
             else:
-                site = seen.maker(store[each])
+                site = calls.maker(store[branch])
             if site is not None:
-                found[at] = site
-        seen.clear()
+                sites[at] = site
+        calls.clear()
 
     with claimed(model, "A circuit"), ExitStack() as stack:
-        for seen in blocks.values():
-            for handle in seen.hooks():
+        for calls in blocks.values():
+            for handle in calls.hooks():
                 stack.callback(handle.remove)
         stack.enter_context(
             attached(dict(points), [([name for name in stream if name in points], record(store, None, None))])
         )
-        for name, seen in blocks.items():
+        for name, calls in blocks.items():
             # behind the hook that records the block's output
-            stack.callback(seen.block.register_forward_hook(partial(settle, name, seen)).remove)
+            stack.callback(calls.block.register_forward_hook(partial(settle, name, calls)).remove)
         model(batch)
-    lost = [at for at in wanted if at not in found]
-    if lost:
+    missing = [at for at in entrances if at not in sites]
+    if missing:
         raise InputError(
-            f"{named[lost[0]]} of {model.family.name} has no norm in front of it, and no one module receives its stream, so "
-            "that it cannot be given one of its own. Patch its points with mm.patch or mm.path_patch."
+            f"{branches[missing[0]]} of {model.family.name} has no norm in front of it, and no one module receives its stream, "
+            "so that it cannot be given one of its own. Patch its points with mm.patch or mm.path_patch."
         )
-    return found
+    return sites
 
 
 def _kernel(points: Mapping[str, Point], attn: str) -> nn.Module:
@@ -92,7 +92,7 @@ def _kernel(points: Mapping[str, Point], attn: str) -> nn.Module:
 
 
 @dataclass
-class _Seen:
+class _BlockCalls:
     """What the modules of a block received and returned in its last run, in the order of their calls.
 
     Attributes:
@@ -100,8 +100,8 @@ class _Seen:
     """
 
     block: nn.Module
-    received: list[tuple[nn.Module, str, torch.Tensor]] = field(default_factory=list)
-    returned: list[tuple[nn.Module, torch.Tensor]] = field(default_factory=list)
+    inputs: list[tuple[nn.Module, str, torch.Tensor]] = field(default_factory=list)
+    outputs: list[tuple[nn.Module, torch.Tensor]] = field(default_factory=list)
 
     def hooks(self) -> Iterator[Any]:
         """Watch all modules inside of the block."""
@@ -112,34 +112,34 @@ class _Seen:
 
     def clear(self) -> None:
         """Forget the tensors."""
-        self.received.clear()
-        self.returned.clear()
+        self.inputs.clear()
+        self.outputs.clear()
 
     def _receive(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = list(inspect.signature(module.forward).parameters)
-        given = [*zip(names, args, strict=False), *kwargs.items()]
-        name, value = next(((name, value) for name, value in given if isinstance(value, torch.Tensor)), ("", None))
+        arguments = [*zip(names, args, strict=False), *kwargs.items()]
+        name, value = next(((name, value) for name, value in arguments if isinstance(value, torch.Tensor)), ("", None))
         if value is not None:
-            self.received.append((module, name, value))
+            self.inputs.append((module, name, value))
 
     def _return(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, torch.Tensor):
-            self.returned.append((module, output))
+            self.outputs.append((module, output))
 
     def receiver(self, stream: torch.Tensor, besides: Sequence[nn.Module]) -> Site | None:
         """The module that receives the stream, none of those given nor around or inside of them; None if there are several."""
         others = {inner for module in besides for inner in module.modules()}
         outer: list[tuple[nn.Module, str]] = []
-        for module, name, value in self.received:
+        for module, name, value in self.inputs:
             apart = module in others or any(other in set(module.modules()) for other in besides)
-            inside = any(module in set(each.modules()) for each, _ in outer)
+            inside = any(module in set(other.modules()) for other, _ in outer)
             if not apart and not inside and value.shape == stream.shape and torch.equal(value, stream):
                 outer.append((module, name))
         return Site(outer[0][0], "in", outer[0][1]) if len(outer) == 1 else None
 
     def maker(self, stream: torch.Tensor) -> Site | None:
         """The input of the innermost module that returns the stream."""
-        for module, output in self.returned:
+        for module, output in self.outputs:
             if output.shape == stream.shape and torch.equal(output, stream):
-                return next(Site(module, "in", name) for each, name, _ in self.received if each is module)
+                return next(Site(module, "in", name) for other, name, _ in self.inputs if other is module)
         return None

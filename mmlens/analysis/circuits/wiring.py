@@ -56,24 +56,24 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
     Raises:
         InputError: if a branch cannot be given a stream of its own.
     """
-    own: dict[str, Point] = model.hook_dict  # type: ignore[assignment]
-    wiring = Wiring({**own, **entrances(own)})
-    wanted = [at for at in dict.fromkeys(reader.at for reader in graph.readers) if at not in wiring.points]
-    crossing = [at.removesuffix(".hook_memory") for at in wanted if at.endswith(".hook_memory")]
-    if crossing:
-        _trace(model, batch, crossing, wiring)
-    for at in wanted:
+    model_points: dict[str, Point] = model.hook_dict  # type: ignore[assignment]
+    wiring = Wiring({**model_points, **entrances(model_points)})
+    unknown = [at for at in dict.fromkeys(reader.at for reader in graph.readers) if at not in wiring.points]
+    cross_attentions = [at.removesuffix(".hook_memory") for at in unknown if at.endswith(".hook_memory")]
+    if cross_attentions:
+        _trace(model, batch, cross_attentions, wiring)
+    for at in unknown:
         out = at.removesuffix(".hook_in")
-        if out in own and model.graph[out].role == "writes":  # the norm behind an attention's heads
-            wiring.points[at] = Point(at, AtSite(Site(own[out].attachment.reach.module, "in")))  # type: ignore[attr-defined]
-    wanted = [at for at in wanted if at not in wiring.points]
-    bare = [at for at in wanted if not at.endswith(".hook_memory") and not _has_norms(model, at)]
+        if out in model_points and model.graph[out].role == "writes":  # the norm behind an attention's heads
+            wiring.points[at] = Point(at, AtSite(Site(model_points[out].attachment.reach.module, "in")))  # type: ignore[attr-defined]
+    unknown = [at for at in unknown if at not in wiring.points]
+    bare = [at for at in unknown if not at.endswith(".hook_memory") and not _has_norms(model, at)]
     if bare:
-        for at, site in bare_sites(model, batch, own, bare).items():
+        for at, site in bare_sites(model, batch, model_points, bare).items():
             wiring.points[at] = Point(at, AtSite(site))
             wiring.norms[at.removesuffix(".hook_in")] = nn.Identity()
     blocks = blocks_by_name(model)
-    for at in wanted:
+    for at in unknown:
         if at in wiring.points:
             continue
         branch = at.rpartition(".")[0]
@@ -121,29 +121,29 @@ def _receivers(wiring: Wiring, block: nn.Module, branch: str, norm: nn.Module) -
 
 
 @torch.no_grad()
-def _trace(model: HookedMultimodal, batch: MultimodalBatch, crossing: Sequence[str], wiring: Wiring) -> None:
+def _trace(model: HookedMultimodal, batch: MultimodalBatch, cross_attentions: Sequence[str], wiring: Wiring) -> None:
     """Run once, and see what every cross-attention receives.
 
     Raises:
         InputError: if one receives something else than what a norm returns, or its memory in no argument of its own.
     """
     blocks, store = blocks_by_name(model), dict[str, torch.Tensor]()
-    before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in crossing}
+    before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in cross_attentions}
     with claimed(model, "A circuit"), ExitStack() as stack:
         stack.enter_context(
             attached(wiring.points, [(list(dict.fromkeys(before.values())), record(store, None, None))])
         )
-        for name in crossing:
+        for name in cross_attentions:
             for handle in _watch(
                 name, blocks[name.rpartition(".")[0]], _kernel(wiring, name), store, before[name], wiring
             ):
                 stack.callback(handle.remove)
         model(batch)
-    lost = [name for name in crossing if name not in wiring.norms or name not in wiring.memory]
-    if lost:
+    missing = [name for name in cross_attentions if name not in wiring.norms or name not in wiring.memory]
+    if missing:
         raise InputError(
-            f"{lost[0]} of {model.family.name} receives no norm of its stream, or what it looks at in no argument of its own, so "
-            "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
+            f"{missing[0]} of {model.family.name} receives no norm of its stream, or what it looks at in no argument of its own, "
+            "so that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
         )
 
 
@@ -151,27 +151,29 @@ def _watch(
     name: str, block: nn.Module, kernel: nn.Module, store: dict[str, torch.Tensor], memory: str, wiring: Wiring
 ) -> Iterator[Any]:
     """Hooks that find the norm in front of an attention, and the argument in which it receives its memory."""
-    made: list[tuple[nn.Module, torch.Tensor]] = []
+    outputs: list[tuple[nn.Module, torch.Tensor]] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, torch.Tensor):
-            made.append((module, output))
+            outputs.append((module, output))
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = kwargs.get("hidden_states", args[0] if args else None)
-        for maker, output in made:
+        for maker, output in outputs:
             if output is stream:  # the first: a dropout behind it hands on the same tensor
                 wiring.norms.setdefault(name, maker)
-        held = store[memory]
+        memory_states = store[memory]
         for key, value in kwargs.items():
-            same = isinstance(value, torch.Tensor) and value is not stream and value.numel() == held.numel()
-            if same and torch.equal(value.reshape(held.shape), held):
+            may_be_memory = (
+                isinstance(value, torch.Tensor) and value is not stream and value.numel() == memory_states.numel()
+            )
+            if may_be_memory and torch.equal(value.reshape(memory_states.shape), memory_states):
                 wiring.memory[name] = key
-        made.clear()
+        outputs.clear()
 
     inside = set(kernel.modules())
     leaves = [module for module in block.modules() if module not in inside and not list(module.children())]
     for leaf in leaves:
         yield leaf.register_forward_hook(keep)
     yield kernel.register_forward_pre_hook(look, with_kwargs=True)
-    yield block.register_forward_hook(lambda *_: made.clear())
+    yield block.register_forward_hook(lambda *_: outputs.clear())
