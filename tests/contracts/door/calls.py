@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 import mmlens as mm
+from mmlens.core.registry import Method
 from tests.contracts.door.bad_values import bad_values, kind_of
 from tests.contracts.door.world import EXAMPLES, NEEDED, OBJECTS, World
 
@@ -93,6 +94,8 @@ def _of(name: str, value: Any) -> list[Public]:
     if issubclass(value, BaseException) or getattr(value, "_is_protocol", False) or not _is_ours(value):
         return []
     found = [Public(name, value, is_class=True)]
+    if issubclass(value, Method):  # whose methods the verbs call
+        return found
     seen: set[str] = set()
     for base in value.__mro__:
         if not base.__module__.startswith("mmlens"):

@@ -396,6 +396,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "grid.side": lambda w: 4,
     "lab.scenes.n": lambda w: 2,
     "select_vectors.vectors": lambda w: {"a": w.steer},
+    "Proximity.reference": lambda w: w.vector,
+    "steering.Proximity.reference": lambda w: w.vector,
     "select_vectors.dataset": lambda w: w.scenes[:2],
     "neuron_report.reference": lambda w: 2,
     "patchscope.at": lambda w: POINT,
