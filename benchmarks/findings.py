@@ -17,8 +17,9 @@ import mmlens as mm
 from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.properties.cases import Case, Choice
-from mmlens.analysis.properties.measured import Quantity, Value, control_name, is_control
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Quantity, Value, control_name, is_control
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.statistics import Interval
 
 METHODS = ("contribution", "gradient_x_activation", "activation", "random")
@@ -29,7 +30,7 @@ _SHOWN: Sequence[Shown] = ("activation", "magnitude")
 
 def properties(
     model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0, checkpoint: Path | None = None
-) -> mm.Measured:
+) -> mm.Measurements:
     """Every property of each caption's first noun."""
     return mm.neuron_report(
         model,
@@ -42,7 +43,7 @@ def properties(
     )
 
 
-def curves(model: mm.HookedMultimodal, *, scenes: int, seed: int = 0) -> tuple[mm.Measured, mm.Measured]:
+def curves(model: mm.HookedMultimodal, *, scenes: int, seed: int = 0) -> tuple[mm.Measurements, mm.Measurements]:
     """Ablation over the number of neurons, and noise over its size."""
     shown = mm.lab.scenes(scenes, seed=seed + 1)
     over_k = mm.causal_effect(
@@ -74,19 +75,19 @@ class LayerMaps:
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
         """Draw them, beside random neurons of the same layers."""
         for case in cases:
-            truth = case.mention.sample.regions.get(case.mention.noun)
+            truth = case.occurrence.sample.regions.get(case.occurrence.noun)
             if truth is None:
                 continue
             scores = case.scores["contribution"].scores
             chosen = {f"layer {layer}": _best(scores, self.k, [layer]) for layer in range(self.layers)}
             chosen["all layers"] = _best(scores, self.k, range(self.layers))
             chosen["all but the last"] = _best(scores, self.k, range(self.layers - 1))
-            seed = 1_000 * case.mention.number + case.mention.step
+            seed = 1_000 * case.occurrence.number + case.occurrence.step
             for name, neurons in list(chosen.items()):
-                controls = mm.random_units(case.mention.model, neurons, draws=5, seed=seed)
+                controls = mm.random_units(case.occurrence.model, neurons, draws=5, seed=seed)
                 chosen |= {control_name(name, draw): units for draw, units in enumerate(controls)}
             for shown in _SHOWN:
-                maps = activation_maps(case.mention.model, case.mention.prompt, chosen, shown=shown)
+                maps = activation_maps(case.occurrence.model, case.occurrence.prompt, chosen, shown=shown)
                 for name, heat in maps.items():
                     yield case.value(f"IoU of {shown}s", name, iou(heat.mask(), torch.as_tensor(truth)))
 
@@ -98,14 +99,14 @@ def _best(scores: torch.Tensor, k: int, layers: Sequence[int]) -> mm.Units:
     return mm.Units(mm.Neuron(list(layers)[row], index) for row, index in found)
 
 
-def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.Measured:
+def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.Measurements:
     """Where the mean heat map lies on the object, by layer."""
     measures = [LayerMaps(model.cfg.n_layers, k)]
     shown = mm.lab.scenes(scenes, seed=seed + 2)
-    return run(model, shown, measures, Choice.of("contribution", k), reading=Reading(mm.lab.NOUNS))
+    return run(model, shown, measures, Choice.of("contribution", k), settings=CaptionSettings(mm.lab.NOUNS))
 
 
-def table(found: mm.Measured) -> str:
+def table(found: mm.Measurements) -> str:
     """A Markdown table: each mean with its interval, and the paired differences."""
     lines = [
         "| quantity | neurons | k | mean [95%] | random, same layers [95%] | minus random | minus control | minus blob |",
@@ -119,7 +120,7 @@ def table(found: mm.Measured) -> str:
     return "\n".join(lines)
 
 
-def versus(found: mm.Measured, *, method: str = METHODS[0], others: Sequence[str] = METHODS[1:3]) -> str:
+def versus(found: mm.Measurements, *, method: str = METHODS[0], others: Sequence[str] = METHODS[1:3]) -> str:
     """A Markdown table: one method minus each other, paired; in bold where the interval excludes zero."""
     heads = [f"{method} minus {other}" for other in others]
     lines = [f"| quantity | better | {' | '.join(heads)} |", "|---|---|" + "---|" * len(others)]

@@ -65,7 +65,7 @@ _PUBLIC = {
     "LogitLens": "mmlens.analysis.lenses.result",
     "mean_activation": "mmlens.analysis.means",
     "MappedStates": "mmlens.analysis.store.mapped",
-    "Measured": "mmlens.analysis.properties.measured",
+    "Measurements": "mmlens.analysis.properties.measurements",
     "MMLensError": "mmlens.core.errors",
     "MultimodalBatch": "mmlens.inputs.batch",
     "Neuron": "mmlens.core.units",

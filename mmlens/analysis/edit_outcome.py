@@ -196,9 +196,9 @@ class EditReport:
             line["answers changed"] = of(lambda case: case.changed)
             line["pictures changed"] = str(self.changed_pictures(edit, group))
         line["KL"] = of(lambda case: case.kl)
-        known = [case.right for case in self._cases(edit) if case.group == group and case.right]
-        if known:
-            before, after = np.array(known, dtype=float).mean(0)
+        truths = [case.right for case in self._cases(edit) if case.group == group and case.right]
+        if truths:
+            before, after = np.array(truths, dtype=float).mean(0)
             line["right"] = f"{before:.3f} -> {after:.3f}"
             line["right, change"] = of(lambda case: case.right and float(case.right[1]) - float(case.right[0]))
         return line
@@ -233,9 +233,9 @@ class EditReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        held = read_json(path, format=_FORMAT, result="edit report")
-        edits = tuple(EditFacts(**fact) for fact in held["edits"])
-        return cls(held["source"], held["target"], edits, tuple(_case(case) for case in held["cases"]))
+        content = read_json(path, format=_FORMAT, result="edit report")
+        edits = tuple(EditFacts(**fact) for fact in content["edits"])
+        return cls(content["source"], content["target"], edits, tuple(_case(case) for case in content["cases"]))
 
 
 def _case(fields: dict) -> EditCase:
@@ -246,14 +246,14 @@ def _case(fields: dict) -> EditCase:
 def _before_after(
     of: Callable[[Callable[[EditCase], float | None]], str], pair: Callable[[EditCase], tuple[float, float] | None]
 ) -> str:
-    def only(which: int) -> Callable[[EditCase], float | None]:
+    def only(side: int) -> Callable[[EditCase], float | None]:
         def value(case: EditCase) -> float | None:
-            found = pair(case)
-            return None if found is None else found[which]
+            numbers = pair(case)
+            return None if numbers is None else numbers[side]
 
         return value
 
-    return " -> ".join(of(only(which)) for which in (0, 1))
+    return " -> ".join(of(only(side)) for side in (0, 1))
 
 
 def _labels(pictures: Sequence[str]) -> list[int]:

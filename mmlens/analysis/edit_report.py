@@ -78,12 +78,12 @@ def edit_report(
     (https://arxiv.org/abs/2202.05262), section 3.2. *Departs:* answers are generated, not scored token against token.
     """
     given = edits if isinstance(edits, Mapping) else {"edit": edits}
-    named = {name: [some] if isinstance(some, Edit) else list(some) for name, some in given.items()}
-    if not named or not all(named.values()):
+    edits_by_name = {name: [some] if isinstance(some, Edit) else list(some) for name, some in given.items()}
+    if not edits_by_name or not all(edits_by_name.values()):
         raise InputError("No edits were given to report on.")
-    words = _words(named, source, target)
+    words = _words(edits_by_name, source, target)
     ids = tuple(None if word is None else as_token(model, word) for word in words)
-    for edit in (edit for some in named.values() for edit in some):
+    for edit in (edit for some in edits_by_name.values() for edit in some):
         edit.check(model)
     sets = _sets(targets, "target") | _sets(controls, "control")
     if len(sets) < len(_sets(targets, "target")) + len(_sets(controls, "control")):
@@ -92,16 +92,16 @@ def edit_report(
     for name, (role, samples) in sets.items():
         parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
         for some, batch in parts:
-            cases += _cases(model, named, name, role, some, batch, ids, max_new_tokens)
-    order = {name: number for number, name in enumerate(named)}
+            cases += _cases(model, edits_by_name, name, role, some, batch, ids, max_new_tokens)
+    order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
-    facts = tuple(_facts(name, some) for name, some in named.items())
+    facts = tuple(_facts(name, some) for name, some in edits_by_name.items())
     return EditReport(words[0], words[1], facts, tuple(cases))
 
 
-def _words(named: Mapping[str, Sequence[Edit]], source: str | None, target: str | None) -> tuple[str, str | None]:
+def _words(edits: Mapping[str, Sequence[Edit]], source: str | None, target: str | None) -> tuple[str, str | None]:
     """The words that all edits are about."""
-    every = [edit.provenance for some in named.values() for edit in some]
+    every = [edit.provenance for some in edits.values() for edit in some]
     about = {(each.source, each.target) for each in every} - {(None, None)}
     if source is None:
         if len(about) != 1:
@@ -117,12 +117,12 @@ def _words(named: Mapping[str, Sequence[Edit]], source: str | None, target: str 
 
 def _sets(sets: Sets, role: Role) -> dict[str, tuple[Role, list[Sample]]]:
     """Sets of prompts by name, read."""
-    given = sets if isinstance(sets, Mapping) else {f"{role}s": sets}
-    found = {name: (role, list(as_samples(dataset))) for name, dataset in given.items()}
-    empty = [name for name, (_, samples) in found.items() if not samples]
-    if empty or not found:
+    data = sets if isinstance(sets, Mapping) else {f"{role}s": sets}
+    result = {name: (role, list(as_samples(dataset))) for name, dataset in data.items()}
+    empty = [name for name, (_, samples) in result.items() if not samples]
+    if empty or not result:
         raise InputError(f"The {role} sets {empty or 'given'} hold no prompts.")
-    return found
+    return result
 
 
 def _facts(name: str, draws: Sequence[Edit]) -> EditFacts:
@@ -141,7 +141,7 @@ def _facts(name: str, draws: Sequence[Edit]) -> EditFacts:
 @torch.no_grad()
 def _cases(
     model: HookedMultimodal,
-    named: Mapping[str, Sequence[Edit]],
+    edits: Mapping[str, Sequence[Edit]],
     group: str,
     role: Role,
     samples: Sequence[Sample],
@@ -165,14 +165,14 @@ def _cases(
     before = answers()
     old = told_again(before)
     cases = []
-    for name, draw, edit in ((name, draw, edit) for name, some in named.items() for draw, edit in enumerate(some)):
+    for name, draw, edit in ((name, draw, edit) for name, some in edits.items() for draw, edit in enumerate(some)):
         with model.edited(edit):
             after = answers()
             new = told_again(after)
         kl = (old.exp() * (old - new)).sum(-1)
         for n, sample in enumerate(samples):
             length = int(before.lengths[n])
-            told = before.tokens[n, :length].tolist()
+            tokens = before.tokens[n, :length].tolist()
             now = after.tokens[n, : int(after.lengths[n])].tolist()
             case = EditCase(
                 edit=name,
@@ -187,7 +187,7 @@ def _cases(
                 right=None
                 if sample.answer is None
                 else (before.text[n] == sample.answer, after.text[n] == sample.answer),
-                **(_target_fields(model, told, now, old[n], new[n], ids) if role == "target" else _CONTROL),
+                **(_target_fields(model, tokens, now, old[n], new[n], ids) if role == "target" else _CONTROL),
             )
             cases.append(case)
     return cases
@@ -199,7 +199,7 @@ _CONTROL: dict[str, Any] = {"wanted": None, "said_before": False, "success": Non
 
 def _target_fields(
     model: HookedMultimodal,
-    told: list[int],
+    tokens: list[int],
     now: list[int],
     old: torch.Tensor,
     new: torch.Tensor,
@@ -207,18 +207,18 @@ def _target_fields(
 ) -> dict[str, Any]:
     """What became of the source in one answer, given the tokens and log-probabilities `[step vocab]` before and after."""
     source, target = ids
-    if source not in told:
+    if source not in tokens:
         return {"wanted": None, "said_before": False, "success": None}
-    step = told.index(source)
-    replaced = [target if token == source else token for token in told]
-    wanted = None if target is None else model.decode(torch.tensor([replaced]))[0]
-    there = target is None or now.count(target) > told.count(target)
+    step = tokens.index(source)
+    tokens_with_target = [target if token == source else token for token in tokens]
+    text = None if target is None else model.decode(torch.tensor([tokens_with_target]))[0]
+    there = target is None or now.count(target) > tokens.count(target)
 
     def pair(token: int | None) -> tuple[float, float] | None:
         return None if token is None else (float(old[step, token].exp()), float(new[step, token].exp()))
 
     return {
-        "wanted": wanted,
+        "wanted": text,
         "said_before": True,
         "success": source not in now and there,
         "p_source": pair(source),

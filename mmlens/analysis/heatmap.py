@@ -49,11 +49,11 @@ class HeatMap:
         """
         size = self.size if size is None else size
         weights = [self._weights(axis, size[axis]) for axis in (0, 1)]
-        least = float(self.values[~self.values.isnan()].min())  # a cell that no row shows has no value
-        made = weights[0] @ self.values.float().nan_to_num(least) @ weights[1].T
+        minimum = float(self.values[~self.values.isnan()].min())  # a cell that no row shows has no value
+        heat = weights[0] @ self.values.float().nan_to_num(minimum) @ weights[1].T
         # a row of weights adds up to 0 outside the patches, and to 1 inside
-        covered = weights[0].sum(1)[:, None] * weights[1].sum(1)[None]
-        return torch.where(covered > 0.5, made, least)
+        coverage = weights[0].sum(1)[:, None] * weights[1].sum(1)[None]
+        return torch.where(coverage > 0.5, heat, minimum)
 
     def _weights(self, axis: int, length: int) -> Float[torch.Tensor, "pixel patch"]:
         """How much each patch along an axis adds to each pixel of a picture drawn with so many pixels."""
@@ -122,8 +122,8 @@ class HeatMap:
 
         smooth = smooth_map.numpy()
         spread = float(smooth.max() - smooth.min())
-        scaled = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
-        colors = colormaps[OVER_PICTURE](scaled)[..., :3]
+        intensity = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
+        colors = colormaps[OVER_PICTURE](intensity)[..., :3]
         return Image.fromarray(((pixels * (1 - alpha) + colors * alpha) * 255).round().astype(np.uint8))
 
 
@@ -174,16 +174,16 @@ def map_of_rows(
     return HeatMap(shown, layout.place(sample, image, frame).size, (*low, *high), title, (centres[0], centres[1]))
 
 
-def iou(found: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:
+def iou(mask: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:
     """Intersection over union of two masks, 0 to 1; 0 if both are empty.
 
     Raises:
         InputError: if the masks have different shapes.
     """
-    if found.shape != truth.shape:
-        raise InputError(f"Masks differ in shape: {list(found.shape)} and {list(truth.shape)} [height width].")
-    union = int((found | truth).sum())
-    return int((found & truth).sum()) / union if union else 0.0
+    if mask.shape != truth.shape:
+        raise InputError(f"Masks differ in shape: {list(mask.shape)} and {list(truth.shape)} [height width].")
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 0.0
 
 
 def centred_blob(size: tuple[int, int], share: float) -> Bool[torch.Tensor, "height width"]:
@@ -198,6 +198,6 @@ def centred_blob(size: tuple[int, int], share: float) -> Bool[torch.Tensor, "hei
     x = (torch.arange(width) + 0.5) / width - 0.5
     distance = (y[:, None] ** 2 + x[None, :] ** 2).flatten()
     count = max(1, round(share * height * width))
-    chosen = torch.zeros(height * width, dtype=torch.bool)
-    chosen[distance.argsort(stable=True)[:count]] = True
-    return chosen.reshape(height, width)
+    mask = torch.zeros(height * width, dtype=torch.bool)
+    mask[distance.argsort(stable=True)[:count]] = True
+    return mask.reshape(height, width)

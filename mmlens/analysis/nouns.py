@@ -89,14 +89,14 @@ def caption_nouns(
     Raises:
         InputError: if the caption has none of the nouns.
     """
-    found = nouns_said(model, trace, nouns=nouns, sample=sample)
-    if not found:
+    words = nouns_said(model, trace, nouns=nouns, sample=sample)
+    if not words:
         raise InputError(
             f"The caption {trace.text[sample]!r} has no noun"
             + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
             + "; pass the nouns to look for."
         )
-    return found
+    return words
 
 
 def nouns_said(
@@ -104,27 +104,27 @@ def nouns_said(
 ) -> list[CaptionWord]:
     """As `caption_nouns`, but a caption may have none: for datasets, where some captions miss."""
     words = caption_words(model, trace, sample=sample)
-    wanted = _wanted(nouns, trace.text[sample], words)
+    vocabulary = _wanted(nouns, trace.text[sample], words)
     ids = trace.tokens[sample].tolist()
-    longest = max((len(noun.split()) for noun in wanted), default=0)
-    found: dict[str, CaptionWord] = {}
+    longest = max((len(noun.split()) for noun in vocabulary), default=0)
+    result: dict[str, CaptionWord] = {}
     at = 0
     while at < len(words):
         # the longest noun that begins here: "traffic light" is no "light"
         phrases = (words[at : at + length] for length in range(min(longest, len(words) - at), 0, -1))
-        joined = (_joined(model, ids, phrase) for phrase in phrases)
-        noun = next((each for each in joined if each is not None and each.text in wanted), None)
+        candidates = (_joined(model, ids, phrase) for phrase in phrases)
+        noun = next((word for word in candidates if word is not None and word.text in vocabulary), None)
         if noun is not None:
-            found.setdefault(noun.text, noun)
+            result.setdefault(noun.text, noun)
         at += 1 if noun is None else len(noun.text.split())
-    return list(found.values())
+    return list(result.values())
 
 
 def _joined(model: HookedMultimodal, ids: list[int], words: list[CaptionWord]) -> CaptionWord | None:
     """Neighbouring words as one; None if something other than space stands between them."""
     first, last = words[0].step, words[-1].step + len(words[-1].tokens)
-    spaced = r"\s+".join(re.escape(word.text) for word in words)
-    if len(words) > 1 and re.search(spaced, _text(model, ids[first:last]), re.IGNORECASE) is None:
+    pattern = r"\s+".join(re.escape(word.text) for word in words)
+    if len(words) > 1 and re.search(pattern, _text(model, ids[first:last]), re.IGNORECASE) is None:
         return None
     return CaptionWord(" ".join(word.text for word in words), first, tuple(ids[first:last]))
 

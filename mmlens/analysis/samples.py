@@ -124,8 +124,8 @@ def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sampl
         raise InputError(
             f"A dataset is an iterable of samples, found {type(dataset).__name__}; put a single one into a list."
         )
-    asked = DEFAULT_PROMPT if prompt is None else prompt
-    return (_sample(item, asked, number) for number, item in enumerate(dataset))
+    question = DEFAULT_PROMPT if prompt is None else prompt
+    return (_sample(item, question, number) for number, item in enumerate(dataset))
 
 
 def _sample(item: Any, prompt: str, number: int) -> Sample:
@@ -195,7 +195,7 @@ def _batches(
     model: HookedMultimodal, samples: Iterator[Sample], batch_size: int, bar: tqdm
 ) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
     with bar:
-        while some := list(islice(samples, batch_size)):
-            pictures = [list(sample.pictures) for sample in some]
-            yield some, model.prepare([sample.prompt for sample in some], images=pictures)
-            bar.update(len(some))
+        while chunk := list(islice(samples, batch_size)):
+            pictures = [list(sample.pictures) for sample in chunk]
+            yield chunk, model.prepare([sample.prompt for sample in chunk], images=pictures)
+            bar.update(len(chunk))

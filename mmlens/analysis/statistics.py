@@ -77,8 +77,8 @@ def mean_interval(
         InputError: for a level outside (0, 1), or groups of another length.
     """
     _require_level(level)
-    held = np.asarray(values)
-    data = held.astype(float)
+    sample = np.asarray(values)
+    data = sample.astype(float)
     labels = np.arange(len(data)) if groups is None else np.asarray(groups)
     if data.ndim != 1 or labels.shape != data.shape:
         raise InputError(
@@ -88,7 +88,7 @@ def mean_interval(
         return Interval(np.nan, np.nan, np.nan, 0)
     _, label = np.unique(labels, return_inverse=True)
     sums, counts = np.bincount(label, data), np.bincount(label)
-    if held.dtype == bool:
+    if sample.dtype == bool:
         low, high = _wilson(sums, counts, level)
     else:
         low, high = _bounds(sums[None], counts, level, seed)[0]
@@ -155,10 +155,10 @@ def paired_difference(
     Raises:
         InputError: if the two are not of one length.
     """
-    left, right = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
-    if left.shape != right.shape:
-        raise InputError(f"Pairs need two values each, found {list(left.shape)} and {list(right.shape)}.")
-    return mean_interval(left - right, groups=groups, seed=seed)
+    first, second = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
+    if first.shape != second.shape:
+        raise InputError(f"Pairs need two values each, found {list(first.shape)} and {list(second.shape)}.")
+    return mean_interval(first - second, groups=groups, seed=seed)
 
 
 def as_rates(values: Sequence[float] | np.ndarray, unit: str) -> np.ndarray:
@@ -188,11 +188,11 @@ def _bounds(
     """Intervals of `sum of sums / sum of counts`: groups are drawn again, and each resample is measured by its own error."""
     groups = len(counts)
     bounds = np.full((len(sums), 2), np.nan)
-    known = np.isfinite(sums).all(-1)
-    if groups < 2 or not known.any():
+    finite = np.isfinite(sums).all(-1)
+    if groups < 2 or not finite.any():
         return bounds
     tail = (1 - level) / 2
-    sums = sums[known]
+    sums = sums[finite]
     mean = sums.sum(-1) / counts.sum()
     deviations = sums - mean[:, None] * counts
     # rounding of equal values is no spread
@@ -201,23 +201,23 @@ def _bounds(
     quantiles = np.tile(t.ppf([1 - tail, tail], groups - 1), (len(sums), 1))
     if groups > _FEW:
         # how often each group is drawn: the sums of all resamples are products of matrices
-        drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES).T
-        size = counts @ drawn
+        weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=_RESAMPLES).T
+        size = counts @ weights
         step = 512
         for start in range(0, len(sums), step):
-            some = deviations[start : start + step]
-            ratio = some @ drawn / size
-            squares = some**2 @ drawn - 2 * ratio * ((some * counts) @ drawn) + ratio**2 * (counts**2 @ drawn)
+            chunk = deviations[start : start + step]
+            ratio = chunk @ weights / size
+            squares = chunk**2 @ weights - 2 * ratio * ((chunk * counts) @ weights) + ratio**2 * (counts**2 @ weights)
             # resamples of one value over and over have no spread to be measured by: they say nothing, and where they are
             # as many as a tail, Student's quantiles stay
-            spread = squares > 1e-12 * (some**2).sum(-1, keepdims=True)
+            spread = squares > 1e-12 * (chunk**2).sum(-1, keepdims=True)
             with np.errstate(divide="ignore", invalid="ignore"):
-                studentised = np.where(spread, ratio / _standard_error(squares, size, groups), np.nan)
+                t_values = np.where(spread, ratio / _standard_error(squares, size, groups), np.nan)
             usable = spread.mean(-1) > 1 - tail
             if usable.any():
-                found = np.nanquantile(studentised[usable], [1 - tail, tail], axis=1)
-                quantiles[start : start + step][usable] = found.T
-    bounds[known] = mean[:, None] - quantiles * error[:, None]
+                limits = np.nanquantile(t_values[usable], [1 - tail, tail], axis=1)
+                quantiles[start : start + step][usable] = limits.T
+    bounds[finite] = mean[:, None] - quantiles * error[:, None]
     return bounds
 
 

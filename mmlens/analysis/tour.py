@@ -134,12 +134,12 @@ def tour(
     batch = model.prepare(prompt, images=image)
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=40)
     words = caption_nouns(model, trace, nouns=nouns)[:max_nouns]
-    blurred = blur(model, batch)
+    corrupted = blur(model, batch)
     reports = []
     for word in tqdm(words, desc="nouns", disable=not progress):
         before = trace.tokens[:, : word.step]
         twin = (twins or {}).get(word.text)
-        other = swap(model, batch, [twin[0]]) if twin else blurred
+        other = swap(model, batch, [twin[0]]) if twin else corrupted
         reports.append(
             _noun_report(
                 model,
@@ -156,7 +156,7 @@ def tour(
             )
         )
     first = next(iter((twins or {}).values()), None)
-    shown = first[0] if first else blurred.images[0][0]
+    shown = first[0] if first else corrupted.images[0][0]
     return Tour(
         batch.images[0][0],
         shown,

@@ -142,8 +142,9 @@ class SplitReading:
                 old = kwargs[self.memory]
                 self.kernel(*args, **{**kwargs, self.memory: old + reading.added.reshape(old.shape).to(old.device)})
             else:
+                if self.norm is None:
+                    raise MMLensError(f"{self.attn} has no norm in front of it, whose input could be another.")
                 # past the hooks of the norm: the branches that share it have received what it returned
-                assert self.norm is not None, "where keys and queries are split, a norm stands in front"
                 added = reading.added.reshape(self._input.shape).to(self._input.device)
                 norm_output = self.norm.forward(self._input + added)
                 if "hidden_states" in kwargs:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.lines import Line2D
 
-    from mmlens.analysis.properties.measured import Measured
+    from mmlens.analysis.properties.measurements import Measurements
 
 _BESIDE = 4  # choices of neurons: so many stand beside each other, more below each other
 _RANDOM = "random, like "
@@ -32,7 +32,9 @@ class _Series(NamedTuple):
     shift: float
 
 
-def plot_measured(table: "Measured", *, k: int | None = None, figure: Figure | SubFigure | None = None) -> Figure:
+def plot_measurements(
+    table: "Measurements", *, k: int | None = None, figure: Figure | SubFigure | None = None
+) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
     Filled: a choice of neurons. Grey: random neurons of the same layers. Hollow: the quantity's control with the same

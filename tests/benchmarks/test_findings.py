@@ -1,8 +1,8 @@
 """The tables of the findings say what was measured."""
 
 from benchmarks.findings import table, versus
-from mmlens import Measured
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value
+from mmlens import Measurements
+from mmlens.analysis.properties.measurements import CONTROL, Quantity, Value
 
 QUANTITIES = [
     Quantity("size", "cm", control="size of others"),
@@ -10,7 +10,7 @@ QUANTITIES = [
 ]
 
 
-def measured() -> Measured:
+def measured() -> Measurements:
     values = []
     for sample in range(3):
         values += [
@@ -20,7 +20,7 @@ def measured() -> Measured:
             Value("size", "activation", 5, 4.0, sample, "cat"),
             Value("size of others", "contribution", 5, 2.0, sample, "cat"),
         ]
-    return Measured.of(QUANTITIES, values)
+    return Measurements.of(QUANTITIES, values)
 
 
 def test_the_table_has_means_and_differences() -> None:

@@ -74,7 +74,7 @@ PUBLIC = [
     "LogitLens",
     "mean_activation",
     "MappedStates",
-    "Measured",
+    "Measurements",
     "MMLensError",
     "MultimodalBatch",
     "Neuron",

@@ -14,7 +14,7 @@ from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.properties.measured import CONTROL, Measured, Quantity, Value
+from mmlens.analysis.properties.measurements import CONTROL, Measurements, Quantity, Value
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.analysis.steering.dose import DoseCurve
@@ -81,7 +81,7 @@ def heat(width: int = 48, height: int = 48) -> HeatMap:
     return HeatMap(noise(6, 6), (height, width), (0, 0, width, height), "mean of the top 20 neurons for 'moon'")
 
 
-def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Measured:
+def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Measurements:
     """Properties of neurons chosen by several methods, with random neurons, controls and a baseline."""
     known = [f"integrated_gradients_{i}" for i in range(methods)]
     asked = [
@@ -100,7 +100,7 @@ def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Meas
         for sample in range(2)
     ]
     values += [Value(asked[0].name, "centred blob", k, 0.5, sample, "cat") for k in ks for sample in range(2)]
-    return Measured.of(asked, values)
+    return Measurements.of(asked, values)
 
 
 def edits(count: int, *, one_method: bool = False, penalties: bool = False, groups: int = 2) -> EditReport:

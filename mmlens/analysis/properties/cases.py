@@ -1,6 +1,7 @@
 """Neurons of a noun by several methods, each beside several draws of random neurons of the same layers."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -12,8 +13,9 @@ from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.random_scores import Random
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.properties.measured import Quantity, Value, control_name
-from mmlens.analysis.properties.noun_occurrences import NounOccurrence
+from mmlens.analysis.properties.measurements import Quantity, Value, control_name
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 
@@ -68,13 +70,13 @@ class Case:
     """A noun that was said, and the neurons chosen for it.
 
     Attributes:
-        mention: the noun, and where it was about to be said.
+        occurrence: the noun, and where it was about to be said.
         scores: of all neurons, by method.
         choice: how many neurons.
         stream: tells the random neurons of cases apart that are of one noun and sample.
     """
 
-    mention: NounOccurrence
+    occurrence: NounOccurrence
     scores: dict[str, NeuronScores] = field(repr=False)
     choice: Choice
     stream: int = 0
@@ -97,25 +99,25 @@ class Case:
             top = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
             yield method, top
             if self.choice.controls:
-                controls = random_units(self.mention.model, top, draws=self.choice.draws, seed=self._seed)
+                controls = random_units(self.occurrence.model, top, draws=self.choice.draws, seed=self._seed)
                 yield from ((control_name(method, draw), units) for draw, units in enumerate(controls))
 
     @property
     def _seed(self) -> int:
-        return self.choice.seed + 1_000 * (1 + self.mention.number) + 31 * self.mention.step + self.stream
+        return self.choice.seed + 1_000 * (1 + self.occurrence.number) + 31 * self.occurrence.step + self.stream
 
     def value(self, quantity: str, method: str, value: float | int | torch.Tensor, *, k: int | None = None) -> Value:
         """A number of this case."""
-        return Value(quantity, method, k or self.choice.k, float(value), self.mention.number, self.mention.noun)
+        return Value(quantity, method, k or self.choice.k, float(value), self.occurrence.number, self.occurrence.noun)
 
 
-def case_of(mention: NounOccurrence, choice: Choice, *, stream: int = 0) -> Case:
+def case_of(occurrence: NounOccurrence, choice: Choice, *, stream: int = 0) -> Case:
     """Score the neurons for a noun in every way asked for."""
     scores = {
-        name: find_neurons(mention.model, mention.at, token=mention.token, method=method)
+        name: find_neurons(occurrence.model, occurrence.at, token=occurrence.token, method=method)
         for name, method in choice.scored.items()
     }
-    return Case(mention, scores, choice, stream)
+    return Case(occurrence, scores, choice, stream)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class NounNeurons:
     @classmethod
     def of(cls, case: Case) -> "NounNeurons":
         """What is kept of a case."""
-        return cls(case.mention.number, case.mention.noun, case.sets())
+        return cls(case.occurrence.number, case.occurrence.noun, case.sets())
 
 
 class UnmeasurableError(InputError):
@@ -169,6 +171,28 @@ class Overall(Protocol):
         """Measure it, once all samples have been read."""
 
 
+def repeated_cases(
+    cases: Sequence[Case], settings: CaptionSettings, *, form: Callable[[Sample], Sample] = lambda sample: sample
+) -> dict[tuple[int, str], Case]:
+    """The cases of the same nouns where their samples are captioned once more, by number of the sample and noun.
+
+    Args:
+        cases: the first ones.
+        settings: how samples are captioned.
+        form: the form in which a sample is captioned.
+    """
+    by_sample: dict[int, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_sample[case.occurrence.number].append(case)
+    repeated: dict[tuple[int, str], Case] = {}
+    for number, group in by_sample.items():
+        first, nouns = group[0].occurrence, {case.occurrence.noun for case in group}
+        for occurrence in noun_occurrences(first.model, form(first.sample), settings, number=number):
+            if occurrence.noun in nouns:
+                repeated[number, occurrence.noun] = case_of(occurrence, group[0].choice, stream=1)
+    return repeated
+
+
 def counts(k: int | Sequence[int]) -> tuple[int, ...]:
     """Numbers of neurons, ascending.
 
@@ -191,8 +215,8 @@ def shares(case: Case, other: Case | None, k: int) -> Iterator[tuple[str, float]
 
 def another(cases: Sequence[Case], case: Case) -> Case | None:
     """A case of another noun, the next in turn: never of the same sample where there is one of another; None if none."""
-    start = next(i for i, each in enumerate(cases) if each is case)
-    turned = [*cases[start + 1 :], *cases[:start]]
-    others = [each for each in turned if each.mention.noun != case.mention.noun]
-    apart = [each for each in others if each.mention.number != case.mention.number]
+    start = next(i for i, other in enumerate(cases) if other is case)
+    order = [*cases[start + 1 :], *cases[:start]]
+    others = [other for other in order if other.occurrence.noun != case.occurrence.noun]
+    apart = [other for other in others if other.occurrence.number != case.occurrence.number]
     return next(iter(apart or others), None)

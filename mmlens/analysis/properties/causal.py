@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, MethodChoice, counts
-from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
@@ -36,7 +36,7 @@ class Causal:
         sigmas: sizes of the noise, in units of a row's own root mean square.
         means: per neuron its mean over other samples, `[layer neuron]`; needed for `"mean"`.
         captions: whether captions are generated anew with the neurons zeroed.
-        reading: how captions are read.
+        settings: how samples are captioned.
         seed: of the noise.
     """
 
@@ -45,7 +45,7 @@ class Causal:
     sigmas: tuple[float, ...] = (1.0,)
     means: Float[torch.Tensor, "layer neuron"] | None = field(default=None, repr=False)
     captions: bool = False
-    reading: Reading = field(default_factory=Reading, repr=False)
+    settings: CaptionSettings = field(default_factory=CaptionSettings, repr=False)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,59 +71,54 @@ class Causal:
     @property
     def quantities(self) -> Sequence[Quantity]:
         """For each way the noun and the caption's other tokens; whether the caption still has the noun."""
-        found = []
-        for _, _, done in self._names():
-            found.append(Quantity(f"log p of the noun, {done}", "change in nats", "lower", _others(done)))
-            found.append(Quantity(_others(done), "mean change in nats", ""))
-            found.append(Quantity(f"log odds of the noun, {done}", "change in nats", "lower"))
+        quantities = []
+        for _, _, label in self._names():
+            quantities.append(Quantity(f"log p of the noun, {label}", "change in nats", "lower", _others(label)))
+            quantities.append(Quantity(_others(label), "mean change in nats", ""))
+            quantities.append(Quantity(f"log odds of the noun, {label}", "change in nats", "lower"))
         if self.captions:
-            found += [Quantity("noun gone from the caption, zeroed", "share of captions")]
-        return found
+            quantities += [Quantity("noun gone from the caption, zeroed", "share of captions")]
+        return quantities
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
         """Run the caption again with the neurons changed."""
         for case in cases:
-            step = case.mention.step
-            before = caption_likelihood(case.mention)
+            step = case.occurrence.step
+            before = caption_likelihood(case.occurrence)
             for k in self.ks:
                 for method, neurons in case.sets(k).items():
-                    for way, sigma, done in self._names():
+                    for way, sigma, label in self._names():
                         with self._changed(case, neurons, way, sigma):
-                            after = caption_likelihood(case.mention)
+                            after = caption_likelihood(case.occurrence)
                         change = after.log_p - before.log_p
                         odds = after.log_odds[step] - before.log_odds[step]
-                        yield case.value(f"log p of the noun, {done}", method, change[step], k=k)
-                        yield case.value(f"log odds of the noun, {done}", method, odds, k=k)
-                        rest = change[case.mention.other_steps]
+                        yield case.value(f"log p of the noun, {label}", method, change[step], k=k)
+                        yield case.value(f"log odds of the noun, {label}", method, odds, k=k)
+                        rest = change[case.occurrence.other_steps]
                         if len(rest):
-                            yield case.value(_others(done), method, rest.mean(), k=k)
+                            yield case.value(_others(label), method, rest.mean(), k=k)
                     if self.captions:
-                        gone = self._gone(case.mention, neurons)
-                        yield case.value("noun gone from the caption, zeroed", method, gone, k=k)
+                        absent = self._gone(case.occurrence, neurons)
+                        yield case.value("noun gone from the caption, zeroed", method, absent, k=k)
 
     def _changed(self, case: Case, neurons: Units, way: Way, sigma: float) -> AbstractContextManager[object]:
         """The change in force."""
-        model = case.mention.model
+        model = case.occurrence.model
         if way == "noise":
-            return model.edited(_noise(model, neurons, sigma, self.seed + case.mention.number))
+            return model.edited(_noise(model, neurons, sigma, self.seed + case.occurrence.number))
         if way == "zero":
             return model.intervene(Ablate(neurons))
         means = self.means if self.means is not None else torch.zeros(0)  # __post_init__ has seen to it
         return model.intervene(Ablate(neurons, [float(means[neuron.layer, neuron.index]) for neuron in neurons]))
 
-    def _gone(self, mention: NounOccurrence, neurons: Units) -> bool:
-        with mention.model.intervene(Ablate(neurons)):
-            said = mentions(
-                mention.model,
-                mention.sample,
-                nouns=self.reading.nouns,
-                max_new_tokens=self.reading.max_new_tokens,
-            )
-        return mention.noun not in {each.noun for each in said}
+    def _gone(self, occurrence: NounOccurrence, neurons: Units) -> bool:
+        with occurrence.model.intervene(Ablate(neurons)):
+            occurrences = noun_occurrences(occurrence.model, occurrence.sample, self.settings)
+        return occurrence.noun not in {occurrence.noun for occurrence in occurrences}
 
 
-def _others(done: str) -> str:
-    return f"log p of the caption's other tokens, {done}"
+def _others(label: str) -> str:
+    return f"log p of the caption's other tokens, {label}"
 
 
 def _noise(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> Edit:
@@ -131,8 +126,8 @@ def _noise(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> 
     plain = noise_neurons(model, neurons, sigma=sigma, seed=seed)
     squares = read_rows(model, plain.rows).pow(2).mean(1)
     layers = torch.tensor([neuron.layer for neuron in plain.rows])
-    same = (layers[:, None] == layers).to(squares)
-    sizes = (same @ squares / same.sum(1)).sqrt()
+    same_layer = (layers[:, None] == layers).to(squares)
+    sizes = (same_layer @ squares / same_layer.sum(1)).sqrt()
     return replace(plain, deltas=plain.deltas * sizes[:, None])
 
 
@@ -150,13 +145,13 @@ class Likelihood:
 
 
 @torch.no_grad()
-def caption_likelihood(mention: NounOccurrence) -> Likelihood:
-    """How likely the tokens of a mention's caption are, with the caption given."""
-    steps = torch.arange(len(mention.said))
-    logits = mention.model(mention.whole)[0, -len(steps) - 1 : -1].float().cpu()
-    own = logits[steps, mention.said]
-    others = logits.scatter(1, mention.said[:, None], float("-inf")).logsumexp(-1)
-    return Likelihood(own - logits.logsumexp(-1), own - others)
+def caption_likelihood(occurrence: NounOccurrence) -> Likelihood:
+    """How likely the tokens of a occurrence's caption are, with the caption given."""
+    steps = torch.arange(len(occurrence.caption_tokens))
+    logits = occurrence.model(occurrence.whole)[0, -len(steps) - 1 : -1].float().cpu()
+    target_logits = logits[steps, occurrence.caption_tokens]
+    others = logits.scatter(1, occurrence.caption_tokens[:, None], float("-inf")).logsumexp(-1)
+    return Likelihood(target_logits - logits.logsumexp(-1), target_logits - others)
 
 
 def causal_effect(
@@ -173,7 +168,7 @@ def causal_effect(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Change the top neurons of every noun, and see what becomes of the noun and of the caption's other tokens.
 
     Args:
@@ -209,7 +204,7 @@ def causal_effect(
     """
     ks = counts(k)
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
-    reading = Reading(nouns)
-    measures = [Causal(tuple(ways), ks, sigmas, means, captions, reading, seed)]
+    settings = CaptionSettings(nouns)
+    measures = [Causal(tuple(ways), ks, sigmas, means, captions, settings, seed)]
     choice = Choice.of(methods, max(ks), seed, draws)
-    return run(model, dataset, measures, choice, reading=reading, progress=progress)
+    return run(model, dataset, measures, choice, settings=settings, progress=progress)

@@ -1,6 +1,5 @@
 """Cross-modality: whether a picture and the same content in writing call on the same neurons."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,14 +12,14 @@ from mmlens.analysis.properties.cases import (
     MethodChoice,
     UnmeasurableError,
     another,
-    case_of,
     counts,
+    repeated_cases,
     shares,
 )
 from mmlens.analysis.properties.causal import caption_likelihood
-from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.noun_occurrences import mentions
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import HookedMultimodal
@@ -40,12 +39,12 @@ class CrossModality:
 
     Attributes:
         ks: for how many neurons the share is taken.
-        reading: how captions are read.
+        settings: how samples are captioned.
         ablate: whether each side's neurons are zeroed on the other side.
     """
 
     ks: tuple[int, ...]
-    reading: Reading = field(default_factory=Reading, repr=False)
+    settings: CaptionSettings = field(default_factory=CaptionSettings, repr=False)
     ablate: bool = True
 
     @property
@@ -60,55 +59,46 @@ class CrossModality:
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
         """Let the model describe the writings, and compare."""
-        seen = [case for case in cases if case.mention.sample.images and case.mention.sample.writing is not None]
-        by_sample: dict[int, list[Case]] = defaultdict(list)
-        for case in seen:
-            by_sample[case.mention.number].append(case)
-        read: list[Case] = []
-        if seen and seen[0].mention.model.family.writes_placeholders:
+        pictures = [
+            case for case in cases if case.occurrence.sample.images and case.occurrence.sample.writing is not None
+        ]
+        family = pictures[0].occurrence.model.family if pictures else None
+        if family is not None and family.writes_placeholders:
             raise UnmeasurableError(
-                f"The family {seen[0].mention.model.family.name} needs a picture with every text, so a writing cannot stand in "
-                "its place."
+                f"The family {family.name} needs a picture with every text, so a writing cannot stand in its place."
             )
-        for number, some in by_sample.items():
-            said = mentions(
-                some[0].mention.model,
-                some[0].mention.sample.as_writing,
-                number=number,
-                nouns=self.reading.nouns,
-                max_new_tokens=self.reading.max_new_tokens,
-            )
-            wanted = {case.mention.noun for case in some}
-            read += [case_of(each, some[0].choice, stream=1) for each in said if each.noun in wanted]
-        for case in seen:
-            noun, number = case.mention.noun, case.mention.number
-            same = next((each for each in read if (each.mention.noun, each.mention.number) == (noun, number)), None)
-            if same is not None:
-                yield from self._compare(case, same, another(read, same), another(seen, case))
+        repeated = repeated_cases(pictures, self.settings, form=lambda sample: sample.as_writing)
+        writings = list(repeated.values())
+        for case in pictures:
+            twin_case = repeated.get((case.occurrence.number, case.occurrence.noun))
+            if twin_case is not None:
+                yield from self._compare(case, twin_case, another(writings, twin_case), another(pictures, case))
                 if self.ablate:
-                    yield from _ablated(case, same)
+                    yield from _ablated(case, twin_case)
 
-    def _compare(self, case: Case, same: Case, other_read: Case | None, other_seen: Case | None) -> Iterator[Value]:
-        compared = [(SHARED, same), (OTHER_WRITING, other_read), (OTHER_PICTURE, other_seen)]
+    def _compare(
+        self, case: Case, twin_case: Case, other_read: Case | None, other_seen: Case | None
+    ) -> Iterator[Value]:
+        pairs = [(SHARED, twin_case), (OTHER_WRITING, other_read), (OTHER_PICTURE, other_seen)]
         for k in self.ks:
-            for quantity, other in compared:
+            for quantity, other in pairs:
                 for method, share in shares(case, other, k):
                     yield case.value(quantity.name, method, share, k=k)
         for method, scores in case.scores.items():
-            for quantity, other in ((CORRELATION, same), (OTHER_CORRELATION, other_read)):
+            for quantity, other in ((CORRELATION, twin_case), (OTHER_CORRELATION, other_read)):
                 if other is not None:
                     pair = torch.stack([scores.scores.flatten(), other.scores[method].scores.flatten()])
                     yield case.value(quantity.name, method, float(torch.corrcoef(pair.double())[0, 1]))
 
 
-def _ablated(case: Case, same: Case) -> Iterator[Value]:
+def _ablated(case: Case, twin_case: Case) -> Iterator[Value]:
     """Zero the neurons found on one side, and see what becomes of the noun on the other."""
-    for quantity, found_at, judged_at in ((READ, case, same), (SEEN, same, case)):
-        mention = judged_at.mention
-        before = caption_likelihood(mention).log_odds[mention.step]
+    for quantity, found_at, judged_at in ((READ, case, twin_case), (SEEN, twin_case, case)):
+        occurrence = judged_at.occurrence
+        before = caption_likelihood(occurrence).log_odds[occurrence.step]
         for method, neurons in found_at.sets().items():
-            with mention.model.intervene(Ablate(neurons)):
-                after = caption_likelihood(mention).log_odds[mention.step]
+            with occurrence.model.intervene(Ablate(neurons)):
+                after = caption_likelihood(occurrence).log_odds[occurrence.step]
             yield case.value(quantity.name, method, float(after - before))
 
 
@@ -122,7 +112,7 @@ def cross_modality(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Compare the neurons of every noun with those found when the picture's content stands there in writing.
 
     Args:
@@ -151,6 +141,6 @@ def cross_modality(
     Source: the name of these neurons, Pan et al., 2024 (https://arxiv.org/abs/2311.07470); the test is ours.
     """
     ks = counts(k)
-    reading = Reading(nouns)
+    settings = CaptionSettings(nouns)
     choice = Choice.of(methods, max(ks), seed, draws)
-    return run(model, dataset, [CrossModality(ks, reading)], choice, reading=reading, progress=progress)
+    return run(model, dataset, [CrossModality(ks, settings)], choice, settings=settings, progress=progress)

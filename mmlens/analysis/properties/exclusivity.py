@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, MethodChoice, NounNeurons
-from mmlens.analysis.properties.measured import Measured, Quantity, Value, is_control
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, is_control
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
@@ -62,7 +63,7 @@ class Exclusivity:
 def exclusivity(
     concepts: Sequence[str],
     crucial: Float[torch.Tensor, "concept neuron"],
-    chosen: Int[torch.Tensor, "concept k"],
+    neurons: Int[torch.Tensor, "concept k"],
     *,
     kappas: Sequence[float] = KAPPAS,
 ) -> Exclusivity:
@@ -72,7 +73,7 @@ def exclusivity(
         concepts: their names.
         crucial: per concept the probability that a neuron is crucial to it: the share of its pictures in whose top k the
             neuron is.
-        chosen: per concept the numbers of its k neurons.
+        neurons: per concept the numbers of its k neurons.
         kappas: thresholds for the second view.
 
     Raises:
@@ -81,18 +82,18 @@ def exclusivity(
     Source: two variants of one measure, Fang et al., "Towards Neuron Attributions in Multi-Modal Large Language Models"
     (NAM), NeurIPS 2024, section on specificity; that of Pan et al., 2024, could not be read.
     """
-    if len(concepts) < 2 or len(crucial) != len(concepts) or len(chosen) != len(concepts):
+    if len(concepts) < 2 or len(crucial) != len(concepts) or len(neurons) != len(concepts):
         raise InputError(
             f"Exclusivity compares at least two concepts, one row each; found {len(concepts)} names, {len(crucial)} rows of "
-            f"probabilities and {len(chosen)} of neurons."
+            f"probabilities and {len(neurons)} of neurons."
         )
-    member = torch.zeros_like(crucial, dtype=torch.bool).scatter_(1, chosen, True)
+    member = torch.zeros_like(crucial, dtype=torch.bool).scatter_(1, neurons, True)
     owners = member.sum(0)
-    exclusive = (owners[chosen] == 1).float().mean(1)
+    exclusive = (owners[neurons] == 1).float().mean(1)
     elsewhere = (crucial.sum(0, keepdim=True) - crucial) / (len(concepts) - 1)
-    own = elsewhere.gather(1, chosen)
-    below = torch.stack([(own < kappa).float().mean(1) for kappa in kappas], dim=1)
-    return Exclusivity(tuple(concepts), exclusive, below, tuple(kappas), chosen.shape[1])
+    probabilities = elsewhere.gather(1, neurons)
+    below = torch.stack([(probabilities < kappa).float().mean(1) for kappa in kappas], dim=1)
+    return Exclusivity(tuple(concepts), exclusive, below, tuple(kappas), neurons.shape[1])
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,11 @@ class Exclusive:
     @property
     def quantities(self) -> Sequence[Quantity]:
         """The exclusive share, and the share below each threshold; each beside the same of pictures with shuffled nouns."""
-        found = []
+        quantities = []
         for name in self._names():
-            found.append(Quantity(name, "share of neurons", control=name + _SHUFFLED))
-            found.append(Quantity(name + _SHUFFLED, "share of neurons", better="lower"))
-        return found
+            quantities.append(Quantity(name, "share of neurons", control=name + _SHUFFLED))
+            quantities.append(Quantity(name + _SHUFFLED, "share of neurons", better="lower"))
+        return quantities
 
     def _names(self) -> list[str]:
         return ["exclusive to the noun", *(f"crucial to other nouns with p < {kappa:g}" for kappa in self.kappas)]
@@ -141,18 +142,18 @@ class Exclusive:
 
     def _counted(self, nouns: Sequence[str], sets: Sequence[Units], method: str, end: str) -> Iterator[Value]:
         concepts = list(dict.fromkeys(nouns))
-        number = {neuron: i for i, neuron in enumerate(sorted({neuron for own in sets for neuron in own}))}
+        number = {neuron: i for i, neuron in enumerate(sorted({neuron for neurons in sets for neuron in neurons}))}
         crucial = torch.zeros(len(concepts), len(number))
         ranks = torch.zeros_like(crucial)
-        for noun, own in zip(nouns, sets, strict=True):
-            for rank, neuron in enumerate(own):
+        for noun, neurons in zip(nouns, sets, strict=True):
+            for rank, neuron in enumerate(neurons):
                 crucial[concepts.index(noun), number[neuron]] += 1 / nouns.count(noun)
-                ranks[concepts.index(noun), number[neuron]] += 1 - rank / len(own)
+                ranks[concepts.index(noun), number[neuron]] += 1 - rank / len(neurons)
         # most often chosen first; of those chosen equally often, the better ranked
         best = (crucial + 1e-4 * ranks / (1 + ranks.max())).topk(self.k, dim=1).indices
-        found = exclusivity(concepts, crucial, best, kappas=self.kappas)
+        result = exclusivity(concepts, crucial, best, kappas=self.kappas)
         for row, noun in enumerate(concepts):
-            shares = [found.exclusive[row], *found.below[row]]
+            shares = [result.exclusive[row], *result.below[row]]
             for name, share in zip(self._names(), shares, strict=True):
                 yield Value(name + end, method, self.k, float(share), -1, noun)
 
@@ -167,7 +168,7 @@ def noun_exclusivity(
     kappas: Sequence[float] = (0.10, 0.25, 0.45),
     nouns: Nouns = None,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Count how many of each noun's neurons are no other noun's, over a dataset.
 
     A noun's neurons are the k that are most often among the top k of its pictures.
@@ -198,4 +199,4 @@ def noun_exclusivity(
     Source: as for `exclusivity`.
     """
     measures = [Exclusive(k, pictures, tuple(kappas))]
-    return run(model, dataset, measures, Choice.of(methods, k), reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, Choice.of(methods, k), settings=CaptionSettings(nouns), progress=progress)

@@ -15,13 +15,13 @@ from mmlens.analysis.properties.cases import (
     NounNeurons,
     UnmeasurableError,
     another,
-    case_of,
     counts,
+    repeated_cases,
     shares,
 )
-from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.noun_occurrences import mentions
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
@@ -76,12 +76,12 @@ class RegionInvariance:
 
     Attributes:
         ks: for how many neurons the share is taken.
-        reading: how captions are read.
+        settings: how samples are captioned.
         seed: of the order of image tokens.
     """
 
     ks: tuple[int, ...]
-    reading: Reading = field(default_factory=Reading, repr=False)
+    settings: CaptionSettings = field(default_factory=CaptionSettings, repr=False)
     seed: int = 0
 
     @property
@@ -96,37 +96,20 @@ class RegionInvariance:
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
         """Caption the pictures again, with image tokens in another order."""
-        by_sample: dict[int, list[Case]] = defaultdict(list)
-        for case in cases:
-            if case.mention.sample.images:
-                by_sample[case.mention.number].append(case)
-        moved: list[Case] = []
-        for number, some in by_sample.items():
-            model, wanted = some[0].mention.model, {case.mention.noun for case in some}
-            with model.intervene(PermuteImage(self.seed)):
-                said = mentions(
-                    model,
-                    some[0].mention.sample,
-                    number=number,
-                    nouns=self.reading.nouns,
-                    max_new_tokens=self.reading.max_new_tokens,
-                )
-                moved += [case_of(each, some[0].choice, stream=1) for each in said if each.noun in wanted]
-        for case in (case for some in by_sample.values() for case in some):
-            yield from self._compare(case, moved)
-
-    def _compare(self, case: Case, moved: Sequence[Case]) -> Iterator[Value]:
-        noun, number = case.mention.noun, case.mention.number
-        same = next((each for each in moved if (each.mention.noun, each.mention.number) == (noun, number)), None)
-        method = next(iter(case.choice.scored))
-        yield case.value(STILL_SAID.name, method, same is not None)
-        if same is None:
+        pictures = [case for case in cases if case.occurrence.sample.images]
+        if not pictures:
             return
-        other = another(moved, same)
-        for k in self.ks:
-            for quantity, others in ((PERMUTED, same), (PERMUTED_OTHER, other)):
-                for method, share in shares(case, others, k):
-                    yield case.value(quantity.name, method, share, k=k)
+        with pictures[0].occurrence.model.intervene(PermuteImage(self.seed)):
+            repeated = repeated_cases(pictures, self.settings)
+        for case in pictures:
+            twin_case = repeated.get((case.occurrence.number, case.occurrence.noun))
+            yield case.value(STILL_SAID.name, next(iter(case.choice.scored)), twin_case is not None)
+            if twin_case is not None:
+                other = another(list(repeated.values()), twin_case)
+                for k in self.ks:
+                    for quantity, others in ((PERMUTED, twin_case), (PERMUTED_OTHER, other)):
+                        for method, share in shares(case, others, k):
+                            yield case.value(quantity.name, method, share, k=k)
 
 
 @dataclass(frozen=True)
@@ -164,29 +147,29 @@ class ImageInvariance:
         by_noun: dict[str, Counter[Unit]] = defaultdict(Counter)
         by_sample: dict[int, Counter[Unit]] = defaultdict(Counter)
         everywhere: Counter[Unit] = Counter()
-        for noun, own in sets:
+        for noun, neurons in sets:
             for counter in (by_noun[noun.noun], by_sample[noun.sample], everywhere):
-                counter.update(own)
+                counter.update(neurons)
         of_noun = Counter(noun.noun for noun, _ in sets)
         of_sample = Counter(noun.sample for noun, _ in sets)
-        for noun, own in sets:
-            same = of_noun[noun.noun] - 1
-            if same:
-                common = sum(by_noun[noun.noun][unit] - 1 for unit in own)
-                yield Value(PAIRWISE.name, method, k, common / k / same, noun.sample, noun.noun)
+        for noun, neurons in sets:
+            n_same = of_noun[noun.noun] - 1
+            if n_same:
+                common = sum(by_noun[noun.noun][unit] - 1 for unit in neurons)
+                yield Value(PAIRWISE.name, method, k, common / k / n_same, noun.sample, noun.noun)
             others = len(sets) - of_noun[noun.noun] - of_sample[noun.sample] + 1
             if others:
-                common = sum(everywhere[u] - by_noun[noun.noun][u] - by_sample[noun.sample][u] + 1 for u in own)
+                common = sum(everywhere[u] - by_noun[noun.noun][u] - by_sample[noun.sample][u] + 1 for u in neurons)
                 yield Value(PAIRWISE_OTHER.name, method, k, common / k / others, noun.sample, noun.noun)
 
     def _together(self, sets: Sequence[tuple[NounNeurons, Units]], method: str, k: int) -> Iterator[Value]:
         by_noun: dict[str, list[tuple[int, Units]]] = defaultdict(list)
-        for noun, own in sets:
-            by_noun[noun.noun].append((noun.sample, own))
-        for name, found in by_noun.items():
-            for start in range(0, len(found) - self.together + 1, self.together):
-                group = found[start : start + self.together]
-                common = set.intersection(*(set(own) for _, own in group))
+        for noun, neurons in sets:
+            by_noun[noun.noun].append((noun.sample, neurons))
+        for name, pictures in by_noun.items():
+            for start in range(0, len(pictures) - self.together + 1, self.together):
+                group = pictures[start : start + self.together]
+                common = set.intersection(*(set(neurons) for _, neurons in group))
                 yield Value(self._all.name, method, k, len(common) / k, group[0][0], name)
 
 
@@ -200,7 +183,7 @@ def region_invariance(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Compare the neurons of every noun with those found when the picture's tokens are handed on in another order.
 
         |top_k(picture) & top_k(permuted)| / k, over nouns said in both captions
@@ -231,9 +214,9 @@ def region_invariance(
     code, the share is our reading of the text.
     """
     ks = counts(k)
-    reading = Reading(nouns)
-    measures = [RegionInvariance(ks, reading, seed)]
-    return run(model, dataset, measures, Choice.of(methods, max(ks), seed, draws), reading=reading, progress=progress)
+    settings = CaptionSettings(nouns)
+    measures = [RegionInvariance(ks, settings, seed)]
+    return run(model, dataset, measures, Choice.of(methods, max(ks), seed, draws), settings=settings, progress=progress)
 
 
 def image_invariance(
@@ -247,7 +230,7 @@ def image_invariance(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Compare the neurons of every noun in different pictures.
 
     Args:
@@ -275,4 +258,4 @@ def image_invariance(
     ks = counts(k)
     measures = [ImageInvariance(ks, together)]
     choice = Choice.of(methods, max(ks), seed, draws)
-    return run(model, dataset, measures, choice, reading=Reading(nouns), progress=progress)
+    return run(model, dataset, measures, choice, settings=CaptionSettings(nouns), progress=progress)

@@ -10,8 +10,9 @@ from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
-from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
@@ -55,25 +56,25 @@ class Localisation:
     @property
     def quantities(self) -> Sequence[Quantity]:
         """For each kind of map: IoU, pointing game and energy, and the IoU with the other objects."""
-        found = []
-        for shown in self.shown:
-            end = _NAMES[shown]
+        quantities = []
+        for kind in self.shown:
+            end = _NAMES[kind]
             for name, other, unit in _MEASURED:
-                found.append(Quantity(f"{name}{end}", unit, control=f"{other}{end}", baseline=BLOB))
-                found.append(Quantity(f"{other}{end}", unit, better="lower"))
-        return found
+                quantities.append(Quantity(f"{name}{end}", unit, control=f"{other}{end}", baseline=BLOB))
+                quantities.append(Quantity(f"{other}{end}", unit, better="lower"))
+        return quantities
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
         """Draw the mean map of each choice of neurons over the picture whose object is known."""
         for case in cases:
-            regions = {noun: torch.as_tensor(mask) for noun, mask in case.mention.sample.regions.items()}
-            truth = regions.pop(case.mention.noun, None)
+            regions = {noun: torch.as_tensor(mask) for noun, mask in case.occurrence.sample.regions.items()}
+            truth = regions.pop(case.occurrence.noun, None)
             if truth is None or not truth.any():
                 continue
             rest = torch.stack(list(regions.values())).any(0) & ~truth if regions else None
             rest = rest if rest is not None and rest.any() else None
-            for shown in self.shown:
-                yield from self._maps(case, shown, truth, rest)
+            for kind in self.shown:
+                yield from self._maps(case, kind, truth, rest)
 
     def _maps(
         self,
@@ -85,7 +86,7 @@ class Localisation:
         end = _NAMES[shown]
         sets = case.sets(read=self.read)
         share = 0.0
-        for method, heat in activation_maps(case.mention.model, case.mention.prompt, sets, shown=shown).items():
+        for method, heat in activation_maps(case.occurrence.model, case.occurrence.prompt, sets, shown=shown).items():
             mask = heat.mask(self.percentile)
             share = float(mask.float().mean())
             yield case.value(f"IoU{end}", method, iou(mask, truth))
@@ -132,7 +133,7 @@ def localisation(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Compare the mean heat map of the top neurons of every noun with the mask of the object it names.
 
     Args:
@@ -167,4 +168,6 @@ def localisation(
     *Departs:* energy is divided by the object's share of the picture, so that small and large objects count alike.
     """
     measures = [Localisation(percentile, tuple(shown), read)]
-    return run(model, dataset, measures, Choice.of(methods, k, seed, draws), reading=Reading(nouns), progress=progress)
+    return run(
+        model, dataset, measures, Choice.of(methods, k, seed, draws), settings=CaptionSettings(nouns), progress=progress
+    )

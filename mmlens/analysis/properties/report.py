@@ -16,8 +16,9 @@ from mmlens.analysis.properties.cross_modality import CrossModality
 from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance, RegionInvariance
 from mmlens.analysis.properties.localisation import Localisation
-from mmlens.analysis.properties.measured import Measured
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Dataset, Sample, as_samples
@@ -44,7 +45,7 @@ def neuron_report(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Measure everything about the neurons behind the nouns that a model says: read, in place, steady, shared, own, causal.
 
     Each way to choose neurons stands beside random neurons of the same layers, and each property beside its own control:
@@ -86,7 +87,7 @@ def neuron_report(
     Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
     (https://arxiv.org/abs/2311.07470); each measure's own function says what departs.
     """
-    reading = Reading(nouns, per_sample, max_new_tokens, batch_size)
+    settings = CaptionSettings(nouns, per_sample, max_new_tokens, batch_size)
     samples = as_samples(dataset)
     means = None
     if "mean" in ways:
@@ -95,7 +96,7 @@ def neuron_report(
         first = list(islice(samples, reference))
         means = _means(model, first, batch_size, progress)
         samples = chain(first, samples)
-    again = Reading(nouns, None, max_new_tokens, batch_size)
+    again = CaptionSettings(nouns, None, max_new_tokens, batch_size)
     measures: list[Property | Overall] = [
         Sensitivity(scorers=tuple(scorers)),
         Localisation(),
@@ -113,7 +114,7 @@ def neuron_report(
         samples,
         measures,
         choice,
-        reading=reading,
+        settings=settings,
         checkpoint=checkpoint,
         skip_unmeasurable=True,
         total=total,
@@ -125,5 +126,5 @@ def _means(
     model: HookedMultimodal, samples: Sequence[Sample], batch_size: int, progress: bool
 ) -> Float[torch.Tensor, "layer neuron"]:
     """The mean of every neuron of the language model over some samples."""
-    found = point_means(model, samples, neuron_layers(model).names(), batch_size=batch_size, progress=progress)
-    return torch.stack(list(found.values()))
+    means = point_means(model, samples, neuron_layers(model).names(), batch_size=batch_size, progress=progress)
+    return torch.stack(list(means.values()))

@@ -1,6 +1,6 @@
 """Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
 
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -9,10 +9,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mmlens.analysis.neurons.points import neuron_layers
-from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Choice, NounNeurons, Overall, Property, UnmeasurableError, case_of
-from mmlens.analysis.properties.measured import Measured, Value
-from mmlens.analysis.properties.noun_occurrences import mentions
+from mmlens.analysis.properties.measurements import Measurements, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
@@ -21,45 +20,18 @@ from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a dataset is read.
-
-    Attributes:
-        nouns: as for `mm.caption_nouns`.
-        per_sample: how many nouns of a caption count, the first; None for all.
-        max_new_tokens: upper bound on a caption's tokens.
-        batch_size: samples among which a noun meets other nouns, its controls.
-    """
-
-    nouns: Nouns = None
-    per_sample: int | None = None
-    max_new_tokens: int = 30
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.per_sample is not None and self.per_sample < 1):
-            raise InputError(
-                f"batch_size={self.batch_size} and the nouns per sample ({self.per_sample}) must be at least 1."
-            )
-
-    def __str__(self) -> str:
-        nouns = sorted(self.nouns) if isinstance(self.nouns, Collection) else getattr(self.nouns, "__name__", None)
-        return f"{nouns}, {self.per_sample}, {self.max_new_tokens}, {self.batch_size}"
-
-
 def run(
     model: HookedMultimodal,
     dataset: Dataset,
     measures: Sequence[Property | Overall],
     choice: Choice,
     *,
-    reading: Reading | None = None,
+    settings: CaptionSettings | None = None,
     checkpoint: str | Path | None = None,
     skip_unmeasurable: bool = False,
     total: int | None = None,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Measure the neurons of every noun that the model says of a dataset.
 
     Args:
@@ -67,7 +39,7 @@ def run(
         dataset: read once, in order, a few samples at a time.
         measures: what to measure.
         choice: how neurons are chosen.
-        reading: how the dataset is read.
+        settings: how samples are captioned.
         checkpoint: a file that keeps what is measured, to go on from after an interruption.
         skip_unmeasurable: note what this model cannot have measured, and go on.
         total: number of samples for the progress bar, where the dataset cannot tell.
@@ -82,33 +54,33 @@ def run(
     layers = neuron_layers(model)  # refuses models whose neurons no module holds, before anything runs
     if choice.k > layers.count * layers.width:
         raise InputError(f"k={choice.k} must lie in 1..{layers.count * layers.width}, the number of neurons.")
-    reading = reading or Reading()
-    settings = {
+    settings = settings or CaptionSettings()
+    identity = {
         "model": type(model.hf_model).__name__,
         "fingerprint": fingerprint(model),
         "choice": repr(choice),
-        "reading": str(reading),
-        "measures": [repr(each) for each in measures if not isinstance(each, Overall)],
+        "captions": str(settings),
+        "measures": [repr(measure) for measure in measures if not isinstance(measure, Overall)],
     }
-    finished = Checkpoint(checkpoint, "report of neurons", settings)
-    parts: list[Part] = []
+    progress_file = Checkpoint(checkpoint, "report of neurons", identity)
+    parts: list[PartialResult] = []
     samples, number = as_samples(dataset), 0
     total = len(dataset) if isinstance(dataset, Sized) else total
     with tqdm(total=total, desc="neurons", disable=not progress) as bar:
-        while some := list(islice(samples, reading.batch_size)):
-            key = " ".join([str(number), *(sample.key for sample in some)])
-            if key not in finished.parts:
-                part = _part(model, some, number, measures, choice, reading, skip_unmeasurable)
-                finished.parts[key] = part.as_json()
-                finished.save(now=True)
-            parts.append(Part.from_json(finished.parts[key]))
-            number += len(some)
-            bar.update(len(some))
-    return _joined(parts, measures, settings, number)
+        while chunk := list(islice(samples, settings.batch_size)):
+            key = " ".join([str(number), *(sample.key for sample in chunk)])
+            if key not in progress_file.parts:
+                part = _part(model, chunk, number, measures, choice, settings, skip_unmeasurable)
+                progress_file.parts[key] = part.as_json()
+                progress_file.save(now=True)
+            parts.append(PartialResult.from_json(progress_file.parts[key]))
+            number += len(chunk)
+            bar.update(len(chunk))
+    return _joined(parts, measures, identity, number)
 
 
 @dataclass(frozen=True)
-class Part:
+class PartialResult:
     """What was measured of a few samples.
 
     Attributes:
@@ -133,7 +105,7 @@ class Part:
         }
 
     @classmethod
-    def from_json(cls, lists: Mapping[str, Any]) -> "Part":
+    def from_json(cls, lists: Mapping[str, Any]) -> "PartialResult":
         """From what `as_json` gave."""
         nouns = [
             NounNeurons(sample, noun, {method: Units(names) for method, names in sets.items()})
@@ -148,39 +120,32 @@ def _part(
     first: int,
     measures: Sequence[Property | Overall],
     choice: Choice,
-    reading: Reading,
+    settings: CaptionSettings,
     skip_unmeasurable: bool,
-) -> Part:
+) -> PartialResult:
     """Measure a few samples."""
     cases = [
-        case_of(mention, choice)
+        case_of(occurrence, choice)
         for number, sample in enumerate(samples, start=first)
-        for mention in mentions(
-            model,
-            sample,
-            number=number,
-            nouns=reading.nouns,
-            per_sample=reading.per_sample,
-            max_new_tokens=reading.max_new_tokens,
-        )
+        for occurrence in noun_occurrences(model, sample, settings, number=number)
     ]
     values: list[Value] = []
     skipped: dict[str, str] = {}
-    for each in measures:
-        if isinstance(each, Overall):
+    for measure in measures:
+        if isinstance(measure, Overall):
             continue
         try:
-            values += each.measure(cases)
+            values += measure.measure(cases)
         except (NoPlaceError, UnmeasurableError, UnsupportedModelError) as error:
             if not skip_unmeasurable:
                 raise
-            skipped[each.label] = str(error)
-    return Part(values, [NounNeurons.of(case) for case in cases], skipped)
+            skipped[measure.label] = str(error)
+    return PartialResult(values, [NounNeurons.of(case) for case in cases], skipped)
 
 
 def _joined(
-    parts: Sequence[Part], measures: Sequence[Property | Overall], settings: dict[str, Any], samples: int
-) -> Measured:
+    parts: Sequence[PartialResult], measures: Sequence[Property | Overall], identity: dict[str, Any], samples: int
+) -> Measurements:
     """All parts as one table, with what is measured over all of them."""
     nouns = [noun for part in parts for noun in part.nouns]
     if not nouns:
@@ -189,14 +154,14 @@ def _joined(
             "for."
         )
     values = [value for part in parts for value in part.values]
-    for each in measures:
-        if isinstance(each, Overall):
-            values += each.over_all(nouns)
+    for item in measures:
+        if isinstance(item, Overall):
+            values += item.over_all(nouns)
     if not values:
         raise InputError(
             "Nothing could be measured: samples must bring what a measure compares with (regions for localisation, a writing "
             "for cross-modality, several pictures of a noun for invariance); see mmlens.analysis.samples.Sample."
         )
     skipped = {name: why for part in parts for name, why in part.skipped.items()}
-    quantities = [quantity for each in measures for quantity in each.quantities]
-    return Measured.of(quantities, values, settings, skipped)
+    quantities = [quantity for item in measures for quantity in item.quantities]
+    return Measurements.of(quantities, values, identity, skipped)

@@ -156,8 +156,8 @@ def _transport_cost(reference: torch.Tensor, text: torch.Tensor) -> float:
     rows = kron(identity(n), np.ones((1, m)))
     columns = kron(np.ones((1, n)), identity(m))
     demand = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
-    solved = linprog(costs, A_eq=vstack([rows, columns]).tocsr(), b_eq=demand, method="highs")
-    return float(solved.fun)
+    solution = linprog(costs, A_eq=vstack([rows, columns]).tocsr(), b_eq=demand, method="highs")
+    return float(solution.fun)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from mmlens.analysis.neurons.words import row_logits
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
-from mmlens.analysis.properties.measured import Measured, Quantity, Value
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
 from mmlens.core.errors import InputError
@@ -51,37 +52,37 @@ class Sensitivity:
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
             for method, neurons in case.sets().items():
-                logits = row_logits(case.mention.model, neurons).float().cpu()
-                own = logits[:, case.mention.token, None]
+                logits = row_logits(case.occurrence.model, neurons).float().cpu()
+                target = logits[:, case.occurrence.token, None]
                 best = logits.topk(self.words, dim=1).indices
-                yield case.value(AMONG.name, method, float((best == case.mention.token).any(1).float().mean()))
-                yield case.value(RANK.name, method, float((1 + (logits > own).sum(1)).float().median()))
-                words = [case.mention.model.to_string(token).strip().lower() for token in best.flatten().tolist()]
-                yield case.value(SAID.name, method, _overlap(words, case.mention.caption))
-                if case.mention.sample.caption is not None:
-                    yield case.value(TRUE.name, method, _overlap(words, case.mention.sample.caption))
+                yield case.value(AMONG.name, method, float((best == case.occurrence.token).any(1).float().mean()))
+                yield case.value(RANK.name, method, float((1 + (logits > target).sum(1)).float().median()))
+                words = [case.occurrence.model.to_string(token).strip().lower() for token in best.flatten().tolist()]
+                yield case.value(SAID.name, method, _overlap(words, case.occurrence.caption))
+                if case.occurrence.sample.caption is not None:
+                    yield case.value(TRUE.name, method, _overlap(words, case.occurrence.sample.caption))
                 texts.append((case, method, " ".join(dict.fromkeys(words))))
         for scorer in self.scorers:
-            fitting = [
-                each for each in texts if (each[0].mention.sample.images if scorer.against == "picture" else True)
+            entries = [
+                entry for entry in texts if (entry[0].occurrence.sample.images if scorer.against == "picture" else True)
             ]
-            if fitting:
-                against = [_reference(case, scorer) for case, _, _ in fitting]
-                scores = scorer.score(against, [text for _, _, text in fitting])
-                for (case, method, _), score in zip(fitting, scores, strict=True):
+            if entries:
+                against = [_reference(case, scorer) for case, _, _ in entries]
+                scores = scorer.score(against, [text for _, _, text in entries])
+                for (case, method, _), score in zip(entries, scores, strict=True):
                     yield case.value(scorer.name, method, score)
 
 
 def _reference(case: Case, scorer: Scorer) -> object:
     """What a scorer compares words with: the picture, or the true caption (the model's own where none is known)."""
-    sample = case.mention.sample
-    return sample.pictures[0] if scorer.against == "picture" else sample.caption or case.mention.caption
+    sample = case.occurrence.sample
+    return sample.pictures[0] if scorer.against == "picture" else sample.caption or case.occurrence.caption
 
 
 def _overlap(words: Sequence[str], text: str) -> float:
     """The share of words that a text has."""
-    known = set(re.findall(r"[^\W_]+", text.lower()))
-    return sum(word in known for word in words) / len(words)
+    vocabulary = set(re.findall(r"[^\W_]+", text.lower()))
+    return sum(word in vocabulary for word in words) / len(words)
 
 
 def sensitivity(
@@ -96,7 +97,7 @@ def sensitivity(
     draws: int = 5,
     seed: int = 0,
     progress: bool = True,
-) -> Measured:
+) -> Measurements:
     """Read the top neurons of every noun as words, and compare these with the noun, the caption and the picture.
 
     A neuron's words are the tokens whose logits its row raises most: the largest entries of `W_out[i] @ W_U`.
@@ -128,4 +129,6 @@ def sensitivity(
     *Departs:* overlap and rank need no second model and are always there.
     """
     measures = [Sensitivity(words, tuple(scorers))]
-    return run(model, dataset, measures, Choice.of(methods, k, seed, draws), reading=Reading(nouns), progress=progress)
+    return run(
+        model, dataset, measures, Choice.of(methods, k, seed, draws), settings=CaptionSettings(nouns), progress=progress
+    )

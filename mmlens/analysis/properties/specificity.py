@@ -16,14 +16,14 @@ from mmlens.core.unit_sets import Units
 
 
 def specificity(
-    wanted: NeuronScores, others: Sequence[NeuronScores], *, over: Literal["max", "mean"] = "max"
+    scores: NeuronScores, others: Sequence[NeuronScores], *, over: Literal["max", "mean"] = "max"
 ) -> Float[torch.Tensor, "layer neuron"]:
     """How much of what each neuron does for a word or other words is done for the word alone, 0 to 1.
 
         specificity[l, i] = c[l, i] / (c[l, i] + c_others[l, i]),    c = max(score, 0)
 
     Args:
-        wanted: the word's scores, where the word is about to be said.
+        scores: the word's scores, where the word is about to be said.
         others: scores of other words, each found where that word is about to be said.
         over: `"max"`: against the other word that the neuron serves most; `"mean"`: against the average other word.
 
@@ -36,20 +36,20 @@ def specificity(
     """
     if not others:
         raise InputError("Specificity needs the scores of at least one other word to compare with; others is empty.")
-    wrong = sorted({str(list(each.scores.shape)) for each in others if each.scores.shape != wanted.scores.shape})
+    wrong = sorted({str(list(other.scores.shape)) for other in others if other.scores.shape != scores.scores.shape})
     if wrong:
         raise InputError(
-            f"The word's scores are {list(wanted.scores.shape)} [layer neuron], others have {', '.join(wrong)}; they must come "
+            f"The word's scores are {list(scores.scores.shape)} [layer neuron], others have {', '.join(wrong)}; they must come "
             "from one model."
         )
-    own = wanted.scores.clamp(min=0)
-    against = torch.stack([each.scores.clamp(min=0) for each in others])
+    target = scores.scores.clamp(min=0)
+    against = torch.stack([other.scores.clamp(min=0) for other in others])
     rest = against.amax(0) if over == "max" else against.mean(0)
-    return torch.where(own > 0, own / (own + rest).clamp(min=torch.finfo(own.dtype).tiny), 0.0)
+    return torch.where(target > 0, target / (target + rest).clamp(min=torch.finfo(target.dtype).tiny), 0.0)
 
 
 def specific_neurons(
-    wanted: NeuronScores,
+    scores: NeuronScores,
     others: Sequence[NeuronScores],
     *,
     k: int = 20,
@@ -59,7 +59,7 @@ def specific_neurons(
     """The k neurons that are strong for a word and weak for others: the highest `score * specificity ** sharpness`.
 
     Args:
-        wanted: the word's scores.
+        scores: the word's scores.
         others: scores of other words, each where that word is about to be said.
         k: how many.
         sharpness: 0 gives the plain top k; larger values prefer neurons of the word's own.
@@ -78,9 +78,9 @@ def specific_neurons(
     Findings of ACL 2024 (https://arxiv.org/abs/2311.07470).
     *Departs:* the paper reports contribution and specificity side by side; their product is our way to choose.
     """
-    if not 1 <= k <= wanted.scores.numel():
-        raise InputError(f"k={k} must lie in 1..{wanted.scores.numel()}, the number of neurons.")
+    if not 1 <= k <= scores.scores.numel():
+        raise InputError(f"k={k} must lie in 1..{scores.scores.numel()}, the number of neurons.")
     if sharpness < 0:
         raise InputError(f"sharpness={sharpness} must not be negative.")
-    weighed = wanted.scores * specificity(wanted, others, over=over) ** sharpness
-    return Units(map(wanted.neuron, weighed.flatten().topk(k).indices.tolist()))
+    products = scores.scores * specificity(scores, others, over=over) ** sharpness
+    return Units(map(scores.neuron, products.flatten().topk(k).indices.tolist()))

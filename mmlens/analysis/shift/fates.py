@@ -27,8 +27,8 @@ def contingency(
 ) -> Float[torch.Tensor, "concept other"]:
     """How many samples go from each base concept to each tuned one; samples of none (-1) are left out."""
     table = torch.zeros(shape, dtype=torch.double)
-    known = (before >= 0) & (after >= 0)
-    return table.index_put_((before[known], after[known]), torch.ones(int(known.sum()), dtype=torch.double), True)
+    finite = (before >= 0) & (after >= 0)
+    return table.index_put_((before[finite], after[finite]), torch.ones(int(finite.sum()), dtype=torch.double), True)
 
 
 def fates(
@@ -47,13 +47,13 @@ def fates(
     """
     stay = table / table.sum(1, keepdim=True).clamp_min(1)
     origin = table / table.sum(0, keepdim=True).clamp_min(1)
-    found: list[Fate] = []
+    result: list[Fate] = []
     for concept, other in enumerate(match.tolist()):
         if not float(table[concept].sum()):
-            found.append("empty")
+            result.append("empty")
             continue
         stays = other >= 0 and float(stay[concept, other]) >= HALF
         fills = other >= 0 and float(origin[concept, other]) >= HALF
-        found.append("kept" if stays and fills else "expanded" if stays else "refined" if fills else "vanished")
+        result.append("kept" if stays and fills else "expanded" if stays else "refined" if fills else "vanished")
     new = (table.sum(0) > 0) & (origin.max(0).values < HALF) & (stay.max(0).values < HALF)
-    return tuple(found), tuple(new.nonzero().flatten().tolist())
+    return tuple(result), tuple(new.nonzero().flatten().tolist())

@@ -45,31 +45,33 @@ class ShiftGrounding:
     after: tuple[Shown, ...]
 
     def __repr__(self) -> str:
-        original, moved = self.text_overlap.nanmean(1).tolist()
-        lines = [f"ShiftGrounding({len(self.before)} concepts; T-Overlap {original:.3f} original, {moved:.3f} shifted)"]
+        original, after_shift = self.text_overlap.nanmean(1).tolist()
+        lines = [
+            f"ShiftGrounding({len(self.before)} concepts; T-Overlap {original:.3f} original, {after_shift:.3f} shifted)"
+        ]
         for concept, sides in enumerate(zip(self.before, self.shifted, self.after, strict=True)):
-            told = " -> ".join(", ".join(side.words[:4]) or "(none)" for side in sides)
-            lines.append(f"  {concept} ({self.shift.fate[concept]}): {told}")
+            words = " -> ".join(", ".join(side.words[:4]) or "(none)" for side in sides)
+            lines.append(f"  {concept} ({self.shift.fate[concept]}): {words}")
         return "\n".join(lines)
 
     @property
     def text_overlap(self) -> Float[torch.Tensor, "2 concept"]:
         """T-Overlap: the share of the match's words that the original concept writes, and the shifted one; NaN for no match."""
-        known = self.shift.magnitude.isfinite()
+        finite = self.shift.magnitude.isfinite()
         shares = [
-            [share_of(set(mine.words), set(theirs.words)) for mine, theirs in zip(side, self.after, strict=True)]
+            [share_of(set(first.words), set(second.words)) for first, second in zip(side, self.after, strict=True)]
             for side in (self.before, self.shifted)
         ]
         overlap = torch.tensor(shares)
-        overlap[1, ~known] = torch.nan
+        overlap[1, ~finite] = torch.nan
         return overlap
 
     def to_frame(self) -> "pd.DataFrame":
         """The shift's frame with the words of each side and their overlap."""
-        original, moved = self.text_overlap.tolist()
+        original, after_shift = self.text_overlap.tolist()
         sides = {"before": self.before, "shifted": self.shifted, "after": self.after}
-        words = {f"words_{name}": [", ".join(each.words) for each in side] for name, side in sides.items()}
-        return self.shift.to_frame().assign(text_overlap_original=original, text_overlap_shifted=moved, **words)
+        words = {f"words_{name}": [", ".join(concept.words) for concept in side] for name, side in sides.items()}
+        return self.shift.to_frame().assign(text_overlap_original=original, text_overlap_shifted=after_shift, **words)
 
     def plot(
         self, *, concepts: Sequence[int] | None = None, pictures: int = 3, figure: "Figure | SubFigure | None" = None
@@ -129,14 +131,12 @@ def ground_shift(
     if dataset is not None and shift.most_active is None:
         raise InputError("The shift is of unpaired states, which have no pictures in common; leave the dataset out.")
 
-    def said(vectors: Float[torch.Tensor, "concept d_model"]) -> list[tuple[str, ...]]:
-        known = vectors.isfinite().all(1)
-        spoken = direction_words(
-            model, vectors.nan_to_num(), at=shift.at, k=words, through_norm=through_norm, keep=keep
-        )
-        return [tuple(some) if ok else () for some, ok in zip(spoken, known.tolist(), strict=True)]
+    def words_for(vectors: Float[torch.Tensor, "concept d_model"]) -> list[tuple[str, ...]]:
+        finite = vectors.isfinite().all(1)
+        lists = direction_words(model, vectors.nan_to_num(), at=shift.at, k=words, through_norm=through_norm, keep=keep)
+        return [tuple(some) if ok else () for some, ok in zip(lists, finite.tolist(), strict=True)]
 
-    texts = [said(vectors) for vectors in (shift.base, shift.shifted, shift.matched)]
+    texts = [words_for(vectors) for vectors in (shift.base, shift.shifted, shift.matched)]
     keys: list[list[tuple[str, ...]]] = [[()] * len(shift.vectors)] * 3
     found = {}
     if dataset is not None and shift.most_active is not None:
@@ -145,8 +145,8 @@ def ground_shift(
     sides = [
         tuple(
             Shown(text, tuple(found[key].pictures[0] for key in some if found[key].images))
-            for text, some in zip(spoken, chosen, strict=True)
+            for text, some in zip(lists, key_set, strict=True)
         )
-        for spoken, chosen in zip(texts, keys, strict=True)
+        for lists, key_set in zip(texts, keys, strict=True)
     ]
     return ShiftGrounding(shift, *sides)

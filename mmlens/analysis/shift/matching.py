@@ -16,7 +16,7 @@ Match = Literal["hungarian", "greedy", "optimal_transport"]
 
 def match_concepts(
     base: Float[torch.Tensor, "concept d_model"],
-    tuned: Float[torch.Tensor, "other d_model"],
+    targets: Float[torch.Tensor, "other d_model"],
     *,
     match: Match = "hungarian",
     masses: tuple[Real[torch.Tensor, "concept"], Real[torch.Tensor, "other"]] | None = None,
@@ -29,7 +29,7 @@ def match_concepts(
       base concept belongs to the one that gets most of it. Two may share one. Solved exactly, as a linear program.
 
     Args:
-        base, tuned: concepts.
+        base, targets: concepts.
         match: how.
         masses: how many samples each concept has, base and tuned; alike by default. For optimal transport.
 
@@ -48,15 +48,15 @@ def match_concepts(
     the Hungarian method.
     """
     require_match(match)
-    cosines = cosine_table(base, tuned)
+    cosines = cosine_table(base, targets)
     if match == "greedy":
         return cosines.argmax(1)
     if match == "hungarian":
-        found = torch.full((len(base),), -1)
+        partners = torch.full((len(base),), -1)
         rows, columns = linear_sum_assignment(-cosines.numpy())
-        found[torch.from_numpy(rows)] = torch.from_numpy(columns)
-        return found
-    sides = masses or (torch.ones(len(base)), torch.ones(len(tuned)))
+        partners[torch.from_numpy(rows)] = torch.from_numpy(columns)
+        return partners
+    sides = masses or (torch.ones(len(base)), torch.ones(len(targets)))
     plan = transport(1 - cosines, sides[0], sides[1])
     return torch.where(plan.sum(1) > 0, plan.argmax(1), -1)
 
@@ -68,10 +68,10 @@ def require_match(match: str) -> None:
 
 
 def cosine_table(
-    base: Float[torch.Tensor, "concept d_model"], tuned: Float[torch.Tensor, "other d_model"]
+    base: Float[torch.Tensor, "concept d_model"], targets: Float[torch.Tensor, "other d_model"]
 ) -> Float[torch.Tensor, "concept other"]:
     """The cosine of each pair, in double precision."""
-    units = [torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (base, tuned)]
+    units = [torch.nn.functional.normalize(vectors.double(), dim=1) for vectors in (base, targets)]
     return units[0] @ units[1].T
 
 
@@ -104,7 +104,7 @@ def transport(
     by_column = kron(np.ones((1, rows)), eye_array(columns))
     # the last equation follows from the others; leaving it out spares the solver from rounding that contradicts it
     equations = csr_array(vstack([by_row, by_column]))[:-1]
-    solved = linprog(cost.double().numpy().ravel(), A_eq=equations, b_eq=np.concatenate(masses)[:-1], method="highs")
-    if solved.x is None:
-        raise MMLensError(f"The linear program of optimal transport was not solved: {solved.message}")
-    return torch.from_numpy(solved.x.reshape(rows, columns)).clamp_min(0)
+    solution = linprog(cost.double().numpy().ravel(), A_eq=equations, b_eq=np.concatenate(masses)[:-1], method="highs")
+    if solution.x is None:
+        raise MMLensError(f"The linear program of optimal transport was not solved: {solution.message}")
+    return torch.from_numpy(solution.x.reshape(rows, columns)).clamp_min(0)

@@ -60,6 +60,6 @@ def consistency_of(shifts: Float[torch.Tensor, "sample d_model"]) -> float:
     return float((units.sum(0).square().sum() - count) / (count * (count - 1)))
 
 
-def share_of(found: set[str], wanted: set[str]) -> float:
+def share_of(words: set[str], reference: set[str]) -> float:
     """Which share of what is wanted was found; NaN if nothing is wanted."""
-    return len(found & wanted) / len(wanted) if wanted else float("nan")
+    return len(words & reference) / len(reference) if reference else float("nan")

@@ -41,9 +41,11 @@ def paired(base_states: States, tuned_states: States, *, pairs: Pairs) -> tuple[
         _rows(states, name, words) for states, name in ((base_states, "base_states"), (tuned_states, "tuned_states"))
     ]
     common = [label for label in rows[0] if label in rows[1]]
-    alone = [[label for label in mine if label not in theirs] for mine, theirs in (rows, rows[::-1])]
+    alone = [
+        [label for label in own_labels if label not in other_labels] for own_labels, other_labels in (rows, rows[::-1])
+    ]
     if not common or (pairs == "all" and any(alone)):
-        raise InputError(_unpaired(alone, [len(each) for each in rows], len(common)))
+        raise InputError(_unpaired(alone, [len(labels) for labels in rows], len(common)))
     return base_states[[rows[0][label] for label in common]], tuned_states[[rows[1][label] for label in common]]
 
 
@@ -55,20 +57,20 @@ def _rows(states: States, name: str, words: bool) -> dict[_Label, int]:
             "mm.collect, or pass pairs='none' for two unrelated sets."
         )
     labels = list(zip(states.keys, states.tokens if words else [""] * len(states), strict=True))
-    several = [label for label, count in Counter(labels).items() if count > 1]
-    if several:
+    duplicates = [label for label, count in Counter(labels).items() if count > 1]
+    if duplicates:
         raise InputError(
-            f"{name} hold several states of one sample: {_listed(several)}. Keep one each, e.g. by mm.collect(..., token=...)."
+            f"{name} hold several states of one sample: {_listed(duplicates)}. Keep one each, e.g. by mm.collect(..., token=...)."
         )
     return {label: row for row, label in enumerate(labels)}
 
 
 def _unpaired(alone: list[list[_Label]], sizes: list[int], common: int) -> str:
     names = ("base_states", "tuned_states")
-    found = [
-        f"{len(left)} of {size} states of {mine} have no partner in {other}: {_listed(left)}"
-        for left, size, mine, other in zip(alone, sizes, names, names[::-1], strict=True)
-        if left
+    sentences = [
+        f"{len(labels)} of {size} states of {name} have no partner in {other}: {_listed(labels)}"
+        for labels, size, name, other in zip(alone, sizes, names, names[::-1], strict=True)
+        if labels
     ]
     if common:
         hint = f"Pass pairs='common' to compare the {common} that both have, or collect both from one dataset."
@@ -76,9 +78,9 @@ def _unpaired(alone: list[list[_Label]], sizes: list[int], common: int) -> str:
         hint = (
             "They have no sample in common: collect both from one dataset, or pass pairs='none' for two unrelated sets."
         )
-    return f"{'. '.join(found)}. {hint}"
+    return f"{'. '.join(sentences)}. {hint}"
 
 
 def _listed(labels: list[_Label]) -> str:
-    shown = [f"{key} ({word})" if word else key for key, word in labels[:_SHOWN]]
-    return ", ".join(shown) + (" ..." if len(labels) > _SHOWN else "")
+    words = [f"{key} ({word})" if word else key for key, word in labels[:_SHOWN]]
+    return ", ".join(words) + (" ..." if len(labels) > _SHOWN else "")

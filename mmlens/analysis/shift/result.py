@@ -98,10 +98,10 @@ class ConceptShift:
     def __repr__(self) -> str:
         pairs = f"{len(self.shifts)} pairs" if self.paired else f"{len(self.owner)} unpaired samples"
         counts = {name: self.fate.count(name) for name in dict.fromkeys(self.fate)}
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        summary = ", ".join(f"{count} {name}" for name, count in counts.items())
         return (
             f"ConceptShift({len(self.vectors)} concepts at {self.at}, {pairs}; recovery {self.mean('recovery')}, "
-            f"consistency {self.mean('consistency')}; {told}, {len(self.appeared)} appeared)"
+            f"consistency {self.mean('consistency')}; {summary}, {len(self.appeared)} appeared)"
         )
 
     @property
@@ -127,13 +127,13 @@ class ConceptShift:
     @property
     def cosines(self) -> Float[torch.Tensor, "2 concept"]:
         """The cosine with the match: of the original concept, and of the shifted one."""
-        pairs = [torch.nn.functional.cosine_similarity(each, self.matched) for each in (self.base, self.shifted)]
+        pairs = [torch.nn.functional.cosine_similarity(vectors, self.matched) for vectors in (self.base, self.shifted)]
         return torch.stack(pairs)
 
     @property
     def distances(self) -> Float[torch.Tensor, "2 concept"]:
         """The distance from the match: of the original concept, and of the shifted one; in the unit of the point."""
-        return torch.stack([(each - self.matched).norm(dim=1) for each in (self.base, self.shifted)])
+        return torch.stack([(vectors - self.matched).norm(dim=1) for vectors in (self.base, self.shifted)])
 
     @property
     def cosine_gain(self) -> Float[torch.Tensor, "concept"]:
@@ -160,9 +160,9 @@ class ConceptShift:
         """Share of the match's most active samples in which the original concept, and the shifted one, are most active too."""
         if self.most_active is None:
             return torch.full((2, len(self.vectors)), torch.nan)
-        _, shifted, after = self.most_active
-        both = (self.most_active.before, shifted)
-        shares = [[share_of(set(x), set(y)) for x, y in zip(each, after, strict=True)] for each in both]
+        _, after_shift, after = self.most_active
+        sides = (self.most_active.before, after_shift)
+        shares = [[share_of(set(x), set(y)) for x, y in zip(side, after, strict=True)] for side in sides]
         overlap = torch.tensor(shares)
         overlap[1, ~self.magnitude.isfinite()] = torch.nan
         return overlap
@@ -177,17 +177,17 @@ class ConceptShift:
             raise InputError(
                 f"There is no quantity {quantity!r}; there are {', '.join(map(repr, get_args(Quantity)))}."
             )
-        found: torch.Tensor = getattr(self, quantity)
-        return found
+        values: torch.Tensor = getattr(self, quantity)
+        return values
 
     def mean(self, quantity: Quantity = "recovery") -> Interval:
         """The mean over concepts with its 95% interval; concepts for which it is not known are left out."""
         values = self.values(quantity).double()
         return mean_interval(values[~values.isnan()].numpy())
 
-    def correlation(self, one: Quantity = "consistency", other: Quantity = "recovery") -> Correlation:
+    def correlation(self, first: Quantity = "consistency", second: Quantity = "recovery") -> Correlation:
         """Pearson's correlation of two quantities over concepts."""
-        return correlation_of(self.values(one), self.values(other))
+        return correlation_of(self.values(first), self.values(second))
 
     def control(self, kind: Control = "random", *, seed: int = 0) -> "ConceptShift":
         """The same with other shifts: does any shift bring concepts nearer, or these alone?
@@ -208,8 +208,8 @@ class ConceptShift:
             others = torch.randn(self.vectors.shape, generator=generator, dtype=self.vectors.dtype)
         elif kind == "shuffled":
             # a step along a random circle gives every concept the shift of another one
-            known = self.magnitude.isfinite().nonzero().flatten()
-            circle = known[torch.randperm(len(known), generator=generator)]
+            finite = self.magnitude.isfinite().nonzero().flatten()
+            circle = finite[torch.randperm(len(finite), generator=generator)]
             others = self.vectors.clone()
             others[circle] = self.vectors[circle.roll(1)]
         else:
@@ -225,8 +225,8 @@ class ConceptShift:
         """
         if not 0 <= concept < len(self.vectors):
             raise InputError(f"There are concepts 0..{len(self.vectors) - 1}, not {concept}.")
-        made = {"method": "concept shift", "concept": concept, "source": self.source[0], "target": self.source[1]}
-        return SteeringVector(self.vectors[concept], self.at, made)
+        provenance = {"method": "concept shift", "concept": concept, "source": self.source[0], "target": self.source[1]}
+        return SteeringVector(self.vectors[concept], self.at, provenance)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per concept, with everything that is measured of it."""
@@ -239,9 +239,9 @@ class ConceptShift:
             "fate": self.fate,
             **{name: self.values(name).tolist() for name in get_args(Quantity)},
         }
-        both = {"cosine": self.cosines, "distance": self.distances, "sample_overlap": self.sample_overlap}
-        for name, (original, shifted) in both.items():
-            columns |= {f"{name}_original": original.tolist(), f"{name}_shifted": shifted.tolist()}
+        pairs = {"cosine": self.cosines, "distance": self.distances, "sample_overlap": self.sample_overlap}
+        for name, (original, after_shift) in pairs.items():
+            columns |= {f"{name}_original": original.tolist(), f"{name}_shifted": after_shift.tolist()}
         return pd.DataFrame(columns)
 
     def plot(self, *, quantity: Quantity = "consistency", figure: "Figure | SubFigure | None" = None) -> "Figure":
@@ -275,7 +275,7 @@ class ConceptShift:
         return cls(**(plain | tensors))
 
 
-def correlation_of(one: Float[torch.Tensor, "concept"], other: Float[torch.Tensor, "concept"]) -> Correlation:
+def correlation_of(first: Float[torch.Tensor, "concept"], second: Float[torch.Tensor, "concept"]) -> Correlation:
     """Pearson's correlation over the concepts for which both are known; also of several shifts, joined.
 
     Example:
@@ -283,10 +283,10 @@ def correlation_of(one: Float[torch.Tensor, "concept"], other: Float[torch.Tenso
         >>> round(r, 2), count
         (0.93, 3)
     """
-    both = torch.stack([one.double(), other.double()])
-    known = both[:, both.isfinite().all(0)]
-    count = known.shape[1]
-    if count < 3 or bool((known == known[:, :1]).all(1).any()):
+    pair = torch.stack([first.double(), second.double()])
+    finite = pair[:, pair.isfinite().all(0)]
+    count = finite.shape[1]
+    if count < 3 or bool((finite == finite[:, :1]).all(1).any()):
         return Correlation(float("nan"), float("nan"), count)
-    found = pearsonr(*known.numpy())
-    return Correlation(float(found.statistic), float(found.pvalue), count)
+    result = pearsonr(*finite.numpy())
+    return Correlation(float(result.statistic), float(result.pvalue), count)

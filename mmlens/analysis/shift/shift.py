@@ -87,39 +87,40 @@ def concept_shift(
     require_average(average)
     if top_samples is not None and top_samples < 1:
         raise InputError(f"top_samples={top_samples} must be at least 1.")
-    base, tuned = paired(base_states, tuned_states, pairs=pairs)
+    base, target_states = paired(base_states, tuned_states, pairs=pairs)
     before = _bank_of(bank, base)
     owner = _owners(before, by)
-    fitted = _alike(bank, tuned_states) if tuned_bank is None else tuned_bank
-    after = _bank_of(fitted, tuned)
+    target_bank = _alike(bank, tuned_states) if tuned_bank is None else tuned_bank
+    after = _bank_of(target_bank, target_states)
     other = _owners(after, by)
     count = len(bank)
     n_samples = torch.bincount(owner[owner >= 0], minlength=count)
-    received = torch.bincount(other[other >= 0], minlength=len(fitted))
-    found = match_concepts(bank.vectors, fitted.vectors, match=match, masses=(n_samples, received))
-    start, end = base.values.double().cpu(), tuned.values.double().cpu()
+    target_counts = torch.bincount(other[other >= 0], minlength=len(target_bank))
+    partners = match_concepts(bank.vectors, target_bank.vectors, match=match, masses=(n_samples, target_counts))
+    start, end = base.values.double().cpu(), target_states.values.double().cpu()
     shifts = torch.zeros(0, bank.vectors.shape[1], dtype=torch.double)
     if pairs == "none":
-        ends = [(start[owner == k], end[(other == j) & (other >= 0)]) for k, j in enumerate(found.tolist())]
+        ends = [(start[owner == k], end[(other == j) & (other >= 0)]) for k, j in enumerate(partners.tolist())]
         moved = [average_shift(b, average) - average_shift(a, average) for a, b in ends]
         consistency = torch.full((count,), torch.nan, dtype=torch.double)
-        origin = _owners(_bank_of(bank, tuned), by)
+        origin = _owners(_bank_of(bank, target_states), by)
     else:
         shifts = end - start
         moved = [average_shift(shifts[owner == k], average) for k in range(count)]
         consistency = torch.tensor([consistency_of(shifts[owner == k]) for k in range(count)], dtype=torch.double)
         origin = owner
-    fate, appeared = fates(contingency(origin, other, (count, len(fitted))), found)
+    fate, extra = fates(contingency(origin, other, (count, len(target_bank))), partners)
     if pairs == "none":  # no sample of the new data holds what samples of the old did
         fate = tuple("vanished" if f == "empty" and n else f for f, n in zip(fate, n_samples.tolist(), strict=True))
     result = ConceptShift(
-        torch.stack(moved), bank.vectors.double().cpu(), fitted.vectors.double().cpu(), found, consistency, n_samples, owner,
-        _units(before, owner), shifts, alpha, fate, appeared, None, bank.at, match, average, (base.source, tuned.source),
+        torch.stack(moved), bank.vectors.double().cpu(), target_bank.vectors.double().cpu(), partners, consistency,
+        n_samples, owner, _units(before, owner), shifts, alpha, fate, extra, None, bank.at, match, average,
+        (base.source, target_states.source),
     )  # fmt: skip
     if pairs == "none":
         return result
     k = top_samples or min(_MOST_ACTIVE, max(1, len(base) // 4))
-    return replace(result, most_active=_most_active(result, before, after, bank, tuned, k, by))
+    return replace(result, most_active=_most_active(result, before, after, bank, target_states, k, by))
 
 
 def _alike(bank: ConceptBank, states: States) -> ConceptBank:
@@ -155,18 +156,25 @@ def _units(bank: ConceptBank, owner: Int[torch.Tensor, "sample"]) -> Float[torch
 
 
 def _most_active(
-    shift: ConceptShift, before: ConceptBank, after: ConceptBank, bank: ConceptBank, tuned: States, k: int, by: By
+    shift: ConceptShift,
+    before: ConceptBank,
+    after: ConceptBank,
+    bank: ConceptBank,
+    target_states: States,
+    k: int,
+    by: By,
 ) -> MostActive:
     """The samples of each concept: before, shifted (among the tuned model's states), and of its match."""
-    known = shift.vectors.isfinite().all(1)
-    moved: Float[torch.Tensor, "concept d_model"] = torch.where(known[:, None], shift.shifted, shift.base)
+    finite = shift.vectors.isfinite().all(1)
+    vectors: Float[torch.Tensor, "concept d_model"] = torch.where(finite[:, None], shift.shifted, shift.base)
     coder: Any = bank.coder
-    shifted = ConceptBank.of(replace(coder, vectors=moved.to(bank.vectors)), tuned, method=bank.method)
+    shifted_bank = ConceptBank.of(replace(coder, vectors=vectors.to(bank.vectors)), target_states, method=bank.method)
     first, second, last = (
-        [tuple(each.keys[row] for row in rows) for rows in each.top(k, by=by)] for each in (before, shifted, after)
+        [tuple(bank_of_side.keys[row] for row in rows) for rows in bank_of_side.top(k, by=by)]
+        for bank_of_side in (before, shifted_bank, after)
     )
     return MostActive(
         tuple(first),
-        tuple(rows if ok else () for rows, ok in zip(second, known.tolist(), strict=True)),
+        tuple(rows if ok else () for rows, ok in zip(second, finite.tolist(), strict=True)),
         tuple(last[j] if j >= 0 else () for j in shift.match.tolist()),
     )

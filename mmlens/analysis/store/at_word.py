@@ -42,10 +42,10 @@ class AtWord:
         """
         if word_token not in get_args(WordToken):
             raise InputError(f"word_token={word_token!r} must be 'last' or 'first'.")
-        asked = [token] if isinstance(token, str) else list(token)
-        split = {word: _split(word) for word in asked}
+        words = [token] if isinstance(token, str) else list(token)
+        split = {word: _split(word) for word in words}
         wrong = [word for word, pieces in split.items() if not pieces]
-        if wrong or not asked:
+        if wrong or not words:
             raise InputError(f"token={token!r} holds no word to look for in captions{_listed(wrong)}.")
         # longest first, so that "traffic light" is found before "traffic" at the same place
         return cls(
@@ -78,38 +78,38 @@ class AtWord:
                 "Sample(caption=...), or mappings with 'caption'."
             )
         trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
-        found = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
-        rows = [(number, step) for number, (_, step) in enumerate(found) if step is not None]
+        matches = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
+        rows = [(number, step) for number, (_, step) in enumerate(matches) if step is not None]
         return CollectedBatch(
             picked(trace, nodes, rows),
-            [int(step is not None) for _, step in found],
+            [int(step is not None) for _, step in matches],
             [step for _, step in rows],
             [int(trace.tokens[number, step]) for number, step in rows],
             trace.text,
-            [word for word, _ in found],
+            [word for word, _ in matches],
         )
 
     def _find(
         self, model: HookedMultimodal, trace: GenerationTrace, number: int, sample: Sample
     ) -> tuple[str | None, int | None]:
         """The word and the step that predicted its token."""
-        said = _split(trace.text[number])
-        if not any(_first(said, word) is not None for word in self.words):
+        words_of_caption = _split(trace.text[number])
+        if not any(_first(words_of_caption, word) is not None for word in self.words):
             return None, None  # spares most samples the alignment
-        written = caption_words(model, trace, sample=number)
-        texts = tuple(word.text for word in written)
+        words = caption_words(model, trace, sample=number)
+        texts = tuple(word.text for word in words)
         places = [(place, word) for word in self.words if (place := _first(texts, word)) is not None]
         if not places:
             return None, None
-        place, word = min(places, key=lambda found: found[0])
+        place, word = min(places, key=lambda match: match[0])
         if self.in_truth and _first(_split(sample.caption or ""), word) is None:
             return None, None
-        return " ".join(word), self._step(written[place : place + len(word)])
+        return " ".join(word), self._step(words[place : place + len(word)])
 
-    def _step(self, written: Sequence[CaptionWord]) -> int:
+    def _step(self, words: Sequence[CaptionWord]) -> int:
         if self.word_token == "first":
-            return written[0].step
-        return written[-1].step + len(written[-1].tokens) - 1
+            return words[0].step
+        return words[-1].step + len(words[-1].tokens) - 1
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -120,7 +120,7 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(match.lower() for match in WORD.findall(text))
 
 
-def _first(words: tuple[str, ...], wanted: tuple[str, ...]) -> int | None:
+def _first(words: tuple[str, ...], target: tuple[str, ...]) -> int | None:
     """Where a word (or several in a row) first occurs."""
-    width = len(wanted)
-    return next((i for i in range(len(words) - width + 1) if words[i : i + width] == wanted), None)
+    width = len(target)
+    return next((i for i in range(len(words) - width + 1) if words[i : i + width] == target), None)

@@ -71,11 +71,11 @@ class CollectionConfig:
         Raises:
             InputError: if not; lists everything that differs.
         """
-        mine, theirs = asdict(self), asdict(other)
+        stored, current = asdict(self), asdict(other)
         wrong = [
-            f"{name}: stored {_said(mine[name])}, now {_said(theirs[name])}"
-            for name in mine
-            if mine[name] != theirs[name]
+            f"{name}: stored {_said(stored[name])}, now {_said(current[name])}"
+            for name in stored
+            if stored[name] != current[name]
         ]
         if wrong:
             raise InputError(
@@ -91,10 +91,10 @@ class CollectionConfig:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "CollectionConfig":
         """What `as_json` gave, read back."""
-        listed: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        return cls(**listed)
+        return cls(**values)
 
 
 def _said(value: object) -> str:
@@ -108,9 +108,9 @@ def _processor(processor: Any) -> str:
     pictures: Any = getattr(processor, "image_processor", None)
     settings = pictures.to_dict() if hasattr(pictures, "to_dict") else {}
     tokenizer = getattr(processor, "tokenizer", processor)
-    told = [
+    pieces = [
         json.dumps(settings, sort_keys=True, default=str),
         str(len(tokenizer)),
         str(getattr(processor, "chat_template", None)),
     ]
-    return f"{type(processor).__name__} {hashlib.sha256('|'.join(told).encode()).hexdigest()[:8]}"
+    return f"{type(processor).__name__} {hashlib.sha256('|'.join(pieces).encode()).hexdigest()[:8]}"

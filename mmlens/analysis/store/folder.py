@@ -49,8 +49,8 @@ def read_question(path: Path) -> CollectionConfig:
 
 def read_shards(path: Path) -> list[FileShard]:
     """The shards of the store in a folder, process by process."""
-    listed = [json.loads(index.read_text(encoding="utf-8")) for index in sorted(path.glob("index-*.json"))]
-    return [FileShard(path / shard["file"]) for index in listed for shard in index["shards"]]
+    indices = [json.loads(index.read_text(encoding="utf-8")) for index in sorted(path.glob("index-*.json"))]
+    return [FileShard(path / shard["file"]) for index in indices for shard in index["shards"]]
 
 
 def is_finished(path: Path) -> bool:
@@ -125,23 +125,23 @@ class StoreFolder:
             if about["finished"]:
                 numbers = [record.number for shard in read_shards(self.path) for record in shard.records]
                 base = 1 + max(numbers, default=-1)
-        self._write_main(base, finished=False)
+        self._write_main(base, is_finished=False)
 
-    def _write_main(self, base: int, *, finished: bool) -> None:
-        content = {"format": _FORMAT, "question": self.question.as_json(), "base": base, "finished": finished}
+    def _write_main(self, base: int, *, is_finished: bool) -> None:
+        content = {"format": _FORMAT, "question": self.question.as_json(), "base": base, "finished": is_finished}
         _write_json(self.path / _MAIN, content)
 
     def add(self, shard: MemoryShard) -> None:
         """Write a shard, and then list it."""
-        listed = json.loads(self._index.read_text(encoding="utf-8"))["shards"] if self._index.is_file() else []
-        name = f"states-{self.process.index:05d}-{len(listed):06d}.safetensors"
+        shards = json.loads(self._index.read_text(encoding="utf-8"))["shards"] if self._index.is_file() else []
+        name = f"states-{self.process.index:05d}-{len(shards):06d}.safetensors"
         shard.save(self.path / name)
         entry = {"file": name, "samples": len(shard.records), "rows": len(shard.steps)}
-        _write_json(self._index, {"shards": [*listed, entry]})
+        _write_json(self._index, {"shards": [*shards, entry]})
 
     def finish(self, base: int) -> None:
         """Close the run once all processes are through."""
         self.process.wait()
         if self.process.is_first:
-            self._write_main(base, finished=True)
+            self._write_main(base, is_finished=True)
         self.process.wait()

@@ -108,7 +108,7 @@ class MappedStates:
             keys: of the samples whose states count; all if None.
             dtype: of the values as they are read.
         """
-        ordered = sorted(
+        order = sorted(
             (record.number, number, row)
             for number, shard in enumerate(shards)
             for row, record in enumerate(shard.records)
@@ -117,7 +117,7 @@ class MappedStates:
         starts = [[0, *accumulate(record.rows for record in shard.records)] for shard in shards]
         runs = []
         # of samples that follow each other in the dataset and in a shard, one run is made
-        for _, group in groupby(enumerate(ordered), lambda item: (item[1][1], item[1][2] - item[0])):
+        for _, group in groupby(enumerate(order), lambda item: (item[1][1], item[1][2] - item[0])):
             places = [place for _, (_, *place) in group]
             (number, first), (_, last) = places[0], places[-1]
             runs.append(_Run(shards[number], starts[number][first], starts[number][last + 1]))
@@ -125,7 +125,7 @@ class MappedStates:
         words = {id(shard): predicted_words(shard) for shard in shards}
         steps = {id(shard): shard.steps.tolist() for shard in shards}
         owners = [
-            shards[number].records[row] for _, number, row in ordered for _ in range(shards[number].records[row].rows)
+            shards[number].records[row] for _, number, row in order for _ in range(shards[number].records[row].rows)
         ]
         width = runs[0].shard.values(point, slice(0, 1)).shape[1:]
         return cls(

@@ -40,8 +40,8 @@ def this_process() -> Process:
     Raises:
         InputError: if several processes were launched, but accelerate was already asked as if there were one.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched == 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1 and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return Process()
     from accelerate import PartialState
 
@@ -50,9 +50,9 @@ def this_process() -> Process:
         os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true") or not torch.accelerator.is_available()
     )
     state = PartialState(cpu=on_cpu)
-    if state.num_processes < launched:
+    if state.num_processes < world_size:
         raise InputError(
-            f"{launched} processes were launched (WORLD_SIZE), but accelerate knows of {state.num_processes}: its state was made "
-            "before they could find each other. Make accelerate.PartialState(cpu=...) at the start of the program."
+            f"{world_size} processes were launched (WORLD_SIZE), but accelerate knows of {state.num_processes}: its state was "
+            "made before they could find each other. Make accelerate.PartialState(cpu=...) at the start of the program."
         )
     return Process(state.process_index, state.num_processes, state.wait_for_everyone)

@@ -63,5 +63,5 @@ def picked(trace: GenerationTrace, nodes: Selection, rows: list[tuple[int, int]]
     """The states of some (sample, step), by name, `[row *width]`."""
     numbers = torch.tensor([number for number, _ in rows], dtype=torch.long)
     steps = torch.tensor([step for _, step in rows], dtype=torch.long)
-    found = {node.name: trace[node.name] for node in nodes}
-    return {name: states[numbers.to(states.device), steps.to(states.device)] for name, states in found.items()}
+    states_of = {node.name: trace[node.name] for node in nodes}
+    return {name: states[numbers.to(states.device), steps.to(states.device)] for name, states in states_of.items()}

@@ -33,8 +33,10 @@ class SizeEstimate:
         return None if self.samples is None else self.bytes_per_sample * self.samples
 
     def __str__(self) -> str:
-        each = f"{self.bytes_per_sample / 2**10:.1f} KiB per sample"
-        return each if self.bytes is None else f"{self.bytes / 2**20:.1f} MiB ({self.samples} samples, {each})"
+        per_sample = f"{self.bytes_per_sample / 2**10:.1f} KiB per sample"
+        return (
+            per_sample if self.bytes is None else f"{self.bytes / 2**20:.1f} MiB ({self.samples} samples, {per_sample})"
+        )
 
 
 def estimate(
@@ -52,33 +54,33 @@ def estimate(
         )
     # one generated step tells the size of all
     trial: Rule = rule if isinstance(rule, AtPositions) else AtGenerated("generated_mean", 1)
-    some, batch = next(batches(model, [dataset[0]], batch_size=1, prompt=prompt, progress=False))
-    taken = trial.take(model, nodes, some, batch)
-    return SizeEstimate(row_bytes(taken, dtype) * most_rows(rule, taken), len(dataset))
+    samples, batch = next(batches(model, [dataset[0]], batch_size=1, prompt=prompt, progress=False))
+    trial_batch = trial.take(model, nodes, samples, batch)
+    return SizeEstimate(row_bytes(trial_batch, dtype) * most_rows(rule, trial_batch), len(dataset))
 
 
-def row_bytes(taken: CollectedBatch, dtype: torch.dtype) -> int:
+def row_bytes(batch: CollectedBatch, dtype: torch.dtype) -> int:
     """Bytes of one row at all points."""
-    return sum(values.shape[1:].numel() for values in taken.states.values()) * dtype.itemsize
+    return sum(values.shape[1:].numel() for values in batch.states.values()) * dtype.itemsize
 
 
-def most_rows(rule: Rule, taken: CollectedBatch) -> int:
+def most_rows(rule: Rule, batch: CollectedBatch) -> int:
     """The most rows that a sample can give, judged by some that were taken."""
     if isinstance(rule, AtGenerated) and rule.which == "generated":
         return rule.max_new_tokens
-    return max(taken.counts) if isinstance(rule, AtPositions) else 1
+    return max(batch.counts) if isinstance(rule, AtPositions) else 1
 
 
-def require_room(folder: Path, rule: Rule, taken: CollectedBatch, *, dtype: torch.dtype, samples: int | None) -> None:
+def require_room(folder: Path, rule: Rule, batch: CollectedBatch, *, dtype: torch.dtype, samples: int | None) -> None:
     """Check that what is to come fits on the disk.
 
     Raises:
         MMLensError: if it may not.
     """
-    needed = SizeEstimate(row_bytes(taken, dtype) * most_rows(rule, taken), samples)
+    size = SizeEstimate(row_bytes(batch, dtype) * most_rows(rule, batch), samples)
     free = shutil.disk_usage(folder).free
-    if needed.bytes is not None and needed.bytes > free:
+    if size.bytes is not None and size.bytes > free:
         raise MMLensError(
-            f"The store may take {needed}, but {folder} has {free / 2**20:.1f} MiB left: free some, collect fewer points or "
+            f"The store may take {size}, but {folder} has {free / 2**20:.1f} MiB left: free some, collect fewer points or "
             "positions, or into another folder."
         )

@@ -47,14 +47,16 @@ class States:
     def __post_init__(self) -> None:
         count = len(self.values)
         for attribute in _PER_ROW:
-            held = getattr(self, attribute)
-            if held and len(held) != count:
-                raise InputError(f"There are {count} states but {len(held)} {attribute}; give one per state, or none.")
+            values = getattr(self, attribute)
+            if values and len(values) != count:
+                raise InputError(
+                    f"There are {count} states but {len(values)} {attribute}; give one per state, or none."
+                )
 
     def __repr__(self) -> str:
         words = ", ".join(sorted(set(self.tokens))[:4])
-        said = f", for {words}" if words else ""
-        return f"States({list(self.values.shape)} [sample width] at {self.at}{said})"
+        about = f", for {words}" if words else ""
+        return f"States({list(self.values.shape)} [sample width] at {self.at}{about})"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,10 +66,10 @@ class States:
     ) -> "States":
         """Some of the rows: a slice, indices, or a mask."""
         numbers = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)].tolist()
-        kept: dict[str, Any] = {
+        selection: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in numbers) for name in _PER_ROW if getattr(self, name)
         }
-        return replace(self, values=self.values[numbers], **kept)
+        return replace(self, values=self.values[numbers], **selection)
 
     def with_token(self, token: str | Sequence[str]) -> "States":
         """The states of one word, or of several.
@@ -75,11 +77,11 @@ class States:
         Raises:
             InputError: if there is no state of such a word; says which words there are.
         """
-        wanted = {token} if isinstance(token, str) else set(token)
-        rows = [number for number, word in enumerate(self.tokens) if word in wanted]
+        words = {token} if isinstance(token, str) else set(token)
+        rows = [number for number, word in enumerate(self.tokens) if word in words]
         if not rows:
-            held = ", ".join(sorted(set(self.tokens))[:12]) or "none"
-            raise InputError(f"There is no state of {', '.join(map(repr, sorted(wanted)))}; the words are {held}.")
+            vocabulary = ", ".join(sorted(set(self.tokens))[:12]) or "none"
+            raise InputError(f"There is no state of {', '.join(map(repr, sorted(words)))}; the words are {vocabulary}.")
         return self[rows]
 
     def numpy(self) -> Float[np.ndarray, "sample *width"]:

@@ -144,9 +144,9 @@ class ActivationStore:
         for pieces in zip(*(self.mapped(point).split(_ROWS) for point in self.points), strict=True):
             about = pieces[0]
             for row in range(len(about)):
-                described = {"key": about.keys[row], "token": about.tokens[row], "step": about.steps[row]}
-                described |= {"caption": about.captions[row], "name": about.names[row]}
-                yield {**described, **{states.at: states.values[row].numpy() for states in pieces}}
+                about_row = {"key": about.keys[row], "token": about.tokens[row], "step": about.steps[row]}
+                about_row |= {"caption": about.captions[row], "name": about.names[row]}
+                yield {**about_row, **{states.at: states.values[row].numpy() for states in pieces}}
 
     def _point(self, point: str | None) -> str:
         if point is None:

@@ -45,16 +45,16 @@ class Writer:
     def __exit__(self, *exception: object) -> None:
         self._flush()
 
-    def add(self, numbers: Sequence[int], samples: Sequence[Sample], taken: CollectedBatch) -> None:
+    def add(self, numbers: Sequence[int], samples: Sequence[Sample], result: CollectedBatch) -> None:
         """Take in what a batch gave."""
-        states = {name: self._narrowed(name, values) for name, values in taken.states.items()}
+        states = {name: self._narrowed(name, values) for name, values in result.states.items()}
         self._taken.append(states)
-        self._steps += taken.steps
-        self._tokens += taken.tokens
-        told = zip(numbers, samples, taken.counts, taken.words, taken.captions, strict=True)
+        self._steps += result.steps
+        self._tokens += result.tokens
+        fields = zip(numbers, samples, result.counts, result.words, result.captions, strict=True)
         self._records += [
             Record(number, sample.key, rows, word, caption, sample.caption, sample.name)
-            for number, sample, rows, word, caption in told
+            for number, sample, rows, word, caption in fields
         ]
         if len(self._records) >= self._samples:
             self._flush()
@@ -88,7 +88,7 @@ class Writer:
             self._folder.add(shard)
 
     def _words(self, tokens: torch.Tensor) -> dict[int, str]:
-        found = [token for token in tokens.unique().tolist() if token >= 0]
+        ids = [token for token in tokens.unique().tolist() if token >= 0]
         if self._tokenizer is None:
-            return {token: str(token) for token in found}
-        return {token: self._tokenizer.decode([token]).strip() for token in found}
+            return {token: str(token) for token in ids}
+        return {token: self._tokenizer.decode([token]).strip() for token in ids}

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from mmlens.analysis.properties.cases import Choice, Overall, Property
 from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, CrossModality
 from mmlens.analysis.properties.layers import LayerShares
-from mmlens.analysis.properties.measured import CONTROL
-from mmlens.analysis.properties.run import Reading, run
+from mmlens.analysis.properties.measurements import CONTROL
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import AMONG, Sensitivity
 from mmlens.analysis.statistics import Interval
 from mmlens.lab.scenery import Scene
@@ -63,15 +64,15 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
     Returns:
         The measurement.
     """
-    reading = Reading(NOUNS)
+    settings = CaptionSettings(NOUNS)
     depth = model.cfg.n_layers
     measures: list[Property | Overall] = [
         Sensitivity(WORDS),
-        CrossModality((TOP,), reading, ablate=False),
+        CrossModality((TOP,), settings, ablate=False),
         LayerShares(depth),
     ]
     choice = Choice.of((_METHOD, "random"), TOP, seed)
-    report = run(model, scenes, measures, choice, reading=reading, progress=progress)
+    report = run(model, scenes, measures, choice, settings=settings, progress=progress)
     readable, overlap = report.interval(AMONG.name, _METHOD), report.interval(SHARED.name, _METHOD)
     return NounNeurons(
         readable=readable,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlens import InputError, Measured, cross_modality, localisation, neuron_report, region_invariance
+from mmlens import InputError, Measurements, cross_modality, localisation, neuron_report, region_invariance
 from mmlens.analysis.heatmap import HeatMap, iou
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.invariance import PermuteImage
 from mmlens.analysis.properties.localisation import energy_inside, points_at
-from mmlens.analysis.properties.noun_occurrences import mentions
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from mmlens.core.results import write_tensors
@@ -35,7 +35,7 @@ def samples(subject: Subject, count: int = 3) -> list[Sample]:
     return found
 
 
-def report(subject: Subject, data: Any, **more: Any) -> Measured:
+def report(subject: Subject, data: Any, **more: Any) -> Measurements:
     options: dict[str, Any] = {
         "methods": ("contribution", "random"), "k": 3, "nouns": WORDS, "per_sample": 1, "max_new_tokens": 4,
         "reference": 2, "batch_size": 2, "progress": False,
@@ -185,7 +185,7 @@ def test_no_gradient_reaches_the_last_layers_activations_at_the_picture(llava: S
     reached = [bool(kept[f"blocks.{layer}.mlp.hook_post"].grad[0, image].any()) for layer in range(3)]
     llava.model.zero_grad()
     assert reached == [True, True, False]
-    case = case_of(mentions(llava.model, samples(llava, 1)[0], nouns=WORDS)[0], Choice())
+    case = case_of(noun_occurrences(llava.model, samples(llava, 1)[0], CaptionSettings(WORDS))[0], Choice())
     assert {neuron.layer for neurons in case.sets(read=True).values() for neuron in neurons} <= {0, 1}
     assert case.sets(read=True)["contribution"] == [n for n in case.scores["contribution"].top(144) if n.layer < 2][:20]
 

@@ -12,8 +12,8 @@ from mmlens import InputError, Neuron, causal_effect, localisation, neuron_repor
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
-from mmlens.analysis.properties.measured import CONTROL, control_name
-from mmlens.analysis.properties.noun_occurrences import NounOccurrence, mentions
+from mmlens.analysis.properties.measurements import CONTROL, control_name
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Sample
 from mmlens.core.unit_sets import Units
@@ -29,7 +29,7 @@ def samples(planted_neuron: Wrapped) -> list[Sample]:
 
 
 def said(model: HookedMultimodal, sample: Sample, noun: str) -> NounOccurrence:
-    found = mentions(model, sample, nouns=[noun], max_new_tokens=1)
+    found = noun_occurrences(model, sample, CaptionSettings([noun], max_new_tokens=1))
     assert len(found) == 1
     return found[0]
 

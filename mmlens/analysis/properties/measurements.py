@@ -33,7 +33,7 @@ def is_control(method: str) -> bool:
     return method.startswith(CONTROL.format(method=""))
 
 
-_FORMAT = "mmlens.Measured/1"
+_FORMAT = "mmlens.Measurements/1"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Value:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measurements:
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
 
     Intervals are 95% intervals (see `statistics`) for which whole samples count as drawn, since the nouns of one picture belong
@@ -110,20 +110,20 @@ class Measured:
         values: Iterable[Value],
         about: Mapping[str, Any] | None = None,
         skipped: Mapping[str, str] | None = None,
-    ) -> "Measured":
+    ) -> "Measurements":
         """Make one of single values; quantities without any are left out."""
         columns = ["quantity", "method", "k", "value", "sample", "noun"]
         table = pd.DataFrame([asdict(value) for value in values], columns=columns)
         draws = {method: _DRAW.fullmatch(method) for method in table["method"].unique()}
         table["draw"] = [int(found[2]) if (found := draws[method]) else 0 for method in table["method"]]
         table["method"] = [found[1] if (found := draws[method]) else method for method in table["method"]]
-        known = tuple(each for each in quantities if each.name in set(table["quantity"]))
-        return cls(known, table, dict(about or {}), dict(skipped or {}))
+        used = tuple(quantity for quantity in quantities if quantity.name in set(table["quantity"]))
+        return cls(used, table, dict(about or {}), dict(skipped or {}))
 
     def __repr__(self) -> str:
         samples = self.values["sample"]
         return (
-            f"Measured({len(self.quantities)} quantities of {len(self.methods)} choices of neurons, "
+            f"Measurements({len(self.quantities)} quantities of {len(self.methods)} choices of neurons, "
             f"{samples[samples >= 0].nunique()} samples, {self.values['noun'].nunique()} nouns"
             + (f"; skipped: {', '.join(self.skipped)}" if self.skipped else "")
             + ")"
@@ -207,33 +207,33 @@ class Measured:
         """
         if minus is None:
             minus = CONTROL.format(method=method) if minus_quantity is None else method
-        own = self._column(quantity, method, k)
+        values = self._column(quantity, method, k)
         other = self._column(minus_quantity or quantity, minus, k)
-        paired = pd.concat([own.rename("own"), other.rename("other")], axis=1, join="inner")
-        return _mean(paired["own"] - paired["other"])
+        pairs = pd.concat([values.rename("own"), other.rename("other")], axis=1, join="inner")
+        return _mean(pairs["own"] - pairs["other"])
 
     def _unit(self, quantity: str) -> str:
-        return next((known.unit for known in self.quantities if known.name == quantity), "")
+        return next((other.unit for other in self.quantities if other.name == quantity), "")
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        known = {(row.quantity, row.method, row.k) for row in self.values[["quantity", "method", "k"]].itertuples()}
+        present = {(row.quantity, row.method, row.k) for row in self.values[["quantity", "method", "k"]].itertuples()}
         rows = []
         for quantity in self.quantities:
             for method in self.methods:
                 for k in self.ks:
-                    if (quantity.name, method, k) not in known:
+                    if (quantity.name, method, k) not in present:
                         continue
                     row: dict[str, Any] = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
                     interval = self.draws(quantity.name, method, k=k) if is_control(method) else None
                     row |= _cells("", interval or self.interval(quantity.name, method, k=k))
-                    if (quantity.name, CONTROL.format(method=method), k) in known:
+                    if (quantity.name, CONTROL.format(method=method), k) in present:
                         row |= _cells("random", self.draws(quantity.name, method, k=k))
                         row |= _cells("minus_random", self.difference(quantity.name, method, k=k))
-                    if (quantity.control, method, k) in known:
+                    if (quantity.control, method, k) in present:
                         versus = self.difference(quantity.name, method, minus_quantity=quantity.control, k=k)
                         row |= {"control": quantity.control} | _cells("minus_control", versus)
-                    if (quantity.name, quantity.baseline, k) in known and method != quantity.baseline:
+                    if (quantity.name, quantity.baseline, k) in present and method != quantity.baseline:
                         versus = self.difference(quantity.name, method, minus=quantity.baseline, k=k)
                         row |= {"baseline": quantity.baseline} | _cells("minus_baseline", versus)
                     rows.append(row)
@@ -257,7 +257,7 @@ class Measured:
             k: draw this number of neurons alone; by default all that were measured.
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
-        return drawn_by("properties.plot_measured")(self, k=k, figure=figure)
+        return drawn_by("properties.plot_measurements")(self, k=k, figure=figure)
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all.
@@ -266,25 +266,25 @@ class Measured:
             path: the file.
         """
         numbers = self.values["value"].astype(object)
-        known = {
+        content = {
             "about": dict(self.about),
             "skipped": dict(self.skipped),
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "values": self.values.assign(value=numbers.where(numbers.notna(), None)).to_dict("list"),
         }
-        return write_json(path, known, format=_FORMAT)
+        return write_json(path, content, format=_FORMAT)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Measured":
+    def load(cls, path: str | Path) -> "Measurements":
         """Read what `save` wrote.
 
         Raises:
             InputError: if the file is not there, or no such table.
         """
-        known = read_json(path, format=_FORMAT, result="table of measured values")
-        values = pd.DataFrame(known["values"]).astype({"value": float})
-        quantities = tuple(Quantity(**each) for each in known["quantities"])
-        return cls(quantities, values, known["about"], known["skipped"])
+        content = read_json(path, format=_FORMAT, result="table of measured values")
+        values = pd.DataFrame(content["values"]).astype({"value": float})
+        quantities = tuple(Quantity(**fields) for fields in content["quantities"])
+        return cls(quantities, values, content["about"], content["skipped"])
 
 
 def _mean(values: pd.Series, unit: str = "") -> Interval:

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlens import InputError, Measured
-from mmlens.analysis.properties.measured import CONTROL, Quantity, Value, control_name
+from mmlens import InputError, Measurements
+from mmlens.analysis.properties.measurements import CONTROL, Quantity, Value, control_name
 
 SIZE = Quantity("size", "cm", control="size of others", baseline="blob")
 OTHERS = Quantity("size of others", "cm", better="lower")
 RANDOM = CONTROL.format(method="best")
 
 
-def table() -> Measured:
+def table() -> Measurements:
     values = []
     for sample in range(4):
         for noun in ("cat", "dog"):
@@ -27,7 +27,7 @@ def table() -> Measured:
             if sample:
                 values.append(Value("size of others", "best", 5, 0.5 * own, sample, noun))
     values.append(Value("size", "best", 9, float("nan"), 0, "cat"))
-    return Measured.of([SIZE, OTHERS, Quantity("weight", "kg")], values, {"k": 5}, {"place": "no places"})
+    return Measurements.of([SIZE, OTHERS, Quantity("weight", "kg")], values, {"k": 5}, {"place": "no places"})
 
 
 def test_means_and_differences_are_paired_by_sample_and_noun() -> None:
@@ -68,7 +68,7 @@ def test_intervals_draw_whole_samples() -> None:
 
 def test_values_of_all_pictures_of_a_noun_are_drawn_by_noun() -> None:
     values = [Value("own", "best", 5, float(i), -1, noun) for i, noun in enumerate("abcd")]
-    found = Measured.of([Quantity("own", "share")], values).interval("own", "best")
+    found = Measurements.of([Quantity("own", "share")], values).interval("own", "best")
     assert found.mean == 1.5
     assert found.low < found.mean < found.high
 
@@ -83,7 +83,7 @@ def test_the_frame_has_every_difference() -> None:
 
 def test_a_table_is_the_same_after_saving_and_loading(tmp_path: Path) -> None:
     found = table()
-    read = Measured.load(found.save(tmp_path / "table.json"))
+    read = Measurements.load(found.save(tmp_path / "table.json"))
     assert read.values.equals(found.values)
     assert (read.quantities, read.about, read.skipped) == (found.quantities, found.about, found.skipped)
     assert "NaN" not in (tmp_path / "table.json").read_text()
@@ -99,7 +99,7 @@ def test_its_figure_has_a_panel_per_quantity_that_is_no_control() -> None:
 
 def test_curves_are_drawn_where_several_k_were_measured() -> None:
     values = [Value("size", "best", k, k + sample / 10, sample, "cat") for k in (1, 5, 20) for sample in range(3)]
-    panel = Measured.of([SIZE], values).plot().axes[0]
+    panel = Measurements.of([SIZE], values).plot().axes[0]
     assert panel.lines[0].get_xdata().tolist() == [1, 5, 20]
     assert panel.lines[0].get_ydata() == pytest.approx([1.1, 5.1, 20.1])
 
@@ -114,9 +114,9 @@ def test_what_was_not_measured_is_named(tmp_path: Path) -> None:
         found.plot(k=7)
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(
-        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.Measured/1'\)"
+        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.Measurements/1'\)"
     ):
-        Measured.load(tmp_path / "other.json")
+        Measurements.load(tmp_path / "other.json")
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(InputError, match="is not a JSON file: Expecting value"):
-        Measured.load(tmp_path / "torn.json")
+        Measurements.load(tmp_path / "torn.json")
