@@ -107,6 +107,14 @@ def redraw(model: torch.nn.Module, seed: int = 0) -> Any:
     return model.eval()
 
 
+def ending(model: torch.nn.Module) -> Any:
+    """The model with new weights, and with the tiny tokenizer's ids for padding and end in its generation settings."""
+    redraw(model)
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    return model
+
+
 #: A small Llama-like language model, in the words of most configurations.
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -120,7 +128,8 @@ TEXT: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_VISION = {
+#: A small tower that sees squares of 32 pixels in 4 x 4 patches.
+VISION: dict[str, Any] = {
     "hidden_size": 24,
     "intermediate_size": 40,
     "num_hidden_layers": 3,
@@ -128,6 +137,17 @@ _VISION = {
     "image_size": 32,
     "patch_size": 8,
 }
+#: A small Q-Former with cross-attention in every second block.
+QFORMER: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 28,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "encoder_hidden_size": 24,
+    "cross_attention_frequency": 2,
+}
+#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
+BOX = 4
 
 
 def llava(tower: str = "clip", *, keeps_class_row: bool = False) -> HookedMultimodal:
@@ -135,7 +155,7 @@ def llava(tower: str = "clip", *, keeps_class_row: bool = False) -> HookedMultim
     clip = tower == "clip"
     strategy: Literal["default", "full"] = "default" if clip and not keeps_class_row else "full"
     config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **_VISION},
+        vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **VISION},
         text_config={"model_type": "llama", **TEXT},
         image_token_index=VOCAB["<image>"],
         vision_feature_layer=-2 if clip else -1,
@@ -177,9 +197,7 @@ def qwen2_vl() -> HookedMultimodal:
         vision_start_token_id=VOCAB["<|vision_start|>"],
         vision_end_token_id=VOCAB["<|vision_end|>"],
     )
-    model = redraw(Qwen2VLForConditionalGeneration(config))
-    model.generation_config.eos_token_id = 2
-    model.generation_config.pad_token_id = 0
+    model = ending(Qwen2VLForConditionalGeneration(config))
     image_processor = Qwen2VLImageProcessorPil(
         patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
     )
@@ -191,18 +209,8 @@ def qwen2_vl() -> HookedMultimodal:
 def instructblip(text: dict[str, Any] | None = None) -> HookedMultimodal:
     """InstructBLIP: BLIP tower, Q-Former with cross-attention in every second block, nested Llama (or what `text` says)."""
     config = InstructBlipConfig(
-        vision_config={**_VISION},
-        qformer_config={
-            "hidden_size": 16,
-            "intermediate_size": 28,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "encoder_hidden_size": 24,
-            "cross_attention_frequency": 2,
-            "vocab_size": len(VOCAB),
-            "max_position_embeddings": 64,
-            "pad_token_id": 0,
-        },
+        vision_config={**VISION},
+        qformer_config={**QFORMER, "vocab_size": len(VOCAB), "max_position_embeddings": 64, "pad_token_id": 0},
         text_config={"model_type": "llama", **TEXT} if text is None else text,
         num_query_tokens=4,
         image_token_index=VOCAB["<image>"],

@@ -12,7 +12,7 @@ from transformers.models.idefics.image_processing_pil_idefics import IdeficsImag
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, redraw, tokenizer
 
 _IMAGE = "<|image|>"
 
@@ -33,19 +33,7 @@ def mllama() -> HookedMultimodal:
             "max_num_tiles": 2,
             "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
         },
-        text_config={
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "cross_attention_layers": [1, 3],
-            "vocab_size": len(VOCAB) + 1,
-            "max_position_embeddings": 256,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-        },
+        text_config={**TEXT, "num_hidden_layers": 4, "cross_attention_layers": [1, 3], "vocab_size": len(VOCAB) + 1},
         image_token_index=len(VOCAB),
     )
     model = redraw(MllamaForConditionalGeneration(config))

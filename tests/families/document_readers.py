@@ -14,7 +14,7 @@ from mmlens.architectures.families.deepseek_ocr2 import UNLIMITED_OCR
 from mmlens.architectures.families.internvl import QIANFAN_OCR
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import BOX, QFORMER, TEXT, VISION, VOCAB, Tiny, ending, redraw, tokenizer
 
 _MARKS = ["<IMG_CONTEXT>", "<img>", "</img>"]
 _TILE_MARKS = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
@@ -26,36 +26,18 @@ _TOKENS = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    **_TOKENS,
-}
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-
-#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
-_BOX = 4
+_TEXT = {**TEXT, **_TOKENS}
 
 
 def qianfan_ocr() -> HookedMultimodal:
     """Qianfan-OCR: the tower of InternVL under other names, a Qwen 3."""
     config = transformers.QianfanOCRConfig(
-        vision_config=_VISION,
+        vision_config=VISION,
         text_config={"model_type": "qwen3", **_TEXT, "head_dim": 8},
         image_token_id=len(VOCAB),
     )
     model = redraw(transformers.QianfanOCRForConditionalGeneration(config))
-    pictures = transformers.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4, resample=_BOX)
+    pictures = transformers.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4, resample=BOX)
     words = tokenizer("<IMG_CONTEXT>", more=_MARKS)
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, words, QIANFAN_OCR, model.config))
 
@@ -63,7 +45,7 @@ def qianfan_ocr() -> HookedMultimodal:
 def granite_docling() -> HookedMultimodal:
     """Granite Docling: squares of 2 x 2 patches, mergers behind the first two blocks of three."""
     config = transformers.GraniteDoclingConfig(
-        vision_config={**_VISION, "out_hidden_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0, 1]},
+        vision_config={**VISION, "out_hidden_size": 32, "scale_factor": 2, "deepstack_visual_indexes": [0, 1]},
         text_config={**_TEXT, "attention_multiplier": 0.35},
         image_token_id=VOCAB["<image>"],
         pad_token_id=0,
@@ -71,7 +53,7 @@ def granite_docling() -> HookedMultimodal:
     )
     model = redraw(transformers.GraniteDoclingForConditionalGeneration(config))
     pictures = transformers.GraniteDoclingImageProcessorPil(
-        size={"height": 32, "width": 32}, max_patches=4, resample=_BOX
+        size={"height": 32, "width": 32}, max_patches=4, resample=BOX
     )
     words = tokenizer(more=_MARKS)
     return HookedMultimodal.from_hf(model, transformers.GraniteDoclingProcessor(pictures, words, image_seq_len=4))
@@ -82,7 +64,7 @@ def deepseek_vl_hybrid() -> HookedMultimodal:
     image = "<image_placeholder>"
     words = tokenizer(image, [*_MARKS, image])
     config = transformers.DeepseekVLHybridConfig(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
         high_res_vision_config={
             "hidden_size": 16,
             "mlp_dim": 28,
@@ -98,11 +80,9 @@ def deepseek_vl_hybrid() -> HookedMultimodal:
         image_token_id=words.image_token_id,
         tie_word_embeddings=False,
     )
-    model = redraw(transformers.DeepseekVLHybridForConditionalGeneration(config))
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = 2
+    model = ending(transformers.DeepseekVLHybridForConditionalGeneration(config))
     pictures = transformers.DeepseekVLHybridImageProcessorPil(
-        size={"height": 32, "width": 32}, high_res_size={"height": 64, "width": 64}, min_size=4, resample=_BOX
+        size={"height": 32, "width": 32}, high_res_size={"height": 64, "width": 64}, min_size=4, resample=BOX
     )
     processor = transformers.DeepseekVLHybridProcessor(pictures, words, num_image_tokens=16)
     return HookedMultimodal.from_hf(model, processor)
@@ -134,7 +114,7 @@ def unlimited_ocr() -> HookedMultimodal:
     config = transformers.UnlimitedOcrConfig(
         vision_config={
             "sam_config": {**_SAM, "image_size": 64, "patch_size": 8, "downsample_channels": [10, 24]},
-            "encoder_config": {**_VISION, "num_hidden_layers": 2},
+            "encoder_config": {**VISION, "num_hidden_layers": 2},
         },
         text_config={**_TEXT, **_MIXTURE},
         image_token_id=VOCAB["<image>"],
@@ -221,18 +201,8 @@ class _Frames:
 def instructblipvideo() -> HookedMultimodal:
     """InstructBlipVideo with one frame per sample."""
     config = transformers.InstructBlipVideoConfig(
-        vision_config=_VISION,
-        qformer_config={
-            "hidden_size": 16,
-            "intermediate_size": 28,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "encoder_hidden_size": 24,
-            "cross_attention_frequency": 2,
-            "vocab_size": len(VOCAB),
-            "max_position_embeddings": 64,
-            "pad_token_id": 0,
-        },
+        vision_config=VISION,
+        qformer_config={**QFORMER, "vocab_size": len(VOCAB), "max_position_embeddings": 64, "pad_token_id": 0},
         text_config={"model_type": "llama", **_TEXT},
         num_query_tokens=4,
         video_token_index=VOCAB["<image>"],

@@ -20,40 +20,17 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from mmlens.architectures.families.gemma4 import GEMMA4
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import TEXT, VISION, VOCAB, Tiny, ending, tokenizer
 
 _MARKS = ("<start_of_image>", "<end_of_image>")
 
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": len(VOCAB) + len(_MARKS),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-    "vision_use_head": False,
-}
+_TEXT = {**TEXT, "head_dim": 8, "vocab_size": len(VOCAB) + len(_MARKS)}
+_VISION = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
 
 
 def _redrawn(model: Any) -> Any:
-    """The model with weights that matter, and a generation that knows its special tokens."""
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = 2
-    redraw(model)
+    """The model with new weights, and norms that are near the identity."""
+    ending(model)
     with torch.no_grad():
         for module in model.modules():
             if type(module).__name__ in ("GemmaRMSNorm", "Gemma2RMSNorm", "Gemma3RMSNorm"):

@@ -19,24 +19,13 @@ from mmlens.architectures.families.glm4v import GLM4V
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
 from tests.families.qwen_like import ending, rope
-from tests.tiny import VOCAB, Tiny, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, tokenizer
 
 _MORE = (
     *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>"),
     *("<|begin_of_video|>", "<|video|>", "<|end_of_video|>"),
 )
-_TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB) + len(_MORE),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+_TEXT: dict[str, Any] = {**TEXT, "vocab_size": len(VOCAB) + len(_MORE)}
 #: The first block is dense, the others are mixtures.
 _EXPERTS: dict[str, Any] = {
     "n_routed_experts": 4,

@@ -20,34 +20,13 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from mmlens.architectures.families.idefics3 import IDEFICS3
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import BOX, TEXT, VISION, VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = (
     *("\n", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
     *(f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)),
 )
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB) + len(_MARKS),
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
-_BOX = 4
+_TEXT = {**TEXT, "vocab_size": len(VOCAB) + len(_MARKS)}
 
 
 def _words() -> PreTrainedTokenizerFast:
@@ -59,7 +38,7 @@ def _words() -> PreTrainedTokenizerFast:
 def idefics2(*, cut: bool = False) -> HookedMultimodal:
     """Idefics2, with pictures whole or cut into quarters besides."""
     config = Idefics2Config(
-        vision_config={**_VISION, "image_size": 64},
+        vision_config={**VISION, "image_size": 64},
         perceiver_config={
             "hidden_size": 32,
             "resampler_n_latents": 4,
@@ -78,13 +57,13 @@ def idefics2(*, cut: bool = False) -> HookedMultimodal:
 
 def _tiles() -> dict[str, Any]:
     """Tiles of 32 pixels, of a picture whose longer side is 64."""
-    return {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}, "resample": _BOX}
+    return {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}, "resample": BOX}
 
 
 def idefics3() -> HookedMultimodal:
     """Idefics3 with a Llama."""
     config = Idefics3Config(
-        vision_config=_VISION, text_config={"model_type": "llama", **_TEXT}, image_token_id=VOCAB["<image>"]
+        vision_config=VISION, text_config={"model_type": "llama", **_TEXT}, image_token_id=VOCAB["<image>"]
     )
     model = redraw(Idefics3ForConditionalGeneration(config))
     return HookedMultimodal.from_hf(
@@ -95,7 +74,7 @@ def idefics3() -> HookedMultimodal:
 def smolvlm() -> HookedMultimodal:
     """SmolVLM, whose processor is composed: its own one has a video part."""
     config = SmolVLMConfig(
-        vision_config=_VISION, text_config={"model_type": "llama", **_TEXT}, image_token_id=VOCAB["<image>"]
+        vision_config=VISION, text_config={"model_type": "llama", **_TEXT}, image_token_id=VOCAB["<image>"]
     )
     model = redraw(SmolVLMForConditionalGeneration(config))
     pictures = SmolVLMImageProcessorPil(**_tiles())

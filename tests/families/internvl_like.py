@@ -10,7 +10,7 @@ from mmlens.architectures.families.internvl import INTERNVL
 from mmlens.inputs.patch_geometry.tile import canvas_tokens
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import BOX, TEXT, VISION, VOCAB, Tiny, redraw, tokenizer
 
 _MARKS = [
     "<IMG_CONTEXT>",
@@ -22,26 +22,7 @@ _MARKS = [
     "<|BREAK|>",
     "<imgpad>",
 ]
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB) + len(_MARKS),
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
+_TEXT = {**TEXT, "vocab_size": len(VOCAB) + len(_MARKS), "max_position_embeddings": 512}
 #: Blocks of the language model that see all tokens, and blocks that see the last few.
 _COHERE2 = {
     "model_type": "cohere2",
@@ -50,25 +31,22 @@ _COHERE2 = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 
-#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
-_BOX = 4
-
 
 def _id(mark: str) -> int:
     return len(VOCAB) + _MARKS.index(mark)
 
 
-def _pictures(resample: int = _BOX, **options: Any) -> Any:
+def _pictures(resample: int = BOX, **options: Any) -> Any:
     return transformers.GotOcr2ImageProcessorPil(
         size={"height": 32, "width": 32}, max_patches=4, resample=resample, **options
     )
 
 
-def internvl(norm: str = "layer_norm", resample: int = _BOX) -> HookedMultimodal:
+def internvl(norm: str = "layer_norm", resample: int = BOX) -> HookedMultimodal:
     """InternVL with layer norms and biases, or as its largest checkpoints with RMS norms, also of queries and keys."""
     rms = norm == "rms_norm"
     config = transformers.InternVLConfig(
-        vision_config={**_VISION, "norm_type": norm, "use_qk_norm": rms, "attention_bias": not rms},
+        vision_config={**VISION, "norm_type": norm, "use_qk_norm": rms, "attention_bias": not rms},
         text_config={"model_type": "qwen2", **_TEXT},
         image_token_id=_id("<IMG_CONTEXT>"),
         vision_feature_layer=-2 if rms else -1,
@@ -82,7 +60,7 @@ def internvl(norm: str = "layer_norm", resample: int = _BOX) -> HookedMultimodal
 def aya_vision() -> HookedMultimodal:
     """Aya Vision: a gated projector, parallel blocks, some of which see the last 16 tokens alone."""
     config = transformers.AyaVisionConfig(
-        vision_config={"model_type": "siglip_vision_model", **_VISION},
+        vision_config={"model_type": "siglip_vision_model", **VISION},
         text_config=_COHERE2,
         image_token_index=_id("<|IMG_PATCH|>"),
         alignment_intermediate_size=40,
@@ -108,7 +86,7 @@ def _tiles_with_breaks(config: Any, tensors: dict[str, Any]) -> list[str]:
 def cohere2_vision() -> HookedMultimodal:
     """Command A Vision, with a processor composed here: its own image processor needs torchvision."""
     config = transformers.Cohere2VisionConfig(
-        vision_config={"model_type": "siglip_vision_model", **_VISION},
+        vision_config={"model_type": "siglip_vision_model", **VISION},
         text_config=_COHERE2,
         image_token_id=_id("<|IMG_PATCH|>"),
         alignment_intermediate_size=40,

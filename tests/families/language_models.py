@@ -46,24 +46,14 @@ from mmlens.architectures.loading import find_family
 from mmlens.declarations.family import Family
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
+from tests.families.mistral_like import PIXTRAL, ROW_MARKS
 from tests.families.qwen_like import QWEN_VISION, ending, rope
 from tests.tile_processor import pixels_of
-from tests.tiny import TEXT, VOCAB, Tiny, tokenizer
+from tests.tiny import TEXT, VISION, VOCAB, Tiny, tokenizer
 
 _DEEP = {**QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
 _TOKENS: dict[str, Any] = {"image_token_id": VOCAB["<|image_pad|>"], "video_token_id": VOCAB["<|video_pad|>"]}
 _MARKS = {"vision_start_token_id": VOCAB["<|vision_start|>"], "vision_end_token_id": VOCAB["<|vision_end|>"]}
-_PIXTRAL = {
-    "model_type": "pixtral",
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "patch_size": 8,
-    "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0},
-}
-_ROWS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 
 
 def _packed(model: nn.Module, family: Family, image_token: str = "<|image_pad|>") -> HookedMultimodal:
@@ -144,9 +134,9 @@ def lfm3_vl() -> HookedMultimodal:
 
 def pixtral() -> HookedMultimodal:
     """Pixtral: a LLaVA whose tower takes pictures of any size, read one block before the last."""
-    words = tokenizer("[IMG]", _ROWS)
+    words = tokenizer("[IMG]", ROW_MARKS)
     config = LlavaConfig(
-        vision_config=_PIXTRAL,
+        vision_config=PIXTRAL,
         text_config={**TEXT, "model_type": "mistral", "vocab_size": len(words), "head_dim": 8},
         image_token_index=words.image_token_id,
         vision_feature_layer=-2,
@@ -159,9 +149,9 @@ def pixtral() -> HookedMultimodal:
 
 def _mistral4(model_class: Any, config_class: Any, model_type: str, **text: Any) -> HookedMultimodal:
     """The tower of Mistral 3 in front of one dense and two sparse blocks with latents."""
-    words = tokenizer("[IMG]", _ROWS)
+    words = tokenizer("[IMG]", ROW_MARKS)
     config = config_class(
-        vision_config=_PIXTRAL,
+        vision_config=PIXTRAL,
         text_config={
             **TEXT,
             "model_type": model_type,
@@ -245,15 +235,7 @@ def t5gemma2() -> HookedMultimodal:
     }
     config = T5Gemma2Config(
         encoder={
-            "vision_config": {
-                "hidden_size": 24,
-                "intermediate_size": 40,
-                "num_hidden_layers": 3,
-                "num_attention_heads": 2,
-                "image_size": 32,
-                "patch_size": 8,
-                "vision_use_head": False,
-            },
+            "vision_config": {**VISION, "vision_use_head": False},
             "text_config": text,
             "mm_tokens_per_image": 4,
             "boi_token_index": words.boi_token_id,

@@ -9,41 +9,18 @@ from mmlens.architectures.families.llava_onevision import LLAVA_ONEVISION
 from mmlens.architectures.families.video_llava import VIDEO_LLAVA
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import BOX, TEXT, VISION, VOCAB, Tiny, redraw, tokenizer
 
 #: Resolutions (height, width) among which a canvas is chosen, for tiles of 32 pixels.
 _CANVASES = [[32, 32], [32, 64], [64, 32], [64, 64]]
 
-#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
-_BOX = 4
 
-
-_TEXT = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": len(VOCAB),
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
+_TEXT = {**TEXT, "model_type": "llama", "vocab_size": len(VOCAB), "max_position_embeddings": 512}
 
 
 def _parts(tower: str) -> dict[str, Any]:
     return {
-        "vision_config": {"model_type": f"{tower}_vision_model", **_VISION},
+        "vision_config": {"model_type": f"{tower}_vision_model", **VISION},
         "text_config": _TEXT,
         "image_token_index": VOCAB["<image>"],
     }
@@ -71,7 +48,7 @@ def video_llava() -> HookedMultimodal:
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, tokenizer(), VIDEO_LLAVA, model.config))
 
 
-def llava_next(tower: str = "clip", resample: int = _BOX) -> HookedMultimodal:
+def llava_next(tower: str = "clip", resample: int = BOX) -> HookedMultimodal:
     """LLaVA-NeXT with a CLIP tower (class row, dropped; read at -2) or a SigLIP tower (two layers side by side)."""
     clip = tower == "clip"
     strategy: Literal["default", "full"] = "default" if clip else "full"
@@ -108,7 +85,7 @@ def llava_next_video() -> HookedMultimodal:
         size={"shortest_edge": 32},
         crop_size={"height": 32, "width": 32},
         image_grid_pinpoints=_CANVASES,
-        resample=_BOX,
+        resample=BOX,
     )
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, tokenizer(), LLAVA_NEXT, model.config))
 
@@ -123,7 +100,7 @@ def llava_onevision(most: int = 9) -> HookedMultimodal:
     )
     model = redraw(transformers.LlavaOnevisionForConditionalGeneration(config))
     pictures = transformers.LlavaOnevisionImageProcessorPil(
-        size={"height": 32, "width": 32}, image_grid_pinpoints=_CANVASES, resample=_BOX
+        size={"height": 32, "width": 32}, image_grid_pinpoints=_CANVASES, resample=BOX
     )
     return HookedMultimodal.from_hf(model, ComposedProcessor(pictures, tokenizer(), LLAVA_ONEVISION, model.config))
 

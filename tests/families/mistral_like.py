@@ -1,7 +1,5 @@
 """Tiny models of families that pack or tile pictures: Mistral 3, LightOnOCR, Llama 4."""
 
-from typing import Any
-
 import torch
 from PIL import Image
 from transformers import (
@@ -19,9 +17,9 @@ from mmlens.architectures.families.mistral3 import MISTRAL3
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
 from tests.tile_processor import TileProcessor, pixels_of, tiles_of
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import TEXT, VOCAB, Tiny, ending, tokenizer
 
-_ROWS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+ROW_MARKS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
 _TILES = (
     "<|image|>",
     "<|image_start|>",
@@ -31,19 +29,8 @@ _TILES = (
     "<|tile_y_separator|>",
 )
 
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_PIXTRAL = {
+_TEXT = {**TEXT, "head_dim": 8, "max_position_embeddings": 512}
+PIXTRAL = {
     "model_type": "pixtral",
     "hidden_size": 32,
     "intermediate_size": 40,
@@ -55,44 +42,37 @@ _PIXTRAL = {
 }
 
 
-def _redrawn(model: Any) -> Any:
-    """The model with weights that matter, and a generation that knows its special tokens."""
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = 2
-    return redraw(model)
-
-
 def mistral3() -> HookedMultimodal:
     """Mistral 3, read one block before the last: rows of tokens end with a token of their own."""
-    words = tokenizer("[IMG]", _ROWS)
+    words = tokenizer("[IMG]", ROW_MARKS)
     config = Mistral3Config(
-        vision_config=_PIXTRAL,
-        text_config={"model_type": "mistral", "vocab_size": len(words), **_TEXT},
+        vision_config=PIXTRAL,
+        text_config={"model_type": "mistral", **_TEXT, "vocab_size": len(words)},
         image_token_index=words.image_token_id,
         vision_feature_layer=-2,
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
-    model = _redrawn(Mistral3ForConditionalGeneration(config))
+    model = ending(Mistral3ForConditionalGeneration(config))
     image_processor = PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 8, "width": 8})
     return HookedMultimodal.from_hf(model, ComposedProcessor(image_processor, words, MISTRAL3, model.config))
 
 
 def lighton_ocr() -> HookedMultimodal:
     """LightOnOCR: the same tower in front of a Qwen 3."""
-    words = tokenizer("<|image_pad|>", _ROWS)
-    words.image_break_token, words.image_end_token = _ROWS[1:]
-    words.image_break_token_id, words.image_end_token_id = words.convert_tokens_to_ids(list(_ROWS[1:]))
+    words = tokenizer("<|image_pad|>", ROW_MARKS)
+    words.image_break_token, words.image_end_token = ROW_MARKS[1:]
+    words.image_break_token_id, words.image_end_token_id = words.convert_tokens_to_ids(list(ROW_MARKS[1:]))
     config = LightOnOcrConfig(
-        vision_config=_PIXTRAL,
-        text_config={"model_type": "qwen3", "vocab_size": len(words), **_TEXT},
+        vision_config=PIXTRAL,
+        text_config={"model_type": "qwen3", **_TEXT, "vocab_size": len(words)},
         image_token_id=VOCAB["<|image_pad|>"],
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
     image_processor = PixtralImageProcessorPil(size={"longest_edge": 64}, patch_size={"height": 16, "width": 16})
     processor = LightOnOcrProcessor(image_processor, words, patch_size=8, spatial_merge_size=2)
-    return HookedMultimodal.from_hf(_redrawn(LightOnOcrForConditionalGeneration(config)), processor)
+    return HookedMultimodal.from_hf(ending(LightOnOcrForConditionalGeneration(config)), processor)
 
 
 class _Tiles:
@@ -146,7 +126,7 @@ def llama4() -> HookedMultimodal:
         eoi_token_index=words.convert_tokens_to_ids("<|image_end|>"),
         image_token_index=words.convert_tokens_to_ids("<|patch|>"),
     )
-    model = _redrawn(Llama4ForConditionalGeneration(config))
+    model = ending(Llama4ForConditionalGeneration(config))
     return HookedMultimodal.from_hf(model, TileProcessor(words, _Tiles(), "<|image|>", _marked))
 
 

@@ -27,16 +27,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mmlens.architectures.families.molmo2 import MOLMO2
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import VOCAB, Tiny, redraw, tokenizer
+from tests.tiny import QFORMER, VISION, VOCAB, Tiny, redraw, tokenizer
 
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
 _TOKENS = {
     "vocab_size": len(VOCAB),
     "max_position_embeddings": 256,
@@ -49,15 +41,8 @@ _TOKENS = {
 def blip_2(text: dict[str, Any] | None = None) -> HookedMultimodal:
     """BLIP-2 with OPT, or the language model that `text` says."""
     config = Blip2Config(
-        vision_config=_VISION,
-        qformer_config={
-            "hidden_size": 16,
-            "intermediate_size": 28,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "encoder_hidden_size": 24,
-            "cross_attention_frequency": 2,
-        },
+        vision_config=VISION,
+        qformer_config=dict(QFORMER),
         text_config={
             "model_type": "opt",
             "hidden_size": 32,
@@ -82,7 +67,7 @@ def blip_2(text: dict[str, Any] | None = None) -> HookedMultimodal:
 def kosmos2() -> HookedMultimodal:
     """Kosmos-2 with four latent queries."""
     config = Kosmos2Config(
-        vision_config=_VISION,
+        vision_config=VISION,
         text_config={
             "embed_dim": 32,
             "ffn_dim": 48,
@@ -104,7 +89,7 @@ def aria() -> HookedMultimodal:
     """Aria: 25 patches, four queries, four routed experts of which two are chosen, one shared."""
     image = "<|img|>"
     config = AriaConfig(
-        vision_config={**_VISION, "model_type": "idefics3_vision", "image_size": 980, "patch_size": 196},
+        vision_config={**VISION, "model_type": "idefics3_vision", "image_size": 980, "patch_size": 196},
         text_config={
             "hidden_size": 32,
             "intermediate_size": 16,
@@ -203,7 +188,7 @@ def molmo2(*, post_norm: bool = False) -> HookedMultimodal:
     ids = {mark: len(VOCAB) + number for number, mark in enumerate(_MOLMO2_MARKS)}
     config = Molmo2Config(
         vision_config={
-            **_VISION,
+            **VISION,
             "num_key_value_heads": 1,
             "head_dim": 12,
             "image_size": [40, 40],

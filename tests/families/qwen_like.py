@@ -36,7 +36,8 @@ from mmlens.architectures.families.video_llama_3 import VIDEO_LLAMA_3
 from mmlens.declarations.family import Family
 from mmlens.inputs.processing import ComposedProcessor
 from mmlens.models.hooked import HookedMultimodal
-from tests.tiny import TEXT, VOCAB, Tiny, redraw, tokenizer
+from tests import tiny
+from tests.tiny import TEXT, VOCAB, Tiny, tokenizer
 
 #: A packed tower with 2 x 2 merging, in Qwen's words.
 QWEN_VISION: dict[str, Any] = {
@@ -65,13 +66,11 @@ def rope(*sections: int, **more: Any) -> dict[str, Any]:
 
 
 def ending(model: nn.Module) -> Any:
-    """The model with new weights, and with the tiny tokenizer's ids for padding and end in its generation settings."""
-    drawn = redraw(model)
+    """The model with new weights and generation settings, and norms that are near the identity."""
+    drawn = tiny.ending(model)
     for module in drawn.modules():
         if isinstance(module, Qwen3_5RMSNorm | Qwen3_5MoeRMSNorm):
             module.weight.data -= 1  # the gain's distance from 1
-    drawn.generation_config.eos_token_id = 2
-    drawn.generation_config.pad_token_id = 0
     return drawn
 
 

@@ -1,7 +1,5 @@
 """Tiny models of families that look through a SigLIP-like tower: DeepSeek-VL, Janus, Ovis 2, LFM2-VL."""
 
-from typing import Any
-
 import torch
 from PIL import Image
 from torch import nn
@@ -24,62 +22,37 @@ from transformers.models.ovis2.image_processing_pil_ovis2 import Ovis2ImageProce
 
 from mmlens.models.hooked import HookedMultimodal
 from tests.tile_processor import TileProcessor, pixels_of, tiles_of
-from tests.tiny import Tiny, redraw, tokenizer
+from tests.tiny import BOX, TEXT, VISION, Tiny, ending, tokenizer
 
 _IMAGE = "<image_placeholder>"
 _MARKS = ("<begin_of_image>", "<end_of_image>")
 _ATOM = "<IMG_ATOM>"
 _INDICATORS = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
 
-_TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-
-
-def _redrawn(model: Any) -> Any:
-    """The model with weights that matter, and a generation that knows its special tokens."""
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = 2
-    return redraw(model)
+_TEXT = {**TEXT, "max_position_embeddings": 512}
 
 
 def deepseek_vl() -> HookedMultimodal:
     """DeepSeek-VL: pictures are fitted into a square."""
     words = tokenizer(_IMAGE, [_IMAGE])
     config = DeepseekVLConfig(
-        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION},
-        text_config={"model_type": "llama", "vocab_size": len(words), **_TEXT},
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **VISION},
+        text_config={"model_type": "llama", **_TEXT, "vocab_size": len(words)},
         image_token_id=words.image_token_id,
     )
     image_processor = DeepseekVLImageProcessorPil(size={"height": 32, "width": 32}, min_size=4)
     processor = DeepseekVLProcessor(image_processor, words, num_image_tokens=16)
-    return HookedMultimodal.from_hf(_redrawn(DeepseekVLForConditionalGeneration(config)), processor)
+    return HookedMultimodal.from_hf(ending(DeepseekVLForConditionalGeneration(config)), processor)
 
 
 def janus() -> HookedMultimodal:
     """Janus, as far as it reads pictures."""
     words = tokenizer(_IMAGE, [_IMAGE, *_MARKS])
     words.boi_token, words.eoi_token = _MARKS
-    vision = {key: value for key, value in _VISION.items() if key != "intermediate_size"}
+    vision = {key: value for key, value in VISION.items() if key != "intermediate_size"}
     config = JanusConfig(
         vision_config={**vision, "mlp_ratio": 2.0, "projection_dim": 32, "num_image_tokens": 16, "use_qk_norm": False},
-        text_config={"model_type": "llama", "vocab_size": len(words), **_TEXT},
+        text_config={"model_type": "llama", **_TEXT, "vocab_size": len(words)},
         vq_config={
             "embed_dim": 4,
             "num_embeddings": 8,
@@ -94,25 +67,25 @@ def janus() -> HookedMultimodal:
     )
     image_processor = JanusImageProcessorPil(size={"height": 32, "width": 32}, min_size=4)
     processor = JanusProcessor(image_processor, words, num_image_tokens=16)
-    return HookedMultimodal.from_hf(_redrawn(JanusForConditionalGeneration(config)), processor)
+    return HookedMultimodal.from_hf(ending(JanusForConditionalGeneration(config)), processor)
 
 
 def ovis2(*, cut: bool = True) -> HookedMultimodal:
     """Ovis 2: squares of 2 x 2 patches become one visual word; pictures are cut into tiles if asked to."""
     words = tokenizer("<image>", [_ATOM, *_INDICATORS])
     config = Ovis2Config(
-        vision_config={**_VISION, "vocab_size": 20, "hidden_stride": 2},
-        text_config={"model_type": "qwen2", "vocab_size": len(words), **_TEXT},
+        vision_config={**VISION, "vocab_size": 20, "hidden_stride": 2},
+        text_config={"model_type": "qwen2", **_TEXT, "vocab_size": len(words)},
         image_token_id=words.convert_tokens_to_ids(_ATOM),
         visual_indicator_token_ids=words.convert_tokens_to_ids(list(_INDICATORS)),
         vocab_size=len(words),
         hidden_size=32,
     )
     image_processor = Ovis2ImageProcessorPil(
-        size={"height": 32, "width": 32}, crop_to_patches=cut, max_patches=4, resample=_BOX
+        size={"height": 32, "width": 32}, crop_to_patches=cut, max_patches=4, resample=BOX
     )
     processor = Ovis2Processor(image_processor, words, image_seq_length=4)
-    return HookedMultimodal.from_hf(_redrawn(Ovis2ForConditionalGeneration(config)), processor)
+    return HookedMultimodal.from_hf(ending(Ovis2ForConditionalGeneration(config)), processor)
 
 
 class _Flexible:
@@ -148,26 +121,23 @@ class _Flexible:
 def lfm2_vl() -> HookedMultimodal:
     """LFM2-VL: two layers of convolution around one of attention; one picture in tiles, one as it is."""
     words = tokenizer("<image>", ["<|image_start|>", "<|image_end|>", "<|tile|>"])
-    vision = {key: value for key, value in _VISION.items() if key != "image_size"}
+    vision = {key: value for key, value in VISION.items() if key != "image_size"}
     config = Lfm2VlConfig(
         vision_config={"model_type": "siglip2_vision_model", "vision_use_head": False, "num_patches": 16, **vision},
         text_config={
+            **_TEXT,
             "model_type": "lfm2",
             "vocab_size": len(words),
             "block_auto_adjust_ff_dim": False,
             "layer_types": ["conv", "full_attention", "conv"],
-            **_TEXT,
         },
         image_token_id=words.image_token_id,
         projector_hidden_size=28,
     )
-    model = _redrawn(Lfm2VlForConditionalGeneration(config))
+    model = ending(Lfm2VlForConditionalGeneration(config))
     flexible = _Flexible()
     return HookedMultimodal.from_hf(model, TileProcessor(words, flexible, "<image>", flexible.marked))
 
-
-#: Pillow's filter that averages whole boxes of pixels: squeezing by two spreads no pixel over a neighbouring patch.
-_BOX = 4
 
 _FITTED = ((32, 32), (16, 32))
 
