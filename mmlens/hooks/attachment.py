@@ -15,6 +15,9 @@ from torch import nn
 from mmlens.core.errors import MMLensError
 from mmlens.hooks.site import Tap
 
+#: Where a value is noted that another tap needs: after all hooks on it, e.g. `hook_resid_pre` on a block's input.
+_RECORD_RANK = 90
+
 
 @runtime_checkable
 class Attachment(Protocol):
@@ -77,6 +80,37 @@ class TensorView:
     def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
         """Show the tap the tensor in its form, and give back what it makes of it in the site's own."""
         raise NotImplementedError
+
+
+class StreamShaped(TensorView):
+    """A site whose taps see its tensor in the layout of a stream, whose shape is noted as it passes.
+
+    Args:
+        site: where the tensor is.
+        stream: the stream.
+    """
+
+    def __init__(self, site: "TensorAccess", stream: "TensorAccess"):
+        super().__init__(site)
+        self.stream = stream
+        self._shape: torch.Size | None = None
+
+    def attach(self, tap: Tap, rank: int) -> None:
+        """Put the tap in the path, and watch the stream."""
+        if not self._taps:
+            self.stream.attach(self._record, _RECORD_RANK)
+        super().attach(tap, rank)
+
+    def detach(self, tap: Tap) -> None:
+        """Take the tap out; the last one no longer watches."""
+        super().detach(tap)
+        if not self._taps:
+            self.stream.detach(self._record)
+            self._shape = None
+
+    def _record(self, stream: torch.Tensor) -> torch.Tensor:
+        self._shape = stream.shape
+        return stream
 
 
 class Factored(TensorView):
@@ -228,8 +262,7 @@ class BetweenBranches:
         branch: the output of the first branch as it is added to the stream (after a post-norm, if there is one).
     """
 
-    #: After `hook_resid_pre` on the block's input, and after `hook_attn_out` on the branch.
-    RECORD_RANK = 90
+    #: After `hook_attn_out` on the branch.
     WRITE_RANK = 50
 
     def __init__(self, stream: TensorAccess, branch: TensorAccess):
@@ -260,7 +293,7 @@ class BetweenBranches:
             return _Moved.apply(value, new, before)
 
         if not self._taps:
-            self.stream.attach(self._record, self.RECORD_RANK)
+            self.stream.attach(self._record, _RECORD_RANK)
         self._taps[tap] = write
         self.branch.attach(write, self.WRITE_RANK)
 
@@ -318,7 +351,7 @@ class NormScale:
             return output + (output if bias is None else output - bias) * change
 
         if not self._taps:
-            self.received.attach(self._record, BetweenBranches.RECORD_RANK)
+            self.received.attach(self._record, _RECORD_RANK)
         self._taps[tap] = write
         self.returned.attach(write, self.WRITE_RANK)
 

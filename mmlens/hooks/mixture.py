@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mmlens.core.errors import MMLensError, UnsupportedModelError
-from mmlens.hooks.attachment import BetweenBranches, TensorAccess
+from mmlens.hooks.attachment import StreamShaped
 from mmlens.hooks.site import Tap
 
 
@@ -76,43 +76,13 @@ class RouterLogits:
         return type(twin).forward(twin, nn.functional.pad(rows, (0, width - experts)), *more)
 
 
-class Unflattened:
-    """A tensor whose rows a mixture may lay out in one axis for all samples; taps see them as the stream has them.
+class Unflattened(StreamShaped):
+    """A tensor whose rows a mixture may lay out in one axis for all samples; taps see them as the stream has them."""
 
-    Args:
-        reach: where the tensor is.
-        stream: the stream whose rows they are.
-    """
-
-    def __init__(self, reach: TensorAccess, stream: TensorAccess):
-        self.reach = reach
-        self.stream = stream
-        self._leading: torch.Size | None = None
-        self._taps: dict[Tap, Tap] = {}
-
-    def attach(self, tap: Tap, rank: int) -> None:
-        """Show the tap the stream's layout, and give back the mixture's."""
-
-        def through(tensor: torch.Tensor) -> torch.Tensor:
-            if self._leading is None:
-                raise MMLensError("A mixture of experts ran before its block received the stream.")
-            rows = tensor.reshape(*self._leading, tensor.shape[-1])
-            new = tap(rows)
-            # back through the same views if gradients flow, so that what a hook was shown has one
-            return tensor if new is rows and not new.requires_grad else new.reshape(tensor.shape)
-
-        if not self._taps:
-            self.stream.attach(self._record, BetweenBranches.RECORD_RANK)
-        self._taps[tap] = through
-        self.reach.attach(through, rank)
-
-    def detach(self, tap: Tap) -> None:
-        """Take the tap out."""
-        self.reach.detach(self._taps.pop(tap))
-        if not self._taps:
-            self.stream.detach(self._record)
-            self._leading = None
-
-    def _record(self, stream: torch.Tensor) -> torch.Tensor:
-        self._leading = stream.shape[:-1]
-        return stream
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        if self._shape is None:
+            raise MMLensError("A mixture of experts ran before its block received the stream.")
+        rows = tensor.reshape(*self._shape[:-1], tensor.shape[-1])
+        new = tap(rows)
+        # back through the same views if gradients flow, so that what a hook was shown has one
+        return tensor if new is rows and not new.requires_grad else new.reshape(tensor.shape)

@@ -6,6 +6,7 @@ Everything is Hugging Face's own: a CLIP tower, LLaVA's two-layer projector, a L
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
@@ -151,9 +152,7 @@ def make_config(size: Size = LAB, vocab_size: int | None = None) -> LlavaConfig:
         hidden_act=size.activation,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=specials.index("<pad>"),
-        bos_token_id=specials.index("<bos>"),
-        eos_token_id=specials.index("<eos>"),
+        **special_ids(),
     )
     return LlavaConfig(
         vision_config=vision,
@@ -180,12 +179,16 @@ def make_model(size: Size = LAB, seed: int = 0, vocab_size: int | None = None) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(make_config(size, vocab_size))
-    specials = list(SPECIALS.values())
-    model.generation_config = GenerationConfig(
-        bos_token_id=specials.index("<bos>"),
-        eos_token_id=specials.index("<eos>"),
-        pad_token_id=specials.index("<pad>"),
-        do_sample=False,
-        max_new_tokens=40,
-    )
+    model.generation_config = greedy_generation(40)
     return model.eval()
+
+
+def special_ids() -> dict[str, Any]:
+    """The ids of padding, begin and end, in the words of configurations."""
+    specials = list(SPECIALS.values())
+    return {f"{name}_token_id": specials.index(f"<{name}>") for name in ("pad", "bos", "eos")}
+
+
+def greedy_generation(max_new_tokens: int) -> GenerationConfig:
+    """A generation configuration that takes the best token and stops at <eos>."""
+    return GenerationConfig(**special_ids(), do_sample=False, max_new_tokens=max_new_tokens)

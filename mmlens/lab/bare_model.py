@@ -12,14 +12,13 @@ import torch
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
-    GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
 
-from mmlens.lab.architecture import CHAT_TEMPLATE, SPECIALS, make_tokenizer
+from mmlens.lab.architecture import CHAT_TEMPLATE, SPECIALS, greedy_generation, make_tokenizer, special_ids
 
 GRID, PATCH = 3, 8
 SIDE = GRID * PATCH
@@ -86,9 +85,7 @@ def _config() -> LlavaConfig:
         rope_parameters={"rope_type": "default", "rope_theta": 1e8},
         max_position_embeddings=64,
         tie_word_embeddings=False,
-        pad_token_id=specials.index("<pad>"),
-        bos_token_id=specials.index("<bos>"),
-        eos_token_id=specials.index("<eos>"),
+        **special_ids(),
     )
     return LlavaConfig(
         vision_config=vision,
@@ -114,13 +111,7 @@ def bare_model(generator: torch.Generator) -> LlavaForConditionalGeneration:
     with torch.random.fork_rng(devices=[]):
         model = LlavaForConditionalGeneration(_config())
     specials = list(SPECIALS.values())
-    model.generation_config = GenerationConfig(
-        bos_token_id=specials.index("<bos>"),
-        eos_token_id=specials.index("<eos>"),
-        pad_token_id=specials.index("<pad>"),
-        do_sample=False,
-        max_new_tokens=4,
-    )
+    model.generation_config = greedy_generation(4)
     _build_tower(model)
     _build_projector(model)
     language = model.model.language_model

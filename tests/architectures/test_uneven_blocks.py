@@ -69,7 +69,5 @@ def test_a_head_is_looked_for_in_its_own_block(uneven: HookedMultimodal) -> None
     plain = uneven(batch)
     with uneven.intervene(Ablate([Head(1, 1), Head(2, 3)])):
         assert not torch.equal(uneven(batch), plain)
-    with pytest.raises(
-        InputError, match=r"^The model has no L1\.h2; it has language: 3 layers of 48 neurons and 2 to 4 heads\.$"
-    ):
+    with pytest.raises(InputError, match=r"^The model has no L1\.h2; it has L0\.h0 to L2\.h3 \(2 to 4 a layer\)\.$"):
         uneven.intervene(Ablate([Head(1, 2)])).__enter__()

@@ -6,7 +6,7 @@
 Any object with a name, a unit, what it compares with, and `score` is a scorer too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,28 @@ class ClipScore:
 
 
 @dataclass(frozen=True)
-class BertScore:
+class TokenVectors:
+    """The token vectors of texts, by a BERT-like encoder.
+
+    Args:
+        path: folder of the checkpoint.
+        layer: whose hidden states.
+    """
+
+    path: str | Path
+    layer: int = -1
+    against: Against = field(default="text", init=False)
+
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.path, self.layer)
+
+    def _pairs(self, references: Sequence[str], texts: Sequence[str]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return zip(self._encoder.tokens(references), self._encoder.tokens(texts), strict=True)
+
+
+@dataclass(frozen=True)
+class BertScore(TokenVectors):
     """F1 of greedily matched token vectors: each token with the most similar one of the other text.
 
     Args:
@@ -93,20 +114,12 @@ class BertScore:
     section 3, without weights by rarity and without rescaling.
     """
 
-    path: str | Path
-    layer: int = -1
     name: str = field(default="BERTScore", init=False)
     unit: str = field(default="F1", init=False)
-    against: Against = field(default="text", init=False)
-
-    @cached_property
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.path, self.layer)
 
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against reference texts, pair by pair; 0 where one of them has no tokens."""
-        pairs = zip(self._encoder.tokens(references), self._encoder.tokens(texts), strict=True)
-        return torch.stack([_greedy_f1(reference, text) for reference, text in pairs])
+        return torch.stack([_greedy_f1(*pair) for pair in self._pairs(references, texts)])
 
 
 def _greedy_f1(reference: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
@@ -118,7 +131,7 @@ def _greedy_f1(reference: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class MoverScore:
+class MoverScore(TokenVectors):
     """One minus what it costs to move one text's token vectors onto the other's, each text's tokens weighing alike.
 
     Args:
@@ -130,20 +143,12 @@ class MoverScore:
     solved exactly, over Euclidean distances of unit vectors.
     """
 
-    path: str | Path
-    layer: int = -1
     name: str = field(default="MoverScore-style", init=False)
     unit: str = field(default="1 - cost", init=False)
-    against: Against = field(default="text", init=False)
-
-    @cached_property
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.path, self.layer)
 
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against reference texts, pair by pair; NaN where one of them has no tokens."""
-        pairs = zip(self._encoder.tokens(references), self._encoder.tokens(texts), strict=True)
-        return torch.tensor([1 - _transport_cost(reference, text) for reference, text in pairs])
+        return torch.tensor([1 - _transport_cost(*pair) for pair in self._pairs(references, texts)])
 
 
 def _transport_cost(reference: torch.Tensor, text: torch.Tensor) -> float:
