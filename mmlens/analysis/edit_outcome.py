@@ -123,11 +123,11 @@ class EditReport:
         return [case for case in self.cases if case.edit == edit]
 
     def _interval(self, edit: str, cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> Interval:
-        found = [(number, case) for case in cases if (number := value(case)) is not None]
+        pairs = [(number, case) for case in cases if (number := value(case)) is not None]
         if self._draws(edit) == 1:
-            return mean_interval([number for number, _ in found], groups=_labels([case.picture for _, case in found]))
+            return mean_interval([number for number, _ in pairs], groups=_labels([case.picture for _, case in pairs]))
         by_draw: dict[int, list[float]] = {}
-        for number, case in found:
+        for number, case in pairs:
             by_draw.setdefault(case.draw, []).append(number)
         return draws_interval([float(np.mean(numbers)) for numbers in by_draw.values()])
 
@@ -172,10 +172,10 @@ class EditReport:
 
         roles: tuple[Role, ...] = ("target", "control") if role is None else (role,)
         lines = [
-            {"edit": fact.label, "size": round(fact.size, 2), **self._line(fact.name, group, each)}
+            {"edit": fact.label, "size": round(fact.size, 2), **self._line(fact.name, group, role_name)}
             for fact in self.edits
-            for each in roles
-            for group in self.groups(each)
+            for role_name in roles
+            for group in self.groups(role_name)
         ]
         return pd.DataFrame(lines).fillna("")
 
@@ -185,8 +185,8 @@ class EditReport:
 
         line: dict[str, str] = {"role": role, "prompts": group}
         if role == "target":
-            said = [case.said_before for case in self._cases(edit) if case.group == group and not case.draw]
-            line["said before"] = f"{sum(said)} of {len(said)}"
+            was_said = [case.said_before for case in self._cases(edit) if case.group == group and not case.draw]
+            line["said before"] = f"{sum(was_said)} of {len(was_said)}"
             line["success"] = of(lambda case: case.success)
             if self.target is not None:
                 line["exact"] = of(lambda case: case.exact if case.said_before else None)

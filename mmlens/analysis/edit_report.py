@@ -77,13 +77,13 @@ def edit_report(
     Source: the criteria of editing, after Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
     (https://arxiv.org/abs/2202.05262), section 3.2. *Departs:* answers are generated, not scored token against token.
     """
-    given = edits if isinstance(edits, Mapping) else {"edit": edits}
-    edits_by_name = {name: [some] if isinstance(some, Edit) else list(some) for name, some in given.items()}
+    by_name = edits if isinstance(edits, Mapping) else {"edit": edits}
+    edits_by_name = {name: [group] if isinstance(group, Edit) else list(group) for name, group in by_name.items()}
     if not edits_by_name or not all(edits_by_name.values()):
         raise InputError("No edits were given to report on.")
     words = _words(edits_by_name, source, target)
     ids = tuple(None if word is None else as_token(model, word) for word in words)
-    for edit in (edit for some in edits_by_name.values() for edit in some):
+    for edit in (edit for group in edits_by_name.values() for edit in group):
         edit.check(model)
     sets = _sets(targets, "target") | _sets(controls, "control")
     if len(sets) < len(_sets(targets, "target")) + len(_sets(controls, "control")):
@@ -91,18 +91,18 @@ def edit_report(
     cases: list[EditCase] = []
     for name, (role, samples) in sets.items():
         parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
-        for some, batch in parts:
-            cases += _cases(model, edits_by_name, name, role, some, batch, ids, max_new_tokens)
+        for group, batch in parts:
+            cases += _cases(model, edits_by_name, name, role, group, batch, ids, max_new_tokens)
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
-    facts = tuple(_facts(name, some) for name, some in edits_by_name.items())
+    facts = tuple(_facts(name, group) for name, group in edits_by_name.items())
     return EditReport(words[0], words[1], facts, tuple(cases))
 
 
 def _words(edits: Mapping[str, Sequence[Edit]], source: str | None, target: str | None) -> tuple[str, str | None]:
     """The words that all edits are about."""
-    every = [edit.provenance for some in edits.values() for edit in some]
-    about = {(each.source, each.target) for each in every} - {(None, None)}
+    every = [edit.provenance for group in edits.values() for edit in group]
+    about = {(provenance.source, provenance.target) for provenance in every} - {(None, None)}
     if source is None:
         if len(about) != 1:
             raise InputError(

@@ -116,8 +116,8 @@ class HeatMap:
         smooth_map = self.smooth((picture.height, picture.width))
         if percentile is not None:
             inside = _above(smooth_map, percentile).numpy()[..., None]
-            shown = np.where(inside, pixels, pixels * 0.25)
-            return Image.fromarray((shown * 255).round().astype(np.uint8))
+            composite = np.where(inside, pixels, pixels * 0.25)
+            return Image.fromarray((composite * 255).round().astype(np.uint8))
         from matplotlib import colormaps
 
         smooth = smooth_map.numpy()

@@ -49,8 +49,8 @@ def _table(registry: Registry[Any]) -> str:
 
 
 def _settings(cls: type[Method]) -> str:
-    shown = [setting.name + ("" if setting.default is MISSING else f"={setting.default!r}") for setting in fields(cls)]
-    return f"`{cls.__name__}({', '.join(shown)})`"
+    labels = [setting.name + ("" if setting.default is MISSING else f"={setting.default!r}") for setting in fields(cls)]
+    return f"`{cls.__name__}({', '.join(labels)})`"
 
 
 def _summary(cls: type[Method]) -> str:

@@ -110,8 +110,8 @@ class Measure:
 
 
 def _ids(model: HookedMultimodal, tokens: Tokens) -> torch.Tensor:
-    several = [tokens] if isinstance(tokens, str | int) else tokens
-    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else t for t in several])
+    token_list = [tokens] if isinstance(tokens, str | int) else tokens
+    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else t for t in token_list])
     size = _vocabulary(model)
     wrong = ids[ids >= size].tolist()
     if wrong:
@@ -182,9 +182,9 @@ def log_odds(token: Tokens) -> Metric:
     """
 
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        own = _pick(logits, columns)
+        target = _pick(logits, columns)
         others = logits.scatter(-1, columns[:, :1], float("-inf")).logsumexp(-1)
-        return own - others
+        return target - others
 
     return Metric(f"log odds({_named(token)})", "nats", (_held(token),), function)
 
@@ -204,7 +204,7 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
     """
 
     pairs = zip(*([token] if isinstance(token, str | int) else token for token in (answer, other)))
-    if answer == other or any(one == two for one, two in pairs):
+    if answer == other or any(first == second for first, second in pairs):
         raise InputError(
             f"logit_difference({_named(answer)}, {_named(other)}) is 0 whatever runs; name two different tokens."
         )
@@ -255,8 +255,8 @@ def kl_divergence() -> Metric:
 
     def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
         if clean is None or clean.shape != logits.shape:
-            found = None if clean is None else list(clean.shape)
-            raise InputError(f"The clean run's logits are {found}, those compared {list(logits.shape)} [batch vocab].")
+            shape = None if clean is None else list(clean.shape)
+            raise InputError(f"The clean run's logits are {shape}, those compared {list(logits.shape)} [batch vocab].")
         p, q = clean.log_softmax(-1), logits.log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1)
 
@@ -309,9 +309,9 @@ def require_values(values: object, size: int, metric: Metric | MetricFunction) -
 
 def _one_each(values: object, size: int) -> torch.Tensor:
     if not isinstance(values, torch.Tensor) or values.shape != (size,):
-        found = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+        shape = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
         raise InputError(
-            f"A metric must give one value per sample, [batch={size}] from logits [batch vocab]; found {found}."
+            f"A metric must give one value per sample, [batch={size}] from logits [batch vocab]; found {shape}."
         )
     return values
 

@@ -60,11 +60,11 @@ def sign_flip_p(
     count = data.shape[-1]
     tests = data.reshape(-1, count)
     p: np.ndarray = np.full(len(tests), np.nan)
-    known = np.isfinite(tests).all(-1)
-    if known.any():
-        p[known] = _counted(tests[known], beyond, resamples, seed, step_down=correction == "max-t")
-    found = p.reshape(data.shape[:-1])
-    return found if correction is None or correction == "max-t" else corrected(found, correction)
+    finite = np.isfinite(tests).all(-1)
+    if finite.any():
+        p[finite] = _counted(tests[finite], beyond, resamples, seed, step_down=correction == "max-t")
+    result = p.reshape(data.shape[:-1])
+    return result if correction is None or correction == "max-t" else corrected(result, correction)
 
 
 def corrected(p: Float[np.ndarray, "..."], correction: Literal["holm", "bh"]) -> Float[np.ndarray, "..."]:
@@ -85,24 +85,24 @@ def corrected(p: Float[np.ndarray, "..."], correction: Literal["holm", "bh"]) ->
         [0.03, 0.06, 0.06, 0.02]
     """
     _require_correction(correction, ("holm", "bh"))
-    found = np.asarray(p, dtype=float).copy()
-    known = ~np.isnan(found)
-    flat = found[known]
+    result = np.asarray(p, dtype=float).copy()
+    finite = ~np.isnan(result)
+    flat = result[finite]
     if ((flat < 0) | (flat > 1)).any():
         raise InputError(f"p values must lie in 0..1, found {flat.min():.3g}..{flat.max():.3g}.")
     if len(flat) and correction == "bh":
-        found[known] = false_discovery_control(flat, method="bh")
+        result[finite] = false_discovery_control(flat, method="bh")
     elif len(flat):
         order = np.argsort(flat, kind="stable")
-        scaled = np.empty_like(flat)
-        scaled[order] = np.maximum.accumulate(flat[order] * np.arange(len(flat), 0, -1))
-        found[known] = np.minimum(scaled, 1.0)
-    return found
+        steps = np.empty_like(flat)
+        steps[order] = np.maximum.accumulate(flat[order] * np.arange(len(flat), 0, -1))
+        result[finite] = np.minimum(steps, 1.0)
+    return result
 
 
-def _require_correction(correction: str | None, known: tuple[str, ...] = get_args(Correction)) -> None:
-    if correction is not None and correction not in known:
-        raise InputError(f"correction={correction!r} must be one of {', '.join(map(repr, known))}, or None.")
+def _require_correction(correction: str | None, names: tuple[str, ...] = get_args(Correction)) -> None:
+    if correction is not None and correction not in names:
+        raise InputError(f"correction={correction!r} must be one of {', '.join(map(repr, names))}, or None.")
 
 
 def _counted(
@@ -115,27 +115,27 @@ def _counted(
     # flips leave the sum of squares as it is: |sum| in units of its root rises with |t|, and needs no spread of its own
     size = np.sqrt((excess**2).sum(-1, keepdims=True) * count)
     unit = np.divide(excess, size, out=np.zeros_like(excess), where=size > 0)
-    observed = np.where(np.abs(mean[:, 0]) < beyond, 0.0, np.abs(unit.sum(-1)))
-    least = observed - 1e-10  # sums that are equal but for rounding count as equal
+    statistics = np.where(np.abs(mean[:, 0]) < beyond, 0.0, np.abs(unit.sum(-1)))
+    bound_of_test = statistics - 1e-10  # sums that are equal but for rounding count as equal
     exact = 2**count <= resamples
     # a pattern and its opposite give means of one size, so that half of all patterns tell the whole distribution
     signs = (
         _half_of_all_signs(count) if exact else np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, count))
     )
-    order = np.argsort(observed, kind="stable")
+    order = np.argsort(statistics, kind="stable")
     extreme = np.zeros(len(tests))
     step = max(1, 2**22 // len(tests))
     for start in range(0, len(signs), step):
         # one product of matrices: 30 times as fast as scipy's permutation_test for the thousands of cells of a sweep
-        flipped = np.abs(signs[start : start + step] @ unit[order].T)
+        sums = np.abs(signs[start : start + step] @ unit[order].T)
         if step_down:
-            np.maximum.accumulate(flipped, axis=1, out=flipped)
-        extreme += (flipped >= least[order]).sum(0)
+            np.maximum.accumulate(sums, axis=1, out=sums)
+        extreme += (sums >= bound_of_test[order]).sum(0)
     p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
-    found = np.empty_like(p)
+    result = np.empty_like(p)
     # a mean that is farther out has no larger p
-    found[order] = np.maximum.accumulate(p[::-1])[::-1] if step_down else p
-    return found
+    result[order] = np.maximum.accumulate(p[::-1])[::-1] if step_down else p
+    return result
 
 
 def _half_of_all_signs(count: int) -> np.ndarray:

@@ -73,7 +73,7 @@ class NounReport:
     @property
     def control_change(self) -> Interval:
         """The same for the control: the mean over the draws, and the interval in which 95% of them lie."""
-        return self.control.interval([ablated - self.log_probability for ablated in self.control_ablated])
+        return self.control.interval([value - self.log_probability for value in self.control_ablated])
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def tour(
             )
         )
     first = next(iter((twins or {}).values()), None)
-    shown = first[0] if first else corrupted.images[0][0]
+    picture = first[0] if first else corrupted.images[0][0]
     return Tour(
         batch.images[0][0],
-        shown,
+        picture,
         "a counterfactual twin" if first else "the blurred picture",
         prompt,
         trace.text[0],
@@ -201,17 +201,17 @@ def _noun_report(
 
 
 def _log_probability(
-    model: HookedMultimodal, at_word: MultimodalBatch, token: int, ablated: Units | None = None
+    model: HookedMultimodal, at_word: MultimodalBatch, token: int, units: Units | None = None
 ) -> float:
     """Log-probability of the token in nats, perhaps with neurons ablated."""
     measure = log_probability(token).on(model)
-    with model.intervene(*([Ablate(ablated)] if ablated else [])):
+    with model.intervene(*([Ablate(units)] if units else [])):
         return float(per_sample(measure, model, model(at_word), at_word.layout.last))
 
 
-def _caption(model: HookedMultimodal, batch: MultimodalBatch, ablated: Units) -> str:
+def _caption(model: HookedMultimodal, batch: MultimodalBatch, units: Units) -> str:
     """The caption with neurons ablated."""
-    with model.intervene(Ablate(ablated)):
+    with model.intervene(Ablate(units)):
         return model.trace_generation(batch, names="hook_logits", max_new_tokens=40).text[0]
 
 
@@ -223,10 +223,10 @@ def _maps(
     control: RandomUnits,
     activation: ActivationPoint,
 ) -> tuple[HeatMap, HeatMap] | None:
-    drawn = Units(unit for units in control for unit in units)
+    control_units = Units(unit for units in control for unit in units)
     sets = {
         f"top {len(top)} for {scores.word!r}": top,
-        f"random neurons of the same layers, {len(control)} draws": drawn,
+        f"random neurons of the same layers, {len(control)} draws": control_units,
     }
     try:
         first, second = activation_maps(model, batch, sets, activation=activation).values()

@@ -47,7 +47,10 @@ def heads_of(stack: Stack, kind: Block, block: nn.Module, config: Config) -> int
     heads = None if kind.attn is None else kind.attn.heads
     if heads is not None:
         return heads(block)
-    if all(each.cross is None and (each.attn is None or each.attn.heads is not None) for each in stack.kinds):
+    if all(
+        block_kind.cross is None and (block_kind.attn is None or block_kind.attn.heads is not None)
+        for block_kind in stack.kinds
+    ):
         return 1  # blocks of this stack say it themselves, and this one has no attention
     return stack.heads(stack.config(config))
 

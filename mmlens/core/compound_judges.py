@@ -44,8 +44,8 @@ class Items(Judge):
     def convert(self, value: Any) -> Any:
         """A list of converted items, also of a one-dimensional array."""
         if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 1 and self.container is not tuple:
-            found = value.tolist()
-            return found if self.accepts(found) else REFUSED
+            values = value.tolist()
+            return values if self.accepts(values) else REFUSED
         if not self.holds(value):
             if self.container is tuple and isinstance(value, list):
                 value = tuple(value)
@@ -53,10 +53,10 @@ class Items(Judge):
                 return REFUSED
         if not isinstance(value, Sequence | AbstractSet):
             return REFUSED
-        converted = [item if self.item.accepts(item) else self.item.convert(item) for item in value]
-        if any(item is REFUSED for item in converted):
+        items = [item if self.item.accepts(item) else self.item.convert(item) for item in value]
+        if any(item is REFUSED for item in items):
             return REFUSED
-        return set(converted) if isinstance(value, AbstractSet) else tuple(converted)
+        return set(items) if isinstance(value, AbstractSet) else tuple(items)
 
     def problem(self, name: str, value: Any) -> str:
         """Names the items that are wrong."""
@@ -94,10 +94,10 @@ class Record(Judge):
             value = value.tolist() if value.ndim == 1 else None
         if not isinstance(value, list | tuple) or len(value) != len(self.items):
             return REFUSED
-        converted = tuple(
+        fields_out = tuple(
             item if judge.accepts(item) else judge.convert(item) for judge, item in zip(self.items, value)
         )
-        return REFUSED if any(item is REFUSED for item in converted) else converted
+        return REFUSED if any(item is REFUSED for item in fields_out) else fields_out
 
 
 class Table(Judge):
@@ -127,8 +127,8 @@ class Table(Judge):
         """A dictionary of converted values."""
         if not isinstance(value, Mapping) or not all(map(self.key.accepts, value)):
             return REFUSED
-        converted = {key: item if self.item.accepts(item) else self.item.convert(item) for key, item in value.items()}
-        return REFUSED if any(item is REFUSED for item in converted.values()) else converted
+        table = {key: item if self.item.accepts(item) else self.item.convert(item) for key, item in value.items()}
+        return REFUSED if any(item is REFUSED for item in table.values()) else table
 
     def problem(self, name: str, value: Any) -> str:
         """Names the pairs that are wrong."""
@@ -162,9 +162,9 @@ class Either(Judge):
     def convert(self, value: Any) -> Any:
         """What the first that can convert it makes of it."""
         for judge in self.judges:
-            converted = judge.convert(value)
-            if converted is not REFUSED:
-                return converted
+            result = judge.convert(value)
+            if result is not REFUSED:
+                return result
         return REFUSED
 
     def problem(self, name: str, value: Any) -> str:
@@ -204,10 +204,10 @@ class Constrained(Judge):
 
     def convert(self, value: Any) -> Any:
         """What the inner judge makes of it, if the conditions let it pass."""
-        converted = self.inner.convert(value)
-        if converted is REFUSED or not all(condition.test(converted) for condition in self.conditions):
+        result = self.inner.convert(value)
+        if result is REFUSED or not all(condition.test(result) for condition in self.conditions):
             return REFUSED
-        return converted
+        return result
 
     def problem(self, name: str, value: Any) -> str:
         """Of the type if that is wrong, else what must hold."""

@@ -159,61 +159,67 @@ class Contract:
             if name in kwargs and name in self.named:
                 problems.append(f"{name} was given twice, by position and by name")
             positional[number] = self._take(name, value, problems)
-        named = {}
+        keywords = {}
         for name, value in kwargs.items():
             if name in self.named:
-                named[name] = self._take(name, value, problems)
+                keywords[name] = self._take(name, value, problems)
             elif self.options is not None:
-                named[name] = self._take(self.options, value, problems, name)
+                keywords[name] = self._take(self.options, value, problems, name)
             else:
-                known = [known for known in [*self.positional, *sorted(self.named)] if known not in ("self", "cls")]
-                close = nearest_words(name, known) or f"; it takes {', '.join(dict.fromkeys(known)) or 'nothing'}"
+                parameters = [
+                    parameters
+                    for parameters in [*self.positional, *sorted(self.named)]
+                    if parameters not in ("self", "cls")
+                ]
+                close = (
+                    nearest_words(name, parameters) or f"; it takes {', '.join(dict.fromkeys(parameters)) or 'nothing'}"
+                )
                 problems.append(f"there is no argument {name!r}{close}")
-        given = {*self.positional[: len(args)], *kwargs}
-        missing = [name for name in self.required if name not in given]
+        names = {*self.positional[: len(args)], *kwargs}
+        missing = [name for name in self.required if name not in names]
         if missing:
             problems.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
         if not problems and self.conditions:
-            self._together(positional, named, problems)
+            self._together(positional, keywords, problems)
         if problems:
             raise ArgumentError(self._message(problems))
-        return tuple(positional), named
+        return tuple(positional), keywords
 
-    def _take(self, name: str, value: Any, problems: list[str], shown: str | None = None) -> Any:
+    def _take(self, name: str, value: Any, problems: list[str], label: str | None = None) -> Any:
         judge = self.judges.get(name)
         if judge is None or judge.accepts(value):
             return value
-        converted = judge.convert(value)
-        if converted is REFUSED:
-            problems.append(judge.problem(shown or name, value))
-        return converted
+        result = judge.convert(value)
+        if result is REFUSED:
+            problems.append(judge.problem(label or name, value))
+        return result
 
-    def _together(self, positional: list[Any], named: dict[str, Any], problems: list[str]) -> None:
+    def _together(self, positional: list[Any], keywords: dict[str, Any], problems: list[str]) -> None:
         """Check, and convert, what other arguments decide; in the order of the signature."""
         places = dict(zip(self.positional, range(len(positional))))
-        known = {**self.defaults, **named, **{name: positional[place] for name, place in places.items()}}
-        known.setdefault("model", known.get("self"))
+        values = {**self.defaults, **keywords, **{name: positional[place] for name, place in places.items()}}
+        values.setdefault("model", values.get("self"))
         refusals: list[InputError] = []
         for name, condition in self.conditions.items():
-            if known.get(name) is None:
+            if values.get(name) is None:
                 continue
             try:
-                known[name] = condition.resolve(known, known[name], name)
+                values[name] = condition.resolve(values, values[name], name)
             except InputError as error:
                 refusals.append(error)
                 continue
             if name in places:
-                positional[places[name]] = known[name]
+                positional[places[name]] = values[name]
             else:
-                named[name] = known[name]
+                keywords[name] = values[name]
         if len(refusals) == 1:
             raise refusals[0]
         problems += [str(error).removesuffix(".") for error in refusals]
 
     def _too_many(self, count: int) -> str:
-        own = self.is_method
-        takes = len(self.positional) - own
-        return f"it takes {takes} arguments by position, found {count - own}; name the others"
+        skips_self = self.is_method
+        takes = len(self.positional) - skips_self
+        return f"it takes {takes} arguments by position, found {count - skips_self}; name the others"
 
     def _message(self, problems: list[str]) -> str:
         if len(problems) == 1:

@@ -165,12 +165,12 @@ class Array(Judge):
     def __init__(self, hint: Any, finite: bool):
         self.hint = hint
         self.finite = finite
-        typed = issubclass(hint, AbstractArray)
-        base = hint.array_type if typed else hint
-        what = {torch.Tensor: "tensor", np.ndarray: "numpy array"}.get(base, base.__name__)
-        kind = f"{hint.__name__.split('[')[0].lower()} " if typed else ""
+        has_shape = issubclass(hint, AbstractArray)
+        base = hint.array_type if has_shape else hint
+        noun = {torch.Tensor: "tensor", np.ndarray: "numpy array"}.get(base, base.__name__)
+        kind = f"{hint.__name__.split('[')[0].lower()} " if has_shape else ""
         kind = {"float ": "floating ", "int ": "integer ", "shaped ": ""}.get(kind, kind)
-        self.words = f"{a_or_an(kind or what)} {kind}{what}" + (f" [{hint.dim_str}]" if typed else "")
+        self.words = f"{a_or_an(kind or noun)} {kind}{noun}" + (f" [{hint.dim_str}]" if has_shape else "")
 
     def accepts(self, value: Any) -> bool:
         """Whether kind, axes and values are right."""
@@ -189,10 +189,10 @@ class Choice(Judge):
         known: the words.
     """
 
-    def __init__(self, known: Sequence[Any]):
-        self.known = known
-        listed = [repr(word) for word in known]
-        self.words = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
+    def __init__(self, words: Sequence[Any]):
+        self.known = words
+        quotes = [repr(word) for word in words]
+        self.words = quotes[0] if len(quotes) == 1 else f"{', '.join(quotes[:-1])} or {quotes[-1]}"
 
     def accepts(self, value: Any) -> bool:
         """Whether it is one of the words."""

@@ -79,23 +79,23 @@ class Units(Sequence[Unit], Set[Unit]):
             InputError: for what is no unit, of another kind, or not in the model (all of them are named, with what there is); for
                 none, unless there may be none.
         """
-        found = cls(units)
-        what = f"{kind.kind or 'unit'}s"
-        if not found and not empty:
-            raise InputError(f"{verb or 'This'} was given no {what}; name some: {EXAMPLES}.")
-        others = [unit for unit in found if not isinstance(unit, kind)]
+        units_of_model = cls(units)
+        noun = f"{kind.kind or 'unit'}s"
+        if not units_of_model and not empty:
+            raise InputError(f"{verb or 'This'} was given no {noun}; name some: {EXAMPLES}.")
+        others = [unit for unit in units_of_model if not isinstance(unit, kind)]
         if others:
             raise InputError(
-                f"{verb or 'This'} takes {what}, and {_several(others)} {'are' if len(others) > 1 else 'is'} of another kind "
+                f"{verb or 'This'} takes {noun}, and {_several(others)} {'are' if len(others) > 1 else 'is'} of another kind "
                 f"({', '.join(sorted({unit.kind for unit in others}))})."
             )
         counts = model.graph.unit_counts
-        lacking = [unit for unit in found if unit.index >= counts.get(unit.hook, 0)]
-        if lacking:
+        missing = [unit for unit in units_of_model if unit.index >= counts.get(unit.hook, 0)]
+        if missing:
             raise InputError(
-                f"The model has no {_several(lacking)}; it has {_ranges(lacking, counts)}.{_other_blocks(lacking, model.graph)}"
+                f"The model has no {_several(missing)}; it has {_ranges(missing, counts)}.{_other_blocks(missing, model.graph)}"
             )
-        return found
+        return units_of_model
 
     @overload
     def __getitem__(self, number: int) -> Unit: ...
@@ -124,12 +124,12 @@ class Units(Sequence[Unit], Set[Unit]):
         return Units([*self, *as_units(other)])
 
     def __and__(self, other: object) -> "Units":
-        both = self._set.intersection(as_units(other))
-        return Units(unit for unit in self if unit in both)
+        common = self._set.intersection(as_units(other))
+        return Units(unit for unit in self if unit in common)
 
     def __sub__(self, other: object) -> "Units":
-        left = self._set.difference(as_units(other))
-        return Units(unit for unit in self if unit in left)
+        rest = self._set.difference(as_units(other))
+        return Units(unit for unit in self if unit in rest)
 
     def __xor__(self, other: object) -> "Units":
         return (self - other) | (Units(as_units(other)) - self)
@@ -176,7 +176,7 @@ class Units(Sequence[Unit], Set[Unit]):
         groups: dict[str, list[Unit]] = {}
         for unit in units:
             groups.setdefault(name(unit), []).append(unit)
-        return {key: Units(some) for key, some in groups.items()}
+        return {key: Units(members) for key, members in groups.items()}
 
 
 def as_units(units: object) -> list[Unit]:
@@ -193,12 +193,12 @@ def as_units(units: object) -> list[Unit]:
         return [Unit.parse(units)]
     if not isinstance(units, Iterable):
         raise InputError(f"{units!r} is no unit; write {EXAMPLES}, or several of these.")
-    found: list[Unit] = []
+    result: list[Unit] = []
     for unit in units:
         if not isinstance(unit, Unit | str):
             raise InputError(f"{unit!r} is no unit; write {EXAMPLES}.")
-        found.append(unit if isinstance(unit, Unit) else Unit.parse(unit))
-    return found
+        result.append(unit if isinstance(unit, Unit) else Unit.parse(unit))
+    return result
 
 
 def _several(units: Sequence[Unit]) -> str:
@@ -207,13 +207,13 @@ def _several(units: Sequence[Unit]) -> str:
     return ", ".join(map(str, units[:_SHOWN])) + more
 
 
-def _ranges(lacking: Iterable[Unit], counts: Mapping[str, int]) -> str:
+def _ranges(missing: Iterable[Unit], counts: Mapping[str, int]) -> str:
     """What a model has of the kinds and parts of units that it lacks: `L0.u0 to L5.u255; vision.L0.u0 to vision.L3.u127`."""
-    kinds = {type(unit) for unit in lacking}
+    kinds = {type(unit) for unit in missing}
     there = [
         (kind.at(hook, count - 1)) for kind in kinds for hook, count in counts.items() if hook.endswith(kind.point)
     ]
-    near = [unit for unit in there if unit.part in {other.part for other in lacking}] or there
+    near = [unit for unit in there if unit.part in {other.part for other in missing}] or there
     groups: dict[tuple[str, str, str, str], list[Unit]] = {}
     for last in sorted(near):
         groups.setdefault((last.part, last.stack, last.kind, last.branch), []).append(last)
@@ -230,9 +230,9 @@ def _range(lasts: Sequence[Unit]) -> str:
     return f"{first} to {lasts[-1]}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def _other_blocks(lacking: Iterable[Unit], graph: UnitCounts) -> str:
+def _other_blocks(missing: Iterable[Unit], graph: UnitCounts) -> str:
     """Why blocks that are there have none of the units that a model lacks."""
-    bare = [unit for unit in lacking if unit.stack and unit.hook not in graph.unit_counts]
+    bare = [unit for unit in missing if unit.stack and unit.hook not in graph.unit_counts]
     blocks = {unit.block: f"{part_prefix(unit.part)}{unit.stack}.{unit.layer}." for unit in bare}
     there = [block for block, prefix in blocks.items() if any(name.startswith(prefix) for name in graph.names)]
     if not there:

@@ -182,12 +182,12 @@ class Head(Unit):
     letters: ClassVar[Mapping[str, str]] = {"attn": "h", "cross_attn": "x"}
 
 
-def _whole(value: object, what: str) -> int:
+def _whole(value: object, name: str) -> int:
     """A whole number from 0 on, whatever integer type it comes in."""
     try:
         number = -1 if isinstance(value, bool) else whole_number(value)  # type: ignore[arg-type]
     except TypeError:
         number = -1
     if number < 0:
-        raise InputError(f"The {what} must be a whole number from 0 on, found {value!r}.")
+        raise InputError(f"The {name} must be a whole number from 0 on, found {value!r}.")
     return number

@@ -29,10 +29,10 @@ def short(value: Any) -> str:
     return f"<{type(value).__name__}{'' if name is None else f' {name}'}>"
 
 
-def nearest_words(value: Any, known: Sequence[str]) -> str:
+def nearest_words(value: Any, words: Sequence[str]) -> str:
     """`; nearest: ...` for a word that is almost one of the known ones."""
-    close = difflib.get_close_matches(value, known, n=1, cutoff=0.6) if isinstance(value, str) else []
-    return f"; nearest: {close[0]!r}" if close and len(known) > 1 else ""
+    close = difflib.get_close_matches(value, words, n=1, cutoff=0.6) if isinstance(value, str) else []
+    return f"; nearest: {close[0]!r}" if close and len(words) > 1 else ""
 
 
 def a_or_an(word: str) -> str:

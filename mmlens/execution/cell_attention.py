@@ -87,7 +87,7 @@ class PackedAttention:
                 for new, clean in ((k, layer_attention.key), (v, layer_attention.value))
             )
         if call.stash is not None:
-            alone = sum(len(q.rows) for q, held in zip(call.queries, call.keys, strict=True) if held.rows is not q.rows)
+            alone = sum(len(q.rows) for q, keys in zip(call.queries, call.keys, strict=True) if keys.rows is not q.rows)
             k = torch.cat([call.stash[0], k[:, alone:]], 1)
             v = torch.cat([call.stash[1], v[:, alone:]], 1)
         out = query.new_empty(query.shape[2], query.shape[1], v.shape[-1])

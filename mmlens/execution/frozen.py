@@ -114,8 +114,8 @@ class Frozen:
     @torch.no_grad()
     def run(self, cells: Sequence[Cell]) -> torch.Tensor:
         """Logits `[batch pos vocab]` of a run in which cells of different samples happen."""
-        frozen = self.frozen(cells)  # its clean run comes before the hooks
-        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self._freezing(frozen):
+        names = self.frozen(cells)  # its clean run comes before the hooks
+        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self._freezing(names):
             return self.model(self.batch)
 
     @torch.no_grad()

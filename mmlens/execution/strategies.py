@@ -203,7 +203,7 @@ class ExecutionStrategies:
             return sum(costs.of(runner.job(cell).schedule) for cell in cells)
         cost = sum(costs.of(self._at_most(runner, cell).schedule) for cell in cells)
         savings = self._spared("front", cells, products)
-        return cost + sum(self.batch.size * costs.front - saving for saving in savings)
+        return cost + sum(self.batch.size * costs.front - spare for spare in savings)
 
     def _at_most(self, runner: Packed, cell: Cell) -> Job:
         """The rows of a cell that starts in front of the language model, before a run has shown which the picture changes:

@@ -145,8 +145,8 @@ class SplitReading:
                 if self.norm is None:
                     raise MMLensError(f"{self.attn} has no norm in front of it, whose input could be another.")
                 # past the hooks of the norm: the branches that share it have received what it returned
-                added = reading.added.reshape(self._input.shape).to(self._input.device)
-                norm_output = self.norm.forward(self._input + added)
+                change = reading.added.reshape(self._input.shape).to(self._input.device)
+                norm_output = self.norm.forward(self._input + change)
                 if "hidden_states" in kwargs:
                     self.kernel(*args, **{**kwargs, "hidden_states": norm_output})
                 else:

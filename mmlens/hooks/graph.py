@@ -121,10 +121,10 @@ class HookGraph:
         if where is not None:
             nodes = [node for node in nodes if where(node)]
             conditions.append("where=...")
-        described = ", ".join(conditions) or "all"
+        words = ", ".join(conditions) or "all"
         if not nodes:
-            raise InputError(f"No hook point fits {described}; the graph has {self!r}. Loosen one of the conditions.")
-        return Selection(nodes, described)
+            raise InputError(f"No hook point fits {words}; the graph has {self!r}. Loosen one of the conditions.")
+        return Selection(nodes, words)
 
     def order(self, at: "Names | Selection | None" = None) -> list[str]:
         """Hook names in execution order: a topological order of the graph."""

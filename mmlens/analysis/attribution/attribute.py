@@ -81,23 +81,23 @@ def attribute(
         node.name: estimate.effects[node.name].of_groups(node, groups[node.name], target).cpu()
         for node, _ in selection
     }
-    swept = targets(model, selection, activations)
-    cells = [(effects[cell.node.name], cell.indices) for cell in swept]
-    unpatched = estimate.values.cpu()
+    sweep_targets = targets(model, selection, activations)
+    cells = [(effects[cell.node.name], cell.indices) for cell in sweep_targets]
+    baseline = estimate.values.cpu()
     values = (
-        torch.stack([(effect if units is None else effect[list(units)]).sum(0) for effect, units in cells]) + unpatched
+        torch.stack([(effect if units is None else effect[list(units)]).sum(0) for effect, units in cells]) + baseline
     )
     source_values = require_values(measure(source_logits), clean.size, measure).cpu()
     first = next(iter(groups.values()))
     return PatchSweep(
         values=values,
-        points=[cell.name for cell in swept],
+        points=[cell.name for cell in sweep_targets],
         groups=[group.name for group in first],
-        clean=source_values if direction == "denoise" else unpatched,
-        corrupted=unpatched if direction == "denoise" else source_values,
+        clean=source_values if direction == "denoise" else baseline,
+        corrupted=baseline if direction == "denoise" else source_values,
         direction=direction,
         metric=metric_name(metric),
         method=str(estimator),
-        row_units=tuple(cell.units for cell in swept),
+        row_units=tuple(cell.units for cell in sweep_targets),
         boxes=tuple(group.boxes for group in first),
     )

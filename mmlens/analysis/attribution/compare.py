@@ -81,27 +81,33 @@ def agreement(approximate: PatchSweep, exact: PatchSweep, *, k: Count = 10) -> A
     Raises:
         InputError: if they are not sweeps of the same cells.
     """
-    for what in ("points", "groups", "direction", "metric"):
-        one, other = getattr(approximate, what), getattr(exact, what)
-        if one != other:
-            raise InputError(f"The sweeps differ in {what}: {one} and {other}; compare sweeps of the same cells.")
-    left, right = (sweep.effect.mean(-1).flatten().double() for sweep in (approximate, exact))
-    n = len(left)
+    for setting in ("points", "groups", "direction", "metric"):
+        first, second = getattr(approximate, setting), getattr(exact, setting)
+        if first != second:
+            raise InputError(f"The sweeps differ in {setting}: {first} and {second}; compare sweeps of the same cells.")
+    approximate_effect, exact_effect = (sweep.effect.mean(-1).flatten().double() for sweep in (approximate, exact))
+    n = len(approximate_effect)
     k = min(k, n)
-    varied = n > 1 and bool(left.std() > 0) and bool(right.std() > 0)
-    signed = right.abs() >= _NEGLIGIBLE * right.abs().max()
-    signed &= right != 0
-    top = [set(each.abs().topk(k).indices.tolist()) for each in (left, right)]
+    has_spread = n > 1 and bool(approximate_effect.std() > 0) and bool(exact_effect.std() > 0)
+    has_sign = exact_effect.abs() >= _NEGLIGIBLE * exact_effect.abs().max()
+    has_sign &= exact_effect != 0
+    top = [set(effects.abs().topk(k).indices.tolist()) for effects in (approximate_effect, exact_effect)]
     return Agreement(
         approximate=approximate,
         exact=exact,
-        pearson=float(pearsonr(left.numpy(), right.numpy()).statistic) if varied else float("nan"),
-        spearman=float(spearmanr(left.numpy(), right.numpy()).statistic) if varied else float("nan"),
-        same_sign=float((left.sign() == right.sign())[signed].float().mean()) if signed.any() else float("nan"),
+        pearson=float(pearsonr(approximate_effect.numpy(), exact_effect.numpy()).statistic)
+        if has_spread
+        else float("nan"),
+        spearman=float(spearmanr(approximate_effect.numpy(), exact_effect.numpy()).statistic)
+        if has_spread
+        else float("nan"),
+        same_sign=float((approximate_effect.sign() == exact_effect.sign())[has_sign].float().mean())
+        if has_sign.any()
+        else float("nan"),
         overlap=len(top[0] & top[1]) / k,
         k=k,
         n=n,
-        n_signed=int(signed.sum()),
+        n_signed=int(has_sign.sum()),
     )
 
 
@@ -134,7 +140,7 @@ def compare_attribution(
     Raises:
         InputError: as for `mm.patch`.
     """
-    estimated = attribute(
+    estimate = attribute(
         model,
         clean,
         corrupted,
@@ -157,4 +163,4 @@ def compare_attribution(
         direction=direction,
         progress=progress,
     )
-    return agreement(estimated, exact, k=k)
+    return agreement(estimate, exact, k=k)

@@ -43,7 +43,7 @@ def gradients_at(
     names: Sequence[str],
     measure: MetricFunction,
     *,
-    moved: Mapping[str, torch.Tensor] | None = None,
+    values_at: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
     """Activations, the gradient of the metric's sum at them, and the metric, of one run.
 
@@ -54,34 +54,34 @@ def gradients_at(
         batch: what to run on.
         names: hook points.
         measure: from logits `[batch vocab]` to `[batch]`.
-        moved: activations to put in the place of the run's own, by point.
+        values_at: activations to put in the place of the run's own, by point.
 
     Returns:
         Activations and gradients by point, detached, and values `[sample]`. Points that do not reach the metric have zero
         gradients.
     """
-    seen: dict[str, torch.Tensor] = {}
-    pairs: list[HookPair] = [(name, _watch(seen, (moved or {}).get(name))) for name in names]
+    tensors: dict[str, torch.Tensor] = {}
+    pairs: list[HookPair] = [(name, _watch(tensors, (values_at or {}).get(name))) for name in names]
     with torch.enable_grad():
         with model.hooks(pairs):
             logits = predicting_logits(model, model(batch), batch.layout.last)
         values = require_values(measure(logits), batch.size, measure)
-        found = torch.autograd.grad(values.sum(), [seen[name] for name in names], allow_unused=True)
+        found = torch.autograd.grad(values.sum(), [tensors[name] for name in names], allow_unused=True)
     gradients = {
-        name: torch.zeros_like(seen[name]) if gradient is None else gradient
+        name: torch.zeros_like(tensors[name]) if gradient is None else gradient
         for name, gradient in zip(names, found, strict=True)
     }
-    return {name: seen[name].detach() for name in names}, gradients, values.detach()
+    return {name: tensors[name].detach() for name in names}, gradients, values.detach()
 
 
-def _watch(seen: dict[str, torch.Tensor], value: torch.Tensor | None) -> Callable[..., torch.Tensor]:
+def _watch(tensors: dict[str, torch.Tensor], value: torch.Tensor | None) -> Callable[..., torch.Tensor]:
     """A hook that keeps the tensor on the path, and asks for its gradient where nothing before it does."""
 
     def watch(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         # a value in the place of the run's own starts a path of its own
         here = activation if value is None else value.to(activation)
         here = here if here.requires_grad else here.detach().requires_grad_()
-        seen[hook.name] = here
+        tensors[hook.name] = here
         return here
 
     return watch

@@ -50,10 +50,10 @@ def patched_scores(
     def put(value: torch.Tensor) -> Callable[..., torch.Tensor]:
         return lambda activation, hook: value.to(activation)
 
-    def back(name: str, own: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def back(name: str, score: torch.Tensor) -> Callable[..., torch.Tensor]:
         def keep(activation: torch.Tensor, hook: Any) -> torch.Tensor:
             patched[name] = activation.clone()
-            return own.to(activation)  # the layers above see what they saw without the patch
+            return score.to(activation)  # the layers above see what they saw without the patch
 
         return keep
 
@@ -99,5 +99,5 @@ class PatternEffect:
         Args:
             keys: which, bool, `[... key]`.
         """
-        chosen = keys[..., None, None, :].to(self.scores.device)
-        return self._effect(torch.where(chosen, self.patched, self.scores)).sum(-1)
+        mask = keys[..., None, None, :].to(self.scores.device)
+        return self._effect(torch.where(mask, self.patched, self.scores)).sum(-1)

@@ -102,8 +102,8 @@ class _Build:
 
     def stream_to(self, end: str) -> Stream:
         """The stream that ends in a point, divided at norms of sums."""
-        normed = {node.name for node in self.graph if node.role == "stream" and self._is_normed(node)}
-        return stream_to(self.graph, end, frozenset(normed))
+        norm_inputs = {node.name for node in self.graph if node.role == "stream" and self._is_normed(node)}
+        return stream_to(self.graph, end, frozenset(norm_inputs))
 
     def _is_normed(self, node: Node) -> bool:
         """Whether a block without norms in front of its branches has one behind them, whose output the stream is."""
@@ -149,18 +149,18 @@ class _Build:
 
     def _pictured(self, streams: list[Stream]) -> dict[str, tuple[str, ...]]:
         """The points that bring the picture into the language model, each with the writers that hold its features."""
-        found: dict[str, dict[str, None]] = {}
+        sources: dict[str, dict[str, None]] = {}
         for stream in streams:
             for node, _ in stream.entering:
                 if node.part == "projector":
-                    found.setdefault(node.name, {})[short(node.name)] = None
+                    sources.setdefault(node.name, {})[short(node.name)] = None
                 for before in self.graph.digraph.predecessors(node.name) if node.role == "writes" else ():
-                    pictured = [name for name in self._embeddings(node).values() if name.startswith("projector")]
-                    found.setdefault(before, {}).update(dict.fromkeys(pictured))
+                    projections = [name for name in self._embeddings(node).values() if name.startswith("projector")]
+                    sources.setdefault(before, {}).update(dict.fromkeys(projections))
             for branch in stream.branches:
                 if branch.memory is not None and self.graph[branch.memory].part == "projector":
-                    found.setdefault(branch.memory, {})[short(branch.memory)] = None
-        return {point: tuple(names) for point, names in found.items()}
+                    sources.setdefault(branch.memory, {})[short(branch.memory)] = None
+        return {point: tuple(names) for point, names in sources.items()}
 
     def stream(self, stream: Stream) -> None:
         """All nodes of a stream."""
@@ -205,18 +205,18 @@ class _Build:
         """
         if not self._is_prompt(node):
             return {}
-        merged = bool(list(self.graph.digraph.predecessors(node.name)))
-        found = {}
+        has_pictures = bool(list(self.graph.digraph.predecessors(node.name)))
+        embeddings = {}
         for name, mask in self.masks.items():
-            pictured = self.batch.layout.is_image[mask] & merged
-            if pictured.any() and not pictured.all():
+            is_picture = self.batch.layout.is_image[mask] & has_pictures
+            if is_picture.any() and not is_picture.all():
                 raise InputError(
                     f"The group {name!r} mixes positions of picture and text, which are written by different nodes; make two "
                     "groups of it."
                 )
-            whole = "projector" if name == "image" else f"projector[{name}]"
-            found[name] = whole if pictured.any() else f"embed[{name}]"
-        return found
+            writer_name = "projector" if name == "image" else f"projector[{name}]"
+            embeddings[name] = writer_name if is_picture.any() else f"embed[{name}]"
+        return embeddings
 
     def _memory(self, point: str, stream: Stream) -> None:
         """What cross-attention takes keys and values from, and for an encoder what reads its stream."""
@@ -249,8 +249,8 @@ class _Build:
 
     def _heads(self, stream: Stream, branch: Branch) -> None:
         attn = attention_of(self.model, prefix := f"{branch.block}.{branch.kind}")
-        own = stream.segment(branch.reads)
-        summed = self._behind_heads(stream, branch, attn)
+        segment = stream.segment(branch.reads)
+        total = self._behind_heads(stream, branch, attn)
         letter, part = ("x" if branch.kind == "cross_attn" else "h"), stream.part
         names = [f"{branch.short}.{letter}{head}" for head in range(attn.heads)]
         for head, name in enumerate(names):
@@ -259,25 +259,25 @@ class _Build:
                     name,
                     part,
                     f"{prefix}.hook_z",
-                    summed or own,
-                    stream.place[f"{prefix}.hook_z"] if summed else branch.joins,
+                    total or segment,
+                    stream.place[f"{prefix}.hook_z"] if total else branch.joins,
                     branch.layer,
                     head,
-                    branch="" if summed else branch.out,
+                    branch="" if total else branch.out,
                 )
             )
         at = entrance_of(branch)
         for head, name in enumerate(names):
-            self.readers.append(Reader(f"{name}.q", part, "q", at, own, branch.reads, head, (name,), prefix))
-        grouped = "xkv" if branch.kind == "cross_attn" else "kv"
-        each = attn.heads // attn.kv_heads
-        looked, place = self._looked_at(stream, branch)
+            self.readers.append(Reader(f"{name}.q", part, "q", at, segment, branch.reads, head, (name,), prefix))
+        shared_kinds = "xkv" if branch.kind == "cross_attn" else "kv"
+        group_size = attn.heads // attn.kv_heads
+        memory, place = self._looked_at(stream, branch)
         at = at if branch.memory is None else memory_of(branch)
         for kind in ("k", "v"):
             for group in range(attn.kv_heads):
-                fed = names[group * each : (group + 1) * each]
-                name = f"{fed[0]}.{kind}" if each == 1 else f"{branch.short}.{grouped}{group}.{kind}"
-                self.readers.append(Reader(name, part, kind, at, looked, place, group, tuple(fed), prefix))  # type: ignore[arg-type]
+                group_heads = names[group * group_size : (group + 1) * group_size]
+                name = f"{group_heads[0]}.{kind}" if group_size == 1 else f"{branch.short}.{shared_kinds}{group}.{kind}"
+                self.readers.append(Reader(name, part, kind, at, memory, place, group, tuple(group_heads), prefix))  # type: ignore[arg-type]
 
     def _behind_heads(self, stream: Stream, branch: Branch, attn: AttentionWeights) -> str | None:
         """The sum of the heads' outputs as a stream of its own, where a norm of it is what the branch adds; None elsewhere.
@@ -289,22 +289,24 @@ class _Build:
             return None
         name, place, inner = f"{branch.short}.ln_{branch.kind}", stream.place[branch.out], f"{branch.out}.hook_in"
         self.readers.append(Reader(name, stream.part, "bridge", inner, inner, place, feeds=(name,)))
-        own = stream.segment(branch.reads)
-        self.writers.append(Writer(name, stream.part, branch.out, own, branch.joins, branch.layer, branch=branch.out))
+        segment = stream.segment(branch.reads)
+        self.writers.append(
+            Writer(name, stream.part, branch.out, segment, branch.joins, branch.layer, branch=branch.out)
+        )
         return inner
 
     def _whole(self, stream: Stream, branch: Branch) -> None:
         name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
         part, kind = stream.part, "mlp" if branch.kind == "mlp" else "attn"
-        own = stream.segment(branch.reads)
-        writer = Writer(name, part, branch.out, own, branch.joins, branch.layer, branch=branch.out)
+        segment = stream.segment(branch.reads)
+        writer = Writer(name, part, branch.out, segment, branch.joins, branch.layer, branch=branch.out)
         self.writers.append(writer)
         at = entrance_of(branch)
-        self.readers.append(Reader(name, part, kind, at, own, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
+        self.readers.append(Reader(name, part, kind, at, segment, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
         if branch.memory is not None:
-            looked, place = self._looked_at(stream, branch)
+            memory, place = self._looked_at(stream, branch)
             self.readers.append(
-                Reader(f"{name}.memory", part, "memory", memory_of(branch), looked, place, feeds=(name,))
+                Reader(f"{name}.memory", part, "memory", memory_of(branch), memory, place, feeds=(name,))
             )
 
     def _looked_at(self, stream: Stream, branch: Branch) -> tuple[str, int]:

@@ -57,12 +57,12 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
         states[hook.name] = activation
 
     inner = [f"{reader.attn}.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
-    whole = [reader.at for reader in readers if reader.kind not in KINDS]
+    entrances = [reader.at for reader in readers if reader.kind not in KINDS]
     where = dict.fromkeys([*(reader.at for reader in readers), *inner])
     hooks = [*_inputs(pair, share), (list(where), keep)]
     with claimed(model, "A circuit"), torch.enable_grad(), attached(pair.points, hooks):
         values = pair.values(model(pair.clean))
-        names = list(dict.fromkeys([*whole, *inner]))
+        names = list(dict.fromkeys([*entrances, *inner]))
         gradients = dict(
             zip(
                 names,
@@ -78,13 +78,15 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
         axis = model.graph[name].axes.split().index("head")
         of_head = torch.zeros_like(gradients[name])
         of_head.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
-        pulled = torch.autograd.grad(states[name], states[reader.at], of_head, retain_graph=True, allow_unused=True)[0]
-        if pulled is None:
+        gradient = torch.autograd.grad(states[name], states[reader.at], of_head, retain_graph=True, allow_unused=True)[
+            0
+        ]
+        if gradient is None:
             raise InputError(
                 f"The {reader.kind} of {reader.attn} are not computed from what the attention receives, "
                 "so no gradient of their stream is known. Use nodes='attention'."
             )
-        yield number, pulled
+        yield number, gradient
 
 
 def _inputs(pair: Pair, share: float) -> list[HookPair]:
@@ -93,8 +95,10 @@ def _inputs(pair: Pair, share: float) -> list[HookPair]:
     start = "vision.hook_embed"
     # a corruption behind the vision encoder (noise on the projector's rows) leaves the encoder's inputs as they were
     behind = start in differences and not differences[start].any()
-    fed = {name for reader in graph.readers if behind and reader.part == "vision" for name in reader.feeds}
-    inputs = torch.tensor([w.name in graph.inputs or (w.part != "vision" and w.name in fed) for w in graph.writers])
+    reader_inputs = {name for reader in graph.readers if behind and reader.part == "vision" for name in reader.feeds}
+    inputs = torch.tensor(
+        [w.name in graph.inputs or (w.part != "vision" and w.name in reader_inputs) for w in graph.writers]
+    )
 
     def add(difference: torch.Tensor) -> Callable[..., torch.Tensor]:
         def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:

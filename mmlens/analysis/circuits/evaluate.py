@@ -78,8 +78,8 @@ class CircuitEvaluation:
     def __repr__(self) -> str:
         lines = [f"CircuitEvaluation({self.n_edges} edges; {self.metric}, clean - corrupted {self.gap:.3f})"]
         for name in ("faithfulness", "completeness", "minimality"):
-            own, drawn = self.interval(name), self.interval(f"random_{name}")
-            lines.append(f"  {name:<12} {own}   random circuits {drawn}")
+            share, random = self.interval(name), self.interval(f"random_{name}")
+            lines.append(f"  {name:<12} {share}   random circuits {random}")
         return "\n".join(lines)
 
     def interval(self, name: str) -> Interval:
@@ -124,8 +124,8 @@ class CircuitEvaluation:
         for name in ("faithfulness", "completeness", "minimality"):
             row: dict[str, object] = {"measure": name}
             for start in ("", "random_"):
-                found = self.interval(f"{start}{name}")
-                row |= {f"{start}mean": found.mean, f"{start}low": found.low, f"{start}high": found.high}
+                interval = self.interval(f"{start}{name}")
+                row |= {f"{start}mean": interval.mean, f"{start}low": interval.low, f"{start}high": interval.high}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -164,11 +164,14 @@ def evaluate_circuit(
     if not circuit.kept.any():
         raise InputError("The circuit has no edges; choose some with .top(n) or .threshold(least).")
     require_same_layout(clean, corrupted)
-    own = circuit.graph
-    graph = edge_graph(model, clean, nodes=own.nodes, groups=own.groups, towers=own.towers)
-    if (graph.writers, graph.readers) != (own.writers, own.readers):
+    graph_of_circuit = circuit.graph
+    graph = edge_graph(
+        model, clean, nodes=graph_of_circuit.nodes, groups=graph_of_circuit.groups, towers=graph_of_circuit.towers
+    )
+    if (graph.writers, graph.readers) != (graph_of_circuit.writers, graph_of_circuit.readers):
         raise InputError(
-            f"The circuit belongs to another model or other groups: it has {len(own.writers)} writers and {len(own.readers)} "
+            "The circuit belongs to another model or other groups: it has "
+            f"{len(graph_of_circuit.writers)} writers and {len(graph_of_circuit.readers)} "
             f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
         )
     pair = pair_of(model, clean, corrupted, graph, metric)
@@ -177,19 +180,21 @@ def evaluate_circuit(
         raise InputError("The clean and the corrupted run have the same metric, so there is no gap to take shares of.")
     generator = np.random.default_rng(seed)
     count = int(circuit.kept.sum())
-    drawn = [random_circuit(graph, count, generator) for _ in range(n_random)]
+    random_masks = [random_circuit(graph, count, generator) for _ in range(n_random)]
     weakest = list(reversed(circuit.edges))[:n_edges]
-    removed = [_without(graph, circuit.kept, edge) for edge in weakest]
-    each = -(-n_edges // n_random) if n_random else 0
-    pruned = [(number, _drop(kept, generator)) for number, kept in enumerate(drawn) for _ in range(each)]
-    with tqdm(total=2 + len(removed) + 2 * len(drawn) + len(pruned), desc="circuits", disable=not progress) as bar:
+    without_edge = [_without(graph, circuit.kept, edge) for edge in weakest]
+    per_circuit = -(-n_edges // n_random) if n_random else 0
+    reduced = [(number, _drop(mask, generator)) for number, mask in enumerate(random_masks) for _ in range(per_circuit)]
+    with tqdm(
+        total=2 + len(without_edge) + 2 * len(random_masks) + len(reduced), desc="circuits", disable=not progress
+    ) as bar:
         share = _Shares(pair, gap, bar)
         faithful = share.of(circuit.kept)
         complete = 1 - share.of(graph.allowed & ~circuit.kept)
-        drops = [faithful - share.of(kept) for kept in removed]
-        at_random = [share.of(kept) for kept in drawn]
-        complete_at_random = [1 - share.of(graph.allowed & ~kept) for kept in drawn]
-        drops_at_random = [at_random[number] - share.of(kept) for number, kept in pruned]
+        drops = [faithful - share.of(mask) for mask in without_edge]
+        at_random = [share.of(mask) for mask in random_masks]
+        complete_at_random = [1 - share.of(graph.allowed & ~mask) for mask in random_masks]
+        drops_at_random = [at_random[number] - share.of(mask) for number, mask in reduced]
     return CircuitEvaluation(
         n_edges=count,
         gap=gap,
@@ -218,9 +223,9 @@ class _Shares:
     gap: float
     bar: tqdm
 
-    def of(self, kept: torch.Tensor) -> torch.Tensor:
+    def of(self, mask: torch.Tensor) -> torch.Tensor:
         """The share that stands when only these edges carry the clean run, `[sample]`."""
-        values = self.pair.run(self.pair.graph.allowed & ~kept)
+        values = self.pair.run(self.pair.graph.allowed & ~mask)
         self.bar.update()
         return ((values - self.pair.ends[1]) / self.gap).cpu()
 
@@ -241,25 +246,25 @@ def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator)
             feeders.setdefault(name, []).append(number)
     edges = torch.zeros_like(graph.allowed)
     misses = 0
-    while (left := count - int(edges.sum())) > 0:
+    while (remainder := count - int(edges.sum())) > 0:
         new = [pair for pair in _random_path(graph, feeders, generator) if not edges[pair]]
         if misses > _MOST_MISSES:
-            joining = _joining(graph, edges)
-            new = [joining[int(generator.integers(len(joining)))]] if joining else []
-            if not joining:  # no single edge fits between the nodes that there are
+            candidates = _joining(graph, edges)
+            new = [candidates[int(generator.integers(len(candidates)))]] if candidates else []
+            if not candidates:  # no single edge fits between the nodes that there are
                 edges[:] = False
-        misses = 0 if 0 < len(new) <= left else misses + 1
-        for pair in new if len(new) <= left else ():
+        misses = 0 if 0 < len(new) <= remainder else misses + 1
+        for pair in new if len(new) <= remainder else ():
             edges[pair] = True
     return edges
 
 
 def _joining(graph: EdgeGraph, edges: torch.Tensor) -> list[tuple[int, int]]:
     """Edges (reader, writer) not there yet that join nodes which are on a path already."""
-    fed = {name for reader, row in zip(graph.readers, edges, strict=True) if row.any() for name in reader.feeds}
-    heard = {writer.name for writer, column in zip(graph.writers, edges.T, strict=True) if column.any()}
-    live = torch.tensor([writer.name in graph.inputs | fed for writer in graph.writers])
-    useful = torch.tensor([reader.kind == "logits" or bool(heard & {*reader.feeds}) for reader in graph.readers])
+    inputs = {name for reader, row in zip(graph.readers, edges, strict=True) if row.any() for name in reader.feeds}
+    writers = {writer.name for writer, column in zip(graph.writers, edges.T, strict=True) if column.any()}
+    live = torch.tensor([writer.name in graph.inputs | inputs for writer in graph.writers])
+    useful = torch.tensor([reader.kind == "logits" or bool(writers & {*reader.feeds}) for reader in graph.readers])
     return [(r, w) for r, w in (graph.allowed & ~edges & live[None] & useful[:, None]).nonzero().tolist()]
 
 
@@ -277,18 +282,18 @@ def _random_path(
         reader = int(generator.choice(feeders[name]))
 
 
-def _without(graph: EdgeGraph, kept: torch.Tensor, edge: Edge) -> torch.Tensor:
-    less = kept.clone()
-    reader = [each.name for each in graph.readers].index(edge.reader)
-    writer = [each.name for each in graph.writers].index(edge.writer)
+def _without(graph: EdgeGraph, mask: torch.Tensor, edge: Edge) -> torch.Tensor:
+    less = mask.clone()
+    reader = [reader_of_graph.name for reader_of_graph in graph.readers].index(edge.reader)
+    writer = [reader_of_graph.name for reader_of_graph in graph.writers].index(edge.writer)
     less[reader, writer] = False
     return less
 
 
-def _drop(kept: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+def _drop(mask: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
     """The circuit without one of its edges, drawn at random."""
-    less = kept.clone()
-    edges = kept.nonzero()
+    less = mask.clone()
+    edges = mask.nonzero()
     less[tuple(edges[int(generator.integers(len(edges)))].tolist())] = False
     return less
 

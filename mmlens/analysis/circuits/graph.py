@@ -107,8 +107,8 @@ class EdgeGraph:
     @cached_property
     def inputs(self) -> set[str]:
         """Writers that no reader feeds: the embeddings, and the projector where the vision encoder is left out."""
-        fed = {name for reader in self.readers for name in reader.feeds}
-        return {writer.name for writer in self.writers} - fed
+        names = {name for reader in self.readers for name in reader.feeds}
+        return {writer.name for writer in self.writers} - names
 
     def connected(self, edges: Bool[torch.Tensor, "reader writer"]) -> Bool[torch.Tensor, "reader writer"]:
         """Those edges that lie on a path from an input to the logits."""
@@ -119,11 +119,12 @@ class EdgeGraph:
             for reader, row in zip(self.readers, edges, strict=True):
                 if row.any():
                     live[[number[name] for name in reader.feeds]] = True
-            wanted = edges.any(0)
+            is_read = edges.any(0)
             useful = [
-                reader.kind == "logits" or any(wanted[number[name]] for name in reader.feeds) for reader in self.readers
+                reader.kind == "logits" or any(is_read[number[name]] for name in reader.feeds)
+                for reader in self.readers
             ]
-            kept = edges & live[None] & torch.tensor(useful)[:, None]
-            if torch.equal(kept, edges):
-                return kept
-            edges = kept
+            result = edges & live[None] & torch.tensor(useful)[:, None]
+            if torch.equal(result, edges):
+                return result
+            edges = result

@@ -109,19 +109,19 @@ class Pair:
         Raises:
             InputError: if not; says where.
         """
-        values, received = self._recorded(self.clean)
-        kept = dropped_rows(self.writing, values, received)
-        pair = replace(self, writing=replace(self.writing, kept=kept)) if kept else self
-        require_sums(pair.writing, values, received, constants=self.graph.nodes == "head")
+        values, inputs = self._recorded(self.clean)
+        rows = dropped_rows(self.writing, values, inputs)
+        pair = replace(self, writing=replace(self.writing, kept=rows)) if rows else self
+        require_sums(pair.writing, values, inputs, constants=self.graph.nodes == "head")
         with claimed(self.model, "A circuit"), ExitStack() as stack, torch.no_grad():
             for readers in self._split.values():
-                asked = [
-                    Reading(torch.zeros_like(received[some[0].at]), _by_kind(some))
-                    for some in _by_entrance(readers).values()
+                edges_of_readers = [
+                    Reading(torch.zeros_like(inputs[group[0].at]), _by_kind(group))
+                    for group in _by_entrance(readers).values()
                 ]
-                stack.enter_context(self._splitting(readers[0]).reading(lambda asked=asked: asked))  # type: ignore[misc]
+                stack.enter_context(self._splitting(readers[0]).reading(partial(list, edges_of_readers)))
             again = self.values(self.model(self.clean))
-        limit = 0.1 * max(off_by_rounding(stream.dtype) for stream in received.values())
+        limit = 0.1 * max(off_by_rounding(stream.dtype) for stream in inputs.values())
         if not torch.allclose(again, self.ends[0], rtol=limit, atol=max(limit, 1e-6)):
             raise InputError(
                 f"Heads of {self.model.family.name} cannot be given streams of their own: what their attention receives "
@@ -132,15 +132,15 @@ class Pair:
     @cached_property
     def _split(self) -> dict[str, list[Reader]]:
         """Readers of queries, keys and values, by attention."""
-        found: dict[str, list[Reader]] = {}
+        groups: dict[str, list[Reader]] = {}
         for reader in self.graph.readers:
             if reader.kind in KINDS:
-                found.setdefault(reader.attn, []).append(reader)
-        return found
+                groups.setdefault(reader.attn, []).append(reader)
+        return groups
 
     def _splitting(self, reader: Reader) -> SplitReading:
         axis = self.model.graph[f"{reader.attn}.hook_q"].axes.split().index("head")
-        norm, memory = (found.get(reader.attn) for found in (self.wiring.norms, self.wiring.memory))
+        norm, memory = (splits.get(reader.attn) for splits in (self.wiring.norms, self.wiring.memory))
         return SplitReading(self.points, reader.attn, axis, norm, memory)  # type: ignore[arg-type]
 
     @torch.no_grad()
@@ -153,18 +153,20 @@ class Pair:
         rows = dict(zip((reader.name for reader in self.graph.readers), patched & self.graph.allowed, strict=True))
         live: dict[str, torch.Tensor] = {}
         pairs: list[HookPair] = [(name, _differ(live, self.corrupted_values[name])) for name in self.writing.points]
-        whole = [reader for reader in self.graph.readers if reader.kind not in KINDS]
+        full_readers = [reader for reader in self.graph.readers if reader.kind not in KINDS]
         split: list[tuple[Reader, Callable[[], list[Reading]]]] = []
         for readers in self._split.values():
-            entrances = [_by_row(some, rows) for some in _by_entrance(readers).values()]
+            entrances = [_by_row(group, rows) for group in _by_entrance(readers).values()]
             if all(len(groups) == 1 for groups in entrances):  # all heads read the same
-                whole += [some[0] for ((_, some),) in entrances]
+                full_readers += [group[0] for ((_, group),) in entrances]
             else:
                 split.append(
                     (readers[0], partial(self._readings, live, [each for groups in entrances for each in groups]))
                 )
         pairs += [
-            (reader.at, self._add(live, reader, rows[reader.name])) for reader in whole if rows[reader.name].any()
+            (reader.at, self._add(live, reader, rows[reader.name]))
+            for reader in full_readers
+            if rows[reader.name].any()
         ]
         with claimed(self.model, "A circuit"), ExitStack() as stack:
             stack.enter_context(attached(self.points, pairs))
@@ -178,8 +180,8 @@ class Pair:
         """A hook that changes what a reader receives over its patched edges."""
 
         def add(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            added = self.writing.added(live, row, reader.stream)
-            return None if added is None else activation + fitted(added, activation, reader)
+            change = self.writing.added(live, row, reader.stream)
+            return None if change is None else activation + fitted(change, activation, reader)
 
         return add
 
@@ -187,12 +189,12 @@ class Pair:
         self, live: Mapping[str, torch.Tensor], groups: Sequence[tuple[torch.Tensor, list[Reader]]]
     ) -> list[Reading]:
         """The streams of an attention's heads, when it runs."""
-        found = []
+        readings = []
         for row, readers in groups:
-            added = self.writing.added(live, row, readers[0].stream)
-            if added is not None:
-                found.append(Reading(added, _by_kind(readers)))
-        return found
+            change = self.writing.added(live, row, readers[0].stream)
+            if change is not None:
+                readings.append(Reading(change, _by_kind(readers)))
+        return readings
 
 
 @torch.no_grad()
@@ -233,15 +235,15 @@ def _by_kind(readers: Sequence[Reader]) -> dict[Any, list[int]]:
 
 def _by_entrance(readers: Sequence[Reader]) -> dict[str, list[Reader]]:
     """Readers that receive the same stream at the same place, together."""
-    found: dict[str, list[Reader]] = {}
+    groups: dict[str, list[Reader]] = {}
     for reader in readers:
-        found.setdefault(reader.at, []).append(reader)
-    return found
+        groups.setdefault(reader.at, []).append(reader)
+    return groups
 
 
 def _by_row(readers: Sequence[Reader], rows: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, list[Reader]]]:
     """Readers whose patched edges come from the same writers, together."""
-    found: dict[tuple[bool, ...], list[Reader]] = {}
+    groups: dict[tuple[bool, ...], list[Reader]] = {}
     for reader in readers:
-        found.setdefault(tuple(rows[reader.name].tolist()), []).append(reader)
-    return [(torch.tensor(row), some) for row, some in found.items()]
+        groups.setdefault(tuple(rows[reader.name].tolist()), []).append(reader)
+    return [(torch.tensor(row), members) for row, members in groups.items()]

@@ -96,11 +96,11 @@ class ConceptBank:
             codes: of the states, where they are known already.
         """
         pieces, activations = [], []
-        left = energy = 0.0
+        rest = energy = 0.0
         for start in range(0, len(states), _ROWS):
             values = states.values[start : start + _ROWS].float()
             code = coder.encode(values) if codes is None else codes[start : start + _ROWS].to(values.device)
-            left += float((values - coder.decode(code)).double().square().sum())
+            rest += float((values - coder.decode(code)).double().square().sum())
             energy += float(values.double().square().sum())
             pieces.append(code.cpu())
             activations.append(coder.activations(values, code).cpu())
@@ -110,7 +110,7 @@ class ConceptBank:
             torch.cat(activations),
             states.at,
             method,
-            left / energy if energy else float("nan"),
+            rest / energy if energy else float("nan"),
             states.keys,
             states.tokens,
             states.captions,
@@ -152,8 +152,8 @@ class ConceptBank:
         """
         coder = load_autoencoder(path, at=at, nonlinearity=nonlinearity, k=k, centred=centred)
         if states is None:
-            none = torch.zeros(0, len(coder.vectors))
-            return cls(coder, none, none, at, "sae", float("nan"))
+            no_codes = torch.zeros(0, len(coder.vectors))
+            return cls(coder, no_codes, no_codes, at, "sae", float("nan"))
         _require_fit(states, at, coder.vectors.shape[1])
         return cls.of(coder, states, method="sae")
 
@@ -221,13 +221,13 @@ class ConceptBank:
         import pandas as pd
 
         count = max(len(self.codes), 1)
-        owned = torch.bincount(self.dominant(), minlength=len(self)) if len(self.codes) else torch.zeros(len(self))
+        counts = torch.bincount(self.dominant(), minlength=len(self)) if len(self.codes) else torch.zeros(len(self))
         columns = {
             "concept": range(len(self)),
             "norm": self.vectors.norm(dim=1).tolist(),
             "mean_activation": (self.activation.sum(0) / count).tolist(),
             "active": ((self.codes != 0).sum(0) / count).tolist(),
-            "dominant": (owned / count).tolist(),
+            "dominant": (counts / count).tolist(),
         }
         return pd.DataFrame(columns)
 
@@ -273,13 +273,13 @@ def word_overlap(words: Sequence[Sequence[str]]) -> float:
 
     Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 4, "Overlap".
     """
-    sets = [set(some) for some in words]
+    sets = [set(row) for row in words]
     if len(sets) < 2:
         raise InputError(f"Overlap is between concepts; found {len(sets)}, it takes two.")
     shares = [
-        len(mine & theirs) / len(mine) if mine else 0.0
-        for k, mine in enumerate(sets)
-        for other, theirs in enumerate(sets)
+        len(first & second) / len(first) if first else 0.0
+        for k, first in enumerate(sets)
+        for other, second in enumerate(sets)
         if other != k
     ]
     return sum(shares) / len(shares)

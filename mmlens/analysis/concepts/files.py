@@ -16,7 +16,7 @@ _CODERS: dict[str, Any] = {coder.__name__: coder for coder in (NonNegative, Near
 
 def write_bank(path: str | Path, coder: Coder, values: Mapping[str, Any]) -> None:
     """Write a coder and the other fields of its bank; see `ConceptBank.save`."""
-    parts: dict[str, Any] = {each.name: getattr(coder, each.name) for each in fields(coder)}  # type: ignore[arg-type]
+    parts: dict[str, Any] = {entry.name: getattr(coder, entry.name) for entry in fields(coder)}  # type: ignore[arg-type]
     tensors = {f"coder.{name}": value for name, value in parts.items() if isinstance(value, torch.Tensor)}
     settings = {name: value for name, value in parts.items() if not isinstance(value, torch.Tensor)}
     tensors |= {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}

@@ -61,7 +61,9 @@ class ConceptGrounding:
 
     def __repr__(self) -> str:
         lines = [f"ConceptGrounding({len(self.concepts)} concepts by {self.method} at {self.at})"]
-        return "\n".join([*lines, *(f"  {each.concept}: {', '.join(each.words[:8])}" for each in self.concepts)])
+        return "\n".join(
+            [*lines, *(f"  {concept.concept}: {', '.join(concept.words[:8])}" for concept in self.concepts)]
+        )
 
     def __getitem__(self, concept: int) -> GroundedConcept:
         return self.concepts[concept]
@@ -69,7 +71,7 @@ class ConceptGrounding:
     @property
     def words(self) -> list[list[str]]:
         """The words of each concept."""
-        return [list(each.words) for each in self.concepts]
+        return [list(concept.words) for concept in self.concepts]
 
     @property
     def overlap(self) -> float:
@@ -82,13 +84,13 @@ class ConceptGrounding:
 
         rows = [
             {
-                "concept": each.concept,
-                "words": ", ".join(each.words),
-                "rows": list(each.rows),
-                "activations": list(each.activations),
-                "captions": list(each.captions),
+                "concept": concept.concept,
+                "words": ", ".join(concept.words),
+                "rows": list(concept.rows),
+                "activations": list(concept.activations),
+                "captions": list(concept.captions),
             }
-            for each in self.concepts
+            for concept in self.concepts
         ]
         return pd.DataFrame(rows)
 
@@ -164,30 +166,30 @@ def ground_concepts(
     Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 3.3 (five samples with the largest |v_k|).
     *Departs:* the maps over the pictures are ours: `h . u_k / ||u_k||` for the state h of each picture position.
     """
-    written = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    vocabularies = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
     best = bank.top(k, by=by)
     found = find_samples(bank, dataset, [row for rows in best for row in rows], prompt=prompt)
-    drawn: dict[tuple[int, str], HeatMap] = {}
+    heat_maps: dict[tuple[int, str], HeatMap] = {}
     placeless = None
     if maps:
-        wanted: dict[str, list[int]] = {}
+        requests: dict[str, list[int]] = {}
         for concept, rows in enumerate(best):
             for row in rows:
-                wanted.setdefault(bank.keys[row], []).append(concept)
-        drawn, placeless = _maps(model, bank, found, wanted, batch_size=batch_size, progress=progress)
+                requests.setdefault(bank.keys[row], []).append(concept)
+        heat_maps, placeless = _maps(model, bank, found, requests, batch_size=batch_size, progress=progress)
     strengths = bank.strengths(by)
     concepts = []
-    for concept, (said, rows) in enumerate(zip(written, best, strict=True)):
+    for concept, (concept_vocabulary, rows) in enumerate(zip(vocabularies, best, strict=True)):
         samples = [found[bank.keys[row]] for row in rows]
         concepts.append(
             GroundedConcept(
                 concept,
-                tuple(said),
+                tuple(concept_vocabulary),
                 tuple(rows),
                 tuple(strengths[rows, concept].tolist()),
                 tuple(bank.captions[row] for row in rows) if bank.captions else (),
                 tuple(sample.pictures[0] for sample in samples if sample.images),
-                tuple(drawn[concept, bank.keys[row]] for row in rows if (concept, bank.keys[row]) in drawn),
+                tuple(heat_maps[concept, bank.keys[row]] for row in rows if (concept, bank.keys[row]) in heat_maps),
             )
         )
     return ConceptGrounding(tuple(concepts), bank.at, bank.method, placeless)
@@ -206,25 +208,25 @@ def find_samples(
     return samples_by_key(dataset, {bank.keys[row] for row in rows}, prompt=prompt)
 
 
-def samples_by_key(dataset: Dataset, wanted: set[str], *, prompt: str | None = None) -> dict[str, Sample]:
+def samples_by_key(dataset: Dataset, keys: set[str], *, prompt: str | None = None) -> dict[str, Sample]:
     """The samples with some keys.
 
     Raises:
         InputError: if the dataset lacks some.
     """
-    found: dict[str, Sample] = {}
+    samples: dict[str, Sample] = {}
     for sample in as_samples(dataset, prompt=prompt):
-        if len(found) == len(wanted):
+        if len(samples) == len(keys):
             break
-        if sample.key in wanted:
-            found[sample.key] = sample
-    missing = sorted(wanted - set(found))
+        if sample.key in keys:
+            samples[sample.key] = sample
+    missing = sorted(keys - set(samples))
     if missing:
         raise InputError(
-            f"The dataset lacks {len(missing)} of {len(wanted)} samples that the concepts are shown by ({', '.join(missing[:3])}"
+            f"The dataset lacks {len(missing)} of {len(keys)} samples that the concepts are shown by ({', '.join(missing[:3])}"
             f"{' ...' if len(missing) > 3 else ''}); pass the dataset and prompt that the states were collected with."
         )
-    return found
+    return samples
 
 
 @torch.no_grad()
@@ -232,7 +234,7 @@ def _maps(
     model: HookedMultimodal,
     bank: ConceptBank,
     found: dict[str, Sample],
-    wanted: dict[str, list[int]],
+    requests: dict[str, list[int]],
     *,
     batch_size: int,
     progress: bool,
@@ -240,20 +242,20 @@ def _maps(
     """Maps by concept and sample; and why there are none."""
     if model.graph[bank.at].sequence != "language":
         return {}, f"{bank.at} does not live on the sequence that the picture is part of"
-    shown = [sample for sample in found.values() if sample.images]
+    pictures = [sample for sample in found.values() if sample.images]
     units = torch.nn.functional.normalize(bank.vectors, dim=1)
-    drawn: dict[tuple[int, str], HeatMap] = {}
-    for samples, batch in batches(model, shown, batch_size=batch_size, progress=progress, desc="maps"):
+    heat_maps: dict[tuple[int, str], HeatMap] = {}
+    for samples, batch in batches(model, pictures, batch_size=batch_size, progress=progress, desc="maps"):
         _, cache = model.run_with_cache(batch, names=bank.at)
         states = cache[bank.at].float()
         along = states @ units.T.to(states.device)
         for number, sample in enumerate(samples):
-            for concept in wanted[sample.key]:
+            for concept in requests[sample.key]:
                 try:
                     heat = map_of_rows(
                         batch.layout, along[number, :, concept], sample=number, title=f"concept {concept}"
                     )
                 except NoPlaceError as error:
                     return {}, str(error)
-                drawn[concept, sample.key] = heat
-    return drawn, None
+                heat_maps[concept, sample.key] = heat
+    return heat_maps, None

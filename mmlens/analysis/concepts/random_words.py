@@ -30,7 +30,7 @@ def random_words(
     Source: the baseline "Rnd-Words" of Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 4.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(len(like), bank.vectors.shape[1], generator=generator)
+    directions = torch.randn(len(like), bank.vectors.shape[1], generator=generator)
     longest = max((len(words) for words in like), default=0)
-    found = direction_words(model, drawn, at=bank.at, k=max(longest, 1), through_norm=through_norm, keep=keep)
-    return [words[: len(own)] for words, own in zip(found, like, strict=True)]
+    lists = direction_words(model, directions, at=bank.at, k=max(longest, 1), through_norm=through_norm, keep=keep)
+    return [words[: len(reference)] for words, reference in zip(lists, like, strict=True)]

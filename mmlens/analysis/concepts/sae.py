@@ -61,35 +61,37 @@ def load_autoencoder(
             says otherwise than the arguments, or nothing says how the autoencoder is used.
     """
     weights, configuration = _files(Path(path))
-    said = _Settings() if configuration is None else _settings(configuration)
-    if said.at is not None and said.at != at:
-        raise InputError(f"{configuration} says that the autoencoder was trained at {said.at}, not at {at}.")
+    settings = _Settings() if configuration is None else _settings(configuration)
+    if settings.at is not None and settings.at != at:
+        raise InputError(f"{configuration} says that the autoencoder was trained at {settings.at}, not at {at}.")
     for name, argument in (("nonlinearity", nonlinearity), ("k", k), ("centred", centred)):
-        if argument is not None and getattr(said, name) not in (None, argument):
-            raise InputError(f"{name}={argument!r}, and {configuration} says {getattr(said, name)!r}; leave it out.")
+        if argument is not None and getattr(settings, name) not in (None, argument):
+            raise InputError(
+                f"{name}={argument!r}, and {configuration} says {getattr(settings, name)!r}; leave it out."
+            )
     pieces = _pieces(weights)
     count = len(pieces["vectors"])
     threshold = pieces.get("threshold")
-    k = said.k if k is None else k
-    chosen = nonlinearity or said.nonlinearity
-    if chosen is None:
-        chosen = "jumprelu" if threshold is not None else "relu" if k is None else "topk"
-    if chosen not in get_args(Nonlinearity):
-        raise InputError(f"nonlinearity={chosen!r} must be one of {', '.join(map(repr, get_args(Nonlinearity)))}.")
-    if chosen == "topk" and not (k is not None and 1 <= k <= count):
+    k = settings.k if k is None else k
+    kind = nonlinearity or settings.nonlinearity
+    if kind is None:
+        kind = "jumprelu" if threshold is not None else "relu" if k is None else "topk"
+    if kind not in get_args(Nonlinearity):
+        raise InputError(f"nonlinearity={kind!r} must be one of {', '.join(map(repr, get_args(Nonlinearity)))}.")
+    if kind == "topk" and not (k is not None and 1 <= k <= count):
         raise InputError(f"nonlinearity='topk' needs k in 1..{count}, found k={k}.")
-    if (chosen == "jumprelu") != (threshold is not None):
+    if (kind == "jumprelu") != (threshold is not None):
         has = "lacks" if threshold is None else "has"
         raise InputError(
-            f"nonlinearity={chosen!r}, and {weights} {has} a tensor 'threshold', which jumprelu alone needs."
+            f"nonlinearity={kind!r}, and {weights} {has} a tensor 'threshold', which jumprelu alone needs."
         )
-    centred = said.centred if centred is None else centred
+    centred = settings.centred if centred is None else centred
     if centred is None:
         raise InputError(
             f"No {' or '.join(_CONFIGURATIONS)} beside {weights} says whether b_dec is taken off before encoding: give "
             "centred=True (the default of SAELens and sparsify) or centred=False (Gemma Scope)."
         )
-    if said.by_decoder_norm:
+    if settings.by_decoder_norm:
         # codes are chosen by what they add; with the lengths in the encoder the vectors are of length one
         lengths = pieces["vectors"].norm(dim=1)
         pieces["encoder"], pieces["encoder_bias"] = pieces["encoder"] * lengths, pieces["encoder_bias"] * lengths
@@ -100,7 +102,7 @@ def load_autoencoder(
         pieces["encoder_bias"],
         pieces["bias"],
         centred,
-        chosen,
+        kind,
         k or 0,
         threshold,
     )
@@ -109,12 +111,12 @@ def load_autoencoder(
 def _files(path: Path) -> tuple[Path, Path | None]:
     """The weights, and the configuration beside them."""
     if path.is_dir():
-        found = [path / name for name in _WEIGHTS if (path / name).is_file()] or sorted(path.glob("*.safetensors"))
-        if len(found) != 1:
+        files = [path / name for name in _WEIGHTS if (path / name).is_file()] or sorted(path.glob("*.safetensors"))
+        if len(files) != 1:
             raise InputError(
-                f"{path} holds {len(found)} safetensors files ({', '.join(file.name for file in found)}); name the autoencoder's."
+                f"{path} holds {len(files)} safetensors files ({', '.join(file.name for file in files)}); name the autoencoder's."
             )
-        path = found[0]
+        path = files[0]
     weights = require_file(path, "autoencoder file")
     return weights, next((weights.parent / n for n in _CONFIGURATIONS if (weights.parent / n).is_file()), None)
 
@@ -146,13 +148,13 @@ def _settings(where: Path) -> _Settings:
     )
     function = about.get("activation_fn_str") or about.get("activation_fn")
     nonlinearity = "topk" if function == "topk" else _architecture(about, where)
-    rescaled = bool(about.get("rescale_acts_by_decoder_norm", False))
-    if rescaled and nonlinearity != "topk":
+    is_rescaled = bool(about.get("rescale_acts_by_decoder_norm", False))
+    if is_rescaled and nonlinearity != "topk":
         raise InputError(
             f"{where}: rescale_acts_by_decoder_norm has no meaning for {about.get('architecture')!r} here."
         )
     return _Settings(
-        nonlinearity, about.get("k", options.get("k")), about.get("apply_b_dec_to_input", True), rescaled, at
+        nonlinearity, about.get("k", options.get("k")), about.get("apply_b_dec_to_input", True), is_rescaled, at
     )
 
 
@@ -186,32 +188,32 @@ def _pieces(path: Path) -> dict[str, torch.Tensor]:
         InputError: if one is missing, unknown, or does not fit.
     """
     try:
-        held = load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file: {error}.") from error
-    found: dict[str, torch.Tensor] = {}
+    pieces: dict[str, torch.Tensor] = {}
     for piece, names in _NAMES.items():
-        for name, turned in names:
-            if piece not in found and name in held:
-                tensor = held.pop(name).float()
-                found[piece] = tensor.T.contiguous() if turned else tensor
+        for name, transpose in names:
+            if piece not in pieces and name in tensors:
+                tensor = tensors.pop(name).float()
+                pieces[piece] = tensor.T.contiguous() if transpose else tensor
     missing = [
         " or ".join(name for name, _ in names)
         for piece, names in _NAMES.items()
-        if piece not in found and piece != "threshold"
+        if piece not in pieces and piece != "threshold"
     ]
-    if missing or held:
-        what = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(held)} too"] * bool(held)
-        raise InputError(f"{path} is no autoencoder that can be used: it {', and '.join(what)}.")
-    if found["encoder"].ndim != 2:
-        raise InputError(f"The encoder at {path} must be [d_model concept], found {list(found['encoder'].shape)}.")
-    width, count = found["encoder"].shape
+    if missing or tensors:
+        problems = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"holds {', '.join(tensors)} too"] * bool(tensors)
+        raise InputError(f"{path} is no autoencoder that can be used: it {', and '.join(problems)}.")
+    if pieces["encoder"].ndim != 2:
+        raise InputError(f"The encoder at {path} must be [d_model concept], found {list(pieces['encoder'].shape)}.")
+    width, count = pieces["encoder"].shape
     expected = {"encoder_bias": (count,), "vectors": (count, width), "bias": (width,), "threshold": (count,)}
     wrong = [
-        f"{piece} {list(found[piece].shape)} for {list(shape)}"
+        f"{piece} {list(pieces[piece].shape)} for {list(shape)}"
         for piece, shape in expected.items()
-        if piece in found and found[piece].shape != shape
+        if piece in pieces and pieces[piece].shape != shape
     ]
     if wrong:
         raise InputError(f"The autoencoder at {path} does not fit together: {'; '.join(wrong)}.")
-    return found
+    return pieces

@@ -104,20 +104,22 @@ def score_grounding(
     """
     if not 1 <= top <= len(bank):
         raise InputError(f"top={top} must lie in 1..{len(bank)}, the number of concepts.")
-    chosen = list(range(len(bank.codes))) if rows is None else list(rows)
-    wrong = [row for row in chosen if not 0 <= row < len(bank.codes)]
-    if wrong or not chosen:
-        raise InputError(f"The bank has states 0..{len(bank.codes) - 1}; rows={wrong or chosen} are none of them.")
-    found = find_samples(bank, dataset, chosen, prompt=prompt)
-    samples = [found[bank.keys[row]] for row in chosen]
-    said = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
-    drawn = random_words(model, bank, like=said, seed=seed, through_norm=through_norm, keep=keep)
-    best = bank.strengths().topk(top, dim=1).indices[chosen].tolist()
+    states_to_score = list(range(len(bank.codes))) if rows is None else list(rows)
+    wrong = [row for row in states_to_score if not 0 <= row < len(bank.codes)]
+    if wrong or not states_to_score:
+        raise InputError(
+            f"The bank has states 0..{len(bank.codes) - 1}; rows={wrong or states_to_score} are none of them."
+        )
+    found = find_samples(bank, dataset, states_to_score, prompt=prompt)
+    samples = [found[bank.keys[row]] for row in states_to_score]
+    lists = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
+    random_lists = random_words(model, bank, like=lists, seed=seed, through_norm=through_norm, keep=keep)
+    best = bank.strengths().topk(top, dim=1).indices[states_to_score].tolist()
 
-    def scores(shown: Sequence[Any], of: list[list[str]]) -> Float[np.ndarray, "sample"]:
+    def scores(items: Sequence[Any], of: list[list[str]]) -> Float[np.ndarray, "sample"]:
         texts = [f"{prefix}{', '.join(of[concept])}." for concepts in best for concept in concepts]
-        repeated = [reference for reference in shown for _ in range(top)]
-        return scorer.score(repeated, texts).detach().cpu().double().numpy().reshape(-1, top).mean(1)
+        references = [reference for reference in items for _ in range(top)]
+        return scorer.score(references, texts).detach().cpu().double().numpy().reshape(-1, top).mean(1)
 
     references = _references(samples, scorer)
     on_pictures = scorer.against == "picture"
@@ -127,18 +129,20 @@ def score_grounding(
         scorer.name,
         scorer.unit,
         top,
-        tuple(chosen),
-        scores(references, said),
-        scores(references, drawn),
-        scores(noise, said) if on_pictures else np.full(len(chosen), np.nan),
+        tuple(states_to_score),
+        scores(references, lists),
+        scores(references, random_lists),
+        scores(noise, lists) if on_pictures else np.full(len(states_to_score), np.nan),
     )
 
 
 def _references(samples: Sequence[Sample], scorer: Scorer) -> list[Image.Image] | list[str]:
     kind = "picture" if scorer.against == "picture" else "true caption"
-    lacking = [s.name or s.key for s in samples if (not s.images if kind == "picture" else s.caption is None)]
-    if lacking:
-        raise InputError(f"{scorer.name} compares with a {kind}, which the samples {', '.join(lacking[:3])} have not.")
+    incomplete = [s.name or s.key for s in samples if (not s.images if kind == "picture" else s.caption is None)]
+    if incomplete:
+        raise InputError(
+            f"{scorer.name} compares with a {kind}, which the samples {', '.join(incomplete[:3])} have not."
+        )
     if kind == "picture":
         return [sample.pictures[0] for sample in samples]
     return [sample.caption or "" for sample in samples]

@@ -91,22 +91,22 @@ def direction_words(
         raise InputError(f"k={k} must be at least 1.")
     keep = is_content_word if keep is None else keep
     weight = next(model.unembed.parameters())
-    moved = directions.to(weight.device, weight.dtype)
+    vectors = directions.to(weight.device, weight.dtype)
     # after the final norm itself the states are already what the unembedding reads
-    normed = model.ln_final(moved[None])[0] if through_norm and at != "ln_final.hook_normalized" else moved
-    best = model.unembed(normed).topk(min(candidates, model.unembed.weight.shape[0]), dim=-1).indices  # type: ignore[union-attr, index]
+    norm_output = model.ln_final(vectors[None])[0] if through_norm and at != "ln_final.hook_normalized" else vectors
+    best = model.unembed(norm_output).topk(min(candidates, model.unembed.weight.shape[0]), dim=-1).indices  # type: ignore[union-attr, index]
     return [_kept(model, row.tolist(), k, keep) for row in best]
 
 
 def _kept(model: HookedMultimodal, tokens: Sequence[int], k: int, keep: Keep) -> list[str]:
-    found: dict[str, None] = {}
+    result: dict[str, None] = {}
     for token in tokens:
         word = model.to_string(token).strip()
         if keep(word):
-            found.setdefault(word.lower())
-            if len(found) == k:
+            result.setdefault(word.lower())
+            if len(result) == k:
                 break
-    return list(found)
+    return list(result)
 
 
 def _require_stream(model: HookedMultimodal, at: str, width: int) -> None:

@@ -127,20 +127,22 @@ def random_units(
         raise InputError(f"draws={draws} must be at least 1.")
     if "data" in rule.needs and batch is None:
         raise InputError(f"match={rule.name!r} is measured on samples: pass batch=... (a batch, or a dataset).")
-    blocks = [_Block(own, model.graph.unit_counts[point]) for point, own in units.by_point().items()]
-    crowded = [f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.crowded]
-    if crowded:
-        raise InputError(f"Too few other units are left to match these by ({', '.join(crowded)}); match fewer.")
+    blocks = [_Block(block_units, model.graph.unit_counts[point]) for point, block_units in units.by_point().items()]
+    full_blocks = [
+        f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.crowded
+    ]
+    if full_blocks:
+        raise InputError(f"Too few other units are left to match these by ({', '.join(full_blocks)}); match fewer.")
     sizes = rule.sizes(model, list(units.by_point()), batch)
     generator = torch.Generator().manual_seed(seed)
     sets, complete = _distinct(blocks, sizes, rule.pool, draws, generator)
-    found = tuple(Units(drawn[unit] for unit in units) for drawn in sets)
+    unit_sets = tuple(Units(draw[unit] for unit in units) for draw in sets)
 
-    def mean(some: Units) -> float:
-        return float(torch.stack([sizes[unit.hook][unit.index] for unit in some]).mean())
+    def mean(members: Units) -> float:
+        return float(torch.stack([sizes[unit.hook][unit.index] for unit in members]).mean())
 
-    measured = (mean(units), tuple(map(mean, found))) if sizes else (float("nan"), ())
-    return RandomUnits(units, found, rule, seed, *measured, complete)
+    means = (mean(units), tuple(map(mean, unit_sets))) if sizes else (float("nan"), ())
+    return RandomUnits(units, unit_sets, rule, seed, *means, complete)
 
 
 class _Block:
@@ -174,14 +176,14 @@ class _Block:
         if size is None:
             order = torch.randperm(len(self.free), generator=generator)[: len(self.units)].tolist()
             return self.drawn([self.free[number] for number in order])
-        left, found = torch.tensor(self.free), {}
+        remainder, result = torch.tensor(self.free), {}
         for number in torch.randperm(len(self.units), generator=generator).tolist():
             unit = self.units[number]
-            near = (size[left] - size[unit.index]).abs().topk(min(nearest, len(left)), largest=False).indices
+            near = (size[remainder] - size[unit.index]).abs().topk(min(nearest, len(remainder)), largest=False).indices
             choice = int(near[torch.randint(len(near), (1,), generator=generator)])
-            found[unit] = replace(unit, index=int(left[choice]))
-            left = torch.cat([left[:choice], left[choice + 1 :]])
-        return found
+            result[unit] = replace(unit, index=int(remainder[choice]))
+            remainder = torch.cat([remainder[:choice], remainder[choice + 1 :]])
+        return result
 
 
 def _distinct(
@@ -193,15 +195,15 @@ def _distinct(
 ) -> tuple[list[dict[Unit, Unit]], bool]:
     """Different sets, each unit's stand-in by unit; and whether there are no more."""
     if not sizes and (total := prod(comb(len(block.free), len(block.units)) for block in blocks)) <= draws:
-        every = [_joined(some) for some in product(*(block.all_sets() for block in blocks))]
+        every = [_joined(choice) for choice in product(*(block.all_sets() for block in blocks))]
         return [every[number] for number in torch.randperm(total, generator=generator).tolist()], True
-    found: dict[frozenset[Unit], dict[Unit, Unit]] = {}
+    results: dict[frozenset[Unit], dict[Unit, Unit]] = {}
     for _ in range(_ATTEMPTS * draws):
-        drawn = _joined([block.draw(sizes.get(block.units[0].hook), nearest, generator) for block in blocks])
-        found.setdefault(frozenset(drawn.values()), drawn)
-        if len(found) == draws:
-            return list(found.values()), False
-    return list(found.values()), True
+        draw = _joined([block.draw(sizes.get(block.units[0].hook), nearest, generator) for block in blocks])
+        results.setdefault(frozenset(draw.values()), draw)
+        if len(results) == draws:
+            return list(results.values()), False
+    return list(results.values()), True
 
 
 def _joined(parts: Iterable[Mapping[Unit, Unit]]) -> dict[Unit, Unit]:

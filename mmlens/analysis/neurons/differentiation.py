@@ -36,14 +36,14 @@ def require_positions(model: HookedMultimodal, layers: NeuronLayers, positions: 
 @contextmanager
 def differentiable(model: HookedMultimodal) -> Iterator[None]:
     """Gradients on, but none of parameters: what lies in front of the first hooked point then keeps no graph."""
-    trained = [parameter for parameter in model.hf_model.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in model.hf_model.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
+        for parameter in parameters:
             parameter.requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
-        for parameter in trained:
+        for parameter in parameters:
             parameter.requires_grad_(True)
 
 

@@ -43,9 +43,9 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tup
     Raises:
         InputError: if there is no file, or it is no file of scores.
     """
-    tensors, held = read_tensors(path, format=_FORMAT, result="file of neuron scores")
-    origin = held["origin"]
-    return tensors, held["about"], None if origin is None else (origin[0], origin[1])
+    tensors, content = read_tensors(path, format=_FORMAT, result="file of neuron scores")
+    origin = content["origin"]
+    return tensors, content["about"], None if origin is None else (origin[0], origin[1])
 
 
 def require_same(path: str | Path, origin: tuple[str, str] | None, model: HookedMultimodal) -> None:
@@ -54,10 +54,11 @@ def require_same(path: str | Path, origin: tuple[str, str] | None, model: Hooked
     Raises:
         InputError: if it is of another class, or has other weights.
     """
-    found = origin_of(model)
-    if origin is not None and found != origin:
-        what = "other weights" if found[0] == origin[0] else "another class"
+    own_origin = origin_of(model)
+    if origin is not None and own_origin != origin:
+        difference = "other weights" if own_origin[0] == origin[0] else "another class"
         raise InputError(
-            f"The scores in {path} belong to a {origin[0]} with fingerprint {origin[1]}; the model given is a {found[0]} with "
-            f"{found[1]}: {what}. Load the model that they were found on, or read them without one."
+            f"The scores in {path} belong to a {origin[0]} with fingerprint {origin[1]}; the model "
+            f"given is a {own_origin[0]} with "
+            f"{own_origin[1]}: {difference}. Load the model that they were found on, or read them without one."
         )

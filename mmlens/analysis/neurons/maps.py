@@ -76,7 +76,7 @@ def activation_maps(
         for title, neurons in sets.items()
     }
     readers: dict[str, list[Unit]] = {}
-    for unit in sorted({unit for some in units.values() for unit in some}):
+    for unit in sorted({unit for group in units.values() for unit in group}):
         readers.setdefault(unit.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(unit)
     part = _part_of(model, readers)
     index = batch.layout.grid(
@@ -86,18 +86,18 @@ def activation_maps(
 
     @reads_only
     def keep(values: torch.Tensor, hook: Any) -> None:
-        some = readers[hook.name]
-        own = (
+        selection = readers[hook.name]
+        rows = (
             values[index] if isinstance(index, int) else values
         )  # packed towers have one sequence, tiles an entry each
-        columns = own[..., [neuron.index for neuron in some]].float().cpu()  # layers may lie on several devices
+        columns = rows[..., [neuron.index for neuron in selection]].float().cpu()  # layers may lie on several devices
         columns = columns.abs() if shown == "magnitude" else columns
-        values_of.update(zip(some, columns.unbind(-1), strict=True))
+        values_of.update(zip(selection, columns.unbind(-1), strict=True))
 
     model.run_with_hooks(batch, fwd_hooks=[(list(readers), keep)])
     maps = {}
-    for title, some in units.items():
-        mean = torch.stack([values_of[unit] for unit in some]).mean(0)
+    for title, group in units.items():
+        mean = torch.stack([values_of[unit] for unit in group]).mean(0)
         maps[title] = map_of_rows(batch.layout, mean, part=part, sample=sample, image=image, title=title)
     return maps
 

@@ -20,7 +20,7 @@ def readable_mlps(blocks: list[BlockWeights]) -> list[MlpWeights]:
 
 
 def projections(
-    mlp: MlpWeights, directions: Float[torch.Tensor, "token d_model"], which: Int[torch.Tensor, "entry"]
+    mlp: MlpWeights, directions: Float[torch.Tensor, "token d_model"], indices: Int[torch.Tensor, "entry"]
 ) -> Float[torch.Tensor, "entry neuron"]:
     """Products of every row of `W_out` with the direction of each entry's token.
 
@@ -30,10 +30,10 @@ def projections(
     Args:
         mlp: of one layer.
         directions: one for each token.
-        which: the number of each entry's token.
+        indices: the number of each entry's token.
     """
     weight = mlp.W_out.T
-    return wide((directions.to(weight) @ weight)[which.to(weight.device)])
+    return wide((directions.to(weight) @ weight)[indices.to(weight.device)])
 
 
 def stack_layers(scores: list[torch.Tensor]) -> Float[torch.Tensor, "entry layer neuron"]:

@@ -140,9 +140,9 @@ class NeuronScores:
         best = self.top(min(20, self.scores.numel())) if neurons is None else neurons
         return neuron_words(self._require_model("Words of neurons"), best, k=k)
 
-    def _require_model(self, what: str) -> HookedMultimodal:
+    def _require_model(self, task: str) -> HookedMultimodal:
         if self.model is None:
-            raise InputError(f"{what} need the model, and these scores were read without one: load(path, model=...).")
+            raise InputError(f"{task} need the model, and these scores were read without one: load(path, model=...).")
         return self.model
 
     def heatmap(
@@ -174,12 +174,12 @@ class NeuronScores:
             units = Units(neurons)
             title = ", ".join(map(str, units[:3])) + (" ..." if len(units) > 3 else "")
         model = self._require_model("Heat maps")
-        seen = self.batch if batch is None else batch
-        if seen is None:
+        pictures = self.batch if batch is None else batch
+        if pictures is None:
             raise InputError("These scores were read from a file, which holds no picture; pass batch=.")
         return activation_map(
             model,
-            seen,
+            pictures,
             units,
             activation=self.activation,
             shown=shown,
@@ -230,14 +230,14 @@ class NeuronScores:
         Raises:
             InputError: as for `heatmap`, or if the batch was made of tensors, so that there is no picture to draw on.
         """
-        seen = self.batch if batch is None else batch
-        if seen is not None and not seen.images:
+        pictures = self.batch if batch is None else batch
+        if pictures is not None and not pictures.images:
             raise InputError(
                 "The batch was made of tensors, so there is no picture to draw on; make it with model.prepare(text, images=...), "
                 "or use heatmap(...).overlay(picture)."
             )
         heat = self.heatmap(neurons, k=k, shown=shown, batch=batch, sample=sample, image=image)
-        picture = seen.images[self._sample(sample, batch)][image]  # type: ignore[union-attr]
+        picture = pictures.images[self._sample(sample, batch)][image]  # type: ignore[union-attr]
         return heat.overlay(picture, alpha=alpha, percentile=percentile)
 
     def layers(self, k: int = 20) -> list[int]:
@@ -279,8 +279,8 @@ class NeuronScores:
         """
         tensors = {"scores": self.scores}
         if self.samples:
-            tensors["sample_indices"] = torch.stack([each.indices for each in self.samples])
-            tensors["sample_scores"] = torch.stack([each.scores for each in self.samples])
+            tensors["sample_indices"] = torch.stack([sample.indices for sample in self.samples])
+            tensors["sample_scores"] = torch.stack([sample.scores for sample in self.samples])
         about = {
             "tokens": self.tokens,
             "word": self.word,
@@ -289,7 +289,7 @@ class NeuronScores:
             "stack": self.stack,
             "settings": dict(self.settings),
             "n_samples": self.n_samples,
-            "sample_names": [each.name for each in self.samples],
+            "sample_names": [sample.name for sample in self.samples],
         }
         files.write(path, tensors, about, self.origin if self.model is None else files.origin_of(self.model))
 
@@ -308,10 +308,10 @@ class NeuronScores:
         if model is not None:
             files.require_same(path, origin, model)
         names = about.pop("sample_names")
-        kept = zip(names, tensors.get("sample_indices", []), tensors.get("sample_scores", []), strict=True)
+        rows = zip(names, tensors.get("sample_indices", []), tensors.get("sample_scores", []), strict=True)
         return cls(
             scores=tensors["scores"],
-            samples=tuple(SampleTop(*each) for each in kept),
+            samples=tuple(SampleTop(*fields) for fields in rows),
             model=model,
             origin=origin,
             **{**about, "tokens": tuple(about["tokens"])},

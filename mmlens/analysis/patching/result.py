@@ -270,5 +270,5 @@ class PatchSweep:
         """
         tensors, about = read_tensors(path, format=_FORMAT, result="patch sweep")
         about["row_units"] = tuple(map(Units, about["row_units"]))
-        about["boxes"] = tuple(None if found is None else torch.tensor(found) for found in about["boxes"])
+        about["boxes"] = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
         return cls(**(about | tensors))

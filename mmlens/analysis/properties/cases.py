@@ -184,13 +184,13 @@ def repeated_cases(
     by_sample: dict[int, list[Case]] = defaultdict(list)
     for case in cases:
         by_sample[case.occurrence.number].append(case)
-    repeated: dict[tuple[int, str], Case] = {}
+    result: dict[tuple[int, str], Case] = {}
     for number, group in by_sample.items():
         first, nouns = group[0].occurrence, {case.occurrence.noun for case in group}
         for occurrence in noun_occurrences(first.model, form(first.sample), settings, number=number):
             if occurrence.noun in nouns:
-                repeated[number, occurrence.noun] = case_of(occurrence, group[0].choice, stream=1)
-    return repeated
+                result[number, occurrence.noun] = case_of(occurrence, group[0].choice, stream=1)
+    return result
 
 
 def counts(k: int | Sequence[int]) -> tuple[int, ...]:

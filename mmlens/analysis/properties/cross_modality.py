@@ -67,10 +67,10 @@ class CrossModality:
             raise UnmeasurableError(
                 f"The family {family.name} needs a picture with every text, so a writing cannot stand in its place."
             )
-        repeated = repeated_cases(pictures, self.settings, form=lambda sample: sample.as_writing)
-        writings = list(repeated.values())
+        twins = repeated_cases(pictures, self.settings, form=lambda sample: sample.as_writing)
+        writings = list(twins.values())
         for case in pictures:
-            twin_case = repeated.get((case.occurrence.number, case.occurrence.noun))
+            twin_case = twins.get((case.occurrence.number, case.occurrence.noun))
             if twin_case is not None:
                 yield from self._compare(case, twin_case, another(writings, twin_case), another(pictures, case))
                 if self.ablate:

@@ -100,12 +100,12 @@ class RegionInvariance:
         if not pictures:
             return
         with pictures[0].occurrence.model.intervene(PermuteImage(self.seed)):
-            repeated = repeated_cases(pictures, self.settings)
+            twins = repeated_cases(pictures, self.settings)
         for case in pictures:
-            twin_case = repeated.get((case.occurrence.number, case.occurrence.noun))
+            twin_case = twins.get((case.occurrence.number, case.occurrence.noun))
             yield case.value(STILL_SAID.name, next(iter(case.choice.scored)), twin_case is not None)
             if twin_case is not None:
-                other = another(list(repeated.values()), twin_case)
+                other = another(list(twins.values()), twin_case)
                 for k in self.ks:
                     for quantity, others in ((PERMUTED, twin_case), (PERMUTED_OTHER, other)):
                         for method, share in shares(case, others, k):

@@ -115,8 +115,8 @@ class Measurements:
         columns = ["quantity", "method", "k", "value", "sample", "noun"]
         table = pd.DataFrame([asdict(value) for value in values], columns=columns)
         draws = {method: _DRAW.fullmatch(method) for method in table["method"].unique()}
-        table["draw"] = [int(found[2]) if (found := draws[method]) else 0 for method in table["method"]]
-        table["method"] = [found[1] if (found := draws[method]) else method for method in table["method"]]
+        table["draw"] = [int(match[2]) if (match := draws[method]) else 0 for method in table["method"]]
+        table["method"] = [match[1] if (match := draws[method]) else method for method in table["method"]]
         used = tuple(quantity for quantity in quantities if quantity.name in set(table["quantity"]))
         return cls(used, table, dict(about or {}), dict(skipped or {}))
 
@@ -148,9 +148,9 @@ class Measurements:
         """The rows of one quantity, choice and number of neurons."""
         rows = self.values[(self.values["quantity"] == quantity) & (self.values["method"] == method)]
         if rows.empty:
-            known = sorted(set(self.values["quantity"]))
+            names = sorted(set(self.values["quantity"]))
             raise InputError(
-                f"{quantity!r} was not measured for {method!r}; measured are {', '.join(known)} for {', '.join(self.methods)}."
+                f"{quantity!r} was not measured for {method!r}; measured are {', '.join(names)} for {', '.join(self.methods)}."
             )
         rows = rows[rows["k"] == (max(rows["k"]) if k is None else k)]
         if rows.empty:

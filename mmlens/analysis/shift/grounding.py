@@ -134,17 +134,17 @@ def ground_shift(
     def words_for(vectors: Float[torch.Tensor, "concept d_model"]) -> list[tuple[str, ...]]:
         finite = vectors.isfinite().all(1)
         lists = direction_words(model, vectors.nan_to_num(), at=shift.at, k=words, through_norm=through_norm, keep=keep)
-        return [tuple(some) if ok else () for some, ok in zip(lists, finite.tolist(), strict=True)]
+        return [tuple(row) if ok else () for row, ok in zip(lists, finite.tolist(), strict=True)]
 
     texts = [words_for(vectors) for vectors in (shift.base, shift.shifted, shift.matched)]
     keys: list[list[tuple[str, ...]]] = [[()] * len(shift.vectors)] * 3
-    found = {}
+    by_side = {}
     if dataset is not None and shift.most_active is not None:
         keys = [[some[:pictures] for some in side] for side in shift.most_active]
-        found = samples_by_key(dataset, {key for side in keys for some in side for key in some}, prompt=prompt)
+        by_side = samples_by_key(dataset, {key for side in keys for some in side for key in some}, prompt=prompt)
     sides = [
         tuple(
-            Shown(text, tuple(found[key].pictures[0] for key in some if found[key].images))
+            Shown(text, tuple(by_side[key].pictures[0] for key in some if by_side[key].images))
             for text, some in zip(lists, key_set, strict=True)
         )
         for lists, key_set in zip(texts, keys, strict=True)

@@ -77,16 +77,16 @@ def cosine_table(
 
 def transport(
     cost: Float[torch.Tensor, "concept other"],
-    left: Real[torch.Tensor, "concept"],
-    right: Real[torch.Tensor, "other"],
+    origin_masses: Real[torch.Tensor, "concept"],
+    target_masses: Real[torch.Tensor, "other"],
 ) -> Float[torch.Tensor, "concept other"]:
-    """The plan that moves the shares `left` to the shares `right` with the least cost: exact optimal transport.
+    """The plan that moves the shares `origin_masses` to the shares `target_masses` with the least cost: exact optimal transport.
 
         min_P sum_ij P_ij cost_ij    with  sum_j P_ij = left_i / sum(left),  sum_i P_ij = right_j / sum(right),  P >= 0
 
     Args:
         cost: of moving a unit from i to j.
-        left, right: not negative; scaled to sum to 1.
+        origin_masses, target_masses: not negative; scaled to sum to 1.
 
     Returns:
         How much of i goes to j.
@@ -95,7 +95,7 @@ def transport(
         InputError: for masses that are negative, or all zero.
     """
     masses = []
-    for mass in (left, right):
+    for mass in (origin_masses, target_masses):
         if bool((mass < 0).any()) or float(mass.sum()) <= 0:
             raise InputError(f"Masses must not be negative, and not all zero; found {mass.tolist()}.")
         masses.append(mass.double().numpy() / float(mass.double().sum()))

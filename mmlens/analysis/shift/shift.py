@@ -101,19 +101,19 @@ def concept_shift(
     shifts = torch.zeros(0, bank.vectors.shape[1], dtype=torch.double)
     if pairs == "none":
         ends = [(start[owner == k], end[(other == j) & (other >= 0)]) for k, j in enumerate(partners.tolist())]
-        moved = [average_shift(b, average) - average_shift(a, average) for a, b in ends]
+        changes = [average_shift(b, average) - average_shift(a, average) for a, b in ends]
         consistency = torch.full((count,), torch.nan, dtype=torch.double)
         origin = _owners(_bank_of(bank, target_states), by)
     else:
         shifts = end - start
-        moved = [average_shift(shifts[owner == k], average) for k in range(count)]
+        changes = [average_shift(shifts[owner == k], average) for k in range(count)]
         consistency = torch.tensor([consistency_of(shifts[owner == k]) for k in range(count)], dtype=torch.double)
         origin = owner
     fate, extra = fates(contingency(origin, other, (count, len(target_bank))), partners)
     if pairs == "none":  # no sample of the new data holds what samples of the old did
         fate = tuple("vanished" if f == "empty" and n else f for f, n in zip(fate, n_samples.tolist(), strict=True))
     result = ConceptShift(
-        torch.stack(moved), bank.vectors.double().cpu(), target_bank.vectors.double().cpu(), partners, consistency,
+        torch.stack(changes), bank.vectors.double().cpu(), target_bank.vectors.double().cpu(), partners, consistency,
         n_samples, owner, _units(before, owner), shifts, alpha, fate, extra, None, bank.at, match, average,
         (base.source, target_states.source),
     )  # fmt: skip

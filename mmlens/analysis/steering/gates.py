@@ -51,17 +51,17 @@ class ActiveConcept:
     by: By = field(default="absolute", kw_only=True)
 
     def __post_init__(self) -> None:
-        asked = (self.concepts,) if isinstance(self.concepts, int) else tuple(self.concepts)
-        wrong = [number for number in asked if not 0 <= number < len(self.bank)]
-        if wrong or not asked:
+        indices = (self.concepts,) if isinstance(self.concepts, int) else tuple(self.concepts)
+        wrong = [number for number in indices if not 0 <= number < len(self.bank)]
+        if wrong or not indices:
             raise InputError(f"concepts={self.concepts!r} must be one or more of the bank's 0..{len(self.bank) - 1}.")
         if self.by not in ("absolute", "signed"):
             raise InputError(f"by={self.by!r} must be 'absolute' or 'signed'.")
-        object.__setattr__(self, "concepts", asked)
+        object.__setattr__(self, "concepts", indices)
 
     def __repr__(self) -> str:
-        least = "" if self.at_least is None else f", at_least={self.at_least:g}"
-        return f"ActiveConcept({', '.join(map(str, self._asked))} of {len(self.bank)} at {self.bank.at}{least})"
+        limit = "" if self.at_least is None else f", at_least={self.at_least:g}"
+        return f"ActiveConcept({', '.join(map(str, self._asked))} of {len(self.bank)} at {self.bank.at}{limit})"
 
     @property
     def _asked(self) -> tuple[int, ...]:
@@ -84,8 +84,8 @@ class ActiveConcept:
         active = self.bank.activations(states.flatten(0, 1).float())
         active = active.abs() if self.by == "absolute" else active
         strongest = active.max(dim=1)
-        asked = torch.tensor(self._asked, device=active.device)
-        is_open = torch.isin(strongest.indices, asked)
+        indices = torch.tensor(self._asked, device=active.device)
+        is_open = torch.isin(strongest.indices, indices)
         if self.at_least is not None:
             is_open &= strongest.values >= self.at_least
         return is_open.reshape(states.shape[:2])

@@ -111,7 +111,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
     return Diversity(
         len(set(every)) / max(len(every), 1),
         len(set(pairs)) / max(len(pairs), 1),
-        sum(one == other for one, other in pairs) / max(len(every), 1),
+        sum(first == second for first, second in pairs) / max(len(every), 1),
         sum(len(some) - len(set(some)) for some in threes) / max(sum(map(len, threes)), 1),
         len(every) / len(texts),
         sum(not some for some in words) / len(texts),
@@ -126,8 +126,8 @@ def says(text: str, phrases: str | Sequence[str]) -> bool:
         (True, False, True)
     """
     words = f" {' '.join(text.lower().split())} "
-    asked = [phrases] if isinstance(phrases, str) else phrases
-    return any(f" {' '.join(phrase.lower().split())} " in words for phrase in asked)
+    phrase_list = [phrases] if isinstance(phrases, str) else phrases
+    return any(f" {' '.join(phrase.lower().split())} " in words for phrase in phrase_list)
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ class SteeringReport:
     cases: tuple[SteeringCase, ...] = field(repr=False)
 
     def __repr__(self) -> str:
-        asked = sum(fact.control_of is None for fact in self.interventions)
+        n_interventions = sum(fact.control_of is None for fact in self.interventions)
         return (
-            f"SteeringReport({asked} interventions, {len(self.interventions) - asked} random controls, "
+            f"SteeringReport({n_interventions} interventions, {len(self.interventions) - n_interventions} random controls, "
             f"{len(self.cases)} answers)\n{self.summary().to_string(index=False)}"
         )
 
@@ -172,8 +172,8 @@ class SteeringReport:
         self, intervention: str, value: Callable[[SteeringCase], float | None], group: str | None = None
     ) -> Interval:
         """Mean and 95% interval of a number (or truth value) of every case; None is left out, whole pictures count as drawn."""
-        found = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
-        return mean_interval([number for number, _ in found], groups=np.array([shown for _, shown in found]))
+        pairs = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
+        return mean_interval([number for number, _ in pairs], groups=np.array([picture for _, picture in pairs]))
 
     def changed(self, intervention: str, group: str | None = None) -> Interval:
         """Share of answers that are other ones now."""
@@ -211,11 +211,11 @@ class SteeringReport:
         controls = [fact.name for fact in self.interventions if fact.control_of == intervention]
         if not controls:
             raise InputError(f"{intervention!r} has no random control in this report; ask for one with seeds=.")
-        own = self.of(intervention, group)
+        own_cases = self.of(intervention, group)
         others = [[float(value(case)) for case in self.of(name, group)] for name in controls]
-        means = [sum(some) / len(some) for some in zip(*others, strict=True)]
+        means = [sum(numbers) / len(numbers) for numbers in zip(*others, strict=True)]
         return paired_difference(
-            [float(value(case)) for case in own], means, groups=np.array([case.shown for case in own])
+            [float(value(case)) for case in own_cases], means, groups=np.array([case.shown for case in own_cases])
         )
 
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
@@ -224,9 +224,9 @@ class SteeringReport:
 
         cases = self.of(intervention, group)
         before, after = Counter(case.before for case in cases), Counter(case.after for case in cases)
-        said = sorted({*before, *after}, key=lambda answer: (-abs(after[answer] - before[answer]), answer))
-        columns = {"before": [before[answer] for answer in said], "after": [after[answer] for answer in said]}
-        frame = pd.DataFrame({"answer": said, **columns})
+        answers = sorted({*before, *after}, key=lambda answer: (-abs(after[answer] - before[answer]), answer))
+        columns = {"before": [before[answer] for answer in answers], "after": [after[answer] for answer in answers]}
+        frame = pd.DataFrame({"answer": answers, **columns})
         return frame.assign(change=frame["after"] - frame["before"])
 
     def diversity(self, intervention: str, group: str | None = None) -> tuple[Diversity, Diversity]:
@@ -246,9 +246,9 @@ class SteeringReport:
         cases = self.of(fact.name, group)
         line: dict[str, object] = {"intervention": fact.name, "prompts": group, "answers": len(cases)}
         line["changed"] = str(self.changed(fact.name, group))
-        known = [case.score for case in cases if case.score is not None]
-        if known:
-            before, after = (sum(pair[n] for pair in known) / len(known) for n in (0, 1))
+        scores = [case.score for case in cases if case.score is not None]
+        if scores:
+            before, after = (sum(pair[n] for pair in scores) / len(scores) for n in (0, 1))
             line["score"] = f"{before:.3f} -> {after:.3f}"
             line["score, change"] = str(self.score_change(fact.name, group))
         old, new = self.diversity(fact.name, group)
@@ -289,7 +289,9 @@ class SteeringReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        held = read_json(path, format=_FORMAT, result="steering report")
-        facts = tuple(SteeringFacts(**fact) for fact in held["interventions"])
-        cases = [{**case, "score": None if case["score"] is None else tuple(case["score"])} for case in held["cases"]]
+        content = read_json(path, format=_FORMAT, result="steering report")
+        facts = tuple(SteeringFacts(**fact) for fact in content["interventions"])
+        cases = [
+            {**case, "score": None if case["score"] is None else tuple(case["score"])} for case in content["cases"]
+        ]
         return cls(facts, tuple(SteeringCase(**case) for case in cases))

@@ -66,52 +66,57 @@ def steering_report(
     Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012): counts of answers and accuracy per answer type.
     *Departs:* every figure has an interval over pictures and a random control.
     """
-    named = _named(interventions)
-    every = {key: value for name in named for key, value in _with_controls(name, named[name], seeds).items()}
-    for _, acting in every.values():
-        for intervention in acting:
+    arms = _named(interventions)
+    every = {key: value for name in arms for key, value in _with_controls(name, arms[name], seeds).items()}
+    for _, interventions_of_arm in every.values():
+        for intervention in interventions_of_arm:
             intervention.hooks(model)  # what cannot happen is refused before anything runs
     sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
-    held = {name: list(as_samples(some, prompt=prompt)) for name, some in sets.items()}
-    empty = [name for name, some in held.items() if not some]
-    if empty or not held:
+    data = {name: list(as_samples(some, prompt=prompt)) for name, some in sets.items()}
+    empty = [name for name, some in data.items() if not some]
+    if empty or not data:
         raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
     cases: dict[str, list[SteeringCase]] = {name: [] for name in every}
-    touched = dict.fromkeys(every, 0)
-    for group, samples in held.items():
+    token_counts = dict.fromkeys(every, 0)
+    for group, samples in data.items():
         for some, batch in batches(model, samples, batch_size=batch_size, progress=progress, desc=group):
             before = answers(model, batch, (), max_new_tokens=max_new_tokens)
-            for name, (_, acting) in every.items():
-                after = answers(model, batch, acting, max_new_tokens=max_new_tokens)
-                touched[name] += sum(each.touched.tokens for each in _counting(acting))
+            for name, (_, interventions_of_arm) in every.items():
+                after = answers(model, batch, interventions_of_arm, max_new_tokens=max_new_tokens)
+                token_counts[name] += sum(each.touched.tokens for each in _counting(interventions_of_arm))
                 cases[name] += map(_case(name, group, score or _exact), some, before, after)
     facts = tuple(
-        SteeringFacts(name, of, ", ".join(map(repr, acting)), touched[name] if _counting(acting) else None)
-        for name, (of, acting) in every.items()
+        SteeringFacts(
+            name,
+            of,
+            ", ".join(map(repr, interventions_of_arm)),
+            token_counts[name] if _counting(interventions_of_arm) else None,
+        )
+        for name, (of, interventions_of_arm) in every.items()
     )
     return SteeringReport(facts, tuple(case for some in cases.values() for case in some))
 
 
 def _named(interventions: Interventions) -> dict[str, tuple[Intervention, ...]]:
     """Interventions by name, each as several that act together."""
-    given = interventions if isinstance(interventions, Mapping) else {"steered": interventions}
-    found = {name: tuple(each) if isinstance(each, Sequence) else (each,) for name, each in given.items()}
-    empty = [name for name, some in found.items() if not some]
-    if empty or not found:
+    by_name = interventions if isinstance(interventions, Mapping) else {"steered": interventions}
+    arms = {name: tuple(arm) if isinstance(arm, Sequence) else (arm,) for name, arm in by_name.items()}
+    empty = [name for name, arm_interventions in arms.items() if not arm_interventions]
+    if empty or not arms:
         raise InputError(f"No interventions were given to report on{f' under {empty}' if empty else ''}.")
-    return found
+    return arms
 
 
 _Acting: TypeAlias = tuple[str | None, tuple[Intervention, ...]]
 
 
-def _with_controls(name: str, some: tuple[Intervention, ...], seeds: Sequence[int]) -> dict[str, _Acting]:
+def _with_controls(name: str, arm: tuple[Intervention, ...], seeds: Sequence[int]) -> dict[str, _Acting]:
     """An intervention, and the same with random vectors; one without vectors has no control."""
-    found: dict[str, _Acting] = {name: (None, some)}
-    if _counting(some):
+    arms: dict[str, _Acting] = {name: (None, arm)}
+    if _counting(arm):
         for seed in seeds:
-            found[f"{name}, random {seed}"] = (name, tuple(_randomised(each, seed) for each in some))
-    return found
+            arms[f"{name}, random {seed}"] = (name, tuple(_randomised(intervention, seed) for intervention in arm))
+    return arms
 
 
 def _randomised(intervention: Intervention, seed: int) -> Intervention:
@@ -120,9 +125,9 @@ def _randomised(intervention: Intervention, seed: int) -> Intervention:
     return replace(intervention, vector=intervention.vector.random(seed=seed))
 
 
-def _counting(some: Sequence[Intervention]) -> list[Steer | ProjectOut]:
+def _counting(arm: Sequence[Intervention]) -> list[Steer | ProjectOut]:
     """Those that have a vector and count what they change."""
-    return [each for each in some if isinstance(each, Steer | ProjectOut)]
+    return [intervention for intervention in arm if isinstance(intervention, Steer | ProjectOut)]
 
 
 def _exact(sample: Sample, answer: str) -> float:
@@ -131,8 +136,8 @@ def _exact(sample: Sample, answer: str) -> float:
 
 def _case(name: str, group: str, score: Score) -> Callable[[Sample, str, str], SteeringCase]:
     def case(sample: Sample, before: str, after: str) -> SteeringCase:
-        scored = score is not _exact or sample.answer is not None
-        scores = (float(score(sample, before)), float(score(sample, after))) if scored else None
+        has_score = score is not _exact or sample.answer is not None
+        scores = (float(score(sample, before)), float(score(sample, after))) if has_score else None
         return SteeringCase(name, group, sample.shown, sample.prompt, sample.answer, before, after, scores)
 
     return case

@@ -65,7 +65,9 @@ def select_vectors(
     if not vectors:
         raise InputError("There are no vectors to choose from.")
     chooser = SELECTION_METHODS.get(method)
-    interventions = {key: Steer(own) if isinstance(own, SteeringVector) else own for key, own in vectors.items()}
+    interventions = {
+        key: Steer(value) if isinstance(value, SteeringVector) else value for key, value in vectors.items()
+    }
     validation = None if dataset is None else Validation(dataset, prompt, batch_size, progress)
     chooser.check(model, interventions, validation)
     return chooser.select(model, interventions, validation, k)

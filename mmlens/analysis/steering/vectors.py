@@ -56,13 +56,13 @@ def steering_vector(
     """
     points = {states.at for states in (source, target) if isinstance(states, States)} | ({at} if at else set())
     if len(points) != 1:
-        found = ", ".join(sorted(points)) or "none"
-        raise InputError(f"A steering vector belongs to one hook point, found {found}; give states of one, or at=.")
+        names = ", ".join(sorted(points)) or "none"
+        raise InputError(f"A steering vector belongs to one hook point, found {names}; give states of one, or at=.")
     ends = [_mean(states, side) for states, side in ((source, "source"), (target, "target"))]
     if ends[0].shape != ends[1].shape:
         raise InputError(f"source has width {len(ends[0])} and target {len(ends[1])}; take both at one point.")
-    made = {"method": "mean difference", "source": _about(source), "target": _about(target)}
-    return SteeringVector(ends[1] - ends[0], points.pop(), made)
+    provenance = {"method": "mean difference", "source": _about(source), "target": _about(target)}
+    return SteeringVector(ends[1] - ends[0], points.pop(), provenance)
 
 
 def _mean(states: States | torch.Tensor, side: str) -> torch.Tensor:
@@ -96,17 +96,17 @@ def concept_steering_vectors(
         InputError: for a concept that the bank does not have.
     """
     count = len(bank.vectors)
-    chosen = [list(range(count)) if some is None else list(some) for some in (sources, targets)]
-    wrong = sorted({number for some in chosen for number in some if not 0 <= number < count})
+    indices = [list(range(count)) if numbers is None else list(numbers) for numbers in (sources, targets)]
+    wrong = sorted({number for numbers in indices for number in numbers if not 0 <= number < count})
     if wrong:
         raise InputError(f"The bank has concepts 0..{count - 1}, not {', '.join(map(str, wrong))}.")
-    found = {}
-    for i in chosen[0]:
-        for j in chosen[1]:
+    vectors = {}
+    for i in indices[0]:
+        for j in indices[1]:
             if i != j:
-                made = {"method": "concept difference", "source": i, "target": j, "concepts": count}
-                found[i, j] = SteeringVector(bank.vectors[j] - bank.vectors[i], bank.at, made)
-    return found
+                provenance = {"method": "concept difference", "source": i, "target": j, "concepts": count}
+                vectors[i, j] = SteeringVector(bank.vectors[j] - bank.vectors[i], bank.at, provenance)
+    return vectors
 
 
 def contrastive_vector(
@@ -143,17 +143,17 @@ def contrastive_vector(
     samples = list(as_samples(dataset))
     states = []
     for prompt in (negative, positive):
-        asked = [Sample(sample.images, prompt, name=sample.name) for sample in samples]
-        kept = collect(
+        questions = [Sample(sample.images, prompt, name=sample.name) for sample in samples]
+        store = collect(
             model,
-            asked,
+            questions,
             at=at,
             positions=positions,
             dtype="float32",
             batch_size=batch_size,
             progress=progress,
         )
-        states.append(kept.at(at))
+        states.append(store.at(at))
     vector = steering_vector(*states)
-    made = {**vector.provenance, "method": "contrastive prompts", "positive": positive, "negative": negative}
-    return SteeringVector(vector.direction, vector.at, made)
+    provenance = {**vector.provenance, "method": "contrastive prompts", "positive": positive, "negative": negative}
+    return SteeringVector(vector.direction, vector.at, provenance)

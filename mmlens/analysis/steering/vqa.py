@@ -90,9 +90,9 @@ def vqa_accuracy(
 
 
 def _score(answer: str, people: Sequence[str], scorer: str) -> float:
-    given = normalised(answer)
-    agree = np.array([normalised(person) == given for person in people], dtype=float)
+    answer_text = normalised(answer)
+    agree = np.array([normalised(person) == answer_text for person in people], dtype=float)
     if scorer == "simple" or len(people) == 1:
         return float(min(1.0, agree.sum() / min(3, len(people))))
-    left = agree.sum() - agree  # without each person in turn
-    return float(np.minimum(1.0, left / min(3, len(people) - 1)).mean())
+    rest = agree.sum() - agree  # without each person in turn
+    return float(np.minimum(1.0, rest / min(3, len(people) - 1)).mean())

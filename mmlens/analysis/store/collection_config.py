@@ -71,11 +71,11 @@ class CollectionConfig:
         Raises:
             InputError: if not; lists everything that differs.
         """
-        stored, current = asdict(self), asdict(other)
+        before, now = asdict(self), asdict(other)
         wrong = [
-            f"{name}: stored {_said(stored[name])}, now {_said(current[name])}"
-            for name in stored
-            if stored[name] != current[name]
+            f"{name}: stored {_said(before[name])}, now {_said(now[name])}"
+            for name in before
+            if before[name] != now[name]
         ]
         if wrong:
             raise InputError(

@@ -71,9 +71,9 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     owners = owners_of(tensors, config.image_token_id, [rows * columns for rows, columns in squares])
     for number, (sample, image, positions) in enumerate(owners):
         patch_shape, square_shape = patches[number], squares[number]
-        processed = (patch_shape[0] * side, patch_shape[1] * side)
-        size = size_of(sizes, sample, image) or processed
-        frame = stretched(processor, size, processed)
+        area = (patch_shape[0] * side, patch_shape[1] * side)
+        size = size_of(sizes, sample, image) or area
+        frame = stretched(processor, size, area)
         tokens = torch.arange(len(positions)) + first
         grids: dict[Part, Grid | tuple[Grid, ...]] = {
             "vision": raster_grid(frame, patch_shape, side, torch.arange(patch_shape[0] * patch_shape[1]), number),

@@ -58,7 +58,9 @@ def _fit(processor: Any | None, size: tuple[int, int], canvas: tuple[int, int]) 
         limit = (min(max(size[0], tile), canvas[0]), min(max(size[1], tile), canvas[1]))
     factors = (limit[0] / size[0], limit[1] / size[1])
     tight = 1 if factors[1] < factors[0] else 0
-    target = [min(math.floor(side * factors[tight]), bound) for side, bound in zip(size, limit, strict=True)]
+    target = [
+        min(math.floor(side * factors[tight]), limit_of_side) for side, limit_of_side in zip(size, limit, strict=True)
+    ]
     target[tight] = limit[tight]
     return Frame(*size, (max(target[0], 1) / size[0], max(target[1], 1) / size[1]))
 

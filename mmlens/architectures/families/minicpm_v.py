@@ -133,9 +133,9 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         "the later ones; ask for part='projector' or part='language'"
     )
     placeless: dict[Part, str] = {"vision": why} if _in_tower(config) else {}
-    found: list[Places] = []
+    result: list[Places] = []
     for sample, (overview, *slices) in _cuts(config, tensors):
-        image = sum(place.sample == sample for place in found)
+        image = sum(place.sample == sample for place in result)
         size, view = _grids(config, [[overview]], size_of(sizes, sample, image), sample)
         views = [view]
         lines = _lines(slices)
@@ -144,8 +144,8 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         grids: dict[Part, Grid | tuple[Grid, ...]] = {
             part: tuple(part_grids[part] for part_grids in views) for part in view
         }
-        found.append(Places(sample, image, size, grids, placeless))
-    return found
+        result.append(Places(sample, image, size, grids, placeless))
+    return result
 
 
 MINICPM_V_4_6 = register_family(

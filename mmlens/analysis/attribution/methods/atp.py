@@ -32,18 +32,18 @@ class AtP(AttributionMethod):
 
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
         endings = (".hook_q", ".hook_k") if self.qk_fix else ()
-        fixed = {ending: [name for name in run.source if name.endswith(ending)] for ending in endings}
-        inner = [name for points in fixed.values() for point in points for name in inner_points(point)]
+        by_suffix = {suffix: [name for name in run.source if name.endswith(suffix)] for suffix in endings}
+        inner = [name for points in by_suffix.values() for point in points for name in inner_points(point)]
         names = list(dict.fromkeys([*run.source, *inner]))
         activations, gradients, values = gradients_at(run.model, run.batch, names, run.measure)
         effects: dict[str, PointEffects] = {
             name: EntryEffects((source - activations[name]) * gradients[name]) for name, source in run.source.items()
         }
-        for ending, points in fixed.items():
+        for suffix, points in by_suffix.items():
             scores = patched_scores(run.model, run.batch, points, run.source, activations) if points else {}
             for name, patched in scores.items():
                 before, after = inner_points(name)
                 pattern = PatternEffect(activations[before], patched, activations[after], gradients[after])
-                keys = ending == ".hook_k"
+                keys = suffix == ".hook_k"
                 effects[name] = KeyEffects(pattern, run.source[name]) if keys else EntryEffects(pattern.of_queries())
         return Estimate(values, effects)

@@ -44,8 +44,8 @@ class IntegratedGradients(AttributionMethod):
                 difference = source - cache[name]
                 total = torch.zeros_like(difference)
                 for step in range(self.steps):
-                    moved = {name: cache[name] + (step + 0.5) / self.steps * difference}
-                    total += gradients_at(run.model, run.batch, [name], run.measure, moved=moved)[1][name]
+                    path_point = {name: cache[name] + (step + 0.5) / self.steps * difference}
+                    total += gradients_at(run.model, run.batch, [name], run.measure, values_at=path_point)[1][name]
                     bar.update()
                 effects[name] = EntryEffects(difference * total / self.steps)
         return Estimate(values, effects)

@@ -44,10 +44,10 @@ class Contribution(NeuronMethod):
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
         names = layers.names(self.activation)
-        tokens, which = targets.token.unique(return_inverse=True)
+        tokens, indices = targets.token.unique(return_inverse=True)
         directions = model.W_U.T[tokens.to(model.W_U.device)]
         mlps = readable_mlps(model.blocks)
         states = states_at(model, targets, names)
         return stack_layers([
-            wide(states[name]) * projections(mlp, directions, which) for name, mlp in zip(names, mlps, strict=True)
+            wide(states[name]) * projections(mlp, directions, indices) for name, mlp in zip(names, mlps, strict=True)
         ])  # fmt: skip

@@ -46,7 +46,7 @@ class DirectEffect(NeuronMethod):
             if node.part == "language" and node.role == "writes" and node.sequence == stream.sequence
         ]
         scale = ["ln_final.hook_scale"] if "ln_final.hook_scale" in model.graph else []
-        tokens, which = targets.token.unique(return_inverse=True)
+        tokens, indices = targets.token.unique(return_inverse=True)
         directions = logit_directions(model, tokens)
         blocks = model.blocks
         mlps, ends = readable_mlps(blocks), [branch_end(model, block) for block in blocks]
@@ -60,7 +60,7 @@ class DirectEffect(NeuronMethod):
             _require_branch(model, wide(end.undivided(wide(output))) / inner, end.bias, states[out], out)
             direction = end.pulled_back(directions.to(mlp.W_out.device))
             layer_scores.append(
-                wide(states[name]) * projections(mlp, direction, which) / inner / divisor.to(inner.device)
+                wide(states[name]) * projections(mlp, direction, indices) / inner / divisor.to(inner.device)
             )
         return stack_layers(layer_scores)
 

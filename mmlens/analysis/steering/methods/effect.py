@@ -110,13 +110,13 @@ class Effect(SelectionMethod):
     ) -> EffectSelection:
         baseline, counts = self._counts(model, interventions, validation)
         effects = tuple(sorted((self._growth(key, counts[key], baseline) for key in counts), key=lambda e: -e.gap))
-        chosen: dict[frozenset[str], Hashable] = {}
+        selection: dict[frozenset[str], Hashable] = {}
         for effect in effects:
             if effect.main and len(effect.main) <= self.n_targets:
-                chosen.setdefault(frozenset(effect.main), effect.key)
+                selection.setdefault(frozenset(effect.main), effect.key)
         return EffectSelection(
             scores={effect.key: effect.gap for effect in effects},
-            chosen=tuple(chosen.values())[:k],
+            chosen=tuple(selection.values())[:k],
             method=str(self),
             effects=effects,
             baseline=dict(baseline),
@@ -139,10 +139,10 @@ class Effect(SelectionMethod):
 
     def _growth(self, key: Hashable, counts: Counter[str], baseline: Counter[str]) -> AnswerGrowth:
         growth = {answer: counts[answer] - baseline[answer] for answer in counts}
-        growing = sorted(((a, n) for a, n in growth.items() if n > 0), key=lambda pair: (-pair[1], pair[0]))
-        growing = growing[: self.n_growing]
-        main, gap = gap_rule([count for _, count in growing])
-        return AnswerGrowth(key, tuple(growing), tuple(answer for answer, _ in growing[:main]), gap)
+        ranks = sorted(((a, n) for a, n in growth.items() if n > 0), key=lambda pair: (-pair[1], pair[0]))
+        ranks = ranks[: self.n_growing]
+        main, gap = gap_rule([count for _, count in ranks])
+        return AnswerGrowth(key, tuple(ranks), tuple(answer for answer, _ in ranks[:main]), gap)
 
 
 def gap_rule(growth: Sequence[float]) -> tuple[int, float]:
