@@ -83,7 +83,7 @@ def test_a_direction_that_was_planted_in_a_model_is_found_and_its_twin_has_none(
     found = {}
     for name, hf_model in (("planted", made.model), ("twin", made.twin)):
         model = HookedMultimodal.from_hf(hf_model, made.processor)
-        options: dict[str, Any] = {"at": "blocks.0.hook_resid_post", "positions": "last", "generate": False}
+        options: dict[str, Any] = {"at": "blocks.0.hook_resid_post", "positions": "last"}
         found[name] = collect(model, dataset, dtype="float32", batch_size=24, progress=False, **options).at()
     direction = made.truth.direction
     assert direction is not None
@@ -288,7 +288,6 @@ def test_concepts_of_every_family(subject: Subject, method: str) -> None:
     options: dict[str, Any] = {
         "at": "blocks.1.hook_resid_post",
         "positions": "last",
-        "generate": False,
         "dtype": "float32",
     }
     store = collect(subject.model, dataset, batch_size=3, progress=False, **options)

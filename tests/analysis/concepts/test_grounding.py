@@ -32,7 +32,7 @@ DATASET = [picture(seed) for seed in range(6)]
 
 def gathered(subject: Subject) -> ActivationStore:
     points = ["blocks.0.hook_resid_post", POINT]
-    options: dict[str, Any] = {"positions": "last", "generate": False, "dtype": "float32"}
+    options: dict[str, Any] = {"positions": "last", "dtype": "float32"}
     return collect(subject.model, DATASET, at=points, batch_size=6, progress=False, **options)
 
 

@@ -231,7 +231,7 @@ def test_a_shift_of_real_layers_is_measured_on_every_family(subject: Subject) ->
 
     def states() -> States:
         at = "blocks.1.hook_resid_pre"
-        options = {"positions": "last", "generate": False, "dtype": "float32", "batch_size": 3, "progress": False}
+        options = {"positions": "last", "dtype": "float32", "batch_size": 3, "progress": False}
         return collect(model, dataset, at=at, **options).at()  # type: ignore[arg-type]
 
     base = states()

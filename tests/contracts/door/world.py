@@ -55,7 +55,7 @@ class World:
     @cached_property
     def store(self) -> Any:
         """States in memory."""
-        return mm.collect(self.model, self.scenes, at=POINT, positions="last", generate=False, progress=False)
+        return mm.collect(self.model, self.scenes, at=POINT, positions="last", progress=False)
 
     @cached_property
     def states(self) -> Any:
@@ -231,7 +231,7 @@ class World:
         """The folder of a store on disk."""
         into = self.folder / "store"
         mm.collect(
-            self.model, self.scenes[:3], at=POINT, positions="last", generate=False, into=into, progress=False
+            self.model, self.scenes[:3], at=POINT, positions="last", into=into, progress=False
         )  # fmt: skip
         return str(into)
 
@@ -497,7 +497,6 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
     "patch.at": lambda w: "blocks.[01].hook_resid_pre",
-    "generate": lambda w: False,
     "collect.positions": lambda w: "last",
     "MappedStates.split.size": lambda w: 4,
     "ConceptBank.of.method": lambda w: "kmeans",
@@ -524,8 +523,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "compare_attribution": ("at",),
     "patch": ("at",),
     "path_patch": ("at",),
-    "collect": ("positions", "generate"),
-    "size_estimate": ("positions", "generate"),
+    "collect": ("positions",),
+    "size_estimate": ("positions",),
     "steering_vector": ("at",),
     "edit_report": ("source",),
     "choose_n_concepts": ("numbers", "drop"),
