@@ -13,6 +13,7 @@ from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
 from mmlens.analysis.neurons.words import neuron_words
+from mmlens.core import positions
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.units import Neuron
 from mmlens.interventions.ablation import Ablate
@@ -131,8 +132,10 @@ def test_a_map_lies_on_the_picture_as_the_layout_says(subject: Subject) -> None:
         ({"token": "red", "stack": "stages"}, "no neurons in a stack 'stages'; its stacks are 'blocks'"),
         (
             {"token": "red", "part": "vision", "method": GradientXActivation("last")},
-            "positions='last' is a rule for the language model; in the vision part scores are summed over all rows",
+            r"positions='last' has no meaning at vision\.blocks\.0\.mlp\.hook_post, whose vision sequence",
         ),
+        ({"token": "red", "method": GradientXActivation("zebra")}, "'zebra' does not stand in the text of"),
+        ({"token": "red", "method": IntegratedGradients(positions=positions.index(99))}, "outside the"),
     ],
 )
 def test_wrong_choices_are_refused_before_anything_runs(
@@ -149,7 +152,7 @@ def test_wrong_choices_are_refused_before_anything_runs(
         (IntegratedGradients, {"steps": 0}, r"steps=0 must be a whole number of at least 1\."),
         (IntegratedGradients, {"steps": True}, "steps=True must be a whole number"),
         (IntegratedGradients, {"path": "each"}, "path='each' must be 'joint' or 'layerwise'"),
-        (GradientXActivation, {"positions": "first"}, "positions='first' must be .*'last', 'image' or 'all'"),
+        (GradientXActivation, {"positions": 1.5}, "positions=1.5 must be"),
         (Contribution, {"activation": "up"}, "activation='up' must be 'down_in' or 'act'"),
         (Contribution, {"steps": 3}, "there is no argument 'steps'; it takes activation"),
     ],

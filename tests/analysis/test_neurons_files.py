@@ -10,6 +10,7 @@ from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.samples import Sample
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
@@ -25,7 +26,12 @@ def found(subject: Subject, **options: object) -> NeuronScores:
 def test_scores_come_back_from_a_file_as_they_went(llava: Subject, tmp_path: Path) -> None:
     data = [Sample((Image.fromarray(picture(n).numpy()),), name=f"picture {n}") for n in range(3)]
     scores = find_neurons(
-        llava.model, data, token="red circle", method=GradientXActivation("image"), keep=4, progress=False
+        llava.model,
+        data,
+        token="red circle",
+        method=GradientXActivation(positions.image | "last"),
+        keep=4,
+        progress=False,
     )
     scores.save(tmp_path / "red.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["red.safetensors"]
@@ -33,7 +39,7 @@ def test_scores_come_back_from_a_file_as_they_went(llava: Subject, tmp_path: Pat
     assert torch.equal(again.scores, scores.scores)
     for name in ("tokens", "word", "method", "part", "stack", "settings", "n_samples"):
         assert getattr(again, name) == getattr(scores, name), name
-    assert again.settings == {"positions": "image"}
+    assert again.settings == {"positions": positions.image | positions.last}
     for before, after in zip(scores.samples, again.samples, strict=True):
         assert before.name == after.name
         assert torch.equal(before.indices, after.indices)

@@ -9,6 +9,7 @@ import torch
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
+from mmlens.core import positions as rules
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.test_neurons_direct import in_double
@@ -80,6 +81,29 @@ def test_activation_times_gradient_is_the_slope(doubled: Any, positions: str) ->
         name = f"blocks.{layer}.mlp.hook_post"
         found = slope(model, batch, name, rows_of(batch, positions), neuron)
         torch.testing.assert_close(scores[layer, neuron], found, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rule_sums_over_what_it_means_in_every_tower(llava: Subject) -> None:
+    """What two rules sum over together is the sum of what each sums over; a box has its patches in either tower."""
+    model, batch = llava.model, llava.batches["left"]
+    box = rules.box((0, 0, 16, 32))
+    for part in ("language", "vision"):
+        first, second, both = (
+            find_neurons(model, batch, token=TOKEN, method=GradientXActivation(rule), part=part).scores  # type: ignore[arg-type]
+            for rule in (box, rules.image - box, rules.image)
+        )
+        torch.testing.assert_close(first + second, both, rtol=1e-4, atol=1e-6)
+        assert float(first.abs().max()) > 1e-4
+        assert float(second.abs().max()) > 1e-4
+
+
+def test_an_index_counts_each_samples_own_tokens(doubled: Any) -> None:
+    model, batch = doubled
+    rows = torch.arange(batch.size), batch.layout.is_token.int().argmax(1)
+    scores = find_neurons(model, batch, token=TOKEN, method=GradientXActivation(0)).scores
+    for neuron in (3, 17):
+        found = slope(model, batch, "blocks.0.mlp.hook_post", rows, neuron)
+        torch.testing.assert_close(scores[0, neuron], found, rtol=1e-4, atol=1e-6)
 
 
 def test_neurons_of_vision_and_projector_are_scored_over_all_their_rows(doubled: Any) -> None:

@@ -1,36 +1,18 @@
 """Derivatives of predicted logits by neurons' activations: what the gradient methods share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets
-from mmlens.core.errors import InputError
+from mmlens.core.axes import batch_axis
+from mmlens.core.positions import Positions, as_rule
+from mmlens.inputs.point_rows import UnknownRowsError
+from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
-
-#: Over which positions of the language model activation times gradient is summed.
-SummedPositions = Literal["last", "image", "all"]
-
-
-def require_positions(model: HookedMultimodal, layers: NeuronLayers, positions: SummedPositions | None) -> None:
-    """Refuse positions that the neurons do not have.
-
-    Raises:
-        InputError: if so; says which they have.
-    """
-    if layers.part != "language" and positions not in (None, "all"):
-        raise InputError(
-            f"positions={positions!r} is a rule for the language model; in the {layers.part} part scores are summed over all "
-            "rows (positions='all')."
-        )
-    if positions == "image" and model.graph[layers.names()[0]].sequence != "language":
-        raise InputError(
-            "positions='image' has no meaning in a decoder that reads the picture through cross-attention."
-        )
 
 
 @contextmanager
@@ -69,47 +51,56 @@ def target_logits(model: HookedMultimodal, targets: TokenTargets) -> Float[torch
     return logits[targets.sample.to(logits.device), rows.to(logits.device), targets.token.to(logits.device)]
 
 
-def row_mask(
-    model: HookedMultimodal,
-    targets: TokenTargets,
-    name: str,
-    activation: torch.Tensor,
-    entries: torch.Tensor,
-    positions: SummedPositions | None,
-) -> Bool[torch.Tensor, "..."]:
-    """True at the rows of a point that are summed over, broadcastable to it; everywhere outside the language model.
+class SummedRows:
+    """The rows over which activation times gradient is summed, at every point of some neurons.
 
     Args:
         model: the hooked model.
         targets: the tokens.
-        name: the point.
-        activation: what it holds, of which the shape is read.
-        entries: the tokens of this pass.
-        positions: the rule; None for the predicting positions.
+        layers: the neurons.
+        positions: a rule; None for the positions that predict the tokens, and for all rows outside the language model.
+
+    Raises:
+        InputError: if the rule means nothing there, as far as that is known before a run.
     """
-    node = model.graph[name]
-    if node.part != "language":
-        return torch.ones((), dtype=torch.bool, device=activation.device)
-    mask = torch.zeros(activation.shape[:2], dtype=torch.bool)
-    if positions == "image":
-        mask |= targets.batch.layout.is_image
-    elif positions == "all":
-        mask[:] = True
-    else:
-        mask[targets.sample[entries], targets.rows(node)[entries]] = True
-    return mask[..., None].to(activation.device)
 
+    def __init__(
+        self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers, positions: Positions | None
+    ):
+        self._model, self._targets = model, targets
+        self._rule = None if positions is None else as_rule(positions)
+        self._masks: dict[tuple[str, torch.Size], torch.Tensor] = {}
+        if self._rule is not None:
+            with suppress(UnknownRowsError):
+                resolve(self._rule, targets.batch, model.graph[layers.names()[0]])
 
-def summed_rows(
-    model: HookedMultimodal,
-    targets: TokenTargets,
-    name: str,
-    product: torch.Tensor,
-    entries: torch.Tensor,
-    positions: SummedPositions | None,
-) -> Float[torch.Tensor, "some neuron"]:
-    """The sum of a product over the rows that count, one line per entry; arguments as for `row_mask`."""
-    product = product * row_mask(model, targets, name, product, entries, positions)
-    if model.graph[name].part != "language":
-        return product.flatten(0, -2).sum(0, keepdim=True).cpu()
-    return product.sum(1).cpu()[targets.sample[entries]]
+    def mask(self, name: str, activation: torch.Tensor, entries: torch.Tensor) -> Bool[torch.Tensor, "..."]:
+        """True at the rows that count, broadcastable to a point's activation.
+
+        Args:
+            name: the point.
+            activation: what it holds.
+            entries: the tokens of this pass.
+        """
+        node, targets = self._model.graph[name], self._targets
+        if self._rule is None and node.part != "language":
+            return torch.ones((), dtype=torch.bool, device=activation.device)
+        if self._rule is None:
+            mask = torch.zeros(activation.shape[:2], dtype=torch.bool)
+            mask[targets.sample[entries], targets.rows(node)[entries]] = True
+            return mask[..., None].to(activation.device)
+        key = (node.sequence, activation.shape)
+        if key not in self._masks:
+            found = resolve(self._rule, targets.batch, node, activation.shape)
+            marks = found.marks(0, activation.shape[node.position_axis], activation.device)
+            marks = torch.as_tensor(marks, device=activation.device)
+            marks = marks[0] if marks.ndim == 2 and batch_axis(node.axes) is None else marks
+            self._masks[key] = marks[..., None] if marks.ndim else marks
+        return self._masks[key].to(activation.device)
+
+    def total(self, name: str, product: torch.Tensor, entries: torch.Tensor) -> Float[torch.Tensor, "some neuron"]:
+        """The sum of a product over the rows that count, one line per entry; arguments as for `mask`."""
+        product = product * self.mask(name, product, entries)
+        if self._model.graph[name].part != "language":
+            return product.flatten(0, -2).sum(0, keepdim=True).cpu()
+        return product.sum(1).cpu()[self._targets.sample[entries]]

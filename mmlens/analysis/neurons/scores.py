@@ -17,6 +17,7 @@ from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.core.pictures import drawn_by
+from mmlens.core.registry import settings_as_json, settings_from_json
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron, Unit
 from mmlens.inputs.batch import MultimodalBatch
@@ -287,7 +288,7 @@ class NeuronScores:
             "method": self.method,
             "part": self.part,
             "stack": self.stack,
-            "settings": dict(self.settings),
+            "settings": settings_as_json(self.settings),
             "n_samples": self.n_samples,
             "sample_names": [sample.name for sample in self.samples],
         }
@@ -314,5 +315,5 @@ class NeuronScores:
             samples=tuple(SampleTop(*fields) for fields in rows),
             model=model,
             origin=origin,
-            **{**about, "tokens": tuple(about["tokens"])},
+            **{**about, "tokens": tuple(about["tokens"]), "settings": settings_from_json(about["settings"])},
         )

@@ -7,17 +7,16 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.neurons.differentiation import (
-    SummedPositions,
+    SummedRows,
     differentiable,
     empty_scores,
     entry_groups,
-    require_positions,
-    summed_rows,
     target_logits,
 )
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets, wide
+from mmlens.core.positions import Positions
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -31,8 +30,8 @@ class GradientXActivation(NeuronMethod):
     One forward pass, and one backward pass per token.
 
     Attributes:
-        positions: of the language model: the predicting one by default, `"image"` or `"all"`; the other parts always sum over
-            all of their rows.
+        positions: a rule (`"image"`, `"all"`, `mm.positions.box(...)`); by default the positions that predict the tokens, and
+            all rows outside the language model.
 
     Source: Schwettmann et al., "Multimodal Neurons in Pretrained Text-Only Transformers", 2023
     (https://arxiv.org/abs/2308.01544), attribution score.
@@ -41,11 +40,7 @@ class GradientXActivation(NeuronMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
-    positions: SummedPositions | None = None
-
-    def check(self, model: HookedMultimodal, layers: NeuronLayers) -> None:
-        super().check(model, layers)
-        require_positions(model, layers, self.positions)
+    positions: Positions | None = None
 
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
@@ -57,7 +52,7 @@ class GradientXActivation(NeuronMethod):
             states[hook.name] = activation if activation.requires_grad else activation.requires_grad_()
             return states[hook.name]
 
-        groups = entry_groups(targets, layers)
+        groups, rows = entry_groups(targets, layers), SummedRows(model, targets, layers, self.positions)
         scores = empty_scores(model, targets, layers)
         with differentiable(model), model.hooks([(names, hold)]):
             logits = target_logits(model, targets)
@@ -71,5 +66,5 @@ class GradientXActivation(NeuronMethod):
                 for layer, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
                     if gradient is not None:
                         product = wide(states[name].detach()) * wide(gradient)
-                        scores[entries, layer] = summed_rows(model, targets, name, product, entries, self.positions)
+                        scores[entries, layer] = rows.total(name, product, entries)
         return scores

@@ -8,19 +8,17 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.neurons.differentiation import (
-    SummedPositions,
+    SummedRows,
     differentiable,
     empty_scores,
     entry_groups,
-    require_positions,
-    row_mask,
-    summed_rows,
     target_logits,
 )
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets, wide
 from mmlens.core.kinds import Count
+from mmlens.core.positions import Positions
 from mmlens.hooks.point import reads_only
 from mmlens.models.hooked import HookedMultimodal
 
@@ -51,24 +49,19 @@ class IntegratedGradients(NeuronMethod):
 
     steps: Count = 20
     path: IntegrationPath = "joint"
-    positions: SummedPositions | None = None
-
-    def check(self, model: HookedMultimodal, layers: NeuronLayers) -> None:
-        super().check(model, layers)
-        require_positions(model, layers, self.positions)
+    positions: Positions | None = None
 
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
-        names = layers.names()
+        names, rows = layers.names(), SummedRows(model, targets, layers, self.positions)
         scores = empty_scores(model, targets, layers)
         with differentiable(model):
             clean = _clean_states(model, targets, names)
             for entries in entry_groups(targets, layers):
                 for path in [names] if self.path == "joint" else [[name] for name in names]:
-                    for name, gradient in self._mean_gradients(model, targets, clean, path, entries).items():
-                        product = wide(clean[name]) * gradient
-                        total = summed_rows(model, targets, name, product, entries, self.positions)
+                    for name, gradient in self._mean_gradients(model, targets, clean, path, entries, rows).items():
+                        total = rows.total(name, wide(clean[name]) * gradient, entries)
                         scores[entries, names.index(name)] = total
         return scores
 
@@ -79,9 +72,10 @@ class IntegratedGradients(NeuronMethod):
         clean: dict[str, torch.Tensor],
         names: list[str],
         entries: torch.Tensor,
+        rows: SummedRows,
     ) -> dict[str, torch.Tensor]:
         """Mean gradients at some points, while their rows go from zero to their clean values."""
-        masks = {name: row_mask(model, targets, name, clean[name], entries, self.positions) for name in names}
+        masks = {name: rows.mask(name, clean[name], entries) for name in names}
         means = {name: torch.zeros_like(wide(clean[name])) for name in names}
         for step in range(self.steps):
             alpha = (step + 0.5) / self.steps
