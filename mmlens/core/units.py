@@ -83,8 +83,7 @@ class Unit:
     @property
     def block(self) -> str:
         """The block that holds it, as it is printed: `L3`, `encoder.blocks.L0`; of a projector's own layer the part alone."""
-        stack = "" if self.stack == "blocks" else f"{self.stack}."
-        return (part_prefix(self.part) + (f"{stack}L{self.layer}" if self.stack else "")).rstrip(".")
+        return block_name(self.part, self.stack, self.layer)
 
     @property
     def hook(self) -> str:
@@ -180,6 +179,13 @@ class Head(Unit):
     point: ClassVar[str] = "hook_z"
     axis: ClassVar[str] = "head"
     letters: ClassVar[Mapping[str, str]] = {"attn": "h", "cross_attn": "x"}
+
+
+def block_name(part: Part, stack: str, layer: int) -> str:
+    """How a block is printed: `L3`, `vision.L0`, `encoder.blocks.L1`; without a stack the part alone."""
+    if not stack:
+        return part_prefix(part).rstrip(".")
+    return f"{part_prefix(part)}{'' if stack == 'blocks' else f'{stack}.'}L{layer}"
 
 
 def _whole(value: object, name: str) -> int:

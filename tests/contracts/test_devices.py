@@ -373,7 +373,7 @@ def circuits(here: Here) -> Any:
         "eap": mm.find_circuit(model, *pair, method="eap", towers="language", **quiet),
         "eap-ig": mm.find_circuit(model, *pair, method=mm.circuits.EAPIG(steps=2), nodes="attention", **quiet),
     }
-    circuit = found["eap"].top(5)
+    circuit = found["eap"].strongest(5)
     circuit.save(here.folder / "circuit.safetensors")
     again = mm.Circuit.load(here.folder / "circuit.safetensors")
     return [found, again, mm.evaluate_circuit(model, circuit, *pair, n_random=1, n_edges=2, **quiet)]

@@ -13,6 +13,8 @@ from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import as_json, from_json
 from mmlens.core.results import read_json, write_json
+from mmlens.core.unit_sets import Units
+from mmlens.core.units import Unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +61,7 @@ class Circuit:
         ...     model, batch, mm.corrupt.blur(model, batch), metric=mm.metrics.log_probability(5), nodes="attention",
         ...     method="eap", progress=False,
         ... )
-        >>> len(circuit.top(10).edges) <= 10
+        >>> len(circuit.strongest(10).edges) <= 10
         True
     """
 
@@ -101,7 +103,27 @@ class Circuit:
         names = [writer.name for writer in self.graph.writers] + ["logits"]
         return [name for name in names if name in own]
 
-    def top(self, n: int) -> "Circuit":
+    @property
+    def units(self) -> Units:
+        """The heads among its nodes, in execution order; none where attention was not split into heads."""
+        nodes = set(self.nodes)
+        return Units(writer.unit for writer in self.graph.writers if writer.unit is not None and writer.name in nodes)
+
+    def top(self, k: int = 10) -> Units:
+        """The k heads that write the most: by the sum of the absolute mean scores of their kept edges.
+
+        Raises:
+            InputError: if it has no heads.
+        """
+        if not self.units:
+            raise InputError("This circuit has no heads: find it with nodes='head', or keep more edges, .strongest(n).")
+        written = (self.scores.mean(-1).abs() * self.kept).sum(0)
+        heads: dict[Unit | None, float] = {
+            writer.unit: float(strength) for writer, strength in zip(self.graph.writers, written, strict=True)
+        }
+        return Units(sorted(self.units, key=lambda unit: -heads[unit])[:k])
+
+    def strongest(self, n: int) -> "Circuit":
         """The n strongest edges by absolute mean score, less those on no path from an input to the logits.
 
         Args:

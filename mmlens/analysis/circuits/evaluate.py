@@ -147,7 +147,7 @@ def evaluate_circuit(
 
     Args:
         model: the hooked model.
-        circuit: from `mm.find_circuit(...).top(n)`.
+        circuit: from `mm.find_circuit(...).strongest(n)`.
         clean, corrupted: the pair; others than those it was found on tell whether it holds in general.
         metric: as for `mm.find_circuit`.
         n_random: random circuits of as many edges.
@@ -162,7 +162,7 @@ def evaluate_circuit(
         InputError: if the circuit has no edges or belongs to another model, or the runs do not differ.
     """
     if not circuit.kept.any():
-        raise InputError("The circuit has no edges; choose some with .top(n) or .threshold(least).")
+        raise InputError("The circuit has no edges; choose some with .strongest(n) or .threshold(least).")
     require_same_layout(clean, corrupted)
     graph_of_circuit = circuit.graph
     graph = edge_graph(

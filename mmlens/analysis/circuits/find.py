@@ -48,7 +48,7 @@ def find_circuit(
         progress: show a progress bar.
 
     Returns:
-        All edges with their scores, one per sample; `.top(n)` or `.threshold(least)` choose among them.
+        All edges with their scores, one per sample; `.strongest(n)` or `.threshold(least)` choose among them.
 
     Raises:
         InputError: if the layouts differ, the metric does not give one value per sample, or the family's streams are no sums of

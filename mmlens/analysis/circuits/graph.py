@@ -18,6 +18,7 @@ from jaxtyping import Bool
 
 from mmlens.core.names import Part
 from mmlens.core.positions import Rule
+from mmlens.core.units import Head
 
 NodeKind: TypeAlias = Literal["head", "attention"]
 Towers: TypeAlias = Literal["all", "language"]
@@ -48,6 +49,11 @@ class Writer:
     head: int | None = None
     group: str | None = None
     branch: str = ""
+
+    @property
+    def unit(self) -> Head | None:
+        """The head that it is, or None."""
+        return None if self.head is None else Head.at(self.point, self.head)
 
 
 @dataclass(frozen=True)

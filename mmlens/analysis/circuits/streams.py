@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import HookName, Part
+from mmlens.core.units import block_name
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 
@@ -185,10 +186,9 @@ class Stream:
 
 
 def short_block(point: str) -> str:
-    """The short name of the block that a point belongs to: `L3`, `vision.L3`, `encoder.L3`, `cross_L0`."""
+    """The short name of the block that a point belongs to, as units print it: `L3`, `vision.L3`, `encoder.blocks.L3`."""
     name = HookName.parse(point)
-    before = "" if name.part == "language" else f"{name.part}."
-    return f"{before}{str(name.stack).removesuffix('blocks')}L{name.layer}"
+    return block_name(name.part, name.stack or "", name.layer or 0)
 
 
 def has_norms(graph: HookGraph, block: str) -> bool:

@@ -64,16 +64,16 @@ def test_a_writer_reaches_what_reads_after_it() -> None:
 def test_the_strongest_edges_on_whole_paths_are_kept() -> None:
     circuit = by_hand()
     assert pairs(circuit)[:3] == [("L1.mlp", "logits"), ("L0.attn", "L1.mlp"), ("L1.attn", "logits")]
-    assert pairs(circuit.top(3)) == []  # nothing leads to them from an input
+    assert pairs(circuit.strongest(3)) == []  # nothing leads to them from an input
     whole = [("L1.mlp", "logits"), ("L0.attn", "L1.mlp"), ("embed[text]", "L0.attn")]
-    assert pairs(circuit.top(4)) == whole
+    assert pairs(circuit.strongest(4)) == whole
     assert pairs(circuit.threshold(2.0)) == whole
     assert circuit.threshold(2.0).nodes == ["embed[text]", "L0.attn", "L1.mlp", "logits"]
-    assert len(pairs(circuit.top(5))) == 5
-    frame = circuit.top(4).to_frame()
+    assert len(pairs(circuit.strongest(5))) == 5
+    frame = circuit.strongest(4).to_frame()
     assert frame["score"].tolist() == [-5.0, 4.0, 2.0]
     assert frame["std"].tolist() == pytest.approx([0.5] * 3)
-    assert repr(circuit.top(4)).startswith(
+    assert repr(circuit.strongest(4)).startswith(
         "Circuit(3 of 15 edges, 4 nodes; exact, m, logits: clean 1.000, corrupted 0.000"
     )
 
@@ -95,7 +95,7 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
     rows = {"image": "image", "first": box((0, 0, 8, 8)), "text": "text", "last": "last"}
     found = find_circuit(
         llava.model, clean, corrupted, metric=METRIC, method="eap", nodes="head", groups=rows, progress=False
-    ).top(60)
+    ).strongest(60)
     found.save(tmp_path / "circuit.json")
     read = Circuit.load(tmp_path / "circuit.json")
     assert pairs(read) == pairs(found)
@@ -111,7 +111,7 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
 
 
 def test_the_picture_shows_every_kept_edge_and_node() -> None:
-    circuit = by_hand().top(4)
+    circuit = by_hand().strongest(4)
     svg = circuit.draw().svg
     for edge in circuit.edges:
         assert str(edge).replace(">", "&gt;") in svg
@@ -152,9 +152,9 @@ def test_what_cannot_be_is_refused_before_any_run(
     with pytest.raises(InputError, match=r"reads the prompt beside the picture, over no edge of the graph"):
         find_circuit(blip.model, other_text, another, **asked)
     with pytest.raises(InputError, match=r"n=0 must lie in 1..15"):
-        by_hand().top(0)
+        by_hand().strongest(0)
     with pytest.raises(InputError, match=r"The circuit has no edges"):
-        evaluate_circuit(llava.model, by_hand().top(3), clean, corrupted, **asked)
+        evaluate_circuit(llava.model, by_hand().strongest(3), clean, corrupted, **asked)
     other = replace(by_hand(), graph=replace(by_hand().graph, groups=GROUPS))
     with pytest.raises(InputError, match=r"belongs to another model or other groups: it has 5 writers and 5 readers"):
         evaluate_circuit(llava.model, other, clean, corrupted, **asked)

@@ -18,7 +18,7 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
     metric = logit_difference(truth.token, truth.default_token)
     clean, corrupted = planted_pair(planted_patch)
     found = find_circuit(model, clean, corrupted, metric=metric, method="eap", progress=False)
-    circuit = found.top(3)
+    circuit = found.strongest(3)
     # pictures that it was not found on
     held_out = [
         model.prepare(

@@ -16,8 +16,11 @@ from mmlens.analysis.circuits.methods.eap_ig import EAPIG
 from mmlens.analysis.circuits.methods.exact import Exact
 from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.metrics import logit_difference
+from mmlens.core.errors import InputError
 from mmlens.core.positions import box
+from mmlens.core.units import Head
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.corruptions import noise
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped
@@ -178,12 +181,15 @@ def found_in(wrapped: Wrapped, method: str, *, twin: bool = False, nodes: str = 
 def test_the_planted_edges_are_the_circuit_and_the_twin_has_none(planted_patch: Wrapped, method: str) -> None:
     assert (planted_patch.truth.head_layer, planted_patch.truth.head) == (0, 2)
     circuit = found_in(planted_patch, method)
-    best = circuit.top(3)
+    best = circuit.strongest(3)
     assert {(edge.writer, edge.reader) for edge in best.edges} == {
         ("vision.embed", "projector"),
         ("projector[patch]", "L0.h2.v"),
         ("L0.h2", "logits"),
     }
+    assert best.units == best.top(1) == circuit.top(1) == {Head(0, 2)}
+    with planted_patch.model.intervene(Ablate(best.top(1))):
+        assert planted_patch.model(planted_patch.batch())[0, -1].argmax() == planted_patch.truth.default_token
     gap = float((circuit.clean - circuit.corrupted).mean())
     assert gap > 30
     assert min(abs(edge.score) for edge in best.edges) > 0.7 * gap
@@ -197,7 +203,9 @@ def test_every_method_finds_the_planted_branch_and_none_in_the_twin(
     planted_patch: Wrapped, cls: type[CircuitMethod]
 ) -> None:
     circuit = found_in(planted_patch, cls.name, nodes="attention", count=2)
-    found = {(edge.writer, edge.reader): edge.score for edge in circuit.top(3).edges}
+    with pytest.raises(InputError, match=r"This circuit has no heads: find it with nodes='head'"):
+        circuit.top(1)
+    found = {(edge.writer, edge.reader): edge.score for edge in circuit.strongest(3).edges}
     assert set(found) == {("vision.embed", "projector"), ("projector[patch]", "L0.attn"), ("L0.attn", "logits")}
     gap = float((circuit.clean - circuit.corrupted).mean())
     for score in found.values():  # the circuit is a chain: each edge alone takes the whole answer away
@@ -269,4 +277,6 @@ def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -
         **asked,
     )  # type: ignore[arg-type]
     assert float(null.scores.abs().max()) < 0.01 * float((found.clean - found.corrupted).mean())
-    assert not [edge for edge in null.top(5).edges if (edge.writer, edge.reader) in chain and abs(edge.score) > 0.1]
+    assert not [
+        edge for edge in null.strongest(5).edges if (edge.writer, edge.reader) in chain and abs(edge.score) > 0.1
+    ]

@@ -20,6 +20,7 @@ from mmlens.analysis.circuits.methods.eap import EAP
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.paths import path_patch
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head
 from mmlens.inputs.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC
@@ -217,8 +218,8 @@ def idefics(plain: Plain) -> dict[str, torch.Tensor]:
     seen = plain.clean["image_attention_mask"].bool().any(-1)[..., None]
     written = first.alpha_cross_attn.tanh() * plain.head(first.cross_attn.o_proj, 2, 8) * seen
     return {
-        "projector -> cross_L0.x1.v": plain.effect((first.cross_attn.v_proj, "out", part(values, 1, 8))),
-        "cross_L0.x2 -> L0.mlp": plain.effect(
+        "projector -> cross_blocks.L0.x1.v": plain.effect((first.cross_attn.v_proj, "out", part(values, 1, 8))),
+        "cross_blocks.L0.x2 -> L0.mlp": plain.effect(
             (plain.bare.model.layers[0].post_attention_layernorm, "in", plus(written))
         ),
     }
@@ -233,7 +234,7 @@ def instructblip_t5(plain: Plain) -> dict[str, torch.Tensor]:
     stream = plain.seen(plain.clean, second[1].layer_norm, "in")
     queries = second[1].EncDecAttention.q(second[1].layer_norm(stream + crossed))
     return {
-        "encoder.L0.h1 -> encoder.ln_final": plain.effect((encoder.final_layer_norm, "in", plus(written))),
+        "encoder.blocks.L0.h1 -> encoder.ln_final": plain.effect((encoder.final_layer_norm, "in", plus(written))),
         "encoder.ln_final -> L0.x3.k": plain.effect((first[1].EncDecAttention.k, "out", part(keys, 3, 6))),
         "L0.x1 -> L1.x2.q": plain.effect((second[1].EncDecAttention.q, "out", part(queries, 2, 6))),
         "L0.x1 -> L0.mlp": plain.effect((first[2].layer_norm, "in", plus(crossed))),
@@ -250,13 +251,19 @@ def florence2(plain: Plain) -> dict[str, torch.Tensor]:
     crossed = plain.head(decoder[1].encoder_attn.out_proj, 3, 8)
     queries = plain.seen(plain.corrupted, decoder[2].encoder_attn.q_proj, "out")
     return {
-        "encoder.L0.h1 -> encoder.L0.ln_mid": plain.effect((first.self_attn_layer_norm, "in", plus(written))),
-        "encoder.L0.ln_mid -> encoder.L0.mlp": plain.effect((first.fc1, "in", plus(plain.moved(first.fc1, "in")))),
-        "encoder.L0.ln_mid -> encoder.L0.ln_post": plain.effect(
+        "encoder.blocks.L0.h1 -> encoder.blocks.L0.ln_mid": plain.effect(
+            (first.self_attn_layer_norm, "in", plus(written))
+        ),
+        "encoder.blocks.L0.ln_mid -> encoder.blocks.L0.mlp": plain.effect(
+            (first.fc1, "in", plus(plain.moved(first.fc1, "in")))
+        ),
+        "encoder.blocks.L0.ln_mid -> encoder.blocks.L0.ln_post": plain.effect(
             (first.final_layer_norm, "in", plus(plain.moved(first.self_attn_layer_norm, "out")))
         ),
-        "encoder.L0.ln_post -> encoder.L1.h2.v": plain.effect((second.self_attn.v_proj, "out", part(values, 2, 8))),
-        "encoder.L1.ln_post -> L1.x3.k": plain.effect((decoder[1].encoder_attn.k_proj, "out", part(keys, 3, 8))),
+        "encoder.blocks.L0.ln_post -> encoder.blocks.L1.h2.v": plain.effect(
+            (second.self_attn.v_proj, "out", part(values, 2, 8))
+        ),
+        "encoder.blocks.L1.ln_post -> L1.x3.k": plain.effect((decoder[1].encoder_attn.k_proj, "out", part(keys, 3, 8))),
         "L1.h2 -> L1.ln_cross": plain.effect((decoder[1].self_attn_layer_norm, "in", plus(later))),
         "L1.x3 -> L1.ln_mid": plain.effect((decoder[1].encoder_attn_layer_norm, "in", plus(crossed))),
         "L2.ln_cross -> L2.x0.q": plain.effect((decoder[2].encoder_attn.q_proj, "out", part(queries, 0, 8))),
@@ -328,7 +335,7 @@ PATHS: list[tuple[str, str, dict[str, Any], str]] = [
     ("mllama", "L2.h1 -> L3.x2.q", {"units": [Head(2, 1)]}, "blocks.3.cross_attn.hook_q[h2]"),
     ("idefics", "vision.L0.mlp -> projector", {"at": "vision.blocks.0.hook_mlp_out"}, "projector.hook_in"),
     ("instructblip_t5", "L0.mlp -> L2.x3.q", {"at": "blocks.0.hook_mlp_out"}, "blocks.2.cross_attn.hook_q[h3]"),
-    ("instructblip_t5", "encoder.L0.mlp -> encoder.ln_final", {"at": "encoder.blocks.0.hook_mlp_out"},
+    ("instructblip_t5", "encoder.blocks.L0.mlp -> encoder.ln_final", {"at": "encoder.blocks.0.hook_mlp_out"},
      "encoder.ln_final.hook_normalized"),
 ]  # fmt: skip
 
@@ -365,10 +372,10 @@ def test_a_circuit_of_such_a_model_is_measured() -> None:
     torch.testing.assert_close(result.faithfulness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(result.completeness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
     some = evaluate_circuit(
-        model, whole.top(60), clean, corrupted, metric=METRIC, n_random=3, n_edges=1, progress=False
+        model, whole.strongest(60), clean, corrupted, metric=METRIC, n_random=3, n_edges=1, progress=False
     )
     assert some.random_faithfulness.shape == (3, 2)
-    assert some.n_edges == int(whole.top(60).kept.sum())
+    assert some.n_edges == int(whole.strongest(60).kept.sum())
     assert 0 < abs(float(some.faithfulness.mean())) != 1
 
 
@@ -381,16 +388,21 @@ def test_who_reads_whom() -> None:
         for name in TOWERS
         for pair in [pair_on(name)]
     }
+    for pair in map(pair_on, TOWERS):  # heads are called what units print, and are the model's
+        heads = [writer for writer in pair.graph.writers if writer.unit is not None]
+        assert [writer.name for writer in heads] == list(map(str, Units.of([str(w.unit) for w in heads], pair.model)))
     assert "projector.deepstack.0 -> L1.h0.q" in edges["qwen3_vl"]
     assert "projector.deepstack.0 -> L0.mlp" not in edges["qwen3_vl"]  # it enters behind the first block
     assert "vision.L1.mlp -> projector.deepstack.0" not in edges["qwen3_vl"]
     assert "L1.h0 -> L1.mlp" not in edges["aya_vision"]  # side by side
     assert {"L0.mlp -> L1.x0.q", "projector -> L1.xkv0.v"} <= edges["mllama"]
     assert not any(edge.startswith("L0.") and ".xkv" in edge for edge in edges["mllama"])
-    assert {"cross_L0.mlp -> L0.h0.q", "L1.mlp -> cross_L1.x0.q"} <= edges["idefics"]
+    assert {"cross_blocks.L0.mlp -> L0.h0.q", "L1.mlp -> cross_blocks.L1.x0.q"} <= edges["idefics"]
     assert {"L0.h0 -> L0.x0.q", "L0.x0 -> L0.mlp", "encoder.ln_final -> L1.x0.v"} <= edges["instructblip_t5"]
-    assert not any(edge.startswith("encoder.L") and " -> L" in edge for edge in edges["instructblip_t5"])
-    assert {"L0.ln_post -> L1.h0.q", "L0.ln_post -> L1.ln_cross", "encoder.L1.ln_post -> L1.x0.k"} <= edges["florence2"]
+    assert not any(edge.startswith("encoder.blocks.L") and " -> L" in edge for edge in edges["instructblip_t5"])
+    assert {"L0.ln_post -> L1.h0.q", "L0.ln_post -> L1.ln_cross", "encoder.blocks.L1.ln_post -> L1.x0.k"} <= edges[
+        "florence2"
+    ]
     assert {"embed[decoder] -> L0.ln_cross", "L2.ln_post -> logits"} <= edges["florence2"]
     assert not any(edge.startswith("L0.h0 -> L1.") for edge in edges["florence2"])  # a norm lies between
     assert [edge for edge in edges["gemma3"] if edge.startswith("L0.h0 ->")] == ["L0.h0 -> L0.ln_attn"]
