@@ -37,4 +37,4 @@ def nearest_words(value: Any, words: Sequence[str]) -> str:
 
 def a_or_an(word: str) -> str:
     """The article of a word."""
-    return "an" if word[:1].lower() in "aeiou" else "a"
+    return "an" if word[:1].lower() in "aeiou" and not word.lower().startswith("uni") else "a"
