@@ -50,7 +50,7 @@ class Evaluation:
             ("hazard signs refused, of those to be refused", f"{right.refusals:.3f}", ""),
             (f"noun among the 5 words of its top 20 neurons ({neurons.nouns} nouns)",
              str(neurons.readable), ">= 0.50"),
-            ("the same, random neurons of the same layers", str(neurons.readable_random), "<= 0.15"),
+            ("the same, random neurons of the same layers (95% of draws)", str(neurons.readable_random), "<= 0.15"),
             (f"top 20 shared by picture and written twin ({neurons.both} nouns)",
              str(neurons.shared), ">= 0.50"),
             ("the same, with the writing of another noun", str(neurons.shared_other), "<= 0.05"),

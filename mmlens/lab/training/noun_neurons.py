@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from mmlens.analysis.properties.cases import Choice, Overall, Property
 from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, CrossModality
 from mmlens.analysis.properties.layers import LayerShares
-from mmlens.analysis.properties.measurements import CONTROL
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import AMONG, Sensitivity
@@ -33,7 +32,7 @@ class NounNeurons:
 
     Attributes:
         readable: Share of a noun's top 20 that have the noun among their 5 words.
-        readable_random: The same for random neurons of the same layers.
+        readable_random: The same for random neurons of the same layers: the mean over draws, and what 95% of them are in.
         shared: Share of the top 20 for the picture that are in the top 20 for its written twin.
         shared_other: The same with the writing of another noun.
         layers: Per layer the share of the top 20 that lies in it.
@@ -76,7 +75,7 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
     readable, overlap = report.interval(AMONG.name, _METHOD), report.interval(SHARED.name, _METHOD)
     return NounNeurons(
         readable=readable,
-        readable_random=report.interval(AMONG.name, CONTROL.format(method=_METHOD)),
+        readable_random=report.draws(AMONG.name, _METHOD),
         shared=overlap,
         shared_other=report.interval(OTHER_WRITING.name, _METHOD),
         layers=tuple(round(report.interval(f"in layer {layer}", _METHOD).mean, 4) for layer in range(depth)),
