@@ -11,7 +11,9 @@ import torch
 from mmlens.analysis.controls.matches import MATCHES, Match
 from mmlens.analysis.samples import Dataset
 from mmlens.analysis.statistics import Interval, draws_interval
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Seed
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Unit
 from mmlens.inputs.batch import MultimodalBatch
@@ -83,14 +85,15 @@ class RandomUnits(Sequence[Units]):
         return draws_interval(values)
 
 
+@checked
 @torch.no_grad()
 def random_units(
     model: HookedMultimodal,
     like: UnitsLike,
     *,
     match: str | Match = "layer",
-    draws: int = 20,
-    seed: int = 0,
+    draws: Count = 20,
+    seed: Seed = 0,
     batch: MultimodalBatch | Dataset | None = None,
 ) -> RandomUnits:
     """Sets of as many random units of the same kind in the same blocks, none of them among `like`.
@@ -123,8 +126,6 @@ def random_units(
     """
     rule = MATCHES.get(match)
     units = Units.of(like, model, verb="random_units")
-    if draws < 1:
-        raise InputError(f"draws={draws} must be at least 1.")
     if "data" in rule.needs and batch is None:
         raise InputError(f"match={rule.name!r} is measured on samples: pass batch=... (a batch, or a dataset).")
     blocks = [_Block(block_units, model.graph.unit_counts[point]) for point, block_units in units.by_point().items()]
