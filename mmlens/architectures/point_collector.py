@@ -6,8 +6,10 @@ from functools import partial
 
 from torch import nn
 
+from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.attention_interface import attention_tower
 from mmlens.architectures.modules import in_features, submodule
+from mmlens.architectures.weights import bias_of
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
 from mmlens.declarations.family import Method
@@ -160,12 +162,14 @@ class Collector:
     ) -> str:
         """The divisor of a norm; `flat` as for `mlp`."""
         module = self.module(norm.path, root)
-        eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
+        own = base_layer(module)
+        eps = next((getattr(own, key) for key in ("variance_epsilon", "eps") if hasattr(own, key)), 0.0)
         inputs: TensorAccess = self.entering(module)
         outputs: TensorAccess = self.leaving(module)
         if flat is not None:
             inputs, outputs = Unflattened(inputs, flat), Unflattened(outputs, flat)
-        attachment = NormScale(module, is_centred=norm.is_centred(module), eps=eps, inputs=inputs, outputs=outputs)
+        bias = partial(bias_of, module, "A norm")
+        attachment = NormScale(own, is_centred=norm.is_centred(own), eps=eps, bias=bias, inputs=inputs, outputs=outputs)
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
 
     def attention(

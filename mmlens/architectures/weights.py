@@ -1,67 +1,63 @@
 """The weights of a branch under TransformerLens's names: views of the real parameters."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import nn
 
+from mmlens.architectures.adapter_layers import acting_layer, base_layer
 from mmlens.architectures.modules import find_module, in_features, out_features, submodule
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.declarations.structure import Attention, Mlp
 
 
 def plain_weight(linear: nn.Module, purpose: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
-    """A linear's own weight `[out in]`, the real parameter; under a LoRA adapter the base layer's.
+    """A linear's own weight `[out in]`, the real parameter; under an adapter the base layer's.
 
     That of a convolution of one cell is seen as a linear's, which it is to every cell.
 
     Args:
         linear: the module.
         purpose: what it is, for the message.
-        to: what it is asked for, for the message.
+        to: what is to be done with it, for the message.
 
     Raises:
         UnsupportedModelError: for quantised or offloaded weights.
     """
-    weight = linear.weight
+    layer = base_layer(linear)
+    weight = layer.weight
     # a tensor made of others, which it can be taken apart into, is how torchao and quanto keep codes and scales
     made_up = hasattr(weight, "__tensor_flatten__")
-    plain = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not made_up
-    if not plain:
+    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point() or made_up:
         kind = getattr(weight, "dtype", type(weight).__name__)
         raise UnsupportedModelError(
             f"{purpose} is quantised ({kind}) and cannot be {'edited' if to == 'edit' else 'read'}; load the model in a floating "
             "dtype."
         )
-    if weight.is_meta:  # type: ignore[union-attr]
+    if weight.is_meta:
         raise UnsupportedModelError(
             f"{purpose} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
             f"{to} its weights."
         )
-    values: torch.Tensor = weight  # type: ignore[assignment]
-    return values.flatten(1) if isinstance(linear, nn.Conv2d) else values
+    return weight.flatten(1) if isinstance(layer, nn.Conv2d) else weight
 
 
 def readable(linear: nn.Module, purpose: str) -> torch.Tensor:
-    """A linear's weight `[out in]` as it acts, if it can be read as numbers; under a LoRA adapter, the sum of both.
+    """A linear's weight `[out in]` as it acts, if it can be read as numbers; under adapters, what peft's merge makes of it.
 
     Raises:
-        UnsupportedModelError: for quantised or offloaded weights.
+        UnsupportedModelError: for quantised or offloaded weights, and for adapters that no weight could stand for.
     """
-    return _adapted(linear, plain_weight(linear, purpose))
+    own = plain_weight(linear, purpose)
+    acting = acting_layer(linear, purpose)
+    return own if acting is base_layer(linear) else plain_weight(acting, purpose)
 
 
-def _adapted(linear: nn.Module, weight: torch.Tensor) -> torch.Tensor:
-    """A weight with what peft's active adapters add to it."""
-    delta: Any = getattr(linear, "get_delta_weight", None)
-    if delta is None or linear.merged or linear.disable_adapters:
-        return weight
-    adapters = [name for name in linear.active_adapters if name in linear.lora_A]  # type: ignore[union-attr, operator]
-    for name in adapters:
-        weight = weight + delta(name)
-    return weight
+def bias_of(linear: nn.Module, purpose: str) -> torch.Tensor | None:
+    """A linear's bias as it acts, `[out]`; None if it has none."""
+    return cast("torch.Tensor | None", getattr(acting_layer(linear, purpose), "bias", None))
 
 
 @dataclass(frozen=True)
@@ -124,12 +120,13 @@ class AttentionWeights:
     def _part(self, number: int, path: str | None, bias: bool) -> torch.Tensor | None:
         """The weight `[out in]` (or bias `[out]`) of queries (0), keys (1) or values (2)."""
         linear = self._linear(path or self.declared.qkv)
-        tensor = linear.bias if bias else readable(linear, path or str(self.declared.qkv))
+        purpose = path or str(self.declared.qkv)
+        tensor = bias_of(linear, purpose) if bias else readable(linear, purpose)
         if tensor is None or path is not None:
-            return tensor  # type: ignore[return-value]
+            return tensor
         queries = self.heads * self.d_head
-        key_rows = (len(tensor) - queries) // 2  # type: ignore[arg-type]
-        return tensor.split([queries, key_rows, key_rows])[number]  # type: ignore[operator, union-attr]
+        key_rows = (len(tensor) - queries) // 2
+        return tensor.split([queries, key_rows, key_rows])[number]
 
     def _by_head(self, number: int, tensor: torch.Tensor) -> torch.Tensor:
         """One entry per head along the first axis; of queries that come with a gate each, the queries."""
@@ -137,8 +134,8 @@ class AttentionWeights:
         return heads[::2] if number == 0 and self.declared.gated else heads
 
     def _weight(self, number: int, path: str | None) -> Float[torch.Tensor, "head d_model d_head"]:
-        weight = self._part(number, path, bias=False)
-        return self._by_head(number, weight).transpose(1, 2)  # type: ignore[arg-type]
+        weight = cast(torch.Tensor, self._part(number, path, bias=False))
+        return self._by_head(number, weight).transpose(1, 2)
 
     def _bias(self, number: int, path: str | None) -> Float[torch.Tensor, "head d_head"]:
         bias = self._part(number, path, bias=True)
@@ -259,7 +256,5 @@ class MlpWeights:
 
 
 def _bias(linear: nn.Module) -> torch.Tensor:
-    bias = linear.bias
-    if bias is None:
-        return linear.weight.new_zeros(out_features(linear))  # type: ignore[operator, union-attr]
-    return bias  # type: ignore[return-value]
+    bias = bias_of(linear, "A bias")
+    return plain_weight(linear, "A weight").new_zeros(out_features(linear)) if bias is None else bias

@@ -313,14 +313,31 @@ class NormScale:
     """The number a norm divides by, `[..., 1]`: the root mean square (RMS norm) or standard deviation (layer norm).
 
     Read from the norm's input, written by scaling its output: `out = bias + (out - bias) * scale / new_scale`.
+
+    Args:
+        module: the norm.
+        is_centred: whether it is a layer norm.
+        eps: what it adds to the mean square.
+        bias: gives its bias as it acts, or None.
+        inputs, outputs: what it receives and returns.
     """
 
     WRITE_RANK = -10  # before hook_normalized, which sees the result
 
-    def __init__(self, module: nn.Module, *, is_centred: bool, eps: float, inputs: TensorAccess, outputs: TensorAccess):
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        is_centred: bool,
+        eps: float,
+        bias: Callable[[], torch.Tensor | None],
+        inputs: TensorAccess,
+        outputs: TensorAccess,
+    ):
         self.module = module
         self.centred = is_centred
         self.eps = eps
+        self.bias = bias
         self.received = inputs
         self.returned = outputs
         self._input: torch.Tensor | None = None
@@ -347,7 +364,7 @@ class NormScale:
                 return output
             # ratio - 1 is exactly 0 where the scale was left alone, so an untouched output stays bit-equal
             change = (old / new - 1).to(output.dtype)
-            bias = getattr(self.module, "bias", None)
+            bias = self.bias()
             return output + (output if bias is None else output - bias) * change
 
         if not self._taps:

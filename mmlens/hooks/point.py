@@ -44,6 +44,16 @@ class Point(HookPoint):
         """How the point reaches its tensor."""
         return self._attachment
 
+    def rebind(self, other: "Point") -> None:
+        """Reach the tensor that another point reaches, hooks and all: adapters have copies of modules, of which one acts."""
+        attached = self._attached
+        if attached:
+            self._attachment.detach(self._tap)
+        self._attachment = other._attachment
+        self.__dict__["read_by"] = other.read_by
+        if attached:
+            self._attachment.attach(self._tap)
+
     @property
     def attached(self) -> bool:
         """Whether the point is now in the path of its tensor."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformer_lens.utilities import Slice
 
+from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Positions
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch, picture_positions
@@ -103,11 +103,11 @@ class BoundModel:
             remove_batch_dim: drop a batch axis of size 1.
             pos_slice: which positions to keep, as a slice or `transformer_lens.utilities.Slice`.
         """
-        pick: Any = None if pos_slice is None else Slice.unwrap(pos_slice).slice
-        positions: Positions = "all" if pick is None else pick
-        logits, cache = self.model.run_with_cache(
-            self._with(tokens), names=names_filter, device=device, positions=positions
-        )
+        logits, cache = self.model.run_with_cache(self._with(tokens), names=names_filter, device=device)
+        if pos_slice is not None:  # raw rows, padding counted, as in TransformerLens
+            rows = Slice.unwrap(pos_slice)
+            for name, tensor in cache.cache_dict.items():
+                cache.cache_dict[name] = rows.apply(tensor, dim=position_axis(cache.axes[name]))
         if remove_batch_dim:
             cache.remove_batch_dim()
         return logits, cache

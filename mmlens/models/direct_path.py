@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.modules import submodule
-from mmlens.architectures.weights import readable
+from mmlens.architectures.weights import bias_of, readable
 from mmlens.declarations.structure import Norm
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import BlockWeights
@@ -45,7 +46,7 @@ def logit_directions(
         return unembedding
     module = model.ln_final
     gain = _gain(module, declared, unembedding[0]).to(unembedding.device)
-    return _centred(unembedding * gain, declared.is_centred(module))
+    return _centred(unembedding * gain, declared.is_centred(base_layer(module)))
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def branch_end(model: HookedMultimodal, block: BlockWeights) -> BranchEnd:
     module = submodule(block.module, str(declared.branch), model.family.name)
     norm = _same_kind(model, block, module)
     gain = _gain(module, norm, block.mlp.b_out) * factor
-    bias = getattr(module, "bias", None)
-    centred = norm is not None and norm.is_centred(module)
+    bias = bias_of(module, "A norm")
+    centred = norm is not None and norm.is_centred(base_layer(module))
     return BranchEnd(gain, None if bias is None else bias * factor, centred, divides=True)
 
 

@@ -8,15 +8,21 @@ so that edits compose, may be taken out in any order, and leave the very bits be
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Protocol, cast, runtime_checkable
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from mmlens.architectures.adapter_layers import base_layer
+from mmlens.architectures.weights import plain_weight
+from mmlens.core.errors import InputError
+from mmlens.core.interrupts import uninterrupted
 from mmlens.core.units import Unit
 
 
@@ -40,25 +46,26 @@ class Entry:
     Attributes:
         edit: the edit.
         points: per hook point of neurons, its rows and what is added to each.
-        weights: per point, the real parameter that reads it.
+        linears: per point, the real linear that reads it.
     """
 
     edit: RowDeltas
     points: dict[str, tuple[Int[torch.Tensor, "row"], Float[torch.Tensor, "row d_model"]]]
-    weights: dict[str, Float[torch.Tensor, "d_model neuron"]]
+    linears: dict[str, nn.Module]
 
 
 @dataclass
-class _Kept:
-    """The rows of one block as they were, and as they were last written.
+class _Rows:
+    """The rows of one linear as they were, and as they were last written.
 
     Attributes:
-        weight: the real parameter, `[d_model neuron]`.
-        slots: where each row is kept, by its number.
-        originals, written: `[row d_model]`.
+        linear: the real linear; its weight is looked up anew each time, since `.to(dtype)` and others exchange it.
+        slots: where each row is, by its number.
+        originals: `[row d_model]`, in the dtype that the weight had when the first edit came.
+        written: `[row d_model]`, in the dtype that the weight had when they were written.
     """
 
-    weight: torch.Tensor
+    linear: nn.Module
     slots: dict[int, int]
     originals: torch.Tensor
     written: torch.Tensor
@@ -69,37 +76,58 @@ class Ledger:
     """What is in force on one Hugging Face model, whichever wrapper put it there; see `ledger_of`.
 
     Attributes:
+        base: a reference to the Hugging Face model.
         entries: the edits in force, first to last.
     """
 
+    base: "ref[nn.Module]"
     entries: list[Entry] = field(default_factory=list)
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _rows: dict[str, _Rows] = field(default_factory=dict)
+    _guards: dict[str, ExitStack] = field(default_factory=dict)
     _fingerprint: str = ""
-    _versions: dict[int, int] = field(default_factory=dict)
+    _versions: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
-        """Put an edit in force. Rows are kept before the first is written, so that `remove` can undo it at any moment."""
-        for point, (rows, _) in entry.points.items():
-            weight = entry.weights[point]
-            kept = self._kept.get(point)
-            known = {} if kept is None else kept.slots
-            new = [row for row in dict.fromkeys(rows.tolist()) if row not in known]
-            own = weight.detach()[:, torch.tensor(new, dtype=torch.long, device=weight.device)].T.contiguous()
-            slots = {**known, **{row: len(known) + n for n, row in enumerate(new)}}
-            originals = own if kept is None else torch.cat([kept.originals, own])
-            written = own if kept is None else torch.cat([kept.written, own])
-            self._kept[point] = _Kept(weight, slots, originals, written)
-        self.entries.append(entry)
-        for point in entry.points:
-            self._write(point)
+        """Put an edit in force. Rows are copied before the first is written, so that `remove` can undo it at any moment.
+
+        From then on, loading a state dict over edited rows is refused.
+        """
+        with uninterrupted():
+            for point, (numbers, _) in entry.points.items():
+                rows = self._rows.get(point)
+                known = {} if rows is None else rows.slots
+                new = [row for row in dict.fromkeys(numbers.tolist()) if row not in known]
+                own = _read(entry.linears[point], new)
+                slots = {**known, **{row: len(known) + n for n, row in enumerate(new)}}
+                originals = own if rows is None else _joined(rows.originals, own)
+                written = own if rows is None else _joined(rows.written, own)
+                self._rows[point] = _Rows(entry.linears[point], slots, originals, written)
+                if point not in self._guards:
+                    self._guards[point] = _guarded(self.base(), entry.linears[point], point)
+            self.entries.append(entry)
+            for point in entry.points:
+                self._write(point, self.entries)
 
     def remove(self, entries: Sequence[Entry]) -> None:
-        """Take edits out of force, those of them that are in it."""
-        touched = {point for entry in entries for point in entry.points if point in self._kept}
-        self.entries = [entry for entry in self.entries if not any(entry is other for other in entries)]
-        for point in touched:
-            _warn_of_changes(self._kept[point], point)
-            self._write(point)
+        """Take edits out of force, those of them that are in it; they stay in it if their rows cannot be written."""
+        touched = {point for entry in entries for point in entry.points if point in self._rows}
+        staying = [entry for entry in self.entries if not any(entry is other for other in entries)]
+        with uninterrupted():
+            for point in touched:
+                _warn_of_changes(self._rows[point], point)
+                self._write(point, staying)
+            self.entries = staying
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The weights without edits inside the `with`, which may change them; afterwards the edits are on what is there then."""
+        entries = self.entries
+        self.remove(entries)
+        try:
+            yield
+        finally:
+            for entry in entries:
+                self.add(entry)
 
     def fingerprint(self, base: nn.Module, work_out: Callable[[], str]) -> str:
         """The fingerprint of the unedited weights; worked out anew only where weights have changed by other hands.
@@ -115,33 +143,34 @@ class Ledger:
         return self._fingerprint
 
     @torch.no_grad()
-    def _write(self, point: str) -> None:
-        """Write a block's rows as the edits in force want them; rows that none of them touches are forgotten."""
-        kept = self._kept[point]
-        wide = torch.promote_types(kept.weight.dtype, torch.float32)
-        total = torch.zeros(kept.originals.shape, dtype=wide, device=kept.weight.device)
-        touched = torch.zeros(len(total), dtype=torch.bool, device=kept.weight.device)
-        for entry in self.entries:
+    def _write(self, point: str, entries: Sequence[Entry]) -> None:
+        """Write a point's rows as some edits want them; rows that none of them touches are forgotten."""
+        rows = self._rows[point]
+        weight = plain_weight(rows.linear, f"W_out behind {point}", to="edit")
+        wide = torch.promote_types(torch.promote_types(weight.dtype, rows.originals.dtype), torch.float32)
+        originals = rows.originals.to(weight.device)
+        total = torch.zeros(originals.shape, dtype=wide, device=weight.device)
+        touched = torch.zeros(len(total), dtype=torch.bool, device=weight.device)
+        for entry in entries:
             if point in entry.points:
-                rows, deltas = entry.points[point]
-                slots = torch.tensor([kept.slots[row] for row in rows.tolist()], device=total.device)
+                numbers, deltas = entry.points[point]
+                slots = torch.tensor([rows.slots[row] for row in numbers.tolist()], device=total.device)
                 total.index_add_(0, slots, deltas.to(total))
                 touched[slots] = True
-        rows = torch.where(touched[:, None], (kept.originals + total).to(kept.weight.dtype), kept.originals)
-        before = _version(kept.weight)
-        kept.weight.index_copy_(1, torch.tensor(list(kept.slots), device=total.device), rows.T)
-        own = self._versions.get(id(kept.weight))
+        new = torch.where(touched[:, None], (originals + total).to(weight.dtype), originals.to(weight.dtype))
+        parameter = cast(torch.Tensor, base_layer(rows.linear).weight)
+        before = _version(parameter)
+        weight.index_copy_(1, torch.tensor(list(rows.slots), device=total.device), new.T)
+        own = self._versions.get(id(parameter))
         if own is not None:  # our own writing is no change of the model
-            self._versions[id(kept.weight)] = own + _version(kept.weight) - before
-        if touched.all():
-            self._kept[point] = _Kept(kept.weight, kept.slots, kept.originals, rows)
-            return
-        staying = (row for row, stays in zip(kept.slots, touched.tolist(), strict=True) if stays)
-        left = {row: n for n, row in enumerate(staying)}
-        if left:
-            self._kept[point] = _Kept(kept.weight, left, kept.originals[touched], rows[touched])
+            self._versions[id(parameter)] = (own[0] + _version(parameter)[0] - before[0], own[1])
+        staying = [row for row, stays in zip(rows.slots, touched.tolist(), strict=True) if stays]
+        if staying:
+            slots_left = {row: n for n, row in enumerate(staying)}
+            self._rows[point] = _Rows(rows.linear, slots_left, rows.originals[touched.cpu()], new[touched])
         else:
-            del self._kept[point]
+            del self._rows[point]
+            self._guards.pop(point).close()
 
 
 _LEDGERS: "WeakKeyDictionary[nn.Module, Ledger]" = WeakKeyDictionary()
@@ -149,12 +178,53 @@ _LEDGERS: "WeakKeyDictionary[nn.Module, Ledger]" = WeakKeyDictionary()
 
 def ledger_of(base: nn.Module) -> Ledger:
     """The ledger of a Hugging Face model; its wrappers share it, and it goes with the model."""
-    return _LEDGERS.setdefault(base, Ledger())
+    return _LEDGERS.setdefault(base, Ledger(ref(base)))
 
 
-def _versions(base: nn.Module) -> dict[int, int]:
-    """How often each parameter was written to in place. Walks the modules itself: `parameters()` takes ten times as long."""
-    found: dict[int, int] = {}
+def _read(linear: nn.Module, numbers: Sequence[int]) -> Float[torch.Tensor, "row d_model"]:
+    """A copy of rows as they are now."""
+    weight = plain_weight(linear, "A weight", to="edit").detach()
+    return weight[:, torch.tensor(numbers, dtype=torch.long, device=weight.device)].T.contiguous()
+
+
+def _joined(rows: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    """Rows and more rows, in a dtype that holds both exactly."""
+    dtype = torch.promote_types(rows.dtype, more.dtype)
+    return torch.cat([rows.to(more.device, dtype), more.to(dtype)])
+
+
+def _guarded(base: nn.Module | None, linear: nn.Module, point: str) -> ExitStack:
+    """Refuse, until it is closed, that a state dict is loaded over edited rows: it would be mixed with the edits.
+
+    The refusal comes from the outermost module that is loaded, before anything of it is.
+    """
+    layer, stack = base_layer(linear), ExitStack()
+    if base is None:
+        return stack
+    path = next((name for name, module in base.named_modules() if module is layer), "")
+
+    def refuse(module: nn.Module, state_dict: Mapping[str, object], prefix: str, *_: object, name: str) -> None:
+        if f"{prefix}{name}" in state_dict:
+            raise InputError(
+                f"The state dict holds {prefix}{name}, and rows of it behind {point} are edited now; what is loaded would be "
+                "mixed with the edit. Take the edit out first (leave its `with`, or model.revert), load, and put it in force "
+                "again."
+            )
+
+    steps = f"{path}.weight".split(".")
+    modules: list[nn.Module] = [base]
+    for step in steps[:-1]:
+        modules.append(modules[-1]._modules[step] or modules[-1])
+    for depth, module in enumerate(modules):
+        hook = partial(refuse, name=".".join(steps[depth:]))
+        stack.callback(module.register_load_state_dict_pre_hook(hook).remove)
+    return stack
+
+
+def _versions(base: nn.Module) -> dict[int, tuple[int, int]]:
+    """How often each parameter was written to in place, and where it lies. Walks the modules itself: `parameters()` takes ten
+    times as long."""
+    found: dict[int, tuple[int, int]] = {}
     waiting: list[nn.Module | None] = [base]
     while waiting:
         module = waiting.pop()
@@ -164,15 +234,17 @@ def _versions(base: nn.Module) -> dict[int, int]:
     return found
 
 
-def _version(weight: torch.Tensor) -> int:
-    """How often a weight was written to in place."""
-    return 0 if weight.is_inference() else weight._version
+def _version(weight: torch.Tensor) -> tuple[int, int]:
+    """How often a weight was written to in place, and where it lies: `.to(dtype)` exchanges its memory and counts nothing."""
+    return (0 if weight.is_inference() else weight._version), weight.data_ptr()
 
 
-def _warn_of_changes(kept: _Kept, point: str) -> None:
+def _warn_of_changes(rows: _Rows, point: str) -> None:
     """Say so if something else wrote to the rows while they were edited: it is lost now."""
-    now = kept.weight.detach()[:, torch.tensor(list(kept.slots), device=kept.weight.device)].T
-    if not torch.equal(now, kept.written):
+    now = _read(rows.linear, list(rows.slots))
+    # what `.to(dtype)` did to them, there or there and back, is no change
+    shown = {now.dtype, torch.bfloat16, torch.float16}
+    if not any(torch.equal(now, rows.written.to(dtype).to(now)) for dtype in shown):
         warnings.warn(
             f"Edited rows behind {point} were changed by something else while the edit was in force "
             "(training, or an adapter merged into them); that is lost with the edit. Revert edits before changing weights.",

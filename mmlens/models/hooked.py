@@ -21,7 +21,7 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.point import Point
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.inputs import Inputs, device_of
-from mmlens.models.adapters import Adapters
+from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
 from mmlens.models.bound import BoundModel
 from mmlens.models.delegation import method_of, property_of
 from mmlens.models.part_view import BlockWeights, PartView
@@ -81,7 +81,15 @@ class HookedMultimodal(HookedRootModule):
         self.graph: HookGraph = built.graph
         self.hook_dict = built.points
         self.mod_dict = dict(built.points)
+        self._in_place = InPlace(hf_model)
         self.train(hf_model.training)
+
+    def follow(self) -> None:
+        """Have points reach the modules that act now, if adapters came or a copy of a module (`modules_to_save`) took over."""
+        if self._in_place.changed():
+            built = build(self.base, self.family, self.config)
+            for name, point in self.hook_dict.items():
+                point.rebind(built.points[name])
 
     # -- its parts ---------------------------------------------------------------------------------------------------
 
@@ -158,6 +166,7 @@ class HookedMultimodal(HookedRootModule):
                 lines of a declaration to write.
         """
         refuse_compiled(hf_model)
+        refuse_prompts(hf_model)
         base = base_of(hf_model)
         if is_covered(base) or (processor is None and example is None):
             return cls(hf_model, processor)

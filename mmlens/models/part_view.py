@@ -9,6 +9,7 @@ from torch import nn
 from transformer_lens import FactoredMatrix
 from transformer_lens.config import TransformerLensConfig
 
+from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.blocks import blocks_of, fitting, heads_of
 from mmlens.architectures.modules import out_features, submodule
 from mmlens.architectures.weights import AttentionWeights, MlpWeights
@@ -179,7 +180,7 @@ def part_view(
     d_model = out_features(submodule(modules[0], shape.width_path, family.name))
     norm = declared.norm if language else shape.ln1
     root = model if language else modules[0]
-    centred = norm is None or norm.is_centred(submodule(root, norm.path, family.name))
+    centred = norm is None or norm.is_centred(base_layer(submodule(root, norm.path, family.name)))
     cfg = TransformerLensConfig(
         d_model=d_model,
         d_head=attn.d_head if attn else d_model,

@@ -36,6 +36,9 @@ class HookedModel(Protocol):
     def base(self) -> HuggingFaceModel:
         """The Hugging Face model itself, without adapters around it."""
 
+    def follow(self) -> None:
+        """Have points reach the modules that act now."""
+
     @property
     def device(self) -> torch.device:
         """Where inputs go."""

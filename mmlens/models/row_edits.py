@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from mmlens.architectures.adapter_layers import require_sum
 from mmlens.core.errors import InputError
 from mmlens.models.claims import claimed
 from mmlens.models.edit_ledger import Entry, Ledger, RowDeltas, ledger_of
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.protocol import HookedModel
-from mmlens.models.weight_rows import by_point, require_rows, row_weights
+from mmlens.models.weight_rows import by_point, read_by, require_rows
 
 
 @runtime_checkable
@@ -116,4 +117,7 @@ class RowEdits:
         edit.check(self.model)
         require_rows(self.model, edit.rows, edit.deltas.shape[-1])
         points = {point: (rows, edit.deltas[numbers]) for point, (rows, numbers) in by_point(edit.rows).items()}
-        return Entry(edit, points, row_weights(self.model, points))
+        linears = {point: read_by(self.model, point) for point in points}
+        for point, linear in linears.items():
+            require_sum(linear, f"W_out behind {point}", f"under {edit!r}")
+        return Entry(edit, points, linears)

@@ -110,13 +110,12 @@ class Runs:
         options = {name: value for name, value in keywords.items() if name not in inputs}
         run = Run(self.model, kind, options, lambda: self.inputs.batch(inputs) if whole is None else whole)
         claim = Claim(f"A {'generation' if kind == 'generate' else 'forward pass'}", self.model, run)
-        with (
-            claims_of(self.model.base).claimed(claim),
-            attached(self.model.hook_dict, self._pairs(carried), first=True),
-        ):
-            for watcher in watching(self.model):
-                watcher.starts(run)
-            yield
+        with claims_of(self.model.base).claimed(claim):
+            self.model.follow()
+            with attached(self.model.hook_dict, self._pairs(carried), first=True):
+                for watcher in watching(self.model):
+                    watcher.starts(run)
+                yield
 
     @property
     def current(self) -> Run | None:

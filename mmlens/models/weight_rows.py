@@ -34,7 +34,7 @@ def row_weights(model: HookedModel, points: Iterable[str]) -> dict[str, Float[to
     Raises:
         UnsupportedModelError: if weights are quantised or offloaded.
     """
-    return {point: plain_weight(_linear(model, point), f"W_out behind {point}", to="edit") for point in points}
+    return {point: plain_weight(read_by(model, point), f"W_out behind {point}", to="edit") for point in points}
 
 
 def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Tensor, "row d_model"]:
@@ -49,7 +49,7 @@ def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Ten
     """
     rows: dict[int, torch.Tensor] = {}
     for point, (indices, numbers) in by_point(neurons).items():
-        weight = readable(_linear(model, point), f"W_out behind {point}")
+        weight = readable(read_by(model, point), f"W_out behind {point}")
         rows |= dict(zip(numbers.tolist(), weight.T[indices.to(weight.device)], strict=True))
     return torch.stack([rows[number].to(rows[0].device) for number in range(len(neurons))])
 
@@ -60,12 +60,13 @@ def write_norms(model: HookedModel, point: str) -> Float[torch.Tensor, "unit"]:
     Raises:
         UnsupportedModelError: if weights are quantised or offloaded.
     """
-    weight = readable(_linear(model, point), f"The weight behind {point}").detach()
+    weight = readable(read_by(model, point), f"The weight behind {point}").detach()
     return weight.T.unflatten(0, (model.graph.unit_counts[point], -1)).flatten(1).float().norm(dim=1).cpu()
 
 
-def _linear(model: HookedModel, point: str) -> nn.Module:
+def read_by(model: HookedModel, point: str) -> nn.Module:
     """The real linear that reads the neurons of a point."""
+    model.follow()
     return cast(nn.Module, model.hook_dict[point].read_by)
 
 
@@ -107,7 +108,7 @@ def rows_added(
         for point, (indices, numbers) in order.items():
             hook = _added(indices, numbers, deltas)
             # before Hugging Face's recorders and our points, which must see the sum
-            stack.callback(_linear(model, point).register_forward_hook(hook, prepend=True).remove)
+            stack.callback(read_by(model, point).register_forward_hook(hook, prepend=True).remove)
         yield
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from mmlens.architectures.modules import HuggingFaceModel, submodule
-from mmlens.architectures.weights import readable
+from mmlens.architectures.weights import bias_of, readable
 from mmlens.core.names import Part, require_part
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -61,8 +61,8 @@ class Weights:
     @property
     def b_U(self) -> Float[torch.Tensor, "vocab"]:
         """Unembedding bias, zero if there is none."""
-        bias = self.unembed.bias
-        return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias  # type: ignore[return-value]
+        bias = bias_of(self.unembed, "The unembedding")
+        return self.W_U.new_zeros(self.W_U.shape[1]) if bias is None else bias
 
     def directions(self, tokens: Int[torch.Tensor, "*tokens"]) -> Float[torch.Tensor, "*tokens d_model"]:
         """The directions in the final stream that raise tokens' logits; see `tokens_to_residual_directions`."""

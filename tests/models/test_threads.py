@@ -66,7 +66,7 @@ def test_sweeps_in_two_threads_are_those_of_one(model: HookedMultimodal, batches
 
     alone = sweep(0, 1), sweep(2, 3)
     for expected, found in zip(alone, together(lambda: sweep(0, 1), lambda: sweep(2, 3)), strict=True):
-        assert torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.weight_rows import row_weights
+from mmlens.models.weight_rows import row_weights, written_rows
 
 
 def scale_neurons(model: HookedMultimodal, neurons: UnitsLike, *, factor: float) -> Edit:
@@ -74,17 +74,16 @@ def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: float, 
 
 @torch.no_grad()
 def read_rows(model: HookedMultimodal, neurons: UnitsLike) -> Float[torch.Tensor, "row d_model"]:
-    """The rows of neurons as they are now, on the CPU, in at least float32; under a LoRA adapter the base layer's.
+    """The rows of neurons as they are now, on the CPU, in at least float32; under adapters, as they act.
 
     Raises:
         InputError: if there are none, or one does not exist; all that are missing are listed.
         UnsupportedModelError: if they are quantised or offloaded.
     """
     units = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
-    weights = row_weights(model, units.by_point())
-    widths = {point: len(weight) for point, weight in weights.items()}
+    widths = {point: len(weight) for point, weight in row_weights(model, units.by_point()).items()}
     if len(set(widths.values())) > 1:
         shown = ", ".join(f"{width} at {point}" for point, width in widths.items())
         raise InputError(f"One edit's rows have one width, but these are {shown}; make an edit for each width.")
-    rows = [weights[unit.hook][:, unit.index].detach().cpu() for unit in units]
-    return torch.stack(rows).to(torch.promote_types(rows[0].dtype, torch.float32))
+    rows = written_rows(model, units).detach().cpu()
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
