@@ -92,12 +92,12 @@ def point_means(
     """
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    given: Iterable[MultimodalBatch] = (
+    batches_of_data: Iterable[MultimodalBatch] = (
         [dataset]
         if isinstance(dataset, MultimodalBatch)
         else (batch for _, batch in batches(model, dataset, batch_size=batch_size, prompt=prompt, progress=progress))
     )
-    for batch in given:
+    for batch in batches_of_data:
         reader = RowReader(as_rule(positions), batch, [model.graph[name] for name in points])
         adders = [(name, _adder(model.graph[name], reader, totals, counts, of)) for name in points]
         model.run_with_hooks(batch, fwd_hooks=adders)
@@ -114,18 +114,18 @@ def _adder(
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[..., None]:
     """A hook that adds up a point's rows, or what is made of them, by unit."""
-    batched = node.axes.startswith("batch")
+    has_batch = node.axes.startswith("batch")
 
     @reads_only
     def add(activation: torch.Tensor, hook: Any) -> None:
         if reader.rows_at(node, activation.shape).whole:
-            by_row = activation.detach().movedim(node.position_axis, 1 if batched else 0)
-            rows = by_row.flatten(0, 1) if batched else by_row
+            by_row = activation.detach().movedim(node.position_axis, 1 if has_batch else 0)
+            rows = by_row.flatten(0, 1) if has_batch else by_row
         else:
             rows = reader.flat(node, activation.detach())
-        unit = unit_axis(node.axes) - (2 if batched else 1)
-        summed = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu()
-        totals[node.name] = totals[node.name] + summed if node.name in totals else summed
+        unit = unit_axis(node.axes) - (2 if has_batch else 1)
+        total = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu()
+        totals[node.name] = totals[node.name] + total if node.name in totals else total
         counts[node.name] = counts.get(node.name, 0) + len(rows)
 
     return add

@@ -129,28 +129,28 @@ def path_patch(
         True
     """
     require_same_layout(clean, corrupted)
-    chosen = choose(model, at, units)
+    selection = choose(model, at, units)
     receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
-    frozen = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in chosen}
-    groups = groups_of(clean, [node for node, _ in chosen], positions)
+    freeze_points = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in selection}
+    groups = groups_of(clean, [node for node, _ in selection], positions)
     where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
     base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
-    held = list(dict.fromkeys([*(name for names in frozen.values() for name in names), *frozen]))
-    base_logits, own = model.run_with_cache(base, names=held)
-    source_logits, other = model.run_with_cache(source, names=list(frozen))
+    held = list(dict.fromkeys([*(name for names in freeze_points.values() for name in names), *freeze_points]))
+    base_logits, cache = model.run_with_cache(base, names=held)
+    source_logits, other = model.run_with_cache(source, names=list(freeze_points))
     ends = [predicting_logits(model, logits, clean.layout.last) for logits in (base_logits, source_logits)]
     measure = as_function(metric, model, clean=ends[direction == "denoise"])
-    run = _Paths(model, base, own.cache_dict, receivers, where, measure)
-    senders = targets(model, chosen, other.cache_dict)
+    run = _Paths(model, base, cache.cache_dict, receivers, where, measure)
+    senders = targets(model, selection, other.cache_dict)
     first = next(iter(groups.values()))
     values = torch.zeros(len(senders), len(first), clean.size)
     with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
         for i, sender in enumerate(senders):
             for j, group in enumerate(groups[sender.node.name]):
-                values[i, j] = run.effect(sender, group, other[sender.node.name], frozen[sender.node.name]).cpu()
+                values[i, j] = run.effect(sender, group, other[sender.node.name], freeze_points[sender.node.name]).cpu()
                 bar.update()
-    measured = [require_values(measure(logits), clean.size, measure).cpu() for logits in ends]
-    clean_value, corrupted_value = measured if direction == "noise" else reversed(measured)
+    end_values = [require_values(measure(logits), clean.size, measure).cpu() for logits in ends]
+    clean_value, corrupted_value = end_values if direction == "noise" else reversed(end_values)
     sweep = PatchSweep(
         values=values,
         points=[sender.name for sender in senders],
@@ -162,23 +162,23 @@ def path_patch(
         row_units=tuple(sender.units for sender in senders),
         boxes=tuple(group.boxes for group in first),
     )
-    return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, frozen)
+    return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, freeze_points)
 
 
-def _receiver(model: HookedMultimodal, asked: str) -> Target:
+def _receiver(model: HookedMultimodal, name: str) -> Target:
     """A hook point, or one head or neuron of it: `blocks.3.attn.hook_q[h2]`.
 
     Raises:
         InputError: for a point without such units.
     """
-    found = _WITH_UNIT.match(asked)
-    if found is None or found["name"] not in model.graph:
-        return Target(model.graph[asked])
-    node = model.graph[found["name"]]
-    word = "head" if found["kind"] == "h" else "neuron"
+    match = _WITH_UNIT.match(name)
+    if match is None or match["name"] not in model.graph:
+        return Target(model.graph[name])
+    node = model.graph[match["name"]]
+    word = "head" if match["kind"] == "h" else "neuron"
     if word not in node.axes.split():
-        raise InputError(f"{asked} names a {word}, but {node.name} is [{node.axes}].")
-    return Target(node, (int(found["number"]),))
+        raise InputError(f"{name} names a {word}, but {node.name} is [{node.axes}].")
+    return Target(node, (int(match["number"]),))
 
 
 def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze: Freeze) -> list[str]:
@@ -195,28 +195,28 @@ def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze
                 f"No path leads from {sender.name} to {receiver.node.name}; a receiver comes after its sender."
             )
         before |= set(graph.upstream(receiver.node.name).names)
-    own = _own_branch(graph, sender)
-    held = [
+    branch = _own_branch(graph, sender)
+    between = [
         node.name
         for node in graph
         if node.name in after & before
-        and node.name not in own
+        and node.name not in branch
         and node.role == "writes"
         and node.layer is not None
         and node.part != "projector"
         and not (freeze == "attention" and "mlp" in node.kind)
     ]
-    _require_open(graph, sender, receivers, held)
-    return held
+    _require_open(graph, sender, receivers, between)
+    return between
 
 
-def _require_open(graph: HookGraph, sender: Node, receivers: Sequence[Target], held: Sequence[str]) -> None:
+def _require_open(graph: HookGraph, sender: Node, receivers: Sequence[Target], names: Sequence[str]) -> None:
     """Refuse receivers that nothing can reach while branches are held: what cross-attention looks at is in no stream of its.
 
     Raises:
         InputError: if there is one; names what can be a receiver in its place.
     """
-    free = nx.restricted_view(graph.digraph, held, [])
+    free = nx.restricted_view(graph.digraph, names, [])
     open_to = nx.descendants(free, sender.name)
     for receiver in receivers:
         if receiver.node.name not in open_to:
@@ -235,15 +235,15 @@ def _own_branch(graph: HookGraph, sender: Node) -> set[str]:
     """What an inner point of a branch writes through: the first writing points after it."""
     if sender.role is not None:
         return set()
-    found: set[str] = set()
-    waiting = [sender.name]
-    while waiting:
-        for name in graph.digraph.successors(waiting.pop()):
+    names: set[str] = set()
+    queue = [sender.name]
+    while queue:
+        for name in graph.digraph.successors(queue.pop()):
             if graph[name].role == "writes":
-                found.add(name)
+                names.add(name)
             elif graph[name].role is None:
-                waiting.append(name)
-    return found
+                queue.append(name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -275,25 +275,25 @@ class _Paths:
             values: the other run's activation of it.
             frozen: the branches that are held.
         """
-        kept: dict[str, torch.Tensor] = {}
+        activations: dict[str, torch.Tensor] = {}
         names = [receiver.node.name for receiver in self.receivers]
         pairs: list[HookPair] = [
             *self._hooks([(sender, group, values)]),
             *((name, partial(_hold, self.own[name])) for name in frozen),
-            (list(dict.fromkeys(names)), record(kept, None, None)),
+            (list(dict.fromkeys(names)), record(activations, None, None)),
         ]
         self.model.run_with_hooks(self.base, fwd_hooks=pairs)
-        self._require_units(kept)
-        puts = [(r, g, kept[r.node.name]) for r, g in zip(self.receivers, self.where, strict=True)]
+        self._require_units(activations)
+        puts = [(r, g, activations[r.node.name]) for r, g in zip(self.receivers, self.where, strict=True)]
         logits = self.model.run_with_hooks(self.base, fwd_hooks=self._hooks(puts))
         values = self.measure(predicting_logits(self.model, logits, self.base.layout.last))
         return require_values(values, self.base.size, self.measure)
 
-    def _require_units(self, kept: dict[str, torch.Tensor]) -> None:
+    def _require_units(self, activations: dict[str, torch.Tensor]) -> None:
         """Refuse receivers whose unit the point does not have; how many heads it has, a run tells."""
         for receiver in self.receivers:
             if receiver.indices is not None:
-                count = kept[receiver.node.name].shape[unit_axis(receiver.node.axes)]
+                count = activations[receiver.node.name].shape[unit_axis(receiver.node.axes)]
                 if receiver.indices[0] >= count:
                     raise InputError(
                         f"{receiver.node.name} has {count} heads or neurons; there is no {receiver.indices[0]}."

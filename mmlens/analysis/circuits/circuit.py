@@ -86,11 +86,11 @@ class Circuit:
     def edges(self) -> list[Edge]:
         """The kept edges, strongest first."""
         mean = self.scores.mean(-1)
-        found = self.kept.nonzero()
+        places = self.kept.nonzero()
         order = mean[self.kept].abs().argsort(descending=True, stable=True)
         return [
             Edge(self.graph.writers[w].name, self.graph.readers[r].name, float(mean[r, w]))
-            for r, w in found[order].tolist()
+            for r, w in places[order].tolist()
         ]
 
     @property
@@ -136,19 +136,19 @@ class Circuit:
         if not 1 <= n <= total:
             raise InputError(f"n={n} must lie in 1..{total}, the number of edges.")
         strength = self.scores.mean(-1).abs().masked_fill(~self.graph.allowed, -1.0)
-        chosen = torch.zeros(strength.numel(), dtype=torch.bool)
-        chosen[strength.flatten().argsort(descending=True, stable=True)[:n]] = True
-        return self.restricted(chosen.reshape(strength.shape))
+        mask = torch.zeros(strength.numel(), dtype=torch.bool)
+        mask[strength.flatten().argsort(descending=True, stable=True)[:n]] = True
+        return self.restricted(mask.reshape(strength.shape))
 
-    def threshold(self, least: float) -> "Circuit":
-        """The edges whose absolute mean score is at least `least`, less those on no path from an input to the logits.
+    def threshold(self, minimum: float) -> "Circuit":
+        """The edges whose absolute mean score is at least `minimum`, less those on no path from an input to the logits.
 
         Args:
-            least: in the metric's unit.
+            minimum: in the metric's unit.
         """
-        if least < 0:
-            raise InputError(f"least={least} must not be negative; it is compared with absolute scores.")
-        return self.restricted(self.scores.mean(-1).abs() >= least)
+        if minimum < 0:
+            raise InputError(f"least={minimum} must not be negative; it is compared with absolute scores.")
+        return self.restricted(self.scores.mean(-1).abs() >= minimum)
 
     def restricted(self, edges: Bool[torch.Tensor, "reader writer"]) -> "Circuit":
         """The same scores with other edges kept: those of the given ones that lie on a path from an input to the logits."""
@@ -167,10 +167,10 @@ class Circuit:
             resamples: random sign patterns where there are too many to try all.
             seed: of these.
         """
-        allowed = self.graph.allowed
-        tested = sign_flip_p(self.scores[allowed].numpy(), correction=correction, resamples=resamples, seed=seed)
-        p = torch.ones(allowed.shape, dtype=torch.float64)
-        p[allowed] = torch.from_numpy(tested)
+        mask = self.graph.allowed
+        tested = sign_flip_p(self.scores[mask].numpy(), correction=correction, resamples=resamples, seed=seed)
+        p = torch.ones(mask.shape, dtype=torch.float64)
+        p[mask] = torch.from_numpy(tested)
         return p
 
     def to_frame(self) -> "pd.DataFrame":
@@ -207,7 +207,7 @@ class Circuit:
         Args:
             path: file to write; the folder must exist.
         """
-        held = {
+        content = {
             "method": self.method,
             "metric": self.metric,
             "nodes": self.graph.nodes,
@@ -222,7 +222,7 @@ class Circuit:
                 for r, w in self.graph.allowed.nonzero().tolist()
             ],
         }
-        write_json(path, held, format=_FORMAT)
+        write_json(path, content, format=_FORMAT)
 
     @classmethod
     def load(cls, path: str | Path) -> "Circuit":
@@ -231,18 +231,18 @@ class Circuit:
         Raises:
             InputError: if there is no file, or it holds no circuit.
         """
-        held = read_json(path, format=_FORMAT, result="circuit")
+        content = read_json(path, format=_FORMAT, result="circuit")
         graph = EdgeGraph(
-            tuple(Writer(**each) for each in held["writers"]),
-            tuple(Reader(**{**each, "feeds": tuple(each["feeds"])}) for each in held["readers"]),
-            held["nodes"],
-            held["towers"],
-            {name: from_json(rule) for name, rule in held["groups"].items()},
+            tuple(Writer(**fields) for fields in content["writers"]),
+            tuple(Reader(**{**fields, "feeds": tuple(fields["feeds"])}) for fields in content["readers"]),
+            content["nodes"],
+            content["towers"],
+            {name: from_json(rule) for name, rule in content["groups"].items()},
         )
-        scores = torch.zeros(len(graph.readers), len(graph.writers), len(held["clean"]))
-        kept = torch.zeros(scores.shape[:2], dtype=torch.bool)
-        for edge in held["edges"]:
+        scores = torch.zeros(len(graph.readers), len(graph.writers), len(content["clean"]))
+        mask = torch.zeros(scores.shape[:2], dtype=torch.bool)
+        for edge in content["edges"]:
             scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
-            kept[edge["reader"], edge["writer"]] = edge["kept"]
-        ends = [torch.tensor(held[name]) for name in ("clean", "corrupted")]
-        return cls(graph, scores, kept, held["method"], held["metric"], *ends)
+            mask[edge["reader"], edge["writer"]] = edge["kept"]
+        ends = [torch.tensor(content[name]) for name in ("clean", "corrupted")]
+        return cls(graph, scores, mask, content["method"], content["metric"], *ends)

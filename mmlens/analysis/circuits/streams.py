@@ -87,12 +87,12 @@ class Stream:
     @property
     def norms(self) -> list[tuple[Node, int, str, str]]:
         """The norms that divide it: the point of each, its place, and the segments in front of it and behind."""
-        found = []
+        norms = []
         for before, node in pairwise(self.nodes):
             if node.name in self.normed:
                 place = self.place[node.name]
-                found.append((node, place, self.segment(self.place[before.name]), self.segment(place)))
-        return found
+                norms.append((node, place, self.segment(self.place[before.name]), self.segment(place)))
+        return norms
 
     @property
     def part(self) -> Part:
@@ -123,10 +123,10 @@ class Stream:
         Raises:
             InputError: for a branch of another kind, or one that reads another branch beside the stream.
         """
-        found = [
+        branches = [
             self._branch(node, joins) for node, joins in self._added if node.role == "writes" and node.layer is not None
         ]
-        return sorted(found, key=lambda branch: self.place[branch.out])
+        return sorted(branches, key=lambda branch: self.place[branch.out])
 
     @property
     def _added(self) -> list[tuple[Node, int]]:
@@ -155,16 +155,16 @@ class Stream:
             )
         norm = "ln2" if kind == "mlp" and f"{block}.ln2.hook_scale" in self.graph else "ln1"
         siblings = [sibling.name for sibling, place in self._added if place == joins and sibling.name != out.name]
-        shared = norm == "ln1" and any(sibling.startswith(f"{block}.") for sibling in siblings)
+        is_shared = norm == "ln1" and any(sibling.startswith(f"{block}.") for sibling in siblings)
         bare = not has_norms(self.graph, block)
-        behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or shared)
+        behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or is_shared)
         if kind != "cross_attn" and not behind and not bare:
             raise InputError(
                 f"Circuits need branches that read the stream through a norm; {out.name} has none in front of it. "
                 f"{self._instead}"
             )
         looked_at = memory[0] if memory else None
-        return Branch(out.name, block, int(name.layer or 0), kind, reads[0], joins, looked_at, shared, bare)
+        return Branch(out.name, block, int(name.layer or 0), kind, reads[0], joins, looked_at, is_shared, bare)
 
     def _sources(self, out: Node, block: str) -> tuple[list[int], list[str]]:
         """The points of the stream that a branch reads, and what else its block reads for it."""
@@ -196,8 +196,8 @@ def has_norms(graph: HookGraph, block: str) -> bool:
     return any(f"{block}.{norm}.hook_scale" in graph for norm in ("ln1", "ln2"))
 
 
-def stream_to(graph: HookGraph, end: str, normed: frozenset[str] = frozenset()) -> Stream:
-    """The stream that ends in a point; `normed` as in `Stream`.
+def stream_to(graph: HookGraph, end: str, norm_inputs: frozenset[str] = frozenset()) -> Stream:
+    """The stream that ends in a point; `norm_inputs` as in `Stream`.
 
     Raises:
         InputError: if there are several.
@@ -211,20 +211,20 @@ def stream_to(graph: HookGraph, end: str, normed: frozenset[str] = frozenset()) 
                 "points with mm.patch or mm.path_patch."
             )
         if not before:
-            return Stream(graph, tuple(reversed(nodes)), normed)
+            return Stream(graph, tuple(reversed(nodes)), norm_inputs)
         nodes += before
 
 
 def streams_behind(graph: HookGraph, name: str, part: Part) -> list[str]:
     """The points of a tower's streams that a point is computed from, with no other point of its streams between."""
-    found: dict[str, None] = {}
+    ends: dict[str, None] = {}
     visited, queue = {name}, [name]
     while queue:
         here = queue.pop()
         if graph[here].part == part and graph[here].role == "stream":
-            found[here] = None
+            ends[here] = None
             continue
         new = [before for before in graph.digraph.predecessors(here) if before not in visited]
         visited.update(new)
         queue += new
-    return list(found)
+    return list(ends)

@@ -58,29 +58,29 @@ class Source:
                     f"{self.node.name} holds {len(rows)} rows, and {int(self.into.sum())} positions of the stream are picture, "
                     "so that it is not known where they are added. Patch its points with mm.patch or mm.path_patch."
                 )
-            placed = values.new_zeros(*self.into.shape, values.shape[-1])
-            placed[self.into.to(values.device)] = rows
-            values = placed
+            result = values.new_zeros(*self.into.shape, values.shape[-1])
+            result[self.into.to(values.device)] = rows
+            values = result
         if self.kept is None:
             return values
-        kept = self.kept.to(values.device)
-        return values * kept.reshape(*kept.shape, *[1] * (values.ndim - kept.ndim))
+        mask = self.kept.to(values.device)
+        return values * mask.reshape(*mask.shape, *[1] * (values.ndim - mask.ndim))
 
-    def written(self, values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def written(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What some of its writers add to the stream, given the point's values (or a difference of them).
 
         Args:
             values: of the point's shape.
-            chosen: which of `writers`, bool.
+            mask: which of `writers`, bool.
         """
         values = self.placed(values)
         if self.weights is not None:
-            heads = chosen.nonzero().flatten().to(values.device)
+            heads = mask.nonzero().flatten().to(values.device)
             return torch.einsum(
                 "...hk,hkd->...d", values.index_select(-2, heads), self.weights.index_select(0, heads).to(values)
             )
         if self.masks is not None:
-            rows = self.masks[chosen].any(0).to(values.device)
+            rows = self.masks[mask].any(0).to(values.device)
             return values * rows[..., None]
         return values
 
@@ -91,8 +91,8 @@ class Source:
         rows = values.shape[:-1] if self.weights is None else values.shape[:-2]
         gradient = gradient.reshape(*rows, -1)  # modules may hold the rows in another form
         if self.weights is not None:
-            pulled = torch.einsum("...d,hkd->...hk", gradient, self.weights.to(gradient))
-            return (pulled * values).sum(-1)
+            head_gradient = torch.einsum("...d,hkd->...hk", gradient, self.weights.to(gradient))
+            return (head_gradient * values).sum(-1)
         product = (values * gradient).sum(-1, keepdim=True)
         return product if self.masks is None else product * self.masks.movedim(0, -1).to(product)
 
@@ -125,18 +125,18 @@ class Writing:
         writers = [self.graph.writers[number] for number in numbers]
         first = writers[0]
         node = self.model.graph[first.point]
-        kept = self.kept.get(first.branch)
-        found = Source(node, node, numbers, first.stream, kept=kept)
+        mask = self.kept.get(first.branch)
+        source = Source(node, node, numbers, first.stream, kept=mask)
         if first.head is not None:
             weights = attention_of(self.model, node.name.removesuffix(".hook_z")).W_O.detach()
-            return replace(found, weights=weights * self._factor(first.branch))
+            return replace(source, weights=weights * self._factor(first.branch))
         if first.group is not None:
             masks = group_masks(self.model, self.batch, self.graph.groups)
-            return replace(found, masks=torch.stack([masks[str(writer.group)] for writer in writers]))
+            return replace(source, masks=torch.stack([masks[str(writer.group)] for writer in writers]))
         if node.part == "projector" and first.stream != node.name:  # added to the stream at the picture's positions
             embed = next(writer.point for writer in self.graph.writers if writer.group is not None)
-            return replace(found, rows=self.model.graph[embed], into=self.batch.layout.is_image)
-        return found
+            return replace(source, rows=self.model.graph[embed], into=self.batch.layout.is_image)
+        return source
 
     def _factor(self, branch: str) -> "torch.Tensor | float":
         """What a branch is multiplied by before it is added to the stream: a gate, a layer scale."""
@@ -162,18 +162,18 @@ class Writing:
         # a row of writers takes the place of the width, so the position axis stays where it is
         axis = 1 if rows.ndim == 3 else 0
         node = source.rows
-        found = []
+        writers_of_samples = []
         for sample in range(self.batch.size):
             piece = piece_of(node, self.batch, sample, None, torch.Size(rows.shape))
             if piece.entries is None and piece.rows is not None:
-                own = rows.index_select(axis, piece.rows.to(rows.device))
+                sample_rows = rows.index_select(axis, piece.rows.to(rows.device))
             else:
-                own = rows if piece.entries is None else rows[piece.entries]
-            found.append(own.reshape(-1, rows.shape[-1]).sum(0))
-        return torch.stack(found, dim=-1)
+                sample_rows = rows if piece.entries is None else rows[piece.entries]
+            writers_of_samples.append(sample_rows.reshape(-1, rows.shape[-1]).sum(0))
+        return torch.stack(writers_of_samples, dim=-1)
 
     def added(
-        self, values: Mapping[str, torch.Tensor], chosen: Bool[torch.Tensor, "writer"], stream: str
+        self, values: Mapping[str, torch.Tensor], mask: Bool[torch.Tensor, "writer"], stream: str
     ) -> torch.Tensor | None:
         """What chosen writers add to a stream, given the values (or differences) at their points; None for none.
 
@@ -182,40 +182,40 @@ class Writing:
         """
         total: torch.Tensor | None = None
         for source in self.sources:
-            some = chosen[list(source.writers)]
-            if source.stream == stream and some.any():
-                written = source.written(values[source.node.name], some)
-                if total is not None and written.shape != total.shape:
+            selection = mask[list(source.writers)]
+            if source.stream == stream and selection.any():
+                output = source.written(values[source.node.name], selection)
+                if total is not None and output.shape != total.shape:
                     part = self.model.graph[stream].part
                     raise InputError(
                         f"The {part} stream of {self.model.family.name} changes its rows on the way, from {list(total.shape)} to "
-                        f"{list(written.shape)} at {source.node.name}, so it is no sum of what was written. "
+                        f"{list(output.shape)} at {source.node.name}, so it is no sum of what was written. "
                         + (
                             "Begin at the language model: towers='language'."
                             if part == "vision"
                             else "Use mm.path_patch."
                         )
                     )
-                total = written if total is None else total + written.to(total.device)
+                total = output if total is None else total + output.to(total.device)
         return total
 
 
-def fitted(added: torch.Tensor, received: torch.Tensor, reader: Reader) -> torch.Tensor:
+def fitted(total: torch.Tensor, target: torch.Tensor, reader: Reader) -> torch.Tensor:
     """What is added to a stream, in the form in which a reader receives it.
 
     Raises:
         InputError: if it receives other rows.
     """
-    if added.numel() != received.numel():
+    if total.numel() != target.numel():
         raise InputError(
-            f"{reader.name} receives {list(received.shape)} of a stream of {list(added.shape)} at {reader.at}: its rows are "
+            f"{reader.name} receives {list(target.shape)} of a stream of {list(total.shape)} at {reader.at}: its rows are "
             "others, so that no edge into it can be patched. Begin at the language model: towers='language'."
         )
-    return added.reshape(received.shape).to(received.device)
+    return total.reshape(target.shape).to(target.device)
 
 
 def dropped_rows(
-    writing: Writing, values: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor]
+    writing: Writing, values: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The rows of each branch that the model adds to its stream, for the branches of which it drops some.
 
@@ -224,39 +224,37 @@ def dropped_rows(
     Args:
         writing: the writers.
         values: what they wrote.
-        received: what readers received, by the name of their entrance.
+        inputs: what readers received, by the name of their entrance.
     """
-    found: dict[str, torch.Tensor] = {}
+    rows: dict[str, torch.Tensor] = {}
     for stream in dict.fromkeys(reader.stream for reader in writing.graph.readers):
         places = {reader.reads: reader for reader in writing.graph.readers if reader.stream == stream}
         order = sorted(places)
         for before, after in pairwise(order):
-            joined = [w.stream == stream and before < w.joins <= after for w in writing.graph.writers]
-            branches = {w.branch for w, own in zip(writing.graph.writers, joined, strict=True) if own}
-            old, new = (received[places[place].at] for place in (before, after))
+            is_between = [w.stream == stream and before < w.joins <= after for w in writing.graph.writers]
+            branches = {
+                w.branch for w, lies_between in zip(writing.graph.writers, is_between, strict=True) if lies_between
+            }
+            old, new = (inputs[places[place].at] for place in (before, after))
             if len(branches) != 1 or "" in branches or old.shape != new.shape:
                 continue
             new = new.to(old.device)
             still = (old == new).all(-1)
-            written = writing.added(values, torch.tensor(joined), stream) if still.any() else None
-            if (
-                written is not None
-                and written.shape == new.shape
-                and (still & (written != 0).any(-1).to(still.device)).any()
-            ):
-                found[branches.pop()] = ~still
-    return found
+            total = writing.added(values, torch.tensor(is_between), stream) if still.any() else None
+            if total is not None and total.shape == new.shape and (still & (total != 0).any(-1).to(still.device)).any():
+                rows[branches.pop()] = ~still
+    return rows
 
 
 def require_sums(
-    writing: Writing, values: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor], constants: bool
+    writing: Writing, values: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor], constants: bool
 ) -> None:
     """Check on a run that what each reader receives is the sum of its writers, so that edges mean what they say.
 
     Args:
         writing: the writers.
         values: what they wrote.
-        received: what readers received, by the name of their entrance.
+        inputs: what readers received, by the name of their entrance.
         constants: whether biases behind `W_O`, which no head writes, may be missing.
 
     Raises:
@@ -264,13 +262,13 @@ def require_sums(
     """
     first = {reader.at: number for number, reader in reversed([*enumerate(writing.graph.readers)])}
     for entrance, number in first.items():
-        reader, whole = writing.graph.readers[number], received[entrance]
+        reader, target = writing.graph.readers[number], inputs[entrance]
         total = writing.added(values, writing.graph.allowed[number], reader.stream)
-        missing = whole if total is None else whole - fitted(total, whole, reader)
+        missing = target if total is None else target - fitted(total, target, reader)
         if constants:  # the same at every row
             missing = missing - missing.mean(tuple(range(missing.ndim - 1)), keepdim=True)
-        share = float(missing.norm() / whole.norm())
-        if share > off_by_rounding(whole.dtype):
+        share = float(missing.norm() / target.norm())
+        if share > off_by_rounding(target.dtype):
             raise InputError(
                 f"What {reader.name} reads ({entrance}) is not the sum of what its writers write: {share:.1%} of it comes from "
                 f"elsewhere ({writing.model.family.name} adds something to the stream, or passes heads through a norm or gate). "

@@ -62,14 +62,14 @@ def extract_concepts(
         )
     finder = CONCEPT_METHODS.get(method)
     _check(point_states, n_concepts, finder, batch_size)
-    found = finder.fit(point_states.values, n_concepts, batch_size)
+    fit = finder.fit(point_states.values, n_concepts, batch_size)
     return ConceptBank.of(
-        found.coder,
+        fit.coder,
         point_states,
         method=finder.name,
         settings=finder.settings,
-        objective=found.objective,
-        codes=found.codes,
+        objective=fit.objective,
+        codes=fit.codes,
     )
 
 

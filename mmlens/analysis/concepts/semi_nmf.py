@@ -189,9 +189,9 @@ def _descend(
     for _ in range(max_steps):
         new_vectors = vectors.clone()
         _sweep_vectors(new_vectors, ahead @ ahead.T, data.weighted_sums(ahead))
-        pushed = new_vectors + push * (new_vectors - vectors)
-        pushed /= pushed.norm(dim=1, keepdim=True).clamp_min(1)
-        gram, products = pushed @ pushed.T, data.onto(pushed)
+        extrapolation = new_vectors + push * (new_vectors - vectors)
+        extrapolation /= extrapolation.norm(dim=1, keepdim=True).clamp_min(1)
+        gram, products = extrapolation @ extrapolation.T, data.onto(extrapolation)
         new_codes = ahead.clone()
         for _ in range(2):
             _sweep_codes(new_codes, gram, products, penalty)
@@ -202,7 +202,7 @@ def _descend(
             ahead, limit, push = codes, max(push / 2, 0.1), 0.0
             continue
         ahead = (new_codes + push * (new_codes - codes)).clamp_min_(0)
-        vectors, codes = pushed, new_codes
+        vectors, codes = extrapolation, new_codes
         push, limit = (0.5 * limit if push == 0 else min(limit, 1.05 * push)), min(1.0, 1.01 * limit)
         history.append(objective)
         if len(history) > 5 and history[-6] - history[-1] < 5 * tolerance * abs(history[-1]):

@@ -78,8 +78,8 @@ def word_targets(
         if len(tokens) > 1:
             sample, step = samples.repeat(len(tokens)), torch.arange(len(tokens)).repeat_interleave(n)
             ids = torch.tensor(tokens)
-            forced = model.extend(batch, ids[:-1].expand(n, -1))
-            targets.append(TokenTargets(forced, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
+            teacher = model.extend(batch, ids[:-1].expand(n, -1))
+            targets.append(TokenTargets(teacher, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
     return targets
 
 
@@ -123,15 +123,15 @@ def states_at(
         names: hook points with a batch and a position axis in front.
     """
     states: dict[str, torch.Tensor] = {}
-    known: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+    cache: dict[tuple[str, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
         node, device = model.graph[hook.name], activation.device
-        if (node.sequence, device) not in known:
+        if (node.sequence, device) not in cache:
             rows = targets.rows(node)
-            known[node.sequence, device] = targets.sample.to(device), rows.to(device)
-        states[hook.name] = activation.detach()[known[node.sequence, device]]
+            cache[node.sequence, device] = targets.sample.to(device), rows.to(device)
+        states[hook.name] = activation.detach()[cache[node.sequence, device]]
 
     hook: Callable[..., None] = keep
     with torch.no_grad():

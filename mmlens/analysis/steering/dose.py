@@ -116,13 +116,13 @@ class DoseCurve:
         for point in self.points:
             for alpha in self.alphas:
                 row: dict[str, object] = {"point": point, "alpha": alpha, "without": float(self.baseline.mean())}
-                found = {"vector": self.interval(point, alpha)}
+                intervals = {"vector": self.interval(point, alpha)}
                 if len(self.controls):
-                    found |= {
+                    intervals |= {
                         "random": self.control(point, alpha),
                         "beyond_random": self.beyond_control(point, alpha),
                     }
-                for name, interval in found.items():
+                for name, interval in intervals.items():
                     row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
                 rows.append(row)
         return pd.DataFrame(rows)
@@ -205,20 +205,22 @@ def dose_curve(
     steers = _steers(model, vectors, at, positions=positions, keep_norm=keep_norm, gate=gate)
     strengths = tuple(float(alpha) for alpha in alphas)
     if isinstance(data, MultimodalBatch):
-        prepared, shown = [data], progress
+        batches_to_run, show_bar = [data], progress
     else:
-        made = batches(model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc="dose curve")
-        prepared, shown = (batch for _, batch in made), False  # type: ignore[assignment]
-    kept: list[torch.Tensor] = []
+        prepared_batches = batches(
+            model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc="dose curve"
+        )
+        batches_to_run, show_bar = (batch for _, batch in prepared_batches), False  # type: ignore[assignment]
+    states: list[torch.Tensor] = []
     baseline: list[torch.Tensor] = []
-    for batch in prepared:
+    for batch in batches_to_run:
         run = CleanRun(model, batch)
         measure = as_function(metric, model, clean=run.clean_logits.cpu())
         baseline.append(require_values(measure(run.clean_logits.cpu()), batch.size, measure))
-        kept.append(_values(run, _doses(steers, seeds), strengths, measure, positions, shown))
-    if not kept:
+        states.append(_values(run, _doses(steers, seeds), strengths, measure, positions, show_bar))
+    if not states:
         raise InputError("The dataset holds no samples.")
-    values = torch.cat(kept, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
+    values = torch.cat(states, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
     points = tuple(str(steer.at) for steer in steers)
     return DoseCurve(values[0], values[1:], torch.cat(baseline), points, strengths, metric_name(metric))
 
@@ -233,21 +235,21 @@ def _steers(
     gate: Gate | None,
 ) -> list[Steer]:
     """One steering per point, each checked."""
-    given = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
-    if not given or (at is not None and len(given) > 1):
+    vector_list = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
+    if not vector_list or (at is not None and len(vector_list) > 1):
         raise InputError(
-            f"Give one vector with at=, or one or more vectors that are added where each is from; found {len(given)}"
+            f"Give one vector with at=, or one or more vectors that are added where each is from; found {len(vector_list)}"
             f"{'' if at is None else ' with at='}."
         )
-    nodes = model.graph.select(given[0].at if at is None else at) if len(given) == 1 else None
-    where = [vector.at for vector in given] if nodes is None else list(nodes.names)
+    nodes = model.graph.select(vector_list[0].at if at is None else at) if len(vector_list) == 1 else None
+    where = [vector.at for vector in vector_list] if nodes is None else list(nodes.names)
     if len(set(where)) < len(where):
         raise InputError(f"The vectors are of the points {', '.join(where)}; give one per point.")
-    pairs = zip(given * len(where) if nodes is not None else given, where, strict=True)
-    found = [Steer(v, positions=positions, keep_norm=keep_norm, at=name, gate=gate) for v, name in pairs]
-    for steer in found:
+    pairs = zip(vector_list * len(where) if nodes is not None else vector_list, where, strict=True)
+    steers = [Steer(v, positions=positions, keep_norm=keep_norm, at=name, gate=gate) for v, name in pairs]
+    for steer in steers:
         steer.hooks(model)
-    return found
+    return steers
 
 
 def _doses(steers: Sequence[Steer], seeds: Sequence[int]) -> list[Steer]:
@@ -275,9 +277,9 @@ def _values(
     ]
     reads = measure.reads if isinstance(measure, Measure) else None
     with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
-        logits = run.logits(cells, tokens=reads, progress=False, on_done=lambda some, _: bar.update(len(some)))
+        logits = run.logits(cells, tokens=reads, progress=False, on_done=lambda numbers, _: bar.update(len(numbers)))
     of_read = measure.of_read if isinstance(measure, Measure) else measure
-    values = [require_values(of_read(some), size, measure) for some in logits.split(size)]
+    values = [require_values(of_read(chunk), size, measure) for chunk in logits.split(size)]
     return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
 
 
@@ -291,7 +293,7 @@ def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | N
 
 def _steered(steer: Steer, states: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:
     """A sample's states, steered where the gate is open."""
-    moved = steer.change(states)
+    shifted_states = steer.change(states)
     if steer.gate is None:
-        return moved
-    return torch.where(steer.gate(states[None])[0][:, None], moved, states)
+        return shifted_states
+    return torch.where(steer.gate(states[None])[0][:, None], shifted_states, states)

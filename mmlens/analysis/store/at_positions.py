@@ -43,16 +43,16 @@ class AtGenerated:
     ) -> CollectedBatch:
         """Generate, and keep the states of the tokens before the end token."""
         trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
-        ended = [
+        ends = [
             int(row[n - 1]) in model.stop_tokens for row, n in zip(trace.tokens, trace.lengths.tolist(), strict=True)
         ]
-        lengths = [n - end for n, end in zip(trace.lengths.tolist(), ended, strict=True)]
-        none: list[str | None] = [None] * len(samples)
+        lengths = [n - end for n, end in zip(trace.lengths.tolist(), ends, strict=True)]
+        words: list[str | None] = [None] * len(samples)
         if self.which == "generated":
             rows = [(number, step) for number, n in enumerate(lengths) for step in range(n)]
             tokens = [int(trace.tokens[row]) for row in rows]
             return CollectedBatch(
-                picked(trace, nodes, rows), lengths, [step for _, step in rows], tokens, trace.text, none
+                picked(trace, nodes, rows), lengths, [step for _, step in rows], tokens, trace.text, words
             )
         spoke = [number for number, n in enumerate(lengths) if n]
         means = {
@@ -62,7 +62,7 @@ class AtGenerated:
             for node in nodes
         }
         counts = [int(n > 0) for n in lengths]
-        return CollectedBatch(means, counts, [-1] * len(spoke), [-1] * len(spoke), trace.text, none)
+        return CollectedBatch(means, counts, [-1] * len(spoke), [-1] * len(spoke), trace.text, words)
 
 
 @dataclass(frozen=True)
@@ -114,5 +114,5 @@ class AtPositions:
         on_prompt = first.sequence == "language" and len(index) > 0
         tokens = batch["input_ids"].cpu()[index[:, 0], index[:, 1]] if on_prompt else torch.full((len(index),), -1)
         steps = torch.cat(found.numbers).tolist()
-        none: list[str | None] = [None] * len(samples)
-        return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), none)
+        words: list[str | None] = [None] * len(samples)
+        return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), words)

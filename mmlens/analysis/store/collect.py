@@ -100,10 +100,10 @@ def collect(
     rule = _rule(token, positions, word_token, in_truth, max_new_tokens)
     nodes = model.graph.select(at)
     _check(model, nodes, rule, dtype, batch_size, save_every)
-    asked = DEFAULT_PROMPT if prompt is None else prompt
+    question_text = DEFAULT_PROMPT if prompt is None else prompt
     length = 0 if isinstance(rule, AtPositions) else max_new_tokens
     question = CollectionConfig.of(
-        model, tuple(nodes.names), rule=str(rule), prompt=asked, max_new_tokens=length, dtype=dtype
+        model, tuple(nodes.names), rule=str(rule), prompt=question_text, max_new_tokens=length, dtype=dtype
     )
     process = this_process()
     if into is None and process.count > 1:
@@ -111,25 +111,25 @@ def collect(
             f"{process.count} processes cannot share memory; collect into a folder: collect(..., into=path)."
         )
     folder = None if into is None else StoreFolder(Path(into), question, process)
-    done = Done() if folder is None else folder.begin()
+    finished_part = Done() if folder is None else folder.begin()
     total = len(dataset) if isinstance(dataset, Sized) else None
     numbers: list[int] = []
     block = batch_size
-    pending = _pending(as_samples(dataset, prompt=prompt), done, process, block, numbers, into)
-    left = None if total is None else max(0, total // process.count - len(done.here or ()))
+    queue = _pending(as_samples(dataset, prompt=prompt), finished_part, process, block, numbers, into)
+    remainder = None if total is None else max(0, total // process.count - len(finished_part.here or ()))
     full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
     tokenizer = None if model.processor is None else model.tokenizer
     with Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
-        made = batches(model, pending, batch_size=batch_size, progress=progress, desc="collect", total=left)
-        for count, (samples, batch) in enumerate(made):
-            taken = rule.take(model, nodes, samples, batch)
+        prepared = batches(model, queue, batch_size=batch_size, progress=progress, desc="collect", total=remainder)
+        for count, (samples, batch) in enumerate(prepared):
+            result = rule.take(model, nodes, samples, batch)
             if folder is not None and not count:
-                require_room(folder.path, rule, taken, dtype=DTYPES[dtype], samples=left)
-            writer.add(numbers[: len(samples)], samples, taken)
+                require_room(folder.path, rule, result, dtype=DTYPES[dtype], samples=remainder)
+            writer.add(numbers[: len(samples)], samples, result)
             del numbers[: len(samples)]
     if folder is None:
         return ActivationStore(question, tuple(writer.kept))
-    folder.finish(done.base)
+    folder.finish(finished_part.base)
     return ActivationStore.load(folder.path)
 
 
@@ -207,17 +207,22 @@ def _check(model: HookedMultimodal, nodes: Selection, rule: Rule, dtype: str, ba
 
 
 def _pending(
-    samples: Iterator[Sample], done: Done, process: Process, block: int, numbers: list[int], where: str | Path | None
+    samples: Iterator[Sample],
+    finished_part: Done,
+    process: Process,
+    block: int,
+    numbers: list[int],
+    where: str | Path | None,
 ) -> Iterator[Sample]:
     """The samples that this process has still to run; their order numbers are appended as they go.
 
     Raises:
         InputError: if a sample is not the one that an interrupted run found in its place.
     """
-    here = done.here or {}
+    here = finished_part.here or {}
     for place, sample in enumerate(samples):
-        number = done.base + place
-        if not process.takes(place, block) or sample.key in done.before:
+        number = finished_part.base + place
+        if not process.takes(place, block) or sample.key in finished_part.before:
             continue
         if number in here:
             if here[number] != sample.key:
