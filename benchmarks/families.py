@@ -68,7 +68,7 @@ def _record(name: str) -> FamilyRecord:
     model = tiny.make()
     filmed = None if model.family.videos is None else filmed_batch(Filmed(name), model)
     needs = tuple(f"{package} {version(package)}" for package in tiny.needs)
-    return survey(model, batch_of(tiny, model), name=name, how="declared", filmed=filmed, needs=needs)
+    return survey(model, batch_of(tiny, model), name=name, how="declared", video_batch=filmed, needs=needs)
 
 
 def _outcome(named: tuple[str, str]) -> str:

@@ -73,8 +73,8 @@ def attention_map(
     if part not in get_args(Looking):
         raise InputError(f"part={part!r} must be one of {', '.join(map(repr, get_args(Looking)))}.")
     nodes = _patterns(model, part, layers)
-    chosen = _heads(model, part, nodes, heads)
-    shown = _pictured(batch, part, image, frame)
+    head_numbers = _heads(model, part, nodes, heads)
+    pictures = _pictured(batch, part, image, frame)
     rule = as_rule(("last" if part == "language" else "all") if queries is None else queries)
     reader = RowReader(rule, batch, nodes)
     shares: dict[int, torch.Tensor] = {}
@@ -82,15 +82,15 @@ def attention_map(
     @reads_only
     def keep(pattern: torch.Tensor, hook: Any) -> None:
         node = model.graph[hook.name]
-        looked = reader.flat(node, pattern)  # [row head key]
-        looked = looked if chosen is None else looked.index_select(1, chosen.to(pattern.device))
-        mean = looked.float().mean(1).cpu()
+        attention = reader.flat(node, pattern)  # [row head key]
+        attention = attention if head_numbers is None else attention.index_select(1, head_numbers.to(pattern.device))
+        mean = attention.float().mean(1).cpu()
         start = 0
         for sample, pairs in enumerate(reader.resolved[node.name].rows):
-            own = mean[start : start + len(pairs)]
+            pair_means = mean[start : start + len(pairs)]
             start += len(pairs)
-            if sample in shown and len(pairs):
-                share = _by_entry(own, pairs[:, 0], shown[sample].index, len(pattern))
+            if sample in pictures and len(pairs):
+                share = _by_entry(pair_means, pairs[:, 0], pictures[sample].index, len(pattern))
                 shares[sample] = shares[sample] + share if sample in shares else share
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
@@ -130,31 +130,33 @@ def _by_entry(
     Raises:
         InputError: if no query is in an entry of the picture.
     """
-    wanted = (
+    indices = (
         sorted({int(i) for i in index.tolist()}) if isinstance(index, torch.Tensor) else [0 if index is None else index]
     )
-    found = torch.zeros(count if index is not None else 1, shares.shape[-1])
-    present = [entry for entry in wanted if (entries == entry).any()]
+    result = torch.zeros(count if index is not None else 1, shares.shape[-1])
+    present = [entry for entry in indices if (entries == entry).any()]
     if not present:
         raise InputError(
             "The queries are rows of another picture of the sample, which cannot see this one; name its own."
         )
     for entry in present:
-        found[entry] = shares[entries == entry].mean(0)
-    return found if isinstance(index, torch.Tensor) else found[wanted[0]]
+        result[entry] = shares[entries == entry].mean(0)
+    return result if isinstance(index, torch.Tensor) else result[indices[0]]
 
 
 def _patterns(model: HookedMultimodal, part: Looking, layers: Sequence[int] | None) -> list[Node]:
     """The attention patterns of the layers asked for."""
     kind = "attn.pattern"
-    found = {node.layer: node for node in model.graph if (node.part, node.kind, node.stack) == (part, kind, "blocks")}
-    if not found:
+    by_layer = {
+        node.layer: node for node in model.graph if (node.part, node.kind, node.stack) == (part, kind, "blocks")
+    }
+    if not by_layer:
         raise InputError(f"The part {part!r} of {model.family.name} has no attention pattern that can be reached.")
-    wanted = list(found) if layers is None else list(layers)
-    missing = [layer for layer in wanted if layer not in found]
-    if missing or not wanted:
-        raise InputError(f"layers={wanted} must name some of the {part} layers {_listed(list(found))}.")
-    nodes = [found[layer] for layer in wanted]
+    numbers = list(by_layer) if layers is None else list(layers)
+    missing = [layer for layer in numbers if layer not in by_layer]
+    if missing or not numbers:
+        raise InputError(f"layers={numbers} must name some of the {part} layers {_listed(list(by_layer))}.")
+    nodes = [by_layer[layer] for layer in numbers]
     if nodes[0].sequence != part:
         raise NoPlaceError(
             f"{part_prefix(part)}blocks of {model.family.name} look at the {nodes[0].sequence} sequence, which holds no rows "
@@ -178,7 +180,7 @@ def _heads(
 
 def _listed(numbers: Sequence[int | None]) -> str:
     """Numbers in words; a run of them by its ends."""
-    several = [number for number in numbers if number is not None]
-    if len(several) > 2 and several == list(range(several[0], several[-1] + 1)):
-        return f"{several[0]} to {several[-1]}"
-    return ", ".join(map(str, several))
+    names = [number for number in numbers if number is not None]
+    if len(names) > 2 and names == list(range(names[0], names[-1] + 1)):
+        return f"{names[0]} to {names[-1]}"
+    return ", ".join(map(str, names))

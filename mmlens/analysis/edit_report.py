@@ -165,7 +165,9 @@ def _cases(
     before = answers()
     old = told_again(before)
     cases = []
-    for name, draw, edit in ((name, draw, edit) for name, some in edits.items() for draw, edit in enumerate(some)):
+    for name, draw, edit in (
+        (name, draw, edit) for name, edit_draws in edits.items() for draw, edit in enumerate(edit_draws)
+    ):
         with model.edited(edit):
             after = answers()
             new = told_again(after)

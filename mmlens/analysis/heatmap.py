@@ -170,8 +170,10 @@ def map_of_rows(
     centres = [
         torch.stack([middle[grid.cells[:, axis] == line, 1 - axis].mean() for line in lines[axis]]) for axis in (0, 1)
     ]
-    shown = raster[lines[0]][:, lines[1]]
-    return HeatMap(shown, layout.place(sample, image, frame).size, (*low, *high), title, (centres[0], centres[1]))
+    part_of_raster = raster[lines[0]][:, lines[1]]
+    return HeatMap(
+        part_of_raster, layout.place(sample, image, frame).size, (*low, *high), title, (centres[0], centres[1])
+    )
 
 
 def iou(mask: Bool[torch.Tensor, "height width"], truth: Bool[torch.Tensor, "height width"]) -> float:

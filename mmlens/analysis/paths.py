@@ -135,8 +135,8 @@ def path_patch(
     groups = groups_of(clean, [node for node, _ in selection], positions)
     where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
     base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
-    held = list(dict.fromkeys([*(name for names in freeze_points.values() for name in names), *freeze_points]))
-    base_logits, cache = model.run_with_cache(base, names=held)
+    all_names = list(dict.fromkeys([*(name for names in freeze_points.values() for name in names), *freeze_points]))
+    base_logits, cache = model.run_with_cache(base, names=all_names)
     source_logits, other = model.run_with_cache(source, names=list(freeze_points))
     ends = [predicting_logits(model, logits, clean.layout.last) for logits in (base_logits, source_logits)]
     measure = as_function(metric, model, clean=ends[direction == "denoise"])
@@ -266,20 +266,20 @@ class _Paths:
     where: list[Group]
     measure: MetricFunction
 
-    def effect(self, sender: Target, group: Group, values: torch.Tensor, frozen: Sequence[str]) -> torch.Tensor:
+    def effect(self, sender: Target, group: Group, values: torch.Tensor, freeze: Sequence[str]) -> torch.Tensor:
         """The metric after the patch, `[sample]`.
 
         Args:
             sender: the sender.
             group: the rows of it that are changed.
             values: the other run's activation of it.
-            frozen: the branches that are held.
+            freeze: the branches that are held.
         """
         activations: dict[str, torch.Tensor] = {}
         names = [receiver.node.name for receiver in self.receivers]
         pairs: list[HookPair] = [
             *self._hooks([(sender, group, values)]),
-            *((name, partial(_hold, self.own[name])) for name in frozen),
+            *((name, partial(_hold, self.own[name])) for name in freeze),
             (list(dict.fromkeys(names)), record(activations, None, None)),
         ]
         self.model.run_with_hooks(self.base, fwd_hooks=pairs)

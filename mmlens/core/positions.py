@@ -114,8 +114,8 @@ class Image(Rule):
         )
 
     def __str__(self) -> str:
-        shown = "image" if self.number is None else f"image[{self.number}]"
-        return shown if self.frame is None else f"{shown}(frame={self.frame})"
+        label = "image" if self.number is None else f"image[{self.number}]"
+        return label if self.frame is None else f"{label}(frame={self.frame})"
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ class Row(Rule):
     sample: int | None = None
 
     def __str__(self) -> str:
-        shown = [list(some) for some in self.rows] if self.per_sample else ", ".join(map(str, self.rows[0]))
-        return f"row({shown})"
+        label = [list(numbers) for numbers in self.rows] if self.per_sample else ", ".join(map(str, self.rows[0]))
+        return f"row({label})"
 
     def __repr__(self) -> str:
         on = "" if self.sequence is None else f" of the {self.sequence} sequence"
@@ -247,10 +247,10 @@ class Region(Rule):
         return f"box{tuple(int(end) if end == int(end) else round(end, 2) for end in self.areas[0])}"
 
     def __repr__(self) -> str:
-        shown = [tuple(some.inside.shape) if isinstance(some, Mask) else some for some in self.areas]
+        areas = [tuple(area.inside.shape) if isinstance(area, Mask) else area for area in self.areas]
         more = f", image={self.image}" if self.image else ""
         more += "" if self.frame is None else f", frame={self.frame}"
-        return f"positions.{self.kind}({shown if self.per_sample else shown[0]}{more})"
+        return f"positions.{self.kind}({areas if self.per_sample else areas[0]}{more})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -364,7 +364,7 @@ def row(*rows: int | Sequence[int] | torch.Tensor) -> Row:
         return Row((tuple(_whole(number, "row") for number in rows),))
     if len(rows) == 1 and isinstance(rows[0], torch.Tensor) and rows[0].ndim == 2:
         rows = tuple(rows[0])
-    per_sample = tuple(tuple(_numbers(some)) for some in rows)
+    per_sample = tuple(tuple(_numbers(numbers)) for numbers in rows)
     return Row(per_sample, per_sample=True)
 
 
@@ -384,10 +384,10 @@ def word(word: str | Sequence[str], *, which: int | None = None) -> Word:
         positions.word('moon', which=0)
     """
     words = (word,) if isinstance(word, str) else tuple(word)
-    if not words or not builtins.all(isinstance(some, str) and some.strip() for some in words):
+    if not words or not builtins.all(isinstance(phrase, str) and phrase.strip() for phrase in words):
         raise InputError(f"word({word!r}) needs a word, or one word per sample.")
-    found = tuple(" ".join(some.split()) for some in words)
-    return Word(found, None if which is None else _whole(which, "which"), not isinstance(word, str))
+    phrases = tuple(" ".join(phrase.split()) for phrase in words)
+    return Word(phrases, None if which is None else _whole(which, "which"), not isinstance(word, str))
 
 
 def box(box: Box | Sequence[float] | Sequence[Box | None], *, image: int = 0, frame: int | None = None) -> Region:
@@ -404,9 +404,9 @@ def box(box: Box | Sequence[float] | Sequence[Box | None], *, image: int = 0, fr
         >>> mm.positions.image - mm.positions.box((8, 8, 24, 24))
         positions.image - positions.box((8, 8, 24, 24))
     """
-    several = not (isinstance(box, Sequence | np.ndarray | torch.Tensor) and len(box) == 4 and _is_number(box[0]))
-    areas = tuple(None if some is None else _box(some) for some in (box if several else [box]))
-    return _region(areas, image, frame, several, "box")
+    is_list = not (isinstance(box, Sequence | np.ndarray | torch.Tensor) and len(box) == 4 and _is_number(box[0]))
+    areas = tuple(None if area is None else _box(area) for area in (box if is_list else [box]))
+    return _region(areas, image, frame, is_list, "box")
 
 
 def mask(
@@ -422,9 +422,9 @@ def mask(
         image: which of the sample's pictures.
         frame: which frame of a video; every one by default.
     """
-    several = isinstance(mask, list | tuple)
-    areas = tuple(None if some is None else _mask(some) for some in (mask if several else [mask]))
-    return _region(areas, image, frame, several, "mask")
+    is_list = isinstance(mask, list | tuple)
+    areas = tuple(None if area is None else _mask(area) for area in (mask if is_list else [mask]))
+    return _region(areas, image, frame, is_list, "mask")
 
 
 def object(object: Any, *, image: int = 0, frame: int | None = None) -> Region:
@@ -436,9 +436,9 @@ def object(object: Any, *, image: int = 0, frame: int | None = None) -> Region:
         image: which of the sample's pictures.
         frame: which frame of a video; every one by default.
     """
-    several = isinstance(object, list | tuple)
-    areas = tuple(None if some is None else _area(some) for some in (object if several else [object]))
-    return _region(areas, image, frame, several, "object")
+    is_list = isinstance(object, list | tuple)
+    areas = tuple(None if area is None else _area(area) for area in (object if is_list else [object]))
+    return _region(areas, image, frame, is_list, "object")
 
 
 def grid(side: int) -> Grid:
@@ -502,10 +502,10 @@ def as_groups(positions: Any) -> dict[str, Rule] | Each | Grid:
         if not positions:
             raise InputError("positions are empty: name at least one group.")
         return {str(name): as_rule(rule) for name, rule in positions.items()}
-    several = isinstance(positions, list | tuple) and builtins.any(
+    is_list = isinstance(positions, list | tuple) and builtins.any(
         isinstance(item, Rule | str | slice) for item in positions
     )
-    rules = [as_rule(item) for item in positions] if several else [as_rule(positions)]
+    rules = [as_rule(item) for item in positions] if is_list else [as_rule(positions)]
     return {str(rule): rule for rule in rules}
 
 
@@ -515,10 +515,10 @@ def named_rules(positions: Any) -> dict[str, Rule]:
     Raises:
         InputError: for `each` and `grid(k)`, and for what are no rules.
     """
-    found = as_groups(positions)
-    if isinstance(found, Each | Grid):
+    groups = as_groups(positions)
+    if isinstance(groups, Each | Grid):
         raise InputError(f"{positions!r} are groups of a sweep over positions; name rules, e.g. 'image' and 'text'.")
-    return found
+    return groups
 
 
 def as_json(rule: Any) -> Any:
@@ -564,8 +564,8 @@ def _by_tensor(rows: torch.Tensor) -> Rule:
         )
     if isinstance(rows, SequenceRows):
         per_sample = rows.ndim == 2 or rows.per_sample
-        held = rows.plain.reshape(len(rows), -1) if per_sample else rows.plain.reshape(1, -1)
-        return Row(tuple(map(tuple, held.tolist())), per_sample, rows.sequence, rows.sample)
+        table = rows.plain.reshape(len(rows), -1) if per_sample else rows.plain.reshape(1, -1)
+        return Row(tuple(map(tuple, table.tolist())), per_sample, rows.sequence, rows.sample)
     if rows.ndim == 2:
         return Index(tuple(map(tuple, rows.tolist())), per_sample=True)
     return Index(tuple(rows.reshape(-1).tolist()))
@@ -599,11 +599,11 @@ def _numbers(numbers: Any) -> list[int]:
     return [_whole(number, "positions") for number in numbers]
 
 
-def _whole(number: Any, what: str) -> int:
+def _whole(number: Any, name: str) -> int:
     if isinstance(number, torch.Tensor) and number.ndim == 0 and number.dtype != torch.bool:
         number = number.item()
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise InputError(f"{what} must be whole numbers, found {number!r}.")
+        raise InputError(f"{name} must be whole numbers, found {number!r}.")
     return int(number)
 
 
@@ -659,13 +659,13 @@ def _region(
     areas: tuple[Box | Mask | None, ...],
     image: int,
     frame: int | None,
-    several: bool,
+    is_list: bool,
     kind: Literal["box", "mask", "object"],
 ) -> Region:
     if not builtins.any(area is not None for area in areas):
         raise InputError(f"{kind}() was given nothing; give one for all samples, or one per sample.")
     frame = None if frame is None else _whole(frame, "frame")
-    return Region(areas, _whole(image, "image"), frame, several, kind)
+    return Region(areas, _whole(image, "image"), frame, is_list, kind)
 
 
 def _inner(rule: Rule, show: Any) -> str:

@@ -35,9 +35,9 @@ class SequenceRows(torch.Tensor):
     @staticmethod
     def of(rows: torch.Tensor, sequence: str, *, sample: int | None = None, per_sample: bool = False) -> "SequenceRows":
         """Rows of a sequence, and of a sample where it is known whose they are."""
-        made = rows.as_subclass(SequenceRows)
-        made.sequence, made.sample, made.per_sample = sequence, sample, per_sample
-        return made
+        result = rows.as_subclass(SequenceRows)
+        result.sequence, result.sample, result.per_sample = sequence, sample, per_sample
+        return result
 
     @property
     def plain(self) -> torch.Tensor:
@@ -45,8 +45,8 @@ class SequenceRows(torch.Tensor):
         return self.as_subclass(torch.Tensor)
 
     def __repr__(self) -> str:  # type: ignore[override]
-        whose = "" if self.sample is None else f" of sample {self.sample}"
-        return f"{self.sequence} rows {self.plain.tolist()}{whose}"
+        owner = "" if self.sample is None else f" of sample {self.sample}"
+        return f"{self.sequence} rows {self.plain.tolist()}{owner}"
 
     @classmethod
     def __torch_function__(
@@ -54,33 +54,33 @@ class SequenceRows(torch.Tensor):
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             out = func(*args, **(kwargs or {}))
-        known = [rows for rows in _among(args[:1]) if hasattr(rows, "sequence")]
-        if not known or func in _OTHER_NUMBERS:
+        operands = [rows for rows in _among(args[:1]) if hasattr(rows, "sequence")]
+        if not operands or func in _OTHER_NUMBERS:
             return out
         result = out[0] if isinstance(out, tuple) and len(out) and isinstance(out[0], torch.Tensor) else out
         if not isinstance(result, torch.Tensor) or result.dtype not in (torch.int64, torch.int32):
             return out
-        sequences = sorted({rows.sequence for rows in known})
+        sequences = sorted({rows.sequence for rows in operands})
         if len(sequences) > 1:
             raise InputError(
                 f"Rows of the {' and the '.join(sequences)} sequence cannot be joined: the same number is another row on "
                 "each. Name them by a rule, which holds on every sequence: mm.positions.box(...)."
             )
-        samples = {rows.sample for rows in known}
+        samples = {rows.sample for rows in operands}
         sample = samples.pop() if len(samples) == 1 else None
-        per_sample = known[0].per_sample and result.ndim > 0 and len(result) == len(known[0])
-        if known[0].per_sample and func is torch.Tensor.__getitem__ and isinstance(args[1], int):
-            per_sample, sample = False, args[1] % len(known[0])
-        made = cls.of(result.as_subclass(torch.Tensor), sequences[0], sample=sample, per_sample=per_sample)
-        return made if result is out else type(out)((made, *out[1:]))
+        per_sample = operands[0].per_sample and result.ndim > 0 and len(result) == len(operands[0])
+        if operands[0].per_sample and func is torch.Tensor.__getitem__ and isinstance(args[1], int):
+            per_sample, sample = False, args[1] % len(operands[0])
+        result_rows = cls.of(result.as_subclass(torch.Tensor), sequences[0], sample=sample, per_sample=per_sample)
+        return result_rows if result is out else type(out)((result_rows, *out[1:]))
 
 
 def _among(values: Sequence[Any]) -> list[SequenceRows]:
     """The rows among arguments, and in lists of them."""
-    found: list[SequenceRows] = []
+    result: list[SequenceRows] = []
     for value in values:
         if isinstance(value, SequenceRows):
-            found.append(value)
+            result.append(value)
         elif isinstance(value, list | tuple):
-            found += _among(value)
-    return found
+            result += _among(value)
+    return result

@@ -56,13 +56,13 @@ def entries_of(node: Node, batch: MultimodalBatch, sample: int, count: int) -> l
     Raises:
         InputError: if the axis does not run over samples and the layout does not say whose its entries are.
     """
-    owned = owned_entries(batch, node.part, count)
-    if owned is None or not owned[sample]:
+    owners = owned_entries(batch, node.part, count)
+    if owners is None or not owners[sample]:
         raise InputError(
             f"{node.name} has {count} entries along its batch axis for {batch.size} samples, and the layout does not say "
             f"which of them are sample {sample}'s; run the samples one by one."
         )
-    return owned[sample]
+    return owners[sample]
 
 
 @dataclass(frozen=True)

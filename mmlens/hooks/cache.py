@@ -96,11 +96,15 @@ class ActivationCache(TransformerLensCache):
                 f"{name!r} was cached with all its rows, padding too; name positions: run_with_cache(..., positions='prompt')."
             )
         axis = position_axis(self.axes[name]) - 1
-        return [own.narrow(axis, 0, count) for own, count in zip(tensor, self.counts[name], strict=True)]
+        return [
+            sample_tensor.narrow(axis, 0, count) for sample_tensor, count in zip(tensor, self.counts[name], strict=True)
+        ]
 
     def mask(self, name: str) -> Bool[torch.Tensor, "batch row"]:
         """True at the rows of a point that samples have; False behind a sample's last."""
-        return row_mask([own.shape[position_axis(self.axes[name]) - 1] for own in self.samples(name)])
+        return row_mask(
+            [sample_tensor.shape[position_axis(self.axes[name]) - 1] for sample_tensor in self.samples(name)]
+        )
 
     def part(self, part: Part) -> "ActivationCache":
         """The activations of one part under bare names, so that shorthands work on it.
@@ -173,18 +177,18 @@ def gather_samples(
         The rows with a batch axis of samples in front and `row` in the place of the position axis; where samples differ in how
         many they have, NaN behind the last.
     """
-    counts = [len(some) for some in rows]
+    counts = [len(sample_rows) for sample_rows in rows]
     index = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(tensor.device)
     batch, axis = batch_axis(axes), position_axis(axes)
     if batch is None:
-        picked = tensor.movedim(axis, 0)[index[..., 1]]
+        values = tensor.movedim(axis, 0)[index[..., 1]]
         axis += 1
     else:
-        picked = tensor.movedim(axis, 1)[index[..., 0], index[..., 1]]
+        values = tensor.movedim(axis, 1)[index[..., 0], index[..., 1]]
     if len(set(counts)) > 1:
         there = row_mask(counts).to(tensor.device)
-        picked = picked.masked_fill(~there.reshape(*there.shape, *[1] * (picked.ndim - 2)), torch.nan)
-    return picked.movedim(1, axis)
+        values = values.masked_fill(~there.reshape(*there.shape, *[1] * (values.ndim - 2)), torch.nan)
+    return values.movedim(1, axis)
 
 
 def row_mask(counts: Sequence[int]) -> Bool[torch.Tensor, "batch row"]:

@@ -61,9 +61,9 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
-        carried = "".join(f"; {intervention!r}" for intervention in self.carried)
+        additions = "".join(f"; {intervention!r}" for intervention in self.carried)
         changes = "".join(f"; picture {where}: {', '.join(words)}" for where, words in self.picture_changes.items())
-        return f"MultimodalBatch({shapes}; {self.layout!r}{changes}{carried})"
+        return f"MultimodalBatch({shapes}; {self.layout!r}{changes}{additions})"
 
     @property
     def size(self) -> int:
@@ -111,9 +111,9 @@ BatchLike: TypeAlias = Annotated[
 
 def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:
     """True where the prompt holds a picture or a video, `[batch pos]`."""
-    held = family.is_image(config, tensors)
+    is_picture = family.is_image(config, tensors)
     token = None if family.videos is None else getattr(config, "video_token_id", None)
-    return held if token is None else held | (tensors["input_ids"] == token)
+    return is_picture if token is None else is_picture | (tensors["input_ids"] == token)
 
 
 def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any]) -> None:
@@ -131,22 +131,22 @@ def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any])
         return
     tokens = int(picture_positions(family, config, tensors).sum())
     image_id = getattr(config, "image_token_id", None)
-    named = "" if image_id is None else f" (id {image_id})"
-    given = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
-    if {"pixel_values", "pixel_values_videos"} <= set(given):
+    id_note = "" if image_id is None else f" (id {image_id})"
+    tensor_names = [name for name in PICTURE_TENSORS if tensors.get(name) is not None]
+    if {"pixel_values", "pixel_values_videos"} <= set(tensor_names):
         raise InputError(
             "Pictures (pixel_values) and videos (pixel_values_videos) came in one batch: the tower would run once for each, and "
             "a hook point means one run. Put them into batches of their own."
         )
-    if tokens and not given:
+    if tokens and not tensor_names:
         raise InputError(
-            f"The text holds {tokens} image tokens{named}, but no picture came with it: pass "
+            f"The text holds {tokens} image tokens{id_note}, but no picture came with it: pass "
             "pixel_values, or prepare(text, images=...). Running would answer without looking. (Tools that pass tokens and "
             "nothing else get the picture through model.bind(batch).)"
         )
-    if given and not tokens:
+    if tensor_names and not tokens:
         raise InputError(
-            f"{', '.join(given)} came with text that has no image token{named}, so no picture would be "
+            f"{', '.join(tensor_names)} came with text that has no image token{id_note}, so no picture would be "
             "read: put a placeholder into the text, or use prepare(text, images=...)."
         )
 
@@ -178,8 +178,8 @@ def make_batch(
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     ids = tensors.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
-        found = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
-        raise InputError(f"A batch needs input_ids [batch pos], found {found}.")
+        description = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
+        raise InputError(f"A batch needs input_ids [batch pos], found {description}.")
     require_pictures(family, config, tensors)
     is_image = picture_positions(family, config, tensors)
     mask = tensors.get("attention_mask")

@@ -64,10 +64,10 @@ def decoded_image(text: str) -> Image.Image:
         InputError: if the text holds none.
     """
     try:
-        held = base64.b64decode(text.rpartition(",")[2], validate=True)
+        data = base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"A picture in base64 cannot be decoded: {error}. It begins with {text[:40]!r}.") from error
-    with _readable("The picture in base64"), Image.open(BytesIO(held)) as image:
+    with _readable("The picture in base64"), Image.open(BytesIO(data)) as image:
         return _shown(image)
 
 
@@ -115,22 +115,22 @@ def _shown(image: Image.Image) -> Image.Image:
     if frames > 1 and image.format != "MPO":  # the further pictures of a phone's photo are previews
         changes.append(f"frame {image.tell() + 1} of {frames}")
     orientation = image.getexif().get(_ORIENTATION, 1)
-    made = _in_eight_bits(image, changes)
-    if made.has_transparency_data:
-        made = made.convert("RGBA")
-        if np.asarray(made.getchannel("A")).min() < 255:
+    result = _in_eight_bits(image, changes)
+    if result.has_transparency_data:
+        result = result.convert("RGBA")
+        if np.asarray(result.getchannel("A")).min() < 255:
             changes.append("transparency on white")
-        ground = Image.new("RGBA", made.size, GROUND)
-        made = Image.alpha_composite(ground, made)
-    made = made.convert("RGB")
+        ground = Image.new("RGBA", result.size, GROUND)
+        result = Image.alpha_composite(ground, result)
+    result = result.convert("RGB")
     if orientation in range(2, 9):
         # the mode may have changed and the pixels with it, but what the file says of its orientation holds
-        made.info["exif"] = image.getexif().tobytes()
-        made = ImageOps.exif_transpose(made)
+        result.info["exif"] = image.getexif().tobytes()
+        result = ImageOps.exif_transpose(result)
         changes.append(f"turned upright (EXIF orientation {orientation})")
     if changes:
-        made.info[_CHANGES] = tuple(changes)
-    return made
+        result.info[_CHANGES] = tuple(changes)
+    return result
 
 
 def _in_eight_bits(image: Image.Image, changes: list[str]) -> Image.Image:
@@ -154,9 +154,9 @@ def _in_eight_bits(image: Image.Image, changes: list[str]) -> Image.Image:
         )
     if white != 255:
         changes.append(f"scaled from 0..{white:.0f} to 0..255")
-    made = Image.fromarray((values * (255.0 / white)).round().astype(np.uint8))
-    made.info = {name: value for name, value in image.info.items() if name != "transparency"}
-    return made
+    result = Image.fromarray((values * (255.0 / white)).round().astype(np.uint8))
+    result.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return result
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -173,9 +173,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.dtype == np.uint8:
         return Image.fromarray(np.ascontiguousarray(array))
     if array.dtype == np.uint16:
-        made = Image.fromarray((array / 257.0).round().astype(np.uint8))
-        made.info[_CHANGES] = ("scaled from 0..65535 to 0..255",)
-        return made
+        result = Image.fromarray((array / 257.0).round().astype(np.uint8))
+        result.info[_CHANGES] = ("scaled from 0..65535 to 0..255",)
+        return result
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"A picture array must be uint8 (0..255), uint16 or floating (0..1), found {array.dtype}.")
     low, high = float(array.min()), float(array.max())

@@ -113,8 +113,8 @@ class Inputs:
             return inputs
         require_options(self.model, tensors)
         # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
-        made = make_batch(self.family, self.config, self._keywords(inputs, tensors))
-        return replace(made, tokenizer=self._tokenizer)
+        result = make_batch(self.family, self.config, self._keywords(inputs, tensors))
+        return replace(result, tokenizer=self._tokenizer)
 
     @property
     def _tokenizer(self) -> Any:

@@ -66,11 +66,14 @@ class TokenLayout(Pixels):
         if sequence in ("vision", "projector"):
             part: Part = "vision" if sequence == "vision" else "projector"
             grids = [grid for places in self.places for grid in places.views(part)]
-            declared = [places.lengths[part] for places in self.places if part in places.lengths]
-            return max([1 + int(grid.rows.max()) for grid in grids] + declared, default=None)
+            lengths = [places.lengths[part] for places in self.places if part in places.lengths]
+            return max([1 + int(grid.rows.max()) for grid in grids] + lengths, default=None)
         return None
 
 
 def _rows(mask: torch.Tensor) -> list[Int[torch.Tensor, "pos"]]:
     """Per sample, the positions at which a mask is True."""
-    return [SequenceRows.of(own.nonzero().flatten(), "language", sample=sample) for sample, own in enumerate(mask)]
+    return [
+        SequenceRows.of(sample_mask.nonzero().flatten(), "language", sample=sample)
+        for sample, sample_mask in enumerate(mask)
+    ]

@@ -48,29 +48,29 @@ def require_options(model: nn.Module, options: Mapping[str, Any]) -> None:
     Raises:
         InputError: if some are unknown; says what to use in their place.
     """
-    asked = [name for name, value in options.items() if not isinstance(value, torch.Tensor)]
-    known = _known(model) if asked else None
-    unknown = [] if known is None else [name for name in asked if name not in known]
-    if known is None or not unknown:
+    names = [name for name, value in options.items() if not isinstance(value, torch.Tensor)]
+    accepted_names = _known(model) if names else None
+    unknown = [] if accepted_names is None else [name for name in names if name not in accepted_names]
+    if accepted_names is None or not unknown:
         return
-    told = [f" {name}: {_SAID_HERE[name]}." for name in unknown if name in _SAID_HERE]
+    notes = [f" {name}: {_SAID_HERE[name]}." for name in unknown if name in _SAID_HERE]
     others = [name for name in unknown if name not in _SAID_HERE]
-    close = sorted({each for name in others for each in nearest(name, known, count=1)})
+    close = sorted({candidate for name in others for candidate in nearest(name, accepted_names, count=1)})
     raise InputError(
         f"The forward pass of {type(model).__name__} knows no {', '.join(f'{name}=' for name in unknown)} and would leave "
         f"{'it' if len(unknown) == 1 else 'them'} out without a word."
-        + "".join(dict.fromkeys(told))
+        + "".join(dict.fromkeys(notes))
         + (f" Nearest: {', '.join(close)}." if close else "")
     )
 
 
 def _known(model: nn.Module) -> set[str] | None:
     """Keywords that a model or a model inside of it names, or all of transformers share; None where anything is taken."""
-    known = {*TransformersKwargs.__annotations__, "return_dict"}
-    for module in [model, *(each for each in model.modules() if isinstance(each, PreTrainedModel))]:
+    names = {*TransformersKwargs.__annotations__, "return_dict"}
+    for module in [model, *(submodule for submodule in model.modules() if isinstance(submodule, PreTrainedModel))]:
         parameters = inspect.signature(type(module).forward).parameters
-        named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        if module is model and named == ["self"]:
+        keywords = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if module is model and keywords == ["self"]:
             return None  # nobody knows what it does with them
-        known.update(named)
-    return known - {"self"}
+        names.update(keywords)
+    return names - {"self"}

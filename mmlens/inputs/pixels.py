@@ -57,7 +57,7 @@ def covered(
     sums = torch.nn.functional.pad(mask.cpu().long().cumsum(0).cumsum(1), (1, 0, 1, 0))
     left, top, right, bottom = boxes.round().long().unbind(1)
     (left, right), (top, bottom) = (
-        [end.clamp(0, most) for end in ends] for ends, most in (((left, right), size[1]), ((top, bottom), size[0]))
+        [end.clamp(0, limit) for end in ends] for ends, limit in (((left, right), size[1]), ((top, bottom), size[0]))
     )
     inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     share = inside / ((right - left) * (bottom - top)).clamp(min=1)
@@ -86,18 +86,18 @@ class Pixels:
         Raises:
             InputError: if the sample has no such picture or frame, or it is a video and no frame is named.
         """
-        found = [places for places in self.places if (places.sample, places.image) == (sample, image)]
-        if not found:
+        matches = [places for places in self.places if (places.sample, places.image) == (sample, image)]
+        if not matches:
             counts = [len({p.image for p in self.places if p.sample == s}) for s in range(len(self.is_image))]
             raise InputError(f"There is no picture {image} in sample {sample}; the samples have {counts} pictures.")
-        count = 1 + max((number for places in found for number in places.frames), default=-1)
+        count = 1 + max((number for places in matches for number in places.frames), default=-1)
         if frame is None and not count:
-            return found[0]
+            return matches[0]
         if not count:
             raise InputError(
                 f"frame={frame} was asked for, but picture {image} of sample {sample} is no video; leave it out."
             )
-        for places in found:
+        for places in matches:
             if frame in places.frames:
                 return places
         raise InputError(
@@ -157,14 +157,14 @@ class Pixels:
             InputError: if a row's number alone does not say which row is meant.
         """
         views = self.views(part, sample=sample, image=image, frame=frame)
-        chosen = views if view is None else (self.grid(part, sample=sample, image=image, view=view, frame=frame),)
-        entries = {grid.index if not isinstance(grid.index, torch.Tensor) else "several" for grid in chosen}
+        grids = views if view is None else (self.grid(part, sample=sample, image=image, view=view, frame=frame),)
+        entries = {grid.index if not isinstance(grid.index, torch.Tensor) else "several" for grid in grids}
         if entries != {"several"} and len(entries) > 1:
             raise InputError(
                 f"The part {part!r} sees the picture in {len(views)} views, which lie in different entries of its batch axis; "
                 f"pass view=0..{len(views) - 1}. (layout.views(part) lists them.)"
             )
-        return torch.cat([grid.rows for grid in chosen]), torch.cat([grid.boxes for grid in chosen])
+        return torch.cat([grid.rows for grid in grids]), torch.cat([grid.boxes for grid in grids])
 
     def patches(
         self,
@@ -232,22 +232,22 @@ class Pixels:
         Raises:
             NoPlaceError: if a row stands for no part of the picture (text, class row, another picture).
         """
-        known, boxes = self._joined(part, sample, image, view, frame)
-        where = {int(row): i for i, row in enumerate(known)}
-        if len(where) < len(known):
+        row_numbers, boxes = self._joined(part, sample, image, view, frame)
+        where = {int(row): i for i, row in enumerate(row_numbers)}
+        if len(where) < len(row_numbers):
             raise InputError(
                 f"In the part {part!r} the picture's tiles lie in different entries of the batch axis, so a row's number alone "
                 "names no box; layout.grid(part, view=...) has .index, .rows and .boxes side by side."
             )
-        asked = [int(row) for row in rows]
-        wrong = [row for row in asked if row not in where]
+        numbers = [int(row) for row in rows]
+        wrong = [row for row in numbers if row not in where]
         if wrong:
-            low, high = int(known.min()), int(known.max())
+            low, high = int(row_numbers.min()), int(row_numbers.max())
             raise NoPlaceError(
                 f"Rows {wrong} of the part {part!r} stand for no part of picture {image} of sample {sample}; "
                 f"its rows lie in {low}..{high}."
             )
-        return boxes[[where[row] for row in asked]]
+        return boxes[[where[row] for row in numbers]]
 
     def raster(
         self,
@@ -278,8 +278,8 @@ class Pixels:
                 f"values must be [{'batch ' if in_tiles else ''}pos] with a value for each of the {part} part's positions "
                 f"(more than {int(grid.rows.max())}), found shape {list(values.shape)}."
             )
-        held = values.detach().cpu()
+        cells = values.detach().cpu()
         empty = len(grid.rows) < grid.shape[0] * grid.shape[1]
         picture = torch.full(grid.shape, float("nan") if empty else 0.0, dtype=values.dtype)
-        picture[grid.cells[:, 0], grid.cells[:, 1]] = held[grid.index, grid.rows] if in_tiles else held[grid.rows]
+        picture[grid.cells[:, 0], grid.cells[:, 1]] = cells[grid.index, grid.rows] if in_tiles else cells[grid.rows]
         return picture

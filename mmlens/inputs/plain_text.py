@@ -24,9 +24,9 @@ def control_tokens(processor: Any, template: str, marks: Sequence[str]) -> list[
         template: the chat template; empty if there is none.
         marks: what stands for pictures in a prompt.
     """
-    added = getattr(processor.tokenizer, "added_tokens_decoder", {}).values()
-    found = {*marks, *(token.content for token in added if token.special or token.content in template)}
-    return sorted((token for token in found if not token.isspace()), key=len, reverse=True)
+    tokens = getattr(processor.tokenizer, "added_tokens_decoder", {}).values()
+    names = {*marks, *(token.content for token in tokens if token.special or token.content in template)}
+    return sorted((token for token in names if not token.isspace()), key=len, reverse=True)
 
 
 def hidden(text: str, tokens: list[str]) -> str:
@@ -74,8 +74,8 @@ def _reading(tokenizer: Any) -> Any:
             return list(base.__call__(self, line, **options)["input_ids"])
 
         rows = [_ids(tokenize, self, line) for line in texts]
-        made = self.pad({"input_ids": rows}, **padding)
-        return made if texts is text else type(made)({name: value[0] for name, value in made.items()})
+        encoding = self.pad({"input_ids": rows}, **padding)
+        return encoding if texts is text else type(encoding)({name: value[0] for name, value in encoding.items()})
 
     reader = copy.copy(tokenizer)
     reader.__class__ = type(base.__name__, (base,), {"__call__": call})
@@ -96,15 +96,15 @@ def _ids(tokenize: Callable[[str], list[int]], tokenizer: Any, text: str) -> lis
         raise InputError(
             f"The text holds control tokens of the model ({', '.join(pieces)}), which cannot be read as text."
         )
-    own = iter(pieces)
-    return [number for id_ in ids for number in (_plain(tokenizer, next(own)) if id_ == place else [id_])]
+    remaining = iter(pieces)
+    return [number for id_ in ids for number in (_plain(tokenizer, next(remaining)) if id_ == place else [id_])]
 
 
 def _plain(tokenizer: Any, piece: str) -> list[int]:
     """The token ids of a piece of text inside of a line, read without looking for special tokens."""
     options = {"add_special_tokens": False, "split_special_tokens": True}
-    before, joined = (tokenizer.encode(line, **options) for line in ("\n", f"\n{piece}"))
+    before, together = (tokenizer.encode(line, **options) for line in ("\n", f"\n{piece}"))
     # behind a line break, as some tokenizers put a blank in front of a text
-    ids = joined[len(before) :] if joined[: len(before)] == before else tokenizer.encode(piece, **options)
+    ids = together[len(before) :] if together[: len(before)] == before else tokenizer.encode(piece, **options)
     special = set(tokenizer.all_special_ids)  # where a vocabulary of whole words holds them as words
     return [tokenizer.unk_token_id if id_ in special and tokenizer.unk_token_id is not None else id_ for id_ in ids]

@@ -30,8 +30,8 @@ def place_part(sequence: str) -> Part | None:
 def sequence_length(batch: MultimodalBatch, sequence: str) -> int | None:
     """Number of positions of a sequence, or None where only a run tells."""
     if sequence == "decoder":
-        written = batch.inputs.get("decoder_input_ids")
-        return 1 if written is None else written.shape[1]
+        decoder_ids = batch.inputs.get("decoder_input_ids")
+        return 1 if decoder_ids is None else decoder_ids.shape[1]
     return batch.layout.length(sequence)
 
 
@@ -71,21 +71,27 @@ class PointRows:
         length = sequence_length(batch, node.sequence) if shape is None else shape[node.position_axis]
         count = None if axis is None or shape is None else shape[axis]
         if node.sequence in GROWING:
-            known = sequence_length(batch, node.sequence) or 0
-            return cls(batch, node, known, batch.size, tuple(_prompt_rows(batch, node.sequence, known)))
+            length_of_run = sequence_length(batch, node.sequence) or 0
+            return cls(batch, node, length_of_run, batch.size, tuple(_prompt_rows(batch, node.sequence, length_of_run)))
         if length is None:
             return cls(batch, node, None, count, None)
         if axis is None:
             return cls(batch, node, length, None, _packed_rows(batch, node, length))
-        owned = owned_entries(batch, node.part, count)
-        if owned is None:
+        owners = owned_entries(batch, node.part, count)
+        if owners is None:
             return cls(batch, node, length, count, None)
         rows = torch.arange(length)
-        if _share(owned):
-            own = _placed_rows(batch, node, packed=False)
+        if _share(owners):
+            sample_pairs = _placed_rows(batch, node, is_packed=False)
         else:
-            own = tuple(torch.cartesian_prod(torch.tensor(e), rows) if e else _NO_ROWS for e in owned)
-        return cls(batch, node, length, count or 1 + max((e for some in owned for e in some), default=0), own)
+            sample_pairs = tuple(torch.cartesian_prod(torch.tensor(e), rows) if e else _NO_ROWS for e in owners)
+        return cls(
+            batch,
+            node,
+            length,
+            count or 1 + max((e for sample_entries in owners for e in sample_entries), default=0),
+            sample_pairs,
+        )
 
     @cached_property
     def counts(self) -> list[int]:
@@ -95,7 +101,7 @@ class PointRows:
     @cached_property
     def shared(self) -> bool:
         """Whether samples lie in one sequence, or in one entry of the batch axis."""
-        entries = [int(entry) for own in self.own or () for entry in own[:, 0].unique()]
+        entries = [int(entry) for sample_pairs in self.own or () for entry in sample_pairs[:, 0].unique()]
         return len(set(entries)) < len(entries)
 
     @property
@@ -147,35 +153,37 @@ def _packed_rows(batch: MultimodalBatch, node: Node, length: int) -> tuple[torch
     if batch.size == 1:
         rows = torch.arange(length)
         return (torch.stack([torch.zeros_like(rows), rows], 1),)
-    return _placed_rows(batch, node, packed=True)
+    return _placed_rows(batch, node, is_packed=True)
 
 
-def _share(owned: Sequence[Sequence[int]]) -> bool:
+def _share(owners: Sequence[Sequence[int]]) -> bool:
     """Whether samples lie in one entry of a batch axis."""
-    entries = [entry for some in owned for entry in some]
+    entries = [entry for sample_entries in owners for entry in sample_entries]
     return len(set(entries)) < len(entries)
 
 
-def _placed_rows(batch: MultimodalBatch, node: Node, *, packed: bool) -> tuple[torch.Tensor, ...] | None:
+def _placed_rows(batch: MultimodalBatch, node: Node, *, is_packed: bool) -> tuple[torch.Tensor, ...] | None:
     """(entry, row) of each sample's pictures where these share an entry, or the whole sequence; None where that is not known."""
     # what the projector receives may lie on the tower's own rows, before it merges them
     part: Part = "vision" if node.sequence == "vision" else node.part
     if any(part not in places.grids for places in batch.layout.places):
         return None
-    found = []
+    result = []
     for sample in range(batch.size):
-        own = [pairs_of(grid, packed=packed) for places in places_of(batch, sample) for grid in places.views(part)]
-        found.append(torch.cat(own).unique(dim=0) if own else _NO_ROWS)
-    return tuple(found)
+        sample_pairs = [
+            pairs_of(grid, is_packed=is_packed) for places in places_of(batch, sample) for grid in places.views(part)
+        ]
+        result.append(torch.cat(sample_pairs).unique(dim=0) if sample_pairs else _NO_ROWS)
+    return tuple(result)
 
 
 def places_of(batch: MultimodalBatch, sample: int) -> list[Places]:
     return [places for places in batch.layout.places if places.sample == sample]
 
 
-def pairs_of(grid: Grid, *, packed: bool = False) -> Int[torch.Tensor, "row 2"]:
+def pairs_of(grid: Grid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2"]:
     """(entry, row) of the rows of a grid; entry 0 where there is no batch axis."""
-    entry = 0 if packed or grid.index is None else grid.index
+    entry = 0 if is_packed or grid.index is None else grid.index
     entries = entry if isinstance(entry, torch.Tensor) else torch.full_like(grid.rows, entry)
     return torch.stack([entries, grid.rows], dim=1)
 
@@ -189,23 +197,23 @@ def owned_entries(batch: MultimodalBatch, part: Part, count: int | None) -> list
         count: length of the axis; None before a run.
     """
     places = batch.layout.places
-    owners = [some.sample for some in places]
+    owners = [place.sample for place in places]
     if part == "language" or (owners == list(range(batch.size)) and count in (None, batch.size)):
-        grids = [grid for some in places for grid in some.views(part)]
+        grids = [grid for place in places for grid in place.views(part)]
         if part == "language" or count is not None or not any(_in_tiles(grid) for grid in grids):
             return [[sample] for sample in range(batch.size)]
     if batch.size == 1 and count is not None:
         return [list(range(count))]
-    found: list[set[int]] = [set() for _ in range(batch.size)]
-    for some in places:
-        views = some.views(part) or some.views("vision")
+    result: list[set[int]] = [set() for _ in range(batch.size)]
+    for place in places:
+        views = place.views(part) or place.views("vision")
         if not views:
             return None
         for grid in views:
-            found[some.sample] |= set(pairs_of(grid)[:, 0].tolist())
-    if count is not None and max((entry for entries in found for entry in entries), default=0) >= count:
+            result[place.sample] |= set(pairs_of(grid)[:, 0].tolist())
+    if count is not None and max((entry for entries in result for entry in entries), default=0) >= count:
         return None
-    return [sorted(entries) for entries in found] if places else None
+    return [sorted(entries) for entries in result] if places else None
 
 
 def _in_tiles(grid: Grid) -> bool:

@@ -59,7 +59,7 @@ class ResolvedPositions:
         """Per sample, (entry of the batch axis, row) of what is meant; entry 0 where there is no such axis."""
         if self.point.length is None:  # one entry per sample, as far as is known before a run
             return tuple(torch.stack([torch.full_like(n, s), n], 1) for s, n in enumerate(self.numbers))
-        return tuple(own[numbers] for own, numbers in zip(self.point.known, self.numbers, strict=True))
+        return tuple(sample_rows[numbers] for sample_rows, numbers in zip(self.point.known, self.numbers, strict=True))
 
     @property
     def empty(self) -> list[int]:
@@ -76,12 +76,20 @@ class ResolvedPositions:
 
     def rows_of(self, sample: int) -> Int[torch.Tensor, "row ..."] | None:
         """A sample's rows as a change names them: `[row]`, (entry, row) where it has several entries, None for all rows."""
-        growing, own = self.point.node.sequence in GROWING, self.point.own
-        whole = own is not None and not self.point.shared and len(self.numbers[sample]) == len(own[sample]) > 0
-        if self.whole or (whole and not growing):
+        grows, sample_pairs = self.point.node.sequence in GROWING, self.point.own
+        is_whole = (
+            sample_pairs is not None
+            and not self.point.shared
+            and len(self.numbers[sample]) == len(sample_pairs[sample]) > 0
+        )
+        if self.whole or (is_whole and not grows):
             return None
         pairs = self.rows[sample]
-        single = own is None or not len(own[sample]) or int(own[sample][0, 0]) == int(own[sample][-1, 0])
+        single = (
+            sample_pairs is None
+            or not len(sample_pairs[sample])
+            or int(sample_pairs[sample][0, 0]) == int(sample_pairs[sample][-1, 0])
+        )
         return pairs[:, 1].clone(memory_format=torch.contiguous_format) if single else pairs
 
     @property
@@ -141,13 +149,17 @@ def resolve(
         NoPlaceError: for a part of the picture where rows have no place in it.
     """
     rule, point = as_rule(positions), PointRows.of(batch, node, shape)
-    pictured = place_part(node.sequence) is None and "+" not in node.sequence
-    if point.own is None and (rule in (ALL, Named("prompt")) or (pictured and rule == Image())):
+    is_tower = place_part(node.sequence) is None and "+" not in node.sequence
+    if point.own is None and (rule in (ALL, Named("prompt")) or (is_tower and rule == Image())):
         return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
-    found = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
-    if required and len(found.empty) == batch.size and not found.new(0, 4096 if steps is None else steps).any():
+    resolution = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
+    if (
+        required
+        and len(resolution.empty) == batch.size
+        and not resolution.new(0, 4096 if steps is None else steps).any()
+    ):
         raise InputError(_nothing(rule, point, steps))
-    return found
+    return resolution
 
 
 def resolve_blocks(batch: MultimodalBatch, node: Node, side: int) -> dict[str, ResolvedPositions]:
@@ -206,39 +218,39 @@ def _joined(rule: Rule, point: PointRows) -> list[torch.Tensor]:
         return [~mask for mask in _joined(rule.rule, point)]
     if isinstance(rule, Joined):
         pairs = zip(_joined(rule.left, point), _joined(rule.right, point), strict=True)
-        return [_combined(rule.sign, left, right) for left, right in pairs]
-    found = []
+        return [_combined(rule.sign, first, second) for first, second in pairs]
+    result = []
     for count, numbers in zip(point.counts, _numbers(rule, point), strict=True):
         mask = torch.zeros(count, dtype=torch.bool)
         mask[numbers] = True
-        found.append(mask)
-    return found
+        result.append(mask)
+    return result
 
 
-def _combined(sign: str, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return left | right if sign == "|" else left & right if sign == "&" else left & ~right
+def _combined(sign: str, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return first | second if sign == "|" else first & second if sign == "&" else first & ~second
 
 
 def _steps(rule: Rule, point: PointRows, steps: torch.Tensor) -> Bool[torch.Tensor, "batch step"]:
     """Which new tokens a rule means, counted from the first one."""
     size = point.batch.size
-    none = torch.zeros(size, len(steps), dtype=torch.bool)
+    empty = torch.zeros(size, len(steps), dtype=torch.bool)
     if point.node.sequence not in GROWING:
-        return none
+        return empty
     if isinstance(rule, Complement):
         return ~_steps(rule.rule, point, steps)
     if isinstance(rule, Joined):
         return _combined(rule.sign, _steps(rule.left, point, steps), _steps(rule.right, point, steps))
     if isinstance(rule, Named):
-        return ~none if rule.name in ("all", "generated") else none
+        return ~empty if rule.name in ("all", "generated") else empty
     if isinstance(rule, Index) and not rule.per_sample:
         for span in rule.items:
             if isinstance(span, Span):
                 for sample, length in enumerate(point.counts):
                     start, stop = span.bounds(length)
                     at = length + steps
-                    none[sample] |= (at >= start) & (at < stop) & ((at - start) % span.step == 0)
-    return none
+                    empty[sample] |= (at >= start) & (at < stop) & ((at - start) % span.step == 0)
+    return empty
 
 
 def _named(name: str, point: PointRows) -> list[torch.Tensor]:
@@ -256,7 +268,7 @@ def _named(name: str, point: PointRows) -> list[torch.Tensor]:
         return [torch.arange(count)[-1:] for count in point.counts]
     if sequence != "language":
         return [torch.arange(count) for count in point.counts]
-    return _each_true_of([~own for own in own_pictures(batch)])
+    return _each_true_of([~is_picture for is_picture in own_pictures(batch)])
 
 
 def _indices(rule: Index, point: PointRows) -> list[torch.Tensor]:
@@ -267,35 +279,35 @@ def _indices(rule: Index, point: PointRows) -> list[torch.Tensor]:
         )
     if point.own is None and point.length is None:
         return _ahead_of_the_run(rule, point)
-    found = []
+    result = []
     wrong: dict[int, list[int]] = {}
     for sample, count in enumerate(point.counts):
-        own: list[int] = []
+        numbers: list[int] = []
         for item in rule.items[sample] if rule.per_sample else rule.items:
             if isinstance(item, Span):
                 start, stop = item.bounds(count)
-                own += range(start, count if stop > count else int(stop), item.step)
+                numbers += range(start, count if stop > count else int(stop), item.step)
             elif -count <= item < count:
-                own.append(item % count)
+                numbers.append(item % count)
             elif count or point.node.sequence in GROWING:
                 wrong.setdefault(sample, []).append(item)
-        found.append(torch.tensor(list(dict.fromkeys(own)), dtype=torch.long))
+        result.append(torch.tensor(list(dict.fromkeys(numbers)), dtype=torch.long))
     if wrong:
-        what = "tokens" if point.node.sequence in GROWING else f"rows of {point.node.name}"
+        kind = "tokens" if point.node.sequence in GROWING else f"rows of {point.node.name}"
         counts = [point.counts[sample] for sample in wrong]
         raise InputError(
-            f"{rule!r} name {next(iter(wrong.values()))}, outside the {counts[0]} {what} of sample {next(iter(wrong))}"
+            f"{rule!r} name {next(iter(wrong.values()))}, outside the {counts[0]} {kind} of sample {next(iter(wrong))}"
             f" (samples {list(wrong)} have {counts} on the {point.node.sequence} sequence, padding not counted)."
         )
-    return found
+    return result
 
 
 def _ahead_of_the_run(rule: Index, point: PointRows) -> list[torch.Tensor]:
     """Numbers on a sequence whose length only a run tells."""
-    numbers = [list(own) for own in rule.items] if rule.per_sample else [list(rule.items)] * point.batch.size
-    if any(isinstance(number, Span) or number < 0 for own in numbers for number in own):
+    numbers = [list(items) for items in rule.items] if rule.per_sample else [list(rule.items)] * point.batch.size
+    if any(isinstance(number, Span) or number < 0 for items in numbers for number in items):
         return [torch.empty(0)] * len(point.counts)  # `counts` says what is missing
-    return [torch.tensor(own, dtype=torch.long) for own in numbers]
+    return [torch.tensor(items, dtype=torch.long) for items in numbers]
 
 
 def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
@@ -320,19 +332,19 @@ def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
         point.counts  # noqa: B018 - says what is missing
     length = length or 0
     lists = rule.rows if rule.per_sample else rule.rows * batch.size
-    wrong = list(dict.fromkeys(n for own in lists for n in own if not -length <= n < length))
+    wrong = list(dict.fromkeys(n for items in lists for n in items if not -length <= n < length))
     if wrong:
         raise InputError(f"{rule!r} name {wrong}, outside the {length} rows of the {node.sequence} sequence.")
-    found = []
-    for sample, (own, numbers) in enumerate(zip(point.known, lists, strict=True)):
+    result = []
+    for sample, (items, numbers) in enumerate(zip(point.known, lists, strict=True)):
         rows = [n % length for n in numbers]
-        by_row = [(own[:, 1] == n).nonzero().flatten() for n in rows]
-        lost = [n for n, some in zip(rows, by_row, strict=True) if not len(some)]
-        if lost and (rule.per_sample or node.sequence in GROWING):
+        by_row = [(items[:, 1] == n).nonzero().flatten() for n in rows]
+        absent = [n for n, sample_rows in zip(rows, by_row, strict=True) if not len(sample_rows)]
+        if absent and (rule.per_sample or node.sequence in GROWING):
             why = "padding" if node.sequence in GROWING else "rows of other samples' pictures"
-            raise InputError(f"{rule!r} name rows {lost} of sample {sample}, which are {why} at {node.name}.")
-        found.append(torch.cat(by_row) if by_row else torch.zeros(0, dtype=torch.long))
-    return found
+            raise InputError(f"{rule!r} name rows {absent} of sample {sample}, which are {why} at {node.name}.")
+        result.append(torch.cat(by_row) if by_row else torch.zeros(0, dtype=torch.long))
+    return result
 
 
 def _words(rule: Word, point: PointRows) -> list[torch.Tensor]:
@@ -353,27 +365,36 @@ def _words(rule: Word, point: PointRows) -> list[torch.Tensor]:
         )
     ids = batch["decoder_input_ids" if node.sequence == "decoder" else "input_ids"].tolist()
     apart = own_pictures(batch) if node.sequence == "language" else None
-    found = []
-    for sample, own in enumerate(point.known):
-        tokens = [ids[sample][row] for row in own[:, 1].tolist()]
+    matches = []
+    for sample, sample_rows in enumerate(point.known):
+        tokens = [ids[sample][row] for row in sample_rows[:, 1].tolist()]
         between = [False] * len(tokens) if apart is None else apart[sample].tolist()
         word = rule.words[sample if rule.per_sample else 0]
-        found.append(word_occurrences(batch.tokenizer, tokens, word, between))
-    few = [s for s, some in enumerate(found) if not some or not -len(some) <= (rule.which or 0) < len(some)]
-    if few:
-        raise InputError(_lacking(rule, batch, found, few))
-    which = [some if rule.which is None else [some[rule.which]] for some in found]
-    return [torch.tensor([at for some in own for at in some], dtype=torch.long) for own in which]
+        matches.append(word_occurrences(batch.tokenizer, tokens, word, between))
+    absent = [
+        s
+        for s, sample_matches in enumerate(matches)
+        if not sample_matches or not -len(sample_matches) <= (rule.which or 0) < len(sample_matches)
+    ]
+    if absent:
+        raise InputError(_lacking(rule, batch, matches, absent))
+    selection = [sample_matches if rule.which is None else [sample_matches[rule.which]] for sample_matches in matches]
+    return [
+        torch.tensor([at for sample_matches in sample_rows for at in sample_matches], dtype=torch.long)
+        for sample_rows in selection
+    ]
 
 
-def _lacking(rule: Word, batch: MultimodalBatch, found: list[list[list[int]]], few: list[int]) -> str:
-    words = ", ".join(dict.fromkeys(rule.words[s if rule.per_sample else 0] for s in few))
-    if all(found[sample] for sample in few):
-        return f"{rule!r}: {words!r} stands {[len(found[s]) for s in few]} times in the text of samples {few}."
-    texts = [batch.prompts[sample] for sample in few[:2]] if batch.prompts else []
+def _lacking(rule: Word, batch: MultimodalBatch, matches: list[list[list[int]]], samples: list[int]) -> str:
+    words = ", ".join(dict.fromkeys(rule.words[s if rule.per_sample else 0] for s in samples))
+    if all(matches[sample] for sample in samples):
+        return (
+            f"{rule!r}: {words!r} stands {[len(matches[s]) for s in samples]} times in the text of samples {samples}."
+        )
+    texts = [batch.prompts[sample] for sample in samples[:2]] if batch.prompts else []
     near = nearest(words, WORDS)
     return (
-        f"{words!r} does not stand in the text of samples {few}"
+        f"{words!r} does not stand in the text of samples {samples}"
         + (f" ({'; '.join(map(repr, texts))})" if texts else "")
         + f". A word that is no rule is looked for in the text; the rules that are words: {', '.join(map(repr, WORDS))}"
         + (f" (did you mean {near[0]!r}?)." if near else ".")

@@ -38,12 +38,14 @@ def prepare_batch(
         prompter = Prompter(processor, "image", None, "", reserved=() if mark is None else (mark,))
     else:
         prompter = Prompter(processor, "image", mark, family.placeholder)
-    prompts = [prompter.prompt(sample, len(own)) for sample, own in zip(samples, pictures, strict=True)]
+    prompts = [
+        prompter.prompt(sample, len(sample_pictures)) for sample, sample_pictures in zip(samples, pictures, strict=True)
+    ]
     if family.writes_placeholders:
         _require_a_picture_each(family, pictures)
     else:
         token = mark or processor.tokenizer.convert_ids_to_tokens(config.image_token_id)
-        count_placeholders(prompts, [len(own) for own in pictures], token, "pictures")
+        count_placeholders(prompts, [len(sample_pictures) for sample_pictures in pictures], token, "pictures")
     own_side = "right" if family.pads_right else padding_side
     tensors = _tensors(family, processor, prompts, pictures, own_side)
     tensors = _padded({family.renamed.get(name, name): tensor for name, tensor in tensors.items()}, padding_side)
@@ -87,10 +89,10 @@ def _tensors(
         InputError: if it refuses them.
     """
     flat = [picture for sample in pictures for picture in sample]
-    shown = (pictures if family.nested_pictures else flat) if flat else None
+    images = (pictures if family.nested_pictures else flat) if flat else None
     prompts, options = special_tokens_once(processor.tokenizer, prompts)
     reader = reading_hidden(processor) if any(map(holds_hidden, prompts)) else processor
-    return dict(reader(text=prompts, images=shown, return_tensors="pt", padding=True, padding_side=side, **options))
+    return dict(reader(text=prompts, images=images, return_tensors="pt", padding=True, padding_side=side, **options))
 
 
 def special_tokens_once(tokenizer: Any, prompts: list[str]) -> tuple[list[str], dict[str, bool]]:
@@ -99,8 +101,8 @@ def special_tokens_once(tokenizer: Any, prompts: list[str]) -> tuple[list[str], 
     if not bos or not any(prompt.startswith(bos) for prompt in prompts):
         return prompts, {}
     begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    made = [prompt if prompt.startswith(bos) or not begins else bos + prompt for prompt in prompts]
-    return made, {"add_special_tokens": False}
+    texts = [prompt if prompt.startswith(bos) or not begins else bos + prompt for prompt in prompts]
+    return texts, {"add_special_tokens": False}
 
 
 #: Tensors `[batch pos ...]` that come with the token ids.
@@ -123,7 +125,7 @@ def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str
         first = -1 if side == "left" and name == "attention_mask" else 1
         order = (first * (1 - mask.long())).argsort(dim=1, stable=True)
         beside = name.removesuffix("attention_mask")
-        for other in (name, *(f"{beside}{each}" for each in _PER_POSITION)):
+        for other in (name, *(f"{beside}{suffix}" for suffix in _PER_POSITION)):
             if other in tensors:
                 tensors[other] = tensors[other][torch.arange(len(order))[:, None], order]
     return tensors
@@ -132,31 +134,36 @@ def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str
 def _pictures(images: Any, samples: list[str | list[Message]]) -> list[list[Image.Image]]:
     """The pictures of each sample, read: those of its chat, and those given besides in the places that it leaves open."""
     count = len(samples)
-    given: list[list[Any]] = [[] for _ in samples]
+    by_sample: list[list[Any]] = [[] for _ in samples]
     if images is not None:
         if not isinstance(images, list | tuple):
             images = [images]
-        nested = [isinstance(item, list | tuple) for item in images]
-        if any(nested) and not all(kind or item is None for kind, item in zip(nested, images, strict=True)):
+        is_list = [isinstance(item, list | tuple) for item in images]
+        if any(is_list) and not all(kind or item is None for kind, item in zip(is_list, images, strict=True)):
             raise InputError(
                 "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
             )
-        if count == 1 and not any(nested):
+        if count == 1 and not any(is_list):
             images = [images]
         if len(images) != count:
             raise InputError(
                 f"{count} texts came with {len(images)} pictures (or lists of pictures); give as many. For one picture and "
                 "several texts repeat the picture; for a text without a picture give an empty list."
             )
-        given = [list(item) if isinstance(item, list | tuple) else [] if item is None else [item] for item in images]
-    return [_pictures_of(sample, own, number) for number, (sample, own) in enumerate(zip(samples, given, strict=True))]
+        by_sample = [
+            list(item) if isinstance(item, list | tuple) else [] if item is None else [item] for item in images
+        ]
+    return [
+        _pictures_of(sample, sample_pictures, number)
+        for number, (sample, sample_pictures) in enumerate(zip(samples, by_sample, strict=True))
+    ]
 
 
 #: Under which a part of a message holds its picture.
 _PICTURE_KEYS = ("image", "path", "url", "base64")
 
 
-def _pictures_of(sample: str | list[Message], given: list[Any], number: int) -> list[Image.Image]:
+def _pictures_of(sample: str | list[Message], pictures: list[Any], number: int) -> list[Image.Image]:
     """The pictures of a sample in the order of its text.
 
     Raises:
@@ -164,24 +171,24 @@ def _pictures_of(sample: str | list[Message], given: list[Any], number: int) -> 
     """
     items = visual_items(sample, "image")
     if not items:
-        return [load_image(picture) for picture in given]
+        return [load_image(picture) for picture in pictures]
     keys = [next((key for key in _PICTURE_KEYS if item.get(key) is not None), None) for item in items]
     places = keys.count(None)
-    if places != len(given):
+    if places != len(pictures):
         raise InputError(
             f"The chat of sample {number} has {len(items)} picture(s), {len(items) - places} of them with one of their own, and "
-            f"images= gives {len(given)}; give one for each {{'type': 'image'}} that has none, which says where it belongs."
+            f"images= gives {len(pictures)}; give one for each {{'type': 'image'}} that has none, which says where it belongs."
         )
-    rest = iter(given)
+    rest = iter(pictures)
     return [_read(item, key) if key else load_image(next(rest)) for item, key in zip(items, keys, strict=True)]
 
 
 def _read(item: dict[str, Any], key: str) -> Image.Image:
     """The picture that a part of a message holds."""
-    held = item[key]
-    if key == "base64" or (isinstance(held, str) and held.startswith("data:")):
-        return decoded_image(held)
-    return load_image(held)
+    value = item[key]
+    if key == "base64" or (isinstance(value, str) and value.startswith("data:")):
+        return decoded_image(value)
+    return load_image(value)
 
 
 def _require_a_picture_each(family: Family, pictures: list[list[Image.Image]]) -> None:

@@ -67,7 +67,7 @@ class ComposedProcessor:
             tensors = dict(self.image_processor(images=images, return_tensors="pt", **options_of_images))
             pieces = map(self._text_of, self._expand(self.config, tensors))
             text = [self._expanded(sample, pieces) for sample in text]
-            tensors = {name: held for name, held in tensors.items() if name not in self.family.for_counting}
+            tensors = {name: value for name, value in tensors.items() if name not in self.family.for_counting}
         tensors = {**self.tokenizer(text, **options), **tensors}
         tensors.pop("token_type_ids", None)
         if self.family.extra_inputs is not None and images:
@@ -94,14 +94,14 @@ class ComposedProcessor:
         self.tokenizer.save_pretrained(folder)
 
 
-def require_processor(processor: Any | None, what: str) -> Any:
+def require_processor(processor: Any | None, task: str) -> Any:
     """The processor, for something that needs one.
 
     Raises:
         InputError: if there is none.
     """
     if processor is None:
-        raise InputError(f"{what} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
+        raise InputError(f"{task} needs a processor; pass one: HookedMultimodal.from_hf(hf_model, processor).")
     return processor
 
 

@@ -195,8 +195,8 @@ class Prompter:
         for number, message in enumerate(messages):
             content = message["content"]
             if number == place or not isinstance(content, str):
-                shown = [item] * count if number == place else []
-                content = [*shown, *(self._bare(part) for part in _parts(message))]
+                items = [item] * count if number == place else []
+                content = [*items, *(self._bare(part) for part in _parts(message))]
             else:
                 content = self._as_text(content)
             made.append({**message, "content": content})
@@ -225,7 +225,7 @@ class Prompter:
         texts = [part["text"] for message in messages for part in _parts(message) if part.get("type") == "text"]
         items = len(visual_items(messages, self.kind))
         refused: Exception | None = None
-        lost: list[str] = texts
+        missing: list[str] = texts
         for form in self._forms(messages):
             try:
                 prompt = self._apply(form)
@@ -236,14 +236,14 @@ class Prompter:
                 ):  # raised by the template itself; other forms would pass by what it asks for
                     break
                 continue
-            lost = [text for text in texts if text.strip() not in prompt]
-            if not lost and (self.mark is None or prompt.count(self.mark) == items):
+            missing = [text for text in texts if text.strip() not in prompt]
+            if not missing and (self.mark is None or prompt.count(self.mark) == items):
                 return prompt
         if refused is not None:
             raise InputError(
                 f"The chat template refuses this chat (roles {[message['role'] for message in messages]}): {refused}"
             ) from refused
-        left_out = [repr(revealed(text)[:60]) for text in lost] or [f"the {self.kind}s"]
+        left_out = [repr(revealed(text)[:60]) for text in missing] or [f"the {self.kind}s"]
         raise InputError(
             f"The chat template leaves out a part of the chat: {', '.join(left_out)}. Pass the whole prompt as a string, or a "
             "chat in the form that the template reads."
@@ -255,12 +255,12 @@ class Prompter:
         if any(isinstance(message["content"], str) for message in messages):
             yield [{**message, "content": _parts(message)} for message in messages]
         if any(not isinstance(message["content"], str) for message in messages):
-            written = {self.kind: self.placeholder}
+            forms = {self.kind: self.placeholder}
             yield [
                 {
                     **message,
                     "content": "".join(
-                        part.get("text") or written.get(part.get("type", ""), "") for part in _parts(message)
+                        part.get("text") or forms.get(part.get("type", ""), "") for part in _parts(message)
                     ),
                 }
                 for message in messages
@@ -280,16 +280,16 @@ def _words(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def count_placeholders(prompts: list[str], counts: list[int], mark: str, what: str) -> None:
+def count_placeholders(prompts: list[str], counts: list[int], mark: str, kind: str) -> None:
     """Check that each prompt has one placeholder per picture (or video).
 
     Raises:
         InputError: if one has not; names the sample.
     """
     for index, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
-        found = prompt.count(mark)
-        if found != count:
+        n_marks = prompt.count(mark)
+        if n_marks != count:
             raise InputError(
-                f"Sample {index} has {found} placeholders {mark!r} for {count} {what}; give one {what.removesuffix('s')} per "
+                f"Sample {index} has {n_marks} placeholders {mark!r} for {count} {kind}; give one {kind.removesuffix('s')} per "
                 "placeholder, or leave the placeholders out and they are put in."
             )

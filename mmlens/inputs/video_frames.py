@@ -41,10 +41,14 @@ def plain_reader(**defaults: Any) -> Callable[[Any, Mapping[str, Any]], Any]:
     """
 
     def reader(image_processor: Any, settings: Mapping[str, Any]) -> Any:
-        own = {name: getattr(image_processor, name, None) for name in _SHARED}
-        chosen = {**own, **defaults, **{name: settings[name] for name in _SHARED if name in settings}}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        return CLIPImageProcessorPil(**{"do_center_crop": False, **chosen})
+        image_settings = {name: getattr(image_processor, name, None) for name in _SHARED}
+        options_of_reader = {
+            **image_settings,
+            **defaults,
+            **{name: settings[name] for name in _SHARED if name in settings},
+        }
+        options_of_reader = {name: value for name, value in options_of_reader.items() if value is not None}
+        return CLIPImageProcessorPil(**{"do_center_crop": False, **options_of_reader})
 
     return reader
 
@@ -60,10 +64,10 @@ def stacked_frames(reader: Any, videos: Sequence[Clip]) -> dict[str, Any]:
         raise InputError(
             f"The videos have {counts} frames; in one batch this model takes videos of equally many frames."
         )
-    made = [torch.as_tensor(reader(images=list(video), return_tensors="pt")["pixel_values"]) for video in videos]
-    if len({each.shape for each in made}) > 1:
-        raise InputError(f"The videos come out as {[list(m.shape) for m in made]} pixels; give videos of one size.")
-    return {"pixel_values_videos": torch.stack(made)}
+    tensors = [torch.as_tensor(reader(images=list(video), return_tensors="pt")["pixel_values"]) for video in videos]
+    if len({frames.shape for frames in tensors}) > 1:
+        raise InputError(f"The videos come out as {[list(m.shape) for m in tensors]} pixels; give videos of one size.")
+    return {"pixel_values_videos": torch.stack(tensors)}
 
 
 def packed_reader(image_processor: Any, settings: Mapping[str, Any]) -> Any:
@@ -110,16 +114,18 @@ def packed_frames(
         for video in videos:
             height, width = size(reader, len(video), video[0].height, video[0].width)
             frames = [frame.resize((width, height), reader.resample) for frame in video] if reader.do_resize else video
-            made = reader(images=list(frames), do_resize=False, return_tensors="pt")
-            _, high, wide = made["image_grid_thw"][0].tolist()
+            tensors = reader(images=list(frames), do_resize=False, return_tensors="pt")
+            _, high, wide = tensors["image_grid_thw"][0].tolist()
             together = reader.temporal_patch_size
             # the image processor repeats every frame `together` times; one of each is a frame's own patches
-            own = torch.as_tensor(made["pixel_values"]).view(len(frames), high * wide, 3, together, -1)[:, :, :, 0]
-            missing = -len(own) % together
-            own = torch.cat([own, own[-1:].expand(missing, -1, -1, -1)])
-            grouped = own.unflatten(0, (-1, together)).permute(0, 2, 3, 1, 4)
-            rows.append(grouped.flatten(2).flatten(0, 1))
-            grids.append([len(grouped), high, wide])
+            patches = torch.as_tensor(tensors["pixel_values"]).view(len(frames), high * wide, 3, together, -1)[
+                :, :, :, 0
+            ]
+            missing = -len(patches) % together
+            patches = torch.cat([patches, patches[-1:].expand(missing, -1, -1, -1)])
+            groups = patches.unflatten(0, (-1, together)).permute(0, 2, 3, 1, 4)
+            rows.append(groups.flatten(2).flatten(0, 1))
+            grids.append([len(groups), high, wide])
         return {"pixel_values_videos": torch.cat(rows), "video_grid_thw": torch.tensor(grids)}
 
     return pixels

@@ -42,8 +42,8 @@ def prepare_videos(
     Raises:
         InputError: if the family reads no videos, or the videos do not fit the text.
     """
-    declared = family.videos
-    if declared is None:
+    settings = family.videos
+    if settings is None:
         raise InputError(
             f"videos= was given, but the family {family.name} reads no videos here; pass frames as pictures, "
             "prepare(text, images=[[frame, frame, ...]]), or the tensors of its own processor, model.batch(...)."
@@ -53,29 +53,29 @@ def prepare_videos(
         raise InputError(f"fps={fps} must be positive: how many of the given frames are shown in a second.")
     samples = samples_of(text)
     clips = _clips(videos, samples)
-    mark = declared.mark or processor.tokenizer.convert_ids_to_tokens(config.video_token_id)
-    prompter = Prompter(processor, "video", mark, declared.placeholder.format(mark))
-    prompts = [prompter.prompt(sample, len(own)) for sample, own in zip(samples, clips, strict=True)]
-    count_placeholders(prompts, [len(own) for own in clips], mark, "videos")
+    mark = settings.mark or processor.tokenizer.convert_ids_to_tokens(config.video_token_id)
+    prompter = Prompter(processor, "video", mark, settings.placeholder.format(mark))
+    prompts = [prompter.prompt(sample, len(sample_clips)) for sample, sample_clips in zip(samples, clips, strict=True)]
+    count_placeholders(prompts, [len(sample_clips) for sample_clips in clips], mark, "videos")
     reader = getattr(processor, "video_processor", None)
-    theirs = reader is not None
-    if not theirs:
-        reader = declared.reader(processor.image_processor, getattr(processor, "video_settings", {}))
-    flat = [video for own in clips for video in own]
-    tensors = (by_processor if theirs else declared.pixels)(reader, flat)
-    pieces = iter(declared.expand(config, tensors, [len(video) for video in flat], fps, mark))
-    expanded, options = special_tokens_once(
-        processor.tokenizer, [_expanded(prompt, mark, pieces) for prompt in prompts]
-    )
-    tokenizer = (reading_hidden(processor) if any(map(holds_hidden, expanded)) else processor).tokenizer
-    tokens = tokenizer(expanded, return_tensors="pt", padding=True, padding_side=padding_side, **options)
-    tensors = {**tokens, **declared.inputs(config, tensors, fps)}
+    has_reader = reader is not None
+    if not has_reader:
+        reader = settings.reader(processor.image_processor, getattr(processor, "video_settings", {}))
+    flat = [video for sample_clips in clips for video in sample_clips]
+    tensors = (by_processor if has_reader else settings.pixels)(reader, flat)
+    pieces = iter(settings.expand(config, tensors, [len(video) for video in flat], fps, mark))
+    texts, options = special_tokens_once(processor.tokenizer, [_expanded(prompt, mark, pieces) for prompt in prompts])
+    tokenizer = (reading_hidden(processor) if any(map(holds_hidden, texts)) else processor).tokenizer
+    tokens = tokenizer(texts, return_tensors="pt", padding=True, padding_side=padding_side, **options)
+    tensors = {**tokens, **settings.inputs(config, tensors, fps)}
     if not family.token_kinds:
         tensors.pop("token_type_ids", None)
     if family.extra_inputs is not None:
         tensors |= family.extra_inputs(config, tensors)
-    held = tuple(tuple(map(tuple, own)) for own in clips)
-    batch = make_batch(family, config, tensors, processor=reader, prompts=tuple(map(revealed, prompts)), videos=held)
+    frames_of_samples = tuple(tuple(map(tuple, sample_clips)) for sample_clips in clips)
+    batch = make_batch(
+        family, config, tensors, processor=reader, prompts=tuple(map(revealed, prompts)), videos=frames_of_samples
+    )
     remark_length(config, batch)
     return batch
 
@@ -99,7 +99,7 @@ def _is_many(item: Any) -> bool:
 def _clips(videos: Any, samples: list[Any]) -> list[list[list[Image.Image]]]:
     """The frames of each video of each sample, read."""
     if videos is None:
-        given = [[item["video"] for item in visual_items(sample, "video") if "video" in item] for sample in samples]
+        by_sample = [[item["video"] for item in visual_items(sample, "video") if "video" in item] for sample in samples]
     else:
         if _is_video(videos):
             videos = [videos]
@@ -110,15 +110,15 @@ def _clips(videos: Any, samples: list[Any]) -> list[list[list[Image.Image]]]:
             )
         if len(samples) == 1 and all(map(_is_video, videos)):
             videos = [videos]
-        given = [[item] if _is_video(item) else item for item in videos]
-    if len(given) != len(samples):
+        by_sample = [[item] if _is_video(item) else item for item in videos]
+    if len(by_sample) != len(samples):
         raise InputError(
-            f"{len(samples)} texts came with {len(given)} videos (or lists of videos); give as many. For a text without a "
+            f"{len(samples)} texts came with {len(by_sample)} videos (or lists of videos); give as many. For a text without a "
             "video give an empty list."
         )
-    if not any(given):
+    if not any(by_sample):
         raise InputError("No video was given: every list is empty. For text alone leave videos out.")
-    return [[_frames(video) for video in own] for own in given]
+    return [[_frames(video) for video in sample_clips] for sample_clips in by_sample]
 
 
 def _frames(video: Any) -> list[Image.Image]:

@@ -20,14 +20,16 @@ def word_occurrences(tokenizer: Any, ids: Sequence[int], word: str, apart: Seque
     """
     special = set(tokenizer.all_special_ids)
     pattern = _pattern(word)
-    found: list[list[int]] = []
+    result: list[list[int]] = []
     start = 0
     for end in range(len(ids) + 1):
         if end == len(ids) or apart[end] or ids[end] in special:
             if end > start:
-                found += [[start + at for at in some] for some in _within(tokenizer, list(ids[start:end]), pattern)]
+                result += [
+                    [start + at for at in numbers] for numbers in _within(tokenizer, list(ids[start:end]), pattern)
+                ]
             start = end + 1
-    return found
+    return result
 
 
 def _within(tokenizer: Any, ids: list[int], pattern: re.Pattern[str]) -> list[list[int]]:
@@ -51,5 +53,5 @@ def _within(tokenizer: Any, ids: list[int], pattern: re.Pattern[str]) -> list[li
 def _pattern(word: str) -> re.Pattern[str]:
     """A word between what is no letter or digit; scripts without spaces have no such edges."""
     before, after = ("" if unicodedata.category(edge) == "Lo" else r"\w" for edge in (word[0], word[-1]))
-    spaced = r"\s+".join(map(re.escape, word.split()))
-    return re.compile(f"{before and '(?<!' + before + ')'}{spaced}{after and '(?!' + after + ')'}", re.IGNORECASE)
+    expression = r"\s+".join(map(re.escape, word.split()))
+    return re.compile(f"{before and '(?<!' + before + ')'}{expression}{after and '(?!' + after + ')'}", re.IGNORECASE)

@@ -86,22 +86,22 @@ class Ablate(PositionedIntervention):
         return values
 
 
-def _one_each(listed: Sequence[Unit], values: Sequence[UnitValue] | torch.Tensor) -> list[UnitValue]:
+def _one_each(units: Sequence[Unit], values: Sequence[UnitValue] | torch.Tensor) -> list[UnitValue]:
     """One value per unit, each once.
 
     Raises:
         InputError: if there are not as many values as units, or a unit has two.
     """
-    if len(values) != len(listed):
-        raise InputError(f"Ablate was given {len(listed)} units and {len(values)} values; give one each.")
-    found: dict[Unit, UnitValue] = {}
-    for unit, value in zip(listed, values, strict=True):
-        if unit in found and not torch.equal(torch.as_tensor(found[unit]), torch.as_tensor(value)):
+    if len(values) != len(units):
+        raise InputError(f"Ablate was given {len(units)} units and {len(values)} values; give one each.")
+    values_of_units: dict[Unit, UnitValue] = {}
+    for unit, value in zip(units, values, strict=True):
+        if unit in values_of_units and not torch.equal(torch.as_tensor(values_of_units[unit]), torch.as_tensor(value)):
             raise InputError(
-                f"Ablate was given {unit} twice, with different values: {found[unit]} and {value}; keep one."
+                f"Ablate was given {unit} twice, with different values: {values_of_units[unit]} and {value}; keep one."
             )
-        found[unit] = value
-    return list(found.values())
+        values_of_units[unit] = value
+    return list(values_of_units.values())
 
 
 def _setter(axes: str, values: Sequence[tuple[int, torch.Tensor]], find: Finder) -> HookFunction:
@@ -111,12 +111,12 @@ def _setter(axes: str, values: Sequence[tuple[int, torch.Tensor]], find: Finder)
     table = torch.stack([value.float().expand(width) for _, value in values])  # [unit 1] or [unit d_head]
 
     def set_units(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
-        held = find(activation)
-        if held.marks is False:
+        rows = find(activation)
+        if rows.marks is False:
             return None
         new = table.to(activation)
         new = new if "d_head" in axes else new[:, 0]
         shape = [*activation.shape[:axis], len(indices), *activation.shape[axis + 1 :]]
-        return held.put(activation, activation.index_copy(axis, indices.to(activation.device), new.expand(shape)))
+        return rows.put(activation, activation.index_copy(axis, indices.to(activation.device), new.expand(shape)))
 
     return set_units

@@ -67,22 +67,22 @@ class Replace(AtPoints):
         axis = node.position_axis
 
         def replace(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            found = find(activation)
-            growing, length = node.sequence in GROWING, self.values.shape[axis]
-            if found.marks is False or (growing and found.first >= length):
+            rows = find(activation)
+            grows, length = node.sequence in GROWING, self.values.shape[axis]
+            if rows.marks is False or (grows and rows.first >= length):
                 return None
             # without a KV cache a step of a generation holds the prompt and what was written since
             count = activation.shape[axis]
-            last = min(found.first + count, length) if growing else count
-            whole = list(activation.shape)
-            whole[axis] = length if growing else count
-            if list(self.values.shape) != whole:
+            last = min(rows.first + count, length) if grows else count
+            shape = list(activation.shape)
+            shape[axis] = length if grows else count
+            if list(self.values.shape) != shape:
                 raise InputError(
                     f"values for {node.name} are {list(self.values.shape)}, the run's activation {list(activation.shape)}."
                 )
-            new = self.values.to(activation).narrow(axis, found.first, last - found.first)
-            rest = activation.narrow(axis, last - found.first, count - (last - found.first))
-            return found.put(activation, torch.cat([new, rest], dim=axis))
+            new = self.values.to(activation).narrow(axis, rows.first, last - rows.first)
+            rest = activation.narrow(axis, last - rows.first, count - (last - rows.first))
+            return rows.put(activation, torch.cat([new, rest], dim=axis))
 
         return replace
 

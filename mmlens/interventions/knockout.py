@@ -91,11 +91,11 @@ class KnockOut:
             refuse_known_positions(run)
 
         def find() -> CutPairs:
-            found = CutPairs.of(
+            pairs = CutPairs.of(
                 run.model, run.batch, node, self.queries, self.keys, shape=shape, steps=new_tokens_read(run)
             )
-            found.require()
-            return found
+            pairs.require()
+            return pairs
 
         return run.remember((id(self), node.part), find)
 
@@ -159,8 +159,8 @@ class CutPairs:
         require_batch_axis(node)
         looked_at = _looked_at(model, node)
         if shape is None:
-            for place, known in zip((node, looked_at), _lengths(model, batch, node), strict=True):
-                if known is None:
+            for place, length in zip((node, looked_at), _lengths(model, batch, node), strict=True):
+                if length is None:
                     raise InputError(
                         f"The length of the {place.sequence} sequence is not known before a run. Cut elsewhere, or in single "
                         "runs: with model.intervene(KnockOut(...))."
@@ -169,17 +169,19 @@ class CutPairs:
         if shape is not None:
             key_shape = [shape[-1]] * len(looked_at.axes.split())
             key_shape[0] = shape[0]
-        asking = resolve(queries, batch, node, shape, steps=steps)
-        asked = resolve(keys, batch, looked_at, key_shape, steps=steps)
-        seen = torch.ones(len(asking.mask), asking.mask.shape[1], asked.mask.shape[1], dtype=torch.bool)
+        query_rows = resolve(queries, batch, node, shape, steps=steps)
+        key_rows = resolve(keys, batch, looked_at, key_shape, steps=steps)
+        is_visible = torch.ones(
+            len(query_rows.mask), query_rows.mask.shape[1], key_rows.mask.shape[1], dtype=torch.bool
+        )
         decides = mask_decides(model, node)
         if (
             looked_at.sequence == model.graph["hook_logits"].sequence and not decides
         ):  # an encoder sees all of the prompt
-            seen = seen.tril()
+            is_visible = is_visible.tril()
         if looked_at.sequence == "language":
-            seen = seen & batch.layout.is_token[:, None, :]
-        return cls(asking, asked, seen)
+            is_visible = is_visible & batch.layout.is_token[:, None, :]
+        return cls(query_rows, key_rows, is_visible)
 
     @cached_property
     def prompt(self) -> Bool[torch.Tensor, "entry query key"]:
@@ -244,8 +246,8 @@ def cut_scores(scores: torch.Tensor, pairs: torch.Tensor, node: Node, *, by_mask
     """
     pairs = pairs.to(scores.device)
     if by_mask:
-        seen = allowed_by(scores)
-        blind = (seen & pairs).any(-1) & ~(seen & ~pairs).any(-1)
+        is_visible = allowed_by(scores)
+        blind = (is_visible & pairs).any(-1) & ~(is_visible & ~pairs).any(-1)
         if blind.any():
             query = int(blind.nonzero()[0, -1])
             raise InputError(
@@ -279,8 +281,8 @@ def score_points(
         raise InputError(f"attention={attention!r} must be 'self' or 'cross'.")
     kind = "attn.attn_scores" if attention == "self" else "cross_attn.attn_scores"
     alike = [node for node in model.graph if node.part == part and node.kind == kind]
-    found = {node.layer: node for node in alike if node.stack == stack and node.layer is not None}
-    if not found:
+    by_layer = {node.layer: node for node in alike if node.stack == stack and node.layer is not None}
+    if not by_layer:
         others = ", ".join(map(repr, dict.fromkeys(node.stack for node in alike))) or "none"
         raise InputError(
             f"The part {part!r} has no {attention}-attention whose scores can be reached in the stack {stack!r}; stacks "
@@ -288,12 +290,12 @@ def score_points(
         )
     if layers is not None and not len(layers):
         raise InputError("No layer was named: layers is empty.")
-    missing = [layer for layer in layers or () if layer not in found]
+    missing = [layer for layer in layers or () if layer not in by_layer]
     if missing:
         raise InputError(
-            f"layers={missing} of {part} have no attention scores; it has them in layers {', '.join(map(str, found))}."
+            f"layers={missing} of {part} have no attention scores; it has them in layers {', '.join(map(str, by_layer))}."
         )
-    return [found[layer] for layer in (found if layers is None else layers)]
+    return [by_layer[layer] for layer in (by_layer if layers is None else layers)]
 
 
 def head_mask(model: HookedMultimodal, node: Node, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:

@@ -13,17 +13,20 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
     Raises:
         InputError: if they differ; says where.
     """
-    one, other = clean.layout, corrupted.layout
-    if one.is_token.shape != other.is_token.shape:
+    first, second = clean.layout, corrupted.layout
+    if first.is_token.shape != second.is_token.shape:
         raise InputError(
-            f"clean is {list(one.is_token.shape)} and corrupted {list(other.is_token.shape)} [batch pos]; use texts "
+            f"clean is {list(first.is_token.shape)} and corrupted {list(second.is_token.shape)} [batch pos]; use texts "
             "of equal token length."
         )
-    for what, a, b in (("image tokens", one.is_image, other.is_image), ("padding", ~one.is_token, ~other.is_token)):
+    for kind, a, b in (
+        ("image tokens", first.is_image, second.is_image),
+        ("padding", ~first.is_token, ~second.is_token),
+    ):
         if not torch.equal(a, b):
             sample, position = (a != b).nonzero()[0].tolist()
             raise InputError(
-                f"clean and corrupted differ in where {what} are, first at position {position} of sample {sample}."
+                f"clean and corrupted differ in where {kind} are, first at position {position} of sample {sample}."
             )
     for name in sorted(set(clean) | set(corrupted)):
         shapes = [list(batch[name].shape) if name in batch else None for batch in (clean, corrupted)]
@@ -32,11 +35,11 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
                 f"clean and corrupted differ in {name}: {shapes[0]} and {shapes[1]}; use pictures of one size, made by one "
                 "processor."
             )
-    for number, (own, its) in enumerate(zip(one.places, other.places, strict=True)):
+    for number, (first_places, second_places) in enumerate(zip(first.places, second.places, strict=True)):
         for part in PARTS:
-            if part in own.placeless:
+            if part in first_places.placeless:
                 continue
-            for grid, twin in zip(own.views(part), its.views(part), strict=False):
+            for grid, twin in zip(first_places.views(part), second_places.views(part), strict=False):
                 if grid.shape != twin.shape or not (
                     torch.equal(grid.rows, twin.rows) and torch.equal(grid.cells, twin.cells)
                 ):

@@ -93,8 +93,8 @@ class Follower:
 
     def _begun(self, run: Run, count: int) -> Passes:
         # towers may have rows that the layout has no places for
-        known = sequence_length(run.batch, self.node.sequence) if self.node.sequence in GROWING else None
-        return Passes.of(run, self.node, count if known is None else known)
+        length = sequence_length(run.batch, self.node.sequence) if self.node.sequence in GROWING else None
+        return Passes.of(run, self.node, count if length is None else length)
 
 
 def refuse_known_positions(run: Run) -> None:

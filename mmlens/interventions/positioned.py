@@ -116,15 +116,15 @@ def new_tokens_read(run: Run) -> int | None:
     """How many new tokens a run reads: the last one is written and not read; None where that is not bounded."""
     if run.kind == "forward":
         return 0
-    bound = run.options.get("max_new_tokens")
-    return None if bound is None else max(bound - 1, 0)
+    limit = run.options.get("max_new_tokens")
+    return None if limit is None else max(limit - 1, 0)
 
 
 def once_per_prompt(shape: Sequence[int], node: Node, run: Run) -> tuple[int, ...]:
     """The shape of a tower's tensor as if each prompt stood in the batch once: a generation holds it for every beam."""
     axis = batch_axis(node.axes)
-    known = PointRows.of(run.batch, node)
-    count, expected = (shape[node.position_axis], known.length) if axis is None else (shape[axis], known.entries)
+    rows = PointRows.of(run.batch, node)
+    count, expected = (shape[node.position_axis], rows.length) if axis is None else (shape[axis], rows.entries)
     if run.kind == "forward" or not expected or count <= expected or count % expected:
         return tuple(shape)
     place = node.position_axis if axis is None else axis
@@ -200,7 +200,7 @@ class AtPoints(PositionedIntervention):
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:
         def act(activation: torch.Tensor, hook: object) -> torch.Tensor | None:
-            found = find(activation)
-            return None if found.marks is False else found.put(activation, self.change(activation, node))
+            rows = find(activation)
+            return None if rows.marks is False else rows.put(activation, self.change(activation, node))
 
         return act

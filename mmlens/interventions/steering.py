@@ -126,10 +126,10 @@ class _Positioned(PositionedIntervention):
 
     def direction(self, states: torch.Tensor) -> Float[torch.Tensor, "d_model"]:
         """The same where the states are and as precise; moved there once, not at every step."""
-        kept = (states.device, states.dtype)
-        if kept not in self._moved:
-            self._moved[kept] = self.acting().to(states)
-        return self._moved[kept]
+        key = (states.device, states.dtype)
+        if key not in self._moved:
+            self._moved[key] = self.acting().to(states)
+        return self._moved[key]
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:
         def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
@@ -141,10 +141,10 @@ class _Positioned(PositionedIntervention):
             if isinstance(where, bool):
                 self.touched.count(node.name, activation.shape[:-1].numel())
                 return self.change(activation)
-            touched = int(where.expand(*activation.shape[:-1], 1).sum())
-            if not touched:
+            n_rows = int(where.expand(*activation.shape[:-1], 1).sum())
+            if not n_rows:
                 return None
-            self.touched.count(node.name, touched)
+            self.touched.count(node.name, n_rows)
             return torch.where(where, self.change(activation), activation)
 
         return steer
@@ -185,10 +185,10 @@ class Steer(_Positioned):
 
     def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """The states with the vector added."""
-        moved = states + self.direction(states)
+        result = states + self.direction(states)
         if not self.keep_norm:
-            return moved
-        return moved * (states.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+            return result
+        return result * (states.norm(dim=-1, keepdim=True) / result.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
 
 @dataclass(frozen=True)

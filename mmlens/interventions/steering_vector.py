@@ -44,9 +44,9 @@ class SteeringVector:
         object.__setattr__(self, "direction", direction)
 
     def __repr__(self) -> str:
-        made = self.provenance.get("method")
+        method = self.provenance.get("method")
         return f"SteeringVector({self.at}, [{len(self.direction)}], norm {self.norm:.3f}" + (
-            f", {made})" if made else ")"
+            f", {method})" if method else ")"
         )
 
     def __neg__(self) -> "SteeringVector":
@@ -63,9 +63,9 @@ class SteeringVector:
         Args:
             seed: of the draw.
         """
-        drawn = torch.randn(len(self.direction), generator=torch.Generator().manual_seed(seed))
-        made = {"method": "random direction of equal norm", "seed": seed}
-        return replace(self, direction=drawn * (self.norm / drawn.norm()), provenance=made)
+        direction = torch.randn(len(self.direction), generator=torch.Generator().manual_seed(seed))
+        provenance = {"method": "random direction of equal norm", "seed": seed}
+        return replace(self, direction=direction * (self.norm / direction.norm()), provenance=provenance)
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""

@@ -56,17 +56,17 @@ class BoundModel:
         """The batch with other tokens in the place of its own."""
         if tokens is None:
             return self.batch
-        own = self.batch["input_ids"]
-        if not isinstance(tokens, torch.Tensor) or tokens.shape != own.shape:
-            found = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
+        prompt_ids = self.batch["input_ids"]
+        if not isinstance(tokens, torch.Tensor) or tokens.shape != prompt_ids.shape:
+            shape = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
             raise InputError(
-                f"This model is bound to a batch of tokens {list(own.shape)} [batch pos], found {found}; bind another "
+                f"This model is bound to a batch of tokens {list(prompt_ids.shape)} [batch pos], found {shape}; bind another "
                 "batch for other samples: model.bind(model.prepare(...))."
             )
-        tokens = tokens.to(own.device)
+        tokens = tokens.to(prompt_ids.device)
         inputs = {**self.batch.inputs, "input_ids": tokens}
-        held = picture_positions(self.model.family, self.model.config, inputs)
-        if not torch.equal(held.cpu(), self.batch.layout.is_image):
+        is_picture = picture_positions(self.model.family, self.model.config, inputs)
+        if not torch.equal(is_picture.cpu(), self.batch.layout.is_image):
             raise InputError(
                 "The tokens have image tokens at other positions than the batch that this model is bound to."
             )

@@ -29,8 +29,8 @@ class Recorder:
 
     def cache(self, model: object) -> ActivationCache:
         """The cache, once the run is over."""
-        ordered = {node.name: self._store[node.name] for node in self.nodes if node.name in self._store}
+        tensors = {node.name: self._store[node.name] for node in self.nodes if node.name in self._store}
         if self.reader is None:
-            return ActivationCache(ordered, model, axes={node.name: node.axes for node in self.nodes})
+            return ActivationCache(tensors, model, axes={node.name: node.axes for node in self.nodes})
         axes = {node.name: sample_axes(node.axes) for node in self.nodes}
-        return ActivationCache(ordered, model, axes=axes, positions=str(self.reader.rule), counts=self.reader.counts)
+        return ActivationCache(tensors, model, axes=axes, positions=str(self.reader.rule), counts=self.reader.counts)

@@ -70,13 +70,13 @@ class Claims:
             self._leave(claim)
 
     def _enter(self, claim: Claim) -> None:
-        own = _OWN.get()
+        holder = _OWN.get()
         with self._changed:
-            while others := [other for other in self._open if other not in own]:
+            while others := [other for other in self._open if other not in holder]:
                 self._wait_for(others, claim)
             self._open.append(claim)
             self._last_change = time.monotonic()
-        _OWN.set((*(other for other in own if not other.closed), claim))
+        _OWN.set((*(other for other in holder if not other.closed), claim))
 
     def _leave(self, claim: Claim) -> None:
         claim.closed = True
@@ -94,15 +94,15 @@ class Claims:
             InputError: if that will not happen.
         """
         here = threading.current_thread()
-        stuck = any(other.thread is here or not other.thread.is_alive() for other in others)
+        is_stuck = any(other.thread is here or not other.thread.is_alive() for other in others)
         idle = not any(other.run for other in others) and time.monotonic() - self._last_change > PATIENCE
-        if stuck or idle:
+        if is_stuck or idle:
             other = others[-1]
             where = "another task of this thread" if other.thread is here else f"the thread {other.thread.name!r}"
-            ended = "" if other.thread.is_alive() else ", which has ended without leaving it"
+            note = "" if other.thread.is_alive() else ", which has ended without leaving it"
             raise InputError(
                 f"{claim.what} in the thread {here.name!r} cannot begin: {other.what} is in force on the same weights in "
-                f"{where}{ended}, and would be part of it. Leave that `with` first; or, if it is meant to hold here too, hand "
+                f"{where}{note}, and would be part of it. Leave that `with` first; or, if it is meant to hold here too, hand "
                 "its context over: threading.Thread(target=contextvars.copy_context().run, args=(function,)); or give each "
                 "thread a model of its own: copy.deepcopy(model)."
             )
@@ -130,16 +130,16 @@ def watching(model: object) -> list[Watching]:
 
 
 @contextmanager
-def claimed(model: HookedModel, what: str, watching: tuple[Watching, ...] = ()) -> Iterator[None]:
+def claimed(model: HookedModel, task: str, watching: tuple[Watching, ...] = ()) -> Iterator[None]:
     """Have a model to this thread or task while something is in force on it.
 
     Args:
         model: the hooked model.
-        what: is in force, in words.
+        task: is in force, in words.
         watching: interventions that are told of every run.
 
     Raises:
         InputError: if another one has it and does not come to an end; names it.
     """
-    with claims_of(model.base).claimed(Claim(what, model, watching=watching)):
+    with claims_of(model.base).claimed(Claim(task, model, watching=watching)):
         yield

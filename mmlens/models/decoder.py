@@ -38,8 +38,8 @@ class Decoder:
     @property
     def configs(self) -> list[Any]:
         """The configurations in which the attention modules look their function up, each once."""
-        found = {id(kernel.config): kernel.config for kernel in self.kernels}
-        return list(found.values())
+        configs = {id(kernel.config): kernel.config for kernel in self.kernels}
+        return list(configs.values())
 
 
 def decoder_of(model: HookedMultimodal) -> Decoder:
@@ -63,9 +63,9 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
         kernels.append(submodule(block, attn.kernel, name))  # type: ignore[union-attr, arg-type]
         paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]  # type: ignore[union-attr]
         # a gate made beside the query is read by the block itself, for every row; blocks may lack keys of their own
-        found = [] if attn.gated else [find_module(block, path) for path in paths if path]  # type: ignore[union-attr]
-        whole = None in paths or None in found
-        linears.append(() if whole else tuple(module for module in found if module is not None))
+        modules = [] if attn.gated else [find_module(block, path) for path in paths if path]  # type: ignore[union-attr]
+        is_split = None in paths or None in modules
+        linears.append(() if is_split else tuple(module for module in modules if module is not None))
     norm = None if language.norm is None else submodule(base, language.norm.path, name)
     return Decoder(tuple(blocks), tuple(kernels), tuple(linears), norm, submodule(base, language.head, name))
 
@@ -89,9 +89,9 @@ def attention_of(model: HookedMultimodal, name: str) -> AttentionWeights:
     for stack, blocks in _stacks(model):
         if block in blocks:
             kind = fitting(stack.kinds, blocks[block])
-            declared = kind.cross if branch == "cross_attn" else kind.attn
-            if declared is not None:
-                return AttentionWeights(blocks[block], declared, heads_of(stack, kind, blocks[block], model.config))
+            declaration = kind.cross if branch == "cross_attn" else kind.attn
+            if declaration is not None:
+                return AttentionWeights(blocks[block], declaration, heads_of(stack, kind, blocks[block], model.config))
     raise InputError(f"{name} is no attention branch of {model.family.name}.")
 
 

@@ -38,5 +38,5 @@ def property_of(part: str, prop: Callable[[S], R]) -> Attribute[R]:
         part: the attribute that holds the part.
         prop: the property of the part's class.
     """
-    own = cast(property, prop)
-    return cast(Attribute[R], property(lambda self: own.__get__(getattr(self, part)), doc=own.__doc__))
+    original = cast(property, prop)
+    return cast(Attribute[R], property(lambda self: original.__get__(getattr(self, part)), doc=original.__doc__))

@@ -88,8 +88,8 @@ class TextEncoder:
         inputs = _tokenized(self.tokenizer, self.model, list(texts), special=True)
         special = inputs.pop("special_tokens_mask").bool()
         states = self.model(**inputs, output_hidden_states=True).hidden_states[self.layer]
-        kept = inputs["attention_mask"].bool() & ~special
-        return [_unit(row[keep]) for row, keep in zip(states, kept, strict=True)]
+        is_text = inputs["attention_mask"].bool() & ~special
+        return [_unit(row[keep]) for row, keep in zip(states, is_text, strict=True)]
 
 
 class PairRegressor:
@@ -134,6 +134,6 @@ def _tokenized(
     )
 
 
-def _unit(found: Any) -> torch.Tensor:
-    vectors = found if isinstance(found, torch.Tensor) else found.pooler_output
+def _unit(output: Any) -> torch.Tensor:
+    vectors = output if isinstance(output, torch.Tensor) else output.pooler_output
     return torch.nn.functional.normalize(vectors.float(), dim=-1)

@@ -102,17 +102,17 @@ def refuse_right_padding(is_token: torch.Tensor) -> None:
     Raises:
         InputError: if some are padded on the right.
     """
-    padded = (~is_token[:, -1].bool()).nonzero().flatten().tolist()
-    if padded:
+    samples = (~is_token[:, -1].bool()).nonzero().flatten().tolist()
+    if samples:
         raise InputError(
-            f"Samples {padded} are padded on the right, so their next token would follow padding; "
+            f"Samples {samples} are padded on the right, so their next token would follow padding; "
             "prepare(..., padding_side='left') to generate."
         )
 
 
-def _refuse_untraceable(nodes: Sequence[Node], predicting: str) -> None:
+def _refuse_untraceable(nodes: Sequence[Node], point: str) -> None:
     """Refuse points that do not live on the sequence whose positions predict tokens, or that run over keys."""
-    wrong = [node.name for node in nodes if node.sequence != predicting]
+    wrong = [node.name for node in nodes if node.sequence != point]
     if wrong:
         raise InputError(
             f"{', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''} do not live on the positions that predict tokens: the "

@@ -79,12 +79,12 @@ class RowEdits:
         """Put an edit in force until it is reverted; see `HookedMultimodal.apply`."""
         entry = self._entry(edit)
         with claimed(self.model, repr(edit)):
-            done = False
+            is_put = False
             try:
                 self._ledger.add(entry)
-                done = True
+                is_put = True
             finally:
-                if not done:
+                if not is_put:
                     self._ledger.remove([entry])
 
     def revert(self, edit: WeightEdit) -> HookedModel:
@@ -103,11 +103,11 @@ class RowEdits:
         """
         with claimed(self.model, f"Taking out {edit!r}"):
             entries = self._ledger.entries
-            same = [entry for entry in reversed(entries) if entry.edit is edit or entry.edit == edit]
-            if not same:
-                listed = "\n".join(f"  {entry.edit!r}" for entry in entries) or "  none"
-                raise InputError(f"This edit is not in force:\n  {edit!r}\nIn force are:\n{listed}")
-            self._ledger.remove(same[:1])
+            matches = [entry for entry in reversed(entries) if entry.edit is edit or entry.edit == edit]
+            if not matches:
+                lines = "\n".join(f"  {entry.edit!r}" for entry in entries) or "  none"
+                raise InputError(f"This edit is not in force:\n  {edit!r}\nIn force are:\n{lines}")
+            self._ledger.remove(matches[:1])
         return self.model
 
     def _entry(self, edit: WeightEdit) -> Entry:

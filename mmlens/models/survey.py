@@ -60,7 +60,7 @@ def survey(
     *,
     name: str,
     how: Literal["declared", "discovered"],
-    filmed: MultimodalBatch | None = None,
+    video_batch: MultimodalBatch | None = None,
     needs: tuple[str, ...] = (),
 ) -> FamilyRecord:
     """Verify a model and say in one record what was found.
@@ -70,12 +70,12 @@ def survey(
         batch: what to run on.
         name: its short name in the table.
         how: whether its family is declared or was discovered.
-        filmed: a batch of videos, if it reads them.
+        video_batch: a batch of videos, if it reads them.
         needs: packages that transformers needs to make it, with their versions.
     """
     report = verify(model, batch, progress=False)
-    on_videos = None if filmed is None else verify(model, filmed, progress=False)
-    placed = set.intersection(*(set(places.grids) for places in batch.layout.places)) if batch.layout.places else set()
+    on_videos = None if video_batch is None else verify(model, video_batch, progress=False)
+    parts = set.intersection(*(set(places.grids) for places in batch.layout.places)) if batch.layout.places else set()
     vision, projector, language = (sum(node.part == part for node in model.graph) for part in PARTS)
     return FamilyRecord(
         model=name,
@@ -87,7 +87,7 @@ def survey(
         failed=len(report.failed) + (len(on_videos.failed) if on_videos else 0),
         parity=report.parity,
         hooked_parity=report.hooked_parity,
-        places=tuple(part for part in PARTS if part in placed),
+        places=tuple(part for part in PARTS if part in parts),
         video_parity=on_videos.hooked_parity if on_videos else None,
         needs=needs,
     )
@@ -111,20 +111,20 @@ class Survey:
         return dict(Counter(outcome.split(":")[0] for outcome in self.classes.values()).most_common())
 
 
-def write_survey(found: Survey, path: Path = RECORDS) -> None:
+def write_survey(survey: Survey, path: Path = RECORDS) -> None:
     """Write a survey, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(survey), indent=1) + "\n", encoding="utf-8")
 
 
 def read_survey(path: Path = RECORDS) -> Survey:
     """Read the survey that the package ships."""
-    found: dict[str, Any] = json.loads(require_file(path, "survey of the families").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(require_file(path, "survey of the families").read_text(encoding="utf-8"))
     records = [
         FamilyRecord(**entry | {key: tuple(entry.get(key, ())) for key in ("points", "places", "needs")})
-        for entry in found["records"]
+        for entry in content["records"]
     ]
-    return Survey(tuple(records), found["classes"])
+    return Survey(tuple(records), content["classes"])
 
 
 _HEADER = (

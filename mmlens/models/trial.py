@@ -36,22 +36,22 @@ class Trial:
             report = verify(hooked, hooked.batch(dict(self.example)), progress=self.progress)
         except (MMLensError, RuntimeError) as error:
             return Outcome(False, self._stopping(family), f"what was found does not run with hooks: {error}")
-        failed = [point.name for point in report.points if not point.ok or point.calls != 1]
-        ok = report.parity == 0 and not failed and report.hooked_parity <= report.tolerance
-        if not failed:
-            failed = [name for name in hooked.graph.names if name.endswith("attn.hook_pattern")]
-        return Outcome(ok, failed if report.parity == 0 else None, f"verify failed: {report!r}")
+        names = [point.name for point in report.points if not point.ok or point.calls != 1]
+        ok = report.parity == 0 and not names and report.hooked_parity <= report.tolerance
+        if not names:
+            names = [name for name in hooked.graph.names if name.endswith("attn.hook_pattern")]
+        return Outcome(ok, names if report.parity == 0 else None, f"verify failed: {report!r}")
 
     def _stopping(self, family: Family) -> list[str]:
         """The points at which a hook alone stops the run."""
-        stopping: list[str] = []
+        names: list[str] = []
         try:
             hooked = self.wrap(self.model, family=family)
         except MMLensError:
-            return stopping
+            return names
         for name in hooked.graph.names:
             try:
                 hooked.run_with_cache(dict(self.example), names=name)
             except (MMLensError, RuntimeError):
-                stopping.append(name)
-        return stopping
+                names.append(name)
+        return names

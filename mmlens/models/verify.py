@@ -160,12 +160,14 @@ def verify(
         real = batch.layout.is_token.to(hooked.device)
     checks = []
     for node in tqdm(model.graph, desc="verify", disable=not progress):
-        seen = calls[node.name]
+        n_calls = calls[node.name]
         effect = None
-        if causal and seen:
+        if causal and n_calls:
             effect = _difference(model.run_with_hooks(batch, fwd_hooks=[(node.name, _noise())])[real], bare[real])
-        width_fits = bool(seen) and (node.width is None or seen[-1][-1] == node.width)
-        checks.append(PointCheck(node.name, len(seen), seen[-1] if seen else (), width_fits, effect, node.dead))
+        width_fits = bool(n_calls) and (node.width is None or n_calls[-1][-1] == node.width)
+        checks.append(
+            PointCheck(node.name, len(n_calls), n_calls[-1] if n_calls else (), width_fits, effect, node.dead)
+        )
     scale = torch.finfo(bare.dtype).eps / torch.finfo(torch.float32).eps
     return VerifyReport(
         type(model.hf_model).__name__,
@@ -192,18 +194,18 @@ def _noise() -> Callable[..., torch.Tensor]:
 def _over_what_is_written(model: HookedModel) -> set[str]:
     """The attention scores among the positions that new tokens follow."""
     graph = model.graph
-    written = graph["hook_logits"].sequence
-    scores = [node.name for node in graph if node.kind == "attn.attn_scores" and node.sequence == written]
-    return {name for name in scores if graph[name.replace("attn_scores", "k")].sequence == written}
+    sequence = graph["hook_logits"].sequence
+    scores = [node.name for node in graph if node.kind == "attn.attn_scores" and node.sequence == sequence]
+    return {name for name in scores if graph[name.replace("attn_scores", "k")].sequence == sequence}
 
 
 def _sees_later(scores: torch.Tensor, batch: MultimodalBatch, sequence: str) -> bool:
     """Whether a position that is no padding sees a later one; scores are very low where nobody looks."""
-    seen = allowed_by(scores).triu(1)
+    later = allowed_by(scores).triu(1)
     if sequence == "language":
         real = batch.layout.is_token.to(scores.device)
-        seen = seen & real[:, None, :, None] & real[:, None, None, :]
-    return bool(seen.any())
+        later = later & real[:, None, :, None] & real[:, None, None, :]
+    return bool(later.any())
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -21,7 +21,10 @@ def by_point(rows: Sequence[Unit]) -> dict[str, tuple[Int[torch.Tensor, "_"], In
     numbers: dict[str, list[int]] = {}
     for number, neuron in enumerate(rows):
         numbers.setdefault(neuron.hook, []).append(number)
-    return {point: (torch.tensor([rows[n].index for n in some]), torch.tensor(some)) for point, some in numbers.items()}
+    return {
+        point: (torch.tensor([rows[n].index for n in members]), torch.tensor(members))
+        for point, members in numbers.items()
+    }
 
 
 def row_weights(model: HookedModel, points: Iterable[str]) -> dict[str, Float[torch.Tensor, "d_model neuron"]]:
@@ -115,7 +118,7 @@ def rows_added(
 def _added(indices: torch.Tensor, numbers: torch.Tensor, deltas: Callable[[], torch.Tensor]) -> Callable[..., Any]:
     def add(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         active = args[0][..., indices.to(args[0].device)]
-        added = deltas()[numbers.to(deltas().device)].to(active)
-        return output + active @ added
+        change = deltas()[numbers.to(deltas().device)].to(active)
+        return output + active @ change
 
     return add

@@ -66,10 +66,10 @@ def gradients_at(
         with model.hooks(pairs):
             logits = predicting_logits(model, model(batch), batch.layout.last)
         values = require_values(measure(logits), batch.size, measure)
-        found = torch.autograd.grad(values.sum(), [tensors[name] for name in names], allow_unused=True)
+        results = torch.autograd.grad(values.sum(), [tensors[name] for name in names], allow_unused=True)
     gradients = {
         name: torch.zeros_like(tensors[name]) if gradient is None else gradient
-        for name, gradient in zip(names, found, strict=True)
+        for name, gradient in zip(names, results, strict=True)
     }
     return {name: tensors[name].detach() for name in names}, gradients, values.detach()
 

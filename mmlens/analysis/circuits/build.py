@@ -134,13 +134,13 @@ class _Build:
         stream = self.stream_to(read[0].name)
         self.stream(stream)
         for point, feeds in self._pictured(streams).items():
-            found = streams_behind(self.graph, point, "vision")
-            if len(found) != 1 or found[0] not in {node.name for node in stream.nodes}:
+            ends = streams_behind(self.graph, point, "vision")
+            if len(ends) != 1 or ends[0] not in {node.name for node in stream.nodes}:
                 raise InputError(
-                    f"{point} of {self.model.family.name} is made of {', '.join(found)}; circuits across towers need one stream "
+                    f"{point} of {self.model.family.name} is made of {', '.join(ends)}; circuits across towers need one stream "
                     f"that ends in {stream.end}. Begin at the language model: towers='language'."
                 )
-            read_at = found[0]
+            read_at = ends[0]
             alone = sum(self.graph[name].dead is None for name in self.graph.digraph.successors(read_at)) == 1
             at = read_at if alone else f"{point.removesuffix('.hook_out')}.hook_in"
             name = short(point)

@@ -96,12 +96,12 @@ class Circuit:
     @property
     def nodes(self) -> list[str]:
         """The nodes that kept edges join, in execution order; queries, keys and values count as their head."""
-        own: set[str] = {self.graph.writers[i].name for i in self.kept.any(0).nonzero().flatten().tolist()}
+        node_names: set[str] = {self.graph.writers[i].name for i in self.kept.any(0).nonzero().flatten().tolist()}
         for i in self.kept.any(1).nonzero().flatten().tolist():
             reader = self.graph.readers[i]
-            own |= set(reader.feeds or [reader.name])
+            node_names |= set(reader.feeds or [reader.name])
         names = [writer.name for writer in self.graph.writers] + ["logits"]
-        return [name for name in names if name in own]
+        return [name for name in names if name in node_names]
 
     @property
     def units(self) -> Units:
@@ -168,9 +168,9 @@ class Circuit:
             seed: of these.
         """
         mask = self.graph.allowed
-        tested = sign_flip_p(self.scores[mask].numpy(), correction=correction, resamples=resamples, seed=seed)
+        p_of_edges = sign_flip_p(self.scores[mask].numpy(), correction=correction, resamples=resamples, seed=seed)
         p = torch.ones(mask.shape, dtype=torch.float64)
-        p[mask] = torch.from_numpy(tested)
+        p[mask] = torch.from_numpy(p_of_edges)
         return p
 
     def to_frame(self) -> "pd.DataFrame":

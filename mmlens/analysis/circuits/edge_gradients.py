@@ -110,9 +110,9 @@ def _inputs(pair: Pair, share: float) -> list[HookPair]:
 
     pairs: list[HookPair] = []
     for source in pair.writing.sources:
-        moving = inputs[list(source.writers)]
-        if moving.any():
+        changes = inputs[list(source.writers)]
+        if changes.any():
             difference = differences[source.node.name]
-            difference = difference if source.masks is None else source.written(difference, moving)
+            difference = difference if source.masks is None else source.written(difference, changes)
             pairs.append((source.node.name, add(difference)))
     return pairs

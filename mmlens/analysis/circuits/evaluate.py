@@ -184,9 +184,9 @@ def evaluate_circuit(
     weakest = list(reversed(circuit.edges))[:n_edges]
     without_edge = [_without(graph, circuit.kept, edge) for edge in weakest]
     per_circuit = -(-n_edges // n_random) if n_random else 0
-    reduced = [(number, _drop(mask, generator)) for number, mask in enumerate(random_masks) for _ in range(per_circuit)]
+    smaller = [(number, _drop(mask, generator)) for number, mask in enumerate(random_masks) for _ in range(per_circuit)]
     with tqdm(
-        total=2 + len(without_edge) + 2 * len(random_masks) + len(reduced), desc="circuits", disable=not progress
+        total=2 + len(without_edge) + 2 * len(random_masks) + len(smaller), desc="circuits", disable=not progress
     ) as bar:
         share = _Shares(pair, gap, bar)
         faithful = share.of(circuit.kept)
@@ -194,7 +194,7 @@ def evaluate_circuit(
         drops = [faithful - share.of(mask) for mask in without_edge]
         at_random = [share.of(mask) for mask in random_masks]
         complete_at_random = [1 - share.of(graph.allowed & ~mask) for mask in random_masks]
-        drops_at_random = [at_random[number] - share.of(mask) for number, mask in reduced]
+        drops_at_random = [at_random[number] - share.of(mask) for number, mask in smaller]
     return CircuitEvaluation(
         n_edges=count,
         gap=gap,

@@ -106,9 +106,9 @@ class EdgeGraph:
         """Which pairs are edges: the writer writes before the reader reads, into the same stream."""
         streams = [writer.stream for writer in self.writers] + [reader.stream for reader in self.readers]
         number = {name: i for i, name in enumerate(dict.fromkeys(streams))}
-        written, joins = torch.tensor([(number[writer.stream], writer.joins) for writer in self.writers]).T
+        stream_numbers, joins = torch.tensor([(number[writer.stream], writer.joins) for writer in self.writers]).T
         read, reads = torch.tensor([(number[reader.stream], reader.reads) for reader in self.readers]).T
-        return (read[:, None] == written) & (joins <= reads[:, None])
+        return (read[:, None] == stream_numbers) & (joins <= reads[:, None])
 
     @cached_property
     def inputs(self) -> set[str]:

@@ -161,7 +161,7 @@ class Pair:
                 full_readers += [group[0] for ((_, group),) in entrances]
             else:
                 split.append(
-                    (readers[0], partial(self._readings, live, [each for groups in entrances for each in groups]))
+                    (readers[0], partial(self._readings, live, [member for groups in entrances for member in groups]))
                 )
         pairs += [
             (reader.at, self._add(live, reader, rows[reader.name]))

@@ -154,8 +154,8 @@ class Stream:
                 f"need attention that looks at one. {self._instead}"
             )
         norm = "ln2" if kind == "mlp" and f"{block}.ln2.hook_scale" in self.graph else "ln1"
-        siblings = [sibling.name for sibling, place in self._added if place == joins and sibling.name != out.name]
-        is_shared = norm == "ln1" and any(sibling.startswith(f"{block}.") for sibling in siblings)
+        siblings = [other.name for other, place in self._added if place == joins and other.name != out.name]
+        is_shared = norm == "ln1" and any(other.startswith(f"{block}.") for other in siblings)
         bare = not has_norms(self.graph, block)
         behind = f"{block}.{norm}.hook_scale" in self.graph and (kind != "mlp" or norm == "ln2" or is_shared)
         if kind != "cross_attn" and not behind and not bare:
@@ -218,13 +218,13 @@ def stream_to(graph: HookGraph, end: str, norm_inputs: frozenset[str] = frozense
 def streams_behind(graph: HookGraph, name: str, part: Part) -> list[str]:
     """The points of a tower's streams that a point is computed from, with no other point of its streams between."""
     ends: dict[str, None] = {}
-    visited, queue = {name}, [name]
+    known_names, queue = {name}, [name]
     while queue:
         here = queue.pop()
         if graph[here].part == part and graph[here].role == "stream":
             ends[here] = None
             continue
-        new = [before for before in graph.digraph.predecessors(here) if before not in visited]
-        visited.update(new)
+        new = [before for before in graph.digraph.predecessors(here) if before not in known_names]
+        known_names.update(new)
         queue += new
     return list(ends)

@@ -157,8 +157,8 @@ class Autoencoder:
     def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
         """The hidden numbers."""
         at = values.device
-        shifted = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
-        hidden = shifted @ self.encoder.to(at) + self.encoder_bias.to(at)
+        inputs = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
+        hidden = inputs @ self.encoder.to(at) + self.encoder_bias.to(at)
         if self.nonlinearity == "jumprelu" and self.threshold is not None:
             return hidden.clamp_min(0) * (hidden > self.threshold.to(at))
         hidden = hidden.clamp_min(0)

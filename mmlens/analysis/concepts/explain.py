@@ -73,13 +73,13 @@ def explain_state(
     best = activation.abs().topk(k).indices.tolist()
     bank_words = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
     values = states.values.float()
-    unexplained = float((values - bank.decode(bank.encode(states))).square().sum() / values.square().sum())
+    rest = float((values - bank.decode(bank.encode(states))).square().sum() / values.square().sum())
     return StateExplanation(
         states.tokens[0] if states.tokens else "",
         tuple(best),
         tuple(activation[best].tolist()),
         tuple(tuple(bank_words[concept]) for concept in best),
-        unexplained,
+        rest,
     )
 
 

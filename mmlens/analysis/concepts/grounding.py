@@ -168,7 +168,7 @@ def ground_concepts(
     """
     vocabularies = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
     best = bank.top(k, by=by)
-    found = find_samples(bank, dataset, [row for rows in best for row in rows], prompt=prompt)
+    by_key = find_samples(bank, dataset, [row for rows in best for row in rows], prompt=prompt)
     heat_maps: dict[tuple[int, str], HeatMap] = {}
     placeless = None
     if maps:
@@ -176,11 +176,11 @@ def ground_concepts(
         for concept, rows in enumerate(best):
             for row in rows:
                 requests.setdefault(bank.keys[row], []).append(concept)
-        heat_maps, placeless = _maps(model, bank, found, requests, batch_size=batch_size, progress=progress)
+        heat_maps, placeless = _maps(model, bank, by_key, requests, batch_size=batch_size, progress=progress)
     strengths = bank.strengths(by)
     concepts = []
     for concept, (concept_vocabulary, rows) in enumerate(zip(vocabularies, best, strict=True)):
-        samples = [found[bank.keys[row]] for row in rows]
+        samples = [by_key[bank.keys[row]] for row in rows]
         concepts.append(
             GroundedConcept(
                 concept,
@@ -233,7 +233,7 @@ def samples_by_key(dataset: Dataset, keys: set[str], *, prompt: str | None = Non
 def _maps(
     model: HookedMultimodal,
     bank: ConceptBank,
-    found: dict[str, Sample],
+    by_key: dict[str, Sample],
     requests: dict[str, list[int]],
     *,
     batch_size: int,
@@ -242,7 +242,7 @@ def _maps(
     """Maps by concept and sample; and why there are none."""
     if model.graph[bank.at].sequence != "language":
         return {}, f"{bank.at} does not live on the sequence that the picture is part of"
-    pictures = [sample for sample in found.values() if sample.images]
+    pictures = [sample for sample in by_key.values() if sample.images]
     units = torch.nn.functional.normalize(bank.vectors, dim=1)
     heat_maps: dict[tuple[int, str], HeatMap] = {}
     for samples, batch in batches(model, pictures, batch_size=batch_size, progress=progress, desc="maps"):

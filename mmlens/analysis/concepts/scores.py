@@ -110,8 +110,8 @@ def score_grounding(
         raise InputError(
             f"The bank has states 0..{len(bank.codes) - 1}; rows={wrong or states_to_score} are none of them."
         )
-    found = find_samples(bank, dataset, states_to_score, prompt=prompt)
-    samples = [found[bank.keys[row]] for row in states_to_score]
+    by_key = find_samples(bank, dataset, states_to_score, prompt=prompt)
+    samples = [by_key[bank.keys[row]] for row in states_to_score]
     lists = concept_words(model, bank, k=words, through_norm=through_norm, keep=keep)
     random_lists = random_words(model, bank, like=lists, seed=seed, through_norm=through_norm, keep=keep)
     best = bank.strengths().topk(top, dim=1).indices[states_to_score].tolist()

@@ -154,10 +154,10 @@ def nonnegative_codes(
 
 def _sweep_codes(codes: torch.Tensor, gram: torch.Tensor, products: torch.Tensor, penalty: float) -> None:
     """Set each row of the codes to its best value, given the others."""
-    for k, squared in enumerate(gram.diagonal().tolist()):
-        if squared > 0:
+    for k, norm in enumerate(gram.diagonal().tolist()):
+        if norm > 0:
             rest = torch.addmv(products[k], codes.T, gram[k], alpha=-1)
-            codes[k] = (codes[k] + (rest - penalty / 2) / squared).clamp_min_(0)
+            codes[k] = (codes[k] + (rest - penalty / 2) / norm).clamp_min_(0)
         else:
             codes[k] = 0
 
@@ -167,9 +167,9 @@ def _sweep_vectors(vectors: torch.Tensor, overlap: torch.Tensor, weighted_sums: 
 
     The objective is a round bowl in each vector, so the best point of the ball is the projection of the bowl's lowest.
     """
-    for k, squared in enumerate(overlap.diagonal().tolist()):
-        if squared > 0:
-            best = vectors[k] + torch.addmv(weighted_sums[k], vectors.T, overlap[k], alpha=-1) / squared
+    for k, norm in enumerate(overlap.diagonal().tolist()):
+        if norm > 0:
+            best = vectors[k] + torch.addmv(weighted_sums[k], vectors.T, overlap[k], alpha=-1) / norm
             vectors[k] = best / best.norm().clamp_min(1)
 
 

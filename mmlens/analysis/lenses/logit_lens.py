@@ -84,31 +84,31 @@ def logit_lens(
         raise InputError("The control has image tokens at other positions than the batch; use texts of equal length.")
     runs = 1 if control is None else 2
     with tqdm(total=len(nodes) * runs, desc="logit lens", disable=not progress) as bar:
-        asking = _Asking(model, read, rows, ids, k, final_norm, bar)
-        top, best, asked = asking.of(batch)
-        beside = None if control is None else asking.of(control, top)[1:]
+        reader = _Asking(model, read, rows, ids, k, final_norm, bar)
+        top, best, token_values = reader.of(batch)
+        beside = None if control is None else reader.of(control, top)[1:]
     strings = {int(token): model.to_string(token).strip() for token in top.unique()}
-    named = tuple(model.to_string(i).strip() if isinstance(w, int) else w for w, i in zip(words, ids, strict=True))
+    names = tuple(model.to_string(i).strip() if isinstance(w, int) else w for w, i in zip(words, ids, strict=True))
     tokens = [model.to_str_tokens(sample) for sample in batch["input_ids"]]
     control_best, control_asked = (None, None) if beside is None else beside
     return LogitLens(
-        nodes.names, rows, top, best, named, asked, control_best, control_asked, strings, tokens, batch.layout
+        nodes.names, rows, top, best, names, token_values, control_best, control_asked, strings, tokens, batch.layout
     )
 
 
 def _rows(
-    model: HookedMultimodal, batch: MultimodalBatch, positions: Positions | None, seen: list[str]
+    model: HookedMultimodal, batch: MultimodalBatch, positions: Positions | None, names: list[str]
 ) -> torch.Tensor:
     """The positions of the language model that are read, `[sample pos]`; -1 behind the last of a sample that has fewer."""
-    rule = as_rule(("image" if seen else "all") if positions is None else positions)
+    rule = as_rule(("image" if names else "all") if positions is None else positions)
     rows = [pairs[:, 1] for pairs in resolve(rule, batch, prompt_point(model.graph)).rows]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    if seen and not batch.layout.is_image.gather(1, padded.clamp(min=0))[padded >= 0].all():
+    table = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    if names and not batch.layout.is_image.gather(1, table.clamp(min=0))[table >= 0].all():
         raise InputError(
-            f"{', '.join(seen[:3])} reach the language model at image positions alone, and positions={positions!r} names "
+            f"{', '.join(names[:3])} reach the language model at image positions alone, and positions={positions!r} names "
             "others; use positions='image'."
         )
-    return padded
+    return table
 
 
 def _route(model: HookedMultimodal, node: Node) -> tuple[str, str | None]:
@@ -180,29 +180,29 @@ class _Asking:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Top tokens (or the given ones), their probabilities, and those of the asked ones, `[sample point pos ...]`."""
         states, plain = self._states(batch)
-        found = []
+        parts = []
         for point, name in enumerate(self.read):
             tokens = None if given is None else given[:, point]
-            found.append(
+            parts.append(
                 self._words(states[name], tokens) if plain else self._words_behind(batch, states[name], tokens)
             )
             self.bar.update()
-        top, best, asked = (torch.stack(part, dim=1) for part in zip(*found, strict=True))
-        lacking = (self.rows < 0)[:, None, :, None]
-        return top, best.masked_fill(lacking, torch.nan), asked.masked_fill(lacking, torch.nan)
+        top, best, token_values = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        is_empty = (self.rows < 0)[:, None, :, None]
+        return top, best.masked_fill(is_empty, torch.nan), token_values.masked_fill(is_empty, torch.nan)
 
     def _states(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], bool]:
         """The states of every point, `[sample pos d_model]`, and whether the model's logits are what its head returns.
 
         One run, and one more per vision point.
         """
-        carried = {name: leaves for name, (_, leaves) in self.read.items() if leaves is not None}
+        leaf_points = {name: leaves for name, (_, leaves) in self.read.items() if leaves is not None}
         plain = {name: source for name, (source, leaves) in self.read.items() if leaves is None}
-        logits, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *carried, "hook_logits"}))
+        logits, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *leaf_points, "hook_logits"}))
         returned = cache["hook_logits"]
         is_head = returned.shape != logits.shape or torch.allclose(returned.to(logits), logits, rtol=1e-4, atol=1e-5)
         states = {name: self._read(cache[source]) for name, source in plain.items()}
-        for name, leaves in carried.items():
+        for name, leaves in leaf_points.items():
             kept: dict[str, torch.Tensor] = {}
             early: list[HookPair] = [
                 (leaves, lambda activation, hook, state=cache[name]: state),
@@ -227,35 +227,35 @@ class _Asking:
         return self.model.unembed(self.model.ln_final(states) if self.final_norm else states)
 
     def _words_behind(
-        self, batch: MultimodalBatch, states: torch.Tensor, given: torch.Tensor | None
+        self, batch: MultimodalBatch, states: torch.Tensor, tokens: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `_words`, where the model scales or caps what its head returns: one more run, which does so."""
-        own = self._logits(states)
-        index = self._index.to(own.device)[..., None].expand_as(own)
+        logits_here = self._logits(states)
+        index = self._index.to(logits_here.device)[..., None].expand_as(logits_here)
         out = self.model.run_with_hooks(
-            batch, fwd_hooks=[("hook_logits", lambda activation, hook: activation.scatter(1, index, own))]
+            batch, fwd_hooks=[("hook_logits", lambda activation, hook: activation.scatter(1, index, logits_here))]
         )
-        return self._chosen(out.gather(1, index.to(out.device)), given)
+        return self._chosen(out.gather(1, index.to(out.device)), tokens)
 
     def _chosen(
-        self, logits: torch.Tensor, given: torch.Tensor | None
+        self, logits: torch.Tensor, tokens: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Top tokens (or the given ones), their probabilities, and those of the asked ones."""
         probability = logits.float().softmax(-1)
-        if given is None:
+        if tokens is None:
             best, top = probability.topk(self.k, dim=-1)
         else:
-            top = given.to(probability.device)
+            top = tokens.to(probability.device)
             best = probability.gather(-1, top)
         return top.cpu(), best.cpu(), probability[..., self.ids].cpu()
 
     def _words(
-        self, states: torch.Tensor, given: torch.Tensor | None
+        self, states: torch.Tensor, tokens: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same of one point's states, `[sample pos ...]`."""
         pieces = []
         for start in range(0, states.shape[1], _CHUNK):
-            some = slice(start, start + _CHUNK)
-            pieces.append(self._chosen(self._logits(states[:, some]), None if given is None else given[:, some]))
-        top, best, asked = (torch.cat(part, dim=1) for part in zip(*pieces, strict=True))
-        return top, best, asked
+            chunk = slice(start, start + _CHUNK)
+            pieces.append(self._chosen(self._logits(states[:, chunk]), None if tokens is None else tokens[:, chunk]))
+        top, best, token_values = (torch.cat(part, dim=1) for part in zip(*pieces, strict=True))
+        return top, best, token_values

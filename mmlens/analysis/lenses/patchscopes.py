@@ -53,18 +53,18 @@ class Patchscope:
 
     def __repr__(self) -> str:
         samples, points, positions, k = self.top_tokens.shape
-        said = next((word for sample in range(samples) for (word,) in self.top(1, sample=sample)[-1][-1:]), "")
+        first_word = next((word for sample in range(samples) for (word,) in self.top(1, sample=sample)[-1][-1:]), "")
         return (
             f"Patchscope({points} points x {positions} positions x {samples} samples into {self.target_at}, top {k}; "
-            f"{self.points[-1]} at the last of them says {said!r})"
+            f"{self.points[-1]} at the last of them says {first_word!r})"
         )
 
     def top(self, k: int = 1, *, sample: int = 0) -> list[list[list[str]]]:
         """The k most probable next words, `[point][pos]`."""
         if not 1 <= k <= self.top_tokens.shape[-1]:
             raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
-        kept = self.top_tokens[sample, :, self.positions[sample] >= 0, :k].tolist()
-        return [[[self.strings[token] for token in row] for row in point] for point in kept]
+        tokens = self.top_tokens[sample, :, self.positions[sample] >= 0, :k].tolist()
+        return [[[self.strings[token] for token in row] for row in point] for point in tokens]
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per sample, point and position: the best next word, its probability, and the continuation."""
@@ -144,10 +144,10 @@ def patchscope(
     found_rows = resolve(positions, batch, prompt_point(model.graph)).rows
     pairs, counts = torch.cat(found_rows), [len(rows) for rows in found_rows]
     pictures = list(target_images)
-    one = model.prepare(target_prompt, images=[pictures])
-    length = one["input_ids"].shape[1]
+    prompt_batch = model.prepare(target_prompt, images=[pictures])
+    length = prompt_batch["input_ids"].shape[1]
     if not -length <= target_position < length:
-        tokens = model.to_str_tokens(one["input_ids"][0])
+        tokens = model.to_str_tokens(prompt_batch["input_ids"][0])
         raise InputError(
             f"target_position={target_position} lies outside the {length} positions of the target prompt: {tokens}."
         )
@@ -159,17 +159,17 @@ def patchscope(
         )
     _, cache = model.run_with_cache(batch, names=nodes)
     target = _Target(model, target_prompt, pictures, target_position % length, length, k, max_new_tokens)
-    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    results: list[tuple[torch.Tensor, torch.Tensor]] = []
     texts: list[str] = []
     with tqdm(total=len(nodes) * len(pairs), desc="patchscope", disable=not progress) as bar:
         for node, into in zip(nodes, targets, strict=True):
             states = cache[node.name][pairs[:, 0], pairs[:, 1]]
-            for some in states.split(batch_size):
-                top, probability, said = target.read(into.name, some)
-                found.append((top, probability))
-                texts += said
-                bar.update(len(some))
-    tokens, likely = (torch.cat(part).unflatten(0, (len(nodes), -1)) for part in zip(*found, strict=True))
+            for chunk in states.split(batch_size):
+                top, probability, written_tokens = target.read(into.name, chunk)
+                results.append((top, probability))
+                texts += written_tokens
+                bar.update(len(chunk))
+    tokens, likely = (torch.cat(part).unflatten(0, (len(nodes), -1)) for part in zip(*results, strict=True))
     top_tokens = _padded(tokens, counts, 0)
     probabilities = _padded(likely, counts, torch.nan)
     rows = _padded(pairs[None, :, 1], counts, -1)[:, 0]
@@ -182,7 +182,7 @@ def patchscope(
 
 def _padded(values: torch.Tensor, counts: Sequence[int], filler: float) -> torch.Tensor:
     """Values `[point row ...]` of all samples' rows, by sample: `[sample point pos ...]`."""
-    by_sample = [some.transpose(0, 1) for some in values.split(list(counts), dim=1)]
+    by_sample = [sample_values.transpose(0, 1) for sample_values in values.split(list(counts), dim=1)]
     return torch.nn.utils.rnn.pad_sequence(by_sample, batch_first=True, padding_value=filler).transpose(1, 2)
 
 

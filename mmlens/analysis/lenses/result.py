@@ -58,11 +58,11 @@ class LogitLens:
 
     def __repr__(self) -> str:
         samples, points, positions, k = self.top_tokens.shape
-        said = ", ".join(self.top(1, sample=0, position=-1)[-1])
+        words = ", ".join(self.top(1, sample=0, position=-1)[-1])
         control = "" if self.control_probabilities is None else ", with a control"
         return (
             f"LogitLens({points} points x {positions} positions x {samples} samples, top {k}{control}; {self.points[-1]} at "
-            f"the last of them says {said!r})"
+            f"the last of them says {words!r})"
         )
 
     def top(self, k: int = 1, *, sample: int = 0, position: int = -1) -> list[list[str]]:
@@ -117,10 +117,10 @@ class LogitLens:
                 f"logit_lens(..., words=[{word!r}])."
             )
         name = self._point(point)
-        own = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
+        probabilities = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
         values = torch.full((self.layout.is_token.shape[1],), float("nan"))
         read = self.positions[sample] >= 0
-        values[self.positions[sample][read]] = own[read]
+        values[self.positions[sample][read]] = probabilities[read]
         unread = [row for row in self.layout.grid(sample=sample, image=image).rows.tolist() if values[row].isnan()]
         if unread:
             raise InputError(

@@ -185,5 +185,5 @@ def _noun_targets(
     if not entries:
         return None
     sample, back, token, owner = torch.tensor(entries).unbind(1)
-    extended = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
-    return TokenTargets(extended, sample, back, token, owner)
+    teacher = model.extend(batch, trace.tokens[:, :-1]) if n_steps > 1 else batch
+    return TokenTargets(teacher, sample, back, token, owner)

@@ -51,14 +51,14 @@ def groups_on(batch: MultimodalBatch, node: Node, positions: Groups) -> list[Gro
     Raises:
         InputError: for rules that name nothing, rows out of range, or blocks where rows have no place.
     """
-    asked = as_groups(positions)
-    if isinstance(asked, Each):
-        return _each(resolve(asked.of, batch, node), asked)
-    if isinstance(asked, Grid):
-        found = resolve_blocks(batch, node, asked.side)
+    rules = as_groups(positions)
+    if isinstance(rules, Each):
+        return _each(resolve(rules.of, batch, node), rules)
+    if isinstance(rules, Grid):
+        blocks = resolve_blocks(batch, node, rules.side)
     else:
-        found = {name: resolve(rule, batch, node) for name, rule in asked.items()}
-    return [_group(name, resolved) for name, resolved in found.items()]
+        blocks = {name: resolve(rule, batch, node) for name, rule in rules.items()}
+    return [_group(name, resolved) for name, resolved in blocks.items()]
 
 
 def _group(name: str, resolved: ResolvedPositions) -> Group:
@@ -66,16 +66,16 @@ def _group(name: str, resolved: ResolvedPositions) -> Group:
     return Group(name, tuple(resolved.rows_of(sample) for sample in range(size)), resolved.boxes)
 
 
-def _each(resolved: ResolvedPositions, asked: Each) -> list[Group]:
+def _each(resolved: ResolvedPositions, rule: Each) -> list[Group]:
     """Every position by itself; samples that have fewer are left alone in the rest."""
     if resolved.point.own is None:
         resolved.point.known  # noqa: B018 - says what is missing
-    found = []
+    groups = []
     for at in range(max(map(len, resolved.numbers))):
-        one = ResolvedPositions(asked.of, resolved.point, tuple(numbers[at : at + 1] for numbers in resolved.numbers))
-        names = {int(number) for numbers in one.numbers for number in numbers}
-        found.append(_group(str(names.pop()) if len(names) == 1 else f"{asked.of}[{at}]", one))
-    return found
+        single = ResolvedPositions(rule.of, resolved.point, tuple(numbers[at : at + 1] for numbers in resolved.numbers))
+        names = {int(number) for numbers in single.numbers for number in numbers}
+        groups.append(_group(str(names.pop()) if len(names) == 1 else f"{rule.of}[{at}]", single))
+    return groups
 
 
 def groups_of(batch: MultimodalBatch, nodes: Iterable[Node], positions: Groups | None) -> dict[str, list[Group]]:
@@ -90,13 +90,13 @@ def groups_of(batch: MultimodalBatch, nodes: Iterable[Node], positions: Groups |
         InputError: if points live on sequences of different lengths, so that positions do not correspond.
     """
     nodes = list(nodes)
-    asked = default_groups(batch, nodes) if positions is None else positions
+    rules = default_groups(batch, nodes) if positions is None else positions
     by_sequence: dict[object, list[Group]] = {}
     found = {}
     for node in nodes:
         place = (node.part, node.sequence, node.axes)
         if place not in by_sequence:
-            by_sequence[place] = groups_on(batch, node, asked)
+            by_sequence[place] = groups_on(batch, node, rules)
         found[node.name] = by_sequence[place]
     if len({tuple(group.name for group in groups) for groups in found.values()}) > 1:
         sequences = dict.fromkeys(node.sequence for node in nodes)

@@ -87,22 +87,24 @@ def knock_out(
     """
     points = partial(score_points, model, part, stack=stack, attention=attention)
     nodes = points(None)
-    known = {node.layer: node for node in nodes}
-    centres = sorted(known) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
+    by_layer = {node.layer: node for node in nodes}
+    centres = sorted(by_layer) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
     cuts = {name: _cut(model, batch, nodes[0], queries, rule) for name, rule in named_rules(keys).items()}
-    chosen = head_mask(model, nodes[0], heads)
-    windows = [[known[i] for i in layers_around(centre, window) if i in known] for centre in centres]  # type: ignore[arg-type]
+    mask = head_mask(model, nodes[0], heads)
+    windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, nodes[0])
-    asked = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
+    cut_points = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
     cells = [
-        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], chosen, by_mask=by_mask))
-        for where, cut in asked
+        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], mask, by_mask=by_mask))
+        for where, cut in cut_points
         for sample in range(batch.size)
     ]
     run = CleanRun(model, batch)
     measure = as_function(metric, model, clean=run.clean_logits)
     reads = measure.reads if isinstance(measure, Measure) else None
-    logits = run.logits(cells, tokens=reads, budget=budget, progress=progress).unflatten(0, (len(asked), batch.size))
+    logits = run.logits(cells, tokens=reads, budget=budget, progress=progress).unflatten(
+        0, (len(cut_points), batch.size)
+    )
     of = measure.of_read if isinstance(measure, Measure) else measure
     values = torch.stack([require_values(of(answers), batch.size, measure) for answers in logits])
     grid = values.unflatten(0, (len(windows) + 1, len(cuts)))
@@ -121,9 +123,9 @@ def knock_out(
 
 def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: Positions, keys: Rule) -> torch.Tensor:
     """The pairs of positions that are cut, `[entry query key]`, checked."""
-    found = CutPairs.of(model, batch, node, queries, keys)
-    found.require()
-    return found.prompt
+    pairs = CutPairs.of(model, batch, node, queries, keys)
+    pairs.require()
+    return pairs.prompt
 
 
 def _named(nodes: Sequence[Node]) -> str:

@@ -104,27 +104,27 @@ def patch(
     require_same_layout(clean, corrupted)
     if joint and (units is None or window > 1):
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
-    chosen = choose(model, at, units)
-    groups = groups_of(clean, [node for node, _ in chosen], positions)
+    selection = choose(model, at, units)
+    groups = groups_of(clean, [node for node, _ in selection], positions)
     first = next(iter(groups.values()))
     identity = {
         "the model": fingerprint(model),
         "the clean batch": clean.content_hash,
         "the corrupted batch": corrupted.content_hash,
-        "points": hash_of([*((node.name, units) for node, units in chosen), window, joint]),
+        "points": hash_of([*((node.name, units) for node, units in selection), window, joint]),
         "positions": hash_of(piece for node in groups for group in groups[node] for piece in (group.name, *group.rows)),
         "metric": hash_of([metric_name(metric), metric.tokens if isinstance(metric, Metric) else None]),
         "direction": direction,
     }
     cells = Checkpoint(checkpoint, "sweep", identity)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
-    source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in chosen])
+    source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in selection])
     run = CleanRun(model, target)
     at_source, at_target = predicting_logits(model, source_logits, source.layout.last), run.clean_logits
     clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
-    rows = targets(model, chosen, cache.cache_dict, window=window, joint=joint)
+    rows = targets(model, selection, cache.cache_dict, window=window, joint=joint)
     grid = _Grid(run, source, cache.cache_dict, rows, groups)
     shape = (len(grid.points), len(first), clean.size)
     values = cells.tensors.setdefault("values", torch.full(shape, torch.nan))
@@ -174,32 +174,32 @@ class _Grid:
         return Cell(sample, tuple(changes))
 
     def fill(
-        self, finished: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool
+        self, results: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool
     ) -> Plan | None:
         """Run the unfinished cells and put their values in; returns what that costs, or None if all were finished."""
-        values = finished.tensors["values"]
+        values = results.tensors["values"]
         reads = measure.reads if isinstance(measure, Measure) else None
-        unpatched = (self.run.clean_logits if reads is None else self.run.clean_logits[:, list(reads)]).cpu()
+        baseline = (self.run.clean_logits if reads is None else self.run.clean_logits[:, list(reads)]).cpu()
         places = [(i, j) for i, j in values.isnan().any(-1).nonzero().tolist()]
         plan = self._plan(places)
-        held = max(1, _HELD // unpatched.numel())
+        limit = max(1, _HELD // baseline.numel())
         try:
             with tqdm(total=len(places), desc="patch", disable=not progress) as bar:
-                for start in range(0, len(places), held):
-                    waiting = _Waiting(places[start : start + held], unpatched, self)
+                for start in range(0, len(places), limit):
+                    queue = _Waiting(places[start : start + limit], baseline, self)
 
-                    def done(places: list[int], logits: torch.Tensor, waiting: _Waiting = waiting) -> None:
-                        for i, j, answers in waiting.receive(places, logits):
+                    def receive(places: list[int], logits: torch.Tensor, queue: _Waiting = queue) -> None:
+                        for i, j, answers in queue.receive(places, logits):
                             numbers = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
                             values[i, j] = require_values(numbers, len(answers), measure)
                             bar.update()
-                        finished.save()
+                        results.save()
 
-                    done([], unpatched[:0])
-                    if waiting.cells:
-                        self.run.logits(waiting.cells, tokens=reads, budget=budget, progress=False, on_done=done)
+                    receive([], baseline[:0])
+                    if queue.cells:
+                        self.run.logits(queue.cells, tokens=reads, budget=budget, progress=False, on_done=receive)
         finally:
-            finished.save(now=True)
+            results.save(now=True)
         return plan
 
     def _plan(self, places: Sequence[tuple[int, int]]) -> Plan | None:
@@ -217,13 +217,13 @@ class _Waiting:
         grid: makes the cells.
     """
 
-    def __init__(self, places: Sequence[tuple[int, int]], unpatched: torch.Tensor, grid: _Grid):
+    def __init__(self, places: Sequence[tuple[int, int]], baseline: torch.Tensor, grid: _Grid):
         self.cells: list[Cell] = []
         self._owners: list[tuple[tuple[int, int], int]] = []
-        self._answers = {place: unpatched.clone() for place in places}
+        self._answers = {place: baseline.clone() for place in places}
         self._missing = dict.fromkeys(places, 0)
         for place in places:
-            for sample in range(len(unpatched)):
+            for sample in range(len(baseline)):
                 cell = grid.cell(*place, sample)
                 if cell is not None:
                     self.cells.append(cell)

@@ -73,10 +73,10 @@ def causal_trace(
     Source: Meng et al. 2022, section 2.1. *Departs*: noise is on the picture's rows by default; the spread is measured
     there, on the batch at hand.
     """
-    found = []
+    rows = []
     for seed in tqdm(seeds, desc="causal trace", disable=not progress):
         corrupted = noise(model, batch, sigma=sigma, at=noise_at, positions=noised, region=region, seed=seed)
-        found.append(
+        rows.append(
             patch(
                 model,
                 batch,
@@ -90,7 +90,7 @@ def causal_trace(
             )
         )
     return replace(
-        found[0],
-        values=torch.stack([sweep.values for sweep in found]).mean(0),
-        corrupted=torch.stack([sweep.corrupted for sweep in found]).mean(0),
+        rows[0],
+        values=torch.stack([sweep.values for sweep in rows]).mean(0),
+        corrupted=torch.stack([sweep.corrupted for sweep in rows]).mean(0),
     )

@@ -93,20 +93,20 @@ def choose(model: HookedMultimodal, at: Names | Selection | None, units: SweptUn
         return _every(model, at, units)
     units = Units.of(units, model, verb="A sweep over units")
     nodes = model.graph.select(list(units.by_point()) if at is None else at)
-    chosen: list[Chosen] = []
-    placed: set[Unit] = set()
+    selection: list[Chosen] = []
+    units_at_points: set[Unit] = set()
     for node in nodes:
-        own = [unit for unit in units if _lies_at(unit, node)]
-        if not own:
+        node_units = [unit for unit in units if _lies_at(unit, node)]
+        if not node_units:
             raise InputError(f"None of the units lies at {node.name} [{node.axes}]; leave it out of at.")
-        placed |= set(own)
-        chosen.append((node, [unit.index for unit in own]))
-    left = [str(unit) for unit in units if unit not in placed]
-    if left:
+        units_at_points |= set(node_units)
+        selection.append((node, [unit.index for unit in node_units]))
+    unplaced_names = [str(unit) for unit in units if unit not in units_at_points]
+    if unplaced_names:
         raise InputError(
-            f"The units {', '.join(left[:8])} lie at none of the points; leave at out, or add their points."
+            f"The units {', '.join(unplaced_names[:8])} lie at none of the points; leave at out, or add their points."
         )
-    return chosen
+    return selection
 
 
 def _every(model: HookedMultimodal, at: Names | Selection | None, units: str) -> list[Chosen]:
@@ -126,7 +126,7 @@ def _lies_at(unit: Unit, node: Node) -> bool:
 
 def targets(
     model: HookedMultimodal,
-    chosen: Sequence[Chosen],
+    selection: Sequence[Chosen],
     activations: Mapping[str, torch.Tensor],
     *,
     window: int = 1,
@@ -138,7 +138,7 @@ def targets(
 
     Args:
         model: the hooked model.
-        chosen: points and units.
+        selection: points and units.
         activations: of these points.
         window: how many neighbouring layers are patched together; fewer at the first and last ones.
         joint: whether all units are one row.
@@ -146,11 +146,11 @@ def targets(
     Raises:
         InputError: for a head that a point does not have.
     """
-    found = []
-    for node, units in chosen:
-        near = _window(node, [other for other, _ in chosen], window)
+    result = []
+    for node, units in selection:
+        near = _window(node, [other for other, _ in selection], window)
         if units is None:
-            found.append(Target(node, None, near))
+            result.append(Target(node, None, near))
             continue
         count = activations[node.name].shape[unit_axis(node.axes)]
         indices = range(count) if isinstance(units, str) else units
@@ -159,12 +159,12 @@ def targets(
             raise InputError(
                 f"{node.name} has {count} heads (grouped heads share keys and values); there is no {wrong}."
             )
-        for some in [tuple(indices)] if joint else [(index,) for index in indices]:
-            found.append(Target(node, some, near, units=_units(model, near, some, count)))
+        for members in [tuple(indices)] if joint else [(index,) for index in indices]:
+            result.append(Target(node, members, near, units=_units(model, near, members, count)))
     if not joint:
-        return found
-    every = Units(unit for target in found for unit in target.units)
-    return [replace(found[0], beside=tuple(found[1:]), units=every)]
+        return result
+    every = Units(unit for target in result for unit in target.units)
+    return [replace(result[0], beside=tuple(result[1:]), units=every)]
 
 
 def _units(model: HookedMultimodal, nodes: Sequence[Node], indices: Sequence[int], count: int) -> Units:

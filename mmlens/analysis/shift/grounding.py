@@ -140,12 +140,12 @@ def ground_shift(
     keys: list[list[tuple[str, ...]]] = [[()] * len(shift.vectors)] * 3
     by_side = {}
     if dataset is not None and shift.most_active is not None:
-        keys = [[some[:pictures] for some in side] for side in shift.most_active]
-        by_side = samples_by_key(dataset, {key for side in keys for some in side for key in some}, prompt=prompt)
+        keys = [[rows[:pictures] for rows in side] for side in shift.most_active]
+        by_side = samples_by_key(dataset, {key for side in keys for rows in side for key in rows}, prompt=prompt)
     sides = [
         tuple(
-            Shown(text, tuple(by_side[key].pictures[0] for key in some if by_side[key].images))
-            for text, some in zip(lists, key_set, strict=True)
+            Shown(text, tuple(by_side[key].pictures[0] for key in rows if by_side[key].images))
+            for text, rows in zip(lists, key_set, strict=True)
         )
         for lists, key_set in zip(texts, keys, strict=True)
     ]

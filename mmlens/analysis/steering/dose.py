@@ -285,10 +285,10 @@ def _values(
 
 def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:
     """The positions of the prompt that are steered at a point, per sample; None for all of them."""
-    found = resolve(positions, run.batch, run.model.graph[at])
-    if found.empty:
-        raise InputError(f"positions={positions!r} name nothing in samples {found.empty} of the batch.")
-    return [found.rows_of(sample) for sample in range(run.batch.size)]
+    resolution = resolve(positions, run.batch, run.model.graph[at])
+    if resolution.empty:
+        raise InputError(f"positions={positions!r} name nothing in samples {resolution.empty} of the batch.")
+    return [resolution.rows_of(sample) for sample in range(run.batch.size)]
 
 
 def _steered(steer: Steer, states: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:

@@ -105,16 +105,16 @@ def diversity(texts: Sequence[str]) -> Diversity:
     if not texts:
         raise InputError("Diversity is that of one or more texts; found none.")
     words = [text.split() for text in texts]
-    pairs = [pair for some in words for pair in pairwise(some)]
-    every = [word for some in words for word in some]
-    threes = [list(zip(some, some[1:], some[2:], strict=False)) for some in words]
+    pairs = [pair for word_list in words for pair in pairwise(word_list)]
+    every = [word for word_list in words for word in word_list]
+    threes = [list(zip(word_list, word_list[1:], word_list[2:], strict=False)) for word_list in words]
     return Diversity(
         len(set(every)) / max(len(every), 1),
         len(set(pairs)) / max(len(pairs), 1),
         sum(first == second for first, second in pairs) / max(len(every), 1),
-        sum(len(some) - len(set(some)) for some in threes) / max(sum(map(len, threes)), 1),
+        sum(len(word_list) - len(set(word_list)) for word_list in threes) / max(sum(map(len, threes)), 1),
         len(every) / len(texts),
-        sum(not some for some in words) / len(texts),
+        sum(not word_list for word_list in words) / len(texts),
     )
 
 

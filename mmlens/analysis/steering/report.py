@@ -72,19 +72,19 @@ def steering_report(
         for intervention in interventions_of_arm:
             intervention.hooks(model)  # what cannot happen is refused before anything runs
     sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
-    data = {name: list(as_samples(some, prompt=prompt)) for name, some in sets.items()}
-    empty = [name for name, some in data.items() if not some]
+    data = {name: list(as_samples(samples_of_set, prompt=prompt)) for name, samples_of_set in sets.items()}
+    empty = [name for name, samples_of_set in data.items() if not samples_of_set]
     if empty or not data:
         raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
     cases: dict[str, list[SteeringCase]] = {name: [] for name in every}
     token_counts = dict.fromkeys(every, 0)
     for group, samples in data.items():
-        for some, batch in batches(model, samples, batch_size=batch_size, progress=progress, desc=group):
+        for samples_of_set, batch in batches(model, samples, batch_size=batch_size, progress=progress, desc=group):
             before = answers(model, batch, (), max_new_tokens=max_new_tokens)
             for name, (_, interventions_of_arm) in every.items():
                 after = answers(model, batch, interventions_of_arm, max_new_tokens=max_new_tokens)
-                token_counts[name] += sum(each.touched.tokens for each in _counting(interventions_of_arm))
-                cases[name] += map(_case(name, group, score or _exact), some, before, after)
+                token_counts[name] += sum(counter.touched.tokens for counter in _counting(interventions_of_arm))
+                cases[name] += map(_case(name, group, score or _exact), samples_of_set, before, after)
     facts = tuple(
         SteeringFacts(
             name,
@@ -94,7 +94,7 @@ def steering_report(
         )
         for name, (of, interventions_of_arm) in every.items()
     )
-    return SteeringReport(facts, tuple(case for some in cases.values() for case in some))
+    return SteeringReport(facts, tuple(case for samples_of_set in cases.values() for case in samples_of_set))
 
 
 def _named(interventions: Interventions) -> dict[str, tuple[Intervention, ...]]:

@@ -44,13 +44,13 @@ def normalised(answer: str) -> str:
     """
     text = " ".join(answer.split())
     in_number = re.search(r"\d,\d", text) is not None
-    shown = text
+    result = text
     for sign in _PUNCTUATION:
         if sign in text:
             beside_space = f"{sign} " in text or f" {sign}" in text
-            shown = shown.replace(sign, "" if beside_space or in_number else " ")
-    shown = re.sub(r"(?<!\d)\.(?!\d)|(?<=\d)\.(?!\d)", "", shown)
-    words = [_DIGITS.get(word, word) for word in shown.lower().split()]
+            result = result.replace(sign, "" if beside_space or in_number else " ")
+    result = re.sub(r"(?<!\d)\.(?!\d)|(?<=\d)\.(?!\d)", "", result)
+    words = [_DIGITS.get(word, word) for word in result.lower().split()]
     return " ".join(_WITHOUT_APOSTROPHES.get(word.replace("'", ""), word) for word in words if word not in _ARTICLES)
 
 

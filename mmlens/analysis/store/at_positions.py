@@ -109,10 +109,10 @@ class AtPositions:
                 f"positions={self.rule!r} mean {counts} rows on the {first.sequence} sequence but {reader.counts[other.name]} on "
                 f"the {other.sequence} sequence; collect points of the two in separate stores."
             )
-        found = reader.resolved[first.name]
-        index = torch.cat(found.rows)
+        resolution = reader.resolved[first.name]
+        index = torch.cat(resolution.rows)
         on_prompt = first.sequence == "language" and len(index) > 0
         tokens = batch["input_ids"].cpu()[index[:, 0], index[:, 1]] if on_prompt else torch.full((len(index),), -1)
-        steps = torch.cat(found.numbers).tolist()
+        steps = torch.cat(resolution.numbers).tolist()
         words: list[str | None] = [None] * len(samples)
         return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), words)

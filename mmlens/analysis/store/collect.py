@@ -120,8 +120,8 @@ def collect(
     full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
     tokenizer = None if model.processor is None else model.tokenizer
     with Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
-        prepared = batches(model, queue, batch_size=batch_size, progress=progress, desc="collect", total=remainder)
-        for count, (samples, batch) in enumerate(prepared):
+        batch_stream = batches(model, queue, batch_size=batch_size, progress=progress, desc="collect", total=remainder)
+        for count, (samples, batch) in enumerate(batch_stream):
             result = rule.take(model, nodes, samples, batch)
             if folder is not None and not count:
                 require_room(folder.path, rule, result, dtype=DTYPES[dtype], samples=remainder)
@@ -190,8 +190,8 @@ def _rule(
     if in_truth:
         raise InputError("in_truth=True compares a word with true captions; say which word: token=...")
     if positions == "generated_mean" or as_rule(positions) == GENERATED:
-        which: Generated = "generated_mean" if positions == "generated_mean" else "generated"
-        return AtGenerated(which, max_new_tokens)
+        kind: Generated = "generated_mean" if positions == "generated_mean" else "generated"
+        return AtGenerated(kind, max_new_tokens)
     return AtPositions(as_rule(positions))
 
 

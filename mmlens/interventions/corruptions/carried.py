@@ -111,8 +111,8 @@ def chosen_rows(
         sizes = [batch.layout.place(sample).size for sample in range(batch.size)]
         regions = zip(regions_per_sample(region, batch.size), sizes, strict=True)
         rule = mask([region_mask(where, size[::-1]) for where, size in regions if where is not None])
-    found = resolve(rule, batch, node)
-    return tuple(found.rows_of(sample) for sample in range(batch.size))
+    resolution = resolve(rule, batch, node)
+    return tuple(resolution.rows_of(sample) for sample in range(batch.size))
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def rows_at(
     """Each sample's rows at a point, and how many positions the point has."""
     _, cache = model.run_with_cache(batch, names=node.name)
     activation = cache[node.name]
-    pieces = [rows_of(activation, node, batch, sample, chosen).clone() for sample, chosen in enumerate(rows)]
+    pieces = [rows_of(activation, node, batch, sample, sample_rows).clone() for sample, sample_rows in enumerate(rows)]
     return pieces, activation.shape[node.position_axis]
 
 
@@ -133,7 +133,7 @@ def carry(
     positions: Positions,
     region: Regions,
     change: Callable[[list[torch.Tensor]], list[torch.Tensor]],
-    what: str,
+    name: str,
 ) -> MultimodalBatch:
     """The batch with rows of a point changed, from one run of it.
 
@@ -144,7 +144,7 @@ def carry(
         positions: which rows; the picture's by default.
         region: or those of a region of the picture.
         change: from each sample's rows `[row d_model]` to what stands in their place.
-        what: the corruption, in words.
+        name: the corruption, in words.
 
     Raises:
         InputError: for points, positions or regions that cannot be.
@@ -154,4 +154,4 @@ def carry(
     old, length = rows_at(model, batch, node, rows)
     values = tuple(new.to(before) for new, before in zip(change(old), old, strict=True))
     bare = replace(batch, carried=())
-    return replace(batch, carried=(*batch.carried, Carried(what, node.name, rows, values, bare, length)))
+    return replace(batch, carried=(*batch.carried, Carried(name, node.name, rows, values, bare, length)))

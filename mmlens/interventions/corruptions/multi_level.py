@@ -62,8 +62,8 @@ def noise(
 
         def noisy(picture: Image.Image, number: int) -> Image.Image:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32))
-            drawn = gaussian(pixels, seed, f"pixels {number}")
-            new = pixels + sigma * spread(pixels) * drawn
+            noise_values = gaussian(pixels, seed, f"pixels {number}")
+            new = pixels + sigma * spread(pixels) * noise_values
             return Image.fromarray(new.round().clamp(0, 255).to(torch.uint8).numpy())
 
         return repaint(model, batch, noisy, region, "noise")
@@ -78,13 +78,13 @@ def noise(
 def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions) -> float:
     node = require_level(model, at)
     pieces, _ = rows_at(model, batch, node, chosen_rows(batch, node, positions, None))
-    found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
-    if found == 0:
+    deviation = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    if deviation == 0:
         raise InputError(
             f"The rows at {at} are all equal, so their spread is 0 and noise in its units would be none; corrupt another point "
             "(at='projector.hook_out') or other positions."
         )
-    return found
+    return deviation
 
 
 def blank(
@@ -110,10 +110,10 @@ def blank(
         InputError: for points, positions, regions or colours that cannot be.
     """
     if at == "pixels":
-        painted = _GREY if color is None else tuple(color)
-        if len(painted) != 3 or not all(0 <= value <= 255 for value in painted):
+        paint = _GREY if color is None else tuple(color)
+        if len(paint) != 3 or not all(0 <= value <= 255 for value in paint):
             raise InputError(f"color={color!r} must be three numbers from 0 to 255 (red, green, blue).")
-        return repaint(model, batch, lambda picture, number: Image.new("RGB", picture.size, painted), region, "blank")
+        return repaint(model, batch, lambda picture, number: Image.new("RGB", picture.size, paint), region, "blank")
     if color is not None:
         raise InputError(f"color has a meaning for pixels alone; at={at!r} is blanked with zeros.")
     return carry(model, batch, at, positions, region, lambda rows: [torch.zeros_like(x) for x in rows], "zeros")
@@ -151,8 +151,8 @@ def mean(
         pictures = [picture for other in others for sample in other.images for picture in sample]
 
         def mean_picture(picture: Image.Image, number: int) -> Image.Image:
-            shown = [np.asarray(other.convert("RGB").resize(picture.size), dtype=np.float64) for other in pictures]
-            return Image.fromarray(np.mean(shown, axis=0).round().astype(np.uint8))
+            arrays = [np.asarray(other.convert("RGB").resize(picture.size), dtype=np.float64) for other in pictures]
+            return Image.fromarray(np.mean(arrays, axis=0).round().astype(np.uint8))
 
         return repaint(model, batch, mean_picture, region, "mean")
     node = require_level(model, at)
@@ -210,9 +210,9 @@ def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.
     down = np.linspace(0, picture.height, shape[0] + 1).round().astype(int).tolist()
     across = np.linspace(0, picture.width, shape[1] + 1).round().astype(int).tolist()
     boxes = [(left, top, right, bottom) for top, bottom in pairwise(down) for left, right in pairwise(across)]
-    moved = picture.convert("RGB")
+    result = picture.convert("RGB")
     for box, source in zip(boxes, torch.randperm(len(boxes), generator=generator).tolist(), strict=True):
         tile = picture.convert("RGB").crop(boxes[source])
         size = (box[2] - box[0], box[3] - box[1])
-        moved.paste(tile if tile.size == size else tile.resize(size), box)
-    return moved
+        result.paste(tile if tile.size == size else tile.resize(size), box)
+    return result

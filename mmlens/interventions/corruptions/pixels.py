@@ -110,7 +110,7 @@ def repaint(
     batch: MultimodalBatch,
     change: Callable[[Image.Image, int], Image.Image],
     region: Regions,
-    what: str,
+    name: str,
 ) -> MultimodalBatch:
     """The batch with each picture changed, inside a region.
 
@@ -119,23 +119,23 @@ def repaint(
         batch: made by `prepare`.
         change: from a picture and its number in the batch to a picture of the same size.
         region: where; None for everywhere.
-        what: the corruption's name, for messages.
+        name: the corruption's name, for messages.
 
     Raises:
         InputError: if the pictures are not at hand, or a region does not fit.
     """
-    require_pictures_at_hand(batch, what)
+    require_pictures_at_hand(batch, name)
     regions = regions_per_sample(region, batch.size)
     numbers = iter(range(sum(map(len, batch.images))))
-    painted = [
+    new_pictures = [
         [_inside(picture, change(picture, next(numbers)), where) for picture in sample]
         for sample, where in zip(batch.images, regions, strict=True)
     ]
-    return with_other_pictures(model, batch, painted, what)
+    return with_other_pictures(model, batch, new_pictures, name)
 
 
 def with_other_pictures(
-    model: HookedMultimodal, batch: MultimodalBatch, pictures: list[list[Image.Image]], what: str
+    model: HookedMultimodal, batch: MultimodalBatch, pictures: list[list[Image.Image]], name: str
 ) -> MultimodalBatch:
     """The batch with pictures in the place of its own.
 
@@ -143,25 +143,25 @@ def with_other_pictures(
         model: the hooked model.
         batch: made by `prepare`.
         pictures: one list per sample.
-        what: the corruption's name, for messages.
+        name: the corruption's name, for messages.
 
     Raises:
         InputError: if the pictures do not take the places of the old ones, or a sample's are the old ones; the batch is
             corrupted behind its pictures already.
     """
     refuse_carried(batch)
-    made = with_pictures(model.family, model.config, model.processor, batch, pictures)
-    same = [
+    tensors = with_pictures(model.family, model.config, model.processor, batch, pictures)
+    equal = [
         sample
         for sample, (new, old) in enumerate(zip(pictures, batch.images, strict=False))
         if old and all(map(_equal, new, old))
     ]
-    if same:
+    if equal:
         raise InputError(
-            f"{what} would leave the pictures of samples {same} as they are, so that there would be nothing to compare; "
+            f"{name} would leave the pictures of samples {equal} as they are, so that there would be nothing to compare; "
             "give other pictures, or change more of them."
         )
-    return made
+    return tensors
 
 
 def _equal(new: Image.Image, old: Image.Image) -> bool:
@@ -220,11 +220,11 @@ def _inside(old: Image.Image, new: Image.Image, region: Region | None) -> Image.
     return Image.composite(new, old.convert("RGB"), Image.fromarray(mask.astype(np.uint8) * 255))
 
 
-def require_pictures_at_hand(batch: MultimodalBatch, what: str) -> None:
+def require_pictures_at_hand(batch: MultimodalBatch, name: str) -> None:
     """Refuse a batch whose pictures are unknown."""
     if not any(batch.images):
         raise InputError(
-            f"{what} needs the pictures, and this batch was made from tensors; make it with model.prepare(...)."
+            f"{name} needs the pictures, and this batch was made from tensors; make it with model.prepare(...)."
         )
 
 

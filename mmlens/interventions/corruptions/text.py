@@ -44,15 +44,19 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
         raise InputError(
             "replace_words needs the prompts, and this batch was made from tensors; use model.prepare(...)."
         )
-    same = [word for word, other in words.items() if word == other]
-    if same:
-        raise InputError(f"{', '.join(map(repr, same))} would be replaced by the same word; name another.")
+    equal = [word for word, other in words.items() if word == other]
+    if equal:
+        raise InputError(f"{', '.join(map(repr, equal))} would be replaced by the same word; name another.")
     _require_known(model, words.values())
     pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in sorted(words, key=len, reverse=True)))
-    prompts = [pattern.sub(lambda found: words[found[0]], prompt) for prompt in batch.prompts]
-    untouched = [number for number, (new, old) in enumerate(zip(prompts, batch.prompts, strict=True)) if new == old]
-    if untouched:
-        raise InputError(f"The prompts of samples {untouched} hold none of the words {', '.join(map(repr, words))}.")
+    prompts = [pattern.sub(lambda match: words[match[0]], prompt) for prompt in batch.prompts]
+    unchanged_samples = [
+        number for number, (new, old) in enumerate(zip(prompts, batch.prompts, strict=True)) if new == old
+    ]
+    if unchanged_samples:
+        raise InputError(
+            f"The prompts of samples {unchanged_samples} hold none of the words {', '.join(map(repr, words))}."
+        )
     side = "left" if bool(batch.layout.is_token[:, -1].all()) else "right"
     images = [list(sample) for sample in batch.images] if any(batch.images) else None
     before = model.prepare(list(batch.prompts), images=images, padding_side=side)  # type: ignore[arg-type]
@@ -60,8 +64,8 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
         raise InputError(
             "The batch holds tokens that are not in its prompts (it was extended); replace words first, then extend."
         )
-    made = model.prepare(prompts, images=images, padding_side=side)  # type: ignore[arg-type]
-    lengths = [[int(row.sum()) for row in each.layout.is_token] for each in (batch, made)]
+    new_batch = model.prepare(prompts, images=images, padding_side=side)  # type: ignore[arg-type]
+    lengths = [[int(row.sum()) for row in one_batch.layout.is_token] for one_batch in (batch, new_batch)]
     wrong = [number for number, (old, new) in enumerate(zip(*lengths, strict=True)) if old != new]
     if wrong:
         number = wrong[0]
@@ -69,7 +73,7 @@ def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mappin
             f"Sample {number} has {lengths[0][number]} tokens and would have {lengths[1][number]}; replace "
             f"{', '.join(map(repr, words))} by words of as many tokens each."
         )
-    return made
+    return new_batch
 
 
 def _require_known(model: HookedMultimodal, words: Iterable[str]) -> None:

@@ -93,17 +93,17 @@ class Edit:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        listed = as_units(self.rows)
-        object.__setattr__(self, "rows", Units(listed))
+        rows = as_units(self.rows)
+        object.__setattr__(self, "rows", Units(rows))
         deltas = self.deltas.detach().cpu()
         deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
         object.__setattr__(self, "deltas", deltas)
-        if not listed:
+        if not rows:
             raise InputError("An edit needs at least one row, found none.")
-        if deltas.ndim != 2 or len(deltas) != len(listed):
-            raise InputError(f"deltas must be [row={len(listed)} d_model], one per neuron, found {list(deltas.shape)}.")
-        if len(self.rows) < len(listed):
-            twice = sorted({unit for unit in listed if listed.count(unit) > 1})
+        if deltas.ndim != 2 or len(deltas) != len(rows):
+            raise InputError(f"deltas must be [row={len(rows)} d_model], one per neuron, found {list(deltas.shape)}.")
+        if len(self.rows) < len(rows):
+            twice = sorted({unit for unit in rows if rows.count(unit) > 1})
             raise InputError(
                 f"An edit names each row once, but {', '.join(map(str, twice[:8]))} come more often; add their deltas."
             )
@@ -122,8 +122,8 @@ class Edit:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Edit):
             return NotImplemented
-        same = list(self.rows) == list(other.rows) and self.provenance.fingerprint == other.provenance.fingerprint
-        return same and torch.equal(self.deltas, other.deltas)
+        is_same = list(self.rows) == list(other.rows) and self.provenance.fingerprint == other.provenance.fingerprint
+        return is_same and torch.equal(self.deltas, other.deltas)
 
     def __hash__(self) -> int:
         return hash((self.rows, self.provenance.fingerprint))
@@ -136,11 +136,11 @@ class Edit:
         """
         if not isinstance(other, Edit):
             return NotImplemented
-        ours, theirs = self.provenance, other.provenance
-        if (ours.model, ours.fingerprint) != (theirs.model, theirs.fingerprint):
+        first, second = self.provenance, other.provenance
+        if (first.model, first.fingerprint) != (second.model, second.fingerprint):
             raise InputError(
-                f"These edits were made for different weights ({ours.model} {ours.fingerprint} and {theirs.model} "
-                f"{theirs.fingerprint}) and cannot be added."
+                f"These edits were made for different weights ({first.model} {first.fingerprint} and {second.model} "
+                f"{second.fingerprint}) and cannot be added."
             )
         rows = self.rows | other.rows
         where = {row: number for number, row in enumerate(rows)}
@@ -148,8 +148,8 @@ class Edit:
         deltas = torch.zeros(len(rows), self.deltas.shape[1], dtype=dtype)
         for edit in (self, other):
             deltas.index_add_(0, torch.tensor([where[row] for row in edit.rows]), edit.deltas.to(dtype))
-        parts = tuple(part for each in (ours, theirs) for part in (each.parts or (each,)))
-        return Edit(rows, deltas, Provenance(ours.model, ours.fingerprint, "sum", parts=parts))
+        parts = tuple(part for provenance in (first, second) for part in (provenance.parts or (provenance,)))
+        return Edit(rows, deltas, Provenance(first.model, first.fingerprint, "sum", parts=parts))
 
     def __mul__(self, factor: float) -> "Edit":
         """The edit with its deltas multiplied: half of it, or `-1` times it, as its inverse."""
@@ -170,12 +170,13 @@ class Edit:
             InputError: if the class or the weights are other ones.
         """
         about = self.provenance
-        found = (type(model.base).__name__, model.unedited_fingerprint)
-        if found != (about.model, about.fingerprint):
-            other = "a model of another class" if found[0] != about.model else "other weights"
+        identity = (type(model.base).__name__, model.unedited_fingerprint)
+        if identity != (about.model, about.fingerprint):
+            other = "a model of another class" if identity[0] != about.model else "other weights"
             raise InputError(
-                f"{self!r} was made for {other}: {about.model} with fingerprint {about.fingerprint}, but this is {found[0]} with "
-                f"{found[1]}. Load the checkpoint that it was made for, make it anew for this one, or try it here all "
+                f"{self!r} was made for {other}: {about.model} with fingerprint {about.fingerprint}, "
+                f"but this is {identity[0]} with "
+                f"{identity[1]}. Load the checkpoint that it was made for, make it anew for this one, or try it here all "
                 "the same: edit.carried_to(model)."
             )
 

@@ -51,13 +51,13 @@ def as_batches(
     Raises:
         InputError: for anything else; for none where one is needed.
     """
-    several = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
-    wrong = sorted({type(batch).__name__ for batch in several if not isinstance(batch, MultimodalBatch)})
+    batch_list = [batches] if isinstance(batches, MultimodalBatch) else list(batches)
+    wrong = sorted({type(batch).__name__ for batch in batch_list if not isinstance(batch, MultimodalBatch)})
     if wrong:
         raise InputError(f"{argument} must be batches from model.prepare(...), found {', '.join(wrong)}.")
-    if needed_for is not None and not several:
+    if needed_for is not None and not batch_list:
         raise InputError(f"No {argument} were given {needed_for}.")
-    return several
+    return batch_list
 
 
 def as_token(model: HookedMultimodal, word: str | int) -> int:
@@ -101,8 +101,8 @@ def _example(
 ) -> EditExample:
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
     steps = trace.tokens.shape[1]
-    written = torch.arange(steps)[None] < trace.lengths[:, None]
-    is_source = torch.zeros_like(written) if source is None else written & (trace.tokens == source)
+    is_text = torch.arange(steps)[None] < trace.lengths[:, None]
+    is_source = torch.zeros_like(is_text) if source is None else is_text & (trace.tokens == source)
     if source is not None and not is_source.any():
         answers = ", ".join(repr(text) for text in trace.text[:4])
         raise InputError(
@@ -110,12 +110,12 @@ def _example(
             "prompts whose answers hold the word, or raise max_new_tokens."
         )
     follows = torch.zeros_like(is_source)
-    follows[:, 1:] = is_source[:, :-1] & written[:, 1:]
+    follows[:, 1:] = is_source[:, :-1] & is_text[:, 1:]
     tokens = trace.tokens if target is None else torch.where(is_source, target, trace.tokens)
     before, after = (batch if steps == 1 else model.extend(batch, t[:, :-1]) for t in (trace.tokens, tokens))
     first = torch.tensor([0, _length(after) - steps])  # the position that predicts the first new token
     places, follow_places, other_places = (
-        mask.nonzero() + first for mask in (is_source, follows, written & ~is_source)
+        mask.nonzero() + first for mask in (is_source, follows, is_text & ~is_source)
     )
     with torch.no_grad():
         logits = model(before)

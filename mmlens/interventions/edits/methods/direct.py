@@ -70,9 +70,9 @@ class Direct(EditMethod):
             strength = (
                 _smallest(lambda strength: self._suffices(task, strength * pattern)) if strength is None else strength
             )
-            reached = self._suffices(task, strength * pattern)
+            suffices = self._suffices(task, strength * pattern)
         name, value = ("beta", 1 / strength) if self.penalty == "l2sq" else ("reach", strength)
-        return RowDeltas(strength * pattern, {name: value, "reached": reached})
+        return RowDeltas(strength * pattern, {name: value, "reached": suffices})
 
     def _pattern(self, task: WordTask) -> tuple[torch.Tensor, float | None]:
         """The direction of the deltas `[row d_model]`, and how far along it they go, where the settings say so."""

@@ -117,7 +117,7 @@ def optimise(
     last: dict[tuple[str, int], dict[str, float]] = {}
     order = zip(_cycle(len(examples), settings.seed), _cycle(len(controls), settings.seed + 1), strict=False)
     bar = tqdm(order, total=settings.n_steps, desc="edit", disable=not progress)
-    stopped = "n_steps"
+    reason = "n_steps"
     with (
         bar,
         torch.enable_grad(),
@@ -138,14 +138,14 @@ def optimise(
             for name, value in {**terms, "loss": loss}.items():
                 losses.setdefault(name, []).append(float(value.detach()))
             if _goal_met(last, len(examples), len(controls), settings):
-                stopped = "reached"
+                reason = "reached"
                 break
             parameters.grad = gradient
             adam.step()
             if step == settings.n_steps:
                 break
             bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}", refresh=False)
-    return RowDeltas(deltas_of(parameters).detach().cpu(), {"stopped": stopped}, losses)
+    return RowDeltas(deltas_of(parameters).detach().cpu(), {"stopped": reason}, losses)
 
 
 def _cycle(count: int, seed: int) -> Iterator[int | None]:
@@ -184,10 +184,10 @@ def _kl(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 def _without(log_probabilities: torch.Tensor, token: int) -> torch.Tensor:
     """The same distributions with one token left out."""
-    least = torch.finfo(log_probabilities.dtype).min
-    return log_probabilities.index_fill(-1, torch.tensor([token], device=log_probabilities.device), least).log_softmax(
-        -1
-    )
+    minimum = torch.finfo(log_probabilities.dtype).min
+    return log_probabilities.index_fill(
+        -1, torch.tensor([token], device=log_probabilities.device), minimum
+    ).log_softmax(-1)
 
 
 def _loss(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
