@@ -7,7 +7,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import part_prefix
 from mmlens.core.units import EXAMPLES, Head, Neuron, Unit
 
-_SHOWN = 8
+_LISTED = 8
 
 #: What every verb takes where units are meant: one, several, or their names.
 UnitsLike: TypeAlias = Unit | str | Iterable[Unit | str]
@@ -86,14 +86,14 @@ class Units(Sequence[Unit], Set[Unit]):
         others = [unit for unit in units_of_model if not isinstance(unit, kind)]
         if others:
             raise InputError(
-                f"{verb or 'This'} takes {noun}, and {_several(others)} {'are' if len(others) > 1 else 'is'} of another kind "
+                f"{verb or 'This'} takes {noun}, and {_names(others)} {'are' if len(others) > 1 else 'is'} of another kind "
                 f"({', '.join(sorted({unit.kind for unit in others}))})."
             )
         counts = model.graph.unit_counts
         missing = [unit for unit in units_of_model if unit.index >= counts.get(unit.hook, 0)]
         if missing:
             raise InputError(
-                f"The model has no {_several(missing)}; it has {_ranges(missing, counts)}.{_other_blocks(missing, model.graph)}"
+                f"The model has no {_names(missing)}; it has {_ranges(missing, counts)}.{_other_blocks(missing, model.graph)}"
             )
         return units_of_model
 
@@ -147,7 +147,7 @@ class Units(Sequence[Unit], Set[Unit]):
         return Units(as_units(other)) ^ self
 
     def __repr__(self) -> str:
-        return f"Units({_several(self)})"
+        return f"Units({_names(self)})"
 
     def only(self, kind: type[Unit]) -> "Units":
         """Those of one kind."""
@@ -165,14 +165,14 @@ class Units(Sequence[Unit], Set[Unit]):
 
     def by_layer(self) -> dict[str, "Units"]:
         """Units by the block that holds them, blocks in order: `{"vision.L0": ..., "L2": ..., "L3": ...}`."""
-        return self._grouped(sorted(self), lambda unit: unit.block)
+        return self._by_name(sorted(self), lambda unit: unit.block)
 
     def by_point(self) -> dict[str, "Units"]:
         """Units by the name of the hook point that holds them, in the order in which they come."""
-        return self._grouped(self, lambda unit: unit.hook)
+        return self._by_name(self, lambda unit: unit.hook)
 
     @staticmethod
-    def _grouped(units: Iterable[Unit], name: Callable[[Unit], str]) -> dict[str, "Units"]:
+    def _by_name(units: Iterable[Unit], name: Callable[[Unit], str]) -> dict[str, "Units"]:
         groups: dict[str, list[Unit]] = {}
         for unit in units:
             groups.setdefault(name(unit), []).append(unit)
@@ -201,10 +201,10 @@ def as_units(units: object) -> list[Unit]:
     return result
 
 
-def _several(units: Sequence[Unit]) -> str:
+def _names(units: Sequence[Unit]) -> str:
     """The first of some units, and how many there are if that is more."""
-    more = f", ... {len(units)} in all" if len(units) > _SHOWN else ""
-    return ", ".join(map(str, units[:_SHOWN])) + more
+    more = f", ... {len(units)} in all" if len(units) > _LISTED else ""
+    return ", ".join(map(str, units[:_LISTED])) + more
 
 
 def _ranges(missing: Iterable[Unit], counts: Mapping[str, int]) -> str:
@@ -237,4 +237,4 @@ def _other_blocks(missing: Iterable[Unit], graph: UnitCounts) -> str:
     there = [block for block, prefix in blocks.items() if any(name.startswith(prefix) for name in graph.names)]
     if not there:
         return ""
-    return f" Of {', '.join(there[:_SHOWN])} no module holds such units: a mixture of experts, or another mixer."
+    return f" Of {', '.join(there[:_LISTED])} no module holds such units: a mixture of experts, or another mixer."

@@ -130,7 +130,7 @@ def random_units(
         raise InputError(f"match={rule.name!r} is measured on samples: pass batch=... (a batch, or a dataset).")
     blocks = [_Block(block_units, model.graph.unit_counts[point]) for point, block_units in units.by_point().items()]
     full_blocks = [
-        f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.crowded
+        f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.is_full
     ]
     if full_blocks:
         raise InputError(f"Too few other units are left to match these by ({', '.join(full_blocks)}); match fewer.")
@@ -160,23 +160,23 @@ class _Block:
         self.free = [index for index in range(count) if index not in indices]
 
     @property
-    def crowded(self) -> bool:
+    def is_full(self) -> bool:
         """Whether there are fewer others than units to match."""
         return len(self.free) < len(self.units)
 
-    def drawn(self, indices: Sequence[int]) -> dict[Unit, Unit]:
+    def replacement(self, indices: Sequence[int]) -> dict[Unit, Unit]:
         """Units at some indices, by the unit that each stands for."""
         return {unit: replace(unit, index=index) for unit, index in zip(self.units, indices, strict=True)}
 
     def all_sets(self) -> Iterator[dict[Unit, Unit]]:
         """Every set of as many others."""
-        return map(self.drawn, combinations(self.free, len(self.units)))
+        return map(self.replacement, combinations(self.free, len(self.units)))
 
     def draw(self, size: torch.Tensor | None, nearest: int, generator: torch.Generator) -> dict[Unit, Unit]:
         """A random set: any of the others, or for each unit, in random order, one of the next in size that are left."""
         if size is None:
             order = torch.randperm(len(self.free), generator=generator)[: len(self.units)].tolist()
-            return self.drawn([self.free[number] for number in order])
+            return self.replacement([self.free[number] for number in order])
         remainder, result = torch.tensor(self.free), {}
         for number in torch.randperm(len(self.units), generator=generator).tolist():
             unit = self.units[number]
@@ -196,16 +196,16 @@ def _distinct(
 ) -> tuple[list[dict[Unit, Unit]], bool]:
     """Different sets, each unit's stand-in by unit; and whether there are no more."""
     if not sizes and (total := prod(comb(len(block.free), len(block.units)) for block in blocks)) <= draws:
-        every = [_joined(choice) for choice in product(*(block.all_sets() for block in blocks))]
+        every = [_merge(choice) for choice in product(*(block.all_sets() for block in blocks))]
         return [every[number] for number in torch.randperm(total, generator=generator).tolist()], True
     results: dict[frozenset[Unit], dict[Unit, Unit]] = {}
     for _ in range(_ATTEMPTS * draws):
-        draw = _joined([block.draw(sizes.get(block.units[0].hook), nearest, generator) for block in blocks])
+        draw = _merge([block.draw(sizes.get(block.units[0].hook), nearest, generator) for block in blocks])
         results.setdefault(frozenset(draw.values()), draw)
         if len(results) == draws:
             return list(results.values()), False
     return list(results.values()), True
 
 
-def _joined(parts: Iterable[Mapping[Unit, Unit]]) -> dict[Unit, Unit]:
+def _merge(parts: Iterable[Mapping[Unit, Unit]]) -> dict[Unit, Unit]:
     return {unit: other for part in parts for unit, other in part.items()}

@@ -50,12 +50,12 @@ class Choice:
         small = [f"{name}={value}" for name, value in (("k", k), ("draws", draws)) if value < 1]
         if small:
             raise InputError(f"{' and '.join(small)} must be at least 1.")
-        if not choice.scored:
+        if not choice.scoring_methods:
             raise InputError(f"methods={methods!r} must name at least one that scores neurons, e.g. 'contribution'.")
         return choice
 
     @property
-    def scored(self) -> dict[str, NeuronMethod]:
+    def scoring_methods(self) -> dict[str, NeuronMethod]:
         """The methods that score neurons, by name and settings."""
         return {str(method): method for method in self.methods if method.name != "random"}
 
@@ -91,10 +91,10 @@ class Case:
         """
         key = (self.choice.k if k is None else k, read)
         if key not in self._sets:
-            self._sets[key] = dict(self._named(*key))
+            self._sets[key] = dict(self._by_name(*key))
         return self._sets[key]
 
-    def _named(self, k: int, read: bool) -> Iterator[tuple[str, Units]]:
+    def _by_name(self, k: int, read: bool) -> Iterator[tuple[str, Units]]:
         for method, scores in self.scores.items():
             top = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
             yield method, top
@@ -115,7 +115,7 @@ def case_of(occurrence: NounOccurrence, choice: Choice, *, stream: int = 0) -> C
     """Score the neurons for a noun in every way asked for."""
     scores = {
         name: find_neurons(occurrence.model, occurrence.at, token=occurrence.token, method=method)
-        for name, method in choice.scored.items()
+        for name, method in choice.scoring_methods.items()
     }
     return Case(occurrence, scores, choice, stream)
 

@@ -23,7 +23,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 #: What is done to neurons: set to 0, set to their mean over other samples, or noise on the rows they write.
 Way = Literal["zero", "mean", "noise"]
-_DONE: Mapping[Way, str] = {"zero": "zeroed", "mean": "set to their mean", "noise": "rows noised"}
+_CHANGES: Mapping[Way, str] = {"zero": "zeroed", "mean": "set to their mean", "noise": "rows noised"}
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Causal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [way for way in self.ways if way not in _DONE]
+        unknown = [way for way in self.ways if way not in _CHANGES]
         if unknown or not self.ways:
-            raise InputError(f"ways={self.ways} must name some of {', '.join(map(repr, _DONE))}.")
+            raise InputError(f"ways={self.ways} must name some of {', '.join(map(repr, _CHANGES))}.")
         if any(sigma < 0 for sigma in self.sigmas):
             raise InputError(f"sigma={self.sigmas} must not be negative.")
         if "mean" in self.ways and self.means is None:
@@ -61,12 +61,12 @@ class Causal:
         """Way, sigma and how it is called."""
         for way in self.ways:
             for sigma in self.sigmas if way == "noise" else (0.0,):
-                yield way, sigma, _DONE[way] + (f", sigma {sigma:g}" if way == "noise" else "")
+                yield way, sigma, _CHANGES[way] + (f", sigma {sigma:g}" if way == "noise" else "")
 
     @property
     def label(self) -> str:
         """Its name, with what is done to the neurons."""
-        return f"causal effect, {', '.join(_DONE[way] for way in self.ways)}"
+        return f"causal effect, {', '.join(_CHANGES[way] for way in self.ways)}"
 
     @property
     def quantities(self) -> Sequence[Quantity]:

@@ -21,7 +21,7 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHUFFLED = ", nouns shuffled"
+_SHUFFLE = ", nouns shuffled"
 
 #: NAM's thresholds: the probability of being crucial to another concept that still counts as specific.
 KAPPAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45)
@@ -115,8 +115,8 @@ class Exclusive:
         """The exclusive share, and the share below each threshold; each beside the same of pictures with shuffled nouns."""
         quantities = []
         for name in self._names():
-            quantities.append(Quantity(name, "share of neurons", control=name + _SHUFFLED))
-            quantities.append(Quantity(name + _SHUFFLED, "share of neurons", better="lower"))
+            quantities.append(Quantity(name, "share of neurons", control=name + _SHUFFLE))
+            quantities.append(Quantity(name + _SHUFFLE, "share of neurons", better="lower"))
         return quantities
 
     def _names(self) -> list[str]:
@@ -138,7 +138,7 @@ class Exclusive:
             if not is_control(method):
                 sets = [noun.neurons[method][: self.k] for noun in frequent]
                 yield from self._counted(names, sets, method, "")
-                yield from self._counted([names[i] for i in order], sets, method, _SHUFFLED)
+                yield from self._counted([names[i] for i in order], sets, method, _SHUFFLE)
 
     def _counted(self, nouns: Sequence[str], sets: Sequence[Units], method: str, end: str) -> Iterator[Value]:
         concepts = list(dict.fromkeys(nouns))

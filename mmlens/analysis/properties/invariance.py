@@ -103,7 +103,7 @@ class RegionInvariance:
             twins = repeated_cases(pictures, self.settings)
         for case in pictures:
             twin_case = twins.get((case.occurrence.number, case.occurrence.noun))
-            yield case.value(STILL_SAID.name, next(iter(case.choice.scored)), twin_case is not None)
+            yield case.value(STILL_SAID.name, next(iter(case.choice.scoring_methods)), twin_case is not None)
             if twin_case is not None:
                 other = another(list(twins.values()), twin_case)
                 for k in self.ks:

@@ -21,7 +21,7 @@ from mmlens.models.hooked import HookedMultimodal
 BLOB = "centred blob"
 _NAMES: Mapping[Shown, str] = {"activation": "", "magnitude": ", magnitudes"}
 #: What is measured on the object, the same on the picture's other objects, and the unit.
-_MEASURED = (
+_MEASURES = (
     ("IoU", "IoU with other objects", "IoU"),
     ("pointing game", "pointing at other objects", "share of maps"),
     ("energy inside", "energy in other objects", "times that of an even map"),
@@ -59,7 +59,7 @@ class Localisation:
         quantities = []
         for kind in self.shown:
             end = _NAMES[kind]
-            for name, other, unit in _MEASURED:
+            for name, other, unit in _MEASURES:
                 quantities.append(Quantity(f"{name}{end}", unit, control=f"{other}{end}", baseline=BLOB))
                 quantities.append(Quantity(f"{other}{end}", unit, better="lower"))
         return quantities
