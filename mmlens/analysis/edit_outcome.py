@@ -9,14 +9,19 @@ import numpy as np
 
 from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import read_json, write_json
+from mmlens.core.results import JsonKind
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
 
-_FORMAT = "mmlens.EditReport/1"
+_FILE = JsonKind(
+    "mmlens.EditReport",
+    2,
+    "edit report",
+    {"source": str, "target": str | None, "edits": list[dict], "cases": list[dict]},
+)
 Role = Literal["target", "control"]
 
 
@@ -224,7 +229,7 @@ class EditReport:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""
-        return write_json(path, asdict(self), format=_FORMAT)
+        return _FILE.write(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "EditReport":
@@ -233,7 +238,7 @@ class EditReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        content = read_json(path, format=_FORMAT, result="edit report")
+        content = _FILE.read(path)
         edits = tuple(EditFacts(**fact) for fact in content["edits"])
         return cls(content["source"], content["target"], edits, tuple(_case(case) for case in content["cases"]))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 
 _SECONDS = 5.0  # between writes
 
@@ -59,11 +59,12 @@ class Checkpoint:
             self._read(self.path)
 
     @property
-    def _format(self) -> str:
-        return f"mmlens.Checkpoint of a {self._run}/1"
+    def _file(self) -> TensorKind:
+        fields = {"identity": dict[str, str], "parts": dict[str, Any]}
+        return TensorKind(f"mmlens.Checkpoint of a {self._run}", 2, f"checkpoint of a {self._run}", fields)
 
     def _read(self, path: Path) -> None:
-        self.tensors, about = read_tensors(path, format=self._format, result=f"checkpoint of a {self._run}")
+        self.tensors, about = self._file.read(path)
         different = [name for name, value in self._identity.items() if about["identity"].get(name) != value]
         if different:
             raise InputError(
@@ -80,7 +81,5 @@ class Checkpoint:
         """
         if self.path is None or (not now and time.monotonic() - self._time < _SECONDS):
             return
-        write_tensors(
-            self.path, self.tensors, format=self._format, about={"identity": self._identity, "parts": self.parts}
-        )
+        self._file.write(self.path, self.tensors, {"identity": self._identity, "parts": self.parts})
         self._time = time.monotonic()

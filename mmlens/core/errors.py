@@ -13,6 +13,10 @@ class ArgumentError(InputError, TypeError):
     """Arguments that are missing, unknown or of a wrong kind: all of one call at once, before any work."""
 
 
+class DamagedFileError(InputError):
+    """A file that does not match its checksums: damaged, cut off, or written by something else."""
+
+
 class UnknownNameError(InputError, KeyError):
     """A hook name, glob or shorthand that matches nothing. The message lists the nearest names."""
 

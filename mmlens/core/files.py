@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and are on the disk when they are said to be."""
 
 import os
 import shutil
@@ -17,6 +17,9 @@ _UNFINISHED = ".unfinished-"
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path; what is written there takes the place of `path` when the `with` ends well, else it is removed.
 
+    Both the file and its name are on the disk when the `with` has ended, so that a power failure leaves the old file or the new
+    one.
+
     The temporary path lies in a hidden folder of its own beside `path`, so that halves of files which a library makes
     beside what it is told to write are in there too, and `clear_unfinished` finds all that a killed writer left.
 
@@ -32,7 +35,20 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk; Windows cannot be asked for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -1,96 +1,164 @@
-"""The files that results are kept in: tensors with what they are, or JSON alone; each says which kind of result it holds."""
+"""The kinds of files that results are kept in: tensors with what they are, or JSON alone.
 
+Each kind says what it must hold. Files carry checksums; what is damaged, of another kind or version, lacks something or holds
+too much is refused in one clear error.
+"""
+
+import hashlib
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from mmlens.core.errors import InputError
+from mmlens.core.annotations import Compiler
+from mmlens.core.errors import DamagedFileError, InputError
 from mmlens.core.files import require_file, whole_file
+from mmlens.core.tensor_files import TensorFile, write_tensor_file
+from mmlens.core.wording import a_or_an
+
+#: The end of a JSON file: the checksum of all before it.
+_SEAL = re.compile(r',\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
 
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], *, format: str, about: Mapping[str, Any]
-) -> Path:
-    """Write one safetensors file, whole or not at all.
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of result, and what a file of it must say.
 
-    Args:
-        path: file to write; its folder must exist.
-        tensors: by name; tensors that share memory are told apart.
-        format: the kind of result and its version, e.g. `"mmlens.PatchSweep/1"`.
-        about: what the tensors are, kept as JSON in the file's metadata.
+    Attributes:
+        name: e.g. `"mmlens.PatchSweep"`.
+        version: of the form; files of another one are refused.
+        result: the kind in words, for messages.
+        fields: what is kept besides tensors, by name, and its type.
     """
-    metadata = {"format": format, **{name: json.dumps(value) for name, value in about.items()}}
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
-        save_file(copies, temporary, metadata=metadata)
-    return Path(path)
+
+    name: str
+    version: int
+    result: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def _format(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    def _require_form(self, path: str | Path, kind: object) -> None:
+        """Refuse a file of another kind or version."""
+        name, _, version = str(kind).rpartition("/")
+        if name == self.name and version != str(self.version):
+            raise InputError(
+                f"{path} is {a_or_an(self.result)} {self.result} of version {version}, and this mmlens reads version "
+                f"{self.version}: make it anew, or read it with the mmlens that wrote it."
+            )
+        if kind != self._format:
+            raise InputError(f"{path} is no {self.result} (format {kind!r}, expected {self._format!r}).")
+
+    def _require_fields(self, path: str | Path, about: dict[str, Any]) -> None:
+        """Refuse a file that lacks something, holds too much, or something of another type."""
+        self._require(path, set(self.fields), set(about), "fields")
+        compiler = Compiler(False, {})
+        judges = {name: compiler.judge(hint) for name, hint in self.fields.items()}
+        wrong = [judge.problem(name, about[name]) for name, judge in judges.items() if not judge.accepts(about[name])]
+        if wrong:
+            raise InputError(f"{path} is no {self.result} that can be read: {'; '.join(wrong)}.")
+
+    def _require(self, path: str | Path, wanted: set[str], found: set[str], what: str) -> None:
+        missing, further = sorted(wanted - found), sorted(found - wanted)
+        if missing or further:
+            parts = [f"it lacks the {what} {', '.join(missing)}"] * bool(missing)
+            parts += [f"it holds the {what} {', '.join(further)} too"] * bool(further)
+            raise InputError(f"{path} is no {self.result} that can be read: {', and '.join(parts)}.")
 
 
-def read_tensors(
-    path: str | Path, *, format: str, result: str, device: torch.device | str = "cpu"
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read a file that `write_tensors` wrote: its tensors, and what they are.
+@dataclass(frozen=True)
+class TensorKind(FileKind):
+    """Results that are tensors and a few words about them, in one safetensors file.
 
-    Args:
-        path: the file.
-        format: the kind of result that it must hold.
-        result: the same in words, for messages.
-        device: where the tensors go.
-
-    Raises:
-        InputError: if there is no file, or it holds something else.
+    Attributes:
+        tensors: names of the tensors; None where they differ from file to file.
     """
-    file = require_file(path, result)
-    try:
-        with safe_open(file, framework="pt", device=str(device)) as reader:
-            metadata = reader.metadata() or {}
-            kind = metadata.pop("format", None)
-            tensors = {name: reader.get_tensor(name) for name in reader.keys()} if kind == format else {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file: {error}.") from error
-    _require(path, kind, format, result)
-    return tensors, {name: json.loads(value) for name, value in metadata.items()}
+
+    tensors: tuple[str, ...] | None = None
+
+    def write(self, path: str | Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> Path:
+        """Write a file, whole or not at all.
+
+        Args:
+            path: file to write; its folder must exist.
+            tensors: by name; tensors that share memory are told apart.
+            about: the fields.
+        """
+        write_tensor_file(path, tensors, {"format": self._format, **about})
+        return Path(path)
+
+    def read(
+        self, path: str | Path, *, device: torch.device | str = "cpu"
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Read a file that `write` wrote: its tensors, and the fields.
+
+        Args:
+            path: the file.
+            device: where the tensors go.
+
+        Raises:
+            InputError: if there is no file, it is damaged, or it holds something else.
+        """
+        file, about = self.open(path)
+        return {name: file.tensor(name, device) for name in file.names}, about
+
+    def open(self, path: str | Path) -> tuple[TensorFile, dict[str, Any]]:
+        """The file and its fields; tensors are left on the disk.
+
+        Raises:
+            InputError: as `read`.
+        """
+        file = TensorFile(path, self.result, partial(self._require_form, path))
+        self._require_fields(path, file.about)
+        if self.tensors is not None:
+            self._require(path, set(self.tensors), set(file.names), "tensors")
+        return file, file.about
 
 
-def write_json(path: str | Path, content: Mapping[str, Any], *, format: str) -> Path:
-    """Write a result as JSON, whole or not at all.
+@dataclass(frozen=True)
+class JsonKind(FileKind):
+    """Results that are plain data, in one JSON file that people can read."""
 
-    Args:
-        path: file to write; its folder must exist.
-        content: the result.
-        format: the kind of result and its version.
-    """
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"format": format, **content}, indent=1) + "\n", encoding="utf-8")
-    return Path(path)
+    def write(self, path: str | Path, content: Mapping[str, Any]) -> Path:
+        """Write a file, whole or not at all.
 
+        Args:
+            path: file to write; its folder must exist.
+            content: the fields.
+        """
+        text = json.dumps({"format": self._format, **content}, indent=1).removesuffix("\n}")
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        with whole_file(path) as temporary:
+            temporary.write_bytes(f'{text},\n "checksum": "{checksum}"\n}}\n'.encode())
+        return Path(path)
 
-def read_json(path: str | Path, *, format: str, result: str) -> dict[str, Any]:
-    """Read a file that `write_json` wrote.
+    def read(self, path: str | Path) -> dict[str, Any]:
+        """Read a file that `write` wrote.
 
-    Args:
-        path: the file.
-        format: the kind of result that it must hold.
-        result: the same in words, for messages.
-
-    Raises:
-        InputError: if there is no file, or it holds something else.
-    """
-    file = require_file(path, result)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # neither text nor JSON
-        raise InputError(f"{path} is not a JSON file: {error}.") from error
-    kind = content.pop("format", None) if isinstance(content, dict) else None
-    _require(path, kind, format, result)
-    return content
-
-
-def _require(path: str | Path, kind: str | None, format: str, result: str) -> None:
-    if kind != format:
-        raise InputError(f"{path} is no {result} (format {kind!r}, expected {format!r}).")
+        Raises:
+            InputError: if there is no file, it is damaged, or it holds something else.
+        """
+        try:
+            text = require_file(path, self.result).read_bytes().decode()
+            content = json.loads(text)
+        except ValueError as error:  # neither text nor JSON
+            raise DamagedFileError(f"{path} is no {self.result}, or a damaged one: it is no JSON ({error}).") from error
+        kind = content.pop("format", None) if isinstance(content, dict) else None
+        self._require_form(path, kind)
+        seal = _SEAL.search(text)
+        if seal is None or hashlib.sha256(text[: seal.start()].encode()).hexdigest() != seal[1]:
+            why = "has no checksum" if seal is None else "does not match its checksum"
+            raise DamagedFileError(
+                f"{path} is no {self.result}, or was changed after it was written: it {why}. Take it from a copy, or make it "
+                "anew."
+            )
+        del content["checksum"]
+        self._require_fields(path, content)
+        return content

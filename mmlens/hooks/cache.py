@@ -12,10 +12,15 @@ from transformer_lens.utilities import get_act_name
 from mmlens.core.axes import batch_axis, position_axis
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import Part, nearest, part_prefix, require_part
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.hooks.point import reads_only
 
-_FORMAT = "mmlens.ActivationCache/1"
+_FILE = TensorKind(
+    "mmlens.ActivationCache",
+    2,
+    "activation cache",
+    {"axes": dict[str, str], "positions": str | None, "has_batch_dim": bool, "counts": dict[str, list[int]] | None},
+)
 
 
 class ActivationCache(TransformerLensCache):
@@ -139,7 +144,7 @@ class ActivationCache(TransformerLensCache):
             "has_batch_dim": self.has_batch_dim,
             "counts": self.counts,
         }
-        write_tensors(path, self.cache_dict, format=_FORMAT, about=about)
+        _FILE.write(path, self.cache_dict, about)
 
     @classmethod
     def load(cls, path: str | Path, model: Any = None, device: str | torch.device = "cpu") -> "ActivationCache":
@@ -153,7 +158,7 @@ class ActivationCache(TransformerLensCache):
         Raises:
             InputError: if there is no file, or it is not a cache.
         """
-        tensors, read = read_tensors(path, format=_FORMAT, result="activation cache", device=device)
+        tensors, read = _FILE.read(path, device=device)
         tensors = {name: tensors[name] for name in read["axes"] if name in tensors} | tensors
         return cls(tensors, model, read["has_batch_dim"], read["axes"], read["positions"], read["counts"])
 

@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 
-_FORMAT = "mmlens.SteeringVector/1"
+_FILE = TensorKind(
+    "mmlens.SteeringVector", 2, "steering vector", {"at": str, "provenance": dict[str, Any]}, tensors=("direction",)
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class SteeringVector:
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file, whole or not at all."""
         about = {"at": self.at, "provenance": dict(self.provenance)}
-        write_tensors(path, {"direction": self.direction}, format=_FORMAT, about=about)
+        _FILE.write(path, {"direction": self.direction}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringVector":
@@ -79,5 +81,5 @@ class SteeringVector:
         Raises:
             InputError: if the file is missing or is no steering vector.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, result="steering vector")
+        tensors, about = _FILE.read(path)
         return cls(tensors["direction"], about["at"], about["provenance"])

@@ -89,7 +89,7 @@ def test_files_that_hold_no_scores_are_refused(llava: Subject, tmp_path: Path) -
     with pytest.raises(InputError, match="is no file of neuron scores"):
         NeuronScores.load(tmp_path / "cache.safetensors")
     (tmp_path / "text").write_text("scores")
-    with pytest.raises(InputError, match="is not a safetensors file"):
+    with pytest.raises(InputError, match="or a damaged one"):
         NeuronScores.load(tmp_path / "text")
     with pytest.raises(InputError, match=r"the folder .* does not exist"):
         found(llava).save(tmp_path / "nowhere" / "red.safetensors")

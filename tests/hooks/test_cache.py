@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmlens.core import results
+from mmlens.core import tensor_files
 from mmlens.core.errors import InputError
 from mmlens.hooks.cache import ActivationCache, gather_samples
 from tests.conftest import Subject
@@ -190,7 +190,7 @@ def test_a_write_that_fails_leaves_the_old_file(
         Path(file).write_bytes(b"half of it")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(results, "save_file", fail)
+    monkeypatch.setattr(tensor_files, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         ActivationCache({"hook_embed": torch.zeros(1, 2, 3)}, None).save(path)
     assert path.read_bytes() == before
@@ -203,11 +203,11 @@ def test_files_that_are_no_caches(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is a folder, not an activation cache\.$"):
         ActivationCache.load(tmp_path)
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(InputError, match=r"text.safetensors is not a safetensors file: "):
+    with pytest.raises(InputError, match=r"text.safetensors is no activation cache, or a damaged one: "):
         ActivationCache.load(tmp_path / "text.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"is no activation cache \(format None, expected 'mmlens.ActivationCache/1'\)"
+        InputError, match=r"is no activation cache \(format None, expected 'mmlens.ActivationCache/2'\)"
     ):
         ActivationCache.load(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"Cannot write .*: the folder .*/missing does not exist; create it first\.$"):

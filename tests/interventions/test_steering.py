@@ -201,5 +201,5 @@ def test_what_cannot_happen_is_refused(llava: Subject, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Zero means that source and target"):
         SteeringVector(torch.zeros(4), AT)
     (tmp_path / "no.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="is not a safetensors file"):
+    with pytest.raises(InputError, match="or a damaged one"):
         SteeringVector.load(tmp_path / "no.safetensors")

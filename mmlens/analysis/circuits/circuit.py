@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,7 @@ from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import as_json, from_json
-from mmlens.core.results import read_json, write_json
+from mmlens.core.results import JsonKind
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
 
@@ -21,7 +21,23 @@ if TYPE_CHECKING:
 
     from mmlens.hooks.drawing import Drawing
 
-_FORMAT = "mmlens.Circuit/2"
+_FILE = JsonKind(
+    "mmlens.Circuit",
+    3,
+    "circuit",
+    {
+        "method": str,
+        "metric": str,
+        "nodes": str,
+        "towers": str,
+        "groups": dict[str, Any],
+        "writers": list[dict],
+        "readers": list[dict],
+        "clean": list[float],
+        "corrupted": list[float],
+        "edges": list[dict],
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -222,7 +238,7 @@ class Circuit:
                 for r, w in self.graph.allowed.nonzero().tolist()
             ],
         }
-        write_json(path, content, format=_FORMAT)
+        _FILE.write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Circuit":
@@ -231,7 +247,7 @@ class Circuit:
         Raises:
             InputError: if there is no file, or it holds no circuit.
         """
-        content = read_json(path, format=_FORMAT, result="circuit")
+        content = _FILE.read(path)
         graph = EdgeGraph(
             tuple(Writer(**fields) for fields in content["writers"]),
             tuple(Reader(**{**fields, "feeds": tuple(fields["feeds"])}) for fields in content["readers"]),

@@ -33,7 +33,7 @@ from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import CountOrZero, Seed
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
@@ -41,9 +41,15 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "mmlens.CircuitEvaluation/1"
 _TENSORS = tuple(
     f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
+)
+_FILE = TensorKind(
+    "mmlens.CircuitEvaluation",
+    2,
+    "circuit evaluation",
+    {"n_edges": int, "gap": float, "metric": str, "checked": list[dict]},
+    tensors=_TENSORS,
 )
 #: Random paths in a row that bring nothing that fits before edges are drawn one by one.
 _MOST_MISSES = 200
@@ -97,7 +103,7 @@ class CircuitEvaluation:
         """Write it as one safetensors file, whole or not at all."""
         about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric}
         about["checked"] = [asdict(edge) for edge in self.checked]
-        return write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, format=_FORMAT, about=about)
+        return _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "CircuitEvaluation":
@@ -106,7 +112,7 @@ class CircuitEvaluation:
         Raises:
             InputError: if there is no file, or it is no evaluation.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, result="circuit evaluation")
+        tensors, about = _FILE.read(path)
         about["checked"] = [Edge(**edge) for edge in about["checked"]]
         return cls(**(about | tensors))
 

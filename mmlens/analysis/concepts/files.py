@@ -8,9 +8,25 @@ from typing import Any
 import torch
 
 from mmlens.analysis.concepts.coders import Autoencoder, Centred, Coder, Nearest, NonNegative
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 
-_FORMAT = "mmlens.ConceptBank/1"
+_FILE = TensorKind(
+    "mmlens.ConceptBank",
+    2,
+    "concept bank",
+    {
+        "coder": dict[str, Any],
+        "at": str,
+        "method": str,
+        "reconstruction_error": float,
+        "keys": list[str],
+        "tokens": list[str],
+        "captions": list[str],
+        "source": str,
+        "objective": list[float],
+        "settings": dict[str, Any],
+    },
+)
 _CODERS: dict[str, Any] = {coder.__name__: coder for coder in (NonNegative, Nearest, Centred, Autoencoder)}
 
 
@@ -22,12 +38,12 @@ def write_bank(path: str | Path, coder: Coder, values: Mapping[str, Any]) -> Non
     tensors |= {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     about = {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)}
     about |= {"coder": {"class": type(coder).__name__, "settings": settings}}
-    write_tensors(path, tensors, format=_FORMAT, about=about)
+    _FILE.write(path, tensors, about)
 
 
 def read_bank(path: str | Path) -> tuple[Coder, dict[str, Any]]:
     """The coder and the other fields of a bank that `write_bank` wrote; see `ConceptBank.load`."""
-    tensors, about = read_tensors(path, format=_FORMAT, result="concept bank")
+    tensors, about = _FILE.read(path)
     coder = about.pop("coder")
     parts = {name.removeprefix("coder."): tensor for name, tensor in tensors.items() if name.startswith("coder.")}
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about.items()}

@@ -8,11 +8,13 @@ import torch
 
 from mmlens.architectures.loading import base_of
 from mmlens.core.errors import InputError
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
-_FORMAT = "mmlens.NeuronScores/1"
+_FILE = TensorKind(
+    "mmlens.NeuronScores", 2, "file of neuron scores", {"about": dict[str, Any], "origin": list[str] | None}
+)
 
 
 def origin_of(model: HookedMultimodal) -> tuple[str, str]:
@@ -34,7 +36,7 @@ def write(
         about: what they are, as JSON.
         origin: of the model.
     """
-    write_tensors(path, tensors, format=_FORMAT, about={"about": about, "origin": origin})
+    _FILE.write(path, tensors, {"about": about, "origin": origin})
 
 
 def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tuple[str, str] | None]:
@@ -43,7 +45,7 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tup
     Raises:
         InputError: if there is no file, or it is no file of scores.
     """
-    tensors, content = read_tensors(path, format=_FORMAT, result="file of neuron scores")
+    tensors, content = _FILE.read(path)
     origin = content["origin"]
     return tensors, content["about"], None if origin is None else (origin[0], origin[1])
 

@@ -14,7 +14,7 @@ from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.analysis.statistics import mean_bounds
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units
 from mmlens.execution.plan import Plan
 
@@ -24,8 +24,22 @@ if TYPE_CHECKING:
 
     from mmlens.inputs.images import Picture
 
-_FORMAT = "mmlens.PatchSweep/1"
 _TENSORS = ("values", "clean", "corrupted")
+_FILE = TensorKind(
+    "mmlens.PatchSweep",
+    2,
+    "patch sweep",
+    {
+        "points": list[str],
+        "groups": list[str],
+        "direction": str,
+        "metric": str,
+        "method": str,
+        "row_units": list[list[str]],
+        "boxes": list[list[list[float]] | None],
+    },
+    tensors=_TENSORS,
+)
 
 
 @dataclass(frozen=True)
@@ -259,7 +273,7 @@ class PatchSweep:
         about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
         about["row_units"] = [list(map(str, units)) for units in self.row_units]
         about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
-        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, format=_FORMAT, about=about)
+        _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "PatchSweep":
@@ -268,7 +282,7 @@ class PatchSweep:
         Raises:
             InputError: if there is no file, or it is no sweep.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, result="patch sweep")
+        tensors, about = _FILE.read(path)
         about["row_units"] = tuple(map(Units, about["row_units"]))
         about["boxes"] = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
         return cls(**(about | tensors))

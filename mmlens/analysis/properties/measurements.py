@@ -13,7 +13,7 @@ import pandas as pd
 from mmlens.analysis.statistics import Interval, as_rates, draws_interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import read_json, write_json
+from mmlens.core.results import JsonKind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -33,7 +33,12 @@ def is_control(method: str) -> bool:
     return method.startswith(CONTROL.format(method=""))
 
 
-_FORMAT = "mmlens.Measurements/1"
+_FILE = JsonKind(
+    "mmlens.Measurements",
+    2,
+    "table of measured values",
+    {"about": dict[str, Any], "skipped": dict[str, str], "quantities": list[dict], "values": dict[str, list]},
+)
 
 
 @dataclass(frozen=True)
@@ -272,7 +277,7 @@ class Measurements:
             "quantities": [asdict(quantity) for quantity in self.quantities],
             "values": self.values.assign(value=numbers.where(numbers.notna(), None)).to_dict("list"),
         }
-        return write_json(path, content, format=_FORMAT)
+        return _FILE.write(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Measurements":
@@ -281,7 +286,7 @@ class Measurements:
         Raises:
             InputError: if the file is not there, or no such table.
         """
-        content = read_json(path, format=_FORMAT, result="table of measured values")
+        content = _FILE.read(path)
         values = pd.DataFrame(content["values"]).astype({"value": float})
         quantities = tuple(Quantity(**fields) for fields in content["quantities"])
         return cls(quantities, values, content["about"], content["skipped"])

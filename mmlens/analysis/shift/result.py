@@ -13,14 +13,29 @@ from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.interventions.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_FORMAT = "mmlens.ConceptShift/1"
+_FILE = TensorKind(
+    "mmlens.ConceptShift",
+    2,
+    "concept shift",
+    {
+        "fate": list[str],
+        "appeared": list[int],
+        "most_active": list[list[list[str]]] | None,
+        "at": str,
+        "matching": str,
+        "average": str,
+        "source": list[str],
+        "alpha": float,
+    },
+    tensors=("vectors", "base", "tuned", "match", "consistency", "n_samples", "owner", "unit", "shifts"),
+)
 
 #: What is measured of each concept.
 Quantity = Literal["recovery", "cosine_gain", "recovery_distance", "consistency", "magnitude"]
@@ -257,9 +272,7 @@ class ConceptShift:
         """Write it as one safetensors file, whole or not at all."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        write_tensors(
-            path, tensors, format=_FORMAT, about={name: values[name] for name in values if name not in tensors}
-        )
+        _FILE.write(path, tensors, {name: values[name] for name in values if name not in tensors})
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptShift":
@@ -268,7 +281,7 @@ class ConceptShift:
         Raises:
             InputError: if there is no file, or it is no concept shift.
         """
-        tensors, plain = read_tensors(path, format=_FORMAT, result="concept shift")
+        tensors, plain = _FILE.read(path)
         plain |= {name: tuple(plain[name]) for name in ("fate", "appeared", "source")}
         if plain["most_active"] is not None:
             plain["most_active"] = MostActive(*(tuple(map(tuple, samples)) for samples in plain["most_active"]))

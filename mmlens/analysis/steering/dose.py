@@ -32,7 +32,7 @@ from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, T
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import Positions
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.inputs.batch import MultimodalBatch
@@ -45,8 +45,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_FORMAT = "mmlens.DoseCurve/1"
 _TENSORS = ("values", "controls", "baseline")
+_FILE = TensorKind(
+    "mmlens.DoseCurve",
+    2,
+    "dose curve",
+    {"points": list[str], "alphas": list[float], "metric": str},
+    tensors=_TENSORS,
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class DoseCurve:
         """Write it as one safetensors file, whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         about = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
-        return write_tensors(path, tensors, format=_FORMAT, about=about)
+        return _FILE.write(path, tensors, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "DoseCurve":
@@ -148,7 +154,7 @@ class DoseCurve:
         Raises:
             InputError: if there is no file, or it is no dose curve.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, result="dose curve")
+        tensors, about = _FILE.read(path)
         return cls(**tensors, points=tuple(about["points"]), alphas=tuple(about["alphas"]), metric=about["metric"])
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import read_json, write_json
+from mmlens.core.results import JsonKind
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
 
-_FORMAT = "mmlens.SteeringReport/1"
+_FILE = JsonKind("mmlens.SteeringReport", 2, "steering report", {"interventions": list[dict], "cases": list[dict]})
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class SteeringReport:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all."""
-        return write_json(path, asdict(self), format=_FORMAT)
+        return _FILE.write(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringReport":
@@ -289,7 +289,7 @@ class SteeringReport:
         Raises:
             InputError: if the file is not there, or holds no report.
         """
-        content = read_json(path, format=_FORMAT, result="steering report")
+        content = _FILE.read(path)
         facts = tuple(SteeringFacts(**fact) for fact in content["interventions"])
         cases = [
             {**case, "score": None if case["score"] is None else tuple(case["score"])} for case in content["cases"]

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.errors import InputError
-from mmlens.core.results import read_tensors, write_tensors
+from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units, as_units
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMAT = "mmlens.Edit/2"
+_FILE = TensorKind("mmlens.Edit", 3, "edit", {"rows": list[str], "provenance": dict[str, Any]}, tensors=("deltas",))
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Edit:
             path: of the file; it is written whole or not at all.
         """
         about = {"rows": list(map(str, self.rows)), "provenance": asdict(self.provenance)}
-        return write_tensors(path, {"deltas": self.deltas}, format=_FORMAT, about=about)
+        return _FILE.write(path, {"deltas": self.deltas}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
@@ -215,7 +215,7 @@ class Edit:
         Raises:
             InputError: if the file is not there, or holds no edit.
         """
-        tensors, about = read_tensors(path, format=_FORMAT, result="edit")
+        tensors, about = _FILE.read(path)
         return cls(Units(about["rows"]), tensors["deltas"], _provenance_of(about["provenance"]))
 
 

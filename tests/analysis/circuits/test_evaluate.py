@@ -45,7 +45,7 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
     assert again.checked == result.checked
     assert again.to_frame().equals(result.to_frame())
     circuit.save(path)
-    with pytest.raises(InputError, match="is not a safetensors file"):
+    with pytest.raises(InputError, match="or a damaged one"):
         CircuitEvaluation.load(path)
 
 

@@ -157,7 +157,7 @@ def test_a_sweep_survives_its_file(tmp_path: Path) -> None:
     assert again.boxes[0] is None
     assert torch.equal(again.boxes[1], sweep.boxes[1])  # type: ignore[arg-type]
     (tmp_path / "other").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="is not a safetensors file"):
+    with pytest.raises(InputError, match="or a damaged one"):
         PatchSweep.load(tmp_path / "other")
     with pytest.raises(InputError, match="There is no patch sweep at"):
         PatchSweep.load(tmp_path / "nowhere")

@@ -18,7 +18,7 @@ from mmlens.analysis.properties.localisation import energy_inside, points_at
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
-from mmlens.core.results import write_tensors
+from mmlens.core.results import TensorKind
 from tests.conftest import Subject
 from tests.tiny import WORDS, picture
 
@@ -199,11 +199,11 @@ def test_checkpoints_of_other_settings_are_refused(llava: Subject, tmp_path: Pat
         report(llava, data, ways=("zero",), captions=False, checkpoint=path, k=4)
     with pytest.raises(InputError, match="it differs in measures"):
         report(llava, data, ways=("noise",), captions=False, checkpoint=path)
-    write_tensors(path, {}, format="mmlens.PatchSweep/1", about={})
+    TensorKind("mmlens.PatchSweep", 2, "patch sweep").write(path, {}, {})
     with pytest.raises(InputError, match="is no checkpoint of a report of neurons"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
     path.write_text("{")
-    with pytest.raises(InputError, match="is not a safetensors file"):
+    with pytest.raises(InputError, match="or a damaged one"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
     with pytest.raises(InputError, match=r"batch_size=0 .* must be at least 1"):
         report(llava, data, batch_size=0)
