@@ -1,8 +1,7 @@
 """`Checkpoint`: finished pieces of a run in a file, so that the same call goes on where an interrupted one stopped."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +13,34 @@ from mmlens.core.results import TensorKind
 _SECONDS = 5.0  # between writes
 
 
-def hash_of(pieces: Iterable[object]) -> str:
-    """A hash of tensors and printed values, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        if isinstance(piece, torch.Tensor):
-            tensor = piece.detach().cpu().contiguous()
-            digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-        else:
-            digest.update(repr(piece).encode())
-        digest.update(b"|")
-    return digest.hexdigest()[:16]
-
-
 class Checkpoint:
     """Finished pieces of a run, in memory, and in a file if one is given.
 
     Args:
         path: the file; read if it exists. None keeps everything in memory alone.
         run: the kind of run, for messages, e.g. `"sweep"`.
-        identity: what decides the results, by what it is (the model, points, settings).
+        identity: gives what decides the results, as hashes by what they are of (the weights, points, a metric); asked for
+            where there is a file.
 
     Attributes:
         tensors: pieces that are tensors, by name.
         parts: pieces that are plain data (as JSON has it), by name.
 
     Raises:
-        InputError: if the folder of the file does not exist, or the file is no checkpoint, or one of another run.
+        InputError: if the folder of the file does not exist, or the file is damaged, no checkpoint, or one of another run.
     """
 
-    def __init__(self, path: str | Path | None, run: str, identity: Mapping[str, Any]):
+    def __init__(self, path: str | Path | None, run: str, identity: Callable[[], Mapping[str, str]]):
         self.path = None if path is None else Path(path)
         self.tensors: dict[str, torch.Tensor] = {}
         self.parts: dict[str, Any] = {}
         self._run = run
-        self._identity = dict(identity)
         self._time = time.monotonic()
         if self.path is None:
             return
         if not self.path.parent.is_dir():
             raise InputError(f"Cannot write {path}: the folder {self.path.parent} does not exist; create it first.")
+        self._identity = dict(identity())
         if self.path.exists():
             self._read(self.path)
 
@@ -65,7 +51,8 @@ class Checkpoint:
 
     def _read(self, path: Path) -> None:
         self.tensors, about = self._file.read(path)
-        different = [name for name, value in self._identity.items() if about["identity"].get(name) != value]
+        known, own = about["identity"], self._identity
+        different = [name for name in {**own, **known} if own.get(name) != known.get(name)]
         if different:
             raise InputError(
                 f"{path} holds the results of another {self._run}: it differs in {', '.join(different)}. Use another file, or "

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from PIL import Image
 
-from mmlens.core.checkpoint import hash_of
 from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.identity import counts_with
 from mmlens.core.kinds import Accepts, Must, With
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -20,6 +20,7 @@ from mmlens.inputs.patch_geometry import Places
 PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")
 
 
+@counts_with(lambda batch: (batch.inputs, batch.carried))  # what it puts into a model
 @dataclass(frozen=True)
 class MultimodalBatch(Mapping[str, torch.Tensor]):
     """What every run method takes. A mapping of the Hugging Face keyword tensors: `hf_model(**batch)` works too.
@@ -69,12 +70,6 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def size(self) -> int:
         """Number of samples."""
         return len(self.inputs["input_ids"])
-
-    @property
-    def content_hash(self) -> str:
-        """A hash of everything that it puts into a model: its tensors, and what it carries."""
-        tensors = [piece for name in sorted(self.inputs) for piece in (name, self.inputs[name])]
-        return hash_of([*tensors, *(piece for c in self.carried for piece in (c.at, *c.rows, *c.values))])
 
     @property
     def picture_changes(self) -> dict[tuple[int, int], tuple[str, ...]]:

@@ -7,7 +7,7 @@ because nothing moves or the other one is a task of the same thread, it is refus
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from mmlens.core.errors import InputError
+from mmlens.hooks.session import HookPair
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import Run, Watching
 
@@ -32,6 +33,8 @@ class Claim:
         model: the hooked model that it was put in force on.
         run: the run; None for a change.
         watching: interventions that are told of every run before it starts.
+        acts: the interventions; hooks as pairs of names and function.
+        functions: the functions that were attached for it.
         closed: whether it is over.
         thread: where it was put in force.
     """
@@ -40,6 +43,8 @@ class Claim:
     model: object
     run: Run | None = None
     watching: tuple[Watching, ...] = ()
+    acts: tuple[object, ...] = ()
+    functions: tuple[object, ...] = ()
     closed: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
 
@@ -129,17 +134,43 @@ def watching(model: object) -> list[Watching]:
     return [watcher for c in _OWN.get() if c.model is model and not c.closed for watcher in c.watching]
 
 
+def in_force(model: HookedModel) -> list[object]:
+    """What acts in every run of a model in this thread or task, first to last: interventions, and hooks with their names.
+
+    Whichever wrapper of the Hugging Face model put it in force.
+    """
+    claims = [c for c in _OWN.get() if not c.closed and getattr(c.model, "base", None) is model.base]
+    known = {id(function) for claim in claims for function in claim.functions}
+    lasting = [
+        (name, handle.user_hook)
+        for name, point in model.hook_dict.items()
+        for handle in (*point.fwd_hooks, *point.bwd_hooks)
+        if id(handle.user_hook) not in known
+    ]
+    return [*(act for claim in claims for act in claim.acts), *lasting]
+
+
 @contextmanager
-def claimed(model: HookedModel, task: str, watching: tuple[Watching, ...] = ()) -> Iterator[None]:
+def claimed(
+    model: HookedModel,
+    task: str,
+    pairs: Sequence[HookPair] = (),
+    *,
+    acts: tuple[object, ...] = (),
+    watching: tuple[Watching, ...] = (),
+) -> Iterator[None]:
     """Have a model to this thread or task while something is in force on it.
 
     Args:
         model: the hooked model.
         task: is in force, in words.
+        pairs: what is attached for it.
+        acts: the interventions, or the same pairs.
         watching: interventions that are told of every run.
 
     Raises:
         InputError: if another one has it and does not come to an end; names it.
     """
-    with claims_of(model.base).claimed(Claim(task, model, watching=watching)):
+    functions = tuple(pair[1] for pair in pairs if isinstance(pair, tuple) and len(pair) == 2)
+    with claims_of(model.base).claimed(Claim(task, model, watching=watching, acts=acts, functions=functions)):
         yield

@@ -14,6 +14,7 @@ from mmlens.architectures.build import build
 from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
 from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.errors import InputError
+from mmlens.core.identity import counts_with
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.discover import discover, example_for
@@ -24,6 +25,7 @@ from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
 from mmlens.models.bound import BoundModel
 from mmlens.models.delegation import method_of, property_of
+from mmlens.models.fingerprint import fingerprint
 from mmlens.models.part_view import BlockWeights, PartView
 from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
@@ -39,6 +41,7 @@ else:
     from transformer_lens import HookedRootModule
 
 
+@counts_with(fingerprint)
 class HookedMultimodal(HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 

@@ -134,7 +134,8 @@ class Runs:
             UnknownNameError: if a name or glob matches nothing, before anything is attached.
             InputError: while another thread has something in force on the model.
         """
-        with claimed(self.model, "hooks"), attached(self.model.hook_dict, fwd_hooks, bwd_hooks):
+        pairs = (*fwd_hooks, *bwd_hooks)
+        with claimed(self.model, "hooks", pairs, acts=pairs), attached(self.model.hook_dict, fwd_hooks, bwd_hooks):
             yield self.model
 
     @contextmanager
@@ -151,7 +152,10 @@ class Runs:
         pairs = self._pairs(interventions)
         watchers = tuple(watcher for watcher in interventions if isinstance(watcher, Watching))
         words = ", ".join(map(repr, interventions))
-        with claimed(self.model, words, watching=watchers), attached(self.model.hook_dict, pairs):
+        with (
+            claimed(self.model, words, pairs, watching=watchers, acts=interventions),
+            attached(self.model.hook_dict, pairs),
+        ):
             yield self.model
 
     def _pairs(self, interventions: Sequence[Intervention]) -> list[HookPair]:

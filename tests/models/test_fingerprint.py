@@ -1,7 +1,9 @@
 """Fingerprints: the same weights have one, however they are stored; other weights have another."""
 
 import copy
+import random
 
+import pytest
 import torch
 
 from mmlens.models.fingerprint import fingerprint
@@ -32,6 +34,51 @@ def test_other_weights_names_or_shapes_have_another(llava: Subject, qwen: Subjec
     first.data, second.data = second.data, first.data
     known.add(fingerprint(HookedMultimodal.from_hf(swapped)))
     assert len(known) == 4
+
+
+def test_one_value_of_any_weight_and_two_that_change_places_are_seen() -> None:
+    """Every value counts, also of buffers that are saved, and of adapters that act."""
+    hf_model = tiny_llava().hf_model
+    hf_model.register_buffer("running", torch.linspace(0, 1, 700))
+    hf_model.register_buffer("passing", torch.zeros(3), persistent=False)
+    model = HookedMultimodal.from_hf(hf_model)
+    before, rng = fingerprint(model), random.Random(0)
+    weights = [*hf_model.parameters(), hf_model.running]
+    for weight in rng.sample(weights, 20) + [hf_model.running]:
+        flat, place = weight.data.view(-1), rng.randrange(weight.numel())
+        kept = flat[place].clone()
+        flat[place] = torch.nextafter(kept, torch.tensor(9.0))
+        assert fingerprint(model) != before
+        flat[place] = kept
+        other = rng.randrange(weight.numel())
+        flat[[place, other]] = flat[[other, place]]
+        assert (fingerprint(model) == before) == (flat[place] == flat[other]).item()
+        flat[[place, other]] = flat[[other, place]]
+    assert fingerprint(model) == before
+    hf_model.passing += 1
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_that_another_dtype_holds_exactly_are_the_same(dtype: torch.dtype) -> None:
+    narrow = torch.randn(3000, generator=torch.Generator().manual_seed(0)).to(
+        torch.float16 if dtype != torch.bfloat16 else dtype
+    )
+    found = set()
+    for kind in (narrow.dtype, torch.float32, dtype, torch.float64):
+        model = tiny_llava()
+        model.hf_model.register_parameter("probe", torch.nn.Parameter(narrow.to(kind)))
+        found.add(fingerprint(model))
+    assert len(found) == 1
+
+
+def test_numbers_beyond_float32_count_whole() -> None:
+    found = set()
+    for step in (0.0, 1e-12):
+        model = tiny_llava()
+        model.hf_model.register_parameter("probe", torch.nn.Parameter(torch.tensor([1.0 + step], dtype=torch.float64)))
+        found.add(fingerprint(model))
+    assert len(found) == 2
 
 
 def test_a_change_of_a_few_columns_of_a_square_matrix_is_seen() -> None:

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import (
     Measure,
-    Metric,
     MetricFunction,
     MetricLike,
     as_function,
@@ -28,7 +27,7 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.groups import Group, groups_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
-from mmlens.core.checkpoint import Checkpoint, hash_of
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
@@ -38,8 +37,8 @@ from mmlens.execution.plan import Plan
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 #: Logits that are held at a time, as numbers; more cells than fit are run in several goes.
 _HELD = 2**26
@@ -107,16 +106,19 @@ def patch(
     selection = choose(model, at, units)
     groups = groups_of(clean, [node for node, _ in selection], positions)
     first = next(iter(groups.values()))
-    identity = {
-        "the model": fingerprint(model),
-        "the clean batch": clean.content_hash,
-        "the corrupted batch": corrupted.content_hash,
-        "points": hash_of([*((node.name, units) for node, units in selection), window, joint]),
-        "positions": hash_of(piece for node in groups for group in groups[node] for piece in (group.name, *group.rows)),
-        "metric": hash_of([metric_name(metric), metric.tokens if isinstance(metric, Metric) else None]),
-        "direction": direction,
-    }
-    cells = Checkpoint(checkpoint, "sweep", identity)
+    cells = Checkpoint(
+        checkpoint,
+        "sweep",
+        lambda: run_identity(
+            model,
+            the_clean_batch=clean,
+            the_corrupted_batch=corrupted,
+            points=([(node.name, units) for node, units in selection], window, joint),
+            positions={node: [(group.name, group.rows) for group in groups[node]] for node in groups},
+            metric=metric,
+            direction=direction,
+        ),
+    )
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
     source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in selection])
     run = CleanRun(model, target)

@@ -15,9 +15,11 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_oc
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
+from mmlens.core.identity import identity_of
 from mmlens.core.unit_sets import Units
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 
 def run(
@@ -62,13 +64,18 @@ def run(
         "captions": str(settings),
         "measures": [repr(measure) for measure in measures if not isinstance(measure, Overall)],
     }
-    progress_file = Checkpoint(checkpoint, "report of neurons", identity)
+    judged = [measure for measure in measures if not isinstance(measure, Overall)]
+    progress_file = Checkpoint(
+        checkpoint,
+        "report of neurons",
+        lambda: run_identity(model, choice=choice, captions=settings, measures=[judged, skip_unmeasurable]),
+    )
     parts: list[PartialResult] = []
     samples, number = as_samples(dataset), 0
     total = len(dataset) if isinstance(dataset, Sized) else total
     with tqdm(total=total, desc="neurons", disable=not progress) as bar:
         while chunk := list(islice(samples, settings.batch_size)):
-            key = " ".join([str(number), *(sample.key for sample in chunk)])
+            key = str(number) if checkpoint is None else _key(number, chunk)
             if key not in progress_file.parts:
                 part = _part(model, chunk, number, measures, choice, settings, skip_unmeasurable)
                 progress_file.parts[key] = part.as_json()
@@ -77,6 +84,12 @@ def run(
             number += len(chunk)
             bar.update(len(chunk))
     return _joined(parts, measures, identity, number)
+
+
+def _key(first: int, samples: Sequence[Sample]) -> str:
+    """What a part is of: the samples with all that is known to be true of them, and their place."""
+    truth = [(s.key, s.caption, s.regions, s.writing, s.answer) for s in samples]
+    return f"{first} {identity_of(truth, 'the samples')}"
 
 
 @dataclass(frozen=True)

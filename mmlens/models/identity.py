@@ -1,0 +1,49 @@
+"""The identity of a run: all that decides what comes out of it, by name. Files of results belong to one."""
+
+from mmlens.core.identity import identity_of
+from mmlens.models.claims import in_force
+from mmlens.models.edit_ledger import ledger_of
+from mmlens.models.fingerprint import fingerprint
+from mmlens.models.protocol import HookedModel
+
+
+def run_identity(model: HookedModel, **settings: object) -> dict[str, str]:
+    """What decides the results of runs on a model as it is now, as hashes.
+
+    Args:
+        model: the hooked model.
+        settings: everything else, by what it is: batches, points, a metric.
+
+    Returns:
+        By name: the weights (with what acts of adapters), how strongly adapters act, edits, interventions and hooks in force,
+        and each of the settings.
+
+    Raises:
+        UnknownIdentityError: if one of them cannot be told.
+
+    Example:
+        >>> import mmlens as mm
+        >>> plain = run_identity(model, at="blocks.1.hook_resid_post")
+        >>> with model.intervene(mm.Scale("blocks.0.hook_mlp_out", 2.0)):
+        ...     scaled = run_identity(model, at="blocks.1.hook_resid_post")
+        >>> [name for name in plain if plain[name] != scaled[name]]
+        ['interventions']
+    """
+    edits = [(list(map(str, entry.edit.rows)), entry.edit.deltas) for entry in ledger_of(model.base).entries]
+    pieces = {
+        "weights": f"{type(model.base).__name__} {fingerprint(model)}",
+        "adapters": _adapters(model),
+        "edits": edits,
+        "interventions": in_force(model),
+        **settings,
+    }
+    return {name.replace("_", " "): identity_of(piece, name.replace("_", " ")) for name, piece in pieces.items()}
+
+
+def _adapters(model: HookedModel) -> dict[str, list[float]]:
+    """Of each adapter that acts, how strongly it does in each layer."""
+    layers: list[dict[str, float]] = [getattr(module, "scaling", {}) for module in model.hf_model.modules()]
+    return {
+        name: [float(scaling[name]) for scaling in layers if isinstance(scaling, dict) and name in scaling]
+        for name in model.active_adapters
+    }
