@@ -1,20 +1,26 @@
 """Loading checkpoints, and finding the family of a model."""
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import transformers
+from peft import PeftModel
 from torch import nn
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
+from mmlens.architectures.checkpoint_kinds import is_listed, refuse_files, refuse_kind
 from mmlens.architectures.modules import HuggingFaceModel, find_module
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.names import nearest
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import families
+from mmlens.inputs.checkpoint_files import content, hub_options
 from mmlens.inputs.processing import load_processor
 
 
@@ -98,32 +104,134 @@ def load_model(
         if dtype is not None and dtype != legacy_dtype:
             raise InputError(f"dtype={dtype!r} and torch_dtype={legacy_dtype!r} differ; give dtype alone.")
         dtype = legacy_dtype
-    hub_options = {
-        key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options
-    }
+    strict = options.pop("strict", True)
+    if dtype is not None:
+        options["dtype"] = _dtype(dtype)
+    if device_map is not None:
+        options["device_map"] = device_map
+    refuse_files(path, options)
+    adapter = content(path, "adapter_config.json", options)
+    model: nn.Module
+    if adapter:
+        model, processor = _load_adapter(path, adapter, processor, strict=strict, options=options)
+    else:
+        model, processor = _load_whole(path, processor, strict=strict, options=options)
+    if device is not None:
+        nn.Module.to(model, device)
+    return model, processor
+
+
+def _load_whole(
+    path: str | Path, processor: Any | None, *, strict: bool, options: dict[str, Any]
+) -> tuple[PreTrainedModel, Any]:
+    """Load a checkpoint with all of its weights.
+
+    Raises:
+        InputError: if it is none, cannot be read, or does not fit its class.
+        UnsupportedModelError: if no family covers its class, or it is of another kind.
+    """
+    trusted = bool(options.get("trust_remote_code"))
+    found = hub_options(options) | ({"trust_remote_code": True} if trusted else {})
+    raw = content(path, "config.json", options)
+    refuse_kind(path, raw, trusted=trusted)
     try:
-        config = AutoConfig.from_pretrained(path, **hub_options)
+        config = AutoConfig.from_pretrained(path, **found)
     except (OSError, ValueError) as error:
         raise InputError(f"There is no checkpoint at {path}: {_first_line(error)}") from error
     names = config.architectures or []
     if not names:
         raise InputError(f"The checkpoint {path} does not name its class (config.architectures is empty).")
     family = families().get(names[0])
-    if family is None and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    remote = trusted and "auto_map" in raw
+    if family is None and not remote and not is_listed(config):
         family = family_of(names[0])
-    if dtype is not None:
-        options["dtype"] = _dtype(dtype)
-    if device_map is not None:
-        options["device_map"] = device_map
     try:
-        model = AutoModelForImageTextToText.from_pretrained(path, **options)
-    except OSError as error:
+        model, info = _auto_class(raw if remote else {}).from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, RuntimeError) as error:  # RuntimeError: weights of other shapes
         raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}") from error
-    if device is not None:
-        nn.Module.to(model, device)
+    if strict:
+        _require_all_weights(path, type(model).__name__, info)
     if processor is None:
-        processor = load_processor(path, find_family(model) if family else None, model.config, **hub_options)
+        processor = load_processor(path, find_family(model) if family else None, model.config, **found)
     return model, processor
+
+
+def _auto_class(config: Mapping[str, Any]) -> Any:
+    """The transformers class that builds a model, given the configuration of one whose code comes with it."""
+    named = config.get("auto_map", {})
+    for name in ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel"):
+        if name in named:
+            return getattr(transformers, name)
+    return AutoModelForImageTextToText
+
+
+def _require_all_weights(path: str | Path, name: str, info: Mapping[str, Any]) -> None:
+    """Check that a checkpoint has the weights of its class and no others.
+
+    Raises:
+        InputError: names those that are missing, unexpected or of another shape.
+    """
+    told = {
+        "lacks": ("which would be drawn at random", sorted(info.get("missing_keys", ()))),
+        "has": ("which have no place in it", sorted(info.get("unexpected_keys", ()))),
+        "has other shapes of": (
+            "which would be drawn at random",
+            sorted(str(key) for key in info.get("mismatched_keys", ())),
+        ),
+    }
+    lines = [
+        f"{what} {len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}), {why}"
+        for what, (why, keys) in told.items()
+        if keys
+    ]
+    if lines:
+        raise InputError(
+            f"The weights of {path} are not those of {name}: it {'; it '.join(lines)}. Open the checkpoint with the class "
+            "that it was made with; strict=False opens it all the same."
+        )
+
+
+_WRAPPED = "HookedMultimodal.from_hf(PeftModel.from_pretrained(base, path), processor)"
+
+
+def _load_adapter(
+    path: str | Path, adapter: Mapping[str, Any], processor: Any | None, *, strict: bool, options: dict[str, Any]
+) -> tuple[nn.Module, Any]:
+    """Load the adapter of peft that a folder holds, on the base that its configuration names.
+
+    Raises:
+        InputError: if its base cannot be had, or it does not fit the base.
+    """
+    base = adapter.get("base_model_name_or_path")
+    if not base:
+        raise InputError(
+            f"{path} is an adapter (adapter_config.json) that names no base; wrap it on yours: {_WRAPPED}."
+        )
+    base = str(Path(path) / base) if (Path(path) / base / "config.json").exists() else base
+    place = hub_options(options)
+    rest = {name: value for name, value in options.items() if name not in ("subfolder", "revision")}
+    if adapter.get("revision"):
+        rest["revision"] = adapter["revision"]
+    try:
+        model, of_base = _load_whole(base, processor, strict=strict, options=rest)
+    except InputError as error:
+        raise InputError(
+            f"{path} is an adapter on {base} (base_model_name_or_path), which cannot be opened: {error} Correct that name "
+            f"in adapter_config.json, or wrap it on your own: {_WRAPPED}."
+        ) from error
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        try:
+            tuned = PeftModel.from_pretrained(model, str(path), **place)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"The adapter {path} does not fit its base {base}: {_first_line(error)}") from error
+    for remark in remarks:
+        if strict and "missing adapter keys" in str(remark.message):
+            raise InputError(
+                f"The adapter {path} does not fit its base {base}: {_first_line(remark.message)}; strict=False opens it all the "
+                "same."
+            )
+    return tuned.eval(), of_base
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -135,7 +243,7 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return value
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: object) -> str:
     return str(error).strip().splitlines()[0]
 
 

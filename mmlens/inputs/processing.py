@@ -4,7 +4,6 @@ Processors with a video part refuse to be built without torchvision, although pi
 image processor and the tokenizer are loaded alone, and the family says how many image tokens a picture takes.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import torch
 import transformers
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils.hub import cached_file
 
 from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
+from mmlens.inputs.checkpoint_files import content, written
 
 
 class ComposedProcessor:
@@ -115,14 +114,19 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
         options: passed on to transformers (`revision`, `token`, ...).
 
     Raises:
-        InputError: if neither can be loaded; says which optional package would help.
+        InputError: if it cannot be loaded; says which file or package is missing.
     """
     try:
-        return AutoProcessor.from_pretrained(path, **options)
-    except (ImportError, ValueError) as error:  # a missing torchvision is a ValueError where there are video settings
+        loaded = AutoProcessor.from_pretrained(path, **options)
+        if not hasattr(loaded, "image_processor"):
+            raise InputError(_no_processor(path, f"it has {type(loaded).__name__} alone"))
+        return loaded
+    except (ImportError, ValueError, OSError) as error:  # no torchvision is a ValueError where there are video settings
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and "torchvision" not in str(error).lower()):
+            raise InputError(_no_processor(path, str(error).strip().splitlines()[0])) from error
         if "torchvision" not in str(error).lower():
-            if isinstance(error, ValueError):
-                raise
             raise InputError(f"The processor of {path} needs a package that is not installed: {error}") from error
         cause = error
     processor: Any
@@ -142,13 +146,21 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
     return processor
 
 
+def _no_processor(path: str | Path, why: str) -> str:
+    return (
+        f"The processor of {path} cannot be loaded: {why} A checkpoint needs preprocessor_config.json and the files of its "
+        "tokenizer: copy them from the checkpoint that it was trained from, or pass processor=AutoProcessor.from_pretrained(...) "
+        "of that one."
+    )
+
+
 def _without_videos(path: str | Path, config: Config, options: Mapping[str, Any]) -> Any:
     """The Hugging Face processor class of a checkpoint, without the part that needs torchvision.
 
     Raises:
         KeyError: if it has none.
     """
-    names = (_content(path, name, options).get("processor_class") for name in _PROCESSOR_FILES)
+    names = (content(path, name, options).get("processor_class") for name in _PROCESSOR_FILES)
     name = next(filter(None, names), None)
     base: Any = PROCESSOR_MAPPING[type(config)] if name is None else getattr(transformers, name)
 
@@ -162,24 +174,17 @@ def _without_videos(path: str | Path, config: Config, options: Mapping[str, Any]
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
-def _content(path: str | Path, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file of a checkpoint holds; nothing if it has no such file."""
-    file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **options)
-    return {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
-
-
 def _chat_template(path: str | Path, options: Mapping[str, Any]) -> str | None:
     """A processor's chat template, in the first of the files that transformers reads."""
     for name in ("processor_config.json", "chat_template.json"):
-        if template := _content(path, name, options).get("chat_template"):
+        if template := content(path, name, options).get("chat_template"):
             return template
-    file = cached_file(path, "chat_template.jinja", _raise_exceptions_for_missing_entries=False, **options)
-    return None if file is None else Path(file).read_text(encoding="utf-8")
+    return written(path, "chat_template.jinja", options)
 
 
 def _video_settings(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a checkpoint's video processor, wherever it keeps them; none if they are the image processor's."""
-    settings = _content(path, "processor_config.json", options).get("video_processor") or _content(
+    settings = content(path, "processor_config.json", options).get("video_processor") or content(
         path, "video_preprocessor_config.json", options
     )
     shortest, longest = settings.get("min_pixels"), settings.get("max_pixels")  # how older checkpoints say a size

@@ -794,6 +794,55 @@ BLIP2 = Layout(
     {"num_query_tokens": 32, "processor_class": "Blip2Processor"},
 )
 
+_MOLMO_MARKS = (
+    *("<im_start>", "<low_res_im_start>", "<im_end>", "<im_patch>", "<im_col>", "<|image|>", "<|video|>"),
+    *("<frame_start>", "<frame_end>", "<im_low>"),
+)
+#: Its image processor alone needs torchvision.
+MOLMO2 = Layout(
+    "molmo2",
+    lambda: _qwen_words(*_MOLMO_MARKS, bos_token="<|im_end|>"),
+    lambda words: {
+        "vision_config": {
+            **_VISION,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "image_size": [378, 378],
+            "image_default_input_size": [378, 378],
+            "patch_size": 14,
+            "image_num_pos": 729,
+        },
+        "adapter_config": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "text_hidden_size": 32,
+            "vision_feature_layer": [-1, 0],
+        },
+        "text_config": _text(words, "molmo2_text", "<|im_end|>", head_dim=8, additional_vocab_size=8),
+        "image_patch_id": words.id("<im_patch>"),
+        "image_start_token_id": words.id("<im_start>"),
+        "low_res_image_start_token_id": words.id("<low_res_im_start>"),
+        "image_end_token_id": words.id("<im_end>"),
+    },
+    "Molmo2Config",
+    {
+        "image_processor_type": "Molmo2ImageProcessor",
+        "processor_class": "Molmo2Processor",
+        "max_crops": 8,
+        "overlap_margins": [4, 4],
+        "pooling_size": [2, 2],
+        "patch_size": 14,
+        "size": {"height": 378, "width": 378},
+        **_HALF,
+    },
+    {"image_use_col_tokens": True, "processor_class": "Molmo2Processor"},
+    ("chat_template.jinja", templates.INTERNVL.replace("<IMG_CONTEXT>\n", "<|image|>")),
+    needs_torchvision=True,
+)
+
 LAYOUTS = (
     *(LLAVA, LLAVA_NEXT, ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL3, PALIGEMMA2, GEMMA3, IDEFICS2, IDEFICS3),
     *(SMOLVLM2, MLLAMA, INSTRUCTBLIP, BLIP2),
