@@ -7,7 +7,8 @@ from itertools import product
 
 import mmlens as mm
 from benchmarks.steering_tasks import Layer, Task, validation
-from mmlens.analysis.steering.outcome import SteeringCase, says
+from mmlens.analysis.steering.outcome import SteeringCase
+from mmlens.core.answer_text import says
 from mmlens.core.positions import Rule
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")

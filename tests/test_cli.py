@@ -43,7 +43,10 @@ def test_help_names_the_commands_and_loads_nothing_heavy() -> None:
         (["tour", "text.png"], "mmlens: text.png is not a picture that PIL can read."),
         (["tour", "."], "mmlens: . is a folder, not a picture."),
         (["tour", "picture.png", "--model", "nothing/here"], "mmlens: There is no checkpoint at nothing/here:"),
-        (["tour", "picture.png", "--model", "bert"], "mmlens: bert is a language model that sees no pictures (BertForMaskedLM"),
+        (
+            ["tour", "picture.png", "--model", "bert"],
+            "mmlens: bert is a language model that sees no pictures (BertForMaskedLM",
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.core.answer_text import is_answer
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
@@ -188,7 +189,7 @@ def _cases(
                 kl=float(kl[n, :length].mean()),
                 right=None
                 if sample.answer is None
-                else (before.text[n] == sample.answer, after.text[n] == sample.answer),
+                else (is_answer(before.text[n], sample.answer), is_answer(after.text[n], sample.answer)),
                 **(_target_fields(model, tokens, now, old[n], new[n], ids) if role == "target" else _CONTROL),
             )
             cases.append(case)

@@ -133,7 +133,8 @@ def _wanted(nouns: Nouns, caption: str, words: list[CaptionWord]) -> set[str]:
     if callable(nouns):
         nouns = nouns(caption)
     if nouns is not None:
-        return {" ".join(noun.lower().split()) for noun in nouns}
+        several = [nouns] if isinstance(nouns, str) else nouns
+        return {" ".join(noun.lower().split()) for noun in several}
     tagger = _spacy()
     if tagger is not None:
         return {token.text.lower() for token in tagger(caption) if token.pos_ in ("NOUN", "PROPN")}

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from PIL import Image
 from tqdm.auto import tqdm
 
+from mmlens.analysis.dataset_items import read_item
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
@@ -19,8 +20,9 @@ from mmlens.models.hooked import HookedMultimodal
 
 DEFAULT_PROMPT = "describe the image"
 
-#: What analyses take as a dataset: lab scenes; `Sample`s; mappings with "image" and perhaps "prompt", "id", "caption", as
-#: Hugging Face `datasets` give them; pairs (picture, prompt); or bare pictures. Read once, in order, and only as needed.
+#: What analyses take as a dataset: lab scenes; `Sample`s; mappings with "image" and perhaps "question", "answer", "id",
+#: "caption" (see `mmlens.analysis.dataset_items`), as Hugging Face `datasets` give them; pairs (picture, prompt); or bare
+#: pictures. Read once, in order, and only as needed.
 Dataset: TypeAlias = Iterable[Any]
 
 
@@ -35,7 +37,7 @@ class Sample:
         regions: masks of the objects that are in the picture, by noun.
         writing: the same content in words, which can stand in the place of the picture; None if unknown.
         name: the caller's own identifier, if there is one.
-        answer: the true answer to the prompt, if known.
+        answer: the true answer to the prompt, or several that count as true, if known.
 
     Example:
         >>> sample = next(as_samples([scene]))
@@ -49,7 +51,7 @@ class Sample:
     regions: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict, repr=False)
     writing: str | None = field(default=None, repr=False)
     name: str | None = None
-    answer: str | None = None
+    answer: str | tuple[str, ...] | None = None
 
     @cached_property
     def pictures(self) -> tuple[Image.Image, ...]:
@@ -141,18 +143,16 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
 
 
 def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
-    images = item.get("images", item.get("image"))
-    if images is None:
-        raise InputError(f"Sample {number} has the keys {', '.join(map(str, item))}; it needs 'image' (or 'images').")
-    name = item.get("id")
+    found = read_item(item, number)
+    images, name = found["images"], found.get("name")
     return Sample(
-        _tuple(images),
-        item.get("prompt", prompt),
-        item.get("caption"),
-        item.get("regions") or {},
-        item.get("writing"),
+        () if images is None else _tuple(images),
+        found.get("prompt", prompt),
+        found.get("caption"),
+        found.get("regions") or {},
+        found.get("writing"),
         None if name is None else str(name),
-        item.get("answer"),
+        found.get("answer"),
     )
 
 

@@ -155,7 +155,7 @@ class Prompter:
         opening = before.partition(self.mark)[0] if self.mark else before
         bos = getattr(self.processor.tokenizer, "bos_token", None) or ""
         opening, closing = opening.strip().rpartition("\n")[2].removeprefix(bos).strip(), after.strip()
-        if closing and text.rstrip().endswith(closing):
+        if (closing and text.rstrip().endswith(closing)) or (opening and text.removeprefix(bos).startswith(opening)):
             return True
         return has_marks and any(part and part in text for part in (opening, closing))
 

@@ -3,7 +3,8 @@
     scorers = [ClipScore("checkpoints/clip-vit-base-patch32"), BertScore("checkpoints/roberta-large")]
     mm.neuron_report(model, dataset, scorers=scorers)
 
-Any object with a name, a unit, what it compares with, and `score` is a scorer too.
+Any object with a name, a unit, what it compares with, and `score` is a scorer too. `normalised(text)` and `says(text, word)` are
+how answers and captions are compared everywhere.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import identity, kron, vstack
 
+from mmlens.core.answer_text import normalised as normalised
+from mmlens.core.answer_text import says as says
 from mmlens.models.encoders import ImageTextEncoder, PairRegressor, TextEncoder
 
 #: What words are compared with: the picture, or a caption of it.

@@ -1,6 +1,5 @@
 """Sensitivity: whether the words that a noun's neurons write are that noun, and true of the picture."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
+from mmlens.core.answer_text import says
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
 
@@ -81,8 +81,7 @@ def _reference(case: Case, scorer: Scorer) -> object:
 
 def _overlap(words: Sequence[str], text: str) -> float:
     """The share of words that a text has."""
-    vocabulary = set(re.findall(r"[^\W_]+", text.lower()))
-    return sum(word in vocabulary for word in words) / len(words)
+    return sum(says(text, word) for word in words) / len(words)
 
 
 def sensitivity(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.answer_text import normalised, says, words_of
 from mmlens.core.errors import InputError
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
@@ -31,7 +32,7 @@ class SteeringCase:
         group: name of the set of prompts, e.g. the type of answer.
         shown: which picture (or text); cases that share it are not independent.
         prompt: what was asked.
-        truth: the true answer, if known.
+        truth: the true answer, or those that count, if known.
         before, after: the model's answers.
         score: of the answers before and after, 0 to 1; None where the truth is not known.
     """
@@ -40,15 +41,15 @@ class SteeringCase:
     group: str
     shown: str
     prompt: str
-    truth: str | None
+    truth: str | tuple[str, ...] | None
     before: str
     after: str
     score: tuple[float, float] | None
 
     @property
     def changed(self) -> bool:
-        """Whether the answer is another one."""
-        return self.before != self.after
+        """Whether the answer is another one, once both are normalised."""
+        return normalised(self.before) != normalised(self.after)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Diversity:
 
 
 def diversity(texts: Sequence[str]) -> Diversity:
-    """Measure a set of texts, word by word.
+    """Measure a set of texts, word by word; what differs in case or punctuation is one word.
 
     Raises:
         InputError: for no texts.
@@ -104,7 +105,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
     """
     if not texts:
         raise InputError("Diversity is that of one or more texts; found none.")
-    words = [text.split() for text in texts]
+    words = [words_of(text) for text in texts]
     pairs = [pair for word_list in words for pair in pairwise(word_list)]
     every = [word for word_list in words for word in word_list]
     threes = [list(zip(word_list, word_list[1:], word_list[2:], strict=False)) for word_list in words]
@@ -116,18 +117,6 @@ def diversity(texts: Sequence[str]) -> Diversity:
         len(every) / len(texts),
         sum(not word_list for word_list in words) / len(texts),
     )
-
-
-def says(text: str, phrases: str | Sequence[str]) -> bool:
-    """Whether a text has one of some words or phrases, as whole words; "no" is not in "nose".
-
-    Example:
-        >>> says("a man in red", "man"), says("a woman in red", "man"), says("a man in red", ["dog", "in red"])
-        (True, False, True)
-    """
-    words = f" {' '.join(text.lower().split())} "
-    phrase_list = [phrases] if isinstance(phrases, str) else phrases
-    return any(f" {' '.join(phrase.lower().split())} " in words for phrase in phrase_list)
 
 
 @dataclass(frozen=True)
@@ -219,11 +208,12 @@ class SteeringReport:
         )
 
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
-        """How often each answer is given before and after; those that change most first."""
+        """How often each (normalised) answer is given before and after; those that change most first."""
         import pandas as pd
 
         cases = self.of(intervention, group)
-        before, after = Counter(case.before for case in cases), Counter(case.after for case in cases)
+        before = Counter(normalised(case.before) for case in cases)
+        after = Counter(normalised(case.after) for case in cases)
         answers = sorted({*before, *after}, key=lambda answer: (-abs(after[answer] - before[answer]), answer))
         columns = {"before": [before[answer] for answer in answers], "after": [after[answer] for answer in answers]}
         frame = pd.DataFrame({"answer": answers, **columns})
@@ -291,7 +281,9 @@ class SteeringReport:
         """
         content = _FILE.read(path)
         facts = tuple(SteeringFacts(**fact) for fact in content["interventions"])
+        as_tuples = ("score", "truth")
         cases = [
-            {**case, "score": None if case["score"] is None else tuple(case["score"])} for case in content["cases"]
+            {**case, **{key: tuple(case[key]) for key in as_tuples if isinstance(case[key], list)}}
+            for case in content["cases"]
         ]
         return cls(facts, tuple(SteeringCase(**case) for case in cases))

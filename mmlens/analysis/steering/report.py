@@ -9,6 +9,7 @@ import torch
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.core.answer_text import is_answer
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.hooked import HookedMultimodal
@@ -38,8 +39,9 @@ def steering_report(
         model: the hooked model.
         interventions: one, or several by name; each an intervention or a list of them, which act together.
         dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored.
-        score: of an answer to a sample; by default 1 where it is the sample's `answer` to the letter, else 0. With several
-            people's answers: `lambda sample, text: mm.vqa_accuracy([text], [people[sample.name]])[0]`.
+        score: of an answer to a sample; by default 1 where it is the sample's `answer`, or one of several, up to case and
+            punctuation (`mm.scorers.normalised`), else 0. With several people's answers by VQAv2's rules:
+            `lambda sample, text: mm.vqa_accuracy([text], [people[sample.name]])[0]`.
         seeds: of the random controls of each `Steer` and `ProjectOut`, with the same strength, positions and gate.
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
@@ -131,7 +133,7 @@ def _counting(arm: Sequence[Intervention]) -> list[Steer | ProjectOut]:
 
 
 def _exact(sample: Sample, answer: str) -> float:
-    return float(answer == sample.answer)
+    return 0.0 if sample.answer is None else float(is_answer(answer, sample.answer))
 
 
 def _case(name: str, group: str, score: Score) -> Callable[[Sample, str, str], SteeringCase]:

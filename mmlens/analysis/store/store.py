@@ -14,6 +14,7 @@ from mmlens.analysis.store.folder import is_finished, read_question, read_shards
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.shard import Record, Shard
 from mmlens.analysis.store.states import States, import_datasets
+from mmlens.core.answer_text import words_of
 from mmlens.core.errors import InputError
 from mmlens.core.names import match_names
 
@@ -161,7 +162,7 @@ class ActivationStore:
     def _nothing(self, keys: set[str] | None) -> str:
         if keys is not None:
             return f"The store holds no states of the samples {', '.join(sorted(keys)[:4])}."
-        words = Counter(word for record in self.records for word in set(record.caption.lower().split()))
+        words = Counter(word for record in self.records for word in set(words_of(record.caption)))
         common = ", ".join(word for word, _ in words.most_common(12))
         return f"None of the {len(self.records)} samples gave a state ({self.question.rule})." + (
             f" The captions' most frequent words: {common}." if common else ""

@@ -8,10 +8,11 @@ import torch
 
 from mmlens import lab
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.steering.outcome import SteeringReport, diversity, says
+from mmlens.analysis.steering.outcome import SteeringReport, diversity
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.vqa import vqa_accuracy
 from mmlens.core import positions
+from mmlens.core.answer_text import says
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.interventions.ablation import Ablate

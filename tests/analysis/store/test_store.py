@@ -184,7 +184,7 @@ def test_a_finished_store_is_extended_by_what_it_lacks(llava: Subject, tmp_path:
 
 
 def test_an_unfinished_store_wants_its_own_dataset(llava: Subject, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="it needs 'image'"):
+    with pytest.raises(InputError, match="keys that mean nothing here: 'picture'"):
         gather(llava, tmp_path, [*DATASET[:4], {"picture": 1}])
     assert not ActivationStore.load(tmp_path).finished
     assert "unfinished" in repr(ActivationStore.load(tmp_path))

@@ -1,0 +1,103 @@
+"""Items of dataset files: the keys that a sample is read from, by their names in common data sets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmlens.core.errors import InputError
+from mmlens.core.names import nearest
+
+#: What a sample is made of, and the keys that data sets have for it; the first is ours.
+KEYS: dict[str, tuple[str, ...]] = {
+    "images": ("images", "image", "image_path"),
+    "prompt": ("prompt", "question", "text", "instruction"),
+    "conversation": ("conversations", "messages"),
+    "answer": ("answer", "answers", "multiple_choice_answer"),
+    "caption": ("caption",),
+    "regions": ("regions",),
+    "writing": ("writing",),
+    "name": ("id", "name", "question_id"),
+}
+_FIELDS = {key: field for field, keys in KEYS.items() for key in keys}
+#: Keys that say nothing of a sample.
+_BESIDE = frozenset(
+    ("width", "height", "image_id", "question_type", "answer_type", "split", "source", "dataset", "license")
+)
+
+
+def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What an item says of a sample, by our names.
+
+    Args:
+        item: as a data set has it.
+        number: which item it is, for messages.
+
+    Returns:
+        `images` (always), `prompt`, `answer`, `caption`, `regions`, `writing`, `name`, as far as they are there.
+
+    Raises:
+        InputError: for a key that nobody knows, two keys for one thing, no picture, or a conversation of several questions.
+    """
+    unknown = [key for key in item if key not in _FIELDS and key not in _BESIDE]
+    if unknown:
+        told = [
+            f"{key!r}" + (f" (nearest: {close[0]!r})" if (close := nearest(str(key), list(_FIELDS), count=1)) else "")
+            for key in unknown
+        ]
+        raise InputError(
+            f"Sample {number} has keys that mean nothing here: {', '.join(told)}. Known are {_known()}; rename or drop the "
+            "others."
+        )
+    found: dict[str, Any] = {}
+    for key, value in item.items():
+        field = _FIELDS.get(key)
+        if field is None or (value is None and field != "images"):
+            continue
+        if field in found:
+            keys = [name for name in item if _FIELDS.get(name) == field]
+            raise InputError(
+                f"Sample {number} has several keys for its {field}: {', '.join(map(repr, keys))}; keep one."
+            )
+        found[field] = value
+    if "images" not in found:
+        raise InputError(
+            f"Sample {number} has the keys {', '.join(map(str, item))}; it needs 'image' (or 'images'), None for text alone."
+        )
+    if "conversation" in found:
+        found = {**_exchange(found.pop("conversation"), number), **found}
+    if "answer" in found:
+        found["answer"] = _answers(found["answer"])
+    return found
+
+
+def _known() -> str:
+    return "; ".join(f"{field}: {', '.join(keys)}" for field, keys in KEYS.items())
+
+
+def _answers(held: Any) -> str | tuple[str, ...]:
+    """One answer, or those of several people, as strings or as VQAv2 has them."""
+    if isinstance(held, Sequence) and not isinstance(held, str):
+        return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in held)
+    return str(held)
+
+
+def _exchange(turns: Any, number: int) -> dict[str, Any]:
+    """The question and the answer of a conversation, as LLaVA's data sets have them (`from`, `value`) or as chats.
+
+    Raises:
+        InputError: if it is not one question, or one question and its answer.
+    """
+    pairs = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in turns]
+    roles = [{"human": "user", "gpt": "assistant"}.get(role, role) for role, _ in pairs]
+    texts = [text if isinstance(text, str) else _text_of(text) for _, text in pairs]
+    if roles not in (["user"], ["user", "assistant"]):
+        raise InputError(
+            f"The conversation of sample {number} has the turns {roles}; a sample is one question of the user, and its answer if "
+            "it is known. Make a sample of each question."
+        )
+    question = texts[0].replace("<image>", "").strip()
+    return {"prompt": question, **({"answer": texts[1]} if len(texts) > 1 else {})}
+
+
+def _text_of(parts: Any) -> str:
+    """The text of a message's parts."""
+    return " ".join(part["text"] for part in parts or () if isinstance(part, Mapping) and part.get("type") == "text")
