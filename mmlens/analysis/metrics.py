@@ -1,6 +1,10 @@
-"""Metrics: functions of the logits at the predicting position, with one value per sample."""
+"""Metrics: functions of the logits at the predicting position, with one value per sample.
 
-from collections.abc import Callable, Mapping
+A word of several tokens is measured by its first one, as a model that is about to say the word says that first; two words that
+begin alike are told apart behind what they share (`model.extend`). `word_log_probability` is that of all tokens of a word.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
@@ -10,6 +14,7 @@ from jaxtyping import Float, Int
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Must, Several, Text, With
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: `logits [batch vocab]` at the predicting position to one value per sample `[batch]`.
@@ -57,6 +62,7 @@ class Metric:
         if self.against_clean and clean is None:
             raise InputError(f"{self.name} compares with the clean run; pass clean=logits [batch vocab].")
         columns = [_ids(model, tokens) for tokens in self.tokens]
+        _require_apart(model, self, columns)
         counts = {len(ids) for ids in columns if len(ids) > 1}
         if len(counts) > 1:
             raise InputError(
@@ -111,12 +117,73 @@ class Measure:
 
 def _ids(model: HookedMultimodal, tokens: Tokens) -> torch.Tensor:
     token_list = [tokens] if isinstance(tokens, str | int) else tokens
-    ids = torch.tensor([model.to_single_token(t) if isinstance(t, str) else t for t in token_list])
+    ids = torch.tensor([_first_token(model, t) if isinstance(t, str) else t for t in token_list])
     size = _vocabulary(model)
     wrong = ids[ids >= size].tolist()
     if wrong:
         raise InputError(f"A metric was given the token ids {wrong}; the vocabulary has ids 0..{size - 1}.")
     return ids
+
+
+def _first_token(model: HookedMultimodal, word: str) -> int:
+    """The token that a word begins with.
+
+    Raises:
+        InputError: for several words, or one that the tokenizer does not know.
+    """
+    if len(word.split()) > 1:
+        return model.to_single_token(word)  # which says what the tokenizer makes of it
+    return model.to_word_tokens(word)[0]
+
+
+def _require_apart(model: HookedMultimodal, metric: "Metric", columns: list[torch.Tensor]) -> None:
+    """Check that two words which are compared do not begin with one token.
+
+    Raises:
+        InputError: says which, and how they are told apart.
+    """
+    if len(columns) != 2 or len(columns[0]) != len(columns[1]):
+        return
+    shared = columns[0][columns[0] == columns[1]].tolist()
+    if shared:
+        raise InputError(
+            f"{metric.name} compares words that begin with the same token {model.to_string(shared[0])!r} (id {shared[0]}), which "
+            f"is all that the predicting position tells. Put it behind the prompt, model.extend(batch, torch.tensor("
+            f"[[{shared[0]}]] * batch.size)), and compare the ids that follow (model.to_word_tokens(word))."
+        )
+
+
+@torch.no_grad()
+def word_log_probability(
+    model: HookedMultimodal, batch: MultimodalBatch, word: str | Sequence[str]
+) -> Float[torch.Tensor, "batch"]:
+    """Log-probability of a whole word, in nats: the sum over its tokens, each behind those before it (teacher forced).
+
+    Args:
+        model: the hooked model.
+        batch: prompts, padded on the left.
+        word: the word, or one per sample.
+
+    Raises:
+        InputError: for another number of words than samples, or a word that the tokenizer does not know.
+
+    Example:
+        >>> from mmlens.analysis.metrics import log_probability, word_log_probability
+        >>> whole = word_log_probability(model, batch, "red")
+        >>> bool(torch.allclose(whole, log_probability("red").on(model)(model(batch)[:, -1]), atol=1e-4))
+        True
+    """
+    words = [word] * batch.size if isinstance(word, str) else list(word)
+    if len(words) != batch.size:
+        raise InputError(f"{len(words)} words were given for {batch.size} samples; give one for all, or one each.")
+    rows = [model.to_word_tokens(each) for each in words]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
+    written = torch.arange(longest)[None] < torch.tensor([len(row) for row in rows])[:, None]
+    behind = batch if longest == 1 else model.extend(batch, tokens[:, :-1])
+    logits = model(behind)[:, -longest:].float().cpu()
+    own = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    return (own * written).sum(-1)
 
 
 def _vocabulary(model: HookedMultimodal) -> int:

@@ -73,8 +73,8 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
     if "mm_vision_tower" in config or "mm_projector_type" in config:
         raise UnsupportedModelError(
             f"{path} is an original LLaVA checkpoint ({shown}), whose code is not part of transformers. Open the converted one "
-            "(for liuhaotian/llava-v1.5-7b that is llava-hf/llava-1.5-7b-hf), or convert it with transformers' "
-            "convert_llava_weights_to_hf.py."
+            "(for liuhaotian/llava-v1.5-7b that is llava-hf/llava-1.5-7b-hf), or convert it with the script "
+            "beside the class in transformers' repository."
         )
     if "auto_map" in config:
         if trusted:

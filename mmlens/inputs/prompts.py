@@ -268,8 +268,7 @@ class Prompter:
 
     def _apply(self, messages: list[Message]) -> str:
         """The prompt of a chat; a last turn of the assistant is left open, for the model to go on."""
-        renderer = self._renderer
-        assert renderer is not None
+        renderer: Any = self._renderer
         if messages[-1]["role"] == "assistant":
             return renderer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
         return renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

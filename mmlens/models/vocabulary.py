@@ -53,19 +53,33 @@ class Vocabulary:
         ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
         return ids["input_ids"].to(device_of(self.model))
 
+    def to_word_tokens(self, word: str) -> list[int]:
+        """The ids of a word as it stands in a text: with a blank in front if the tokenizer has fewer tokens for it then.
+
+        Raises:
+            InputError: if it is empty or unknown to the tokenizer.
+        """
+        forms = [self.tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}")]
+        known = [ids for ids in forms if ids and self.tokenizer.unk_token_id not in ids]
+        if not known or not word.strip():
+            pieces = self.tokenizer.convert_ids_to_tokens(forms[0])
+            raise InputError(f"{word!r} is unknown to the tokenizer, which makes {pieces} of it; name another word.")
+        return [int(token) for token in min(known, key=len)]
+
     def to_single_token(self, text: str) -> int:
-        """The id of a string that is one token.
+        """The id of a string that is one token, as it is or with a blank in front.
 
         Raises:
             InputError: if it is several tokens (they are listed) or unknown to the tokenizer.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
-            pieces = self.tokenizer.convert_ids_to_tokens(ids)
-            raise InputError(
-                f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
-            )
-        return int(ids[0])
+        for form in (text, f" {text}"):
+            ids = self.tokenizer.encode(form, add_special_tokens=False)
+            if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
+                return int(ids[0])
+        pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(text, add_special_tokens=False))
+        raise InputError(
+            f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
+        )
 
     def to_string(self, tokens: Any) -> Any:
         """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]` or a batch. Special tokens show."""

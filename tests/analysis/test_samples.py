@@ -51,7 +51,11 @@ def test_batches_stream(llava: Subject) -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "message"),
-    [("a.png", "put a single one into a list"), ([{"picture": 1}], "keys that mean nothing here: 'picture'"), (3, "found int")],
+    [
+        ("a.png", "put a single one into a list"),
+        ([{"picture": 1}], "keys that mean nothing here: 'picture'"),
+        (3, "found int"),
+    ],
 )
 def test_what_is_no_dataset_is_refused(dataset: object, message: str) -> None:
     with pytest.raises(InputError, match=message):

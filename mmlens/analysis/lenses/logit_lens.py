@@ -61,7 +61,7 @@ def logit_lens(
         positions: which positions of the prompt (see `mm.positions`): all by default, or the picture's if `at` names points of
             vision encoder or projector, which reach the language model there alone. A sample may have fewer than another.
         k: how many of the best tokens are kept.
-        words: words (single tokens) or ids whose probability is kept at every place, for `.map` and `.overlay`.
+        words: words (their first tokens) or ids whose probability is kept at every place, for `.map` and `.overlay`.
         final_norm: pass states through the final norm first, as the model does; False reads them raw.
         control: a batch of the same layout, e.g. `mm.corrupt.shuffle(model, batch, seed=0)`, whose probabilities stand beside.
         progress: show a progress bar.
@@ -78,7 +78,7 @@ def logit_lens(
     vocab = model.graph["hook_logits"].width or 0
     if not 1 <= k <= vocab:
         raise InputError(f"k={k} must lie in 1..{vocab}, the size of the vocabulary.")
-    ids = [model.to_single_token(word) if isinstance(word, str) else int(word) for word in words]
+    ids = [model.to_word_tokens(word)[0] if isinstance(word, str) else int(word) for word in words]
     rows = _rows(model, batch, positions, [node.name for node in nodes if node.part != "language"])
     if control is not None and not torch.equal(control.layout.is_image, batch.layout.is_image):
         raise InputError("The control has image tokens at other positions than the batch; use texts of equal length.")
