@@ -16,7 +16,7 @@ from mmlens.core.answer_text import is_answer
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.examples import as_token
+from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -83,7 +83,7 @@ def edit_report(
     if not edits_by_name or not all(edits_by_name.values()):
         raise InputError("No edits were given to report on.")
     words = _words(edits_by_name, source, target)
-    ids = tuple(None if word is None else as_token(model, word) for word in words)
+    forms = tuple(None if word is None else as_word(model, word) for word in words)
     for edit in (edit for group in edits_by_name.values() for edit in group):
         edit.check(model)
     sets = _sets(targets, "target") | _sets(controls, "control")
@@ -93,7 +93,7 @@ def edit_report(
     for name, (role, samples) in sets.items():
         parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
         for group, batch in parts:
-            cases += _cases(model, edits_by_name, name, role, group, batch, ids, max_new_tokens)
+            cases += _cases(model, edits_by_name, name, role, group, batch, forms, max_new_tokens)
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
     facts = tuple(_facts(name, group) for name, group in edits_by_name.items())
@@ -147,7 +147,7 @@ def _cases(
     role: Role,
     samples: Sequence[Sample],
     batch: MultimodalBatch,
-    ids: tuple[int | None, ...],
+    forms: tuple[WordForms | None, ...],
     max_new_tokens: int,
 ) -> list[EditCase]:
     """Every sample of a batch before and after every edit."""
@@ -190,7 +190,7 @@ def _cases(
                 right=None
                 if sample.answer is None
                 else (is_answer(before.text[n], sample.answer), is_answer(after.text[n], sample.answer)),
-                **(_target_fields(model, tokens, now, old[n], new[n], ids) if role == "target" else _CONTROL),
+                **(_target_fields(model, tokens, now, old[n], new[n], forms) if role == "target" else _CONTROL),
             )
             cases.append(case)
     return cases
@@ -206,24 +206,30 @@ def _target_fields(
     now: list[int],
     old: torch.Tensor,
     new: torch.Tensor,
-    ids: tuple[int | None, ...],
+    forms: tuple[WordForms | None, ...],
 ) -> dict[str, Any]:
     """What became of the source in one answer, given the tokens and log-probabilities `[step vocab]` before and after."""
-    source, target = ids
-    if source not in tokens:
+    source, target = forms
+    form = None if source is None else form_said([tokens], source)
+    if source is None or form is None:
         return {"wanted": None, "said_before": False, "success": None}
-    step = tokens.index(source)
-    tokens_with_target = [target if token == source else token for token in tokens]
-    text = None if target is None else model.decode(torch.tensor([tokens_with_target]))[0]
-    there = target is None or now.count(target) > tokens.count(target)
+    old_word = in_form(source, form)
+    new_word = None if target is None else in_form(target, form)
+    step = starts_of(tokens, old_word)[0]
 
-    def pair(token: int | None) -> tuple[float, float] | None:
-        return None if token is None else (float(old[step, token].exp()), float(new[step, token].exp()))
+    def count(answer: list[int], word: WordForms) -> int:
+        return sum(len(starts_of(answer, ids)) for ids in set(word) if ids)
+
+    text = None if new_word is None else model.decode(torch.tensor([replaced(tokens, old_word, new_word)]))[0]
+    there = target is None or count(now, target) > count(tokens, target)
+
+    def pair(word: tuple[int, ...] | None) -> tuple[float, float] | None:
+        return None if word is None else (float(old[step, word[0]].exp()), float(new[step, word[0]].exp()))
 
     return {
         "wanted": text,
         "said_before": True,
-        "success": source not in now and there,
-        "p_source": pair(source),
-        "p_target": pair(target),
+        "success": not count(now, source) and there,
+        "p_source": pair(old_word),
+        "p_target": pair(new_word),
     }

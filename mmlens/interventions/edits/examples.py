@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -19,18 +19,21 @@ class EditExample:
 
     Attributes:
         batch: prompts and answers; position `n` predicts token `n + 1`.
-        source_places: `(sample, position)` of the logits that say the source now.
+        source_places: `(sample, position)` of the logits that say the source now: of each token of the target; of the source's
+            first one where no word takes its place.
+        place_tokens: the token that is wanted at each of them, or is not to be said there.
         follow_places: `(sample, position)` of the logits behind them, where the target might be said again.
         other_places: `(sample, position)` of all other logits of the answers, which should stay.
-        source_log_probabilities, other_log_probabilities: of the unedited model at these places, given the answers as it wrote
-            them: what follows the replaced word should be what followed the old one.
+        source_log_probabilities, other_log_probabilities: of the unedited model where the source begins, and at the other
+            places, given the answers as it wrote them: what follows the replaced word should be what followed the old one.
     """
 
     batch: MultimodalBatch
     source_places: Int[torch.Tensor, "spot 2"]
+    place_tokens: Int[torch.Tensor, "spot"]
     follow_places: Int[torch.Tensor, "follower 2"]
     other_places: Int[torch.Tensor, "rest 2"]
-    source_log_probabilities: Float[torch.Tensor, "spot vocab"] = field(repr=False)
+    source_log_probabilities: Float[torch.Tensor, "word vocab"] = field(repr=False)
     other_log_probabilities: Float[torch.Tensor, "rest vocab"] = field(repr=False)
 
     def __repr__(self) -> str:
@@ -73,12 +76,75 @@ def as_token(model: HookedMultimodal, word: str | int) -> int:
     return token
 
 
+#: A word in each of its `_FORMS` as token ids, None where the tokenizer does not know it; an id has one form.
+WordForms: TypeAlias = tuple[tuple[int, ...] | None, ...]
+#: The ways in which a word is written: as it is, behind a blank, and with a capital.
+_FORMS = ("{0}", " {0}", "{1}", " {1}")
+
+
+def as_word(model: HookedMultimodal, word: str | int) -> WordForms:
+    """A word as the tokenizer makes it, in each way in which a model may write it; an id is one token.
+
+    Raises:
+        InputError: if the tokenizer does not know it, or it is no id of the vocabulary.
+    """
+    if not isinstance(word, str):
+        return ((as_token(model, word),),)
+    tokenizer = model.tokenizer
+    forms = [
+        tokenizer.encode(form.format(word, word[:1].upper() + word[1:]), add_special_tokens=False) for form in _FORMS
+    ]
+    known = tuple(tuple(ids) if ids and tokenizer.unk_token_id not in ids else None for ids in forms)
+    if not any(known):
+        model.to_word_tokens(word)  # which says what the tokenizer makes of it
+    return known
+
+
+def one_token(word: WordForms) -> int:
+    """The id of a word that is one token in one of its forms.
+
+    Raises:
+        InputError: if it is several in each.
+    """
+    ids = next((form[0] for form in word if form and len(form) == 1), None)
+    if ids is None:
+        raise InputError(f"The word is not one token in any form: {word}.")
+    return ids
+
+
+def starts_of(tokens: Sequence[int], word: Sequence[int]) -> list[int]:
+    """Where a word begins in a row of tokens; occurrences do not overlap."""
+    starts: list[int] = []
+    for start in range(len(tokens) - len(word) + 1):
+        if tuple(tokens[start : start + len(word)]) == tuple(word) and (not starts or start >= starts[-1] + len(word)):
+            starts.append(start)
+    return starts
+
+
+def replaced(tokens: Sequence[int], old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """A row of tokens with one word in the place of another."""
+    return _rewritten(list(tokens), old, new).tokens
+
+
+def form_said(rows: Iterable[Sequence[int]], word: WordForms) -> int | None:
+    """The first form of a word that is said in some rows of tokens; None if none is."""
+    row_list = list(rows)
+    return next(
+        (number for number, form in enumerate(word) if form and any(starts_of(row, form) for row in row_list)), None
+    )
+
+
+def in_form(word: WordForms, form: int) -> tuple[int, ...]:
+    """A word in one of its forms, or the first that the tokenizer knows."""
+    return (word[form] if form < len(word) else None) or next(ids for ids in word if ids)
+
+
 def edit_examples(
     model: HookedMultimodal,
     batches: Sequence[MultimodalBatch],
     *,
-    source: int | None,
-    target: int | None,
+    source: WordForms | None,
+    target: WordForms | None,
     max_new_tokens: int,
 ) -> list[EditExample]:
     """Let the model answer, and write the answers that the edit should give.
@@ -86,8 +152,8 @@ def edit_examples(
     Args:
         model: the hooked model, before the edit.
         batches: prompts.
-        source: the token to replace; None for controls, whose answers stay as they are.
-        target: the token in its place; None to leave the source in the text (it is only to become unlikely).
+        source: the word to replace, in the form in which a batch's answers say it; None for controls, whose answers stay.
+        target: the word in its place, in the same form; None to leave the source in the text (it is only to become unlikely).
         max_new_tokens: length of the answers.
 
     Raises:
@@ -97,30 +163,95 @@ def edit_examples(
 
 
 def _example(
-    model: HookedMultimodal, batch: MultimodalBatch, source: int | None, target: int | None, max_new_tokens: int
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    source: WordForms | None,
+    target: WordForms | None,
+    max_new_tokens: int,
 ) -> EditExample:
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
-    steps = trace.tokens.shape[1]
-    is_text = torch.arange(steps)[None] < trace.lengths[:, None]
-    is_source = torch.zeros_like(is_text) if source is None else is_text & (trace.tokens == source)
-    if source is not None and not is_source.any():
+    said = [row[:length] for row, length in zip(trace.tokens.tolist(), trace.lengths.tolist(), strict=True)]
+    form = None if source is None else form_said(said, source)
+    if source is not None and form is None:
         answers = ", ".join(repr(text) for text in trace.text[:4])
         raise InputError(
-            f"The model does not say {model.to_string(source).strip()!r} to any prompt of a batch; it says {answers}. Give "
-            "prompts whose answers hold the word, or raise max_new_tokens."
+            f"The model does not say {model.to_string(list(in_form(source, 0))).strip()!r} to any prompt of a batch; it says "
+            f"{answers}. Give prompts whose answers hold the word, or raise max_new_tokens."
         )
-    follows = torch.zeros_like(is_source)
-    follows[:, 1:] = is_source[:, :-1] & is_text[:, 1:]
-    tokens = trace.tokens if target is None else torch.where(is_source, target, trace.tokens)
-    before, after = (batch if steps == 1 else model.extend(batch, t[:, :-1]) for t in (trace.tokens, tokens))
-    first = torch.tensor([0, _length(after) - steps])  # the position that predicts the first new token
-    places, follow_places, other_places = (
-        mask.nonzero() + first for mask in (is_source, follows, is_text & ~is_source)
-    )
+    old = () if source is None else in_form(source, form or 0)
+    new = None if target is None else in_form(target, form or 0)
+    rows = [_rewritten(row, old, new) for row in said]
+    steps, longer = trace.tokens.shape[1], max(trace.tokens.shape[1], *(len(row.tokens) for row in rows))
+    padding = trace.tokens[:, -1:].tolist()
+    tokens = [
+        row.tokens + (own[len(own_said) :] + pad * longer)[: longer - len(row.tokens)]
+        for row, own, own_said, pad in zip(rows, trace.tokens.tolist(), said, padding, strict=True)
+    ]
+    before = batch if steps == 1 else model.extend(batch, trace.tokens[:, :-1])
+    after = batch if longer == 1 else model.extend(batch, torch.tensor(tokens)[:, :-1])
+    # the position that predicts the first new token
+    first, first_after = _length(before) - steps, _length(after) - longer
+
+    def places(name: str, start: int) -> torch.Tensor:
+        spots = [(sample, start + step) for sample, row in enumerate(rows) for step in getattr(row, name)]
+        return torch.tensor(spots, dtype=torch.long).reshape(-1, 2)
+
     with torch.no_grad():
         logits = model(before)
-    now = (at(logits, places), at(logits, other_places))
-    return EditExample(after, places, follow_places, other_places, *now)
+    return EditExample(
+        after,
+        places("spots", first_after),
+        torch.tensor([token for row in rows for token in row.wanted], dtype=torch.long),
+        places("followers", first_after),
+        places("rest", first_after),
+        at(logits, places("words", first)),
+        at(logits, places("rest_before", first)),
+    )
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    """An answer with a word replaced, and where its parts are, in steps.
+
+    Attributes:
+        tokens: of the answer after.
+        spots, wanted: the steps that say the new word, and the token of each.
+        followers: the steps behind it.
+        rest: all other steps.
+        words, rest_before: where the old word began, and the other steps, in the answer before.
+    """
+
+    tokens: list[int]
+    spots: list[int]
+    wanted: list[int]
+    followers: list[int]
+    rest: list[int]
+    words: list[int]
+    rest_before: list[int]
+
+
+def _rewritten(said: list[int], old: Sequence[int], new: Sequence[int] | None) -> _Rewritten:
+    """An answer with one word in the place of another; with the old one left in the text if there is no new one."""
+    starts = starts_of(said, old) if old else []
+    row = _Rewritten([], [], [], [], [], starts, [])
+    step = 0
+    while step < len(said):
+        here = len(row.tokens)
+        if step in starts:
+            word = old if new is None else new
+            asked = word[:1] if new is None else word
+            row.spots.extend(range(here, here + len(asked)))
+            row.wanted.extend(asked)
+            row.tokens.extend(word)
+            step += len(old)
+            if step < len(said):
+                row.followers.append(len(row.tokens))
+        else:
+            row.rest.append(here)
+            row.rest_before.append(step)
+            row.tokens.append(said[step])
+            step += 1
+    return row
 
 
 def _length(batch: MultimodalBatch) -> int:

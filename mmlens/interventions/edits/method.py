@@ -12,7 +12,7 @@ from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Accepts, Must
 from mmlens.core.registry import Method, Registry
 from mmlens.core.unit_sets import Units
-from mmlens.interventions.edits.examples import EditExample
+from mmlens.interventions.edits.examples import EditExample, WordForms
 from mmlens.models.hooked import HookedMultimodal
 
 #: A probability, or a share that has to be reached.
@@ -28,7 +28,7 @@ class WordTask:
         rows: whose deltas.
         examples: answers in which the source is said.
         controls: answers that are to stay.
-        source: the word that is said now.
+        source: the word that is said now, in its forms.
         target: what is to be said there; None for anything but the source.
     """
 
@@ -36,8 +36,8 @@ class WordTask:
     rows: Units
     examples: Sequence[EditExample]
     controls: Sequence[EditExample]
-    source: int
-    target: int | None
+    source: WordForms
+    target: WordForms | None
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,21 @@ class RowDeltas:
 class EditMethod(Method):
     """How rows are moved so that a word is said in the place of another, or no more.
 
-    `needs` are among `"gradients"`, `"a target word"`, `"rows that write words"` (of the language model's stream) and
-    `"no controls"` (it sees the source's places alone).
+    `needs` are among `"gradients"`, `"a target word"`, `"words of one token"`, `"rows that write words"` (of the language
+    model's stream) and `"no controls"` (it sees the source's places alone).
     """
 
     #: As the edit's provenance has it.
     title: ClassVar[str]
 
-    def check(self, rows: Units, *, controls: bool, target: bool) -> None:
+    def check(self, rows: Units, *, controls: bool, target: bool, one_token: bool) -> None:
         """Refuse what the method cannot do, before any forward pass.
 
         Args:
             rows: of the edit.
             controls: whether there are answers that are to stay.
             target: whether there is a word for the source's place.
+            one_token: whether both words are one token each.
 
         Raises:
             InputError: if a need is not met.
@@ -83,6 +84,12 @@ class EditMethod(Method):
             others = " or ".join(map(repr, EDIT_METHODS.without("a target word")))
             raise InputError(
                 f"method={self.name!r} moves rows towards a target word, which there is none of; use {others}."
+            )
+        if "words of one token" in self.needs and not one_token:
+            others = " or ".join(map(repr, EDIT_METHODS.without("words of one token")))
+            raise InputError(
+                f"method={self.name!r} moves rows along the directions of two tokens, and the words are several each; use "
+                f"{others}."
             )
         if "no controls" in self.needs and controls:
             others = " or ".join(map(repr, EDIT_METHODS.without("no controls")))

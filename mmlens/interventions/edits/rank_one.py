@@ -64,7 +64,7 @@ def rank_one(
     picture does not have; v is found with the change in place at all positions, not by overwriting one activation.
     """
     require_autograd("An edit that is optimised through the network")
-    old, new = as_token(model, source), as_token(model, target)
+    old, new = (((as_token(model, word),),) for word in (source, target))  # one key cannot stand for several tokens
     width = model.graph.unit_counts.get(Neuron(layer, 0).hook, 1)  # a layer without neurons is refused as its first one
     rows = Units.of((Neuron(layer, index) for index in range(width)), model, verb="rank_one")
     others = as_batches(

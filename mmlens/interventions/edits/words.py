@@ -8,7 +8,7 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
-from mmlens.interventions.edits.examples import as_batches, as_token, edit_examples
+from mmlens.interventions.edits.examples import WordForms, as_batches, as_word, edit_examples, in_form
 from mmlens.interventions.edits.method import RowDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
@@ -38,7 +38,8 @@ def replace_token(
     Args:
         model: the hooked model.
         batches: prompts whose answers hold the source: several pictures and, best, several questions.
-        source, target: words that are one token each, or ids.
+        source, target: words, or ids of tokens. Words may be several tokens each (for `"through"`; all tokens of the target are
+            taught), and are taken in the form in which the answers say the source: with a blank in front, or a capital.
         neurons: whose rows change: those that write the source (`mm.find_neurons(...).top(20)`), or the ones among them that
             write nothing else (`mm.specific_neurons`).
         controls: prompts whose answers should stay as they are; for `"through"` only. Without them an edit is easily a
@@ -53,7 +54,7 @@ def replace_token(
         it reached what was asked (`"stopped"`, `"reached"`), `.losses` how it got there.
 
     Raises:
-        InputError: if a word is not one token, the answers never hold the source, or a row cannot be edited.
+        InputError: if the tokenizer does not know a word, the answers never hold the source, or a row cannot be edited.
 
     Example:
         >>> import mmlens as mm
@@ -72,9 +73,9 @@ def replace_token(
     Source: Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers", Findings of ACL 2024
     (https://arxiv.org/abs/2311.07470); the methods' own sources and departures stand at `Through` and `Direct`.
     """
-    old, new = as_token(model, source), as_token(model, target)
-    if old == new:
-        raise InputError(f"source and target are the same token, {model.to_string(old).strip()!r}.")
+    old, new = as_word(model, source), as_word(model, target)
+    if any(form and form in new for form in old):
+        raise InputError(f"source and target are the same word, {_text(model, old)!r}.")
     editor = EDIT_METHODS.get(method)
     task = _task(model, batches, controls, editor, neurons, old, new, max_new_tokens)
     return edit_of(task, editor.deltas(task, progress=progress), editor.title, editor.settings)
@@ -99,7 +100,7 @@ def remove_word(
     Args:
         model: the hooked model.
         batches: prompts whose answers hold the word.
-        word: one token, or an id.
+        word: a word, or the id of a token. One of several tokens is kept from being begun where it was said.
         neurons: whose rows change.
         controls: prompts whose answers should stay as they are.
         method: `"through"`, or its settings, of which `repetition` has no meaning here.
@@ -113,7 +114,7 @@ def remove_word(
         InputError: as `replace_token`.
     """
     editor = EDIT_METHODS.get(method)
-    task = _task(model, batches, controls, editor, neurons, as_token(model, word), None, max_new_tokens)
+    task = _task(model, batches, controls, editor, neurons, as_word(model, word), None, max_new_tokens)
     return edit_of(task, editor.deltas(task, progress=progress), "remove", editor.settings)
 
 
@@ -123,8 +124,8 @@ def _task(
     controls: Batches,
     method: EditMethod,
     neurons: UnitsLike,
-    source: int,
-    target: int | None,
+    source: WordForms,
+    target: WordForms | None,
     max_new_tokens: int,
 ) -> WordTask:
     """What is to be achieved, once it is known that the rows can be edited by the method."""
@@ -132,7 +133,8 @@ def _task(
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
     rows = method.editable(model, rows)
-    method.check(rows, controls=bool(control_prompts), target=target is not None)
+    single = all(any(form and len(form) == 1 for form in word) for word in (source, target or source))
+    method.check(rows, controls=bool(control_prompts), target=target is not None, one_token=single)
     examples = edit_examples(model, prompts, source=source, target=target, max_new_tokens=max_new_tokens)
     stay = edit_examples(model, control_prompts, source=None, target=None, max_new_tokens=max_new_tokens)
     return WordTask(model, rows, examples, stay, source, target)
@@ -148,8 +150,13 @@ def edit_of(task: WordTask, result: RowDeltas, method: str, settings: Mapping[st
         "controls": sum(example.batch.size for example in task.controls),
         **result.facts,
     }
-    words = {"source": model.to_string(task.source).strip()}
+    words = {"source": _text(model, task.source)}
     if task.target is not None:
-        words["target"] = model.to_string(task.target).strip()
+        words["target"] = _text(model, task.target)
     about = provenance(model, method, settings=facts, seed=settings.get("seed"), losses=result.losses, **words)
     return Edit(task.rows, result.deltas, about)
+
+
+def _text(model: HookedMultimodal, word: WordForms) -> str:
+    """A word as text."""
+    return model.to_string(list(in_form(word, 0))).strip()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.interventions.edits.examples import edit_examples
+from mmlens.interventions.edits.examples import edit_examples, form_said, in_form, replaced, starts_of
 from tests.conftest import Subject
 
 
@@ -15,7 +15,7 @@ def test_examples_hold_the_answers_with_the_word_replaced(subject: Subject) -> N
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=4)
     source = int(trace.tokens[0, 0])
     target = next(token for token in range(10, 30) if token not in trace.tokens)
-    (example,) = edit_examples(model, [batch], source=source, target=target, max_new_tokens=4)
+    (example,) = edit_examples(model, [batch], source=((source,),), target=((target,),), max_new_tokens=4)
     length, steps = batch["input_ids"].shape[1], trace.tokens.shape[1]
     wanted = [[target if token == source else token for token in row] for row in trace.tokens.tolist()]
     assert example.batch["input_ids"][:, length:].tolist() == [row[: steps - 1] for row in wanted]
@@ -42,7 +42,7 @@ def test_examples_hold_the_answers_with_the_word_replaced(subject: Subject) -> N
 def test_answers_of_one_word(subject: Subject) -> None:
     model, batch = subject.model, subject.batches["left"]
     source = int(model(batch)[0, -1].argmax())
-    (example,) = edit_examples(model, [batch], source=source, target=12, max_new_tokens=1)
+    (example,) = edit_examples(model, [batch], source=((source,),), target=((12,),), max_new_tokens=1)
     assert example.batch is batch
     assert [0, batch["input_ids"].shape[1] - 1] in example.source_places.tolist()
     assert not len(example.follow_places)
@@ -50,4 +50,49 @@ def test_answers_of_one_word(subject: Subject) -> None:
     with pytest.raises(
         InputError, match=r"^The model does not say .* to any prompt of a batch; it says '.*'\. Give prompts"
     ):
-        edit_examples(model, [batch], source=unsaid, target=12, max_new_tokens=1)
+        edit_examples(model, [batch], source=((unsaid,),), target=((12,),), max_new_tokens=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("old_length", "new_length"), [(2, 3), (2, 1), (1, 2), (3, 3)])
+def test_words_of_several_tokens_are_replaced_whole(llava: Subject, old_length: int, new_length: int) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=6)
+    said = [row[:length] for row, length in zip(trace.tokens.tolist(), trace.lengths.tolist(), strict=True)]
+    old, new = tuple(said[0][1 : 1 + old_length]), tuple(range(20, 20 + new_length))
+    (example,) = edit_examples(model, [batch], source=(old,), target=(new,), max_new_tokens=6)
+    wanted, kept = [], []
+    for sample, row in enumerate(said):  # a plain loop over every place
+        out, at = [], 0
+        while at < len(row):
+            here = tuple(row[at : at + old_length]) == old
+            kept += [] if here else [(sample, batch["input_ids"].shape[1] - 1 + at)]
+            out += list(new) if here else [row[at]]
+            at += old_length if here else 1
+        wanted.append(out)
+    ids, length = example.batch["input_ids"], batch["input_ids"].shape[1]
+    for row, out in zip(ids.tolist(), wanted, strict=True):
+        assert row[length : length + len(out)] == out[: ids.shape[1] - length]
+    # every place predicts the token that stands behind it in the text that is wanted
+    behind = {(sample, length - 1 + step): token for sample, row in enumerate(wanted) for step, token in enumerate(row)}
+    places = [tuple(place) for place in example.source_places.tolist()]
+    assert [behind[place] for place in places] == example.place_tokens.tolist()
+    assert len(places) % new_length == 0
+    rest = [tuple(place) for place in example.other_places.tolist()]
+    assert sorted([*places, *rest]) == sorted(behind)
+    assert len(example.other_log_probabilities) == len(rest)
+    # the places to keep are held to what followed the model's own words
+    own = llava.bare(**model.extend(batch, trace.tokens[:, :-1])).logits.log_softmax(-1)
+    for (sample, position), found in zip(kept, example.other_log_probabilities, strict=True):
+        torch.testing.assert_close(found, own[sample, position], atol=2e-5, rtol=1e-5)
+
+
+def test_the_form_that_the_answers_have_is_found(llava: Subject) -> None:
+    word = ((5, 6), None, (7,), (8, 9))
+    assert form_said([[1, 5, 6, 2]], word) == 0
+    assert form_said([[1, 2], [3, 8, 9]], word) == 3
+    assert form_said([[5, 7], [6]], word) == 2
+    assert form_said([[5], [6]], word) is None
+    assert in_form(((10,), (11,), None, None), 3) == (10,)
+    assert starts_of([4, 4, 4, 4, 4], (4, 4)) == [0, 2]
+    assert replaced([1, 5, 6, 2, 5, 6], (5, 6), (9,)) == [1, 9, 2, 9]

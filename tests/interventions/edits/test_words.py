@@ -1,12 +1,14 @@
 """Edits about words: on a model whose neuron is known, on its twin, and on tiny models of three families."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from mmlens.analysis.controls.random_units import random_units
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits import (
@@ -18,10 +20,13 @@ from mmlens.interventions.edits import (
     replace_token,
     zero_neurons,
 )
+from mmlens.interventions.edits.examples import edit_examples
+from mmlens.interventions.edits.method import WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditMethod
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.weight_rows import rows_added
 from tests.analysis.conftest import Wrapped, planted_neuron
-from tests.conftest import subject_of
+from tests.conftest import SHORT, subject_of
 from tests.models.test_conditions import with_adapter
 from tests.tiny import TINY, picture
 
@@ -285,8 +290,8 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
     model, batch = planted_neuron.model, planted_neuron.batch()
     some = [planted(planted_neuron)]
     for wrong, message in (
-        ({"target": "yes"}, r"^source and target are the same token, 'yes'\.$"),
-        ({"target": "not a word"}, r"^'not a word' is not a single token"),
+        ({"target": "yes"}, r"^source and target are the same word, 'yes'\.$"),
+        ({"target": "not a word"}, r"^'not a word' is unknown to the tokenizer, which makes"),
         ({"target": 999}, r"^Token 999 is outside the vocabulary, whose ids go from 0 to \d+\.$"),
         ({"method": "magic"}, r"^method='magic' is unknown; for editing words there are 'direct', 'through'"),
         ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
@@ -329,7 +334,8 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
 ) -> None:
     model, batch = planted_neuron.model, planted_neuron.batch()
     monkeypatch.setattr(type(model.hf_model), "forward", lambda *_, **__: pytest.fail("the model ran"))
-    assert method.needs <= {"gradients", "a target word", "rows that write words", "no controls"}
+    known = {"gradients", "a target word", "words of one token", "rows that write words", "no controls"}
+    assert method.needs <= known
     some = [planted(planted_neuron)]
     about: dict[str, Any] = {"source": "yes", "target": "blue", "neurons": some, "method": method, "progress": False}
     if "gradients" in method.needs:
@@ -338,12 +344,34 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
     if "a target word" in method.needs:
         with pytest.raises(InputError, match=rf"method='{method.name}' moves rows towards a target .* use 'through'"):
             remove_word(model, batch, word="yes", neurons=some, method=method, progress=False)
+    if "words of one token" in method.needs:
+        with pytest.raises(
+            InputError, match=rf"^method='{method.name}' moves rows along .* several each; use 'through'"
+        ):
+            replace_token(model, batch, **{**about, "target": "blue red"})
     if "rows that write words" in method.needs:
         with pytest.raises(InputError, match=r"^vision\.L0\.u1 do not write into the stream .* use method='through'"):
             replace_token(model, batch, **{**about, "neurons": ["vision.L0.u1"]})
     if "no controls" in method.needs:
         with pytest.raises(InputError, match=rf"^method='{method.name}' has no use for controls.* or use 'through'"):
             replace_token(model, batch, **about, controls=batch)
+
+
+def test_words_of_several_tokens_are_said_whole_after_the_edit() -> None:
+    """Three tokens in the place of two that the model says: all of them are said, and what followed follows."""
+    model = TINY[0].make()
+    batch = model.prepare(SHORT, images=picture(0))
+    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=6).tokens[0].tolist()
+    start = next(n for n in range(1, 4) if said[n] != said[n + 1])
+    source, target = tuple(said[start : start + 2]), (14, 20, 17)
+    examples = edit_examples(model, [batch], source=(source,), target=(target,), max_new_tokens=6)
+    rows = Units.of([Neuron(layer, index) for layer in (0, 1, 2) for index in range(48)], model)
+    settings = Through(penalty=0.0, keep=0.0, repetition=0.0, stop_kl=1e9, learning_rate=0.1, n_steps=200)
+    result = settings.deltas(WordTask(model, rows, examples, [], (source,), (target,)), progress=False)
+    assert result.facts["stopped"] == "reached"
+    with rows_added(model, rows, lambda: result.deltas):
+        now = model.trace_generation(batch, names="hook_logits", max_new_tokens=6).tokens[0].tolist()
+    assert now[: start + 3] == [*said[:start], *target]
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "adapter", "vision rows"])

@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import NonNegative, Positive
-from mmlens.interventions.edits.examples import activity_at, at
+from mmlens.interventions.edits.examples import EditExample, activity_at, at, one_token
 from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
 from mmlens.models.weight_rows import rows_added
 
@@ -45,7 +45,9 @@ class Direct(EditMethod):
     from what is known of it. q is always the input of the down projection, which is what multiplies the row.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"a target word", "rows that write words", "no controls"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"a target word", "words of one token", "rows that write words", "no controls"}
+    )
     title: ClassVar[str] = "direct (a reconstruction)"
 
     penalty: Penalty = "l2sq"
@@ -79,7 +81,8 @@ class Direct(EditMethod):
         activity = torch.cat([
             activity_at(task.model, example.batch, example.source_places, task.rows) for example in task.examples
         ]).mean(0)  # fmt: skip
-        direction = (task.model.W_U[:, task.target] - task.model.W_U[:, task.source]).detach().float().cpu()
+        target, source = (one_token(word) for word in (task.target or (), task.source))
+        direction = (task.model.W_U[:, target] - task.model.W_U[:, source]).detach().float().cpu()
         if self.penalty == "l2sq":
             return activity[:, None] * direction / 2, None if self.beta is None else 1 / self.beta
         pull = (activity.abs() * direction.norm() - (self.beta or 0.0)).clamp(min=0)
@@ -94,9 +97,15 @@ class Direct(EditMethod):
         """Whether deltas give the target enough probability at enough places, by the real network."""
         with rows_added(task.model, task.rows, lambda: deltas):
             probability = torch.cat([
-                at(task.model(example.batch), example.source_places)[:, task.target].exp().cpu() for example in task.examples
+                _wanted_now(task, example).exp().cpu() for example in task.examples
             ])  # fmt: skip
         return float((probability >= self.stop_at).float().mean()) >= self.share
+
+
+def _wanted_now(task: WordTask, example: EditExample) -> torch.Tensor:
+    """Log-probabilities of what is wanted where the source was said."""
+    now = at(task.model(example.batch), example.source_places)
+    return now.gather(1, example.place_tokens[:, None].to(now.device))[:, 0]
 
 
 def _smallest(suffices: Callable[[float], bool]) -> float:

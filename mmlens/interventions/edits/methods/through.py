@@ -157,10 +157,10 @@ def _cycle(count: int, seed: int) -> Iterator[int | None]:
 
 def _terms(task: WordTask, example: EditExample) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The loss terms of one example, and what decides when to stop."""
-    token = task.source if task.target is None else task.target
     logits = task.model(example.batch)
     now = at(logits, example.source_places)
-    there = now[:, token]
+    tokens = example.place_tokens.to(now.device)
+    there = now.gather(1, tokens[:, None])[:, 0]
     unsaid = torch.log1p(-there.exp().clamp(max=1 - 1e-6))
     good = unsaid if task.target is None else there
     sample = example.source_places[:, 0].to(good.device)
@@ -169,9 +169,10 @@ def _terms(task: WordTask, example: EditExample) -> tuple[dict[str, torch.Tensor
     if len(example.other_places):
         terms["answers"] = _kl(at(logits, example.other_places), example.other_log_probabilities)
     if task.target is None:
-        terms["instead"] = _kl(now, _without(example.source_log_probabilities, token))
+        terms["instead"] = _kl(now, _without(example.source_log_probabilities, example.place_tokens))
     elif len(example.follow_places):
-        again = at(logits, example.follow_places)[:, token].exp().clamp(max=1 - 1e-6)
+        # all places of an example hold the target in one form, so that the first of them is its first token
+        again = at(logits, example.follow_places)[:, tokens[0]].exp().clamp(max=1 - 1e-6)
         terms["again"] = -torch.log1p(-again).max()
     drift = max((float(terms[name].detach()) for name in ("answers", "instead") if name in terms), default=0.0)
     return terms, {"worst": float(good.detach().min().exp()), "kl": drift}
@@ -182,12 +183,10 @@ def _kl(after: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(after, before.to(after.device), log_target=True, reduction="batchmean")
 
 
-def _without(log_probabilities: torch.Tensor, token: int) -> torch.Tensor:
-    """The same distributions with one token left out."""
+def _without(log_probabilities: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The same distributions with one token left out of each."""
     minimum = torch.finfo(log_probabilities.dtype).min
-    return log_probabilities.index_fill(
-        -1, torch.tensor([token], device=log_probabilities.device), minimum
-    ).log_softmax(-1)
+    return log_probabilities.scatter(1, tokens[:, None].to(log_probabilities.device), minimum).log_softmax(-1)
 
 
 def _loss(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
