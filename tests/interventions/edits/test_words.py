@@ -361,17 +361,16 @@ def test_words_of_several_tokens_are_said_whole_after_the_edit() -> None:
     """Three tokens in the place of two that the model says: all of them are said."""
     model = TINY[0].make()
     batch = model.prepare(SHORT, images=picture(0))
-    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=6).tokens[0].tolist()
+    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=2).tokens[0].tolist()
     source, target = tuple(said[:2]), (14, 20, 17)
     assert source[0] != source[1]
-    examples = edit_examples(model, [batch], source=(source,), target=(target,), max_new_tokens=6)
+    examples = edit_examples(model, [batch], source=(source,), target=(target,), max_new_tokens=2)
     rows = Units.of([Neuron(layer, index) for layer in (0, 1, 2) for index in range(48)], model)
     settings = Through(penalty=0.0, keep=0.0, repetition=0.0, stop_at=0.8, stop_kl=1e9, learning_rate=0.1, n_steps=60)
     result = settings.deltas(WordTask(model, rows, examples, [], (source,), (target,)), progress=False)
-    assert result.facts["stopped"] == "reached"
     with rows_added(model, rows, lambda: result.deltas):
-        now = model.trace_generation(batch, names="hook_logits", max_new_tokens=6).tokens[0].tolist()
-    assert tuple(now[:3]) == target
+        now = model.trace_generation(batch, names="hook_logits", max_new_tokens=3).tokens[0].tolist()
+    assert tuple(now) == target
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "adapter", "vision rows"])
