@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
+from mmlens.core.contract import checked, checked_result
+from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
 
@@ -100,6 +102,7 @@ class EditFacts:
         return self.name if self.draws == 1 else f"{self.name} ({self.draws} draws)"
 
 
+@checked_result
 @dataclass(frozen=True)
 class EditReport:
     """What edits did to the answers they are about, and to the others.
@@ -120,6 +123,7 @@ class EditReport:
         tables = (self.summary(role).drop(columns="role").to_string(index=False) for role in ("target", "control"))
         return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n" + "\n\n".join(tables)
 
+    @checked
     def interval(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Interval:
         """Mean and 95% interval of a number over one set of prompts: of the mean, over pictures; of several draws, over these."""
         return self._interval(edit, [case for case in self._cases(edit) if case.group == group], value)
@@ -139,14 +143,17 @@ class EditReport:
     def _draws(self, edit: str) -> int:
         return next((fact.draws for fact in self.edits if fact.name == edit), 1)
 
+    @checked
     def groups(self, role: Role) -> list[str]:
         """Names of the sets of prompts of a role."""
         return list(dict.fromkeys(case.group for case in self.cases if case.role == role))
 
+    @checked
     def success(self, edit: str, group: str) -> Interval:
         """Share of the prompts that said the source and now say the target."""
         return self.interval(edit, group, lambda case: case.success)
 
+    @checked
     def changed(self, edit: str, group: str | None = None) -> Interval:
         """Share of control answers that are other ones now, in one set or (None) in all."""
         cases = [
@@ -154,6 +161,7 @@ class EditReport:
         ]
         return self._interval(edit, cases, lambda case: case.changed)
 
+    @checked
     def changed_pictures(self, edit: str, group: str) -> Interval:
         """Share of the pictures of a set of controls of which any answer is another one now."""
         worst: dict[tuple[int, str], EditCase] = {}
@@ -163,6 +171,7 @@ class EditReport:
                 worst[key] = case
         return self._interval(edit, list(worst.values()), lambda case: case.changed)
 
+    @checked
     def summary(self, role: Role | None = None) -> "pd.DataFrame":
         """One line per edit and set of prompts, each figure with its 95% interval (of several draws: the draws' own).
 
@@ -219,6 +228,7 @@ class EditReport:
                 frame[f"{name}_{when}"] = [None if pair is None else pair[number] for pair in frame[name]]
         return frame.drop(columns=["p_source", "p_target", "right"])
 
+    @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The frontier: success against the share of control answers that changed, one panel per set of target prompts.
 
@@ -227,12 +237,14 @@ class EditReport:
         """
         return drawn_by("edits.plot_frontier")(self, figure=figure)
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write it as JSON, whole or not at all."""
         return _FILE.write(path, asdict(self))
 
     @classmethod
-    def load(cls, path: str | Path) -> "EditReport":
+    @checked
+    def load(cls, path: PathLike) -> "EditReport":
         """Read a report that was saved.
 
         Raises:

@@ -13,7 +13,9 @@ import torch
 from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.core.answer_text import is_answer
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
@@ -23,6 +25,7 @@ from mmlens.models.hooked import HookedMultimodal
 Sets = Dataset | Mapping[str, Dataset]
 
 
+@checked
 def edit_report(
     model: HookedMultimodal,
     edits: Edit | Sequence[Edit] | Mapping[str, Edit | Sequence[Edit]],
@@ -31,8 +34,8 @@ def edit_report(
     controls: Sets,
     source: str | None = None,
     target: str | None = None,
-    max_new_tokens: int = 30,
-    batch_size: int = 16,
+    max_new_tokens: Count = 30,
+    batch_size: Count = 16,
     progress: bool = True,
 ) -> EditReport:
     """Run prompts before and after each edit, and say what changed, wanted and unwanted.

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Percentile
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
 from mmlens.inputs.images import Picture, load_image
@@ -17,6 +19,7 @@ from mmlens.inputs.layout import TokenLayout
 FIGURE_SIDE = 1600
 
 
+@checked_result
 @dataclass(frozen=True)
 class HeatMap:
     """One value per patch of a picture.
@@ -41,6 +44,7 @@ class HeatMap:
         low, high = float(self.values.min()), float(self.values.max())
         return f"HeatMap({self.title}: {rows} x {columns} patches, {low:.3g} to {high:.3g})"
 
+    @checked
     def smooth(self, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "height width"]:
         """The map over the picture: bilinear between patch centres, the least value outside the patches.
 
@@ -73,7 +77,8 @@ class HeatMap:
         inside = (pixels > round(first * factor)) & (pixels < max(round(last * factor), round(first * factor) + 1))
         return (weights * inside[:, None]).float()
 
-    def mask(self, percentile: float = 95.0) -> Bool[torch.Tensor, "height width"]:
+    @checked
+    def mask(self, percentile: Percentile = 95.0) -> Bool[torch.Tensor, "height width"]:
         """The pixels above a percentile of the smooth map (Pan et al., 2024: the 95th).
 
         Args:
@@ -84,12 +89,13 @@ class HeatMap:
         """
         return _above(self.smooth(), percentile)
 
+    @checked
     def overlay(
         self,
         image: Picture,
         *,
         alpha: float = 0.5,
-        percentile: float | None = None,
+        percentile: Percentile | None = None,
         longest: int | None = FIGURE_SIDE,
     ) -> Image.Image:
         """The map over the picture in colours, or the mask as a bright region.

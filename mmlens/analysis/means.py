@@ -8,7 +8,9 @@ from jaxtyping import Float
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.axes import unit_axis
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Text
 from mmlens.core.positions import Positions, as_rule
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.hooks.nodes import Node
@@ -18,6 +20,7 @@ from mmlens.inputs.row_reader import RowReader
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 @torch.no_grad()
 def mean_activation(
     model: HookedMultimodal,
@@ -25,8 +28,8 @@ def mean_activation(
     units: UnitsLike,
     *,
     positions: Positions = "all",
-    prompt: str | None = None,
-    batch_size: int = 8,
+    prompt: Text | None = None,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> list[torch.Tensor]:
     """The mean of each unit over the positions of a dataset.

@@ -49,6 +49,7 @@ class Metric:
     whole: bool = True
     against_clean: bool = False
 
+    @checked
     def on(self, model: HookedMultimodal, *, clean: Float[torch.Tensor, "batch vocab"] | None = None) -> "Measure":
         """The metric as a function of logits.
 
@@ -99,6 +100,7 @@ class Measure:
         """Values of samples, from all their logits."""
         return self._of(logits, self.ids)
 
+    @checked
     def of_read(self, logits: Float[torch.Tensor, "batch token"]) -> Float[torch.Tensor, "batch"]:
         """Values of samples, from the logits that it `reads`, in that order."""
         if self.reads is None:
@@ -343,6 +345,7 @@ def as_function(
     return metric.on(model, clean=clean) if isinstance(metric, Metric) else metric
 
 
+@checked
 def unit_of(metric: str) -> str:
     """The unit of a metric, which stands behind its last comma; empty without one.
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -74,8 +76,9 @@ def _text(model: HookedMultimodal, ids: list[int]) -> str:
     return model.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+@checked
 def caption_nouns(
-    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: int = 0
+    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: Index = 0
 ) -> list[CaptionWord]:
     """The nouns of a caption, each once (at its first mention), in the order of the caption.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,7 +13,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mmlens.analysis.dataset_items import read_item
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts, Must, Text, With
+from mmlens.core.wording import is_array
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.models.hooked import HookedMultimodal
@@ -23,9 +26,34 @@ DEFAULT_PROMPT = "describe the image"
 #: What analyses take as a dataset: lab scenes; `Sample`s; mappings with "image" and perhaps "question", "answer", "id",
 #: "caption" (see `mmlens.analysis.dataset_items`), as Hugging Face `datasets` give them; pairs (picture, prompt); or bare
 #: pictures. Read once, in order, and only as needed.
-Dataset: TypeAlias = Iterable[Any]
+Dataset: TypeAlias = Annotated[
+    Iterable[Any],
+    Accepts(object),
+    Must(
+        "an iterable of samples (scenes, mm.Sample, mappings with 'image', pairs of picture and prompt, pictures); put a single "
+        "one into a list",
+        lambda value: _is_dataset(value),
+        instead=True,
+    ),
+    With(lambda arguments, value, name: _with_samples(value)),
+]
 
 
+def _is_dataset(value: Any) -> bool:
+    single = isinstance(value, str | bytes | Image.Image | Mapping | type) or is_array(value)
+    return isinstance(value, Iterable) and not single
+
+
+def _with_samples(dataset: Iterable[Any]) -> Iterable[Any]:
+    """The dataset; of one that is in memory, every item is looked at before anything runs."""
+    if isinstance(dataset, list | tuple):
+        for number, item in enumerate(dataset):
+            if not hasattr(item, "written"):  # scenes would be drawn
+                _sample(item, DEFAULT_PROMPT, number)
+    return dataset
+
+
+@checked
 @dataclass(frozen=True)
 class Sample:
     """One sample of a dataset.
@@ -46,7 +74,7 @@ class Sample:
     """
 
     images: tuple[Picture, ...]
-    prompt: str = DEFAULT_PROMPT
+    prompt: Text = DEFAULT_PROMPT
     caption: str | None = None
     regions: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict, repr=False)
     writing: str | None = field(default=None, repr=False)
@@ -112,6 +140,7 @@ class _RegionsOf(Mapping[str, np.ndarray]):
         return len(self._masks)
 
 
+@checked
 def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sample]:
     """Read a dataset as samples, one at a time.
 
@@ -122,10 +151,6 @@ def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sampl
     Raises:
         InputError: for a single string or picture in place of a dataset, or an item that is no sample.
     """
-    if isinstance(dataset, str | Image.Image | Mapping) or not isinstance(dataset, Iterable):
-        raise InputError(
-            f"A dataset is an iterable of samples, found {type(dataset).__name__}; put a single one into a list."
-        )
     question = DEFAULT_PROMPT if prompt is None else prompt
     return (_sample(item, question, number) for number, item in enumerate(dataset))
 
@@ -184,8 +209,6 @@ def batches(
     Raises:
         InputError: for a batch size below 1, or an item that is no sample.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1.")
     samples = as_samples(dataset, prompt=prompt)
     total = len(dataset) if isinstance(dataset, Sized) else total
     return _batches(model, samples, batch_size, tqdm(total=total, desc=desc, disable=not progress))

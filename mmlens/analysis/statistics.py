@@ -10,16 +10,22 @@ inference", Journal of the American Statistical Association 22 (1927).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm, t
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Gaps, Level, Seed
 
 _RESAMPLES = 5_000
 #: So few values that their resamples repeat: Student's interval is used.
 _FEW = 5
+
+#: Numbers, or whether something holds; NaN where one is not known.
+NumbersWithGaps: TypeAlias = Annotated[Sequence[float | bool] | np.ndarray, Gaps()]
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,13 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+@checked
 def mean_interval(
-    values: Sequence[float] | np.ndarray,
+    values: NumbersWithGaps,
     *,
     groups: Sequence[int] | np.ndarray | None = None,
-    level: float = 0.95,
-    seed: int = 0,
+    level: Level = 0.95,
+    seed: Seed = 0,
 ) -> Interval:
     """The mean with its interval: Wilson's for truth values, else bootstrap-t, or Student's t for up to five values.
 
@@ -76,7 +83,6 @@ def mean_interval(
     Raises:
         InputError: for a level outside (0, 1), or groups of another length.
     """
-    _require_level(level)
     sample = np.asarray(values)
     data = sample.astype(float)
     labels = np.arange(len(data)) if groups is None else np.asarray(groups)
@@ -95,7 +101,8 @@ def mean_interval(
     return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
-def draws_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+@checked
+def draws_interval(values: NumbersWithGaps, *, level: Level = 0.95) -> Interval:
     """The mean over draws of a random control, and the interval in which the draws themselves lie (quantiles).
 
     It says how far one draw may be from another, not how sure their mean is.
@@ -111,7 +118,6 @@ def draws_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95)
         >>> print(draws_interval([0.0, 1.0, 2.0]))
         1.000 [0.050, 1.950]
     """
-    _require_level(level)
     data = np.asarray(values, dtype=float)
     if not len(data):
         return Interval(float("nan"), float("nan"), float("nan"), 0)
@@ -119,8 +125,9 @@ def draws_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95)
     return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
+@checked
 def mean_bounds(
-    values: Float[np.ndarray, "... sample"], *, level: float = 0.95, seed: int = 0
+    values: Annotated[Float[np.ndarray, "... sample"], Gaps()], *, level: Level = 0.95, seed: Seed = 0
 ) -> Float[np.ndarray, "... bound"]:
     """Intervals of many means at once, as `mean_interval`'s, all from the same resamples.
 
@@ -135,7 +142,6 @@ def mean_bounds(
     Raises:
         InputError: for a level outside (0, 1), or no samples.
     """
-    _require_level(level)
     data = np.asarray(values, dtype=float)
     count = data.shape[-1]
     if not count:
@@ -143,12 +149,13 @@ def mean_bounds(
     return _bounds(data.reshape(-1, count), np.ones(count), level, seed).reshape(*data.shape[:-1], 2)
 
 
+@checked
 def paired_difference(
-    values: Sequence[float] | np.ndarray,
-    others: Sequence[float] | np.ndarray,
+    values: NumbersWithGaps,
+    others: NumbersWithGaps,
     *,
     groups: Sequence[int] | np.ndarray | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Interval:
     """The mean of `values - others`, pair by pair, with its interval.
 
@@ -170,11 +177,6 @@ def as_rates(values: Sequence[float] | np.ndarray, unit: str) -> np.ndarray:
     """
     numbers = np.asarray(values, dtype=float)
     return numbers.astype(bool) if unit.startswith("share") and np.isin(numbers, (0, 1)).all() else numbers
-
-
-def _require_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level={level} must lie between 0 and 1, both excluded.")
 
 
 def _standard_error(squares: np.ndarray, size: np.ndarray | float, groups: int) -> np.ndarray:

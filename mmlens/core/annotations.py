@@ -8,12 +8,11 @@ from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
-import torch
 from jaxtyping import AbstractArray
 
 from mmlens.core.compound_judges import Constrained, Either, Items, Record, Table
 from mmlens.core.judges import Anything, Array, Choice, Flag, Instance, Judge, Nothing, Number, Whole
-from mmlens.core.kinds import Accepts, Must, With
+from mmlens.core.kinds import Accepts, Gaps, Must, With
 
 
 class Compiler:
@@ -50,13 +49,14 @@ class Compiler:
         if origin is Literal:
             return Choice(parts)
         if origin is None:
-            arrays = isinstance(hint, type) and issubclass(hint, AbstractArray | torch.Tensor | np.ndarray)
-            return Array(hint, self.finite) if arrays else Instance(hint)
+            return Array(hint, self.finite) if _is_array_class(hint) else Instance(hint)
         return self._of_parts(origin, parts)
 
     def _annotated(self, inner: Any, *extras: Any) -> Judge:
         """The judge of a type with conditions."""
         self.conditions += [extra for extra in extras if isinstance(extra, With)]
+        if any(isinstance(extra, Gaps) for extra in extras):
+            return Compiler(False, self.names).judge(inner)
         inner = next((extra.hint for extra in extras if isinstance(extra, Accepts)), inner)
         conditions = [extra for extra in extras if isinstance(extra, Must)]
         return Constrained(self.judge(inner), conditions) if conditions else self.judge(inner)
@@ -70,6 +70,12 @@ class Compiler:
         if origin in (tuple, list, set, frozenset, Sequence, Collection, Iterable, AbstractSet):
             return Items(origin, self.judge(parts[0]))
         return Instance(Callable if origin is Callable else origin)
+
+
+def _is_array_class(hint: Any) -> bool:
+    if not isinstance(hint, type):
+        return False
+    return issubclass(hint, AbstractArray | np.ndarray) or (hint.__module__, hint.__name__) == ("torch", "Tensor")
 
 
 class _ByName(type):

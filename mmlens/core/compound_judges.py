@@ -7,12 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-import numpy as np
-import torch
-
-from mmlens.core.judges import REFUSED, Anything, Array, Choice, Judge, Number, Whole
+from mmlens.core.judges import REFUSED, Anything, Array, Choice, Judge, Nothing, Whole
 from mmlens.core.kinds import Must
-from mmlens.core.wording import short
+from mmlens.core.wording import is_array, nearest_words, short
 
 
 class Items(Judge):
@@ -26,12 +23,13 @@ class Items(Judge):
     def __init__(self, container: type, item: Judge):
         self.container, self.item = container, item
         names: dict[Any, str] = {tuple: "tuple", set: "set", frozenset: "set", Iterable: "list (or iterable)"}
-        self.noun = f"a {names.get(container, 'list')}"
-        self.words = self.noun + ("" if isinstance(item, Anything) else f" whose items are each {item.words}")
+        self.words = f"a {names.get(container, 'list')}" + (
+            "" if isinstance(item, Anything) else f" whose items are each {item.words}"
+        )
 
     def holds(self, value: Any) -> bool:
         """Whether it is a collection of the right class."""
-        if isinstance(value, str | bytes | torch.Tensor | np.ndarray) or not isinstance(value, self.container):
+        if isinstance(value, str | bytes) or is_array(value) or not isinstance(value, self.container):
             return False
         return not isinstance(value, Mapping)
 
@@ -43,7 +41,7 @@ class Items(Judge):
 
     def convert(self, value: Any) -> Any:
         """A list of converted items, also of a one-dimensional array."""
-        if isinstance(value, torch.Tensor | np.ndarray) and value.ndim == 1 and self.container is not tuple:
+        if is_array(value) and value.ndim == 1 and self.container is not tuple:
             values = value.tolist()
             return values if self.accepts(values) else REFUSED
         if not self.holds(value):
@@ -90,7 +88,7 @@ class Record(Judge):
 
     def convert(self, value: Any) -> Any:
         """A tuple of converted items, also of a list or a one-dimensional array."""
-        if isinstance(value, torch.Tensor | np.ndarray):
+        if is_array(value):
             value = value.tolist() if value.ndim == 1 else None
         if not isinstance(value, list | tuple) or len(value) != len(self.items):
             return REFUSED
@@ -98,6 +96,17 @@ class Record(Judge):
             item if judge.accepts(item) else judge.convert(item) for judge, item in zip(self.items, value)
         )
         return REFUSED if any(item is REFUSED for item in fields_out) else fields_out
+
+    def problem(self, name: str, value: Any) -> str:
+        """Names the items that are wrong, where there are as many as there should be."""
+        if not isinstance(value, list | tuple) or len(value) != len(self.items):
+            return super().problem(name, value)
+        wrong = [
+            judge.problem(f"{name}[{number}]", item)
+            for number, (judge, item) in enumerate(zip(self.items, value))
+            if not judge.accepts(item) and judge.convert(item) is REFUSED
+        ]
+        return "; ".join(wrong)
 
 
 class Table(Judge):
@@ -110,7 +119,6 @@ class Table(Judge):
 
     def __init__(self, key: Judge, item: Judge):
         self.key, self.item = key, item
-        self.noun = "a mapping"
         self.words = f"a mapping from {key.words} to {item.words}"
         if isinstance(key, Anything) and isinstance(item, Anything):
             self.words = "a mapping"
@@ -153,6 +161,8 @@ class Either(Judge):
     def __init__(self, judges: Sequence[Judge]):
         self.judges = judges
         words = list(dict.fromkeys(judge.words for judge in judges))
+        if any(";" in word for word in words):  # advice, behind which "or None" would not be understood
+            words = [word for word in words if word != Nothing.words]
         self.words = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
     def accepts(self, value: Any) -> bool:
@@ -169,6 +179,11 @@ class Either(Judge):
 
     def problem(self, name: str, value: Any) -> str:
         """What the one says that the value comes nearest to."""
+        if isinstance(value, str):
+            known = [word for judge in self.judges if isinstance(judge, Choice) for word in judge.known]
+            return super().problem(name, value) + nearest_words(
+                value, [word for word in known if isinstance(word, str)]
+            )
         near = self._nearest(value)
         return super().problem(name, value) if near is None else near.problem(name, value)
 
@@ -177,9 +192,8 @@ class Either(Judge):
             plain = judge.inner if isinstance(judge, Constrained) else judge
             parts = isinstance(plain, Items) and plain.holds(value) and isinstance(value, Sequence) and len(value) > 0
             shape = isinstance(plain, Array) and isinstance(value, plain.hint)
-            word = isinstance(plain, Choice) and isinstance(value, str) and len(self.judges) == 2
             condition = isinstance(judge, Constrained) and plain.accepts(value)
-            if parts or shape or word or condition or (isinstance(plain, Table) and isinstance(value, Mapping)):
+            if parts or shape or condition or (isinstance(plain, Table) and isinstance(value, Mapping)):
                 return judge
         return None
 
@@ -194,7 +208,7 @@ class Constrained(Judge):
 
     def __init__(self, inner: Judge, conditions: Sequence[Must]):
         self.inner, self.conditions = inner, conditions
-        self.words = " ".join([inner.words, *(condition.words for condition in conditions)])
+        self.words = ", ".join([inner.words, *(condition.words for condition in conditions)])
         if conditions[-1].instead:
             self.words = conditions[-1].words
 
@@ -211,9 +225,8 @@ class Constrained(Judge):
 
     def problem(self, name: str, value: Any) -> str:
         """Of the type if that is wrong, else what must hold."""
-        if self.conditions[-1].instead or isinstance(self.inner, Whole | Number):
+        if self.conditions[-1].instead:
             return super().problem(name, value)
         if self.inner.accepts(value) or self.inner.convert(value) is not REFUSED:
-            words = [getattr(self.inner, "noun", self.inner.words), *(condition.words for condition in self.conditions)]
-            return f"{name}={short(value)} must be {' '.join(words)}"
-        return self.inner.problem(name, value)
+            return f"{name}={short(value)} must be {', '.join(condition.words for condition in self.conditions)}"
+        return super().problem(name, value) if isinstance(self.inner, Whole) else self.inner.problem(name, value)

@@ -140,7 +140,9 @@ class Contract:
             judges[name] = compiler.judge(parameter.annotation)
             for condition in compiler.conditions:
                 conditions[name] = condition
-        name = owner.__name__ if owner is not None else plain.__qualname__.split("<locals>.")[-1]
+        *around, name = plain.__qualname__.split(".")
+        if name == "__init__":
+            name = around[-1] if owner is None else owner.__name__
         return cls(name, parameters, judges, conditions)
 
     def admit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -198,7 +200,7 @@ class Contract:
         """Check, and convert, what other arguments decide; in the order of the signature."""
         places = dict(zip(self.positional, range(len(positional))))
         values = {**self.defaults, **keywords, **{name: positional[place] for name, place in places.items()}}
-        values.setdefault("model", values.get("self"))
+        values.setdefault("model", getattr(values.get("self"), "model", values.get("self")))
         refusals: list[InputError] = []
         for name, condition in self.conditions.items():
             if values.get(name) is None:

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from beartype.door import is_bearable
 from beartype.roar import BeartypeException
 from jaxtyping import AbstractArray
 
-from mmlens.core.wording import a_or_an, nearest_words, short
+from mmlens.core.wording import a_or_an, is_array, is_tensor, nearest_words, short
 
 #: Stands for a value that cannot be used.
 REFUSED = object()
 #: Numbers beyond float32 turn into infinity where they meet activations.
-_LARGEST = torch.finfo(torch.float32).max
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Judge:
@@ -65,11 +64,7 @@ class Whole(Judge):
 
     def convert(self, value: Any) -> Any:
         """The int of a numpy or torch scalar."""
-        if isinstance(value, bool | np.bool_) or (
-            isinstance(value, torch.Tensor | np.ndarray) and not _is_scalar(value)
-        ):
-            return REFUSED
-        if isinstance(value, torch.Tensor | np.ndarray) and value.dtype in (torch.bool, np.dtype(bool)):
+        if isinstance(value, bool | np.bool_) or (is_array(value) and (value.ndim or "bool" in str(value.dtype))):
             return REFUSED
         try:
             return operator.index(value)
@@ -96,11 +91,9 @@ class Number(Judge):
 
     def convert(self, value: Any) -> Any:
         """The float of a numpy or torch scalar."""
-        if type(value) in (float, int) or not isinstance(value, np.generic | np.ndarray | torch.Tensor | float | int):
+        if not isinstance(value, np.generic | float) and not (is_array(value) and not value.ndim):
             return REFUSED
-        if isinstance(value, np.ndarray | torch.Tensor) and not _is_scalar(value):
-            return REFUSED
-        if isinstance(value, torch.Tensor) and value.requires_grad:
+        if is_tensor(value) and value.requires_grad:
             return REFUSED
         plain = value.item() if hasattr(value, "item") else value
         return plain if self.accepts(plain) else REFUSED
@@ -167,7 +160,7 @@ class Array(Judge):
         self.finite = finite
         has_shape = issubclass(hint, AbstractArray)
         base = hint.array_type if has_shape else hint
-        noun = {torch.Tensor: "tensor", np.ndarray: "numpy array"}.get(base, base.__name__)
+        noun = {"Tensor": "tensor", "ndarray": "numpy array"}.get(base.__name__, base.__name__)
         kind = f"{hint.__name__.split('[')[0].lower()} " if has_shape else ""
         kind = {"float ": "floating ", "int ": "integer ", "shaped ": ""}.get(kind, kind)
         self.words = f"{a_or_an(kind or noun)} {kind}{noun}" + (f" [{hint.dim_str}]" if has_shape else "")
@@ -209,24 +202,18 @@ class Choice(Judge):
 
 def _fault(value: Any, finite: bool) -> str | None:
     """What is wrong with the numbers of an array."""
-    if value.dtype in (torch.complex64, torch.complex128, torch.complex32) or (
-        isinstance(value, np.ndarray) and value.dtype.kind == "c"
-    ):
+    if "complex" in str(value.dtype):
         return "is complex; take its real part or its size"
-    if not finite or (isinstance(value, np.ndarray) and value.dtype.kind != "f"):
+    if not finite:
         return None
-    if isinstance(value, torch.Tensor):
-        if not value.is_floating_point() or not value.numel() or value.is_meta:
-            return None
-        low, high = value.detach().aminmax()  # one pass, no copy; NaN is passed on
-        right = bool((high - low).isfinite()) or bool(low.isfinite() & high.isfinite())
+    if isinstance(value, np.ndarray):
+        right = value.dtype.kind != "f" or bool(np.isfinite(value).all())
+    elif not value.is_floating_point() or not value.numel() or value.is_meta or value.element_size() < 2:
+        return None
     else:
-        right = bool(np.isfinite(value).all())
+        low, high = value.detach().aminmax()  # one pass, no copy; NaN is passed on
+        right = bool(low.isfinite() & high.isfinite())
     return None if right else "holds NaN or infinity; all its values must be finite"
-
-
-def _is_scalar(value: torch.Tensor | np.ndarray) -> bool:
-    return value.ndim == 0
 
 
 #: Words for classes whose names say little.

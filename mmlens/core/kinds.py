@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-import torch
-from jaxtyping import Float
-
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
@@ -24,7 +21,7 @@ class Must:
     """A condition beside the type, put into `Annotated`.
 
     Attributes:
-        words: what must hold, as they go on from the type: "a whole number" + "of at least 1".
+        words: what must hold, as they go on from the type: "a whole number" + "at least 1".
         test: whether it holds for a value of the type.
         instead: whether the words stand in place of those of the type.
     """
@@ -36,7 +33,8 @@ class Must:
 
 @dataclass(frozen=True)
 class Accepts:
-    """What callers may give where a function gets something else, put into `Annotated` beside the `With` that converts it.
+    """What callers may give, in place of the annotation: beside a `With` that converts it, or where what is right is decided by
+    the code that reads it (`Accepts(object)`: pictures).
 
     Attributes:
         hint: the annotation of what may be given.
@@ -46,12 +44,18 @@ class Accepts:
 
 
 @dataclass(frozen=True)
+class Gaps:
+    """Numbers among which NaN stands for one that is not known, put into `Annotated`."""
+
+
+@dataclass(frozen=True)
 class With:
     """A condition that other arguments decide, put into `Annotated`: hook points of a model, units of it, a batch for it.
 
     Attributes:
         resolve: from all arguments by name, this one and its own name to the value that the function gets; raises an
-            InputError for what cannot be used. A method's object stands under `"model"` where no argument is called so.
+            InputError for what cannot be used. Where none is called `"model"`, it is the method's object, or
+            that object's model.
     """
 
     resolve: Callable[[Mapping[str, Any], Any, str], Any]
@@ -61,25 +65,20 @@ def _not_empty(value: Sized) -> bool:
     return not isinstance(value, Sized) or len(value) > 0
 
 
-def _is_device(value: Any) -> bool:
-    try:
-        return torch.device(value) is not None
-    except (RuntimeError, TypeError):
-        return False
-
-
 #: How many of something: 1, 2, ...
-Count: TypeAlias = Annotated[int, Must("of at least 1", lambda value: 1 <= value < 2**31)]
+Count: TypeAlias = Annotated[int, Must("at least 1", lambda value: 1 <= value < 2**31)]
 #: How many of something, where none is fine: 0, 1, 2, ...
-CountOrZero: TypeAlias = Annotated[int, Must("of at least 0", lambda value: 0 <= value < 2**31)]
+CountOrZero: TypeAlias = Annotated[int, Must("at least 0", lambda value: 0 <= value < 2**31)]
 #: Which one, from 0.
-Index: TypeAlias = Annotated[int, Must("of at least 0", lambda value: 0 <= value < 2**31)]
+Index: TypeAlias = Annotated[int, Must("at least 0", lambda value: 0 <= value < 2**31)]
 #: What random numbers start from.
 Seed: TypeAlias = Annotated[int, Must("from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)]
+#: A number of a set's scenes, or of what else there may be a million of.
+UpToAMillion: TypeAlias = Annotated[int, Must("from 0 to 1,000,000", lambda value: 0 <= value <= 1_000_000)]
 #: A number above 0.
 Positive: TypeAlias = Annotated[float, Must("above 0", lambda value: value > 0)]
 #: A number that is not negative.
-NonNegative: TypeAlias = Annotated[float, Must("of at least 0", lambda value: value >= 0)]
+NonNegative: TypeAlias = Annotated[float, Must("at least 0", lambda value: value >= 0)]
 #: A number from 0 to 1.
 Fraction: TypeAlias = Annotated[float, Must("from 0 to 1", lambda value: 0 <= value <= 1)]
 #: A number between 0 and 1, both excluded: the level of an interval.
@@ -87,27 +86,17 @@ Level: TypeAlias = Annotated[float, Must("between 0 and 1, both excluded", lambd
 #: A number from 0 to 100.
 Percentile: TypeAlias = Annotated[float, Must("from 0 to 100", lambda value: 0 <= value <= 100)]
 #: A string that says something.
-Text: TypeAlias = Annotated[str, Must("that is not empty", lambda value: bool(value.strip()))]
+Text: TypeAlias = Annotated[str, Must("not empty", lambda value: bool(value.strip()))]
 #: Where a file or folder is.
 PathLike: TypeAlias = Annotated[str | Path, Must("a path", lambda value: str(value).strip() != "", instead=True)]
-#: Where tensors live.
-Device: TypeAlias = Annotated[
-    torch.device | str, Must("a device, e.g. 'cpu' or 'cuda:0'", lambda value: _is_device(value), instead=True)
-]
-#: A direction in a residual stream.
-Vector: TypeAlias = Annotated[
-    Float[torch.Tensor, "d_model"], Must("that is not all zeros", lambda value: bool(value.any()))
-]
 #: A list with something in it.
-Several: TypeAlias = Annotated[Sequence[T], Must("that is not empty", _not_empty)]
+Several: TypeAlias = Annotated[Sequence[T], Must("not empty", _not_empty)]
 #: A list without anything twice.
-Distinct: TypeAlias = Annotated[
-    Sequence[T], Must("without anything twice", lambda value: len(set(value)) == len(value))
-]
+Distinct: TypeAlias = Annotated[Sequence[T], Must("without repetition", lambda value: len(set(value)) == len(value))]
 #: A list with something in it, and nothing twice.
 SeveralDistinct: TypeAlias = Annotated[
     Sequence[T],
-    Must("that is not empty and has nothing twice", lambda value: len(value) > 0 and len(set(value)) == len(value)),
+    Must("not empty, without repetition", lambda value: len(value) > 0 and len(set(value)) == len(value)),
 ]
 #: A mapping with something in it.
-Named: TypeAlias = Annotated[Mapping[K, V], Must("that is not empty", _not_empty)]
+Named: TypeAlias = Annotated[Mapping[K, V], Must("not empty", _not_empty)]

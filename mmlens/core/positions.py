@@ -15,14 +15,15 @@ rules, and what is short for them: `"image"`, `"moon"` (a word of the prompt), `
 
 import builtins
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts, With
 from mmlens.core.sequence_rows import SequenceRows
 
 __all__ = [  # noqa: RUF022 - as the docstring has them
@@ -315,10 +316,25 @@ class Grid:
 
 #: What `positions=` takes: a rule or its word; a word of the prompt; an index, several, a slice (of each sample's own tokens);
 #: a tensor of them, `[row]` or `[batch row]`, or one per sample; or rows that a layout handed out.
-Positions: TypeAlias = Rule | str | int | slice | torch.Tensor | Sequence[int] | Sequence[torch.Tensor]
+Positions: TypeAlias = Annotated[
+    Rule | str | int | slice | torch.Tensor | Sequence[int] | Sequence[torch.Tensor],
+    Accepts(builtins.object),
+    With(lambda arguments, positions, name: _readable(as_rule, positions)),
+]
 
 #: What a sweep takes: rules by name, several rules (each named by what it prints), one rule, `each`, or `grid(k)`.
-Groups: TypeAlias = Mapping[str, Positions] | Sequence[Rule | str | int | slice] | Positions | Each | Grid
+Groups: TypeAlias = Annotated[
+    Mapping[str, Positions] | Sequence[Rule | str | int | slice] | Positions | Each | Grid,
+    Accepts(builtins.object),
+    With(lambda arguments, positions, name: _readable(as_groups, positions)),
+]
+
+
+def _readable(reads: Callable[[Any], Any], positions: Any) -> Any:
+    """The positions, if they can be read as a rule, or as groups."""
+    reads(positions)
+    return positions
+
 
 image = Image()
 text = Named("text")

@@ -1,18 +1,29 @@
 """Words of messages: a value in few characters, the nearest of the right words."""
 
 import difflib
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a torch tensor; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is a tensor or a numpy array."""
+    return isinstance(value, np.ndarray) or is_tensor(value)
 
 
 def short(value: Any) -> str:
     """A value in few characters: what was given, as messages show it."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        kind = "tensor" if isinstance(value, torch.Tensor) else "array"
+    if is_array(value):
+        kind = "tensor" if is_tensor(value) else "array"
         return f"<{kind} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}>"
     if isinstance(value, list | tuple) and len(value) <= 8:
         ends = "[]" if isinstance(value, list) else "()"

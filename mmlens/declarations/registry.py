@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from mmlens.core.contract import checked
 from mmlens.declarations.family import Family
 
 
@@ -13,6 +14,7 @@ class _Registry:
 _REGISTRY = _Registry()
 
 
+@checked
 def register_family(family: Family) -> Family:
     """Make a family known, so that `from_hf` and `from_pretrained` find it by class name.
 

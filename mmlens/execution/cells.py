@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Int
 
 from mmlens.core.axes import batch_axis
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.point_rows import PointRows, owned_entries
 
 
+@checked
 @dataclass(frozen=True)
 class Change:
     """What a cell does at one hook point.
@@ -31,6 +34,7 @@ class Change:
     apply: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
 
 
+@checked
 @dataclass(frozen=True)
 class Cell:
     """One counterfactual run of one sample.
@@ -40,7 +44,7 @@ class Cell:
         changes: what is done, at one or several points; at one point in the order given.
     """
 
-    sample: int
+    sample: Index
     changes: tuple[Change, ...]
 
 

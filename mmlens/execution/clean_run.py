@@ -7,12 +7,14 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Positive
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
 from mmlens.execution.strategies import ExecutionStrategies
 from mmlens.execution.whole import hooks_for
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.point_rows import GROWING
 from mmlens.models.hooked import HookedMultimodal
 
@@ -39,7 +41,8 @@ class CleanRun:
         True
     """
 
-    def __init__(self, model: HookedMultimodal, batch: MultimodalBatch):
+    @checked
+    def __init__(self, model: HookedMultimodal, batch: BatchLike):
         self.model = model
         self.batch = batch
         self._ways, logits = ExecutionStrategies.of(model, batch)
@@ -47,13 +50,14 @@ class CleanRun:
         ends = logits[:, -1:] if where is None else _at(logits, where)
         self.clean_logits: Float[torch.Tensor, "batch vocab"] = ends[:, 0]
 
+    @checked
     def logits(
         self,
         cells: Sequence[Cell],
         *,
         positions: Literal["last"] | Sequence[int] = "last",
         tokens: Sequence[int] | None = None,
-        budget: float | None = None,
+        budget: Positive | None = None,
         progress: bool = True,
         on_done: Done | None = None,
     ) -> Float[torch.Tensor, "cell ... vocab"]:
@@ -104,6 +108,7 @@ class CleanRun:
             raise InputError("There are no cells to run.")
         return result
 
+    @checked
     def plan(self, cells: Sequence[Cell], *, positions: Literal["last"] | Sequence[int] = "last") -> Plan:
         """What cells cost, counted before they run: what is computed, what is served, and why not more of it.
 
@@ -116,7 +121,8 @@ class CleanRun:
         self._require(cells)
         return self._ways.plan(cells, self._where(positions), self.clean_logits)
 
-    def generate(self, cell: Cell, *, max_new_tokens: int = 20) -> Int[torch.Tensor, "pos"]:
+    @checked
+    def generate(self, cell: Cell, *, max_new_tokens: Count = 20) -> Int[torch.Tensor, "pos"]:
         """What the model goes on to write, greedily, after a cell's changes of the prompt.
 
         The changes happen when the prompt is read; later steps see their consequences through the cache of keys and values.

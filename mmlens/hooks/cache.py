@@ -1,7 +1,6 @@
 """The activation cache: TransformerLens's, with parts, positions and files."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +9,12 @@ from transformer_lens import ActivationCache as TransformerLensCache
 from transformer_lens.utilities import get_act_name
 
 from mmlens.core.axes import batch_axis, position_axis
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.kinds import PathLike
 from mmlens.core.names import Part, nearest, part_prefix, require_part
 from mmlens.core.results import TensorKind
+from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.point import reads_only
 
 _FILE = TensorKind(
@@ -86,6 +88,7 @@ class ActivationCache(TransformerLensCache):
         rows = f", positions {self.positions}" if self.positions else ""
         return f"ActivationCache: {len(self)} activations, {size:.1f} MiB{rows}"
 
+    @checked
     def samples(self, name: str) -> list[torch.Tensor]:
         """A point's activation sample by sample, each with as many rows as it has, without a batch axis.
 
@@ -105,12 +108,14 @@ class ActivationCache(TransformerLensCache):
             sample_tensor.narrow(axis, 0, count) for sample_tensor, count in zip(tensor, self.counts[name], strict=True)
         ]
 
+    @checked
     def mask(self, name: str) -> Bool[torch.Tensor, "batch row"]:
         """True at the rows of a point that samples have; False behind a sample's last."""
         return row_mask(
             [sample_tensor.shape[position_axis(self.axes[name]) - 1] for sample_tensor in self.samples(name)]
         )
 
+    @checked
     def part(self, part: Part) -> "ActivationCache":
         """The activations of one part under bare names, so that shorthands work on it.
 
@@ -132,7 +137,8 @@ class ActivationCache(TransformerLensCache):
         model = None if whole is None else whole.part(part)
         return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions, own(self.counts))
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write the cache as one safetensors file, whole or not at all.
 
         Args:
@@ -147,7 +153,8 @@ class ActivationCache(TransformerLensCache):
         _FILE.write(path, self.cache_dict, about)
 
     @classmethod
-    def load(cls, path: str | Path, model: Any = None, device: str | torch.device = "cpu") -> "ActivationCache":
+    @checked
+    def load(cls, path: PathLike, model: Any = None, device: Device = "cpu") -> "ActivationCache":
         """Read a cache that `save` wrote.
 
         Args:

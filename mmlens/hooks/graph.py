@@ -5,6 +5,7 @@ from functools import cached_property
 
 import networkx as nx
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS, Names, Part, match_names, require_part
 from mmlens.hooks.drawing import Drawing, draw_graph
@@ -69,6 +70,7 @@ class HookGraph:
     def _one(self, name: str) -> str:
         return name if name in self._nodes else match_names([name], self.names)[0]
 
+    @checked
     def select(
         self,
         at: "Names | Selection | None" = None,
@@ -126,6 +128,7 @@ class HookGraph:
             raise InputError(f"No hook point fits {words}; the graph has {self!r}. Loosen one of the conditions.")
         return Selection(nodes, words)
 
+    @checked
     def order(self, at: "Names | Selection | None" = None) -> list[str]:
         """Hook names in execution order: a topological order of the graph."""
         return self.select(at).names
@@ -133,16 +136,19 @@ class HookGraph:
     def _neighbours(self, names: set[str], description: str) -> Selection:
         return Selection((node for node in self if node.name in names), description)
 
+    @checked
     def upstream(self, name: str) -> Selection:
         """Every point whose value can change what `name` holds, in execution order; without `name` itself."""
         name = self._one(name)
         return self._neighbours(nx.ancestors(self.digraph, name), f"upstream of {name}")
 
+    @checked
     def downstream(self, name: str) -> Selection:
         """Every point that an edit at `name` can change, in execution order; without `name` itself."""
         name = self._one(name)
         return self._neighbours(nx.descendants(self.digraph, name), f"downstream of {name}")
 
+    @checked
     def between(self, source: str, target: str) -> Selection:
         """The points on some path from `source` to `target`, both included.
 
@@ -163,6 +169,7 @@ class HookGraph:
             )
         return self._neighbours(after & before, f"between {source} and {target}")
 
+    @checked
     def residual_writers(
         self, part: Part = "language", *, before: int | None = None, stack: str = "blocks"
     ) -> Selection:
@@ -186,6 +193,7 @@ class HookGraph:
         )
         return Selection(writers, f"residual writers of {part}" + ("" if before is None else f" before block {before}"))
 
+    @checked
     def draw(self, values: Mapping[str, float] | None = None) -> Drawing:
         """Draw the graph as an SVG that shows in a notebook.
 

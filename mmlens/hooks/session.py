@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from transformer_lens.hook_points import HookPoint, LensHandle
 
-from mmlens.core.errors import InputError
 from mmlens.core.names import Names, match_names
 
 #: `fn(activation, hook) -> new activation or None`.
@@ -31,8 +30,6 @@ def resolve_hooks(
     directions: tuple[tuple[Direction, Sequence[HookPair]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
     for direction, pairs in directions:
         for pair in pairs:
-            if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
-                raise InputError(f"A {direction} hook is a pair (name, function); found {pair!r}.")
             names, function = pair
             point_names = [names] if isinstance(names, str) and names in points else match_names(names, list(points))
             resolved += [(points[name], function, direction) for name in point_names]

@@ -10,6 +10,7 @@ from PIL import Image
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.identity import counts_with
 from mmlens.core.kinds import Accepts, Must, With
+from mmlens.core.wording import short
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.images import picture_changes
@@ -86,22 +87,32 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 
 
+def _sound(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
+    """The value, if it is a batch, or tensors that could be one."""
+    if isinstance(value, torch.Tensor) and (value.ndim != 2 or value.is_floating_point() or value.is_complex()):
+        raise InputError(f"{name}={short(value)} must hold token ids, whole numbers [batch pos].")
+    if isinstance(value, Mapping) and not isinstance(value, MultimodalBatch):
+        for key, tensor in value.items():
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+                raise InputError(f"{name}[{key!r}]={short(tensor)} holds NaN or infinity.")
+    return value
+
+
 def _made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
     """The batch that a model makes of raw tensors."""
+    value = _sound(arguments, value, name)
     return value if isinstance(value, MultimodalBatch) else arguments["model"].batch(value)
 
 
-#: A batch as every verb takes it: prepared, or the Hugging Face keyword tensors (also token ids alone), of which one is made.
-BatchLike: TypeAlias = Annotated[
-    MultimodalBatch,
-    Accepts(MultimodalBatch | Mapping[str, Any] | torch.Tensor),
-    Must(
-        "a batch; make one with model.prepare(text, images=...), or pass its tensors",
-        lambda value: True,
-        instead=True,
-    ),
-    With(_made_by_the_model),
-]
+_GIVEN = Accepts(MultimodalBatch | Mapping[str, Any] | torch.Tensor)
+_RIGHT = Must(
+    "a batch; make one with model.prepare(text, images=...), or pass its tensors", lambda value: True, instead=True
+)
+
+#: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
+Batch: TypeAlias = Annotated[MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor, _GIVEN, _RIGHT, With(_sound)]
+#: What verbs take: the same, of which one batch is made before anything else.
+BatchLike: TypeAlias = Annotated[MultimodalBatch, _GIVEN, _RIGHT, With(_made_by_the_model)]
 
 
 def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
+from mmlens.core.kinds import Accepts
 
 #: A picture: a PIL image, a path, or an array `[height width 3]` (uint8, uint16, or floats in 0..1; channels may come first).
-Picture: TypeAlias = "Image.Image | str | Path | np.ndarray | torch.Tensor"
+Picture: TypeAlias = Annotated["Image.Image | str | Path | np.ndarray | torch.Tensor", Accepts(object)]
 
 #: What is behind transparent pixels.
 GROUND = (255, 255, 255)

@@ -8,18 +8,17 @@ import torch
 from jaxtyping import Int
 from torch import nn
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Positive
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
-from mmlens.inputs.batch import MultimodalBatch, make_batch, require_pictures
+from mmlens.inputs.batch import Batch, MultimodalBatch, make_batch, require_pictures
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images, prepare_batch, with_tokens
 from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
 from mmlens.inputs.videos import Videos, holds_videos, prepare_videos
-
-#: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
-Batch = MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -48,13 +47,14 @@ class Inputs:
     config: Config
     processor: Any | None
 
+    @checked
     def prepare(
         self,
         text: Text,
         images: Images = None,
         *,
         videos: Videos = None,
-        fps: float = 24.0,
+        fps: Positive = 24.0,
         padding_side: Literal["left", "right"] = "left",
     ) -> MultimodalBatch:
         """Make a batch of text and pictures, or of text and videos; chat template, placeholders and padding are taken care of.
@@ -90,6 +90,7 @@ class Inputs:
             raise InputError("images= and videos= were both given; put pictures and videos into batches of their own.")
         return replace(batch.to(device_of(self.model)), tokenizer=self._tokenizer)
 
+    @checked
     def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
 
@@ -102,6 +103,7 @@ class Inputs:
         """
         return with_tokens(self.family, self.config, batch, tokens)
 
+    @checked
     def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
         """A batch from raw keyword tensors, checked, with its token layout.
 

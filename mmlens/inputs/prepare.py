@@ -3,12 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
@@ -16,7 +17,7 @@ from mmlens.inputs.images import Picture, decoded_image, load_image
 from mmlens.inputs.plain_text import holds_hidden, reading_hidden, revealed
 from mmlens.inputs.prompts import Message, Prompter, Text, count_placeholders, require_side, samples_of, visual_items
 
-Images: TypeAlias = "Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None"
+Images: TypeAlias = Annotated["Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None", Accepts(object)]
 
 
 def prepare_batch(

@@ -6,16 +6,17 @@ all, if it has the marks of the chat template's turns, or, where there is no tem
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from jinja2 import TemplateError
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts
 from mmlens.inputs.plain_text import control_tokens, hidden, revealed
 
 #: A chat message as Hugging Face writes it: `{"role": "user", "content": "..." or [{"type": "image"}, ...]}`.
 Message: TypeAlias = dict[str, Any]
-Text: TypeAlias = "str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]"
+Text: TypeAlias = Annotated["str | Sequence[str] | Sequence[Message] | Sequence[Sequence[Message]]", Accepts(object)]
 Kind: TypeAlias = Literal["image", "video"]
 
 

@@ -1,13 +1,14 @@
 """From videos, as frames that a user has, to one batch."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
@@ -19,7 +20,7 @@ from mmlens.inputs.video_frames import by_processor
 
 #: A video: its frames as an array `[frame height width 3]`, or as a list of pictures.
 Video: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Picture]"
-Videos: TypeAlias = "Sequence[Video] | Sequence[Sequence[Video]] | None"
+Videos: TypeAlias = Annotated["Sequence[Video] | Sequence[Sequence[Video]] | None", Accepts(object)]
 
 
 def holds_videos(text: Text) -> bool:

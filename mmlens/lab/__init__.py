@@ -12,6 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Seed
 from mmlens.lab.checkpoints import ADAPTERS, WEIGHTS
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
@@ -34,11 +36,12 @@ from mmlens.lab.world import SIGNS as SIGNS
 from mmlens.lab.world import SIZES as SIZES
 from mmlens.lab.world import TEXTURES as TEXTURES
 from mmlens.lab.world import Placed as Placed
+from mmlens.lab.world import PlantedKind
 from mmlens.lab.world import Question as Question
 from mmlens.lab.world import SceneObject as SceneObject
 
 if TYPE_CHECKING:
-    from mmlens.lab.weight_built import Planted, PlantedKind
+    from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal
 
 
@@ -81,7 +84,8 @@ def load_tuned() -> HookedMultimodal:
     return load_with_adapters(WEIGHTS, ADAPTERS)
 
 
-def planted(kind: PlantedKind, *, seed: int = 0) -> Planted:
+@checked
+def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     """Build a tiny model whose answer is known by construction, with its unplanted twin.
 
     Args:

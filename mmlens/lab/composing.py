@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmlens.core.errors import InputError
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Seed, UpToAMillion
 from mmlens.lab.scenery import Scene, Split, fits
 from mmlens.lab.world import (
     CANVAS,
@@ -24,7 +25,6 @@ from mmlens.lab.world import (
     Placed,
     kind_of,
     plate_color,
-    require,
 )
 
 _SPLIT_SALT = {"test": 20231, "train": 30727}
@@ -32,7 +32,8 @@ _SEEDS_PER_SET = 1_000_000
 _MARGIN = 1.5  # free pixels between an object's square and the edge of the picture
 
 
-def scene(seed: int = 7, *, split: Split = "test") -> Scene:
+@checked
+def scene(seed: Seed = 7, *, split: Split = "test") -> Scene:
     """Draw one scene.
 
     Args:
@@ -50,9 +51,6 @@ def scene(seed: int = 7, *, split: Split = "test") -> Scene:
     Raises:
         InputError: The seed is negative, or the split unknown.
     """
-    require(split, _SPLIT_SALT, "split")
-    if seed < 0:
-        raise InputError(f"A scene's seed cannot be negative, but {seed} was asked for. Pass 0 or more.")
     rng = np.random.default_rng([_SPLIT_SALT[split], seed])
     place, mood = str(rng.choice(PLACES)), str(rng.choice(MOODS))
     while True:  # a crowded first draw may leave no room; the generator moves on, so this stays seeded
@@ -61,7 +59,8 @@ def scene(seed: int = 7, *, split: Split = "test") -> Scene:
             return Scene(seed, place, mood, objects, split)
 
 
-def scenes(n: int, seed: int = 0, *, split: Split = "test") -> list[Scene]:
+@checked
+def scenes(n: UpToAMillion, seed: Seed = 0, *, split: Split = "test") -> list[Scene]:
     """Draw a set of different scenes.
 
     Args:
@@ -75,8 +74,6 @@ def scenes(n: int, seed: int = 0, *, split: Split = "test") -> list[Scene]:
     Raises:
         InputError: n is out of range, or see `scene`.
     """
-    if not 0 <= n <= _SEEDS_PER_SET:
-        raise InputError(f"A set holds 0 to {_SEEDS_PER_SET:,} scenes, but {n:,} were asked for.")
     return [scene(seed * _SEEDS_PER_SET + index, split=split) for index in range(n)]
 
 

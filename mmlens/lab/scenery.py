@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
+from mmlens.core.kinds import Seed
 from mmlens.lab import language
 from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, mask
 from mmlens.lab.world import (
@@ -35,6 +37,7 @@ Split = Literal["test", "train"]
 _GAP = 2.0  # free pixels between the squares of two objects
 
 
+@checked
 @dataclass(frozen=True)
 class Scene:
     """A picture with everything that is true of it.
@@ -47,7 +50,7 @@ class Scene:
         split: "test" for everything the public functions draw, "train" for training.
     """
 
-    seed: int
+    seed: Seed
     place: str
     mood: str
     placed: tuple[Placed, ...]
@@ -58,6 +61,7 @@ class Scene:
         """The picture, RGB, 96 x 96 pixels."""
         return self.render()
 
+    @checked
     def render(self, scale: int = 1) -> Image.Image:
         """Draw the picture anew at a larger size.
 
@@ -99,6 +103,7 @@ class Scene:
         """
         return language.written(self.placed, self.place, self.mood)
 
+    @checked
     def twin(
         self,
         *,
@@ -184,6 +189,7 @@ class Scene:
             "questions": [{"text": q.text, "answer": q.answer, "kind": q.kind} for q in self.questions],
         }
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write the picture and its truth beside each other, each whole or not at all.
 

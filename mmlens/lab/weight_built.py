@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, LlavaForConditionalGeneration, LlavaProcessor
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Seed
 from mmlens.lab.bare_model import (
     ANSWERS,
     ARRIVED,
@@ -43,9 +45,8 @@ from mmlens.lab.bare_model import (
     bare_model,
     bare_processor,
 )
-from mmlens.lab.world import require
+from mmlens.lab.world import PlantedKind, require
 
-PlantedKind = Literal["neuron", "direction", "patch"]
 HEAD, NEURON, PATCH_INDEX, TARGET = 2, 5, 4, "red"
 
 
@@ -137,7 +138,8 @@ class Planted:
         return self.processor(text=text, images=image, return_tensors="pt")
 
 
-def build(kind: PlantedKind, *, seed: int = 0) -> Planted:
+@checked
+def build(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     """Build a planted model and its twin.
 
     Args:
@@ -150,7 +152,6 @@ def build(kind: PlantedKind, *, seed: int = 0) -> Planted:
     Raises:
         InputError: There is no such kind.
     """
-    require(kind, get_args(PlantedKind), "planted kind")
     generator = torch.Generator().manual_seed(seed)
     processor = bare_processor()
     twin = bare_model(generator)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 
 CANVAS = 96
@@ -53,6 +54,8 @@ DIRECTIONS = ("left", "right", "above", "below")
 COUNTS = ("zero", "one", "two", "three")
 
 Kind = Literal["shape", "person", "sign"]
+#: What is planted in a model that is built by hand.
+PlantedKind = Literal["neuron", "direction", "patch"]
 QuestionKind = Literal["color", "shape", "count", "presence", "place", "mood", "position", "who", "use"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = (
     "color", "shape", "count", "presence", "place", "mood", "position", "who", "use",
@@ -108,6 +111,7 @@ def require(value: str, options: Iterable[str], kind: str) -> None:
     raise InputError(f"The lab world has no {kind} {value!r}. {hint}It has: {', '.join(options)}. Pass one of these.")
 
 
+@checked
 @dataclass(frozen=True)
 class Placed:
     """One object as the drawing needs it: what it is and where its centre lies.
@@ -139,6 +143,7 @@ class Placed:
         return RADIUS[self.kind][self.size]
 
 
+@checked
 @dataclass(frozen=True)
 class SceneObject:
     """One object of a scene, as it can be seen.
@@ -162,6 +167,7 @@ class SceneObject:
     center: tuple[float, float] = field(repr=False)
 
 
+@checked
 @dataclass(frozen=True)
 class Question:
     """A question about a scene and its true answer.

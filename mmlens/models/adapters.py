@@ -20,6 +20,7 @@ from mmlens.architectures.adapter_layers import (
     is_tuner,
     require_sum,
 )
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.interrupts import uninterrupted
 from mmlens.core.names import nearest
@@ -172,6 +173,7 @@ class Adapters:
         acting = {name for layer in adapter_layers(self.model.hf_model) for name in acting_adapters(layer)}
         return tuple(name for name in self.names if name in acting)
 
+    @checked
     @contextmanager
     def adapter(self, *names: str | None) -> Iterator[HookedModel]:
         """Have one adapter act inside the `with`, several together, or none; afterwards the model is as it was, to the bit.

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -13,8 +12,11 @@ from transformer_lens.config import TransformerLensConfig
 from mmlens.architectures.build import build
 from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
 from mmlens.architectures.modules import HuggingFaceModel
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import counts_with
+from mmlens.core.kinds import PathLike
+from mmlens.core.tensor_kinds import Device
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.discover import discover, example_for
@@ -74,6 +76,7 @@ class HookedMultimodal(HookedRootModule):
     hook_dict: dict[str, Point]
     reset_hooks: Callable[..., None]
 
+    @checked
     def __init__(self, hf_model: nn.Module, processor: Any | None = None, family: Family | None = None):
         super().__init__()
         self.hf_model = cast(HuggingFaceModel, hf_model)
@@ -147,6 +150,7 @@ class HookedMultimodal(HookedRootModule):
     # -- making one --------------------------------------------------------------------------------------------------
 
     @classmethod
+    @checked
     def from_hf(
         cls,
         hf_model: nn.Module,
@@ -177,12 +181,13 @@ class HookedMultimodal(HookedRootModule):
         return cls(hf_model, processor, discover(base, tensors, processor, trial=Trial(cls, base, tensors)))
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: PathLike,
         *,
         dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
+        device: Device | None = None,
         device_map: Any | None = None,
         processor: Any | None = None,
         verify: bool = False,
@@ -212,7 +217,8 @@ class HookedMultimodal(HookedRootModule):
             verified(model).raise_if_failed()
         return model
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    @checked
+    def save_pretrained(self, folder: PathLike) -> None:
         """Save model and processor as a checkpoint that plain transformers loads."""
         self.hf_model.save_pretrained(folder)
         if self.processor is not None:
@@ -240,6 +246,7 @@ class HookedMultimodal(HookedRootModule):
     extend = method_of("_inputs", Inputs.extend)
     batch = method_of("_inputs", Inputs.batch)
 
+    @checked
     def bind(self, batch: MultimodalBatch) -> BoundModel:
         """This model with a batch's picture held fast, for tools whose signatures take only tokens.
 
@@ -270,6 +277,7 @@ class HookedMultimodal(HookedRootModule):
     revert = method_of("_edits", RowEdits.revert)
     unedited_fingerprint = property_of("_edits", RowEdits.unedited_fingerprint)
 
+    @checked
     def apply(self, edit: WeightEdit | Callable[[nn.Module], None]) -> "HookedMultimodal":
         """Put an edit in force until `revert`; what `save_pretrained` then saves is the edited model.
 
@@ -323,6 +331,7 @@ class HookedMultimodal(HookedRootModule):
     QK = property_of("_language", PartView.QK)
     accumulated_bias = method_of("_language", PartView.accumulated_bias)
 
+    @checked
     def tokens_to_residual_directions(self, tokens: Any) -> Float[torch.Tensor, "*tokens d_model"]:
         """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
 

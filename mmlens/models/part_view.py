@@ -13,7 +13,9 @@ from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.blocks import blocks_of, fitting, heads_of
 from mmlens.architectures.modules import out_features, submodule
 from mmlens.architectures.weights import AttentionWeights, MlpWeights
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Block, Config, Norm
@@ -134,7 +136,8 @@ class PartView:
         """Keys' or values' weights, one per head where several heads share them."""
         return grouped.repeat_interleave(self.cfg.n_heads // grouped.shape[1], dim=1)
 
-    def accumulated_bias(self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
+    @checked
+    def accumulated_bias(self, layer: Index, mlp_input: bool = False, include_mlp_biases: bool = True) -> torch.Tensor:
         """Sum of the biases that the blocks before `layer` add to the stream, `[d_model]`.
 
         Args:

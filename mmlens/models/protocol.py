@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import torch
 from transformer_lens.config import TransformerLensConfig
 
 from mmlens.architectures.modules import HuggingFaceModel
+from mmlens.core.kinds import Accepts, Must
 from mmlens.core.names import Names, Part
 from mmlens.core.positions import Positions
 from mmlens.declarations.family import Family
@@ -17,8 +18,7 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookPair
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.inputs import Batch
+from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.models.part_view import PartView
 
 
@@ -106,3 +106,15 @@ class HookedModel(Protocol):
 
     def generate(self, batch: Batch | None = None, **options: Any) -> Any:
         """What Hugging Face's `generate` returns."""
+
+
+#: A hooked model, as public functions below it take one.
+Hooked: TypeAlias = Annotated[
+    HookedModel,
+    Accepts(object),
+    Must(
+        "a HookedMultimodal: HookedMultimodal.from_hf(model, processor) wraps a Hugging Face model",
+        lambda value: hasattr(value, "hook_dict") and hasattr(value, "hf_model"),
+        instead=True,
+    ),
+]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from mmlens.architectures.adapter_layers import require_sum
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.models.claims import claimed
 from mmlens.models.edit_ledger import Entry, Ledger, RowDeltas, ledger_of
@@ -87,6 +88,7 @@ class RowEdits:
                 if not is_put:
                     self._ledger.remove([entry])
 
+    @checked
     def revert(self, edit: WeightEdit) -> HookedModel:
         """Take an edit out of force; rows that no other edit touches have their own bits back.
 

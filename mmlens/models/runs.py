@@ -8,14 +8,17 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Names
 from mmlens.core.positions import ALL, Positions, as_rule
+from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.inputs.images import Picture
-from mmlens.inputs.inputs import Batch, Inputs
+from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
@@ -46,6 +49,7 @@ class Runs:
     model: HookedModel
     inputs: Inputs
 
+    @checked
     def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch pos vocab"]:
         """Run the model.
 
@@ -65,6 +69,7 @@ class Runs:
         with self._under_way("forward", batch, tensors, keywords):
             return self.model.hf_model(**{"use_cache": False, **keywords}).logits
 
+    @checked
     def generate(self, batch: Batch | None = None, **options: Any) -> Any:
         """Generate with the Hugging Face model, greedily unless told otherwise; hooks fire at every step.
 
@@ -161,6 +166,7 @@ class Runs:
     def _pairs(self, interventions: Sequence[Intervention]) -> list[HookPair]:
         return [pair for intervention in interventions for pair in intervention.hooks(self.model)]
 
+    @checked
     def run_with_hooks(
         self, batch: Batch | None = None, *, fwd_hooks: Sequence[HookPair] = (), **tensors: Any
     ) -> Float[torch.Tensor, "batch pos vocab"]:
@@ -177,13 +183,14 @@ class Runs:
         with self.hooks(fwd_hooks):
             return self.model(batch, **tensors)
 
+    @checked
     def run_with_cache(
         self,
         batch: Batch | None = None,
         *,
         names: Names | Selection | None = None,
         positions: Positions = "all",
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         **tensors: Any,
     ) -> tuple[Float[torch.Tensor, "batch pos vocab"], ActivationCache]:
         """Run once and keep activations.
@@ -216,6 +223,7 @@ class Runs:
         """The points that a cache holds by default: all but attention scores and patterns."""
         return self.model.graph.select(where=lambda node: not node.on_request)
 
+    @checked
     def add_hook(self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:
         """Add a hook that stays until `reset_hooks()`; prefer `with model.hooks(...)`.
 
@@ -226,12 +234,13 @@ class Runs:
             for point, function, _ in resolve_hooks(self.model.hook_dict, [(name, hook)], []):
                 point.add_hook(cast(Any, function), dir=dir, **options)
 
+    @checked
     def trace_generation(
         self,
         batch: Batch | None = None,
         *,
         names: Names | Selection = "blocks.*.mlp.hook_post",
-        max_new_tokens: int = 20,
+        max_new_tokens: Count = 20,
         use_cache: bool = True,
         **tensors: Any,
     ) -> GenerationTrace:
@@ -253,7 +262,8 @@ class Runs:
         made = self.inputs.batch(batch, **tensors)
         return trace_generation(self.model, made, names=names, max_new_tokens=max_new_tokens, use_cache=use_cache)
 
-    def caption(self, images: Images, *, prompt: str = "describe the image", max_new_tokens: int = 30) -> Any:
+    @checked
+    def caption(self, images: Images, *, prompt: Text = "describe the image", max_new_tokens: Count = 30) -> Any:
         """Caption one picture (a string) or several (a list of strings), greedily.
 
         Args:
@@ -263,7 +273,8 @@ class Runs:
         """
         return self.answer(images, prompt, max_new_tokens=max_new_tokens)
 
-    def answer(self, images: Images, question: str | Sequence[str], *, max_new_tokens: int = 30) -> Any:
+    @checked
+    def answer(self, images: Images, question: str | Sequence[str], *, max_new_tokens: Count = 30) -> Any:
         """Answer a question about one picture (a string), or one question per picture (a list of strings).
 
         Args:

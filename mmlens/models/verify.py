@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.hooks.attention import allowed_by
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.protocol import HookedModel
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.models.protocol import Hooked, HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,9 +127,10 @@ def example_batch(model: HookedModel) -> MultimodalBatch:
     return batch
 
 
+@checked
 @torch.no_grad()
 def verify(
-    model: HookedModel, batch: MultimodalBatch | None = None, *, causal: bool = True, progress: bool = True
+    model: Hooked, batch: BatchLike | None = None, *, causal: bool = True, progress: bool = True
 ) -> VerifyReport:
     """Check that every listed hook point fires, is of the declared width, and moves the logits when edited.
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 
 from mmlens.architectures.modules import HuggingFaceModel
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.inputs.inputs import device_of
 from mmlens.inputs.processing import require_processor
@@ -42,6 +43,7 @@ class Vocabulary:
         ends = getattr(config, "eos_token_id", None)
         return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
+    @checked
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> Int[torch.Tensor, "batch pos"]:
         """Token ids of plain text, without a picture.
 
@@ -53,6 +55,7 @@ class Vocabulary:
         ids = self.tokenizer(texts, return_tensors="pt", padding=len(texts) > 1, add_special_tokens=prepend_bos)
         return ids["input_ids"].to(device_of(self.model))
 
+    @checked
     def to_word_tokens(self, word: str) -> list[int]:
         """The ids of a word as it stands in a text: with a blank in front if the tokenizer has fewer tokens for it then.
 
@@ -66,6 +69,7 @@ class Vocabulary:
             raise InputError(f"{word!r} is unknown to the tokenizer, which makes {pieces} of it; name another word.")
         return [int(token) for token in min(known, key=len)]
 
+    @checked
     def to_single_token(self, text: str) -> int:
         """The id of a string that is one token, as it is or with a blank in front.
 
@@ -81,6 +85,7 @@ class Vocabulary:
             f"{text!r} is not a single token: the tokenizer makes {pieces} of it. Name a word that is one token."
         )
 
+    @checked
     def to_string(self, tokens: Any) -> Any:
         """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]` or a batch. Special tokens show."""
         ids = torch.as_tensor(tokens["input_ids"] if isinstance(tokens, Mapping) else tokens)
@@ -88,6 +93,7 @@ class Vocabulary:
             return [self.to_string(row) for row in ids]
         return self.tokenizer.decode(ids.reshape(-1).tolist())
 
+    @checked
     def to_str_tokens(self, tokens: Any) -> list[str]:
         """Each token as a string, for a text, for ids `[pos]` or `[1 pos]`, or for a batch of one sample.
 
@@ -103,6 +109,7 @@ class Vocabulary:
             )
         return [self.to_string(token) for token in ids.reshape(-1)]
 
+    @checked
     def decode(self, tokens: Int[torch.Tensor, "batch pos"]) -> list[str]:
         """Text of token ids, without special tokens and surrounding space."""
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

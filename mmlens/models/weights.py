@@ -8,6 +8,7 @@ from torch import nn
 
 from mmlens.architectures.modules import HuggingFaceModel, submodule
 from mmlens.architectures.weights import bias_of, readable
+from mmlens.core.contract import checked
 from mmlens.core.names import Part, require_part
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -28,6 +29,7 @@ class Weights:
     family: Family
     config: Config
 
+    @checked
     def part(self, part: Part) -> PartView:
         """One part's blocks, weights and configuration.
 

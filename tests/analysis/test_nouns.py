@@ -1,6 +1,6 @@
 """Nouns of a caption, aligned with the tokens and steps that wrote them, whatever the tokenizer does to words."""
 
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from mmlens.analysis.nouns import caption_nouns, caption_words
 from mmlens.core.errors import InputError
 from mmlens.models.generation import GenerationTrace
+from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
 
 
@@ -25,12 +26,12 @@ def pieces_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
-def spoken(text: str) -> tuple[SimpleNamespace, GenerationTrace]:
+def spoken(text: str) -> tuple[HookedMultimodal, GenerationTrace]:
     """A stand-in for a model that generated a text."""
     tokenizer = pieces_tokenizer()
     ids = torch.tensor([tokenizer.encode(text)])
     trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, torch.zeros(1, ids.shape[1], 1), [[]], [text])
-    return SimpleNamespace(tokenizer=tokenizer), trace
+    return Mock(spec=HookedMultimodal, tokenizer=tokenizer), trace
 
 
 @pytest.mark.parametrize("text", ["a dog and a cat", "dogs chase a hot-dog, a cat; the dog's cat"])

@@ -54,7 +54,7 @@ def test_batches_stream(llava: Subject) -> None:
     [
         ("a.png", "put a single one into a list"),
         ([{"picture": 1}], "keys that mean nothing here: 'picture'"),
-        (3, "found int"),
+        (3, "dataset=3 must be an iterable"),
     ],
 )
 def test_what_is_no_dataset_is_refused(dataset: object, message: str) -> None:

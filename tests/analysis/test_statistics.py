@@ -154,8 +154,8 @@ def test_many_intervals_at_once_are_those_of_each() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mean_interval([1.0], level=1.5), "level=1.5 must lie between 0 and 1"),
-        (lambda: mean_bounds(np.zeros((2, 3)), level=2), "level=2 must lie between 0 and 1"),
+        (lambda: mean_interval([1.0], level=1.5), "level=1.5 must be between 0 and 1"),
+        (lambda: mean_bounds(np.zeros((2, 3)), level=2), "level=2 must be between 0 and 1"),
         (lambda: mean_interval([1.0, 2.0], groups=[1]), "groups as many"),
         (lambda: paired_difference([1.0], [1.0, 2.0]), "Pairs need two values each"),
         (lambda: mean_bounds(np.zeros((3, 0))), "at least one sample"),

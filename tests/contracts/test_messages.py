@@ -72,11 +72,11 @@ def test_unknown_names_in_every_run_method(llava: Subject, asked: Any, text: str
 
 
 def test_hooks_that_are_no_pairs(llava: Subject) -> None:
-    with pytest.raises(InputError, match=says("A fwd hook is a pair (name, function); found 'hook_embed'.")):
+    with pytest.raises(InputError, match=says("fwd_hooks[0]='hook_embed' must be (..., a function).")):
         llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=["hook_embed"])  # type: ignore[list-item]
-    with pytest.raises(InputError, match=says("A fwd hook is a pair (name, function); found ('hook_embed', None).")):
+    with pytest.raises(InputError, match=says("fwd_hooks[0][1]=None must be a function.")):
         llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=[("hook_embed", None)])  # type: ignore[list-item]
-    with pytest.raises(InputError, match=says("A hook point name must be a string, found int: 3.")):
+    with pytest.raises(InputError, match=says("fwd_hooks[0][0][0]=3 must be a string.")):
         llava.model.run_with_hooks(llava.batches["left"], fwd_hooks=[([3], look)])  # type: ignore[list-item]
 
 
@@ -95,7 +95,7 @@ def test_the_cache(llava: Subject) -> None:
         InputError, match=says("The cache holds no activations of the part 'vision'; name some when you run the model.")
     ):
         cache.part("vision")
-    parts = says("part='visual' is not a part of the model; the parts are vision, projector, language.")
+    parts = says("part='visual' must be 'vision', 'projector' or 'language'.")
     with pytest.raises(InputError, match=parts):
         cache.part("visual")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=parts):
@@ -245,10 +245,7 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         InputError, match=says("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
     ):
         model()
-    text = (
-        "A run method takes a batch, a mapping of tensors or token ids, found str; "
-        "make a batch of text and pictures with ..."
-    )
+    text = "batch='what is this' must be a batch; make one with model.prepare(text, images=...), or pass its tensors."
     with pytest.raises(InputError, match=says(text)):
         model("what is this")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found nothing.")):

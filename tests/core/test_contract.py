@@ -15,7 +15,6 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.kinds import (
     Count,
-    Device,
     Distinct,
     Fraction,
     Index,
@@ -29,6 +28,7 @@ from mmlens.core.kinds import (
     Text,
     With,
 )
+from mmlens.core.tensor_kinds import Device
 
 NAN, INF = float("nan"), float("inf")
 ONES = torch.ones(3)
@@ -80,10 +80,10 @@ def test_what_is_harmless_is_converted(hint: Any, value: Any, right: Any) -> Non
         (int, np.bool_(True), "value=np.True_ must be a whole number."),
         (int, torch.tensor(True), "value=<tensor bool []> must be a whole number."),
         (int, torch.tensor([3]), "value=<tensor int64 [1]> must be a whole number."),
-        (Count, 0, "value=0 must be a whole number of at least 1."),
-        (Count, "3", "value='3' must be a whole number of at least 1."),
-        (Index, -1, "value=-1 must be a whole number of at least 0."),
-        (Seed, -1, "value=-1 must be a whole number from 0 to 2**63 - 1."),
+        (Count, 0, "value=0 must be at least 1."),
+        (Count, "3", "value='3' must be a whole number, at least 1."),
+        (Index, -1, "value=-1 must be at least 0."),
+        (Seed, -1, "value=-1 must be from 0 to 2**63 - 1."),
         (float, NAN, "value=nan must be a finite number."),
         (float, np.float64("inf"), "value=np.float64(inf) must be a finite number."),
         (float, 1e39, "value=1e+39 must be a finite number."),
@@ -91,13 +91,13 @@ def test_what_is_harmless_is_converted(hint: Any, value: Any, right: Any) -> Non
         (float, 1j, "value=1j must be a finite number."),
         (float, True, "value=True must be a finite number."),
         (float, torch.tensor(1.0, requires_grad=True), "value=<tensor float32 []> must be a finite number."),
-        (Positive, 0, "value=0 must be a finite number above 0."),
-        (Fraction, 1.01, "value=1.01 must be a finite number from 0 to 1."),
-        (Level, 1.0, "value=1.0 must be a finite number between 0 and 1, both excluded."),
-        (Percentile, 101, "value=101 must be a finite number from 0 to 100."),
+        (Positive, 0, "value=0 must be above 0."),
+        (Fraction, 1.01, "value=1.01 must be from 0 to 1."),
+        (Level, 1.0, "value=1.0 must be between 0 and 1, both excluded."),
+        (Percentile, 101, "value=101 must be from 0 to 100."),
         (bool, 1, "value=1 must be True or False."),
         (str, None, "value=None must be a string."),
-        (Text, " ", "value=' ' must be a string that is not empty."),
+        (Text, " ", "value=' ' must be not empty."),
         (PathLike, "", "value='' must be a path."),
         (Device, "gpu:0", "value='gpu:0' must be a device, e.g. 'cpu' or 'cuda:0'."),
         (Literal["denoise", "noise"], "denoize", "value='denoize' must be 'denoise' or 'noise'; nearest: 'denoise'."),
@@ -107,9 +107,9 @@ def test_what_is_harmless_is_converted(hint: Any, value: Any, right: Any) -> Non
         (Sequence[int] | None, [0, "a", None], "value[1]='a' must be a whole number; value[2]=None must be a whole"),
         (Sequence[str], "moon", "value='moon' must be a list whose items are each a string."),
         (Iterable[str], "moon", "value='moon' must be a list (or iterable) whose items are each a string."),
-        (Several[int], [], "value=[] must be a list that is not empty."),
-        (Distinct[int], [1, 1], "value=[1, 1] must be a list without anything twice."),
-        (Named[str, int], {}, "must be a mapping that is not empty."),
+        (Several[int], [], "value=[] must be not empty."),
+        (Distinct[int], [1, 1], "value=[1, 1] must be without repetition."),
+        (Named[str, int], {}, "must be not empty."),
         (Mapping[str, int], {"a": 1.5, 3: 1}, "a key of value=3 must be a string; value['a']=1.5 must be a whole number."),
         (tuple[int, int], (1, 2, 3), "value=(1, 2, 3) must be (a whole number, a whole number)."),
         (Float[torch.Tensor, "d_model"], ONES[None], "value=<tensor float32 [1, 3]> must be a floating tensor [d_model]."),
@@ -139,7 +139,7 @@ def test_all_problems_of_a_call_are_said_at_once() -> None:
     assert str(refusal.value) == (
         "example: 5 arguments cannot be used.\n"
         "  at=3 must be a string.\n"
-        "  k=0 must be a whole number of at least 1.\n"
+        "  k=0 must be at least 1.\n"
         "  there is no argument 'alhpa'; nearest: 'alpha'.\n"
         "  mode='c' must be 'a' or 'b'.\n"
         "  alpha=nan must be a finite number."
@@ -174,7 +174,7 @@ def test_the_constructor_of_a_class_is_checked_and_that_of_its_subclasses_left_a
 
     assert Unit(np.int64(2)).layer == 2
     assert type(Unit(np.int64(2)).layer) is int
-    with pytest.raises(InputError, match=r"^Unit: layer=-1 must be a whole number of at least 0\.$"):
+    with pytest.raises(InputError, match=r"^Unit: layer=-1 must be at least 0\.$"):
         Unit(-1)
     assert Free(-1, "a").layer == -1  # type: ignore[arg-type]
 

@@ -149,7 +149,7 @@ def test_requests_that_cannot_be_met_say_so(
         llava.model.prepare(SHORT, videos=VIDEO)
     with pytest.raises(InputError, match="images= and videos= were both given"):
         qwen2.prepare(SHORT, picture(0), videos=VIDEO)
-    with pytest.raises(InputError, match="fps=0 must be positive"):
+    with pytest.raises(InputError, match="fps=0 must be above 0"):
         qwen2.prepare(SHORT, videos=VIDEO, fps=0)
     with pytest.raises(InputError, match="padding_side='middle' must be 'left' or 'right'"):
         qwen2.prepare(SHORT, videos=VIDEO, padding_side="middle")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from mmlens.analysis.metrics import MetricLike
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import SweptUnits
-from mmlens.core.contract import checked
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
 from mmlens.core.pictures import drawn_by
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _NEGLIGIBLE = 0.01
 
 
+@checked_result
 @dataclass(frozen=True)
 class Agreement:
     """Two sweeps of the same cells, compared by their mean effects over samples.
@@ -60,6 +61,7 @@ class Agreement:
             f"{self.overlap:.2f})"
         )
 
+    @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The estimate of every cell against its exact effect; on the diagonal they are the same.
 

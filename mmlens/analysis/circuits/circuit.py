@@ -1,7 +1,6 @@
 """`Circuit`: edges with their scores, and the choice of some of them."""
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +8,9 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.significance import Correction, sign_flip_p
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import as_json, from_json
 from mmlens.core.results import JsonKind
@@ -58,6 +59,7 @@ class Edge:
         return f"{self.writer} -> {self.reader} ({self.score:+.3f})"
 
 
+@checked_result
 @dataclass(frozen=True)
 class Circuit:
     """Scores of all edges of a model, and which of them are kept.
@@ -125,7 +127,8 @@ class Circuit:
         nodes = set(self.nodes)
         return Units(writer.unit for writer in self.graph.writers if writer.unit is not None and writer.name in nodes)
 
-    def top(self, k: int = 10) -> Units:
+    @checked
+    def top(self, k: Count = 10) -> Units:
         """The k heads that write the most: by the sum of the absolute mean scores of their kept edges.
 
         Raises:
@@ -139,7 +142,8 @@ class Circuit:
         }
         return Units(sorted(self.units, key=lambda unit: -heads[unit])[:k])
 
-    def strongest(self, n: int) -> "Circuit":
+    @checked
+    def strongest(self, n: Count) -> "Circuit":
         """The n strongest edges by absolute mean score, less those on no path from an input to the logits.
 
         Args:
@@ -156,22 +160,23 @@ class Circuit:
         mask[strength.flatten().argsort(descending=True, stable=True)[:n]] = True
         return self.restricted(mask.reshape(strength.shape))
 
-    def threshold(self, minimum: float) -> "Circuit":
+    @checked
+    def threshold(self, minimum: NonNegative) -> "Circuit":
         """The edges whose absolute mean score is at least `minimum`, less those on no path from an input to the logits.
 
         Args:
             minimum: in the metric's unit.
         """
-        if minimum < 0:
-            raise InputError(f"least={minimum} must not be negative; it is compared with absolute scores.")
         return self.restricted(self.scores.mean(-1).abs() >= minimum)
 
+    @checked
     def restricted(self, edges: Bool[torch.Tensor, "reader writer"]) -> "Circuit":
         """The same scores with other edges kept: those of the given ones that lie on a path from an input to the logits."""
         return replace(self, kept=self.graph.connected(edges))
 
+    @checked
     def p_values(
-        self, *, correction: Correction | None = "max-t", resamples: int = 10_000, seed: int = 0
+        self, *, correction: Correction | None = "max-t", resamples: Count = 10_000, seed: Seed = 0
     ) -> Float[torch.Tensor, "reader writer"]:
         """Sign-flip permutation p of every edge's mean score, corrected for their number; 1 where there is no edge.
 
@@ -209,7 +214,8 @@ class Circuit:
         ]
         return pd.DataFrame(rows, columns=["writer", "reader", "score", "std"])
 
-    def draw(self, *, n: int = 60) -> "Drawing":
+    @checked
+    def draw(self, *, n: Count = 60) -> "Drawing":
         """The circuit as an SVG that shows in a notebook: towers side by side, blocks upwards, edges by strength and sign.
 
         Args:
@@ -217,7 +223,8 @@ class Circuit:
         """
         return drawn_by("circuits.draw_circuit")(self, n=n)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write the circuit as JSON, whole or not at all.
 
         Args:
@@ -241,7 +248,8 @@ class Circuit:
         _FILE.write(path, content)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Circuit":
+    @checked
+    def load(cls, path: PathLike) -> "Circuit":
         """Read a circuit that `save` wrote.
 
         Raises:

@@ -30,9 +30,9 @@ from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.runs import Pair, pair_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
-from mmlens.core.contract import checked
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import CountOrZero, Seed
+from mmlens.core.kinds import CountOrZero, PathLike, Seed
 from mmlens.core.results import TensorKind
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
@@ -48,13 +48,14 @@ _FILE = TensorKind(
     "mmlens.CircuitEvaluation",
     2,
     "circuit evaluation",
-    {"n_edges": int, "gap": float, "metric": str, "checked": list[dict]},
+    {"n_edges": int, "gap": float, "metric": str, "edges": list[dict]},
     tensors=_TENSORS,
 )
 #: Random paths in a row that bring nothing that fits before edges are drawn one by one.
 _MOST_MISSES = 200
 
 
+@checked_result
 @dataclass(frozen=True)
 class CircuitEvaluation:
     """How much of the answer a circuit carries, beside random circuits of equal size.
@@ -65,7 +66,7 @@ class CircuitEvaluation:
         metric: its name and unit.
         faithfulness, completeness: shares of the gap.
         minimality: what removing one edge takes from the faithfulness.
-        checked: the edges of `minimality`.
+        edges: those of `minimality`.
         random_faithfulness, random_completeness: the same of random circuits.
         random_minimality: of edges of random circuits.
     """
@@ -76,7 +77,7 @@ class CircuitEvaluation:
     faithfulness: Float[torch.Tensor, "sample"]
     completeness: Float[torch.Tensor, "sample"]
     minimality: Float[torch.Tensor, "edge sample"]
-    checked: list[Edge]
+    edges: list[Edge]
     random_faithfulness: Float[torch.Tensor, "circuit sample"]
     random_completeness: Float[torch.Tensor, "circuit sample"]
     random_minimality: Float[torch.Tensor, "random_edge sample"]
@@ -88,6 +89,7 @@ class CircuitEvaluation:
             lines.append(f"  {name:<12} {share}   random circuits {random}")
         return "\n".join(lines)
 
+    @checked
     def interval(self, name: str) -> Interval:
         """The mean of one of the measures with its interval (see `statistics`): over samples, random circuits, or edges.
 
@@ -99,21 +101,23 @@ class CircuitEvaluation:
         values = getattr(self, name)
         return mean_interval(values.mean(-1) if values.ndim == 2 else values)
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write it as one safetensors file, whole or not at all."""
         about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric}
-        about["checked"] = [asdict(edge) for edge in self.checked]
+        about["edges"] = [asdict(edge) for edge in self.edges]
         return _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "CircuitEvaluation":
+    @checked
+    def load(cls, path: PathLike) -> "CircuitEvaluation":
         """Read an evaluation that `save` wrote.
 
         Raises:
             InputError: if there is no file, or it is no evaluation.
         """
         tensors, about = _FILE.read(path)
-        about["checked"] = [Edge(**edge) for edge in about["checked"]]
+        about["edges"] = [Edge(**edge) for edge in about["edges"]]
         return cls(**(about | tensors))
 
     @property
@@ -208,7 +212,7 @@ def evaluate_circuit(
         faithfulness=faithful,
         completeness=complete,
         minimality=_stacked(drops, clean.size),
-        checked=weakest,
+        edges=weakest,
         random_faithfulness=_stacked(at_random, clean.size),
         random_completeness=_stacked(complete_at_random, clean.size),
         random_minimality=_stacked(drops_at_random, clean.size),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,7 +12,9 @@ from mmlens.analysis.concepts.files import read_bank, write_bank
 from mmlens.analysis.concepts.sae import load_autoencoder
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, PathLike
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,7 @@ By = Literal["absolute", "signed"]
 _ROWS = 4096  # states that are encoded at a time
 
 
+@checked_result
 @dataclass(frozen=True)
 class ConceptBank:
     """A dictionary of concepts at one hook point.
@@ -77,6 +79,7 @@ class ConceptBank:
         return len(self.vectors)
 
     @classmethod
+    @checked
     def of(
         cls,
         coder: Coder,
@@ -120,14 +123,15 @@ class ConceptBank:
         )
 
     @classmethod
+    @checked
     def from_sae(
         cls,
-        path: str | Path,
+        path: PathLike,
         *,
         at: str,
         states: States | None = None,
         nonlinearity: Nonlinearity | None = None,
-        k: int | None = None,
+        k: Count | None = None,
         centred: bool | None = None,
     ) -> "ConceptBank":
         """The concepts of a sparse autoencoder that was trained elsewhere.
@@ -157,6 +161,7 @@ class ConceptBank:
         _require_fit(states, at, coder.vectors.shape[1])
         return cls.of(coder, states, method="sae")
 
+    @checked
     def encode(self, states: States | Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
         """How much of each concept some states hold; the states of another model may be asked about, of another point not.
 
@@ -165,12 +170,14 @@ class ConceptBank:
         """
         return self.coder.encode(self._values(states))
 
+    @checked
     def activations(
         self, states: States | Float[torch.Tensor, "sample d_model"]
     ) -> Float[torch.Tensor, "sample concept"]:
         """How strongly each concept is active in some states; graded also where codes are 0 or 1."""
         return self.coder.activations(self._values(states))
 
+    @checked
     def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
         """The states that codes stand for.
 
@@ -189,6 +196,7 @@ class ConceptBank:
             raise InputError(f"States must be [sample d_model={self.vectors.shape[1]}], found {list(states.shape)}.")
         return states.float()
 
+    @checked
     def strengths(self, by: By = "absolute") -> Float[torch.Tensor, "sample concept"]:
         """The activations as samples are ranked by them: by size (as the paper says), or by value (as its code does).
 
@@ -199,7 +207,8 @@ class ConceptBank:
             raise InputError(f"by={by!r} must be 'absolute' or 'signed'.")
         return self.activation.abs() if by == "absolute" else self.activation
 
-    def top(self, k: int = 5, *, by: By = "absolute") -> list[list[int]]:
+    @checked
+    def top(self, k: Count = 5, *, by: By = "absolute") -> list[list[int]]:
         """Per concept, the k states in which it is most active, strongest first; only those in which it is active at all.
 
         Args:
@@ -212,6 +221,7 @@ class ConceptBank:
         pairs = zip(best.values.T.tolist(), best.indices.T.tolist(), strict=True)
         return [[row for value, row in zip(values, rows, strict=True) if value > 0] for values, rows in pairs]
 
+    @checked
     def dominant(self, *, by: By = "absolute") -> Int[torch.Tensor, "sample"]:
         """Per state, the concept that is most active (the `A_k` of Khayatan et al. are the states with the same one)."""
         return self.strengths(by).argmax(1)
@@ -231,13 +241,15 @@ class ConceptBank:
         }
         return pd.DataFrame(columns)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write the bank as one safetensors file, whole or not at all."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "coder"}
         write_bank(path, self.coder, values)
 
     @classmethod
-    def load(cls, path: str | Path) -> "ConceptBank":
+    @checked
+    def load(cls, path: PathLike) -> "ConceptBank":
         """Read a bank that `save` wrote.
 
         Raises:

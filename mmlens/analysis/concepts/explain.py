@@ -9,7 +9,9 @@ from mmlens.analysis.concepts.method import ConceptChoice
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -40,13 +42,14 @@ class StateExplanation:
         return "\n".join([f"StateExplanation({self.token!r}, {self.unexplained:.1%} of its energy left)", *lines])
 
 
+@checked
 def explain_state(
     model: HookedMultimodal,
     bank: ConceptBank,
     states: States,
     *,
-    k: int = 3,
-    words: int = 8,
+    k: Count = 3,
+    words: Count = 8,
     through_norm: bool = True,
     keep: Keep | None = None,
 ) -> StateExplanation:
@@ -113,13 +116,14 @@ class ConceptSweep:
         return pd.DataFrame(rows)
 
 
+@checked
 def sweep_concepts(
     model: HookedMultimodal,
     store: ActivationStore,
-    n_concepts: int = 20,
+    n_concepts: Count = 20,
     *,
     method: ConceptChoice = "semi_nmf",
-    words: int = 10,
+    words: Count = 10,
     through_norm: bool = True,
     keep: Keep | None = None,
 ) -> ConceptSweep:

@@ -1,6 +1,5 @@
 """`extract_concepts`, and how many of them to ask for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,19 +10,22 @@ from mmlens.analysis.concepts.methods import CONCEPT_METHODS, ConceptChoice, Con
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Fraction, Several
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 @torch.no_grad()
 def extract_concepts(
     states: States | MappedStates | ActivationStore,
-    n_concepts: int = 20,
+    n_concepts: Count = 20,
     *,
     method: ConceptChoice = "semi_nmf",
-    batch_size: int | None = None,
+    batch_size: Count | None = None,
 ) -> ConceptBank:
     """Find a few directions that explain the states of a word.
 
@@ -55,11 +57,6 @@ def extract_concepts(
     (https://arxiv.org/abs/2406.08074), section 3.2.
     """
     point_states = states.at() if isinstance(states, ActivationStore) else states
-    if not isinstance(point_states, States | MappedStates):
-        raise InputError(
-            f"Concepts are made of the states of one point, found {type(point_states).__name__}; mm.collect(...).at(point) gives "
-            "them, and a tensor becomes them by mm.States(tensor, at=hook_name)."
-        )
     finder = CONCEPT_METHODS.get(method)
     _check(point_states, n_concepts, finder, batch_size)
     fit = finder.fit(point_states.values, n_concepts, batch_size)
@@ -126,11 +123,12 @@ class ConceptCount:
         return pd.DataFrame({"n_concepts": self.numbers, "reconstruction_error": self.errors, "drop": drops})
 
 
+@checked
 def choose_n_concepts(
     states: States | ActivationStore,
     *,
-    numbers: Sequence[int] = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30),
-    drop: float = 0.5,
+    numbers: Several[Count] = (1, 2, 3, 5, 8, 12, 16, 20, 25, 30),
+    drop: Fraction = 0.5,
     method: ConceptChoice = "semi_nmf",
 ) -> ConceptCount:
     """How many concepts it takes until half of the reconstruction error is gone.

@@ -11,7 +11,9 @@ from mmlens.analysis.concepts.bank import By, ConceptBank, word_overlap
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.kinds import Count, Text
 from mmlens.core.pictures import drawn_by
 from mmlens.models.hooked import HookedMultimodal
 
@@ -114,19 +116,20 @@ class ConceptGrounding:
         return draw(self, concepts=concepts, pictures=pictures, maps=maps, figure=figure)
 
 
+@checked
 def ground_concepts(
     model: HookedMultimodal,
     bank: ConceptBank,
     dataset: Dataset,
     *,
-    k: int = 5,
-    words: int = 10,
+    k: Count = 5,
+    words: Count = 10,
     by: By = "absolute",
     through_norm: bool = True,
     keep: Keep | None = None,
     maps: bool = True,
-    prompt: str | None = None,
-    batch_size: int = 8,
+    prompt: Text | None = None,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> ConceptGrounding:
     """Show each concept by the words it writes and the samples in which it is most active.

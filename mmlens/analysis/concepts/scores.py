@@ -16,7 +16,9 @@ from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset, Sample
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Seed, Text
 from mmlens.models.hooked import HookedMultimodal
 
 #: Put before the words, as the published code does for CLIPScore.
@@ -66,20 +68,21 @@ class GroundingScores:
         )
 
 
+@checked
 def score_grounding(
     model: HookedMultimodal,
     bank: ConceptBank,
     dataset: Dataset,
     scorer: Scorer,
     *,
-    top: int = 1,
-    words: int = 10,
+    top: Count = 1,
+    words: Count = 10,
     rows: Sequence[int] | None = None,
     through_norm: bool = True,
     keep: Keep | None = None,
-    prompt: str | None = None,
+    prompt: Text | None = None,
     prefix: str = PREFIX,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> GroundingScores:
     """Score the words of the most active concepts of each sample against its picture or true caption.
 

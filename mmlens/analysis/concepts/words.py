@@ -7,7 +7,9 @@ from jaxtyping import Float
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from mmlens.analysis.concepts.bank import ConceptBank
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.models.hooked import HookedMultimodal
 
 #: Says whether a decoded token may stand for a concept.
@@ -25,14 +27,15 @@ def is_content_word(word: str) -> bool:
     return len(word) >= 3 and word.isalpha() and word.lower() not in ENGLISH_STOP_WORDS
 
 
+@checked
 @torch.no_grad()
 def concept_words(
     model: HookedMultimodal,
     bank: ConceptBank,
     *,
-    k: int = 15,
+    k: Count = 15,
     through_norm: bool = True,
-    candidates: int = _CANDIDATES,
+    candidates: Count = _CANDIDATES,
     keep: Keep | None = None,
 ) -> list[list[str]]:
     """The words that each concept writes: the highest of `unembed(norm(u_k))`, those that are words.

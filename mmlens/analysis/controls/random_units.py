@@ -23,6 +23,7 @@ from mmlens.models.hooked import HookedMultimodal
 _ATTEMPTS = 50
 
 
+@checked
 @dataclass(frozen=True)
 class RandomUnits(Sequence[Units]):
     """Several draws of random units, each as many as were to be matched: a sequence of `Units`.
@@ -40,7 +41,7 @@ class RandomUnits(Sequence[Units]):
     like: Units
     draws: tuple[Units, ...]
     match: Match
-    seed: int
+    seed: Seed
     size: float = float("nan")
     sizes: tuple[float, ...] = ()
     complete: bool = False
@@ -71,6 +72,7 @@ class RandomUnits(Sequence[Units]):
             f"{how}; seed {self.seed})"
         )
 
+    @checked
     def interval(self, values: Sequence[float]) -> Interval:
         """The mean of a number over the draws, and the interval in which 95% of the draws lie.
 

@@ -13,11 +13,12 @@ from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
 from mmlens.analysis.samples import Dataset
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
 from mmlens.core.unit_sets import Units
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.inputs import Batch
+from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -77,6 +78,7 @@ class CaptionNeurons:
         return table[["noun", *table.columns.drop("noun")]]
 
 
+@checked
 @torch.no_grad()
 def find_caption_neurons(
     model: HookedMultimodal,
@@ -86,9 +88,9 @@ def find_caption_neurons(
     method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
-    max_new_tokens: int = 40,
-    prompt: str | None = None,
-    batch_size: int = 8,
+    max_new_tokens: Count = 40,
+    prompt: Text | None = None,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> list[CaptionNeurons]:
     """Caption every picture, and score all neurons for each noun of the caption where it was said.

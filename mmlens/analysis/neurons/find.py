@@ -18,13 +18,15 @@ from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
 from mmlens.analysis.neurons.token_targets import tokens_of, word_targets, written
 from mmlens.analysis.samples import Dataset, batches
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.inputs import Batch
+from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 def find_neurons(
     model: HookedMultimodal,
     data: Batch | Dataset,
@@ -34,8 +36,8 @@ def find_neurons(
     part: Part = "language",
     stack: str | None = None,
     keep: int = 0,
-    prompt: str | None = None,
-    batch_size: int = 8,
+    prompt: Text | None = None,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> NeuronScores:
     """Score every neuron by what it does for a word that the model is about to say.

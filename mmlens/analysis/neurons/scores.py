@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,7 +13,9 @@ from mmlens.analysis.neurons import files
 from mmlens.analysis.neurons.maps import Shown, activation_map
 from mmlens.analysis.neurons.points import ActivationPoint
 from mmlens.analysis.neurons.words import neuron_words
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index, PathLike, Percentile
 from mmlens.core.names import Part
 from mmlens.core.pictures import drawn_by
 from mmlens.core.registry import settings_as_json, settings_from_json
@@ -47,6 +48,7 @@ class SampleTop:
     scores: Float[torch.Tensor, "k"]
 
 
+@checked_result
 @dataclass(frozen=True)
 class NeuronScores:
     """Scores of all neurons of a part for one word.
@@ -114,11 +116,13 @@ class NeuronScores:
         """Which activation was read: `"down_in"`, or `"act"` where that was asked for."""
         return self.settings.get("activation", "down_in")
 
+    @checked
     def neuron(self, index: int) -> Neuron:
         """The neuron at an index of the flattened scores."""
         return Neuron(*divmod(int(index), self.scores.shape[1]), self.part, self.stack)
 
-    def top(self, k: int = 20) -> Units:
+    @checked
+    def top(self, k: Count = 20) -> Units:
         """The k neurons with the highest score, best first (signed: they raise the token's logit).
 
         Raises:
@@ -128,7 +132,8 @@ class NeuronScores:
             raise InputError(f"k={k} must lie in 1..{self.scores.numel()}, the number of neurons.")
         return Units(map(self.neuron, self.scores.flatten().topk(k).indices.tolist()))
 
-    def words(self, k: int = 5, *, neurons: UnitsLike | None = None) -> list[list[str]]:
+    @checked
+    def words(self, k: Count = 5, *, neurons: UnitsLike | None = None) -> list[list[str]]:
         """The k words that each neuron writes most: the largest entries of its row of `W_out` times `W_U`.
 
         Args:
@@ -146,15 +151,16 @@ class NeuronScores:
             raise InputError(f"{task} need the model, and these scores were read without one: load(path, model=...).")
         return self.model
 
+    @checked
     def heatmap(
         self,
         neurons: Mapped = "mean",
         *,
-        k: int = 20,
+        k: Count = 20,
         shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int | None = None,
-        image: int = 0,
+        sample: Index | None = None,
+        image: Index = 0,
     ) -> HeatMap:
         """Activations at the picture's positions, as a map over the picture.
 
@@ -195,31 +201,33 @@ class NeuronScores:
             return sample
         return self.sample if batch is None else 0
 
+    @checked
     def mask(
         self,
-        percentile: float = 95.0,
+        percentile: Percentile = 95.0,
         *,
         neurons: Mapped = "mean",
-        k: int = 20,
+        k: Count = 20,
         shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int | None = None,
-        image: int = 0,
+        sample: Index | None = None,
+        image: Index = 0,
     ) -> Bool[torch.Tensor, "height width"]:
         """The picture's pixels above a percentile of a heat map; arguments as for `heatmap`."""
         return self.heatmap(neurons, k=k, shown=shown, batch=batch, sample=sample, image=image).mask(percentile)
 
+    @checked
     def overlay(
         self,
         neurons: Mapped = "mean",
         *,
-        k: int = 20,
+        k: Count = 20,
         shown: Shown = "activation",
         batch: MultimodalBatch | None = None,
-        sample: int | None = None,
-        image: int = 0,
+        sample: Index | None = None,
+        image: Index = 0,
         alpha: float = 0.5,
-        percentile: float | None = None,
+        percentile: Percentile | None = None,
     ) -> Image.Image:
         """The picture under a heat map in colours, or with the mask above a percentile bright.
 
@@ -241,14 +249,16 @@ class NeuronScores:
         picture = pictures.images[self._sample(sample, batch)][image]  # type: ignore[union-attr]
         return heat.overlay(picture, alpha=alpha, percentile=percentile)
 
-    def layers(self, k: int = 20) -> list[int]:
+    @checked
+    def layers(self, k: Count = 20) -> list[int]:
         """How many of the top k neurons lie in each layer."""
         counts = [0] * len(self.scores)
         for neuron in self.top(k):
             counts[neuron.layer] += 1
         return counts
 
-    def to_frame(self, k: int = 20, *, words: int = 5) -> "pd.DataFrame":
+    @checked
+    def to_frame(self, k: Count = 20, *, words: Count = 5) -> "pd.DataFrame":
         """The top k neurons: rank, layer, neuron, score and words (none without a model, or outside the language model)."""
         import pandas as pd
 
@@ -263,7 +273,8 @@ class NeuronScores:
             frame["words"] = [" ".join(read) for read in self.words(words, neurons=best)]
         return frame
 
-    def plot(self, k: int = 20, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+    @checked
+    def plot(self, k: Count = 20, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The top k by layer, and the best of them with their words.
 
         Args:
@@ -272,7 +283,8 @@ class NeuronScores:
         """
         return drawn_by("neurons.plot_scores")(self, k=k, figure=figure)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write scores and where they come from to one safetensors file, whole or not at all.
 
         Raises:
@@ -295,7 +307,8 @@ class NeuronScores:
         files.write(path, tensors, about, self.origin if self.model is None else files.origin_of(self.model))
 
     @classmethod
-    def load(cls, path: str | Path, *, model: HookedMultimodal | None = None) -> "NeuronScores":
+    @checked
+    def load(cls, path: PathLike, *, model: HookedMultimodal | None = None) -> "NeuronScores":
         """Read scores that `save` wrote.
 
         Args:

@@ -3,15 +3,18 @@
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import written_rows
 
 
+@checked
 @torch.no_grad()
-def neuron_words(model: HookedMultimodal, neurons: UnitsLike, *, k: int = 5) -> list[list[str]]:
+def neuron_words(model: HookedMultimodal, neurons: UnitsLike, *, k: Count = 5) -> list[list[str]]:
     """The k words that each neuron's row of `W_out` raises most (a logit lens of the row, without the final norm).
 
     Args:

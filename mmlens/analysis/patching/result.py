@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,9 @@ from jaxtyping import Float
 from mmlens.analysis.metrics import unit_of
 from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.analysis.statistics import mean_bounds
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Level, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units
@@ -69,6 +70,7 @@ class Patch:
         return f"{self.point} at {self.positions}: effect {self.effect:+.3f}{self.unit and ' ' + self.unit} ({share})"
 
 
+@checked_result
 @dataclass(frozen=True)
 class PatchSweep:
     """Values of a metric after each patch.
@@ -136,7 +138,8 @@ class PatchSweep:
         gap = (self.clean - self.corrupted).mean()
         return (self.values - self.corrupted).mean(-1) / (gap if gap != 0 else torch.nan)
 
-    def interval(self, *, level: float = 0.95, seed: int = 0) -> Float[torch.Tensor, "point group bound"]:
+    @checked
+    def interval(self, *, level: Level = 0.95, seed: Seed = 0) -> Float[torch.Tensor, "point group bound"]:
         """Interval of each mean effect over samples (see `statistics`): lower and upper bound, in the metric's unit.
 
         NaN for a single sample, and where a value is not finite.
@@ -147,8 +150,9 @@ class PatchSweep:
         """
         return torch.from_numpy(mean_bounds(self.effect.double().cpu().numpy(), level=level, seed=seed))
 
+    @checked
     def p_values(
-        self, *, beyond: float = 0.0, correction: Correction | None = "max-t", seed: int = 0
+        self, *, beyond: NonNegative = 0.0, correction: Correction | None = "max-t", seed: Seed = 0
     ) -> Float[torch.Tensor, "point group"]:
         """Two-sided p of each mean effect: a sign-flip permutation test over samples.
 
@@ -174,7 +178,8 @@ class PatchSweep:
         """The neurons and heads that were patched, in the order of the rows; none where points were patched whole."""
         return Units(unit for units in self.row_units for unit in units)
 
-    def top(self, k: int = 10) -> Units:
+    @checked
+    def top(self, k: Count = 10) -> Units:
         """The units of the k rows with the largest mean effect, of either sign, at any group.
 
         Raises:
@@ -186,7 +191,8 @@ class PatchSweep:
         order = [row for row in size.argsort(descending=True).tolist() if self.row_units[row]]
         return Units(unit for row in order[:k] for unit in self.row_units[row])
 
-    def cells(self, k: int = 10) -> list[Patch]:
+    @checked
+    def cells(self, k: Count = 10) -> list[Patch]:
         """The k cells with the largest mean effect, of either sign."""
         effect, share = self.effect.mean(-1), self.mean_share
         order = effect.abs().nan_to_num(-1).flatten().argsort(descending=True)[:k]
@@ -204,6 +210,7 @@ class PatchSweep:
             for i, j in cells
         ]
 
+    @checked
     def to_frame(self, *, statistics: bool = False) -> "pd.DataFrame":
         """One row per point and group: means over samples of value and effect, in the metric's unit, and the share of the
         mean gap that is `recovered` (denoising) or `lost`.
@@ -227,6 +234,7 @@ class PatchSweep:
             columns["p"] = self.p_values().flatten().tolist()
         return pd.DataFrame(columns)
 
+    @checked
     def plot(
         self,
         image: "Picture | None" = None,
@@ -246,6 +254,7 @@ class PatchSweep:
         return drawn_by("sweeps.plot_over_picture")(self, image, points=points, figure=figure)
 
     @classmethod
+    @checked
     def joined(cls, sweeps: "Sequence[PatchSweep]") -> "PatchSweep":
         """One sweep of the samples of several, for datasets that are swept batch by batch.
 
@@ -268,7 +277,8 @@ class PatchSweep:
         values, clean, corrupted = (torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS)
         return replace(first, values=values, clean=clean, corrupted=corrupted, plan=None)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
         about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
         about["row_units"] = [list(map(str, units)) for units in self.row_units]
@@ -276,7 +286,8 @@ class PatchSweep:
         _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "PatchSweep":
+    @checked
+    def load(cls, path: PathLike) -> "PatchSweep":
         """Read a sweep that `save` wrote.
 
         Raises:

@@ -17,10 +17,11 @@ from mmlens.analysis.properties.measurements import Quantity, Value, control_nam
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Several
 from mmlens.core.unit_sets import Units
 
 #: Methods that score neurons: a name or settings, or several of them; `"random"` adds random neurons beside each.
-MethodChoice: TypeAlias = str | NeuronMethod | Sequence[str | NeuronMethod]
+MethodChoice: TypeAlias = str | NeuronMethod | Several[str | NeuronMethod]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,6 @@ class Choice:
             InputError: for unknown methods, and if none scores neurons.
         """
         choice = cls(NEURON_METHODS.get_all(methods), k, seed, draws)
-        small = [f"{name}={value}" for name, value in (("k", k), ("draws", draws)) if value < 1]
-        if small:
-            raise InputError(f"{' and '.join(small)} must be at least 1.")
         if not choice.scoring_methods:
             raise InputError(f"methods={methods!r} must name at least one that scores neurons, e.g. 'contribution'.")
         return choice
@@ -194,15 +192,8 @@ def repeated_cases(
 
 
 def counts(k: int | Sequence[int]) -> tuple[int, ...]:
-    """Numbers of neurons, ascending.
-
-    Raises:
-        InputError: if there are none, or one is below 1.
-    """
-    ks = (k,) if isinstance(k, int) else tuple(sorted(k))
-    if not ks or ks[0] < 1:
-        raise InputError(f"k={k} must be one number of neurons, or several, each at least 1.")
-    return ks
+    """Numbers of neurons, ascending."""
+    return (k,) if isinstance(k, int) else tuple(sorted(k))
 
 
 def shares(case: Case, other: Case | None, k: int) -> Iterator[tuple[str, float]]:

@@ -14,7 +14,9 @@ from mmlens.analysis.properties.measurements import Measurements, Quantity, Valu
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, NonNegative, Seed, Several
 from mmlens.core.unit_sets import Units
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.edits.edit import Edit
@@ -49,11 +51,6 @@ class Causal:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [way for way in self.ways if way not in _CHANGES]
-        if unknown or not self.ways:
-            raise InputError(f"ways={self.ways} must name some of {', '.join(map(repr, _CHANGES))}.")
-        if any(sigma < 0 for sigma in self.sigmas):
-            raise InputError(f"sigma={self.sigmas} must not be negative.")
         if "mean" in self.ways and self.means is None:
             raise InputError("Ablation to the mean needs the means of the neurons over other samples; give means.")
 
@@ -154,19 +151,20 @@ def caption_likelihood(occurrence: NounOccurrence) -> Likelihood:
     return Likelihood(target_logits - logits.logsumexp(-1), target_logits - others)
 
 
+@checked
 def causal_effect(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int | Sequence[int] = 20,
-    ways: Sequence[Way] = ("zero", "noise"),
-    sigma: float | Sequence[float] = 1.0,
+    k: Count | Several[Count] = 20,
+    ways: Several[Way] = ("zero", "noise"),
+    sigma: NonNegative | Several[NonNegative] = 1.0,
     means: Float[torch.Tensor, "layer neuron"] | None = None,
     captions: bool = False,
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Change the top neurons of every noun, and see what becomes of the noun and of the caption's other tokens.

@@ -21,6 +21,8 @@ from mmlens.analysis.properties.measurements import Measurements, Quantity, Valu
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Seed, Several
 from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import HookedMultimodal
 
@@ -102,15 +104,16 @@ def _ablated(case: Case, twin_case: Case) -> Iterator[Value]:
             yield case.value(quantity.name, method, float(after - before))
 
 
+@checked
 def cross_modality(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int | Sequence[int] = 20,
+    k: Count | Several[Count] = 20,
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Compare the neurons of every noun with those found when the picture's content stands there in writing.

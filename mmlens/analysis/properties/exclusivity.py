@@ -14,7 +14,9 @@ from mmlens.analysis.properties.measurements import Measurements, Quantity, Valu
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Fraction, Several
 from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 
@@ -158,14 +160,15 @@ class Exclusive:
                 yield Value(name + end, method, self.k, float(share), -1, noun)
 
 
+@checked
 def noun_exclusivity(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution",),
-    k: int = 20,
-    pictures: int = 3,
-    kappas: Sequence[float] = (0.10, 0.25, 0.45),
+    k: Count = 20,
+    pictures: Count = 3,
+    kappas: Several[Fraction] = (0.10, 0.25, 0.45),
     nouns: Nouns = None,
     progress: bool = True,
 ) -> Measurements:

@@ -23,6 +23,8 @@ from mmlens.analysis.properties.measurements import Measurements, Quantity, Valu
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Seed, Several
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
 from mmlens.hooks.session import HookFunction, HookPair
@@ -173,15 +175,16 @@ class ImageInvariance:
                 yield Value(self._all.name, method, k, len(common) / k, group[0][0], name)
 
 
+@checked
 def region_invariance(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int | Sequence[int] = 20,
+    k: Count | Several[Count] = 20,
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Compare the neurons of every noun with those found when the picture's tokens are handed on in another order.
@@ -219,16 +222,17 @@ def region_invariance(
     return run(model, dataset, measures, Choice.of(methods, max(ks), seed, draws), settings=settings, progress=progress)
 
 
+@checked
 def image_invariance(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int | Sequence[int] = 20,
-    together: int = 5,
+    k: Count | Several[Count] = 20,
+    together: Count = 5,
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Compare the neurons of every noun in different pictures.

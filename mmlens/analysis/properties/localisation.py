@@ -14,7 +14,8 @@ from mmlens.analysis.properties.measurements import Measurements, Quantity, Valu
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
-from mmlens.core.errors import InputError
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Percentile, Seed, Several
 from mmlens.models.hooked import HookedMultimodal
 
 #: The mask in the middle of the picture that every map is compared with.
@@ -41,12 +42,6 @@ class Localisation:
     percentile: float = 95.0
     shown: Sequence[Shown] = ("activation", "magnitude")
     read: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.percentile <= 100:
-            raise InputError(f"percentile={self.percentile} must lie in 0..100.")
-        if not self.shown or not set(self.shown) <= set(_NAMES):
-            raise InputError(f"shown={tuple(self.shown)} must name some of {', '.join(map(repr, _NAMES))}.")
 
     @property
     def label(self) -> str:
@@ -120,18 +115,19 @@ def energy_inside(heat: HeatMap, truth: Bool[torch.Tensor, "height width"]) -> f
     return float(above[truth].sum()) / total / area if total > 0 else 1.0
 
 
+@checked
 def localisation(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int = 20,
-    percentile: float = 95.0,
-    shown: Sequence[Shown] = ("activation",),
+    k: Count = 20,
+    percentile: Percentile = 95.0,
+    shown: Several[Shown] = ("activation",),
     read: bool = False,
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Compare the mean heat map of the top neurons of every noun with the mask of the object it names.

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from mmlens.analysis.statistics import Interval, as_rates, draws_interval, mean_interval
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
 
@@ -81,6 +83,7 @@ class Value:
     noun: str
 
 
+@checked_result
 @dataclass(frozen=True, eq=False)
 class Measurements:
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
@@ -109,6 +112,7 @@ class Measurements:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
+    @checked
     def of(
         cls,
         quantities: Iterable[Quantity],
@@ -162,7 +166,8 @@ class Measurements:
             raise InputError(f"{quantity!r} was not measured with k={k}; k was {', '.join(map(str, self.ks))}.")
         return rows
 
-    def interval(self, quantity: str, method: str, *, k: int | None = None) -> Interval:
+    @checked
+    def interval(self, quantity: str, method: str, *, k: Count | None = None) -> Interval:
         """The mean of a quantity for one choice of neurons.
 
         Args:
@@ -175,7 +180,8 @@ class Measurements:
         """
         return _mean(self._column(quantity, method, k), self._unit(quantity))
 
-    def draws(self, quantity: str, method: str, *, k: int | None = None) -> Interval:
+    @checked
+    def draws(self, quantity: str, method: str, *, k: Count | None = None) -> Interval:
         """The mean over the draws of random neurons, and the interval in which 95% of the draws lie.
 
         Args:
@@ -189,6 +195,7 @@ class Measurements:
         rows = self._rows(quantity, method if is_control(method) else CONTROL.format(method=method), k)
         return draws_interval(rows.groupby("draw")["value"].mean().to_numpy())
 
+    @checked
     def difference(
         self,
         quantity: str,
@@ -196,7 +203,7 @@ class Measurements:
         *,
         minus: str | None = None,
         minus_quantity: str | None = None,
-        k: int | None = None,
+        k: Count | None = None,
     ) -> Interval:
         """The mean difference to a baseline, paired by sample and noun.
 
@@ -255,7 +262,8 @@ class Measurements:
         """
         return self._frame.copy()
 
-    def plot(self, *, k: int | None = None, figure: "Figure | SubFigure | None" = None) -> "Figure":
+    @checked
+    def plot(self, *, k: Count | None = None, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """Every quantity beside its baselines, with intervals; curves where several k were measured.
 
         Args:
@@ -264,7 +272,8 @@ class Measurements:
         """
         return drawn_by("properties.plot_measurements")(self, k=k, figure=figure)
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write it as JSON, whole or not at all.
 
         Args:
@@ -280,7 +289,8 @@ class Measurements:
         return _FILE.write(path, content)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Measurements":
+    @checked
+    def load(cls, path: PathLike) -> "Measurements":
         """Read what `save` wrote.
 
         Raises:

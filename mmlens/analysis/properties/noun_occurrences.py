@@ -8,7 +8,6 @@ import torch
 
 from mmlens.analysis.nouns import Nouns, nouns_said
 from mmlens.analysis.samples import Sample
-from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -71,12 +70,6 @@ class CaptionSettings:
     per_sample: int | None = None
     max_new_tokens: int = 30
     batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.per_sample is not None and self.per_sample < 1):
-            raise InputError(
-                f"batch_size={self.batch_size} and the nouns per sample ({self.per_sample}) must be at least 1."
-            )
 
     def __str__(self) -> str:
         nouns = sorted(self.nouns) if isinstance(self.nouns, Collection) else getattr(self.nouns, "__name__", None)

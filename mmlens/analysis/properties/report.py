@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence, Sized
 from itertools import chain, islice
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -22,28 +21,30 @@ from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Dataset, Sample, as_samples
-from mmlens.core.errors import InputError
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, NonNegative, PathLike, Seed, Several
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 def neuron_report(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "gradient_x_activation", "activation", "random"),
-    k: int = 20,
-    ways: Sequence[Way] = ("zero", "mean", "noise"),
-    sigma: float = 1.0,
+    k: Count = 20,
+    ways: Several[Way] = ("zero", "mean", "noise"),
+    sigma: NonNegative = 1.0,
     captions: bool = True,
     scorers: Sequence[Scorer] = (),
     nouns: Nouns = None,
-    per_sample: int | None = None,
-    max_new_tokens: int = 30,
-    reference: int = 32,
-    batch_size: int = 8,
-    draws: int = 5,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
+    per_sample: Count | None = None,
+    max_new_tokens: Count = 30,
+    reference: Count = 32,
+    batch_size: Count = 8,
+    draws: Count = 5,
+    seed: Seed = 0,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> Measurements:
     """Measure everything about the neurons behind the nouns that a model says: read, in place, steady, shared, own, causal.
@@ -91,8 +92,6 @@ def neuron_report(
     samples = as_samples(dataset)
     means = None
     if "mean" in ways:
-        if reference < 1:
-            raise InputError(f"reference={reference}: neurons are set to their means over at least 1 sample.")
         first = list(islice(samples, reference))
         means = _means(model, first, batch_size, progress)
         samples = chain(first, samples)

@@ -10,7 +10,6 @@ how answers and captions are compared everywhere.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +20,8 @@ from scipy.sparse import identity, kron, vstack
 
 from mmlens.core.answer_text import normalised as normalised
 from mmlens.core.answer_text import says as says
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Index, PathLike
 from mmlens.models.encoders import ImageTextEncoder, PairRegressor, TextEncoder
 
 #: What words are compared with: the picture, or a caption of it.
@@ -48,6 +49,7 @@ class Scorer(Protocol):
         """One number per pair of a reference (a PIL picture, or a text) and a text."""
 
 
+@checked
 @dataclass(frozen=True)
 class ClipScore:
     """Cosine of picture and text in CLIP's space; scaled: `2.5 * max(cos, 0)`.
@@ -60,7 +62,7 @@ class ClipScore:
     (https://arxiv.org/abs/2104.08718), equation 1.
     """
 
-    path: str | Path
+    path: PathLike
     scaled: bool = True
     against: Against = field(default="picture", init=False)
 
@@ -78,12 +80,14 @@ class ClipScore:
     def _encoder(self) -> ImageTextEncoder:
         return ImageTextEncoder(self.path)
 
+    @checked
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against pictures, pair by pair."""
         cosine = (self._encoder.images(references) * self._encoder.texts(texts)).sum(-1)
         return 2.5 * cosine.clamp(min=0) if self.scaled else cosine
 
 
+@checked
 @dataclass(frozen=True)
 class TokenVectors:
     """The token vectors of texts, by a BERT-like encoder.
@@ -93,8 +97,8 @@ class TokenVectors:
         layer: whose hidden states.
     """
 
-    path: str | Path
-    layer: int = -1
+    path: PathLike
+    layer: Index = -1
     against: Against = field(default="text", init=False)
 
     @cached_property
@@ -105,6 +109,7 @@ class TokenVectors:
         return zip(self._encoder.tokens(references), self._encoder.tokens(texts), strict=True)
 
 
+@checked
 @dataclass(frozen=True)
 class BertScore(TokenVectors):
     """F1 of greedily matched token vectors: each token with the most similar one of the other text.
@@ -120,6 +125,7 @@ class BertScore(TokenVectors):
     name: str = field(default="BERTScore", init=False)
     unit: str = field(default="F1", init=False)
 
+    @checked
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against reference texts, pair by pair; 0 where one of them has no tokens."""
         return torch.stack([_greedy_f1(*pair) for pair in self._pairs(references, texts)])
@@ -133,6 +139,7 @@ def _greedy_f1(reference: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     return 2 * precision * recall / (precision + recall)
 
 
+@checked
 @dataclass(frozen=True)
 class MoverScore(TokenVectors):
     """One minus what it costs to move one text's token vectors onto the other's, each text's tokens weighing alike.
@@ -149,6 +156,7 @@ class MoverScore(TokenVectors):
     name: str = field(default="MoverScore-style", init=False)
     unit: str = field(default="1 - cost", init=False)
 
+    @checked
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against reference texts, pair by pair; NaN where one of them has no tokens."""
         return torch.tensor([1 - _transport_cost(*pair) for pair in self._pairs(references, texts)])
@@ -168,6 +176,7 @@ def _transport_cost(reference: torch.Tensor, text: torch.Tensor) -> float:
     return float(solution.fun)
 
 
+@checked
 @dataclass(frozen=True)
 class RegressionScore:
     """A trained judge of pairs of texts, such as BLEURT.
@@ -179,7 +188,7 @@ class RegressionScore:
     (https://arxiv.org/abs/2004.04696); any such checkpoint that transformers loads will do.
     """
 
-    path: str | Path
+    path: PathLike
     name: str = field(default="BLEURT-style", init=False)
     unit: str = field(default="score", init=False)
     against: Against = field(default="text", init=False)
@@ -188,6 +197,7 @@ class RegressionScore:
     def _judge(self) -> PairRegressor:
         return PairRegressor(self.path)
 
+    @checked
     def score(self, references: Sequence[Any], texts: Sequence[str]) -> Float[torch.Tensor, "text"]:
         """Score texts against reference texts, pair by pair."""
         return self._judge.score(references, texts)

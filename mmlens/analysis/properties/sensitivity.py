@@ -12,7 +12,8 @@ from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset
 from mmlens.core.answer_text import says
-from mmlens.core.errors import InputError
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Seed
 from mmlens.models.hooked import HookedMultimodal
 
 AMONG = Quantity("noun among its words", "share of neurons")
@@ -32,10 +33,6 @@ class Sensitivity:
 
     words: int = 5
     scorers: Sequence[Scorer] = ()
-
-    def __post_init__(self) -> None:
-        if self.words < 1:
-            raise InputError(f"words={self.words} must be at least 1.")
 
     @property
     def label(self) -> str:
@@ -84,17 +81,18 @@ def _overlap(words: Sequence[str], text: str) -> float:
     return sum(says(text, word) for word in words) / len(words)
 
 
+@checked
 def sensitivity(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
-    k: int = 20,
-    words: int = 5,
+    k: Count = 20,
+    words: Count = 5,
     scorers: Sequence[Scorer] = (),
     nouns: Nouns = None,
-    draws: int = 5,
-    seed: int = 0,
+    draws: Count = 5,
+    seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
     """Read the top neurons of every noun as words, and compare these with the noun, the caption and the picture.

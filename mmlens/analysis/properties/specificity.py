@@ -4,19 +4,21 @@
 be edited without moving the others.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 
 from mmlens.analysis.neurons.scores import NeuronScores
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, NonNegative, Several
 from mmlens.core.unit_sets import Units
 
 
+@checked
 def specificity(
-    scores: NeuronScores, others: Sequence[NeuronScores], *, over: Literal["max", "mean"] = "max"
+    scores: NeuronScores, others: Several[NeuronScores], *, over: Literal["max", "mean"] = "max"
 ) -> Float[torch.Tensor, "layer neuron"]:
     """How much of what each neuron does for a word or other words is done for the word alone, 0 to 1.
 
@@ -34,8 +36,6 @@ def specificity(
     Raises:
         InputError: if there are no others, or scores of different shapes.
     """
-    if not others:
-        raise InputError("Specificity needs the scores of at least one other word to compare with; others is empty.")
     wrong = sorted({str(list(other.scores.shape)) for other in others if other.scores.shape != scores.scores.shape})
     if wrong:
         raise InputError(
@@ -48,12 +48,13 @@ def specificity(
     return torch.where(target > 0, target / (target + rest).clamp(min=torch.finfo(target.dtype).tiny), 0.0)
 
 
+@checked
 def specific_neurons(
     scores: NeuronScores,
-    others: Sequence[NeuronScores],
+    others: Several[NeuronScores],
     *,
-    k: int = 20,
-    sharpness: float = 1.0,
+    k: Count = 20,
+    sharpness: NonNegative = 1.0,
     over: Literal["max", "mean"] = "max",
 ) -> Units:
     """The k neurons that are strong for a word and weak for others: the highest `score * specificity ** sharpness`.
@@ -80,7 +81,5 @@ def specific_neurons(
     """
     if not 1 <= k <= scores.scores.numel():
         raise InputError(f"k={k} must lie in 1..{scores.scores.numel()}, the number of neurons.")
-    if sharpness < 0:
-        raise InputError(f"sharpness={sharpness} must not be negative.")
     products = scores.scores * specificity(scores, others, over=over) ** sharpness
     return Units(map(scores.neuron, products.flatten().topk(k).indices.tolist()))

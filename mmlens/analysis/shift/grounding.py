@@ -1,6 +1,5 @@
 """Shifted concepts in words and pictures: before, shifted, and their match in the tuned model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,9 @@ from mmlens.analysis.concepts.words import Keep, direction_words
 from mmlens.analysis.samples import Dataset
 from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.shift.result import ConceptShift
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index, Several, Text
 from mmlens.core.pictures import drawn_by
 from mmlens.models.hooked import HookedMultimodal
 
@@ -30,6 +31,7 @@ class Shown:
     pictures: tuple[Image.Image, ...] = field(default=(), repr=False)
 
 
+@checked_result
 @dataclass(frozen=True)
 class ShiftGrounding:
     """All concepts of a shift, in words and pictures.
@@ -73,8 +75,9 @@ class ShiftGrounding:
         words = {f"words_{name}": [", ".join(concept.words) for concept in side] for name, side in sides.items()}
         return self.shift.to_frame().assign(text_overlap_original=original, text_overlap_shifted=after_shift, **words)
 
+    @checked
     def plot(
-        self, *, concepts: Sequence[int] | None = None, pictures: int = 3, figure: "Figure | SubFigure | None" = None
+        self, *, concepts: Several[Index] | None = None, pictures: Count = 3, figure: "Figure | SubFigure | None" = None
     ) -> "Figure":
         """A row per concept: words and pictures before, shifted, after; beside them recovery against consistency.
 
@@ -86,16 +89,17 @@ class ShiftGrounding:
         return drawn_by("shift.plot_shift_board")(self, concepts=concepts, pictures=pictures, figure=figure)
 
 
+@checked
 def ground_shift(
     model: HookedMultimodal,
     shift: ConceptShift,
     dataset: Dataset | None = None,
     *,
-    words: int = 15,
-    pictures: int = 3,
+    words: Count = 15,
+    pictures: Count = 3,
     through_norm: bool = True,
     keep: Keep | None = None,
-    prompt: str | None = None,
+    prompt: Text | None = None,
 ) -> ShiftGrounding:
     """Show what concepts write and where they are active: before, shifted, and after tuning.
 

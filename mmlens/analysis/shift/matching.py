@@ -1,6 +1,6 @@
 """Which concept of the tuned model belongs to which of the base model."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,12 +8,14 @@ from jaxtyping import Float, Int, Real
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.sparse import csr_array, eye_array, kron, vstack
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, MMLensError
 
 #: How concepts are matched; see `match_concepts`.
 Match = Literal["hungarian", "greedy", "optimal_transport"]
 
 
+@checked
 def match_concepts(
     base: Float[torch.Tensor, "concept d_model"],
     targets: Float[torch.Tensor, "other d_model"],
@@ -47,7 +49,6 @@ def match_concepts(
     Source: Khayatan et al., ICCV 2025 (https://arxiv.org/abs/2501.03012): cosine similarity, one to one; the published code has
     the Hungarian method.
     """
-    require_match(match)
     cosines = cosine_table(base, targets)
     if match == "greedy":
         return cosines.argmax(1)
@@ -59,12 +60,6 @@ def match_concepts(
     sides = masses or (torch.ones(len(base)), torch.ones(len(targets)))
     plan = transport(1 - cosines, sides[0], sides[1])
     return torch.where(plan.sum(1) > 0, plan.argmax(1), -1)
-
-
-def require_match(match: str) -> None:
-    """Refuse a way to match that there is not."""
-    if match not in get_args(Match):
-        raise InputError(f"match={match!r} must be 'hungarian', 'greedy' or 'optimal_transport'.")
 
 
 def cosine_table(

@@ -1,18 +1,19 @@
 """What is measured of shifts: their average, whether they agree, and how near they bring a concept to its match."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from scipy.stats import trim_mean
 
-from mmlens.core.errors import InputError
+from mmlens.core.contract import checked
 
 #: How the shifts of a concept's samples become one; trimmed leaves a tenth out at each end, coordinate by coordinate.
 Average = Literal["mean", "median", "trimmed"]
 _TRIMMED = 0.1
 
 
+@checked
 def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Average) -> Float[torch.Tensor, "d_model"]:
     """The mean, median or trimmed mean of each coordinate; NaN without samples.
 
@@ -21,7 +22,6 @@ def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Averag
     Raises:
         InputError: for another average.
     """
-    require_average(average)
     if not len(values):
         return values.new_full(values.shape[1:], torch.nan)
     if average == "mean":
@@ -29,12 +29,6 @@ def average_shift(values: Float[torch.Tensor, "sample d_model"], average: Averag
     if average == "median":
         return values.quantile(0.5, dim=0)  # of an even number the middle of both; torch's median is the lower one
     return torch.from_numpy(trim_mean(values.numpy(), _TRIMMED, axis=0))
-
-
-def require_average(average: str) -> None:
-    """Refuse an average that there is not."""
-    if average not in get_args(Average):
-        raise InputError(f"average={average!r} must be 'mean', 'median' or 'trimmed'.")
 
 
 def consistency_of(shifts: Float[torch.Tensor, "sample d_model"]) -> float:

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Literal
 
 from mmlens.analysis.store.states import States
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 
 #: Which samples are compared: every one must be in both sets; those that both have; none, the two are different data.
@@ -12,6 +13,7 @@ _Label = tuple[str, str]
 _SHOWN = 5
 
 
+@checked
 def paired(base_states: States, tuned_states: States, *, pairs: Pairs) -> tuple[States, States]:
     """Both sets in one order, so that row i of both is the same sample; with `pairs="none"` as they are.
 
@@ -26,8 +28,6 @@ def paired(base_states: States, tuned_states: States, *, pairs: Pairs) -> tuple[
         InputError: for states of different points, without samples' hashes, with several states of one sample and word, or
             with samples that only one of the two has (all of them, for `pairs="common"`).
     """
-    if pairs not in ("all", "common", "none"):
-        raise InputError(f"pairs={pairs!r} must be 'all', 'common' or 'none'.")
     shapes = [tuple(states.values.shape[1:]) for states in (base_states, tuned_states)]
     if base_states.at != tuned_states.at or shapes[0] != shapes[1]:
         raise InputError(

@@ -1,7 +1,6 @@
 """`ConceptShift`: how each concept moved, whether its samples agree, and how near that brings it to the tuned model's."""
 
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
@@ -11,7 +10,9 @@ from scipy.stats import pearsonr
 from mmlens.analysis.shift.fates import Fate
 from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
 from mmlens.interventions.steering_vector import SteeringVector
@@ -59,6 +60,7 @@ class MostActive(NamedTuple):
     after: tuple[tuple[str, ...], ...]
 
 
+@checked_result
 @dataclass(frozen=True)
 class ConceptShift:
     """How concepts move from a base model to a tuned one (or from one dataset to another). NaN: not known.
@@ -182,6 +184,7 @@ class ConceptShift:
         overlap[1, ~self.magnitude.isfinite()] = torch.nan
         return overlap
 
+    @checked
     def values(self, quantity: Quantity) -> Float[torch.Tensor, "concept"]:
         """One quantity of each concept, by name.
 
@@ -195,16 +198,19 @@ class ConceptShift:
         values: torch.Tensor = getattr(self, quantity)
         return values
 
+    @checked
     def mean(self, quantity: Quantity = "recovery") -> Interval:
         """The mean over concepts with its 95% interval; concepts for which it is not known are left out."""
         values = self.values(quantity).double()
         return mean_interval(values[~values.isnan()].numpy())
 
+    @checked
     def correlation(self, first: Quantity = "consistency", second: Quantity = "recovery") -> Correlation:
         """Pearson's correlation of two quantities over concepts."""
         return correlation_of(self.values(first), self.values(second))
 
-    def control(self, kind: Control = "random", *, seed: int = 0) -> "ConceptShift":
+    @checked
+    def control(self, kind: Control = "random", *, seed: Seed = 0) -> "ConceptShift":
         """The same with other shifts: does any shift bring concepts nearer, or these alone?
 
         Args:
@@ -232,7 +238,8 @@ class ConceptShift:
         vectors = torch.nn.functional.normalize(others, dim=1) * self.magnitude[:, None]
         return replace(self, vectors=vectors)
 
-    def steering_vector(self, concept: int) -> SteeringVector:
+    @checked
+    def steering_vector(self, concept: Index) -> SteeringVector:
         """The shift of one concept, to steer the base model with.
 
         Raises:
@@ -259,6 +266,7 @@ class ConceptShift:
             columns |= {f"{name}_original": original.tolist(), f"{name}_shifted": after_shift.tolist()}
         return pd.DataFrame(columns)
 
+    @checked
     def plot(self, *, quantity: Quantity = "consistency", figure: "Figure | SubFigure | None" = None) -> "Figure":
         """Recovery against consistency (or magnitude), a dot per concept.
 
@@ -268,14 +276,16 @@ class ConceptShift:
         """
         return drawn_by("shift.plot_shift")(self, quantity=quantity, figure=figure)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write it as one safetensors file, whole or not at all."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         _FILE.write(path, tensors, {name: values[name] for name in values if name not in tensors})
 
     @classmethod
-    def load(cls, path: str | Path) -> "ConceptShift":
+    @checked
+    def load(cls, path: PathLike) -> "ConceptShift":
         """Read one that `save` wrote.
 
         Raises:

@@ -10,16 +10,19 @@ from mmlens.analysis.concepts.bank import By, ConceptBank
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.shift.fates import contingency, fates
-from mmlens.analysis.shift.matching import Match, match_concepts, require_match
-from mmlens.analysis.shift.measures import Average, average_shift, consistency_of, require_average
+from mmlens.analysis.shift.matching import Match, match_concepts
+from mmlens.analysis.shift.measures import Average, average_shift, consistency_of
 from mmlens.analysis.shift.pairing import Pairs, paired
 from mmlens.analysis.shift.result import ConceptShift, MostActive
 from mmlens.analysis.store.states import States
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 
 _MOST_ACTIVE = 50
 
 
+@checked
 @torch.no_grad()
 def concept_shift(
     base_states: States,
@@ -32,7 +35,7 @@ def concept_shift(
     average: Average = "mean",
     alpha: float = 1.0,
     by: By = "absolute",
-    top_samples: int | None = None,
+    top_samples: Count | None = None,
 ) -> ConceptShift:
     """Measure how concepts move when a model is tuned, and whether moving them so gives the tuned model's concepts.
 
@@ -83,10 +86,6 @@ def concept_shift(
     none; shifts of dictionaries are in the unit of codes (the paper has k-means alone); fates are decided by where samples go.
     Shifts are in double precision.
     """
-    require_match(match)
-    require_average(average)
-    if top_samples is not None and top_samples < 1:
-        raise InputError(f"top_samples={top_samples} must be at least 1.")
     base, target_states = paired(base_states, tuned_states, pairs=pairs)
     before = _bank_of(bank, base)
     owner = _owners(before, by)

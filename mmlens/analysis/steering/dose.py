@@ -26,9 +26,9 @@ from mmlens.analysis.metrics import (
 )
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
-from mmlens.core.contract import checked
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
+from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import Positions
@@ -55,6 +55,7 @@ _FILE = TensorKind(
 )
 
 
+@checked_result
 @dataclass(frozen=True)
 class DoseCurve:
     """A metric over strengths and points.
@@ -88,6 +89,7 @@ class DoseCurve:
         row, column = divmod(int(self.values.mean(-1).argmax()), len(self.alphas))
         return self.points[row], self.alphas[column]
 
+    @checked
     def interval(self, point: str, alpha: float) -> Interval:
         """Mean and 95% interval over samples.
 
@@ -96,11 +98,13 @@ class DoseCurve:
         """
         return mean_interval(as_rates(self.values[self._place(point, alpha)].numpy(), unit_of(self.metric)))
 
+    @checked
     def control(self, point: str, alpha: float) -> Interval:
         """The same for the random vectors: each sample counts with its mean over seeds."""
         row, column = self._place(point, alpha)
         return mean_interval(self.controls[:, row, column].mean(0).numpy())
 
+    @checked
     def beyond_control(self, point: str, alpha: float) -> Interval:
         """How far the vector goes beyond random ones, sample by sample."""
         row, column = self._place(point, alpha)
@@ -133,6 +137,7 @@ class DoseCurve:
                 rows.append(row)
         return pd.DataFrame(rows)
 
+    @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The metric over strengths, a panel per point, random vectors in grey; heat maps for more than twelve points.
 
@@ -141,14 +146,16 @@ class DoseCurve:
         """
         return drawn_by("steering.plot_dose")(self, figure=figure)
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write it as one safetensors file, whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         about = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
         return _FILE.write(path, tensors, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "DoseCurve":
+    @checked
+    def load(cls, path: PathLike) -> "DoseCurve":
         """Read a curve that `save` wrote.
 
         Raises:

@@ -8,17 +8,19 @@ Departs: the published code has no gate, and the paper does not say at which tok
 at every position, from the state that is about to be steered.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.concepts.bank import By, ConceptBank
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, Several
 from mmlens.hooks.nodes import Node
 
 
+@checked
 @dataclass(frozen=True)
 class ActiveConcept:
     """A gate for `Steer(gate=...)`: open where one of some concepts is the most active one.
@@ -46,7 +48,7 @@ class ActiveConcept:
     """
 
     bank: ConceptBank
-    concepts: int | Sequence[int]
+    concepts: Index | Several[Index]
     at_least: float | None = field(default=None, kw_only=True)
     by: By = field(default="absolute", kw_only=True)
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.answer_text import normalised, says, words_of
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
 
@@ -119,6 +121,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
     )
 
 
+@checked_result
 @dataclass(frozen=True)
 class SteeringReport:
     """What interventions did to a model's answers.
@@ -143,6 +146,7 @@ class SteeringReport:
         """Names of the sets of prompts."""
         return tuple(dict.fromkeys(case.group for case in self.cases))
 
+    @checked
     def of(self, intervention: str, group: str | None = None) -> list[SteeringCase]:
         """The cases of one intervention, in one set of prompts or (None) in all.
 
@@ -157,6 +161,7 @@ class SteeringReport:
             )
         return [case for case in self.cases if case.intervention == intervention and group in (None, case.group)]
 
+    @checked
     def mean(
         self, intervention: str, value: Callable[[SteeringCase], float | None], group: str | None = None
     ) -> Interval:
@@ -164,10 +169,12 @@ class SteeringReport:
         pairs = [(number, case.shown) for case in self.of(intervention, group) if (number := value(case)) is not None]
         return mean_interval([number for number, _ in pairs], groups=np.array([picture for _, picture in pairs]))
 
+    @checked
     def changed(self, intervention: str, group: str | None = None) -> Interval:
         """Share of answers that are other ones now."""
         return self.mean(intervention, lambda case: case.changed, group)
 
+    @checked
     def became(
         self, intervention: str, source: str | Sequence[str], target: str | Sequence[str], group: str | None = None
     ) -> Interval:
@@ -178,6 +185,7 @@ class SteeringReport:
 
         return self.mean(intervention, value, group)
 
+    @checked
     def said(
         self, intervention: str, phrases: str | Sequence[str], group: str | None = None
     ) -> tuple[Interval, Interval]:
@@ -185,10 +193,12 @@ class SteeringReport:
         before = self.mean(intervention, lambda case: says(case.before, phrases), group)
         return before, self.mean(intervention, lambda case: says(case.after, phrases), group)
 
+    @checked
     def score_change(self, intervention: str, group: str | None = None) -> Interval:
         """Score after minus score before, case by case: 0 is no damage."""
         return self.mean(intervention, lambda case: case.score and case.score[1] - case.score[0], group)
 
+    @checked
     def beyond_control(
         self, intervention: str, value: Callable[[SteeringCase], float], group: str | None = None
     ) -> Interval:
@@ -207,6 +217,7 @@ class SteeringReport:
             [float(value(case)) for case in own_cases], means, groups=np.array([case.shown for case in own_cases])
         )
 
+    @checked
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
         """How often each (normalised) answer is given before and after; those that change most first."""
         import pandas as pd
@@ -219,6 +230,7 @@ class SteeringReport:
         frame = pd.DataFrame({"answer": answers, **columns})
         return frame.assign(change=frame["after"] - frame["before"])
 
+    @checked
     def diversity(self, intervention: str, group: str | None = None) -> tuple[Diversity, Diversity]:
         """How much the texts say, before and after."""
         cases = self.of(intervention, group)
@@ -260,6 +272,7 @@ class SteeringReport:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """Answers changed and scores, per set of prompts, beside the random controls.
 
@@ -268,12 +281,14 @@ class SteeringReport:
         """
         return drawn_by("steering.plot_report")(self, figure=figure)
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write it as JSON, whole or not at all."""
         return _FILE.write(path, asdict(self))
 
     @classmethod
-    def load(cls, path: str | Path) -> "SteeringReport":
+    @checked
+    def load(cls, path: PathLike) -> "SteeringReport":
         """Read a report that was saved.
 
         Raises:

@@ -10,7 +10,9 @@ from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.core.answer_text import is_answer
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Distinct, Seed, Text
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.runs import Intervention
@@ -20,6 +22,7 @@ Interventions: TypeAlias = Intervention | Mapping[str, Intervention | Sequence[I
 Score: TypeAlias = Callable[[Sample, str], float]
 
 
+@checked
 @torch.no_grad()
 def steering_report(
     model: HookedMultimodal,
@@ -27,10 +30,10 @@ def steering_report(
     dataset: Dataset | Mapping[str, Dataset],
     *,
     score: Score | None = None,
-    seeds: Sequence[int] = (0,),
-    prompt: str | None = None,
-    max_new_tokens: int = 30,
-    batch_size: int = 16,
+    seeds: Distinct[Seed] = (0,),
+    prompt: Text | None = None,
+    max_new_tokens: Count = 30,
+    batch_size: Count = 16,
     progress: bool = True,
 ) -> SteeringReport:
     """Answer prompts with and without interventions, and with random vectors of equal norm in their place.

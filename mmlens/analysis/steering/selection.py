@@ -8,8 +8,9 @@ import torch
 from mmlens.analysis.samples import Dataset
 from mmlens.analysis.steering.method import Selection, Validation
 from mmlens.analysis.steering.methods import SELECTION_METHODS, SelectionChoice
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count
+from mmlens.core.kinds import Count, Text
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
@@ -18,6 +19,7 @@ from mmlens.models.runs import Intervention
 Key = TypeVar("Key", bound=Hashable)
 
 
+@checked
 @torch.no_grad()
 def select_vectors(
     model: HookedMultimodal,
@@ -26,7 +28,7 @@ def select_vectors(
     *,
     method: SelectionChoice = "effect",
     k: Count = 5,
-    prompt: str | None = None,
+    prompt: Text | None = None,
     batch_size: Count = 16,
     progress: bool = True,
 ) -> Selection:

@@ -11,7 +11,6 @@ Activation Addition", ACL 2024 (https://arxiv.org/abs/2312.06681), section 3.
 """
 
 import hashlib
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +19,9 @@ from jaxtyping import Float
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index, Several
 from mmlens.core.positions import Positions
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmlens.analysis.concepts.bank import ConceptBank
 
 
+@checked
 def steering_vector(
     source: States | Float[torch.Tensor, "sample d_model"],
     target: States | Float[torch.Tensor, "sample d_model"],
@@ -80,8 +82,9 @@ def _about(states: States | torch.Tensor) -> dict[str, Any]:
     return {"count": len(states), "words": sorted(set(states.tokens)), "samples": digest, "model": states.source}
 
 
+@checked
 def concept_steering_vectors(
-    bank: "ConceptBank", *, sources: Sequence[int] | None = None, targets: Sequence[int] | None = None
+    bank: "ConceptBank", *, sources: Several[Index] | None = None, targets: Several[Index] | None = None
 ) -> dict[tuple[int, int], SteeringVector]:
     """The fine vectors: from each concept of a bank to each other one.
 
@@ -109,6 +112,7 @@ def concept_steering_vectors(
     return vectors
 
 
+@checked
 def contrastive_vector(
     model: HookedMultimodal,
     dataset: Dataset,
@@ -117,7 +121,7 @@ def contrastive_vector(
     negative: str,
     at: str,
     positions: Positions = "last",
-    batch_size: int = 8,
+    batch_size: Count = 8,
     progress: bool = True,
 ) -> SteeringVector:
     """A vector from two prompts about the same pictures: what one of them brings about in the states.

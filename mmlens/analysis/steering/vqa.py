@@ -16,7 +16,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Several
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS)}
@@ -54,9 +56,10 @@ def normalised(answer: str) -> str:
     return " ".join(_WITHOUT_APOSTROPHES.get(word.replace("'", ""), word) for word in words if word not in _ARTICLES)
 
 
+@checked
 def vqa_accuracy(
     answers: Sequence[str],
-    references: Sequence[Sequence[str]],
+    references: Sequence[Several[str]],
     *,
     scorer: Literal["official", "simple"] = "official",
 ) -> Float[np.ndarray, "sample"]:
@@ -79,13 +82,8 @@ def vqa_accuracy(
         >>> vqa_accuracy(["yes"], [["Yes"] * 3 + ["no"] * 7], scorer="simple").tolist()
         [1.0]
     """
-    if scorer not in ("official", "simple"):
-        raise InputError(f"scorer={scorer!r} must be 'official' or 'simple'.")
     if len(answers) != len(references):
         raise InputError(f"There are {len(answers)} answers for {len(references)} questions; give one each.")
-    empty = [number for number, people in enumerate(references) if not len(people) or isinstance(people, str)]
-    if empty:
-        raise InputError(f"Questions {empty[:8]} have no list of people's answers; give several strings for each.")
     return np.array([_score(answer, people, scorer) for answer, people in zip(answers, references, strict=True)])
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.rules import CollectedBatch, picked
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
@@ -34,14 +35,13 @@ class AtWord:
     max_new_tokens: int
 
     @classmethod
+    @checked
     def of(cls, token: str | Sequence[str], word_token: WordToken, in_truth: bool, max_new_tokens: int) -> "AtWord":
         """The rule for a word or several.
 
         Raises:
             InputError: for what is no word, or an unknown `word_token`.
         """
-        if word_token not in get_args(WordToken):
-            raise InputError(f"word_token={word_token!r} must be 'last' or 'first'.")
         words = [token] if isinstance(token, str) else list(token)
         split = {word: _split(word) for word in words}
         wrong = [word for word, pieces in split.items() if not pieces]

@@ -23,29 +23,31 @@ from mmlens.analysis.store.rules import Rule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.store.writing import DTYPES, Writer
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.positions import GENERATED, Positions, as_rule
-from mmlens.hooks.nodes import Selection
+from mmlens.hooks.nodes import Points, Selection
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 @torch.no_grad()
 def collect(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    at: Names | Selection,
+    at: Points,
     token: str | Sequence[str] | None = None,
     positions: Positions | Generated | None = None,
     word_token: WordToken = "last",
     in_truth: bool = False,
-    prompt: str | None = None,
-    max_new_tokens: int = 30,
-    into: str | Path | None = None,
+    prompt: Text | None = None,
+    max_new_tokens: Count = 30,
+    into: PathLike | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
-    batch_size: int = 8,
-    save_every: int = 256,
+    batch_size: Count = 8,
+    save_every: Count = 256,
     progress: bool = True,
 ) -> ActivationStore:
     """Keep the states of one or several points over a dataset: of a word in the model's captions, or of some positions.
@@ -133,15 +135,16 @@ def collect(
     return ActivationStore.load(folder.path)
 
 
+@checked
 def size_estimate(
     model: HookedMultimodal,
     dataset: Dataset,
     *,
-    at: Names | Selection,
+    at: Points,
     token: str | Sequence[str] | None = None,
     positions: Positions | Generated | None = None,
-    prompt: str | None = None,
-    max_new_tokens: int = 30,
+    prompt: Text | None = None,
+    max_new_tokens: Count = 30,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
 ) -> SizeEstimate:
     """How many bytes `collect` will store, at most; runs the first sample, for one token.
@@ -183,8 +186,6 @@ def _rule(
             f"Say which states to keep, by one of token= and positions=; found {'both' if token is not None else 'neither'}. "
             "token='dog' keeps the state that predicts the word in the model's caption."
         )
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
     if token is not None:
         return AtWord.of(token, word_token, in_truth, max_new_tokens)
     if in_truth:
@@ -197,11 +198,6 @@ def _rule(
 
 def _check(model: HookedMultimodal, nodes: Selection, rule: Rule, dtype: str, batch_size: int, save_every: int) -> None:
     """Refuse what cannot be, before any forward pass."""
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r} must be one of {', '.join(map(repr, DTYPES))}.")
-    for name, value in (("batch_size", batch_size), ("save_every", save_every)):
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1.")
     refuse_keys(nodes)
     rule.check(model, nodes)
 

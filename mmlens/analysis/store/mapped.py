@@ -12,7 +12,9 @@ from jaxtyping import Float
 from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.shard import Shard, predicted_words
 from mmlens.analysis.store.states import States
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ class MappedStates:
             self.source,
         )
 
-    def split(self, size: int) -> Iterator[States]:
+    @checked
+    def split(self, size: Count) -> Iterator[States]:
         """All of them, some at a time.
 
         Args:

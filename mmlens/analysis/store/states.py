@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked_result
 @dataclass(frozen=True)
 class States:
     """States of one point, one row per sample (or per position, where several were asked for).
@@ -34,6 +36,10 @@ class States:
         >>> states.values.shape, states.tokens
         (torch.Size([1, 192]), ('person',))
     """
+
+    must_be: ClassVar[str] = (
+        "states of one point; mm.collect(...).at(point) gives them, and a tensor becomes them by mm.States(tensor, at=hook_name)"
+    )
 
     values: Float[torch.Tensor, "sample *width"]
     at: str
@@ -71,6 +77,7 @@ class States:
         }
         return replace(self, values=self.values[numbers], **selection)
 
+    @checked
     def with_token(self, token: str | Sequence[str]) -> "States":
         """The states of one word, or of several.
 

@@ -15,7 +15,9 @@ from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.shard import Record, Shard
 from mmlens.analysis.store.states import States, import_datasets
 from mmlens.core.answer_text import words_of
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import PathLike
 from mmlens.core.names import match_names
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class ActivationStore:
     finished: bool = True
 
     @classmethod
-    def load(cls, path: str | Path) -> "ActivationStore":
+    @checked
+    def load(cls, path: PathLike) -> "ActivationStore":
         """Open the store in a folder; states are read when they are asked for.
 
         Raises:
@@ -87,6 +90,7 @@ class ActivationStore:
         """Number of samples that gave states."""
         return sum(record.rows > 0 for record in self.records)
 
+    @checked
     def at(
         self,
         point: str | None = None,
@@ -113,6 +117,7 @@ class ActivationStore:
         states = MappedStates.of(self.shards, name, self.question, keys=samples, dtype=dtype)[:]
         return states if token is None else states.with_token(token)
 
+    @checked
     def mapped(self, point: str | None = None) -> MappedStates:
         """The states of one point, left in their files until they are asked for; for more of them than memory holds.
 

@@ -42,7 +42,7 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
     path = result.save(tmp_path / "evaluation.safetensors")
     again = CircuitEvaluation.load(path)
     assert repr(again) == repr(result)
-    assert again.checked == result.checked
+    assert again.edges == result.edges
     assert again.to_frame().equals(result.to_frame())
     circuit.save(path)
     with pytest.raises(InputError, match="or a damaged one"):

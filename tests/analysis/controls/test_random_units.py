@@ -117,7 +117,7 @@ def test_what_cannot_be_matched_is_refused(llava: Subject) -> None:
     for settings, message in (
         ({"like": []}, "random_units was given no units"),
         ({"like": "L9.u1"}, "The model has no L9.u1"),
-        ({"draws": 0}, "draws=0 must be a whole number of at least 1"),
+        ({"draws": 0}, "draws=0 must be at least 1"),
         ({"match": "activation"}, r"match='activation' is measured on samples: pass batch="),
     ):
         with pytest.raises(InputError, match=message):

@@ -355,7 +355,7 @@ def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subjec
         (llava, {"at": embed, "positions": {"none": []}}, r"positions=\[\] are none: give a rule"),
         (llava, {"at": embed, "positions": {"few": [torch.tensor([1])]}}, "given for 1 samples, and the batch has 2"),
         (llava, {"at": embed, "direction": "sideways"}, "direction='sideways' must be 'denoise' or 'noise'"),
-        (llava, {"at": embed, "window": 0}, "window=0 must be a whole number of at least 1"),
+        (llava, {"at": embed, "window": 0}, "window=0 must be at least 1"),
         (llava, {}, r"Say what to patch: at=... \(hook names\), or units="),
         (llava, {"at": embed, "units": "head"}, "hook_embed have no axis of heads"),
         (llava, {"at": z, "units": "cell"}, "'cell' names no unit"),

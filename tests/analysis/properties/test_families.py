@@ -205,7 +205,7 @@ def test_checkpoints_of_other_settings_are_refused(llava: Subject, tmp_path: Pat
     path.write_text("{")
     with pytest.raises(InputError, match="or a damaged one"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
-    with pytest.raises(InputError, match=r"batch_size=0 .* must be at least 1"):
+    with pytest.raises(InputError, match=r"batch_size=0 must be at least 1"):
         report(llava, data, batch_size=0)
 
 

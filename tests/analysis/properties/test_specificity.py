@@ -49,11 +49,11 @@ def test_strong_neurons_that_serve_others_too_step_back(wanted: NeuronScores, ot
 
 
 def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], make: Make) -> None:
-    with pytest.raises(InputError, match="at least one other word to compare with; others is empty"):
+    with pytest.raises(InputError, match=r"others=\[\] must be not empty"):
         specificity(wanted, [])
     with pytest.raises(InputError, match=r"scores are \[2, 3\] \[layer neuron\], others have \[1, 2\]"):
         specificity(wanted, [make([[1.0, 2.0]])])
     with pytest.raises(InputError, match=r"k=7 must lie in 1..6"):
         specific_neurons(wanted, others, k=7)
-    with pytest.raises(InputError, match=r"sharpness=-1.0 must not be negative"):
+    with pytest.raises(InputError, match=r"sharpness=-1.0 must be at least 0"):
         specific_neurons(wanted, others, k=2, sharpness=-1.0)

@@ -258,7 +258,7 @@ def test_choices_that_do_not_exist_are_refused() -> None:
     ):
         concept_shift(*both, replace(bank, at="blocks.9"))
     shift = concept_shift(*both, bank)
-    with pytest.raises(InputError, match="There is no quantity 'size'; there are 'recovery', 'cosine_gain'"):
+    with pytest.raises(InputError, match="quantity='size' must be 'recovery', 'cosine_gain'"):
         shift.mean("size")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"concepts 0..1, not 2"):
         shift.steering_vector(2)

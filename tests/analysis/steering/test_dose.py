@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_refused(llava: Subject) -> None:
     def run(vectors: object = vector, **options: object) -> None:
         dose_curve(model, batch, vectors, **{"alphas": [1.0], "metric": METRIC, "progress": False, **options})  # type: ignore[arg-type]
 
-    with pytest.raises(InputError, match=r"alphas=\[\] must be a list that is not empty and has nothing twice"):
+    with pytest.raises(InputError, match=r"alphas=\[\] must be not empty, without repetition"):
         run(alphas=[])
-    with pytest.raises(InputError, match="has nothing twice"):
+    with pytest.raises(InputError, match="without repetition"):
         run(alphas=[1, 1.0])
     with pytest.raises(InputError, match="found 2 with at="):
         run([vector, -vector], at=AT)

@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_refused_before_any_run(
         select_vectors(model, {}, data)
     with pytest.raises(InputError, match="has 2 entries"):
         select_vectors(model, {0: SteeringVector(torch.ones(2), vector.at)}, data)
-    with pytest.raises(InputError, match="n_targets=0 must be a whole number of at least 1"):
+    with pytest.raises(InputError, match="n_targets=0 must be at least 1"):
         Effect(n_targets=0)
     for cls in SELECTION_METHODS:
         assert cls.needs <= {"dataset", "vectors"}

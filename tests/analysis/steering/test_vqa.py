@@ -47,7 +47,7 @@ def test_one_reference_is_exact_match() -> None:
     ("call", "message"),
     [
         (lambda: vqa_accuracy(["a"], []), "1 answers for 0 questions"),
-        (lambda: vqa_accuracy(["a"], ["yes"]), "no list of people's answers"),
+        (lambda: vqa_accuracy(["a"], ["yes"]), r"references\[0\]='yes' must be a list"),
         (lambda: vqa_accuracy(["a"], [["yes"]], scorer="mean"), "must be 'official' or 'simple'"),
     ],
 )

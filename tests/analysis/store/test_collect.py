@@ -139,7 +139,7 @@ def test_a_store_of_the_lab_reads_back_by_word_and_sample() -> None:
         ({"positions": torch.zeros(2, 2)}, "positions must be whole numbers"),
         ({"positions": torch.zeros(2, 2).long()}, "are of the samples of one batch; for a dataset give a rule"),
         ({"positions": "last", "in_truth": True}, "say which word: token="),
-        ({"token": "red", "dtype": "int8"}, "dtype='int8' must be one of 'float16', 'bfloat16', 'float32'"),
+        ({"token": "red", "dtype": "int8"}, "dtype='int8' must be 'float16', 'bfloat16' or 'float32'"),
         ({"token": "red", "batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"token": "red", "max_new_tokens": 0}, "max_new_tokens=0 must be at least 1"),
         ({"token": "red", "at": "blocks.0.attn.hook_pattern"}, "hold one number per pair of positions"),

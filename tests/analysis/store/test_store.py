@@ -185,7 +185,7 @@ def test_a_finished_store_is_extended_by_what_it_lacks(llava: Subject, tmp_path:
 
 def test_an_unfinished_store_wants_its_own_dataset(llava: Subject, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="keys that mean nothing here: 'picture'"):
-        gather(llava, tmp_path, [*DATASET[:4], {"picture": 1}])
+        gather(llava, tmp_path, iter([*DATASET[:4], {"picture": 1}]))
     assert not ActivationStore.load(tmp_path).finished
     assert "unfinished" in repr(ActivationStore.load(tmp_path))
     with pytest.raises(InputError, match=r"is unfinished, and its sample 0 is another \(\w+, now \w+\)"):

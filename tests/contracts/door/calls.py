@@ -74,7 +74,9 @@ def public() -> list[Public]:
         value = getattr(mm, name)
         if isinstance(value, types.ModuleType):
             listed = getattr(value, "__all__", None) or [
-                key for key, item in vars(value).items() if getattr(item, "__module__", None) == value.__name__
+                key
+                for key, item in vars(value).items()
+                if str(getattr(item, "__module__", None)).startswith(value.__name__)
             ]
             for key in sorted(listed):
                 if not key.startswith("_"):
@@ -90,7 +92,7 @@ def public() -> list[Public]:
 
 def _of(name: str, value: Any) -> list[Public]:
     if not isinstance(value, type):
-        return [Public(name, value)] if callable(value) and _is_ours(value) else []
+        return [Public(name, value)] if inspect.isroutine(value) and _is_ours(value) else []
     if issubclass(value, BaseException) or getattr(value, "_is_protocol", False) or not _is_ours(value):
         return []
     found = [Public(name, value, is_class=True)]

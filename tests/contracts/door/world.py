@@ -269,6 +269,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "SteeringReport": lambda w: w.steering_report,
     "SteeringVector": lambda w: w.vector,
     "TokenLayout": lambda w: w.batch.layout,
+    "lab.Scene": lambda w: w.scenes[0],
     "edits.Edit": lambda w: w.edit,
     "metrics.Metric": lambda w: w.metric,
 }

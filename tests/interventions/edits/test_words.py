@@ -312,12 +312,12 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
             replace_token(model, progress=False, **about)  # type: ignore[arg-type]
     with pytest.raises(
         InputError,
-        match=r"(?s)Through: 2 arguments cannot be used\..* penalty=-1 .*of at least 0\..* stop_at=0 .*above 0",
+        match=r"(?s)Through: 2 arguments cannot be used\..* penalty=-1 .*at least 0\..* stop_at=0 .*above 0",
     ):
         Through(penalty=-1, stop_at=0)
     with pytest.raises(InputError, match=r"^Direct: penalty='l1' must be 'l2' or 'l2sq'\.$"):
         Direct("l1")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^Direct: share=0 must be a finite number above 0 and at most 1\.$"):
+    with pytest.raises(InputError, match=r"^Direct: share=0 must be above 0 and at most 1\.$"):
         Direct(share=0)
     with pytest.raises(InputError, match=r"^reach has no meaning for penalty='l2sq'"):
         Direct(reach=1.0)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.method import CONCEPT_METHODS, ConceptMethod, Decomposition
 from mmlens.analysis.concepts.semi_nmf import Values, semi_nmf
-from mmlens.core.kinds import Device, Seed
 from mmlens.core.kinds import NonNegative as NonNegativeNumber
+from mmlens.core.kinds import Seed
+from mmlens.core.tensor_kinds import Device
 
 
 @CONCEPT_METHODS.register("semi_nmf")
