@@ -7,7 +7,7 @@ With A[l, h, i, j] the share of its attention that query i pays to key j in head
 Attention says where a head looks, and not what of it counts: `mm.knock_out` cuts it and measures what becomes of the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,11 +16,13 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import part_prefix
 from mmlens.core.positions import Positions, as_rule
+from mmlens.core.units import Head
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.patch_geometry import Grid
 from mmlens.inputs.row_reader import RowReader
+from mmlens.interventions.head_choice import HeadChoice, head_masks
 from mmlens.models.hooked import HookedMultimodal
 
 #: The parts whose queries see rows of the picture themselves.
@@ -34,7 +36,7 @@ def attention_map(
     *,
     queries: Positions | None = None,
     layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    heads: HeadChoice = None,
     part: Looking = "language",
     image: int = 0,
     frame: int | None = None,
@@ -51,7 +53,8 @@ def attention_map(
         queries: who looks (see `mm.positions`), e.g. `"moon"`, a word of the prompt. By default the last position of the prompt,
             and in the vision encoder all rows (`0` is CLIP's class row).
         layers: blocks to average over; all by default. Layers differ: look at them one by one before averaging.
-        heads: heads to average over; all by default.
+        heads: heads to average over: numbers, in each of the layers; or heads (`"L2.h3"`), which bring their layers along; all by
+            default.
         part: `"language"`, or `"vision"` for the tower's own attention.
         image: which of each sample's pictures.
         frame: which frame, if it is a video.
@@ -72,8 +75,8 @@ def attention_map(
     """
     if part not in get_args(Looking):
         raise InputError(f"part={part!r} must be one of {', '.join(map(repr, get_args(Looking)))}.")
-    nodes = _patterns(model, part, layers)
-    head_numbers = _heads(model, part, nodes, heads)
+    masks = dict(head_masks(model, _patterns(model, part, layers), heads, layers, verb="attention_map"))
+    nodes = list(masks)
     pictures = _pictured(batch, part, image, frame)
     rule = as_rule(("last" if part == "language" else "all") if queries is None else queries)
     reader = RowReader(rule, batch, nodes)
@@ -83,7 +86,8 @@ def attention_map(
     def keep(pattern: torch.Tensor, hook: Any) -> None:
         node = model.graph[hook.name]
         attention = reader.flat(node, pattern)  # [row head key]
-        attention = attention if head_numbers is None else attention.index_select(1, head_numbers.to(pattern.device))
+        mask = masks[node]
+        attention = attention if mask is None else attention[:, mask.to(pattern.device)]
         mean = attention.float().mean(1).cpu()
         start = 0
         for sample, pairs in enumerate(reader.resolved[node.name].rows):
@@ -95,7 +99,7 @@ def attention_map(
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
     title = f"attention of {part} layer{'s' if len(nodes) > 1 else ''} {_listed([node.layer for node in nodes])}"
-    title += "" if heads is None else f", head{'s' if len(heads) > 1 else ''} {_listed(heads)}"
+    title += _titled(masks)
     where: dict[str, Any] = {"part": part, "image": image, "frame": frame, "title": title}
     return [
         map_of_rows(batch.layout, shares[sample] / len(nodes), sample=sample, **where) if sample in shares else None
@@ -165,17 +169,15 @@ def _patterns(model: HookedMultimodal, part: Looking, layers: Sequence[int] | No
     return nodes
 
 
-def _heads(
-    model: HookedMultimodal, part: Looking, nodes: Sequence[Node], heads: Sequence[int] | None
-) -> torch.Tensor | None:
-    """The heads to average over; None for all."""
-    if heads is None:
-        return None
-    blocks = model.part(part).blocks
-    count = min(blocks[node.layer or 0].attn.heads for node in nodes)  # type: ignore[union-attr]
-    if not len(heads) or any(not 0 <= head < count for head in heads):
-        raise InputError(f"heads={list(heads)} must name some of the {count} heads, 0..{count - 1}.")
-    return torch.tensor(list(heads))
+def _titled(masks: Mapping[Node, torch.Tensor | None]) -> str:
+    """The heads that a map is of, if they are not all: their numbers, the same in every layer, or their names."""
+    numbers = {node: mask.nonzero().flatten().tolist() for node, mask in masks.items() if mask is not None}
+    if not numbers:
+        return ""
+    first = next(iter(numbers.values()))
+    if all(some == first for some in numbers.values()):
+        return f", head{'s' if len(first) > 1 else ''} {_listed(first)}"
+    return ", heads " + ", ".join(str(Head.at(node.name, index)) for node, some in numbers.items() for index in some)
 
 
 def _listed(numbers: Sequence[int | None]) -> str:

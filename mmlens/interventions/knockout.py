@@ -21,9 +21,9 @@ from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.point_rows import GROWING, sequence_length
 from mmlens.inputs.positions import ResolvedPositions, resolve
+from mmlens.interventions.head_choice import HeadChoice, head_masks
 from mmlens.interventions.passes import Passes, refuse_known_positions, run_of
 from mmlens.interventions.positioned import new_tokens_read, once_per_prompt, per_entry
-from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.run import Run
 
@@ -39,7 +39,8 @@ class KnockOut:
         queries: the positions that look (see `mm.positions`): new tokens of a generation too, where the rule means them.
         keys: the positions that they may no longer look at.
         layers: block numbers; None for all.
-        heads: head numbers; None for all.
+        heads: head numbers, in each of the layers; or heads (`"L2.h3"`, `circuit.top(3)`), which bring their layers along; None
+            for all.
         part: the tower.
         stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
         attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
@@ -54,7 +55,7 @@ class KnockOut:
     queries: Positions
     keys: Positions
     layers: Sequence[int] | None = field(default=None, kw_only=True)
-    heads: Sequence[int] | None = field(default=None, kw_only=True)
+    heads: HeadChoice = field(default=None, kw_only=True)
     part: Part = field(default="language", kw_only=True)
     stack: str = field(default="blocks", kw_only=True)
     attention: AttentionTo = field(default="self", kw_only=True)
@@ -67,10 +68,9 @@ class KnockOut:
         """
         as_rule(self.queries)
         as_rule(self.keys)
-        nodes = self._points(model)
-        require_batch_axis(nodes[0])
-        heads = head_mask(model, nodes[0], self.heads)
-        return [(node.name, self._cutter(model, node, heads)) for node in nodes]
+        points = head_masks(model, self._points(model), self.heads, self.layers, verb="KnockOut")
+        require_batch_axis(points[0][0])
+        return [(node.name, self._cutter(model, node, heads)) for node, heads in points]
 
     def starts(self, run: Run) -> None:
         """Find the pairs to cut in the batch that is about to run.
@@ -296,23 +296,6 @@ def score_points(
             f"layers={missing} of {part} have no attention scores; it has them in layers {', '.join(map(str, by_layer))}."
         )
     return [by_layer[layer] for layer in (by_layer if layers is None else layers)]
-
-
-def head_mask(model: HookedMultimodal, node: Node, heads: Sequence[int] | None) -> Bool[torch.Tensor, "head"] | None:
-    """True at some of the heads whose scores a point holds; None for all.
-
-    Raises:
-        InputError: for heads that it lacks, or none.
-    """
-    if heads is None:
-        return None
-    count = attention_of(model, node.name.rpartition(".")[0]).heads
-    wrong = [head for head in heads if not 0 <= head < count]
-    if wrong or not len(heads):
-        raise InputError(f"heads={list(heads)} must name some of the {count} heads, 0..{count - 1}.")
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[list(heads)] = True
-    return mask
 
 
 def require_batch_axis(node: Node) -> None:

@@ -129,3 +129,16 @@ def test_what_cannot_be_mapped(llava: Subject) -> None:
     decoder = next(tiny for tiny in FAMILIES if tiny.name == "florence2").make()
     with pytest.raises(NoPlaceError, match=r"^blocks of florence2 look at the decoder sequence, which holds no rows"):
         attention_map(decoder, decoder.prepare("describe the image", images=picture(0)))
+
+
+def test_heads_as_units_bring_their_layers_along(llava: Subject) -> None:
+    batch = llava.batches["left"]
+    by_number = attention_map(llava.model, batch, layers=[2], heads=[1, 3])
+    by_name = attention_map(llava.model, batch, heads=["L2.h1", "L2.h3"])
+    for ours, theirs in zip(by_name, by_number, strict=True):
+        assert torch.equal(ours.values, theirs.values)  # type: ignore[union-attr]
+        assert ours.title == theirs.title == "attention of language layer 2, heads 1, 3"  # type: ignore[union-attr]
+    first, second = (attention_map(llava.model, batch, heads=name)[0] for name in ("L0.h1", "L2.h3"))
+    both = attention_map(llava.model, batch, heads=["L0.h1", "L2.h3"])[0]
+    torch.testing.assert_close(both.values, (first.values + second.values) / 2)  # type: ignore[union-attr]
+    assert both.title == "attention of language layers 0, 2, heads L0.h1, L2.h3"  # type: ignore[union-attr]

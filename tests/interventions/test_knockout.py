@@ -8,6 +8,8 @@ import torch
 import mmlens as mm
 from mmlens.core import positions
 from mmlens.core.errors import InputError
+from mmlens.core.unit_sets import Units
+from mmlens.core.units import Head
 from mmlens.interventions.knockout import KnockOut
 from tests.conftest import Subject
 from tests.families.encoder_decoder import florence2
@@ -165,3 +167,32 @@ def test_a_position_that_the_mask_leaves_nothing_else_to_see_is_an_error() -> No
         pytest.raises(InputError, match=rf"^Query {query} at blocks.0.attn.hook_attn_scores would have no key left"),
     ):
         model(batch)
+
+
+@torch.no_grad()
+def test_heads_as_units_bring_their_layers_along(subject: Subject) -> None:
+    model, batch = subject.model, subject.batches["left"]
+    with model.intervene(KnockOut("last", "image", layers=[1], heads=[0, 3])):
+        expected = model(batch)
+    for heads in (["L1.h0", "L1.h3"], Units(["L1.h3", "L1.h0"]), (Head(1, 0), "L1.h3")):
+        with model.intervene(KnockOut("last", "image", heads=heads)):
+            assert torch.equal(model(batch), expected)
+    apart = [KnockOut("last", "image", layers=[layer], heads=[head]) for layer, head in ((1, 0), (2, 3))]
+    with model.intervene(*apart):
+        expected = model(batch)
+    with model.intervene(KnockOut("last", "image", heads=["L2.h3", "L1.h0"])):
+        torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
+    for settings, message in (
+        ({"heads": "L9.h0"}, "The model has no L9.h0"),
+        ({"heads": "L1.u0"}, "KnockOut takes heads, and L1.u0 is of another kind"),
+        (
+            {"heads": "vision.L0.h0"},
+            r"KnockOut acts on heads of blocks\.\*\.attn here, and vision\.L0\.h0 lie elsewhere",
+        ),
+        ({"heads": "L1.h0", "layers": [1]}, r"layers=\[1\] have no meaning beside heads=Units\(L1\.h0\)"),
+        ({"heads": []}, r"heads=\[\] must name some of the 4 heads"),
+        ({"heads": [1.5]}, "1.5 is no unit"),
+        ({"heads": [True]}, "True is no unit"),
+    ):
+        with pytest.raises(InputError, match=message), model.intervene(KnockOut("last", "image", **settings)):  # type: ignore[arg-type]
+            pass

@@ -25,7 +25,8 @@ from mmlens.core.positions import Groups, Positions, Rule, named_rules
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
-from mmlens.interventions.knockout import AttentionTo, CutPairs, cut_scores, head_mask, mask_decides, score_points
+from mmlens.interventions.head_choice import HeadChoice, head_masks
+from mmlens.interventions.knockout import AttentionTo, CutPairs, cut_scores, mask_decides, score_points
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -40,7 +41,7 @@ def knock_out(
     metric: MetricLike,
     window: Count = 1,
     layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
+    heads: HeadChoice = None,
     part: Part = "language",
     stack: str = "blocks",
     attention: AttentionTo = "self",
@@ -58,7 +59,7 @@ def knock_out(
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`.
         window: how many layers are cut together; fewer at the first and last ones.
         layers: the centres of the windows; every layer by default.
-        heads: only these heads; all by default.
+        heads: only these: numbers, in every layer of a window; or heads (`"L2.h3"`), in those that have some; all by default.
         part: the tower whose attention is cut.
         stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
         attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
@@ -86,16 +87,16 @@ def knock_out(
     probability as one choice of it; keys and queries may be any positions, of any tower.
     """
     points = partial(score_points, model, part, stack=stack, attention=attention)
-    nodes = points(None)
-    by_layer = {node.layer: node for node in nodes}
+    every = head_masks(model, points(None), heads, layers, verb="knock_out")
+    by_layer = {node.layer: (node, mask) for node, mask in every}
     centres = sorted(by_layer) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
-    cuts = {name: _cut(model, batch, nodes[0], queries, rule) for name, rule in named_rules(keys).items()}
-    mask = head_mask(model, nodes[0], heads)
+    first = every[0][0]
+    cuts = {name: _cut(model, batch, first, queries, rule) for name, rule in named_rules(keys).items()}
     windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
-    by_mask = mask_decides(model, nodes[0])
-    cut_points = [(where, cut) for where in (*windows, nodes) for cut in cuts.values()]
+    by_mask = mask_decides(model, first)
+    cut_points = [(where, cut) for where in (*windows, every) for cut in cuts.values()]
     cells = [
-        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], mask, by_mask=by_mask))
+        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
         for where, cut in cut_points
         for sample in range(batch.size)
     ]
@@ -110,7 +111,7 @@ def knock_out(
     grid = values.unflatten(0, (len(windows) + 1, len(cuts)))
     return PatchSweep(
         values=grid[:-1],
-        points=[_named(where) for where in windows],
+        points=[_named([node for node, _ in where]) for where in windows],
         groups=list(cuts),
         clean=require_values(measure(run.clean_logits), batch.size, measure).cpu(),
         corrupted=grid[-1, 0],
@@ -134,9 +135,11 @@ def _named(nodes: Sequence[Node]) -> str:
 
 
 def _changes(
-    nodes: Sequence[Node], cut: torch.Tensor, heads: torch.Tensor | None, *, by_mask: bool
+    points: Sequence[tuple[Node, torch.Tensor | None]], cut: torch.Tensor, *, by_mask: bool
 ) -> tuple[Change, ...]:
-    """The cut of one sample, `[query key]`, at the scores of several blocks."""
+    """The cut of one sample, `[query key]`, at the scores of several blocks, in all or some of their heads."""
     rows = cut.any(-1).nonzero().flatten()
-    mask = cut[rows] if heads is None else cut[rows] & heads[:, None, None]
-    return tuple(Change(node.name, rows, partial(cut_scores, pairs=mask, node=node, by_mask=by_mask)) for node in nodes)
+    pairs = [(node, cut[rows] if heads is None else cut[rows] & heads[:, None, None]) for node, heads in points]
+    return tuple(
+        Change(node.name, rows, partial(cut_scores, pairs=mask, node=node, by_mask=by_mask)) for node, mask in pairs
+    )

@@ -88,3 +88,16 @@ def test_cuts_that_cannot_be_are_refused_before_any_run(llava: Subject, monkeypa
     for options, message in cases:
         with pytest.raises(InputError, match=message):
             knock_out(model, batch, metric=METRIC, progress=False, **options)
+
+
+@torch.no_grad()
+def test_windows_cut_the_heads_that_are_named_in_their_layers(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    common: Any = {"queries": "last", "keys": "image", "metric": METRIC, "progress": False}
+    sweep = knock_out(model, batch, heads=["L0.h1", "L2.h0", "L2.h3"], **common)
+    assert sweep.points == ["layer 0", "layer 2"]
+    for row, cut in enumerate((("L0.h1",), ("L2.h0", "L2.h3"))):
+        with model.intervene(KnockOut("last", "image", heads=cut)):
+            logits = model(batch)[torch.arange(2), batch.layout.last]
+        expected = logits[:, model.to_single_token("red")] - logits[:, model.to_single_token("blue")]
+        torch.testing.assert_close(sweep.values[row, 0], expected, atol=1e-5, rtol=1e-4)
