@@ -37,7 +37,7 @@ def plot_measurements(
 ) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
-    Filled: a choice of neurons. Grey: random neurons of the same layers. Hollow: the quantity's control with the same
+    Filled: a choice of neurons. Grey: random neurons of the same layers, the mean and 95% of the draws. Hollow: the quantity's control with the same
     neurons (other objects, another noun). A dashed line: another baseline (a centred blob). Where several k were measured,
     curves over k.
 
@@ -169,7 +169,7 @@ def _entries(method_marks: dict[str, Mark], controls: bool, frame: "pd.DataFrame
     """What the marks mean; the choices of neurons are named on the axes, but where these are numbers."""
     entries = [legend_entry(_name(name, 40), mark, linestyle="-") for name, mark in method_marks.items() if curves]
     if frame["method"].str.startswith(_RANDOM).any():
-        entries.append(legend_entry("random neurons, same layers", CONTROL))
+        entries.append(legend_entry("random neurons, same layers: 95% of draws", CONTROL))
     if controls:
         entries.append(legend_entry("control (other object, noun, token)", Mark("black", hollow=True)))
     baselines = sorted(set(frame["baseline"].dropna())) if "baseline" in frame else []

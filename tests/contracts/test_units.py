@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmlens.core.axes import unit_axis
+from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head, Neuron, Unit
 from mmlens.interventions.ablation import Ablate
@@ -13,6 +14,7 @@ from mmlens.interventions.edits import Edit, zero_neurons
 from mmlens.models.hooked import HookedMultimodal
 from tests.contracts.test_families import batch_of
 from tests.families import FAMILIES
+from tests.families.encoder_decoder import florence2
 from tests.tiny import TINY, Tiny
 
 _MADE: dict[str, HookedMultimodal] = {}
@@ -80,6 +82,25 @@ def test_a_row_that_is_zeroed_is_the_neuron_that_is_ablated(tiny: Tiny, model: H
             torch.testing.assert_close(model(batch), expected, atol=1e-4, rtol=1e-4)
         assert (expected - clean).abs().max() > 1e-3, f"{loudest} does nothing"
         assert torch.equal(model(batch), clean)
+
+
+@torch.no_grad()
+def test_the_encoder_s_neurons_are_those_of_its_own_matrix() -> None:
+    """Florence-2: an edit of the encoder changes the encoder's second linear, and the decoder's stays as it is."""
+    model = florence2()
+    language = model.hf_model.model.language_model
+    encoder, decoder = (stack.layers[0].fc2.weight.clone() for stack in (language.encoder, language.decoder))
+    batch = batch_of(next(tiny for tiny in FAMILIES if tiny.name == "florence2"), model)
+    neuron = Neuron(0, 3, stack="encoder.blocks")
+    with model.intervene(Ablate([neuron])):
+        expected = model(batch)
+    with model.edited(zero_neurons(model, [neuron])):
+        torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=1e-5)
+        assert not language.encoder.layers[0].fc2.weight[:, 3].any()
+        assert torch.equal(language.decoder.layers[0].fc2.weight, decoder)
+    assert torch.equal(language.encoder.layers[0].fc2.weight, encoder)
+    with pytest.raises(InputError, match=r"The model has no nope\.L0\.u3"):
+        zero_neurons(model, Neuron(0, 3, stack="nope"))
 
 
 def loud(model: HookedMultimodal, batch: object, unit: Unit) -> int:
