@@ -37,9 +37,9 @@ def plot_measurements(
 ) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
-    Filled: a choice of neurons. Grey: random neurons of the same layers, the mean and 95% of the draws. Hollow: the quantity's control with the same
-    neurons (other objects, another noun). A dashed line: another baseline (a centred blob). Where several k were measured,
-    curves over k.
+    Filled: a choice of neurons. Grey: random neurons of the same layers, their mean and 95% of the draws. Hollow: the quantity's
+    control with the same neurons (other objects, another noun). A dashed line: another baseline (a centred blob). Where several
+    k were measured, curves over k.
 
     Args:
         table: from `mm.neuron_report` or one of the properties.
