@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -55,11 +55,10 @@ def heads_of(stack: Stack, kind: Block, block: nn.Module, config: Config) -> int
     return stack.heads(stack.config(config))
 
 
-def blocks_of(modules: Iterable[nn.Module], stack: Stack) -> list[nn.Module]:
-    """The blocks of a stack, given the entries of its list."""
-    if not stack.within:
-        return list(modules)
-    return [module.get_submodule(name) for module in modules for name in stack.within]
+def blocks_of(entries: nn.Module, stack: Stack) -> list[nn.Module]:
+    """The blocks of a stack, given its list."""
+    modules = list(cast(nn.ModuleList, entries))
+    return [module.get_submodule(name) for module in modules for name in stack.within] if stack.within else modules
 
 
 def _paths(kind: Block) -> list[str]:

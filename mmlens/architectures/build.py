@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -62,7 +62,7 @@ class _Builder:
     config: Config
 
     def _blocks(self, stack: Stack) -> list[nn.Module]:
-        return blocks_of(self.collect.module(stack.path), stack)  # type: ignore[arg-type]
+        return blocks_of(self.collect.module(stack.path), stack)
 
     def _rows(self, stack: Stack) -> Rows:
         """The stream of a vision stack."""
@@ -249,7 +249,7 @@ class _Builder:
         axes = "patch d_model" if vision.packed else "batch patch d_model"
         rows = Rows(axes, self._width(self.family.language.stack), "projector")
         additions: dict[int, str] = {}
-        mergers = list(collect.module(deep.path))  # type: ignore[call-overload]
+        mergers = list(cast(nn.ModuleList, collect.module(deep.path)))
         reads, into = deep.read(self.config), deep.into(self.config)
         depth = len(self._blocks(self.family.language.stack))
         if not all(0 < layer < depth for layer in into):

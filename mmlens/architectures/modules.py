@@ -1,7 +1,7 @@
 """Modules of a model by their paths, and the widths of linears."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -48,9 +48,9 @@ def submodule(root: nn.Module, path: str, family: str) -> nn.Module:
 
 def in_features(linear: nn.Module) -> int:
     """Width of what a linear (or a convolution) receives."""
-    return int(linear.in_channels if isinstance(linear, nn.Conv2d) else linear.in_features)  # type: ignore[arg-type]
+    return linear.in_channels if isinstance(linear, nn.Conv2d) else cast(nn.Linear, linear).in_features
 
 
 def out_features(linear: nn.Module) -> int:
     """Width of what a linear (or a convolution) returns."""
-    return int(linear.out_channels if isinstance(linear, nn.Conv2d) else linear.out_features)  # type: ignore[arg-type]
+    return linear.out_channels if isinstance(linear, nn.Conv2d) else cast(nn.Linear, linear).out_features

@@ -40,11 +40,12 @@ _PLACELESS = (
 def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, processor: Any) -> list[Places]:
     """The pictures of a batch, whose rows have no known place; (0, 0) stands for a size that tensors do not tell."""
     pixels = tensors.get("pixel_values")
-    has_pictures = isinstance(pixels, torch.Tensor) and pixels.ndim > 3
-    size = (int(pixels.shape[-2]), int(pixels.shape[-1])) if has_pictures else (0, 0)  # type: ignore[union-attr]
+    size = (0, 0)
+    if isinstance(pixels, torch.Tensor) and pixels.ndim > 3:
+        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
     picture_sizes = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
     return [
-        Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))  # type: ignore[arg-type]
+        Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))
         for sample, sample_sizes in enumerate(picture_sizes)
         for image, size in enumerate(sample_sizes)
     ]

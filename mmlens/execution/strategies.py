@@ -87,7 +87,7 @@ class ExecutionStrategies:
     @property
     def hooked(self) -> bool:
         """Whether somebody's hooks are attached."""
-        return any(point.attached for point in self.model.hook_dict.values())  # type: ignore[attr-defined]
+        return any(point.attached for point in self.model.hook_dict.values())
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -249,7 +249,7 @@ class ExecutionStrategies:
             budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
             on_done: called with the numbers of finished cells and their logits.
         """
-        results: list[torch.Tensor | None] = [None] * len(cells)
+        results: dict[int, torch.Tensor] = {}
         steps = (
             self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
         )
@@ -257,8 +257,8 @@ class ExecutionStrategies:
             for number, answer in zip(numbers, answers, strict=True):
                 results[number] = clean[cells[number].sample] if answer is None else answer
             if on_done is not None:
-                on_done(numbers, torch.stack([results[number] for number in numbers]))  # type: ignore[misc]
-        return results  # type: ignore[return-value]
+                on_done(numbers, torch.stack([results[number] for number in numbers]))
+        return [results[number] for number in range(len(cells))]
 
     def _passes(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None

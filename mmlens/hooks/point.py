@@ -14,7 +14,7 @@ from mmlens.hooks.attachment import Attachment
 
 def reads_only(function: Callable[..., None]) -> Callable[..., None]:
     """Mark a hook function that changes nothing, neither in place nor by what it returns; it is spared a copy."""
-    function.reads_only = True  # type: ignore[attr-defined]
+    vars(function)["reads_only"] = True
     return function
 
 
@@ -59,11 +59,11 @@ class Point(HookPoint):
         """Whether the point is now in the path of its tensor."""
         return self._attached
 
-    def register_forward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":  # type: ignore[override]
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":
         """As in torch; attaches the point."""
         return self._hold(super().register_forward_hook(*args, **kwargs))
 
-    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":  # type: ignore[override]
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":
         """As in torch; attaches the point."""
         return self._hold(super().register_full_backward_hook(*args, **kwargs))
 
@@ -119,7 +119,7 @@ def _described(value: object) -> str:
     return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
 
 
-class PointHandle:
+class PointHandle(RemovableHandle):
     """Removes one hook from a point, and the point from its module if that was the last one."""
 
     def __init__(self, point: Point, handle: RemovableHandle):

@@ -196,7 +196,7 @@ class Adapters:
             'on'
         """
         request = self._require(names)
-        with claimed(self.model, f"adapter({', '.join(map(repr, names))})"):
+        with claimed(self.model, f"adapter({', '.join(map(repr, names))})", changes_weights=True):
             switch = _SWITCHES.setdefault(self.model.base, _Switch())
             try:
                 with uninterrupted():

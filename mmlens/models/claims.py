@@ -35,6 +35,7 @@ class Claim:
         watching: interventions that are told of every run before it starts.
         acts: the interventions; hooks as pairs of names and function.
         functions: the functions that were attached for it.
+        changes_weights: whether weights are others while it is open: an edit, or an adapter that was switched.
         closed: whether it is over.
         thread: where it was put in force.
     """
@@ -45,6 +46,7 @@ class Claim:
     watching: tuple[Watching, ...] = ()
     acts: tuple[object, ...] = ()
     functions: tuple[object, ...] = ()
+    changes_weights: bool = False
     closed: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
 
@@ -74,14 +76,25 @@ class Claims:
         finally:
             self._leave(claim)
 
+    def await_weights(self) -> None:
+        """Wait until the weights are not changed by another thread or task.
+
+        Raises:
+            InputError: if that does not come to an end; names it.
+        """
+        if self._open:
+            with self._changed:
+                while others := [other for other in self._open if other.changes_weights and other not in _OWN.get()]:
+                    self._wait_for(others, "Reading weights")
+
     def _enter(self, claim: Claim) -> None:
-        holder = _OWN.get()
+        around = _OWN.get()
         with self._changed:
-            while others := [other for other in self._open if other not in holder]:
-                self._wait_for(others, claim)
+            while others := [other for other in self._open if other not in around]:
+                self._wait_for(others, claim.what)
             self._open.append(claim)
             self._last_change = time.monotonic()
-        _OWN.set((*(other for other in holder if not other.closed), claim))
+        _OWN.set((*(other for other in around if not other.closed), claim))
 
     def _leave(self, claim: Claim) -> None:
         claim.closed = True
@@ -92,7 +105,7 @@ class Claims:
         # by identity and not by a token: claims may be closed in any order, and where the garbage collector runs
         _OWN.set(tuple(other for other in _OWN.get() if other is not claim))
 
-    def _wait_for(self, others: list[Claim], claim: Claim) -> None:
+    def _wait_for(self, others: list[Claim], what: str) -> None:
         """Wait until a claim of others is closed.
 
         Raises:
@@ -106,7 +119,7 @@ class Claims:
             where = "another task of this thread" if other.thread is here else f"the thread {other.thread.name!r}"
             note = "" if other.thread.is_alive() else ", which has ended without leaving it"
             raise InputError(
-                f"{claim.what} in the thread {here.name!r} cannot begin: {other.what} is in force on the same weights in "
+                f"{what} in the thread {here.name!r} cannot begin: {other.what} is in force on the same weights in "
                 f"{where}{note}, and would be part of it. Leave that `with` first; or, if it is meant to hold here too, hand "
                 "its context over: threading.Thread(target=contextvars.copy_context().run, args=(function,)); or give each "
                 "thread a model of its own: copy.deepcopy(model)."
@@ -158,19 +171,22 @@ def claimed(
     *,
     acts: tuple[object, ...] = (),
     watching: tuple[Watching, ...] = (),
+    changes_weights: bool = False,
 ) -> Iterator[None]:
     """Have a model to this thread or task while something is in force on it.
 
     Args:
         model: the hooked model.
-        task: is in force, in words.
+        task: what is in force, in words.
         pairs: what is attached for it.
         acts: the interventions, or the same pairs.
         watching: interventions that are told of every run.
+        changes_weights: whether weights are others meanwhile.
 
     Raises:
         InputError: if another one has it and does not come to an end; names it.
     """
     functions = tuple(pair[1] for pair in pairs if isinstance(pair, tuple) and len(pair) == 2)
-    with claims_of(model.base).claimed(Claim(task, model, watching=watching, acts=acts, functions=functions)):
+    claim = Claim(task, model, None, watching, acts, functions, changes_weights)
+    with claims_of(model.base).claimed(claim):
         yield

@@ -9,7 +9,7 @@ from mmlens.architectures.blocks import blocks_of, fitting, heads_of
 from mmlens.architectures.modules import find_module, submodule
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
-from mmlens.declarations.structure import Block, Stack
+from mmlens.declarations.structure import Attention, Block, Stack
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -54,16 +54,15 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
         raise NotAloneError("an encoder reads the prompt, and every row of the decoder reads all of it")
     if language.crossing is not None:
         raise NotAloneError("cross-attention blocks of another list stand between the language model's")
-    blocks = blocks_of(submodule(base, language.stack.path, name), language.stack)  # type: ignore[arg-type]
+    blocks = blocks_of(submodule(base, language.stack.path, name), language.stack)
     kernels, linears = [], []
     for layer, block in enumerate(blocks):
         kind = fitting(language.stack.kinds, block)
-        _require_rows(layer, kind)
-        attn = kind.attn
-        kernels.append(submodule(block, attn.kernel, name))  # type: ignore[union-attr, arg-type]
-        paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]  # type: ignore[union-attr]
+        attn, kernel = _require_rows(layer, kind)
+        kernels.append(submodule(block, kernel, name))
+        paths = [attn.qkv] if attn.qkv else [attn.q, attn.k, attn.v]
         # a gate made beside the query is read by the block itself, for every row; blocks may lack keys of their own
-        modules = [] if attn.gated else [find_module(block, path) for path in paths if path]  # type: ignore[union-attr]
+        modules = [] if attn.gated else [find_module(block, path) for path in paths if path]
         is_split = None in paths or None in modules
         linears.append(() if is_split else tuple(module for module in modules if module is not None))
     norm = None if language.norm is None else submodule(base, language.norm.path, name)
@@ -106,7 +105,7 @@ def _stacks(model: HookedMultimodal) -> list[tuple[Stack, dict[str, nn.Module]]]
     stacks.append(("", language.stack))
     found = []
     for prefix, stack in stacks:
-        modules = blocks_of(submodule(base, stack.path, family.name), stack)  # type: ignore[arg-type]
+        modules = blocks_of(submodule(base, stack.path, family.name), stack)
         found.append((stack, {f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)}))
     return found
 
@@ -117,8 +116,12 @@ def projector_module(model: HookedMultimodal) -> nn.Module | None:
     return submodule(model.base, returns, model.family.name) if isinstance(returns, str) else None
 
 
-def _require_rows(layer: int, kind: Block) -> None:
-    """Refuse blocks in which rows meet elsewhere than in one attention whose keys can be served."""
+def _require_rows(layer: int, kind: Block) -> tuple[Attention, str]:
+    """The attention of a block and the path of its kernel.
+
+    Raises:
+        NotAloneError: if rows meet elsewhere in it than in one attention whose keys can be served.
+    """
     attn = kind.attn
     if kind.mixer is not None and attn is None:
         raise NotAloneError(
@@ -132,3 +135,4 @@ def _require_rows(layer: int, kind: Block) -> None:
         raise NotAloneError(f"the keys of block {layer} are not its own rows alone")
     if kind.mixer is not None or kind.mixed or kind.windows:
         raise NotAloneError(f"block {layer} mixes rows outside its attention")
+    return attn, attn.kernel

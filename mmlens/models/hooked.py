@@ -26,6 +26,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
 from mmlens.models.bound import BoundModel
+from mmlens.models.claims import claims_of
 from mmlens.models.delegation import method_of, property_of
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.part_view import BlockWeights, PartView
@@ -114,6 +115,7 @@ class HookedMultimodal(HookedRootModule):
 
     @property
     def _weights(self) -> Weights:
+        claims_of(self.base).await_weights()
         return Weights(self.base, self.family, self.config)
 
     @property

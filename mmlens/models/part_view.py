@@ -173,7 +173,7 @@ def part_view(
         )
         return PartView(name, cfg, [])
     own = stack.config(config)
-    modules = blocks_of(submodule(model, stack.path, family.name), stack)  # type: ignore[arg-type]
+    modules = blocks_of(submodule(model, stack.path, family.name), stack)
     kinds = [fitting(stack.kinds, module) for module in modules]
     heads = [heads_of(stack, kind, module, config) for kind, module in zip(kinds, modules, strict=True)]
     blocks = [_block_weights(*each) for each in zip(modules, kinds, heads, strict=True)]

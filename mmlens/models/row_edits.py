@@ -68,7 +68,7 @@ class RowEdits:
             True
         """
         entries = [self._entry(edit) for edit in edits]
-        with claimed(self.model, ", ".join(map(repr, edits))):
+        with claimed(self.model, ", ".join(map(repr, edits)), changes_weights=True):
             try:
                 for entry in entries:
                     self._ledger.add(entry)
@@ -79,7 +79,7 @@ class RowEdits:
     def put(self, edit: WeightEdit) -> None:
         """Put an edit in force until it is reverted; see `HookedMultimodal.apply`."""
         entry = self._entry(edit)
-        with claimed(self.model, repr(edit)):
+        with claimed(self.model, repr(edit), changes_weights=True):
             is_put = False
             try:
                 self._ledger.add(entry)
@@ -103,7 +103,7 @@ class RowEdits:
         Raises:
             InputError: if it is not in force.
         """
-        with claimed(self.model, f"Taking out {edit!r}"):
+        with claimed(self.model, f"Taking out {edit!r}", changes_weights=True):
             entries = self._ledger.entries
             matches = [entry for entry in reversed(entries) if entry.edit is edit or entry.edit == edit]
             if not matches:

@@ -95,6 +95,18 @@ def test_what_is_in_force_in_one_thread_is_refused_in_another(
         assert not torch.equal(changed, plain)
 
 
+def test_weights_that_another_thread_edits_are_not_read(model: HookedMultimodal, impatient: None) -> None:
+    row = model.blocks[1].mlp.W_out[3].clone()  # type: ignore[union-attr]
+    with model.hooks([("hook_embed", lambda x, hook: 0 * x)]):  # leaves the weights alone
+        assert torch.equal(in_thread(lambda: model.blocks[1].mlp.W_out[3]), row)  # type: ignore[union-attr]
+    with model.edited(mm.edits.zero_neurons(model, "L1.u3")):
+        for read in (lambda: model.W_out, lambda: model.W_U, lambda: model.part("vision"), lambda: model.cfg):
+            with pytest.raises(InputError, match=r"^Reading weights in the thread 'other' cannot begin: Edit\(zero"):
+                in_thread(read)
+        assert not model.blocks[1].mlp.W_out[3].any()  # type: ignore[union-attr]
+    assert torch.equal(in_thread(lambda: model.blocks[1].mlp.W_out[3]), row)  # type: ignore[union-attr]
+
+
 def in_thread(function: Callable[[], Any]) -> Any:
     """What a function returns in a thread called "other"."""
     results: list[Any] = []
