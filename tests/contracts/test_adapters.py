@@ -249,6 +249,25 @@ def test_zeroed_rows_are_ablated_neurons(llava: Subject, kind: str, is_merged: b
     assert torch.equal(own(batch), plain)
 
 
+@torch.no_grad()
+def test_every_linear_of_every_tower_may_be_adapted(subject: Subject) -> None:
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights=False)
+    model = peft.get_peft_model(bare_copy(subject.model), config, adapter_name="one").eval()
+    own, twin, batch = hooked(subject, model), hooked(subject, merged(model)), subject.batches["left"]
+    on = logits_of(subject, model)
+    assert torch.equal(own(batch), on)
+    assert not torch.allclose(on, logits_of(subject, subject.bare), atol=0.1)
+    with own.adapter(None):
+        assert torch.equal(own(batch), logits_of(subject, subject.bare))
+    cache, expected = (each.run_with_cache(batch, names="*")[1] for each in (own, twin))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(cache[name], tensor, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    for block, other in zip(own.part("vision").blocks, twin.part("vision").blocks, strict=True):
+        assert torch.equal(block.attn.W_O, other.attn.W_O)  # type: ignore[union-attr]
+        assert torch.equal(block.mlp.W_out, other.mlp.W_out)  # type: ignore[union-attr]
+
+
 # -- what they are used with ---------------------------------------------------------------------------------------------
 
 
