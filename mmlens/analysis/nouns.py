@@ -96,7 +96,8 @@ def caption_nouns(
     if not words:
         raise InputError(
             f"The caption {trace.text[sample]!r} has no noun"
-            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
+            + (f" {nouns!r} among its words" if isinstance(nouns, str) else "")
+            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) and not isinstance(nouns, str) else "")
             + "; pass the nouns to look for."
         )
     return words

@@ -198,16 +198,17 @@ class HookedMultimodal(HookedRootModule):
         """Load a checkpoint and its processor.
 
         Args:
-            path: checkpoint folder, or a name that transformers knows.
+            path: checkpoint folder, or a name that transformers knows; or the folder of a peft adapter, whose base is opened.
             dtype: of the weights, e.g. `"bfloat16"`; the checkpoint's own by default. `torch_dtype` means the same.
             device: where to put the model; exclusive with `device_map`.
             device_map: as in transformers, e.g. `"auto"`.
             processor: a processor to use in place of the checkpoint's.
             verify: check every hook point after loading (one forward per point); raises if one fails.
-            options: passed to transformers' `from_pretrained` (`quantization_config`, `revision`, `attn_implementation`, ...).
+            options: `strict=False` opens a checkpoint whose weights are not all those of its class; the others go to
+                transformers' `from_pretrained` (`subfolder`, `revision`, `trust_remote_code`, `quantization_config`, ...).
 
         Raises:
-            InputError: if there is no checkpoint.
+            InputError: if there is no checkpoint, its weights do not fit, or a part is missing; says what to do.
             UnsupportedModelError: if no family covers its class and it could not be discovered.
             VerificationError: if `verify` finds a point that fails.
         """

@@ -73,11 +73,11 @@ def boxes(height: int, width: int, grids: list[Grid]) -> Iterator[tuple[int, int
     rng = np.random.default_rng(0)
     yield 0, 0, 5, 5
     yield width - 5, height - 5, width, height
-    for _ in range(3):
+    for _ in range(2):
         left, top = int(rng.integers(width - 12)), int(rng.integers(height - 12))
         yield left, top, int(rng.integers(left + 8, width)), int(rng.integers(top + 8, height))
     finest = max(grids, key=lambda grid: len(grid.rows)).boxes
-    for box in finest[rng.permutation(len(finest))[:3]].round().long().tolist():
+    for box in finest[rng.permutation(len(finest))[:2]].round().long().tolist():
         left, top = min(max(box[0], 0), width - 6), min(max(box[1], 0), height - 6)
         yield left, top, min(max(box[2], left + 6), width), min(max(box[3], top + 6), height)
 
