@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmlens.analysis.controls.matches import MATCHES
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
+from mmlens.interventions import corruptions
 from mmlens.interventions.edits.methods import EDIT_METHODS
 
 #: Every choice of a method that verbs offer.
@@ -33,19 +35,31 @@ written by `mmlens methods`; the docstring of each class has its formula, its so
 
 
 def method_tables() -> str:
-    """All registries as markdown."""
-    return "\n".join([_HEAD, *(_table(registry) for registry in REGISTRIES)])
+    """All registries, and the corruptions, as markdown."""
+    return "\n".join([_HEAD, *map(_methods, REGISTRIES), _corruptions()])
 
 
-def _table(registry: Registry[Any]) -> str:
+def _methods(registry: Registry[Any]) -> str:
     rows = [
         [f"`{cls.name}`", _settings(cls), _summary(cls), ", ".join(sorted(cls.needs)), _source(cls)] for cls in registry
     ]
-    lines = [
-        " | ".join(["", *row, ""]).strip() for row in [["name", "settings", "what it is", "needs", "source"], *rows]
-    ]
-    title = f"## {registry.task[0].upper()}{registry.task[1:]}: `{registry.verb}(..., {registry.argument}=...)`"
-    return "\n".join([title, "", lines[0], "|---|---|---|---|---|", *lines[1:], ""])
+    title = f"{registry.task[0].upper()}{registry.task[1:]}: `{registry.verb}(..., {registry.argument}=...)`"
+    return _table(title, ("name", "settings", "what it is", "needs", "source"), rows)
+
+
+def _corruptions() -> str:
+    rows = []
+    for name in corruptions.__all__:
+        function = getattr(corruptions, name)
+        settings = list(inspect.signature(function).parameters.values())[2:]
+        call = "".join(f", {p.name}" + ("" if p.default is p.empty else f"={p.default!r}") for p in settings)
+        rows.append([f"`{name}`", f"`mm.corrupt.{name}(model, batch{call})`", _summary(function), _source(function)])
+    return _table("Corrupting a batch: `mm.corrupt`", ("name", "call", "what it is", "source"), rows)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [" | ".join(["", *row, ""]).strip() for row in [columns, ["---"] * len(columns), *rows]]
+    return "\n".join([f"## {title}", "", *lines, ""])
 
 
 def _settings(cls: type[Method]) -> str:
@@ -53,11 +67,11 @@ def _settings(cls: type[Method]) -> str:
     return f"`{cls.__name__}({', '.join(labels)})`"
 
 
-def _summary(cls: type[Method]) -> str:
-    return inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+def _summary(thing: object) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
-def _source(cls: type[Method]) -> str:
+def _source(thing: object) -> str:
     """The first title and link of the docstring's source."""
-    match = re.search(r'Source:.*?"([^"]+)".*?\((https?://[^)\s]+)\)', cls.__doc__ or "", re.DOTALL)
+    match = re.search(r'Source:.*?"([^"]+)".*?\((https?://[^)\s]+)\)', thing.__doc__ or "", re.DOTALL)
     return "" if match is None else f"[{' '.join(match[1].split())}]({match[2]})"

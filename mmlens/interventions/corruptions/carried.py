@@ -97,16 +97,34 @@ def require_level(model: HookedMultimodal, at: str) -> Node:
     return node
 
 
-def chosen_rows(
-    batch: MultimodalBatch, node: Node, positions: Positions, region: Regions
+def require_one_area(at: str, positions: Positions | None, region: Regions) -> None:
+    """Refuse positions where pixels are corrupted, and positions beside a region: the one would be of no effect.
+
+    Raises:
+        InputError: if so; says which to use.
+    """
+    if positions is not None and at == "pixels":
+        raise InputError(
+            f"positions={positions!r} are rows of a point, and at='pixels' has none; name a part of the picture by region=(left, "
+            "top, right, bottom) or a mask, or corrupt rows: at='hook_embed'."
+        )
+    if positions is not None and region is not None:
+        raise InputError(
+            f"positions={positions!r} and a region both say which rows; give one of them (a region of the picture is also "
+            "positions=mm.positions.box(...))."
+        )
+
+
+def rows_of_area(
+    batch: MultimodalBatch, node: Node, positions: Positions | None, region: Regions
 ) -> tuple[torch.Tensor | None, ...]:
-    """Rows per sample: of a position rule, or of a region of the picture.
+    """Rows per sample: of a position rule, or of a region of the picture; of the whole picture by default.
 
     Raises:
         InputError: for rules and regions that name nothing, or rows without a place.
     """
     if region is None:
-        rule = as_rule(positions)
+        rule = as_rule("image" if positions is None else positions)
     else:
         sizes = [batch.layout.place(sample).size for sample in range(batch.size)]
         regions = zip(regions_per_sample(region, batch.size), sizes, strict=True)
@@ -130,7 +148,7 @@ def carry(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     at: str,
-    positions: Positions,
+    positions: Positions | None,
     region: Regions,
     change: Callable[[list[torch.Tensor]], list[torch.Tensor]],
     name: str,
@@ -147,11 +165,21 @@ def carry(
         name: the corruption, in words.
 
     Raises:
-        InputError: for points, positions or regions that cannot be.
+        InputError: for points, positions or regions that cannot be, and if a sample's rows stay as they are.
     """
     node = require_level(model, at)
-    rows = chosen_rows(batch, node, positions, region)
-    old, length = rows_at(model, batch, node, rows)
-    values = tuple(new.to(before) for new, before in zip(change(old), old, strict=True))
+    rows = rows_of_area(batch, node, positions, region)
+    before, length = rows_at(model, batch, node, rows)
+    values = tuple(new.to(old) for new, old in zip(change(before), before, strict=True))
+    same = [
+        sample
+        for sample, (new, old) in enumerate(zip(values, before, strict=True))
+        if len(old) and torch.equal(new, old)
+    ]
+    if same:
+        raise InputError(
+            f"{name} at {at} would leave the rows of samples {same} as they are, so that there would be nothing to compare; "
+            "choose other positions, or another corruption."
+        )
     bare = replace(batch, carried=())
     return replace(batch, carried=(*batch.carried, Carried(name, node.name, rows, values, bare, length)))

@@ -2,31 +2,38 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Must, Positive, Seed
 from mmlens.core.positions import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
-from mmlens.interventions.corruptions.carried import carry, chosen_rows, require_level, rows_at
+from mmlens.interventions.corruptions.carried import carry, require_level, require_one_area, rows_at, rows_of_area
 from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
 from mmlens.models.hooked import HookedMultimodal
 
 _GREY = (127, 127, 127)
+Byte: TypeAlias = Annotated[int, Must("from 0 to 255", lambda value: 0 <= value <= 255)]
+#: Red, green and blue.
+Color: TypeAlias = tuple[Byte, Byte, Byte]
 
 
+@checked
 def noise(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     *,
-    sigma: float = 3.0,
+    sigma: Positive = 3.0,
     at: str = "hook_embed",
-    positions: Positions = "image",
+    positions: Positions | None = None,
     region: Regions = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> MultimodalBatch:
     """The batch with Gaussian noise: `x + sigma * s * e`, `e ~ N(0, 1)`, `s` the spread of what is corrupted.
 
@@ -37,7 +44,7 @@ def noise(
             of a picture's pixels around its mean colour.
         at: `"hook_embed"` (what the language model receives), `"projector.hook_out"`, `"vision.hook_embed"`, another point
             with a vector per row; or `"pixels"`.
-        positions: which rows (not for pixels); those of the picture by default.
+        positions: which rows, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture; one for all samples, or one each.
         seed: of the noise.
 
@@ -45,7 +52,7 @@ def noise(
         A batch of the same layout; noise behind the pixels is carried along.
 
     Raises:
-        InputError: for a sigma that is not positive, or points, positions and regions that cannot be.
+        InputError: for points, positions and regions that cannot be, and where nothing would change.
 
     Example:
         >>> import mmlens as mm
@@ -56,14 +63,13 @@ def noise(
     Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
     (https://arxiv.org/abs/2202.05262), section 2.1: noise of three times the embeddings' spread.
     """
-    if not sigma > 0:
-        raise InputError(f"sigma={sigma} is a standard deviation in units of the spread; it must be positive.")
+    require_one_area(at, positions, region)
     if at == "pixels":
 
         def noisy(picture: Image.Image, number: int) -> Image.Image:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32))
-            noise_values = gaussian(pixels, seed, f"pixels {number}")
-            new = pixels + sigma * spread(pixels) * noise_values
+            draw = gaussian(pixels, seed, f"pixels {number}")
+            new = pixels + sigma * spread(pixels) * draw
             return Image.fromarray(new.round().clamp(0, 255).to(torch.uint8).numpy())
 
         return repaint(model, batch, noisy, region, "noise")
@@ -75,11 +81,11 @@ def noise(
     return carry(model, batch, at, positions, region, add, f"noise of {sigma:g} spreads, seed {seed},")
 
 
-def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions) -> float:
+def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions | None) -> float:
     node = require_level(model, at)
-    pieces, _ = rows_at(model, batch, node, chosen_rows(batch, node, positions, None))
-    deviation = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
-    if deviation == 0:
+    pieces, _ = rows_at(model, batch, node, rows_of_area(batch, node, positions, None))
+    found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    if found == 0:
         raise InputError(
             f"The rows at {at} are all equal, so their spread is 0 and noise in its units would be none; corrupt another point "
             "(at='projector.hook_out') or other positions."
@@ -87,13 +93,14 @@ def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positio
     return deviation
 
 
+@checked
 def blank(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     *,
     at: str = "pixels",
-    color: tuple[int, int, int] | None = None,
-    positions: Positions = "image",
+    color: Color | None = None,
+    positions: Positions | None = None,
     region: Regions = None,
 ) -> MultimodalBatch:
     """The batch with nothing in its pictures: one colour, or zero vectors behind the pixels.
@@ -103,29 +110,29 @@ def blank(
         batch: the batch.
         at: `"pixels"`, or a point with a vector per row.
         color: of the blank pixels, RGB; grey by default.
-        positions: which rows (not for pixels).
+        positions: which rows, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture; one for all samples, or one each.
 
     Raises:
-        InputError: for points, positions, regions or colours that cannot be.
+        InputError: for points, positions and regions that cannot be, and where nothing would change.
     """
+    require_one_area(at, positions, region)
     if at == "pixels":
-        paint = _GREY if color is None else tuple(color)
-        if len(paint) != 3 or not all(0 <= value <= 255 for value in paint):
-            raise InputError(f"color={color!r} must be three numbers from 0 to 255 (red, green, blue).")
+        paint = color or _GREY
         return repaint(model, batch, lambda picture, number: Image.new("RGB", picture.size, paint), region, "blank")
     if color is not None:
         raise InputError(f"color has a meaning for pixels alone; at={at!r} is blanked with zeros.")
     return carry(model, batch, at, positions, region, lambda rows: [torch.zeros_like(x) for x in rows], "zeros")
 
 
+@checked
 def mean(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     reference: MultimodalBatch | Iterable[MultimodalBatch],
     *,
     at: str = "hook_embed",
-    positions: Positions = "image",
+    positions: Positions | None = None,
     region: Regions = None,
 ) -> MultimodalBatch:
     """The batch with the mean of a dataset in the place of its pictures: what pictures have in common stays.
@@ -136,12 +143,13 @@ def mean(
         reference: the dataset, as one batch or several.
         at: a point with a vector per row: each row becomes the mean over all such rows of the dataset; or `"pixels"`: each
             picture becomes the dataset's mean picture, at its own size.
-        positions: which rows, here and in the dataset (not for pixels).
+        positions: which rows, here and in the dataset, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture; one for all samples, or one each.
 
     Raises:
-        InputError: if the dataset is empty, or points, positions and regions cannot be.
+        InputError: if the dataset is empty, for points, positions and regions that cannot be, and where nothing would change.
     """
+    require_one_area(at, positions, region)
     others = [reference] if isinstance(reference, MultimodalBatch) else list(reference)
     if not others:
         raise InputError("mean was given no batch to take the mean over.")
@@ -158,21 +166,22 @@ def mean(
     node = require_level(model, at)
     total, count = torch.zeros(()), 0
     for other in others:
-        pieces, _ = rows_at(model, other, node, chosen_rows(other, node, positions, None))
+        pieces, _ = rows_at(model, other, node, rows_of_area(other, node, positions, None))
         flat = torch.cat([piece.flatten(0, -2) for piece in pieces]).double()
         total, count = total + flat.sum(0), count + len(flat)
     vector = total / count
     return carry(model, batch, at, positions, region, lambda rows: [vector.expand_as(x) for x in rows], "mean vector")
 
 
+@checked
 def shuffle(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     *,
     at: str = "hook_embed",
-    positions: Positions = "image",
+    positions: Positions | None = None,
     region: Regions = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> MultimodalBatch:
     """The batch with the patches of each picture in another order: what is there stays, where it is goes.
 
@@ -180,13 +189,14 @@ def shuffle(
         model: the hooked model.
         batch: the batch.
         at: a point with a vector per row, whose rows change places; or `"pixels"`: the pixels of the vision tower's patches do.
-        positions: which rows (not for pixels); those of the picture by default.
+        positions: which rows, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture (not for pixels); one for all samples, or one each.
         seed: of the order.
 
     Raises:
-        InputError: for points, positions and regions that cannot be.
+        InputError: for points, positions and regions that cannot be, and where nothing would change.
     """
+    require_one_area(at, positions, region)
     generator = torch.Generator().manual_seed(seed)
     if at == "pixels":
         if region is not None:
@@ -200,9 +210,17 @@ def shuffle(
         return repaint(model, batch, tiled, None, "shuffle")
 
     def move(rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [x[..., torch.randperm(x.shape[-2], generator=generator).to(x.device), :] for x in rows]
+        return [x[..., _other_order(x.shape[-2], generator).to(x.device), :] for x in rows]
 
-    return carry(model, batch, at, positions, region, move, f"rows shuffled, seed {seed},")
+    return carry(model, batch, at, positions, region, move, f"shuffle, seed {seed},")
+
+
+def _other_order(count: int, generator: torch.Generator) -> torch.Tensor:
+    """A random order in which not everything stays where it is, if there is one."""
+    order = torch.arange(count)
+    while count > 1 and torch.equal(order, torch.arange(count)):
+        order = torch.randperm(count, generator=generator)
+    return order
 
 
 def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.Generator) -> Image.Image:
@@ -210,8 +228,8 @@ def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.
     down = np.linspace(0, picture.height, shape[0] + 1).round().astype(int).tolist()
     across = np.linspace(0, picture.width, shape[1] + 1).round().astype(int).tolist()
     boxes = [(left, top, right, bottom) for top, bottom in pairwise(down) for left, right in pairwise(across)]
-    result = picture.convert("RGB")
-    for box, source in zip(boxes, torch.randperm(len(boxes), generator=generator).tolist(), strict=True):
+    moved = picture.convert("RGB")
+    for box, source in zip(boxes, _other_order(len(boxes), generator).tolist(), strict=True):
         tile = picture.convert("RGB").crop(boxes[source])
         size = (box[2] - box[0], box[3] - box[1])
         result.paste(tile if tile.size == size else tile.resize(size), box)

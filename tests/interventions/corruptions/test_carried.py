@@ -7,6 +7,7 @@ import torch
 
 from mmlens.analysis.metrics import logit_difference
 from mmlens.analysis.patching.sweep import patch
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.interventions.corruptions import blank, blur, mean, noise, shuffle
 from tests.analysis.patching.plain import answers, copying, rows_named
@@ -130,8 +131,9 @@ def test_what_cannot_be_is_refused(llava: Subject, blip: Subject) -> None:
         InputError, match=r"at='blocks.0.attn.hook_z' is \[batch query head d_head\]; corruptions stand at"
     ):
         noise(model, clean, at="blocks.0.attn.hook_z")
-    with pytest.raises(InputError, match="sigma=0 is a standard deviation in units of the spread; it must be positive"):
-        noise(model, clean, sigma=0)
+    for sigma in (0, -1.0, float("nan"), float("inf"), True, "3"):
+        with pytest.raises(InputError, match=rf"^noise: sigma={sigma!r} must be a finite number above 0"):
+            noise(model, clean, sigma=sigma)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="The rows at hook_embed are all equal, so their spread is 0"):
         noise(model, model.prepare("the image", images=clean.images[0]), positions="last")
     with pytest.raises(InputError, match="color has a meaning for pixels alone"):
@@ -148,13 +150,53 @@ def test_what_cannot_be_is_refused(llava: Subject, blip: Subject) -> None:
         blank(blip.model, blip.batches["left"], at="projector.hook_out", region=(0, 0, 8, 8))
 
 
+def test_what_would_change_nothing_is_refused(llava: Subject) -> None:
+    model, clean = llava.model, llava.batches["left"]
+    at = "hook_embed"
+    with pytest.raises(
+        InputError, match=r"^shuffle, seed 0, at hook_embed would leave the rows of samples \[0, 1\] as they"
+    ):
+        shuffle(model, clean, positions="last")
+    with pytest.raises(InputError, match=r"^zeros at hook_embed would leave the rows of samples \[0, 1\] as they are"):
+        blank(model, blank(model, clean, at=at), at=at)
+    alone = model.prepare("the image", images=clean.images[0])
+    with pytest.raises(
+        InputError, match=r"^mean vector at hook_embed would leave the rows of samples \[0\] as they are"
+    ):
+        mean(model, alone, alone, positions="last")
+    for seed in range(8):  # two rows have one other order
+        _, before = model.run_with_cache(clean, names=at)
+        _, after = model.run_with_cache(shuffle(model, clean, positions=[-2, -1], seed=seed), names=at)
+        assert torch.equal(after[at][:, -2:], before[at][:, -2:].flip(1))
+
+
+def test_one_area_is_named_and_it_is_of_effect(llava: Subject) -> None:
+    model, clean = llava.model, llava.batches["left"]
+    box = (8, 0, 24, 16)
+    for corrupt in (blank, noise, shuffle, lambda *given, **more: mean(*given, clean, **more)):
+        with pytest.raises(
+            InputError, match=r"positions=\[3\] are rows of a point, and at='pixels' has none; name a part of"
+        ):
+            corrupt(model, clean, at="pixels", positions=[3])  # type: ignore[operator]
+        with pytest.raises(InputError, match=r"positions=\[3\] and a region both say which rows; give one of them"):
+            corrupt(model, clean, at="hook_embed", positions=[3], region=box)  # type: ignore[operator]
+    _, before = model.run_with_cache(clean, names="hook_embed")
+    _, after = model.run_with_cache(blank(model, clean, at="hook_embed", positions=[3]), names="hook_embed")
+    changed = (before["hook_embed"] != after["hook_embed"]).any(-1)
+    first = clean.layout.is_token.int().argmax(1)  # an index counts a sample's own tokens
+    assert [row.nonzero().flatten().tolist() for row in changed] == [[int(start) + 3] for start in first]
+    by_region = blank(model, clean, at="hook_embed", region=box)
+    by_rule = blank(model, clean, at="hook_embed", positions=positions.box(box))
+    torch.testing.assert_close(model(by_region), model(by_rule))
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 @torch.no_grad()
 def test_a_generation_reads_the_corrupted_prompt(llava: Subject, blip: Subject, use_cache: bool) -> None:
     """What is written follows the prompt, and is no part of what was corrupted: where it comes with the prompt again, too."""
-    for subject, at, positions in ((llava, "blocks.1.hook_resid_post", "text"), (blip, "projector.hook_out", "all")):
+    for subject, at, where in ((llava, "blocks.1.hook_resid_post", "text"), (blip, "projector.hook_out", "all")):
         model, clean = subject.model, subject.batches["left"]
-        corrupted = noise(model, clean, at=at, positions=positions, sigma=1.0)  # type: ignore[arg-type]
+        corrupted = noise(model, clean, at=at, positions=where, sigma=1.0)  # type: ignore[arg-type]
         options: dict[str, Any] = {"names": "hook_logits", "max_new_tokens": 3, "use_cache": use_cache}
         found = model.trace_generation(corrupted, **options)
         assert not torch.equal(found.logits, model.trace_generation(clean, **options).logits)
