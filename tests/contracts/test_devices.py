@@ -16,6 +16,7 @@ from accelerate import dispatch_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmlens as mm
+from mmlens.analysis.controls.matches import MATCHES
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.neurons.methods.integrated_gradients import IntegratedGradients
 from mmlens.models.hooked import HookedMultimodal
