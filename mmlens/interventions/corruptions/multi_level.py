@@ -84,8 +84,8 @@ def noise(
 def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions | None) -> float:
     node = require_level(model, at)
     pieces, _ = rows_at(model, batch, node, rows_of_area(batch, node, positions, None))
-    found = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
-    if found == 0:
+    deviation = spread(torch.cat([piece.flatten(0, -2) for piece in pieces]))
+    if deviation == 0:
         raise InputError(
             f"The rows at {at} are all equal, so their spread is 0 and noise in its units would be none; corrupt another point "
             "(at='projector.hook_out') or other positions."
@@ -232,5 +232,5 @@ def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.
     for box, source in zip(boxes, _other_order(len(boxes), generator).tolist(), strict=True):
         tile = picture.convert("RGB").crop(boxes[source])
         size = (box[2] - box[0], box[3] - box[1])
-        result.paste(tile if tile.size == size else tile.resize(size), box)
-    return result
+        moved.paste(tile if tile.size == size else tile.resize(size), box)
+    return moved
