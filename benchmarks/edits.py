@@ -111,7 +111,7 @@ class Lessons:
     controls: list[mm.MultimodalBatch]
     top: mm.Units
     specific: mm.Units
-    random: mm.RandomUnits
+    random: mm.controls.RandomUnits
 
 
 def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
@@ -132,7 +132,7 @@ def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
     rivals = [mm.find_neurons(model, prepared(found[word][:_BATCH])[0], token=word) for word in words]
     controls = [found[words[i % len(words)]][i // len(words)] for i in range(_TAUGHT)]
     top = scores.top(_ROWS)
-    specific = mm.specific_neurons(scores, rivals, k=_ROWS)
+    specific = mm.neurons.specific_neurons(scores, rivals, k=_ROWS)
     return Lessons(sources, prepared(controls), top, specific, mm.random_units(model, top, draws=_DRAWS, seed=seed))
 
 
@@ -225,12 +225,12 @@ def measured(
     made: Mapping[str, Callable[[], Edit] | list[Callable[[], Edit]]],
     scenes: int,
     folder: Path,
-) -> mm.EditReport:
+) -> mm.edits.EditReport:
     """The report on edits; edits and report are kept, and not made again."""
     stem = folder / f"{task.source}_{task.target}_{name}"
     kept = stem.with_suffix(".json")
     if kept.exists():
-        return mm.EditReport.load(kept)
+        return mm.edits.EditReport.load(kept)
     edits: dict[str, list[Edit]] = {}
     for number, (label, makers) in enumerate(made.items()):
         for draw, make in enumerate(makers if isinstance(makers, list) else [makers]):
@@ -239,13 +239,13 @@ def measured(
             edit.save(path)
             edits.setdefault(label, []).append(edit)
     targets, controls = prompts(task, mm.lab.scenes(scenes, seed=41), seed=0)
-    report = mm.edit_report(model, edits, targets=targets, controls=controls, batch_size=_BATCH)
+    report = mm.edits.edit_report(model, edits, targets=targets, controls=controls, batch_size=_BATCH)
     report.save(kept)
     report.plot().savefig(stem.with_suffix(".png"), dpi=130)
     return report
 
 
-def lines(report: mm.EditReport) -> list[str]:
+def lines(report: mm.edits.EditReport) -> list[str]:
     """The report as a table: success on each set of targets, and changed answers of each set of controls."""
     targets, controls = report.groups("target"), report.groups("control")
     heads = ["edit", "size", *targets, "caption exact", *(f"changed: {name}" for name in controls)]

@@ -30,9 +30,9 @@ _SHOWN: Sequence[Shown] = ("activation", "magnitude")
 
 def properties(
     model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0, checkpoint: Path | None = None
-) -> mm.Measurements:
+) -> mm.properties.Measurements:
     """Every property of each caption's first noun."""
-    return mm.neuron_report(
+    return mm.properties.neuron_report(
         model,
         mm.lab.scenes(scenes, seed=seed),
         methods=METHODS,
@@ -43,13 +43,15 @@ def properties(
     )
 
 
-def curves(model: mm.HookedMultimodal, *, scenes: int, seed: int = 0) -> tuple[mm.Measurements, mm.Measurements]:
+def curves(
+    model: mm.HookedMultimodal, *, scenes: int, seed: int = 0
+) -> tuple[mm.properties.Measurements, mm.properties.Measurements]:
     """Ablation over the number of neurons, and noise over its size."""
     shown = mm.lab.scenes(scenes, seed=seed + 1)
-    over_k = mm.causal_effect(
+    over_k = mm.properties.causal_effect(
         model, shown, methods=("contribution", "random"), k=KS, ways=("zero",), nouns=mm.lab.NOUNS
     )
-    over_sigma = mm.causal_effect(
+    over_sigma = mm.properties.causal_effect(
         model, shown, methods=("contribution", "random"), ways=("noise",), sigma=SIGMAS, nouns=mm.lab.NOUNS
     )
     return over_k, over_sigma
@@ -99,14 +101,14 @@ def _best(scores: torch.Tensor, k: int, layers: Sequence[int]) -> mm.Units:
     return mm.Units(mm.Neuron(list(layers)[row], index) for row, index in found)
 
 
-def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.Measurements:
+def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> mm.properties.Measurements:
     """Where the mean heat map lies on the object, by layer."""
     measures = [LayerMaps(model.cfg.n_layers, k)]
     shown = mm.lab.scenes(scenes, seed=seed + 2)
     return run(model, shown, measures, Choice.of("contribution", k), settings=CaptionSettings(mm.lab.NOUNS))
 
 
-def table(found: mm.Measurements) -> str:
+def table(found: mm.properties.Measurements) -> str:
     """A Markdown table: each mean with its interval, and the paired differences."""
     lines = [
         "| quantity | neurons | k | mean [95%] | random, same layers [95%] | minus random | minus control | minus blob |",
@@ -120,7 +122,7 @@ def table(found: mm.Measurements) -> str:
     return "\n".join(lines)
 
 
-def versus(found: mm.Measurements, *, method: str = METHODS[0], others: Sequence[str] = METHODS[1:3]) -> str:
+def versus(found: mm.properties.Measurements, *, method: str = METHODS[0], others: Sequence[str] = METHODS[1:3]) -> str:
     """A Markdown table: one method minus each other, paired; in bold where the interval excludes zero."""
     heads = [f"{method} minus {other}" for other in others]
     lines = [f"| quantity | better | {' | '.join(heads)} |", "|---|---|" + "---|" * len(others)]

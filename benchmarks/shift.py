@@ -38,11 +38,11 @@ class Line(NamedTuple):
     tune: str
     words: str
     layer: int
-    grounding: mm.ShiftGrounding
+    grounding: mm.concepts.ShiftGrounding
     alone: int
 
     @property
-    def shift(self) -> mm.ConceptShift:
+    def shift(self) -> mm.concepts.ConceptShift:
         """The shift itself."""
         return self.grounding.shift
 
@@ -51,10 +51,10 @@ class Line(NamedTuple):
         return _mean(self.grounding.text_overlap.diff(dim=0)[0])
 
 
-def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[str, mm.ActivationStore]:
+def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[str, mm.store.ActivationStore]:
     """States of all generated tokens, of the base model and of each tune."""
     shown = mm.lab.scenes(scenes, seed=_SEED)
-    stores: dict[str, mm.ActivationStore] = {}
+    stores: dict[str, mm.store.ActivationStore] = {}
     for style in (None, *STYLES):
         name = style or "base"
         with model.adapter(style):
@@ -70,7 +70,7 @@ def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[st
     return stores
 
 
-def first_of(states: mm.States, words: Sequence[str]) -> mm.States:
+def first_of(states: mm.store.States, words: Sequence[str]) -> mm.store.States:
     """Per sample, the state that predicts the first of some words in its caption."""
     first: dict[str, int] = {}
     for row, (key, token) in enumerate(zip(states.keys, states.tokens, strict=True)):
@@ -79,7 +79,7 @@ def first_of(states: mm.States, words: Sequence[str]) -> mm.States:
     return states[list(first.values())]
 
 
-def measure(model: mm.HookedMultimodal, stores: Mapping[str, mm.ActivationStore], tune: str) -> Iterator[Line]:
+def measure(model: mm.HookedMultimodal, stores: Mapping[str, mm.store.ActivationStore], tune: str) -> Iterator[Line]:
     """Every word and layer of one tune."""
     for layer, point in enumerate(stores["base"].points):
         every = {name: stores[name].at(point) for name in ("base", tune)}
@@ -91,7 +91,9 @@ def measure(model: mm.HookedMultimodal, stores: Mapping[str, mm.ActivationStore]
             bank = mm.extract_concepts(base, min(N_CONCEPTS, common // PER_CONCEPT), method="kmeans")
             shift = mm.concept_shift(base, tuned, bank, pairs="common")
             with model.adapter(tune):
-                yield Line(tune, name, layer, mm.ground_shift(model, shift), len(base) + len(tuned) - 2 * common)
+                yield Line(
+                    tune, name, layer, mm.concepts.ground_shift(model, shift), len(base) + len(tuned) - 2 * common
+                )
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -186,7 +188,7 @@ def main() -> None:
         print(f"All nouns, layer {layer}\n\n{summary(lines, layer=layer)}\n\n{correlations(lines, layer=layer)}\n")
     print(table(lines))
     if chosen.figure is not None:
-        shown = mm.ground_shift(model, lines[-1].shift, mm.lab.scenes(chosen.scenes, seed=_SEED))
+        shown = mm.concepts.ground_shift(model, lines[-1].shift, mm.lab.scenes(chosen.scenes, seed=_SEED))
         shown.plot().savefig(chosen.figure, dpi=110)
 
 

@@ -32,7 +32,7 @@ def steered(subject: Subject, *, repeats: int, clock: Callable[[], float]) -> li
     options = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "pad_token_id": 0}
     block = subject.bare.model.language_model.layers[_LAYER]
     direction = torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(0))
-    steer = mm.Steer(mm.SteeringVector(direction, f"blocks.{_LAYER}.hook_resid_post"))
+    steer = mm.Steer(mm.steering.SteeringVector(direction, f"blocks.{_LAYER}.hook_resid_post"))
 
     def bare() -> torch.Tensor:
         return subject.bare.generate(**subject.inputs, do_sample=False, **options)

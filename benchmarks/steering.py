@@ -26,14 +26,14 @@ _RESEMBLING = ("man", "woman", "person")
 
 def measured(
     model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], folder: Path, *, scenes: int, tried: int
-) -> tuple[mm.SteeringReport, dict[str, dict[str, object]]]:
+) -> tuple[mm.steering.SteeringReport, dict[str, dict[str, object]]]:
     """The report on a task and what validation chose; both are kept, and not made again."""
     stem = folder / task.name.replace(":", "").replace(" ", "_")
     kept, about = stem.with_suffix(".json"), stem.with_name(f"{stem.name}_chosen.json")
     if kept.exists() and about.exists():
-        return mm.SteeringReport.load(kept), json.loads(about.read_text(encoding="utf-8"))
+        return mm.steering.SteeringReport.load(kept), json.loads(about.read_text(encoding="utf-8"))
     chosen = choose(model, task, layers, count=tried)
-    report = mm.steering_report(
+    report = mm.steering.steering_report(
         model,
         {method: each.steers for method, each in chosen.items()},
         test(task, scenes),
@@ -59,7 +59,7 @@ def _facts(chosen: Chosen) -> dict[str, object]:
     }
 
 
-def lines(task: Task, report: mm.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
+def lines(task: Task, report: mm.steering.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
     """A Markdown table: what became what, what other answers lost, and what the texts are like."""
     found = [
         "| method | layer, alpha, positions | became what is wanted | random | others: score lost | random | worst type "
@@ -97,29 +97,31 @@ def by_effect(
 ) -> tuple[EffectSelection, list[tuple[int, int]]]:
     """The gap rule over all fine vectors from the source's concepts; and those whose main answer is what is wanted."""
     means = Means(task, layer)
-    vectors = mm.concept_steering_vectors(means.bank, sources=means.active)
+    vectors = mm.steering.concept_steering_vectors(means.bank, sources=means.active)
     steers = {
         pair: mm.Steer(
-            vector, positions=mm.positions.last | mm.positions.generated, gate=mm.ActiveConcept(means.bank, pair[0])
+            vector,
+            positions=mm.positions.last | mm.positions.generated,
+            gate=mm.steering.ActiveConcept(means.bank, pair[0]),
         )
         for pair, vector in vectors.items()
     }
     asked = validation(task, tried)["to change"]
-    found = mm.select_vectors(model, steers, asked, method=mm.steering.Effect(max_new_tokens=1), batch_size=24)
+    found = mm.steering.select_vectors(model, steers, asked, method=mm.steering.Effect(max_new_tokens=1), batch_size=24)
     return found, list(found.leading_to(*task.wanted))  # type: ignore[attr-defined]
 
 
-def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, tried: int) -> mm.DoseCurve:
+def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, tried: int) -> mm.steering.DoseCurve:
     """How the answer turns with the strength of the coarse vector, layer by layer, beside random vectors."""
     vectors = [Means(task, layer).coarse for layer in layers.values()]
     asked = validation(task, tried)["to change"]
     metric = mm.metrics.accuracy(task.targets[0])
-    return mm.dose_curve(
+    return mm.steering.dose_curve(
         model, asked, vectors, alphas=[0.25, 0.5, 1.0, 2.0], metric=metric, seeds=[0, 1], batch_size=24
     )
 
 
-def facts_kept(report: mm.SteeringReport, name: str) -> str:
+def facts_kept(report: mm.steering.SteeringReport, name: str) -> str:
     """Debiasing: share of captions in which all but the person's noun is as before."""
 
     def value(case: SteeringCase) -> float:

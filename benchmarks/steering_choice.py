@@ -30,12 +30,12 @@ class Means:
     layer: Layer
 
     @property
-    def bank(self) -> mm.ConceptBank:
+    def bank(self) -> mm.concepts.ConceptBank:
         """Concepts of all states."""
         return self.layer.bank
 
     @cached_property
-    def coarse(self) -> mm.SteeringVector:
+    def coarse(self) -> mm.steering.SteeringVector:
         """From the mean of the source's states to that of the target's."""
         states = self.layer.states
         return mm.steering_vector(states.with_token(self.task.sources), states.with_token(self.task.targets))
@@ -56,15 +56,16 @@ class Means:
         if not self.active:
             return []
         if method == "coarse, gated":
-            return [replace(steer, gate=mm.ActiveConcept(self.bank, self.active))]
+            return [replace(steer, gate=mm.steering.ActiveConcept(self.bank, self.active))]
         # per active concept the one fine vector that points most nearly where the coarse one does
         nearest = {}
         for concept in self.active:
-            vectors = mm.concept_steering_vectors(self.bank, sources=[concept])
-            (pair,) = mm.select_vectors(model, vectors, method=mm.steering.Proximity(self.coarse), k=1).chosen
+            vectors = mm.steering.concept_steering_vectors(self.bank, sources=[concept])
+            (pair,) = mm.steering.select_vectors(model, vectors, method=mm.steering.Proximity(self.coarse), k=1).chosen
             nearest[pair] = vectors[pair]
         return [
-            replace(steer, vector=vector, gate=mm.ActiveConcept(self.bank, pair[0])) for pair, vector in nearest.items()
+            replace(steer, vector=vector, gate=mm.steering.ActiveConcept(self.bank, pair[0]))
+            for pair, vector in nearest.items()
         ]
 
 
@@ -114,7 +115,7 @@ def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, 
     names = {
         f"{method} at {at}, alpha {alpha:g}, {where}": (method, at, alpha, where) for method, at, alpha, where in tried
     }
-    report = mm.steering_report(
+    report = mm.steering.steering_report(
         model,
         {name: tried[key] for name, key in names.items()},
         validation(task, count),
@@ -132,12 +133,12 @@ def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, 
     return best
 
 
-def flips(task: Task, report: mm.SteeringReport, name: str) -> float:
+def flips(task: Task, report: mm.steering.SteeringReport, name: str) -> float:
     """Share of the answers to be changed that became what is wanted."""
     return report.mean(name, lambda case: became(task, case), "to change").mean
 
 
-def losses(report: mm.SteeringReport, name: str) -> float:
+def losses(report: mm.steering.SteeringReport, name: str) -> float:
     """Score that is lost on the prompts that should stay."""
     changes = [case.score[0] - case.score[1] for case in report.of(name) if case.score and case.group != "to change"]
     return sum(changes) / max(len(changes), 1)

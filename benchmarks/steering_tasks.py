@@ -133,11 +133,11 @@ class Layer:
         n_concepts: of the bank.
     """
 
-    states: mm.States
+    states: mm.store.States
     n_concepts: int = 80
 
     @cached_property
-    def bank(self) -> mm.ConceptBank:
+    def bank(self) -> mm.concepts.ConceptBank:
         """Concepts of all states; seeded."""
         return mm.extract_concepts(self.states, self.n_concepts, method="kmeans")
 
@@ -170,7 +170,7 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
                 seen[question.answer] += 1
                 asked.append(sample(scene, question))
     sentences = [sample(scene, question) for scene in scenes for question in scene.questions if question.kind == "use"]
-    answers: list[dict[str, mm.States]] = []
+    answers: list[dict[str, mm.store.States]] = []
     for name, some, length in (("answers", asked, 1), ("sentences", sentences[: 2 * each], 9)):
         store = mm.collect(
             model,
@@ -196,9 +196,9 @@ def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, e
     )
 
 
-def _joined(states: Sequence[mm.States]) -> mm.States:
+def _joined(states: Sequence[mm.store.States]) -> mm.store.States:
     tokens = tuple(word for some in states for word in some.tokens)
-    return mm.States(torch.cat([some.values for some in states]), states[0].at, tokens=tokens)
+    return mm.store.States(torch.cat([some.values for some in states]), states[0].at, tokens=tokens)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _texts(scenes: list[Scene]) -> list[_Told]:
 
 
 @torch.no_grad()
-def _told_states(model: mm.HookedMultimodal, texts: list[_Told], points: list[str]) -> dict[str, mm.States]:
+def _told_states(model: mm.HookedMultimodal, texts: list[_Told], points: list[str]) -> dict[str, mm.store.States]:
     """The states that predict the words of texts."""
     states: dict[str, list[torch.Tensor]] = {point: [] for point in points}
     for start in range(0, len(texts), 24):
@@ -247,4 +247,4 @@ def _told_states(model: mm.HookedMultimodal, texts: list[_Told], points: list[st
             for point in points:
                 states[point].append(cache[point][number, [first + step for step in told.steps]])
     words = tuple(told.mark + told.words[step] for told in texts for step in told.steps)
-    return {point: mm.States(torch.cat(some), point, tokens=words) for point, some in states.items()}
+    return {point: mm.store.States(torch.cat(some), point, tokens=words) for point, some in states.items()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _FILE = JsonKind(
-    "mmlens.EditReport",
+    "mmlens.edits.EditReport",
     2,
     "edit report",
     {"source": str, "target": str | None, "edits": list[dict], "cases": list[dict]},

@@ -68,7 +68,7 @@ def edit_report(
         >>> edit = mm.edits.replace_token(
         ...     model, asked, source=scene.place, target="star", neurons=neurons, method="direct", progress=False
         ... )
-        >>> report = mm.edit_report(
+        >>> report = mm.edits.edit_report(
         ...     model,
         ...     edit,
         ...     targets=[(scene.image, "where is this")],

@@ -30,7 +30,7 @@ class FileKind:
     """A kind of result, and what a file of it must say.
 
     Attributes:
-        name: e.g. `"mmlens.PatchSweep"`.
+        name: e.g. `"mmlens.patching.PatchSweep"`.
         version: of the form; files of another one are refused.
         result: the kind in words, for messages.
         fields: what is kept besides tensors, by name, and its type.

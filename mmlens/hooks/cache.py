@@ -18,7 +18,7 @@ from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.point import reads_only
 
 _FILE = TensorKind(
-    "mmlens.ActivationCache",
+    "mmlens.store.ActivationCache",
     2,
     "activation cache",
     {"axes": dict[str, str], "positions": str | None, "has_batch_dim": bool, "counts": dict[str, list[int]] | None},

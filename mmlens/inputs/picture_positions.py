@@ -23,6 +23,7 @@ def own_pictures(batch: MultimodalBatch) -> list[torch.Tensor]:
 
 
 def pictures(rule: Image, point: PointRows) -> list[torch.Tensor]:
+    """The rows of a rule about pictures, per sample."""
     node, batch = point.node, point.batch
     if node.sequence == "decoder":
         return [_NONE] * batch.size
@@ -137,6 +138,7 @@ def _require_places(
 
 
 def regions(rule: Region, point: PointRows) -> list[torch.Tensor]:
+    """The rows of a rule about regions of pictures, per sample."""
     batch, part = point.batch, place_part(point.node.sequence)
     if rule.per_sample and len(rule.areas) != batch.size:
         raise InputError(

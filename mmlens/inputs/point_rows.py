@@ -178,6 +178,7 @@ def _placed_rows(batch: MultimodalBatch, node: Node, *, is_packed: bool) -> tupl
 
 
 def places_of(batch: MultimodalBatch, sample: int) -> list[Places]:
+    """The places of one sample's pictures."""
     return [places for places in batch.layout.places if places.sample == sample]
 
 

@@ -26,7 +26,7 @@ class Ablate(PositionedIntervention):
     Args:
         units: the neurons or heads, or their names: `"L2.u7"`, `["L2.u7", "vision.L0.h3"]`, `scores.top(20)`.
         value: what they are set to: one number for all (0 takes away what they write), or one value per unit, in their
-            order: a number, or for a head a vector `[d_head]`. `mm.mean_activation` gives these for mean-ablation.
+            order: a number, or for a head a vector `[d_head]`. `mm.neurons.mean_activation` gives these for mean-ablation.
         positions: which positions (see `mm.positions`); `"all"` means every step of a generation too.
 
     Raises:

@@ -167,7 +167,8 @@ class Steer(_Positioned):
         touched: how many steps and positions the last run changed.
 
     Example:
-        >>> from mmlens import SteeringVector, positions
+        >>> from mmlens.steering import SteeringVector
+        >>> from mmlens import positions
         >>> vector = SteeringVector(model.W_U[:, 5], "blocks.3.hook_resid_post")
         >>> steer = Steer(vector, alpha=2.0, positions=positions.last | positions.generated)
         >>> with model.intervene(steer):

@@ -12,7 +12,11 @@ from mmlens.core.errors import InputError
 from mmlens.core.results import TensorKind
 
 _FILE = TensorKind(
-    "mmlens.SteeringVector", 2, "steering vector", {"at": str, "provenance": dict[str, Any]}, tensors=("direction",)
+    "mmlens.steering.SteeringVector",
+    2,
+    "steering vector",
+    {"at": str, "provenance": dict[str, Any]},
+    tensors=("direction",),
 )
 
 

@@ -40,6 +40,36 @@ from mmlens.lab.world import PlantedKind
 from mmlens.lab.world import Question as Question
 from mmlens.lab.world import SceneObject as SceneObject
 
+__all__ = [
+    "ANSWERED_HAZARDS",
+    "CANVAS",
+    "CAPTION_PROMPT",
+    "COLORS",
+    "DIRECTIONS",
+    "HARMLESS_SIGNS",
+    "HAZARD_SIGNS",
+    "MOODS",
+    "NOUNS",
+    "PEOPLE",
+    "PLACES",
+    "QUESTION_KINDS",
+    "REFUSAL",
+    "SHAPES",
+    "SIGNS",
+    "SIZES",
+    "TEXTURES",
+    "Placed",
+    "Question",
+    "Scene",
+    "SceneObject",
+    "load",
+    "load_tuned",
+    "path",
+    "planted",
+    "scene",
+    "scenes",
+]
+
 if TYPE_CHECKING:
     from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal

@@ -15,7 +15,7 @@ def plot_agreement(agreement: Agreement, *, figure: Figure | SubFigure | None = 
     """The estimate of every cell against its exact effect, in a colour and shape per kind of point.
 
     Args:
-        agreement: from `mm.compare_attribution`.
+        agreement: from `mm.patching.compare_attribution`.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     sweep = agreement.exact

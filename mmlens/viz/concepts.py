@@ -24,7 +24,7 @@ def plot_board(
     """Each concept's words, the pictures in which it is most active, and beside each where it is.
 
     Args:
-        grounding: from `mm.ground_concepts`.
+        grounding: from `mm.concepts.ground_concepts`.
         concepts: which; the first ten by default.
         pictures: per concept, at most.
         maps: lay the maps over the pictures, where there are any; the picture itself stands to the left.

@@ -23,7 +23,7 @@ def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = Non
     Edits of one method with different penalties are one series, joined from the strongest to the weakest.
 
     Args:
-        report: from `mm.edit_report`. Good edits lie at the top left. Bars are 95% intervals.
+        report: from `mm.edits.edit_report`. Good edits lie at the top left. Bars are 95% intervals.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     groups = report.groups("target")

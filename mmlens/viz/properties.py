@@ -42,7 +42,7 @@ def plot_measurements(
     k were measured, curves over k.
 
     Args:
-        table: from `mm.neuron_report` or one of the properties.
+        table: from `mm.properties.neuron_report` or one of the properties.
         k: draw this number of neurons alone; by default all that were measured.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
 

@@ -88,7 +88,7 @@ def plot_shift_board(
     A plus marks the words that the match has and the original has not.
 
     Args:
-        grounding: from `mm.ground_shift`.
+        grounding: from `mm.concepts.ground_shift`.
         concepts: which; by default the four with the most samples.
         pictures: per side, at most.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.

@@ -41,7 +41,7 @@ def plot_dose(curve: DoseCurve, *, figure: Figure | SubFigure | None = None) -> 
     More than twelve points are drawn as heat maps of the mean change from the unsteered value, points by strengths.
 
     Args:
-        curve: from `mm.dose_curve`.
+        curve: from `mm.steering.dose_curve`.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     figure = _dose_maps(curve, figure) if len(curve.points) > _CURVES else _dose_curves(curve, figure)
@@ -99,7 +99,7 @@ def plot_report(report: SteeringReport, *, figure: Figure | SubFigure | None = N
     Where there are too many interventions and sets of prompts for a mark each, they are drawn as heat maps of the means.
 
     Args:
-        report: from `mm.steering_report`.
+        report: from `mm.steering.steering_report`.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     names = [fact.name for fact in report.interventions if fact.control_of is None]

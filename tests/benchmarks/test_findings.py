@@ -1,8 +1,8 @@
 """The tables of the findings say what was measured."""
 
 from benchmarks.findings import table, versus
-from mmlens import Measurements
 from mmlens.analysis.properties.measurements import CONTROL, Quantity, Value
+from mmlens.properties import Measurements
 
 QUANTITIES = [
     Quantity("size", "cm", control="size of others"),

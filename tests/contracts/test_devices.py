@@ -46,15 +46,15 @@ class Here:
     samples: list[mm.Sample]
     folder: Path
 
-    def states(self, n: int = 40) -> mm.States:
+    def states(self, n: int = 40) -> mm.store.States:
         """States made up of three groups, as `collect` gives them."""
         width = self.model.cfg.d_model
         drawn = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
-        return mm.States(drawn + 9 * torch.eye(width)[torch.arange(n) % 3], AT, keys=tuple(map(str, range(n))))
+        return mm.store.States(drawn + 9 * torch.eye(width)[torch.arange(n) % 3], AT, keys=tuple(map(str, range(n))))
 
-    def vector(self) -> mm.SteeringVector:
+    def vector(self) -> mm.steering.SteeringVector:
         """A direction that moves answers."""
-        return mm.SteeringVector(self.model.W_U[:, self.model.to_single_token("blue")], AT)
+        return mm.steering.SteeringVector(self.model.W_U[:, self.model.to_single_token("blue")], AT)
 
 
 METRIC = mm.metrics.logit_difference("red", "blue")
@@ -139,7 +139,7 @@ def streams_taken_apart(here: Here) -> Any:
 def cache_in_a_file(here: Here) -> Any:
     _, cache = here.model.run_with_cache(here.clean, names="blocks.*.hook_resid_post")
     cache.save(here.folder / "cache.safetensors")
-    return dict(mm.ActivationCache.load(here.folder / "cache.safetensors").items())
+    return dict(mm.store.ActivationCache.load(here.folder / "cache.safetensors").items())
 
 
 @case
@@ -157,11 +157,11 @@ def _interventions(here: Here) -> dict[str, Any]:
     model = here.model
     width = model.cfg.d_model
     direction = torch.randn(width, generator=torch.Generator().manual_seed(1))
-    vector = mm.SteeringVector(direction, AT)
+    vector = mm.steering.SteeringVector(direction, AT)
     rows = int(here.clean["input_ids"].shape[1])
     bank = mm.extract_concepts(here.states(), 3, method="kmeans")
     units = [mm.Neuron(0, 3), mm.Neuron(1, 5), mm.Head(1, 2)]
-    means = mm.mean_activation(model, here.clean, units, progress=False)
+    means = mm.neurons.mean_activation(model, here.clean, units, progress=False)
     return {
         "replace": mm.Replace(AT, torch.zeros(2, rows, width), positions="image"),
         "add": mm.Add(AT, direction, alpha=2.0),
@@ -180,7 +180,7 @@ def _interventions(here: Here) -> dict[str, Any]:
         "knock out": mm.KnockOut("last", "image", layers=range(2)),
         "steer": mm.Steer(vector, alpha=2.0, positions=mm.positions.last | mm.positions.generated),
         "steer, same length": mm.Steer(vector, alpha=2.0, keep_norm=True),
-        "steer where a concept is": mm.Steer(vector, gate=mm.ActiveConcept(bank, [0, 1]), positions="all"),
+        "steer where a concept is": mm.Steer(vector, gate=mm.steering.ActiveConcept(bank, [0, 1]), positions="all"),
         "project out": mm.ProjectOut(vector, positions="all"),
         "vision": mm.Scale("vision.blocks.0.hook_mlp_out", 0.0),
         "projector": mm.Scale("projector.hook_out", 0.5),
@@ -244,14 +244,14 @@ def neurons(here: Here) -> Any:
 
 @case
 def neurons_of_captions(here: Here) -> Any:
-    return mm.find_caption_neurons(
+    return mm.neurons.find_caption_neurons(
         here.model, here.samples[:2], nouns=["circle", "red"], max_new_tokens=4, progress=False
     )
 
 
 @case
 def properties_of_neurons(here: Here) -> Any:
-    return mm.neuron_report(
+    return mm.properties.neuron_report(
         here.model,
         mm.lab.scenes(1),
         methods=("contribution",),
@@ -306,7 +306,7 @@ def edits(here: Here) -> Any:
 def report_of_an_edit(here: Here) -> Any:
     edit = mm.edits.zero_neurons(here.model, [mm.Neuron(1, 3)])
     asked = [(sample.images[0], QUESTION) for sample in here.samples]
-    return mm.edit_report(
+    return mm.edits.edit_report(
         here.model, edit, targets=asked[:1], controls=asked[1:], source="red", target="blue", max_new_tokens=2,
         progress=False,
     )  # fmt: skip
@@ -332,7 +332,9 @@ def patching(here: Here) -> Any:
 @case
 def tracing(here: Here) -> Any:
     positions = ["image", "last"]
-    return mm.causal_trace(here.model, here.clean, metric=METRIC, positions=positions, seeds=[0], progress=False)
+    return mm.patching.causal_trace(
+        here.model, here.clean, metric=METRIC, positions=positions, seeds=[0], progress=False
+    )
 
 
 @case
@@ -347,10 +349,10 @@ def attributing(here: Here) -> Any:
     return [
         mm.attribute(model, *pair, at="blocks.*.hook_resid_pre", **quiet),
         mm.attribute(
-            model, *pair, at="blocks.*.hook_resid_pre", method=mm.attribution.IntegratedGradients(steps=2), **quiet
+            model, *pair, at="blocks.*.hook_resid_pre", method=mm.patching.IntegratedGradients(steps=2), **quiet
         ),
         mm.attribute(model, *pair, at="blocks.*.attn.hook_q", units="head", positions=["last"], **quiet),
-        mm.compare_attribution(model, *pair, at="blocks.*.hook_resid_pre", **quiet),
+        mm.patching.compare_attribution(model, *pair, at="blocks.*.hook_resid_pre", **quiet),
     ]
 
 
@@ -358,7 +360,7 @@ def attributing(here: Here) -> Any:
 def path_patching(here: Here) -> Any:
     model, pair = here.model, (here.clean, here.corrupted)
     return [
-        mm.path_patch(
+        mm.patching.path_patch(
             model, *pair, at="blocks.0.attn.hook_z", units="head", to=to, to_positions=where, metric=METRIC,
             freeze=freeze, progress=False,
         )
@@ -376,8 +378,8 @@ def circuits(here: Here) -> Any:
     }
     circuit = found["eap"].strongest(5)
     circuit.save(here.folder / "circuit.safetensors")
-    again = mm.Circuit.load(here.folder / "circuit.safetensors")
-    return [found, again, mm.evaluate_circuit(model, circuit, *pair, n_random=1, n_edges=2, **quiet)]
+    again = mm.circuits.Circuit.load(here.folder / "circuit.safetensors")
+    return [found, again, mm.circuits.evaluate_circuit(model, circuit, *pair, n_random=1, n_edges=2, **quiet)]
 
 
 # -- lenses ---------------------------------------------------------------------------------------------------------------
@@ -393,7 +395,7 @@ def lenses(here: Here) -> Any:
 
 @case
 def patchscopes(here: Here) -> Any:
-    return mm.patchscope(
+    return mm.lenses.patchscope(
         here.model, here.clean, at="blocks.*.hook_resid_post", positions="last", target_prompt="what is the",
         max_new_tokens=2, progress=False,
     )  # fmt: skip
@@ -413,7 +415,7 @@ def collecting(here: Here) -> Any:
     ]
     return [
         [store.at(AT) for store in stores],
-        str(mm.size_estimate(here.model, here.samples, at=AT, positions="last")),
+        str(mm.store.size_estimate(here.model, here.samples, at=AT, positions="last")),
     ]
 
 
@@ -423,7 +425,7 @@ def concepts(here: Here) -> Any:
     found = {
         method: mm.extract_concepts(states, 3, method=method) for method in ("semi_nmf", "kmeans", "pca", "simple")
     }
-    on_device = mm.States(states.values.to(here.model.device), states.at, keys=states.keys)
+    on_device = mm.store.States(states.values.to(here.model.device), states.at, keys=states.keys)
     found["of states on the device"] = mm.extract_concepts(on_device, 3)
     found["computed on the device"] = mm.extract_concepts(
         states, 3, method=mm.concepts.SemiNMF(device=here.model.device), batch_size=16
@@ -434,11 +436,11 @@ def concepts(here: Here) -> Any:
     few = mm.extract_concepts(store, 2)
     return [
         found,
-        mm.ConceptBank.load(here.folder / "bank.safetensors"),
+        mm.concepts.ConceptBank.load(here.folder / "bank.safetensors"),
         bank.encode(states.values.to(here.model.device)[:5]).cpu(),
-        mm.concept_words(here.model, bank),
-        mm.explain_state(here.model, bank, states[[0]]),
-        mm.ground_concepts(here.model, few, here.samples, k=2, words=3, progress=False),
+        mm.concepts.concept_words(here.model, bank),
+        mm.concepts.explain_state(here.model, bank, states[[0]]),
+        mm.concepts.ground_concepts(here.model, few, here.samples, k=2, words=3, progress=False),
     ]
 
 
@@ -447,11 +449,11 @@ def shifts(here: Here) -> Any:
     base = here.states()
     moved = base.values + 0.1 * torch.arange(len(base.values))[:, None]
     place = here.model.device
-    tuned = mm.States(moved, AT, keys=base.keys)
+    tuned = mm.store.States(moved, AT, keys=base.keys)
     bank = mm.extract_concepts(base, 3, method="kmeans")
     shift = mm.concept_shift(base, tuned, bank)
-    far = [mm.States(states.values.to(place), AT, keys=states.keys) for states in (base, tuned)]
-    return [shift, mm.concept_shift(*far, bank), mm.ground_shift(here.model, shift, words=3)]
+    far = [mm.store.States(states.values.to(place), AT, keys=states.keys) for states in (base, tuned)]
+    return [shift, mm.concept_shift(*far, bank), mm.concepts.ground_shift(here.model, shift, words=3)]
 
 
 @case
@@ -461,8 +463,8 @@ def steering_vectors(here: Here) -> Any:
     return [
         mm.steering_vector(states.values[:20], states.values[20:], at=AT),
         mm.steering_vector(states.values[:20].to(place), states.values[20:].to(place), at=AT),
-        mm.concept_steering_vectors(bank),
-        mm.contrastive_vector(
+        mm.steering.concept_steering_vectors(bank),
+        mm.steering.contrastive_vector(
             here.model, here.samples, positive="what color", negative="where is", at=AT, progress=False
         ),
     ]
@@ -472,10 +474,10 @@ def steering_vectors(here: Here) -> Any:
 def doses(here: Here) -> Any:
     bank = mm.extract_concepts(here.states(), 3, method="kmeans")
     return [
-        mm.dose_curve(
+        mm.steering.dose_curve(
             here.model, data, here.vector(), alphas=[0, 2], metric=METRIC, gate=gate, seeds=[0], progress=False
         )
-        for data, gate in ((here.clean, None), (here.samples, mm.ActiveConcept(bank, 0)))
+        for data, gate in ((here.clean, None), (here.samples, mm.steering.ActiveConcept(bank, 0)))
     ]
 
 
@@ -483,15 +485,15 @@ def doses(here: Here) -> Any:
 def reports_of_steering(here: Here) -> Any:
     steer = mm.Steer(here.vector(), alpha=5.0, positions=mm.positions.last | mm.positions.generated)
     return [
-        mm.steering_report(here.model, steer, here.samples, max_new_tokens=2, progress=False),
-        mm.select_vectors(
+        mm.steering.steering_report(here.model, steer, here.samples, max_new_tokens=2, progress=False),
+        mm.steering.select_vectors(
             here.model,
             {"blue": steer},
             [(s.images[0], QUESTION) for s in here.samples],
             method=mm.steering.Effect(max_new_tokens=1),
             progress=False,
         ),
-        mm.select_vectors(here.model, {"blue": here.vector()}, method=mm.steering.Proximity(here.vector())),
+        mm.steering.select_vectors(here.model, {"blue": here.vector()}, method=mm.steering.Proximity(here.vector())),
     ]
 
 

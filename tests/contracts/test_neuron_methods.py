@@ -69,7 +69,7 @@ def test_names_and_settings_say_the_same_and_are_written_down(
     scores = mm.find_neurons(llava.model, llava.batches["left"], token=TOKEN, method=cls())
     assert torch.equal(by_name.scores, scores.scores)
     scores.save(tmp_path / "scores.safetensors")
-    again = mm.NeuronScores.load(tmp_path / "scores.safetensors")
+    again = mm.neurons.NeuronScores.load(tmp_path / "scores.safetensors")
     assert (again.method, again.settings) == (cls.name, cls().settings)
     assert NEURON_METHODS[again.method](**again.settings) == cls()
 
@@ -146,7 +146,7 @@ def test_a_new_method_is_one_new_file(llava: Subject, tmp_path: Path) -> None:
     scores = mm.find_neurons(model, batch, token=TOKEN, method=mm.neurons.Toy(times=3.0))
     torch.testing.assert_close(scores.scores, 3 * activation.scores)
     scores.save(tmp_path / "toy.safetensors")
-    assert mm.NeuronScores.load(tmp_path / "toy.safetensors").settings == {"times": 3.0}
+    assert mm.neurons.NeuronScores.load(tmp_path / "toy.safetensors").settings == {"times": 3.0}
     assert "| `toy` | `Toy(times=2.0)` | Twice the activation, or so many times. | language |" in method_tables()
     with pytest.raises(InputError, match="'toy' reads neurons at the position"):
         mm.find_neurons(model, batch, token=TOKEN, method="toy", part="vision")

@@ -207,7 +207,7 @@ def test_files_that_are_no_caches(tmp_path: Path) -> None:
         ActivationCache.load(tmp_path / "text.safetensors")
     save_file({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        InputError, match=r"is no activation cache \(format None, expected 'mmlens.ActivationCache/2'\)"
+        InputError, match=r"is no activation cache \(format None, expected 'mmlens.store.ActivationCache/2'\)"
     ):
         ActivationCache.load(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"Cannot write .*: the folder .*/missing does not exist; create it first\.$"):

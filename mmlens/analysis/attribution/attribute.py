@@ -45,7 +45,7 @@ def attribute(
         model: the hooked model.
         clean, corrupted, metric, at, units, positions, direction: as for `mm.patch`.
         method: `"atp"` (gradients of the patched run) or `"ig"` (mean gradients between the two runs' activations), or
-            settings: `mm.attribution.IntegratedGradients(steps=50)`. docs/methods.md lists them.
+            settings: `mm.patching.IntegratedGradients(steps=50)`. docs/methods.md lists them.
         progress: show a progress bar.
 
     Returns:

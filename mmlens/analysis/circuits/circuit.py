@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmlens.hooks.drawing import Drawing
 
 _FILE = JsonKind(
-    "mmlens.Circuit",
+    "mmlens.circuits.Circuit",
     3,
     "circuit",
     {

@@ -45,7 +45,7 @@ _TENSORS = tuple(
     f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
 )
 _FILE = TensorKind(
-    "mmlens.CircuitEvaluation",
+    "mmlens.circuits.CircuitEvaluation",
     2,
     "circuit evaluation",
     {"n_edges": int, "gap": float, "metric": str, "edges": list[dict]},

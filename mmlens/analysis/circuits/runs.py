@@ -96,7 +96,7 @@ class Pair:
             raise InputError(
                 f"{missing[0].rpartition('.')[0]} of {self.model.family.name} receives something else than what the norm in "
                 "front of it returns, so that it cannot be given a stream of its own. Patch its points with mm.patch or "
-                "mm.path_patch."
+                "mm.patching.path_patch."
             )
         return {name: store[name] for name in self.writing.points}, {name: store[name] for name in where}
 

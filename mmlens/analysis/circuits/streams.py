@@ -109,7 +109,7 @@ class Stream:
         """What to do where it has something that circuits do not know."""
         if self.part == "vision":
             return "Begin at the language model: towers='language'."
-        return "Patch its points with mm.patch or mm.path_patch."
+        return "Patch its points with mm.patch or mm.patching.path_patch."
 
     @cached_property
     def entering(self) -> list[tuple[Node, int]]:
@@ -208,7 +208,7 @@ def stream_to(graph: HookGraph, end: str, norm_inputs: frozenset[str] = frozense
         if len(before) > 1:
             raise InputError(
                 f"{nodes[-1].name} joins the streams {', '.join(node.name for node in before)}; circuits need one. Patch its "
-                "points with mm.patch or mm.path_patch."
+                "points with mm.patch or mm.patching.path_patch."
             )
         if not before:
             return Stream(graph, tuple(reversed(nodes)), norm_inputs)

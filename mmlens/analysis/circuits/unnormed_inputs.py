@@ -76,7 +76,7 @@ def bare_sites(
     if missing:
         raise InputError(
             f"{branches[missing[0]]} of {model.family.name} has no norm in front of it, and no one module receives its stream, "
-            "so that it cannot be given one of its own. Patch its points with mm.patch or mm.path_patch."
+            "so that it cannot be given one of its own. Patch its points with mm.patch or mm.patching.path_patch."
         )
     return sites
 
@@ -86,7 +86,7 @@ def _kernel(points: Mapping[str, Point], attn: str) -> nn.Module:
     if not isinstance(attachment, InAttention):
         raise InputError(
             f"{attn} has no norm in front of it and is computed in code of its own, so that it cannot be given a stream of its "
-            "own. Patch its points with mm.patch or mm.path_patch."
+            "own. Patch its points with mm.patch or mm.patching.path_patch."
         )
     return attachment.module
 

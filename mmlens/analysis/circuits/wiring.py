@@ -98,7 +98,7 @@ def _kernel(wiring: Wiring, attn: str) -> nn.Module:
     if point is None or not isinstance(point.attachment, InAttention):
         raise InputError(
             f"{attn} shares a norm with another branch, or looks at another sequence, and is computed in code of its own, so "
-            "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
+            "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.patching.path_patch."
         )
     return point.attachment.module
 
@@ -107,7 +107,9 @@ def _first_norm(wiring: Wiring, branch: str) -> nn.Module:
     """The norm that the branches of a block share."""
     attachment = wiring.points[f"{branch.rpartition('.')[0]}.ln1.hook_scale"].attachment
     if not isinstance(attachment, NormScale):
-        raise InputError(f"{branch} has no norm in front of it. Patch its points with mm.patch or mm.path_patch.")
+        raise InputError(
+            f"{branch} has no norm in front of it. Patch its points with mm.patch or mm.patching.path_patch."
+        )
     return attachment.module
 
 
@@ -143,7 +145,7 @@ def _trace(model: HookedMultimodal, batch: MultimodalBatch, cross_attentions: Se
     if missing:
         raise InputError(
             f"{missing[0]} of {model.family.name} receives no norm of its stream, or what it looks at in no argument of its own, "
-            "so that it cannot be given a stream of its own. Patch its points with mm.patch or mm.path_patch."
+            "so that it cannot be given a stream of its own. Patch its points with mm.patch or mm.patching.path_patch."
         )
 
 

@@ -56,7 +56,7 @@ class Source:
             if len(rows) != int(self.into.sum()):
                 raise InputError(
                     f"{self.node.name} holds {len(rows)} rows, and {int(self.into.sum())} positions of the stream are picture, "
-                    "so that it is not known where they are added. Patch its points with mm.patch or mm.path_patch."
+                    "so that it is not known where they are added. Patch its points with mm.patch or mm.patching.path_patch."
                 )
             result = values.new_zeros(*self.into.shape, values.shape[-1])
             result[self.into.to(values.device)] = rows
@@ -193,7 +193,7 @@ class Writing:
                         + (
                             "Begin at the language model: towers='language'."
                             if part == "vision"
-                            else "Use mm.path_patch."
+                            else "Use mm.patching.path_patch."
                         )
                     )
                 total = output if total is None else total + output.to(total.device)
@@ -280,4 +280,4 @@ def _instead(writing: Writing, reader: Reader) -> str:
     """What to do where a reader's stream is no sum of writers."""
     if reader.part == "vision" and not reader.at.startswith("vision."):
         return "Begin at the language model: towers='language'."
-    return "Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.path_patch."
+    return "Try nodes='attention'." if writing.graph.nodes == "head" else "Use mm.patch or mm.patching.path_patch."

@@ -11,7 +11,7 @@ from mmlens.analysis.concepts.coders import Autoencoder, Centred, Coder, Nearest
 from mmlens.core.results import TensorKind
 
 _FILE = TensorKind(
-    "mmlens.ConceptBank",
+    "mmlens.concepts.ConceptBank",
     2,
     "concept bank",
     {

@@ -162,7 +162,7 @@ def ground_concepts(
         >>> scenes = mm.lab.scenes(16)
         >>> store = mm.collect(model, scenes, at="blocks.4.hook_resid_post", token=mm.lab.NOUNS, progress=False)
         >>> bank = mm.extract_concepts(store, 2)
-        >>> board = mm.ground_concepts(model, bank, scenes, k=2, maps=False, progress=False)
+        >>> board = mm.concepts.ground_concepts(model, bank, scenes, k=2, maps=False, progress=False)
         >>> len(board[0].pictures)
         2
 

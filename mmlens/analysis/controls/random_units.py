@@ -108,7 +108,7 @@ def random_units(
         like: the units to match: neurons, heads, both, of any part.
         match: what they share beside kind and block: `"layer"` (nothing more), `"activation"` (the mean size of the
             activation), `"write_norm"` (the norm of the weights they write with), or settings of one, e.g.
-            `mm.matches.Activation(nearest=5)`.
+            `mm.controls.Activation(nearest=5)`.
         draws: how many sets, each another one; fewer where there are no more.
         seed: of the draws.
         batch: what `"activation"` is measured on: a batch, or a dataset.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Patchscope:
+class PatchscopeReading:
     """What the target prompt was continued with, for every state that was put in.
 
     Attributes:
@@ -55,7 +55,7 @@ class Patchscope:
         samples, points, positions, k = self.top_tokens.shape
         first_word = next((word for sample in range(samples) for (word,) in self.top(1, sample=sample)[-1][-1:]), "")
         return (
-            f"Patchscope({points} points x {positions} positions x {samples} samples into {self.target_at}, top {k}; "
+            f"PatchscopeReading({points} points x {positions} positions x {samples} samples into {self.target_at}, top {k}; "
             f"{self.points[-1]} at the last of them says {first_word!r})"
         )
 
@@ -101,7 +101,7 @@ def patchscope(
     max_new_tokens: int = 0,
     batch_size: int = 32,
     progress: bool = True,
-) -> Patchscope:
+) -> PatchscopeReading:
     """Decode states by putting them into a target prompt.
 
     Args:
@@ -177,7 +177,7 @@ def patchscope(
     by_point = [[[next(said_at) for _ in range(count)] for count in counts] for _ in nodes]
     text = [[by_point[point][sample] for point in range(len(nodes))] for sample in range(batch.size)]
     strings = {int(token): model.to_string(token).strip() for token in top_tokens.unique()}
-    return Patchscope(nodes.names, rows, top_tokens, probabilities, text, target_at or "the same point", strings)
+    return PatchscopeReading(nodes.names, rows, top_tokens, probabilities, text, target_at or "the same point", strings)
 
 
 def _padded(values: torch.Tensor, counts: Sequence[int], filler: float) -> torch.Tensor:

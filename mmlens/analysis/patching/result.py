@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _TENSORS = ("values", "clean", "corrupted")
 _FILE = TensorKind(
-    "mmlens.PatchSweep",
+    "mmlens.patching.PatchSweep",
     2,
     "patch sweep",
     {
@@ -44,7 +44,7 @@ _FILE = TensorKind(
 
 
 @dataclass(frozen=True)
-class Patch:
+class PatchEffect:
     """One cell of a sweep, averaged over samples.
 
     Attributes:
@@ -192,13 +192,13 @@ class PatchSweep:
         return Units(unit for row in order[:k] for unit in self.row_units[row])
 
     @checked
-    def cells(self, k: Count = 10) -> list[Patch]:
+    def cells(self, k: Count = 10) -> list[PatchEffect]:
         """The k cells with the largest mean effect, of either sign."""
         effect, share = self.effect.mean(-1), self.mean_share
         order = effect.abs().nan_to_num(-1).flatten().argsort(descending=True)[:k]
         cells = [divmod(int(number), len(self.groups)) for number in order]
         return [
-            Patch(
+            PatchEffect(
                 self.points[i],
                 self.groups[j],
                 float(effect[i, j]),

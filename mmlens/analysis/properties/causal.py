@@ -177,9 +177,9 @@ def causal_effect(
         ways: `"zero"` and `"mean"` set the neurons to a constant at every position; `"noise"` adds `sigma * N(0, I)` to the
             rows that they write.
         sigma: size of the noise in units of the rows' own root mean square; several for a curve.
-        means: what `"mean"` sets each neuron to: `mm.mean_activation` over other samples, as `[layer neuron]`.
+        means: what `"mean"` sets each neuron to: `mm.neurons.mean_activation` over other samples, as `[layer neuron]`.
         captions: generate the caption anew with the neurons zeroed, and see whether the noun is gone.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the noise, and of the random neurons.
         progress: show a progress bar.

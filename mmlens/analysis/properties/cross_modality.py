@@ -123,7 +123,7 @@ def cross_modality(
         dataset: samples with pictures and `writing`; see `mmlens.analysis.samples`.
         methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
         k: how many neurons; several for a curve.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.

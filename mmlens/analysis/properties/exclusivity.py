@@ -183,7 +183,7 @@ def noun_exclusivity(
         k: how many of each noun; NAM took 500 of several hundred thousand.
         pictures: nouns said of fewer pictures are left out.
         kappas: thresholds of the probability of being crucial to other nouns.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         progress: show a progress bar.
 
     Returns:

@@ -196,7 +196,7 @@ def region_invariance(
         dataset: samples with pictures; see `mmlens.analysis.samples`.
         methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
         k: how many neurons; several for a curve.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the order, and of the random neurons.
         progress: show a progress bar.
@@ -243,7 +243,7 @@ def image_invariance(
         methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
         k: how many neurons; several for a curve.
         together: how many pictures have to share a neuron in the variant over all.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.

@@ -142,7 +142,7 @@ def localisation(
             either sign, which cancels in the mean; on the lab model the IoU of magnitudes is higher by half.
         read: leave out the last layer's neurons. What they do at the picture's positions is read by nothing (no gradient
             reaches it), so their maps are noise; on the lab model this raises the IoU a little more.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.

@@ -36,7 +36,7 @@ def is_control(method: str) -> bool:
 
 
 _FILE = JsonKind(
-    "mmlens.Measurements",
+    "mmlens.properties.Measurements",
     2,
     "table of measured values",
     {"about": dict[str, Any], "skipped": dict[str, str], "quantities": list[dict], "values": dict[str, list]},

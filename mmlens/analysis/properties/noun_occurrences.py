@@ -60,7 +60,7 @@ class CaptionSettings:
     """How samples are captioned, and which nouns of a caption count.
 
     Attributes:
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         per_sample: how many nouns of a caption count, the first; None for all.
         max_new_tokens: upper bound on a caption's tokens.
         batch_size: samples among which a noun meets other nouns, its controls.

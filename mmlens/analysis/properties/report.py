@@ -61,7 +61,7 @@ def neuron_report(
         ways, sigma: what is done to neurons to see their effect, as for `causal_effect`.
         captions: generate each caption anew with the neurons zeroed; the slowest measure.
         scorers: how well the neurons' words fit picture and caption; see `mmlens.analysis.properties.scorers`.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         per_sample: how many nouns of a caption count, the first; all by default.
         max_new_tokens: upper bound on a caption's tokens.
         reference: neurons are set to their means over this many samples, the dataset's first.
@@ -80,7 +80,7 @@ def neuron_report(
 
     Example:
         >>> import mmlens as mm
-        >>> report = mm.neuron_report(model, [scene], methods=("contribution", "random"), ways=("zero",), k=5,
+        >>> report = mm.properties.neuron_report(model, [scene], methods=("contribution", "random"), ways=("zero",), k=5,
         ...     captions=False, nouns=["person"], progress=False)
         >>> report.difference("log p of the noun, zeroed", "contribution").mean < 0
         True

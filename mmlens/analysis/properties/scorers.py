@@ -1,7 +1,7 @@
 """How well words fit a picture or a text: scorers that read a local checkpoint.
 
     scorers = [ClipScore("checkpoints/clip-vit-base-patch32"), BertScore("checkpoints/roberta-large")]
-    mm.neuron_report(model, dataset, scorers=scorers)
+    mm.properties.neuron_report(model, dataset, scorers=scorers)
 
 Any object with a name, a unit, what it compares with, and `score` is a scorer too. `normalised(text)` and `says(text, word)` are
 how answers and captions are compared everywhere.

@@ -106,7 +106,7 @@ def sensitivity(
         k: how many neurons.
         words: how many words of each.
         scorers: further measures, from local checkpoints: `mmlens.analysis.properties.scorers`.
-        nouns: as for `mm.caption_nouns`.
+        nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons.
         seed: of the random neurons.
         progress: show a progress bar.

@@ -122,10 +122,10 @@ def ground_shift(
     Example:
         >>> import mmlens as mm
         >>> values = 9 * torch.eye(192)[torch.arange(40) % 3] + 0.1 * torch.randn(40, 192)
-        >>> base = mm.States(values, "blocks.4.hook_resid_post", keys=tuple(map(str, range(40))))
-        >>> tuned = mm.States(base.values + 1, base.at, keys=base.keys)
+        >>> base = mm.store.States(values, "blocks.4.hook_resid_post", keys=tuple(map(str, range(40))))
+        >>> tuned = mm.store.States(base.values + 1, base.at, keys=base.keys)
         >>> shift = mm.concept_shift(base, tuned, mm.extract_concepts(base, 3, method="kmeans"))
-        >>> mm.ground_shift(model, shift, words=5).text_overlap[1].tolist()
+        >>> mm.concepts.ground_shift(model, shift, words=5).text_overlap[1].tolist()
         [1.0, 1.0, 1.0]
 
     Source: Khayatan et al., ICCV 2025 (https://arxiv.org/abs/2501.03012), T-Overlap: the share of words that two concepts have

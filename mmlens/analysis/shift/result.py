@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _FILE = TensorKind(
-    "mmlens.ConceptShift",
+    "mmlens.concepts.ConceptShift",
     2,
     "concept shift",
     {
@@ -87,8 +87,8 @@ class ConceptShift:
     Example:
         >>> import mmlens as mm
         >>> values = 9 * torch.eye(8)[torch.arange(40) % 3] + 0.1 * torch.randn(40, 8)
-        >>> base = mm.States(values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
-        >>> tuned = mm.States(base.values + 1, base.at, keys=base.keys)
+        >>> base = mm.store.States(values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
+        >>> tuned = mm.store.States(base.values + 1, base.at, keys=base.keys)
         >>> shift = mm.concept_shift(base, tuned, mm.extract_concepts(base, 3, method="kmeans"))
         >>> [round(size, 3) for size in shift.magnitude.tolist()], round(float(shift.consistency.min()), 3)
         ([2.828, 2.828, 2.828], 1.0)

@@ -75,8 +75,8 @@ def concept_shift(
     Example:
         >>> import mmlens as mm
         >>> values = 9 * torch.eye(8)[torch.arange(40) % 3] + 0.1 * torch.randn(40, 8)
-        >>> base = mm.States(values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
-        >>> tuned = mm.States(base.values + 1, base.at, keys=base.keys)
+        >>> base = mm.store.States(values, "blocks.1.hook_resid_post", keys=tuple(map(str, range(40))))
+        >>> tuned = mm.store.States(base.values + 1, base.at, keys=base.keys)
         >>> mm.concept_shift(base, tuned, mm.extract_concepts(base, 3, method="kmeans")).fate
         ('kept', 'kept', 'kept')
 
@@ -127,7 +127,7 @@ def _alike(bank: ConceptBank, states: States) -> ConceptBank:
     if bank.method not in CONCEPT_METHODS:
         raise InputError(
             f"The concepts were found by {bank.method!r}, which is not fitted here (a sparse autoencoder is trained elsewhere); "
-            "give those of the tuned model: tuned_bank=mm.ConceptBank.from_sae(path, at=..., states=tuned_states)."
+            "give those of the tuned model: tuned_bank=mm.concepts.ConceptBank.from_sae(path, at=..., states=tuned_states)."
         )
     return extract_concepts(states, len(bank), method=CONCEPT_METHODS[bank.method](**bank.settings))
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _TENSORS = ("values", "controls", "baseline")
 _FILE = TensorKind(
-    "mmlens.DoseCurve",
+    "mmlens.steering.DoseCurve",
     2,
     "dose curve",
     {"points": list[str], "alphas": list[float], "metric": str},
@@ -208,8 +208,8 @@ def dose_curve(
 
     Example:
         >>> import mmlens as mm
-        >>> vector = mm.SteeringVector(model.W_U[:, model.to_single_token("red")], "blocks.4.hook_resid_post")
-        >>> curve = mm.dose_curve(
+        >>> vector = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("red")], "blocks.4.hook_resid_post")
+        >>> curve = mm.steering.dose_curve(
         ...     model, batch, vector, alphas=[0, 10], metric=mm.metrics.log_probability("red"), seeds=[0], progress=False
         ... )
         >>> curve.values[0, 1] > curve.values[0, 0]

@@ -40,7 +40,7 @@ class ActiveConcept:
 
     Example:
         >>> import mmlens as mm
-        >>> states = mm.States(torch.eye(192)[:3] * torch.tensor([[9.0], [5.0], [1.0]]), "blocks.4.hook_resid_post")
+        >>> states = mm.store.States(torch.eye(192)[:3] * torch.tensor([[9.0], [5.0], [1.0]]), "blocks.4.hook_resid_post")
         >>> bank = mm.extract_concepts(states, 3, method="kmeans")
         >>> gate = ActiveConcept(bank, int(bank.dominant()[0]))
         >>> gate(states.values[None]).tolist()

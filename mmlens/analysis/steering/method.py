@@ -101,7 +101,7 @@ class SelectionMethod(Method):
 
 
 SELECTION_METHODS: Registry[SelectionMethod] = Registry(
-    "choosing steering vectors", SelectionMethod, verb="mm.select_vectors"
+    "choosing steering vectors", SelectionMethod, verb="mm.steering.select_vectors"
 )
 #: A method by name, or its settings.
 SelectionChoice: TypeAlias = Annotated[str | SelectionMethod, Accepts(Any), SELECTION_METHODS.condition]

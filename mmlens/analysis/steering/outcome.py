@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
-_FILE = JsonKind("mmlens.SteeringReport", 2, "steering report", {"interventions": list[dict], "cases": list[dict]})
+_FILE = JsonKind(
+    "mmlens.steering.SteeringReport", 2, "steering report", {"interventions": list[dict], "cases": list[dict]}
+)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def steering_report(
         dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored.
         score: of an answer to a sample; by default 1 where it is the sample's `answer`, or one of several, up to case and
             punctuation (`mm.scorers.normalised`), else 0. With several people's answers by VQAv2's rules:
-            `lambda sample, text: mm.vqa_accuracy([text], [people[sample.name]])[0]`.
+            `lambda sample, text: mm.steering.vqa_accuracy([text], [people[sample.name]])[0]`.
         seeds: of the random controls of each `Steer` and `ProjectOut`, with the same strength, positions and gate.
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
@@ -60,10 +60,10 @@ def steering_report(
 
     Example:
         >>> import mmlens as mm
-        >>> vector = mm.SteeringVector(500 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
+        >>> vector = mm.steering.SteeringVector(500 * model.W_U[:, model.to_single_token("no")], "blocks.5.hook_resid_post")
         >>> steer = mm.Steer(vector, positions=mm.positions.last | mm.positions.generated)
         >>> asked = [mm.Sample((scene.image,), "is there a person", answer="yes")]
-        >>> report = mm.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
+        >>> report = mm.steering.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
         >>> report.became("steered", "yes", "no").mean, report.became("steered, random 0", "yes", "no").mean
         (1.0, 0.0)
 

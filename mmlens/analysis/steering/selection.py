@@ -55,13 +55,14 @@ def select_vectors(
     Example:
         >>> import mmlens as mm
         >>> words = {word: model.W_U[:, model.to_single_token(word)] for word in ("yes", "red")}
-        >>> vectors = {word: mm.SteeringVector(500 * column, "blocks.5.hook_resid_post") for word, column in words.items()}
+        >>> at = "blocks.5.hook_resid_post"
+        >>> vectors = {word: mm.steering.SteeringVector(500 * column, at) for word, column in words.items()}
         >>> where = mm.positions.last | mm.positions.generated
         >>> steers = {word: mm.Steer(vector, positions=where) for word, vector in vectors.items()}
         >>> data = [(scene.image, "where is this"), (scene.image, "how many objects are there")]
-        >>> mm.select_vectors(model, steers, data, method=mm.steering.Effect(max_new_tokens=1), progress=False).chosen
+        >>> mm.steering.select_vectors(model, steers, data, method=mm.steering.Effect(max_new_tokens=1), progress=False).chosen
         ('yes', 'red')
-        >>> mm.select_vectors(model, vectors, method=mm.steering.Proximity(vectors["red"]), k=1).chosen
+        >>> mm.steering.select_vectors(model, vectors, method=mm.steering.Proximity(vectors["red"]), k=1).chosen
         ('red',)
     """
     if not vectors:

@@ -160,7 +160,7 @@ def size_estimate(
 
     Example:
         >>> import mmlens as mm
-        >>> print(mm.size_estimate(model, [scene] * 1000, at="blocks.*.hook_resid_post", positions="generated"))
+        >>> print(mm.store.size_estimate(model, [scene] * 1000, at="blocks.*.hook_resid_post", positions="generated"))
         65.9 MiB (1000 samples, 67.5 KiB per sample)
     """
     rule = _rule(token, positions, "last", False, max_new_tokens)

@@ -19,7 +19,7 @@ from mmlens.analysis.store.shard import FileShard, MemoryShard
 from mmlens.core.errors import InputError
 from mmlens.core.files import clear_unfinished, whole_file
 
-_FORMAT = "mmlens.ActivationStore/1"
+_FORMAT = "mmlens.store.ActivationStore/1"
 _MAIN = "store.json"
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 
-_FORMAT = "mmlens.ActivationStore.shard/1"
+_FORMAT = "mmlens.store.ActivationStore.shard/1"
 #: Tensors of a shard that are no states; hook names never begin like this.
 _STEP, _TOKEN = "row.step", "row.token"
 

@@ -38,7 +38,7 @@ class States:
     """
 
     must_be: ClassVar[str] = (
-        "states of one point; mm.collect(...).at(point) gives them, and a tensor becomes them by mm.States(tensor, at=hook_name)"
+        "states of one point; mm.collect(...).at(point) gives them, and tensors become them by mm.store.States(tensor, at=name)"
     )
 
     values: Float[torch.Tensor, "sample *width"]

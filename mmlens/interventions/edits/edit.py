@@ -16,7 +16,9 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILE = TensorKind("mmlens.Edit", 3, "edit", {"rows": list[str], "provenance": dict[str, Any]}, tensors=("deltas",))
+_FILE = TensorKind(
+    "mmlens.edits.Edit", 3, "edit", {"rows": list[str], "provenance": dict[str, Any]}, tensors=("deltas",)
+)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def replace_token(
         source, target: words, or ids of tokens. Words may be several tokens each (for `"through"`; all tokens of the target are
             taught), and are taken in the form in which the answers say the source: with a blank in front, or a capital.
         neurons: whose rows change: those that write the source (`mm.find_neurons(...).top(20)`), or the ones among them that
-            write nothing else (`mm.specific_neurons`).
+            write nothing else (`mm.neurons.specific_neurons`).
         controls: prompts whose answers should stay as they are; for `"through"` only. Without them an edit is easily a
             plain preference for the target.
         method: `"through"` (gradient descent through the real network) or `"direct"` (closed form, a reconstruction), with

@@ -19,7 +19,9 @@ from mmlens.core.errors import InputError
 AT, WIDTH, BATCH = "blocks.4.hook_resid_post", 24, 64
 
 
-def stored(values: torch.Tensor, folder: Path, question: CollectionConfig, *, processes: int = 2) -> mm.ActivationStore:
+def stored(
+    values: torch.Tensor, folder: Path, question: CollectionConfig, *, processes: int = 2
+) -> mm.store.ActivationStore:
     """A store whose shards several processes wrote, which took two samples of 0 to 3 states in turn."""
     counts = [number % 4 for number in range(2 * len(values) + 4)]
     ends = torch.tensor(counts).cumsum(0).tolist()
@@ -37,7 +39,7 @@ def stored(values: torch.Tensor, folder: Path, question: CollectionConfig, *, pr
                 steps = torch.tensor(rows, dtype=torch.int64)
                 each.add(MemoryShard({AT: values[rows]}, records, steps, torch.zeros_like(steps), {0: ""}))
     folders[0].finish(0)
-    return mm.ActivationStore.load(folder)
+    return mm.store.ActivationStore.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +102,14 @@ def test_what_was_planted_is_found_some_states_at_a_time(
 
 def test_nmf_comes_near_to_all_states_at_once() -> None:
     values, _ = planted("nmf")
-    states = mm.States(values, AT)
+    states = mm.store.States(values, AT)
     found = mm.extract_concepts(states, 4, method="nmf", batch_size=BATCH)
     assert bool((found.vectors >= 0).all())
     one_short = mm.extract_concepts(states, 3, method="nmf")
     assert mm.extract_concepts(states, 4, method="nmf").reconstruction_error < 1e-3
     assert found.reconstruction_error < 1e-3 < 0.1 * one_short.reconstruction_error
     with pytest.raises(InputError, match="nowhere negative"):
-        mm.extract_concepts(mm.States(-values, AT), 4, method="nmf", batch_size=BATCH)
+        mm.extract_concepts(mm.store.States(-values, AT), 4, method="nmf", batch_size=BATCH)
 
 
 def test_slices_are_the_states_in_the_order_of_the_dataset(tmp_path: Path, question: CollectionConfig) -> None:

@@ -51,7 +51,7 @@ def test_all_sets_are_given_where_there_are_fewer(llava: Subject) -> None:
 def test_activation_matches_the_mean_size_of_a_run(llava: Subject) -> None:
     model, batch = llava.model, llava.batches["left"]
     like = Units(["L1.u3", "L1.u40", "L2.h1"])
-    rule = mm.matches.Activation(nearest=3)
+    rule = mm.controls.Activation(nearest=3)
     control = random_units(model, like, match=rule, draws=4, batch=batch)
     _, cache = model.run_with_cache(batch, names=["blocks.1.mlp.hook_post", "blocks.2.attn.hook_z"])
     mask = batch.layout.is_token

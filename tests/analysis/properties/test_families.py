@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlens import InputError, Measurements, cross_modality, localisation, neuron_report, region_invariance
+from mmlens import InputError
 from mmlens.analysis.heatmap import HeatMap, iou
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.invariance import PermuteImage
@@ -19,6 +19,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_oc
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from mmlens.core.results import TensorKind
+from mmlens.properties import Measurements, cross_modality, localisation, neuron_report, region_invariance
 from tests.conftest import Subject
 from tests.tiny import WORDS, picture
 
@@ -199,7 +200,7 @@ def test_checkpoints_of_other_settings_are_refused(llava: Subject, tmp_path: Pat
         report(llava, data, ways=("zero",), captions=False, checkpoint=path, k=4)
     with pytest.raises(InputError, match="it differs in measures"):
         report(llava, data, ways=("noise",), captions=False, checkpoint=path)
-    TensorKind("mmlens.PatchSweep", 2, "patch sweep").write(path, {}, {})
+    TensorKind("mmlens.patching.PatchSweep", 2, "patch sweep").write(path, {}, {})
     with pytest.raises(InputError, match="is no checkpoint of a report of neurons"):
         report(llava, data, ways=("zero",), captions=False, checkpoint=path)
     path.write_text("{")

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmlens import InputError, Measurements
+from mmlens import InputError
 from mmlens.analysis.properties.measurements import CONTROL, Quantity, Value, control_name
+from mmlens.properties import Measurements
 
 SIZE = Quantity("size", "cm", control="size of others", baseline="blob")
 OTHERS = Quantity("size of others", "cm", better="lower")
@@ -114,7 +115,7 @@ def test_what_was_not_measured_is_named(tmp_path: Path) -> None:
         found.plot(k=7)
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(
-        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.Measurements/2'\)"
+        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.properties.Measurements/2'\)"
     ):
         Measurements.load(tmp_path / "other.json")
     (tmp_path / "torn.json").write_text('{"a": ')

@@ -109,7 +109,7 @@ def log_odds(model: mm.HookedMultimodal, batch: Any, token: int, zeroed: list[mm
 
 def test_pictures_and_writings_of_the_lab_share_neurons(model: mm.HookedMultimodal) -> None:
     scenes = mm.lab.scenes(3, seed=3)
-    found = mm.cross_modality(model, scenes, k=20, nouns=mm.lab.NOUNS, progress=False)
+    found = mm.properties.cross_modality(model, scenes, k=20, nouns=mm.lab.NOUNS, progress=False)
     assert found.interval("shared with the writing", "contribution").mean > 0.5
     assert (
         found.difference(
@@ -145,7 +145,7 @@ def test_pictures_and_writings_of_the_lab_share_neurons(model: mm.HookedMultimod
 def test_what_is_measured_of_samples_without_pictures_is_left_out(model: mm.HookedMultimodal) -> None:
     writing = next(as_samples(mm.lab.scenes(1, seed=3))).as_writing
     with pytest.raises(mm.InputError, match="Nothing could be measured"):
-        mm.cross_modality(model, [writing], k=5, nouns=mm.lab.NOUNS, progress=False)
+        mm.properties.cross_modality(model, [writing], k=5, nouns=mm.lab.NOUNS, progress=False)
 
 
 def test_neurons_that_seem_exclusive_only_by_chance_are_no_better_than_shuffled_nouns() -> None:

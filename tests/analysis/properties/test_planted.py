@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmlens import InputError, Neuron, causal_effect, localisation, neuron_report, sensitivity
+from mmlens import InputError, Neuron
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import Choice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
@@ -18,6 +18,7 @@ from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Sample
 from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.properties import causal_effect, localisation, neuron_report, sensitivity
 from tests.analysis.conftest import Wrapped
 
 RANDOM = CONTROL.format(method="contribution")

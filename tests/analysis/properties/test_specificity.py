@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmlens import InputError, Neuron, NeuronScores, find_neurons
+from mmlens import InputError, Neuron, find_neurons
 from mmlens.analysis.properties.specificity import specific_neurons, specificity
+from mmlens.neurons import NeuronScores
 from tests.analysis.conftest import Wrapped
 
 Make = Callable[[list[list[float]]], NeuronScores]

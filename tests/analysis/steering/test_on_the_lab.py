@@ -34,7 +34,9 @@ def steering(request: pytest.FixtureRequest) -> tuple[mm.HookedMultimodal, mm.St
     active = {c for c, word in zip(bank.dominant().tolist(), states.tokens, strict=True) if word == "yes"}
     vector = mm.steering_vector(states.with_token("yes"), states.with_token("no"))
     return model, mm.Steer(
-        vector, positions=mm.positions.last | mm.positions.generated, gate=mm.ActiveConcept(bank, sorted(active))
+        vector,
+        positions=mm.positions.last | mm.positions.generated,
+        gate=mm.steering.ActiveConcept(bank, sorted(active)),
     )
 
 
@@ -45,7 +47,7 @@ def test_yes_becomes_no_and_the_rest_stays(steering: tuple[mm.HookedMultimodal, 
         "yes": _asked(scenes, {"yes": 8}),
         "others": _asked(scenes, {"no": 2, "red": 2, "one": 2, "water": 1, "gloomy": 1}),
     }
-    report = mm.steering_report(model, steer, sets, max_new_tokens=3, progress=False)
+    report = mm.steering.steering_report(model, steer, sets, max_new_tokens=3, progress=False)
     assert report.became("steered", "yes", "no", "yes").mean >= 0.85
     assert report.changed("steered", "others").mean == 0
     assert report.changed("steered, random 0").mean == 0

@@ -36,7 +36,7 @@ def test_accelerate_launch_fills_the_store_of_one_process(tmp_path: Path) -> Non
         timeout=300,
     )
     assert run.returncode == 0, run.stderr
-    found = mm.ActivationStore.load(path)
+    found = mm.store.ActivationStore.load(path)
     expected = mm.collect(
         mm.lab.load(), mm.lab.scenes(10), at=found.points, token=mm.lab.NOUNS, max_new_tokens=8, batch_size=2, progress=False
     )  # fmt: skip

@@ -98,7 +98,7 @@ class World:
     @cached_property
     def path_sweep(self) -> Any:
         """A sweep of paths."""
-        return mm.path_patch(
+        return mm.patching.path_patch(
             self.model,
             self.batch,
             self.corrupted,
@@ -111,7 +111,7 @@ class World:
     @cached_property
     def agreement(self) -> Any:
         """A comparison of an estimate with its exact sweep."""
-        return mm.compare_attribution(
+        return mm.patching.compare_attribution(
             self.model, self.batch, self.corrupted, metric=self.metric, at="blocks.[01].hook_resid_pre", progress=False
         )
 
@@ -125,7 +125,7 @@ class World:
     @cached_property
     def evaluation(self) -> Any:
         """What a circuit is worth."""
-        return mm.evaluate_circuit(
+        return mm.circuits.evaluate_circuit(
             self.model,
             self.circuit,
             self.batch,
@@ -139,7 +139,7 @@ class World:
     @cached_property
     def dose(self) -> Any:
         """A dose curve."""
-        return mm.dose_curve(
+        return mm.steering.dose_curve(
             self.model, self.batch, self.vector, alphas=[0.5, 1.0], metric=self.metric, seeds=[0], progress=False
         )
 
@@ -151,7 +151,7 @@ class World:
     @cached_property
     def steering_report(self) -> Any:
         """What steering does."""
-        return mm.steering_report(self.model, self.steer, self.scenes[:2], max_new_tokens=4, progress=False)
+        return mm.steering.steering_report(self.model, self.steer, self.scenes[:2], max_new_tokens=4, progress=False)
 
     @cached_property
     def edit(self) -> Any:
@@ -161,7 +161,7 @@ class World:
     @cached_property
     def edit_report(self) -> Any:
         """What an edit does."""
-        return mm.edit_report(
+        return mm.edits.edit_report(
             self.model, self.edit, targets=self.scenes[:2], controls=self.scenes[2:4], source="red", max_new_tokens=4,
             progress=False,
         )  # fmt: skip
@@ -169,7 +169,7 @@ class World:
     @cached_property
     def measured(self) -> Any:
         """Properties of neurons."""
-        return mm.localisation(self.model, self.scenes[:3], k=3, progress=False)
+        return mm.properties.localisation(self.model, self.scenes[:3], k=3, progress=False)
 
     @cached_property
     def lens(self) -> Any:
@@ -179,7 +179,7 @@ class World:
     @cached_property
     def patchscope(self) -> Any:
         """A patchscope."""
-        return mm.patchscope(
+        return mm.lenses.patchscope(
             self.model, self.batch, at=POINT, positions="last", target_prompt="the word is x", progress=False
         )
 
@@ -201,7 +201,7 @@ class World:
     @cached_property
     def ground_shift(self) -> Any:
         """Pictures of a shift."""
-        return mm.ground_shift(self.model, self.shift, self.scenes)
+        return mm.concepts.ground_shift(self.model, self.shift, self.scenes)
 
     @cached_property
     def grounding_scorer(self) -> Any:
@@ -248,7 +248,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Agreement": lambda w: w.agreement,
     "Circuit": lambda w: w.circuit,
     "CircuitEvaluation": lambda w: w.evaluation,
-    "CleanRun": lambda w: mm.CleanRun(w.model, w.batch),
+    "CleanRun": lambda w: mm.patching.CleanRun(w.model, w.batch),
     "ConceptBank": lambda w: w.bank,
     "ConceptShift": lambda w: w.shift,
     "DoseCurve": lambda w: w.dose,
@@ -262,7 +262,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "MultimodalBatch": lambda w: w.batch,
     "NeuronScores": lambda w: w.scores,
     "PatchSweep": lambda w: w.sweep,
-    "Patchscope": lambda w: w.patchscope,
+    "PatchscopeReading": lambda w: w.patchscope,
     "PathSweep": lambda w: w.path_sweep,
     "ShiftGrounding": lambda w: w.ground_shift,
     "States": lambda w: w.states,
@@ -537,4 +537,4 @@ def _other(scene: Any) -> str:
 
 
 def _cell(world: World) -> Any:
-    return mm.Cell(0, (mm.Change(POINT, torch.tensor([3]), torch.neg),))
+    return mm.patching.Cell(0, (mm.patching.Change(POINT, torch.tensor([3]), torch.neg),))

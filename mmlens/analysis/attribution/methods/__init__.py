@@ -1,4 +1,4 @@
-"""The methods that estimate patching sweeps, one file each: `mm.attribution`. A file that is put here is found."""
+"""The methods that estimate patching sweeps, one file each: `mm.patching`. A file that is put here is found."""
 
 from mmlens.analysis.attribution.method import ATTRIBUTION_METHODS as ATTRIBUTION_METHODS
 from mmlens.analysis.attribution.method import AttributionChoice as AttributionChoice

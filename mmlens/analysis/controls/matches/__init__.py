@@ -1,4 +1,4 @@
-"""What random units can be matched by, one file each: `mm.matches`. A file that is put here is found."""
+"""What random units can be matched by, one file each: `mm.controls`. A file that is put here is found."""
 
 from mmlens.analysis.controls.match import MATCHES as MATCHES
 from mmlens.analysis.controls.match import Match as Match

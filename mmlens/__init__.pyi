@@ -1,0 +1,53 @@
+"""The public names of mmlens: `mmlens/__init__.py` loads each when it is first used, and type checkers read them here."""
+
+from . import circuits as circuits
+from . import concepts as concepts
+from . import controls as controls
+from . import corrupt as corrupt
+from . import edits as edits
+from . import errors as errors
+from . import families as families
+from . import lab as lab
+from . import lenses as lenses
+from . import metrics as metrics
+from . import neurons as neurons
+from . import patching as patching
+from . import positions as positions
+from . import properties as properties
+from . import scorers as scorers
+from . import steering as steering
+from . import store as store
+from . import viz as viz
+from .analysis.attention_map import attention_map as attention_map
+from .analysis.attribution.attribute import attribute as attribute
+from .analysis.circuits.find import find_circuit as find_circuit
+from .analysis.concepts.extract import extract_concepts as extract_concepts
+from .analysis.controls.random_units import random_units as random_units
+from .analysis.lenses.logit_lens import logit_lens as logit_lens
+from .analysis.neurons.find import find_neurons as find_neurons
+from .analysis.patching.knockout import knock_out as knock_out
+from .analysis.patching.sweep import patch as patch
+from .analysis.samples import Sample as Sample
+from .analysis.shift.shift import concept_shift as concept_shift
+from .analysis.steering.vectors import steering_vector as steering_vector
+from .analysis.store.collect import collect as collect
+from .core.errors import InputError as InputError
+from .core.errors import MMLensError as MMLensError
+from .core.unit_sets import Units as Units
+from .core.units import Head as Head
+from .core.units import Neuron as Neuron
+from .declarations.registry import register_family as register_family
+from .inputs.batch import MultimodalBatch as MultimodalBatch
+from .interventions.ablation import Ablate as Ablate
+from .interventions.activations import Add as Add
+from .interventions.activations import Clamp as Clamp
+from .interventions.activations import Noise as Noise
+from .interventions.activations import Replace as Replace
+from .interventions.activations import Scale as Scale
+from .interventions.knockout import KnockOut as KnockOut
+from .interventions.steering import ProjectOut as ProjectOut
+from .interventions.steering import Steer as Steer
+from .models.hooked import HookedMultimodal as HookedMultimodal
+from .models.verify import verify as verify
+
+__version__: str

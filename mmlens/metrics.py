@@ -1,0 +1,23 @@
+"""Metrics of an answer: what patching, attribution and circuits measure."""
+
+from mmlens.analysis.metrics import (
+    Metric,
+    accuracy,
+    kl_divergence,
+    log_odds,
+    log_probability,
+    logit_difference,
+    probability,
+    rank,
+)
+
+__all__ = [  # noqa: RUF022
+    "accuracy",
+    "kl_divergence",
+    "log_odds",
+    "log_probability",
+    "logit_difference",
+    "Metric",
+    "probability",
+    "rank",
+]

@@ -1,0 +1,36 @@
+"""Steering: vectors, how to choose and judge them, and what acts with them."""
+
+from mmlens.analysis.steering.dose import DoseCurve, dose_curve
+from mmlens.analysis.steering.gates import ActiveConcept
+from mmlens.analysis.steering.method import Selection, Validation
+from mmlens.analysis.steering.methods import *  # noqa: F403
+from mmlens.analysis.steering.methods import SELECTION_METHODS
+from mmlens.analysis.steering.methods import __all__ as _methods
+from mmlens.analysis.steering.outcome import SteeringReport
+from mmlens.analysis.steering.report import steering_report
+from mmlens.analysis.steering.selection import select_vectors
+from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
+from mmlens.analysis.steering.vqa import vqa_accuracy
+from mmlens.interventions.steering import ProjectOut, Steer
+from mmlens.interventions.steering_vector import SteeringVector
+
+__all__ = [  # noqa: PLE0604
+    "ActiveConcept",
+    "concept_steering_vectors",
+    "contrastive_vector",
+    "dose_curve",
+    "DoseCurve",
+    "ProjectOut",
+    "select_vectors",
+    "Selection",
+    "Steer",
+    "steering_report",
+    "steering_vector",
+    "SteeringReport",
+    "SteeringVector",
+    "Validation",
+    "vqa_accuracy",
+    *_methods,
+]
+
+__getattr__ = SELECTION_METHODS.by_class_name  # methods that were registered since

@@ -1,0 +1,19 @@
+"""The figures of results, by name."""
+
+from .agreement import plot_agreement as plot_agreement
+from .circuits import draw_circuit as draw_circuit
+from .concepts import plot_board as plot_board
+from .edits import plot_frontier as plot_frontier
+from .lens import plot_lens as plot_lens
+from .lens import plot_patch_words as plot_patch_words
+from .maps import plot_maps as plot_maps
+from .neurons import plot_layers as plot_layers
+from .neurons import plot_scores as plot_scores
+from .properties import plot_measurements as plot_measurements
+from .shift import plot_shift as plot_shift
+from .shift import plot_shift_board as plot_shift_board
+from .steering import plot_dose as plot_dose
+from .steering import plot_report as plot_report
+from .sweeps import plot_over_picture as plot_over_picture
+from .sweeps import plot_sweep as plot_sweep
+from .tour_report import write_tour as write_tour
