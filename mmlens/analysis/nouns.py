@@ -96,8 +96,7 @@ def caption_nouns(
     if not words:
         raise InputError(
             f"The caption {trace.text[sample]!r} has no noun"
-            + (f" {nouns!r} among its words" if isinstance(nouns, str) else "")
-            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) and not isinstance(nouns, str) else "")
+            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
             + "; pass the nouns to look for."
         )
     return words
@@ -137,8 +136,7 @@ def _wanted(nouns: Nouns, caption: str, words: list[CaptionWord]) -> set[str]:
     if callable(nouns):
         nouns = nouns(caption)
     if nouns is not None:
-        several = [nouns] if isinstance(nouns, str) else nouns
-        return {" ".join(noun.lower().split()) for noun in several}
+        return {" ".join(noun.lower().split()) for noun in nouns}
     tagger = _spacy()
     if tagger is not None:
         return {token.text.lower() for token in tagger(caption) if token.pos_ in ("NOUN", "PROPN")}

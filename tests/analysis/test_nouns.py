@@ -84,13 +84,6 @@ def test_a_callable_chooses() -> None:
     assert [w.text for w in caption_nouns(model, trace, nouns=lambda text: [text.split()[-1]])] == ["cat"]  # type: ignore[arg-type]
 
 
-def test_one_noun_is_itself_and_not_its_letters() -> None:
-    model, trace = spoken("a dog and a cat")
-    assert [w.text for w in caption_nouns(model, trace, nouns="Cat")] == ["cat"]  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="has no noun 'moon' among"):
-        caption_nouns(model, trace, nouns="moon")  # type: ignore[arg-type]
-
-
 def test_no_noun_is_an_error_that_shows_the_caption() -> None:
     model, trace = spoken("a dog")
     with pytest.raises(InputError, match="The caption 'a dog' has no noun among the 1 given"):

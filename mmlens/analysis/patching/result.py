@@ -18,12 +18,11 @@ from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units
 from mmlens.execution.plan import Plan
+from mmlens.inputs.images import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-    from mmlens.inputs.images import Picture
 
 _TENSORS = ("values", "clean", "corrupted")
 _FILE = TensorKind(
@@ -237,7 +236,7 @@ class PatchSweep:
     @checked
     def plot(
         self,
-        image: "Picture | None" = None,
+        image: Picture | None = None,
         *,
         points: Sequence[str] | None = None,
         figure: "Figure | SubFigure | None" = None,
