@@ -8,6 +8,7 @@ transformers. `picture_changes` tells which of these a picture needed.
 
 import base64
 import binascii
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -115,7 +116,7 @@ def _shown(image: Image.Image) -> Image.Image:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # the further pictures of a phone's photo are previews
         changes.append(f"frame {image.tell() + 1} of {frames}")
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = _orientation(image)
     result = _in_eight_bits(image, changes)
     if result.has_transparency_data:
         result = result.convert("RGBA")
@@ -132,6 +133,14 @@ def _shown(image: Image.Image) -> Image.Image:
     if changes:
         result.info[_CHANGES] = tuple(changes)
     return result
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, as EXIF says; upright where it says nothing that can be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except (SyntaxError, ValueError, struct.error, OSError):  # a broken header is no reason to refuse the pixels
+        return 1
 
 
 def _in_eight_bits(image: Image.Image, changes: list[str]) -> Image.Image:

@@ -16,17 +16,39 @@ _BEGIN, _END, _SHIFT = "\U000f0000", "\U000f0001", 0xF0010
 _HIDDEN = re.compile(f"{_BEGIN}([^{_END}]*){_END}")
 
 
+#: Tokens that begin, end or fill a text, as tokenizers name them.
+_ENDS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+
+
 def control_tokens(processor: Any, template: str, marks: Sequence[str]) -> list[str]:
-    """The strings that a tokenizer takes for tokens of their own: special ones, and those that the chat template writes.
+    """The strings that control a prompt rather than say something: ends of texts and turns, and what stands for pictures.
+
+    Other tokens of a model's own (`<ref>`, `<loc_12>`, `<grounding>`), which people write to ask for something, are none.
 
     Args:
         processor: Hugging Face's, or one like it.
         template: the chat template; empty if there is none.
         marks: what stands for pictures in a prompt.
     """
-    tokens = getattr(processor.tokenizer, "added_tokens_decoder", {}).values()
-    names = {*marks, *(token.content for token in tokens if token.special or token.content in template)}
-    return sorted((token for token in names if not token.isspace()), key=len, reverse=True)
+    tokenizer = processor.tokenizer
+    ends = (getattr(tokenizer, name, None) for name in _ENDS)
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    turns = (token.content for token in added if token.content in template)
+    found = {*marks, *(str(end) for end in ends if end), *turns}
+    return sorted((token for token in found if not token.isspace()), key=len, reverse=True)
+
+
+def picture_tokens(tokenizer: Any, config: Any) -> tuple[str, ...]:
+    """The tokens that a model's configuration names for pictures and videos: they are not for users to write."""
+    named = {
+        value
+        for key, value in getattr(config, "to_dict", dict)().items()
+        if key.endswith(("_token_id", "_token_index")) and isinstance(value, int)
+    }
+    ends = {getattr(tokenizer, name.replace("token", "token_id"), None) for name in _ENDS}
+    return tuple(
+        tokenizer.convert_ids_to_tokens(sorted(number for number in named - ends if 0 <= number < len(tokenizer)))
+    )
 
 
 def hidden(text: str, tokens: list[str]) -> str:

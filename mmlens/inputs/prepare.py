@@ -14,7 +14,7 @@ from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.images import Picture, decoded_image, load_image
-from mmlens.inputs.plain_text import holds_hidden, reading_hidden, revealed
+from mmlens.inputs.plain_text import holds_hidden, picture_tokens, reading_hidden, revealed
 from mmlens.inputs.prompts import Message, Prompter, Text, count_placeholders, require_side, samples_of, visual_items
 
 Images: TypeAlias = Annotated["Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None", Accepts(object)]
@@ -35,10 +35,11 @@ def prepare_batch(
     pictures = _pictures(images, samples)
     mark = getattr(processor, "image_token", None)
     mark = getattr(mark, "content", mark)
+    reserved = picture_tokens(processor.tokenizer, config)
     if family.writes_placeholders:
-        prompter = Prompter(processor, "image", None, "", reserved=() if mark is None else (mark,))
+        prompter = Prompter(processor, "image", None, "", (*reserved, *([mark] if mark else [])))
     else:
-        prompter = Prompter(processor, "image", mark, family.placeholder)
+        prompter = Prompter(processor, "image", mark, family.placeholder, reserved)
     prompts = [
         prompter.prompt(sample, len(sample_pictures)) for sample, sample_pictures in zip(samples, pictures, strict=True)
     ]

@@ -13,7 +13,7 @@ from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.images import Picture, load_image
-from mmlens.inputs.plain_text import holds_hidden, reading_hidden, revealed
+from mmlens.inputs.plain_text import holds_hidden, picture_tokens, reading_hidden, revealed
 from mmlens.inputs.prepare import remark_length, special_tokens_once
 from mmlens.inputs.prompts import Prompter, Text, count_placeholders, require_side, samples_of, visual_items
 from mmlens.inputs.video_frames import by_processor
@@ -55,7 +55,8 @@ def prepare_videos(
     samples = samples_of(text)
     clips = _clips(videos, samples)
     mark = settings.mark or processor.tokenizer.convert_ids_to_tokens(config.video_token_id)
-    prompter = Prompter(processor, "video", mark, settings.placeholder.format(mark))
+    reserved = picture_tokens(processor.tokenizer, config)
+    prompter = Prompter(processor, "video", mark, settings.placeholder.format(mark), reserved)
     prompts = [prompter.prompt(sample, len(sample_clips)) for sample, sample_clips in zip(samples, clips, strict=True)]
     count_placeholders(prompts, [len(sample_clips) for sample_clips in clips], mark, "videos")
     reader = getattr(processor, "video_processor", None)

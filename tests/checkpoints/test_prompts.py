@@ -204,6 +204,18 @@ def test_a_typed_end_of_text_ends_nothing(layout: Layout, open_layout: Open) -> 
     assert both["input_ids"][0][both.layout.is_token[0]].tolist() == batch["input_ids"][0].tolist()
 
 
+def test_a_models_own_tokens_that_ask_for_something_stay_tokens(open_layout: Open) -> None:
+    model = open_layout(SMOLVLM2)
+    one = "<row_1_col_1>"  # stands for any token that is neither an end, a mark of turns, nor a picture
+    batch = model.prepare(f"look at {one} now", images=picture(0))
+    asked = batch["input_ids"][0].tolist().count(model.to_single_token(one))
+    assert (
+        asked == model.prepare(SHORT, images=picture(0))["input_ids"][0].tolist().count(model.to_single_token(one)) + 1
+    )
+    soft = open_layout(GEMMA3).prepare("what is <image_soft_token> or <end_of_image>?", images=picture(0))
+    assert int(soft.layout.is_image.sum()) == 256
+
+
 def test_marks_that_stand_apart_are_places_of_pictures(open_layout: Open) -> None:
     model = open_layout(QWEN2_VL)
     mark = "<|image_pad|>"

@@ -194,3 +194,10 @@ def test_boxes_and_masks_of_a_turned_photo_are_those_that_a_viewer_shows(llava: 
     assert "picture (0, 0): turned upright (EXIF orientation 6)" in repr(batch)
     with pytest.raises(InputError, match=r"mask is \[24, 48\], but the picture is \[height=48 width=24\]"):
         batch.layout.patches_of_mask(torch.ones(24, 48, dtype=torch.bool))
+
+
+def test_a_broken_exif_header_is_no_reason_to_refuse_the_pixels() -> None:
+    file = BytesIO()
+    Image.fromarray(PIXELS).save(file, "PNG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff")
+    found = load_image(Image.open(BytesIO(file.getvalue())))
+    assert np.array_equal(np.asarray(found), PIXELS)
