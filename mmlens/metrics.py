@@ -9,6 +9,7 @@ from mmlens.analysis.metrics import (
     logit_difference,
     probability,
     rank,
+    word_log_probability,
 )
 
 __all__ = [  # noqa: RUF022
@@ -20,4 +21,5 @@ __all__ = [  # noqa: RUF022
     "Metric",
     "probability",
     "rank",
+    "word_log_probability",
 ]

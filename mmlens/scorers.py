@@ -1,6 +1,7 @@
-"""Scorers of texts against pictures and other texts."""
+"""Scorers of texts against pictures and other texts, and how answers and captions are compared."""
 
 from mmlens.analysis.properties.scorers import BertScore, ClipScore, MoverScore, RegressionScore, Scorer
+from mmlens.core.answer_text import normalised, says
 
 __all__ = [
     "BertScore",
@@ -8,4 +9,6 @@ __all__ = [
     "MoverScore",
     "RegressionScore",
     "Scorer",
+    "normalised",
+    "says",
 ]

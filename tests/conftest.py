@@ -95,3 +95,20 @@ def qwen() -> Subject:
 def blip() -> Subject:
     """InstructBLIP."""
     return subject_of(TINY[3])
+
+
+#: Captions and answers as people write them: capitals, punctuation, accents, words of several tokens.
+CAPTIONS = (
+    "A man holding a dog.",
+    "Yes.",
+    "The Moon\u2019s light, on the grass!",
+    "Two black-and-white cats; one caf\u00e9 (closed).",
+)
+
+
+@pytest.fixture(scope="session")
+def subword(tmp_path_factory: pytest.TempPathFactory) -> HookedMultimodal:
+    """LLaVA with a tokenizer of sub-words, opened from a folder as the hub has it. Read-only."""
+    from tests.checkpoints.layouts import LLAVA
+
+    return HookedMultimodal.from_pretrained(LLAVA.write(tmp_path_factory.mktemp("subword") / "llava"))

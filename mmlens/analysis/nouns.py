@@ -9,6 +9,7 @@ from typing import Any
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index
+from mmlens.inputs.words import INCOMPLETE
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -58,8 +59,11 @@ def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: in
         sample: which sample.
     """
     ids = trace.tokens[sample, : int(trace.lengths[sample])].tolist()
-    ends = [len(_text(model, ids[: step + 1])) for step in range(len(ids))]
-    starts = [0, *ends[:-1]]
+    texts = [_text(model, ids[: step + 1]) for step in range(len(ids))]
+    # a letter of several tokens (bytes) is there as a whole behind the last of them, and belongs to all of them
+    whole = [len(text.rstrip(INCOMPLETE)) for text in texts]
+    ends = [length + text.endswith(INCOMPLETE) for length, text in zip(whole, texts, strict=True)]
+    starts = [0, *whole[:-1]]
     words = []
     for match in WORD.finditer(_text(model, ids)):
         steps = [

@@ -5,6 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+#: What a tokenizer decodes the first bytes of a letter to.
+INCOMPLETE = "\ufffd"
+
 
 def word_occurrences(tokenizer: Any, ids: Sequence[int], word: str, apart: Sequence[bool]) -> list[list[int]]:
     """The positions of every occurrence of a word, first to last; pieces that hold more than the word count too.
@@ -35,19 +38,21 @@ def word_occurrences(tokenizer: Any, ids: Sequence[int], word: str, apart: Seque
 def _within(tokenizer: Any, ids: list[int], pattern: re.Pattern[str]) -> list[list[int]]:
     """The same in a run of ids that is text throughout."""
 
-    def length(count: int) -> int:
-        return len(tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def length(count: int, whole: bool) -> int:
+        """Letters after so many ids; one of which only some bytes are there yet counts unless whole ones are asked for."""
+        text = tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return len(text.rstrip(INCOMPLETE)) + (text.endswith(INCOMPLETE) and not whole)
 
-    def reaches(at: int) -> int:
+    def reaches(at: int, whole: bool = False) -> int:
         """The number of ids after which the text is at least so long."""
         low, high = 1, len(ids)
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if length(middle) >= at else (middle + 1, high)
+            low, high = (low, middle) if length(middle, whole) >= at else (middle + 1, high)
         return low
 
     text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return [list(range(reaches(m.start() + 1) - 1, reaches(m.end()))) for m in pattern.finditer(text)]
+    return [list(range(reaches(m.start() + 1) - 1, reaches(m.end(), whole=True))) for m in pattern.finditer(text)]
 
 
 def _pattern(word: str) -> re.Pattern[str]:

@@ -5,9 +5,13 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import mmlens as mm
+from mmlens.analysis.nouns import caption_words
 from mmlens.core.errors import InputError
+from mmlens.inputs.words import word_occurrences
+from mmlens.models.generation import GenerationTrace
 from tests.checkpoints.cases import SHORT, picture
 from tests.checkpoints.layouts import BLIP2, GEMMA3, LLAVA, PALIGEMMA2, QWEN2_VL, Layout
+from tests.conftest import CAPTIONS
 
 layouts = pytest.mark.parametrize("layout", [LLAVA, QWEN2_VL, PALIGEMMA2, BLIP2], ids=lambda layout: layout.name)
 
@@ -55,3 +59,29 @@ def test_a_blank_in_front_is_found_not_asked_for(open_layout) -> None:
         model = open_layout(layout)
         assert model.to_string(model.to_single_token("moon")) == " moon"
         assert model.to_word_tokens("moon") == [model.to_single_token("moon")]
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_words_of_a_caption_are_whole_words_with_all_their_tokens(caption: str, subword) -> None:
+    ids = torch.tensor([subword.tokenizer.encode(caption, add_special_tokens=False)])
+    trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, torch.zeros(1, ids.shape[1], 1), [[]], [caption])
+    words = caption_words(subword, trace)
+    assert any(len(word.tokens) > 1 for word in words)
+    for word in words:
+        assert trace.tokens[0, word.step : word.step + len(word.tokens)].tolist() == list(word.tokens)
+        assert word.text in subword.tokenizer.decode(word.tokens).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("Is the Dog here?", "dog"), ("a caf\u00e9 \u732b!", "caf\u00e9"), ("the \u732b\u732b", "\u732b\u732b")],
+)
+def test_positions_of_a_word_are_all_of_its_tokens(text: str, word: str, subword) -> None:
+    ids = subword.tokenizer.encode(text, add_special_tokens=False)
+    (found,) = word_occurrences(subword.tokenizer, ids, word, [False] * len(ids))
+    assert found == list(range(found[0], found[-1] + 1))
+    assert subword.tokenizer.decode([ids[at] for at in found]).strip().lower() == word
+    batch = subword.prepare(text, images=picture(0, 40, 40))
+    point = "blocks.0.hook_resid_post"
+    _, cache = subword.run_with_cache(batch, names=point, positions=mm.positions.word(word))
+    assert cache[point].shape[1] == len(found)

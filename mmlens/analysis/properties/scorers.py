@@ -3,8 +3,7 @@
     scorers = [ClipScore("checkpoints/clip-vit-base-patch32"), BertScore("checkpoints/roberta-large")]
     mm.properties.neuron_report(model, dataset, scorers=scorers)
 
-Any object with a name, a unit, what it compares with, and `score` is a scorer too. `normalised(text)` and `says(text, word)` are
-how answers and captions are compared everywhere.
+Any object with a name, a unit, what it compares with, and `score` is a scorer too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,6 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 from scipy.sparse import identity, kron, vstack
 
-from mmlens.core.answer_text import normalised as normalised
-from mmlens.core.answer_text import says as says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Index, PathLike
 from mmlens.models.encoders import ImageTextEncoder, PairRegressor, TextEncoder
