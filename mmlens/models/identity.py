@@ -29,15 +29,15 @@ def run_identity(model: HookedModel, **settings: object) -> dict[str, str]:
         >>> [name for name in plain if plain[name] != scaled[name]]
         ['interventions']
     """
-    edits = [(list(map(str, entry.edit.rows)), entry.edit.deltas) for entry in ledger_of(model.base).entries]
-    pieces = {
-        "weights": f"{type(model.base).__name__} {fingerprint(model)}",
-        "adapters": _adapters(model),
-        "edits": edits,
-        "interventions": in_force(model),
-        **settings,
-    }
+    weights = f"{type(model.base).__name__} {fingerprint(model)}"
+    pieces = {"weights": weights, "adapters": _adapters(model), **changes_in_force(model), **settings}
     return {name.replace("_", " "): identity_of(piece, name.replace("_", " ")) for name, piece in pieces.items()}
+
+
+def changes_in_force(model: HookedModel) -> dict[str, list[object]]:
+    """What is in force on a model: edits of its weights as rows and deltas; interventions, and hooks with their names."""
+    edits: list[object] = [(list(map(str, e.edit.rows)), e.edit.deltas) for e in ledger_of(model.base).entries]
+    return {"edits": edits, "interventions": in_force(model)}
 
 
 def _adapters(model: HookedModel) -> dict[str, list[float]]:

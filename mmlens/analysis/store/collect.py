@@ -8,6 +8,7 @@ Departs: words are matched as words, and only in what was generated. The publish
 """
 
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -113,15 +114,15 @@ def collect(
             f"{process.count} processes cannot share memory; collect into a folder: collect(..., into=path)."
         )
     folder = None if into is None else StoreFolder(Path(into), question, process)
-    finished_part = Done() if folder is None else folder.begin()
     total = len(dataset) if isinstance(dataset, Sized) else None
     numbers: list[int] = []
     block = batch_size
-    queue = _pending(as_samples(dataset, prompt=prompt), finished_part, process, block, numbers, into)
-    remainder = None if total is None else max(0, total // process.count - len(finished_part.here or ()))
     full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
     tokenizer = None if model.processor is None else model.tokenizer
-    with Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
+    run = nullcontext(Done()) if folder is None else folder.run()
+    with run as finished_part, Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
+        queue = _pending(as_samples(dataset, prompt=prompt), finished_part, process, block, numbers, into)
+        remainder = None if total is None else max(0, total // process.count - len(finished_part.here or ()))
         batch_stream = batches(model, queue, batch_size=batch_size, progress=progress, desc="collect", total=remainder)
         for count, (samples, batch) in enumerate(batch_stream):
             result = rule.take(model, nodes, samples, batch)
@@ -131,7 +132,6 @@ def collect(
             del numbers[: len(samples)]
     if folder is None:
         return ActivationStore(question, tuple(writer.kept))
-    folder.finish(finished_part.base)
     return ActivationStore.load(folder.path)
 
 

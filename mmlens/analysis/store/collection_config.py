@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import changes_in_force
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class CollectionConfig:
         model: class of the Hugging Face model.
         fingerprint: of its weights.
         adapters: the adapters that acted.
+        edits: a hash of the edits in force, and how many there were.
+        interventions: the same of interventions and hooks.
         processor: its class, and a hash of how it makes pixels and prompts.
         points: hook names.
         rule: which states of a sample are kept, in words.
@@ -29,6 +33,8 @@ class CollectionConfig:
     model: str
     fingerprint: str
     adapters: tuple[str, ...]
+    edits: str
+    interventions: str
     processor: str
     points: tuple[str, ...]
     rule: str
@@ -48,10 +54,13 @@ class CollectionConfig:
         dtype: str,
     ) -> "CollectionConfig":
         """The question put to a model."""
+        changes = changes_in_force(model)
         return cls(
             type(model.hf_model).__name__,
             fingerprint(model),
             model.active_adapters,
+            _counted(changes["edits"], "edits"),
+            _counted(changes["interventions"], "interventions"),
             _processor(model.processor),
             points,
             rule,
@@ -95,6 +104,10 @@ class CollectionConfig:
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
         return cls(**values)
+
+
+def _counted(changes: list[object], kind: str) -> str:
+    return f"{len(changes)} ({identity_of(changes, kind)})" if changes else "none"
 
 
 def _said(value: object) -> str:

@@ -5,10 +5,12 @@
     states-00000-000000.safetensors ...
 
 A shard is written whole and takes its name in one step, then the index that lists it. A file that no index lists is not
-part of the store: it was written by a run that was killed between the two, and is overwritten by the next shard.
+part of the store: it was written by a run that was killed between the two, and is overwritten by the next shard. One run
+writes at a time; the processes of one launch write their own files.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,19 @@ from typing import Any
 from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.shard import FileShard, MemoryShard
-from mmlens.core.errors import InputError
-from mmlens.core.files import clear_unfinished, whole_file
+from mmlens.core.errors import DamagedFileError, InputError
+from mmlens.core.files import clear_unfinished
+from mmlens.core.locks import locked
+from mmlens.core.results import JsonKind
 
-_FORMAT = "mmlens.store.ActivationStore/1"
-_MAIN = "store.json"
+MAIN = "store.json"
+MAIN_FILE = JsonKind(
+    "mmlens.ActivationStore",
+    2,
+    "activation store",
+    {"question": dict[str, Any], "base": int, "finished": bool, "processes": int},
+)
+INDEX_FILE = JsonKind("mmlens.ActivationStore.index", 2, "index of an activation store", {"shards": list[dict]})
 
 
 @dataclass(frozen=True)
@@ -38,41 +48,68 @@ class Done:
     before: frozenset[str] = frozenset()
 
 
-def read_question(path: Path) -> CollectionConfig:
-    """The question of the store in a folder.
+@dataclass(frozen=True)
+class StoreFile:
+    """What `store.json` says.
+
+    Attributes:
+        question: what was collected.
+        base: the order number at which the last run began.
+        finished: whether it came to its end.
+        processes: how many at most took part in a run; each has an index.
+    """
+
+    question: CollectionConfig
+    base: int
+    finished: bool
+    processes: int
+
+    @classmethod
+    def read(cls, path: Path) -> "StoreFile":
+        """That of the store in a folder.
+
+        Raises:
+            InputError: if there is none, or it is damaged.
+        """
+        if not (path / MAIN).is_file():
+            raise InputError(
+                f"There is no activation store at {path} ({MAIN} is missing); mm.collect(..., into=...) makes one. If it was "
+                "one, mm.ActivationStore.repaired(path) makes it again of its shards."
+            )
+        content = MAIN_FILE.read(path / MAIN)
+        question = CollectionConfig.from_json(content.pop("question"))
+        return cls(question, **content)
+
+    def write(self, path: Path) -> None:
+        """Write it."""
+        content = {"question": self.question.as_json(), "base": self.base, "finished": self.finished}
+        MAIN_FILE.write(path / MAIN, {**content, "processes": self.processes})
+
+
+def index_of(path: Path, process: int) -> Path:
+    """The index of a process's shards."""
+    return path / f"index-{process:05d}.json"
+
+
+def read_index(path: Path, process: int) -> list[dict[str, Any]]:
+    """The shards that a process wrote, as its index lists them.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the index is missing or damaged.
     """
-    return CollectionConfig.from_json(_read_main(path)["question"])
+    file = index_of(path, process)
+    try:
+        return INDEX_FILE.read(file)["shards"]
+    except InputError as error:
+        raise DamagedFileError(
+            f"{error} mm.ActivationStore.repaired({str(path)!r}) makes it again of the shards."
+        ) from error
 
 
-def read_shards(path: Path) -> list[FileShard]:
+def read_shards(path: Path, about: StoreFile) -> list[FileShard]:
     """The shards of the store in a folder, process by process."""
-    indices = [json.loads(index.read_text(encoding="utf-8")) for index in sorted(path.glob("index-*.json"))]
-    return [FileShard(path / shard["file"]) for index in indices for shard in index["shards"]]
-
-
-def is_finished(path: Path) -> bool:
-    """Whether the last run into a folder came to its end."""
-    return bool(_read_main(path)["finished"])
-
-
-def _read_main(path: Path) -> dict[str, Any]:
-    main = path / _MAIN
-    if not main.is_file():
-        raise InputError(
-            f"There is no activation store at {path} ({_MAIN} is missing); mm.collect(..., into=...) makes one."
-        )
-    about = json.loads(main.read_text(encoding="utf-8"))
-    if about.get("format") != _FORMAT:
-        raise InputError(f"{path} is no activation store (format {about.get('format')!r}, not {_FORMAT!r}).")
-    return about
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    listed = [entry for process in range(about.processes) for entry in read_index(path, process)]
+    return [FileShard(path / entry["file"], entry["checksum"]) for entry in listed]
 
 
 class StoreFolder:
@@ -91,57 +128,70 @@ class StoreFolder:
         self.path = path
         self.question = question
         self.process = process
-        self._index = path / f"index-{process.index:05d}.json"
-        if (path / _MAIN).is_file():
-            read_question(path).require(question, str(path))
-        elif path.exists() and (not path.is_dir() or any(not item.name.startswith(".") for item in path.iterdir())):
+        if (path / MAIN).is_file():
+            StoreFile.read(path).question.require(question, str(path))
+            return
+        found = [item.name for item in path.iterdir()] if path.is_dir() else [path.name] * path.exists()
+        if any(name.startswith("states-") for name in found):
+            StoreFile.read(path)  # says what to do
+        # indices alone are those of a run that was killed before it wrote anything else
+        if any(not name.startswith((".", "index-")) for name in found):
             raise InputError(f"{path} is no activation store and not empty; name a new folder.")
 
-    def begin(self) -> Done:
-        """Open the run; says what need not be done again. All processes come here together."""
+    @contextmanager
+    def run(self) -> Iterator[Done]:
+        """Have a run open inside the `with`; gives what need not be done again. All processes come here together.
+
+        Raises:
+            InputError: if another run is writing to the folder, or what it holds is damaged.
+        """
         self.process.wait()
-        if self.process.is_first:
+        if not self.process.is_first:
+            self.process.wait()
+            done = self._done()
+            yield done
+            self._end(done)
+            return
+        with locked(self.path, "The activation store"):
             self._open()
-        self.process.wait()
-        about = _read_main(self.path)
-        base = int(about["base"])
-        here: dict[int, str] = {}
-        before: set[str] = set()
-        for shard in read_shards(self.path):
-            for record in shard.records:
-                if record.number >= base:
-                    here[record.number] = record.key
-                else:
-                    before.add(record.key)
-        return Done(base, here, frozenset(before))
+            self.process.wait()
+            done = self._done()
+            yield done
+            self._end(done)
 
-    def _open(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(self.path)
-        base = 0
-        if (self.path / _MAIN).is_file():
-            about = _read_main(self.path)
-            base = int(about["base"])
-            if about["finished"]:
-                numbers = [record.number for shard in read_shards(self.path) for record in shard.records]
-                base = 1 + max(numbers, default=-1)
-        self._write_main(base, is_finished=False)
-
-    def _write_main(self, base: int, *, is_finished: bool) -> None:
-        content = {"format": _FORMAT, "question": self.question.as_json(), "base": base, "finished": is_finished}
-        _write_json(self.path / _MAIN, content)
-
-    def add(self, shard: MemoryShard) -> None:
-        """Write a shard, and then list it."""
-        shards = json.loads(self._index.read_text(encoding="utf-8"))["shards"] if self._index.is_file() else []
-        name = f"states-{self.process.index:05d}-{len(shards):06d}.safetensors"
-        shard.save(self.path / name)
-        entry = {"file": name, "samples": len(shard.records), "rows": len(shard.steps)}
-        _write_json(self._index, {"shards": [*shards, entry]})
-
-    def finish(self, base: int) -> None:
+    def _end(self, done: Done) -> None:
         """Close the run once all processes are through."""
         self.process.wait()
         if self.process.is_first:
-            self._write_main(base, is_finished=True)
+            about = StoreFile.read(self.path)
+            StoreFile(self.question, done.base, True, about.processes).write(self.path)
         self.process.wait()
+
+    def _done(self) -> Done:
+        about = StoreFile.read(self.path)
+        records = [record for shard in read_shards(self.path, about) for record in shard.records]
+        here = {record.number: record.key for record in records if record.number >= about.base}
+        return Done(about.base, here, frozenset(record.key for record in records if record.number < about.base))
+
+    def _open(self) -> None:
+        clear_unfinished(self.path)
+        base, known = 0, 0
+        if (self.path / MAIN).is_file():
+            about = StoreFile.read(self.path)
+            base, known = about.base, about.processes
+            if about.finished:
+                numbers = [record.number for shard in read_shards(self.path, about) for record in shard.records]
+                base = 1 + max(numbers, default=-1)
+        # before the file that says how many there are: one that is missing later was lost
+        for process in range(known, self.process.count):
+            INDEX_FILE.write(index_of(self.path, process), {"shards": []})
+        StoreFile(self.question, base, False, max(known, self.process.count)).write(self.path)
+
+    def add(self, shard: MemoryShard) -> None:
+        """Write a shard, and then list it."""
+        shards = read_index(self.path, self.process.index)
+        numbers = {int(Path(entry["file"]).stem.rpartition("-")[2]) for entry in shards}
+        file = self.path / f"states-{self.process.index:05d}-{1 + max(numbers, default=-1):06d}.safetensors"
+        INDEX_FILE.write(
+            index_of(self.path, self.process.index), {"shards": [*shards, shard.save(file, self.question)]}
+        )

@@ -1,21 +1,25 @@
 """A shard: the states of some samples, in memory or in one safetensors file that explains itself."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from mmlens.core.errors import InputError
-from mmlens.core.files import whole_file
+from mmlens.analysis.store.collection_config import CollectionConfig
+from mmlens.core.errors import DamagedFileError, InputError
+from mmlens.core.results import TensorKind
+from mmlens.core.tensor_files import TensorFile
 
-_FORMAT = "mmlens.store.ActivationStore.shard/1"
+_FILE = TensorKind(
+    "mmlens.ActivationStore.shard",
+    2,
+    "shard of a store",
+    {"records": list[dict], "words": dict[str, str], "question": dict[str, Any]},
+)
 #: Tensors of a shard that are no states; hook names never begin like this.
 _STEP, _TOKEN = "row.step", "row.token"
 
@@ -92,44 +96,78 @@ class MemoryShard:
         """Some rows of a point."""
         return self.states[point][rows]
 
-    def save(self, path: Path) -> None:
-        """Write the shard, whole or not at all."""
+    def save(self, path: Path, question: CollectionConfig) -> dict[str, Any]:
+        """Write the shard, whole or not at all; gives its entry in an index."""
         about = {
-            "format": _FORMAT,
-            "records": json.dumps([asdict(record) for record in self.records]),
-            "words": json.dumps(self.words),
+            "records": [asdict(record) for record in self.records],
+            "words": {str(token): word for token, word in self.words.items()},
+            "question": question.as_json(),
         }
-        tensors = {**self.states, _STEP: self.steps, _TOKEN: self.tokens}
-        with whole_file(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
+        _FILE.write(path, {**self.states, _STEP: self.steps, _TOKEN: self.tokens}, about)
+        return FileShard(path).entry
 
 
 @dataclass(frozen=True)
 class FileShard:
-    """A shard in a file; the file is mapped into memory, and only the rows that are asked for are read."""
+    """A shard in a file; the file is mapped into memory, and only the rows that are asked for are read.
+
+    Each tensor is compared with its checksum when it is first read.
+
+    Attributes:
+        path: the file.
+        checksum: what the index says that its own is; empty if it is not known.
+    """
 
     path: Path
+    checksum: str = ""
 
     @cached_property
-    def _about(self) -> dict[str, str]:
+    def _file(self) -> TensorFile:
         try:
-            with safe_open(self.path, framework="pt") as file:
-                about = file.metadata() or {}
-        except (SafetensorError, FileNotFoundError) as error:
-            raise InputError(f"{self.path} is missing or damaged: {error}. Restore it, or collect anew.") from error
-        if about.get("format") != _FORMAT:
-            raise InputError(f"{self.path} is no shard of a store (format {about.get('format')!r}, not {_FORMAT!r}).")
-        return about
+            file, _ = _FILE.open(self.path)
+            if self.checksum and file.checksum != self.checksum:
+                raise file.damaged("its index lists another one of this name")
+        except InputError as error:
+            raise DamagedFileError(
+                f"A shard of the store is missing or damaged: {error} mm.ActivationStore.repaired({str(self.path.parent)!r}) "
+                "takes such shards out; the same mm.collect(..., into=...) then makes them anew, and nothing else."
+            ) from error
+        return file
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What an index says of it: the file, its checksum, and what it holds."""
+        numbers = [record.number for record in self.records]
+        counts = {"samples": len(numbers), "rows": self._file.shapes[_STEP][0], "numbers": [min(numbers), max(numbers)]}
+        return {"file": self.path.name, "checksum": self._file.checksum, **counts}
+
+    @property
+    def question(self) -> CollectionConfig:
+        """What was collected."""
+        return CollectionConfig.from_json(self._file.about["question"])
+
+    def check(self) -> None:
+        """Compare every tensor with its checksum, and what is said of rows with how many there are.
+
+        Raises:
+            DamagedFileError: if something does not match.
+        """
+        for name in self._file.names:
+            self._file.check(name)
+        rows = sum(record.rows for record in self.records)
+        wrong = [name for name, shape in self._file.shapes.items() if shape[:1] != (rows,)]
+        if wrong:
+            raise self._file.damaged(f"its samples have {rows} rows, and {', '.join(wrong)} another number")
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """The samples."""
-        return tuple(Record(**fields) for fields in json.loads(self._about["records"]))
+        return tuple(Record(**fields) for fields in self._file.about["records"])
 
     @cached_property
     def words(self) -> dict[int, str]:
         """The tokens that occur, as text."""
-        return {int(token): word for token, word in json.loads(self._about["words"]).items()}
+        return {int(token): word for token, word in self._file.about["words"].items()}
 
     @property
     def steps(self) -> Int[torch.Tensor, "row"]:
@@ -143,5 +181,4 @@ class FileShard:
 
     def values(self, point: str, rows: slice) -> torch.Tensor:
         """Some rows of a point."""
-        with safe_open(self.path, framework="pt") as file:
-            return file.get_slice(point)[rows]
+        return self._file.rows(point, rows)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmlens.analysis.store.collection_config import CollectionConfig
-from mmlens.analysis.store.folder import is_finished, read_question, read_shards
+from mmlens.analysis.store.folder import StoreFile, read_shards
 from mmlens.analysis.store.mapped import MappedStates
+from mmlens.analysis.store.repair import StoreCheck, check_store, repair_store
 from mmlens.analysis.store.shard import Record, Shard
 from mmlens.analysis.store.states import States, import_datasets
 from mmlens.core.answer_text import words_of
@@ -61,8 +62,42 @@ class ActivationStore:
             InputError: if there is no store.
         """
         path = Path(path)
-        question = read_question(path)
-        return cls(question, tuple(read_shards(path)), path, is_finished(path))
+        about = StoreFile.read(path)
+        return cls(about.question, tuple(read_shards(path, about)), path, about.finished)
+
+    @classmethod
+    def repaired(cls, path: str | Path) -> "ActivationStore":
+        """The store in a folder without what is damaged there; the same `mm.collect` then makes only that anew.
+
+        Raises:
+            InputError: if there is no store, another run is writing to it, or nothing is left of it.
+        """
+        repair_store(Path(path))
+        return cls.load(path)
+
+    def repair(self) -> "ActivationStore":
+        """The same as `repaired`, of this store's folder.
+
+        Raises:
+            InputError: for a store in memory, and as `repaired`.
+        """
+        return self.repaired(self._folder)
+
+    def check(self) -> StoreCheck:
+        """Read every byte of the store and compare it with its checksums; the result prints what is wrong, if anything.
+
+        Raises:
+            InputError: for a store in memory.
+        """
+        return check_store(self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        if self.path is None:
+            raise InputError(
+                "The store is in memory, and has no files; collect into a folder: collect(..., into=path)."
+            )
+        return self.path
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else f"at {self.path}"
