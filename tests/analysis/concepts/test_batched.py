@@ -29,16 +29,15 @@ def stored(
     counts[samples - 1] -= ends[samples - 1] - len(values)
     starts = [0, *ends]
     folders = [StoreFolder(folder, question, Process(index, processes)) for index in range(processes)]
-    folders[0].begin()
-    for first in range(0, samples, 8):
-        for index, each in enumerate(folders):
-            own = [n for n in range(first, min(first + 8, samples)) if Process(index, processes).takes(n, 2)]
-            rows = [row for n in own for row in range(starts[n], starts[n] + counts[n])]
-            if own:
-                records = tuple(Record(n, f"key{n}", counts[n], word=f"word{n}", caption=f"said {n}") for n in own)
-                steps = torch.tensor(rows, dtype=torch.int64)
-                each.add(MemoryShard({AT: values[rows]}, records, steps, torch.zeros_like(steps), {0: ""}))
-    folders[0].finish(0)
+    with folders[0].run():
+        for first in range(0, samples, 8):
+            for index, each in enumerate(folders):
+                own = [n for n in range(first, min(first + 8, samples)) if Process(index, processes).takes(n, 2)]
+                rows = [row for n in own for row in range(starts[n], starts[n] + counts[n])]
+                if own:
+                    records = tuple(Record(n, f"key{n}", counts[n], word=f"word{n}", caption=f"said {n}") for n in own)
+                    steps = torch.tensor(rows, dtype=torch.int64)
+                    each.add(MemoryShard({AT: values[rows]}, records, steps, torch.zeros_like(steps), {0: ""}))
     return mm.store.ActivationStore.load(folder)
 
 
