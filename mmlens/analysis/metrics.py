@@ -208,6 +208,10 @@ def _named(tokens: Tokens) -> str:
     return "[" + ", ".join(map(repr, tokens[:3])) + (", ...]" if len(tokens) > 3 else "]")
 
 
+def _log_probability_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return _pick(logits, columns) - logits.logsumexp(-1)
+
+
 @checked
 def log_probability(token: Tokens) -> Metric:
     """Log-probability of a token, in nats.
@@ -221,11 +225,11 @@ def log_probability(token: Tokens) -> Metric:
         >>> bool((measure(model(batch)[:, -1]) < 0).all())
         True
     """
+    return Metric(f"log p({_named(token)})", "nats", (_held(token),), _log_probability_of)
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        return _pick(logits, columns) - logits.logsumexp(-1)
 
-    return Metric(f"log p({_named(token)})", "nats", (_held(token),), function)
+def _probability_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return (_pick(logits, columns) - logits.logsumexp(-1)).exp()
 
 
 @checked
@@ -235,11 +239,13 @@ def probability(token: Tokens) -> Metric:
     Args:
         token: a string or id, or one per sample.
     """
+    return Metric(f"p({_named(token)})", "probability", (_held(token),), _probability_of)
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        return (_pick(logits, columns) - logits.logsumexp(-1)).exp()
 
-    return Metric(f"p({_named(token)})", "probability", (_held(token),), function)
+def _log_odds_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    target = _pick(logits, columns)
+    others = logits.scatter(-1, columns[:, :1], float("-inf")).logsumexp(-1)
+    return target - others
 
 
 @checked
@@ -249,13 +255,11 @@ def log_odds(token: Tokens) -> Metric:
     Args:
         token: a string or id, or one per sample.
     """
+    return Metric(f"log odds({_named(token)})", "nats", (_held(token),), _log_odds_of)
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        target = _pick(logits, columns)
-        others = logits.scatter(-1, columns[:, :1], float("-inf")).logsumexp(-1)
-        return target - others
 
-    return Metric(f"log odds({_named(token)})", "nats", (_held(token),), function)
+def _logit_difference_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return _pick(logits, columns) - _pick(logits, columns, 1)
 
 
 @checked
@@ -278,16 +282,17 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
             f"logit_difference({_named(answer)}, {_named(other)}) is 0 whatever runs; name two different tokens."
         )
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        return _pick(logits, columns) - _pick(logits, columns, 1)
-
     return Metric(
         f"logit({_named(answer)}) - logit({_named(other)})",
         "logits",
         (_held(answer), _held(other)),
-        function,
+        _logit_difference_of,
         whole=False,
     )
+
+
+def _rank_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return (logits > _pick(logits, columns)[:, None]).sum(-1).to(logits.dtype)
 
 
 @checked
@@ -297,11 +302,11 @@ def rank(token: Tokens) -> Metric:
     Args:
         token: a string or id, or one per sample.
     """
+    return Metric(f"rank({_named(token)})", "tokens", (_held(token),), _rank_of)
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        return (logits > _pick(logits, columns)[:, None]).sum(-1).to(logits.dtype)
 
-    return Metric(f"rank({_named(token)})", "tokens", (_held(token),), function)
+def _accuracy_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return (logits.argmax(-1) == columns[:, 0]).to(logits.dtype)
 
 
 @checked
@@ -311,25 +316,21 @@ def accuracy(answer: Tokens) -> Metric:
     Args:
         answer: a string or id, or one per sample.
     """
+    return Metric(f"answer is {_named(answer)}", "share", (_held(answer),), _accuracy_of)
 
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        return (logits.argmax(-1) == columns[:, 0]).to(logits.dtype)
 
-    return Metric(f"answer is {_named(answer)}", "share", (_held(answer),), function)
+def _kl_divergence_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    if clean is None or clean.shape != logits.shape:
+        shape = None if clean is None else list(clean.shape)
+        raise InputError(f"The clean run's logits are {shape}, those compared {list(logits.shape)} [batch vocab].")
+    p, q = clean.log_softmax(-1), logits.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1)
 
 
 @checked
 def kl_divergence() -> Metric:
     """How far the answer is from the clean run's: `KL(clean || run) = sum_v p(v) (log p(v) - log q(v))`, in nats."""
-
-    def function(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
-        if clean is None or clean.shape != logits.shape:
-            shape = None if clean is None else list(clean.shape)
-            raise InputError(f"The clean run's logits are {shape}, those compared {list(logits.shape)} [batch vocab].")
-        p, q = clean.log_softmax(-1), logits.log_softmax(-1)
-        return (p.exp() * (p - q)).sum(-1)
-
-    return Metric("KL(clean || run)", "nats", (), function, against_clean=True)
+    return Metric("KL(clean || run)", "nats", (), _kl_divergence_of, against_clean=True)
 
 
 def as_function(

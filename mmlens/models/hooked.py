@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import torch
 from jaxtyping import Float
@@ -242,6 +242,18 @@ class HookedMultimodal(HookedRootModule):
         twin = type(self)(copy.deepcopy(self.hf_model, memo), self.processor, self.family)
         memo[id(self)] = twin
         return twin
+
+    def __reduce__(self) -> NoReturn:
+        """Never: transformers' own hooks on a model that ran, and how points reach their tensors, cannot be written down.
+
+        Raises:
+            InputError: always; says what to do.
+        """
+        raise InputError(
+            "A HookedMultimodal cannot be pickled (sent to another process, put into a file by pickle or torch.save). Save it by "
+            "model.save_pretrained(folder) and load it where it is needed; results that hold a model, such as scores and caches, "
+            "have save() and load(model=...)."
+        )
 
     # -- what goes in ------------------------------------------------------------------------------------------------
 

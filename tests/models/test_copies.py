@@ -1,12 +1,18 @@
 """A copied hooked model is one of its own: its hooks act on it, and on it alone."""
 
 import copy
+import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mmlens.analysis import metrics
+from mmlens.analysis.neurons.find import find_neurons
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.core.units import Neuron
+from mmlens.interventions.corruptions import noise
 from mmlens.interventions.edits import scale_neurons
 from tests.conftest import Subject
 
@@ -59,3 +65,38 @@ def test_a_hooked_model_is_not_copied(llava: Subject) -> None:
         ),
     ):
         copy.deepcopy(model)
+
+
+METRICS = [
+    metrics.logit_difference("red", "blue"),
+    metrics.log_probability("red"),
+    metrics.probability("red"),
+    metrics.log_odds("red"),
+    metrics.rank("red"),
+    metrics.accuracy("red"),
+    metrics.kl_divergence(),
+]
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=str)
+def test_metrics_pickle_and_measure_the_same(llava: Subject, metric: metrics.Metric) -> None:
+    logits = torch.randn(3, llava.model.cfg.d_vocab, generator=torch.Generator().manual_seed(0))
+    clean = torch.roll(logits, 1, 0) if metric.against_clean else None
+    again = pickle.loads(pickle.dumps(metric))
+    assert torch.equal(again.on(llava.model, clean=clean)(logits), metric.on(llava.model, clean=clean)(logits))
+    assert identity_of(again) == identity_of(metric)
+
+
+@torch.no_grad()
+def test_batches_pickle_with_what_they_carry_and_models_say_why_not(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    for held in (batch, noise(model, batch, seed=1)):
+        again = pickle.loads(pickle.dumps(held))
+        assert identity_of(again) == identity_of(held)
+        assert torch.equal(model(again), model(held))
+    scores = find_neurons(model, batch, token="red")
+    bare = pickle.loads(pickle.dumps(replace(scores, model=None)))
+    assert torch.equal(bare.scores, scores.scores)
+    for held in (model, scores, model.run_with_cache(batch)[1]):
+        with pytest.raises(InputError, match=r"cannot be pickled .* Save it by model\.save_pretrained\(folder\)"):
+            pickle.dumps(held)
