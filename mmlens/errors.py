@@ -2,6 +2,7 @@
 
 from mmlens.core.errors import (
     ArgumentError,
+    DamagedFileError,
     InputError,
     MMLensError,
     NoPlaceError,
@@ -9,12 +10,15 @@ from mmlens.core.errors import (
     UnsupportedModelError,
     VerificationError,
 )
+from mmlens.core.identity import UnknownIdentityError
 
 __all__ = [
     "ArgumentError",
+    "DamagedFileError",
     "InputError",
     "MMLensError",
     "NoPlaceError",
+    "UnknownIdentityError",
     "UnknownNameError",
     "UnsupportedModelError",
     "VerificationError",

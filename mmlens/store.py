@@ -3,6 +3,7 @@
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.collect import collect, size_estimate
 from mmlens.analysis.store.mapped import MappedStates
+from mmlens.analysis.store.repair import StoreCheck
 from mmlens.analysis.store.size import SizeEstimate
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
@@ -19,4 +20,5 @@ __all__ = [  # noqa: RUF022
     "size_estimate",
     "SizeEstimate",
     "States",
+    "StoreCheck",
 ]

@@ -25,12 +25,12 @@ from mmlens.core.results import JsonKind
 
 MAIN = "store.json"
 MAIN_FILE = JsonKind(
-    "mmlens.ActivationStore",
+    "mmlens.store.ActivationStore",
     2,
     "activation store",
     {"question": dict[str, Any], "base": int, "finished": bool, "processes": int},
 )
-INDEX_FILE = JsonKind("mmlens.ActivationStore.index", 2, "index of an activation store", {"shards": list[dict]})
+INDEX_FILE = JsonKind("mmlens.store.ActivationStore.index", 2, "index of an activation store", {"shards": list[dict]})
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class StoreFile:
         if not (path / MAIN).is_file():
             raise InputError(
                 f"There is no activation store at {path} ({MAIN} is missing); mm.collect(..., into=...) makes one. If it was "
-                "one, mm.ActivationStore.repaired(path) makes it again of its shards."
+                "one, mm.store.ActivationStore.repaired(path) makes it again of its shards."
             )
         content = MAIN_FILE.read(path / MAIN)
         question = CollectionConfig.from_json(content.pop("question"))
@@ -102,7 +102,7 @@ def read_index(path: Path, process: int) -> list[dict[str, Any]]:
         return INDEX_FILE.read(file)["shards"]
     except InputError as error:
         raise DamagedFileError(
-            f"{error} mm.ActivationStore.repaired({str(path)!r}) makes it again of the shards."
+            f"{error} mm.store.ActivationStore.repaired({str(path)!r}) makes it again of the shards."
         ) from error
 
 

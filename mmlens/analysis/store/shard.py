@@ -15,7 +15,7 @@ from mmlens.core.results import TensorKind
 from mmlens.core.tensor_files import TensorFile
 
 _FILE = TensorKind(
-    "mmlens.ActivationStore.shard",
+    "mmlens.store.ActivationStore.shard",
     2,
     "shard of a store",
     {"records": list[dict], "words": dict[str, str], "question": dict[str, Any]},
@@ -129,8 +129,8 @@ class FileShard:
                 raise file.damaged("its index lists another one of this name")
         except InputError as error:
             raise DamagedFileError(
-                f"A shard of the store is missing or damaged: {error} mm.ActivationStore.repaired({str(self.path.parent)!r}) "
-                "takes such shards out; the same mm.collect(..., into=...) then makes them anew, and nothing else."
+                f"A shard of the store is missing or damaged: {error} "
+                f"mm.store.ActivationStore.repaired({str(self.path.parent)!r}) takes such shards out; the same mm.collect(..., into=...) then makes them anew, and nothing else."
             ) from error
         return file
 
