@@ -130,7 +130,8 @@ class FileShard:
         except InputError as error:
             raise DamagedFileError(
                 f"A shard of the store is missing or damaged: {error} "
-                f"mm.store.ActivationStore.repaired({str(self.path.parent)!r}) takes such shards out; the same mm.collect(..., into=...) then makes them anew, and nothing else."
+                f"mm.store.ActivationStore.repaired({str(self.path.parent)!r}) takes such shards out; the "
+                "same mm.collect(..., into=...) then makes them anew, and nothing else."
             ) from error
         return file
 
