@@ -191,12 +191,12 @@ class World:
     @cached_property
     def cache(self) -> Any:
         """Cached activations."""
-        return self.model.run_with_cache(self.batch, names=["blocks.0.hook_resid_pre", POINT])[1]
+        return self.model.run_with_cache(self.batch, names=["blocks.0.hook_resid_pre", POINT], positions="prompt")[1]
 
     @cached_property
     def heat_map(self) -> Any:
         """A map over the picture."""
-        return mm.attention_map(self.model, self.batch, layers=[2])
+        return mm.attention_map(self.model, self.batch, layers=[2])[0]
 
     @cached_property
     def ground_shift(self) -> Any:
@@ -394,7 +394,11 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "explain_state.states": lambda w: w.states[:1],
     "evaluate_circuit.n_random": lambda w: 2,
     "evaluate_circuit.n_edges": lambda w: 2,
-    "grid.side": lambda w: 4,
+    "positions.grid.side": lambda w: 4,
+    "positions.each.of": lambda w: "image",
+    "positions.object.object": lambda w: w.scenes[0].objects[0],
+    "ActivationCache.samples.name": lambda w: POINT,
+    "ActivationCache.mask.name": lambda w: POINT,
     "lab.scenes.n": lambda w: 2,
     "select_vectors.vectors": lambda w: {"a": w.steer},
     "Proximity.reference": lambda w: w.vector,
