@@ -26,7 +26,8 @@ INTERNAL = {
 }  # fmt: skip
 #: Constructors and tools that only mmlens itself calls.
 UNUSED = {
-    "HookGraph", "positions.index", "positions.row", "metrics.Measure", "metrics.per_sample", "metrics.predicting_logits", "metrics.require_metric",
+    "positions.index", "positions.row",  # any number of arguments
+    "HookGraph", "metrics.Measure", "metrics.per_sample", "metrics.predicting_logits", "metrics.require_metric",
     "metrics.require_values", "metrics.kl_divergence", "metrics.as_function", "metrics.metric_name", "MappedStates.of",
     "MappedStates",     "ActivationStore", "ActivationCache", "States.to_dataset", "ActivationStore.to_dataset",
 }  # fmt: skip
