@@ -60,7 +60,7 @@ def entries_of(node: Node, batch: MultimodalBatch, sample: int, count: int) -> l
     Raises:
         InputError: if the axis does not run over samples and the layout does not say whose its entries are.
     """
-    owners = owned_entries(batch, node.part, count)
+    owners = owned_entries(batch, node, count)
     if owners is None or not owners[sample]:
         raise InputError(
             f"{node.name} has {count} entries along its batch axis for {batch.size} samples, and the layout does not say "

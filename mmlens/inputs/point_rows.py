@@ -77,7 +77,7 @@ class PointRows:
             return cls(batch, node, None, count, None)
         if axis is None:
             return cls(batch, node, length, None, _packed_rows(batch, node, length))
-        owners = owned_entries(batch, node.part, count)
+        owners = owned_entries(batch, node, count)
         if owners is None:
             return cls(batch, node, length, count, None)
         rows = torch.arange(length)
@@ -189,33 +189,35 @@ def pairs_of(grid: Grid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2
     return torch.stack([entries, grid.rows], dim=1)
 
 
-def owned_entries(batch: MultimodalBatch, part: Part, count: int | None) -> list[list[int]] | None:
-    """Per sample, the entries of a tower's batch axis that hold it: its pictures and their tiles; None if not known.
+def owned_entries(batch: MultimodalBatch, node: Node, count: int | None) -> list[list[int]] | None:
+    """Per sample, the entries of a point's batch axis that hold it: the sample itself, or its pictures and their tiles.
 
     Args:
         batch: the batch.
-        part: the tower.
+        node: the point.
         count: length of the axis; None before a run.
+
+    Returns:
+        The entries; None where it is not known which are whose.
     """
-    places = batch.layout.places
-    owners = [place.sample for place in places]
-    if part == "language" or (owners == list(range(batch.size)) and count in (None, batch.size)):
-        grids = [grid for place in places for grid in place.views(part)]
-        if part == "language" or count is not None or not any(_in_tiles(grid) for grid in grids):
-            return [[sample] for sample in range(batch.size)]
+    if node.part == "language":
+        return [[sample] for sample in range(batch.size)]
     if batch.size == 1 and count is not None:
         return [list(range(count))]
-    result: list[set[int]] = [set() for _ in range(batch.size)]
-    for place in places:
+    entries = _placed_entries(batch, "vision" if node.sequence == "vision" else node.part)
+    if entries is not None and (count is None or max((e for some in entries for e in some), default=0) < count):
+        return entries
+    one_each = [place.sample for place in batch.layout.places] == list(range(batch.size))
+    return [[sample] for sample in range(batch.size)] if one_each and count in (None, batch.size) else None
+
+
+def _placed_entries(batch: MultimodalBatch, part: Part) -> list[list[int]] | None:
+    """Per sample, the entries in which the layout has rows of its pictures; None where it does not say."""
+    entries: list[set[int]] = [set() for _ in range(batch.size)]
+    for place in batch.layout.places:
         views = place.views(part) or place.views("vision")
-        if not views:
+        if not views or any(grid.index is None for grid in views):
             return None
         for grid in views:
-            result[place.sample] |= set(pairs_of(grid)[:, 0].tolist())
-    if count is not None and max((entry for entries in result for entry in entries), default=0) >= count:
-        return None
-    return [sorted(entries) for entries in result] if places else None
-
-
-def _in_tiles(grid: Grid) -> bool:
-    return isinstance(grid.index, torch.Tensor)
+            entries[place.sample] |= set(pairs_of(grid)[:, 0].tolist())
+    return [sorted(some) for some in entries] if batch.layout.places else None

@@ -57,7 +57,7 @@ class ResolvedPositions:
     @cached_property
     def rows(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
         """Per sample, (entry of the batch axis, row) of what is meant; entry 0 where there is no such axis."""
-        if self.point.length is None:  # one entry per sample, as far as is known before a run
+        if self.point.length is None and not self.whole:  # one entry per sample, as far as is known before a run
             return tuple(torch.stack([torch.full_like(n, s), n], 1) for s, n in enumerate(self.numbers))
         return tuple(sample_rows[numbers] for sample_rows, numbers in zip(self.point.known, self.numbers, strict=True))
 
@@ -69,8 +69,8 @@ class ResolvedPositions:
     @cached_property
     def mask(self) -> Bool[torch.Tensor, "entry pos"]:
         """True at the rows that are meant; one row in all where the point has no batch axis."""
-        mask = torch.zeros(self.point.entries or 1, self.point.length or 0, dtype=torch.bool)
-        for pairs in self.rows:
+        mask = torch.full((self.point.entries or 1, self.point.length or 0), self.whole)
+        for pairs in () if self.whole else self.rows:
             mask[pairs[:, 0], pairs[:, 1]] = True
         return mask
 
@@ -149,8 +149,10 @@ def resolve(
         NoPlaceError: for a part of the picture where rows have no place in it.
     """
     rule, point = as_rule(positions), PointRows.of(batch, node, shape)
-    is_tower = place_part(node.sequence) is None and "+" not in node.sequence
-    if point.own is None and (rule in (ALL, Named("prompt")) or (is_tower and rule == Image())):
+    part = place_part(node.sequence)
+    placeless = part is None or any(part not in places.grids for places in batch.layout.places)
+    is_pictures = placeless and node.sequence not in GROWING and "+" not in node.sequence
+    if point.own is None and (rule in (ALL, Named("prompt")) or (is_pictures and rule == Image())):
         return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
     resolution = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
     if (
