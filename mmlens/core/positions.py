@@ -74,6 +74,10 @@ class Rule:
     def __invert__(self) -> "Rule":
         return Complement(self)
 
+    def leaves(self) -> "list[Rule]":
+        """The rules that it is joined of."""
+        return [self]
+
     def __repr__(self) -> str:
         return f"positions.{self}"
 
@@ -262,6 +266,10 @@ class Joined(Rule):
     left: Rule
     right: Rule
 
+    def leaves(self) -> list[Rule]:
+        """The rules that it is joined of."""
+        return [*self.left.leaves(), *self.right.leaves()]
+
     def __str__(self) -> str:
         return f"{_inner(self.left, str)} {self.sign} {_inner(self.right, str)}"
 
@@ -274,6 +282,10 @@ class Complement(Rule):
     """Everything that a rule does not mean: of the prompt, and of what is generated."""
 
     rule: Rule
+
+    def leaves(self) -> list[Rule]:
+        """The rules that it is joined of."""
+        return self.rule.leaves()
 
     def __str__(self) -> str:
         return f"~{_inner(self.rule, str)}"
@@ -678,7 +690,7 @@ def _region(
     is_list: bool,
     kind: Literal["box", "mask", "object"],
 ) -> Region:
-    if not builtins.any(area is not None for area in areas):
+    if not areas or (not is_list and areas[0] is None):
         raise InputError(f"{kind}() was given nothing; give one for all samples, or one per sample.")
     frame = None if frame is None else _whole(frame, "frame")
     return Region(areas, _whole(image, "image"), frame, is_list, kind)

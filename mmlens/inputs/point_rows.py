@@ -35,6 +35,15 @@ def sequence_length(batch: MultimodalBatch, sequence: str) -> int | None:
     return batch.layout.length(sequence)
 
 
+def _length_ahead(batch: MultimodalBatch, node: Node) -> int | None:
+    """Number of rows of a point before it runs, or None where only a run tells."""
+    if (node.part, node.sequence) != ("projector", "vision"):
+        return sequence_length(batch, node.sequence)
+    # a class row behind the patches is not handed on
+    grids = [grid for places in batch.layout.places for grid in places.views("vision")]
+    return max((1 + int(grid.rows.max()) for grid in grids), default=None)
+
+
 def prompt_point(graph: HookGraph) -> Node:
     """The first point of the language model whose rows are the positions of the prompt."""
     return next(node for node in graph if node.part == "language" and node.sequence == "language")
@@ -50,6 +59,7 @@ class PointRows:
         length: positions of its sequence; None where only a run tells.
         entries: length of its batch axis; None where it has none, or only a run tells.
         own: per sample, (entry of the batch axis, row) of its rows; None where that is not known.
+        written: per sample, the new tokens of a generation that is over; None in all other cases.
     """
 
     batch: MultimodalBatch
@@ -57,6 +67,7 @@ class PointRows:
     length: int | None
     entries: int | None
     own: tuple[Int[torch.Tensor, "row 2"], ...] | None
+    written: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def of(cls, batch: MultimodalBatch, node: Node, shape: Sequence[int] | None = None) -> "PointRows":
@@ -68,7 +79,7 @@ class PointRows:
             shape: of the point's tensor in the run under way; before a run the batch says what it can.
         """
         axis = batch_axis(node.axes)
-        length = sequence_length(batch, node.sequence) if shape is None else shape[node.position_axis]
+        length = _length_ahead(batch, node) if shape is None else shape[node.position_axis]
         count = None if axis is None or shape is None else shape[axis]
         if node.sequence in GROWING:
             length_of_run = sequence_length(batch, node.sequence) or 0

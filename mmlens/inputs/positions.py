@@ -6,17 +6,15 @@ sequence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.names import nearest
 from mmlens.core.positions import (
     ALL,
-    WORDS,
     Complement,
     Image,
     Index,
@@ -34,7 +32,7 @@ from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_positions import blocks, boxes_of_rows, own_pictures, pictures, regions
 from mmlens.inputs.point_rows import GROWING, PointRows, place_part
-from mmlens.inputs.words import word_occurrences
+from mmlens.inputs.words import word_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +99,12 @@ class ResolvedPositions:
         """Which of the new tokens `first`, `first + 1`, ... are meant, counted from the first one."""
         return _steps(self.rule, self.point, torch.arange(first, first + count))
 
+    def all_numbers(self, count: int) -> list[Int[torch.Tensor, "row"]]:
+        """Per sample, what is meant, counted among its own tokens: of the prompt, and of so many new tokens behind it."""
+        new = _each_true_of(list(self.new(0, count)))
+        pairs = zip(self.numbers, new, self.point.counts, strict=True)
+        return [torch.cat([numbers, steps + length]) for numbers, steps, length in pairs]
+
     def marks(self, first: int, count: int, device: torch.device) -> torch.Tensor | bool:
         """True at the rows of a pass that are meant, `[entry pos]`; True or False where it is all or none of them.
 
@@ -132,6 +136,7 @@ def resolve(
     shape: Sequence[int] | None = None,
     *,
     steps: int | None = 0,
+    written: Sequence[Sequence[int]] | None = None,
     required: bool = True,
 ) -> ResolvedPositions:
     """What a rule means for a batch at a point.
@@ -142,13 +147,14 @@ def resolve(
         node: the point.
         shape: of the point's tensor in the run under way; None before one.
         steps: how many new tokens the run reads, so that a rule may mean these alone; None for no bound.
+        written: per sample, the new tokens, once they are written: words are looked for among them too.
         required: whether the rule must mean something in some sample.
 
     Raises:
         InputError: if it means nothing, rows that do not exist, or what the sequence does not hold.
         NoPlaceError: for a part of the picture where rows have no place in it.
     """
-    rule, point = as_rule(positions), PointRows.of(batch, node, shape)
+    rule, point = as_rule(positions), replace(PointRows.of(batch, node, shape), written=written)
     part = place_part(node.sequence)
     placeless = part is None or any(part not in places.grids for places in batch.layout.places)
     is_pictures = placeless and node.sequence not in GROWING and "+" not in node.sequence
@@ -204,7 +210,8 @@ def _numbers(rule: Rule, point: PointRows) -> list[torch.Tensor]:
         case Row():
             return _raw(rule, point)
         case Word():
-            return _words(rule, point)
+            counts = point.counts if point.node.sequence in GROWING else []
+            return [at[at < count] for at, count in zip(word_positions(rule, point), counts, strict=True)]
         case Region():
             return regions(rule, point)
     raise InputError(f"{rule!r} is no rule of mm.positions.")
@@ -245,6 +252,9 @@ def _steps(rule: Rule, point: PointRows, steps: torch.Tensor) -> Bool[torch.Tens
         return _combined(rule.sign, _steps(rule.left, point, steps), _steps(rule.right, point, steps))
     if isinstance(rule, Named):
         return ~empty if rule.name in ("all", "generated") else empty
+    if isinstance(rule, Word) and point.written is not None:
+        for sample, at in enumerate(word_positions(rule, point)):
+            empty[sample] = torch.isin(steps, at - point.counts[sample])
     if isinstance(rule, Index) and not rule.per_sample:
         for span in rule.items:
             if isinstance(span, Span):
@@ -347,57 +357,3 @@ def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
             raise InputError(f"{rule!r} name rows {absent} of sample {sample}, which are {why} at {node.name}.")
         result.append(torch.cat(by_row) if by_row else torch.zeros(0, dtype=torch.long))
     return result
-
-
-def _words(rule: Word, point: PointRows) -> list[torch.Tensor]:
-    batch, node = point.batch, point.node
-    if node.sequence not in GROWING:
-        raise InputError(
-            f"{rule!r} is a word of the text, and {node.name} holds rows of pictures; name it at points of the "
-            f"language model. (The rules that are words: {', '.join(map(repr, WORDS))}.)"
-        )
-    if batch.tokenizer is None:
-        raise InputError(
-            f"{rule!r} needs a tokenizer, and the model was wrapped without a processor; pass one: "
-            "HookedMultimodal.from_hf(hf_model, processor)."
-        )
-    if rule.per_sample and len(rule.words) != batch.size:
-        raise InputError(
-            f"word() was given {len(rule.words)} words, and the batch has {batch.size} samples; give one each."
-        )
-    ids = batch["decoder_input_ids" if node.sequence == "decoder" else "input_ids"].tolist()
-    apart = own_pictures(batch) if node.sequence == "language" else None
-    matches = []
-    for sample, sample_rows in enumerate(point.known):
-        tokens = [ids[sample][row] for row in sample_rows[:, 1].tolist()]
-        between = [False] * len(tokens) if apart is None else apart[sample].tolist()
-        word = rule.words[sample if rule.per_sample else 0]
-        matches.append(word_occurrences(batch.tokenizer, tokens, word, between))
-    absent = [
-        s
-        for s, sample_matches in enumerate(matches)
-        if not sample_matches or not -len(sample_matches) <= (rule.which or 0) < len(sample_matches)
-    ]
-    if absent:
-        raise InputError(_lacking(rule, batch, matches, absent))
-    selection = [sample_matches if rule.which is None else [sample_matches[rule.which]] for sample_matches in matches]
-    return [
-        torch.tensor([at for sample_matches in sample_rows for at in sample_matches], dtype=torch.long)
-        for sample_rows in selection
-    ]
-
-
-def _lacking(rule: Word, batch: MultimodalBatch, matches: list[list[list[int]]], samples: list[int]) -> str:
-    words = ", ".join(dict.fromkeys(rule.words[s if rule.per_sample else 0] for s in samples))
-    if all(matches[sample] for sample in samples):
-        return (
-            f"{rule!r}: {words!r} stands {[len(matches[s]) for s in samples]} times in the text of samples {samples}."
-        )
-    texts = [batch.prompts[sample] for sample in samples[:2]] if batch.prompts else []
-    near = nearest(words, WORDS)
-    return (
-        f"{words!r} does not stand in the text of samples {samples}"
-        + (f" ({'; '.join(map(repr, texts))})" if texts else "")
-        + f". A word that is no rule is looked for in the text; the rules that are words: {', '.join(map(repr, WORDS))}"
-        + (f" (did you mean {near[0]!r}?)." if near else ".")
-    )

@@ -211,19 +211,42 @@ class CutPairs:
             )
 
     def of_pass(self, first: int, n_query: int, n_key: int) -> Bool[torch.Tensor, "entry query key"]:
-        """The pairs of one pass: of the prompt's positions in it, and of the new ones."""
-        cut = self.prompt
-        pairs = torch.zeros(len(cut), n_query, n_key, dtype=torch.bool)
-        old = cut[:, first : first + n_query, :n_key]  # a prompt that is read in pieces has no later keys yet
-        pairs[:, : old.shape[1], : old.shape[2]] = old
-        if old.shape[1] < n_query:
-            length = cut.shape[1]
-            new = self.queries.new(max(first, length) - length, n_query - old.shape[1])
-            keys = self.keys.mask[:, :n_key]
-            if self.keys.point.node.sequence in GROWING and n_key > keys.shape[1]:
-                keys = torch.cat([keys, self.keys.new(0, n_key - keys.shape[1])], dim=1)
-            pairs[:, old.shape[1] :, : keys.shape[1]] = new[:, :, None] & keys[:, None, :]
-        return pairs
+        """The pairs of one pass: of the prompt's positions in it, and of the new ones.
+
+        Args:
+            first: position of the pass's first query.
+            n_query, n_key: how many queries and keys it holds; where a cache drops what has left a window, the last keys.
+
+        Raises:
+            InputError: if a new token would be left with no key.
+        """
+        cut, length = self.prompt, self.prompt.shape[1]
+        sequence = self.queries.point.node.sequence
+        keys_grow = sequence in GROWING and sequence == self.keys.point.node.sequence
+        old = cut[:, first : first + n_query]
+        if old.shape[1] == n_query:
+            return _last_keys(old[:, :, : first + n_query], n_key) if keys_grow else old
+        start = max(first, length)
+        count = first + n_query - start
+        new, keys = self.queries.new(start - length, count), self.keys.mask
+        if not keys_grow:
+            return torch.cat([old, new[:, :, None] & keys[:, None]], dim=1)
+        keys = torch.cat([keys, self.keys.new(0, first + n_query - keys.shape[1])], dim=1)
+        later = new[:, :, None] & keys[:, None]
+        seen = torch.nn.functional.pad(self.seen[:, -1:], (0, keys.shape[1] - length), value=True)
+        seen = seen & (torch.arange(keys.shape[1]) <= start + torch.arange(count)[:, None])
+        if ((later & seen).any(-1) & ~(seen & ~later).any(-1)).any():
+            raise InputError(
+                f"New tokens would have no key left to look at: queries={self.queries.rule!r}, keys={self.keys.rule!r}; "
+                "leave one of the keys that they see, themselves, say: keys=positions.prompt."
+            )
+        old = torch.nn.functional.pad(old, (0, keys.shape[1] - old.shape[2]))
+        return _last_keys(torch.cat([old, later], dim=1), n_key)
+
+
+def _last_keys(pairs: torch.Tensor, count: int) -> torch.Tensor:
+    """Pairs with the last keys alone."""
+    return pairs[:, :, pairs.shape[2] - count :] if pairs.shape[2] > count else pairs
 
 
 def mask_decides(model: HookedMultimodal, node: Node) -> bool:

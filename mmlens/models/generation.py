@@ -9,9 +9,11 @@ from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
+from mmlens.core.positions import Positions, Word, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.positions import resolve
 from mmlens.models.protocol import HookedModel
 
 
@@ -23,10 +25,12 @@ class GenerationTrace:
         tokens: the new tokens; samples that ended early are padded.
         lengths: number of new tokens per sample, the end token included.
         states: by hook name, `[batch step ...]`: the point's tensor at the position that predicted token `step`. For
-            points with an axis of keys, whose size grows, a list with one tensor per step.
+            points with an axis of keys, whose size grows, a list with one tensor per step. With `positions`, a list with the
+            states of each sample's own rows, `[row ...]`.
         logits: the logits that each token was chosen from.
         words: the new tokens as strings, per sample, up to its length.
         text: the generated text per sample, without special tokens.
+        rows: with `positions`, per sample, the numbers of these rows among its own tokens, new ones behind those of the prompt.
     """
 
     tokens: Int[torch.Tensor, "batch step"]
@@ -35,6 +39,7 @@ class GenerationTrace:
     logits: Float[torch.Tensor, "batch step vocab"]
     words: list[list[str]]
     text: list[str]
+    rows: list[Int[torch.Tensor, "row"]] | None = None
 
     def __repr__(self) -> str:
         return f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points"
@@ -52,6 +57,7 @@ def trace_generation(
     names: Names | Selection,
     max_new_tokens: int,
     use_cache: bool,
+    positions: Positions | None = None,
 ) -> GenerationTrace:
     """Generate greedily and record; see `HookedMultimodal.trace_generation`."""
     nodes = model.graph.select(names)
@@ -59,13 +65,20 @@ def trace_generation(
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
     refuse_right_padding(batch.layout.is_token)
+    if positions is not None:
+        _require_positions(positions, batch, nodes, max_new_tokens - 1)
     steps: dict[str, list[torch.Tensor]] = {node.name: [] for node in nodes}
     axes = {node.name: node.position_axis for node in nodes}
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
         # with a KV cache a step sees one new position, without one it sees all: the last predicts the next token
-        steps[hook.name].append(activation.detach().select(axes[hook.name], -1).clone())
+        if positions is None:
+            steps[hook.name].append(activation.detach().select(axes[hook.name], -1).clone())
+            return
+        if not use_cache:
+            steps[hook.name].clear()
+        steps[hook.name].append(activation.detach())
 
     with model.hooks([(nodes.names, keep)]):
         out = model.generate(
@@ -83,14 +96,46 @@ def trace_generation(
         [written[token] for token in row[:length]]
         for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
     ]
+    rows = None
+    states: dict[str, Any] = {name: _stacked(some) for name, some in steps.items()} if positions is None else {}
+    if positions is not None:
+        read = [row[: min(length, n_steps - 1)] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        found = resolve(positions, batch, nodes[0], steps=n_steps - 1, written=read)
+        rows = found.all_numbers(n_steps - 1)
+        rows = [own[own < count + len(new)] for own, count, new in zip(rows, found.point.counts, read, strict=True)]
+        for node in nodes:
+            whole = torch.cat(steps[node.name], dim=node.position_axis).movedim(node.position_axis, 1)
+            # padding stands in front of a sample's own tokens, and new ones follow behind the last of them
+            first = whole.shape[1] - (n_steps - 1) - torch.tensor(found.point.counts)
+            states[node.name] = [
+                sample[(own + start).to(sample.device)].movedim(0, node.position_axis - 1)
+                for sample, own, start in zip(whole, rows, first.tolist(), strict=True)
+            ]
     return GenerationTrace(
         tokens=tokens,
         lengths=lengths,
-        states={name: _stacked(states) for name, states in steps.items()},
+        states=states,
         logits=torch.stack(out.logits, dim=1),
         words=words,
         text=model.decode(tokens),
+        rows=rows,
     )
+
+
+def _require_positions(positions: Positions, batch: MultimodalBatch, nodes: Sequence[Node], steps: int) -> None:
+    """Refuse positions that cannot be kept, before the run; words may yet be written.
+
+    Raises:
+        InputError: for rules that mean nothing, and points whose rows grow with the tokens.
+    """
+    keys = [node.name for node in nodes if "key" in node.axes.split() and "query" in node.axes.split()]
+    if keys:
+        raise InputError(
+            f"{', '.join(keys[:4])} hold a number per pair of positions, of which every step has more; leave positions out, or "
+            "read them once it is written: model.run_with_cache(model.extend(batch, trace.tokens), positions=...)."
+        )
+    if not any(isinstance(rule, Word) for rule in as_rule(positions).leaves()):
+        resolve(positions, batch, nodes[0], steps=steps)
 
 
 def refuse_right_padding(is_token: torch.Tensor) -> None:

@@ -240,27 +240,37 @@ class Runs:
         batch: Batch | None = None,
         *,
         names: Names | Selection = "blocks.*.mlp.hook_post",
+        positions: Positions | None = None,
         max_new_tokens: Count = 20,
         use_cache: bool = True,
         **tensors: Any,
     ) -> GenerationTrace:
-        """Generate greedily and keep, for each new token, the states that predicted it.
+        """Generate greedily and keep, for each new token, the states that predicted it; or those at some positions.
 
         Args:
             batch: as for `forward`; samples padded on the left.
             names: language-model points to record.
+            positions: keep the states at these positions instead (see `mm.positions`), of the prompt and of what is written:
+                `"moon"` finds the word in either. The last new token is written and not read, so it has no states.
             max_new_tokens: upper bound on the new tokens.
             use_cache: with or without a KV cache; the states are the same.
             tensors: keyword tensors.
 
         Returns:
-            Tokens, states `[batch step ...]` by name, logits and text.
+            Tokens, states `[batch step ...]` by name (with positions: of each sample's rows, a list), logits and text.
 
         Raises:
             InputError: for vision or projector points, which predict no token; for right padding.
         """
         made = self.inputs.batch(batch, **tensors)
-        return trace_generation(self.model, made, names=names, max_new_tokens=max_new_tokens, use_cache=use_cache)
+        return trace_generation(
+            self.model,
+            made,
+            names=names,
+            positions=positions,
+            max_new_tokens=max_new_tokens,
+            use_cache=use_cache,
+        )
 
     @checked
     def caption(self, images: Images, *, prompt: Text = "describe the image", max_new_tokens: Count = 30) -> Any:
