@@ -16,7 +16,7 @@ import torch
 import mmlens as mm
 from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
-from mmlens.analysis.properties.cases import Case, Choice
+from mmlens.analysis.properties.cases import Case, NeuronChoice
 from mmlens.analysis.properties.measurements import Quantity, Value, control_name, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
@@ -105,7 +105,7 @@ def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> m
     """Where the mean heat map lies on the object, by layer."""
     measures = [LayerMaps(model.cfg.n_layers, k)]
     shown = mm.lab.scenes(scenes, seed=seed + 2)
-    return run(model, shown, measures, Choice.of("contribution", k), settings=CaptionSettings(mm.lab.NOUNS))
+    return run(model, shown, measures, NeuronChoice.of("contribution", k), settings=CaptionSettings(mm.lab.NOUNS))
 
 
 def table(found: mm.properties.Measurements) -> str:

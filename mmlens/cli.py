@@ -33,8 +33,8 @@ def _commands() -> None:
     """Keep subcommands even if there is one."""
 
 
-@app.command()
-def tour(
+@app.command("tour")
+def tour_command(
     image: Annotated[Path | None, typer.Argument(help="A PNG or JPEG; without one a lab scene is drawn.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder or name; the embedded lab model by default.")
@@ -73,8 +73,8 @@ def tour(
     _report(hooked, result, out / "tour.html", model or "the embedded lab model", scene)
 
 
-@app.command()
-def verify(
+@app.command("verify")
+def verify_command(
     model: Annotated[str | None, typer.Argument(help="Checkpoint folder or name; the lab model by default.")] = None,
 ) -> None:
     """Fire and edit every hook point of a model and compare it with bare Hugging Face."""
@@ -86,8 +86,8 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
-def families() -> None:
+@app.command("families")
+def families_command() -> None:
     """List the families of models that are covered, with what was measured on each."""
     from mmlens.models.survey import as_text, read_survey
 

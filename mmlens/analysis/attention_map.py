@@ -20,7 +20,7 @@ from mmlens.core.units import Head
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.patch_geometry import Grid
+from mmlens.inputs.patch_geometry import RowGrid
 from mmlens.inputs.row_reader import RowReader
 from mmlens.interventions.head_choice import HeadChoice, head_masks
 from mmlens.models.hooked import HookedMultimodal
@@ -107,7 +107,7 @@ def attention_map(
     ]
 
 
-def _pictured(batch: MultimodalBatch, part: Looking, image: int, frame: int | None) -> dict[int, Grid]:
+def _pictured(batch: MultimodalBatch, part: Looking, image: int, frame: int | None) -> dict[int, RowGrid]:
     """The rows of each sample's picture, of the samples that have it.
 
     Raises:

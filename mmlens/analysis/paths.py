@@ -34,7 +34,7 @@ from mmlens.analysis.metrics import (
 )
 from mmlens.analysis.patching.groups import Group, groups_of, groups_on
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -43,7 +43,7 @@ from mmlens.core.positions import Groups, Positions
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
-from mmlens.hooks.cache import record
+from mmlens.hooks.cache import record_activations
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node, Points
 from mmlens.hooks.session import HookPair
@@ -129,7 +129,7 @@ def path_patch(
         True
     """
     require_same_layout(clean, corrupted)
-    selection = choose(model, at, units)
+    selection = select_points(model, at, units)
     receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
     freeze_points = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in selection}
     groups = groups_of(clean, [node for node, _ in selection], positions)
@@ -280,7 +280,7 @@ class _Paths:
         pairs: list[HookPair] = [
             *self._hooks([(sender, group, values)]),
             *((name, partial(_hold, self.own[name])) for name in freeze),
-            (list(dict.fromkeys(names)), record(activations, None, None)),
+            (list(dict.fromkeys(names)), record_activations(activations, None, None)),
         ]
         self.model.run_with_hooks(self.base, fwd_hooks=pairs)
         self._require_units(activations)

@@ -12,7 +12,7 @@ from mmlens.architectures.modules import in_features, submodule
 from mmlens.architectures.weights import bias_of
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.declarations.family import Method
+from mmlens.declarations.family import FeatureMethod
 from mmlens.declarations.rows import Form, Rows
 from mmlens.declarations.structure import Attention, Mlp, Norm, Scale
 from mmlens.hooks.attachment import (
@@ -89,7 +89,7 @@ class Collector:
             return RowsFirst(reach)
         return OneRowAxis(reach) if self.form.nested else reach
 
-    def returned(self, output: str | Method) -> TensorAccess:
+    def returned(self, output: str | FeatureMethod) -> TensorAccess:
         """What a declared module or method of the model returns."""
         if isinstance(output, str):
             return self.leaving(self.module(output))

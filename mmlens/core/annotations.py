@@ -10,7 +10,7 @@ from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_o
 import numpy as np
 from jaxtyping import AbstractArray
 
-from mmlens.core.compound_judges import Constrained, Either, Items, Record, Table
+from mmlens.core.compound_judges import Constrained, Either, Fields, Items, Table
 from mmlens.core.judges import Anything, Array, Choice, Flag, Instance, Judge, Nothing, Number, Whole
 from mmlens.core.kinds import Accepts, Gaps, Must, With
 
@@ -64,7 +64,7 @@ class Compiler:
     def _of_parts(self, origin: Any, parts: tuple[Any, ...]) -> Judge:
         """The judge of a type made of parts."""
         if origin is tuple and not (len(parts) == 2 and parts[1] is ...):
-            return Record([self.judge(part) for part in parts])
+            return Fields([self.judge(part) for part in parts])
         if issubclass(origin, Mapping):
             return Table(self.judge(parts[0]), self.judge(parts[1]))
         if origin in (tuple, list, set, frozenset, Sequence, Collection, Iterable, AbstractSet):

@@ -69,7 +69,7 @@ class Items(Judge):
         return "; ".join(problems) + (f"; and {len(wrong) - 3} more like these" if len(wrong) > 3 else "")
 
 
-class Record(Judge):
+class Fields(Judge):
     """Accepts tuples, and lists, of a fixed number of items.
 
     Args:

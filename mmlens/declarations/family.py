@@ -62,7 +62,7 @@ class DeepStack:
 
 
 @dataclass(frozen=True)
-class Method:
+class FeatureMethod:
     """A method whose result holds the features, where no module returns them all at once.
 
     Attributes:
@@ -126,7 +126,7 @@ class Projector:
     """
 
     receives: tuple[str, str | None]
-    returns: str | Method
+    returns: str | FeatureMethod
     mlp: Mlp | None = None
     mlp_first: bool = False
     mlp_rows: str | None = None

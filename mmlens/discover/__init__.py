@@ -26,7 +26,7 @@ from mmlens.discover.example import example_for, placeholder_of
 from mmlens.discover.outcome import Try
 from mmlens.discover.pieces import NotFound
 from mmlens.discover.report import declaration, described, found_in
-from mmlens.discover.runs import Runs
+from mmlens.discover.runs import ExampleRuns
 from mmlens.discover.search import Fixed, image_rows, language_of, stack_of, vision_of
 from mmlens.inputs.patch_geometry import Places, Sizes
 
@@ -78,7 +78,7 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
         UnsupportedModelError: says what was found, what was missing, and the lines of a declaration to write.
     """
     class_name = type(model).__name__
-    runs: Runs | None = None
+    runs: ExampleRuns | None = None
     parts: dict[str, Any] = dict.fromkeys(PARTS)
     try:
         runs = _runs(model, example)
@@ -111,10 +111,10 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
         ) from (None if isinstance(missing, NotFound) else missing)
 
 
-def _runs(model: nn.Module, example: Mapping[str, Any]) -> Runs:
+def _runs(model: nn.Module, example: Mapping[str, Any]) -> ExampleRuns:
     training = model.training
     try:
-        return Runs.of(model.eval(), example)
+        return ExampleRuns.of(model.eval(), example)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise NotFound(f"it does not run on the example ({type(error).__name__}: {error})") from error
     finally:

@@ -2,18 +2,20 @@
 
 import torch
 
-from mmlens.declarations.family import Method, Projector
+from mmlens.declarations.family import FeatureMethod, Projector
 from mmlens.declarations.structure import Mlp
 from mmlens.discover.branches import is_norm
-from mmlens.discover.features import method_of
+from mmlens.discover.features import feature_method
 from mmlens.discover.mlps import mlp_in
 from mmlens.discover.pieces import NotFound
-from mmlens.discover.runs import Runs, Seen, likeness, matched
+from mmlens.discover.runs import ExampleRuns, Seen, likeness, matched
 from mmlens.discover.search import Fixed
 from mmlens.discover.trace import Call, noisy, same, traced
 
 
-def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> tuple[Projector, list[int]]:
+def connector_of(
+    runs: ExampleRuns, vision: list[Seen], language: Seen, rows: torch.Tensor
+) -> tuple[Projector, list[int]]:
     """The projector, and the blocks of the last vision stack that it reads.
 
     Args:
@@ -28,7 +30,7 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
     try:
         connector = _returning(runs, vision, language, rows)
     except NotFound:
-        method = method_of(runs, rows)
+        method = feature_method(runs, rows)
         if method is None:
             raise
         return _by_method(runs, vision[-1], language, method)
@@ -65,7 +67,7 @@ def connector_of(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Ten
     return projector, reads
 
 
-def _by_method(runs: Runs, vision: Seen, language: Seen, method: Method) -> tuple[Projector, list[int]]:
+def _by_method(runs: ExampleRuns, vision: Seen, language: Seen, method: FeatureMethod) -> tuple[Projector, list[int]]:
     """A projector whose features a method returns: nothing is said of what is inside."""
     read = _last_that_reaches(runs, vision, language.blocks[0], "")
     end = _end(runs, vision.blocks[read])
@@ -73,7 +75,7 @@ def _by_method(runs: Runs, vision: Seen, language: Seen, method: Method) -> tupl
     return projector, [read]
 
 
-def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tensor) -> Call:
+def _returning(runs: ExampleRuns, vision: list[Seen], language: Seen, rows: torch.Tensor) -> Call:
     """The outermost module outside of the tower whose rows the language model holds at the image positions."""
     first = language.blocks[0].enter
     towers = [stack.blocks[0] for stack in vision]
@@ -98,7 +100,7 @@ def _returning(runs: Runs, vision: list[Seen], language: Seen, rows: torch.Tenso
     return last
 
 
-def _around(runs: Runs, queries: Seen, vision: Seen) -> list[Call]:
+def _around(runs: ExampleRuns, queries: Seen, vision: Seen) -> list[Call]:
     """Modules that hold a stack of queries and receive what the picture gave, outermost first."""
     first = queries.blocks[0]
     around = [c for c in runs.own.calls if c.enter < first.enter and queries.last.exit < c.exit]
@@ -106,13 +108,13 @@ def _around(runs: Runs, queries: Seen, vision: Seen) -> list[Call]:
     return sorted((c for c in around if _moving(runs, c)), key=lambda c: c.enter)
 
 
-def _moving(runs: Runs, call: Call) -> list[str]:
+def _moving(runs: ExampleRuns, call: Call) -> list[str]:
     """The arguments of a call that change with the pixels."""
     changes = {name: runs.change_in(call, name) for name in call.received}
     return [name for name, change in changes.items() if change is not None and bool(change.any())]
 
 
-def _features(runs: Runs, entrance: Call) -> tuple[str, torch.Tensor]:
+def _features(runs: ExampleRuns, entrance: Call) -> tuple[str, torch.Tensor]:
     """The argument by which the vision features come in, and how it changes with the pixels."""
     arguments = _moving(runs, entrance)
     if not arguments:
@@ -121,7 +123,7 @@ def _features(runs: Runs, entrance: Call) -> tuple[str, torch.Tensor]:
     return arguments[0], change  # type: ignore[return-value]
 
 
-def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, features: torch.Tensor) -> list[int]:
+def _reads(runs: ExampleRuns, vision: Seen, entrance: Call, argument: str, features: torch.Tensor) -> list[int]:
     """The blocks whose output is handed on: by their rows, side by side or through a norm; else the last with an effect."""
     width = vision.width
     outputs = [runs.change(block) for block in vision.blocks]
@@ -146,7 +148,7 @@ def _reads(runs: Runs, vision: Seen, entrance: Call, argument: str, features: to
     return [_last_that_reaches(runs, vision, entrance, argument)]
 
 
-def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> int:
+def _last_that_reaches(runs: ExampleRuns, vision: Seen, call: Call, argument: str) -> int:
     """The last vision block that a call's argument (its stream, if that has no name) depends on."""
     for number in reversed(range(len(vision.blocks))):
         again = traced(
@@ -158,7 +160,7 @@ def _last_that_reaches(runs: Runs, vision: Seen, call: Call, argument: str) -> i
     raise NotFound(f"no block of {vision.path} reaches {call.path}")
 
 
-def _end(runs: Runs, block: Call) -> Call:
+def _end(runs: ExampleRuns, block: Call) -> Call:
     """The tower's last call on the stream of its blocks: its norm, or the block itself."""
     for call in runs.own.calls:
         inputs = next(iter(call.received.values()), None)
@@ -185,7 +187,7 @@ def _mixes(call: Call, argument: str) -> bool:
     return bool((again != call.returned).flatten(0, -2).any(-1).all())
 
 
-def _mlp(runs: Runs, connector: Call) -> Mlp | None:
+def _mlp(runs: ExampleRuns, connector: Call) -> Mlp | None:
     """The hidden layer of a connector, outside of the blocks that it may hold."""
     inside = [stack for stack in runs.stacks if stack.path.startswith(f"{connector.path}.")]
     calls = [

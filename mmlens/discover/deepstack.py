@@ -8,12 +8,12 @@ from torch import nn
 from mmlens.declarations.family import DeepStack
 from mmlens.declarations.structure import Mlp
 from mmlens.discover.mlps import mlp_in
-from mmlens.discover.runs import Runs, Seen, matched
+from mmlens.discover.runs import ExampleRuns, Seen, matched
 from mmlens.discover.search import Fixed
 from mmlens.discover.trace import Call, same
 
 
-def deepstack_of(runs: Runs, vision: Seen, language: Seen) -> DeepStack | None:
+def deepstack_of(runs: ExampleRuns, vision: Seen, language: Seen) -> DeepStack | None:
     """The list of mergers that read vision blocks and add to the stream between language blocks; None if there is none.
 
     Args:
@@ -49,7 +49,7 @@ def _gains(language: Seen) -> dict[int, torch.Tensor]:
 
 
 def _mergers(
-    runs: Runs, path: str, calls: list[Call], vision: Seen, gains: dict[int, torch.Tensor]
+    runs: ExampleRuns, path: str, calls: list[Call], vision: Seen, gains: dict[int, torch.Tensor]
 ) -> DeepStack | None:
     """The declaration of a list, if each entry reads a vision block and returns what the stream gains somewhere."""
     reads: list[int] = []

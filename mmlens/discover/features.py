@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.declarations.family import Method
+from mmlens.declarations.family import FeatureMethod
 from mmlens.discover.attention_calls import recording_attention
-from mmlens.discover.runs import Runs, matched
+from mmlens.discover.runs import ExampleRuns, matched
 from mmlens.discover.trace import noisy
 
 #: The method by which transformers' models make a picture's features; a public name, and no family's own.
 METHOD = "get_image_features"
 
 
-def method_of(runs: Runs, rows: torch.Tensor) -> Method | None:
+def feature_method(runs: ExampleRuns, rows: torch.Tensor) -> FeatureMethod | None:
     """The method whose result holds the rows of the language model's image positions, if one does.
 
     Args:
@@ -34,7 +34,7 @@ def method_of(runs: Runs, rows: torch.Tensor) -> Method | None:
                 continue
             first, second = (tensor for tensor in pair if tensor is not None)
             if first.shape == second.shape and matched(rows, second - first) >= 0.5:
-                return Method(path, METHOD, field)
+                return FeatureMethod(path, METHOD, field)
     return None
 
 

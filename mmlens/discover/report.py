@@ -4,10 +4,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from mmlens.declarations.family import Family, Language, Projector, Vision
-from mmlens.discover.runs import Runs
+from mmlens.discover.runs import ExampleRuns
 
 
-def written(value: Any) -> str:
+def declaration_text(value: Any) -> str:
     """A piece of a declaration as Python code, defaults left out."""
     if is_dataclass(value) and not isinstance(value, type) and not callable(value):
         arguments = []
@@ -15,10 +15,10 @@ def written(value: Any) -> str:
             value_of_field = getattr(value, field.name)
             default = field.default if field.default is not MISSING else MISSING
             if value_of_field is not default and value_of_field != default:
-                arguments.append(f"{field.name}={written(value_of_field)}")
+                arguments.append(f"{field.name}={declaration_text(value_of_field)}")
         return f"{type(value).__name__}({', '.join(arguments)})"
     if isinstance(value, tuple | list):
-        inner = ", ".join(map(written, value))
+        inner = ", ".join(map(declaration_text, value))
         if isinstance(value, list):
             return f"[{inner}]"
         return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -34,7 +34,7 @@ def declaration(class_name: str, vision: Vision | None, projector: Projector | N
         "language": f"Language({stack}, embed='path', norm=Norm('path'), head='path')",
     }
     parts = {"vision": vision, "projector": projector, "language": language}
-    lines = [f"    {name}={unknown[name] if part is None else written(part)}," for name, part in parts.items()]
+    lines = [f"    {name}={unknown[name] if part is None else declaration_text(part)}," for name, part in parts.items()]
     return "\n".join(
         [
             "from mmlens.declarations.family import *",
@@ -49,7 +49,7 @@ def declaration(class_name: str, vision: Vision | None, projector: Projector | N
     )
 
 
-def found_in(runs: Runs | None) -> str:
+def found_in(runs: ExampleRuns | None) -> str:
     """What a model was seen to have, line by line."""
     if runs is None:
         return "  nothing: the model did not run on the example"

@@ -42,7 +42,7 @@ class Seen:
 
 
 @dataclass
-class Runs:
+class ExampleRuns:
     """A model, and three runs of it: on the example, on other pixels, on another last token.
 
     Attributes:
@@ -61,7 +61,7 @@ class Runs:
     _moved: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Mapping[str, Any]) -> "Runs":
+    def of(cls, model: nn.Module, inputs: Mapping[str, Any]) -> "ExampleRuns":
         """Run a model three times.
 
         Raises:

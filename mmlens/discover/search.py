@@ -14,7 +14,7 @@ from mmlens.declarations.structure import Block, Config, Stack
 from mmlens.discover.branches import is_norm
 from mmlens.discover.inner import block_of, norm_of
 from mmlens.discover.pieces import NotFound
-from mmlens.discover.runs import Runs, Seen
+from mmlens.discover.runs import ExampleRuns, Seen
 from mmlens.discover.trace import Call, is_linear, same
 
 
@@ -38,7 +38,7 @@ class Fixed:
         return f"lambda config: {self.written}"
 
 
-def stack_of(runs: Runs, stack: Seen, name: str) -> Stack:
+def stack_of(runs: ExampleRuns, stack: Seen, name: str) -> Stack:
     """A stack's declaration.
 
     Raises:
@@ -75,7 +75,7 @@ def stack_of(runs: Runs, stack: Seen, name: str) -> Stack:
     )
 
 
-def _is_in_pieces(runs: Runs, blocks: Seen) -> bool:
+def _is_in_pieces(runs: ExampleRuns, blocks: Seen) -> bool:
     """Whether a block attends picture by picture on one sequence: its kernel is called several times."""
     inside = {id(module) for module in blocks.last.module.modules()}
     return sum(note.registered and id(note.module) in inside for note in runs.own.attention) > 1
@@ -93,7 +93,7 @@ def path_of(model: nn.Module, module: nn.Module | None) -> str | None:
     return next((path for path, other in model.named_modules() if other is module), None)
 
 
-def language_of(runs: Runs) -> tuple[Language, Seen]:
+def language_of(runs: ExampleRuns) -> tuple[Language, Seen]:
     """The language model: the stack that runs last before the logits, and what stands around it.
 
     Raises:
@@ -123,7 +123,7 @@ def language_of(runs: Runs) -> tuple[Language, Seen]:
     ), last_stack
 
 
-def _head(runs: Runs) -> Call:
+def _head(runs: ExampleRuns) -> Call:
     """The call of the unembedding."""
     head: Any = getattr(runs.model, "get_output_embeddings", lambda: None)()
     path = path_of(runs.model, head) if head is not None else None
@@ -136,7 +136,7 @@ def _head(runs: Runs) -> Call:
     raise NotFound("no linear returns the logits (result.logits)")
 
 
-def _embedding(runs: Runs) -> str:
+def _embedding(runs: ExampleRuns) -> str:
     getter: Any = getattr(runs.model, "get_input_embeddings", lambda: None)
     try:
         path = path_of(runs.model, getter())
@@ -157,7 +157,7 @@ def _embedding(runs: Runs) -> str:
     raise NotFound("no embedding receives input_ids")
 
 
-def vision_of(runs: Runs, language: Seen) -> list[Seen]:
+def vision_of(runs: ExampleRuns, language: Seen) -> list[Seen]:
     """The stacks of the vision encoder: they see the pixels from their first block on, and no text.
 
     Raises:
@@ -206,7 +206,7 @@ class IsMarked:
         return torch.zeros_like(tensors["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def image_rows(runs: Runs, language: Seen) -> tuple[IsToken | IsMarked, torch.Tensor]:
+def image_rows(runs: ExampleRuns, language: Seen) -> tuple[IsToken | IsMarked, torch.Tensor]:
     """Which positions stand for pictures, and how the stream at these positions changes with the pixels.
 
     Raises:

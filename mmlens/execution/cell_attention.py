@@ -9,8 +9,8 @@ from torch import nn
 
 from mmlens.core.errors import MMLensError
 from mmlens.execution.cells import Change
-from mmlens.execution.inside import edit_of
-from mmlens.execution.packed_attention import Group, Span, attend, attend_by_steps
+from mmlens.execution.inside import row_edit_of
+from mmlens.execution.packed_attention import QueryGroup, RowSpan, attend, attend_by_steps
 from mmlens.execution.recording import Attended
 from mmlens.models.decoder import NotAloneError
 
@@ -20,7 +20,7 @@ class KeysKnown(MMLensError):
 
 
 @dataclass
-class Call:
+class KernelCall:
     """What the lent attention has to know about the call of a block that is under way.
 
     Attributes:
@@ -35,9 +35,9 @@ class Call:
     """
 
     layer: int
-    queries: list[Span]
-    keys: list[Span]
-    groups: list[Group]
+    queries: list[RowSpan]
+    keys: list[RowSpan]
+    groups: list[QueryGroup]
     edits: dict[int, list[tuple[str, Change]]] = field(default_factory=dict)
     stash: tuple[torch.Tensor, torch.Tensor] | None = None
     only_keys: bool = False
@@ -56,7 +56,7 @@ class PackedAttention:
 
     def __init__(self, attention: Sequence[Attended]):
         self.attended = attention
-        self.call: Call | None = None
+        self.call: KernelCall | None = None
 
     def attend(
         self,
@@ -95,5 +95,5 @@ class PackedAttention:
             attend(group, layer_attention, query[0], k, v, out)
         for number, changes in call.edits.items():
             span = call.queries[number]
-            attend_by_steps(span, call.keys[number], layer_attention, query[0], k, v, out, edit_of(changes, span))
+            attend_by_steps(span, call.keys[number], layer_attention, query[0], k, v, out, row_edit_of(changes, span))
         return out[None]

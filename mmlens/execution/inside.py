@@ -8,8 +8,8 @@ import torch
 from mmlens.execution.affected_rows import ChangeLocation
 from mmlens.execution.cells import Change
 from mmlens.execution.jobs import Job
-from mmlens.execution.packed_attention import Span
-from mmlens.execution.whole import checked
+from mmlens.execution.packed_attention import RowSpan
+from mmlens.execution.whole import new_rows
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.session import HookPair
 
@@ -17,7 +17,7 @@ _PAIRS = ("attn.attn_scores", "attn.pattern")
 
 
 def changes_inside(
-    graph: HookGraph, layer: int, jobs: Sequence[Job], spans: Sequence[Span]
+    graph: HookGraph, layer: int, jobs: Sequence[Job], spans: Sequence[RowSpan]
 ) -> tuple[list[HookPair], dict[int, list[tuple[str, Change]]]]:
     """What cells change inside a block.
 
@@ -30,7 +30,7 @@ def changes_inside(
     Returns:
         Hooks for the changes at packed rows, and the changes of scores and patterns by the cell's number.
     """
-    by_point: dict[str, list[tuple[Span, Change]]] = {}
+    by_point: dict[str, list[tuple[RowSpan, Change]]] = {}
     edits: dict[int, list[tuple[str, Change]]] = {}
     for number, (job, span) in enumerate(zip(jobs, spans, strict=True)):
         for stage in ("keys", "rows"):
@@ -43,20 +43,20 @@ def changes_inside(
     return [(name, at_rows(changes)) for name, changes in by_point.items()], edits
 
 
-def at_rows(changes: Sequence[tuple[Span, Change]]) -> Callable[..., torch.Tensor]:
+def at_rows(changes: Sequence[tuple[RowSpan, Change]]) -> Callable[..., torch.Tensor]:
     """A hook function that carries changes out on packed rows."""
 
     def change_rows(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         for span, change in changes:
             rows = activation[0, span.start : span.stop]
             at = slice(None) if change.rows is None else torch.searchsorted(span.rows, change.rows.cpu())
-            rows[at] = checked(change, rows[at]).to(rows)
+            rows[at] = new_rows(change, rows[at]).to(rows)
         return activation
 
     return change_rows
 
 
-def edit_of(changes: Sequence[tuple[str, Change]], span: Span) -> Callable[[str, torch.Tensor], torch.Tensor]:
+def row_edit_of(changes: Sequence[tuple[str, Change]], span: RowSpan) -> Callable[[str, torch.Tensor], torch.Tensor]:
     """Changes of a cell's scores and pattern."""
 
     def edit(kind: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ def edit_of(changes: Sequence[tuple[str, Change]], span: Span) -> Callable[[str,
                 at = torch.arange(len(span.rows))
                 at = at if change.rows is None else torch.searchsorted(span.rows, change.rows.cpu())
                 tensor = tensor.clone()
-                tensor[:, at] = checked(change, tensor[:, at]).to(tensor)
+                tensor[:, at] = new_rows(change, tensor[:, at]).to(tensor)
         return tensor
 
     return edit

@@ -8,7 +8,7 @@ import torch
 from mmlens.execution.affected_rows import ChangeLocation, Schedule, Step
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.recording import Recording
-from mmlens.execution.whole import checked
+from mmlens.execution.whole import new_rows
 
 
 @dataclass
@@ -136,4 +136,4 @@ def carry_out(changes: Sequence[Change], rows: torch.Tensor, values: torch.Tenso
     """Carry changes out on the values of rows, in place."""
     for change in changes:
         at = slice(None) if change.rows is None else torch.searchsorted(rows, change.rows.cpu())
-        values[at] = checked(change, values[at]).to(values)
+        values[at] = new_rows(change, values[at]).to(values)

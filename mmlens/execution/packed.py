@@ -15,11 +15,11 @@ from torch import nn
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.core.errors import MMLensError
 from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Step, place_of
-from mmlens.execution.cell_attention import Call, KeysKnown, PackedAttention
+from mmlens.execution.cell_attention import KernelCall, KeysKnown, PackedAttention
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.inside import at_rows, changes_inside
 from mmlens.execution.jobs import Job, Streams, cut
-from mmlens.execution.packed_attention import Group, Span, groups_of, spans_of
+from mmlens.execution.packed_attention import QueryGroup, RowSpan, query_groups, spans_of
 from mmlens.execution.recording import Recording, first_of
 from mmlens.execution.rowwise import RowsOf, only_rows
 from mmlens.models.claims import claimed
@@ -124,7 +124,7 @@ class Packed:
         rows = [step.keys for _, step in pairs if step.keys is not None]
         spans = spans_of([job.cell.sample for job, _ in pairs], rows)
         streams = [cut(*inputs[id(job)], job_rows) for (job, _), job_rows in zip(pairs, rows, strict=True)]
-        self.lent.call = call = Call(layer, spans, spans, [], only_keys=True)
+        self.lent.call = call = KernelCall(layer, spans, spans, [], only_keys=True)
         try:
             self._called(layer, torch.cat(streams), spans)
         except KeysKnown:
@@ -151,7 +151,7 @@ class Packed:
         if edits:
             groups = self._without(edits, queries, keys, device)
         from_record, others = self._served(layer, pairs, queries)
-        self.lent.call = Call(layer, queries, keys, groups, edits, stash, served=from_record)
+        self.lent.call = KernelCall(layer, queries, keys, groups, edits, stash, served=from_record)
         try:
             with self.model.hooks(hooks), only_rows(self.decoder.linears[layer], others):
                 return first_of(self._called(layer, streams[0] if len(streams) == 1 else torch.cat(streams), queries))[
@@ -162,7 +162,7 @@ class Packed:
 
     def _grouped(
         self, samples: Sequence[int], steps: Sequence[Step], device: torch.device
-    ) -> tuple[list[Span], list[Span], list[Group]]:
+    ) -> tuple[list[RowSpan], list[RowSpan], list[QueryGroup]]:
         """Spans and groups of a call; those of the block before where they are the same."""
         key = (device, *samples, *(id(step.rows) for step in steps), *(id(step.keys) for step in steps))
         if self._layout is None or self._layout[0] != key:
@@ -174,7 +174,7 @@ class Packed:
         return self._layout[1][:3]
 
     def _served(
-        self, layer: int, pairs: Sequence[tuple[Job, Step]], spans: Sequence[Span]
+        self, layer: int, pairs: Sequence[tuple[Job, Step]], spans: Sequence[RowSpan]
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
         """Rows that enter a block as they did in the clean run, whose queries, keys and values need not be made again.
 
@@ -202,18 +202,18 @@ class Packed:
         """Where a block computes: blocks may lie on several devices."""
         return self.recording.attended[layer].key.device
 
-    def _groups(self, queries: Sequence[Span], keys: Sequence[Span], device: torch.device) -> list[Group]:
-        return groups_of(queries, keys, self.cone.length, self.cone.causal, device) if queries else []
+    def _groups(self, queries: Sequence[RowSpan], keys: Sequence[RowSpan], device: torch.device) -> list[QueryGroup]:
+        return query_groups(queries, keys, self.cone.length, self.cone.causal, device) if queries else []
 
     def _without(
-        self, edits: dict[int, Any], queries: list[Span], keys: list[Span], device: torch.device
-    ) -> list[Group]:
+        self, edits: dict[int, Any], queries: list[RowSpan], keys: list[RowSpan], device: torch.device
+    ) -> list[QueryGroup]:
         """Groups of the cells whose scores and patterns are left alone."""
         rest = [i for i in range(len(queries)) if i not in edits]
         return self._groups([queries[i] for i in rest], [keys[i] for i in rest], device)
 
-    def _called(self, layer: int, stream: torch.Tensor, spans: Sequence[Span]) -> Any:
-        """Call a block with packed rows, and with what it was called with in the clean run for these."""
+    def _called(self, layer: int, stream: torch.Tensor, spans: Sequence[RowSpan]) -> Any:
+        """KernelCall a block with packed rows, and with what it was called with in the clean run for these."""
         rows = RowsOf(spans)
         if self._layout is not None and self._layout[1][0] is spans:
             rows = self._layout[1][3]
@@ -237,7 +237,7 @@ class Packed:
         spans = spans_of([job.cell.sample for job in live], rows)
         streams = [self.streams.at_end(job, job_rows) for job, job_rows in zip(live, rows, strict=True)]
         final = ChangeLocation(self.depth, "final")
-        by_point: dict[str, list[tuple[Span, Change]]] = {}
+        by_point: dict[str, list[tuple[RowSpan, Change]]] = {}
         for job, span in zip(live, spans, strict=True):
             for change in job.inner.get(final, ()):
                 by_point.setdefault(change.at, []).append((span, change))

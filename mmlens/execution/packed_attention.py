@@ -20,7 +20,7 @@ _FUSED = 64
 
 
 @dataclass(frozen=True)
-class Span:
+class RowSpan:
     """One cell's rows in a packed call.
 
     Attributes:
@@ -39,16 +39,16 @@ class Span:
         return self.start + len(self.rows)
 
 
-def spans_of(samples: Sequence[int], rows: Sequence[torch.Tensor]) -> list[Span]:
+def spans_of(samples: Sequence[int], rows: Sequence[torch.Tensor]) -> list[RowSpan]:
     """Cells' rows, one behind the other."""
     spans, start = [], 0
     for sample, sample_rows in zip(samples, rows, strict=True):
-        spans.append(Span(sample, sample_rows, start))
+        spans.append(RowSpan(sample, sample_rows, start))
         start += len(sample_rows)
     return spans
 
 
-class Group:
+class QueryGroup:
     """Cells of one sample that are computed together, since their windows of keys are about the same.
 
     Args:
@@ -59,7 +59,9 @@ class Group:
         device: where the index tensors are needed.
     """
 
-    def __init__(self, queries: Sequence[Span], keys: Sequence[Span], length: int, causal: bool, device: torch.device):
+    def __init__(
+        self, queries: Sequence[RowSpan], keys: Sequence[RowSpan], length: int, causal: bool, device: torch.device
+    ):
         self.sample = queries[0].sample
         self.count = len(queries)
         self.slots = max(len(span.rows) for span in queries)
@@ -126,14 +128,14 @@ def _far(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min / 2
 
 
-def groups_of(
-    queries: Sequence[Span], keys: Sequence[Span], length: int, causal: bool, device: torch.device
-) -> list[Group]:
+def query_groups(
+    queries: Sequence[RowSpan], keys: Sequence[RowSpan], length: int, causal: bool, device: torch.device
+) -> list[QueryGroup]:
     """Put cells into groups of one sample and about the same window.
 
     Args:
-        queries, keys: as for `Group`, one of each per cell.
-        length, causal, device: as for `Group`.
+        queries, keys: as for `QueryGroup`, one of each per cell.
+        length, causal, device: as for `QueryGroup`.
     """
     firsts = [int(key.rows[0]) for key in keys]
     order = sorted(range(len(queries)), key=lambda i: (queries[i].sample, firsts[i], len(queries[i].rows)))
@@ -149,12 +151,18 @@ def groups_of(
                 continue
         groups.append([i])
     return [
-        Group([queries[i] for i in members], [keys[i] for i in members], length, causal, device) for members in groups
+        QueryGroup([queries[i] for i in members], [keys[i] for i in members], length, causal, device)
+        for members in groups
     ]
 
 
 def attend(
-    group: Group, attention: Attended, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, out: torch.Tensor
+    group: QueryGroup,
+    attention: Attended,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
 ) -> None:
     """Compute a group's attention.
 
@@ -201,7 +209,7 @@ def attend(
 
 
 def _fused(
-    group: Group, attention: Attended, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
+    group: QueryGroup, attention: Attended, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
     """Torch's own kernel for a group that copies all its keys, `[(cell slot) head d_head]`."""
     heads, count, slots, _ = q.shape
@@ -232,7 +240,7 @@ def _spread(rows: torch.Tensor, source: torch.Tensor, slot: torch.Tensor, size: 
     return result.index_copy_(1, slot, rows[:, source])
 
 
-def _window(group: Group, clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def _window(group: QueryGroup, clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Each cell's window of keys or values, `[kv_head cell key d_head]`."""
     n_kv, _, d_head = clean.shape
     shape = (n_kv, group.count, group.window, d_head)
@@ -247,8 +255,8 @@ Edit = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def attend_by_steps(
-    queries: Span,
-    keys: Span,
+    queries: RowSpan,
+    keys: RowSpan,
     attention: Attended,
     query: torch.Tensor,
     key: torch.Tensor,

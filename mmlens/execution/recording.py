@@ -182,7 +182,7 @@ def first_of(output: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-def record(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) -> tuple[Recording, torch.Tensor]:
+def record_run(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) -> tuple[Recording, torch.Tensor]:
     """Run a batch and record the language model; returns the recording and the logits `[batch pos vocab]`.
 
     Raises:

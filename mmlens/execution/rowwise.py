@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.execution.packed_attention import Span
+from mmlens.execution.packed_attention import RowSpan
 from mmlens.models.decoder import NotAloneError
 
 
@@ -18,7 +18,7 @@ class RowsOf:
         spans: the rows.
     """
 
-    def __init__(self, spans: Sequence[Span]):
+    def __init__(self, spans: Sequence[RowSpan]):
         rows = torch.cat([span.rows for span in spans])
         samples = torch.tensor([span.sample for span in spans])
         samples = samples.repeat_interleave(torch.tensor([len(span.rows) for span in spans]))

@@ -17,7 +17,7 @@ from mmlens.execution.frozen import Frozen
 from mmlens.execution.jobs import Job, chunks
 from mmlens.execution.packed import Packed
 from mmlens.execution.plan import Plan
-from mmlens.execution.recording import Recording, record
+from mmlens.execution.recording import Recording, record_run
 from mmlens.execution.whole import rounds, run_whole
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import Decoder, NotAloneError, decoder_of
@@ -76,7 +76,7 @@ class ExecutionStrategies:
                     "hooks are attached to the model, and blocks of packed rows would show them other tensors"
                 )
             decoder = decoder_of(model)
-            recording, logits = record(model, batch, decoder)
+            recording, logits = record_run(model, batch, decoder)
             ways.decoder, ways.recording = decoder, recording
         except NotAloneError as error:
             ways.refused["packed"] = str(error)

@@ -35,13 +35,13 @@ def _changing(node: Node, batch: MultimodalBatch, changes: Sequence[tuple[int, C
     def change_rows(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         for sample, change in changes:
             piece = piece_of(node, batch, sample, change.rows, activation.shape)
-            activation = piece.put(activation, checked(change, piece.of(activation)))
+            activation = piece.put(activation, new_rows(change, piece.of(activation)))
         return activation
 
     return change_rows
 
 
-def checked(change: Change, old: torch.Tensor) -> torch.Tensor:
+def new_rows(change: Change, old: torch.Tensor) -> torch.Tensor:
     """What a change makes of its rows.
 
     Raises:

@@ -208,7 +208,7 @@ def row_mask(counts: Sequence[int]) -> Bool[torch.Tensor, "batch row"]:
     return torch.arange(max(counts, default=0)) < torch.tensor(counts)[:, None]
 
 
-def record(
+def record_activations(
     store: dict[str, torch.Tensor], pick: RowPicker | None, device: torch.device | str | None
 ) -> Callable[..., None]:
     """A hook function that keeps the activation it sees, detached, under the point's name.

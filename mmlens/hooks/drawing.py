@@ -87,15 +87,15 @@ def draw_graph(
     body: list[str] = []
     x = 10.0
     for part, rows in columns.items():
-        width = _LEFT + _CELL * max((len(nodes) for _, nodes in rows), default=1) + 8
+        width = _LEFT + _CELL * max((len(points) for _, points in rows), default=1) + 8
         body.append(
             f'<text x="{x}" y="22" font-size="14" font-weight="600" fill="{PART_COLORS[part]}">'
             f"{_PART_TITLES[part]}</text>"
         )
-        for index, (label, nodes) in enumerate(rows):
+        for index, (label, points) in enumerate(rows):
             y = height - 24 - _LEGEND - _ROW * (index + 1)
             body.append(f'<text x="{x}" y="{y + 15}" font-size="9" fill="#777">{label}</text>')
-            for place, node in enumerate(nodes):
+            for place, node in enumerate(points):
                 places[node.name] = (x + _LEFT + _CELL * place, y)
         x += width + _GAP
     body = [

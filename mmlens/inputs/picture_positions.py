@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part
 from mmlens.core.positions import Image, Mask, Region, Rule
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.patch_geometry import Grid, Places
+from mmlens.inputs.patch_geometry import Places, RowGrid
 from mmlens.inputs.pixels import covered, touched
 from mmlens.inputs.point_rows import PointRows, pairs_of, place_part, places_of
 
@@ -54,7 +54,7 @@ def pictures(rule: Image, point: PointRows) -> list[torch.Tensor]:
     ]
 
 
-def _found(point: PointRows, sample: int, grids: Sequence[Grid], where: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+def _found(point: PointRows, sample: int, grids: Sequence[RowGrid], where: Sequence[torch.Tensor] = ()) -> torch.Tensor:
     """The numbers of a sample's rows that lie in grids, or in some of their cells."""
     is_packed = point.entries is None
     pairs = [pairs_of(grid, is_packed=is_packed) for grid in grids]
@@ -158,7 +158,7 @@ def regions(rule: Region, point: PointRows) -> list[torch.Tensor]:
     _require_places(rule, point, part, picture_places)
     result = []
     for sample, (area, sample_places) in enumerate(zip(areas, picture_places, strict=True)):
-        grids: list[Grid] = []
+        grids: list[RowGrid] = []
         where: list[torch.Tensor] = []
         for places in sample_places:
             if area is None:

@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part, require_part
 from mmlens.core.positions import Box
 from mmlens.core.sequence_rows import SequenceRows
-from mmlens.inputs.patch_geometry import Grid, Places
+from mmlens.inputs.patch_geometry import Places, RowGrid
 
 
 def touched(boxes: Float[torch.Tensor, "row 4"], box: Box, size: tuple[int, int]) -> Bool[torch.Tensor, "row"]:
@@ -107,7 +107,7 @@ class Pixels:
 
     def views(
         self, part: Part = "language", *, sample: int = 0, image: int = 0, frame: int | None = None
-    ) -> tuple[Grid, ...]:
+    ) -> tuple[RowGrid, ...]:
         """The views of one picture in a part: one, or several where the model also sees it cut into tiles.
 
         Raises:
@@ -126,7 +126,7 @@ class Pixels:
         image: int = 0,
         view: int | None = None,
         frame: int | None = None,
-    ) -> Grid:
+    ) -> RowGrid:
         """The rows of a part that stand for one picture, with their boxes and cells.
 
         Args:

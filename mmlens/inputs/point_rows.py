@@ -13,7 +13,7 @@ from mmlens.core.names import Part
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.patch_geometry import Grid, Places
+from mmlens.inputs.patch_geometry import Places, RowGrid
 
 #: Sequences that new tokens follow in a generation.
 GROWING = ("language", "decoder")
@@ -193,7 +193,7 @@ def places_of(batch: MultimodalBatch, sample: int) -> list[Places]:
     return [places for places in batch.layout.places if places.sample == sample]
 
 
-def pairs_of(grid: Grid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2"]:
+def pairs_of(grid: RowGrid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2"]:
     """(entry, row) of the rows of a grid; entry 0 where there is no batch axis."""
     entry = 0 if is_packed or grid.index is None else grid.index
     entries = entry if isinstance(entry, torch.Tensor) else torch.full_like(grid.rows, entry)

@@ -109,7 +109,7 @@ def load_tuned() -> HookedMultimodal:
         >>> mmlens.lab.load_tuned().adapters
         ('place', 'color', 'mood')
     """
-    from mmlens.lab.tuned import load_tuned as load_with_adapters
+    from mmlens.lab.tuned import tuned_model as load_with_adapters
 
     return load_with_adapters(WEIGHTS, ADAPTERS)
 
@@ -128,6 +128,6 @@ def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     Raises:
         InputError: There is no such kind.
     """
-    from mmlens.lab.weight_built import build
+    from mmlens.lab.weight_built import build_pair
 
-    return build(kind, seed=seed)
+    return build_pair(kind, seed=seed)

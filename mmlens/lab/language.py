@@ -233,7 +233,7 @@ def _positions(objects: Sequence[Placed], nouns: list[str]) -> Iterator[Question
                 yield Question(f"where is the {first.shape} seen from the {other.shape}", answer, "position")
 
 
-def written(objects: Sequence[Placed], place: str, mood: str, *, plain: bool = False) -> str:
+def written_scene(objects: Sequence[Placed], place: str, mood: str, *, plain: bool = False) -> str:
     """Put a scene into words that can stand in the place of its picture.
 
     Nouns, colours, place and mood are circumscribed ("flat round , crimson , big"), so that the model has to

@@ -16,7 +16,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import Seed
 from mmlens.lab import language
-from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, mask
+from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, ink_mask
 from mmlens.lab.world import (
     CANVAS,
     COLORS,
@@ -80,7 +80,7 @@ class Scene:
         """The objects with their boxes and masks, in the order in which they were placed."""
         views = []
         for thing in self.placed:
-            visible = mask(thing)
+            visible = ink_mask(thing)
             box = bounding_box(visible)
             views.append(SceneObject(thing.shape, thing.color, thing.size, thing.kind, box, visible, thing.center))
         return tuple(views)
@@ -101,7 +101,7 @@ class Scene:
         Returns:
             The written twin; use it as `scene.written() + " " + prompt`, without a picture.
         """
-        return language.written(self.placed, self.place, self.mood)
+        return language.written_scene(self.placed, self.place, self.mood)
 
     @checked
     def twin(

@@ -11,7 +11,7 @@ from mmlens.lab.checkpoints import STYLES
 from mmlens.models.hooked import HookedMultimodal
 
 
-def load_tuned(base: Path, adapters: Path) -> HookedMultimodal:
+def tuned_model(base: Path, adapters: Path) -> HookedMultimodal:
     """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
     from peft import PeftModel
 

@@ -139,7 +139,7 @@ class Planted:
 
 
 @checked
-def build(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
+def build_pair(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     """Build a planted model and its twin.
 
     Args:

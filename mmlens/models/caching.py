@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from mmlens.hooks.cache import ActivationCache, record
+from mmlens.hooks.cache import ActivationCache, record_activations
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.row_reader import RowReader, sample_axes
 
 
-class Recorder:
+class CacheRecorder:
     """Keeps the activations of one run.
 
     Args:
@@ -24,7 +24,8 @@ class Recorder:
         self.reader = reader
         self._store: dict[str, torch.Tensor] = {}
         self.hooks: list[HookPair] = [
-            (node.name, record(self._store, None if reader is None else reader.picker(node), device)) for node in nodes
+            (node.name, record_activations(self._store, None if reader is None else reader.picker(node), device))
+            for node in nodes
         ]
 
     def cache(self, model: object) -> ActivationCache:

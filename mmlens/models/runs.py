@@ -22,7 +22,7 @@ from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
-from mmlens.models.caching import Recorder
+from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
@@ -214,7 +214,7 @@ class Runs:
         nodes = self.default_points if names is None else self.model.graph.select(names)
         rule = as_rule(positions)
         reader = None if rule == ALL else RowReader(rule, self.inputs.batch(batch, **tensors), nodes)
-        recorder = Recorder(nodes, reader, device)
+        recorder = CacheRecorder(nodes, reader, device)
         logits = self.run_with_hooks(batch, fwd_hooks=recorder.hooks, **tensors)
         return logits, recorder.cache(self.model)
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure, SubFigure
 from mmlens.analysis.attribution.compare import Agreement
 from mmlens.viz.figures import canvas, dress, headline
 from mmlens.viz.marks import legend_below, legend_entry, legend_height, marks
-from mmlens.viz.points import read
+from mmlens.viz.points import parse_point
 from mmlens.viz.words import with_unit
 
 _KINDS = 20  # kinds of points: so many have a colour and a shape each
@@ -20,7 +20,7 @@ def plot_agreement(agreement: Agreement, *, figure: Figure | SubFigure | None = 
     """
     sweep = agreement.exact
     exact, estimate = (side.effect.mean(-1) for side in (sweep, agreement.approximate))
-    kinds = [read(point).kind for point in sweep.points]
+    kinds = [parse_point(point).kind for point in sweep.points]
     if len(set(kinds)) > _KINDS:
         kinds = ["all points"] * len(kinds)
     kind_marks = marks(kinds)

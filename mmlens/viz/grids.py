@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.viz.points import Point, label_of, read
+from mmlens.viz.points import PointLabel, label_of, parse_point
 
 _LISTED = 12  # points of several kinds: so many stand below each other, more in a map per kind
 _MOST = 24  # maps
 
 
 @dataclass(frozen=True)
-class Grid:
+class SweepGrid:
     """One heat map of a sweep.
 
     Attributes:
@@ -31,7 +31,7 @@ class Grid:
     y: str
 
 
-def grids_of(sweep: PatchSweep, indices: list[int]) -> list[Grid]:
+def grids_of(sweep: PatchSweep, indices: list[int]) -> list[SweepGrid]:
     """The heat maps of some of a sweep's points.
 
     Args:
@@ -39,7 +39,7 @@ def grids_of(sweep: PatchSweep, indices: list[int]) -> list[Grid]:
         indices: numbers of the points.
     """
     effect = sweep.effect.mean(-1)[indices]
-    points = [read(sweep.points[i]) for i in indices]
+    points = [parse_point(sweep.points[i]) for i in indices]
     kinds = {point.kind: [i for i, other in enumerate(points) if other.kind == point.kind] for point in points}
     of_heads = _heads(sweep.groups, effect, points, kinds)
     if of_heads:
@@ -51,13 +51,17 @@ def grids_of(sweep: PatchSweep, indices: list[int]) -> list[Grid]:
         has_kinds = len(kinds) > 1
         names = list(map(str, layers[0]))
         return [
-            Grid(kind if has_kinds else "", effect[rows], names, sweep.groups, "positions", _layer(kind, has_kinds))
+            SweepGrid(
+                kind if has_kinds else "", effect[rows], names, sweep.groups, "positions", _layer(kind, has_kinds)
+            )
             for kind, rows in kinds.items()
         ]
-    return [Grid("", effect, list(map(label_of, points)), sweep.groups, "positions", "")]
+    return [SweepGrid("", effect, list(map(label_of, points)), sweep.groups, "positions", "")]
 
 
-def _heads(groups: list[str], effect: torch.Tensor, points: list[Point], kinds: dict[str, list[int]]) -> list[Grid]:
+def _heads(
+    groups: list[str], effect: torch.Tensor, points: list[PointLabel], kinds: dict[str, list[int]]
+) -> list[SweepGrid]:
     """Layers by heads, a map per kind and group; none where the points are not all the heads of some layers."""
     sizes = {kind: _rectangle([points[i] for i in rows]) for kind, rows in kinds.items()}
     if len(kinds) * len(groups) > _MOST:
@@ -72,7 +76,7 @@ def _heads(groups: list[str], effect: torch.Tensor, points: list[Point], kinds: 
             values = effect[rows, number].reshape(len(layers), len(heads))
             title = " ".join([kind] * (len(kinds) > 1) + [f"at {group}"] * (len(groups) > 1))
             x = "head" if len(groups) > 1 else f"head, at {group}"
-            grids.append(Grid(title, values, layers, heads, x, _layer(kind, len(kinds) > 1)))
+            grids.append(SweepGrid(title, values, layers, heads, x, _layer(kind, len(kinds) > 1)))
     return grids
 
 
@@ -80,7 +84,7 @@ def _layer(kind: str, has_kinds: bool) -> str:
     return "layer" if has_kinds else f"layer ({kind})"
 
 
-def _rectangle(points: list[Point]) -> tuple[list[str], list[str]] | None:
+def _rectangle(points: list[PointLabel]) -> tuple[list[str], list[str]] | None:
     """The layers and heads of points that are every head of every layer, in order; else None."""
     pairs = [(point.layer, point.head) for point in points]
     layers = list(dict.fromkeys(layer for layer, _ in pairs))

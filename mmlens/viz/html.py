@@ -73,7 +73,7 @@ def _figure(png: bytes, caption: str, attributes: str) -> str:
     )
 
 
-def row(*pieces: str) -> str:
+def table_row(*pieces: str) -> str:
     """Pieces beside each other."""
     return f'<div class="row">{"".join(pieces)}</div>'
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmlens.core.palette import PARTS, SEQUENTIAL
 from mmlens.viz.figures import LABEL, TICK, canvas, color_bar, dress, headline, heat_map, inches, name_rows
-from mmlens.viz.points import rows_of
+from mmlens.viz.points import point_rows
 from mmlens.viz.words import shown, text_options
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
             color = "black" if float(best[i, j]) > 0.6 else "white"
             word = shown(lens.strings[token], _LETTERS)
             axes.text(j, i, word, ha="center", va="center", fontsize=size, color=color, **text_options())
-    rows, axis = rows_of(lens.points)
+    rows, axis = point_rows(lens.points)
     cut = f", last {len(columns)} of {count}" if first else ""
     dress(axes, x=f"token read at{cut}", y=axis)
     axes.spines[:].set_visible(False)

@@ -10,7 +10,7 @@ _UNIT = re.compile(r"^(?P<name>.+?)(?:\[(?P<unit>.+)\])?$")
 
 
 @dataclass(frozen=True)
-class Point:
+class PointLabel:
     """A hook point taken apart.
 
     Attributes:
@@ -29,7 +29,7 @@ class Point:
         return int(self.unit[1:]) if re.fullmatch(r"h\d+", self.unit) else None
 
 
-def read(name: str) -> Point:
+def parse_point(name: str) -> PointLabel:
     """Take a hook name apart, with the unit behind it.
 
     Example:
@@ -41,10 +41,10 @@ def read(name: str) -> Point:
     part = "" if parts.part == "language" else parts.part
     stack = "" if parts.stack in (None, "blocks") else str(parts.stack)
     kind = " ".join(word for word in (part, stack, parts.rest.replace("hook_", "")) if word)
-    return Point(kind, parts.layer, (unit_match["unit"] or "") if unit_match else "")
+    return PointLabel(kind, parts.layer, (unit_match["unit"] or "") if unit_match else "")
 
 
-def label_of(point: Point) -> str:
+def label_of(point: PointLabel) -> str:
     """A point in a list: the part, the layer, the kind, the unit.
 
     Example:
@@ -56,7 +56,7 @@ def label_of(point: Point) -> str:
     return f"{part}{space}" + ("" if point.layer is None else f"{point.layer} ") + kind + unit
 
 
-def rows_of(names: Sequence[str]) -> tuple[list[str], str]:
+def point_rows(names: Sequence[str]) -> tuple[list[str], str]:
     """Labels of points below each other, and of their axis: the layers alone where all are of one kind.
 
     Example:
@@ -65,7 +65,7 @@ def rows_of(names: Sequence[str]) -> tuple[list[str], str]:
         >>> rows_of(["hook_embed", "blocks.1.hook_resid_post"])
         (['embed', '1 resid_post'], '')
     """
-    points = [read(name) for name in names]
+    points = [parse_point(name) for name in names]
     alike = len({point.kind for point in points}) == 1
     if alike and all(point.layer is not None and not point.unit for point in points):
         return [str(point.layer) for point in points], f"layer ({points[0].kind})"

@@ -27,7 +27,7 @@ from mmlens.viz.figures import (
     signed_scale,
 )
 from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, legend_height, marks
-from mmlens.viz.points import label_of, read, rows_of
+from mmlens.viz.points import label_of, parse_point, point_rows
 from mmlens.viz.words import counted, text_options, with_unit, wrapped
 
 _CURVES = 12  # points: so many have a panel each, more are rows of a heat map
@@ -60,7 +60,7 @@ def _dose_curves(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure 
             draw_band(axes, order, [curve.control(point, alpha) for alpha in order], CONTROL)
         axes.axhline(float(curve.baseline.mean()), color="black", linewidth=0.7, linestyle=":")
         below = place + n_columns >= len(curve.points)
-        dress(axes, title=label_of(read(point)), x="alpha" if below else "")
+        dress(axes, title=label_of(parse_point(point)), x="alpha" if below else "")
     figure.supylabel(wrapped(curve.metric, 50), fontsize=LABEL, **text_options())
     entries = [legend_entry("steering vector", _VECTOR, linestyle="-")]
     if len(curve.controls):
@@ -76,7 +76,7 @@ def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | 
         changes[f"random vectors, mean of {len(curve.controls)}"] = (curve.controls - curve.baseline).mean((0, -1))[
             :, order
         ]
-    rows, axis = rows_of(curve.points)
+    rows, axis = point_rows(curve.points)
     height = min(0.2 * len(rows), 8.5)
     figure = canvas(1.8 + 2.9 * len(changes), 1.2 + height, figure)
     scale = signed_scale(torch.cat(list(changes.values())))

@@ -30,7 +30,7 @@ from mmlens.viz.figures import (
     signed_scale,
 )
 from mmlens.viz.grids import grids_of
-from mmlens.viz.points import label_of, read
+from mmlens.viz.points import label_of, parse_point
 from mmlens.viz.words import text_options, with_unit
 
 _DIRECTIONS = {"denoise": "clean into corrupted", "noise": "corrupted into clean", "knock-out": "attention cut"}
@@ -126,7 +126,7 @@ def plot_over_picture(
         colors = scale.to_rgba(np.array([value for _, value in boxes]))
         axes.add_collection(PatchCollection(patches, facecolors=colors, linewidths=0, antialiased=False))
         axes.imshow(shade, zorder=2)
-        axes.set_title(label_of(read(sweep.points[i])), fontsize=LABEL, **text_options())
+        axes.set_title(label_of(parse_point(sweep.points[i])), fontsize=LABEL, **text_options())
     for axes in (first, *others):
         axes.set_axis_off()
     color_bar(figure, scale, [first, *others], with_unit("change", sweep.metric))

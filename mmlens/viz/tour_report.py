@@ -24,7 +24,7 @@ def write_tour(tour: Tour, path: str | Path, *, model_name: str, graph_svg: str 
     pieces = [
         html.heading("mmlens tour", 1),
         html.paragraph(f"Model: {model_name}. Asked: {tour.prompt!r}.", note=True),
-        html.row(
+        html.table_row(
             html.picture(tour.image, "the picture", width=260),
             html.picture(tour.corrupted, f"patched from: {tour.corrupted_what}", width=260),
         ),
@@ -69,7 +69,7 @@ def _noun(tour: Tour, noun: NounReport) -> list[str]:
     rows = [(str(n), noun.scores[n], " ".join(w)) for n, w in zip(noun.top, words, strict=False)]
     return [
         html.heading(noun.word.text),
-        html.row(
+        html.table_row(
             html.table(("neuron", "score", "the words it writes"), rows),
             html.plot(plot_layers(noun.scores, k=len(noun.top)), "where the top neurons lie"),
         ),
@@ -107,7 +107,7 @@ def _maps(tour: Tour, noun: NounReport) -> list[str]:
         for percentile, title in ((None, heat.title), (_PERCENTILE, f"above percentile {_PERCENTILE:g}"))
     ]
     return [
-        html.row(*pictures),
+        html.table_row(*pictures),
         html.paragraph(
             "The control stands beside the map so that no place is read into a smooth blob: where the two agree, the "
             "map shows what any neurons of these layers do, not where the word is.",

@@ -35,7 +35,7 @@ _SHAPES = {"▁": " ", "Ġ": " ", "Ċ": "⏎", "\n": "⏎", "\r": "⏎", "\t": "
 
 
 @cache
-def families() -> tuple[str, ...]:
+def font_families() -> tuple[str, ...]:
     """matplotlib's own font, and behind it what is installed of fonts with further letters."""
     names = set(font_manager.get_font_names())
     return ("DejaVu Sans", *(name for name in _FURTHER if name in names))
@@ -44,13 +44,13 @@ def families() -> tuple[str, ...]:
 @cache
 def _letters() -> frozenset[int]:
     """The letters that these fonts have."""
-    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in families())
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in font_families())
     return frozenset(letter for font in fonts for letter in font.get_charmap())
 
 
 def text_options() -> dict[str, Any]:
     """Options of matplotlib for text that a model or a user wrote: no formulas between dollar signs, more letters."""
-    return {"parse_math": False, "fontfamily": list(families())}
+    return {"parse_math": False, "fontfamily": list(font_families())}
 
 
 def shown(token: str, longest: int | None = None) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmlens.inputs.patch_geometry import Grid
+from mmlens.inputs.patch_geometry import RowGrid
 from mmlens.models.hooked import HookedMultimodal
 from tests.checkpoints.cases import SHORT
 from tests.checkpoints.layouts import (
@@ -68,7 +68,7 @@ def model(case: Any, folder_of: Callable[[Layout], Path]) -> HookedMultimodal:
     return made
 
 
-def boxes(height: int, width: int, grids: list[Grid]) -> Iterator[tuple[int, int, int, int]]:
+def boxes(height: int, width: int, grids: list[RowGrid]) -> Iterator[tuple[int, int, int, int]]:
     """Corners, random boxes, and boxes at the inner edges of the finest view, where tiles meet."""
     rng = np.random.default_rng(0)
     yield 0, 0, 5, 5
@@ -95,7 +95,7 @@ def moved_rows(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return (before != after).any(-1)
 
 
-def check(grid: Grid, moved: torch.Tensor, box: tuple[int, int, int, int], scale: float, what: str) -> int:
+def check(grid: RowGrid, moved: torch.Tensor, box: tuple[int, int, int, int], scale: float, what: str) -> int:
     """Rows that the box covers have moved, rows farther away than a pixel (of the coarser side) have not."""
     entry = grid.index
     where = moved[grid.rows] if entry is None else moved[entry, grid.rows] if moved.ndim > 1 else moved[grid.rows]

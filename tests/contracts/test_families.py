@@ -15,7 +15,7 @@ import torch
 
 from mmlens.core.names import PARTS
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.patch_geometry import Grid
+from mmlens.inputs.patch_geometry import RowGrid
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
 from tests.conftest import LONG, SHORT, bare_copy
@@ -132,13 +132,13 @@ def test_the_layout_knows_how_many_rows_there_are(tiny: Tiny, model: HookedMulti
         assert batch.layout.length(node.sequence) in (None, value.shape[node.position_axis]), name
 
 
-def rows_of(view: Grid, chosen: torch.Tensor) -> set[tuple[int, int]]:
+def rows_of(view: RowGrid, chosen: torch.Tensor) -> set[tuple[int, int]]:
     """(entry, row) of the chosen rows of a view; entry 0 where there is no batch axis."""
     entries = view.index if isinstance(view.index, torch.Tensor) else torch.full_like(view.rows, view.index or 0)
     return set(zip(entries[chosen].tolist(), view.rows[chosen].tolist(), strict=True))
 
 
-def touched(view: Grid, box: tuple[float, ...]) -> torch.Tensor:
+def touched(view: RowGrid, box: tuple[float, ...]) -> torch.Tensor:
     """Which rows of a view a box touches."""
     left, top, right, bottom = box
     b = view.boxes

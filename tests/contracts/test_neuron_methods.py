@@ -11,7 +11,7 @@ import mmlens as mm
 from mmlens.analysis.method_table import method_tables
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.random_scores import Random
-from mmlens.analysis.properties.cases import Choice
+from mmlens.analysis.properties.cases import NeuronChoice
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal
@@ -152,7 +152,7 @@ def test_a_new_method_is_one_new_file(llava: Subject, tmp_path: Path) -> None:
         mm.find_neurons(model, batch, token=TOKEN, method="toy", part="vision")
     with pytest.raises(InputError, match=r"'toys' is unknown; .*; nearest: 'toy'\."):
         mm.find_neurons(model, batch, token=TOKEN, method="toys")
-    assert list(Choice.of(["contribution", mm.neurons.Toy(times=3.0)], k=2).scored) == [
+    assert list(NeuronChoice.of(["contribution", mm.neurons.Toy(times=3.0)], k=2).scored) == [
         "contribution",
         "toy(times=3.0)",
     ]

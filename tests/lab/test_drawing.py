@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmlens.lab import COLORS, MOODS, NOUNS, PLACES, Placed, scenes
-from mmlens.lab.drawing.canvas import bounding_box, coverage, draw, mask
+from mmlens.lab.drawing.canvas import bounding_box, coverage, draw, ink_mask
 from mmlens.lab.world import kind_of, plate_color
 
 SCENES = scenes(40, seed=11)
@@ -56,7 +56,7 @@ def test_every_noun_looks_different_from_every_other():
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_big_is_plainly_bigger_than_small(noun):
-    assert mask(one(noun)).sum() > 1.9 * mask(one(noun, size="small")).sum()
+    assert ink_mask(one(noun)).sum() > 1.9 * ink_mask(one(noun, size="small")).sum()
 
 
 @pytest.mark.parametrize("color", COLORS)

@@ -12,7 +12,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab import CANVAS, COLORS, NOUNS, PLACES, scenes
 from mmlens.lab.architecture import LAB, TINY, make_model, make_processor
 from mmlens.lab.language import CAPTION_PROMPT
-from mmlens.lab.training.data import IGNORED, Packer, choose
+from mmlens.lab.training.data import IGNORED, Packer, choose_questions
 from mmlens.lab.training.gallery import make_gallery
 from mmlens.lab.training.gauge import fix_signs
 from mmlens.lab.training.objectives import language_loss, packed_logits
@@ -258,7 +258,7 @@ def test_choose_says_the_caption_and_different_questions():
     rng = np.random.default_rng(0)
     rich = 0
     for scene in scenes(100, seed=42):
-        (prompt, caption), *rest = choose(scene, 4, rng)
+        (prompt, caption), *rest = choose_questions(scene, 4, rng)
         assert prompt == CAPTION_PROMPT
         rich += caption != scene.caption
         assert len({text for text, _ in rest}) == len(rest) <= 4

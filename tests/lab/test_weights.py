@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmlens import lab
 from mmlens.lab.language import CAPTION_PROMPT
-from mmlens.lab.training.accuracy import accuracy, captions, split_caption
+from mmlens.lab.training.accuracy import captions, lab_accuracy, split_caption
 from mmlens.lab.training.noun_neurons import noun_neurons
 from mmlens.models.hooked import HookedMultimodal
 
@@ -32,7 +32,7 @@ def test_the_files_are_small_and_complete():
 
 
 def test_the_model_answers_above_a_floor(model, processor):
-    measured = accuracy(model, processor, HELD_OUT, progress=False)
+    measured = lab_accuracy(model, processor, HELD_OUT, progress=False)
     assert measured.objects >= 0.95
     assert measured.place >= 0.95
     for kind, share in measured.questions.items():

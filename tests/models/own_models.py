@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mmlens.declarations.family import Family, Language, Projector, Vision
 from mmlens.declarations.structure import Attention, Block, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, boxes_of, cells_of, owners_of
+from mmlens.inputs.patch_geometry import Places, RowGrid, boxes_of, cells_of, owners_of
 
 IMAGE_TOKEN, VOCAB, SIDE, PATCH = 3, 20, 32, 8
 
@@ -202,7 +202,7 @@ def _no_place(config: Any, tensors: dict[str, Any], sizes: Any, processor: Any) 
     shape = (SIDE // PATCH, SIDE // PATCH)
     found = []
     for number, (sample, image, _) in enumerate(owners_of(tensors, IMAGE_TOKEN, [4] * len(tensors["pixel_values"]))):
-        grid = Grid(number, torch.arange(len(cells)), boxes_of(cells, PATCH), cells, shape)
+        grid = RowGrid(number, torch.arange(len(cells)), boxes_of(cells, PATCH), cells, shape)
         found.append(Places(sample, image, (SIDE, SIDE), {"vision": grid}, {"projector": why, "language": why}))
     return found
 
@@ -302,9 +302,9 @@ def _pooled(config: Any, tensors: dict[str, Any], sizes: Any, processor: Any) ->
     found = []
     owners = owners_of(tensors, IMAGE_TOKEN, [len(cells)] * len(tensors["pixel_values"]))
     for number, (sample, image, positions) in enumerate(owners):
-        vision = Grid(number, torch.arange(len(patches)), boxes_of(patches, PATCH), patches, (side, side))
-        pooled = Grid(number, torch.arange(len(cells)), boxes, cells, (side // 2, side // 2))
-        language = Grid(sample, positions, boxes, cells, (side // 2, side // 2))
+        vision = RowGrid(number, torch.arange(len(patches)), boxes_of(patches, PATCH), patches, (side, side))
+        pooled = RowGrid(number, torch.arange(len(cells)), boxes, cells, (side // 2, side // 2))
+        language = RowGrid(sample, positions, boxes, cells, (side // 2, side // 2))
         grids: dict[Any, Any] = {"vision": vision, "projector": pooled, "language": language}
         found.append(Places(sample, image, (SIDE, SIDE), grids, {}))
     return found

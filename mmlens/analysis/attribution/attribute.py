@@ -15,7 +15,7 @@ from mmlens.analysis.metrics import (
 )
 from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.units import SweptUnits, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, select_points, targets
 from mmlens.core.contract import checked
 from mmlens.core.positions import Groups
 from mmlens.hooks.nodes import Points
@@ -63,7 +63,7 @@ def attribute(
     """
     estimator = ATTRIBUTION_METHODS.get(method)
     require_same_layout(clean, corrupted)
-    selection = choose(model, at, units)
+    selection = select_points(model, at, units)
     groups = groups_of(clean, [node for node, _ in selection], positions)
     estimator.check(model, metric, clean.size)
     source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)

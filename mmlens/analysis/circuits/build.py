@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
-from mmlens.analysis.circuits.streams import Branch, Stream, has_norms, short_block, stream_to, streams_behind
+from mmlens.analysis.circuits.streams import Stream, StreamBranch, has_norms, short_block, stream_to, streams_behind
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
 from mmlens.core.positions import Rule
@@ -143,7 +143,7 @@ class _Build:
             read_at = ends[0]
             alone = sum(self.graph[name].dead is None for name in self.graph.digraph.successors(read_at)) == 1
             at = read_at if alone else f"{point.removesuffix('.hook_out')}.hook_in"
-            name = short(point)
+            name = short_name(point)
             place = stream.place[read_at]
             self.readers.append(Reader(name, "vision", "bridge", at, stream.segment(place), place, feeds=feeds))
 
@@ -153,13 +153,13 @@ class _Build:
         for stream in streams:
             for node, _ in stream.entering:
                 if node.part == "projector":
-                    sources.setdefault(node.name, {})[short(node.name)] = None
+                    sources.setdefault(node.name, {})[short_name(node.name)] = None
                 for before in self.graph.digraph.predecessors(node.name) if node.role == "writes" else ():
                     projections = [name for name in self._embeddings(node).values() if name.startswith("projector")]
                     sources.setdefault(before, {}).update(dict.fromkeys(projections))
             for branch in stream.branches:
                 if branch.memory is not None and self.graph[branch.memory].part == "projector":
-                    sources.setdefault(branch.memory, {})[short(branch.memory)] = None
+                    sources.setdefault(branch.memory, {})[short_name(branch.memory)] = None
         return {point: tuple(names) for point, names in sources.items()}
 
     def stream(self, stream: Stream) -> None:
@@ -168,7 +168,7 @@ class _Build:
             for group, name in self._embeddings(node).items():
                 self.writers.append(Writer(name, stream.part, node.name, stream.segment(joins), joins, group=group))
             if not self._is_prompt(node):
-                plain = {"vision": node.name.replace("hook_", ""), "projector": short(node.name)}
+                plain = {"vision": node.name.replace("hook_", ""), "projector": short_name(node.name)}
                 name = plain.get(node.part, f"embed[{node.sequence}]")
                 self.writers.append(Writer(name, stream.part, node.name, stream.segment(joins), joins))
         memories: dict[str, None] = {}
@@ -223,15 +223,15 @@ class _Build:
         if self.graph[point].role == "stream":
             return  # keys and values are made of an encoder's stream itself
         place = stream.place[point]
-        self.writers.append(Writer(short(point), "language", point, point, place))
+        self.writers.append(Writer(short_name(point), "language", point, point, place))
         if self.graph[point].part == "language":
             (end,) = streams_behind(self.graph, point, "language")
             at = point.replace("hook_normalized", "hook_in")
             self.readers.append(
-                Reader(short(point), "language", "bridge", at, end, stream.place[end], feeds=(short(point),))
+                Reader(short_name(point), "language", "bridge", at, end, stream.place[end], feeds=(short_name(point),))
             )
 
-    def _has_heads(self, branch: Branch) -> bool:
+    def _has_heads(self, branch: StreamBranch) -> bool:
         """Whether a branch is attention whose heads can be told apart.
 
         Raises:
@@ -247,7 +247,7 @@ class _Build:
             )
         return True
 
-    def _heads(self, stream: Stream, branch: Branch) -> None:
+    def _heads(self, stream: Stream, branch: StreamBranch) -> None:
         attn = attention_of(self.model, prefix := f"{branch.block}.{branch.kind}")
         segment = stream.segment(branch.reads)
         total = self._behind_heads(stream, branch, attn)
@@ -279,7 +279,7 @@ class _Build:
                 name = f"{group_heads[0]}.{kind}" if group_size == 1 else f"{branch.short}.{shared_kinds}{group}.{kind}"
                 self.readers.append(Reader(name, part, kind, at, memory, place, group, tuple(group_heads), prefix))  # type: ignore[arg-type]
 
-    def _behind_heads(self, stream: Stream, branch: Branch, attn: AttentionWeights) -> str | None:
+    def _behind_heads(self, stream: Stream, branch: StreamBranch, attn: AttentionWeights) -> str | None:
         """The sum of the heads' outputs as a stream of its own, where a norm of it is what the branch adds; None elsewhere.
 
         The norm is a node, which reads this sum and writes into the stream (the sandwich norms of Gemma and GLM).
@@ -295,7 +295,7 @@ class _Build:
         )
         return inner
 
-    def _whole(self, stream: Stream, branch: Branch) -> None:
+    def _whole(self, stream: Stream, branch: StreamBranch) -> None:
         name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
         part, kind = stream.part, "mlp" if branch.kind == "mlp" else "attn"
         segment = stream.segment(branch.reads)
@@ -309,7 +309,7 @@ class _Build:
                 Reader(f"{name}.memory", part, "memory", memory_of(branch), memory, place, feeds=(name,))
             )
 
-    def _looked_at(self, stream: Stream, branch: Branch) -> tuple[str, int]:
+    def _looked_at(self, stream: Stream, branch: StreamBranch) -> tuple[str, int]:
         """The stream that keys and values are made of, and the place where it is read."""
         if branch.memory is None:
             return stream.segment(branch.reads), branch.reads
@@ -325,7 +325,7 @@ def norm_behind(model: HookedMultimodal, out: str, attn: AttentionWeights) -> nn
     return reach.module
 
 
-def entrance_of(branch: Branch) -> str:
+def entrance_of(branch: StreamBranch) -> str:
     """Where a branch receives its stream.
 
     A norm of its own has an entrance (`hooks/entrances.py`); where branches share one, or the norm is known to no hook point,
@@ -336,11 +336,11 @@ def entrance_of(branch: Branch) -> str:
     return f"{branch.block}.hook_{'mlp' if branch.kind == 'mlp' else 'attn'}_in"
 
 
-def memory_of(branch: Branch) -> str:
+def memory_of(branch: StreamBranch) -> str:
     """Where cross-attention receives what it makes keys and values of."""
     return f"{branch.block}.{branch.kind}.hook_memory"
 
 
-def short(point: str) -> str:
+def short_name(point: str) -> str:
     """The name of a node that has one hook point: `projector`, `projector.deepstack.0`, `encoder.ln_final`."""
     return point.partition(".hook_")[0]

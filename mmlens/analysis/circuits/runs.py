@@ -27,7 +27,7 @@ from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predict
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.hooks.branch_inputs import KINDS, Reading, SplitReading
-from mmlens.hooks.cache import record
+from mmlens.hooks.cache import record_activations
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.session import HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch
@@ -88,7 +88,7 @@ class Pair:
         """The writers' points, and what readers receive by the name of their entrance, in one run."""
         store: dict[str, torch.Tensor] = {}
         where = dict.fromkeys(reader.at for reader in self.graph.readers)
-        recorder = ([*self.writing.points, *where], record(store, None, None))
+        recorder = ([*self.writing.points, *where], record_activations(store, None, None))
         with claimed(self.model, "A circuit"), attached(self.points, [recorder]):
             self.model(batch)
         missing = [name for name in where if name not in store]

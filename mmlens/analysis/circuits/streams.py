@@ -23,7 +23,7 @@ _BRANCHES = ("attn_out", "mixer_out", "cross_attn_out", "mlp_out")
 
 
 @dataclass(frozen=True)
-class Branch:
+class StreamBranch:
     """A branch of a block.
 
     Attributes:
@@ -117,7 +117,7 @@ class Stream:
         return [(node, joins) for node, joins in self._added if not (node.role == "writes" and node.layer is not None)]
 
     @cached_property
-    def branches(self) -> list[Branch]:
+    def branches(self) -> list[StreamBranch]:
         """The branches of its blocks, in order.
 
         Raises:
@@ -138,7 +138,7 @@ class Stream:
             if name not in names and (name.startswith("projector.") or self.graph[name].role == "writes")
         ]
 
-    def _branch(self, out: Node, joins: int) -> Branch:
+    def _branch(self, out: Node, joins: int) -> StreamBranch:
         name = HookName.parse(out.name)
         block = out.name.removesuffix(f".{name.rest}")
         reads, memory = self._sources(out, block)
@@ -164,7 +164,7 @@ class Stream:
                 f"{self._instead}"
             )
         looked_at = memory[0] if memory else None
-        return Branch(out.name, block, int(name.layer or 0), kind, reads[0], joins, looked_at, is_shared, bare)
+        return StreamBranch(out.name, block, int(name.layer or 0), kind, reads[0], joins, looked_at, is_shared, bare)
 
     def _sources(self, out: Node, block: str) -> tuple[list[int], list[str]]:
         """The points of the stream that a branch reads, and what else its block reads for it."""

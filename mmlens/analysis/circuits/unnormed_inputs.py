@@ -12,7 +12,7 @@ from torch import nn
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.attention import InAttention
-from mmlens.hooks.cache import record
+from mmlens.hooks.cache import record_activations
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
@@ -66,7 +66,9 @@ def bare_sites(
             for handle in calls.hooks():
                 stack.callback(handle.remove)
         stack.enter_context(
-            attached(dict(points), [([name for name in stream if name in points], record(store, None, None))])
+            attached(
+                dict(points), [([name for name in stream if name in points], record_activations(store, None, None))]
+            )
         )
         for name, calls in blocks.items():
             # behind the hook that records the block's output

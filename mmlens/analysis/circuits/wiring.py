@@ -20,7 +20,7 @@ from mmlens.hooks.attachment import AtSite, NormScale
 from mmlens.hooks.attention import InAttention
 from mmlens.hooks.behind_norm import BehindNorm
 from mmlens.hooks.branch_inputs import entrances
-from mmlens.hooks.cache import record
+from mmlens.hooks.cache import record_activations
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site
@@ -133,7 +133,7 @@ def _trace(model: HookedMultimodal, batch: MultimodalBatch, cross_attentions: Se
     before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in cross_attentions}
     with claimed(model, "A circuit"), ExitStack() as stack:
         stack.enter_context(
-            attached(wiring.points, [(list(dict.fromkeys(before.values())), record(store, None, None))])
+            attached(wiring.points, [(list(dict.fromkeys(before.values())), record_activations(store, None, None))])
         )
         for name in cross_attentions:
             for handle in _watch(

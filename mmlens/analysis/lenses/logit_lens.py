@@ -26,7 +26,7 @@ from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.positions import Positions, as_rule
-from mmlens.hooks.cache import record
+from mmlens.hooks.cache import record_activations
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
@@ -206,7 +206,7 @@ class _Asking:
             kept: dict[str, torch.Tensor] = {}
             early: list[HookPair] = [
                 (leaves, lambda activation, hook, state=cache[name]: state),
-                ("hook_embed", record(kept, None, None)),
+                ("hook_embed", record_activations(kept, None, None)),
             ]
             self.model.run_with_hooks(batch, fwd_hooks=early)
             states[name] = self._read(kept["hook_embed"])

@@ -39,7 +39,7 @@ def write(
     _FILE.write(path, tensors, {"about": about, "origin": origin})
 
 
-def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tuple[str, str] | None]:
+def read_scores(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], tuple[str, str] | None]:
     """Read a file that `write` wrote: tensors, what they are, and the model's origin.
 
     Raises:

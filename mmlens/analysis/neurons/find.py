@@ -16,7 +16,7 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
-from mmlens.analysis.neurons.token_targets import tokens_of, word_targets, written
+from mmlens.analysis.neurons.token_targets import token_text, tokens_of, word_targets
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -137,7 +137,7 @@ def score_words(
         NeuronScores(
             scores=mean.scores[number].to(dtype),
             tokens=tokens,
-            word=word.strip() if isinstance(word, str) else written(model, tokens),
+            word=word.strip() if isinstance(word, str) else token_text(model, tokens),
             method=scoring.name,
             part=part,
             stack=layers.stack,

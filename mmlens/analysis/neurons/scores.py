@@ -318,7 +318,7 @@ class NeuronScores:
         Raises:
             InputError: if there is no such file, or the model is another one.
         """
-        tensors, about, origin = files.read(path)
+        tensors, about, origin = files.read_scores(path)
         if model is not None:
             files.require_same(path, origin, model)
         names = about.pop("sample_names")

@@ -105,7 +105,7 @@ def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:
     return (token,)
 
 
-def written(model: HookedMultimodal, tokens: tuple[int, ...]) -> str:
+def token_text(model: HookedMultimodal, tokens: tuple[int, ...]) -> str:
     """The text of token ids; the ids themselves for a model without a tokenizer."""
     if model.processor is None:
         return " ".join(f"#{token}" for token in tokens)

@@ -26,7 +26,7 @@ from mmlens.analysis.metrics import (
 )
 from mmlens.analysis.patching.groups import Group, groups_of
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.patching.units import SweptUnits, Target, choose, targets
+from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -103,7 +103,7 @@ def patch(
     require_same_layout(clean, corrupted)
     if joint and (units is None or window > 1):
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
-    selection = choose(model, at, units)
+    selection = select_points(model, at, units)
     groups = groups_of(clean, [node for node, _ in selection], positions)
     first = next(iter(groups.values()))
     cells = Checkpoint(

@@ -79,7 +79,7 @@ _AXES = ("head", "neuron")
 Chosen: TypeAlias = tuple[Node, "Sequence[int] | Literal['each'] | None"]
 
 
-def choose(model: HookedMultimodal, at: Names | Selection | None, units: SweptUnits) -> list[Chosen]:
+def select_points(model: HookedMultimodal, at: Names | Selection | None, units: SweptUnits) -> list[Chosen]:
     """Find points and their units.
 
     Raises:

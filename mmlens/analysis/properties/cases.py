@@ -25,7 +25,7 @@ MethodChoice: TypeAlias = str | NeuronMethod | Several[str | NeuronMethod]
 
 
 @dataclass(frozen=True)
-class Choice:
+class NeuronChoice:
     """How neurons are chosen.
 
     Attributes:
@@ -41,7 +41,7 @@ class Choice:
     draws: int = 5
 
     @classmethod
-    def of(cls, methods: MethodChoice, k: int, seed: int = 0, draws: int = 5) -> "Choice":
+    def of(cls, methods: MethodChoice, k: int, seed: int = 0, draws: int = 5) -> "NeuronChoice":
         """The choice by names or settings.
 
         Raises:
@@ -76,7 +76,7 @@ class Case:
 
     occurrence: NounOccurrence
     scores: dict[str, NeuronScores] = field(repr=False)
-    choice: Choice
+    choice: NeuronChoice
     stream: int = 0
     _sets: dict[tuple[int, bool], dict[str, Units]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -109,7 +109,7 @@ class Case:
         return Value(quantity, method, k or self.choice.k, float(value), self.occurrence.number, self.occurrence.noun)
 
 
-def case_of(occurrence: NounOccurrence, choice: Choice, *, stream: int = 0) -> Case:
+def case_of(occurrence: NounOccurrence, choice: NeuronChoice, *, stream: int = 0) -> Case:
     """Score the neurons for a noun in every way asked for."""
     scores = {
         name: find_neurons(occurrence.model, occurrence.at, token=occurrence.token, method=method)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, MethodChoice, counts
+from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice, counts
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.run import run
@@ -204,5 +204,5 @@ def causal_effect(
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
     settings = CaptionSettings(nouns)
     measures = [Causal(tuple(ways), ks, sigmas, means, captions, settings, seed)]
-    choice = Choice.of(methods, max(ks), seed, draws)
+    choice = NeuronChoice.of(methods, max(ks), seed, draws)
     return run(model, dataset, measures, choice, settings=settings, progress=progress)

@@ -8,8 +8,8 @@ import torch
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import (
     Case,
-    Choice,
     MethodChoice,
+    NeuronChoice,
     UnmeasurableError,
     another,
     counts,
@@ -145,5 +145,5 @@ def cross_modality(
     """
     ks = counts(k)
     settings = CaptionSettings(nouns)
-    choice = Choice.of(methods, max(ks), seed, draws)
+    choice = NeuronChoice.of(methods, max(ks), seed, draws)
     return run(model, dataset, [CrossModality(ks, settings)], choice, settings=settings, progress=progress)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, MethodChoice, NounNeurons
+from mmlens.analysis.properties.cases import MethodChoice, NeuronChoice, NounNeurons
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
@@ -202,4 +202,6 @@ def noun_exclusivity(
     Source: as for `exclusivity`.
     """
     measures = [Exclusive(k, pictures, tuple(kappas))]
-    return run(model, dataset, measures, Choice.of(methods, k), settings=CaptionSettings(nouns), progress=progress)
+    return run(
+        model, dataset, measures, NeuronChoice.of(methods, k), settings=CaptionSettings(nouns), progress=progress
+    )

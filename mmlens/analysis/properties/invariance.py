@@ -10,8 +10,8 @@ import torch
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import (
     Case,
-    Choice,
     MethodChoice,
+    NeuronChoice,
     NounNeurons,
     UnmeasurableError,
     another,
@@ -219,7 +219,9 @@ def region_invariance(
     ks = counts(k)
     settings = CaptionSettings(nouns)
     measures = [RegionInvariance(ks, settings, seed)]
-    return run(model, dataset, measures, Choice.of(methods, max(ks), seed, draws), settings=settings, progress=progress)
+    return run(
+        model, dataset, measures, NeuronChoice.of(methods, max(ks), seed, draws), settings=settings, progress=progress
+    )
 
 
 @checked
@@ -261,5 +263,5 @@ def image_invariance(
     """
     ks = counts(k)
     measures = [ImageInvariance(ks, together)]
-    choice = Choice.of(methods, max(ks), seed, draws)
+    choice = NeuronChoice.of(methods, max(ks), seed, draws)
     return run(model, dataset, measures, choice, settings=CaptionSettings(nouns), progress=progress)

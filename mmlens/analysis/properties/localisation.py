@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
+from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
@@ -165,5 +165,10 @@ def localisation(
     """
     measures = [Localisation(percentile, tuple(shown), read)]
     return run(
-        model, dataset, measures, Choice.of(methods, k, seed, draws), settings=CaptionSettings(nouns), progress=progress
+        model,
+        dataset,
+        measures,
+        NeuronChoice.of(methods, k, seed, draws),
+        settings=CaptionSettings(nouns),
+        progress=progress,
     )

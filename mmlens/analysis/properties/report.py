@@ -9,7 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.means import point_means
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Choice, MethodChoice, Overall, Property
+from mmlens.analysis.properties.cases import MethodChoice, NeuronChoice, Overall, Property
 from mmlens.analysis.properties.causal import Causal, Way
 from mmlens.analysis.properties.cross_modality import CrossModality
 from mmlens.analysis.properties.exclusivity import Exclusive
@@ -106,7 +106,7 @@ def neuron_report(
     ]
     for way in ways:  # one by one, so that rows that cannot be edited (quantised, offloaded) only cost the noise
         measures.append(Causal((way,), (k,), (sigma,), means, captions and way == "zero", again, seed))
-    choice = Choice.of(methods, k, seed, draws)
+    choice = NeuronChoice.of(methods, k, seed, draws)
     total = len(dataset) if isinstance(dataset, Sized) else None
     return run(
         model,

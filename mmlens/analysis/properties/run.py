@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mmlens.analysis.neurons.points import neuron_layers
-from mmlens.analysis.properties.cases import Choice, NounNeurons, Overall, Property, UnmeasurableError, case_of
+from mmlens.analysis.properties.cases import NeuronChoice, NounNeurons, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.measurements import Measurements, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.samples import Dataset, Sample, as_samples
@@ -26,7 +26,7 @@ def run(
     model: HookedMultimodal,
     dataset: Dataset,
     measures: Sequence[Property | Overall],
-    choice: Choice,
+    choice: NeuronChoice,
     *,
     settings: CaptionSettings | None = None,
     checkpoint: str | Path | None = None,
@@ -132,7 +132,7 @@ def _part(
     samples: Sequence[Sample],
     first: int,
     measures: Sequence[Property | Overall],
-    choice: Choice,
+    choice: NeuronChoice,
     settings: CaptionSettings,
     skip_unmeasurable: bool,
 ) -> PartialResult:

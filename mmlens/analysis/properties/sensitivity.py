@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmlens.analysis.neurons.words import row_logits
 from mmlens.analysis.nouns import Nouns
-from mmlens.analysis.properties.cases import Case, Choice, MethodChoice
+from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
@@ -127,5 +127,10 @@ def sensitivity(
     """
     measures = [Sensitivity(words, tuple(scorers))]
     return run(
-        model, dataset, measures, Choice.of(methods, k, seed, draws), settings=CaptionSettings(nouns), progress=progress
+        model,
+        dataset,
+        measures,
+        NeuronChoice.of(methods, k, seed, draws),
+        settings=CaptionSettings(nouns),
+        progress=progress,
     )

@@ -20,10 +20,10 @@ from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import Done, StoreFolder
 from mmlens.analysis.store.processes import Process, this_process
-from mmlens.analysis.store.rules import Rule, refuse_keys
+from mmlens.analysis.store.rules import CollectionRule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
-from mmlens.analysis.store.writing import DTYPES, Writer
+from mmlens.analysis.store.writing import DTYPES
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
@@ -175,7 +175,7 @@ def _rule(
     word_token: WordToken,
     in_truth: bool,
     max_new_tokens: int,
-) -> Rule:
+) -> CollectionRule:
     """What is asked for, as a rule.
 
     Raises:
@@ -196,7 +196,9 @@ def _rule(
     return AtPositions(as_rule(positions))
 
 
-def _check(model: HookedMultimodal, nodes: Selection, rule: Rule, dtype: str, batch_size: int, save_every: int) -> None:
+def _check(
+    model: HookedMultimodal, nodes: Selection, rule: CollectionRule, dtype: str, batch_size: int, save_every: int
+) -> None:
     """Refuse what cannot be, before any forward pass."""
     refuse_keys(nodes)
     rule.check(model, nodes)

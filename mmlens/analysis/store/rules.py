@@ -34,7 +34,7 @@ class CollectedBatch:
     words: list[str | None]
 
 
-class Rule(Protocol):
+class CollectionRule(Protocol):
     """Says which states are kept."""
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from mmlens.analysis.samples import Dataset, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions
-from mmlens.analysis.store.rules import CollectedBatch, Rule
+from mmlens.analysis.store.rules import CollectedBatch, CollectionRule
 from mmlens.core.errors import InputError, MMLensError
 from mmlens.hooks.nodes import Selection
 from mmlens.models.hooked import HookedMultimodal
@@ -40,7 +40,13 @@ class SizeEstimate:
 
 
 def estimate(
-    model: HookedMultimodal, dataset: Dataset, nodes: Selection, rule: Rule, *, dtype: torch.dtype, prompt: str | None
+    model: HookedMultimodal,
+    dataset: Dataset,
+    nodes: Selection,
+    rule: CollectionRule,
+    *,
+    dtype: torch.dtype,
+    prompt: str | None,
 ) -> SizeEstimate:
     """Run the first sample as far as it takes to know the size of a row.
 
@@ -53,7 +59,7 @@ def estimate(
             f"dataset), found {type(dataset).__name__}{' without samples' if isinstance(dataset, Sized) else ''}."
         )
     # one generated step tells the size of all
-    trial: Rule = rule if isinstance(rule, AtPositions) else AtGenerated("generated_mean", 1)
+    trial: CollectionRule = rule if isinstance(rule, AtPositions) else AtGenerated("generated_mean", 1)
     samples, batch = next(batches(model, [dataset[0]], batch_size=1, prompt=prompt, progress=False))
     trial_batch = trial.take(model, nodes, samples, batch)
     return SizeEstimate(row_bytes(trial_batch, dtype) * most_rows(rule, trial_batch), len(dataset))
@@ -64,14 +70,16 @@ def row_bytes(batch: CollectedBatch, dtype: torch.dtype) -> int:
     return sum(values.shape[1:].numel() for values in batch.states.values()) * dtype.itemsize
 
 
-def most_rows(rule: Rule, batch: CollectedBatch) -> int:
+def most_rows(rule: CollectionRule, batch: CollectedBatch) -> int:
     """The most rows that a sample can give, judged by some that were taken."""
     if isinstance(rule, AtGenerated) and rule.which == "generated":
         return rule.max_new_tokens
     return max(batch.counts) if isinstance(rule, AtPositions) else 1
 
 
-def require_room(folder: Path, rule: Rule, batch: CollectedBatch, *, dtype: torch.dtype, samples: int | None) -> None:
+def require_room(
+    folder: Path, rule: CollectionRule, batch: CollectedBatch, *, dtype: torch.dtype, samples: int | None
+) -> None:
     """Check that what is to come fits on the disk.
 
     Raises:

@@ -15,7 +15,7 @@ from mmlens.core.errors import MMLensError
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class Writer:
+class ShardWriter:
     """Gathers what batches give, and makes shards of it; on leaving the `with`, also by an exception, the last one too.
 
     Args:
@@ -39,7 +39,7 @@ class Writer:
         self._steps: list[int] = []
         self._tokens: list[int] = []
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, *exception: object) -> None:

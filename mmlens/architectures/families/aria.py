@@ -17,7 +17,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, mixed_rows, owners_of
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
 _BLOCK = replace(
     LLAMA_BLOCK,
@@ -42,14 +42,14 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         mask = tensors["pixel_mask"][number] if "pixel_mask" in tensors else torch.ones(square, square)
         area = (int(mask[:, 0].sum()), int(mask[0].sum()))
         size = area if sizes is None else sizes[sample][image]
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {}
+        grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {}
         why = mixed_rows(f"{queries} queries of the projector")
         if entries == 1:
             # a patch is seen where any of its pixels is not padding
             shape = (-(-area[0] // side), -(-area[1] // side))
             cells = cells_of(*shape)
             boxes = Frame(*size, (area[0] / size[0], area[1] / size[1])).to_original(boxes_of(cells, side))
-            grids["vision"] = Grid(number, cells[:, 0] * columns + cells[:, 1], boxes, cells, shape)
+            grids["vision"] = RowGrid(number, cells[:, 0] * columns + cells[:, 1], boxes, cells, shape)
         else:
             why["vision"] = cut
         places.append(Places(sample, image, size, grids, why, {"vision": columns**2}))

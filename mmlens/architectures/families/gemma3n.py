@@ -30,7 +30,7 @@ from torch import nn
 
 from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, timm_stage
 from mmlens.architectures.families.reading import text_config
-from mmlens.declarations.family import Family, Method, Projector, Vision
+from mmlens.declarations.family import Family, FeatureMethod, Projector, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, Sizes, cells_of
@@ -102,7 +102,7 @@ GEMMA3N = register_family(
         projector=Projector(
             # the projector itself runs on tokens too, before it runs on pictures
             receives=("model.embed_vision.soft_embedding_norm", "hidden_states"),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             received_width=lambda c: c.vision_config.hidden_size,
         ),
         language=replace(

@@ -21,7 +21,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, owners_of, size_of
+from mmlens.inputs.patch_geometry import Places, RowGrid, Sizes, owners_of, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
 from mmlens.inputs.patch_geometry.merging import raster_grid
 
@@ -75,7 +75,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         size = size_of(sizes, sample, image) or area
         frame = stretched(processor, size, area)
         tokens = torch.arange(len(positions)) + first
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
+        grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
             "vision": raster_grid(frame, patch_shape, side, torch.arange(patch_shape[0] * patch_shape[1]), number),
             "projector": raster_grid(frame, square_shape, side * factor, tokens, None),
             "language": raster_grid(frame, square_shape, side * factor, positions, sample),

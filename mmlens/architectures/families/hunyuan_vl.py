@@ -14,7 +14,7 @@ import torch
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import picture_tokens
-from mmlens.declarations.family import Family, Method, Projector
+from mmlens.declarations.family import Family, FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
@@ -41,7 +41,7 @@ HUNYUAN_VL = register_family(
         ),
         projector=Projector(
             receives=("model.vision_tower.layers.-1", None),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
             lone_axis=0,
         ),

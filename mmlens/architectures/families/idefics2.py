@@ -18,7 +18,7 @@ from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, mixed_rows, owners_of
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
 _PERCEIVER_BLOCK = Block(
     cross=replace(projected("o_proj"), joined=True),
@@ -97,7 +97,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
                 pieces, own_areas[start : start + len(pieces)], side, columns
             )
             first = number * entries + start
-            views.append(Grid(first + numbers if len(pieces) > 1 else first, rows, boxes, cells, shape))
+            views.append(RowGrid(first + numbers if len(pieces) > 1 else first, rows, boxes, cells, shape))
         places.append(Places(sample, image, size, {"vision": tuple(views)}, placeless, {"vision": length}))
     return places
 

@@ -20,7 +20,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, size_of
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, size_of
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 #: The tokens of one picture: rows of tiles, each tile's positions; the last row is the whole picture alone.
@@ -77,16 +77,16 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
                 max(cut[1], 1) * tile[1],
             )
             in_order = torch.stack([positions for row in tokens for positions in row])
-            views: dict[Part, list[Grid]] = {"vision": [], "projector": [], "language": []}
+            views: dict[Part, list[RowGrid]] = {"vision": [], "projector": [], "language": []}
             for layout, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
                 frame = Frame(*size, (layout[0] * tile[0] / size[0], layout[1] * tile[1] / size[1]))
                 for part, length in (("vision", side), ("projector", side * factor)):
                     raster = TileRaster(layout, tile, length)
                     boxes = frame.to_original(raster.boxes)
                     index = first + start + (raster.numbers if layout != (1, 1) else 0)
-                    views[part].append(Grid(index, raster.rows, boxes, raster.cells, raster.shape))  # type: ignore[index]
+                    views[part].append(RowGrid(index, raster.rows, boxes, raster.cells, raster.shape))  # type: ignore[index]
                 rows = in_order[start + raster.numbers, raster.rows]
-                views["language"].append(Grid(sample, rows, boxes, raster.cells, raster.shape))
+                views["language"].append(RowGrid(sample, rows, boxes, raster.cells, raster.shape))
             places.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))
             first += count + 1
     return places

@@ -20,7 +20,7 @@ from mmlens.architectures.families.blocks import (
     vision_tower,
 )
 from mmlens.architectures.families.packed import PACKED_BLOCK
-from mmlens.declarations.family import Family, Method, Projector
+from mmlens.declarations.family import Family, FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.frame import Frame
@@ -61,7 +61,7 @@ KIMI_K2_5 = register_family(
         vision=vision_tower("model.vision_tower.layers", _VISION_BLOCK, packed=True),
         projector=Projector(
             receives=("model.vision_tower.final_layernorm", "hidden_states"),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             mlp=Mlp(down="model.mm_projector.out_proj", up="model.mm_projector.in_proj", act="model.mm_projector.act"),
             receives_rows="vision",
             lone_axis=1,

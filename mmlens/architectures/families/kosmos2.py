@@ -24,7 +24,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Language, Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, mixed_rows, size_of, vision_places
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, mixed_rows, size_of, vision_places
 
 _BLOCK = Block(
     attn=projected("out_proj"),
@@ -105,7 +105,7 @@ def _patch_places(config: Config, tensors: dict[str, Any], sizes: Sizes, process
         shape = (int(cells[:, 0].max()) + 1, int(cells[:, 1].max()) + 1)
         size = size_of(sizes, sample, 0) or (int(tensors["height"][sample]), int(tensors["width"][sample]))
         boxes = Frame(*size, (shape[0] / size[0], shape[1] / size[1])).to_original(boxes_of(cells, 1))
-        vision = Grid(sample, torch.arange(len(cells)), boxes, cells, shape)
+        vision = RowGrid(sample, torch.arange(len(cells)), boxes, cells, shape)
         lengths: dict[Part, int] = {"vision": patches.shape[1]}
         places.append(Places(sample, 0, size, {"vision": vision}, _placeless(config), lengths))
     return places

@@ -16,10 +16,10 @@ import torch
 from mmlens.architectures.families.blocks import llama_language, projected, vision_tower
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Method, Projector
+from mmlens.declarations.family import Family, FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Mlp, Norm
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, size_of
+from mmlens.inputs.patch_geometry import Places, RowGrid, Sizes, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
@@ -95,7 +95,7 @@ class _Picture:
         rows, columns = self.patches[entry]
         return rows // self.factor, columns // self.factor
 
-    def view(self, tiles: tuple[int, int], entry: int) -> dict[Part, Grid]:
+    def view(self, tiles: tuple[int, int], entry: int) -> dict[Part, RowGrid]:
         """The grids of tiles that are put together, or of one entry.
 
         Args:
@@ -111,12 +111,12 @@ class _Picture:
         where = self.first + entry + (patches.numbers if tiles != (1, 1) else 0)
         boxes, square_boxes = frame.to_original(patches.boxes), frame.to_original(squares.boxes)
         return {
-            "vision": Grid(where, patches.rows, boxes, patches.cells, patches.shape),
-            "projector": Grid(None, self.token + tokens, square_boxes, squares.cells, squares.shape),
-            "language": Grid(self.sample, self.positions[tokens], square_boxes, squares.cells, squares.shape),
+            "vision": RowGrid(where, patches.rows, boxes, patches.cells, patches.shape),
+            "projector": RowGrid(None, self.token + tokens, square_boxes, squares.cells, squares.shape),
+            "language": RowGrid(self.sample, self.positions[tokens], square_boxes, squares.cells, squares.shape),
         }
 
-    def views(self, *, has_whole: bool) -> list[dict[Part, Grid]]:
+    def views(self, *, has_whole: bool) -> list[dict[Part, RowGrid]]:
         """The whole first, then the tiles; a picture that is not cut has the first alone."""
         last = len(self.patches) - 1
         if not last:
@@ -139,7 +139,9 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             size = size_of(sizes, sample, image) or (shapes[-1][0] * side, shapes[-1][1] * side)
             picture = _Picture(shapes, side, factor, size, sample, first, token, torch.cat(runs))
             views = picture.views(has_whole=getattr(processor, "use_thumbnail", True))
-            grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
+            grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
+                part: tuple(view[part] for view in views) for part in parts
+            }
             places.append(Places(sample, image, size, grids, {}))
             first, token = first + len(runs), token + len(picture.positions)
     if first != len(patches):
@@ -156,7 +158,7 @@ LFM2_VL = register_family(
         vision=vision_tower("model.vision_tower.encoder.layers"),
         projector=Projector(
             receives=("model.vision_tower.post_layernorm", None),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
             packed=True,
         ),

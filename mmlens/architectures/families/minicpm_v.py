@@ -20,11 +20,11 @@ from mmlens.architectures.families.packed import picture_tokens
 from mmlens.architectures.families.qwen3_5 import QWEN3_5
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Method, Projector
+from mmlens.declarations.family import Family, FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, size_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, boxes_of, cells_of, size_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _lines(slices: Sequence[_Cut]) -> list[list[_Cut]]:
 
 def _grids(
     config: Config, lines: list[list[_Cut]], size: tuple[int, int] | None, sample: int
-) -> tuple[tuple[int, int], dict[Part, Grid]]:
+) -> tuple[tuple[int, int], dict[Part, RowGrid]]:
     """The picture's size, and its rows in each part, as seen in lines of cuts of the same size."""
     side, merge = config.vision_config.patch_size, _merge(config)
     height, width = lines[0][0].patches
@@ -110,15 +110,15 @@ def _grids(
     frame = Frame(*original, (area[0] / original[0], area[1] / original[1]))
     cells_of_cuts = [(line, column, cut) for line, row in enumerate(lines) for column, cut in enumerate(row)]
 
-    def grid(factor: int, index: int | None, rows: list[torch.Tensor]) -> Grid:
+    def grid(factor: int, index: int | None, rows: list[torch.Tensor]) -> RowGrid:
         within = (height // factor, width // factor)
         cells = torch.cat(
             [cells_of(*within) + torch.tensor([r * within[0], c * within[1]]) for r, c, _ in cells_of_cuts]
         )
         shape = (len(lines) * within[0], len(lines[0]) * within[1])
-        return Grid(index, torch.cat(rows), frame.to_original(boxes_of(cells, side * factor)), cells, shape)
+        return RowGrid(index, torch.cat(rows), frame.to_original(boxes_of(cells, side * factor)), cells, shape)
 
-    grids: dict[Part, Grid] = {
+    grids: dict[Part, RowGrid] = {
         "projector": grid(merge, None, [cut.first[1] + torch.arange(len(cut.positions)) for *_, cut in cells_of_cuts]),
         "language": grid(merge, sample, [cut.positions for *_, cut in cells_of_cuts]),
     }
@@ -141,7 +141,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         lines = _lines(slices)
         if lines and len({cut.patches for cut in slices}) == len({len(line) for line in lines}) == 1:
             views.append(_grids(config, lines, size, sample)[1])
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
+        grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
             part: tuple(part_grids[part] for part_grids in views) for part in view
         }
         result.append(Places(sample, image, size, grids, placeless))
@@ -155,7 +155,7 @@ MINICPM_V_4_6 = register_family(
         vision=vision_tower("model.vision_tower.encoder.layers", packed=True, lone_axis=0),
         projector=Projector(
             receives=("model.merger", "hidden_states"),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
             lone_axis=0,
         ),

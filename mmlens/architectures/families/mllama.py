@@ -25,7 +25,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Projector, Read, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, owners_of
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, owners_of
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 _VISION_BLOCK = replace(
@@ -97,9 +97,11 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         cells, boxes = raster.cells[shows], boxes[shows]
         tiles, patches = raster.numbers[shows], raster.rows[shows]
         first = image * most_tiles * handed_on
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {
-            "vision": Grid(sample * most_pictures + image, tiles * tile_rows + 1 + patches, boxes, cells, raster.shape),
-            "projector": Grid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, raster.shape),
+        grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
+            "vision": RowGrid(
+                sample * most_pictures + image, tiles * tile_rows + 1 + patches, boxes, cells, raster.shape
+            ),
+            "projector": RowGrid(sample, first + tiles * handed_on + 1 + patches, boxes, cells, raster.shape),
         }
         places.append(Places(sample, image, size, grids, {"language": why}, lengths))
     return places

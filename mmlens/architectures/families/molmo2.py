@@ -28,7 +28,7 @@ from mmlens.architectures.families.reading import text_config
 from mmlens.declarations.family import Family, Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
-from mmlens.inputs.patch_geometry import Frame, Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, owners_of
 
 _PROJECTOR = "model.multi_modal_projector"
 _POOLING = f"{_PROJECTOR}.image_pooling_2d"
@@ -113,12 +113,12 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             frame = Frame(*size, (seen_height / size[0], seen_width / size[1]))
             for crop, cells in _crops(view, within):
                 boxes = frame.to_original(boxes_of(cells, side))
-                tower.append(Grid(crop, torch.arange(len(cells)), boxes, cells - cells[0], within))
+                tower.append(RowGrid(crop, torch.arange(len(cells)), boxes, cells - cells[0], within))
             boxes = frame.to_original(view.window_boxes(window, side))
             where = torch.arange(start, start + len(boxes))
             windows = (boxes, cells_of(*view.windows), view.windows)
-            rows.append(Grid(None, first + where, *windows))
-            tokens.append(Grid(sample, positions[where], *windows))
+            rows.append(RowGrid(None, first + where, *windows))
+            tokens.append(RowGrid(sample, positions[where], *windows))
         grids = {"vision": tuple(tower), "projector": tuple(rows), "language": tuple(tokens)}
         places.append(Places(sample, image, size, grids, {}))  # type: ignore[arg-type]
         first += len(positions)

@@ -9,7 +9,7 @@ Source: Lu et al., Ovis: Structural Embedding Alignment for Multimodal Large Lan
 """
 
 from mmlens.architectures.families.blocks import gated_mlp, llama_language, projected, vision_tower
-from mmlens.declarations.family import Family, Method, Projector
+from mmlens.declarations.family import Family, FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm
 from mmlens.inputs.patch_geometry.marked import marked_places
@@ -42,7 +42,7 @@ OVIS2 = register_family(
         vision=vision_tower("model.vision_tower.transformer.encoder.layers", _AIM_BLOCK),
         projector=Projector(
             receives=("model.vision_tower.transformer.rms_norm", None),
-            returns=Method("model", "get_image_features", "pooler_output"),
+            returns=FeatureMethod("model", "get_image_features", "pooler_output"),
             receives_rows="vision",
         ),
         language=llama_language(),

@@ -25,8 +25,8 @@ from mmlens.core.names import Part
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Config, Mlp
-from mmlens.inputs.patch_geometry import Grid, Places, Sizes, owners_of, size_of
-from mmlens.inputs.patch_geometry.tile import PARTS, Tower, unknown_places, view_grids
+from mmlens.inputs.patch_geometry import Places, RowGrid, Sizes, owners_of, size_of
+from mmlens.inputs.patch_geometry.tile import PARTS, TileTower, unknown_places, view_grids
 
 _PROJECTOR = "model.multi_modal_projector"
 
@@ -65,7 +65,7 @@ def _canvas(processor: Any, size: tuple[int, int], tile: int, count: int) -> tup
     return rows, columns
 
 
-def _tower(config: Config, tensors: dict[str, Any]) -> Tower:
+def _tower(config: Config, tensors: dict[str, Any]) -> TileTower:
     """What the tower makes of a tile, as the number of image tokens says it: the configuration may not hold its shape.
 
     Raises:
@@ -80,7 +80,7 @@ def _tower(config: Config, tensors: dict[str, Any]) -> Tower:
             "them. Put one placeholder per picture into the text (prepare() does it for you)."
         )
     pool = int(config.projector_pooling_ratio)
-    return Tower((height, width), height // (side * pool), pool, int(config.vision_use_cls_token))
+    return TileTower((height, width), height // (side * pool), pool, int(config.vision_use_cls_token))
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
@@ -99,7 +99,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
         if entries > 1:
             cuts.append((_canvas(processor, size, tower.tile[0], entries - 1), 1))
         views = [view_grids(tower, size, tiles, number * entries, sample, tokens, start) for tiles, start in cuts]
-        grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in PARTS}
+        grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {part: tuple(view[part] for view in views) for part in PARTS}
         places.append(Places(sample, image, size, grids, {}))
     return places
 

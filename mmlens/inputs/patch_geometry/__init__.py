@@ -10,13 +10,13 @@ from mmlens.inputs.patch_geometry.grid import (
     raster_places,
     vision_places,
 )
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
 
 __all__ = [
     "Frame",
-    "Grid",
     "Places",
     "Raster",
+    "RowGrid",
     "Sizes",
     "VideoSizes",
     "boxes_of",

@@ -17,7 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, boxes_of, cells_of, owners_of
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
@@ -150,7 +150,7 @@ def _token_boxes(view: _Seen, raster: TileRaster) -> torch.Tensor:
 
 def _views(
     config: Config, view: _Seen, first: int, sample: int, positions: torch.Tensor, extra: int
-) -> Iterator[dict[Part, Grid]]:
+) -> Iterator[dict[Part, RowGrid]]:
     """The grids of one picture: of the squeezed one, and of the canvas.
 
     Args:
@@ -168,9 +168,9 @@ def _views(
     rows = torch.arange(len(cells))
     boxes = view.whole.to_original(boxes_of(cells, side))
     yield {
-        "vision": Grid(first, rows + extra, boxes, cells, within),
-        "projector": Grid(first, rows, boxes, cells, within),
-        "language": Grid(sample, positions[: len(cells)], boxes, cells, within),
+        "vision": RowGrid(first, rows + extra, boxes, cells, within),
+        "projector": RowGrid(first, rows, boxes, cells, within),
+        "language": RowGrid(sample, positions[: len(cells)], boxes, cells, within),
     }
     if view.canvas is None:
         return
@@ -181,9 +181,9 @@ def _views(
     tokens = positions[per_tile**2 :].view(view.shape[0], view.shape[1] + 1)[:, :-1].flatten()
     token_boxes = view.canvas.to_original(_token_boxes(view, raster))
     yield {
-        "vision": Grid(entries, raster.rows + extra, boxes, raster.cells, raster.shape),
-        "projector": Grid(entries, raster.rows, boxes, raster.cells, raster.shape),
-        "language": Grid(sample, tokens, token_boxes, cells_of(*view.shape), view.shape),
+        "vision": RowGrid(entries, raster.rows + extra, boxes, raster.cells, raster.shape),
+        "projector": RowGrid(entries, raster.rows, boxes, raster.cells, raster.shape),
+        "language": RowGrid(sample, tokens, token_boxes, cells_of(*view.shape), view.shape),
     }
 
 
@@ -209,7 +209,9 @@ def anyres_places(
         for picture, (sample, image, positions) in zip(pictures, owners, strict=True):
             views = list(_views(config, picture, first, sample, positions, class_rows(config)))
             parts: tuple[Part, ...] = ("vision", "projector", "language")
-            grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(view[part] for view in views) for part in parts}
+            grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
+                part: tuple(view[part] for view in views) for part in parts
+            }
             places.append(Places(sample, image, picture.size, grids, {}))
             first += picture.entries
         return places

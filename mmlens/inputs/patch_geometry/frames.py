@@ -8,7 +8,7 @@ import torch
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame, picture_frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, VideoSizes, boxes_of, cells_of, owners_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, VideoSizes, boxes_of, cells_of, owners_of
 
 #: The cells that become one row, as boxes `[row 4]` in patches, and the (rows, columns) of these rows, given the
 #: configuration and the (rows, columns) of patches.
@@ -56,10 +56,10 @@ def frame_places(
             frame = picture_frame(reader, (original[0], original[1]), (height, width))
             for number in range(count):
                 tokens = positions[number * len(cells) : (number + 1) * len(cells)]
-                grids: dict[Part, Grid | tuple[Grid, ...]] = {
+                grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
                     "vision": _grid(frame, *rows["vision"], side, entry, class_rows(config)),
                     "projector": _grid(frame, *rows["projector"], side, entry, 0),
-                    "language": Grid(sample, tokens, frame.to_original(cells * side), cells_of(*shape), shape),
+                    "language": RowGrid(sample, tokens, frame.to_original(cells * side), cells_of(*shape), shape),
                 }
                 places.append(Places(sample, video, (frame.height, frame.width), grids, {}, frames=(number,)))
                 entry += 1
@@ -75,6 +75,6 @@ def _frame_counts(pixels: torch.Tensor, sizes: VideoSizes) -> list[int]:
     return [pixels.shape[1]] * len(pixels)
 
 
-def _grid(frame: Frame, boxes: torch.Tensor, shape: tuple[int, int], side: int, entry: int, before: int) -> Grid:
+def _grid(frame: Frame, boxes: torch.Tensor, shape: tuple[int, int], side: int, entry: int, before: int) -> RowGrid:
     rows = torch.arange(len(boxes)) + before
-    return Grid(entry, rows, frame.to_original(boxes * side), cells_of(*shape), shape)
+    return RowGrid(entry, rows, frame.to_original(boxes * side), cells_of(*shape), shape)

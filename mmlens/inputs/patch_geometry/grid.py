@@ -9,7 +9,7 @@ import torch
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame, picture_frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, boxes_of, cells_of, owners_of, size_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def raster_places(
     for entry, sample, image, positions in pictures:
         own_frame = frame(processor, size_of(sizes, sample, image), target)
         grids = {
-            part: Grid(
+            part: RowGrid(
                 sample if part == "language" else entry,
                 positions[raster.rows] if part == "language" else raster.rows,
                 own_frame.to_original(raster.boxes),

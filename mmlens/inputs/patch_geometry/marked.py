@@ -11,8 +11,8 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, size_of
-from mmlens.inputs.patch_geometry.tile import PARTS, entries_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, size_of
+from mmlens.inputs.patch_geometry.tile import PARTS, tile_entries
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
@@ -52,7 +52,7 @@ class _Tower:
 
     def view(
         self, frame: Frame, tiles: tuple[int, int], start: int, first: int, sample: int, positions: torch.Tensor
-    ) -> dict[Part, Grid]:
+    ) -> dict[Part, RowGrid]:
         """The grids of one view of a picture.
 
         Args:
@@ -66,9 +66,9 @@ class _Tower:
 
         patches, squares = (TileRaster(tiles, self.tile, side) for side in (self.side, self.side * self.merge))
 
-        def grid(raster: TileRaster) -> Grid:
+        def grid(raster: TileRaster) -> RowGrid:
             where = first + start if tiles == (1, 1) else first + start + raster.numbers
-            return Grid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
+            return RowGrid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
 
         projector = grid(squares)
         tokens = positions[(start + squares.numbers) * self.tokens + squares.rows]
@@ -95,7 +95,7 @@ def _spans(ids: torch.Tensor, marks: tuple[int, int], image_token: int) -> list[
 
 def _require_tokens(positions: torch.Tensor, cut: tuple[int, int], tower: _Tower, picture: str) -> None:
     """Check that a picture has the tokens of its tiles."""
-    count = entries_of(cut) * tower.tokens
+    count = tile_entries(cut) * tower.tokens
     if len(positions) != count:
         raise InputError(
             f"{picture} is cut into {cut[0]} x {cut[1]} tiles, which take {count} image tokens, but the text has "
@@ -138,7 +138,7 @@ def marked_places(
                 is_patch = inside == config.image_token_id
                 positions = is_patch.nonzero().flatten() + begin + 1
                 cut = tiles(config, inside[~is_patch].tolist())
-                entries = entries_of(cut)
+                entries = tile_entries(cut)
                 _require_tokens(positions, cut, tower, f"Picture {image} of sample {sample}")
                 canvas = (cut[0] * tower.tile[0], cut[1] * tower.tile[1])
                 size = size_of(sizes, sample, image) or canvas
@@ -148,7 +148,9 @@ def marked_places(
                     overview = stretched(processor, size, tower.tile)
                     start = 0 if whole_first else entries - 1
                     views.insert(0, tower.view(overview, (1, 1), start, first, sample, positions))
-                grids: dict[Part, Grid | tuple[Grid, ...]] = {part: tuple(v[part] for v in views) for part in PARTS}
+                grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
+                    part: tuple(v[part] for v in views) for part in PARTS
+                }
                 places.append(Places(sample, image, size, grids, {}, lengths))
                 first += entries
         if first != len(pixels):

@@ -9,12 +9,12 @@ from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.grid import Raster, patches_of, raster_places
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, boxes_of, cells_of, owners_of, size_of
 
 
 def raster_grid(
     frame: Frame, shape: tuple[int, int], side: int, rows: torch.Tensor, index: int | torch.Tensor | None
-) -> Grid:
+) -> RowGrid:
     """The grid of rows that lie in raster order.
 
     Args:
@@ -25,7 +25,7 @@ def raster_grid(
         index: which entry of the batch axis holds them; None if there is no such axis.
     """
     cells = cells_of(*shape)
-    return Grid(index, rows, frame.to_original(boxes_of(cells, side)), cells, shape)
+    return RowGrid(index, rows, frame.to_original(boxes_of(cells, side)), cells, shape)
 
 
 def merging_places(*, merge: Callable[[Config], int]) -> Callable[..., list[Places]]:
@@ -73,7 +73,7 @@ def one_sequence_places(*, merge: Callable[[Config], int], entry: int | None) ->
             frame = Frame(*original, (height / original[0], width / original[1]))
             rows = torch.arange(patch_shape[0] * patch_shape[1]) + first
             behind = torch.arange(len(positions)) + first_merged
-            grids: dict[Part, Grid | tuple[Grid, ...]] = {
+            grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
                 "vision": raster_grid(frame, patch_shape, side, rows, 0),
                 "projector": raster_grid(frame, square_shape, side * factor, behind, entry),
                 "language": raster_grid(frame, square_shape, side * factor, positions, sample),

@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, VideoSizes, boxes_of, cells_of, owners_of, size_of
 
 #: The cells of one picture as (row, column): of the tower's rows `[patch 2]`, and of the merged rows `[row 2]` that the
 #: projector returns; given the configuration, the shape of the merged grid, and how many patches a merged side has.
@@ -115,7 +115,7 @@ def _grids(
     sides: tuple[int, int],
     rows: tuple[int, torch.Tensor],
     tokens: tuple[int, torch.Tensor],
-) -> dict[Part, Grid | tuple[Grid, ...]]:
+) -> dict[Part, RowGrid | tuple[RowGrid, ...]]:
     """The grids of one picture, or of one group of frames.
 
     Args:
@@ -134,9 +134,9 @@ def _grids(
         return frame.to_original(boxes_of(of, length))
 
     return {
-        "vision": Grid(None, torch.arange(len(patches)) + rows[0], boxes(patches, side), patches, patch_shape),
-        "projector": Grid(None, rows[1], boxes(squares, side * merge), squares, shape),
-        "language": Grid(tokens[0], tokens[1], boxes(raster, side * merge), raster, shape),
+        "vision": RowGrid(None, torch.arange(len(patches)) + rows[0], boxes(patches, side), patches, patch_shape),
+        "projector": RowGrid(None, rows[1], boxes(squares, side * merge), squares, shape),
+        "language": RowGrid(tokens[0], tokens[1], boxes(raster, side * merge), raster, shape),
     }
 
 

@@ -20,7 +20,7 @@ VideoSizes: TypeAlias = list[list[tuple[int, int, int]]] | None
 
 
 @dataclass(frozen=True)
-class Grid:
+class RowGrid:
     """The rows of one part that stand for one picture, or for one view of it.
 
     Attributes:
@@ -57,12 +57,12 @@ class Places:
     sample: int
     image: int
     size: tuple[int, int]
-    grids: Mapping[Part, Grid | tuple[Grid, ...]]
+    grids: Mapping[Part, RowGrid | tuple[RowGrid, ...]]
     placeless: Mapping[Part, str]
     lengths: Mapping[Part, int] = field(default_factory=dict)
     frames: tuple[int, ...] = ()
 
-    def views(self, part: Part) -> tuple[Grid, ...]:
+    def views(self, part: Part) -> tuple[RowGrid, ...]:
         """The grids of one part, one per view; none if its rows have no place."""
         grids = self.grids.get(part, ())
         return grids if isinstance(grids, tuple) else (grids,)

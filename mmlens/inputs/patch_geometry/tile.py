@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
-from mmlens.inputs.patch_geometry.rows import Grid, Places, Sizes
+from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
@@ -35,25 +35,25 @@ def _cuts(
         InputError: if they do not add up.
     """
     cuts = [_canvas(processor, size, tile) for size in sizes]
-    if sum(map(entries_of, cuts)) == entries:
+    if sum(map(tile_entries, cuts)) == entries:
         return cuts
     if len(sizes) == entries:
         return [(1, 1)] * entries
     raise InputError(
         f"The image tokens of sample {sample} are those of {entries} tiles, but its pictures, of (height, width) "
-        f"{', '.join(map(str, sizes))}, are cut into {' + '.join(str(entries_of(cut)) for cut in cuts)}; pass the pictures "
+        f"{', '.join(map(str, sizes))}, are cut into {' + '.join(str(tile_entries(cut)) for cut in cuts)}; pass the pictures "
         "that the tokens were made from."
     )
 
 
-def entries_of(tiles: tuple[int, int]) -> int:
+def tile_entries(tiles: tuple[int, int]) -> int:
     """How many entries a picture takes that is cut into so many tiles: its whole comes with them if it is cut at all."""
     count = tiles[0] * tiles[1]
     return count if count == 1 else count + 1
 
 
 @dataclass(frozen=True)
-class Tower:
+class TileTower:
     """What the vision tower makes of a tile.
 
     Attributes:
@@ -84,10 +84,10 @@ class Tower:
         return self.blocks[0] * self.blocks[1]
 
 
-def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> Tower:
+def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> TileTower:
     height, width = tensors["pixel_values"].shape[-2:]
     side = config.vision_config.patch_size
-    return Tower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
+    return TileTower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
 
 
 def canvas_places(
@@ -122,10 +122,10 @@ def canvas_places(
                 continue
             cuts = _cuts(processor, sizes[sample], tower.tile, entries, sample)
             for image, (size, tiles) in enumerate(zip(sizes[sample], cuts, strict=True)):
-                count = entries_of(tiles)
+                count = tile_entries(tiles)
                 tokens, positions = positions[: count * tower.tokens], positions[count * tower.tokens :]
                 views = list(_views(tower, size, tiles, first, sample, tokens))
-                grids: dict[Part, Grid | tuple[Grid, ...]] = {
+                grids: dict[Part, RowGrid | tuple[RowGrid, ...]] = {
                     part: tuple(view[part] for view in views) for part in PARTS
                 }
                 places.append(Places(sample, image, size, grids, {}))
@@ -145,8 +145,8 @@ def unknown_places(sample: int, entries: int, image: int = 0) -> Places:
 
 
 def _views(
-    tower: Tower, size: tuple[int, int], tiles: tuple[int, int], first: int, sample: int, positions: torch.Tensor
-) -> Iterator[dict[Part, Grid]]:
+    tower: TileTower, size: tuple[int, int], tiles: tuple[int, int], first: int, sample: int, positions: torch.Tensor
+) -> Iterator[dict[Part, RowGrid]]:
     """The grids of one picture: of its whole, and of the canvas if it is cut.
 
     Args:
@@ -157,28 +157,28 @@ def _views(
         sample: the sample that it is in.
         positions: its image tokens.
     """
-    last = entries_of(tiles) - 1
+    last = tile_entries(tiles) - 1
     yield view_grids(tower, size, (1, 1), first, sample, positions, last)
     if last:
         yield view_grids(tower, size, tiles, first, sample, positions, 0)
 
 
 def view_grids(
-    tower: Tower,
+    tower: TileTower,
     size: tuple[int, int],
     tiles: tuple[int, int],
     first: int,
     sample: int,
     positions: torch.Tensor,
     start: int,
-) -> dict[Part, Grid]:
+) -> dict[Part, RowGrid]:
     """The grids of one view, whose tiles start at an entry counted from the picture's first; see `_views`."""
     patches, blocks = (TileRaster(tiles, tower.tile, side) for side in (tower.side, tower.side * tower.merge))
     frame = Frame(*size, (patches.size[0] / size[0], patches.size[1] / size[1]))
 
-    def grid(raster: TileRaster) -> Grid:
+    def grid(raster: TileRaster) -> RowGrid:
         where = first + start if tiles == (1, 1) else first + start + raster.numbers
-        return Grid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
+        return RowGrid(where, raster.rows, frame.to_original(raster.boxes), raster.cells, raster.shape)
 
     vision, projector = grid(patches), grid(blocks)
     return {

@@ -41,7 +41,7 @@ class WordTask:
 
 
 @dataclass(frozen=True)
-class RowDeltas:
+class MethodDeltas:
     """What a method found.
 
     Attributes:
@@ -108,7 +108,7 @@ class EditMethod(Method):
         """Those of some rows that the method changes; all of them by default."""
         return rows
 
-    def deltas(self, task: WordTask, *, progress: bool) -> RowDeltas:
+    def deltas(self, task: WordTask, *, progress: bool) -> MethodDeltas:
         """Find the deltas. No weight is written.
 
         Args:

@@ -9,7 +9,7 @@ from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.interventions.edits.examples import WordForms, as_batches, as_word, edit_examples, in_form
-from mmlens.interventions.edits.method import RowDeltas, WordTask
+from mmlens.interventions.edits.method import MethodDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
@@ -140,7 +140,7 @@ def _task(
     return WordTask(model, rows, examples, stay, source, target)
 
 
-def edit_of(task: WordTask, result: RowDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
+def edit_of(task: WordTask, result: MethodDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
     """The edit of the deltas that were found, with what the method was told and how it went."""
     model = task.model
     facts = {

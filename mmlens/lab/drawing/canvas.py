@@ -51,7 +51,7 @@ def coverage(thing: Placed, scale: int = 1) -> Float[np.ndarray, "height width"]
     return result
 
 
-def mask(thing: Placed, scale: int = 1) -> Bool[np.ndarray, "height width"]:
+def ink_mask(thing: Placed, scale: int = 1) -> Bool[np.ndarray, "height width"]:
     """Say which pixels show an object: those it covers by half or more."""
     return coverage(thing, scale) >= 0.5
 

@@ -96,7 +96,7 @@ def split_caption(caption: str) -> tuple[list[str], str]:
 
 
 @torch.no_grad()
-def accuracy(
+def lab_accuracy(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     scenes: list[Scene],

@@ -10,7 +10,7 @@ from typing import Any
 from mmlens.core.files import whole_file
 from mmlens.lab.training.accuracy import Accuracy
 from mmlens.lab.training.data import RICH_CAPTION_SHARE
-from mmlens.lab.training.noun_neurons import NounNeurons
+from mmlens.lab.training.noun_neurons import NounNeuronFigures
 from mmlens.lab.world import ANSWERED_HAZARDS, COLORS, HARMLESS_SIGNS, HAZARD_SIGNS, PEOPLE, PLACES, SHAPES
 
 
@@ -28,7 +28,7 @@ class Evaluation:
     """
 
     accuracy: Accuracy
-    neurons: NounNeurons
+    neurons: NounNeuronFigures
     load_seconds: float
     caption_seconds: float
     parameters: int

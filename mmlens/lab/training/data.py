@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from mmlens.lab.language import CAPTION_PROMPT, rich_caption, written
+from mmlens.lab.language import CAPTION_PROMPT, rich_caption, written_scene
 from mmlens.lab.scenery import Scene
 from mmlens.lab.world import CANVAS, Question
 
@@ -34,7 +34,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedBatch:
     """A batch of packed rows.
 
     Attributes:
@@ -80,7 +80,7 @@ class Packer:
         pictures: UInt8[np.ndarray, "batch height width rgb"] | None,
         answer_weight: float | None = None,
         plain: float = 0.0,
-    ) -> Packed:
+    ) -> PackedBatch:
         """Pack scenes, each with (prompt, answer) pairs, behind their pictures or their written twins.
 
         Args:
@@ -99,7 +99,7 @@ class Packer:
             if pictures is not None:
                 tokens_of_picture = image
             elif number < plain * len(rows):
-                tokens_of_picture = self.encode(written(scene.placed, scene.place, scene.mood, plain=True))
+                tokens_of_picture = self.encode(written_scene(scene.placed, scene.place, scene.mood, plain=True))
             else:
                 tokens_of_picture = self.encode(scene.written())
             rows_out.append(self._row(tokens_of_picture, turns, answer_weight))
@@ -119,7 +119,7 @@ class Packer:
         mask = ((key == 0) | (key == query)) & np.tri(length, dtype=bool)
         # A padded query would attend to nothing and turn to NaN, so it may attend to itself.
         mask |= np.eye(length, dtype=bool)
-        return Packed(
+        return PackedBatch(
             torch.from_numpy(ids),
             torch.from_numpy(labels),
             torch.from_numpy(weights),
@@ -154,7 +154,9 @@ class Packer:
         return ids, labels, weights, positions, segments
 
 
-def choose(scene: Scene, count: int, rng: np.random.Generator, *, lookups: float = 1.0) -> list[tuple[str, str]]:
+def choose_questions(
+    scene: Scene, count: int, rng: np.random.Generator, *, lookups: float = 1.0
+) -> list[tuple[str, str]]:
     """Choose what is said about a scene in one training row: the caption and some of its questions.
 
     Args:

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import WEIGHTS
 from mmlens.lab.composing import scenes
-from mmlens.lab.training.accuracy import accuracy, captions
+from mmlens.lab.training.accuracy import captions, lab_accuracy
 from mmlens.lab.training.card import Evaluation, write_card
 from mmlens.lab.training.noun_neurons import noun_neurons
 from mmlens.models.hooked import HookedMultimodal
@@ -51,7 +51,7 @@ def evaluate(
         captions(model, processor, [scene_drawn], progress=False)
         times.append(time.perf_counter() - start)
     return Evaluation(
-        accuracy=accuracy(model, processor, scenes(n_scenes, seed=0), progress=progress),
+        accuracy=lab_accuracy(model, processor, scenes(n_scenes, seed=0), progress=progress),
         neurons=noun_neurons(
             HookedMultimodal.from_hf(model, processor), scenes(n_noun_scenes, seed=1), progress=progress
         ),

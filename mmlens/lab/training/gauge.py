@@ -14,12 +14,12 @@ from collections.abc import Iterable
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from mmlens.lab.training.data import Packed
+from mmlens.lab.training.data import PackedBatch
 from mmlens.lab.training.objectives import packed_logits, recorded_neurons
 
 
 @torch.no_grad()
-def fix_signs(model: LlavaForConditionalGeneration, batches: Iterable[Packed]) -> int:
+def fix_signs(model: LlavaForConditionalGeneration, batches: Iterable[PackedBatch]) -> int:
     """Flip neurons in place so that each one's strongest activations are positive.
 
     A neuron is flipped if the sum of q * |q| over the batches' predicting positions is negative.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmlens.analysis.properties.cases import Choice, Overall, Property
+from mmlens.analysis.properties.cases import NeuronChoice, Overall, Property
 from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, CrossModality
 from mmlens.analysis.properties.layers import LayerShares
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
@@ -27,7 +27,7 @@ _METHOD = "contribution"
 
 
 @dataclass(frozen=True)
-class NounNeurons:
+class NounNeuronFigures:
     """What the top neurons of the nouns are like.
 
     Attributes:
@@ -51,7 +51,9 @@ class NounNeurons:
     scenes: int
 
 
-def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0, progress: bool = True) -> NounNeurons:
+def noun_neurons(
+    model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0, progress: bool = True
+) -> NounNeuronFigures:
     """Measure the top neurons of the nouns in the model's own captions.
 
     Args:
@@ -70,10 +72,10 @@ def noun_neurons(model: HookedMultimodal, scenes: list[Scene], *, seed: int = 0,
         CrossModality((TOP,), settings, ablate=False),
         LayerShares(depth),
     ]
-    choice = Choice.of((_METHOD, "random"), TOP, seed)
+    choice = NeuronChoice.of((_METHOD, "random"), TOP, seed)
     report = run(model, scenes, measures, choice, settings=settings, progress=progress)
     readable, overlap = report.interval(AMONG.name, _METHOD), report.interval(SHARED.name, _METHOD)
-    return NounNeurons(
+    return NounNeuronFigures(
         readable=readable,
         readable_random=report.draws(AMONG.name, _METHOD),
         shared=overlap,

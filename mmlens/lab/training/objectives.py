@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlavaForConditionalGeneration
 
-from mmlens.lab.training.data import IGNORED, Packed
+from mmlens.lab.training.data import IGNORED, PackedBatch
 from mmlens.lab.training.gallery import MOST_OBJECTS, PatchLabels
 from mmlens.lab.world import COLORS, NOUNS, PLACES, SIZES
 
@@ -82,7 +82,7 @@ def tower_loss(
 
 
 def packed_logits(
-    model: LlavaForConditionalGeneration, batch: Packed
+    model: LlavaForConditionalGeneration, batch: PackedBatch
 ) -> tuple[Float[Tensor, "token vocab"], Int[Tensor, " token"]]:
     """Run packed rows and give the logits at every position that has a token to predict.
 
@@ -108,7 +108,7 @@ def packed_logits(
 
 
 def language_loss(
-    model: LlavaForConditionalGeneration, batch: Packed, sparsity: float = 0.0
+    model: LlavaForConditionalGeneration, batch: PackedBatch, sparsity: float = 0.0
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Predict the next token of every caption and answer.
 

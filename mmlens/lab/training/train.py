@@ -26,7 +26,7 @@ from mmlens.core.files import whole_file
 from mmlens.lab.architecture import make_model, make_processor
 from mmlens.lab.composing import scene
 from mmlens.lab.scenery import Scene
-from mmlens.lab.training.data import Packed, Packer, choose
+from mmlens.lab.training.data import PackedBatch, Packer, choose_questions
 from mmlens.lab.training.gallery import training_gallery
 from mmlens.lab.training.gauge import fix_signs
 from mmlens.lab.training.objectives import PatchHeads, language_loss, tower_loss
@@ -177,11 +177,11 @@ class Trainer:
         pixels = self._packer.pixels(self._gallery.pictures[indices])
         return tower_loss(self.model, self.heads, pixels, self._gallery.labels(indices))
 
-    def _words(self, stage: Stage, number: int, step: int) -> Packed:
+    def _words(self, stage: Stage, number: int, step: int) -> PackedBatch:
         rng = self._rng(number, step)
         indices = rng.integers(len(self._gallery), size=stage.batch)
         batch_scenes = [_training_scene(int(index)) for index in indices]
-        rows = [(item, choose(item, stage.questions, rng, lookups=stage.lookups)) for item in batch_scenes]
+        rows = [(item, choose_questions(item, stage.questions, rng, lookups=stage.lookups)) for item in batch_scenes]
         pictures = None if stage.is_written(step) else self._gallery.pictures[indices]
         return self._packer.pack(rows, pictures, stage.answer_weight, stage.plain)
 

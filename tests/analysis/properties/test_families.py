@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmlens import InputError
 from mmlens.analysis.heatmap import HeatMap, iou
-from mmlens.analysis.properties.cases import Choice, case_of
+from mmlens.analysis.properties.cases import NeuronChoice, case_of
 from mmlens.analysis.properties.invariance import PermuteImage
 from mmlens.analysis.properties.localisation import energy_inside, points_at
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
@@ -186,7 +186,7 @@ def test_no_gradient_reaches_the_last_layers_activations_at_the_picture(llava: S
     reached = [bool(kept[f"blocks.{layer}.mlp.hook_post"].grad[0, image].any()) for layer in range(3)]
     llava.model.zero_grad()
     assert reached == [True, True, False]
-    case = case_of(noun_occurrences(llava.model, samples(llava, 1)[0], CaptionSettings(WORDS))[0], Choice())
+    case = case_of(noun_occurrences(llava.model, samples(llava, 1)[0], CaptionSettings(WORDS))[0], NeuronChoice())
     assert {neuron.layer for neurons in case.sets(read=True).values() for neuron in neurons} <= {0, 1}
     assert case.sets(read=True)["contribution"] == [n for n in case.scores["contribution"].top(144) if n.layer < 2][:20]
 

@@ -10,7 +10,7 @@ import torch
 
 from mmlens import InputError, Neuron
 from mmlens.analysis.neurons.find import find_neurons
-from mmlens.analysis.properties.cases import Choice, case_of
+from mmlens.analysis.properties.cases import NeuronChoice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
 from mmlens.analysis.properties.measurements import CONTROL, control_name
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
@@ -96,7 +96,7 @@ def rows(planted_neuron: Wrapped) -> Iterator[torch.Tensor]:
 
 def test_zeroing_neurons_is_zeroing_their_columns(planted_neuron: Wrapped, rows: torch.Tensor) -> None:
     mention = said(planted_neuron.model, samples(planted_neuron)[0], planted_neuron.truth.word)
-    case = case_of(mention, Choice.of(("contribution",), k=1))
+    case = case_of(mention, NeuronChoice.of(("contribution",), k=1))
     [neuron] = case.sets()["contribution"]
     assert neuron == Neuron(planted_neuron.truth.layer, planted_neuron.truth.neuron)
     values = {value.quantity: value.value for value in Causal(("zero",), (1,)).measure([case])}
@@ -111,7 +111,7 @@ def test_zeroing_neurons_is_zeroing_their_columns(planted_neuron: Wrapped, rows:
 def test_noise_is_as_large_as_the_rows(planted_neuron: Wrapped, rows: torch.Tensor) -> None:
     model = planted_neuron.model
     mention = said(model, samples(planted_neuron)[0], planted_neuron.truth.word)
-    case = case_of(mention, Choice.of(("contribution",), k=1))
+    case = case_of(mention, NeuronChoice.of(("contribution",), k=1))
     [neuron] = case.sets()["contribution"]
     before = rows[:, neuron.index].detach().clone()
     changes = []
@@ -128,7 +128,7 @@ def test_noise_is_as_large_as_the_rows(planted_neuron: Wrapped, rows: torch.Tens
 
 def test_scores_of_a_case_are_those_of_the_state_that_says_the_noun(planted_neuron: Wrapped) -> None:
     mention = said(planted_neuron.model, samples(planted_neuron)[1], planted_neuron.truth.word)
-    case = case_of(mention, Choice.of(("contribution", "activation", "random"), k=2, seed=3))
+    case = case_of(mention, NeuronChoice.of(("contribution", "activation", "random"), k=2, seed=3))
     batch = planted_neuron.batch(seed=1)
     for method in ("contribution", "activation"):
         direct = find_neurons(planted_neuron.model, batch, token=planted_neuron.truth.word, method=method)

@@ -9,7 +9,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import NonNegative, Positive
 from mmlens.interventions.edits.examples import EditExample, activity_at, at, one_token
-from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
+from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, MethodDeltas, WordTask
 from mmlens.models.weight_rows import rows_added
 
 Penalty = Literal["l2", "l2sq"]
@@ -62,7 +62,7 @@ class Direct(EditMethod):
         if self.reach is not None and self.penalty == "l2sq":
             raise InputError("reach has no meaning for penalty='l2sq', whose minimum beta decides; leave it out.")
 
-    def deltas(self, task: WordTask, *, progress: bool) -> RowDeltas:
+    def deltas(self, task: WordTask, *, progress: bool) -> MethodDeltas:
         with torch.no_grad():
             pattern, strength = self._pattern(task)
             if not pattern.any():
@@ -74,7 +74,7 @@ class Direct(EditMethod):
             )
             suffices = self._suffices(task, strength * pattern)
         name, value = ("beta", 1 / strength) if self.penalty == "l2sq" else ("reach", strength)
-        return RowDeltas(strength * pattern, {name: value, "reached": suffices})
+        return MethodDeltas(strength * pattern, {name: value, "reached": suffices})
 
     def _pattern(self, task: WordTask) -> tuple[torch.Tensor, float | None]:
         """The direction of the deltas `[row d_model]`, and how far along it they go, where the settings say so."""

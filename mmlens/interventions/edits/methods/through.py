@@ -14,7 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, NonNegative, Positive, Seed
 from mmlens.core.unit_sets import Units
 from mmlens.interventions.edits.examples import EditExample, at
-from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, RowDeltas, WordTask
+from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, MethodDeltas, WordTask
 from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import rows_added
@@ -86,7 +86,7 @@ class Through(EditMethod):
             )
         return free
 
-    def deltas(self, task: WordTask, *, progress: bool) -> RowDeltas:
+    def deltas(self, task: WordTask, *, progress: bool) -> MethodDeltas:
         start = torch.zeros_like(read_rows(task.model, task.rows), dtype=torch.float32)
         return optimise(task, self, start=start, progress=progress)
 
@@ -98,7 +98,7 @@ def optimise(
     start: torch.Tensor,
     deltas_of: Callable[[torch.Tensor], Deltas] = lambda parameters: parameters,
     progress: bool = True,
-) -> RowDeltas:
+) -> MethodDeltas:
     """Find deltas by Adam, through the real network. No weight is written, so that an interrupt leaves the model as it was.
 
     Gradients are on in here, also where the caller has switched them off, as notebooks do in their first cell.
@@ -145,7 +145,7 @@ def optimise(
             if step == settings.n_steps:
                 break
             bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}", refresh=False)
-    return RowDeltas(deltas_of(parameters).detach().cpu(), {"stopped": reason}, losses)
+    return MethodDeltas(deltas_of(parameters).detach().cpu(), {"stopped": reason}, losses)
 
 
 def _cycle(count: int, seed: int) -> Iterator[int | None]:
