@@ -120,7 +120,7 @@ def collect(
     full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
     tokenizer = None if model.processor is None else model.tokenizer
     run = nullcontext(Done()) if folder is None else folder.run()
-    with run as finished_part, Writer(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
+    with run as finished_part, ShardWriter(folder, dtype=DTYPES[dtype], samples=full, tokenizer=tokenizer) as writer:
         queue = _pending(as_samples(dataset, prompt=prompt), finished_part, process, block, numbers, into)
         remainder = None if total is None else max(0, total // process.count - len(finished_part.here or ()))
         batch_stream = batches(model, queue, batch_size=batch_size, progress=progress, desc="collect", total=remainder)
