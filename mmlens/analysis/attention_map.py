@@ -8,18 +8,20 @@ Attention says where a head looks, and not what of it counts: `mm.knock_out` cut
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.kinds import Index, Several
 from mmlens.core.names import part_prefix
 from mmlens.core.positions import Positions, as_rule
 from mmlens.core.units import Head
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.inputs.patch_geometry import RowGrid
 from mmlens.inputs.row_reader import RowReader
 from mmlens.interventions.head_choice import HeadChoice, head_masks
@@ -29,16 +31,17 @@ from mmlens.models.hooked import HookedMultimodal
 Looking = Literal["language", "vision"]
 
 
+@checked
 @torch.no_grad()
 def attention_map(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
     queries: Positions | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Several[Index] | None = None,
     heads: HeadChoice = None,
     part: Looking = "language",
-    image: int = 0,
+    image: Index = 0,
     frame: int | None = None,
 ) -> list[HeatMap | None]:
     """Attention from some positions to each patch of a picture, for every sample of a batch, in one pass.
@@ -73,8 +76,6 @@ def attention_map(
         >>> heat.values.shape, heat.overlay(scene.image).size == scene.image.size
         (torch.Size([8, 8]), True)
     """
-    if part not in get_args(Looking):
-        raise InputError(f"part={part!r} must be one of {', '.join(map(repr, get_args(Looking)))}.")
     masks = dict(head_masks(model, _patterns(model, part, layers), heads, layers, verb="attention_map"))
     nodes = list(masks)
     pictures = _pictured(batch, part, image, frame)

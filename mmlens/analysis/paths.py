@@ -36,7 +36,7 @@ from mmlens.analysis.patching.groups import Group, groups_of, groups_on
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.axes import unit_axis
-from mmlens.core.contract import checked
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several
 from mmlens.core.positions import Groups, Positions
@@ -55,6 +55,7 @@ Freeze: TypeAlias = Literal["branches", "attention"]
 _WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
 
 
+@checked_result
 @dataclass(frozen=True)
 class PathSweep:
     """The effects of senders by way of receivers.

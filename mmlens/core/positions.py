@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Accepts, With
+from mmlens.core.kinds import Accepts, Count, CountOrZero, With
 from mmlens.core.sequence_rows import SequenceRows
 
 __all__ = [  # noqa: RUF022 - as the docstring has them
@@ -396,6 +397,7 @@ def row(*rows: int | Sequence[int] | torch.Tensor) -> Row:
     return Row(per_sample, per_sample=True)
 
 
+@checked
 def word(word: str | Sequence[str], *, which: int | None = None) -> Word:
     """The tokens of a word, all of its pieces, wherever it stands in the prompt or in what was written behind it.
 
@@ -418,7 +420,10 @@ def word(word: str | Sequence[str], *, which: int | None = None) -> Word:
     return Word(phrases, None if which is None else _whole(which, "which"), not isinstance(word, str))
 
 
-def box(box: Box | Sequence[float] | Sequence[Box | None], *, image: int = 0, frame: int | None = None) -> Region:
+@checked
+def box(
+    box: Box | Sequence[float] | Sequence[Box | None], *, image: CountOrZero = 0, frame: int | None = None
+) -> Region:
     """The patches that a box of the picture touches: vision rows, projector rows or image tokens, as the point has them.
 
     Args:
@@ -437,10 +442,11 @@ def box(box: Box | Sequence[float] | Sequence[Box | None], *, image: int = 0, fr
     return _region(areas, image, frame, is_list, "box")
 
 
+@checked
 def mask(
     mask: torch.Tensor | np.ndarray | Sequence[torch.Tensor | np.ndarray | None],
     *,
-    image: int = 0,
+    image: CountOrZero = 0,
     frame: int | None = None,
 ) -> Region:
     """The patches that a mask of the picture covers by half or more; if there are none, the one that it covers most.
@@ -455,7 +461,8 @@ def mask(
     return _region(areas, image, frame, is_list, "mask")
 
 
-def object(object: Any, *, image: int = 0, frame: int | None = None) -> Region:
+@checked
+def object(object: Any, *, image: CountOrZero = 0, frame: int | None = None) -> Region:
     """The patches of a thing in the picture: of its mask, or of its box if it has no mask.
 
     Args:
@@ -469,7 +476,8 @@ def object(object: Any, *, image: int = 0, frame: int | None = None) -> Region:
     return _region(areas, image, frame, is_list, "object")
 
 
-def grid(side: int) -> Grid:
+@checked
+def grid(side: Count) -> Grid:
     """Groups for a sweep: the picture cut into blocks of `side x side` patches, named `r0c0`, `r0c1`, ... row by row.
 
     Args:

@@ -1,16 +1,25 @@
 """Ordered sets of units: made of what verbs take, combined, and checked against a model in one place."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Protocol, TypeAlias, overload
+from typing import Annotated, Any, Protocol, TypeAlias, overload
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts, With
 from mmlens.core.names import part_prefix
 from mmlens.core.units import EXAMPLES, Head, Neuron, Unit
 
 _LISTED = 8
 
 #: What every verb takes where units are meant: one, several, or their names.
-UnitsLike: TypeAlias = Unit | str | Iterable[Unit | str]
+UnitsLike: TypeAlias = Annotated[
+    Unit | str | Iterable[Unit | str], Accepts(object), With(lambda arguments, units, name: readable_units(units))
+]
+
+
+def readable_units(units: Any) -> Any:
+    """Units that can be read as such; what can be read only once is."""
+    found = Units(units)
+    return units if isinstance(units, str | Unit | Sequence) else found
 
 
 class UnitCounts(Protocol):

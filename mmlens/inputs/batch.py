@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from PIL import Image
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.identity import counts_with
 from mmlens.core.kinds import Accepts, Must, With
+from mmlens.core.tensor_kinds import Device
 from mmlens.core.wording import short
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -21,6 +23,7 @@ from mmlens.inputs.patch_geometry import Places
 PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")
 
 
+@checked_result
 @counts_with(lambda batch: (batch.inputs, batch.carried))  # what it puts into a model
 @dataclass(frozen=True)
 class MultimodalBatch(Mapping[str, torch.Tensor]):
@@ -82,7 +85,8 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         }
         return {where: words for where, words in changes.items() if words}
 
-    def to(self, device: torch.device | str) -> "MultimodalBatch":
+    @checked
+    def to(self, device: Device) -> "MultimodalBatch":
         """The same batch with its tensors on a device."""
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Int
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.names import Part
 from mmlens.core.sequence_rows import SequenceRows
 from mmlens.inputs.patch_geometry import Places
 from mmlens.inputs.pixels import Pixels
 
 
+@checked_result
 @dataclass(frozen=True)
 class TokenLayout(Pixels):
     """Positions of a batch and their places in the pictures.
@@ -59,6 +61,7 @@ class TokenLayout(Pixels):
         length = self.is_token.shape[1]
         return SequenceRows.of(length - 1 - self.is_token.flip(1).int().argmax(1), "language", per_sample=True)
 
+    @checked
     def length(self, sequence: str) -> int | None:
         """Number of positions of a sequence, or None where only a run tells."""
         if sequence == "language":

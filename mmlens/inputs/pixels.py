@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.kinds import Index
 from mmlens.core.names import Part, require_part
 from mmlens.core.positions import Box
 from mmlens.core.sequence_rows import SequenceRows
@@ -75,7 +77,8 @@ class Pixels:
     is_image: Bool[torch.Tensor, "batch pos"]
     places: tuple[Places, ...]
 
-    def place(self, sample: int = 0, image: int = 0, frame: int | None = None) -> Places:
+    @checked
+    def place(self, sample: Index = 0, image: Index = 0, frame: int | None = None) -> Places:
         """The places of one picture, or of one frame of a video.
 
         Args:
@@ -105,8 +108,9 @@ class Pixels:
             f"frame=0..{count - 1}. (layout.places lists which frames share their rows.)"
         )
 
+    @checked
     def views(
-        self, part: Part = "language", *, sample: int = 0, image: int = 0, frame: int | None = None
+        self, part: Part = "language", *, sample: Index = 0, image: Index = 0, frame: int | None = None
     ) -> tuple[RowGrid, ...]:
         """The views of one picture in a part: one, or several where the model also sees it cut into tiles.
 
@@ -118,12 +122,13 @@ class Pixels:
             raise NoPlaceError(f"Rows of the part {part!r} were asked for their place: {places.placeless[part]}.")
         return places.views(part)
 
+    @checked
     def grid(
         self,
         part: Part = "language",
         *,
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         view: int | None = None,
         frame: int | None = None,
     ) -> RowGrid:
@@ -166,13 +171,14 @@ class Pixels:
             )
         return torch.cat([grid.rows for grid in grids]), torch.cat([grid.boxes for grid in grids])
 
+    @checked
     def patches(
         self,
         box: Box,
         *,
         part: Part = "language",
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         view: int | None = None,
         frame: int | None = None,
     ) -> Int[torch.Tensor, "row"]:
@@ -197,13 +203,14 @@ class Pixels:
         inside = touched(boxes, box, self.place(sample, image, frame).size)
         return SequenceRows.of(rows[inside], part, sample=sample)
 
+    @checked
     def patches_of_mask(
         self,
         mask: Bool[torch.Tensor, "height width"],
         *,
         part: Part = "language",
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         view: int | None = None,
         frame: int | None = None,
     ) -> Int[torch.Tensor, "row"]:
@@ -217,13 +224,14 @@ class Pixels:
         inside = covered(boxes, torch.as_tensor(mask), self.place(sample, image, frame).size)
         return SequenceRows.of(rows[inside], part, sample=sample)
 
+    @checked
     def boxes(
         self,
         rows: Sequence[int] | torch.Tensor,
         *,
         part: Part = "language",
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         view: int | None = None,
         frame: int | None = None,
     ) -> Float[torch.Tensor, "row 4"]:
@@ -249,13 +257,14 @@ class Pixels:
             )
         return boxes[[where[row] for row in numbers]]
 
+    @checked
     def raster(
         self,
         values: Float[torch.Tensor, "*entry pos"],
         *,
         part: Part = "language",
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         view: int | None = None,
         frame: int | None = None,
     ) -> Float[torch.Tensor, "row column"]:

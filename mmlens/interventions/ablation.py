@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mmlens.core.axes import unit_axis
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.positions import as_rule
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
@@ -19,6 +20,7 @@ from mmlens.models.hooked import HookedMultimodal
 UnitValue = float | torch.Tensor
 
 
+@checked
 @dataclass(frozen=True)
 class Ablate(PositionedIntervention):
     """Set neurons or heads to a constant, by default at every position and in every step of a generation.

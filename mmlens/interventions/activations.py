@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Positive, Seed
+from mmlens.core.tensor_kinds import Vector
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction
 from mmlens.inputs.point_rows import GROWING
@@ -22,6 +25,7 @@ from mmlens.interventions.positioned import AtPoints, Finder
 from mmlens.models.run import Run
 
 
+@checked
 @dataclass(frozen=True)
 class Replace(AtPoints):
     """Put given values in the place of a point's activation at some positions.
@@ -87,6 +91,7 @@ class Replace(AtPoints):
         return replace
 
 
+@checked
 @dataclass(frozen=True)
 class Add(AtPoints):
     """Add a vector: `x + alpha * direction`.
@@ -102,7 +107,7 @@ class Add(AtPoints):
         ...     logits = model(batch)
     """
 
-    direction: Float[torch.Tensor, "d_model"] = field(repr=False)
+    direction: Vector = field(repr=False)
     alpha: float = 1.0
 
     def check(self, node: Node) -> None:
@@ -118,6 +123,7 @@ class Add(AtPoints):
         return activation + self.alpha * self.direction.to(activation)
 
 
+@checked
 @dataclass(frozen=True)
 class Scale(AtPoints):
     """Multiply by a factor: `factor * x`.
@@ -139,6 +145,7 @@ class Scale(AtPoints):
         return self.factor * activation
 
 
+@checked
 @dataclass(frozen=True)
 class Clamp(AtPoints):
     """Keep values within bounds.
@@ -157,8 +164,7 @@ class Clamp(AtPoints):
     low: float | None = None
     high: float | None = None
 
-    def check(self, node: Node) -> None:
-        """There must be a bound, and the lower one below the upper one."""
+    def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise InputError("Clamp was given neither low nor high.")
         if self.low is not None and self.high is not None and self.low > self.high:
@@ -169,6 +175,7 @@ class Clamp(AtPoints):
         return activation.clamp(self.low, self.high)
 
 
+@checked
 @dataclass(frozen=True)
 class Noise(AtPoints):
     """Add Gaussian noise of a given standard deviation: `x + sigma * e`, `e ~ N(0, 1)`.
@@ -186,13 +193,8 @@ class Noise(AtPoints):
         ...     logits = model(batch)
     """
 
-    sigma: float
-    seed: int = 0
-
-    def check(self, node: Node) -> None:
-        """A standard deviation is not negative."""
-        if not self.sigma >= 0:
-            raise InputError(f"sigma={self.sigma} is a standard deviation; it must not be negative.")
+    sigma: Positive
+    seed: Seed = 0
 
     def change(self, activation: torch.Tensor, node: Node) -> torch.Tensor:
         """The activation with noise on it."""

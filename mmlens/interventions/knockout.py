@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from jaxtyping import Bool
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part, require_part
 from mmlens.core.positions import Positions, as_rule
@@ -31,6 +32,7 @@ from mmlens.models.run import Run
 AttentionTo: TypeAlias = Literal["self", "cross"]
 
 
+@checked
 @dataclass(frozen=True)
 class KnockOut:
     """Cut attention from some positions to others: their scores become minus infinity, and the rest shares the pattern.

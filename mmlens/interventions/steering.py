@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.positions import as_rule
@@ -124,6 +125,7 @@ class _Positioned(PositionedIntervention):
         """The vector as it acts: as strong as it is added, or of length 1; in float32, on the CPU."""
         raise NotImplementedError
 
+    @checked
     def direction(self, states: torch.Tensor) -> Float[torch.Tensor, "d_model"]:
         """The same where the states are and as precise; moved there once, not at every step."""
         key = (states.device, states.dtype)
@@ -150,6 +152,7 @@ class _Positioned(PositionedIntervention):
         return steer
 
 
+@checked
 @dataclass(frozen=True)
 class Steer(_Positioned):
     """Add `alpha` times a vector to the states at its point.
@@ -192,6 +195,7 @@ class Steer(_Positioned):
         return result * (states.norm(dim=-1, keepdim=True) / result.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
 
+@checked
 @dataclass(frozen=True)
 class ProjectOut(_Positioned):
     """Take a direction out of the states: what is left is orthogonal to it.

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import PathLike, Seed
 from mmlens.core.results import TensorKind
 
 _FILE = TensorKind(
@@ -20,6 +21,7 @@ _FILE = TensorKind(
 )
 
 
+@checked
 @dataclass(frozen=True)
 class SteeringVector:
     """A direction to add at a point: from what the states are to what they should be.
@@ -63,7 +65,8 @@ class SteeringVector:
         """Its length, in the unit of the stream."""
         return float(self.direction.norm())
 
-    def random(self, *, seed: int) -> "SteeringVector":
+    @checked
+    def random(self, *, seed: Seed) -> "SteeringVector":
         """A random direction of the same norm at the same point: the control.
 
         Args:
@@ -73,13 +76,15 @@ class SteeringVector:
         provenance = {"method": "random direction of equal norm", "seed": seed}
         return replace(self, direction=direction * (self.norm / direction.norm()), provenance=provenance)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write it as a safetensors file, whole or not at all."""
         about = {"at": self.at, "provenance": dict(self.provenance)}
         _FILE.write(path, {"direction": self.direction}, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "SteeringVector":
+    @checked
+    def load(cls, path: PathLike) -> "SteeringVector":
         """Read one that `save` wrote.
 
         Raises:

@@ -117,7 +117,7 @@ def test_what_cannot_be_mapped(llava: Subject) -> None:
         ({"layers": [3]}, r"^layers=\[3\] must name some of the language layers 0 to 2\.$"),
         ({"heads": [4]}, r"^heads=\[4\] must name some of the 4 heads, 0\.\.3\.$"),
         ({"queries": 99}, r"^positions.index\(99\) name \[99\], outside the 19 tokens of sample 0"),
-        ({"part": "projector"}, r"^part='projector' must be one of 'language', 'vision'\.$"),
+        ({"part": "projector"}, r"part='projector' must be 'language' or 'vision'\.$"),
         (
             {"part": "vision", "queries": "last"},
             r"^positions='last' has no meaning at vision.blocks.0.attn.hook_pattern",

@@ -144,16 +144,14 @@ def test_replaced_logits_decide_the_first_token_of_a_generation(llava: Subject) 
 
 
 def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
-    width = torch.zeros(32)
+    width = torch.ones(32)
     batch = llava.batches["left"]
     cases: list[tuple[Any, str]] = [
-        (Add("hook_embed", torch.zeros(5)), r"as wide as hook_embed \[batch pos d_model\], 32; found shape \[5\]"),
+        (Add("hook_embed", torch.ones(5)), r"as wide as hook_embed \[batch pos d_model\], 32; found shape \[5\]"),
         (
             Add("hook_embed", width, positions="picture"),
             "'picture' does not stand in the text of samples .* the rules that are words: 'all', 'image', 'text', 'last'",
         ),
-        (Add("hook_embed", width, positions=slice(5, 0, -1)), "must go forward: its step is at least 1"),
-        (Add("hook_embed", width, positions=[]), r"positions=\[\] are none: give a rule of mm.positions"),
         (Add("hook_embed", width, positions=[-24]), r"name \[-24\], outside the 19 tokens of sample 0"),
         (Scale("hook_embed", 2.0, positions=99), r"positions.index\(99\) name \[99\], outside the 19"),
         (
@@ -164,11 +162,36 @@ def test_what_cannot_happen_is_refused(llava: Subject, qwen: Subject) -> None:
             Scale("vision.hook_embed", 2.0, positions="text"),
             "'text' has no meaning at vision.hook_embed, whose vision sequence holds rows of pictures and no tokens",
         ),
-        (Clamp("hook_embed"), "neither low nor high"),
-        (Clamp("hook_embed", low=1.0, high=0.0), "needs low <= high, found low=1.0 and high=0.0"),
-        (Noise("hook_embed", sigma=-1.0), "sigma=-1.0 is a standard deviation"),
     ]
     for what, message in cases:
         for run in (llava.model, llava.model.generate):
             with pytest.raises(InputError, match=message), llava.model.intervene(what), never_entered(llava.model):
                 run(batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Add("hook_embed", torch.ones(32), positions=slice(5, 0, -1)),
+            "must go forward: its step is at least 1",
+        ),
+        (
+            lambda: Add("hook_embed", torch.ones(32), positions=[]),
+            r"positions=\[\] are none: give a rule of mm.positions",
+        ),
+        (lambda: Add("hook_embed", torch.zeros(32)), r"direction=<tensor float32 \[32\]> must be not all zeros"),
+        (lambda: Add("hook_embed", torch.full((32,), float("nan"))), "holds NaN or infinity"),
+        (lambda: Add("hook_embed", torch.ones(32), 1j), "alpha=1j must be a finite number"),
+        (lambda: Scale("hook_embed", float("inf")), "factor=inf must be a finite number"),
+        (lambda: Replace("hook_embed", torch.full((1, 2, 3), float("nan"))), "holds NaN or infinity"),
+        (lambda: Clamp("hook_embed"), "neither low nor high"),
+        (lambda: Clamp("hook_embed", low=1.0, high=0.0), "needs low <= high, found low=1.0 and high=0.0"),
+        (lambda: Clamp("hook_embed", low=float("-inf")), "low=-inf must be a finite number"),
+        (lambda: Noise("hook_embed", sigma=0), "sigma=0 must be above 0"),
+        (lambda: Noise("hook_embed", sigma=-1.0), "sigma=-1.0 must be above 0"),
+    ],
+)
+def test_what_cannot_be_an_intervention(make: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

@@ -82,7 +82,6 @@ def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
             KnockOut("last", "image", layers=[3]),
             r"layers=\[3\] of language have no attention scores; it has them in layers 0, 1, 2",
         ),
-        (KnockOut("last", "image", layers=[]), "No layer was named"),
         (KnockOut("last", "image", heads=[4]), r"heads=\[4\] must name some of the 4 heads, 0..3"),
         (KnockOut("image", [-1]), r"see none of keys=positions.index\(-1\) in samples \[0, 1\] anyway"),
         (KnockOut("last", "all"), r"Position 22 of sample 0 would have no key left to look at"),
@@ -90,6 +89,8 @@ def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
     for cut, message in cases:
         with pytest.raises(InputError, match=message), llava.model.intervene(cut), never_entered(llava.model):
             llava.model(batch)
+    with pytest.raises(InputError, match=r"layers=\[\] must be not empty"):
+        KnockOut("last", "image", layers=[])
     packed = KnockOut("all", [0], part="vision")
     with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed):
         pass

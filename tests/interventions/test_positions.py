@@ -443,6 +443,8 @@ def test_rules_that_name_nothing_are_refused_before_the_run(llava: Subject) -> N
     text = model.prepare("describe the circle")
     mixed = model.prepare(["describe the image", "the circle"], images=[[picture()], []])
     nothing = r"positions.image names nothing in samples \[0\] at blocks.1"
+    with pytest.raises(InputError, match="must go forward"):
+        Steer(vector, positions=slice(9, 3, -2))
     cases: list[tuple[Any, MultimodalBatch, dict[str, Any], str]] = [
         (Add(AT, vector.direction, positions="image"), text, {}, nothing),
         (Steer(vector, positions="image"), text, {}, nothing),
@@ -459,7 +461,6 @@ def test_rules_that_name_nothing_are_refused_before_the_run(llava: Subject) -> N
             {"max_new_tokens": 1},
             "the first is predicted by positions.last",
         ),
-        (Steer(vector, positions=slice(9, 3, -2)), batch, {}, "must go forward"),
         (KnockOut("last", "image"), text, {}, "positions.image names nothing"),
         (Add(AT, vector.direction, positions=[20]), batch, {}, r"name \[20\], outside the 19 tokens of sample 0"),
         (

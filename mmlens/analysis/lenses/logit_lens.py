@@ -23,13 +23,14 @@ import torch
 from tqdm.auto import tqdm
 
 from mmlens.analysis.lenses.result import LogitLens
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Count
 from mmlens.core.positions import Positions, as_rule
 from mmlens.hooks.cache import record_activations
-from mmlens.hooks.nodes import Node, Selection
+from mmlens.hooks.nodes import Node, Points
 from mmlens.hooks.session import HookPair
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
@@ -38,17 +39,18 @@ from mmlens.models.hooked import HookedMultimodal
 _CHUNK = 256
 
 
+@checked
 @torch.no_grad()
 def logit_lens(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
-    at: Names | Selection = "blocks.*.hook_resid_post",
+    at: Points = "blocks.*.hook_resid_post",
     positions: Positions | None = None,
-    k: int = 5,
+    k: Count = 5,
     words: Sequence[str | int] = (),
     final_norm: bool = True,
-    control: MultimodalBatch | None = None,
+    control: BatchLike | None = None,
     progress: bool = True,
 ) -> LogitLens:
     """Read states as if they were the last ones: the best tokens at each point and position.

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.names import Names
+from mmlens.core.kinds import Count, Index
 from mmlens.core.positions import Positions
-from mmlens.hooks.nodes import Node, Selection
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.hooks.nodes import Node, Points
+from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.images import Picture
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked_result
 @dataclass(frozen=True)
 class PatchscopeReading:
     """What the target prompt was continued with, for every state that was put in.
@@ -59,7 +61,8 @@ class PatchscopeReading:
             f"{self.points[-1]} at the last of them says {first_word!r})"
         )
 
-    def top(self, k: int = 1, *, sample: int = 0) -> list[list[list[str]]]:
+    @checked
+    def top(self, k: Count = 1, *, sample: Index = 0) -> list[list[list[str]]]:
         """The k most probable next words, `[point][pos]`."""
         if not 1 <= k <= self.top_tokens.shape[-1]:
             raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
@@ -86,20 +89,21 @@ class PatchscopeReading:
         return pd.DataFrame(rows)
 
 
+@checked
 @torch.no_grad()
 def patchscope(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
-    at: Names | Selection,
+    at: Points,
     positions: Positions,
     target_prompt: str,
     target_images: Sequence[Picture] = (),
     target_position: int = -1,
     target_at: str | None = None,
-    k: int = 5,
-    max_new_tokens: int = 0,
-    batch_size: int = 32,
+    k: Count = 5,
+    max_new_tokens: Count = 0,
+    batch_size: Count = 32,
     progress: bool = True,
 ) -> PatchscopeReading:
     """Decode states by putting them into a target prompt.

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index
 from mmlens.core.names import nearest
 from mmlens.core.pictures import drawn_by
 from mmlens.inputs.images import Picture
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
+@checked_result
 @dataclass(frozen=True)
 class LogitLens:
     """What each state says: the best tokens and their probabilities.
@@ -65,7 +68,8 @@ class LogitLens:
             f"the last of them says {words!r})"
         )
 
-    def top(self, k: int = 1, *, sample: int = 0, position: int = -1) -> list[list[str]]:
+    @checked
+    def top(self, k: Count = 1, *, sample: Index = 0, position: int = -1) -> list[list[str]]:
         """The k most probable words at each point.
 
         Args:
@@ -99,7 +103,8 @@ class LogitLens:
             raise InputError("This lens has no control; take it with logit_lens(..., control=another_batch).")
         return self.probabilities - self.control_probabilities
 
-    def map(self, word: str, *, point: str | int = -1, sample: int = 0, image: int = 0) -> HeatMap:
+    @checked
+    def map(self, word: str, *, point: str | int = -1, sample: Index = 0, image: Index = 0) -> HeatMap:
         """The probability of a word at every patch, as a map over the picture.
 
         Args:
@@ -129,8 +134,9 @@ class LogitLens:
             )
         return map_of_rows(self.layout, values, sample=sample, image=image, title=f"{word} at {name}")
 
+    @checked
     def overlay(
-        self, picture: Picture, *, word: str, point: str | int = -1, sample: int = 0, image: int = 0
+        self, picture: Picture, *, word: str, point: str | int = -1, sample: Index = 0, image: Index = 0
     ) -> Image.Image:
         """The map of a word over the picture; arguments as for `map`."""
         return self.map(word, point=point, sample=sample, image=image).overlay(picture)
@@ -166,7 +172,8 @@ class LogitLens:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self, *, sample: int = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
+    @checked
+    def plot(self, *, sample: Index = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The best word at every point and position, coloured by its probability.
 
         Args:
@@ -175,13 +182,14 @@ class LogitLens:
         """
         return drawn_by("lens.plot_lens")(self, sample=sample, figure=figure)
 
+    @checked
     def plot_picture(
         self,
         picture: Image.Image,
         *,
         point: str | int = -1,
-        sample: int = 0,
-        image: int = 0,
+        sample: Index = 0,
+        image: Index = 0,
         figure: "Figure | SubFigure | None" = None,
     ) -> "Figure":
         """The picture with the best word written on every patch.

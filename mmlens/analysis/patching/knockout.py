@@ -19,7 +19,7 @@ from mmlens.analysis.metrics import (
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import layers_around
 from mmlens.core.contract import checked
-from mmlens.core.kinds import Count, Positive
+from mmlens.core.kinds import Count, Index, Positive, Several
 from mmlens.core.names import Part
 from mmlens.core.positions import Groups, Positions, Rule, named_rules
 from mmlens.execution import Cell, Change, CleanRun
@@ -40,7 +40,7 @@ def knock_out(
     keys: Groups,
     metric: MetricLike,
     window: Count = 1,
-    layers: Sequence[int] | None = None,
+    layers: Several[Index] | None = None,
     heads: HeadChoice = None,
     part: Part = "language",
     stack: str = "blocks",

@@ -23,7 +23,7 @@ from mmlens.analysis.store.processes import Process, this_process
 from mmlens.analysis.store.rules import CollectionRule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
-from mmlens.analysis.store.writing import DTYPES
+from mmlens.analysis.store.writing import DTYPES, ShardWriter
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text

@@ -12,7 +12,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Positive, Seed
 from mmlens.core.positions import Positions
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
 from mmlens.interventions.corruptions.carried import carry, require_level, require_one_area, rows_at, rows_of_area
 from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
@@ -27,7 +27,7 @@ Color: TypeAlias = tuple[Byte, Byte, Byte]
 @checked
 def noise(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
     sigma: Positive = 3.0,
     at: str = "hook_embed",
@@ -96,7 +96,7 @@ def _spread_at(model: HookedMultimodal, batch: MultimodalBatch, at: str, positio
 @checked
 def blank(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
     at: str = "pixels",
     color: Color | None = None,
@@ -128,7 +128,7 @@ def blank(
 @checked
 def mean(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     reference: MultimodalBatch | Iterable[MultimodalBatch],
     *,
     at: str = "hook_embed",
@@ -176,7 +176,7 @@ def mean(
 @checked
 def shuffle(
     model: HookedMultimodal,
-    batch: MultimodalBatch,
+    batch: BatchLike,
     *,
     at: str = "hook_embed",
     positions: Positions | None = None,

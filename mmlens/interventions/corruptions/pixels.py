@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Positive
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.pixels import Box
 from mmlens.inputs.prepare import with_pictures
@@ -24,7 +24,7 @@ Regions: TypeAlias = Region | Sequence[Region] | None
 
 @checked
 def swap(
-    model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture] | Sequence[Sequence[Picture]]
+    model: HookedMultimodal, batch: BatchLike, images: Sequence[Picture] | Sequence[Sequence[Picture]]
 ) -> MultimodalBatch:
     """The batch with other pictures.
 
@@ -42,7 +42,7 @@ def swap(
 
 
 @checked
-def twin(model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Picture]) -> MultimodalBatch:
+def twin(model: HookedMultimodal, batch: BatchLike, images: Sequence[Picture]) -> MultimodalBatch:
     """The batch with a counterfactual twin of each picture: the same scene with one thing changed.
 
     Args:
@@ -77,7 +77,7 @@ def twin(model: HookedMultimodal, batch: MultimodalBatch, images: Sequence[Pictu
 
 @checked
 def blur(
-    model: HookedMultimodal, batch: MultimodalBatch, *, radius: Positive | None = None, region: Regions = None
+    model: HookedMultimodal, batch: BatchLike, *, radius: Positive | None = None, region: Regions = None
 ) -> MultimodalBatch:
     """The batch with blurred pictures.
 

@@ -7,13 +7,13 @@ import torch
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.corruptions.pixels import refuse_carried
 from mmlens.models.hooked import HookedMultimodal
 
 
 @checked
-def replace_words(model: HookedMultimodal, batch: MultimodalBatch, words: Mapping[str, str]) -> MultimodalBatch:
+def replace_words(model: HookedMultimodal, batch: BatchLike, words: Mapping[str, str]) -> MultimodalBatch:
     """The batch with some words replaced by others that are as many tokens: symmetric token replacement.
 
     Args:

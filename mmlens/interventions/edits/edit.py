@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts, PathLike
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units, as_units
 from mmlens.models.hooked import HookedMultimodal
@@ -21,6 +23,7 @@ _FILE = TensorKind(
 )
 
 
+@checked_result
 @dataclass(frozen=True)
 class Provenance:
     """Where an edit comes from.
@@ -72,6 +75,7 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
     return Provenance(type(model.base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
 
 
+@checked_result
 @dataclass(frozen=True, eq=False)
 class Edit:
     """Deltas for rows of MLP output weights: neuron i then writes `row_i + delta_i` per unit of its activation.
@@ -90,7 +94,7 @@ class Edit:
         True
     """
 
-    rows: Units
+    rows: Annotated[Units, Accepts(object)]  # __post_init__ reads them
     deltas: Float[torch.Tensor, "row d_model"] = field(repr=False)
     provenance: Provenance
 
@@ -182,6 +186,7 @@ class Edit:
                 "the same: edit.carried_to(model)."
             )
 
+    @checked
     def carried_to(self, model: HookedMultimodal) -> "Edit":
         """The same deltas for other weights, e.g. a fine-tuned version; whether they do there what they did is yours to see."""
         settings = {**self.provenance.settings, "carried over from": self.provenance.fingerprint}
@@ -201,7 +206,8 @@ class Edit:
         lines = [(row.part, row.stack, row.layer, row.index, norm) for row, norm in zip(self.rows, norms, strict=True)]
         return pd.DataFrame(lines, columns=["part", "stack", "layer", "neuron", "norm"])
 
-    def save(self, path: str | Path) -> Path:
+    @checked
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file that holds the deltas and, as JSON in its metadata, rows and provenance.
 
         Args:
@@ -211,7 +217,8 @@ class Edit:
         return _FILE.write(path, {"deltas": self.deltas}, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Edit":
+    @checked
+    def load(cls, path: PathLike) -> "Edit":
         """Read an edit that was saved.
 
         Raises:

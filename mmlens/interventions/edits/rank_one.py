@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.gradients import require_autograd
+from mmlens.core.kinds import Count, Index
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
@@ -20,18 +22,19 @@ from mmlens.models.hooked import HookedMultimodal
 _SETTINGS = Through(learning_rate=0.5)
 
 
+@checked
 def rank_one(
     model: HookedMultimodal,
     batches: Batches,
     *,
     source: str | int,
     target: str | int,
-    layer: int,
+    layer: Index,
     samples: Batches,
     controls: Batches = (),
     settings: Through = _SETTINGS,
     ridge: float = 1e-2,
-    max_new_tokens: int = 30,
+    max_new_tokens: Count = 30,
     progress: bool = True,
 ) -> Edit:
     """One layer's `W_out` changed by a matrix of rank one, so that the key of the source brings forth the target.

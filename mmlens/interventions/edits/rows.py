@@ -3,7 +3,9 @@
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Positive, Seed
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.interventions.edits.edit import Edit, provenance
@@ -11,6 +13,7 @@ from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import row_weights, written_rows
 
 
+@checked
 def scale_neurons(model: HookedMultimodal, neurons: UnitsLike, *, factor: float) -> Edit:
     """Multiply what neurons write: `delta = (factor - 1) * row`.
 
@@ -31,6 +34,7 @@ def scale_neurons(model: HookedMultimodal, neurons: UnitsLike, *, factor: float)
     return Edit(rows, deltas, provenance(model, "scale", settings={"factor": factor}))
 
 
+@checked
 def zero_neurons(model: HookedMultimodal, neurons: UnitsLike) -> Edit:
     """Take out what neurons write: `delta = -row`, so that the rows become exactly zero.
 
@@ -45,7 +49,8 @@ def zero_neurons(model: HookedMultimodal, neurons: UnitsLike) -> Edit:
     return Edit(rows, -read_rows(model, rows), provenance(model, "zero"))
 
 
-def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: float, seed: int) -> Edit:
+@checked
+def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: Positive, seed: Seed) -> Edit:
     """Add noise to what neurons write: `delta = sigma * N(0, I)`.
 
     Args:
@@ -65,8 +70,6 @@ def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: float, 
     Source: the test of causal effect in Pan et al., "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers",
     Findings of ACL 2024 (https://arxiv.org/abs/2311.07470).
     """
-    if sigma < 0:
-        raise InputError(f"sigma={sigma} must not be negative.")
     rows = Units.of(neurons, model, kind=Neuron, verb="noise_neurons")
     noise = torch.randn(read_rows(model, rows).shape, generator=torch.Generator().manual_seed(seed))
     return Edit(rows, sigma * noise, provenance(model, "noise", settings={"sigma": sigma}, seed=seed))

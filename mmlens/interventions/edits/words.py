@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
@@ -19,6 +21,7 @@ Batches = MultimodalBatch | Iterable[MultimodalBatch]
 NEEDED_FOR = "to teach the edit from"
 
 
+@checked
 def replace_token(
     model: HookedMultimodal,
     batches: Batches,
@@ -28,7 +31,7 @@ def replace_token(
     neurons: UnitsLike,
     controls: Batches = (),
     method: EditChoice = "through",
-    max_new_tokens: int = 30,
+    max_new_tokens: Count = 30,
     progress: bool = True,
 ) -> Edit:
     """Rows changed so that the model says the target where it said the source, and as little else as possible.
@@ -81,6 +84,7 @@ def replace_token(
     return edit_of(task, editor.deltas(task, progress=progress), editor.title, editor.settings)
 
 
+@checked
 def remove_word(
     model: HookedMultimodal,
     batches: Batches,
@@ -89,7 +93,7 @@ def remove_word(
     neurons: UnitsLike,
     controls: Batches = (),
     method: EditChoice = "through",
-    max_new_tokens: int = 30,
+    max_new_tokens: Count = 30,
     progress: bool = True,
 ) -> Edit:
     """Rows changed so that the model no longer says a word (a sensitive or hallucinated one), with no other in its place.

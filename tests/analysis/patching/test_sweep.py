@@ -391,7 +391,7 @@ def test_questions_that_cannot_be_asked_are_refused(llava: Subject, qwen: Subjec
         clean = subject.batches["left"]
         with pytest.raises(InputError, match=message):
             patch(subject.model, clean, clean, **{"metric": METRIC, "progress": False, **options})
-    with pytest.raises(InputError, match="side=0 must be at least 1 patch"):
+    with pytest.raises(InputError, match="side=0 must be at least 1"):
         grid(0)
 
 

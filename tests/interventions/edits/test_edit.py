@@ -107,7 +107,7 @@ def test_what_cannot_be_an_edit(llava: Subject) -> None:
         Edit((ROWS[0], ROWS[0]), torch.zeros(2, 32), about)
     with pytest.raises(InputError, match=r"^The deltas of L2\.u7 are not finite\.$"):
         Edit(tuple(ROWS), torch.tensor([[0.0], [float("nan")]]), about)
-    with pytest.raises(InputError, match=r"^sigma=-1\.0 must not be negative\.$"):
+    with pytest.raises(InputError, match=r"sigma=-1\.0 must be above 0\.$"):
         noise_neurons(model, ROWS, sigma=-1.0, seed=0)
     with pytest.raises(InputError, match=r"^zero_neurons was given no neurons; name some: "):
         zero_neurons(model, [])
