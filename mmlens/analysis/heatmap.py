@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Percentile
+from mmlens.core.kinds import Count, Percentile
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
 from mmlens.inputs.images import Picture, load_image
@@ -96,7 +96,7 @@ class HeatMap:
         *,
         alpha: float = 0.5,
         percentile: Percentile | None = None,
-        longest: int | None = FIGURE_SIDE,
+        longest: Count | None = FIGURE_SIDE,
     ) -> Image.Image:
         """The map over the picture in colours, or the mask as a bright region.
 

@@ -4,7 +4,7 @@ A word of several tokens is measured by its first one, as a model that is about 
 begin alike are told apart behind what they share (`model.extend`). `word_log_probability` is that of all tokens of a word.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeAlias
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Must, Several, Text, With
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: `logits [batch vocab]` at the predicting position to one value per sample `[batch]`.
@@ -155,9 +155,10 @@ def _require_apart(model: HookedMultimodal, metric: "Metric", columns: list[torc
         )
 
 
+@checked
 @torch.no_grad()
 def word_log_probability(
-    model: HookedMultimodal, batch: MultimodalBatch, word: str | Sequence[str]
+    model: HookedMultimodal, batch: BatchLike, word: Text | Several[Text]
 ) -> Float[torch.Tensor, "batch"]:
     """Log-probability of a whole word, in nats: the sum over its tokens, each behind those before it (teacher forced).
 
@@ -411,7 +412,9 @@ def require_metric(metric: Metric | MetricFunction, model: HookedMultimodal, siz
 def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
     """The metric, if it works for the model and the batch among the arguments."""
     model = arguments["model"]
-    batch = next((arguments[key] for key in ("clean", "batch", "data") if hasattr(arguments.get(key), "layout")), None)
+    batch = next(
+        (arguments[key] for key in ("clean", "batch", "data") if isinstance(arguments.get(key), MultimodalBatch)), None
+    )
     if batch is None and isinstance(metric, Metric):
         metric.on(model, clean=torch.zeros(1, 1))  # how many samples a dataset has is not known yet
     else:

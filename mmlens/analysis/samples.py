@@ -16,7 +16,7 @@ from mmlens.analysis.dataset_items import read_item
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
-from mmlens.core.wording import is_array
+from mmlens.core.wording import is_array, is_tensor
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.models.hooked import HookedMultimodal
@@ -37,6 +37,26 @@ Dataset: TypeAlias = Annotated[
     ),
     With(lambda arguments, value, name: _with_samples(value)),
 ]
+
+
+#: What some analyses take in place of a dataset: a prepared batch, or raw tensors, of which one is made.
+Data: TypeAlias = Annotated[
+    MultimodalBatch | Iterable[Any],
+    Accepts(object),
+    Must(
+        "a batch from model.prepare(...), or an iterable of samples",
+        lambda value: isinstance(value, Mapping) or is_tensor(value) or _is_dataset(value),
+        instead=True,
+    ),
+    With(lambda arguments, value, name: _as_data(arguments["model"], value)),
+]
+
+
+def _as_data(model: HookedMultimodal, value: Any) -> Any:
+    """A batch, or the dataset."""
+    if isinstance(value, MultimodalBatch):
+        return value
+    return model.batch(value) if isinstance(value, Mapping) or is_tensor(value) else _with_samples(value)
 
 
 def _is_dataset(value: Any) -> bool:

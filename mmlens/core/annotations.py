@@ -45,12 +45,21 @@ class Compiler:
         if origin is Annotated:
             return self._annotated(*parts)
         if origin in (typing.Union, types.UnionType):
-            return Either([self.judge(part) for part in parts])
+            return self._either(parts)
         if origin is Literal:
             return Choice(parts)
         if origin is None:
             return Array(hint, self.finite) if _is_array_class(hint) else Instance(hint)
         return self._of_parts(origin, parts)
+
+    def _either(self, parts: tuple[Any, ...]) -> Judge:
+        """The judge of alternatives; what other arguments decide of one of them is not asked of values of the others."""
+        compilers = [Compiler(self.finite, self.names) for _ in parts]
+        judges = [compiler.judge(part) for compiler, part in zip(compilers, parts)]
+        plain = [judge for judge, compiler in zip(judges, compilers) if not compiler.conditions]
+        for compiler in compilers:
+            self.conditions += [_unless(plain, condition) for condition in compiler.conditions]
+        return Either(judges)
 
     def _annotated(self, inner: Any, *extras: Any) -> Judge:
         """The judge of a type with conditions."""
@@ -70,6 +79,17 @@ class Compiler:
         if origin in (tuple, list, set, frozenset, Sequence, Collection, Iterable, AbstractSet):
             return Items(origin, self.judge(parts[0]))
         return Instance(Callable if origin is Callable else origin)
+
+
+def _unless(judges: Sequence[Judge], condition: With) -> With:
+    """A condition for values that none of some judges accepts."""
+
+    def resolve(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
+        if any(judge.accepts(value) for judge in judges):
+            return value
+        return condition.resolve(arguments, value, name)
+
+    return With(resolve)
 
 
 def _is_array_class(hint: Any) -> bool:

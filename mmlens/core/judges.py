@@ -135,12 +135,18 @@ class Instance(Judge):
         name = getattr(hint, "__name__", None) or str(hint)
         self.words = getattr(hint, "must_be", None) or _COMMON.get(hint) or f"{a_or_an(name)} {name}"
         self._protocol = bool(getattr(hint, "_is_protocol", False))
+        self._members: list[str] = []
+        if self._protocol and not getattr(hint, "_is_runtime_protocol", False):
+            self._members = [name for name in {*vars(hint), *getattr(hint, "__annotations__", {})} if name[0] != "_"]
 
     def accepts(self, value: Any) -> bool:
         """Whether beartype accepts it; a class is no instance of a protocol, though it has the same methods, and
         no function, though it can be called."""
         if isinstance(value, type) and (self._protocol or self.hint is Callable):
             return False
+        if self._members:
+            # on the class first: a property is not to be worked out
+            return all(hasattr(type(value), name) or hasattr(value, name) for name in self._members)
         try:
             return isinstance(value, self.hint) if isinstance(self.hint, type) else is_bearable(value, self.hint)
         except (TypeError, BeartypeException):  # an annotation that cannot be tested at run time

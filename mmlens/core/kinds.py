@@ -65,6 +65,10 @@ def _not_empty(value: Sized) -> bool:
     return not isinstance(value, Sized) or len(value) > 0
 
 
+def _is_path(value: str) -> bool:
+    return bool(value.strip()) and "\0" not in value
+
+
 #: How many of something: 1, 2, ...
 Count: TypeAlias = Annotated[int, Must("at least 1", lambda value: 1 <= value < 2**31)]
 #: How many of something, where none is fine: 0, 1, 2, ...
@@ -88,7 +92,7 @@ Percentile: TypeAlias = Annotated[float, Must("from 0 to 100", lambda value: 0 <
 #: A string that says something.
 Text: TypeAlias = Annotated[str, Must("not empty", lambda value: bool(value.strip()))]
 #: Where a file or folder is.
-PathLike: TypeAlias = Annotated[str | Path, Must("a path", lambda value: str(value).strip() != "", instead=True)]
+PathLike: TypeAlias = Annotated[str | Path, Must("a path", lambda value: _is_path(str(value)), instead=True)]
 #: A list with something in it.
 Several: TypeAlias = Annotated[Sequence[T], Must("not empty", _not_empty)]
 #: A list without anything twice.

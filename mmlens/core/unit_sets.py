@@ -12,11 +12,11 @@ _LISTED = 8
 
 #: What every verb takes where units are meant: one, several, or their names.
 UnitsLike: TypeAlias = Annotated[
-    Unit | str | Iterable[Unit | str], Accepts(object), With(lambda arguments, units, name: readable_units(units))
+    Unit | str | Iterable[Unit | str], Accepts(object), With(lambda arguments, units, name: _readable(units))
 ]
 
 
-def readable_units(units: Any) -> Any:
+def _readable(units: Any) -> Any:
     """Units that can be read as such; what can be read only once is."""
     found = Units(units)
     return units if isinstance(units, str | Unit | Sequence) else found

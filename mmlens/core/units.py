@@ -7,6 +7,7 @@ from functools import total_ordering
 from operator import index as whole_number
 from typing import ClassVar, TypeVar
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS, Part, part_prefix, require_part
 
@@ -74,6 +75,10 @@ class Unit:
                 raise InputError(f"The {name} of a {self.kind} counts from 0, found {value}.")
         if self.part not in PARTS:
             require_part(self.part)
+        if not isinstance(self.branch, str):
+            raise InputError(
+                f"The branch of a {self.kind} is a module of its block, such as 'mlp'; found {self.branch!r}."
+            )
         if not isinstance(self.stack, str) or (not self.stack and self.layer):
             raise InputError(
                 f"The stack of a {self.kind} is a name such as 'blocks' or 'encoder.blocks', or '' for one outside of blocks, "
@@ -108,6 +113,7 @@ class Unit:
         return PARTS.index(self.part), self.stack, self.layer, self.kind, self.branch, self.index
 
     @staticmethod
+    @checked
     def parse(name: str) -> "Unit":
         """The unit that prints itself as `name`.
 
@@ -128,6 +134,7 @@ class Unit:
         )
 
     @classmethod
+    @checked
     def at(cls: type[KindT], hook: str, index: int) -> KindT:
         """The unit of this kind at an index of any hook point of its branch.
 

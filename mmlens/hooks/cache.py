@@ -1,7 +1,7 @@
 """The activation cache: TransformerLens's, with parts, positions and files."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +11,7 @@ from transformer_lens.utilities import get_act_name
 from mmlens.core.axes import batch_axis, position_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
-from mmlens.core.kinds import PathLike
+from mmlens.core.kinds import Must, PathLike
 from mmlens.core.names import Part, nearest, part_prefix, require_part
 from mmlens.core.results import TensorKind
 from mmlens.core.tensor_kinds import Device
@@ -23,6 +23,12 @@ _FILE = TensorKind(
     "activation cache",
     {"axes": dict[str, str], "positions": str | None, "has_batch_dim": bool, "counts": dict[str, list[int]] | None},
 )
+
+
+#: A hooked model, or None.
+Hooked: TypeAlias = Annotated[
+    Any, Must("a hooked model or None", lambda value: value is None or hasattr(value, "hook_dict"), instead=True)
+]
 
 
 class ActivationCache(TransformerLensCache):
@@ -154,7 +160,7 @@ class ActivationCache(TransformerLensCache):
 
     @classmethod
     @checked
-    def load(cls, path: PathLike, model: Any = None, device: Device = "cpu") -> "ActivationCache":
+    def load(cls, path: PathLike, model: Hooked = None, device: Device = "cpu") -> "ActivationCache":
         """Read a cache that `save` wrote.
 
         Args:

@@ -96,6 +96,11 @@ def _sound(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
     if isinstance(value, torch.Tensor) and (value.ndim != 2 or value.is_floating_point() or value.is_complex()):
         raise InputError(f"{name}={short(value)} must hold token ids, whole numbers [batch pos].")
     if isinstance(value, Mapping) and not isinstance(value, MultimodalBatch):
+        if value and not any(isinstance(tensor, torch.Tensor) for tensor in value.values()):
+            raise InputError(f"{name}={short(value)} holds no tensors; its keys are {', '.join(map(repr, value))}.")
+        ids = value.get("input_ids")
+        if ids is not None and not isinstance(ids, torch.Tensor):
+            raise InputError(f"{name}['input_ids']={short(ids)} must be a tensor of token ids [batch pos].")
         for key, tensor in value.items():
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise InputError(f"{name}[{key!r}]={short(tensor)} holds NaN or infinity.")

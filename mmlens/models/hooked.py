@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import counts_with
-from mmlens.core.kinds import PathLike
+from mmlens.core.kinds import Must, PathLike
 from mmlens.core.tensor_kinds import Device
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -34,7 +34,7 @@ from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
 from mmlens.models.trial import Trial
 from mmlens.models.verify import verify as verified
-from mmlens.models.vocabulary import Vocabulary
+from mmlens.models.vocabulary import TokenIds, Vocabulary
 from mmlens.models.weights import Weights
 
 if TYPE_CHECKING:
@@ -42,6 +42,17 @@ if TYPE_CHECKING:
     from torch.nn import Module as HookedRootModule
 else:
     from transformer_lens import HookedRootModule
+
+
+#: A processor of transformers, or what serves as one.
+Processor: TypeAlias = Annotated[
+    Any,
+    Must(
+        "a processor of transformers",
+        lambda value: callable(value) and not isinstance(value, type),
+        instead=True,
+    ),
+]
 
 
 @counts_with(fingerprint)
@@ -78,7 +89,7 @@ class HookedMultimodal(HookedRootModule):
     reset_hooks: Callable[..., None]
 
     @checked
-    def __init__(self, hf_model: nn.Module, processor: Any | None = None, family: Family | None = None):
+    def __init__(self, hf_model: nn.Module, processor: Processor | None = None, family: Family | None = None):
         super().__init__()
         self.hf_model = cast(HuggingFaceModel, hf_model)
         self.processor = processor
@@ -156,7 +167,7 @@ class HookedMultimodal(HookedRootModule):
     def from_hf(
         cls,
         hf_model: nn.Module,
-        processor: Any | None = None,
+        processor: Processor | None = None,
         *,
         example: Mapping[str, torch.Tensor] | None = None,
     ) -> "HookedMultimodal":
@@ -190,8 +201,8 @@ class HookedMultimodal(HookedRootModule):
         *,
         dtype: str | torch.dtype | None = None,
         device: Device | None = None,
-        device_map: Any | None = None,
-        processor: Any | None = None,
+        device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+        processor: Processor | None = None,
         verify: bool = False,
         **options: Any,
     ) -> "HookedMultimodal":
@@ -347,7 +358,7 @@ class HookedMultimodal(HookedRootModule):
     accumulated_bias = method_of("_language", PartView.accumulated_bias)
 
     @checked
-    def tokens_to_residual_directions(self, tokens: Any) -> Float[torch.Tensor, "*tokens d_model"]:
+    def tokens_to_residual_directions(self, tokens: str | TokenIds) -> Float[torch.Tensor, "*tokens d_model"]:
         """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
 
         The final norm's gain is part of it: `direction = gain * W_U[:, token]`, so that the attributions of all

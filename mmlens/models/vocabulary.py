@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -10,8 +10,14 @@ from jaxtyping import Int
 from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, Several
 from mmlens.inputs.inputs import device_of
 from mmlens.inputs.processing import require_processor
+
+#: Token ids: one, several, a tensor of them, or a batch.
+TokenIds: TypeAlias = (
+    Index | Several[Index] | Several[Several[Index]] | Int[torch.Tensor, "..."] | Mapping[str, torch.Tensor]
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Vocabulary:
         )
 
     @checked
-    def to_string(self, tokens: Any) -> Any:
+    def to_string(self, tokens: TokenIds) -> Any:
         """Text of token ids: a string for an id or `[pos]`, a list for `[batch pos]` or a batch. Special tokens show."""
         ids = torch.as_tensor(tokens["input_ids"] if isinstance(tokens, Mapping) else tokens)
         if ids.ndim == 2:
@@ -94,7 +100,7 @@ class Vocabulary:
         return self.tokenizer.decode(ids.reshape(-1).tolist())
 
     @checked
-    def to_str_tokens(self, tokens: Any) -> list[str]:
+    def to_str_tokens(self, tokens: str | TokenIds) -> list[str]:
         """Each token as a string, for a text, for ids `[pos]` or `[1 pos]`, or for a batch of one sample.
 
         Raises:

@@ -14,7 +14,7 @@ from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import SweptUnits
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count
+from mmlens.core.kinds import Count, CountOrZero
 from mmlens.core.pictures import drawn_by
 from mmlens.core.positions import Groups
 from mmlens.hooks.nodes import Points
@@ -50,9 +50,9 @@ class Agreement:
     spearman: float
     same_sign: float
     overlap: float
-    k: int
-    n: int
-    n_signed: int
+    k: Count
+    n: Count
+    n_signed: CountOrZero
 
     def __repr__(self) -> str:
         return (

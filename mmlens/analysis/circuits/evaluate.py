@@ -32,7 +32,7 @@ from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import CountOrZero, PathLike, Seed
+from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
 from mmlens.core.results import TensorKind
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
@@ -71,7 +71,7 @@ class CircuitEvaluation:
         random_minimality: of edges of random circuits.
     """
 
-    n_edges: int
+    n_edges: Count
     gap: float
     metric: str
     faithfulness: Float[torch.Tensor, "sample"]

@@ -9,14 +9,13 @@ from typing import overload
 import torch
 
 from mmlens.analysis.controls.matches import MATCHES, Match
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.analysis.statistics import Interval, draws_interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Unit
-from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 #: Attempts per draw, after which no more sets are taken to exist.
@@ -96,7 +95,7 @@ def random_units(
     match: str | Match = "layer",
     draws: Count = 20,
     seed: Seed = 0,
-    batch: MultimodalBatch | Dataset | None = None,
+    batch: Data | None = None,
 ) -> RandomUnits:
     """Sets of as many random units of the same kind in the same blocks, none of them among `like`.
 

@@ -1,7 +1,8 @@
 """`LogitLens`: what states said, as words, as a frame, over the picture."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from PIL import Image
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Index
+from mmlens.core.kinds import Count, Index, With
 from mmlens.core.names import nearest
 from mmlens.core.pictures import drawn_by
 from mmlens.inputs.images import Picture
@@ -19,6 +20,17 @@ from mmlens.inputs.layout import TokenLayout
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
+
+
+def _of_the_lens(arguments: Mapping[str, Any], sample: int, name: str) -> int:
+    count = len(arguments["self"].positions)
+    if sample >= count:
+        raise InputError(f"{name}={sample} must lie in 0..{count - 1}.")
+    return sample
+
+
+#: One of the samples that were read.
+LensSample: TypeAlias = Annotated[Index, With(_of_the_lens)]
 
 
 @checked_result
@@ -69,7 +81,7 @@ class LogitLens:
         )
 
     @checked
-    def top(self, k: Count = 1, *, sample: Index = 0, position: int = -1) -> list[list[str]]:
+    def top(self, k: Count = 1, *, sample: LensSample = 0, position: int = -1) -> list[list[str]]:
         """The k most probable words at each point.
 
         Args:
@@ -104,7 +116,7 @@ class LogitLens:
         return self.probabilities - self.control_probabilities
 
     @checked
-    def map(self, word: str, *, point: str | int = -1, sample: Index = 0, image: Index = 0) -> HeatMap:
+    def map(self, word: str, *, point: str | int = -1, sample: LensSample = 0, image: Index = 0) -> HeatMap:
         """The probability of a word at every patch, as a map over the picture.
 
         Args:
@@ -136,7 +148,7 @@ class LogitLens:
 
     @checked
     def overlay(
-        self, picture: Picture, *, word: str, point: str | int = -1, sample: Index = 0, image: Index = 0
+        self, picture: Picture, *, word: str, point: str | int = -1, sample: LensSample = 0, image: Index = 0
     ) -> Image.Image:
         """The map of a word over the picture; arguments as for `map`."""
         return self.map(word, point=point, sample=sample, image=image).overlay(picture)
@@ -173,7 +185,7 @@ class LogitLens:
         return pd.DataFrame(rows)
 
     @checked
-    def plot(self, *, sample: Index = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
+    def plot(self, *, sample: LensSample = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The best word at every point and position, coloured by its probability.
 
         Args:
@@ -188,7 +200,7 @@ class LogitLens:
         picture: Image.Image,
         *,
         point: str | int = -1,
-        sample: Index = 0,
+        sample: LensSample = 0,
         image: Index = 0,
         figure: "Figure | SubFigure | None" = None,
     ) -> "Figure":

@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike
+from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.contract import checked
@@ -73,6 +74,7 @@ def causal_trace(
     Source: Meng et al. 2022, section 2.1. *Departs*: noise is on the picture's rows by default; the spread is measured
     there, on the batch at hand.
     """
+    groups_of(batch, model.graph.select(at), positions)  # what cannot be is refused before anything runs
     rows = []
     for seed in tqdm(seeds, desc="causal trace", disable=not progress):
         corrupted = noise(model, batch, sigma=sigma, at=noise_at, positions=noised, region=region, seed=seed)

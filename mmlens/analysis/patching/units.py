@@ -2,25 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
 from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Accepts, With
 from mmlens.core.names import Names
-from mmlens.core.unit_sets import Units, UnitsLike, readable_units
+from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Head, Neuron, Unit
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.models.hooked import HookedMultimodal
 
 #: What a sweep takes as its units: every head or neuron of each point, some units, or None for points as a whole.
-SweptUnits: TypeAlias = Annotated[
-    Literal["head", "neuron"] | UnitsLike | None,
-    Accepts(object),
-    With(lambda arguments, units, name: units if units == "head" or units == "neuron" else readable_units(units)),
-]
+SweptUnits: TypeAlias = Literal["head", "neuron"] | UnitsLike | None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -17,11 +17,14 @@ from mmlens.analysis.properties.measurements import Quantity, Value, control_nam
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Several
+from mmlens.core.kinds import Several, With
 from mmlens.core.unit_sets import Units
 
 #: Methods that score neurons: a name or settings, or several of them; `"random"` adds random neurons beside each.
-MethodChoice: TypeAlias = str | NeuronMethod | Several[str | NeuronMethod]
+MethodChoice: TypeAlias = Annotated[
+    str | NeuronMethod | Several[str | NeuronMethod],
+    With(lambda arguments, methods, name: NEURON_METHODS.get_all(methods)),
+]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mmlens.analysis.metrics import (
     require_values,
     unit_of,
 )
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.samples import Data, batches
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -169,7 +169,7 @@ class DoseCurve:
 @torch.no_grad()
 def dose_curve(
     model: HookedMultimodal,
-    data: MultimodalBatch | Dataset,
+    data: Data,
     vectors: SteeringVector | Several[SteeringVector],
     *,
     alphas: SeveralDistinct[float],

@@ -22,16 +22,49 @@ Outcome = Literal["clear", "forward", "returned", "unclear"]
 
 #: What interventions are asked by the model that carries them out, not by users.
 INTERNAL = {
-    "hooks", "points", "finder", "everywhere", "reached", "starts", "check", "change", "acting", "extra_repr", "resolve",
-}  # fmt: skip
-#: Constructors and tools that only mmlens itself calls.
+    "acting",
+    "change",
+    "check",
+    "everywhere",
+    "extra_repr",
+    "finder",
+    "hooks",
+    "points",
+    "reached",
+    "reaches",
+    "resolve",
+    "starts",
+}
+#: Constructors and tools that only mmlens itself calls, and calls that need what a call before them did.
 UNUSED = {
-    "positions.index", "positions.row",  # any number of arguments
-    "HookGraph", "metrics.Measure", "metrics.per_sample", "metrics.predicting_logits", "metrics.require_metric",
-    "metrics.require_values", "metrics.kl_divergence", "metrics.as_function", "metrics.metric_name", "MappedStates.of",
-    "MappedStates",     "ActivationStore", "ActivationCache", "States.to_dataset", "ActivationStore.to_dataset",
-}  # fmt: skip
-#: Bases whose public methods are those of torch or of mappings.
+    "ActivationCache",
+    "ActivationStore",
+    "ActivationStore.to_dataset",
+    "ConceptBank.from_sae",
+    "ConceptBank.of",
+    "HookGraph",
+    "HookedMultimodal.adapter",
+    "HookedMultimodal.revert",
+    "MappedStates",
+    "MappedStates.of",
+    "RandomUnits.interval",
+    "States.to_dataset",
+    "Unit",
+    "Unit.at",
+    "Units.of",
+    "Units.only",
+    "metrics.Measure",
+    "metrics.as_function",
+    "metrics.kl_divergence",
+    "metrics.metric_name",
+    "metrics.per_sample",
+    "metrics.predicting_logits",
+    "metrics.require_metric",
+    "metrics.require_values",
+    "positions.index",
+    "positions.row",
+}
+#: The longest that a call may take.
 SECONDS = 20
 
 
@@ -100,6 +133,8 @@ def _of(name: str, value: Any) -> list[Public]:
     if issubclass(value, Method):  # whose methods the verbs call
         return found
     seen: set[str] = set()
+    if issubclass(value, Method):  # what settings do, verbs ask them
+        return found
     for base in value.__mro__:
         if not base.__module__.startswith("mmlens"):
             continue

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -92,7 +91,13 @@ class World:
     def sweep(self) -> Any:
         """A sweep of patches."""
         return mm.patch(
-            self.model, self.batch, self.corrupted, metric=self.metric, at="blocks.[01].hook_resid_pre", progress=False
+            self.model,
+            self.batch,
+            self.corrupted,
+            metric=self.metric,
+            at="blocks.[01].attn.hook_z",
+            units="head",
+            progress=False,
         )
 
     @cached_property
@@ -119,8 +124,8 @@ class World:
     def circuit(self) -> Any:
         """A circuit."""
         return mm.find_circuit(
-            self.model, self.batch, self.corrupted, metric=self.metric, nodes="attention", method="eap", progress=False
-        ).top(20)
+            self.model, self.batch, self.corrupted, metric=self.metric, method="eap", progress=False
+        ).strongest(60)
 
     @cached_property
     def evaluation(self) -> Any:
@@ -191,7 +196,8 @@ class World:
     @cached_property
     def cache(self) -> Any:
         """Cached activations."""
-        return self.model.run_with_cache(self.batch, names=["blocks.0.hook_resid_pre", POINT], positions="prompt")[1]
+        points = ["blocks.0.hook_resid_pre", POINT]
+        return self.model.run_with_cache(self.batch, names=points, positions="prompt")[1]
 
     @cached_property
     def heat_map(self) -> Any:
@@ -214,8 +220,8 @@ class World:
             unit = "words"
             against = "picture"
 
-            def score(self, images: Any, texts: Any, references: Any = None) -> Any:
-                return np.ones(len(texts))
+            def score(self, references: Any, texts: Any) -> Any:
+                return torch.ones(len(texts))
 
         return Overlap()
 
@@ -271,6 +277,12 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "TokenLayout": lambda w: w.batch.layout,
     "lab.Scene": lambda w: w.scenes[0],
     "edits.Edit": lambda w: w.edit,
+    "edits.Provenance": lambda w: w.edit.provenance,
+    "lab.Placed": lambda w: w.scenes[0].placed[0],
+    "lab.SceneObject": lambda w: w.scenes[0].objects[0],
+    "lab.Question": lambda w: w.scenes[0].questions[0],
+    "RandomUnits": lambda w: mm.random_units(w.model, like=w.neurons, seed=0),
+    "Units": lambda w: w.neurons,
     "metrics.Metric": lambda w: w.metric,
 }
 
@@ -367,7 +379,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "collect.at": lambda w: POINT,
     "size_estimate.at": lambda w: POINT,
     "Replace.at": lambda w: POINT,
-    "Replace.values": lambda w: w.cache[POINT],
+    "Replace.values": lambda w: w.model.run_with_cache(w.batch, names=POINT)[1][POINT],
+    "RandomUnits.interval.values": lambda w: torch.zeros(20),
     "Ablate.units": lambda w: w.neurons,
     "Ablate.value": lambda w: 0.0,
     "Clamp.low": lambda w: -1.0,
@@ -418,7 +431,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "ActivationStore.at.token": lambda w: None,
     "ActivationStore.at.keys": lambda w: None,
     "States.with_token.token": lambda w: w.states.tokens[0] if w.states.tokens else "red",
-    "Circuit.threshold.least": lambda w: 0.0,
+    "Circuit.threshold.minimum": lambda w: 0.0,
     "Circuit.restricted.edges": lambda w: w.circuit.kept,
     "CircuitEvaluation.interval.name": lambda w: "faithfulness",
     "CleanRun.logits.cells": lambda w: [_cell(w)],
@@ -488,6 +501,23 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "metrics.per_sample.metric": lambda w: lambda logits: logits[:, 0],
     "Sample.images": lambda w: (image(w),),
     "scorers.ClipScore.path": lambda w: "encoder",
+    "ActivationCache.samples.name": lambda w: POINT,
+    "ActivationCache.mask.name": lambda w: POINT,
+    "Neuron.at.hook": lambda w: "blocks.1.mlp.hook_post",
+    "Head.at.hook": lambda w: "blocks.1.attn.hook_z",
+    "Unit.at.hook": lambda w: "blocks.1.mlp.hook_post",
+    "Measurements.draws.quantity": lambda w: w.measured.quantities[0].name,
+    "Measurements.draws.method": lambda w: "contribution",
+    "Measurements.load.path": lambda w: w.saved(w.measured),
+    "edits.Edit.load.path": lambda w: w.saved(w.edit),
+    "PatchSweep.top.k": lambda w: 2,
+    "lab.Scene.twin.mood": lambda w: next(mood for mood in mm.lab.MOODS if mood != w.scenes[0].mood),
+    "lab.Scene.save.path": lambda w: "scene.png",
+    "metrics.unit_of.metric": lambda w: "log p, nats",
+    "metrics.word_log_probability.word": lambda w: "red",
+    "positions.grid.side": lambda w: 2,
+    "positions.object.object": lambda w: w.scenes[0].objects[0],
+    "positions.mask.mask": lambda w: w.scenes[0].objects[0].mask,
     "ActivationCache.load.path": lambda w: w.saved(w.cache),
     "ActivationStore.load.path": lambda w: w.stored,
     "Circuit.load.path": lambda w: w.saved(w.circuit),
@@ -496,7 +526,6 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "ConceptShift.load.path": lambda w: w.saved(w.shift),
     "DoseCurve.load.path": lambda w: w.saved(w.dose),
     "EditReport.load.path": lambda w: w.saved(w.edit_report),
-    "Measurements.load.path": lambda w: w.saved(w.measured),
     "NeuronScores.load.path": lambda w: w.saved(w.scores),
     "PatchSweep.load.path": lambda w: w.saved(w.sweep),
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
@@ -532,6 +561,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "size_estimate": ("positions",),
     "steering_vector": ("at",),
     "edit_report": ("source",),
+    "lab.Scene.twin": ("mood",),
+    "select_vectors": ("dataset",),
     "choose_n_concepts": ("numbers", "drop"),
 }
 
