@@ -113,7 +113,6 @@ class Unit:
         return PARTS.index(self.part), self.stack, self.layer, self.kind, self.branch, self.index
 
     @staticmethod
-    @checked
     def parse(name: str) -> "Unit":
         """The unit that prints itself as `name`.
 

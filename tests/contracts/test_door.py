@@ -49,6 +49,9 @@ def is_accepted(result: Result) -> bool:
         or (call.kind == "positions" and isinstance(call.value, str | int | list) and call.public.is_class)
         # what was said is counted, be it never
         or call.public.name in ("SteeringReport.said", "SteeringReport.became", "metrics.unit_of")
+        # several numbers, no control, the end of a prompt, the groups that are usual: all documented
+        or (call.parameter == "k" and not isinstance(call.value, int | float) and result.outcome == "forward")
+        or place in ("dose_curve.seeds", "patchscope.target_position", "path_patch.positions")
         # checkpoints are read when they are first needed
         or place.startswith("scorers.")
         or place in ("evaluate_circuit.n_edges", "evaluate_circuit.n_random", "LogitLens.plot_picture.point")

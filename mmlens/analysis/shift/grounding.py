@@ -86,6 +86,9 @@ class ShiftGrounding:
             pictures: per side, at most.
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
+        wrong = [concept for concept in concepts or () if concept >= len(self.shift.vectors)]
+        if wrong:
+            raise InputError(f"concepts={wrong} must lie in 0..{len(self.shift.vectors) - 1}.")
         return drawn_by("shift.plot_shift_board")(self, concepts=concepts, pictures=pictures, figure=figure)
 
 

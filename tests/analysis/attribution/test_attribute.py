@@ -233,7 +233,7 @@ def test_what_cannot_be_is_refused_before_any_run(llava: Subject, monkeypatch: p
         attribute(llava.model, clean, corrupted, at="hook_embed", direction="up", **QUIET)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"differ in where image tokens are"):
         attribute(llava.model, clean, llava.batches["right"], at="hook_embed", **QUIET)
-    with pytest.raises(InputError, match="not a single token"):
+    with pytest.raises(InputError, match="is unknown to the tokenizer"):
         attribute(llava.model, clean, corrupted, at="hook_embed", metric=log_probability("zebra"), progress=False)
     for cls in ATTRIBUTION_METHODS:
         asked: dict[str, Any] = {"at": "hook_embed", "method": cls(), "progress": False}
