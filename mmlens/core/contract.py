@@ -43,7 +43,7 @@ def checked(target: F) -> F:
         Traceback (most recent call last):
         mmlens.core.errors.ArgumentError: top: 2 arguments cannot be used.
           scores[1]=nan must be a finite number.
-          k=0 must be a whole number of at least 1.
+          k=0 must be at least 1.
     """
     return _checked(target, finite=True)
 

@@ -60,6 +60,8 @@ class SequenceRows(torch.Tensor):
         result = out[0] if isinstance(out, tuple) and len(out) and isinstance(out[0], torch.Tensor) else out
         if not isinstance(result, torch.Tensor) or result.dtype not in (torch.int64, torch.int32):
             return out
+        if type(result) not in (torch.Tensor, SequenceRows):  # another kind of tensor keeps its own
+            return out
         sequences = sorted({rows.sequence for rows in operands})
         if len(sequences) > 1:
             raise InputError(

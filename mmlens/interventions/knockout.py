@@ -14,6 +14,7 @@ from jaxtyping import Bool
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, Several
 from mmlens.core.names import Part, require_part
 from mmlens.core.positions import Positions, as_rule
 from mmlens.hooks.attention import allowed_by
@@ -56,7 +57,7 @@ class KnockOut:
 
     queries: Positions
     keys: Positions
-    layers: Sequence[int] | None = field(default=None, kw_only=True)
+    layers: Several[Index] | None = field(default=None, kw_only=True)
     heads: HeadChoice = field(default=None, kw_only=True)
     part: Part = field(default="language", kw_only=True)
     stack: str = field(default="blocks", kw_only=True)

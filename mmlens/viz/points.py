@@ -33,8 +33,8 @@ def parse_point(name: str) -> PointLabel:
     """Take a hook name apart, with the unit behind it.
 
     Example:
-        >>> read("vision.blocks.3.attn.hook_z[h2]")
-        Point(kind='vision attn.z', layer=3, unit='h2')
+        >>> parse_point("vision.blocks.3.attn.hook_z[h2]")
+        PointLabel(kind='vision attn.z', layer=3, unit='h2')
     """
     unit_match = _UNIT.match(name)
     parts = HookName.parse(unit_match["name"] if unit_match else name)
@@ -48,7 +48,7 @@ def label_of(point: PointLabel) -> str:
     """A point in a list: the part, the layer, the kind, the unit.
 
     Example:
-        >>> label_of(read("vision.blocks.3.attn.hook_z[h2]")), label_of(read("hook_embed"))
+        >>> label_of(parse_point("vision.blocks.3.attn.hook_z[h2]")), label_of(parse_point("hook_embed"))
         ('vision 3 attn.z[h2]', 'embed')
     """
     unit = f"[{point.unit}]" if point.unit else ""
@@ -60,9 +60,9 @@ def point_rows(names: Sequence[str]) -> tuple[list[str], str]:
     """Labels of points below each other, and of their axis: the layers alone where all are of one kind.
 
     Example:
-        >>> rows_of(["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"])
+        >>> point_rows(["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"])
         (['0', '1'], 'layer (resid_post)')
-        >>> rows_of(["hook_embed", "blocks.1.hook_resid_post"])
+        >>> point_rows(["hook_embed", "blocks.1.hook_resid_post"])
         (['embed', '1 resid_post'], '')
     """
     points = [parse_point(name) for name in names]

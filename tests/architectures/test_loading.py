@@ -43,7 +43,8 @@ def test_dtypes_and_devices(llava: Subject, tmp_path: Path) -> None:
     assert HookedMultimodal.from_pretrained(tmp_path, device="meta").device.type == "meta"
     eager = HookedMultimodal.from_pretrained(tmp_path, attn_implementation="eager")
     assert eager.config._attn_implementation == "eager"
-    assert HookedMultimodal.from_pretrained(tmp_path, processor="mine").processor == "mine"
+    processor = HookedMultimodal.from_pretrained(tmp_path).processor
+    assert HookedMultimodal.from_pretrained(tmp_path, processor=processor).processor is processor
     with pytest.raises(
         InputError, match=r"^dtype='float12' is no torch dtype; use e.g. 'float32', 'bfloat16', 'float16' or 'auto'\.$"
     ):

@@ -166,7 +166,7 @@ def _interventions(here: Here) -> dict[str, Any]:
         "replace": mm.Replace(AT, torch.zeros(2, rows, width), positions="image"),
         "add": mm.Add(AT, direction, alpha=2.0),
         "add at the image": mm.Add(AT, direction, alpha=2.0, positions="image"),
-        "add at numbers": mm.Add(AT, direction, positions=[[3, 5], [4, 6]]),
+        "add at numbers": mm.Add(AT, direction, positions=mm.positions.row(torch.tensor([[3, 5], [4, 6]]))),
         "add at rows on the device": mm.Add(AT, direction, positions=torch.tensor([3, 5], device=model.device)),
         "add at each sample's": mm.Add(
             AT, direction, positions=[torch.tensor([n + 3], device=model.device) for n in (0, 1)]
@@ -506,7 +506,9 @@ def same(found: Any, expected: Any, where: str) -> None:
     if isinstance(expected, mm.MultimodalBatch):  # what was put in, not what came out
         found = found.to("cpu")
     if isinstance(expected, torch.Tensor):
-        torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE, msg=lambda text: f"{where}: {text}")
+        torch.testing.assert_close(
+            found, expected, atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True, msg=lambda text: f"{where}: {text}"
+        )
     elif isinstance(expected, np.ndarray):
         np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=TOLERANCE, err_msg=where)
     elif isinstance(expected, float):

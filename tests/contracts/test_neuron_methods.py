@@ -152,7 +152,7 @@ def test_a_new_method_is_one_new_file(llava: Subject, tmp_path: Path) -> None:
         mm.find_neurons(model, batch, token=TOKEN, method="toy", part="vision")
     with pytest.raises(InputError, match=r"'toys' is unknown; .*; nearest: 'toy'\."):
         mm.find_neurons(model, batch, token=TOKEN, method="toys")
-    assert list(NeuronChoice.of(["contribution", mm.neurons.Toy(times=3.0)], k=2).scored) == [
+    assert list(NeuronChoice.of(["contribution", mm.neurons.Toy(times=3.0)], k=2).scoring_methods) == [
         "contribution",
         "toy(times=3.0)",
     ]

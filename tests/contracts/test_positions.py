@@ -9,6 +9,7 @@ import torch
 import mmlens as mm
 from mmlens import positions
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.positions import Joined, as_rule
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.contracts.test_families import points_of
@@ -104,7 +105,7 @@ def lensed(model: HookedMultimodal, clean: MultimodalBatch, corrupted: Multimoda
 
 
 def scoped(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch, rule: Any) -> list[Any]:
-    scope = mm.patchscope(model, clean, at=AT, positions=rule, target_prompt="what is red", k=3, progress=False)
+    scope = mm.lenses.patchscope(model, clean, at=AT, positions=rule, target_prompt="what is red", k=3, progress=False)
     return [p[:, own >= 0] for p, own in zip(scope.probabilities, scope.positions, strict=True)]
 
 
@@ -121,7 +122,7 @@ def corrupted_by(model: HookedMultimodal, clean: MultimodalBatch, corrupted: Mul
 
 def cut(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch, rule: Any) -> list[Any]:
     # the query sees itself
-    keys = positions.Joined("-", positions.as_rule(rule), positions.last) | positions.index(1)
+    keys = Joined("-", as_rule(rule), positions.last) | positions.index(1)
     sweep = mm.knock_out(model, clean, queries="last", keys=keys, metric=METRIC, progress=False)
     return list(sweep.values[:, 0].unbind(-1))
 
@@ -133,12 +134,12 @@ VERBS: dict[str, Callable[..., list[Any]]] = {
     "Add": after(lambda rule: mm.Add(AT, direction(), positions=rule)),
     "Clamp": after(lambda rule: mm.Clamp(AT, low=-0.1, positions=rule)),
     "Ablate": after(lambda rule: mm.Ablate(["L1.u3", "L0.h1"], 0.3, positions=rule)),
-    "Steer": after(lambda rule: mm.Steer(mm.SteeringVector(direction(), AT), positions=rule)),
-    "ProjectOut": after(lambda rule: mm.ProjectOut(mm.SteeringVector(direction(), AT), positions=rule)),
-    "KnockOut": after(lambda rule: mm.KnockOut(positions.as_rule(rule) - [0], [0], layers=[1, 2])),
+    "Steer": after(lambda rule: mm.Steer(mm.steering.SteeringVector(direction(), AT), positions=rule)),
+    "ProjectOut": after(lambda rule: mm.ProjectOut(mm.steering.SteeringVector(direction(), AT), positions=rule)),
+    "KnockOut": after(lambda rule: mm.KnockOut(as_rule(rule) - [0], [0], layers=[1, 2])),
     "patch": swept(mm.patch, at="blocks.*.hook_resid_pre"),
     "attribute": swept(mm.attribute, at=["hook_embed", AT]),
-    "path_patch": swept(mm.path_patch, at="blocks.0.hook_mlp_out", to="hook_logits"),
+    "path_patch": swept(mm.patching.path_patch, at="blocks.0.hook_mlp_out", to="hook_logits"),
     "knock_out": cut,
     "attention_map": looked,
     "logit_lens": lensed,

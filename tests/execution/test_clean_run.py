@@ -21,7 +21,7 @@ def run(llava: Subject) -> CleanRun:
 
 
 def _cell(at: str = "blocks.1.hook_resid_pre", rows: Any = (5,), sample: int = 0, apply: Any = lambda x: x + 1) -> Cell:
-    return Cell(sample, (Change(at, None if rows is None else torch.tensor(rows), apply),))
+    return Cell(sample, (Change(at, None if rows is None else torch.tensor(rows, dtype=torch.long), apply),))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_cells_that_cannot_happen_are_refused(run: CleanRun, cells: list[Cell], 
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ("first", "positions='first' must be 'last' or a list of positions."),
+        ("first", "positions='first' must be 'last' or a list"),
         ([3, 99], "positions=[3, 99] must be some of 0.."),
         ([3, 3], "each once, where there are logits."),
     ],

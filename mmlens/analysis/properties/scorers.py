@@ -18,7 +18,7 @@ from scipy.optimize import linprog
 from scipy.sparse import identity, kron, vstack
 
 from mmlens.core.contract import checked
-from mmlens.core.kinds import Index, PathLike
+from mmlens.core.kinds import PathLike
 from mmlens.models.encoders import ImageTextEncoder, PairRegressor, TextEncoder
 
 #: What words are compared with: the picture, or a caption of it.
@@ -95,7 +95,7 @@ class TokenVectors:
     """
 
     path: PathLike
-    layer: Index = -1
+    layer: int = -1
     against: Against = field(default="text", init=False)
 
     @cached_property

@@ -64,6 +64,18 @@ UNUSED = {
     "positions.index",
     "positions.row",
 }
+#: Modules whose callables are told apart by the module's name; those of the others have names of their own.
+PREFIXED = {"corrupt", "edits", "lab", "metrics", "positions", "scorers"}
+OWN_NAMES = {"edit_report", "EditReport"}
+#: Declarations, which describe modules, and figures, which results call.
+APART = {"families", "viz"}
+#: Pieces of results, which verbs build.
+RECORDS = {
+    *("CaptionWord", "ConceptCount", "ConceptGrounding", "ConceptSweep", "Correlation", "Edge", "GenerationTrace"),
+    *("GroundedConcept", "GroundingScores", "PatchEffect", "Plan", "SampleTop", "Selection", "SizeEstimate"),
+    *("StateExplanation", "StoreCheck", "Validation", "Value", "Drawing"),
+    *(f"scorers.{name}.score" for name in ("BertScore", "ClipScore", "MoverScore", "RegressionScore")),
+}
 #: The longest that a call may take.
 SECONDS = 20
 
@@ -106,6 +118,8 @@ def public() -> list[Public]:
     found: list[Public] = []
     for name in sorted(mm.__all__):
         value = getattr(mm, name)
+        if name in APART:
+            continue
         if isinstance(value, types.ModuleType):
             listed = getattr(value, "__all__", None) or [
                 key
@@ -114,10 +128,12 @@ def public() -> list[Public]:
             ]
             for key in sorted(listed):
                 if not key.startswith("_"):
-                    found += _of(f"{name}.{key}", getattr(value, key))
+                    found += _of(
+                        f"{name}.{key}" if name in PREFIXED and key not in OWN_NAMES else key, getattr(value, key)
+                    )
         else:
             found += _of(name, value)
-    found = [item for item in found if item.name not in UNUSED]
+    found = [item for item in found if item.name not in UNUSED | RECORDS]
     unique: dict[int, Public] = {}
     for item in found:
         unique.setdefault(id(item.function), item)

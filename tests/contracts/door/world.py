@@ -511,6 +511,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "PatchSweep.top.k": lambda w: 2,
     "lab.Scene.twin.mood": lambda w: next(mood for mood in mm.lab.MOODS if mood != w.scenes[0].mood),
     "lab.Scene.save.path": lambda w: "scene.png",
+    "scorers.says.phrases": lambda w: "moon",
     "metrics.unit_of.metric": lambda w: "log p, nats",
     "metrics.word_log_probability.word": lambda w: "red",
     "positions.mask.mask": lambda w: w.scenes[0].objects[0].mask,
