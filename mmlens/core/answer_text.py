@@ -5,7 +5,9 @@ Scores of visual question answering have the challenge's own rules: `mmlens.anal
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+from mmlens.core.contract import checked
 
 _NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -32,6 +34,7 @@ def words_of(text: str) -> list[str]:
     return [_DIGITS.get(word, word) for word in _WORD.findall(bare)]
 
 
+@checked
 def normalised(text: str) -> str:
     """A text as answers are compared: its words in lower case, without accents and punctuation, number words as figures.
 
@@ -42,7 +45,8 @@ def normalised(text: str) -> str:
     return " ".join(words_of(text))
 
 
-def says(text: str, phrases: str | Iterable[str]) -> bool:
+@checked
+def says(text: str, phrases: str | Sequence[str]) -> bool:
     """Whether a text has one of some words or phrases, as whole words; "no" is not in "nose".
 
     Example:

@@ -671,6 +671,8 @@ def _box(box: Any) -> Box:
 
 
 def _mask(mask: Any) -> Mask:
+    if isinstance(mask, np.ndarray) and mask.dtype.kind not in "biuf":
+        raise InputError(f"A mask is [height width] and holds truth values, found a numpy array of {mask.dtype}.")
     inside = torch.as_tensor(mask)
     if inside.ndim != 2 or inside.dtype != torch.bool:
         raise InputError(

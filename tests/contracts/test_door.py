@@ -22,8 +22,9 @@ SHARE = 0.98
 RESULTS = frozenset(
     (
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
-        "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "Patchscope",
-        "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport", "edits.Edit", "edits.Provenance",
+        "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
+        "CaptionNeurons", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
+        "edits.Edit", "edits.Provenance",
     )
 )  # fmt: skip
 
@@ -39,10 +40,13 @@ def is_accepted(result: Result) -> bool:
         (call.public.name in RESULTS and call.kind in LABELS)
         # what a cell changes is looked at by the run that makes it
         or call.public.name in ("Cell", "Change")
-        or place == "SteeringVector.provenance"
+        or place in ("SteeringVector.provenance", "CaptionNeurons.scores")
         # a name that only a model can say whether it has; it is asked where the unit meets one
+        or place in ("Neuron.layer", "Neuron.index", "Head.layer", "Head.index", "Unit.layer", "Unit.index")
         or place in ("Neuron.stack", "Head.stack", "Neuron.branch", "Head.branch", "HookGraph.residual_writers.stack")
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")
+        # one id is as good as a list of one; accelerate reads device maps
+        or place in ("HookedMultimodal.to_str_tokens.tokens", "HookedMultimodal.from_pretrained.device_map")
         # a sample of text alone has no pictures
         or place == "Sample.images"
         # any word may be a word of the prompt; it is looked for there when a run starts

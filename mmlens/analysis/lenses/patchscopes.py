@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Index
+from mmlens.core.kinds import Count, Index, Text
 from mmlens.core.positions import Positions
 from mmlens.hooks.nodes import Node, Points
 from mmlens.inputs.batch import BatchLike
@@ -100,7 +100,7 @@ def patchscope(
     target_prompt: str,
     target_images: Sequence[Picture] = (),
     target_position: int = -1,
-    target_at: str | None = None,
+    target_at: Text | None = None,
     k: Count = 5,
     max_new_tokens: Count = 0,
     batch_size: Count = 32,

@@ -39,6 +39,8 @@ INTERNAL = {
 UNUSED = {
     "ActivationCache",
     "ActivationStore",
+    "ActivationStore.repair",
+    "ActivationStore.repaired",
     "ActivationStore.to_dataset",
     "ConceptBank.from_sae",
     "ConceptBank.of",
