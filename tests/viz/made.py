@@ -19,6 +19,7 @@ from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.analysis.steering.dose import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.inputs.layout import TokenLayout
 
 #: Tokens as tokenizers give them: with spaces, line ends, dollars, letters that a font may not have, and long ones.
 TOKENS = [" moon", "▁red", "$", "a$b$c", "\n", "\t", "中国", "unbelievably", "<0x0A>", "émigré"]
@@ -56,6 +57,8 @@ def lens(layers: int, positions: int, *, patches: int = 0) -> LogitLens:
     top = torch.arange(layers * positions).reshape(1, layers, positions, 1) % len(TOKENS)
     boxes = torch.cat(blocks(patches)) if patches else torch.zeros(0, 4)
     grid = SimpleNamespace(rows=torch.arange(patches**2), boxes=boxes)
+    layout = TokenLayout(torch.zeros(1, positions, dtype=torch.bool), torch.ones(1, positions, dtype=torch.bool), ())
+    object.__setattr__(layout, "grid", lambda **_: grid)  # a picture without a model that would have cut it
     return LogitLens(
         points=[f"blocks.{i}.hook_resid_post" for i in range(layers)],
         positions=torch.arange(positions)[None],
@@ -67,7 +70,7 @@ def lens(layers: int, positions: int, *, patches: int = 0) -> LogitLens:
         control_word_probabilities=None,
         strings=dict(enumerate(TOKENS)),
         tokens=[[TOKENS[i % len(TOKENS)] for i in range(positions)]],
-        layout=SimpleNamespace(grid=lambda **_: grid),  # type: ignore[arg-type]
+        layout=layout,
     )
 
 
