@@ -198,7 +198,7 @@ def test_a_bare_tensor_is_told_what_it_lacks() -> None:
     with pytest.raises(
         InputError,
         match=r"states=<tensor float32 \[\d+, \d+\]> must be states of one point; mm\.collect\(\.\.\.\)\.at\(point\) gives them, "
-        r"and a tensor becomes them by mm\.States\(tensor, at=hook_name\)",
+        r"and tensors become them by mm\.store\.States\(tensor, at=name\)",
     ):
         extract_concepts(states().values, 4)  # type: ignore[arg-type]
     given = States(states().values, at="blocks.1.hook_resid_post")
