@@ -37,6 +37,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "PATIENCE", 0.05)
 
 
+def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two runs gave the same up to rounding: in another thread memory may lie otherwise, and sums with it."""
+    return torch.allclose(found, expected, atol=1e-5, rtol=0)
+
+
 def together(*functions: Callable[[], Any]) -> list[Any]:
     """What functions return, each run in a thread of its own; the first exception is raised."""
     with ThreadPoolExecutor(len(functions)) as pool:
@@ -53,8 +58,8 @@ def test_caches_of_several_threads_are_those_of_one(model: HookedMultimodal, bat
 
     for (logits, cache), found in zip(alone, together(*(lambda n=n: many(n) for n in range(4))), strict=True):
         for other_logits, other in found:
-            assert torch.equal(other_logits, logits)
-            assert all(torch.equal(other[name], cache[name]) for name in cache)
+            assert same(other_logits, logits)
+            assert all(same(other[name], cache[name]) for name in cache)
 
 
 @torch.no_grad()
@@ -90,8 +95,8 @@ def test_what_is_in_force_in_one_thread_is_refused_in_another(
                     in_thread(lambda wrapper=wrapper: wrapper(batches[0]))
             with pytest.raises(InputError, match=r"^Edit\(zero.* in the thread 'other' cannot begin: "):
                 in_thread(lambda: model.apply(edit))
-            assert torch.equal(model(batches[0]), changed)
-        assert torch.equal(in_thread(lambda: model(batches[0])), plain)
+            assert same(model(batches[0]), changed)
+        assert same(in_thread(lambda: model(batches[0])), plain)
         assert not torch.equal(changed, plain)
 
 
@@ -143,7 +148,7 @@ def test_a_run_waits_for_one_that_is_under_way(model: HookedMultimodal, batches:
         assert not second.done()
         go_on.set()
         assert not torch.equal(first.result(), model(batches[0]))
-        assert torch.equal(second.result(), plain)
+        assert same(second.result(), plain)
 
 
 @torch.no_grad()
@@ -221,10 +226,10 @@ def test_contexts_closed_in_another_order_leave_nothing(model: HookedMultimodal,
             context.__enter__()
         for number in order:
             contexts[number].__exit__(None, None, None)
-        assert torch.equal(model(batches[0]), plain)
+        assert same(model(batches[0]), plain)
         assert all(torch.equal(weight, before[name]) for name, weight in model.hf_model.named_parameters())
         assert not any(point.attached for point in model.hook_dict.values())
-        assert torch.equal(in_thread(lambda: model(batches[0])), plain)
+        assert same(in_thread(lambda: model(batches[0])), plain)
 
 
 @torch.no_grad()
@@ -239,13 +244,13 @@ def test_a_generator_that_is_left_half_way_leaves_nothing(model: HookedMultimoda
     generator = steps()
     assert not torch.equal(next(generator), plain)
     del generator
-    assert torch.equal(model(batches[0]), plain)
+    assert same(model(batches[0]), plain)
     assert model.edits == ()
     generator = steps()
     next(generator)
     in_thread(generator.close)  # as where the garbage collector runs in another thread
-    assert torch.equal(model(batches[0]), plain)
-    assert torch.equal(in_thread(lambda: model(batches[0])), plain)
+    assert same(model(batches[0]), plain)
+    assert same(in_thread(lambda: model(batches[0])), plain)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -265,5 +270,5 @@ def test_an_interrupted_run_leaves_nothing(
         with pytest.raises(error, match=re.escape("here")), model.hooks([("blocks.1.attn.hook_pattern", stop)]):
             run()
         assert model.current_run is None
-        assert torch.equal(model(batches[0]), plain)
-        assert torch.equal(in_thread(lambda: model(batches[0])), plain)
+        assert same(model(batches[0]), plain)
+        assert same(in_thread(lambda: model(batches[0])), plain)
