@@ -9,7 +9,7 @@ import mmlens as mm
 from benchmarks.steering_tasks import Layer, Task, validation
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.core.answer_text import says
-from mmlens.core.positions import Rule
+from mmlens.core.rules import Rule
 
 METHODS = ("coarse", "coarse, gated", "fine, gated")
 _STRENGTHS = {"coarse": (0.5, 0.55, 0.6, 0.7, 1.0, 1.5, 1.7), "coarse, gated": (1.0, 1.5), "fine, gated": (1.0,)}

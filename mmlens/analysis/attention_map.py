@@ -17,7 +17,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Index, Several
 from mmlens.core.names import part_prefix
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.core.units import Head
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only

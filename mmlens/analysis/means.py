@@ -11,7 +11,7 @@ from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only

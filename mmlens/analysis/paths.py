@@ -39,7 +39,8 @@ from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several
-from mmlens.core.positions import Groups, Positions
+from mmlens.core.rule_groups import Groups
+from mmlens.core.rules import Positions
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for

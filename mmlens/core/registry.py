@@ -25,7 +25,8 @@ import torch
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.kinds import With
-from mmlens.core.positions import Rule, as_json, as_rule, from_json
+from mmlens.core.rule_json import as_json, from_json
+from mmlens.core.rules import Rule, as_rule
 from mmlens.core.wording import nearest_words
 
 

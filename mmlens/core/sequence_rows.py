@@ -48,6 +48,12 @@ class SequenceRows(torch.Tensor):
         owner = "" if self.sample is None else f" of sample {self.sample}"
         return f"{self.sequence} rows {self.plain.tolist()}{owner}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceRows":
+        return SequenceRows.of(self.plain.clone(), self.sequence, sample=self.sample, per_sample=self.per_sample)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuilt, (self.plain, self.sequence, self.sample, self.per_sample)
+
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -75,6 +81,11 @@ class SequenceRows(torch.Tensor):
             per_sample, sample = False, args[1] % len(operands[0])
         result_rows = cls.of(result.as_subclass(torch.Tensor), sequences[0], sample=sample, per_sample=per_sample)
         return result_rows if result is out else type(out)((result_rows, *out[1:]))
+
+
+def _rebuilt(rows: torch.Tensor, sequence: str, sample: int | None, per_sample: bool) -> SequenceRows:
+    """Rows out of a pickle."""
+    return SequenceRows.of(rows, sequence, sample=sample, per_sample=per_sample)
 
 
 def _among(values: Sequence[Any]) -> list[SequenceRows]:

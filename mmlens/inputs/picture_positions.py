@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part
-from mmlens.core.positions import Image, Mask, Region, Rule
+from mmlens.core.rules import Image, Mask, Region, Rule
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.patch_geometry import Places, RowGrid
 from mmlens.inputs.pixels import covered, touched

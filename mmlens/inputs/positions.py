@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.positions import (
+from mmlens.core.rules import (
     ALL,
     Complement,
     Image,

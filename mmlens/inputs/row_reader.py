@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 
 from mmlens.core.axes import batch_axis
-from mmlens.core.positions import Rule
+from mmlens.core.rules import Rule
 from mmlens.hooks.cache import gather_samples
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch

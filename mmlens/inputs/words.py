@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import nearest
-from mmlens.core.positions import WORDS, Word
+from mmlens.core.rules import WORDS, Word
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_positions import own_pictures
 from mmlens.inputs.point_rows import GROWING, PointRows

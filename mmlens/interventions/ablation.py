@@ -8,7 +8,7 @@ import torch
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.positions import as_rule
+from mmlens.core.rules import as_rule
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
 from mmlens.core.units import Head, Unit
 from mmlens.hooks.nodes import Node

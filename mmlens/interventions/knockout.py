@@ -16,7 +16,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Several
 from mmlens.core.names import Part, require_part
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.hooks.attention import allowed_by
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair

@@ -11,7 +11,7 @@ import torch
 from mmlens.core.axes import batch_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.positions import Named, Positions, Rule, as_rule
+from mmlens.core.rules import Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.point_rows import GROWING, PointRows, UnknownRowsError

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.positions import as_rule
+from mmlens.core.rules import as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.point_rows import GROWING

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
-from mmlens.core.positions import Positions, Word, as_rule
+from mmlens.core.rules import Positions, Word, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch

@@ -10,7 +10,7 @@ from transformer_lens.config import TransformerLensConfig
 from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.kinds import Accepts, Must
 from mmlens.core.names import Names, Part
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.hooks.cache import ActivationCache

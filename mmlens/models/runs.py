@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Names
-from mmlens.core.positions import ALL, Positions, as_rule
+from mmlens.core.rules import ALL, Positions, as_rule
 from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection

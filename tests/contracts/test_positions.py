@@ -9,7 +9,7 @@ import torch
 import mmlens as mm
 from mmlens import positions
 from mmlens.core.errors import InputError, NoPlaceError
-from mmlens.core.positions import Joined, as_rule
+from mmlens.core.rules import Joined, as_rule
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.contracts.test_families import points_of

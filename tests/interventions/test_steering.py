@@ -60,7 +60,7 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
         mask[:, :prompt] = layout.is_image
     elif positions == "text":
         mask[:, :prompt] = real & ~layout.is_image
-    elif isinstance(positions, rules.Rule):
+    elif not isinstance(positions, str | slice):
         mask[:, prompt - 1 :] = True
     elif positions == "generated":
         mask[:, new] = True

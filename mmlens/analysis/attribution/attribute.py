@@ -17,7 +17,7 @@ from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import SweptUnits, select_points, targets
 from mmlens.core.contract import checked
-from mmlens.core.positions import Groups
+from mmlens.core.rule_groups import Groups
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout

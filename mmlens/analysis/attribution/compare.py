@@ -16,7 +16,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero
 from mmlens.core.pictures import drawn_by
-from mmlens.core.positions import Groups
+from mmlens.core.rule_groups import Groups
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.models.hooked import HookedMultimodal

@@ -10,7 +10,7 @@ from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, 
 from mmlens.analysis.circuits.streams import Stream, StreamBranch, has_norms, short_block, stream_to, streams_behind
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Rule
+from mmlens.core.rules import Rule
 from mmlens.hooks.attachment import AtSite, BetweenBranches
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node

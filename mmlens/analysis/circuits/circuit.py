@@ -12,8 +12,8 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
-from mmlens.core.positions import as_json, from_json
 from mmlens.core.results import JsonKind
+from mmlens.core.rule_json import as_json, from_json
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
 

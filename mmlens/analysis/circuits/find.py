@@ -8,7 +8,7 @@ from mmlens.analysis.circuits.runs import pair_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Groups, named_rules
+from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal

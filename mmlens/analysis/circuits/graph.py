@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool
 
 from mmlens.core.names import Part
-from mmlens.core.positions import Rule
+from mmlens.core.rules import Rule
 from mmlens.core.units import Head
 
 NodeKind: TypeAlias = Literal["head", "attention"]

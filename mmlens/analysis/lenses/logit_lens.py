@@ -26,7 +26,7 @@ from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.hooks.cache import record_activations
 from mmlens.hooks.nodes import Node, Points
 from mmlens.hooks.session import HookPair

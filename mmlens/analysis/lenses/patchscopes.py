@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Text
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.hooks.nodes import Node, Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.images import Picture

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.core.axes import batch_axis
-from mmlens.core.positions import Positions, as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.inputs.point_rows import UnknownRowsError
 from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.positions import LAST
+from mmlens.core.rules import LAST
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch

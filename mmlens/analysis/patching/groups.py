@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Each, Grid, Groups, as_groups
+from mmlens.core.rule_groups import Each, Grid, Groups, as_groups
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import ResolvedPositions, resolve, resolve_blocks

@@ -21,7 +21,8 @@ from mmlens.analysis.patching.units import layers_around
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Index, Positive, Several
 from mmlens.core.names import Part
-from mmlens.core.positions import Groups, Positions, Rule, named_rules
+from mmlens.core.rule_groups import Groups, named_rules
+from mmlens.core.rules import Positions, Rule
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import BatchLike, MultimodalBatch

@@ -31,7 +31,7 @@ from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
-from mmlens.core.positions import Groups
+from mmlens.core.rule_groups import Groups
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.execution.plan import Plan
 from mmlens.hooks.nodes import Points

@@ -15,7 +15,8 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Positive, Seed, SeveralDistinct
-from mmlens.core.positions import Groups, Positions
+from mmlens.core.rule_groups import Groups
+from mmlens.core.rules import Positions
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.corruptions import noise

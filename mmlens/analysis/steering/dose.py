@@ -31,8 +31,8 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.core.names import Names
 from mmlens.core.pictures import drawn_by
-from mmlens.core.positions import Positions
 from mmlens.core.results import TensorKind
+from mmlens.core.rules import Positions
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.inputs.batch import MultimodalBatch

@@ -22,7 +22,7 @@ from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Several
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
 

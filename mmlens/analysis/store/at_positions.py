@@ -9,7 +9,7 @@ import torch
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.store.rules import CollectedBatch, picked
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Rule as PositionRule
+from mmlens.core.rules import Rule as PositionRule
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch

@@ -27,7 +27,7 @@ from mmlens.analysis.store.writing import DTYPES, ShardWriter
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
-from mmlens.core.positions import GENERATED, Positions, as_rule
+from mmlens.core.rules import GENERATED, Positions, as_rule
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.models.hooked import HookedMultimodal
 

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Positions, as_rule, mask
+from mmlens.core.positions import mask
+from mmlens.core.rules import Positions, as_rule
 from mmlens.execution.cells import Cell, Change, rows_of
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.nodes import Node

@@ -11,7 +11,7 @@ from PIL import Image
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Positive, Seed
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
 from mmlens.interventions.corruptions.carried import carry, require_level, require_one_area, rows_at, rows_of_area

@@ -14,7 +14,7 @@ from mmlens.analysis.steering.dose import DoseCurve, dose_curve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal

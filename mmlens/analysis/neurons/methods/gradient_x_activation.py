@@ -16,7 +16,7 @@ from mmlens.analysis.neurons.differentiation import (
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.token_targets import TokenTargets, wide
-from mmlens.core.positions import Positions
+from mmlens.core.rules import Positions
 from mmlens.models.hooked import HookedMultimodal
 
 
