@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+import transformers
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto import modeling_auto
 
 from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.names import nearest
 from mmlens.declarations.registry import families
 
 
@@ -18,15 +20,29 @@ def refuse_files(path: str | Path, options: Mapping[str, Any]) -> None:
         UnsupportedModelError: for GGUF, diffusers and original weights.
         InputError: for a file, or a folder that holds checkpoints in folders of its own.
     """
-    folder = Path(path) / options.get("subfolder", "")
+    folder = Path(path) / (options.get("subfolder") or "")
     if str(path).endswith(".gguf") or options.get("gguf_file") or (folder.is_dir() and _is_gguf(folder)):
         raise UnsupportedModelError(
-            f"{path} holds weights for llama.cpp (GGUF), which have no modules to hook, and whose pictures another file reads. "
-            "Open the checkpoint that they were made from."
+            f"{path} holds weights for llama.cpp (GGUF), which have no modules to hook, and whose vision tower lies in a file of "
+            "its own. Open the checkpoint that they were made from."
+        )
+    if not Path(path).exists() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
+        raise InputError(f"There is no checkpoint at {path}: there is no such folder.")
+    if Path(path).is_dir() and not folder.exists():
+        inside = sorted(each.name for each in Path(path).iterdir() if each.is_dir())
+        raise InputError(
+            f"There is no checkpoint at {folder}: {path} has no folder {options['subfolder']!r}; it has "
+            f"{', '.join(inside[:6]) or 'none'}."
         )
     if folder.is_file():
         raise InputError(f"{path} is a file; pass the folder that it lies in, with its config.json and preprocessor.")
-    if not folder.is_dir() or (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+    if not folder.is_dir():
+        return
+    if pointers := [file.name for file in sorted(folder.glob("*.*")) if _is_pointer(file)]:
+        raise InputError(
+            f"{path} holds pointers of git-lfs where files should be ({', '.join(pointers[:3])}); fetch them with git lfs pull."
+        )
+    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
         return
     if (folder / "model_index.json").exists():
         raise UnsupportedModelError(
@@ -37,10 +53,12 @@ def refuse_files(path: str | Path, options: Mapping[str, Any]) -> None:
             f"{path} holds weights as their authors trained them (params.json, consolidated.*), not as transformers reads them; "
             "open the converted checkpoint (config.json, *.safetensors)."
         )
-    inside = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    inside = sorted(
+        {file.parent.name for name in ("config", "adapter_config") for file in folder.glob(f"*/{name}.json")}
+    )
     if inside:
         raise InputError(
-            f"{path} has no config.json, but folders in it have one ({', '.join(inside[:5])}); pass subfolder={inside[-1]!r}, or "
+            f"{path} holds no checkpoint, but folders in it do ({', '.join(inside[:5])}); pass subfolder={inside[-1]!r}, or "
             "the path of that folder."
         )
     raise InputError(
@@ -53,6 +71,13 @@ def _is_gguf(folder: Path) -> bool:
     return any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors"))
 
 
+def _is_pointer(file: Path) -> bool:
+    """Whether git-lfs has put a note in the place of a file."""
+    if file.suffix not in (".safetensors", ".bin", ".json", ".model") or not 0 < file.stat().st_size < 1024:
+        return False
+    return file.read_bytes().startswith(b"version https://git-lfs")
+
+
 def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -> None:
     """Refuse models of another kind, as their configuration tells.
 
@@ -63,12 +88,17 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
 
     Raises:
         UnsupportedModelError: for original LLaVA, dual encoders, and models of text or of pictures alone.
-        InputError: for one whose code comes with it and was not trusted.
+        InputError: for one whose code comes with it and was not trusted, or whose type nobody knows.
     """
     names = config.get("architectures") or []
     kind = str(config.get("model_type", ""))
     shown = f"{names[0]}, model_type {kind!r}" if names else f"model_type {kind!r}"
-    if names and names[0] in families():
+    if isinstance(config.get("quantization"), Mapping):
+        raise UnsupportedModelError(
+            f"{path} holds weights for MLX ({shown}), whose codes torch does not read. Open the checkpoint that they were made "
+            "from."
+        )
+    if names and names[0] in families() and kind in CONFIG_MAPPING:
         return
     if "mm_vision_tower" in config or "mm_projector_type" in config:
         raise UnsupportedModelError(
@@ -88,6 +118,14 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
     for task, what in _OTHER_KINDS:
         if kind in _kinds(task):
             raise UnsupportedModelError(f"{path} is {what} ({shown}); {_READS}")
+    if config and kind not in CONFIG_MAPPING:
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} knows no model_type {kind!r}, which config.json of {path} gives"
+            f"{f' ({names[0]})' if names else ''}, and no code comes with the checkpoint. "
+            + (f"Nearest: {', '.join(close)}. " if (close := nearest(kind, CONFIG_MAPPING, count=2)) else "")
+            + "A newer transformers may know it; a model that you have loaded otherwise is wrapped by "
+            "HookedMultimodal.from_hf(model, processor)."
+        )
 
 
 _READS = "mmlens opens models that read pictures and write text. `mmlens families` lists those that are covered."

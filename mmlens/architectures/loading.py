@@ -1,6 +1,5 @@
 """Loading checkpoints, and finding the family of a model."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any, cast
 
 import torch
 import transformers
-from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
+from mmlens.architectures.adapter_files import WRAPPED, base_named, with_adapter
+from mmlens.architectures.checkpoint_errors import reading, require_all_weights
 from mmlens.architectures.checkpoint_kinds import is_listed, refuse_files, refuse_kind
 from mmlens.architectures.modules import HuggingFaceModel, find_module
 from mmlens.core.errors import InputError, UnsupportedModelError
@@ -94,6 +94,8 @@ def load_model(
     device: str | torch.device | None,
     device_map: Any | None,
     processor: Any | None,
+    strict: bool = True,
+    trust_remote_code: bool = False,
     options: dict[str, Any],
 ) -> tuple[nn.Module, Any]:
     """Load model and processor; see `HookedMultimodal.from_pretrained`."""
@@ -104,7 +106,8 @@ def load_model(
         if dtype is not None and dtype != legacy_dtype:
             raise InputError(f"dtype={dtype!r} and torch_dtype={legacy_dtype!r} differ; give dtype alone.")
         dtype = legacy_dtype
-    strict = options.pop("strict", True)
+    # said in either case: where transformers is not told, it asks on the terminal
+    options["trust_remote_code"] = trust_remote_code
     if dtype is not None:
         options["dtype"] = _dtype(dtype)
     if device_map is not None:
@@ -130,27 +133,26 @@ def _load_whole(
         InputError: if it is none, cannot be read, or does not fit its class.
         UnsupportedModelError: if no family covers its class, or it is of another kind.
     """
-    trusted = bool(options.get("trust_remote_code"))
-    found = hub_options(options) | ({"trust_remote_code": True} if trusted else {})
+    trusted = options["trust_remote_code"]
+    found = hub_options(options) | {"trust_remote_code": trusted}
     raw = content(path, "config.json", options)
     refuse_kind(path, raw, trusted=trusted)
-    try:
+    remote = trusted and "auto_map" in raw
+    with reading(path, is_there=bool(raw), remote=remote):
         config = AutoConfig.from_pretrained(path, **found)
-    except (OSError, ValueError) as error:
-        raise InputError(f"There is no checkpoint at {path}: {_first_line(error)}") from error
     names = config.architectures or []
     if not names:
-        raise InputError(f"The checkpoint {path} does not name its class (config.architectures is empty).")
+        raise InputError(
+            f"config.json of {path} does not name the model's class: architectures is empty. Put it there, e.g. "
+            '"architectures": ["LlavaForConditionalGeneration"].'
+        )
     family = families().get(names[0])
-    remote = trusted and "auto_map" in raw
     if family is None and not remote and not is_listed(config):
         family = family_of(names[0])
-    try:
+    with reading(path, remote=remote):
         model, info = _auto_class(raw if remote else {}).from_pretrained(path, output_loading_info=True, **options)
-    except (OSError, RuntimeError) as error:  # RuntimeError: weights of other shapes
-        raise InputError(f"The checkpoint {path} cannot be read: {_first_line(error)}") from error
     if strict:
-        _require_all_weights(path, type(model).__name__, info)
+        require_all_weights(path, type(model).__name__, info)
     if processor is None:
         processor = load_processor(path, find_family(model) if family else None, model.config, **found)
     return model, processor
@@ -165,35 +167,6 @@ def _auto_class(config: Mapping[str, Any]) -> Any:
     return AutoModelForImageTextToText
 
 
-def _require_all_weights(path: str | Path, name: str, info: Mapping[str, Any]) -> None:
-    """Check that a checkpoint has the weights of its class and no others.
-
-    Raises:
-        InputError: names those that are missing, unexpected or of another shape.
-    """
-    told = {
-        "lacks": ("which would be drawn at random", sorted(info.get("missing_keys", ()))),
-        "has": ("which have no place in it", sorted(info.get("unexpected_keys", ()))),
-        "has other shapes of": (
-            "which would be drawn at random",
-            sorted(str(key) for key in info.get("mismatched_keys", ())),
-        ),
-    }
-    lines = [
-        f"{what} {len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}), {why}"
-        for what, (why, keys) in told.items()
-        if keys
-    ]
-    if lines:
-        raise InputError(
-            f"The weights of {path} are not those of {name}: it {'; it '.join(lines)}. Open the checkpoint with the class "
-            "that it was made with; strict=False opens it all the same."
-        )
-
-
-_WRAPPED = "HookedMultimodal.from_hf(PeftModel.from_pretrained(base, path), processor)"
-
-
 def _load_adapter(
     path: str | Path, adapter: Mapping[str, Any], processor: Any | None, *, strict: bool, options: dict[str, Any]
 ) -> tuple[nn.Module, Any]:
@@ -202,13 +175,7 @@ def _load_adapter(
     Raises:
         InputError: if its base cannot be had, or it does not fit the base.
     """
-    base = adapter.get("base_model_name_or_path")
-    if not base:
-        raise InputError(
-            f"{path} is an adapter (adapter_config.json) that names no base; wrap it on yours: {_WRAPPED}."
-        )
-    base = str(Path(path) / base) if (Path(path) / base / "config.json").exists() else base
-    place = hub_options(options)
+    base = base_named(path, adapter, options)
     rest = {name: value for name, value in options.items() if name not in ("subfolder", "revision")}
     if adapter.get("revision"):
         rest["revision"] = adapter["revision"]
@@ -217,21 +184,9 @@ def _load_adapter(
     except InputError as error:
         raise InputError(
             f"{path} is an adapter on {base} (base_model_name_or_path), which cannot be opened: {error} Correct that name "
-            f"in adapter_config.json, or wrap it on your own: {_WRAPPED}."
+            f"in adapter_config.json, or wrap it on your own: {WRAPPED}."
         ) from error
-    with warnings.catch_warnings(record=True) as remarks:
-        warnings.simplefilter("always")
-        try:
-            tuned = PeftModel.from_pretrained(model, str(path), **place)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"The adapter {path} does not fit its base {base}: {_first_line(error)}") from error
-    for remark in remarks:
-        if strict and "missing adapter keys" in str(remark.message):
-            raise InputError(
-                f"The adapter {path} does not fit its base {base}: {_first_line(remark.message)}; strict=False opens it all the "
-                "same."
-            )
-    return tuned.eval(), of_base
+    return with_adapter(model, path, base, strict=strict, options=hub_options(options)).eval(), of_base
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -241,10 +196,6 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if not isinstance(value, torch.dtype):
         raise InputError(f"dtype={dtype!r} is no torch dtype; use e.g. 'float32', 'bfloat16', 'float16' or 'auto'.")
     return value
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def quieten() -> None:

@@ -124,6 +124,11 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
     except (ImportError, ValueError, OSError) as error:  # no torchvision is a ValueError where there are video settings
         if isinstance(error, InputError):
             raise
+        if "custom code" in str(error):
+            raise InputError(
+                f"The processor of {path} comes as code with the checkpoint; pass trust_remote_code=True if you trust its "
+                "author, or processor=..., one of a class that transformers has."
+            ) from error
         if isinstance(error, OSError) or (isinstance(error, ValueError) and "torchvision" not in str(error).lower()):
             raise InputError(_no_processor(path, str(error).strip().splitlines()[0])) from error
         if "torchvision" not in str(error).lower():

@@ -201,9 +201,11 @@ class HookedMultimodal(HookedRootModule):
         *,
         dtype: str | torch.dtype | None = None,
         device: Device | None = None,
-        device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+        device_map: str | int | torch.device | Mapping[str, int | str | torch.device] | None = None,
         processor: Processor | None = None,
         verify: bool = False,
+        strict: bool = True,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> "HookedMultimodal":
         """Load a checkpoint and its processor.
@@ -215,8 +217,9 @@ class HookedMultimodal(HookedRootModule):
             device_map: as in transformers, e.g. `"auto"`.
             processor: a processor to use in place of the checkpoint's.
             verify: check every hook point after loading (one forward per point); raises if one fails.
-            options: `strict=False` opens a checkpoint whose weights are not all those of its class; the others go to
-                transformers' `from_pretrained` (`subfolder`, `revision`, `trust_remote_code`, `quantization_config`, ...).
+            strict: refuse a checkpoint whose weights are not exactly those of its class.
+            trust_remote_code: run code that comes with the checkpoint, where its class is not part of transformers.
+            options: those of transformers' `from_pretrained` (`subfolder`, `revision`, `quantization_config`, ...).
 
         Raises:
             InputError: if there is no checkpoint, its weights do not fit, or a part is missing; says what to do.
@@ -224,7 +227,14 @@ class HookedMultimodal(HookedRootModule):
             VerificationError: if `verify` finds a point that fails.
         """
         hf_model, processor = load_model(
-            path, dtype=dtype, device=device, device_map=device_map, processor=processor, options=options
+            path,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            processor=processor,
+            strict=strict,
+            trust_remote_code=trust_remote_code,
+            options=options,
         )
         model = cls.from_hf(hf_model, processor)
         if verify and not model.discovered:

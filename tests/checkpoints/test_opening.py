@@ -1,4 +1,4 @@
-"""What can be opened, and what is said of the rest: adapters, subfolders, code of its own, wrong weights, other kinds."""
+"""What can be opened, and what is said of the rest: adapters, subfolders, code of its own, wrong weights."""
 
 import json
 import shutil
@@ -14,10 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
 from tests.checkpoints.cases import SHORT, picture
-from tests.checkpoints.layouts import LLAVA, MOLMO2, QWEN2_VL, Layout
+from tests.checkpoints.layouts import LLAVA, QWEN2_VL, Layout
 
 Folder = Callable[[Layout], Path]
 
@@ -89,9 +89,40 @@ def test_adapters_that_do_not_fit_say_so(adapter: Path, folder_of: Folder, tmp_p
     assert HookedMultimodal.from_pretrained(with_other_base, strict=False).adapters == ("default",)
 
 
+def test_adapters_that_cannot_be_read_say_so_before_the_base_is_loaded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        AutoModelForImageTextToText, "from_pretrained", lambda *args, **options: pytest.fail("the base was loaded")
+    )
+    broken = copied(adapter, tmp_path / "broken")
+    edited(broken, "adapter_config.json", peft_type="LORAX")
+    with pytest.raises(InputError, match=r"gives peft_type='LORAX', which peft .* does not know \(nearest: "):
+        HookedMultimodal.from_pretrained(broken)
+    edited(broken, "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(adapter))
+    with pytest.raises(
+        InputError, match=r"is an adapter on .*adapter, which is an adapter too\. Merge that into its base"
+    ):
+        HookedMultimodal.from_pretrained(broken)
+    (broken / "adapter_model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"is an adapter .* without weights: adapter_model\.safetensors is not there"):
+        HookedMultimodal.from_pretrained(broken)
+
+
+def test_adapters_whose_weights_do_not_fit_name_them(adapter: Path, tmp_path: Path) -> None:
+    other = copied(adapter, tmp_path / "rank")
+    edited(other, "adapter_config.json", r=4)
+    with pytest.raises(InputError, match=r"does not fit its base .*size mismatch for .*_proj\.lora_A"):
+        HookedMultimodal.from_pretrained(other)
+    cut = copied(adapter, tmp_path / "cut")
+    (cut / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes()[:60])
+    with pytest.raises(InputError, match=r"The weights of the adapter .*cut are damaged or cut off"):
+        HookedMultimodal.from_pretrained(cut)
+
+
 def test_a_checkpoint_in_a_subfolder(folder_of: Folder, tmp_path: Path) -> None:
     copied(folder_of(LLAVA), tmp_path / "checkpoint-500")
-    message = r"has no config.json, but folders in it have one \(checkpoint-500\); pass subfolder='checkpoint-500'"
+    message = r"holds no checkpoint, but folders in it do \(checkpoint-500\); pass subfolder='checkpoint-500'"
     with pytest.raises(InputError, match=message):
         HookedMultimodal.from_pretrained(tmp_path)
     model = HookedMultimodal.from_pretrained(tmp_path, subfolder="checkpoint-500")
@@ -99,6 +130,8 @@ def test_a_checkpoint_in_a_subfolder(folder_of: Folder, tmp_path: Path) -> None:
     batches = [each.prepare(SHORT, images=picture(0)) for each in (model, whole)]
     assert torch.equal(*(batch["input_ids"] for batch in batches))
     assert torch.equal(model(batches[0]), whole(batches[1]))
+    with pytest.raises(InputError, match=r"has no folder 'checkpoint-900'; it has checkpoint-500\."):
+        HookedMultimodal.from_pretrained(tmp_path, subfolder="checkpoint-900")
     qwen = copied(folder_of(QWEN2_VL), tmp_path / "qwen")  # whose processor is taken apart without torchvision
     inside = HookedMultimodal.from_pretrained(qwen.parent, subfolder="qwen", revision="main")
     assert inside.prepare(SHORT, images=picture(0)).prompts[0].startswith("<|im_start|>system")
@@ -130,6 +163,22 @@ def test_weights_that_are_not_those_of_the_class_are_named(change: str, folder_o
         HookedMultimodal.from_pretrained(folder)
     if change != "shape":
         assert HookedMultimodal.from_pretrained(folder, strict=False).family.name == "llava"
+
+
+def test_files_of_weights_that_cannot_be_read_are_named(folder_of: Folder, tmp_path: Path) -> None:
+    folder = copied(folder_of(LLAVA), tmp_path / "damaged")
+    first, second, third = sorted(folder.glob("*.safetensors"))[:3]
+    second.write_bytes(second.read_bytes()[:100])
+    with pytest.raises(InputError, match=rf"damaged cannot be read: {second.name} is damaged or cut off"):
+        HookedMultimodal.from_pretrained(folder)
+    first.unlink()
+    with pytest.raises(InputError, match=rf"damaged cannot be read: .*{first.name}"):
+        HookedMultimodal.from_pretrained(folder)
+    third.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
+    with pytest.raises(
+        InputError, match=rf"holds pointers of git-lfs .* \({third.name}\); fetch them with git lfs pull"
+    ):
+        HookedMultimodal.from_pretrained(folder)
 
 
 CODE = """
@@ -168,94 +217,42 @@ def test_code_of_a_checkpoints_own_is_run_only_where_it_is_trusted(
     assert type(model.hf_model).__name__ == "OwnModel"
     batch = whole.prepare(SHORT, images=picture(0))
     assert torch.equal(model(model.prepare(SHORT, images=picture(0))), whole(batch))
-
-
-#: What other folders hold, and what is said of them.
-OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "llama": (
-        {"config.json": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}},
-        r"is a language model that sees no pictures \(LlamaForCausalLM, model_type 'llama'\); mmlens opens models that read",
-    ),
-    "bert": (
-        {"config.json": {"architectures": ["BertForMaskedLM"], "model_type": "bert"}},
-        r"is a language model that sees no pictures \(BertForMaskedLM",
-    ),
-    "clip": (
-        {"config.json": {"architectures": ["CLIPModel"], "model_type": "clip"}},
-        r"is a dual encoder \(two towers and a score, without a language model that writes\) \(CLIPModel, model_type 'clip'\)",
-    ),
-    "siglip": ({"config.json": {"architectures": ["SiglipModel"], "model_type": "siglip"}}, "is a dual encoder"),
-    "vit": (
-        {"config.json": {"architectures": ["ViTForImageClassification"], "model_type": "vit"}},
-        "is a vision encoder without a language model",
-    ),
-    "whisper": (
-        {"config.json": {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}},
-        "is a model of speech",
-    ),
-    "llava_mistral": (
-        {
-            "config.json": {
-                "architectures": ["LlavaMistralForCausalLM"],
-                "model_type": "llava_mistral",
-                "mm_vision_tower": "clip",
-            }
-        },
-        r"is an original LLaVA checkpoint \(LlavaMistralForCausalLM, model_type 'llava_mistral'\), whose code is not part of",
-    ),
-    # of a type that transformers has, of another meaning: it would open with fresh weights
-    "liuhaotian": (
-        {"config.json": {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "mm_vision_tower": "clip"}},
-        r"is an original LLaVA checkpoint .* Open the converted one \(for liuhaotian/llava-v1\.5-7b that is llava-hf/",
-    ),
-    "gguf": ({"llava-q4_k_m.gguf": {}}, r"holds weights for llama\.cpp \(GGUF\), which have no modules to hook"),
-    "pipeline": ({"model_index.json": {}}, "is a pipeline of diffusers, which makes pictures"),
-    "meta": (
-        {"params.json": {}, "consolidated.00.pth": {}},
-        r"holds weights as their authors trained them \(params\.json",
-    ),
-    "empty": ({"notes.txt": {}}, r"There is no checkpoint at .*: the folder has no config\.json; it holds notes\.txt"),
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_kinds_are_refused_by_their_names(name: str, tmp_path: Path) -> None:
-    files, message = OTHERS[name]
-    for file, content in files.items():
-        (tmp_path / file).write_text(json.dumps(content))
-    with pytest.raises(InputError, match=message):
-        HookedMultimodal.from_pretrained(tmp_path)
-
-
-def test_files_are_no_checkpoints(folder_of: Folder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"config\.json is a file; pass the folder that it lies in"):
-        HookedMultimodal.from_pretrained(folder_of(LLAVA) / "config.json")
-    with pytest.raises(UnsupportedModelError, match=r"model\.gguf holds weights for llama\.cpp"):
-        HookedMultimodal.from_pretrained(tmp_path / "model.gguf")
-    broken = copied(folder_of(LLAVA), tmp_path / "broken")
-    (broken / "config.json").write_text('{"model_type": ')
-    with pytest.raises(InputError, match=r"config\.json of .*broken is no valid JSON"):
-        HookedMultimodal.from_pretrained(broken)
-
-
-@pytest.mark.parametrize("missing", ["preprocessor_config.json", "tokenizer.json"])
-def test_a_folder_without_a_preprocessor_says_what_is_missing(missing: str, folder_of: Folder, tmp_path: Path) -> None:
-    folder = copied(folder_of(LLAVA), tmp_path / "bare")
-    (folder / missing).unlink()
-    if missing == "tokenizer.json":
-        (folder / "tokenizer_config.json").unlink()
-    message = (
-        r"The processor of .*bare cannot be loaded: .* copy them from the checkpoint that it was trained from, or pass"
-    )
-    with pytest.raises(InputError, match=message):
+    # a class of its own under the name of one that is covered
+    (folder / "own.py").write_text(CODE.replace("OwnModel", "LlavaForConditionalGeneration"))
+    edited(folder, "config.json", architectures=["LlavaForConditionalGeneration"])
+    with pytest.raises(InputError, match=r"\(LlavaForConditionalGeneration, model_type 'own_llava'\) comes as code"):
         HookedMultimodal.from_pretrained(folder)
-    whole = HookedMultimodal.from_pretrained(folder_of(LLAVA))
-    assert HookedMultimodal.from_pretrained(folder, processor=whole.processor).processor is whole.processor
+    (folder / "own.py").write_text("import nobody_has_this\n" + CODE)
+    edited(folder, "config.json", architectures=["OwnModel"])
+    with pytest.raises(InputError, match=r"cannot be read without a package that is not installed: .*nobody_has_this"):
+        HookedMultimodal.from_pretrained(folder, trust_remote_code=True)
+    (folder / "own.py").write_text(f"{CODE}\n    def __init__(self, config):\n        self.gone()\n")
+    with pytest.raises(
+        InputError, match=r"The code that comes with .*own does not run under transformers .*: AttributeError"
+    ):
+        HookedMultimodal.from_pretrained(folder, trust_remote_code=True)
 
 
-def test_a_processor_that_needs_torchvision_says_so(folder_of: Folder) -> None:
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match=r"needs a package that is not installed: .*pip install mmlens\[video\]"):
-            HookedMultimodal.from_pretrained(folder_of(MOLMO2))
+def test_code_of_a_processor_is_not_run_either(
+    folder_of: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    folder = copied(folder_of(LLAVA), tmp_path / "processed")
+    (folder / "own.py").write_text("from transformers import LlavaProcessor\n\nclass Own(LlavaProcessor):\n    pass\n")
+    edited(folder, "processor_config.json", processor_class="Own", auto_map={"AutoProcessor": "own.Own"})
+    edited(folder, "preprocessor_config.json", processor_class="Own")
+    with pytest.raises(
+        InputError, match=r"The processor of .* comes as code .*; pass trust_remote_code=True .* or processor="
+    ):
+        HookedMultimodal.from_pretrained(folder)
+    assert type(HookedMultimodal.from_pretrained(folder, trust_remote_code=True).processor).__name__ == "Own"
+
+
+def test_options_that_nobody_knows_are_refused(folder_of: Folder) -> None:
+    with pytest.raises(InputError, match=r"LlavaForConditionalGeneration know no option 'shard'\."):
+        HookedMultimodal.from_pretrained(folder_of(LLAVA), shard=3)
+    with pytest.raises(InputError, match=r"strict='no' must be True or False"):
+        HookedMultimodal.from_pretrained(folder_of(LLAVA), strict="no")
+    with pytest.raises(InputError, match=r"device='cuda:99' must be a device of this machine"):
+        HookedMultimodal.from_pretrained(folder_of(LLAVA), device="cuda:99")

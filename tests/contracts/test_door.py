@@ -47,6 +47,7 @@ def is_accepted(result: Result) -> bool:
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")
         # one id is as good as a list of one; accelerate reads device maps
         or place in ("HookedMultimodal.to_str_tokens.tokens", "HookedMultimodal.from_pretrained.device_map")
+        or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "Circuit.p_values.correction")
         # a sample of text alone has no pictures
         or place == "Sample.images"
         # any word may be a word of the prompt; it is looked for there when a run starts

@@ -427,9 +427,8 @@ def test_classes_that_no_family_covers(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"that sees no pictures \(BertForMaskedLM, model_type 'bert'\)"):
         HookedMultimodal.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llava"}')
-    with pytest.raises(
-        InputError, match=says(f"The checkpoint {tmp_path} does not name its class (config.architectures is empty).")
-    ):
+    message = f"config.json of {tmp_path} does not name the model's class: architectures is empty. Put it there, e.g."
+    with pytest.raises(InputError, match=re.escape(message)):
         HookedMultimodal.from_pretrained(tmp_path)
 
 

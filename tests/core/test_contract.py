@@ -63,7 +63,7 @@ def takes(hint: Any) -> Callable[[Any], Any]:
         (float | Sequence[float], [np.float32(1.0)], (1.0,)),
         (PathLike, Path("a"), Path("a")),
         (Seed, 2**62, 2**62),
-        (Device, "cuda:1", "cuda:1"),
+        (Device, "cpu:0", "cpu:0"),
     ],
 )
 def test_what_is_harmless_is_converted(hint: Any, value: Any, right: Any) -> None:
@@ -99,7 +99,8 @@ def test_what_is_harmless_is_converted(hint: Any, value: Any, right: Any) -> Non
         (str, None, "value=None must be a string."),
         (Text, " ", "value=' ' must be not empty."),
         (PathLike, "", "value='' must be a path."),
-        (Device, "gpu:0", "value='gpu:0' must be a device, e.g. 'cpu' or 'cuda:0'."),
+        (Device, "cuda:99", "value='cuda:99' must be a device of this machine, e.g. 'cpu' or 'cuda:0'."),
+        (Device, "gpu:0", "value='gpu:0' must be a device of this machine, e.g. 'cpu' or 'cuda:0'."),
         (Literal["denoise", "noise"], "denoize", "value='denoize' must be 'denoise' or 'noise'; nearest: 'denoise'."),
         (Literal["denoise", "noise"], "Magnitude", "value='Magnitude' must be 'denoise' or 'noise'."),
         (Literal["a", "b"] | None, "c", "value='c' must be 'a' or 'b'"),
