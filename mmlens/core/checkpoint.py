@@ -8,13 +8,16 @@ from typing import Any
 import torch
 
 from mmlens.core.errors import InputError
+from mmlens.core.processes import this_process
 from mmlens.core.results import TensorKind
 
-_SECONDS = 5.0  # between writes
+_SECONDS = 5.0  # between writes, at least
 
 
 class Checkpoint:
     """Finished pieces of a run, in memory, and in a file if one is given.
+
+    The processes of one launch hold the same pieces; all read the file, and the first one writes it.
 
     Args:
         path: the file; read if it exists. None keeps everything in memory alone.
@@ -36,6 +39,7 @@ class Checkpoint:
         self.parts: dict[str, Any] = {}
         self._run = run
         self._time = time.monotonic()
+        self._pause = _SECONDS
         if self.path is None:
             return
         if not self.path.parent.is_dir():
@@ -66,7 +70,9 @@ class Checkpoint:
         Args:
             now: write in any case.
         """
-        if self.path is None or (not now and time.monotonic() - self._time < _SECONDS):
+        start = time.monotonic()
+        if self.path is None or (not now and start - self._time < self._pause) or not this_process().is_first:
             return
         self._file.write(self.path, self.tensors, {"identity": self._identity, "parts": self.parts})
         self._time = time.monotonic()
+        self._pause = max(_SECONDS, 10 * (self._time - start))  # large files take their time

@@ -1,6 +1,7 @@
 """`CleanRun`: the run without changes, and the counterfactual runs that start from it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -9,14 +10,17 @@ from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, Positive
+from mmlens.core.shares import shared
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
-from mmlens.execution.strategies import ExecutionStrategies
+from mmlens.execution.strategies import Call, ExecutionStrategies
 from mmlens.execution.whole import hooks_for
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.point_rows import GROWING
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.processes import process_of
 
 #: Called with the numbers of finished cells and their logits, so that a long sweep can be kept as it grows.
 Done: TypeAlias = Callable[[list[int], torch.Tensor], None]
@@ -58,6 +62,7 @@ class CleanRun:
         positions: Literal["last"] | Sequence[int] = "last",
         tokens: Sequence[int] | None = None,
         budget: Positive | None = None,
+        finished: Collection[int] = (),
         progress: bool = True,
         on_done: Done | None = None,
     ) -> Float[torch.Tensor, "cell ... vocab"]:
@@ -72,6 +77,8 @@ class CleanRun:
                 default. Not in it: what is kept of the clean run (`plan` says how much), the logits that are returned, and
                 passes of the whole batch, which cells of towers, of families without packed rows, and a handful of cells
                 take, one cell of each sample at a time; a batch of fewer samples makes them smaller.
+            finished: numbers of cells whose answers are known from an earlier call; they run again only where they share a
+                call with others, so that the others' answers have the same bits, and are NaN in the result if they do not.
             progress: show a progress bar.
             on_done: called with the numbers of the cells that are finished and their logits, as they are.
 
@@ -88,22 +95,29 @@ class CleanRun:
         clean = self._clean_at(where, positions)
         columns = slice(None) if tokens is None else list(tokens)
         result: torch.Tensor | None = None
+        process = process_of(self.model)
         with tqdm(total=len(cells), desc="cells", disable=not progress) as bar:
             for kind, numbers in self._ways.sorted(cells, self.clean_logits).items():
-
-                def keep(places: list[int], logits: torch.Tensor, numbers: list[int] = numbers) -> None:
-                    nonlocal result
-                    read = logits[..., columns].cpu()
-                    read = read[:, 0] if positions == "last" else read
-                    result = read.new_empty(len(cells), *read.shape[1:]) if result is None else result
-                    cell_numbers = [numbers[number] for number in places]
-                    result[cell_numbers] = read
-                    if on_done is not None:
-                        on_done(cell_numbers, read)
-                    bar.update(len(cell_numbers))
-
                 group = [cells[number] for number in numbers]
-                self._ways.run(kind, group, where, clean, None if budget is None else budget * 2**20, keep)
+
+                def read(call: Call, group: list[Cell] = group) -> torch.Tensor:
+                    answers = [
+                        clean[group[number].sample] if answer is None else answer
+                        for number, answer in zip(call.cells, call.run(), strict=True)
+                    ]
+                    logits = torch.stack(answers)[..., columns].cpu()
+                    return logits[:, 0] if positions == "last" else logits
+
+                calls = self._ways.calls(kind, group, where, None if budget is None else budget * 2**20)
+                known = {place for place, number in enumerate(numbers) if number in finished}
+                due = (call for call in calls if not known.issuperset(call.cells))
+                for call, logits in shared(due, read, process, run=self._described):
+                    result = logits.new_full((len(cells), *logits.shape[1:]), torch.nan) if result is None else result
+                    cell_numbers = [numbers[place] for place in call.cells]
+                    result[cell_numbers] = logits
+                    if on_done is not None:
+                        on_done(cell_numbers, logits)
+                    bar.update(len(cell_numbers))
         if result is None:
             raise InputError("There are no cells to run.")
         return result
@@ -139,6 +153,14 @@ class CleanRun:
         with torch.no_grad(), self.model.hooks(pairs):
             trace = self.model.trace_generation(self.batch, names="hook_logits", max_new_tokens=max_new_tokens)
         return trace.tokens[cell.sample, : int(trace.lengths[cell.sample])]
+
+    def _described(self, calls: Sequence[Call]) -> str:
+        """What some calls are of."""
+        return f"a sweep of {[len(call.cells) for call in calls]} cells over a batch {self._identity}"
+
+    @cached_property
+    def _identity(self) -> str:
+        return identity_of(self.batch, "the batch")
 
     # -- checks and reading ------------------------------------------------------------------------------------------
 

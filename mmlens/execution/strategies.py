@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -46,6 +46,19 @@ _SERVED: dict[Kind, str] = {
     "frozen": "blocks that no change reaches return what they returned in the clean run",
     "whole": "nothing; each is a whole forward pass",
 }
+
+
+@dataclass(frozen=True)
+class Call:
+    """What runs at once: a packed call, or a pass of the batch.
+
+    Attributes:
+        cells: numbers of its cells.
+        run: gives their logits `[read vocab]`, in that order; None where they are the clean ones.
+    """
+
+    cells: list[int]
+    run: Callable[[], list[torch.Tensor | None]]
 
 
 @dataclass
@@ -139,10 +152,10 @@ class ExecutionStrategies:
             last = None if decodes else list(self.batch.layout.last[:, None])
 
             def way(cells: Sequence[Cell]) -> torch.Tensor:
-                return torch.stack([logits[0] for logits in self.run(kind, cells, last, clean[:, None], None)])
+                return torch.stack([logits[0] for logits in self.run(kind, cells, last, clean[:, None])])
 
             def whole(cells: Sequence[Cell]) -> torch.Tensor:
-                return torch.stack([logits[0] for logits in self.run("whole", cells, last, clean[:, None], None)])
+                return torch.stack([logits[0] for logits in self.run("whole", cells, last, clean[:, None])])
 
             trials = [*language_trials(self.model, self.batch)] if kind != "front" else []
             if kind == "front":
@@ -231,13 +244,7 @@ class ExecutionStrategies:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(
-        self,
-        kind: Kind,
-        cells: Sequence[Cell],
-        read: list[torch.Tensor] | None,
-        clean: torch.Tensor,
-        budget: float | None,
-        on_done: Callable[[list[int], torch.Tensor], None] | None = None,
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor
     ) -> list[torch.Tensor]:
         """Logits `[read vocab]` of cells, all by one way.
 
@@ -246,32 +253,38 @@ class ExecutionStrategies:
             cells: the cells.
             read: per sample, the positions that are read; None for the last one of what a decoder writes.
             clean: logits of the unchanged run at these, `[batch read vocab]`.
-            budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
-            on_done: called with the numbers of finished cells and their logits.
         """
         results: dict[int, torch.Tensor] = {}
-        steps = (
-            self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
-        )
-        for numbers, answers in steps:
-            for number, answer in zip(numbers, answers, strict=True):
+        for call in self.calls(kind, cells, read, None):
+            for number, answer in zip(call.cells, call.run(), strict=True):
                 results[number] = clean[cells[number].sample] if answer is None else answer
-            if on_done is not None:
-                on_done(numbers, torch.stack([results[number] for number in numbers]))
         return [results[number] for number in range(len(cells))]
 
-    def _passes(
-        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None
-    ) -> Iterator[tuple[list[int], list[torch.Tensor | None]]]:
+    def calls(
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
+    ) -> Iterator[Call]:
+        """What has to run for cells, one after another; `kind`, `cells` and `read` as for `run`.
+
+        Args:
+            kind, cells, read: as for `run`.
+            budget: bytes for the rows of one packed call; passes of the whole batch take what they take.
+        """
+        return (
+            self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
+        )
+
+    def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None) -> Iterator[Call]:
         for numbers in rounds(cells):
-            group = [cells[number] for number in numbers]
-            logits = self.frozen.run(group) if kind == "frozen" else run_whole(self.model, self.batch, group)
-            rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in group]
-            yield numbers, [logits[cell.sample, cell_rows] for cell, cell_rows in zip(group, rows, strict=True)]
+            yield Call(numbers, partial(self._pass, kind, [cells[number] for number in numbers], read))
+
+    def _pass(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None) -> list[torch.Tensor | None]:
+        logits = self.frozen.run(cells) if kind == "frozen" else run_whole(self.model, self.batch, cells)
+        rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in cells]
+        return [logits[cell.sample, cell_rows] for cell, cell_rows in zip(cells, rows, strict=True)]
 
     def _packed(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
-    ) -> Iterator[tuple[list[int], list[torch.Tensor | None]]]:
+    ) -> Iterator[Call]:
         if self.decoder is None or self.recording is None or read is None:
             raise InputError("The language model's blocks cannot be run by themselves.")
         length = self.batch.layout.is_token.shape[1]
@@ -280,15 +293,20 @@ class ExecutionStrategies:
             jobs = dict(enumerate(runner.job(cell) for cell in cells))
             self._require_budget(runner, max(job.schedule.most for job in jobs.values()), budget)
             for numbers in chunks(jobs, self._rows(runner, budget), runner.depth):
-                yield numbers, runner.run([jobs.pop(number) for number in numbers])
+                yield Call(numbers, partial(runner.run, [jobs.pop(number) for number in numbers]))
             return
         self._require_budget(runner, max(self._at_most(runner, cell).schedule.most for cell in cells), budget)
         for numbers in rounds(cells):
-            group = [cells[number] for number in numbers]
-            embeddings = self.frozen.embeddings(group)
-            jobs = {number: self._given(runner, cells[number], embeddings) for number in numbers}
-            for chunk in chunks(jobs, self._rows(runner, budget), runner.depth):
-                yield chunk, runner.run([jobs[number] for number in chunk])
+            yield Call(numbers, partial(self._behind_front, runner, [cells[number] for number in numbers], budget))
+
+    def _behind_front(self, runner: Packed, cells: Sequence[Cell], budget: float | None) -> list[torch.Tensor | None]:
+        """A pass up to the merged embeddings, and the language model's rows for what came of it."""
+        embeddings = self.frozen.embeddings(cells)
+        jobs = {number: self._given(runner, cell, embeddings) for number, cell in enumerate(cells)}
+        answers: dict[int, torch.Tensor | None] = {}
+        for chunk in chunks(jobs, self._rows(runner, budget), runner.depth):
+            answers.update(zip(chunk, runner.run([jobs[number] for number in chunk]), strict=True))
+        return [answers[number] for number in range(len(cells))]
 
     def _given(self, runner: Packed, cell: Cell, embeddings: torch.Tensor) -> Job:
         """A cell that starts from other merged embeddings, with its changes in the language model to come."""

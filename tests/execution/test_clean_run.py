@@ -84,7 +84,7 @@ def test_hooks_of_others_are_seen(llava: Subject) -> None:
             "rows of the language model alone: hooks are attached to the model, and blocks of packed rows would show them "
             "other tensors",
         )
-        expected = inside._ways.run("whole", cells, inside._where("last"), inside.clean_logits[:, None], None)
+        expected = inside._ways.run("whole", cells, inside._where("last"), inside.clean_logits[:, None])
         assert torch.equal(found, torch.stack([logits[0] for logits in expected]))
     plain = CleanRun(model, batch)
     assert not torch.allclose(plain.clean_logits, inside.clean_logits, atol=1e-2)

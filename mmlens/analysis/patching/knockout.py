@@ -9,17 +9,13 @@ from functools import partial
 
 import torch
 
-from mmlens.analysis.metrics import (
-    Measure,
-    MetricLike,
-    as_function,
-    metric_name,
-    require_values,
-)
+from mmlens.analysis.metrics import MetricLike, as_function, metric_name, require_values
+from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import layers_around
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
-from mmlens.core.kinds import Count, Index, Positive, Several
+from mmlens.core.kinds import Count, Index, PathLike, Positive, Several
 from mmlens.core.names import Part
 from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.core.rules import Positions, Rule
@@ -29,6 +25,7 @@ from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.head_choice import HeadChoice, head_masks
 from mmlens.interventions.knockout import AttentionTo, CutPairs, cut_scores, mask_decides, score_points
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 
 @checked
@@ -47,6 +44,7 @@ def knock_out(
     stack: str = "blocks",
     attention: AttentionTo = "self",
     budget: Positive | None = None,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> PatchSweep:
     """Cut attention from some positions to others, in a window of layers around each layer in turn.
@@ -66,6 +64,7 @@ def knock_out(
         attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
             prompt that an encoder read.
         budget: memory for activations, in MiB; chosen by default.
+        checkpoint: a file that keeps finished cells; an interrupted sweep that is called again goes on from there.
         progress: show a progress bar.
 
     Returns:
@@ -95,21 +94,29 @@ def knock_out(
     cuts = {name: _cut(model, batch, first, queries, rule) for name, rule in named_rules(keys).items()}
     windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, first)
-    cut_points = [(where, cut) for where in (*windows, every) for cut in cuts.values()]
-    cells = [
-        Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
-        for where, cut in cut_points
-        for sample in range(batch.size)
-    ]
+    regions = list(cuts.values())
+
+    def cell(place: Place, sample: int) -> Cell:
+        """The cut of one set of keys in one window, or (the last row) in every layer."""
+        where, cut = [*windows, every][place[0]], regions[place[1]]
+        return Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
+
+    cells = Checkpoint(
+        checkpoint,
+        "knock-out sweep",
+        lambda: run_identity(
+            model,
+            the_batch=batch,
+            windows=([[(node.name, mask) for node, mask in where] for where in (*windows, every)], by_mask),
+            positions=cuts,
+            metric=metric,
+        ),
+    )
     run = CleanRun(model, batch)
     measure = as_function(metric, model, clean=run.clean_logits)
-    reads = measure.reads if isinstance(measure, Measure) else None
-    logits = run.logits(cells, tokens=reads, budget=budget, progress=progress).unflatten(
-        0, (len(cut_points), batch.size)
-    )
-    of = measure.of_read if isinstance(measure, Measure) else measure
-    values = torch.stack([require_values(of(answers), batch.size, measure) for answers in logits])
-    grid = values.unflatten(0, (len(windows) + 1, len(cuts)))
+    shape = (len(windows) + 1, len(cuts))
+    plan = fill(cells, run, shape, cell, measure, desc="knock-out", budget=budget, progress=progress)
+    grid = cells.tensors["values"]
     return PatchSweep(
         values=grid[:-1],
         points=[_named([node for node, _ in where]) for where in windows],
@@ -119,7 +126,7 @@ def knock_out(
         direction="knock-out",
         metric=metric_name(metric),
         boxes=(None,) * len(cuts),
-        plan=run.plan(cells),
+        plan=plan,
     )
 
 

@@ -7,23 +7,15 @@ Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS
 (https://arxiv.org/abs/2309.16042).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
-from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import (
-    Measure,
-    MetricFunction,
-    MetricLike,
-    as_function,
-    metric_name,
-    predicting_logits,
-    require_values,
-)
+from mmlens.analysis.metrics import MetricLike, as_function, metric_name, predicting_logits, require_values
+from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.patching.groups import Group, groups_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
@@ -33,15 +25,11 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
 from mmlens.core.rule_groups import Groups
 from mmlens.execution import Cell, Change, CleanRun, rows_of
-from mmlens.execution.plan import Plan
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
-
-#: Logits that are held at a time, as numbers; more cells than fit are run in several goes.
-_HELD = 2**26
 
 
 @checked
@@ -127,12 +115,11 @@ def patch(
     measure = as_function(metric, model, clean=clean_logits)
     ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
     rows = targets(model, selection, cache.cache_dict, window=window, joint=joint)
-    grid = _Grid(run, source, cache.cache_dict, rows, groups)
-    shape = (len(grid.points), len(first), clean.size)
-    values = cells.tensors.setdefault("values", torch.full(shape, torch.nan))
-    plan = grid.fill(cells, measure, budget=budget, progress=progress)
+    grid = _Grid(source, cache.cache_dict, rows, groups)
+    shape = (len(rows), len(first))
+    plan = fill(cells, run, shape, grid.cell, measure, desc="patch", budget=budget, progress=progress)
     return PatchSweep(
-        values=values,
+        values=cells.tensors["values"],
         points=[point.name for point in grid.points],
         groups=[group.name for group in first],
         clean=ends[0],
@@ -150,21 +137,20 @@ class _Grid:
     """The cells of a sweep.
 
     Attributes:
-        run: the run that is patched.
         source: the batch whose activations are put in.
         activations: these, by point.
         points: rows of the grid.
         groups: columns of the grid, by point.
     """
 
-    run: CleanRun
     source: MultimodalBatch
     activations: dict[str, torch.Tensor]
     points: list[Target]
     groups: dict[str, list[Group]]
 
-    def cell(self, i: int, j: int, sample: int) -> Cell | None:
+    def cell(self, place: Place, sample: int) -> Cell | None:
         """The patch of one point at one group in one sample; None where the group has no rows there."""
+        i, j = place
         changes = []
         for target in self.points[i].together:
             for node in target.nodes:
@@ -174,76 +160,6 @@ class _Grid:
                 read = partial(rows_of, self.activations[node.name], node, self.source, sample, rows)
                 changes.append(Change(node.name, rows, partial(_put, target, read)))
         return Cell(sample, tuple(changes))
-
-    def fill(
-        self, results: Checkpoint, measure: MetricFunction, *, budget: float | None, progress: bool
-    ) -> Plan | None:
-        """Run the unfinished cells and put their values in; returns what that costs, or None if all were finished."""
-        values = results.tensors["values"]
-        reads = measure.reads if isinstance(measure, Measure) else None
-        baseline = (self.run.clean_logits if reads is None else self.run.clean_logits[:, list(reads)]).cpu()
-        places = [(i, j) for i, j in values.isnan().any(-1).nonzero().tolist()]
-        plan = self._plan(places)
-        limit = max(1, _HELD // baseline.numel())
-        try:
-            with tqdm(total=len(places), desc="patch", disable=not progress) as bar:
-                for start in range(0, len(places), limit):
-                    queue = _Waiting(places[start : start + limit], baseline, self)
-
-                    def receive(places: list[int], logits: torch.Tensor, queue: _Waiting = queue) -> None:
-                        for i, j, answers in queue.receive(places, logits):
-                            numbers = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
-                            values[i, j] = require_values(numbers, len(answers), measure)
-                            bar.update()
-                        results.save()
-
-                    receive([], baseline[:0])
-                    if queue.cells:
-                        self.run.logits(queue.cells, tokens=reads, budget=budget, progress=False, on_done=receive)
-        finally:
-            results.save(now=True)
-        return plan
-
-    def _plan(self, places: Sequence[tuple[int, int]]) -> Plan | None:
-        cells = [self.cell(i, j, sample) for i, j in places for sample in range(self.source.size)]
-        there = [cell for cell in cells if cell is not None]
-        return self.run.plan(there) if there else None
-
-
-class _Waiting:
-    """Answers of cells, held until a point and group has those of all samples: metrics read whole batches.
-
-    Args:
-        places: (point, group) of the grid.
-        unpatched: answers without a patch, for samples in which a group has no rows.
-        grid: makes the cells.
-    """
-
-    def __init__(self, places: Sequence[tuple[int, int]], baseline: torch.Tensor, grid: _Grid):
-        self.cells: list[Cell] = []
-        self._owners: list[tuple[tuple[int, int], int]] = []
-        self._answers = {place: baseline.clone() for place in places}
-        self._missing = dict.fromkeys(places, 0)
-        for place in places:
-            for sample in range(len(baseline)):
-                cell = grid.cell(*place, sample)
-                if cell is not None:
-                    self.cells.append(cell)
-                    self._owners.append((place, sample))
-                    self._missing[place] += 1
-        self._whole = [place for place, count in self._missing.items() if not count]
-
-    def receive(self, numbers: Sequence[int], logits: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Take answers of cells; gives back points and groups whose answers are now there for all samples."""
-        for number, answer in zip(numbers, logits, strict=True):
-            place, sample = self._owners[number]
-            self._answers[place][sample] = answer
-            self._missing[place] -= 1
-            if not self._missing[place]:
-                self._whole.append(place)
-        while self._whole:
-            place = self._whole.pop()
-            yield (*place, self._answers.pop(place))
 
 
 def _put(target: Target, read: Callable[[], torch.Tensor], old: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,6 @@ from mmlens.analysis.store.at_positions import AtGenerated, AtPositions, Generat
 from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import Done, StoreFolder
-from mmlens.analysis.store.processes import Process, this_process
 from mmlens.analysis.store.rules import CollectionRule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
@@ -27,6 +26,7 @@ from mmlens.analysis.store.writing import DTYPES, ShardWriter
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
+from mmlens.core.processes import Process, this_process
 from mmlens.core.rules import GENERATED, Positions, as_rule
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.models.hooked import HookedMultimodal

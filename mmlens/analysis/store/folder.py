@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mmlens.analysis.store.collection_config import CollectionConfig
-from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.shard import FileShard, MemoryShard
 from mmlens.core.errors import DamagedFileError, InputError
 from mmlens.core.files import clear_unfinished
 from mmlens.core.locks import locked
+from mmlens.core.processes import Process
 from mmlens.core.results import JsonKind
 
 MAIN = "store.json"

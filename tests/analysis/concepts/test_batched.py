@@ -12,9 +12,9 @@ from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.concepts.methods.semi_nmf import SemiNMF
 from mmlens.analysis.store.collection_config import CollectionConfig
 from mmlens.analysis.store.folder import StoreFolder
-from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.shard import FileShard, MemoryShard, Record
 from mmlens.core.errors import InputError
+from mmlens.core.processes import Process
 
 AT, WIDTH, BATCH = "blocks.4.hook_resid_post", 24, 64
 

@@ -226,7 +226,7 @@ def test_cells_that_do_not_fit_at_once_are_run_in_goes(llava: Subject, monkeypat
         return own(self, cells, **options)
 
     monkeypatch.setattr(CleanRun, "logits", counted)
-    monkeypatch.setattr("mmlens.analysis.patching.sweep._HELD", 4 * 2 * 32)  # four patches of two samples' 32 logits
+    monkeypatch.setattr("mmlens.analysis.patching.filling._HELD", 4 * 2 * 32)  # four patches of two samples' 32 logits
     parts = patch(model, clean, corrupted, metric=log_probability("red"), **common)
     assert goes == [8, 8, 2]
     torch.testing.assert_close(parts.values, whole.values, rtol=0, atol=1e-5)

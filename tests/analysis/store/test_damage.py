@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.analysis.store.processes import Process
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.errors import DamagedFileError, InputError
+from mmlens.core.processes import Process
 from mmlens.interventions.activations import Scale
 from mmlens.interventions.edits.rows import zero_neurons
 from tests.analysis.store.test_store import DATASET, POINTS, assert_equal, gather, in_child, needs_fork

@@ -1,8 +1,9 @@
-"""The processes of a run that `accelerate launch` started, each of which takes its share of the dataset."""
+"""The processes of one launch (`accelerate launch`, `torchrun`), each of which takes its share of a run."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed
@@ -18,11 +19,13 @@ class Process:
         index: its number, from 0.
         count: how many there are.
         wait: returns when all of them have come here.
+        gather: from a value of each process to those of all, in the order of their numbers; everywhere the same.
     """
 
     index: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
 
     @property
     def is_first(self) -> bool:
@@ -55,4 +58,10 @@ def this_process() -> Process:
             f"{world_size} processes were launched (WORLD_SIZE), but accelerate knows of {state.num_processes}: its state was "
             "made before they could find each other. Make accelerate.PartialState(cpu=...) at the start of the program."
         )
-    return Process(state.process_index, state.num_processes, state.wait_for_everyone)
+    return Process(state.process_index, state.num_processes, state.wait_for_everyone, _gathered)
+
+
+def _gathered(value: Any) -> list[Any]:
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values

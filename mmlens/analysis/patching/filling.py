@@ -1,0 +1,130 @@
+"""Fills a grid of patched runs with a metric's values, a call of the engine at a time, and keeps what is finished."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import TypeAlias
+
+import torch
+from tqdm.auto import tqdm
+
+from mmlens.analysis.metrics import Measure, MetricFunction, require_values
+from mmlens.core.checkpoint import Checkpoint
+from mmlens.execution import Cell, CleanRun
+from mmlens.execution.plan import Plan
+
+#: Where a value stands in the grid: its row, column, ...
+Place: TypeAlias = tuple[int, ...]
+#: The counterfactual run at a place of the grid in one sample; None where nothing is changed there.
+CellAt: TypeAlias = Callable[[Place, int], Cell | None]
+
+#: Logits that are held at a time, as numbers; more cells than fit are run in several goes.
+_HELD = 2**26
+
+
+def fill(
+    results: Checkpoint,
+    run: CleanRun,
+    shape: Sequence[int],
+    cell: CellAt,
+    measure: MetricFunction,
+    *,
+    desc: str,
+    budget: float | None = None,
+    progress: bool = True,
+) -> Plan | None:
+    """Run what is not finished of a grid, shared by the processes of a launch; `results.tensors["values"]` is the whole then.
+
+    Calls of the engine are made up of all cells, whatever is finished of them, so that a run which was interrupted ends with
+    the bits of one that was not.
+
+    Args:
+        results: keeps values `[*shape sample]`; NaN where they are not finished.
+        run: the run that is changed.
+        shape: of the grid.
+        cell: makes the cells.
+        measure: the metric.
+        desc: of the progress bar.
+        budget: memory for activations, in MiB.
+        progress: show a progress bar.
+
+    Returns:
+        What the grid costs; None if nothing had to run.
+    """
+    size = run.batch.size
+    dtype = torch.promote_types(run.clean_logits.dtype, torch.float32)
+    values = results.tensors.setdefault("values", torch.full((*shape, size), torch.nan, dtype=dtype))
+    reads = measure.reads if isinstance(measure, Measure) else None
+    baseline = (run.clean_logits if reads is None else run.clean_logits[:, list(reads)]).cpu()
+    places = list(product(*map(range, shape)))
+    finished = {place for place in places if not values[place].isnan().any()}
+    if len(finished) == len(places):
+        return None
+    cells = [made for place in places for sample in range(size) if (made := cell(place, sample)) is not None]
+    plan = run.plan(cells) if cells else None
+    limit = max(1, _HELD // baseline.numel())
+    try:
+        with tqdm(total=len(places), initial=len(finished), desc=desc, disable=not progress) as bar:
+            for start in range(0, len(places), limit):
+                turn = places[start : start + limit]
+                if finished.issuperset(turn):
+                    continue
+                queue = _Waiting(turn, baseline, cell)
+
+                def receive(numbers: Sequence[int], logits: torch.Tensor, queue: _Waiting = queue) -> None:
+                    for place, answers in queue.receive(numbers, logits):
+                        metrics = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
+                        values[place] = require_values(metrics, len(answers), measure)
+                        bar.update(place not in finished)
+                    results.save()
+
+                receive([], baseline[:0])
+                if queue.cells:
+                    known = [number for number, place in enumerate(queue.places) if place in finished]
+                    run.logits(
+                        queue.cells, tokens=reads, budget=budget, finished=known, progress=False, on_done=receive
+                    )
+    finally:
+        results.save(now=True)
+    return plan
+
+
+class _Waiting:
+    """Answers of cells, held until a place has those of all samples: metrics read whole batches.
+
+    Args:
+        places: of the grid.
+        baseline: answers without a change, for samples in which a place changes nothing.
+        cell: makes the cells.
+
+    Attributes:
+        cells: of all places and samples.
+        places: of each cell.
+    """
+
+    def __init__(self, places: Sequence[Place], baseline: torch.Tensor, cell: CellAt):
+        self.cells: list[Cell] = []
+        self.places: list[Place] = []
+        self._samples: list[int] = []
+        self._answers = {place: baseline.clone() for place in places}
+        self._missing = dict.fromkeys(places, 0)
+        for place in places:
+            for sample in range(len(baseline)):
+                made = cell(place, sample)
+                if made is not None:
+                    self.cells.append(made)
+                    self.places.append(place)
+                    self._samples.append(sample)
+                    self._missing[place] += 1
+        self._whole = [place for place, count in self._missing.items() if not count]
+
+    def receive(self, numbers: Sequence[int], logits: torch.Tensor) -> Iterator[tuple[Place, torch.Tensor]]:
+        """Take answers of cells; gives back places whose answers are now there for all samples."""
+        for number, answer in zip(numbers, logits, strict=True):
+            place = self.places[number]
+            self._answers[place][self._samples[number]] = answer
+            self._missing[place] -= 1
+            if not self._missing[place]:
+                self._whole.append(place)
+        while self._whole:
+            place = self._whole.pop()
+            yield place, self._answers.pop(place)
