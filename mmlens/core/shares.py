@@ -5,11 +5,10 @@ results come in the order of the units. So a run of many processes gives bit for
 computes with as many threads.
 """
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -49,6 +48,12 @@ class _Turn(Generic[Result]):
     result: Result | None = None
     error: Exception | None = None
 
+    def sendable(self) -> "_Turn[Result]":
+        """The same, with an error that pickles: those of others may hold anything."""
+        if self.error is None or isinstance(self.error, MMLensError):
+            return self
+        return replace(self, error=MMLensError(f"{type(self.error).__name__}: {self.error}"))
+
 
 def shared(
     units: Iterable[Unit], work: Callable[[Unit], Result], process: Process, *, run: Callable[[Sequence[Unit]], str]
@@ -74,7 +79,7 @@ def shared(
     queue = iter(units)
     while True:
         turn, own = _turn(queue, work, process, run)
-        turns = process.gather(own)
+        turns = process.gather(own.sendable())
         _require_sound(turns, own, process)
         for unit, other in zip(turn, turns, strict=False):  # the last round may be short
             yield unit, other.result
@@ -87,23 +92,27 @@ def _turn(
 ) -> tuple[list[Unit], _Turn[Result]]:
     """The units of the next round, and what this process did of it."""
     turn: list[Unit] = []
-    try:
-        with _inside():
-            turn = list(islice(queue, process.count))
-            name = f"{len(turn)} units of {run(turn)}"
-            result = work(turn[process.index]) if process.index < len(turn) else None
+    caught = _Caught()
+    with caught, _inside():
+        turn = list(islice(queue, process.count))
+        name = f"{len(turn)} units of {run(turn)}"
+        result = work(turn[process.index]) if process.index < len(turn) else None
         return turn, _Turn(name, result)
-    except Exception as error:  # noqa: BLE001  the others wait for an answer, whatever it is
-        return turn, _Turn("", error=_sendable(error))
+    return turn, _Turn("", error=caught.error)
 
 
-def _sendable(error: Exception) -> Exception:
-    """The error, or one that says the same, where it does not pickle."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001  classes may raise anything here
-        return MMLensError(f"{type(error).__name__}: {error}")
-    return error
+class _Caught(AbstractContextManager["_Caught"]):
+    """Keeps what is raised inside the `with`, whatever it is: the other processes wait for an answer.
+
+    Attributes:
+        error: it.
+    """
+
+    error: Exception | None = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
 
 
 def _require_sound(turns: Sequence[_Turn[Any]], own: _Turn[Any], process: Process) -> None:
