@@ -1,7 +1,7 @@
 """The hook point: TransformerLens's `HookPoint`, attached to the real module only while it has a hook."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -67,6 +67,30 @@ class Point(HookPoint):
         """As in torch; attaches the point."""
         return self._hold(super().register_full_backward_hook(*args, **kwargs))
 
+    def without(self, kept: Container[int]) -> Callable[[], None]:
+        """Put the hooks on activations out of action; without any the point detaches, so that the module runs as it would alone.
+
+        Args:
+            kept: ids of functions that go on acting.
+
+        Returns:
+            What brings them back, in their order.
+        """
+        handles, hooks = self.fwd_hooks, dict(self._forward_hooks)
+        self.fwd_hooks = [handle for handle in handles if id(handle.user_hook) in kept]
+        for handle in handles:
+            if id(handle.user_hook) not in kept:
+                cast(PointHandle, handle.hook).suspend()
+        self._settle()
+
+        def restore() -> None:
+            self.fwd_hooks = handles
+            self._forward_hooks.clear()
+            self._forward_hooks.update(hooks)
+            self._settle()
+
+        return restore
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor that hooks see: a copy of the model's, so that an edit in place means what a returned one does.
 
@@ -125,6 +149,10 @@ class PointHandle(RemovableHandle):
     def __init__(self, point: Point, handle: RemovableHandle):
         self._point = point
         self._handle = handle
+
+    def suspend(self) -> None:
+        """Take the hook out of torch's list, for `Point.without`."""
+        self._point._forward_hooks.pop(self._handle.id, None)
 
     def remove(self) -> None:
         """Remove exactly this hook; safe to call twice."""

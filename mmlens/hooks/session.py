@@ -1,6 +1,6 @@
 """Attach many hooks, and remove exactly those: also after an exception, also when sessions nest."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, cast
 
@@ -8,6 +8,7 @@ import torch
 from transformer_lens.hook_points import HookPoint, LensHandle
 
 from mmlens.core.names import Names, match_names
+from mmlens.hooks.point import Point
 
 #: `fn(activation, hook) -> new activation or None`.
 HookFunction: TypeAlias = Callable[..., torch.Tensor | None]
@@ -61,3 +62,19 @@ def attached(
     finally:
         for handle in reversed(handles):
             handle.hook.remove()
+
+
+@contextmanager
+def suspended(points: Iterable[Point], kept: Container[int] = ()) -> Iterator[None]:
+    """Have hooks on activations out of action inside the `with`; afterwards all act again, in their order.
+
+    Args:
+        points: whose hooks.
+        kept: ids of functions that go on acting.
+    """
+    restores = [point.without(kept) for point in points if point.fwd_hooks]
+    try:
+        yield
+    finally:
+        for restore in restores:
+            restore()

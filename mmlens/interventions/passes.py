@@ -8,7 +8,7 @@ from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.point_rows import GROWING, sequence_length
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.run import Run
+from mmlens.models.run import Run, Window
 
 
 def run_of(model: HookedMultimodal, node: Node) -> Run:
@@ -34,17 +34,20 @@ class Passes:
     Attributes:
         grows: whether new tokens may follow on the point's sequence.
         prompt: positions that the sequence starts from.
+        window: the positions of the pass under way, where they cannot be counted: passes may be taken back.
         seen: positions seen so far.
     """
 
     grows: bool
     prompt: int
+    window: Window | None = None
     seen: int = 0
 
     @classmethod
     def of(cls, run: Run, node: Node, prompt: int) -> "Passes":
         """At the start of a run."""
-        return cls(run.kind == "generate" and node.sequence in GROWING, prompt)
+        written = run.window is not None and node.sequence == run.model.graph["hook_logits"].sequence
+        return cls(run.kind == "generate" and node.sequence in GROWING, prompt, run.window if written else None)
 
     def next(self, node: Node, count: int) -> int:
         """Position of the first row of the pass that now reaches the point with `count` rows.
@@ -54,6 +57,8 @@ class Passes:
         Raises:
             InputError: if they are not the positions of the batch.
         """
+        if self.window is not None:
+            return self.window.first + self.window.count - count  # logits may be those of the end alone
         first = self.seen if self.grows and count <= self.seen else 0
         if not self.seen and node.name == "hook_logits" and count < self.prompt:
             first = self.prompt - count  # Hugging Face works out the logits that it needs, those of the end

@@ -28,10 +28,12 @@ class RowMask:
     Attributes:
         marks: True at them, broadcastable to the activation; True or False where it is all or none of them.
         first: position of the pass's first row.
+        run: the run; None where every row of every pass is meant.
     """
 
     marks: torch.Tensor | bool
     first: int
+    run: Run | None = None
 
     def put(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """`new` at the rows that are meant, `old` elsewhere."""
@@ -96,7 +98,7 @@ class PositionedIntervention(ABC):
             shape = None if node.sequence in GROWING else once_per_prompt(activation.shape, node, run)
             where = self._resolved(run, node, shape)
             marks = where.marks(first, activation.shape[node.position_axis], activation.device)
-            return RowMask(marks if isinstance(marks, bool) else _shaped(marks, activation, node, run), first)
+            return RowMask(marks if isinstance(marks, bool) else _shaped(marks, activation, node, run), first, run)
 
         return find
 

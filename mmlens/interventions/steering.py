@@ -23,10 +23,10 @@ from mmlens.core.rules import as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.point_rows import GROWING
-from mmlens.interventions.positioned import Finder, PositionedIntervention
+from mmlens.interventions.positioned import Finder, PositionedIntervention, RowMask
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.run import Run
+from mmlens.models.run import Branch, Run, Window
 
 #: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
 Gate: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -44,26 +44,65 @@ class PointGate(Protocol):
 class Touched:
     """What an intervention has changed since the last run began.
 
-    Attributes:
-        tokens: positions, summed over samples and points.
+    A position counts once, in however many passes it is computed anew (without a KV cache), and not if it was taken back
+    (candidates that assisted generation rejects).
     """
 
-    tokens: int = 0
-    _passes: Counter[str] = field(default_factory=Counter)
+    _rows: dict[tuple[Branch, str], list[int]] = field(default_factory=dict, repr=False)
+    _windows: dict[Branch, Window] = field(default_factory=dict, repr=False)
+    _passes: Counter[tuple[Branch, str]] = field(default_factory=Counter, repr=False)
+
+    @property
+    def tokens(self) -> int:
+        """Positions, summed over samples (each beam of them), points and branches of a generation."""
+        return sum(self.branches.values())
+
+    @property
+    def branches(self) -> dict[Branch, int]:
+        """Positions by branch of a generation; conditional ones alone but where an intervention acts in all passes."""
+        counts: Counter[Branch] = Counter()
+        for (branch, _), rows in self._rows.items():
+            window = self._windows.get(branch)
+            counts[branch] += sum(rows if window is None or window.kept is None else rows[: window.kept])
+        return dict(counts)
 
     @property
     def steps(self) -> int:
         """Forward passes in which something was changed."""
         return max(self._passes.values(), default=0)
 
-    def count(self, name: str, tokens: int) -> None:
-        """Note that a point was changed at some positions in one forward pass."""
-        self.tokens += tokens
-        self._passes[name] += 1
+    def count(self, where: RowMask, node: Node, changed: torch.Tensor | None) -> None:
+        """Note how a pass changed a point.
+
+        Args:
+            where: the rows of the pass that were meant.
+            node: the point.
+            changed: `[... pos ...]` true at rows that were changed; None for none, where an earlier pass may be taken back.
+        """
+        run = where.run
+        branch: Branch = "conditional" if run is None else run.branch
+        key, grows = (branch, node.name), node.sequence in GROWING
+        if changed is None:
+            counts = []
+        elif grows:
+            axis = node.position_axis
+            counts = changed.sum([i for i in range(changed.ndim) if i != axis]).tolist()
+        else:
+            counts = [int(changed.sum())]
+        if any(counts):
+            self._passes[key] += 1
+        rows = self._rows.setdefault(key, [])
+        if grows:
+            rows[where.first :] = []
+            rows += [0] * (where.first - len(rows))
+            if run is not None and run.window is not None:
+                self._windows[branch] = run.window
+        rows += counts  # a tower reads its pictures once, maybe in several calls
 
     def forget(self) -> None:
         """Begin anew."""
-        self.tokens = 0
+        self._rows.clear()
+        self._windows.clear()
         self._passes.clear()
 
     def __str__(self) -> str:
@@ -115,7 +154,8 @@ class _Positioned(PositionedIntervention):
             InputError: for positions that name nothing in this run: generated ones in a forward pass, say.
         """
         super().starts(run)
-        self.touched.forget()
+        if run.branch == "conditional":
+            self.touched.forget()
 
     def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """What stands in the place of the states."""
@@ -135,19 +175,19 @@ class _Positioned(PositionedIntervention):
 
     def _hook(self, node: Node, find: Finder) -> HookFunction:
         def steer(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-            where = find(activation).marks
+            found = find(activation)
+            where = found.marks
             if where is False:
+                if found.run is not None and found.run.window is not None:
+                    self.touched.count(found, node, None)
                 return None
             if self.gate is not None:
                 where = where & self.gate(activation).to(activation.device).bool()[..., None]
-            if isinstance(where, bool):
-                self.touched.count(node.name, activation.shape[:-1].numel())
+            rows = torch.as_tensor(where, device=activation.device).expand(*activation.shape[:-1], 1)
+            self.touched.count(found, node, rows)
+            if where is True:
                 return self.change(activation)
-            n_rows = int(where.expand(*activation.shape[:-1], 1).sum())
-            if not n_rows:
-                return None
-            self.touched.count(node.name, n_rows)
-            return torch.where(where, self.change(activation), activation)
+            return torch.where(where, self.change(activation), activation) if rows.any() else None
 
         return steer
 

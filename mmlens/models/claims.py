@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import cast
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 from mmlens.core.errors import InputError
 from mmlens.hooks.session import HookPair
 from mmlens.models.protocol import HookedModel
-from mmlens.models.run import Run, Watching
+from mmlens.models.run import PassChoice, Run, Watching
 
 #: Seconds to wait for a thread that has something in force and runs nothing.
 PATIENCE = 5.0
@@ -36,6 +37,7 @@ class Claim:
         acts: the interventions; hooks as pairs of names and function.
         functions: the functions that were attached for it.
         changes_weights: whether weights are others while it is open: an edit, or an adapter that was switched.
+        passes: in which passes of a generation it acts.
         closed: whether it is over.
         thread: where it was put in force.
     """
@@ -47,6 +49,7 @@ class Claim:
     acts: tuple[object, ...] = ()
     functions: tuple[object, ...] = ()
     changes_weights: bool = False
+    passes: PassChoice = "conditional"
     closed: bool = False
     thread: threading.Thread = field(default_factory=threading.current_thread)
 
@@ -142,9 +145,28 @@ def current_run(model: object) -> Run | None:
     return next((c.run for c in reversed(_OWN.get()) if c.run is not None and c.model is model and not c.closed), None)
 
 
-def watching(model: object) -> list[Watching]:
-    """The interventions in force on a hooked model in this thread or task that are told of every run, first to last."""
-    return [watcher for c in _OWN.get() if c.model is model and not c.closed for watcher in c.watching]
+def watching(model: object, passes: PassChoice | None = None) -> list[Watching]:
+    """The interventions in force on a hooked model in this thread or task that are told of every run, first to last.
+
+    Args:
+        model: the hooked model.
+        passes: only those that act in these passes of a generation.
+    """
+    claims = [c for c in _OWN.get() if c.model is model and not c.closed and passes in (None, c.passes)]
+    return [watcher for c in claims for watcher in c.watching]
+
+
+def acting_in_all_passes(model: HookedModel) -> tuple[list[HookedModel], set[int]]:
+    """The wrappers of a Hugging Face model on which something may be in force, and the ids of functions for all passes."""
+    claims = _claims_on(model)
+    wrappers = {id(c.model): c.model for c in claims if c.acts or c.functions}
+    wrappers[id(model)] = model
+    functions = {id(function) for c in claims if c.passes == "all" for function in c.functions}
+    return cast("list[HookedModel]", list(wrappers.values())), functions
+
+
+def _claims_on(model: HookedModel) -> list[Claim]:
+    return [c for c in _OWN.get() if not c.closed and getattr(c.model, "base", None) is model.base]
 
 
 def in_force(model: HookedModel) -> list[object]:
@@ -152,7 +174,7 @@ def in_force(model: HookedModel) -> list[object]:
 
     Whichever wrapper of the Hugging Face model put it in force.
     """
-    claims = [c for c in _OWN.get() if not c.closed and getattr(c.model, "base", None) is model.base]
+    claims = _claims_on(model)
     known = {id(function) for claim in claims for function in claim.functions}
     lasting = [
         (name, handle.user_hook)
@@ -160,7 +182,8 @@ def in_force(model: HookedModel) -> list[object]:
         for handle in (*point.fwd_hooks, *point.bwd_hooks)
         if id(handle.user_hook) not in known
     ]
-    return [*(act for claim in claims for act in claim.acts), *lasting]
+    acts = [act if claim.passes == "conditional" else ("all passes", act) for claim in claims for act in claim.acts]
+    return [*acts, *lasting]
 
 
 @contextmanager
@@ -172,6 +195,7 @@ def claimed(
     acts: tuple[object, ...] = (),
     watching: tuple[Watching, ...] = (),
     changes_weights: bool = False,
+    passes: PassChoice = "conditional",
 ) -> Iterator[None]:
     """Have a model to this thread or task while something is in force on it.
 
@@ -182,11 +206,12 @@ def claimed(
         acts: the interventions, or the same pairs.
         watching: interventions that are told of every run.
         changes_weights: whether weights are others meanwhile.
+        passes: in which passes of a generation it acts.
 
     Raises:
         InputError: if another one has it and does not come to an end; names it.
     """
     functions = tuple(pair[1] for pair in pairs if isinstance(pair, tuple) and len(pair) == 2)
-    claim = Claim(task, model, None, watching, acts, functions, changes_weights)
+    claim = Claim(task, model, None, watching, acts, functions, changes_weights, passes)
     with claims_of(model.base).claimed(claim):
         yield

@@ -24,9 +24,10 @@ from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
+from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
-from mmlens.models.run import Run, Watching
+from mmlens.models.run import PassChoice, Run, Watching, require_passes
 
 
 @runtime_checkable
@@ -110,17 +111,27 @@ class Runs:
         """
         prepared = batch if isinstance(batch, MultimodalBatch) else None
         carried = () if prepared is None else prepared.carried
-        whole = prepared if not any(isinstance(value, torch.Tensor) for value in tensors.values()) else None
-        inputs = {name: value for name, value in keywords.items() if isinstance(value, torch.Tensor)}
+        inputs = {
+            name: value
+            for name, value in keywords.items()
+            if isinstance(value, torch.Tensor) and name not in NOT_OF_THE_PROMPT
+        }
+        whole = None if any(name in inputs for name in tensors) else prepared
         options = {name: value for name, value in keywords.items() if name not in inputs}
         run = Run(self.model, kind, options, lambda: self.inputs.batch(inputs) if whole is None else whole)
         claim = Claim(f"A {'generation' if kind == 'generate' else 'forward pass'}", self.model, run)
         with claims_of(self.model.base).claimed(claim):
             self.model.follow()
             with attached(self.model.hook_dict, self._pairs(carried), first=True):
+                decoding = None if kind == "forward" else Decoding(self.model, run)
                 for watcher in watching(self.model):
                     watcher.starts(run)
-                yield
+                if decoding is None:
+                    yield
+                    return
+                decoding.tell_watchers()
+                with decoding.watched():
+                    yield
 
     @property
     def current(self) -> Run | None:
@@ -128,27 +139,41 @@ class Runs:
         return current_run(self.model)
 
     @contextmanager
-    def hooks(self, fwd_hooks: Sequence[HookPair] = (), bwd_hooks: Sequence[HookPair] = ()) -> Iterator[HookedModel]:
+    def hooks(
+        self,
+        fwd_hooks: Sequence[HookPair] = (),
+        bwd_hooks: Sequence[HookPair] = (),
+        *,
+        passes: PassChoice = "conditional",
+    ) -> Iterator[HookedModel]:
         """Have hooks attached inside the `with`; exactly these are removed on leaving, also after an exception.
 
         Args:
             fwd_hooks: pairs (names, fn): fn(activation, hook) returns a new activation or None. Names may be globs.
             bwd_hooks: the same for gradients; run `backward()` inside the `with`.
+            passes: in which passes of a generation they act, as for `intervene`; `model.current_run.branch` says whose a pass is.
 
         Raises:
             UnknownNameError: if a name or glob matches nothing, before anything is attached.
             InputError: while another thread has something in force on the model.
         """
         pairs = (*fwd_hooks, *bwd_hooks)
-        with claimed(self.model, "hooks", pairs, acts=pairs), attached(self.model.hook_dict, fwd_hooks, bwd_hooks):
+        with (
+            claimed(self.model, "hooks", pairs, acts=pairs, passes=require_passes(passes)),
+            attached(self.model.hook_dict, fwd_hooks, bwd_hooks),
+        ):
             yield self.model
 
     @contextmanager
-    def intervene(self, *interventions: Intervention) -> Iterator[HookedModel]:
+    def intervene(self, *interventions: Intervention, passes: PassChoice = "conditional") -> Iterator[HookedModel]:
         """Have interventions in force inside the `with`, for forward passes and generation alike.
 
         Args:
             interventions: carried out in the order given.
+            passes: in which passes of a generation they act, where it runs several prompts: `"conditional"`, those of the prompt
+                that is gone on with (beams and verified candidates among them); or `"all"`, also those of the prompt that
+                `guidance_scale` guides away from, that `contrast` contrasts with, and of the model's own drafts
+                (`assistant_early_exit`). Positions are those of each branch's own prompt.
 
         Raises:
             InputError: if one of them cannot happen on this model, before anything is attached; while another thread has
@@ -158,7 +183,7 @@ class Runs:
         watchers = tuple(watcher for watcher in interventions if isinstance(watcher, Watching))
         words = ", ".join(map(repr, interventions))
         with (
-            claimed(self.model, words, pairs, watching=watchers, acts=interventions),
+            claimed(self.model, words, pairs, watching=watchers, acts=interventions, passes=require_passes(passes)),
             attached(self.model.hook_dict, pairs),
         ):
             yield self.model

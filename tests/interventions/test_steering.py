@@ -45,7 +45,6 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
     steer = Steer(vector_of(model), ALPHA, positions=positions)
     with model.intervene(steer):
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=STEPS, use_cache=use_cache)
-    steps = trace.tokens.shape[1]
     touched = steer.touched.tokens
     prompt = batch["input_ids"].shape[1]
     whole = model.extend(batch, trace.tokens[:, :-1])
@@ -72,9 +71,9 @@ def test_generation_is_a_forward_over_its_tokens(llava: Subject, positions: Any,
     plain = model(whole)[:, prompt - 1 :]
     assert (expected[:, -1] - plain[:, -1]).abs().max() > 1e-2, "the steering does nothing, so nothing is compared"
     torch.testing.assert_close(trace.logits, expected, atol=1e-4, rtol=1e-4)
-    # without a KV cache every pass holds the earlier positions again
-    passes = range(1, steps + 1) if not use_cache else [steps]
-    assert touched == sum(int(mask[:, : prompt + n - 1].sum()) for n in passes)
+    assert touched == int(
+        mask.sum()
+    )  # without a KV cache every pass holds the earlier positions again: they count once
 
 
 @pytest.mark.parametrize("name", ["qwen", "blip"])

@@ -1,0 +1,309 @@
+"""Decoding: the branches of a generation and whose each forward pass is, told by its cache and its prompt.
+
+Transformers runs the prompt that is gone on with, the prompt that `guidance_scale` guides away from and the model's own drafts
+through the same modules. Each branch is a run of its own here, with its own prompt, so that positions are its own; and what is
+in force acts in the conditional passes alone, unless it was put in force for all.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.generation.logits_process import LogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor
+
+from mmlens.core.errors import InputError
+from mmlens.hooks.session import HookPair, attached, suspended
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.claims import Claim, acting_in_all_passes, claims_of, watching
+from mmlens.models.protocol import HookedModel
+from mmlens.models.run import Branch, Run, Window
+
+#: Tensors among the options of `generate` that are no part of the prompt.
+NOT_OF_THE_PROMPT = ("negative_prompt_ids", "negative_prompt_attention_mask")
+#: Options of `generate` by which candidates are proposed, of which some are rejected.
+_ASSISTED = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit", "use_mtp")
+#: Options of `generate` that may bring code of the user's, which may run the model.
+_CODE = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "custom_generate")
+
+
+def generator_of(base: nn.Module) -> Any:
+    """The module that writes tokens: the model itself, or the language model in it where `generate` hands on to that."""
+    own = (m for m in base.modules() if isinstance(m, GenerationMixin) and type(m).generate is GenerationMixin.generate)
+    return next(own, base)
+
+
+def generation_option(model: HookedModel, options: Mapping[str, Any], name: str) -> Any:
+    """An option of Hugging Face's `generate` as it will hold: given, of a configuration that was given, or of the model's own."""
+    configs = (options.get("generation_config"), getattr(generator_of(model.base), "generation_config", None))
+    values = (options.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
+
+
+class Decoding:
+    """The branches of one generation.
+
+    Args:
+        model: the hooked model.
+        run: the generation.
+
+    Attributes:
+        guided: whether `guidance_scale` has a second prompt run.
+        assisted: whether candidates are proposed and some of them rejected.
+    """
+
+    def __init__(self, model: HookedModel, run: Run):
+        self.model, self.main, options = model, run, run.options
+        self.generator = generator_of(model.base)
+        scale = generation_option(model, options, "guidance_scale")
+        processors = options.get("logits_processor") or ()
+        own = any(isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor) for p in processors)
+        self.guided = (scale is not None and scale != 1) or own
+        self.assisted = any(generation_option(model, options, name) not in (None, False) for name in _ASSISTED)
+        self._has_code = any(options.get(name) is not None for name in _CODE)
+        self._branches: dict[Branch, Run] = {}
+        self._carried: list[HookPair] = []
+        self._first: LogitsProcessor | None = None
+        self._caches: dict[Branch, Any] = {}
+        self._prompt: torch.Tensor | None = None
+        self._draft_next = False
+        self._stack: ExitStack | None = None
+        self._inside = 0
+        # positions that a model keeps from one pass to the next are those of a branch
+        self._stateful = [module for module in model.base.modules() if "rope_deltas" in vars(module)]
+        self._states: dict[Branch, list[Any]] = {}
+        self._refuse()
+        if self.guided:
+            self.branch("unconditional", self._unconditional_batch)
+        if self.assisted:
+            run.window = Window()
+            self.branch("draft", lambda: run.batch).window = Window()
+
+    def branch(self, name: Branch, make_batch: Any, carried: list[HookPair] | None = None) -> Run:
+        """A further branch, with a prompt of its own.
+
+        Args:
+            name: whose passes.
+            make_batch: makes its prompt.
+            carried: hooks that belong to that prompt.
+        """
+        if name not in self._branches:
+            self._branches[name] = Run(self.model, "generate", self.main.options, make_batch, name)
+            self._carried = [*self._carried, *(carried or ())]
+        return self._branches[name]
+
+    def put_first(self, processor: LogitsProcessor) -> None:
+        """Have a processor change the logits before those that transformers makes."""
+        self._first = processor
+
+    # -- before the run ----------------------------------------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        """Refuse what transformers does wrong.
+
+        Raises:
+            InputError: if it cannot be right; says why.
+        """
+        if getattr(self.main.options.get("assistant_model"), "hook_dict", None) is not None:
+            raise InputError(
+                "assistant_model= is a hooked model; pass the Hugging Face model: assistant_model=other.hf_model."
+            )
+        if self.guided:
+            self._refuse_guidance()
+        if self.assisted:
+            self._refuse_assistance()
+
+    def _refuse_guidance(self) -> None:
+        """Refuse guidance where the unconditional passes of transformers cannot be right.
+
+        Raises:
+            InputError: if so.
+        """
+        beams = generation_option(self.model, self.main.options, "num_beams") or 1
+        why = "guidance_scale= (classifier-free guidance) cannot be right here: "
+        if beams > 1:
+            raise InputError(
+                f"{why}num_beams={beams} moves sequences between beams, and transformers leaves the keys and values of the "
+                "unconditional passes where they were. Use num_beams=1, or contrast='pai', which follows the beams."
+            )
+        if self.assisted:
+            raise InputError(
+                f"{why}of the candidates that assisted generation rejects, transformers leaves the unconditional keys and values "
+                "in place. Leave out prompt_lookup_num_tokens=, assistant_model= and assistant_early_exit=."
+            )
+        if self.model.family.language.encoder is not None:
+            raise InputError(
+                f"{why}{type(self.model.base).__name__} reads the prompt in an encoder, and transformers gives the unconditional "
+                "passes none. Use contrast='pai'."
+            )
+
+    def _refuse_assistance(self) -> None:
+        """Refuse assisted generation where transformers loses the first candidates, or cannot leave a model early.
+
+        Raises:
+            InputError: if so.
+        """
+        name = type(self.model.base).__name__
+        if self.generator is not self.model.base:
+            raise InputError(
+                f"{name} hands its language model embeddings, and transformers' assisted generation leaves the first candidates "
+                "out of them, so that it writes other tokens than greedy generation does. Leave out prompt_lookup_num_tokens=, "
+                "assistant_model= and assistant_early_exit=."
+            )
+        if self.main.batch.size > 1:
+            raise InputError(
+                f"Assisted generation takes one sample at a time (transformers' limit), found {self.main.batch.size}; run them "
+                "one by one, or leave out prompt_lookup_num_tokens=, assistant_model= and assistant_early_exit=."
+            )
+        inner = getattr(self.generator, str(self.generator.base_model_prefix), None)
+        depth = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
+        if generation_option(self.model, self.main.options, "assistant_early_exit") is not None and depth is None:
+            raise InputError(
+                f"assistant_early_exit= shortens a model by the number of layers in its configuration, and that of {name} has it "
+                "in its text_config, where transformers does not look. Use prompt_lookup_num_tokens= or an assistant_model=."
+            )
+
+    def tell_watchers(self) -> None:
+        """Have interventions for all passes resolve their positions in every branch.
+
+        Raises:
+            InputError: if they name nothing there.
+        """
+        for watcher in watching(self.model, "all"):
+            for run in self._branches.values():
+                try:
+                    watcher.starts(run)
+                except InputError as error:
+                    raise InputError(
+                        f"In the {run.branch} passes of this generation, where {watcher!r} acts because of passes='all': {error} "
+                        "Let it act in the conditional passes alone (passes='conditional'), or at other positions."
+                    ) from error
+
+    def _unconditional_batch(self) -> MultimodalBatch:
+        """The prompt that `guidance_scale` guides away from: as given, or the last token alone."""
+        ids, mask = (self.main.options.get(f"negative_prompt_{name}") for name in ("ids", "attention_mask"))
+        if ids is None:
+            ids = self.main.batch["input_ids"][:, -1:]
+        mask = torch.ones_like(ids) if mask is None else mask
+        return self.model.batch({"input_ids": ids, "attention_mask": mask})
+
+    # -- while it runs -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell the passes apart inside the `with`."""
+        if not (self.guided or self.assisted or self._has_code or self._first):
+            yield
+            return
+        generator = self.generator
+        handles = []
+        if self.guided or self.assisted or self._has_code:
+            for module in {id(m): m for m in (self.model.base, generator)}.values():
+                handles.append(module.register_forward_pre_hook(self._pass_begins, prepend=True, with_kwargs=True))
+                handles.append(module.register_forward_hook(self._pass_ends, with_kwargs=True, always_call=True))
+        make = getattr(generator, "_get_logits_processor", None)
+        if make is not None:
+            # on the instance, and for this run only: the list of processors has no other door to its first place
+            vars(generator)["_get_logits_processor"] = lambda *args, **kwargs: self._processors(make, args, kwargs)
+        try:
+            yield
+        finally:
+            vars(generator).pop("_get_logits_processor", None)
+            for handle in handles:
+                handle.remove()
+            for name, cache in self._caches.items():
+                window = self._run(name).window
+                if window is not None and cache is not None:
+                    window.kept = cache.get_seq_length()
+
+    @contextmanager
+    def passing(self, run: Run) -> Iterator[None]:
+        """A pass of another branch than the conditional one."""
+        wrappers, functions = acting_in_all_passes(self.model)
+        points = [point for wrapper in wrappers for point in wrapper.hook_dict.values()]
+        claim = Claim(f"A {run.branch} pass", self.model, run)
+        carried = self._carried if run.branch == "contrast" else []
+        with suspended(points, functions), self._own_state(run.branch), claims_of(self.model.base).claimed(claim):
+            self._inside += 1
+            try:
+                with attached(self.model.hook_dict, carried, first=True):
+                    yield
+            finally:
+                self._inside -= 1
+
+    @contextmanager
+    def _own_state(self, name: Branch) -> Iterator[None]:
+        before = [module.rope_deltas for module in self._stateful]
+        for module, state in zip(self._stateful, self._states.get(name, [None] * len(before)), strict=True):
+            module.rope_deltas = state
+        try:
+            yield
+        finally:
+            self._states[name] = [module.rope_deltas for module in self._stateful]
+            for module, state in zip(self._stateful, before, strict=True):
+                module.rope_deltas = state
+
+    def _processors(self, make: Any, args: Any, kwargs: Any) -> Any:
+        """The list of processors that transformers makes, with ours in front."""
+        processors = make(*args, **kwargs)
+        config = kwargs.get("generation_config", args[0] if args else None)
+        if self._inside:
+            return processors
+        if getattr(config, "is_assistant", False):
+            self._draft_next = True
+        elif self._first is not None:
+            processors.insert(0, self._first)
+        return processors
+
+    def _run(self, name: Branch) -> Run:
+        return self.main if name == "conditional" else self._branches[name]
+
+    def _pass_begins(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._inside += 1
+        if self._inside > 1:
+            return
+        ids = kwargs.get("decoder_input_ids", kwargs.get("input_ids", args[0] if args else None))
+        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        name = self._whose(cache, ids)
+        run = self._run(name) if name in ("conditional", *self._branches) else self._foreign(ids, kwargs)
+        rows = ids if embeds is None else embeds
+        if run.window is not None and rows is not None:
+            run.window.first, run.window.count = 0 if cache is None else cache.get_seq_length(), rows.shape[1]
+        if name != "conditional":
+            self._stack = ExitStack()
+            self._stack.enter_context(self.passing(run))
+
+    def _pass_ends(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        stack, self._stack = (self._stack, None) if self._inside == 2 and self._stack else (None, self._stack)
+        if stack is not None:
+            stack.close()
+        self._inside -= 1
+
+    def _whose(self, cache: Any, ids: torch.Tensor | None) -> Branch:
+        """The branch of a pass that begins."""
+        if self._draft_next:
+            self._draft_next = False
+            self._caches["draft"] = cache
+            return "draft"
+        if "conditional" not in self._caches:
+            self._caches["conditional"], self._prompt = cache, ids
+            return "conditional"
+        if cache is not None and cache is self._caches.get("draft"):
+            return "draft"
+        main = self._caches["conditional"]
+        if main is not None:
+            return "conditional" if cache is main else "unconditional"
+        prompt = self._prompt
+        if cache is None and ids is not None and prompt is not None and len(ids) == len(prompt):
+            goes_on = ids.shape[1] > prompt.shape[1] and torch.equal(ids[:, : prompt.shape[1]], prompt)
+            return "conditional" if goes_on else "unconditional"
+        return "unconditional"
+
+    def _foreign(self, ids: torch.Tensor | None, kwargs: dict[str, Any]) -> Run:
+        """The branch of code of the user's that runs the model in the middle of a generation."""
+        tensors = {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+        if ids is not None:
+            tensors["input_ids"] = ids
+        return self.branch("unconditional", lambda: self.model.batch(tensors))
