@@ -97,6 +97,11 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
+def adapters_add(module: nn.Module) -> bool:
+    """Whether adapters of a layer act in its pass, and are not merged into its weight."""
+    return any(acting_adapters(tuner) and not tuner.merged_adapters for tuner in _tuners(_unwrapped(module)))
+
+
 @torch.no_grad()
 def acting_layer(module: nn.Module, purpose: str) -> nn.Module:
     """A module with its weights as they act: what peft's own merge makes of a copy; the module itself without adapters.

@@ -7,57 +7,73 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from mmlens.architectures.adapter_layers import acting_layer, base_layer
+from mmlens.architectures.adapter_layers import acting_layer, adapters_add, base_layer
 from mmlens.architectures.modules import find_module, in_features, out_features, submodule
+from mmlens.architectures.quantised import by_unit_vectors, codes_of, dequantised, is_quantised
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.declarations.structure import Attention, Mlp
 
 
-def plain_weight(linear: nn.Module, purpose: str, *, to: Literal["read", "edit"] = "read") -> torch.Tensor:
-    """A linear's own weight `[out in]`, the real parameter; under an adapter the base layer's.
+def plain_weight(linear: nn.Module, purpose: str) -> torch.Tensor:
+    """A linear's own weight `[out in]`, the real parameter, which can be written to; under an adapter the base layer's.
 
     That of a convolution of one cell is seen as a linear's, which it is to every cell.
 
     Args:
         linear: the module.
         purpose: what it is, for the message.
-        to: what is to be done with it, for the message.
 
     Raises:
         UnsupportedModelError: for quantised or offloaded weights.
     """
     layer = base_layer(linear)
-    weight = layer.weight
-    # a tensor made of others, which it can be taken apart into, is how torchao and quanto keep codes and scales
-    made_up = hasattr(weight, "__tensor_flatten__")
-    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point() or made_up:
-        kind = getattr(weight, "dtype", type(weight).__name__)
+    if is_quantised(layer):
         raise UnsupportedModelError(
-            f"{purpose} is quantised ({kind}) and cannot be {'edited' if to == 'edit' else 'read'}; load the model in a floating "
-            "dtype."
+            f"{purpose} is quantised ({codes_of(layer)}) and cannot be edited: what is added to a row would be rounded to its "
+            "codes. Load the model in a floating dtype, or change what its neurons do while it runs (Scale, Ablate, Add)."
         )
-    if weight.is_meta:
-        raise UnsupportedModelError(
-            f"{purpose} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
-            f"{to} its weights."
-        )
-    return weight.flatten(1) if isinstance(layer, nn.Conv2d) else weight
+    return _as_matrix(_in_memory(layer.weight, purpose, "edit"), layer)
 
 
 def readable(linear: nn.Module, purpose: str) -> torch.Tensor:
-    """A linear's weight `[out in]` as it acts, if it can be read as numbers; under adapters, what peft's merge makes of it.
+    """A linear's weight `[out in]` as it acts, as numbers: the real parameter; of a quantised one, codes times scales.
+
+    Under adapters, what peft's merge makes of it; with a quantised base, base and adapters together.
 
     Raises:
-        UnsupportedModelError: for quantised or offloaded weights, and for adapters that no weight could stand for.
+        UnsupportedModelError: for offloaded weights, codes that nobody can read, and adapters that no weight could stand for.
     """
-    own = plain_weight(linear, purpose)
-    acting = acting_layer(linear, purpose)
-    return own if acting is base_layer(linear) else plain_weight(acting, purpose)
+    if adapters_add(linear) and is_quantised(base_layer(linear)):
+        return by_unit_vectors(linear)[0]  # merging would round the adapter to the base's codes
+    _in_memory(getattr(base_layer(linear), "weight", None), purpose, "read")
+    layer = acting_layer(linear, purpose)
+    return _as_matrix(dequantised(layer, purpose) if is_quantised(layer) else layer.weight, layer)
 
 
 def bias_of(linear: nn.Module, purpose: str) -> torch.Tensor | None:
     """A linear's bias as it acts, `[out]`; None if it has none."""
+    if adapters_add(linear) and is_quantised(base_layer(linear)):
+        return by_unit_vectors(linear)[1]
     return cast("torch.Tensor | None", getattr(acting_layer(linear, purpose), "bias", None))
+
+
+def _in_memory(weight: Any, purpose: str, task: Literal["read", "edit"]) -> Any:
+    """The weight.
+
+    Raises:
+        UnsupportedModelError: if it is offloaded.
+    """
+    if getattr(weight, "is_meta", False):
+        raise UnsupportedModelError(
+            f"{purpose} is offloaded, so its numbers are not in memory between forwards; load the model without offloading to "
+            f"{task} its weights."
+        )
+    return weight
+
+
+def _as_matrix(weight: Any, layer: nn.Module) -> torch.Tensor:
+    """The weight `[out in]`; a convolution's flattened."""
+    return weight.flatten(1) if isinstance(layer, nn.Conv2d) else weight
 
 
 @dataclass(frozen=True)
@@ -257,4 +273,4 @@ class MlpWeights:
 
 def _bias(linear: nn.Module) -> torch.Tensor:
     bias = bias_of(linear, "A bias")
-    return plain_weight(linear, "A weight").new_zeros(out_features(linear)) if bias is None else bias
+    return readable(linear, "A weight").new_zeros(out_features(linear)) if bias is None else bias

@@ -146,7 +146,7 @@ class Ledger:
     def _write(self, point: str, entries: Sequence[Entry]) -> None:
         """Write a point's rows as some edits want them; rows that none of them touches are forgotten."""
         rows = self._rows[point]
-        weight = plain_weight(rows.linear, f"W_out behind {point}", to="edit")
+        weight = plain_weight(rows.linear, f"W_out behind {point}")
         wide = torch.promote_types(torch.promote_types(weight.dtype, rows.originals.dtype), torch.float32)
         originals = rows.originals.to(weight.device)
         total = torch.zeros(originals.shape, dtype=wide, device=weight.device)
@@ -183,7 +183,7 @@ def ledger_of(base: nn.Module) -> Ledger:
 
 def _read(linear: nn.Module, numbers: Sequence[int]) -> Float[torch.Tensor, "row d_model"]:
     """A copy of rows as they are now."""
-    weight = plain_weight(linear, "A weight", to="edit").detach()
+    weight = plain_weight(linear, "A weight").detach()
     return weight[:, torch.tensor(numbers, dtype=torch.long, device=weight.device)].T.contiguous()
 
 

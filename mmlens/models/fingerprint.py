@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mmlens.architectures.adapter_layers import (
     acting_adapters,
@@ -15,6 +14,7 @@ from mmlens.architectures.adapter_layers import (
     is_adapter_layer,
     is_tuner,
 )
+from mmlens.architectures.quantised import pieces
 from mmlens.models.protocol import HookedModel
 
 #: Values that are looked at together; a multiple of `_ROW`.
@@ -64,7 +64,7 @@ def _acting_weights(
         for name, parameter in module.named_parameters():
             if not name.startswith("base_layer.") and names.intersection(name.split(".")) and id(parameter) not in seen:
                 seen.add(id(parameter))
-                yield from _plain(f"{prefix}{name}", parameter)
+                yield from pieces(f"{prefix}{name}", parameter)
         return
     if is_adapter_layer(module):
         inner = base_layer(module)
@@ -78,19 +78,10 @@ def _acting_weights(
     for name, own in (*module._parameters.items(), *saved.items()):
         if own is not None and id(own) not in seen:  # tied weights count once
             seen.add(id(own))
-            yield from _plain(f"{prefix}{name}", own)
+            yield from pieces(f"{prefix}{name}", own)
     for name, child in module._modules.items():
         if child is not None:
             yield from _acting_weights(child, adapters, f"{prefix}{name}.", seen)
-
-
-def _plain(name: str, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A weight, or the tensors that a quantised one is made of."""
-    if not is_traceable_wrapper_subclass(weight):
-        yield name, weight
-        return
-    for part in weight.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{part}", getattr(weight, part))
 
 
 def _sums(weight: torch.Tensor) -> torch.Tensor:

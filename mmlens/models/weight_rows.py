@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from mmlens.architectures.modules import out_features
 from mmlens.architectures.weights import plain_weight, readable
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
@@ -27,6 +28,11 @@ def by_point(rows: Sequence[Unit]) -> dict[str, tuple[Int[torch.Tensor, "_"], In
     }
 
 
+def row_widths(model: HookedModel, points: Iterable[str]) -> dict[str, int]:
+    """How wide the rows are that the neurons of hook points write with."""
+    return {point: out_features(read_by(model, point)) for point in points}
+
+
 def row_weights(model: HookedModel, points: Iterable[str]) -> dict[str, Float[torch.Tensor, "d_model neuron"]]:
     """The real parameters whose column i is the row of neuron i; under LoRA adapters the base layers'.
 
@@ -37,18 +43,18 @@ def row_weights(model: HookedModel, points: Iterable[str]) -> dict[str, Float[to
     Raises:
         UnsupportedModelError: if weights are quantised or offloaded.
     """
-    return {point: plain_weight(read_by(model, point), f"W_out behind {point}", to="edit") for point in points}
+    return {point: plain_weight(read_by(model, point), f"W_out behind {point}") for point in points}
 
 
 def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Tensor, "row d_model"]:
-    """What neurons write per unit of their activation, as it acts: rows of `W_out`, adapters included.
+    """What neurons write per unit of their activation, as it acts: rows of `W_out`, adapters included; dequantised.
 
     Args:
         model: the hooked model.
         neurons: neurons that the model has.
 
     Raises:
-        UnsupportedModelError: if weights are quantised or offloaded.
+        UnsupportedModelError: if weights are offloaded.
     """
     rows: dict[int, torch.Tensor] = {}
     for point, (indices, numbers) in by_point(neurons).items():
@@ -61,7 +67,7 @@ def write_norms(model: HookedModel, point: str) -> Float[torch.Tensor, "unit"]:
     """How large the weights are that each neuron or head of a point writes with: Frobenius norms.
 
     Raises:
-        UnsupportedModelError: if weights are quantised or offloaded.
+        UnsupportedModelError: if weights are offloaded.
     """
     weight = readable(read_by(model, point), f"The weight behind {point}").detach()
     return weight.T.unflatten(0, (model.graph.unit_counts[point], -1)).flatten(1).float().norm(dim=1).cpu()
@@ -94,7 +100,8 @@ def rows_added(
 ) -> Iterator[None]:
     """Run as if deltas were added to rows, differentiably, without writing to a weight.
 
-    A block's MLP then writes `sum_i q_i (row_i + delta_i)`, at every position; a gradient can flow to the deltas.
+    A block's MLP then writes `sum_i q_i (row_i + delta_i)`, at every position; a gradient can flow to the deltas. Rows may be
+    quantised, which could not be written.
 
     Args:
         model: the hooked model.
@@ -102,11 +109,10 @@ def rows_added(
         deltas: called once per forward and block; gives what is added now.
 
     Raises:
-        InputError: if a row cannot be edited, before anything is attached.
+        InputError: if there is no such row, before anything is attached.
     """
     Units.of(rows, model, kind=Neuron, verb="An edit")
     order = by_point(rows)
-    row_weights(model, order)
     with claimed(model, "An edit on trial"), ExitStack() as stack:
         for point, (indices, numbers) in order.items():
             hook = _added(indices, numbers, deltas)

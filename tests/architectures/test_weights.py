@@ -193,7 +193,7 @@ def test_what_cannot_be_read(llava: Subject) -> None:
     quantised.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"^down_proj is quantised \(torch.uint8\) and cannot be read; load the model in a floating dtype\.$",
+        match=r"^down_proj is quantised \(torch.uint8\) and cannot be read: .* Load the model in a floating dtype\.$",
     ):
         readable(quantised, "down_proj")
 
@@ -202,7 +202,9 @@ def test_a_weight_made_of_other_tensors_is_not_numbers() -> None:
     """As torchao and quanto keep codes and scales behind a floating dtype."""
     quantised = nn.Linear(2, 2)
     quantised.weight = nn.Parameter(TwoTensor(torch.zeros(2, 2), torch.ones(2, 2)), requires_grad=False)
-    with pytest.raises(UnsupportedModelError, match=r"^down_proj is quantised \(torch\.float32\) and cannot be read"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"^down_proj is quantised \(TwoTensor of torch\) and cannot be read"
+    ):
         readable(quantised, "down_proj")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 
-from mmlens.core.errors import InputError, UnsupportedModelError
+from mmlens.core.errors import UnsupportedModelError
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
 from tests.conftest import LONG, SHORT, Subject, bare_copy
@@ -132,20 +132,3 @@ def test_a_compiled_model_is_refused_with_the_reason(llava: Subject) -> None:
     bare.model.language_model = torch.compile(bare.model.language_model, backend="eager")
     with pytest.raises(UnsupportedModelError, match=r"model\.language_model.*torch\.compile"):
         HookedMultimodal.from_hf(bare, llava.model.processor)
-
-
-@torch.no_grad()
-def test_int8_weights(llava: Subject) -> None:
-    quantization = pytest.importorskip("torchao.quantization")
-    bare = bare_copy(llava.model)
-    linears = lambda module, name: isinstance(module, torch.nn.Linear) and "language_model" in name  # noqa: E731
-    quantization.quantize_(bare, quantization.Int8WeightOnlyConfig(), filter_fn=linears)
-    model = HookedMultimodal.from_hf(bare, llava.model.processor)
-    batch = llava.batches["left"]
-    expected = bare(**batch, use_cache=False).logits
-    assert not torch.equal(expected, llava.model(batch))
-    assert torch.equal(model(batch), expected)
-    report = verify(model, batch, progress=False)
-    assert not report.failed, repr(report)
-    with pytest.raises((UnsupportedModelError, InputError), match="quantised"):
-        _ = model.blocks[0].mlp.W_out

@@ -351,7 +351,7 @@ def test_rows_without_numbers_are_refused_with_the_reason(llava: Subject, tmp_pa
     disk_offload(offloaded, str(tmp_path), execution_device=torch.device("cpu"))
     model = HookedMultimodal.from_hf(offloaded, llava.model.processor)
     with pytest.raises(
-        UnsupportedModelError, match=r"^W_out behind blocks\.0\.mlp\.hook_post is offloaded.*to edit its weights\.$"
+        UnsupportedModelError, match=r"^W_out behind blocks\.0\.mlp\.hook_post is offloaded.*to read its weights\.$"
     ):
         zero_neurons(model, FEW[:1])
     quantised = bare_copy(llava.model)
@@ -360,7 +360,7 @@ def test_rows_without_numbers_are_refused_with_the_reason(llava: Subject, tmp_pa
     model = HookedMultimodal.from_hf(quantised, llava.model.processor)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"^W_out behind blocks\.0\.mlp\.hook_post is quantised \(torch\.uint8\) and cannot be edited;",
+        match=r"^W_out behind blocks\.0\.mlp\.hook_post is quantised \(torch\.uint8\) and cannot be edited: what is added",
     ):
         model.apply(edit.carried_to(model))
 

@@ -10,7 +10,7 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.weight_rows import row_weights, written_rows
+from mmlens.models.weight_rows import row_widths, written_rows
 
 
 @checked
@@ -77,14 +77,14 @@ def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: Positiv
 
 @torch.no_grad()
 def read_rows(model: HookedMultimodal, neurons: UnitsLike) -> Float[torch.Tensor, "row d_model"]:
-    """The rows of neurons as they are now, on the CPU, in at least float32; under adapters, as they act.
+    """The rows of neurons as they are now, on the CPU, in at least float32; under adapters, as they act; dequantised.
 
     Raises:
         InputError: if there are none, or one does not exist; all that are missing are listed.
-        UnsupportedModelError: if they are quantised or offloaded.
+        UnsupportedModelError: if they are offloaded.
     """
     units = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
-    widths = {point: len(weight) for point, weight in row_weights(model, units.by_point()).items()}
+    widths = row_widths(model, units.by_point())
     if len(set(widths.values())) > 1:
         shown = ", ".join(f"{width} at {point}" for point, width in widths.items())
         raise InputError(f"One edit's rows have one width, but these are {shown}; make an edit for each width.")
