@@ -3,6 +3,7 @@
 from mmlens.analysis.edit_outcome import EditReport
 from mmlens.analysis.edit_report import edit_report
 from mmlens.interventions.edits.edit import Edit, Provenance
+from mmlens.interventions.edits.methods.belief import Belief
 from mmlens.interventions.edits.methods.direct import Direct
 from mmlens.interventions.edits.methods.through import Through
 from mmlens.interventions.edits.rank_one import rank_one
@@ -10,6 +11,7 @@ from mmlens.interventions.edits.rows import noise_neurons, scale_neurons, zero_n
 from mmlens.interventions.edits.words import remove_word, replace_token
 
 __all__ = [  # noqa: RUF022
+    "Belief",
     "Direct",
     "Edit",
     "edit_report",

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
+from mmlens.analysis.statistics import Interval, Standing, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
+from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 _FILE = JsonKind(
     "mmlens.edits.EditReport",
-    2,
+    3,
     "edit report",
-    {"source": str, "target": str | None, "edits": list[dict], "cases": list[dict]},
+    {"source": str, "target": str | None, "edits": list[dict], "cases": list[dict], "notes": list[str]},
 )
-Role = Literal["target", "control"]
+Role = Literal["target", "consistency", "control"]
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,20 @@ class EditCase:
 
     Attributes:
         edit: name of the edit.
-        role: whether the source is to become the target here, or everything is to stay.
+        role: whether the source is to become the target here, the answer to agree with that, or everything to stay.
         group: name of the set of prompts.
         picture: which picture (or, without one, which text); cases of one picture are not independent.
         prompt: what was asked.
         before, after: the model's answers.
-        wanted: the answer before with the source replaced; None for controls, and where no word was to take its place.
+        wanted: the answer before with the source replaced, or the one that agrees with the edit; None for controls, and where
+            no word was to take its place.
         said_before: whether the source was said before.
-        success: the source is gone, and the target is there (or no target was wanted); None for controls, and where the
-            source was not said before.
+        success: the source is gone, and the target is there (or no target was wanted), or the answer agrees with the edit;
+            None for controls, and where the source was not said before.
         kl: `KL(before || after)` in nats, mean over the tokens of the answer before.
         p_source, p_target: probabilities before and after where the source was first said; None elsewhere.
-        right: whether the answer was the true one, before and after; None if the truth is not known.
+        right: whether the answer was the true one, before and after, or the one that agrees with the edit; None if that is
+            not known.
         draw: which of several edits of one name it is: edits of random rows.
     """
 
@@ -87,6 +90,8 @@ class EditFacts:
         penalty: the weight of its penalty, where it has one: edits of one method are joined in that order.
         draws: how many edits of random rows stand under this name; their figures are the mean over them and the interval in
             which 95% of them lie.
+        control_of: the edit that this one repeats in other, matched rows; None for one that was given.
+        matched_by: what those rows are matched by; of an edit without them, why there are none.
     """
 
     name: str
@@ -95,6 +100,8 @@ class EditFacts:
     size: float
     penalty: float | None = None
     draws: int = 1
+    control_of: str | None = None
+    matched_by: str = ""
 
     @property
     def label(self) -> str:
@@ -109,19 +116,29 @@ class EditReport:
 
     Attributes:
         source, target: the words; no target for edits that only remove a word.
-        edits: the edits.
+        edits: the edits that were given, each followed by the same edit of matched rows.
         cases: every prompt under every edit, before and after.
+        notes: what could not be asked, and why.
     """
 
     source: str
     target: str | None
     edits: tuple[EditFacts, ...]
     cases: tuple[EditCase, ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         words = repr(self.source) + ("" if self.target is None else f" -> {self.target!r}")
-        tables = (self.summary(role).drop(columns="role").to_string(index=False) for role in ("target", "control"))
-        return f"EditReport({words}: {len(self.edits)} edits, {len(self.cases)} answers)\n" + "\n\n".join(tables)
+        roles = [role for role in get_args(Role) if self.groups(role)]
+        tables = [self.summary(role).drop(columns="role").to_string(index=False) for role in roles]
+        reasons = [
+            f"No matched rows beside {fact.name!r}: {fact.matched_by}."
+            for fact in self.edits
+            if fact.matched_by and fact.control_of is None and self.control(fact.name) is None
+        ]
+        notes = ["\n".join([*reasons, *self.notes])] if reasons or self.notes else []
+        n_edits = sum(fact.control_of is None for fact in self.edits)
+        return "\n\n".join([f"EditReport({words}: {n_edits} edits, {len(self.cases)} answers)", *tables, *notes])
 
     @checked
     def interval(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Interval:
@@ -132,16 +149,33 @@ class EditReport:
         return [case for case in self.cases if case.edit == edit]
 
     def _interval(self, edit: str, cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> Interval:
-        pairs = [(number, case) for case in cases if (number := value(case)) is not None]
+        pairs = _valued(cases, value)
         if self._draws(edit) == 1:
             return mean_interval([number for number, _ in pairs], groups=_labels([case.picture for _, case in pairs]))
-        by_draw: dict[int, list[float]] = {}
-        for number, case in pairs:
-            by_draw.setdefault(case.draw, []).append(number)
-        return draws_interval([float(np.mean(numbers)) for numbers in by_draw.values()])
+        return draws_interval(_draw_means(pairs))
 
     def _draws(self, edit: str) -> int:
         return next((fact.draws for fact in self.edits if fact.name == edit), 1)
+
+    def control(self, edit: str) -> str | None:
+        """The name under which an edit is repeated in matched rows; None if it is not."""
+        return next((fact.name for fact in self.edits if fact.control_of == edit), None)
+
+    @checked
+    def standing(self, edit: str, group: str, value: Callable[[EditCase], float | None]) -> Standing:
+        """Where the mean of a number lies among those of the same edit in matched rows, draw by draw.
+
+        Raises:
+            InputError: if there are no matched rows for the edit in this report.
+        """
+        name = self.control(edit)
+        if name is None:
+            reason = (
+                next((fact.matched_by for fact in self.edits if fact.name == edit), "") or "it is none of the report's"
+            )
+            raise InputError(f"There are no matched rows beside {edit!r}: {reason}.")
+        cases = [case for case in self._cases(name) if case.group == group]
+        return standing(self.interval(edit, group, value).mean, _draw_means(_valued(cases, value)))
 
     @checked
     def groups(self, role: Role) -> list[str]:
@@ -150,7 +184,7 @@ class EditReport:
 
     @checked
     def success(self, edit: str, group: str) -> Interval:
-        """Share of the prompts that said the source and now say the target."""
+        """Share of the prompts that said the source and now say the target; of consistency sets that agree with the edit now."""
         return self.interval(edit, group, lambda case: case.success)
 
     @checked
@@ -176,15 +210,17 @@ class EditReport:
         """One line per edit and set of prompts, each figure with its 95% interval (of several draws: the draws' own).
 
         Columns for targets: success, exact (the wanted answer to the last word), the target's and the source's probability
-        before and after. For controls: share of answers, and of pictures, that changed. For both: KL in nats, and the
-        share of true answers before, after, and their paired difference, where the truth is known.
+        before and after. For consistency: the share of answers that agree with the edit, before and after. For controls: share
+        of answers, and of pictures, that changed. For targets and controls: KL in nats, and the share of true answers before,
+        after, and their paired difference, where the truth is known. Beside success, where the same edit was taught to
+        matched rows: how many draws of these do as well.
 
         Args:
-            role: only the targets, or only the controls.
+            role: only the targets, only the consistency sets, or only the controls.
         """
         import pandas as pd
 
-        roles: tuple[Role, ...] = ("target", "control") if role is None else (role,)
+        roles: tuple[Role, ...] = get_args(Role) if role is None else (role,)
         lines = [
             {"edit": fact.label, "size": round(fact.size, 2), **self._line(fact.name, group, role_name)}
             for fact in self.edits
@@ -202,10 +238,15 @@ class EditReport:
             was_said = [case.said_before for case in self._cases(edit) if case.group == group and not case.draw]
             line["said before"] = f"{sum(was_said)} of {len(was_said)}"
             line["success"] = of(lambda case: case.success)
+            line |= self._matched(edit, group)
             if self.target is not None:
                 line["exact"] = of(lambda case: case.exact if case.said_before else None)
                 line["p(target)"] = _before_after(of, lambda case: case.p_target)
             line["p(source)"] = _before_after(of, lambda case: case.p_source)
+        elif role == "consistency":
+            line["agree, before"] = of(lambda case: case.right and case.right[0])
+            line["agree, after"] = of(lambda case: case.success)
+            return line | self._matched(edit, group)
         else:
             line["answers changed"] = of(lambda case: case.changed)
             line["pictures changed"] = str(self.changed_pictures(edit, group))
@@ -216,6 +257,13 @@ class EditReport:
             line["right"] = f"{before:.3f} -> {after:.3f}"
             line["right, change"] = of(lambda case: case.right and float(case.right[1]) - float(case.right[0]))
         return line
+
+    def _matched(self, edit: str, group: str) -> dict[str, str]:
+        """How many draws of matched rows have at least the success of an edit."""
+        if self.control(edit) is None:
+            return {}
+        place = self.standing(edit, group, lambda case: case.success)
+        return {"matched rows as good": f"{place.at_least} of {place.draws.count} draws"}
 
     def to_frame(self) -> "pd.DataFrame":
         """One line per case: the prompt, the answers before and after, and what became of them."""
@@ -252,12 +300,26 @@ class EditReport:
         """
         content = _FILE.read(path)
         edits = tuple(EditFacts(**fact) for fact in content["edits"])
-        return cls(content["source"], content["target"], edits, tuple(_case(case) for case in content["cases"]))
+        cases = tuple(_case(case) for case in content["cases"])
+        return cls(content["source"], content["target"], edits, cases, tuple(content["notes"]))
 
 
 def _case(fields: dict) -> EditCase:
     pairs = {name: None if fields[name] is None else tuple(fields[name]) for name in ("p_source", "p_target", "right")}
     return EditCase(**{**fields, **pairs})
+
+
+def _valued(cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> list[tuple[float, EditCase]]:
+    """A number of every case for which it is known."""
+    return [(number, case) for case in cases if (number := value(case)) is not None]
+
+
+def _draw_means(pairs: Sequence[tuple[float, EditCase]]) -> list[float]:
+    """The mean of a number over each draw."""
+    by_draw: dict[int, list[float]] = {}
+    for number, case in pairs:
+        by_draw.setdefault(case.draw, []).append(number)
+    return [float(np.mean(numbers)) for numbers in by_draw.values()]
 
 
 def _before_after(

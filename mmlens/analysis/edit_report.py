@@ -1,21 +1,29 @@
 """Judging edits: does the new word come, also for other pictures and prompts, and what else has changed?
 
 Success: the source is gone from the answer and the target is in it. Generality: the same on pictures and prompts that the
-edit was not made from. Locality: answers and probabilities on prompts without the source, and on neighbouring concepts,
-stay. All of it before and after for every prompt, beside several edits of random rows if these are among the edits.
+edit was not made from. Consistency: answers to other questions agree with it, as to "is there a red star" and "is there a
+blue star". Locality: answers and probabilities on prompts without the source, and on neighbouring concepts, stay. All of it
+before and after for every prompt, beside the same edit in other rows that are as active.
+
+Source of consistency: Cohen et al., "Evaluating the Ripple Effects of Knowledge Editing in Language Models", TACL 2024
+(https://arxiv.org/abs/2307.12976).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from mmlens.analysis.controls.matches import MATCHES, Match
+from mmlens.analysis.controls.matches.activation import Activation
+from mmlens.analysis.edit_controls import matched_edits, presence_questions
 from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.core.answer_text import is_answer
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count
+from mmlens.core.kinds import Count, CountOrZero, Seed
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
@@ -23,6 +31,8 @@ from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
 Sets = Dataset | Mapping[str, Dataset]
+#: Rows that are as active where the answer is decided.
+MATCH = Activation(positions="last")
 
 
 @checked
@@ -32,6 +42,10 @@ def edit_report(
     *,
     targets: Sets,
     controls: Sets,
+    consistency: Sets | None = None,
+    matched: CountOrZero = 5,
+    match: str | Match = MATCH,
+    seed: Seed = 0,
     source: str | None = None,
     target: str | None = None,
     max_new_tokens: Count = 30,
@@ -48,7 +62,16 @@ def edit_report(
         targets: prompts whose answers hold the source; one dataset, or several by name: held-out pictures, other prompts,
             captions, the same content in writing. Prompts that do not say the source are counted and left out.
         controls: prompts whose answers should stay; one dataset, or several by name: other objects, scenes without the
-            source, neighbouring concepts, captions. Samples with an `answer` are judged against it too.
+            source, neighbouring concepts, captions, questions that name the source. Samples with an `answer` are judged
+            against it too.
+        consistency: prompts with the `answer` that agrees with the edit, one dataset or several by name: presence of the old
+            word and of the new one, reverse look-ups, entailments; those of the lab are `mm.lab.edit_questions(...)`. By
+            default "is there a {source}" (no) and "is there a {target}" (yes) about every picture of the targets; `{}` for none.
+        matched: how many times each edit is taught again, to random other rows of the same layers, which stand beside it; 0 for
+            none. Edits of whole layers, and edits that were read from a file, have none.
+        match: what these rows share with the edit's own: how active they are at the last position of the target prompts; or
+            another match of `mm.random_units`.
+        seed: of these rows.
         source, target: the words, where the edits' provenance does not say them.
         max_new_tokens: length of the answers.
         batch_size: prompts at a time.
@@ -89,9 +112,28 @@ def edit_report(
     forms = tuple(None if word is None else as_word(model, word) for word in words)
     for edit in (edit for group in edits_by_name.values() for edit in group):
         edit.check(model)
-    sets = _sets(targets, "target") | _sets(controls, "control")
-    if len(sets) < len(_sets(targets, "target")) + len(_sets(controls, "control")):
-        raise InputError("A set of prompts has the same name in targets and controls; name them apart.")
+    rule = MATCHES.get(match)
+    by_role: dict[Role, dict[str, list[Sample]]] = {
+        "target": _sets(targets, "target"),
+        "control": _sets(controls, "control"),
+    }
+    notes: tuple[str, ...] = ()
+    if consistency is None and words[1] is not None:
+        questions, reason = presence_questions(model, by_role["target"], words[0], words[1])
+        by_role["consistency"], notes = questions, (reason,) if reason else ()
+    elif consistency:
+        by_role["consistency"] = _sets(consistency, "consistency")
+    _require_answers(by_role.get("consistency", {}))
+    sets = {name: (role, samples) for role, named in by_role.items() for name, samples in named.items()}
+    if len(sets) < sum(map(len, by_role.values())):
+        raise InputError(
+            "A set of prompts has the same name in two of targets, consistency and controls; name them apart."
+        )
+    facts = {name: _facts(name, group) for name, group in edits_by_name.items()}
+    if matched:
+        first = next(iter(by_role["target"].values()))[:batch_size]
+        _, prompts = next(batches(model, first, batch_size=batch_size, progress=False))
+        edits_by_name, facts = _with_matched(model, edits_by_name, facts, prompts, rule, matched, seed)
     cases: list[EditCase] = []
     for name, (role, samples) in sets.items():
         parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
@@ -99,8 +141,42 @@ def edit_report(
             cases += _cases(model, edits_by_name, name, role, group, batch, forms, max_new_tokens)
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
-    facts = tuple(_facts(name, group) for name, group in edits_by_name.items())
-    return EditReport(words[0], words[1], facts, tuple(cases))
+    return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes)
+
+
+def _with_matched(
+    model: HookedMultimodal,
+    edits: Mapping[str, Sequence[Edit]],
+    facts: Mapping[str, EditFacts],
+    prompts: MultimodalBatch,
+    match: Match,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, list[Edit]], dict[str, EditFacts]]:
+    """Edits, each followed by the same of matched rows; several draws are a control themselves."""
+    every: dict[str, list[Edit]] = {}
+    every_fact: dict[str, EditFacts] = {}
+    for name, group in edits.items():
+        every[name], every_fact[name] = list(group), facts[name]
+        if len(group) > 1:
+            continue
+        others, how = matched_edits(model, group[0], prompts, match=match, draws=draws, seed=seed)
+        every_fact[name] = replace(facts[name], matched_by=how)
+        if others:
+            control = f"{name}, matched rows"
+            every[control] = others
+            fact = _facts(control, others)
+            every_fact[control] = replace(fact, method=f"{fact.method}, matched rows", control_of=name, matched_by=how)
+    return every, every_fact
+
+
+def _require_answers(sets: Mapping[str, Sequence[Sample]]) -> None:
+    without = [name for name, samples in sets.items() if any(sample.answer is None for sample in samples)]
+    if without:
+        raise InputError(
+            f"The consistency sets {without} hold prompts without an answer; give each the answer that agrees with the edit: "
+            "mm.Sample(..., answer=...)."
+        )
 
 
 def _words(edits: Mapping[str, Sequence[Edit]], source: str | None, target: str | None) -> tuple[str, str | None]:
@@ -119,11 +195,11 @@ def _words(edits: Mapping[str, Sequence[Edit]], source: str | None, target: str 
     return source, target
 
 
-def _sets(sets: Sets, role: Role) -> dict[str, tuple[Role, list[Sample]]]:
+def _sets(sets: Sets, role: Role) -> dict[str, list[Sample]]:
     """Sets of prompts by name, read."""
     data = sets if isinstance(sets, Mapping) else {f"{role}s": sets}
-    result = {name: (role, list(as_samples(dataset))) for name, dataset in data.items()}
-    empty = [name for name, (_, samples) in result.items() if not samples]
+    result = {name: list(as_samples(dataset)) for name, dataset in data.items()}
+    empty = [name for name, samples in result.items() if not samples]
     if empty or not result:
         raise InputError(f"The {role} sets {empty or 'given'} hold no prompts.")
     return result
@@ -195,8 +271,14 @@ def _cases(
                 else (is_answer(before.text[n], sample.answer), is_answer(after.text[n], sample.answer)),
                 **(_target_fields(model, tokens, now, old[n], new[n], forms) if role == "target" else _CONTROL),
             )
+            if role == "consistency" and case.right is not None:
+                case = replace(case, wanted=_first(sample.answer), success=case.right[1])
             cases.append(case)
     return cases
+
+
+def _first(answer: str | tuple[str, ...] | None) -> str | None:
+    return answer if answer is None or isinstance(answer, str) else answer[0]
 
 
 #: What a control has no value for.

@@ -125,6 +125,54 @@ def draws_interval(values: NumbersWithGaps, *, level: Level = 0.95) -> Interval:
     return Interval(float(data.mean()), float(low), float(high), len(data))
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a number lies among the draws of its control.
+
+    Attributes:
+        value: the number.
+        draws: the mean over draws, and the interval in which 95% of them lie.
+        at_least: how many draws are as high, or higher.
+
+    Example:
+        >>> print(standing(0.9, [0.1, 0.2, 0.3]), standing(0.1, [0.1, 0.2, 0.3]), sep="; ")
+        0.900 beside 0.200 [0.105, 0.295], 0 of 3 draws as high; 0.100 beside 0.200 [0.105, 0.295], 3 of 3 draws as high
+    """
+
+    value: float
+    draws: Interval
+    at_least: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} beside {self.draws}, {self.at_least} of {self.draws.count} draws as high"
+
+    @property
+    def p(self) -> float:
+        """How often a draw is as high as the number, the number counted as one: at least `1 / (draws + 1)`; NaN for no draws."""
+        return (
+            float("nan")
+            if np.isnan(self.value) or not self.draws.count
+            else (1 + self.at_least) / (1 + self.draws.count)
+        )
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the number lies above the interval of the draws, so that they do not explain it."""
+        return self.value > self.draws.high
+
+
+@checked
+def standing(value: Annotated[float, Gaps()], draws: NumbersWithGaps) -> Standing:
+    """Where a number lies among draws of a random control.
+
+    Args:
+        value: the number, NaN where it is not known.
+        draws: one number per draw.
+    """
+    numbers = np.asarray(draws, dtype=float)
+    return Standing(float(value), draws_interval(numbers), int((numbers >= value - 1e-12).sum()))
+
+
 @checked
 def mean_bounds(
     values: Annotated[Float[np.ndarray, "... sample"], Gaps()], *, level: Level = 0.95, seed: Seed = 0

@@ -111,6 +111,10 @@ class Registry(Generic[M]):
         """What verbs call the methods."""
         return tuple(self._classes)
 
+    def needing(self, need: str) -> list[str]:
+        """The methods that need something, for messages."""
+        return [name for name, method in self._classes.items() if need in method.needs]
+
     def without(self, need: str) -> list[str]:
         """The methods that can do without something, for messages."""
         return [name for name, method in self._classes.items() if need not in method.needs]

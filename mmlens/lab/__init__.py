@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlens.core.contract import checked
-from mmlens.core.kinds import Seed
+from mmlens.core.kinds import Seed, Several
 from mmlens.lab.checkpoints import ADAPTERS, WEIGHTS
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
@@ -62,6 +62,7 @@ __all__ = [
     "Question",
     "Scene",
     "SceneObject",
+    "edit_questions",
     "load",
     "load_tuned",
     "path",
@@ -71,6 +72,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mmlens.lab.edit_questions import EditQuestions
     from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal
 
@@ -112,6 +114,35 @@ def load_tuned() -> HookedMultimodal:
     from mmlens.lab.tuned import tuned_model as load_with_adapters
 
     return load_with_adapters(WEIGHTS, ADAPTERS)
+
+
+@checked
+def edit_questions(scenes: Several[Scene], *, source: str, target: str, seed: Seed = 0) -> EditQuestions:
+    """The prompts that judge an edit of one colour to another, or of one shape's noun to another, for `mm.edits.edit_report`.
+
+    Args:
+        scenes: With and without things of the source's name.
+        source: A colour or a shape.
+        target: What it should be called.
+        seed: Decides which questions of a scene are asked, at most two of each set.
+
+    Returns:
+        `.targets` (said now, to be replaced), `.consistency` (with the answers that agree with the edit: presence of the old and
+        of the new, reverse look-ups, entailments) and `.controls` (that should stay, of every kind of question).
+
+    Raises:
+        InputError: The words are not two colours or two shapes, or no scene has a thing of the source's name.
+
+    Example:
+        >>> import mmlens as mm
+        >>> questions = mm.lab.edit_questions(mm.lab.scenes(60, seed=5), source="red", target="blue")
+        >>> old, new = (questions.consistency[f"presence of the {age}"][0] for age in ("old", "new"))
+        >>> (old.prompt, old.answer), (new.prompt, new.answer)
+        (('is there a red square', 'no'), ('is there a blue square', 'yes'))
+    """
+    from mmlens.lab.edit_questions import questions_for
+
+    return questions_for(scenes, source=source, target=target, seed=seed)
 
 
 @checked

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+import mmlens as mm
 from mmlens.analysis.controls.random_units import random_units
+from mmlens.analysis.edit_controls import presence_questions
 from mmlens.analysis.edit_outcome import EditReport
 from mmlens.analysis.edit_report import edit_report
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
-from mmlens.interventions.edits import Direct, Edit, noise_neurons, replace_token
+from mmlens.interventions.edits import Direct, Edit, Through, noise_neurons, replace_token
 from tests.analysis.conftest import Wrapped
 
 
@@ -55,6 +57,7 @@ def report(planted_neuron: Wrapped, edits: dict[str, Any]) -> EditReport:
             + samples(planted_neuron, False, "no", range(2)),
         },
         controls={"absent": samples(planted_neuron, False, "no", range(3))},
+        matched=0,
         max_new_tokens=3,
         batch_size=3,
         progress=False,
@@ -118,6 +121,108 @@ def test_edits_of_random_rows_stand_as_the_distribution_of_their_draws(report: E
     assert next(fact for fact in report.edits if fact.name == "random").draws == 3
 
 
+def test_the_same_edit_of_matched_rows_stands_beside_it(planted_neuron: Wrapped, planted_patch: Wrapped) -> None:
+    """One neuron writes the word in one model; in the other none does, and any rows will do as well as those that were edited."""
+    learn = Through(learning_rate=10.0, n_steps=40, penalty=0.0)
+    places = []
+    for wrapped, rows in ((planted_neuron, [Neuron(1, 5)]), (planted_patch, [Neuron(1, index) for index in range(5)])):
+        word = wrapped.truth.word
+        about: dict[str, Any] = {
+            "source": word,
+            "target": "blue",
+            "neurons": rows,
+            "max_new_tokens": 3,
+            "progress": False,
+        }
+        edit = replace_token(wrapped.model, wrapped.batch(), method=learn, **about)
+        found = edit_report(
+            wrapped.model,
+            edit,
+            targets=samples(wrapped, True, word, range(5, 8)),
+            controls=samples(wrapped, False, wrapped.truth.default_word, range(2)),
+            matched=4,
+            seed=1,
+            max_new_tokens=3,
+            progress=False,
+        )
+        _, matched = found.edits
+        assert (matched.name, matched.control_of, matched.draws) == ("edit, matched rows", "edit", 4)
+        assert matched.matched_by == "mean size of the activation"
+        assert found.control("edit") == matched.name
+        assert found.standing("edit", "targets", lambda case: case.success).value == 1
+        places.append(found.standing("edit", "targets", lambda case: case.success))
+        assert found.summary("target").iloc[0]["matched rows as good"] == f"{places[-1].at_least} of 4 draws"
+        assert f"EditReport({word!r} -> 'blue': 1 edits" in repr(found)
+    planted, unplanted = places
+    assert planted.beyond
+    assert planted.at_least == 0
+    assert not unplanted.beyond
+    assert unplanted.at_least >= 2
+
+
+def test_consistency_is_what_the_model_answers_before_and_after(planted_neuron: Wrapped, edits: dict[str, Any]) -> None:
+    """The edited row writes "blue" for "yes": prompts whose agreeing answer is "blue" agree, those that want "red" do not."""
+    pictures = samples(planted_neuron, True, "blue", range(3))
+    found = edit_report(
+        planted_neuron.model,
+        edits["good"],
+        targets=pictures,
+        controls=samples(planted_neuron, False, "no", range(2)),
+        consistency={"agrees": pictures, "does not": [replace(sample, answer=("red", "Red.")) for sample in pictures]},
+        matched=0,
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert found.groups("consistency") == ["agrees", "does not"]
+    assert [found.success("edit", group).mean for group in ("agrees", "does not")] == [1, 0]
+    table = found.summary("consistency")
+    assert table["agree, before"].tolist() == ["0.000 [0.000, 0.561]"] * 2
+    assert table["agree, after"].tolist() == ["1.000 [0.439, 1.000]", "0.000 [0.000, 0.561]"]
+    assert {case.wanted for case in found.cases if case.role == "consistency"} == {"blue", "red"}
+    assert found.changed("edit").count == 2  # consistency is no locality
+
+
+def test_what_has_no_matched_rows_says_why(planted_neuron: Wrapped, edits: dict[str, Any], tmp_path: Path) -> None:
+    some = samples(planted_neuron, True, "yes", range(1))
+    loaded = Edit.load(edits["good"].save(tmp_path / "edit.safetensors"))
+    found = edit_report(
+        planted_neuron.model,
+        loaded,
+        targets=some,
+        controls=samples(planted_neuron, False, "no", range(1)),
+        progress=False,
+    )
+    assert "No matched rows beside 'edit': it is not known how it was taught (read from a file" in repr(found)
+    with pytest.raises(
+        InputError, match=r"^There are no matched rows beside 'edit': it is not known how it was taught"
+    ):
+        found.standing("edit", "targets", lambda case: case.success)
+    with pytest.raises(InputError, match=r"It is not known how Edit.* was taught: it was read from a file"):
+        loaded.retaught("L1.u2")
+    with pytest.raises(InputError, match="It is not known how"):
+        (edits["good"] * 0.5).retaught("L1.u2")
+
+
+def test_presence_is_asked_for_in_the_style_of_the_prompts() -> None:
+    model = mm.lab.load()
+    scenes = mm.lab.scenes(3, seed=2)
+    targets = {"a": [Sample((scene.image,), "where is this", name=str(scene.seed)) for scene in scenes]}
+    sets, reason = presence_questions(model, targets, "circle", "arrow")
+    assert reason == ""
+    assert {name: (some[0].prompt, some[0].answer, len(some)) for name, some in sets.items()} == {
+        "presence of the old": ("is there a circle", "no", 3),
+        "presence of the new": ("is there an arrow", "yes", 3),
+    }
+    capital = {"a": [replace(targets["a"][0], prompt="Where is this?")]}
+    assert (
+        presence_questions(model, capital, "circle", "arrow")[0]["presence of the old"][0].prompt
+        == "Is there a circle?"
+    )
+    assert presence_questions(model, {"a": [Sample((), "where is this")]}, "circle", "arrow")[1] == (
+        "No presence was asked for: the target prompts have no pictures."
+    )
+
+
 def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, Any]) -> None:
     model = planted_neuron.model
     found = edit_report(
@@ -127,6 +232,7 @@ def test_words_that_are_only_removed(planted_neuron: Wrapped, edits: dict[str, A
         target=None,
         targets=samples(planted_neuron, True, "yes", range(2)),
         controls=samples(planted_neuron, False, "no", range(2)),
+        matched=0,
         max_new_tokens=3,
         progress=False,
     )
@@ -149,6 +255,7 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert (control["prompts"], control["answers changed"]) == ("absent", "0.000 [0.000, 0.561]")
     assert control["right"] == "1.000 -> 1.000"
     assert repr(report).startswith("EditReport('yes' -> 'blue': 3 edits, 55 answers)\n")
+    assert "the tokenizer does not know all words of 'is there a yes'; pass consistency=." in repr(report)
     assert list(report.summary("control").columns) == [
         *("edit", "size", "role", "prompts", "answers changed", "pictures changed", "KL", "right", "right, change")
     ]
@@ -161,7 +268,7 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert loaded == report
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(
-        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.edits.EditReport/2'\)\.$"
+        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.edits.EditReport/3'\)\.$"
     ):
         EditReport.load(tmp_path / "other.json")
     (tmp_path / "other.json").write_bytes(b"\xff")
@@ -205,8 +312,12 @@ def test_what_cannot_be_reported(planted_neuron: Wrapped, edits: dict[str, Any])
         ({"edits": edits["random"]}, r"^The edits are about no words; one report is about one pair"),
         ({"targets": []}, r"^The target sets \['targets'\] hold no prompts\.$"),
         (
+            {"consistency": [replace(some[0], answer=None)]},
+            r"^The consistency sets \['consistencys'\] hold prompts without an answer",
+        ),
+        (
             {"targets": {"x": some}, "controls": {"x": some}},
-            r"^A set of prompts has the same name in targets and controls",
+            r"^A set of prompts has the same name in two of targets, consistency and controls",
         ),
     ):
         about = {"edits": edits["good"], "targets": some, "controls": some, **wrong}

@@ -6,6 +6,7 @@ with model.edited(edit): ...
 
 from mmlens.interventions.edits.edit import Edit as Edit
 from mmlens.interventions.edits.edit import Provenance as Provenance
+from mmlens.interventions.edits.methods.belief import Belief as Belief
 from mmlens.interventions.edits.methods.direct import Direct as Direct
 from mmlens.interventions.edits.methods.through import Through as Through
 from mmlens.interventions.edits.rank_one import rank_one as rank_one

@@ -1,6 +1,6 @@
 """An edit: what is added to rows of weights, and where it comes from. A value; the model carries it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, PathLike
 from mmlens.core.results import TensorKind
-from mmlens.core.unit_sets import Units, as_units
+from mmlens.core.unit_sets import Units, UnitsLike, as_units
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Edit:
         rows: the neurons whose rows change, each once.
         deltas: what is added to each, in float32 (float64 for models in float64).
         provenance: where it comes from.
+        teach: makes the same edit of other rows; None of an edit that was read from a file, added, multiplied or carried over.
 
     Example:
         >>> import mmlens as mm
@@ -97,6 +98,7 @@ class Edit:
     rows: Annotated[Units, Accepts(object)]  # __post_init__ reads them
     deltas: Float[torch.Tensor, "row d_model"] = field(repr=False)
     provenance: Provenance
+    teach: "Callable[[Units], Edit] | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         rows = as_units(self.rows)
@@ -124,6 +126,10 @@ class Edit:
         words = f"{about.words}, " if about.words else ""
         blocks = ", ".join(self.rows.by_layer())
         return f"Edit({words}{about.method}: {len(self.rows)} rows in {blocks}; size {self.size:.3g})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all but how it is taught, which holds the model."""
+        return {**self.__dict__, "teach": None}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Edit):
@@ -160,7 +166,8 @@ class Edit:
     def __mul__(self, factor: float) -> "Edit":
         """The edit with its deltas multiplied: half of it, or `-1` times it, as its inverse."""
         settings = {**self.provenance.settings, "multiplied by": float(factor)}
-        return replace(self, deltas=self.deltas * factor, provenance=replace(self.provenance, settings=settings))
+        about = replace(self.provenance, settings=settings)
+        return replace(self, deltas=self.deltas * factor, provenance=about, teach=None)
 
     __rmul__ = __mul__
 
@@ -196,7 +203,29 @@ class Edit:
             fingerprint=model.unedited_fingerprint,
             settings=settings,
         )
-        return replace(self, provenance=about)
+        return replace(self, provenance=about, teach=None)
+
+    @checked
+    def retaught(self, rows: UnitsLike) -> "Edit":
+        """The same edit of other rows, taught as this one was: the control that random, as active rows are.
+
+        Args:
+            rows: of the model that it was made for.
+
+        Raises:
+            InputError: for an edit of which it is not known how it was taught.
+
+        Example:
+            >>> import mmlens as mm
+            >>> mm.edits.scale_neurons(model, "L2.u7", factor=0.5).retaught("L2.u8").rows
+            Units(L2.u8)
+        """
+        if self.teach is None:
+            raise InputError(
+                f"It is not known how {self!r} was taught: it was read from a file, added, multiplied or carried over. Make it "
+                "anew."
+            )
+        return self.teach(Units(as_units(rows)))
 
     def to_frame(self) -> "pd.DataFrame":
         """One line per row: part, stack, layer, neuron, and the norm of its delta."""

@@ -209,6 +209,47 @@ def _example(
     )
 
 
+#: Prompts with the answer that each is to get.
+AnsweredBatch: TypeAlias = tuple[MultimodalBatch, Sequence[str]]
+
+
+def answered_examples(model: HookedMultimodal, answered: Sequence[AnsweredBatch]) -> list[EditExample]:
+    """Examples of answers that are given as text: every token of them is wanted.
+
+    Args:
+        model: the hooked model, before the edit.
+        answered: batches with one answer per sample.
+
+    Raises:
+        InputError: for another number of answers than samples, or answers that the tokenizer does not know; before any run.
+    """
+    answers = []
+    for batch, texts in answered:
+        if len(texts) != batch.size or not all(texts):
+            raise InputError(f"A batch of {batch.size} samples needs as many answers, found {list(texts)}.")
+        answers.append([as_word(model, text) for text in texts])
+    return [_answered(model, batch, words) for (batch, _), words in zip(answered, answers, strict=True)]
+
+
+def _answered(model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[WordForms]) -> EditExample:
+    with torch.no_grad():
+        first = model(batch)[:, -1].float().log_softmax(-1)
+    # in the form in which the model is the most ready to begin an answer here: behind a blank, or not
+    known = [n for n in range(len(words[0])) if all(n < len(word) and word[n] for word in words)]
+    form = max(
+        known or [0], key=lambda n: sum(float(p[in_form(word, n)[0]]) for p, word in zip(first, words, strict=True))
+    )
+    rows = [in_form(word, form) for word in words]
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
+    whole = batch if longest == 1 else model.extend(batch, tokens[:, :-1])
+    start = _length(whole) - longest
+    places = [(sample, start + step) for sample, row in enumerate(rows) for step in range(len(row))]
+    none, nothing = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, first.shape[-1])
+    wanted = torch.tensor([token for row in rows for token in row])
+    return EditExample(whole, torch.tensor(places), wanted, none, none, nothing, nothing)
+
+
 @dataclass(frozen=True)
 class _Rewritten:
     """An answer with a word replaced, and where its parts are, in steps.

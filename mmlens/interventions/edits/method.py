@@ -28,6 +28,7 @@ class WordTask:
         rows: whose deltas.
         examples: answers in which the source is said.
         controls: answers that are to stay.
+        consistency: answers of other questions, as they would be if the edit were true.
         source: the word that is said now, in its forms.
         target: what is to be said there; None for anything but the source.
     """
@@ -38,6 +39,7 @@ class WordTask:
     controls: Sequence[EditExample]
     source: WordForms
     target: WordForms | None
+    consistency: Sequence[EditExample] = ()
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ class EditMethod(Method):
     """How rows are moved so that a word is said in the place of another, or no more.
 
     `needs` are among `"gradients"`, `"a target word"`, `"words of one token"`, `"rows that write words"` (of the language
-    model's stream) and `"no controls"` (it sees the source's places alone).
+    model's stream), `"no controls"` (it sees the source's places alone) and `"consistency"` (questions with the answers that
+    agree with the edit, which other methods have no use for).
     """
 
     #: As the edit's provenance has it.
     title: ClassVar[str]
 
-    def check(self, rows: Units, *, controls: bool, target: bool, one_token: bool) -> None:
+    def check(self, rows: Units, *, controls: bool, target: bool, one_token: bool, consistency: bool = False) -> None:
         """Refuse what the method cannot do, before any forward pass.
 
         Args:
@@ -74,6 +77,7 @@ class EditMethod(Method):
             controls: whether there are answers that are to stay.
             target: whether there is a word for the source's place.
             one_token: whether both words are one token each.
+            consistency: whether there are questions with answers that agree with the edit.
 
         Raises:
             InputError: if a need is not met.
@@ -96,6 +100,13 @@ class EditMethod(Method):
             raise InputError(
                 f"method={self.name!r} has no use for controls: it sees the source's places alone. Leave them out, or "
                 f"use {others}."
+            )
+        if consistency != ("consistency" in self.needs):
+            others = " or ".join(map(repr, EDIT_METHODS.needing("consistency")))
+            raise InputError(
+                f"method={self.name!r} does not teach consistency: leave it out, or use {others}."
+                if consistency
+                else f"method={self.name!r} teaches other questions to agree with the edit: pass consistency=[(batch, answers)]."
             )
         elsewhere = [str(row) for row in rows if (row.part, row.stack) != ("language", "blocks")]
         if "rows that write words" in self.needs and elsewhere:

@@ -31,7 +31,8 @@ def scale_neurons(model: HookedMultimodal, neurons: UnitsLike, *, factor: float)
     """
     rows = Units.of(neurons, model, kind=Neuron, verb="scale_neurons")
     deltas = (factor - 1) * read_rows(model, rows)
-    return Edit(rows, deltas, provenance(model, "scale", settings={"factor": factor}))
+    about = provenance(model, "scale", settings={"factor": factor})
+    return Edit(rows, deltas, about, lambda others: scale_neurons(model, others, factor=factor))
 
 
 @checked
@@ -46,7 +47,7 @@ def zero_neurons(model: HookedMultimodal, neurons: UnitsLike) -> Edit:
         InputError: if a row does not exist or cannot be edited, as those of heads.
     """
     rows = Units.of(neurons, model, kind=Neuron, verb="zero_neurons")
-    return Edit(rows, -read_rows(model, rows), provenance(model, "zero"))
+    return Edit(rows, -read_rows(model, rows), provenance(model, "zero"), lambda others: zero_neurons(model, others))
 
 
 @checked
@@ -72,7 +73,8 @@ def noise_neurons(model: HookedMultimodal, neurons: UnitsLike, *, sigma: Positiv
     """
     rows = Units.of(neurons, model, kind=Neuron, verb="noise_neurons")
     noise = torch.randn(read_rows(model, rows).shape, generator=torch.Generator().manual_seed(seed))
-    return Edit(rows, sigma * noise, provenance(model, "noise", settings={"sigma": sigma}, seed=seed))
+    about = provenance(model, "noise", settings={"sigma": sigma}, seed=seed)
+    return Edit(rows, sigma * noise, about, lambda others: noise_neurons(model, others, sigma=sigma, seed=seed))
 
 
 @torch.no_grad()

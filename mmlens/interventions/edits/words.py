@@ -1,6 +1,7 @@
 """Edits about words: one said in the place of another, or no more."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmlens.core.contract import checked
@@ -10,7 +11,15 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
-from mmlens.interventions.edits.examples import WordForms, as_batches, as_word, edit_examples, in_form
+from mmlens.interventions.edits.examples import (
+    AnsweredBatch,
+    WordForms,
+    answered_examples,
+    as_batches,
+    as_word,
+    edit_examples,
+    in_form,
+)
 from mmlens.interventions.edits.method import MethodDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
@@ -30,6 +39,7 @@ def replace_token(
     target: str | int,
     neurons: UnitsLike,
     controls: Batches = (),
+    consistency: Sequence[AnsweredBatch] = (),
     method: EditChoice = "through",
     max_new_tokens: Count = 30,
     progress: bool = True,
@@ -45,10 +55,13 @@ def replace_token(
             taught), and are taken in the form in which the answers say the source: with a blank in front, or a capital.
         neurons: whose rows change: those that write the source (`mm.find_neurons(...).top(20)`), or the ones among them that
             write nothing else (`mm.neurons.specific_neurons`).
-        controls: prompts whose answers should stay as they are; for `"through"` only. Without them an edit is easily a
+        controls: prompts whose answers should stay as they are; not for `"direct"`. Without them an edit is easily a
             plain preference for the target.
-        method: `"through"` (gradient descent through the real network) or `"direct"` (closed form, a reconstruction), with
-            the settings of `Through()` and `Direct()`; pass one of these for other settings.
+        consistency: for `"belief"`: other questions with the answers that agree with the edit, as pairs of a batch and one
+            answer per sample: `(batch, ["no", "yes"])` to "is there a red star", "is there a blue star".
+        method: `"through"` (gradient descent through the real network), `"belief"` (the same, until other answers agree with
+            the new word) or `"direct"` (closed form, a reconstruction), with the settings of `Through()`, `Belief()` and
+            `Direct()`; pass one of these for other settings.
         max_new_tokens: length of the model's answers.
         progress: show a progress bar.
 
@@ -80,8 +93,14 @@ def replace_token(
     if any(form and form in new for form in old):
         raise InputError(f"source and target are the same word, {_text(model, old)!r}.")
     editor = EDIT_METHODS.get(method)
-    task = _task(model, batches, controls, editor, neurons, old, new, max_new_tokens)
-    return edit_of(task, editor.deltas(task, progress=progress), editor.title, editor.settings)
+    prompts, control_prompts = as_batches(batches, "batches", needed_for=NEEDED_FOR), as_batches(controls, "controls")
+
+    def teach(rows: UnitsLike) -> Edit:
+        task = _task(model, prompts, control_prompts, editor, rows, old, new, max_new_tokens, consistency)
+        result = editor.deltas(task, progress=progress)
+        return replace(edit_of(task, result, editor.title, editor.settings), teach=teach)
+
+    return teach(neurons)
 
 
 @checked
@@ -118,30 +137,44 @@ def remove_word(
         InputError: as `replace_token`.
     """
     editor = EDIT_METHODS.get(method)
-    task = _task(model, batches, controls, editor, neurons, as_word(model, word), None, max_new_tokens)
-    return edit_of(task, editor.deltas(task, progress=progress), "remove", editor.settings)
+    prompts, control_prompts = as_batches(batches, "batches", needed_for=NEEDED_FOR), as_batches(controls, "controls")
+    source = as_word(model, word)
+
+    def teach(rows: UnitsLike) -> Edit:
+        task = _task(model, prompts, control_prompts, editor, rows, source, None, max_new_tokens)
+        result = editor.deltas(task, progress=progress)
+        return replace(edit_of(task, result, "remove", editor.settings), teach=teach)
+
+    return teach(neurons)
 
 
 def _task(
     model: HookedMultimodal,
-    batches: Batches,
-    controls: Batches,
+    prompts: Sequence[MultimodalBatch],
+    control_prompts: Sequence[MultimodalBatch],
     method: EditMethod,
     neurons: UnitsLike,
     source: WordForms,
     target: WordForms | None,
     max_new_tokens: int,
+    consistency: Sequence[AnsweredBatch] = (),
 ) -> WordTask:
     """What is to be achieved, once it is known that the rows can be edited by the method."""
-    prompts, control_prompts = as_batches(batches, "batches", needed_for=NEEDED_FOR), as_batches(controls, "controls")
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
     rows = method.editable(model, rows)
     single = all(any(form and len(form) == 1 for form in word) for word in (source, target or source))
-    method.check(rows, controls=bool(control_prompts), target=target is not None, one_token=single)
+    method.check(
+        rows,
+        controls=bool(control_prompts),
+        target=target is not None,
+        one_token=single,
+        consistency=bool(consistency),
+    )
+    questions = answered_examples(model, consistency)
     examples = edit_examples(model, prompts, source=source, target=target, max_new_tokens=max_new_tokens)
     stay = edit_examples(model, control_prompts, source=None, target=None, max_new_tokens=max_new_tokens)
-    return WordTask(model, rows, examples, stay, source, target)
+    return WordTask(model, rows, examples, stay, source, target, questions)
 
 
 def edit_of(task: WordTask, result: MethodDeltas, method: str, settings: Mapping[str, Any]) -> Edit:
@@ -152,6 +185,7 @@ def edit_of(task: WordTask, result: MethodDeltas, method: str, settings: Mapping
         "samples": sum(example.batch.size for example in task.examples),
         "places": sum(len(example.source_places) for example in task.examples),
         "controls": sum(example.batch.size for example in task.controls),
+        "consistency": sum(example.batch.size for example in task.consistency),
         **result.facts,
     }
     words = {"source": _text(model, task.source)}

@@ -12,6 +12,7 @@ from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits import (
+    Belief,
     Direct,
     Edit,
     Through,
@@ -42,8 +43,9 @@ def planted(wrapped: Wrapped) -> Neuron:
     return Neuron(wrapped.truth.layer, wrapped.truth.neuron or 0)
 
 
+QUICK_BELIEF = Belief(learning_rate=0.1, n_steps=60)
 #: Every method with its defaults, but those that would take long here.
-METHODS: list[EditMethod] = [QUICK if cls is Through else cls() for cls in EDIT_METHODS]
+METHODS: list[EditMethod] = [{Through: QUICK, Belief: QUICK_BELIEF}.get(cls) or cls() for cls in EDIT_METHODS]
 
 
 @pytest.mark.parametrize("method", [*METHODS, Direct("l2")], ids=str)
@@ -51,6 +53,8 @@ def test_the_planted_neuron_alone_makes_the_model_say_another_word(planted_neuro
     model, there, absent = planted_neuron.model, planted_neuron.batch(), planted_neuron.batch(False)
     source, default = planted_neuron.truth.word, planted_neuron.truth.default_word
     about: dict[str, Any] = {"source": source, "target": "blue", "neurons": [planted(planted_neuron)]}
+    if "consistency" in method.needs:
+        about["consistency"] = [(planted_neuron.batch(seed=3), ["blue"]), (absent, [default])]
     edit = replace_token(model, there, method=method, max_new_tokens=3, progress=False, **about)
     assert (answer(model, there), answer(model, absent)) == (source, default)
     others = [planted_neuron.batch(seed=seed) for seed in (1, 2)]
@@ -293,12 +297,12 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         ({"target": "yes"}, r"^source and target are the same word, 'yes'\.$"),
         ({"target": "not a word"}, r"^'not a word' is unknown to the tokenizer, which makes"),
         ({"target": 999}, r"^Token 999 is outside the vocabulary, whose ids go from 0 to \d+\.$"),
-        ({"method": "magic"}, r"^method='magic' is unknown; for editing words there are 'direct', 'through'"),
+        ({"method": "magic"}, r"^method='magic' is unknown; for editing words there are 'through', 'belief', 'direct'"),
         ({"method": "direct", "controls": batch}, r"^method='direct' has no use for controls"),
         ({"neurons": []}, r"^An edit of rows was given no neurons; name some: "),
         (
             {"method": "direct", "neurons": [Neuron(0, 1, "vision")]},
-            r"^vision\.L0\.u1 do not write into the stream that words are read from; use method='through' for them\.$",
+            r"^vision\.L0\.u1 do not write into the stream that words are read from; use method='belief' or 'through'\.$",
         ),
         (
             {"neurons": [Neuron(0, 1, "vision"), *some]},
@@ -334,10 +338,23 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
 ) -> None:
     model, batch = planted_neuron.model, planted_neuron.batch()
     monkeypatch.setattr(type(model.hf_model), "forward", lambda *_, **__: pytest.fail("the model ran"))
-    known = {"gradients", "a target word", "words of one token", "rows that write words", "no controls"}
+    known = {"gradients", "a target word", "words of one token", "rows that write words", "no controls", "consistency"}
     assert method.needs <= known
     some = [planted(planted_neuron)]
     about: dict[str, Any] = {"source": "yes", "target": "blue", "neurons": some, "method": method, "progress": False}
+    answered = [(batch, ["blue"])]
+    if "consistency" in method.needs:
+        with pytest.raises(InputError, match=rf"^method='{method.name}' teaches other questions .*: pass consistency="):
+            replace_token(model, batch, **about)
+        for wrong in ([], ["yes", "no"], [""]):
+            with pytest.raises(InputError, match=r"(needs as many answers|at least one|not empty)"):
+                replace_token(model, batch, **about, consistency=[(batch, wrong)])
+        with pytest.raises(InputError, match=r"^'not a word' is unknown to the tokenizer"):
+            replace_token(model, batch, **about, consistency=[(batch, ["not a word"])])
+        about["consistency"] = answered
+    else:
+        with pytest.raises(InputError, match=rf"^method='{method.name}' does not teach consistency.* use 'belief'\.$"):
+            replace_token(model, batch, **about, consistency=answered)
     if "gradients" in method.needs:
         with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
             replace_token(model, batch, **about)
@@ -346,14 +363,14 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
             remove_word(model, batch, word="yes", neurons=some, method=method, progress=False)
     if "words of one token" in method.needs:
         with pytest.raises(
-            InputError, match=rf"^method='{method.name}' moves rows along .* several each; use 'through'"
+            InputError, match=rf"^method='{method.name}' moves rows along .* several each; use .*'through'"
         ):
             replace_token(model, batch, **{**about, "target": "blue red"})
     if "rows that write words" in method.needs:
-        with pytest.raises(InputError, match=r"^vision\.L0\.u1 do not write into the stream .* use method='through'"):
+        with pytest.raises(InputError, match=r"^vision\.L0\.u1 do not write into the stream .* use method=.*'through'"):
             replace_token(model, batch, **{**about, "neurons": ["vision.L0.u1"]})
     if "no controls" in method.needs:
-        with pytest.raises(InputError, match=rf"^method='{method.name}' has no use for controls.* or use 'through'"):
+        with pytest.raises(InputError, match=rf"^method='{method.name}' has no use for controls.* or use .*'through'"):
             replace_token(model, batch, **about, controls=batch)
 
 

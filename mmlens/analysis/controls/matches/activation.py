@@ -11,6 +11,7 @@ from mmlens.analysis.controls.match import MATCHES, Match
 from mmlens.analysis.means import point_means, unit_sizes
 from mmlens.analysis.samples import Dataset
 from mmlens.core.kinds import Count
+from mmlens.core.rules import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -18,16 +19,18 @@ from mmlens.models.hooked import HookedMultimodal
 @MATCHES.register("activation")
 @dataclass(frozen=True)
 class Activation(Match):
-    """Units of the same blocks that are about as active, by the mean size of what they hand to the last linear, over all rows.
+    """Units of the same blocks that are about as active, by the mean size of what they hand to the last linear.
 
     Attributes:
         nearest: among how many of the next in size each one is drawn.
+        positions: over which positions the mean is; `"last"` for where the next word is decided.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     quantity: ClassVar[str] = "mean size of the activation"
 
     nearest: Count = 10
+    positions: Positions = "all"
 
     @property
     def pool(self) -> int:
@@ -36,4 +39,6 @@ class Activation(Match):
     def sizes(
         self, model: HookedMultimodal, points: Sequence[str], data: Dataset | MultimodalBatch | None
     ) -> dict[str, Float[torch.Tensor, "unit"]]:
-        return point_means(model, () if data is None else data, points, progress=False, of=unit_sizes)
+        return point_means(
+            model, () if data is None else data, points, positions=self.positions, progress=False, of=unit_sizes
+        )

@@ -86,6 +86,18 @@ class Through(EditMethod):
             )
         return free
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms of the loss."""
+        return {
+            "say": 1.0,
+            "answers": self.keep,
+            "instead": self.keep,
+            "controls": self.keep_controls,
+            "again": self.repetition,
+            "size": self.penalty,
+        }
+
     def deltas(self, task: WordTask, *, progress: bool) -> MethodDeltas:
         start = torch.zeros_like(read_rows(task.model, task.rows), dtype=torch.float32)
         return optimise(task, self, start=start, progress=progress)
@@ -115,7 +127,8 @@ def optimise(
     adam = torch.optim.Adam([parameters], lr=settings.learning_rate)
     losses: dict[str, list[float]] = {}
     last: dict[tuple[str, int], dict[str, float]] = {}
-    order = zip(_cycle(len(examples), settings.seed), _cycle(len(controls), settings.seed + 1), strict=False)
+    counts = (len(examples), len(controls), len(task.consistency))
+    order = zip(*(_cycle(count, settings.seed + number) for number, count in enumerate(counts)), strict=False)
     bar = tqdm(order, total=settings.n_steps, desc="edit", disable=not progress)
     reason = "n_steps"
     with (
@@ -125,19 +138,22 @@ def optimise(
         rows_added(model, task.rows, lambda: deltas_of(parameters)),
         _detached_below(model, task.rows),
     ):
-        for step, (number, control) in enumerate(bar, start=1):
+        for step, (number, control, question) in enumerate(bar, start=1):
             terms, state = _terms(task, examples[number])
             last["examples", number] = state
             if control is not None:
                 answers = at(model(controls[control].batch), controls[control].other_places)
                 kl = _kl(answers, controls[control].other_log_probabilities)
                 terms["controls"], last["controls", control] = kl, {"kl": float(kl.detach())}
+            if question is not None:
+                agreement, state = _terms(task, task.consistency[question])
+                terms["agreement"], last["consistency", question] = agreement["say"], state
             terms["size"] = deltas_of(parameters).norm()
             loss = _loss(terms, settings)
             (gradient,) = torch.autograd.grad(loss, parameters)
             for name, value in {**terms, "loss": loss}.items():
                 losses.setdefault(name, []).append(float(value.detach()))
-            if _goal_met(last, len(examples), len(controls), settings):
+            if _goal_met(last, sum(counts), settings):
                 reason = "reached"
                 break
             parameters.grad = gradient
@@ -190,20 +206,13 @@ def _without(log_probabilities: torch.Tensor, tokens: torch.Tensor) -> torch.Ten
 
 
 def _loss(terms: dict[str, torch.Tensor], settings: Through) -> torch.Tensor:
-    weights = {
-        "say": 1.0,
-        "answers": settings.keep,
-        "instead": settings.keep,
-        "controls": settings.keep_controls,
-        "again": settings.repetition,
-        "size": settings.penalty,
-    }
+    weights = settings.weights
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-def _goal_met(last: dict[tuple[str, int], dict[str, float]], examples: int, controls: int, settings: Through) -> bool:
+def _goal_met(last: dict[tuple[str, int], dict[str, float]], batches: int, settings: Through) -> bool:
     """Whether every batch was as it should be when it last ran."""
-    if len(last) < examples + controls:
+    if len(last) < batches:
         return False
     return all(run.get("worst", 1.0) >= settings.stop_at and run["kl"] <= settings.stop_kl for run in last.values())
 
