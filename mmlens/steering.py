@@ -1,5 +1,6 @@
 """Steering: vectors, how to choose and judge them, and what acts with them."""
 
+from mmlens.analysis.steering.controls import unembedding_difference
 from mmlens.analysis.steering.dose import DoseCurve, dose_curve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.steering.method import Selection, Validation
@@ -28,6 +29,7 @@ __all__ = [  # noqa: PLE0604
     "steering_vector",
     "SteeringReport",
     "SteeringVector",
+    "unembedding_difference",
     "Validation",
     "vqa_accuracy",
     *_methods,

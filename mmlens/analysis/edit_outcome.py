@@ -157,8 +157,16 @@ class EditReport:
     def _draws(self, edit: str) -> int:
         return next((fact.draws for fact in self.edits if fact.name == edit), 1)
 
+    @checked
     def control(self, edit: str) -> str | None:
-        """The name under which an edit is repeated in matched rows; None if it is not."""
+        """The name under which an edit is repeated in matched rows; None if it is not.
+
+        Raises:
+            InputError: for an edit that the report does not have.
+        """
+        names = [fact.name for fact in self.edits]
+        if edit not in names:
+            raise InputError(f"The report has no edit {edit!r}; it has {', '.join(names)}.")
         return next((fact.name for fact in self.edits if fact.control_of == edit), None)
 
     @checked

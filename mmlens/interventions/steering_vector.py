@@ -67,13 +67,26 @@ class SteeringVector:
 
     @checked
     def random(self, *, seed: Seed) -> "SteeringVector":
-        """A random direction of the same norm at the same point: the control.
+        """A random direction of the same norm at the same point, any as likely as any other: the weakest control.
 
         Args:
             seed: of the draw.
         """
         direction = torch.randn(len(self.direction), generator=torch.Generator().manual_seed(seed))
-        provenance = {"method": "random direction of equal norm", "seed": seed}
+        return self.with_direction(direction, "random direction of equal norm", seed)
+
+    @checked
+    def with_direction(
+        self, direction: Float[torch.Tensor, "d_model"], method: str, seed: Seed | None = None
+    ) -> "SteeringVector":
+        """Another direction at the same point, made as long as this one: a control.
+
+        Args:
+            direction: of any norm but 0.
+            method: how it was made, for its provenance.
+            seed: of its draw, where it was drawn.
+        """
+        provenance = {"method": method} | ({} if seed is None else {"seed": seed})
         return replace(self, direction=direction * (self.norm / direction.norm()), provenance=provenance)
 
     @checked

@@ -144,7 +144,12 @@ class PartView:
             layer: blocks before this one count.
             mlp_input: count this block's attention too.
             include_mlp_biases: count the MLPs' biases.
+
+        Raises:
+            InputError: for a layer beyond the last one's end.
         """
+        if layer > len(self.blocks):
+            raise InputError(f"layer={layer} must lie in 0..{len(self.blocks)}: there are {len(self.blocks)} blocks.")
         biases = []
         for number, block in enumerate(self.blocks[: layer + 1]):
             if block.attn is not None and (number < layer or mlp_input):

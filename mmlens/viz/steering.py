@@ -124,7 +124,7 @@ def _report_marks(
 ) -> Figure | SubFigure:
     name_marks = marks(names)
     has_controls = any(_controls(report, name) for name in names)
-    labels = [*names, *(["random vectors, one per seed"] if has_controls else [])]
+    labels = [*names, *(["controls, one per kind and seed"] if has_controls else [])]
     width = 1.6 + 3.4 * len(measures)
     rows = len(report.groups) * (len(names) + 0.6)
     figure = canvas(width, 0.9 + max(0.8, 0.17 * rows) + legend_height(labels, width), figure)

@@ -44,14 +44,19 @@ def is_accepted(result: Result) -> bool:
         # a name that only a model can say whether it has; it is asked where the unit meets one
         or place in ("Neuron.layer", "Neuron.index", "Head.layer", "Head.index", "Unit.layer", "Unit.index")
         or place in ("Neuron.stack", "Head.stack", "Neuron.branch", "Head.branch", "HookGraph.residual_writers.stack")
+        or place == "SteeringVector.at"
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")
         # one id is as good as a list of one; accelerate reads device maps
+        or place == "HookedMultimodal.tokens_to_residual_directions.tokens"
         or place in ("HookedMultimodal.to_str_tokens.tokens", "HookedMultimodal.from_pretrained.device_map")
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "Circuit.p_values.correction")
         # a sample of text alone has no pictures
-        or place == "Sample.images"
+        or place in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images")
+        or place in ("ConceptBank.settings", "GradientXActivation.positions")
         # any word may be a word of the prompt; it is looked for there when a run starts
         or (call.kind == "positions" and isinstance(call.value, str | int | list) and call.public.is_class)
+        # or one that is only said later
+        or place == "HookedMultimodal.trace_generation.positions"
         # what was said is counted, be it never
         or call.public.name in ("SteeringReport.said", "SteeringReport.became", "metrics.unit_of")
         # several numbers, no control, the end of a prompt, the groups that are usual: all documented

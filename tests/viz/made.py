@@ -145,7 +145,7 @@ def steering(groups: int, interventions: int, *, seeds: int = 2, scored: bool = 
         name = f"steer by intervention {i}"
         facts += [
             SteeringFacts(name, None, name, 1),
-            *(SteeringFacts(f"{name}, random {seed}", name, name, 1) for seed in range(seeds)),
+            *(SteeringFacts(f"{name}, isotropic {seed}", name, name, 1, "isotropic") for seed in range(seeds)),
         ]
         for fact in facts[-1 - seeds :]:
             for group in range(groups):

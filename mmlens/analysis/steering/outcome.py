@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.steering.controls import ControlKind
 from mmlens.core.answer_text import normalised, says, words_of
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _FILE = JsonKind(
-    "mmlens.steering.SteeringReport", 2, "steering report", {"interventions": list[dict], "cases": list[dict]}
+    "mmlens.steering.SteeringReport", 3, "steering report", {"interventions": list[dict], "cases": list[dict]}
 )
 
 
@@ -62,15 +63,19 @@ class SteeringFacts:
 
     Attributes:
         name: as in the report.
-        control_of: the intervention that this one repeats with random vectors; None for one that was asked for.
+        control_of: the intervention that this one repeats with other vectors; None for one that was asked for.
         described: how it prints itself.
         touched: positions that it changed, over all answers; None where it does not count them.
+        kind: of a control: `"words"`, `"covariance"` or `"isotropic"`; empty for what was asked for.
+        words: the words that steering leads from and to, where they were given.
     """
 
     name: str
     control_of: str | None
     described: str
     touched: int | None
+    kind: str = ""
+    words: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class SteeringReport:
     """What interventions did to a model's answers.
 
     Attributes:
-        interventions: those that were asked for, each followed by its controls with random vectors.
+        interventions: those that were asked for, each followed by its controls with other vectors.
         cases: every prompt under every intervention, before and after.
     """
 
@@ -139,7 +144,7 @@ class SteeringReport:
     def __repr__(self) -> str:
         n_interventions = sum(fact.control_of is None for fact in self.interventions)
         return (
-            f"SteeringReport({n_interventions} interventions, {len(self.interventions) - n_interventions} random controls, "
+            f"SteeringReport({n_interventions} interventions, {len(self.interventions) - n_interventions} controls, "
             f"{len(self.cases)} answers)\n{self.summary().to_string(index=False)}"
         )
 
@@ -202,22 +207,79 @@ class SteeringReport:
 
     @checked
     def beyond_control(
-        self, intervention: str, value: Callable[[SteeringCase], float], group: str | None = None
+        self,
+        intervention: str,
+        value: Callable[[SteeringCase], float | None],
+        group: str | None = None,
+        *,
+        control: ControlKind = "isotropic",
     ) -> Interval:
-        """How far a number goes beyond that under random vectors of equal norm, case by case (mean over seeds).
+        """How far a number goes beyond that under a control of equal norm, case by case (mean over seeds).
+
+        Args:
+            intervention: its name.
+            value: of a case; None where it has none, whatever the vector.
+            group: of one set of prompts; of all by default.
+            control: `"words"`, `"covariance"` or `"isotropic"`.
 
         Raises:
-            InputError: if the intervention has no random control.
+            InputError: if the intervention has no such control.
         """
-        controls = [fact.name for fact in self.interventions if fact.control_of == intervention]
+        controls = self._controls(intervention, control)
         if not controls:
-            raise InputError(f"{intervention!r} has no random control in this report; ask for one with seeds=.")
+            kinds = sorted({fact.kind for fact in self.interventions if fact.control_of == intervention})
+            raise InputError(
+                f"{intervention!r} has no {control} control in this report; it has {', '.join(kinds) or 'none'}: ask for one "
+                "with controls=. Words are known from words=, or if the steered answers are other ones."
+            )
         own_cases = self.of(intervention, group)
-        others = [[float(value(case)) for case in self.of(name, group)] for name in controls]
-        means = [sum(numbers) / len(numbers) for numbers in zip(*others, strict=True)]
+        numbers = [[value(case) for case in self.of(name, group)] for name in (intervention, *controls)]
+        rows = [
+            (float(own), sum(map(float, others)) / len(others), case.shown)
+            for case, own, *others in zip(own_cases, *numbers, strict=True)
+            if own is not None and None not in others
+        ]
         return paired_difference(
-            [float(value(case)) for case in own_cases], means, groups=np.array([case.shown for case in own_cases])
+            [own for own, _, _ in rows], [other for _, other, _ in rows], groups=np.array([shown for *_, shown in rows])
         )
+
+    def _controls(self, intervention: str, kind: str) -> list[str]:
+        return [fact.name for fact in self.interventions if (fact.control_of, fact.kind) == (intervention, kind)]
+
+    @checked
+    def effect(self, intervention: str) -> Callable[[SteeringCase], bool | None]:
+        """What an intervention is judged by: whether an answer with the words steered from has those steered to, if they were
+        given; else whether it is another one."""
+        words = next((fact.words for fact in self.interventions if fact.name == intervention), None)
+        if words is None:
+            return lambda case: case.changed
+        source, target = words
+        return lambda case: (
+            (says(case.after, target) and not says(case.after, source)) if says(case.before, source) else None
+        )
+
+    @checked
+    def verdict(
+        self,
+        intervention: str,
+        value: Callable[[SteeringCase], float | None] | None = None,
+        group: str | None = None,
+    ) -> str:
+        """Whether a vector is more than word writing: `"more than the words"` only where its paired difference from the
+        unembedding difference lies above zero.
+
+        Args:
+            intervention: its name.
+            value: what it is judged by; `.effect(intervention)` by default.
+            group: of one set of prompts; of all by default.
+
+        Returns:
+            `"more than the words"`, `"no more than the words"`, or `"no words to compare with"`.
+        """
+        if not self._controls(intervention, "words"):
+            return "no words to compare with"
+        beyond = self.beyond_control(intervention, value or self.effect(intervention), group, control="words")
+        return "more than the words" if beyond.low > 0 else "no more than the words"
 
     @checked
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":
@@ -240,7 +302,7 @@ class SteeringReport:
 
     def summary(self) -> "pd.DataFrame":
         """One line per intervention and set of prompts: share of answers changed, score before and after with the interval of
-        its change, distinct words and repetitions before and after.
+        its change, distinct words and repetitions before and after; and how far the effect goes beyond each control's.
         """
         import pandas as pd
 
@@ -250,6 +312,7 @@ class SteeringReport:
         cases = self.of(fact.name, group)
         line: dict[str, object] = {"intervention": fact.name, "prompts": group, "answers": len(cases)}
         line["changed"] = str(self.changed(fact.name, group))
+        line |= self._beside(fact, group)
         scores = [case.score for case in cases if case.score is not None]
         if scores:
             before, after = (sum(pair[n] for pair in scores) / len(scores) for n in (0, 1))
@@ -261,6 +324,17 @@ class SteeringReport:
         line["looped"] = f"{old.looped:.2f} -> {new.looped:.2f}"
         line["words"] = f"{old.length:.1f} -> {new.length:.1f}"
         return line
+
+    def _beside(self, fact: SteeringFacts, group: str) -> dict[str, object]:
+        """How far the effect of what was asked for goes beyond each control's, and the verdict."""
+        kinds = dict.fromkeys(other.kind for other in self.interventions if other.control_of)
+        cells: dict[str, object] = {}
+        for kind in kinds:
+            known = fact.control_of is None and self._controls(fact.name, kind)
+            beyond = self.beyond_control(fact.name, self.effect(fact.name), group, control=kind) if known else None  # type: ignore[arg-type]
+            cells[f"beyond {kind}"] = "" if beyond is None or not beyond.count else str(beyond)
+        verdict = self.verdict(fact.name, group=group) if cells.get("beyond words") else ""
+        return cells | ({"verdict": verdict} if "words" in kinds else {})
 
     def to_frame(self) -> "pd.DataFrame":
         """One line per case."""
@@ -276,7 +350,7 @@ class SteeringReport:
 
     @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
-        """Answers changed and scores, per set of prompts, beside the random controls.
+        """Answers changed and scores, per set of prompts, beside the controls.
 
         Args:
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
@@ -297,7 +371,10 @@ class SteeringReport:
             InputError: if the file is not there, or holds no report.
         """
         content = _FILE.read(path)
-        facts = tuple(SteeringFacts(**fact) for fact in content["interventions"])
+        facts = tuple(
+            SteeringFacts(**{**fact, "words": fact["words"] and tuple(map(tuple, fact["words"]))})
+            for fact in content["interventions"]
+        )
         as_tuples = ("score", "truth")
         cases = [
             {**case, **{key: tuple(case[key]) for key in as_tuples if isinstance(case[key], list)}}

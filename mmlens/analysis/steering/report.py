@@ -1,18 +1,19 @@
-"""Judging steering: every answer before and after, on what should change and on what should not, beside random vectors."""
+"""Judging steering: every answer before and after, on what should change and on what should not, beside three controls."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.analysis.steering.answers import answers
+from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.core.answer_text import is_answer
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Distinct, Seed, Text
+from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.runs import Intervention
@@ -20,6 +21,8 @@ from mmlens.models.runs import Intervention
 Interventions: TypeAlias = Intervention | Mapping[str, Intervention | Sequence[Intervention]]
 #: From a sample and an answer to a score between 0 and 1.
 Score: TypeAlias = Callable[[Sample, str], float]
+#: The words that steering leads from, and those that it leads to.
+Words: TypeAlias = tuple[Text | Several[Text], Text | Several[Text]]
 
 
 @checked
@@ -30,13 +33,19 @@ def steering_report(
     dataset: Dataset | Mapping[str, Dataset],
     *,
     score: Score | None = None,
+    words: Words | Mapping[str, Words] | None = None,
+    controls: SeveralDistinct[ControlKind] | tuple[()] = ("words", "covariance", "isotropic"),
     seeds: Distinct[Seed] = (0,),
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
     batch_size: Count = 16,
     progress: bool = True,
 ) -> SteeringReport:
-    """Answer prompts with and without interventions, and with random vectors of equal norm in their place.
+    """Answer prompts with and without interventions, and with other vectors of equal norm in their place.
+
+    The controls are the unembedding difference, which only writes the words, a random direction with the covariance of the
+    states at the prompts' last position, and one with none (see `mmlens.analysis.steering.controls`). A vector is more than
+    word writing only where it beats the first: `.verdict(name)`.
 
     Args:
         model: the hooked model.
@@ -45,7 +54,10 @@ def steering_report(
         score: of an answer to a sample; by default 1 where it is the sample's `answer`, or one of several, up to case and
             punctuation (`mm.scorers.normalised`), else 0. With several people's answers by VQAv2's rules:
             `lambda sample, text: mm.steering.vqa_accuracy([text], [people[sample.name]])[0]`.
-        seeds: of the random controls of each `Steer` and `ProjectOut`, with the same strength, positions and gate.
+        words: the words that steering leads from and to, as pairs `("yes", "no")`, each a word or several; one pair, or one by
+            name of the intervention. By default those that its answers lose and gain, by how often: known only from the answers.
+        controls: kinds of control of each `Steer` and `ProjectOut`, with the same strength, positions and gate; `()` for none.
+        seeds: of the random ones.
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
         batch_size: prompts at a time.
@@ -64,42 +76,122 @@ def steering_report(
         >>> steer = mm.Steer(vector, positions=mm.positions.last | mm.positions.generated)
         >>> asked = [mm.Sample((scene.image,), "is there a person", answer="yes")]
         >>> report = mm.steering.steering_report(model, steer, asked, max_new_tokens=1, progress=False)
-        >>> report.became("steered", "yes", "no").mean, report.became("steered, random 0", "yes", "no").mean
+        >>> report.became("steered", "yes", "no").mean, report.became("steered, isotropic 0", "yes", "no").mean
         (1.0, 0.0)
+        >>> report.became("steered, words", "yes", "no").mean, report.verdict("steered")
+        (1.0, 'no more than the words')
 
     Source: the evaluation of Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering
     Alignment", ICCV 2025 (https://arxiv.org/abs/2501.03012): counts of answers and accuracy per answer type.
-    *Departs:* every figure has an interval over pictures and a random control.
+    *Departs:* every figure has an interval over pictures, and controls.
     """
     arms = _named(interventions)
-    every = {key: value for name in arms for key, value in _with_controls(name, arms[name], seeds).items()}
-    for _, interventions_of_arm in every.values():
-        for intervention in interventions_of_arm:
-            intervention.hooks(model)  # what cannot happen is refused before anything runs
+    for intervention in (intervention for arm in arms.values() for intervention in arm):
+        intervention.hooks(model)  # what cannot happen is refused before anything runs
+    pairs = _pairs(words, arms)
+    weights: dict[str, torch.Tensor | None] = {name: _weights(model, pair) for name, pair in pairs.items()}
     sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
     data = {name: list(as_samples(samples_of_set, prompt=prompt)) for name, samples_of_set in sets.items()}
     empty = [name for name, samples_of_set in data.items() if not samples_of_set]
     if empty or not data:
         raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
-    cases: dict[str, list[SteeringCase]] = {name: [] for name in every}
-    token_counts = dict.fromkeys(every, 0)
-    for group, samples in data.items():
-        for samples_of_set, batch in batches(model, samples, batch_size=batch_size, progress=progress, desc=group):
-            before = answers(model, batch, (), max_new_tokens=max_new_tokens)
-            for name, (_, interventions_of_arm) in every.items():
-                after = answers(model, batch, interventions_of_arm, max_new_tokens=max_new_tokens)
-                token_counts[name] += sum(counter.touched.tokens for counter in _counting(interventions_of_arm))
-                cases[name] += map(_case(name, group, score or _exact), samples_of_set, before, after)
-    facts = tuple(
-        SteeringFacts(
-            name,
-            of,
-            ", ".join(map(repr, interventions_of_arm)),
-            token_counts[name] if _counting(interventions_of_arm) else None,
+    batch_list = [
+        (group, *part)
+        for group, samples in data.items()
+        for part in batches(model, samples, batch_size=batch_size, progress=progress, desc=group)
+    ]
+    steered = {name: arm for name, arm in arms.items() if _counting(arm)}
+    points = [_points(model, intervention)[0] for arm in steered.values() for intervention in _counting(arm)]
+    draws = StateDraws(model, points if "covariance" in controls else (), seeds)
+    before: list[list[str]] = []
+    for _, _, batch in batch_list:
+        before.append(answers(model, batch, (), max_new_tokens=max_new_tokens))
+        if hooks := draws.hooks(batch):
+            model.run_with_hooks(batch, fwd_hooks=hooks)
+    results: dict[str, tuple[SteeringFacts, list[SteeringCase]]] = {}
+
+    def run(fact: SteeringFacts, arm: tuple[Intervention, ...]) -> list[str]:
+        texts: list[str] = []
+        cases: list[SteeringCase] = []
+        touched = 0
+        for (group, samples, batch), old in zip(batch_list, before, strict=True):
+            new = answers(model, batch, arm, max_new_tokens=max_new_tokens)
+            touched += sum(counter.touched.tokens for counter in _counting(arm))
+            cases += map(_case(fact.name, group, score or _exact), samples, old, new)
+            texts += new
+        count = touched if _counting(arm) else None
+        results[fact.name] = replace(fact, described=", ".join(map(repr, arm)), touched=count), cases
+        return texts
+
+    for name, arm in arms.items():
+        after = run(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
+        if name not in steered:
+            continue
+        said = weights[name] if pairs[name] else token_weights(model, [text for old in before for text in old], after)
+        for kind, seed, control in _controls(model, arm, controls, seeds, draws, said):
+            label = f"{name}, words" if kind == "words" else f"{name}, {kind} {seed}"
+            run(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
+    facts, cases = zip(*results.values(), strict=True)
+    return SteeringReport(tuple(facts), tuple(case for some in cases for case in some))
+
+
+#: The words that steering leads from and to.
+_Pair: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _pairs(
+    words: Words | Mapping[str, Words] | None, arms: Mapping[str, Sequence[Intervention]]
+) -> dict[str, _Pair | None]:
+    """The words of each intervention, where they were given."""
+    by_name = words if isinstance(words, Mapping) else {} if words is None else dict.fromkeys(arms, words)
+    unknown = [name for name in by_name if name not in arms]
+    if unknown:
+        raise InputError(f"words are given for {unknown}, and the interventions are {list(arms)}.")
+    pairs = {
+        name: tuple((side,) if isinstance(side, str) else tuple(side) for side in pair)
+        for name, pair in by_name.items()
+    }
+    return {name: cast("_Pair | None", pairs.get(name)) for name in arms}
+
+
+def _weights(model: HookedMultimodal, pair: _Pair | None) -> torch.Tensor | None:
+    """Of the tokens of two sets of words."""
+    if pair is None:
+        return None
+    source, target = ([model.to_string(model.to_word_tokens(word)[:1]) for word in words] for words in pair)
+    return token_weights(model, source, target)
+
+
+def _points(model: HookedMultimodal, intervention: Steer | ProjectOut) -> list[str]:
+    return list(intervention.points(model).names)
+
+
+def _controls(
+    model: HookedMultimodal,
+    arm: tuple[Intervention, ...],
+    kinds: Sequence[ControlKind],
+    seeds: Sequence[int],
+    draws: StateDraws,
+    weights: torch.Tensor | None,
+) -> Iterator[tuple[ControlKind, int, tuple[Intervention, ...]]]:
+    """An intervention with other vectors, by kind and seed: those kinds that all its vectors have."""
+    vectors = {
+        number: controls_of(
+            model, other.vector, _points(model, other), kinds, seeds=seeds, draws=draws, weights=weights
         )
-        for name, (of, interventions_of_arm) in every.items()
-    )
-    return SteeringReport(facts, tuple(case for samples_of_set in cases.values() for case in samples_of_set))
+        for number, other in enumerate(arm)
+        if isinstance(other, Steer | ProjectOut)
+    }
+    first = next(iter(vectors.values()))
+    for key in first:
+        if all(key in controls for controls in vectors.values()):
+            yield (
+                *key,
+                tuple(
+                    replace(other, vector=vectors[number][key]) if isinstance(other, Steer | ProjectOut) else other
+                    for number, other in enumerate(arm)
+                ),
+            )
 
 
 def _named(interventions: Interventions) -> dict[str, tuple[Intervention, ...]]:
@@ -110,24 +202,6 @@ def _named(interventions: Interventions) -> dict[str, tuple[Intervention, ...]]:
     if empty or not arms:
         raise InputError(f"No interventions were given to report on{f' under {empty}' if empty else ''}.")
     return arms
-
-
-_Acting: TypeAlias = tuple[str | None, tuple[Intervention, ...]]
-
-
-def _with_controls(name: str, arm: tuple[Intervention, ...], seeds: Sequence[int]) -> dict[str, _Acting]:
-    """An intervention, and the same with random vectors; one without vectors has no control."""
-    arms: dict[str, _Acting] = {name: (None, arm)}
-    if _counting(arm):
-        for seed in seeds:
-            arms[f"{name}, random {seed}"] = (name, tuple(_randomised(intervention, seed) for intervention in arm))
-    return arms
-
-
-def _randomised(intervention: Intervention, seed: int) -> Intervention:
-    if not isinstance(intervention, Steer | ProjectOut):
-        return intervention
-    return replace(intervention, vector=intervention.vector.random(seed=seed))
 
 
 def _counting(arm: Sequence[Intervention]) -> list[Steer | ProjectOut]:

@@ -50,5 +50,5 @@ def test_yes_becomes_no_and_the_rest_stays(steering: tuple[mm.HookedMultimodal, 
     report = mm.steering.steering_report(model, steer, sets, max_new_tokens=3, progress=False)
     assert report.became("steered", "yes", "no", "yes").mean >= 0.85
     assert report.changed("steered", "others").mean == 0
-    assert report.changed("steered, random 0").mean == 0
+    assert report.changed("steered, isotropic 0").mean == 0
     assert report.diversity("steered", "yes")[1].length == 1  # the answer is "no", and nothing after it

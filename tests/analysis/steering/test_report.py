@@ -8,6 +8,7 @@ import torch
 
 from mmlens import lab
 from mmlens.analysis.samples import Sample
+from mmlens.analysis.steering.controls import StateDraws, token_weights, unembedding_difference, word_direction
 from mmlens.analysis.steering.outcome import SteeringReport, diversity
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.vqa import vqa_accuracy
@@ -59,10 +60,11 @@ def known() -> Known:
 
 def test_figures_by_hand(known: Known) -> None:
     report, word, default = known.report, known.word, known.default
-    assert [fact.name for fact in report.interventions] == ["to yes", "to yes, random 0", "to yes, random 1"]
+    names = ["words", "covariance 0", "covariance 1", "isotropic 0", "isotropic 1"]
+    assert [fact.name for fact in report.interventions] == ["to yes", *(f"to yes, {name}" for name in names)]
     assert report.became("to yes", default, word).mean == 1
     assert report.became("to yes", default, word).count == 5
-    assert report.became("to yes, random 0", default, word).mean == 0
+    assert report.became("to yes, isotropic 0", default, word).mean == 0
     assert report.changed("to yes", "with the cause").mean == 0
     assert report.changed("to yes").mean == pytest.approx(5 / 8)
     before, after = report.said("to yes", word)
@@ -83,7 +85,7 @@ def test_summary_frame_file_and_figure(known: Known, tmp_path: Path) -> None:
     assert line["answers"] == 5
     assert line["score, change"] == "-1.000 [-1.000, -1.000]"
     frame = report.to_frame()
-    assert len(frame) == 3 * 8
+    assert len(frame) == 6 * 8
     assert frame.query("intervention == 'to yes'")["changed"].sum() == 5
     assert SteeringReport.load(report.save(tmp_path / "report.json")) == report
     drawn = report.plot()
@@ -91,8 +93,12 @@ def test_summary_frame_file_and_figure(known: Known, tmp_path: Path) -> None:
     (mark,) = drawn.axes[0].containers
     assert mark.lines[0].get_xdata().tolist() == [0, 1]
     controls = [each.get_offsets()[:, 0].tolist() for each in drawn.axes[0].collections if len(each.get_offsets()) == 2]
-    assert controls == [[0, 0], [0, 0]]
-    assert "1 interventions, 2 random controls, 24 answers" in repr(report)
+    assert (controls[0], controls[3:]) == ([0, 1], [[0, 0]] * 2)  # the unembedding difference, and isotropic directions
+    assert "1 interventions, 5 controls, 48 answers" in repr(report)
+    assert line["beyond words"] == "0.000 [0.000, 0.000]"
+    assert line["beyond isotropic"] == "1.000 [1.000, 1.000]"
+    assert line["beyond covariance"] == "0.500 [0.500, 0.500]"  # one of the two draws leads to yes
+    assert line["verdict"] == "no more than the words"
 
 
 def test_people_as_references(known: Known) -> None:
@@ -104,7 +110,7 @@ def test_people_as_references(known: Known) -> None:
         known.steer,
         known.samples["without"],
         score=lambda sample, text: float(vqa_accuracy([text], [people[sample.shown]])[0]),
-        seeds=(),
+        controls=(),
         max_new_tokens=1,
         progress=False,
     )
@@ -134,15 +140,92 @@ def test_answers_are_those_of_plain_generation(name: str, request: pytest.Fixtur
     batch = model.prepare(samples[1].prompt, images=list(samples[1].images))
     with model.intervene(*random):
         expected = model.trace_generation(batch, names="hook_logits", max_new_tokens=4).text[0]
-    assert report.of("both, random 3")[1].after == expected
+    assert report.of("both, isotropic 3")[1].after == expected
+    # the words by hand: what the answers gained and lost, written through the final norm's gain
+    weights = token_weights(
+        model, *([getattr(case, when) for case in report.of("both")] for when in ("before", "after"))
+    )
+    if bool(weights.any()):
+        direction = word_direction(model, weights)
+        words = [dataclasses.replace(each, vector=each.vector.with_direction(direction, "words")) for each in both]
+        with model.intervene(*words):
+            expected = model.trace_generation(batch, names="hook_logits", max_new_tokens=4).text[0]
+        assert report.of("both, words")[1].after == expected
+
+
+def test_a_vector_that_only_writes_words_is_no_more_than_they_are(known: Known) -> None:
+    """The planted direction is what "yes" and "no" are read from; steering the picture's colour instead is no word writing."""
+    words = {"source": known.default, "target": known.word}
+    control = unembedding_difference(known.model, at=known.steer.vector.at, **words)
+    assert torch.cosine_similarity(control.direction, known.steer.vector.direction, dim=0) > 0.9
+    planted = lab.planted("neuron")
+    model = HookedMultimodal.from_hf(planted.model, planted.processor)
+    prompts = [Sample((planted.image(False, seed=n),), planted.prompt) for n in range(6)]
+    absent, present = (model.prepare(planted.prompt, images=planted.image(there)) for there in (False, True))
+    at, where = "blocks.0.hook_resid_pre", positions.box(planted.truth.box)
+    states = [model.run_with_cache(batch, names=at, positions=where)[1][at][0, 0] for batch in (absent, present)]
+    steers = {
+        "colour": Steer(SteeringVector(2 * (states[1] - states[0]), at), positions=where),
+        "word": Steer(
+            unembedding_difference(model, source="no", target="yes", at="blocks.2.hook_resid_post"), positions="last"
+        ),
+        "nothing": Steer(SteeringVector(1e-3 * torch.ones(32), "blocks.2.hook_resid_post"), positions="last"),
+    }
+    report = steering_report(
+        model, steers, prompts, words=("no", "yes"), seeds=(0, 1, 2), max_new_tokens=1, progress=False
+    )
+    assert [report.became(name, "no", "yes").mean for name in steers] == [1, 1, 0]
+    assert [report.verdict(name) for name in steers] == ["more than the words", *["no more than the words"] * 2]
+    assert report.beyond_control("colour", report.effect("colour"), control="words").mean == 1
+    assert report.beyond_control("word", report.effect("word"), control="words").mean == 0
+    unknown = steering_report(model, {"nothing": steers["nothing"]}, prompts, max_new_tokens=1, progress=False)
+    assert unknown.verdict("nothing") == "no words to compare with"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "qwen", "blip"])
+def test_word_directions_raise_their_words(name: str, request: pytest.FixtureRequest) -> None:
+    """The direction is the one along which the logit difference rises, for norms of any kind: by the model's own readout."""
+    subject: Subject = request.getfixturevalue(name)
+    model = subject.model
+    weights = torch.zeros(model.W_U.shape[1])
+    weights[7], weights[11] = 1.0, -1.0
+    direction = word_direction(model, weights).double()
+    states = torch.randn(64, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+    parameter = next(model.unembed.parameters())
+    with torch.enable_grad():
+        leaf = states.to(parameter).requires_grad_()
+        logits = model.unembed(model.ln_final(leaf[None])[0])
+        (gradient,) = torch.autograd.grad((logits[:, 7] - logits[:, 11]).sum(), leaf)
+    mean = gradient.double().mean(0)
+    assert torch.cosine_similarity(mean, direction, dim=0) > 0.98
+
+
+def test_draws_have_the_covariance_of_the_states(llava: Subject) -> None:
+    """Summed up batch by batch, 4,000 draws have the covariance of the states at the last position, and no other dimension."""
+    model, batch = llava.model, llava.batches["left"]
+    at = "blocks.1.hook_resid_post"
+    seeds = list(range(4000))
+    draws = StateDraws(model, [at], seeds)
+    for _ in range(2):
+        model.run_with_hooks(batch, fwd_hooks=draws.hooks(batch))
+    _, cache = model.run_with_cache(batch, names=at, positions="last")
+    rows = cache[at][:, 0].double()
+    centred = torch.cat([rows, rows]) - rows.mean(0)
+    expected = centred.T @ centred
+    drawn = torch.stack([draws.direction(at, seed) for seed in seeds]).double()  # type: ignore[arg-type]
+    found = drawn.T @ drawn / len(seeds)
+    assert (found - expected).norm() < 0.1 * expected.norm()
+    assert torch.linalg.matrix_rank(drawn, rtol=1e-4) == len(rows) - 1
 
 
 def test_an_intervention_without_a_vector_has_no_control(known: Known) -> None:
     ablate = Ablate([Neuron(0, 1)])
     report = steering_report(known.model, ablate, known.samples["without"], max_new_tokens=1, progress=False)
     assert [(fact.name, fact.touched) for fact in report.interventions] == [("steered", None)]
-    with pytest.raises(InputError, match="has no random control"):
+    with pytest.raises(InputError, match="has no isotropic control in this report; it has none"):
         report.beyond_control("steered", lambda case: case.changed)
+    assert report.verdict("steered") == "no words to compare with"
 
 
 def test_diversity_and_words_by_hand() -> None:
@@ -166,5 +249,11 @@ def test_what_does_not_fit_is_refused(known: Known) -> None:
         steering_report(known.model, narrow, known.samples)
     with pytest.raises(InputError, match="has no 'to no'; it has to yes"):
         known.report.of("to no")
+    with pytest.raises(InputError, match=r"words are given for \['to no'\], and the interventions are \['to yes'\]"):
+        steering_report(known.model, {"to yes": known.steer}, known.samples, words={"to no": ("yes", "no")})
+    with pytest.raises(InputError, match="begin with the same tokens"):
+        unembedding_difference(known.model, source="yes", target=["yes"], at=known.steer.vector.at)
+    with pytest.raises(InputError, match="is not in the language model's stream"):
+        unembedding_difference(known.model, source="yes", target="no", at="vision.blocks.0.hook_resid_post")
     with pytest.raises(InputError, match="Diversity is that of one or more"):
         diversity([])

@@ -302,7 +302,7 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
         ({"neurons": []}, r"^An edit of rows was given no neurons; name some: "),
         (
             {"method": "direct", "neurons": [Neuron(0, 1, "vision")]},
-            r"^vision\.L0\.u1 do not write into the stream that words are read from; use method='belief' or 'through'\.$",
+            r"^vision\.L0\.u1 do not write into the stream that words are .*; use method='through' or 'belief' for them\.$",
         ),
         (
             {"neurons": [Neuron(0, 1, "vision"), *some]},
