@@ -47,12 +47,14 @@ def is_accepted(result: Result) -> bool:
         or place == "SteeringVector.at"
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")
         # one id is as good as a list of one; accelerate reads device maps
-        or place == "HookedMultimodal.tokens_to_residual_directions.tokens"
+        or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "HookedMultimodal.to_string.tokens")
         or place in ("HookedMultimodal.to_str_tokens.tokens", "HookedMultimodal.from_pretrained.device_map")
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "Circuit.p_values.correction")
         # a sample of text alone has no pictures
         or place in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images")
-        or place in ("ConceptBank.settings", "GradientXActivation.positions")
+        or place
+        in ("ConceptBank.settings", "GradientXActivation.positions", "IntegratedGradients.positions", "Sample.answer")
+        or place in ("MultimodalBatch.tokenizer", "MultimodalBatch.carried", "PatchSweep.p_values.correction")
         # any word may be a word of the prompt; it is looked for there when a run starts
         or (call.kind == "positions" and isinstance(call.value, str | int | list) and call.public.is_class)
         # or one that is only said later
