@@ -7,9 +7,9 @@ from mmlens.analysis.metrics import (
     log_odds,
     log_probability,
     logit_difference,
+    measure,
     probability,
     rank,
-    word_log_probability,
 )
 
 __all__ = [  # noqa: RUF022
@@ -18,8 +18,8 @@ __all__ = [  # noqa: RUF022
     "log_odds",
     "log_probability",
     "logit_difference",
+    "measure",
     "Metric",
     "probability",
     "rank",
-    "word_log_probability",
 ]

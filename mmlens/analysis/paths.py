@@ -24,16 +24,9 @@ import networkx as nx
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import (
-    MetricFunction,
-    MetricLike,
-    as_function,
-    metric_name,
-    predicting_logits,
-    require_values,
-)
+from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
 from mmlens.analysis.patching.groups import Group, groups_of, groups_on
-from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
@@ -134,36 +127,43 @@ def path_patch(
     selection = select_points(model, at, units)
     receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
     freeze_points = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in selection}
-    groups = groups_of(clean, [node for node, _ in selection], positions)
-    where = [groups_on(clean, receiver.node, {"to": to_positions})[0] for receiver in receivers]
-    base, source = (clean, corrupted) if direction == "noise" else (corrupted, clean)
     all_names = list(dict.fromkeys([*(name for names in freeze_points.values() for name in names), *freeze_points]))
-    base_logits, cache = model.run_with_cache(base, names=all_names)
-    source_logits, other = model.run_with_cache(source, names=list(freeze_points))
-    ends = [predicting_logits(model, logits, clean.layout.last) for logits in (base_logits, source_logits)]
-    measure = as_function(metric, model, clean=ends[direction == "denoise"])
-    run = _Paths(model, base, cache.cache_dict, receivers, where, measure)
-    senders = targets(model, selection, other.cache_dict)
-    first = next(iter(groups.values()))
-    values = torch.zeros(len(senders), len(first), clean.size)
-    with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
-        for i, sender in enumerate(senders):
-            for j, group in enumerate(groups[sender.node.name]):
-                values[i, j] = run.effect(sender, group, other[sender.node.name], freeze_points[sender.node.name]).cpu()
-                bar.update()
-    end_values = [require_values(measure(logits), clean.size, measure).cpu() for logits in ends]
-    clean_value, corrupted_value = end_values if direction == "noise" else reversed(end_values)
-    sweep = PatchSweep(
-        values=values,
-        points=[sender.name for sender in senders],
-        groups=[group.name for group in first],
-        clean=clean_value,
-        corrupted=corrupted_value,
-        direction=direction,
-        metric=metric_name(metric),
-        row_units=tuple(sender.units for sender in senders),
-        boxes=tuple(group.boxes for group in first),
-    )
+
+    def swept(reading: MetricReading) -> PatchSweep:
+        batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
+        groups = groups_of(batches[0], [node for node, _ in selection], positions)
+        where = [groups_on(batches[0], receiver.node, {"to": to_positions})[0] for receiver in receivers]
+        base, source = batches if direction == "noise" else reversed(batches)
+        base_logits, cache = model.run_with_cache(base, names=all_names)
+        source_logits, other = model.run_with_cache(source, names=list(freeze_points))
+        ends = [reading.rows(model, logits, base) for logits in (base_logits, source_logits)]
+        reading = reading.against(ends[direction == "denoise"])
+        run = _Paths(model, base, cache.cache_dict, receivers, where, reading)
+        senders = targets(model, selection, other.cache_dict)
+        first = next(iter(groups.values()))
+        values = torch.zeros(len(senders), len(first), clean.size)
+        with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
+            for i, sender in enumerate(senders):
+                name = sender.node.name
+                for j, group in enumerate(groups[name]):
+                    values[i, j] = run.effect(sender, group, other[name], freeze_points[name]).cpu()
+                    bar.update()
+        end_values = [reading.values(logits).cpu() for logits in ends]
+        clean_value, corrupted_value = end_values if direction == "noise" else reversed(end_values)
+        return PatchSweep(
+            values=values,
+            points=[sender.name for sender in senders],
+            groups=[group.name for group in first],
+            clean=clean_value,
+            corrupted=corrupted_value,
+            direction=direction,
+            metric=metric_name(metric),
+            row_units=tuple(sender.units for sender in senders),
+            boxes=tuple(group.boxes for group in first),
+        )
+
+    groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
+    sweep = summed([swept(reading) for reading in readings(metric, model, clean.size, clean=clean)])
     return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, freeze_points)
 
 
@@ -258,7 +258,7 @@ class _Paths:
         own: its activations at frozen points and senders.
         receivers: the receivers.
         where: the rows of each receiver that are changed.
-        measure: the metric.
+        reading: what is read of it.
     """
 
     model: HookedMultimodal
@@ -266,7 +266,7 @@ class _Paths:
     own: dict[str, torch.Tensor]
     receivers: list[Target]
     where: list[Group]
-    measure: MetricFunction
+    reading: MetricReading
 
     def effect(self, sender: Target, group: Group, values: torch.Tensor, freeze: Sequence[str]) -> torch.Tensor:
         """The metric after the patch, `[sample]`.
@@ -288,8 +288,7 @@ class _Paths:
         self._require_units(activations)
         puts = [(r, g, activations[r.node.name]) for r, g in zip(self.receivers, self.where, strict=True)]
         logits = self.model.run_with_hooks(self.base, fwd_hooks=self._hooks(puts))
-        values = self.measure(predicting_logits(self.model, logits, self.base.layout.last))
-        return require_values(values, self.base.size, self.measure)
+        return self.reading.of_run(self.model, logits, self.base)
 
     def _require_units(self, activations: dict[str, torch.Tensor]) -> None:
         """Refuse receivers whose unit the point does not have; how many heads it has, a run tells."""

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.controls.random_units import RandomUnits, random_units
 from mmlens.analysis.heatmap import HeatMap
-from mmlens.analysis.metrics import log_probability, logit_difference, per_sample
+from mmlens.analysis.metrics import log_probability, logit_difference, measure
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.maps import activation_maps
 from mmlens.analysis.neurons.methods.contribution import Contribution
@@ -204,9 +204,8 @@ def _log_probability(
     model: HookedMultimodal, at_word: MultimodalBatch, token: int, units: Units | None = None
 ) -> float:
     """Log-probability of the token in nats, perhaps with neurons ablated."""
-    measure = log_probability(token).on(model)
     with model.intervene(*([Ablate(units)] if units else [])):
-        return float(per_sample(measure, model, model(at_word), at_word.layout.last))
+        return float(measure(model, at_word, metric=log_probability(token)))
 
 
 def _caption(model: HookedMultimodal, batch: MultimodalBatch, units: Units) -> str:

@@ -20,6 +20,7 @@ from mmlens.execution.whole import hooks_for
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.point_rows import GROWING
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.predicting import last_rows
 from mmlens.models.processes import process_of
 
 #: Called with the numbers of finished cells and their logits, so that a long sweep can be kept as it grows.
@@ -32,9 +33,11 @@ class CleanRun:
     Args:
         model: the hooked model.
         batch: the batch.
+        n_rows: how many of each sample's last positions `"last"` means: words of several tokens are predicted by several.
 
     Attributes:
-        clean_logits: what the unchanged run answers at each sample's last position.
+        clean_logits: what the unchanged run answers at each sample's last position, `[batch vocab]`; at its last ones,
+            `[batch row vocab]`, for several.
 
     Example:
         >>> from mmlens.execution import Cell, Change
@@ -46,13 +49,12 @@ class CleanRun:
     """
 
     @checked
-    def __init__(self, model: HookedMultimodal, batch: BatchLike):
+    def __init__(self, model: HookedMultimodal, batch: BatchLike, *, n_rows: Count = 1):
         self.model = model
         self.batch = batch
+        self.n_rows = n_rows
         self._ways, logits = ExecutionStrategies.of(model, batch)
-        where = self._where("last")
-        ends = logits[:, -1:] if where is None else _at(logits, where)
-        self.clean_logits: Float[torch.Tensor, "batch vocab"] = ends[:, 0]
+        self.clean_logits: Float[torch.Tensor, "batch *row vocab"] = last_rows(model, logits, batch, n_rows)
 
     @checked
     def logits(
@@ -70,8 +72,8 @@ class CleanRun:
 
         Args:
             cells: the counterfactual runs.
-            positions: where the logits are read: at each sample's last position, or at given ones, which adds an axis of
-                positions.
+            positions: where the logits are read: at each sample's last position (or `n_rows` of them), or at given ones, which
+                adds an axis of positions.
             tokens: only the logits of these tokens, in this order; all by default.
             budget: memory for the activations of one packed call, in MiB; what is free on the device, within reason, by
                 default. Not in it: what is kept of the clean run (`plan` says how much), the logits that are returned, and
@@ -83,7 +85,7 @@ class CleanRun:
             on_done: called with the numbers of the cells that are finished and their logits, as they are.
 
         Returns:
-            Logits `[cell vocab]` (`[cell token]` with `tokens`; `[cell pos vocab]` with given positions), on the CPU, in the
+            Logits `[cell vocab]` (`[cell token]` with `tokens`; `[cell pos vocab]` with several positions), on the CPU, in the
             order of the cells.
 
         Raises:
@@ -97,7 +99,7 @@ class CleanRun:
         result: torch.Tensor | None = None
         process = process_of(self.model)
         with tqdm(total=len(cells), desc="cells", disable=not progress) as bar:
-            for kind, numbers in self._ways.sorted(cells, self.clean_logits).items():
+            for kind, numbers in self._ways.sorted(cells, self._ends).items():
                 group = [cells[number] for number in numbers]
 
                 def read(call: Call, group: list[Cell] = group) -> torch.Tensor:
@@ -106,7 +108,7 @@ class CleanRun:
                         for number, answer in zip(call.cells, call.run(), strict=True)
                     ]
                     logits = torch.stack(answers)[..., columns].cpu()
-                    return logits[:, 0] if positions == "last" else logits
+                    return logits[:, 0] if positions == "last" and self.n_rows == 1 else logits
 
                 calls = self._ways.calls(kind, group, where, None if budget is None else budget * 2**20)
                 known = {place for place, number in enumerate(numbers) if number in finished}
@@ -133,7 +135,7 @@ class CleanRun:
             positions: as for `logits`.
         """
         self._require(cells)
-        return self._ways.plan(cells, self._where(positions), self.clean_logits)
+        return self._ways.plan(cells, self._where(positions), self._ends)
 
     @checked
     def generate(self, cell: Cell, *, max_new_tokens: Count = 20) -> Int[torch.Tensor, "pos"]:
@@ -188,13 +190,20 @@ class CleanRun:
                         f"0..{length - 1}; rows must be a list of them, [row], that is not empty."
                     )
 
-    def _where(self, positions: Literal["last"] | Sequence[int]) -> list[torch.Tensor] | None:
-        """Positions at which logits are read, per sample; None for the last one of what a decoder writes."""
+    @property
+    def _ends(self) -> torch.Tensor:
+        """Logits of the unchanged run at the very last positions, `[batch vocab]`."""
+        return self.clean_logits if self.n_rows == 1 else self.clean_logits[:, -1]
+
+    def _where(self, positions: Literal["last"] | Sequence[int]) -> list[torch.Tensor] | int:
+        """Positions at which logits are read, per sample; or how many of the last ones of what a decoder writes."""
         decodes = self.model.graph["hook_logits"].sequence == "decoder"
         if isinstance(positions, str):
             if positions != "last":
                 raise InputError(f"positions={positions!r} must be 'last' or a list of positions.")
-            return None if decodes else list(self.batch.layout.last[:, None])
+            if decodes:
+                return self.n_rows
+            return list(self.batch.layout.last[:, None] + torch.arange(1 - self.n_rows, 1))
         rows = torch.as_tensor(list(positions))
         length = self.batch.layout.is_token.shape[1]
         if (
@@ -209,10 +218,10 @@ class CleanRun:
             )
         return [rows] * self.batch.size
 
-    def _clean_at(self, where: list[torch.Tensor] | None, positions: Literal["last"] | Sequence[int]) -> torch.Tensor:
+    def _clean_at(self, where: list[torch.Tensor] | int, positions: Literal["last"] | Sequence[int]) -> torch.Tensor:
         """Clean logits where they are read, `[batch read vocab]`."""
-        if where is None or positions == "last":
-            return self.clean_logits[:, None]
+        if isinstance(where, int) or positions == "last":
+            return self.clean_logits[:, None] if self.n_rows == 1 else self.clean_logits
         with torch.no_grad():
             return _at(self.model(self.batch), where)
 

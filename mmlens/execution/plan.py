@@ -24,6 +24,16 @@ class Plan:
     served: tuple[str, ...] = ()
     widened: tuple[str, ...] = ()
 
+    def __add__(self, other: "Plan") -> "Plan":
+        served, widened = (
+            tuple(dict.fromkeys((*mine, *theirs)))
+            for mine, theirs in ((self.served, other.served), (self.widened, other.widened))
+        )
+        kept = max(self.kept, other.kept)  # one is over when the other begins
+        return Plan(
+            self.cells + other.cells, self.computed + other.computed, self.whole + other.whole, kept, served, widened
+        )
+
     @property
     def fraction(self) -> float:
         """The share of the full cost that is computed."""

@@ -149,7 +149,7 @@ class ExecutionStrategies:
             return False
         if kind not in self.tried:
             decodes = self.model.graph["hook_logits"].sequence == "decoder"
-            last = None if decodes else list(self.batch.layout.last[:, None])
+            last = 1 if decodes else list(self.batch.layout.last[:, None])
 
             def way(cells: Sequence[Cell]) -> torch.Tensor:
                 return torch.stack([logits[0] for logits in self.run(kind, cells, last, clean[:, None])])
@@ -172,7 +172,7 @@ class ExecutionStrategies:
                 self.refused[kind] = f"a trial {self.tried[kind]}"
         return kind not in self.refused
 
-    def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor) -> Plan:
+    def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | int, clean: torch.Tensor) -> Plan:
         """What cells cost by the ways that they take; `read` and `clean` as for `run` and `sorted`."""
         products = counted_pass(self.model, self.batch)
         size, length = self.batch.layout.is_token.shape
@@ -187,7 +187,7 @@ class ExecutionStrategies:
         for kind, numbers in self.sorted(cells, clean).items():
             group = [cells[number] for number in numbers]
             reasons.append(f"{len(group)} cells: {_SERVED[kind]}")
-            if kind in ("packed", "front") and costs is not None and read is not None:
+            if kind in ("packed", "front") and costs is not None and not isinstance(read, int):
                 work += self._packed_cost(kind, group, read, costs, products)
             else:
                 savings = self._spared(kind, group, products)
@@ -244,14 +244,14 @@ class ExecutionStrategies:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(
-        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, clean: torch.Tensor
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int, clean: torch.Tensor
     ) -> list[torch.Tensor]:
         """Logits `[read vocab]` of cells, all by one way.
 
         Args:
             kind: the way.
             cells: the cells.
-            read: per sample, the positions that are read; None for the last one of what a decoder writes.
+            read: per sample, the positions that are read; or how many of the last ones of what a decoder writes.
             clean: logits of the unchanged run at these, `[batch read vocab]`.
         """
         results: dict[int, torch.Tensor] = {}
@@ -261,7 +261,7 @@ class ExecutionStrategies:
         return [results[number] for number in range(len(cells))]
 
     def calls(
-        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int, budget: float | None
     ) -> Iterator[Call]:
         """What has to run for cells, one after another; `kind`, `cells` and `read` as for `run`.
 
@@ -273,19 +273,19 @@ class ExecutionStrategies:
             self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
         )
 
-    def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None) -> Iterator[Call]:
+    def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> Iterator[Call]:
         for numbers in rounds(cells):
             yield Call(numbers, partial(self._pass, kind, [cells[number] for number in numbers], read))
 
-    def _pass(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None) -> list[torch.Tensor | None]:
+    def _pass(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> list[torch.Tensor | None]:
         logits = self.frozen.run(cells) if kind == "frozen" else run_whole(self.model, self.batch, cells)
-        rows = [slice(-1, None) if read is None else read[cell.sample].to(logits.device) for cell in cells]
+        rows = [slice(-read, None) if isinstance(read, int) else read[c.sample].to(logits.device) for c in cells]
         return [logits[cell.sample, cell_rows] for cell, cell_rows in zip(cells, rows, strict=True)]
 
     def _packed(
-        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | None, budget: float | None
+        self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int, budget: float | None
     ) -> Iterator[Call]:
-        if self.decoder is None or self.recording is None or read is None:
+        if self.decoder is None or self.recording is None or isinstance(read, int):
             raise InputError("The language model's blocks cannot be run by themselves.")
         length = self.batch.layout.is_token.shape[1]
         runner = Packed(self.model, self.decoder, self.recording, AffectedRows(self.recording.attended, length, read))

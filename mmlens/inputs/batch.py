@@ -10,7 +10,7 @@ from PIL import Image
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.identity import counts_with
-from mmlens.core.kinds import Accepts, Must, With
+from mmlens.core.kinds import Accepts, CountOrZero, Must, With
 from mmlens.core.tensor_kinds import Device
 from mmlens.core.wording import short
 from mmlens.declarations.family import Family
@@ -24,7 +24,9 @@ PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "
 
 
 @checked_result
-@counts_with(lambda batch: (batch.inputs, batch.carried))  # what it puts into a model
+@counts_with(
+    lambda batch: (batch.inputs, batch.carried, *([batch.n_forced] if batch.n_forced else []))
+)  # what a model gets
 @dataclass(frozen=True)
 class MultimodalBatch(Mapping[str, torch.Tensor]):
     """What every run method takes. A mapping of the Hugging Face keyword tensors: `hf_model(**batch)` works too.
@@ -38,6 +40,8 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         carried: interventions that belong to it and are carried out in every run of it, before all others: what a corruption
             changes behind the pixels.
         tokenizer: says where a word stands in the text; None where the model was wrapped without a processor.
+        n_forced: how many tokens at the end count as new ones that the model has written (teacher forcing): rules of positions
+            mean by `"last"` the one in front of them, and by `"generated"` these.
     """
 
     must_be: ClassVar[str] = "a batch; model.prepare(text, images=...) makes one"
@@ -49,6 +53,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     videos: tuple[tuple[tuple[Image.Image, ...], ...], ...] = field(default=(), repr=False)
     carried: tuple[Any, ...] = field(default=(), repr=False)
     tokenizer: Any = field(default=None, repr=False, compare=False)
+    n_forced: CountOrZero = 0
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:
@@ -89,6 +94,11 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def to(self, device: Device) -> "MultimodalBatch":
         """The same batch with its tensors on a device."""
         return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
+
+
+def forced_on(batch: MultimodalBatch, sequence: str) -> int:
+    """How many teacher-forced tokens a sequence of tokens ends in."""
+    return batch.n_forced if sequence == ("decoder" if "decoder_input_ids" in batch.inputs else "language") else 0
 
 
 def _sound(arguments: Mapping[str, Any], value: Any, name: str) -> Any:

@@ -91,17 +91,21 @@ class Inputs:
         return replace(batch.to(device_of(self.model)), tokenizer=self._tokenizer)
 
     @checked
-    def extend(self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"]) -> MultimodalBatch:
+    def extend(
+        self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"], *, as_new: bool = False
+    ) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
 
         Args:
             batch: padded on the left.
             tokens: new token ids, the same number for every sample.
+            as_new: whether rules of positions count them as new tokens: `"generated"` means them, and `"last"` the position in
+                front of them. By default they count as what is run.
 
         Returns:
             A batch whose last position predicts the token after them.
         """
-        return with_tokens(self.family, self.config, batch, tokens)
+        return with_tokens(self.family, self.config, batch, tokens, as_new=as_new)
 
     @checked
     def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part
 from mmlens.core.rules import Image, Mask, Region, Rule
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.patch_geometry import Places, RowGrid
 from mmlens.inputs.pixels import covered, touched
 from mmlens.inputs.point_rows import PointRows, pairs_of, place_part, places_of
@@ -18,8 +18,9 @@ _NONE = torch.zeros(0, dtype=torch.long)
 
 def own_pictures(batch: MultimodalBatch) -> list[torch.Tensor]:
     """Per sample, True at those of its own tokens that stand for pictures."""
-    layout = batch.layout
-    return [is_image[is_token] for is_image, is_token in zip(layout.is_image, layout.is_token, strict=True)]
+    end = batch.layout.is_token.shape[1] - forced_on(batch, "language")
+    masks = zip(batch.layout.is_image[:, :end], batch.layout.is_token[:, :end], strict=True)
+    return [is_image[is_token] for is_image, is_token in masks]
 
 
 def pictures(rule: Image, point: PointRows) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.patch_geometry import Places, RowGrid
 
 #: Sequences that new tokens follow in a generation.
@@ -56,7 +56,7 @@ class PointRows:
     Attributes:
         batch: the batch.
         node: the point.
-        length: positions of its sequence; None where only a run tells.
+        length: positions of its sequence, without tokens that count as new; None where only a run tells.
         entries: length of its batch axis; None where it has none, or only a run tells.
         own: per sample, (entry of the batch axis, row) of its rows; None where that is not known.
         written: per sample, the new tokens of a generation that is over; None in all other cases.
@@ -82,8 +82,8 @@ class PointRows:
         length = _length_ahead(batch, node) if shape is None else shape[node.position_axis]
         count = None if axis is None or shape is None else shape[axis]
         if node.sequence in GROWING:
-            length_of_run = sequence_length(batch, node.sequence) or 0
-            return cls(batch, node, length_of_run, batch.size, tuple(_prompt_rows(batch, node.sequence, length_of_run)))
+            start = (sequence_length(batch, node.sequence) or 0) - forced_on(batch, node.sequence)
+            return cls(batch, node, start, batch.size, tuple(_prompt_rows(batch, node.sequence, start)))
         if length is None:
             return cls(batch, node, None, count, None)
         if axis is None:
@@ -151,7 +151,8 @@ _NO_ROWS = torch.zeros(0, 2, dtype=torch.long)
 
 def _prompt_rows(batch: MultimodalBatch, sequence: str, length: int) -> list[torch.Tensor]:
     """(sample, row) of what a sequence of tokens starts from; padding is left out."""
-    there = batch.layout.is_token if sequence == "language" else torch.ones(batch.size, length, dtype=torch.bool)
+    is_prompt = sequence == "language"
+    there = batch.layout.is_token[:, :length] if is_prompt else torch.ones(batch.size, length, dtype=torch.bool)
     return [torch.stack([torch.full_like(rows, s), rows], 1) for s, rows in enumerate(_each_true(there))]
 
 

@@ -29,7 +29,7 @@ from mmlens.core.rules import (
     as_rule,
 )
 from mmlens.hooks.nodes import Node
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.picture_positions import blocks, boxes_of_rows, own_pictures, pictures, regions
 from mmlens.inputs.point_rows import GROWING, PointRows, place_part
 from mmlens.inputs.words import word_positions
@@ -70,7 +70,13 @@ class ResolvedPositions:
         mask = torch.full((self.point.entries or 1, self.point.length or 0), self.whole)
         for pairs in () if self.whole else self.rows:
             mask[pairs[:, 0], pairs[:, 1]] = True
-        return mask
+        forced = self.forced
+        return torch.cat([mask, forced], dim=1) if forced.shape[1] else mask
+
+    @cached_property
+    def forced(self) -> Bool[torch.Tensor, "batch step"]:
+        """Which of the batch's teacher-forced tokens are meant."""
+        return self.new(0, forced_on(self.point.batch, self.point.node.sequence))
 
     def rows_of(self, sample: int) -> Int[torch.Tensor, "row ..."] | None:
         """A sample's rows as a change names them: `[row]`, (entry, row) where it has several entries, None for all rows."""
@@ -83,6 +89,9 @@ class ResolvedPositions:
         if self.whole or (is_whole and not grows):
             return None
         pairs = self.rows[sample]
+        if self.forced[sample].any():
+            steps = self.forced[sample].nonzero().flatten() + (self.point.length or 0)
+            pairs = torch.cat([pairs, torch.stack([torch.full_like(steps, sample), steps], 1)])
         single = (
             sample_pairs is None
             or not len(sample_pairs[sample])
@@ -117,10 +126,10 @@ class ResolvedPositions:
             return True
         key = (first, count, device)
         if key not in self._memory:
-            length = self.point.length or 0
+            length, end = self.point.length or 0, self.mask.shape[1]
             rows = self.mask[:, first : first + count]
-            if first + count > length:
-                start = max(first, length)
+            if first + count > end:
+                start = max(first, end)
                 rows = torch.cat([rows, self.new(start - length, first + count - start)], dim=1)
             uniform = bool(rows.any()) == bool(rows.all())
             if len(self._memory) > 8:  # steps of a long generation come once each
@@ -161,6 +170,7 @@ def resolve(
     if point.own is None and (rule in (ALL, Named("prompt")) or (is_pictures and rule == Image())):
         return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
     resolution = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
+    steps = None if steps is None else max(steps, forced_on(batch, node.sequence))
     if (
         required
         and len(resolution.empty) == batch.size

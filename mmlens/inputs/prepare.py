@@ -244,8 +244,12 @@ def with_pictures(
     return replace(made, tokenizer=batch.tokenizer)
 
 
-def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: torch.Tensor) -> MultimodalBatch:
+def with_tokens(
+    family: Family, config: Config, batch: MultimodalBatch, tokens: torch.Tensor, *, as_new: bool = False
+) -> MultimodalBatch:
     """The batch with further tokens `[batch step]` at its end, as if they had been generated.
+
+    With `as_new` rules of positions count them as new tokens, else as part of what is run.
 
     In an encoder-decoder model they follow what the decoder has written, and the prompt stays.
 
@@ -261,9 +265,10 @@ def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: 
             "Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left')."
         )
     inputs = dict(batch.inputs)
+    n_forced = batch.n_forced + tokens.shape[1] if as_new else 0
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"] = torch.cat([inputs["decoder_input_ids"], tokens], dim=1)
-        return replace(batch, inputs=inputs)
+        return replace(batch, inputs=inputs, n_forced=n_forced)
     inputs["input_ids"] = torch.cat([ids, tokens], dim=1)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     inputs["attention_mask"] = torch.cat([mask, torch.ones_like(tokens)], dim=1)
@@ -271,4 +276,4 @@ def with_tokens(family: Family, config: Config, batch: MultimodalBatch, tokens: 
         inputs |= family.extra_inputs(config, inputs)
     layout = make_batch(family, config, inputs).layout
     # the pictures' positions stay, and so do their frames, which tensors alone do not tell
-    return replace(batch, inputs=inputs, layout=replace(layout, places=batch.layout.places))
+    return replace(batch, inputs=inputs, layout=replace(layout, places=batch.layout.places), n_forced=n_forced)

@@ -384,6 +384,7 @@ class HookedMultimodal(HookedRootModule):
     stop_tokens = property_of("_vocabulary", Vocabulary.stop_tokens)
     to_tokens = method_of("_vocabulary", Vocabulary.to_tokens)
     to_single_token = method_of("_vocabulary", Vocabulary.to_single_token)
+    to_word_forms = method_of("_vocabulary", Vocabulary.to_word_forms)
     to_word_tokens = method_of("_vocabulary", Vocabulary.to_word_tokens)
     to_string = method_of("_vocabulary", Vocabulary.to_string)
     to_str_tokens = method_of("_vocabulary", Vocabulary.to_str_tokens)

@@ -68,12 +68,27 @@ class Vocabulary:
         Raises:
             InputError: if it is empty or unknown to the tokenizer.
         """
-        forms = [self.tokenizer.encode(text, add_special_tokens=False) for text in (word, f" {word}")]
-        known = [ids for ids in forms if ids and self.tokenizer.unk_token_id not in ids]
-        if not known or not word.strip():
-            pieces = self.tokenizer.convert_ids_to_tokens(forms[0])
+        forms = self.to_word_forms(word)
+        known = [ids for ids in forms[:2] if ids] or [ids for ids in forms if ids]
+        shortest: tuple[int, ...] = min(known, key=len)
+        return list(shortest)
+
+    @checked
+    def to_word_forms(self, word: str) -> tuple[tuple[int, ...] | None, ...]:
+        """The ids of a word as it may be written: as it is, behind a blank, with a capital, with both; None where unknown.
+
+        Raises:
+            InputError: if it is empty or unknown to the tokenizer.
+        """
+        bare = word.strip()
+        capital = bare[:1].upper() + bare[1:]
+        texts = (bare, f" {bare}", capital, f" {capital}")
+        forms = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        known = tuple(tuple(ids) if ids and self.tokenizer.unk_token_id not in ids else None for ids in forms)
+        if not bare or not any(known):
+            pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(word, add_special_tokens=False))
             raise InputError(f"{word!r} is unknown to the tokenizer, which makes {pieces} of it; name another word.")
-        return [int(token) for token in min(known, key=len)]
+        return known
 
     @checked
     def to_single_token(self, text: str) -> int:

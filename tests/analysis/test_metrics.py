@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mmlens.analysis import metrics
+from mmlens.analysis.metrics.accepted import tried_on
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
+from mmlens.models.predicting import last_rows
 from tests.conftest import Subject
 
 LOGITS = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).double()
@@ -53,10 +55,10 @@ def test_metrics_say_what_they_are() -> None:
 
 def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
     cases: list[tuple[Any, str]] = [
-        (metrics.log_probability("red blue"), "'red blue' is not a single token"),
+        (metrics.log_probability("red unheardof"), "'red unheardof' is unknown to the tokenizer"),
         (metrics.log_probability(99), r"was given the token ids \[99\]; the vocabulary has ids 0..31"),
         (metrics.log_probability(["red", "blue"]), "has tokens for 2 samples, and there are logits of 3"),
-        (metrics.logit_difference(["red", "blue"], [1, 2, 3]), r"was given tokens for \[2, 3\] samples"),
+        (metrics.logit_difference(["red", "blue"], [1, 2, 3]), r"was given words for \[2, 3\] samples"),
         (lambda logits: logits.mean(), r"one value per sample, \[batch=3\].*found \[\]"),
         (lambda logits: 1.0, r"one value per sample, \[batch=3\].*found float"),
         (
@@ -67,12 +69,12 @@ def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
     ]
     for metric, message in cases:
         with pytest.raises(InputError, match=message):
-            metrics.require_metric(metric, llava.model, 3)
+            tried_on(metric, llava.model, 3)
     for tokens in ([], "", -1, 1.5, True, ["red", None]):
         with pytest.raises(InputError, match=r"log_probability: token(\[1\])?="):
             metrics.log_probability(tokens)  # type: ignore[arg-type]
     for pair in (("red", "red"), (5, 5), (["red", "blue"], ["green", "blue"]), (["red", 4], ["red", 4])):
-        with pytest.raises(InputError, match="name two different tokens"):
+        with pytest.raises(InputError, match="name two different words"):
             metrics.logit_difference(*pair)
     model, batch = llava.model, llava.batches["left"]
     with pytest.raises(
@@ -92,8 +94,9 @@ def test_a_metric_that_cannot_be_is_refused(llava: Subject) -> None:
 def test_they_are_read_at_the_predicting_position(subject: Subject) -> None:
     for batch in subject.batches.values():
         logits = subject.model(batch)
-        rows = metrics.predicting_logits(subject.model, logits, batch.layout.last)
+        rows = last_rows(subject.model, logits, batch)
         assert torch.equal(rows, torch.stack([logits[i, int(last)] for i, last in enumerate(batch.layout.last)]))
-        measure = metrics.log_probability("red").on(subject.model)
         expected = rows.log_softmax(-1)[:, subject.model.to_single_token("red")]
-        torch.testing.assert_close(metrics.per_sample(measure, subject.model, logits, batch.layout.last), expected)
+        torch.testing.assert_close(
+            metrics.measure(subject.model, batch, metric=metrics.log_probability("red")), expected
+        )

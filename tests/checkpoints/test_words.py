@@ -1,14 +1,20 @@
 """Words of several tokens, on the tokenizers that checkpoints have."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
 import mmlens as mm
+from mmlens.analysis.metrics import readings
 from mmlens.analysis.nouns import caption_words
 from mmlens.core.errors import InputError
 from mmlens.inputs.words import word_occurrences
 from mmlens.models.generation import GenerationTrace
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.word_forms import form_in_context, in_form
 from tests.checkpoints.cases import SHORT, picture
 from tests.checkpoints.layouts import BLIP2, GEMMA3, LLAVA, PALIGEMMA2, QWEN2_VL, Layout
 from tests.conftest import CAPTIONS
@@ -16,42 +22,129 @@ from tests.conftest import CAPTIONS
 layouts = pytest.mark.parametrize("layout", [LLAVA, QWEN2_VL, PALIGEMMA2, BLIP2], ids=lambda layout: layout.name)
 
 
-@layouts
+QUESTIONS = [SHORT, "what is the color of the moon"]
+
+
+def said_by_bare(model: HookedMultimodal, bare: Any, batch: Any, tokens: Sequence[int]) -> torch.Tensor:
+    """Log-probability of a word in each sample by bare Hugging Face: each sample alone, nothing cached."""
+    values = []
+    for prompt, images in zip(batch.prompts, batch.images, strict=True):
+        one = model.prepare(prompt, images=images)
+        one = model.extend(one, torch.tensor([tokens[:-1]])) if len(tokens) > 1 else one
+        rows = bare(**dict(one), use_cache=False).logits[0, -len(tokens) :].double().log_softmax(-1)
+        values.append(rows[range(len(tokens)), list(tokens)].sum())
+    return torch.stack(values)
+
+
+CASES = [(QWEN2_VL, ("doghouse", "dog")), (QWEN2_VL, ("dogma", "dogged"))] + [
+    (layout, ("dog", "yes")) for layout in (LLAVA, QWEN2_VL, PALIGEMMA2, BLIP2)
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "pair"), CASES, ids=lambda value: "-".join(value) if isinstance(value, tuple) else value.name
+)
 @torch.no_grad()
-def test_a_whole_words_probability_is_that_of_bare_hugging_face(layout: Layout, open_layout, folder_of) -> None:
+def test_metrics_of_words_are_those_of_bare_hugging_face(layout: Layout, pair: Any, open_layout, folder_of) -> None:
     model = open_layout(layout)
     bare = AutoModelForImageTextToText.from_pretrained(folder_of(layout)).eval()
-    batch = model.prepare([SHORT, "what is the color of the moon"], images=[picture(0, 60, 80), picture(1, 60, 80)])
-    words = ("dog", "Yes")
-    found = mm.metrics.word_log_probability(model, batch, words)
-    for sample, word in enumerate(words):
-        tokens = model.to_word_tokens(word)
-        assert len(tokens) > 1
-        one = model.prepare(batch.prompts[sample], images=batch.images[sample])
-        logits = bare(**dict(model.extend(one, torch.tensor([tokens[:-1]]))), use_cache=False).logits[0, -len(tokens) :]
-        by_hand = sum(float(row.log_softmax(-1)[token]) for row, token in zip(logits, tokens, strict=True))
-        assert float(found[sample]) == pytest.approx(by_hand, abs=1e-4)
+    batch = model.prepare(QUESTIONS, images=[picture(0, 60, 80), picture(1, 60, 80)])
+    # the model's way of writing is the one in which it says one of the words most likely, by trying all four
+    ways = [
+        torch.stack([said_by_bare(model, bare, batch, in_form(model.to_word_forms(word), way)) for word in pair])
+        for way in range(4)
+    ]
+    first, second = max(ways, key=lambda values: float(values.logsumexp(0).sum()))
+    alone = max((values[0] for values in ways), key=lambda values: float(values.sum()))
+    expected = {
+        mm.metrics.logit_difference(*pair): first - second,
+        mm.metrics.log_probability(pair[0]): alone,
+        mm.metrics.probability(pair[0]): alone.exp(),
+        mm.metrics.log_odds(pair[0]): alone - torch.log1p(-alone.exp()),
+    }
+    for metric, values in expected.items():
+        torch.testing.assert_close(
+            mm.metrics.measure(model, batch, metric=metric).double(), values, atol=2e-4, rtol=1e-4
+        )
+
+
+def test_two_words_take_two_runs_only_if_both_go_on(open_layout) -> None:
+    model = open_layout(QWEN2_VL)
+    ids = {word: model.to_word_tokens(word) for word in ("dog", "dogma", "doll", "yes", "moon")}
+    assert ids["dog"][0] == ids["doll"][0] != ids["yes"][0]
+    assert len(ids["moon"]) == 1
+    runs = {
+        pair: [(reading.n_rows, reading.reads) for reading in readings(mm.metrics.logit_difference(*pair), model, 1)]
+        for pair in (("dog", "doll"), ("moon", "dog"), ("dog", "yes"))
+    }
+    # what "dog" and "doll" share cancels; where both end behind it, two logits of one row are all
+    assert [rows for rows, _ in runs["moon", "dog"]] == [len(ids["dog"])]
+    assert len(runs["dog", "yes"]) == 2
+    parting = next(n for n, (a, b) in enumerate(zip(ids["dog"], ids["doll"], strict=False)) if a != b)
+    last = max(len(ids["dog"]), len(ids["doll"])) - 1
+    assert runs["dog", "doll"][0][0] == last - parting + 1
 
 
 @layouts
-def test_a_metric_of_a_word_reads_its_first_token(layout: Layout, open_layout) -> None:
+@torch.no_grad()
+def test_sweeps_read_whole_words(layout: Layout, open_layout) -> None:
+    """Every cell of a sweep against a whole run with hooks, in which the answer is forced token by token."""
     model = open_layout(layout)
-    dog, yes = (model.to_word_tokens(word)[0] for word in ("dog", "yes"))
-    measure = mm.metrics.logit_difference("dog", "yes").on(model)
-    assert measure.ids.tolist() == [[dog, yes]]
-    logits = torch.randn(1, model.W_U.shape[-1])
-    assert float(measure(logits)) == pytest.approx(float(logits[0, dog] - logits[0, yes]))
-    assert mm.metrics.log_probability("dog").on(model).ids.tolist() == [[dog]]
+    clean = model.prepare(QUESTIONS, images=[picture(0, 60, 80), picture(1, 60, 80)])
+    corrupted = model.prepare(QUESTIONS, images=[picture(2, 60, 80), picture(3, 60, 80)])
+    metric = mm.metrics.logit_difference("dogma", "yes")
+    words = [model.to_word_forms(word)[form_in_context_of(model, clean, ("dogma", "yes"))] for word in ("dogma", "yes")]
+    at = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
+    groups = {"image": mm.positions.image, "last": mm.positions.last, "all": mm.positions.all}
+    sweep = mm.patch(model, clean, corrupted, at=at, positions=groups, metric=metric, progress=False)
+
+    def forced(batch: Any, ids: Any, hooks: Any = ()) -> torch.Tensor:
+        behind = model.extend(batch, torch.tensor([ids[:-1]] * batch.size))
+        logits = model.run_with_hooks(behind, fwd_hooks=list(hooks(behind) if hooks else ()))[:, -len(ids) :]
+        return logits.log_softmax(-1).gather(-1, torch.tensor([ids] * batch.size)[..., None]).sum((1, 2))
+
+    end = clean["input_ids"].shape[1]
+    for i, name in enumerate(at):
+        for j, group in enumerate(groups):
+            values = []
+            for ids in words:
+                _, cache = model.run_with_cache(model.extend(clean, torch.tensor([ids[:-1]] * 2)), names=name)
+
+                mask = torch.ones(cache[name].shape[:2], dtype=torch.bool)
+                if group == "image":
+                    mask[:, :end], mask[:, end:] = clean.layout.is_image, False
+                elif group == "last":
+                    mask[:] = False
+                    mask[:, end - 1] = True
+
+                def put(activation: Any, hook: Any, new: Any = cache[name], mask: Any = mask) -> torch.Tensor:
+                    return new.where(mask.reshape(*mask.shape, *[1] * (activation.ndim - 2)), activation)
+
+                values.append(forced(corrupted, ids, lambda _, put=put, name=name: [(name, put)]))
+            torch.testing.assert_close(sweep.values[i, j], values[0] - values[1], atol=5e-5, rtol=1e-5)
+    assert float(sweep.effect.abs().max()) > 1e-3, "the comparison could not fail"
+    torch.testing.assert_close(sweep.clean, forced(clean, words[0]) - forced(clean, words[1]), atol=5e-4, rtol=1e-3)
+    # all positions mean the words' own too, so that the clean run comes back as a whole
+    torch.testing.assert_close(sweep.values[0, 2], sweep.clean, atol=5e-4, rtol=1e-3)
 
 
-def test_words_that_begin_alike_say_how_they_are_told_apart(open_layout) -> None:
+def form_in_context_of(model: HookedMultimodal, batch: Any, words: Sequence[str]) -> int:
+    """Which way of writing some words the library finds; that it is right, the test against bare Hugging Face says."""
+    return form_in_context(model, batch, [[model.to_word_forms(word)] * batch.size for word in words])
+
+
+def test_single_token_metrics_refuse_words_at_the_predicting_position(open_layout) -> None:
     model = open_layout(QWEN2_VL)
-    first = model.to_word_tokens("dog")[0]
-    assert model.to_word_tokens("doll")[0] == first
-    with pytest.raises(InputError, match=rf"begin with the same token .* \(id {first}\).*model\.extend"):
-        mm.metrics.logit_difference("dog", "doll").on(model)
-    with pytest.raises(InputError, match="'dog house' is not a single token"):
-        mm.metrics.log_probability("dog house").on(model)
+    with pytest.raises(InputError, match=r"'dog', which is \d tokens .* mm\.metrics\.measure\(model, batch"):
+        mm.metrics.log_probability("dog").on(model)
+    dog = model.to_word_tokens("dog")[0]
+    assert mm.metrics.log_probability(dog).on(model).ids.tolist() == [[dog]]
+    batch = model.prepare(SHORT, images=picture(0, 60, 80))
+    with pytest.raises(InputError, match="compares 'dog' with itself"):
+        mm.metrics.measure(model, batch, metric=mm.metrics.logit_difference(" dog", "dog"))
+    right = model.prepare(QUESTIONS, images=[picture(0, 60, 80)] * 2, padding_side="right")
+    with pytest.raises(InputError, match="padding_side='left'"):
+        mm.metrics.measure(model, right, metric=mm.metrics.log_probability("dog"))
 
 
 def test_a_blank_in_front_is_found_not_asked_for(open_layout) -> None:

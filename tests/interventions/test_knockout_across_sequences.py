@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.analysis.metrics import log_probability, per_sample
+from mmlens.analysis.metrics import log_probability, measure
 from mmlens.analysis.patching.knockout import knock_out
 from mmlens.core import positions
 from mmlens.core.errors import InputError
@@ -108,10 +108,9 @@ def test_every_window_equals_its_intervention(name: str, options: dict[str, Any]
     sweep = knock_out(model, batch, queries=queries, keys=keys, metric=metric, progress=False, **options)
     layers = [int(point.removeprefix("layer ")) for point in sweep.points]
     assert layers == ([1, 3] if name == "mllama" else [0, 1, 2])
-    measure = metric.on(model)
     for number, layer in enumerate(layers):
         with model.intervene(KnockOut(queries, keys, layers=[layer], **options)):
-            expected = per_sample(measure, model, model(batch), batch.layout.last)
+            expected = measure(model, batch, metric=metric)
         torch.testing.assert_close(sweep.values[number, 0], expected, rtol=0, atol=1e-5)
     assert float(sweep.effect.abs().max()) > 1e-3, "the comparison could not fail"
 
@@ -143,7 +142,7 @@ def test_a_decoder_predicts_at_its_own_last_position() -> None:
     logits = model(batch)
     assert logits.shape[1] == 1 < int(batch.layout.last.min())
     expected = logits[:, 0].log_softmax(-1)[:, model.to_single_token("red")]
-    torch.testing.assert_close(per_sample(log_probability("red").on(model), model, logits, batch.layout.last), expected)
+    torch.testing.assert_close(measure(model, batch, metric=log_probability("red")), expected)
 
 
 @torch.no_grad()

@@ -6,15 +6,9 @@ import torch
 
 from mmlens.analysis.attribution.method import PatchedRun
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionChoice
-from mmlens.analysis.metrics import (
-    MetricLike,
-    as_function,
-    metric_name,
-    predicting_logits,
-    require_values,
-)
+from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
 from mmlens.analysis.patching.groups import groups_of
-from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, select_points, targets
 from mmlens.core.contract import checked
 from mmlens.core.rule_groups import Groups
@@ -64,40 +58,41 @@ def attribute(
     estimator = ATTRIBUTION_METHODS.get(method)
     require_same_layout(clean, corrupted)
     selection = select_points(model, at, units)
-    groups = groups_of(clean, [node for node, _ in selection], positions)
+    groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
     estimator.check(model, metric, clean.size)
-    source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
-    names = [node.name for node, _ in selection]
-    logits, cache = model.run_with_cache(source, names=names)
-    source_logits = predicting_logits(model, logits, source.layout.last)
-    clean_logits = (
-        source_logits if direction == "denoise" else predicting_logits(model, model(clean), clean.layout.last)
-    )
-    measure = as_function(metric, model, clean=clean_logits)
-    activations = {name: cache[name] for name in names}
-    estimate = estimator.estimate(PatchedRun(model, target, activations, measure), progress=progress)
-    effects = {
-        # points of a model on several devices meet on the CPU
-        node.name: estimate.effects[node.name].of_groups(node, groups[node.name], target).cpu()
-        for node, _ in selection
-    }
-    sweep_targets = targets(model, selection, activations)
-    cells = [(effects[cell.node.name], cell.indices) for cell in sweep_targets]
-    baseline = estimate.values.cpu()
-    values = (
-        torch.stack([(effect if units is None else effect[list(units)]).sum(0) for effect, units in cells]) + baseline
-    )
-    source_values = require_values(measure(source_logits), clean.size, measure).cpu()
-    first = next(iter(groups.values()))
-    return PatchSweep(
-        values=values,
-        points=[cell.name for cell in sweep_targets],
-        groups=[group.name for group in first],
-        clean=source_values if direction == "denoise" else baseline,
-        corrupted=baseline if direction == "denoise" else source_values,
-        direction=direction,
-        metric=metric_name(metric),
-        method=str(estimator),
-        row_units=tuple(cell.units for cell in sweep_targets),
-        boxes=tuple(group.boxes for group in first),
-    )
+
+    def estimated(reading: MetricReading) -> PatchSweep:
+        batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
+        groups = groups_of(batches[0], [node for node, _ in selection], positions)
+        source, target = batches if direction == "denoise" else reversed(batches)
+        names = [node.name for node, _ in selection]
+        logits, cache = model.run_with_cache(source, names=names)
+        source_logits = reading.rows(model, logits, source)
+        clean_run = source_logits if direction == "denoise" else reading.rows(model, model(batches[0]), batches[0])
+        reading = reading.against(clean_run)
+        activations = {name: cache[name] for name in names}
+        estimate = estimator.estimate(PatchedRun(model, target, activations, reading), progress=progress)
+        effects = {
+            # points of a model on several devices meet on the CPU
+            node.name: estimate.effects[node.name].of_groups(node, groups[node.name], target).cpu()
+            for node, _ in selection
+        }
+        sweep_targets = targets(model, selection, activations)
+        cells = [(effects[cell.node.name], cell.indices) for cell in sweep_targets]
+        baseline, source_values = estimate.values.cpu(), reading.values(source_logits).cpu()
+        sums = torch.stack([(effect if units is None else effect[list(units)]).sum(0) for effect, units in cells])
+        first = next(iter(groups.values()))
+        return PatchSweep(
+            values=sums + baseline,
+            points=[cell.name for cell in sweep_targets],
+            groups=[group.name for group in first],
+            clean=source_values if direction == "denoise" else baseline,
+            corrupted=baseline if direction == "denoise" else source_values,
+            direction=direction,
+            metric=metric_name(metric),
+            method=str(estimator),
+            row_units=tuple(cell.units for cell in sweep_targets),
+            boxes=tuple(group.boxes for group in first),
+        )
+
+    return summed([estimated(reading) for reading in readings(metric, model, clean.size, clean=clean)])

@@ -5,14 +5,8 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.metrics import (
-    Metric,
-    MetricFunction,
-    as_function,
-    metric_name,
-    predicting_logits,
-    require_values,
-)
+from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, metric_name
+from mmlens.analysis.metrics.accepted import tried_on
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
 from mmlens.hooks.session import HookPair
@@ -27,9 +21,8 @@ def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, s
         InputError: if it has none, because it counts; under inference mode.
     """
     require_autograd("This method")
-    zeros = torch.zeros(size, model.graph["hook_logits"].width or model.W_U.shape[-1])
     with torch.enable_grad():
-        values = as_function(metric, model, clean=zeros)(zeros.clone().requires_grad_())
+        values = tried_on(metric, model, size, requires_grad=True)
     if not values.requires_grad:
         raise InputError(
             f"{metric_name(metric)} has no gradient: it counts (ranks, right answers), or leaves torch's graph. Use a metric "
@@ -41,7 +34,7 @@ def gradients_at(
     model: HookedMultimodal,
     batch: MultimodalBatch,
     names: Sequence[str],
-    measure: MetricFunction,
+    reading: MetricReading,
     *,
     values_at: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
@@ -53,7 +46,7 @@ def gradients_at(
         model: the hooked model.
         batch: what to run on.
         names: hook points.
-        measure: from logits `[batch vocab]` to `[batch]`.
+        reading: what is read of the run.
         values_at: activations to put in the place of the run's own, by point.
 
     Returns:
@@ -64,8 +57,8 @@ def gradients_at(
     pairs: list[HookPair] = [(name, _watch(tensors, (values_at or {}).get(name))) for name in names]
     with torch.enable_grad():
         with model.hooks(pairs):
-            logits = predicting_logits(model, model(batch), batch.layout.last)
-        values = require_values(measure(logits), batch.size, measure)
+            logits = model(batch)
+        values = reading.of_run(model, logits, batch)
         results = torch.autograd.grad(values.sum(), [tensors[name] for name in names], allow_unused=True)
     gradients = {
         name: torch.zeros_like(tensors[name]) if gradient is None else gradient

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.attribution.effects import PointEffects
 from mmlens.analysis.attribution.gradients import require_gradient
-from mmlens.analysis.metrics import Metric, MetricFunction
+from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading
 from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
 from mmlens.inputs.batch import MultimodalBatch
@@ -24,13 +24,13 @@ class PatchedRun:
         model: the hooked model.
         batch: what is patched.
         source: the other run's activations, by hook point.
-        measure: the metric, from logits `[batch vocab]` to `[batch]`.
+        reading: what is read of the run.
     """
 
     model: HookedMultimodal
     batch: MultimodalBatch
     source: Mapping[str, torch.Tensor]
-    measure: MetricFunction
+    reading: MetricReading
 
 
 @dataclass(frozen=True)

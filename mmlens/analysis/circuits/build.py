@@ -15,7 +15,7 @@ from mmlens.hooks.attachment import AtSite, BetweenBranches
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
 from mmlens.models.decoder import attention_of
@@ -65,6 +65,9 @@ def group_masks(model: HookedMultimodal, batch: MultimodalBatch, groups: Mapping
     number = torch.full(batch.layout.is_token.shape, -1)
     for index, rule in enumerate(groups.values()):
         number[resolve(rule, batch, prompt_point(model.graph)).mask] = index
+    forced = forced_on(batch, "language")
+    if forced:  # a word's tokens are the same in both runs; they need a writer, and no edge of it differs there
+        number[:, -forced:] = number[:, -forced - 1, None]
     masks = {name: number == index for index, name in enumerate(groups)}
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:

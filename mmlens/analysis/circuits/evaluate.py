@@ -15,6 +15,7 @@ Departs: Wang et al. compare the circuit with the model under every subset of kn
 in which the whole circuit is knocked out, and minimality removes single edges from the whole circuit.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit, Edge
 from mmlens.analysis.circuits.graph import EdgeGraph
-from mmlens.analysis.circuits.runs import Pair, pair_of
+from mmlens.analysis.circuits.runs import Pair, pairs_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.contract import checked, checked_result
@@ -184,8 +185,8 @@ def evaluate_circuit(
             f"{len(graph_of_circuit.writers)} writers and {len(graph_of_circuit.readers)} "
             f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
         )
-    pair = pair_of(model, clean, corrupted, graph, metric)
-    gap = float((pair.ends[0] - pair.ends[1]).mean())
+    pairs = pairs_of(model, clean, corrupted, graph, metric)
+    gap = sum(float((pair.ends[0] - pair.ends[1]).mean()) for pair in pairs)
     if abs(gap) < 1e-6:
         raise InputError("The clean and the corrupted run have the same metric, so there is no gap to take shares of.")
     generator = np.random.default_rng(seed)
@@ -198,7 +199,7 @@ def evaluate_circuit(
     with tqdm(
         total=2 + len(without_edge) + 2 * len(random_masks) + len(smaller), desc="circuits", disable=not progress
     ) as bar:
-        share = _Shares(pair, gap, bar)
+        share = _Shares(pairs, gap, bar)
         faithful = share.of(circuit.kept)
         complete = 1 - share.of(graph.allowed & ~circuit.kept)
         drops = [faithful - share.of(mask) for mask in without_edge]
@@ -224,20 +225,20 @@ class _Shares:
     """Shares of the gap that circuits keep.
 
     Attributes:
-        pair: the two runs.
+        pairs: the two runs, for each reading of the metric.
         gap: mean of clean minus corrupted.
         bar: counts runs.
     """
 
-    pair: Pair
+    pairs: Sequence[Pair]
     gap: float
     bar: tqdm
 
     def of(self, mask: torch.Tensor) -> torch.Tensor:
         """The share that stands when only these edges carry the clean run, `[sample]`."""
-        values = self.pair.run(self.pair.graph.allowed & ~mask)
+        left = [pair.run(pair.graph.allowed & ~mask) - pair.ends[1] for pair in self.pairs]
         self.bar.update()
-        return ((values - self.pair.ends[1]) / self.gap).cpu()
+        return (torch.stack(left).sum(0) / self.gap).cpu()
 
 
 def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator) -> Bool[torch.Tensor, "reader writer"]:

@@ -1,10 +1,12 @@
 """Finding a circuit: every edge gets a score, and the strongest ones are the circuit."""
 
+import torch
+
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitChoice
-from mmlens.analysis.circuits.runs import pair_of
+from mmlens.analysis.circuits.runs import pairs_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -61,9 +63,9 @@ def find_circuit(
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
     scoring.check(model, metric, clean.size)
-    pair = pair_of(model, clean, corrupted, graph, metric)
-    scores = scoring.scores(pair, progress=progress)
-    ends = [values.detach().cpu() for values in pair.ends]
+    pairs = pairs_of(model, clean, corrupted, graph, metric)
+    scores = torch.stack([scoring.scores(pair, progress=progress) for pair in pairs]).sum(0)
+    ends = [torch.stack(values).sum(0).detach().cpu() for values in zip(*(pair.ends for pair in pairs), strict=True)]
     return Circuit(graph, scores, graph.allowed.clone(), str(scoring), metric_name(metric), *ends)
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.analysis.circuits.wiring import Wiring, wiring_of
 from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, require_sums
-from mmlens.analysis.metrics import Metric, MetricFunction, as_function, predicting_logits, require_values
+from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, readings
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.hooks.branch_inputs import KINDS, Reading, SplitReading
@@ -43,7 +43,7 @@ class Pair:
         model: the hooked model.
         clean, corrupted: the batches.
         graph: writers and readers.
-        measure: the metric, a function of logits at the last position.
+        reading: what is read of a run.
         ends: its values in the clean and in the corrupted run, `[sample]`.
         wiring: where readers receive their streams.
         writing: the writers on this model and batch.
@@ -53,7 +53,7 @@ class Pair:
     clean: MultimodalBatch
     corrupted: MultimodalBatch
     graph: EdgeGraph
-    measure: MetricFunction
+    reading: MetricReading
     ends: tuple[torch.Tensor, torch.Tensor]
     wiring: Wiring
     writing: Writing
@@ -80,8 +80,7 @@ class Pair:
 
     def values(self, logits: torch.Tensor) -> Float[torch.Tensor, "sample"]:
         """The metric of a run's logits."""
-        read = predicting_logits(self.model, logits, self.clean.layout.last)
-        return require_values(self.measure(read), self.clean.size, self.measure)
+        return self.reading.of_run(self.model, logits, self.clean)
 
     @torch.no_grad()
     def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -198,23 +197,30 @@ class Pair:
 
 
 @torch.no_grad()
-def pair_of(
+def pairs_of(
     model: HookedMultimodal,
     clean: MultimodalBatch,
     corrupted: MultimodalBatch,
     graph: EdgeGraph,
     metric: Metric | MetricFunction,
-) -> Pair:
+) -> list[Pair]:
     """Run both batches, and check that the graph's edges mean what they say on this model.
+
+    Returns:
+        A pair for each reading of the metric, which is their sum.
 
     Raises:
         InputError: if they do not; says where.
     """
-    runs = [predicting_logits(model, model(batch), clean.layout.last) for batch in (clean, corrupted)]
-    measure = as_function(metric, model, clean=runs[0])
-    ends = [require_values(measure(logits), clean.size, measure) for logits in runs]
-    wiring, writing = wiring_of(model, clean, graph), Writing(model, clean, graph)
-    return Pair(model, clean, corrupted, graph, measure, (ends[0], ends[1]), wiring, writing).require_edges()
+    pairs = []
+    for reading in readings(metric, model, clean.size, clean=clean):
+        first, second = (reading.behind(model, batch) for batch in (clean, corrupted))
+        runs = [reading.rows(model, model(batch), batch) for batch in (first, second)]
+        reading = reading.against(runs[0])
+        ends = (reading.values(runs[0]), reading.values(runs[1]))
+        wiring, writing = wiring_of(model, first, graph), Writing(model, first, graph)
+        pairs.append(Pair(model, first, second, graph, reading, ends, wiring, writing).require_edges())
+    return pairs
 
 
 def _differ(live: dict[str, torch.Tensor], corrupted: torch.Tensor) -> Callable[..., None]:

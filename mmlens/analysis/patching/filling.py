@@ -7,7 +7,7 @@ from typing import TypeAlias
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import Measure, MetricFunction, require_values
+from mmlens.analysis.metrics import MetricReading
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.execution import Cell, CleanRun
 from mmlens.execution.plan import Plan
@@ -26,13 +26,14 @@ def fill(
     run: CleanRun,
     shape: Sequence[int],
     cell: CellAt,
-    measure: MetricFunction,
+    reading: MetricReading,
     *,
     desc: str,
+    name: str = "values",
     budget: float | None = None,
     progress: bool = True,
 ) -> Plan | None:
-    """Run what is not finished of a grid, shared by the processes of a launch; `results.tensors["values"]` is the whole then.
+    """Run what is not finished of a grid, shared by the processes of a launch; `results.tensors[name]` is the whole then.
 
     Calls of the engine are made up of all cells, whatever is finished of them, so that a run which was interrupted ends with
     the bits of one that was not.
@@ -42,8 +43,9 @@ def fill(
         run: the run that is changed.
         shape: of the grid.
         cell: makes the cells.
-        measure: the metric.
+        reading: what is read of the runs.
         desc: of the progress bar.
+        name: of the values among the results.
         budget: memory for activations, in MiB.
         progress: show a progress bar.
 
@@ -52,9 +54,9 @@ def fill(
     """
     size = run.batch.size
     dtype = torch.promote_types(run.clean_logits.dtype, torch.float32)
-    values = results.tensors.setdefault("values", torch.full((*shape, size), torch.nan, dtype=dtype))
-    reads = measure.reads if isinstance(measure, Measure) else None
-    baseline = (run.clean_logits if reads is None else run.clean_logits[:, list(reads)]).cpu()
+    values = results.tensors.setdefault(name, torch.full((*shape, size), torch.nan, dtype=dtype))
+    reads = reading.reads
+    baseline = (run.clean_logits if reads is None else run.clean_logits[..., reads]).cpu()
     places = list(product(*map(range, shape)))
     finished = {place for place in places if not values[place].isnan().any()}
     if len(finished) == len(places):
@@ -72,8 +74,7 @@ def fill(
 
                 def receive(numbers: Sequence[int], logits: torch.Tensor, queue: _Waiting = queue) -> None:
                     for place, answers in queue.receive(numbers, logits):
-                        metrics = measure.of_read(answers) if isinstance(measure, Measure) else measure(answers)
-                        values[place] = require_values(metrics, len(answers), measure)
+                        values[place] = reading.values(answers, only_reads=True)
                         bar.update(place not in finished)
                     results.save()
 

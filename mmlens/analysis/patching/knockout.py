@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
-from mmlens.analysis.metrics import MetricLike, as_function, metric_name, require_values
+from mmlens.analysis.metrics import MetricLike, metric_name, readings
 from mmlens.analysis.patching.filling import Place, fill
-from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import layers_around
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
@@ -91,16 +91,10 @@ def knock_out(
     by_layer = {node.layer: (node, mask) for node, mask in every}
     centres = sorted(by_layer) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
     first = every[0][0]
-    cuts = {name: _cut(model, batch, first, queries, rule) for name, rule in named_rules(keys).items()}
+    rules = named_rules(keys)
+    cuts = {name: _cut(model, batch, first, queries, rule) for name, rule in rules.items()}
     windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, first)
-    regions = list(cuts.values())
-
-    def cell(place: Place, sample: int) -> Cell:
-        """The cut of one set of keys in one window, or (the last row) in every layer."""
-        where, cut = [*windows, every][place[0]], regions[place[1]]
-        return Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
-
     cells = Checkpoint(
         checkpoint,
         "knock-out sweep",
@@ -112,22 +106,36 @@ def knock_out(
             metric=metric,
         ),
     )
-    run = CleanRun(model, batch)
-    measure = as_function(metric, model, clean=run.clean_logits)
-    shape = (len(windows) + 1, len(cuts))
-    plan = fill(cells, run, shape, cell, measure, desc="knock-out", budget=budget, progress=progress)
-    grid = cells.tensors["values"]
-    return PatchSweep(
-        values=grid[:-1],
-        points=[_named([node for node, _ in where]) for where in windows],
-        groups=list(cuts),
-        clean=require_values(measure(run.clean_logits), batch.size, measure).cpu(),
-        corrupted=grid[-1, 0],
-        direction="knock-out",
-        metric=metric_name(metric),
-        boxes=(None,) * len(cuts),
-        plan=plan,
-    )
+    sweeps = []
+    for number, reading in enumerate(readings(metric, model, batch.size, clean=batch)):
+        full = reading.behind(model, batch)
+        regions = [_cut(model, full, first, queries, rule) for rule in rules.values()]
+
+        def cell(place: Place, sample: int, regions: list[torch.Tensor] = regions) -> Cell:
+            """The cut of one set of keys in one window, or (the last row) in every layer."""
+            where, cut = [*windows, every][place[0]], regions[place[1]]
+            return Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
+
+        run = CleanRun(model, full, n_rows=reading.n_rows)
+        reading = reading.against(run.clean_logits)
+        name = f"values {number}" if number else "values"
+        shape = (len(windows) + 1, len(cuts))
+        plan = fill(cells, run, shape, cell, reading, desc="knock-out", name=name, budget=budget, progress=progress)
+        grid = cells.tensors[name]
+        sweeps.append(
+            PatchSweep(
+                values=grid[:-1],
+                points=[_named([node for node, _ in where]) for where in windows],
+                groups=list(cuts),
+                clean=reading.values(run.clean_logits).cpu(),
+                corrupted=grid[-1, 0],
+                direction="knock-out",
+                metric=metric_name(metric),
+                boxes=(None,) * len(cuts),
+                plan=plan,
+            )
+        )
+    return summed(sweeps)
 
 
 def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: Positions, keys: Rule) -> torch.Tensor:

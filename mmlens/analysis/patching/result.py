@@ -1,7 +1,9 @@
 """What a sweep found: values with their statistics, as a frame, as a picture, in a file."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -296,3 +298,14 @@ class PatchSweep:
         about["row_units"] = tuple(map(Units, about["row_units"]))
         about["boxes"] = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
         return cls(**(about | tensors))
+
+
+def summed(sweeps: Sequence[PatchSweep]) -> PatchSweep:
+    """The sweep of a metric that is the sum of several, which were swept one by one."""
+    first = sweeps[0]
+    if len(sweeps) == 1:
+        return first
+    values, clean, corrupted = (torch.stack([getattr(s, name) for s in sweeps]).sum(0) for name in _TENSORS)
+    plans = [sweep.plan for sweep in sweeps if sweep.plan is not None]
+    plan = reduce(operator.add, plans) if plans else None
+    return replace(first, values=values, clean=clean, corrupted=corrupted, plan=plan)

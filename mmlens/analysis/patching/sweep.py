@@ -14,10 +14,10 @@ from typing import Literal
 
 import torch
 
-from mmlens.analysis.metrics import MetricLike, as_function, metric_name, predicting_logits, require_values
+from mmlens.analysis.metrics import MetricLike, metric_name, readings
 from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.patching.groups import Group, groups_of
-from mmlens.analysis.patching.result import PatchSweep
+from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
@@ -92,8 +92,8 @@ def patch(
     if joint and (units is None or window > 1):
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
     selection = select_points(model, at, units)
-    groups = groups_of(clean, [node for node, _ in selection], positions)
-    first = next(iter(groups.values()))
+    nodes = [node for node, _ in selection]
+    groups = groups_of(clean, nodes, positions)
     cells = Checkpoint(
         checkpoint,
         "sweep",
@@ -107,29 +107,37 @@ def patch(
             direction=direction,
         ),
     )
-    source, target = (clean, corrupted) if direction == "denoise" else (corrupted, clean)
-    source_logits, cache = model.run_with_cache(source, names=[node.name for node, _ in selection])
-    run = CleanRun(model, target)
-    at_source, at_target = predicting_logits(model, source_logits, source.layout.last), run.clean_logits
-    clean_logits, corrupted_logits = (at_source, at_target) if direction == "denoise" else (at_target, at_source)
-    measure = as_function(metric, model, clean=clean_logits)
-    ends = [require_values(measure(logits), clean.size, measure).cpu() for logits in (clean_logits, corrupted_logits)]
-    rows = targets(model, selection, cache.cache_dict, window=window, joint=joint)
-    grid = _Grid(source, cache.cache_dict, rows, groups)
-    shape = (len(rows), len(first))
-    plan = fill(cells, run, shape, grid.cell, measure, desc="patch", budget=budget, progress=progress)
-    return PatchSweep(
-        values=cells.tensors["values"],
-        points=[point.name for point in grid.points],
-        groups=[group.name for group in first],
-        clean=ends[0],
-        corrupted=ends[1],
-        direction=direction,
-        metric=metric_name(metric),
-        row_units=tuple(row.units for row in rows),
-        boxes=tuple(group.boxes for group in first),
-        plan=plan,
-    )
+    sweeps = []
+    for number, reading in enumerate(readings(metric, model, clean.size, clean=clean)):
+        batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
+        groups = groups_of(batches[0], nodes, positions)
+        source, target = batches if direction == "denoise" else reversed(batches)
+        source_logits, cache = model.run_with_cache(source, names=[node.name for node in nodes])
+        run = CleanRun(model, target, n_rows=reading.n_rows)
+        runs = [reading.rows(model, source_logits, source), run.clean_logits]
+        clean_logits, corrupted_logits = runs if direction == "denoise" else reversed(runs)
+        reading = reading.against(clean_logits)
+        rows = targets(model, selection, cache.cache_dict, window=window, joint=joint)
+        grid = _Grid(source, cache.cache_dict, rows, groups)
+        first = next(iter(groups.values()))
+        name = f"values {number}" if number else "values"
+        shape = (len(rows), len(first))
+        plan = fill(cells, run, shape, grid.cell, reading, desc="patch", name=name, budget=budget, progress=progress)
+        sweeps.append(
+            PatchSweep(
+                values=cells.tensors[name],
+                points=[point.name for point in grid.points],
+                groups=[group.name for group in first],
+                clean=reading.values(clean_logits).cpu(),
+                corrupted=reading.values(corrupted_logits).cpu(),
+                direction=direction,
+                metric=metric_name(metric),
+                row_units=tuple(row.units for row in rows),
+                boxes=tuple(group.boxes for group in first),
+                plan=plan,
+            )
+        )
+    return summed(sweeps)
 
 
 @dataclass(frozen=True)

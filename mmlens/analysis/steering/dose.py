@@ -15,15 +15,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import (
-    Measure,
-    MetricFunction,
-    MetricLike,
-    as_function,
-    metric_name,
-    require_values,
-    unit_of,
-)
+from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings, unit_of
 from mmlens.analysis.samples import Data, batches
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
 from mmlens.core.contract import checked, checked_result
@@ -193,7 +185,8 @@ def dose_curve(
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`. With a
             dataset, its tokens are the same for all samples.
         at: points at which one vector is added, one at a time; each vector's own point by default.
-        positions: of the prompt (see `mm.positions`); new tokens play no part, since the metric is of the first.
+        positions: of the prompt (see `mm.positions`). New tokens play no part, since the metric is of the first; but the tokens
+            of a word of several count as new ones, which `"all"` and `"generated"` mean too.
         keep_norm, gate: as for `mm.Steer`.
         seeds: of the random vectors; none for no control.
         prompt: asked where a sample brings none.
@@ -227,15 +220,19 @@ def dose_curve(
     states: list[torch.Tensor] = []
     baseline: list[torch.Tensor] = []
     for batch in batches_to_run:
-        run = CleanRun(model, batch)
-        measure = as_function(metric, model, clean=run.clean_logits.cpu())
-        baseline.append(require_values(measure(run.clean_logits.cpu()), batch.size, measure))
-        states.append(_values(run, _doses(steers, seeds), strengths, measure, positions, show_bar))
+        values, ends = [], []
+        for reading in readings(metric, model, batch.size, clean=batch):
+            run = CleanRun(model, reading.behind(model, batch), n_rows=reading.n_rows)
+            reading = reading.against(run.clean_logits.cpu())
+            ends.append(reading.values(run.clean_logits.cpu()))
+            values.append(_values(run, _doses(steers, seeds), strengths, reading, positions, show_bar))
+        baseline.append(torch.stack(ends).sum(0))
+        states.append(torch.stack(values).sum(0))
     if not states:
         raise InputError("The dataset holds no samples.")
-    values = torch.cat(states, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
+    curve = torch.cat(states, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
     points = tuple(str(steer.at) for steer in steers)
-    return DoseCurve(values[0], values[1:], torch.cat(baseline), points, strengths, metric_name(metric))
+    return DoseCurve(curve[0], curve[1:], torch.cat(baseline), points, strengths, metric_name(metric))
 
 
 def _steers(
@@ -275,7 +272,7 @@ def _values(
     run: CleanRun,
     doses: Sequence[Steer],
     alphas: Sequence[float],
-    measure: MetricFunction,
+    reading: MetricReading,
     positions: Positions,
     progress: bool,
 ) -> torch.Tensor:
@@ -288,11 +285,13 @@ def _values(
         for steer in strong
         for sample in range(size)
     ]
-    reads = measure.reads if isinstance(measure, Measure) else None
     with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
-        logits = run.logits(cells, tokens=reads, progress=False, on_done=lambda numbers, _: bar.update(len(numbers)))
-    of_read = measure.of_read if isinstance(measure, Measure) else measure
-    values = [require_values(of_read(chunk), size, measure) for chunk in logits.split(size)]
+
+        def count(numbers: list[int], _: torch.Tensor) -> None:
+            bar.update(len(numbers))
+
+        logits = run.logits(cells, tokens=reading.reads, progress=False, on_done=count)
+    values = [reading.values(chunk, only_reads=True) for chunk in logits.split(size)]
     return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
 
 

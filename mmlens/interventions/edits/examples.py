@@ -11,6 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.word_forms import WordForms, in_form
 
 
 @dataclass(frozen=True)
@@ -76,28 +77,13 @@ def as_token(model: HookedMultimodal, word: str | int) -> int:
     return token
 
 
-#: A word in each of its `_FORMS` as token ids, None where the tokenizer does not know it; an id has one form.
-WordForms: TypeAlias = tuple[tuple[int, ...] | None, ...]
-#: The ways in which a word is written: as it is, behind a blank, and with a capital.
-_FORMS = ("{0}", " {0}", "{1}", " {1}")
-
-
 def as_word(model: HookedMultimodal, word: str | int) -> WordForms:
     """A word as the tokenizer makes it, in each way in which a model may write it; an id is one token.
 
     Raises:
         InputError: if the tokenizer does not know it, or it is no id of the vocabulary.
     """
-    if not isinstance(word, str):
-        return ((as_token(model, word),),)
-    tokenizer = model.tokenizer
-    forms = [
-        tokenizer.encode(form.format(word, word[:1].upper() + word[1:]), add_special_tokens=False) for form in _FORMS
-    ]
-    known = tuple(tuple(ids) if ids and tokenizer.unk_token_id not in ids else None for ids in forms)
-    if not any(known):
-        model.to_word_tokens(word)  # which says what the tokenizer makes of it
-    return known
+    return model.to_word_forms(word) if isinstance(word, str) else ((as_token(model, word),),)
 
 
 def one_token(word: WordForms) -> int:
@@ -132,11 +118,6 @@ def form_said(rows: Iterable[Sequence[int]], word: WordForms) -> int | None:
     return next(
         (number for number, form in enumerate(word) if form and any(starts_of(row, form) for row in row_list)), None
     )
-
-
-def in_form(word: WordForms, form: int) -> tuple[int, ...]:
-    """A word in one of its forms, or the first that the tokenizer knows."""
-    return (word[form] if form < len(word) else None) or next(ids for ids in word if ids)
 
 
 def edit_examples(

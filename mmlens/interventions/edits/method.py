@@ -12,8 +12,9 @@ from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Accepts, Must
 from mmlens.core.registry import Method, Registry
 from mmlens.core.unit_sets import Units
-from mmlens.interventions.edits.examples import EditExample, WordForms
+from mmlens.interventions.edits.examples import EditExample
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.word_forms import WordForms
 
 #: A probability, or a share that has to be reached.
 Enough: TypeAlias = Annotated[float, Must("above 0 and at most 1", lambda value: 0 < value <= 1)]

@@ -11,19 +11,12 @@ from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
-from mmlens.interventions.edits.examples import (
-    AnsweredBatch,
-    WordForms,
-    answered_examples,
-    as_batches,
-    as_word,
-    edit_examples,
-    in_form,
-)
+from mmlens.interventions.edits.examples import AnsweredBatch, answered_examples, as_batches, as_word, edit_examples
 from mmlens.interventions.edits.method import MethodDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.word_forms import WordForms, in_form
 
 Batches = MultimodalBatch | Iterable[MultimodalBatch]
 #: What batches are needed for.

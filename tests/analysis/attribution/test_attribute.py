@@ -12,7 +12,7 @@ from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionMethod
 from mmlens.analysis.attribution.methods.atp import AtP
 from mmlens.analysis.attribution.methods.ig import IntegratedGradients
-from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference, rank
+from mmlens.analysis.metrics import kl_divergence, log_probability, logit_difference, rank, readings
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron
@@ -94,8 +94,8 @@ def test_the_softmax_of_queries_and_keys_is_exact(subject: Subject) -> None:
         "last": "last",
         "both": [torch.cat([i, n[None]]) for i, n in zip(image, last, strict=True)],
     }
-    measure = METRIC.on(model)
-    at, slopes, value = gradients_at(model, corrupted, [names["pattern"]], measure)
+    (reading,) = readings(METRIC, model, corrupted.size)
+    at, slopes, value = gradients_at(model, corrupted, [names["pattern"]], reading)
     _, source = model.run_with_cache(clean, names=[names["q"], names["k"]])
     rows = {"image": image, "last": [n[None] for n in last], "both": positions["both"]}
     for kind in ("q", "k"):

@@ -53,19 +53,17 @@ def test_equals_plain_forward_passes(name: str, positions: Positions, request: p
         seeds=[4],
         progress=False,
     )
-    measure = METRIC.on(model)
 
     def plain(direction: SteeringVector, at: str, alpha: float) -> torch.Tensor:
         with torch.no_grad(), model.intervene(Steer(direction, alpha, positions=positions, at=at, keep_norm=keep_norm)):
-            logits = model(batch)
-        return measure(metrics.predicting_logits(model, logits, batch.layout.last))
+            return metrics.measure(model, batch, metric=METRIC)
 
     for (i, at), (j, alpha) in product(enumerate(points), enumerate(alphas)):
         torch.testing.assert_close(curve.values[i, j], plain(vector, at, alpha), atol=2e-5, rtol=1e-4)
         expected = plain(vector.random(seed=4), at, alpha)
         torch.testing.assert_close(curve.controls[0, i, j], expected, atol=2e-5, rtol=1e-4)
     with torch.no_grad():
-        unsteered = measure(metrics.predicting_logits(model, model(batch), batch.layout.last))
+        unsteered = metrics.measure(model, batch, metric=METRIC)
     torch.testing.assert_close(curve.baseline, unsteered, atol=2e-5, rtol=1e-4)
     assert curve.points == tuple(points)
     assert curve.alphas == alphas

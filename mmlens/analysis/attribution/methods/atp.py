@@ -35,7 +35,7 @@ class AtP(AttributionMethod):
         by_suffix = {suffix: [name for name in run.source if name.endswith(suffix)] for suffix in endings}
         inner = [name for points in by_suffix.values() for point in points for name in inner_points(point)]
         names = list(dict.fromkeys([*run.source, *inner]))
-        activations, gradients, values = gradients_at(run.model, run.batch, names, run.measure)
+        activations, gradients, values = gradients_at(run.model, run.batch, names, run.reading)
         effects: dict[str, PointEffects] = {
             name: EntryEffects((source - activations[name]) * gradients[name]) for name, source in run.source.items()
         }

@@ -9,7 +9,6 @@ from tqdm.auto import tqdm
 from mmlens.analysis.attribution.effects import EntryEffects, PointEffects
 from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.attribution.method import ATTRIBUTION_METHODS, AttributionMethod, Estimate, PatchedRun
-from mmlens.analysis.metrics import predicting_logits
 from mmlens.core.kinds import Count
 
 
@@ -37,7 +36,7 @@ class IntegratedGradients(AttributionMethod):
 
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
         logits, cache = run.model.run_with_cache(run.batch, names=list(run.source))
-        values = run.measure(predicting_logits(run.model, logits, run.batch.layout.last))
+        values = run.reading.of_run(run.model, logits, run.batch)
         effects: dict[str, PointEffects] = {}
         with tqdm(total=self.steps * len(run.source), desc="integrated gradients", disable=not progress) as bar:
             for name, source in run.source.items():
@@ -45,7 +44,7 @@ class IntegratedGradients(AttributionMethod):
                 total = torch.zeros_like(difference)
                 for step in range(self.steps):
                     path_point = {name: cache[name] + (step + 0.5) / self.steps * difference}
-                    total += gradients_at(run.model, run.batch, [name], run.measure, values_at=path_point)[1][name]
+                    total += gradients_at(run.model, run.batch, [name], run.reading, values_at=path_point)[1][name]
                     bar.update()
                 effects[name] = EntryEffects(difference * total / self.steps)
         return Estimate(values, effects)

@@ -1,0 +1,64 @@
+"""Metrics as verbs take them: tried before any forward pass."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+import torch
+
+from mmlens.analysis.metrics.metric import Metric, MetricFunction, listed, metric_name, vocabulary_size
+from mmlens.analysis.metrics.reading import one_each, readings
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import Must, With
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+
+def tried_on(
+    metric: Metric | MetricFunction, model: HookedMultimodal, size: int, *, requires_grad: bool = False
+) -> torch.Tensor:
+    """A metric's values on made-up logits, so that one that cannot work is refused before any forward pass.
+
+    Raises:
+        InputError: for words that the model lacks, words for another number of samples, a wrong shape, or a function that
+            fails on logits `[batch vocab]`.
+    """
+    reading = readings(metric, model, size)[0]
+    shape = (size, reading.n_rows, vocabulary_size(model))
+    logits = torch.linspace(-1, 1, shape[-1]).expand(shape).clone().requires_grad_(requires_grad)
+    rows = logits[:, 0] if reading.n_rows == 1 else logits
+    try:
+        values = reading.against(rows.detach()).unchecked(rows)
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The metric {metric_name(metric)} failed on logits {list(rows.shape)} [batch vocab] ({error}). A metric is given "
+            "the predicting position's logits alone: leave the position out, logits[:, token]."
+        ) from error
+    return one_each(values, size)
+
+
+def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
+    """The metric, if it works for the model and the batch among the arguments."""
+    model = arguments["model"]
+    batch = next(
+        (arguments[key] for key in ("clean", "batch", "data") if isinstance(arguments.get(key), MultimodalBatch)), None
+    )
+    if batch is not None:
+        tried_on(metric, model, batch.size)
+    elif isinstance(metric, Metric):
+        # how many samples a dataset has is not known yet
+        readings(metric, model, max((len(listed(tokens)) for tokens in metric.tokens), default=1))
+    return metric
+
+
+#: A metric as verbs take it: of this module, or any function of logits `[batch vocab]` to values `[batch]`.
+MetricLike: TypeAlias = Annotated[
+    Metric | MetricFunction,
+    Must(
+        "a metric of mm.metrics, e.g. logit_difference('red', 'blue'), or a function from logits [batch vocab] to values [batch]",
+        lambda value: True,
+        instead=True,
+    ),
+    With(_tried),
+]
