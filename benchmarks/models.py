@@ -71,6 +71,56 @@ def random_llava(device: str = "cpu", *, seed: int = 0) -> Subject:
     return Subject("LLaVA 48M", model, {name: tensor.to(device) for name, tensor in inputs.items()})
 
 
+def llava_1_5(
+    layers: int, *, width: int = 4096, dtype: torch.dtype = torch.float32, vocabulary: int = 32064, seed: int = 0
+) -> Subject:
+    """A random LLaVA-1.5 with its real sequence: 5 tokens of text, 576 of a picture, 24 of text.
+
+    Args:
+        layers: of the language model, which has 32; the vision encoder has six times as many, up to its 24.
+        width: of the language model's stream, which is 4,096 wide; all other widths are in proportion, heads 128 wide.
+        dtype: of the weights.
+        vocabulary: number of tokens.
+        seed: of weights and inputs.
+    """
+    image_token, blocks = vocabulary - 64, min(24, 6 * layers)
+    towers = {"hidden_size": width // 4, "intermediate_size": width, "num_attention_heads": width // 256}
+    text = {"hidden_size": width, "intermediate_size": width * 43 // 16, "num_attention_heads": width // 128}
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "image_size": 336,
+            "patch_size": 14,
+            "num_hidden_layers": blocks,
+            **towers,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocabulary,
+            "num_hidden_layers": layers,
+            **text,
+            "max_position_embeddings": 4096,
+        },
+        image_token_index=image_token,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        dtype=dtype,
+    )
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype)
+        try:
+            model = LlavaForConditionalGeneration(config).eval()
+        finally:
+            torch.set_default_dtype(before)
+        tokens = torch.randint(3, image_token, (1, 5 + 576 + 24))
+        pixels = torch.randn(1, 3, 336, 336, dtype=dtype)
+    tokens[0, 5 : 5 + 576] = image_token
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": pixels}
+    return Subject(f"LLaVA-1.5, width {width:,}, {layers} of 32 layers", model, inputs)
+
+
 def lab_model() -> Subject | None:
     """The lab model and a drawn picture; None where it is not trained yet."""
     if not (mm.lab.path() / "config.json").is_file():

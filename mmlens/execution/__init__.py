@@ -9,8 +9,8 @@ A `Cell` is one question: what would the model have answered about one sample, h
     print(run.plan(cells))                        # what is served from the clean run, what is computed, and why
 
 Most cells need only the rows of the language model that they can change (`packed`); the others run in the whole model, with
-blocks frozen that no change reaches (`frozen`). A way is taken once a trial has shown, on this model and batch, that it gives
-what whole forward passes give (`trust`).
+blocks frozen that no change reaches (`frozen`). A way is taken once it is shown that it gives what whole forward passes give
+(`verdicts`): by a proof on a short text and a check on this batch where all of a model's code is known, else by a trial.
 
 A change takes the activation of one sample, without the batch axis, at the rows that it names:
 `Change("blocks.3.hook_resid_pre", rows, lambda x: values)` with `x` `[row d_model]`; at `hook_z` `[row head d_head]`, at

@@ -13,9 +13,10 @@ from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, Positive
 from mmlens.core.shares import shared
+from mmlens.execution.cell_runs import Call
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
-from mmlens.execution.strategies import Call, ExecutionStrategies
+from mmlens.execution.strategies import ExecutionStrategies
 from mmlens.execution.whole import hooks_for
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.point_rows import GROWING
@@ -110,7 +111,7 @@ class CleanRun:
                     logits = torch.stack(answers)[..., columns].cpu()
                     return logits[:, 0] if positions == "last" and self.n_rows == 1 else logits
 
-                calls = self._ways.calls(kind, group, where, None if budget is None else budget * 2**20)
+                calls = self._ways.runs.calls(kind, group, where, None if budget is None else budget * 2**20)
                 known = {place for place, number in enumerate(numbers) if number in finished}
                 due = (call for call in calls if not known.issuperset(call.cells))
                 for call, logits in shared(due, read, process, run=self._described):
@@ -128,7 +129,8 @@ class CleanRun:
     def plan(self, cells: Sequence[Cell], *, positions: Literal["last"] | Sequence[int] = "last") -> Plan:
         """What cells cost, counted before they run: what is computed, what is served, and why not more of it.
 
-        One pass of the batch is run to count it, and trials of the ways that have not been tried yet.
+        Ways that were not tried yet are tried for it: a small part of a forward pass, or a few of them where the model is not
+        made of known modules alone.
 
         Args:
             cells: the counterfactual runs.

@@ -4,8 +4,8 @@ Counted are products with weights, in every part, and the products of attention 
 and the attention of vision towers are left out on both sides.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from mmlens.execution.affected_rows import Schedule
-from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder
 from mmlens.models.hooked import HookedMultimodal
@@ -102,9 +101,9 @@ def costs_of(decoder: Decoder, length: int, front: float, *, causal: bool = True
     )
 
 
-@torch.no_grad()
-def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Module, float]:
-    """Operations of every linear and convolution in one pass of a batch, by module."""
+@contextmanager
+def counted_products(model: HookedMultimodal) -> Iterator[dict[nn.Module, float]]:
+    """Operations of every linear and convolution that runs inside the `with`, by module."""
     products: dict[nn.Module, float] = {}
 
     def count(module: Any, args: tuple[torch.Tensor, ...], output: Any) -> None:
@@ -117,8 +116,7 @@ def counted_pass(model: HookedMultimodal, batch: MultimodalBatch) -> dict[nn.Mod
         for module in model.hf_model.modules():
             if isinstance(module, kinds):
                 stack.callback(module.register_forward_hook(count).remove)
-        model(batch)
-    return products
+        yield products
 
 
 def total(products: dict[nn.Module, float], modules: Sequence[nn.Module]) -> float:

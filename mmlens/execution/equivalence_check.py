@@ -4,7 +4,7 @@ Whether a family's layers may be served from a clean run is not only declared bu
 sample, in the middle of the picture and near the end, and both ways must agree to rounding while the noise itself shows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -112,3 +112,40 @@ def evidence(trials: Sequence[Sequence[Cell]], way: Way, reference: Way, clean: 
         scale = max(scale, float(expected.abs().max()))
     resolution = torch.finfo(clean.dtype).eps
     return Evidence(difference, effect, _ROUNDINGS * resolution * max(scale, 1.0))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rows that were computed again, and as they were recorded.
+
+    Attributes:
+        again, recorded: `[... width]`.
+        before: what the recorded rows were made of by adding to it, of the same shape; None where they were not.
+    """
+
+    again: torch.Tensor
+    recorded: torch.Tensor
+    before: torch.Tensor | None = None
+
+    def evidence(self) -> Evidence:
+        """That of the row that agrees least."""
+        again, recorded = self.again.to(self.recorded.device).float(), self.recorded.float()
+        added = recorded if self.before is None else recorded - self.before.float()
+        resolution = torch.finfo(self.recorded.dtype).eps
+        # a sum is rounded at its own size, which may be far above what was added
+        gap = ((again - recorded).abs() - 2 * resolution * recorded.abs()).clamp(min=0).amax(-1).flatten()
+        gap = gap.nan_to_num(nan=torch.inf)
+        effect, allowed = added.abs().amax(-1).flatten(), _ROUNDINGS * resolution * recorded.abs().amax(-1).flatten()
+        worst = int((gap / torch.minimum(allowed, _SHARE * effect).clamp(min=torch.finfo(torch.float32).tiny)).argmax())
+        return Evidence(float(gap[worst]), float(effect[worst]), float(allowed[worst]))
+
+
+def agreement(pairs: Iterable[Agreement]) -> Evidence:
+    """The first evidence that does not hold, or else that of the largest difference."""
+    largest = Evidence(0.0, 0.0, 0.0)
+    for pair in pairs:
+        found = pair.evidence()
+        if not found.holds:
+            return found
+        largest = max(largest, found, key=lambda each: each.difference)
+    return largest

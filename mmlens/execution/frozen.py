@@ -6,7 +6,6 @@ the graph, and everything else of the model runs as it always does.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -75,32 +74,39 @@ class Frozen:
         projector = projector_module(model)
         if projector is not None:
             self.modules["projector"] = projector
+        self._returned: dict[str, Any] | None = None
 
-    @cached_property
+    @property
     def returned(self) -> dict[str, Any]:
         """What blocks returned in the clean run: of those that ran once, and did nothing but return."""
-        recorded_outputs: dict[str, list[Any]] = {name: [] for name in self.modules}
-        inputs: dict[str, list[Any]] = {name: [] for name in self.modules}
-        with claimed(self.model, "A sweep"), ExitStack() as stack, torch.no_grad():
+        if self._returned is None:
+            with self.recorded(), torch.no_grad():
+                self.model(self.batch)
+        return self._returned or {}
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Have what blocks return in the one run inside the `with` be what they return when they are frozen."""
+        outputs: dict[str, list[Any]] = {name: [] for name in self.modules}
+        writes: set[str] = set()
+        with claimed(self.model, "A sweep"), ExitStack() as stack:
             for name, module in self.modules.items():
 
                 def keep(m: nn.Module, args: Any, kwargs: dict[str, Any], output: Any, name: str = name) -> None:
-                    recorded_outputs[name].append(output)
-                    inputs[name] += [*args, *kwargs.values()]
+                    outputs[name].append(output)
+                    if any(is_shared(value) for value in (*args, *kwargs.values())):
+                        writes.add(name)
 
                 stack.callback(module.register_forward_hook(keep, with_kwargs=True).remove)
-            self.model(self.batch)
-        writes = {name for name, values in inputs.items() if any(is_shared(value) for value in values)}
-        return {
-            name: outputs[0] for name, outputs in recorded_outputs.items() if len(outputs) == 1 and name not in writes
-        }
+            yield
+        self._returned = {name: calls[0] for name, calls in outputs.items() if len(calls) == 1 and name not in writes}
 
     @property
-    def size(self) -> int:
-        """Memory that the kept outputs take, in bytes; none before they were needed."""
-        outputs = vars(self).get("returned", {}).values()
+    def tensors(self) -> list[torch.Tensor]:
+        """The kept outputs; none before there are any."""
+        outputs = (self._returned or {}).values()
         tensors = [tensor for output in outputs for tensor in (output if isinstance(output, tuple) else (output,))]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
+        return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
 
     def frozen(self, cells: Sequence[Cell]) -> list[str]:
         """The blocks that no change of these cells reaches."""
@@ -115,7 +121,7 @@ class Frozen:
     def run(self, cells: Sequence[Cell]) -> torch.Tensor:
         """Logits `[batch pos vocab]` of a run in which cells of different samples happen."""
         names = self.frozen(cells)  # its clean run comes before the hooks
-        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self._freezing(names):
+        with self.model.hooks(hooks_for(self.model, self.batch, cells)), self.freezing(names):
             return self.model(self.batch)
 
     @torch.no_grad()
@@ -136,7 +142,7 @@ class Frozen:
             for cell in cells
         ]
         names = self.frozen(before)  # its clean run comes before the hook that ends runs
-        with self.model.hooks(hooks_for(self.model, self.batch, before)), self._freezing(names):
+        with self.model.hooks(hooks_for(self.model, self.batch, before)), self.freezing(names):
             handle = self.decoder.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
             try:
                 self.model(self.batch)
@@ -147,7 +153,7 @@ class Frozen:
         return values[0]
 
     @contextmanager
-    def _freezing(self, names: Sequence[str]) -> Iterator[None]:
+    def freezing(self, names: Sequence[str]) -> Iterator[None]:
         """Have modules return what they returned in the clean run; afterwards they run themselves again."""
         forwards: list[tuple[nn.Module, Any]] = []
         try:

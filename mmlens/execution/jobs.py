@@ -107,12 +107,12 @@ class Streams:
         if values is None:
             row_sets = [torch.arange(self.length) if c.rows is None else c.rows.cpu() for c in changes]
             rows = torch.cat([step.handed_on, *row_sets]).unique()
-            values = self._behind(layer)[job.cell.sample, rows]
+            values = self.behind(layer)[job.cell.sample, rows]
         values = values.clone()
         carry_out(changes, rows, values)
         job.rows, job.stream = step.handed_on, cut(rows, values, step.handed_on)
 
-    def _behind(self, layer: int) -> torch.Tensor:
+    def behind(self, layer: int) -> torch.Tensor:
         """The clean stream behind a block."""
         if layer + 1 == len(self.recording.entered):
             return self.recording.returned

@@ -5,7 +5,7 @@ do but attention works row by row, so that cells with different first rows and f
 row pays for another's cone; `lent` stands in for their attention. A cell joins at the block where it begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import nn
 
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.core.errors import MMLensError
-from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Step, place_of
+from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Schedule, Step, place_of
 from mmlens.execution.cell_attention import KernelCall, KeysKnown, PackedAttention
 from mmlens.execution.cells import Cell, Change
+from mmlens.execution.equivalence_check import Agreement
 from mmlens.execution.inside import at_rows, changes_inside
 from mmlens.execution.jobs import Job, Streams, cut
 from mmlens.execution.packed_attention import QueryGroup, RowSpan, query_groups, spans_of
@@ -90,6 +91,30 @@ class Packed:
                 self._block(layer, due)
         self._layout = None
         return self._answers(jobs)
+
+    def again(self, rows: Sequence[torch.Tensor]) -> Iterator[Agreement]:
+        """Rows of the clean run computed anew in every block, each block from what it received in that run.
+
+        Args:
+            rows: of each sample.
+        """
+        empty = rows[0][:0]
+        steps = [Step(sample_rows, None, sample_rows, empty) for sample_rows in rows]
+        jobs = [
+            Job(Cell(sample, ()), Schedule({}, None), {}, empty, self.recording.returned.new_empty(0))
+            for sample in range(len(rows))
+        ]
+        for layer in range(self.depth):
+            entered = self.recording.entered[layer].stream
+            inputs = {
+                id(job): (step.rows, entered[job.cell.sample, step.rows]) for job, step in zip(jobs, steps, strict=True)
+            }
+            with claimed(self.model, "A sweep"), lent_attention(self.decoder.configs, self.lent.attend):
+                found = self._run_block(layer, list(zip(jobs, steps, strict=True)), inputs, None)
+            behind = self.streams.behind(layer)
+            recorded = [behind[sample, sample_rows] for sample, sample_rows in enumerate(rows)]
+            yield Agreement(found, torch.cat(recorded), torch.cat([stream for _, stream in inputs.values()]))
+        self._layout = None
 
     # -- one block -----------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,7 @@ class Plan:
         cells: how many there are.
         computed: floating-point operations of matrix products that are carried out.
         whole: those that one whole forward pass per cell would take.
-        kept: memory of what is kept of the clean run so far, in bytes; outputs of blocks that can be frozen count once a run has
-            needed them.
+        kept: memory of what is kept of the clean run, in bytes.
         served: what comes from the clean run, in words.
         widened: why more is computed than a cell can change, in words; empty if nothing is.
     """

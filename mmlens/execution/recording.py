@@ -16,7 +16,6 @@ from torch import nn
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.hooks.attention import allowed_by, looks_back
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, NotAloneError
 from mmlens.models.hooked import HookedMultimodal
 
@@ -100,16 +99,15 @@ class Recording:
     home: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def size(self) -> int:
-        """Memory that it takes, in bytes."""
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors that grow with the batch; some may share their memory."""
         tensors = [self.returned, *(layer_input.stream for layer_input in self.entered)]
         tensors += [layer_input.added for layer_input in self.entered if layer_input.added is not None]
-        tensors += [
+        return tensors + [
             tensor
             for layer_attention in self.attended
             for tensor in (layer_attention.query, layer_attention.key, layer_attention.value)
         ]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 class Recorder:
@@ -143,7 +141,8 @@ class Recorder:
                 handle.remove()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = list(inspect.signature(module.forward).parameters)
+        # by the class: a frozen block's own forward takes anything
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
         arguments = dict(zip(names, args, strict=False)) | kwargs
         stream = arguments.pop(names[0], None)
         if isinstance(stream, torch.Tensor):
@@ -175,46 +174,45 @@ class Recorder:
         self.attended.setdefault(id(module), []).append(Attended(query, key, value, mask, causal, factors))
         return kernel(module, query, key, value, mask, **options)[0]
 
+    def recording(self, model: HookedMultimodal, batch: MultimodalBatch, logits: torch.Tensor) -> Recording:
+        """What was recorded of the one run that there was.
+
+        Args:
+            model: the hooked model.
+            batch: what ran.
+            logits: what the model returned, `[batch pos vocab]`.
+
+        Raises:
+            NotAloneError: if what happened cannot be done again row by row; the message says why.
+        """
+        size, length = batch.layout.is_token.shape
+        depth = len(self.decoder.blocks)
+        if self.odd is not None:
+            raise NotAloneError(self.odd)
+        if len(self.entered) != depth or len(self.returned) != depth or len(self.head) != 1:
+            raise NotAloneError(f"its {depth} blocks were called {len(self.entered)} times in one run")
+        shapes = {tuple(layer_input.stream.shape[:-1]) for layer_input in self.entered}
+        if shapes != {(size, length)}:
+            raise NotAloneError(f"the stream of its blocks is {sorted(shapes)[0]}, not [batch={size} pos={length}]")
+        if any(is_shared(value) for layer_input in self.entered for value in layer_input.kwargs.values()):
+            raise NotAloneError("its blocks hand each other keys and values")
+        attention = [self.attended.get(id(kernel), []) for kernel in self.decoder.kernels]
+        if any(len(calls) == 1 and calls[0].mask is not None and calls[0].mask.shape[1] != 1 for calls in attention):
+            raise NotAloneError("heads have masks of their own")
+        if any(
+            len(calls) != 1 or calls[0].key.shape[0] != size or calls[0].key.shape[2] != length for calls in attention
+        ):
+            raise NotAloneError("attention does not run once over the rows of each block")
+        for layer_input, before in zip(self.entered[1:], self.returned, strict=False):
+            if layer_input.stream is not before and not torch.equal(layer_input.stream, before):
+                layer_input.added = layer_input.stream - before
+        to_logits = _behind_head(self.head[0], logits, model)
+        return Recording(self.entered, [calls[0] for calls in attention], self.returned[-1], to_logits, logits.device)
+
 
 def first_of(output: Any) -> torch.Tensor:
     """The tensor of what a block returns."""
     return output[0] if isinstance(output, tuple) else output
-
-
-@torch.no_grad()
-def record_run(model: HookedMultimodal, batch: MultimodalBatch, decoder: Decoder) -> tuple[Recording, torch.Tensor]:
-    """Run a batch and record the language model; returns the recording and the logits `[batch pos vocab]`.
-
-    Raises:
-        NotAloneError: if what happened cannot be done again row by row; the message says why.
-    """
-    recorder = Recorder(decoder)
-    with claimed(model, "A sweep"), recorder.running():
-        logits = model(batch)
-    size, length = batch.layout.is_token.shape
-    depth = len(decoder.blocks)
-    if recorder.odd is not None:
-        raise NotAloneError(recorder.odd)
-    if len(recorder.entered) != depth or len(recorder.returned) != depth or len(recorder.head) != 1:
-        raise NotAloneError(f"its {depth} blocks were called {len(recorder.entered)} times in one run")
-    shapes = {tuple(layer_input.stream.shape[:-1]) for layer_input in recorder.entered}
-    if shapes != {(size, length)}:
-        raise NotAloneError(f"the stream of its blocks is {sorted(shapes)[0]}, not [batch={size} pos={length}]")
-    if any(is_shared(value) for layer_input in recorder.entered for value in layer_input.kwargs.values()):
-        raise NotAloneError("its blocks hand each other keys and values")
-    attention = [recorder.attended.get(id(kernel), []) for kernel in decoder.kernels]
-    if any(len(calls) == 1 and calls[0].mask is not None and calls[0].mask.shape[1] != 1 for calls in attention):
-        raise NotAloneError("heads have masks of their own")
-    if any(len(calls) != 1 or calls[0].key.shape[0] != size or calls[0].key.shape[2] != length for calls in attention):
-        raise NotAloneError("attention does not run once over the rows of each block")
-    for layer_input, before in zip(recorder.entered[1:], recorder.returned, strict=False):
-        if layer_input.stream is not before and not torch.equal(layer_input.stream, before):
-            layer_input.added = layer_input.stream - before
-    to_logits = _behind_head(recorder.head[0], logits, model)
-    result = Recording(
-        recorder.entered, [calls[0] for calls in attention], recorder.returned[-1], to_logits, logits.device
-    )
-    return result, logits
 
 
 def is_shared(value: Any) -> bool:

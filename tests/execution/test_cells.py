@@ -152,8 +152,8 @@ def compare(run: CleanRun, cells: Sequence[Cell]) -> None:
 def test_points_of_the_language_model(name: str) -> None:
     run = run_of(name)
     compare(run, language_cells(run))
-    assert run._ways.asked(language_cells(run, ["resid_pre"])[0]) == "packed"
-    assert "packed" not in run._ways.refused, run._ways.refused
+    assert run._ways.shortest(language_cells(run, ["resid_pre"])[0]) == "packed"
+    assert "packed" not in run._ways.verdicts.refused, run._ways.verdicts.refused
 
 
 @pytest.mark.parametrize("name", FROZEN)
