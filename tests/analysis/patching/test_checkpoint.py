@@ -34,7 +34,7 @@ def asked(subject: Subject, path: Path | None = None, **changes: Any) -> Any:
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
     llava: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmlens.execution.strategies._ROWS_ON_CPU", 8)  # several calls
+    monkeypatch.setattr("mmlens.execution.cell_runs._ROWS_ON_CPU", 8)  # several calls
     whole = asked(llava)
     path = tmp_path / "cells.safetensors"
     own = CleanRun.logits
