@@ -1,36 +1,39 @@
 """Edits of the lab model, judged on held-out scenes: `python -m benchmarks.edits`.
 
 Colour to colour and shape to shape. An edit is taught from one kind of question about pictures ("what color is the star"),
-on scenes of the training stream, with as many questions of the kind about other things as controls. It is judged on
-scenes that neither model nor edit has seen:
+on scenes of the training stream, with as many questions of the kind about other things as controls; "belief" also from the
+questions whose answers agree with the edit, and from controls of every kind. All are judged on scenes that neither model nor
+edit has seen, by `mm.lab.edit_questions`:
 
-- the same question about other scenes; the caption; question and caption with the scene in writing in the place of its
-  picture: three prompts that it was not taught;
-- answers about other objects of scenes with the source, about scenes without it, about its neighbours (things of the
-  target's name), and captions of scenes without it: these should stay.
+- targets: the same question about other scenes; the caption; question and caption with the scene in writing in the place of
+  its picture: three prompts that no edit was taught;
+- consistency: presence of the old and of the new, reverse look-ups, entailments;
+- controls: answers that should stay, of every kind of question, those that name the source among them.
 
-Methods side by side, then the frontier over the penalty. Everything is kept in a folder, and a run that was stopped goes
-on where it was.
+Beside each edit stands the same in random rows of the same layers, matched by how active they are. Methods side by side, then
+the frontier over the penalty. Everything is kept in a folder, and a run that was stopped goes on where it was.
 """
 
 import argparse
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import mmlens as mm
-from mmlens.analysis.samples import Sample
-from mmlens.interventions.edits import Direct, Edit, Through
+from mmlens.analysis.samples import Sample, batches
+from mmlens.interventions.edits import Belief, Direct, Edit, Through
+from mmlens.interventions.edits.methods import EditMethod
 from mmlens.lab import Question, Scene
 
 _TAUGHT, _BATCH, _ROWS, _RATE = 24, 12, 20, 0.02
-_DRAWS = 5  # of random rows
+_BELIEF_STEPS = 120
 _NAMED = {"color": mm.lab.COLORS, "shape": mm.lab.SHAPES}
-_STAYING = ("color", "shape", "count", "place", "mood", "position", "who", "use")
 
 
 @dataclass(frozen=True)
@@ -46,61 +49,8 @@ class Task:
     source: str
     target: str
 
-    def holds(self, scene: Scene) -> bool:
-        """Whether the scene has something of the source's name; a sign's plate has a colour that is never said."""
-        things = (thing for thing in scene.objects if thing.kind != "sign" or self.kind == "shape")
-        return any(getattr(thing, self.kind) == self.source for thing in things)
-
-    def concerns(self, scene: Scene, question: Question) -> bool:
-        """Whether a question names the source, asks for it, or asks after a thing that has it."""
-        nouns = {thing.shape for thing in scene.objects if getattr(thing, self.kind) == self.source}
-        colors = {thing.color for thing in scene.objects if getattr(thing, self.kind) == self.source}
-        return bool({self.source, *nouns, *colors} & {*question.text.split(), *question.answer.split()})
-
 
 TASKS = (Task("color", "red", "blue"), Task("shape", "circle", "square"))
-
-
-def sample(scene: Scene, question: Question | None = None) -> Sample:
-    """A question about a scene, or its caption."""
-    prompt = mm.lab.CAPTION_PROMPT if question is None else question.text
-    answer = scene.caption if question is None else question.answer
-    return Sample((scene.image,), prompt, writing=scene.written(), name=str(scene.seed), answer=answer)
-
-
-def prompts(task: Task, scenes: list[Scene], seed: int) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
-    """Target and control prompts by name, of scenes; at most two control questions a scene."""
-    rng = np.random.default_rng(seed)
-    having = [scene for scene in scenes if task.holds(scene)]
-    others = [scene for scene in scenes if not task.holds(scene)]
-
-    def asked(some: Iterable[Scene], wanted: Callable[[Scene, Question], bool], most: int = 2) -> list[Sample]:
-        found = []
-        for scene in some:
-            fitting = [question for question in scene.questions if wanted(scene, question)]
-            found += [sample(scene, fitting[i]) for i in rng.permutation(len(fitting))[:most]]
-        return found
-
-    def stays(scene: Scene, question: Question) -> bool:
-        return question.kind in _STAYING and not task.concerns(scene, question)
-
-    same = asked(having, lambda _, question: (question.kind, question.answer) == (task.kind, task.source))
-    captions = [sample(scene) for scene in having]
-    targets = {
-        "same question": same,
-        "caption": captions,
-        "question, in writing": [each.as_writing for each in same],
-        "caption, in writing": [each.as_writing for each in captions],
-    }
-    controls = {
-        "other objects": asked(having, stays),
-        "scenes without": asked(others, stays, most=1),
-        "neighbours": asked(
-            others, lambda scene, question: (question.kind, question.answer) == (task.kind, task.target)
-        ),
-        "captions without": [sample(scene) for scene in others[: len(having)]],
-    }
-    return targets, controls
 
 
 @dataclass(frozen=True)
@@ -111,7 +61,8 @@ class Lessons:
     controls: list[mm.MultimodalBatch]
     top: mm.Units
     specific: mm.Units
-    random: mm.controls.RandomUnits
+    consistency: list[tuple[mm.MultimodalBatch, list[str]]]
+    every_kind: list[mm.MultimodalBatch]
 
 
 def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
@@ -133,57 +84,54 @@ def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
     controls = [found[words[i % len(words)]][i // len(words)] for i in range(_TAUGHT)]
     top = scores.top(_ROWS)
     specific = mm.neurons.specific_neurons(scores, rivals, k=_ROWS)
-    return Lessons(sources, prepared(controls), top, specific, mm.random_units(model, top, draws=_DRAWS, seed=seed))
+    asked = mm.lab.edit_questions(
+        mm.lab.scenes(400, seed=901 + seed, split="train"), source=task.source, target=task.target, seed=seed
+    )
+
+    def of(samples: list[Sample]) -> list[tuple[mm.MultimodalBatch, list[str]]]:
+        parts = batches(model, samples[:_TAUGHT], batch_size=_BATCH, progress=False)
+        return [(batch, [str(sample.answer) for sample in part]) for part, batch in parts]
+
+    consistency = [pair for samples in asked.consistency.values() for pair in of(samples)]
+    kinds = [samples for name, samples in asked.controls.items() if not name.startswith("captions")]
+    every_kind = [batch for samples in kinds for batch, _ in of(samples)]
+    return Lessons(sources, prepared(controls), top, specific, consistency, every_kind)
 
 
-def methods(
-    model: mm.HookedMultimodal, task: Task, taught: Lessons
-) -> dict[str, Callable[[], Edit] | list[Callable[[], Edit]]]:
-    """The edits to compare, by name; of random rows several draws."""
+def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str, Callable[[], Edit]]:
+    """The edits to compare, by name."""
+    words = {"source": task.source, "target": task.target}
 
-    def through(neurons: mm.Units, *, controls: bool = True, penalty: float = 0.1) -> Callable[[], Edit]:
+    def replace_token(neurons: mm.Units, method: EditMethod, **more: Any) -> Callable[[], Edit]:
         return lambda: mm.edits.replace_token(
-            model,
-            taught.sources,
-            source=task.source,
-            target=task.target,
-            neurons=neurons,
-            controls=taught.controls if controls else (),
-            method=Through(learning_rate=_RATE, penalty=penalty),
-            max_new_tokens=4,
-        )
-
-    def direct(settings: Direct) -> Callable[[], Edit]:
-        return lambda: mm.edits.replace_token(
-            model,
-            taught.sources,
-            source=task.source,
-            target=task.target,
-            neurons=taught.top,
-            method=settings,
-            max_new_tokens=4,
+            model, taught.sources, **words, neurons=neurons, method=method, max_new_tokens=4, progress=False, **more
         )
 
     def rank_one(layer: int) -> Callable[[], Edit]:
         return lambda: mm.edits.rank_one(
             model,
             taught.sources,
-            source=task.source,
-            target=task.target,
+            **words,
             layer=layer,
             samples=taught.controls,
             controls=taught.controls,
             max_new_tokens=4,
         )
 
+    through, belief = Through(learning_rate=_RATE), Belief(learning_rate=_RATE, n_steps=_BELIEF_STEPS)
     return {
-        "through": through(taught.top),
-        "through, specific rows": through(taught.specific),
-        "through, no controls": through(taught.top, controls=False),
-        "through, random rows": [through(units) for units in taught.random],
-        "direct": direct(Direct()),
+        "through": replace_token(taught.top, through, controls=taught.controls),
+        "through, every kind kept": replace_token(taught.top, through, controls=taught.every_kind),
+        "belief": replace_token(taught.top, belief, controls=taught.every_kind, consistency=taught.consistency),
+        "through, specific rows": replace_token(taught.specific, through, controls=taught.controls),
+        "through, no controls": replace_token(taught.top, through),
+        "direct": replace_token(taught.top, Direct()),
         "rank one, layer 2": rank_one(2),
     }
+
+
+#: The methods that are taught to matched rows too, and the share of the draws: belief takes long.
+MATCHED = {"through": 1.0, "belief": 0.25}
 
 
 def frontier(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str, Callable[[], Edit]]:
@@ -222,43 +170,70 @@ def measured(
     model: mm.HookedMultimodal,
     task: Task,
     name: str,
-    made: Mapping[str, Callable[[], Edit] | list[Callable[[], Edit]]],
+    made: Mapping[str, Callable[[], Edit]],
+    settings: argparse.Namespace,
     scenes: int,
-    folder: Path,
-) -> mm.edits.EditReport:
-    """The report on edits; edits and report are kept, and not made again."""
-    stem = folder / f"{task.source}_{task.target}_{name}"
-    kept = stem.with_suffix(".json")
-    if kept.exists():
-        return mm.edits.EditReport.load(kept)
-    edits: dict[str, list[Edit]] = {}
-    for number, (label, makers) in enumerate(made.items()):
-        for draw, make in enumerate(makers if isinstance(makers, list) else [makers]):
-            path = folder / f"{stem.name}_{number}_{draw}.safetensors"
-            edit = Edit.load(path) if path.exists() else make()
-            edit.save(path)
-            edits.setdefault(label, []).append(edit)
-    targets, controls = prompts(task, mm.lab.scenes(scenes, seed=41), seed=0)
-    report = mm.edits.edit_report(model, edits, targets=targets, controls=controls, batch_size=_BATCH)
-    report.save(kept)
-    report.plot().savefig(stem.with_suffix(".png"), dpi=130)
-    return report
+) -> dict[str, mm.edits.EditReport]:
+    """The report on each edit; reports are kept, and not made again."""
+    drawn = mm.lab.scenes(scenes, seed=settings.test_seed)
+    asked = mm.lab.edit_questions(drawn, source=task.source, target=task.target)
+    reports = {}
+    for number, (label, make) in enumerate(made.items()):
+        kept = settings.out / f"{task.source}_{task.target}_{name}_{number}.json"
+        if not kept.exists():
+            edit = make()
+            edit.save(kept.with_suffix(".safetensors"))
+            report = mm.edits.edit_report(
+                model,
+                {label: edit},
+                targets=asked.targets,
+                consistency=asked.consistency,
+                controls=asked.controls,
+                matched=round(settings.draws * MATCHED.get(label, 0)),
+                seed=settings.seed,
+                batch_size=32,
+                progress=False,
+            )
+            report.save(kept)
+        reports[label] = mm.edits.EditReport.load(kept)
+        print(f"{kept} is there", file=sys.stderr, flush=True)
+    return reports
 
 
-def lines(report: mm.edits.EditReport) -> list[str]:
-    """The report as a table: success on each set of targets, and changed answers of each set of controls."""
-    targets, controls = report.groups("target"), report.groups("control")
-    heads = ["edit", "size", *targets, "caption exact", *(f"changed: {name}" for name in controls)]
-    heads += [f"scenes changed: {controls[0]}"]
-    found = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
-    for fact in report.edits:
-        cells = [f"{fact.label} ({fact.rows} rows)", f"{fact.size:.1f}"]
-        cells += [str(report.success(fact.name, group)) for group in targets]
-        cells += [str(report.interval(fact.name, "caption", lambda case: case.exact))]
-        cells += [str(report.changed(fact.name, group)) for group in controls]
-        cells += [str(report.changed_pictures(fact.name, controls[0]))]
-        found.append("| " + " | ".join(cells) + " |")
+def lines(reports: Mapping[str, mm.edits.EditReport]) -> list[str]:
+    """The reports as three tables: success on each set of targets, agreement, and changed answers of each set of controls."""
+    found: list[str] = []
+    first = next(iter(reports.values()))
+    for role, head in (
+        ("target", "says the target"),
+        ("consistency", "agrees, before -> after"),
+        ("control", "answers changed"),
+    ):
+        groups = first.groups(role)  # type: ignore[arg-type]
+        heads = [f"edit: {head}", "size", *groups]
+        found += ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+        for report in reports.values():
+            for fact in report.edits:
+                cells = [_value(report, fact.name, role, group) for group in groups]
+                found.append("| " + " | ".join([f"{fact.label}, {fact.rows} rows", f"{fact.size:.1f}", *cells]) + " |")
+        found.append("")
     return found
+
+
+def _value(report: mm.edits.EditReport, edit: str, role: str, group: str) -> str:
+    if role == "control":
+        return str(report.changed(edit, group))
+    after = report.success(edit, group)
+    before = (
+        ""
+        if role == "target"
+        else f"{report.interval(edit, group, lambda case: case.right and case.right[0]).mean:.2f} -> "
+    )
+    place = ""
+    if report.control(edit) is not None:
+        standing = report.standing(edit, group, lambda case: case.success)
+        place = f"; {standing.at_least} of {standing.draws.count} draws as good"
+    return f"{before}{after}{place}"
 
 
 def coming_and_going(model: mm.HookedMultimodal, *, rows: int = 20, times: int = 1000) -> str:
@@ -281,9 +256,11 @@ def coming_and_going(model: mm.HookedMultimodal, *, rows: int = 20, times: int =
 def main() -> None:
     """Make the edits, judge them, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--scenes", type=int, default=200, help="held-out scenes to judge on; a quarter for the frontier"
-    )
+    parser.add_argument("--scenes", type=int, default=100, help="held-out scenes to judge on; half for the frontier")
+    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes to judge on")
+    parser.add_argument("--draws", type=int, default=20, help="of matched rows")
+    parser.add_argument("--task", choices=[task.source for task in TASKS], action="append", help="one task (all)")
+    parser.add_argument("--part", choices=["methods", "frontier"], action="append", help="one part (both)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=Path, default=Path("edits_measured"), help="folder for edits, reports and figures"
@@ -293,12 +270,14 @@ def main() -> None:
     torch.set_num_threads(1)
     model = mm.lab.load()
     print(coming_and_going(model), flush=True)
-    for name, made, scenes in (("methods", methods, chosen.scenes), ("frontier", frontier, chosen.scenes // 4)):
+    for name, made, scenes in (("methods", methods, chosen.scenes), ("frontier", frontier, chosen.scenes // 2)):
         for task in TASKS:
+            if name not in (chosen.part or [name]) or task.source not in (chosen.task or [task.source]):
+                continue
             taught = lessons(model, task, chosen.seed)
-            report = measured(model, task, name, made(model, task, taught), scenes, chosen.out)
+            reports = measured(model, task, name, made(model, task, taught), chosen, scenes)
             print(f"\n## {task.source} -> {task.target}: {name}, {scenes} held-out scenes\n")
-            print("\n".join(lines(report)), flush=True)
+            print("\n".join(lines(reports)), flush=True)
 
 
 if __name__ == "__main__":

@@ -178,9 +178,7 @@ class EditReport:
         """
         name = self.control(edit)
         if name is None:
-            reason = (
-                next((fact.matched_by for fact in self.edits if fact.name == edit), "") or "it is none of the report's"
-            )
+            reason = next(fact.matched_by for fact in self.edits if fact.name == edit) or "matched=0 was asked for"
             raise InputError(f"There are no matched rows beside {edit!r}: {reason}.")
         cases = [case for case in self._cases(name) if case.group == group]
         return standing(self.interval(edit, group, value).mean, _draw_means(_valued(cases, value)))
