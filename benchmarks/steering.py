@@ -2,8 +2,9 @@
 
 Answers (yes to no, one to three, white to black), safety (answered hazards refused), debiasing ("a man" to "a person"),
 and the style of captions (texture, mood, colours). Each with the coarse vector, the coarse vector where a concept of the source
-is active, and fine vectors where theirs is, beside random vectors of equal norm under the same gates. Layer and strength are
-chosen on validation scenes.
+is active, and fine vectors where theirs is, beside three controls of equal norm under the same gates: the unembedding difference
+of the words, random directions with the states' covariance, and isotropic ones. Layer and strength are chosen on validation
+scenes; the verdict is of the paired difference from the unembedding difference, on test scenes.
 
 Everything is kept in a folder, and a run that was stopped goes on where it was.
 """
@@ -21,6 +22,18 @@ from mmlens.analysis.steering.methods.effect import EffectSelection
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.core.files import whole_file
 
+_DOSE = [
+    "point",
+    "alpha",
+    "without",
+    "vector",
+    "words",
+    "covariance",
+    "isotropic",
+    "beyond_words",
+    "p_words",
+    "verdict",
+]
 _RESEMBLING = ("man", "woman", "person")
 
 
@@ -37,6 +50,8 @@ def measured(
         model,
         {method: each.steers for method, each in chosen.items()},
         test(task, scenes),
+        words=task.words,
+        seeds=(0, 1, 2),
         max_new_tokens=20 if task.prompt is None else 9,
         batch_size=24,
     )
@@ -60,16 +75,28 @@ def _facts(chosen: Chosen) -> dict[str, object]:
 
 
 def lines(task: Task, report: mm.steering.SteeringReport, chosen: dict[str, dict[str, object]]) -> list[str]:
-    """A Markdown table: what became what, what other answers lost, and what the texts are like."""
+    """A Markdown table: what became what, beside the controls; what other answers lost, and what the texts are like."""
     found = [
-        "| method | layer, alpha, positions | became what is wanted | random | others: score lost | random | worst type "
-        "| looped words |",
-        "|" + " --- |" * 8,
+        "| method | layer, alpha, positions | became what is wanted | words | covariance | isotropic | minus words | verdict "
+        "| others: score lost | words | worst type | looped words |",
+        "|" + " --- |" * 12,
     ]
     for fact in (fact for fact in report.interventions if fact.control_of is None):
-        control = next(other.name for other in report.interventions if other.control_of == fact.name)
-        flips = [report.mean(name, lambda case: became(task, case), "to change") for name in (fact.name, control)]
-        lost = [report.mean(name, _lost, None) for name in (fact.name, control)]
+        controls = {
+            kind: [other.name for other in report.interventions if (other.control_of, other.kind) == (fact.name, kind)]
+            for kind in ("words", "covariance", "isotropic")
+        }
+
+        def flip(case: SteeringCase) -> float | None:
+            return became(task, case)
+
+        flips = report.mean(fact.name, flip, "to change")
+        beside = [
+            "".join(f"{_mean([report.mean(name, flip, 'to change').mean for name in names])}" if names else "none")
+            for names in controls.values()
+        ]
+        beyond = report.beyond_control(fact.name, flip, "to change", control="words") if controls["words"] else None
+        lost = [str(report.mean(name, _lost, None)) for name in (fact.name, *controls["words"])]
         kinds = {
             group: 0.0 - report.score_change(fact.name, group).mean for group in report.groups if group != "to change"
         }
@@ -79,13 +106,20 @@ def lines(task: Task, report: mm.steering.SteeringReport, chosen: dict[str, dict
         cells = [
             fact.name,
             f"{about['at']}, {about['alpha']}, {about['positions']}",
-            f"{flips[0]} of {flips[0].count}",
-            *map(str, (flips[1], *lost)),
+            f"{flips} of {flips.count}",
+            *beside,
+            str(beyond or ""),
+            report.verdict(fact.name, flip, "to change"),
+            *[*lost, ""][:2],
             f"{worst} {kinds[worst]:.3f}",
             f"{looped:.3f}",
         ]
         found.append(f"| {' | '.join(cells)} |")
     return found
+
+
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.3f}"
 
 
 def _lost(case: SteeringCase) -> float | None:
@@ -111,10 +145,10 @@ def by_effect(
     return found, list(found.leading_to(*task.wanted))  # type: ignore[attr-defined]
 
 
-def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, tried: int) -> mm.steering.DoseCurve:
-    """How the answer turns with the strength of the coarse vector, layer by layer, beside random vectors."""
+def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, scenes: int) -> mm.steering.DoseCurve:
+    """How the answer turns with the strength of the coarse vector, layer by layer, beside its controls."""
     vectors = [Means(task, layer).coarse for layer in layers.values()]
-    asked = validation(task, tried)["to change"]
+    asked = test(task, scenes)["to change"]
     metric = mm.metrics.accuracy(task.targets[0])
     return mm.steering.dose_curve(
         model, asked, vectors, alphas=[0.25, 0.5, 1.0, 2.0], metric=metric, seeds=[0, 1], batch_size=24
@@ -160,10 +194,10 @@ def main() -> None:
             print(
                 f"\nFine vectors at {at}, by effect: {len(leading)} of {len(selection.effects)} lead to 'no'. {selection}"
             )
-            curve = dose(model, task, layers.of(task), tried=options.tried)
+            curve = dose(model, task, layers.of(task), scenes=options.scenes)
             curve.plot().savefig(options.out / "dose.png", dpi=110)
             print(
-                f"\nDose of the coarse vector, no gate, validation scenes:\n\n{curve.to_frame().round(3).to_string(index=False)}"
+                f"\nDose of the coarse vector, no gate, test scenes:\n\n{curve.to_frame()[_DOSE].round(3).to_string(index=False)}"
             )
         if task.name == "debiasing":
             for method in chosen:

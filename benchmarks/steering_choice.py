@@ -119,7 +119,7 @@ def choose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, 
         model,
         {name: tried[key] for name, key in names.items()},
         validation(task, count),
-        seeds=(),
+        controls=(),
         max_new_tokens=20 if task.prompt is None else 9,
         batch_size=24,
     )

@@ -16,7 +16,7 @@ import mmlens as mm
 from mmlens.lab import Question, Scene
 from mmlens.lab.language import rich_caption
 
-_TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 63)
+_TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 163)
 #: Marks the words of answers among those of captions.
 _ANSWER = "answer "
 #: Marks the word of captions that tell texture and light where they go on to do so; the model hardly ever does by itself.
@@ -47,6 +47,12 @@ class Task:
     shows: Callable[[Scene], bool] = lambda scene: True
     near: str = ""
     aside: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The first words of answers before and after, for the unembedding difference."""
+        source, target = (tuple(dict.fromkeys(text.split()[0] for text in texts)) for texts in (self.said, self.wanted))
+        return source, target
 
     def samples(self, scenes: Iterable[Scene], count: int) -> list[mm.Sample]:
         """Prompts whose true answers are to change, one per scene."""

@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mmlens.lab.edit_questions import EditQuestions
+    from mmlens.lab.edit_prompts import EditQuestions
     from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal
 
@@ -140,7 +140,7 @@ def edit_questions(scenes: Several[Scene], *, source: str, target: str, seed: Se
         >>> (old.prompt, old.answer), (new.prompt, new.answer)
         (('is there a red square', 'no'), ('is there a blue square', 'yes'))
     """
-    from mmlens.lab.edit_questions import questions_for
+    from mmlens.lab.edit_prompts import questions_for
 
     return questions_for(scenes, source=source, target=target, seed=seed)
 

@@ -1,5 +1,6 @@
 """Figures of steering: dose curves, and what changed in which answers."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.metrics import unit_of
 from mmlens.analysis.statistics import Interval
+from mmlens.analysis.steering.controls import ControlKind
 from mmlens.analysis.steering.dose import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.core.palette import SERIES
@@ -33,10 +35,21 @@ from mmlens.viz.words import counted, text_options, with_unit, wrapped
 _CURVES = 12  # points: so many have a panel each, more are rows of a heat map
 _ROWS = 48  # pairs of intervention and set of prompts: so many have a mark each, more are cells of a heat map
 _VECTOR = Mark(SERIES[0])
+_CONTROLS: dict[str, Mark] = {"words": Mark(SERIES[1]), "covariance": Mark(SERIES[2]), "isotropic": CONTROL}
+
+
+def _control_names(curve: DoseCurve) -> dict[ControlKind, str]:
+    """The kinds of control of a curve, as legends have them."""
+    names: dict[ControlKind, str] = {
+        "words": "unembedding difference",
+        "covariance": f"random, with the states' covariance, mean of {len(curve.covariance)}",
+        "isotropic": f"random vectors, mean of {len(curve.controls)}",
+    }
+    return {kind: names[kind] for kind in curve.kinds}
 
 
 def plot_dose(curve: DoseCurve, *, figure: Figure | SubFigure | None = None) -> Figure:
-    """The metric over strengths: the vector in colour, random vectors in grey, with 95% intervals, a panel per point.
+    """The metric over strengths: the vector beside its controls, with 95% intervals, a panel per point.
 
     More than twelve points are drawn as heat maps of the mean change from the unsteered value, points by strengths.
 
@@ -56,15 +69,16 @@ def _dose_curves(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure 
     order = sorted(curve.alphas)
     for place, (axes, point) in enumerate(zip(all_axes, curve.points, strict=True)):
         draw_band(axes, order, [curve.interval(point, alpha) for alpha in order], _VECTOR)
-        if len(curve.controls):
-            draw_band(axes, order, [curve.control(point, alpha) for alpha in order], CONTROL)
+        for kind in curve.kinds:
+            intervals = [curve.control(point, alpha, control=kind) for alpha in order]
+            if not any(math.isnan(interval.mean) for interval in intervals):
+                draw_band(axes, order, intervals, _CONTROLS[kind])
         axes.axhline(float(curve.baseline.mean()), color="black", linewidth=0.7, linestyle=":")
         below = place + n_columns >= len(curve.points)
         dress(axes, title=label_of(parse_point(point)), x="alpha" if below else "")
     figure.supylabel(wrapped(curve.metric, 50), fontsize=LABEL, **text_options())
     entries = [legend_entry("steering vector", _VECTOR, linestyle="-")]
-    if len(curve.controls):
-        entries.append(legend_entry(f"random vectors, mean of {len(curve.controls)}", CONTROL, linestyle="-"))
+    entries += [legend_entry(name, _CONTROLS[kind], linestyle="-") for kind, name in _control_names(curve).items()]
     legend_below(figure, [*entries, legend_entry("without", Mark("black"), marker="", linestyle=":")])
     return figure
 
@@ -72,10 +86,9 @@ def _dose_curves(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure 
 def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | SubFigure:
     order = sorted(range(len(curve.alphas)), key=curve.alphas.__getitem__)
     changes = {"steering vector": (curve.values - curve.baseline).mean(-1)[:, order]}
-    if len(curve.controls):
-        changes[f"random vectors, mean of {len(curve.controls)}"] = (curve.controls - curve.baseline).mean((0, -1))[
-            :, order
-        ]
+    runs = {"words": curve.words[None], "covariance": curve.covariance, "isotropic": curve.controls}
+    for kind, name in _control_names(curve).items():
+        changes[name] = (runs[kind] - curve.baseline).mean((0, -1))[:, order]
     rows, axis = point_rows(curve.points)
     height = min(0.2 * len(rows), 8.5)
     figure = canvas(1.8 + 2.9 * len(changes), 1.2 + height, figure)

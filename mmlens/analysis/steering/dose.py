@@ -1,23 +1,27 @@
-"""Dose curves: what a metric does as a steering vector is added with growing strength, layer by layer, beside random vectors.
+"""Dose curves: what a metric does as a steering vector is added with growing strength, layer by layer, beside its controls.
 
     value(alpha) = metric( logits of the prompt with  x -> x + alpha * s  at the point )
 
 One cell of the executor per sample, point and strength: nothing below the steered layer is computed again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings, unit_of
-from mmlens.analysis.samples import Data, batches
+from mmlens.analysis.metrics.metric import Measure
+from mmlens.analysis.samples import Data, as_samples, batches
+from mmlens.analysis.significance import sign_flip_p
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
+from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
@@ -37,10 +41,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_TENSORS = ("values", "controls", "baseline")
+_TENSORS = ("values", "controls", "baseline", "words", "covariance")
 _FILE = TensorKind(
     "mmlens.steering.DoseCurve",
-    2,
+    3,
     "dose curve",
     {"points": list[str], "alphas": list[float], "metric": str},
     tensors=_TENSORS,
@@ -54,11 +58,15 @@ class DoseCurve:
 
     Attributes:
         values: with the vector, in the unit of the metric.
-        controls: the same with random vectors of equal norm, one per seed.
+        controls: the same with isotropic random vectors of equal norm, one per seed.
         baseline: without steering.
         points: hook names.
         alphas: strengths.
         metric: name and unit.
+        words: with the unembedding difference of equal norm, which writes the metric's words and no more; NaN at points that the
+            unembedding does not read, and for metrics of which no words are known.
+        covariance: with random vectors of equal norm that have the covariance of the states, one per seed; NaN where the states
+            do not differ.
     """
 
     values: Float[torch.Tensor, "point alpha sample"] = field(repr=False)
@@ -67,6 +75,10 @@ class DoseCurve:
     points: tuple[str, ...]
     alphas: tuple[float, ...]
     metric: str
+    words: Float[torch.Tensor, "point alpha sample"] = field(default_factory=lambda: torch.zeros(0, 0, 0), repr=False)
+    covariance: Float[torch.Tensor, "draw point alpha sample"] = field(
+        default_factory=lambda: torch.zeros(0, 0, 0, 0), repr=False
+    )
 
     def __repr__(self) -> str:
         point, alpha = self.best
@@ -90,17 +102,46 @@ class DoseCurve:
         """
         return mean_interval(as_rates(self.values[self._place(point, alpha)].numpy(), unit_of(self.metric)))
 
-    @checked
-    def control(self, point: str, alpha: float) -> Interval:
-        """The same for the random vectors: each sample counts with its mean over seeds."""
-        row, column = self._place(point, alpha)
-        return mean_interval(self.controls[:, row, column].mean(0).numpy())
+    @property
+    def kinds(self) -> tuple[ControlKind, ...]:
+        """The kinds of control that were run."""
+        sizes: dict[ControlKind, int] = {
+            "words": len(self.words),
+            "covariance": len(self.covariance),
+            "isotropic": len(self.controls),
+        }
+        return tuple(kind for kind, size in sizes.items() if size)
 
     @checked
-    def beyond_control(self, point: str, alpha: float) -> Interval:
-        """How far the vector goes beyond random ones, sample by sample."""
+    def control(self, point: str, alpha: float, *, control: ControlKind = "isotropic") -> Interval:
+        """The same for a control: each sample counts with its mean over seeds; NaN where there is none of the kind."""
+        return mean_interval(self._control(*self._place(point, alpha), control))
+
+    @checked
+    def beyond_control(self, point: str, alpha: float, *, control: ControlKind = "isotropic") -> Interval:
+        """How far the vector goes beyond a control, sample by sample; NaN where there is none of the kind."""
         row, column = self._place(point, alpha)
-        return paired_difference(self.values[row, column].numpy(), self.controls[:, row, column].mean(0).numpy())
+        return paired_difference(self.values[row, column].numpy(), self._control(row, column, control))
+
+    def _control(self, row: int, column: int, kind: ControlKind) -> np.ndarray:
+        if kind not in self.kinds:
+            return np.full(self.values.shape[-1], np.nan)
+        if kind == "words":
+            return self.words[row, column].numpy()
+        return (self.covariance if kind == "covariance" else self.controls)[:, row, column].mean(0).numpy()
+
+    @checked
+    def verdict(self, point: str, alpha: float) -> str:
+        """Whether the vector is more than word writing: `"more than the words"` only where its paired difference from the
+        unembedding difference lies above zero.
+
+        Returns:
+            `"more than the words"`, `"no more than the words"`, or `"no words to compare with"`.
+        """
+        beyond = self.beyond_control(point, alpha, control="words")
+        if np.isnan(beyond.mean):
+            return "no words to compare with"
+        return "more than the words" if beyond.low > 0 else "no more than the words"
 
     def _place(self, point: str, alpha: float) -> tuple[int, int]:
         if point not in self.points or alpha not in self.alphas:
@@ -111,27 +152,34 @@ class DoseCurve:
         return self.points.index(point), self.alphas.index(alpha)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row per point and strength: means and intervals with the vector, with random ones, and of their difference."""
+        """A row per point and strength: means and intervals with the vector, with each control, and of their differences.
+
+        Beside the words the p of the difference (sign flips, max-T over all rows) and the verdict.
+        """
         import pandas as pd
 
         rows = []
-        for point in self.points:
-            for alpha in self.alphas:
+        few = len(self.baseline) < 2 or "words" not in self.kinds
+        p = None if few else sign_flip_p((self.values - self.words).double().numpy(), correction="max-t")
+        for i, point in enumerate(self.points):
+            for j, alpha in enumerate(self.alphas):
                 row: dict[str, object] = {"point": point, "alpha": alpha, "without": float(self.baseline.mean())}
                 intervals = {"vector": self.interval(point, alpha)}
-                if len(self.controls):
+                for kind in self.kinds:
                     intervals |= {
-                        "random": self.control(point, alpha),
-                        "beyond_random": self.beyond_control(point, alpha),
+                        kind: self.control(point, alpha, control=kind),
+                        f"beyond_{kind}": self.beyond_control(point, alpha, control=kind),
                     }
                 for name, interval in intervals.items():
                     row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                if "words" in self.kinds:
+                    row |= {"p_words": float("nan") if p is None else p[i, j], "verdict": self.verdict(point, alpha)}
                 rows.append(row)
         return pd.DataFrame(rows)
 
     @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
-        """The metric over strengths, a panel per point, random vectors in grey; heat maps for more than twelve points.
+        """The metric over strengths, a panel per point, controls beside it; heat maps for more than twelve points.
 
         Args:
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
@@ -170,6 +218,7 @@ def dose_curve(
     positions: Positions = "last",
     keep_norm: bool = False,
     gate: Gate | None = None,
+    controls: SeveralDistinct[ControlKind] | tuple[()] = ("words", "covariance", "isotropic"),
     seeds: Distinct[Seed] = (0, 1, 2),
     prompt: Text | None = None,
     batch_size: Count = 8,
@@ -188,7 +237,9 @@ def dose_curve(
         positions: of the prompt (see `mm.positions`). New tokens play no part, since the metric is of the first; but the tokens
             of a word of several count as new ones, which `"all"` and `"generated"` mean too.
         keep_norm, gate: as for `mm.Steer`.
-        seeds: of the random vectors; none for no control.
+        controls: kinds of control; `()` for none. Words are the metric's tokens (the first against the second, or against all by
+            their probability), or along the gradient of a function that has one.
+        seeds: of the random vectors; none for no random control.
         prompt: asked where a sample brings none.
         batch_size: samples at a time.
         progress: show a progress bar.
@@ -210,29 +261,36 @@ def dose_curve(
     """
     steers = _steers(model, vectors, at, positions=positions, keep_norm=keep_norm, gate=gate)
     strengths = tuple(float(alpha) for alpha in alphas)
-    if isinstance(data, MultimodalBatch):
-        batches_to_run, show_bar = [data], progress
-    else:
-        prepared_batches = batches(
-            model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc="dose curve"
-        )
-        batches_to_run, show_bar = (batch for _, batch in prepared_batches), False  # type: ignore[assignment]
+    single = isinstance(data, MultimodalBatch)
+    samples = [] if isinstance(data, MultimodalBatch) else list(as_samples(data, prompt=prompt))
+
+    def prepared(show: bool) -> Iterator[MultimodalBatch]:
+        if isinstance(data, MultimodalBatch):
+            yield data
+            return
+        for _, batch in batches(model, samples, batch_size=batch_size, progress=show, desc="dose curve"):
+            yield batch
+
+    doses = _doses(model, steers, prepared(False), metric, controls, seeds)
     states: list[torch.Tensor] = []
     baseline: list[torch.Tensor] = []
-    for batch in batches_to_run:
+    for batch in prepared(progress):
         values, ends = [], []
         for reading in readings(metric, model, batch.size, clean=batch):
             run = CleanRun(model, reading.behind(model, batch), n_rows=reading.n_rows)
             reading = reading.against(run.clean_logits.cpu())
             ends.append(reading.values(run.clean_logits.cpu()))
-            values.append(_values(run, _doses(steers, seeds), strengths, reading, positions, show_bar))
+            values.append(_values(run, doses, strengths, reading, positions, progress and single))
         baseline.append(torch.stack(ends).sum(0))
         states.append(torch.stack(values).sum(0))
     if not states:
         raise InputError("The dataset holds no samples.")
-    curve = torch.cat(states, dim=-1).unflatten(0, (1 + len(seeds), len(steers)))
+    every = torch.cat(states, dim=-1).unflatten(0, (-1, len(steers)))
     points = tuple(str(steer.at) for steer in steers)
-    return DoseCurve(curve[0], curve[1:], torch.cat(baseline), points, strengths, metric_name(metric))
+    sizes = [len(seeds) if kind in controls else 0 for kind in ("isotropic", "covariance")]
+    own, isotropic, covariance, words = every.split([1, *sizes, int("words" in controls)])
+    curve = DoseCurve(own[0], isotropic, torch.cat(baseline), points, strengths, metric_name(metric))
+    return replace(curve, covariance=covariance, words=words[0] if len(words) else curve.words)
 
 
 def _steers(
@@ -262,24 +320,82 @@ def _steers(
     return steers
 
 
-def _doses(steers: Sequence[Steer], seeds: Sequence[int]) -> list[Steer]:
-    """The steerings, then those with random vectors, seed by seed."""
-    controls = [replace(steer, vector=steer.vector.random(seed=seed)) for seed in seeds for steer in steers]
+def _doses(
+    model: HookedMultimodal,
+    steers: Sequence[Steer],
+    data: Iterable[MultimodalBatch],
+    metric: MetricLike,
+    kinds: Sequence[ControlKind],
+    seeds: Sequence[int],
+) -> list[Steer | None]:
+    """The steerings, then those with each control: isotropic and covariance seed by seed, words; None where there is none."""
+    draws = StateDraws(model, [str(steer.at) for steer in steers] if "covariance" in kinds else (), seeds)
+    weights: torch.Tensor | None = None
+    if {"words", "covariance"} & set(kinds):
+        for batch in data:
+            hooks = draws.hooks(batch)
+            if hooks:
+                model.run_with_hooks(batch, fwd_hooks=hooks)
+            found = _token_weights(metric, model, batch) if "words" in kinds else None
+            weights = found if weights is None or found is None else weights + found
+    made = [
+        controls_of(model, steer.vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
+        for steer in steers
+    ]
+    keys: list[tuple[ControlKind, int]] = []
+    for kind in ("isotropic", "covariance"):
+        keys += [(kind, seed) for seed in seeds if kind in kinds]  # type: ignore[misc]
+    keys += [("words", 0)] if "words" in kinds else []
+    controls = [
+        replace(steer, vector=vectors[key]) if key in vectors else None
+        for key in keys
+        for steer, vectors in zip(steers, made, strict=True)
+    ]
     return [*steers, *controls]
+
+
+def _token_weights(
+    metric: MetricLike, model: HookedMultimodal, batch: MultimodalBatch
+) -> Float[torch.Tensor, "vocab"] | None:
+    """By how much a metric rises with the logit of each token, summed over samples and rows; None where that is not known."""
+    found = []
+    for reading in readings(metric, model, batch.size, clean=batch):
+        whole = reading.behind(model, batch)
+        rows = reading.rows(model, model(whole), whole).float().cpu()
+        found.append(_weights_of(reading.against(rows), rows))
+    return None if any(weights is None for weights in found) else torch.stack(found).sum(0)  # type: ignore[arg-type]
+
+
+def _weights_of(reading: MetricReading, logits: torch.Tensor) -> Float[torch.Tensor, "vocab"] | None:
+    """The same of one reading: the first of its tokens against the second, or against all; else along the gradient."""
+    measure = reading.measure
+    if isinstance(measure, Measure) and measure.ids.shape[1]:
+        first, *others = measure.ids.expand(len(logits), -1).T
+        weights = torch.nn.functional.one_hot(first, logits.shape[-1]).float()
+        against = torch.nn.functional.one_hot(others[0], logits.shape[-1]) if others else logits.softmax(-1)
+        return (weights - against).sum(0)
+    with torch.enable_grad():
+        leaf = logits.detach().clone().requires_grad_()
+        value = reading.values(leaf).sum()
+        if not value.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return None if gradient is None or not gradient.isfinite().all() else gradient.flatten(0, -2).sum(0)
 
 
 def _values(
     run: CleanRun,
-    doses: Sequence[Steer],
+    doses: Sequence[Steer | None],
     alphas: Sequence[float],
     reading: MetricReading,
     positions: Positions,
     progress: bool,
 ) -> torch.Tensor:
-    """The metric of every dose in every sample, `[dose alpha sample]`."""
+    """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
     size = run.batch.size
-    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in doses}}
-    strong = [replace(dose, alpha=alpha) for dose in doses for alpha in alphas]
+    known = [dose for dose in doses if dose is not None]
+    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in known}}
+    strong = [replace(dose, alpha=alpha) for dose in known for alpha in alphas]
     cells = [
         Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
         for steer in strong
@@ -291,8 +407,10 @@ def _values(
             bar.update(len(numbers))
 
         logits = run.logits(cells, tokens=reading.reads, progress=False, on_done=count)
-    values = [reading.values(chunk, only_reads=True) for chunk in logits.split(size)]
-    return torch.stack(values).unflatten(0, (len(doses), len(alphas)))
+    values = torch.stack([reading.values(chunk, only_reads=True) for chunk in logits.split(size)])
+    result = values.new_full((len(doses), len(alphas), size), torch.nan)
+    result[[number for number, dose in enumerate(doses) if dose is not None]] = values.unflatten(0, (-1, len(alphas)))
+    return result
 
 
 def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:

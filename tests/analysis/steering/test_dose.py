@@ -13,11 +13,13 @@ from mmlens.analysis.samples import Sample
 from mmlens.analysis.steering.dose import DoseCurve, dose_curve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
+from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Positions
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
+from tests.analysis.conftest import Wrapped
 from tests.conftest import LONG, SHORT, Subject
 from tests.tiny import picture
 
@@ -140,7 +142,10 @@ def test_the_planted_direction_has_a_dose_and_random_ones_have_none(tmp_path: Pa
     assert curve.interval(*curve.best).mean == 1
     frame = curve.to_frame().set_index("alpha")
     assert frame.loc[6, "vector"] == 1
-    assert frame.loc[6, "random"] == 0
+    assert frame.loc[6, "isotropic"] == 0
+    assert frame.loc[6, "words"] == 1  # the planted direction is what the words are read from
+    assert frame["verdict"].tolist() == ["no more than the words"] * 5
+    assert (frame["p_words"] > 0.05).all()
     assert frame.loc[6, "without"] == 0
     again = DoseCurve.load(curve.save(tmp_path / "dose.safetensors"))
     assert repr(again) == repr(curve)
@@ -148,7 +153,57 @@ def test_the_planted_direction_has_a_dose_and_random_ones_have_none(tmp_path: Pa
     curve.plot().savefig(tmp_path / "dose.png")
     lines = curve.plot().axes[0].get_lines()
     assert lines[0].get_ydata().tolist() == means
-    assert lines[1].get_ydata().tolist() == [0] * 5
+    assert lines[3].get_ydata().tolist() == [0] * 5
+
+
+def test_a_vector_at_the_picture_is_more_than_words(planted_neuron: Wrapped) -> None:
+    """The colour of a patch, steered at the patch, turns the answer; words written there reach nothing."""
+    model, planted = planted_neuron.model, planted_neuron.planted
+    at, where = "blocks.0.hook_resid_pre", positions.box(planted_neuron.truth.box)
+    ends = [
+        model.run_with_cache(planted_neuron.batch(there), names=at, positions=where)[1][at][0, 0]
+        for there in (False, True)
+    ]
+    vector = SteeringVector(ends[1] - ends[0], at)
+    data = [Sample((planted.image(False, seed=n),), planted.prompt) for n in range(6)]
+    metric = metrics.logit_difference("yes", "no")
+    for measure in (
+        metric,
+        lambda logits: logits[:, model.to_single_token("yes")] - logits[:, model.to_single_token("no")],
+    ):
+        curve = dose_curve(model, data, vector, alphas=[0.1, 2.0], metric=measure, positions=where, progress=False)
+        assert curve.verdict(at, 2.0) == "more than the words"
+        assert curve.beyond_control(at, 2.0, control="words").low > 1
+        assert curve.to_frame()["p_words"].tolist()[1] == pytest.approx(2 / 2**6)
+    blind = dose_curve(
+        model,
+        data,
+        vector,
+        alphas=[2.0],
+        metric=lambda logits: logits.argmax(-1).float(),
+        positions=where,
+        progress=False,
+    )
+    assert blind.verdict(at, 2.0) == "no words to compare with"
+    assert blind.kinds == ("words", "covariance", "isotropic")
+    assert blind.to_frame()["words"].isna().all()
+
+
+def test_controls_are_plain_forward_passes_with_their_vectors(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    vector = _vector(model)
+    curve = dose_curve(model, batch, vector, alphas=[3.0], metric=METRIC, seeds=[4], progress=False)
+    red, blue = (model.to_single_token(word) for word in ("red", "blue"))
+    gain = llava.bare.model.language_model.norm.weight
+    words = gain * (model.W_U[:, red] - model.W_U[:, blue])
+    with torch.no_grad(), model.intervene(Steer(vector.with_direction(words, "by hand"), 3.0, positions="last")):
+        expected = metrics.measure(model, batch, metric=METRIC)
+    torch.testing.assert_close(curve.words[0, 0], expected, atol=2e-5, rtol=1e-4)
+    assert curve.covariance.shape == (1, 1, 1, batch.size)
+    assert curve.covariance.isfinite().all()
+    none = dose_curve(model, batch, vector, alphas=[3.0], metric=METRIC, controls=(), progress=False)
+    assert none.kinds == ()
+    assert list(none.to_frame().columns) == ["point", "alpha", "without", "vector", "vector_low", "vector_high"]
 
 
 def test_what_does_not_fit_is_refused(llava: Subject) -> None:
