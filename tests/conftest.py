@@ -1,11 +1,13 @@
 """Shared fixtures: tiny models built once, and batches of every kind that a contract must hold on."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -38,14 +40,42 @@ class Subject:
 
 
 def bare_copy(model: HookedMultimodal, attn_implementation: str | None = None) -> Any:
-    """A Hugging Face model with the same weights, built anew and never wrapped; with torch's fused attention if it can."""
+    """A Hugging Face model with the same weights, built anew and never wrapped; with torch's fused attention if it can.
+
+    In a forward pass of samples that are padded on the left, it is told their positions as its own generation counts them.
+    """
     own = model.hf_model
     config = type(own.config).from_dict(copy.deepcopy(own.config.to_dict()))
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     bare = type(own)._from_config(config, **chosen)
     bare.load_state_dict(own.state_dict())
     bare.generation_config = copy.deepcopy(own.generation_config)
+    for module in (bare, getattr(bare, "language_model", None)):
+        if module is not None:
+            module.register_forward_pre_hook(_positions_of_samples, with_kwargs=True)
     return bare.eval()
+
+
+def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str, Any]) -> Any:
+    """Number positions sample by sample, where a Hugging Face model is told them and was not."""
+    mask, ids = tensors.get("attention_mask"), tensors.get("input_ids")
+    if (
+        "position_ids" not in inspect.signature(type(module).forward).parameters
+        or tensors.get("position_ids") is not None
+    ):
+        return None
+    if mask is None or mask.ndim != 2 or tensors.get("past_key_values") is not None:
+        return None
+    name = type(module).__name__
+    if name.startswith("HunYuanVL"):  # numbers the pictures of a batch, not of a sample
+        kinds, grids = tensors["mm_token_type_ids"], tensors["image_grid_thw"]
+        one_each = zip(ids.split(1), kinds.split(1), grids.split(1), mask.split(1), strict=True)
+        positions = torch.cat([module.model.get_rope_index(*sample)[0] for sample in one_each], dim=1)
+    elif name.startswith("Kosmos") or bool(mask[:, 0].all()) or hasattr(module.base_model, "get_rope_index"):
+        return None
+    else:
+        positions = (mask.cumsum(1) - 1).clamp(min=0) + (name.startswith("PaliGemma"))
+    return args, {**tensors, "position_ids": positions}
 
 
 def batches_of(model: HookedMultimodal, name: str) -> dict[str, MultimodalBatch]:

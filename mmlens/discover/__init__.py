@@ -51,16 +51,6 @@ def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, process
     ]
 
 
-def _extended(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Tensors that say what kind of token each is, as long as the text: tokens behind it are text."""
-    ids, extra = tensors["input_ids"], {}
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        kinds = tensors.get(name)
-        if isinstance(kinds, torch.Tensor) and kinds.shape[1] < ids.shape[1]:
-            extra[name] = nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
-    return extra
-
-
 @torch.no_grad()
 def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None = None, *, trial: Try) -> Family:
     """Work out the family of a model that none covers, and verify it.
@@ -97,7 +87,6 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
             places=_no_places,
             is_image=is_image,
             placeholder=placeholder_of(model, processor) or "<image>\n",
-            extra_inputs=_extended,
             token_kinds="token_type_ids" in example,
             discovered=True,
             **parts,

@@ -42,6 +42,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         tokenizer: says where a word stands in the text; None where the model was wrapped without a processor.
         n_forced: how many tokens at the end count as new ones that the model has written (teacher forcing): rules of positions
             mean by `"last"` the one in front of them, and by `"generated"` these.
+        written: how many tokens at its end were written behind the prompt; they are text, whatever they are.
     """
 
     must_be: ClassVar[str] = "a batch; model.prepare(text, images=...) makes one"
@@ -54,6 +55,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     carried: tuple[Any, ...] = field(default=(), repr=False)
     tokenizer: Any = field(default=None, repr=False, compare=False)
     n_forced: CountOrZero = 0
+    written: int = 0
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:

@@ -55,7 +55,7 @@ class Inputs:
         *,
         videos: Videos = None,
         fps: Positive = 24.0,
-        padding_side: Literal["left", "right"] = "left",
+        padding_side: Literal["left", "right"] | None = None,
     ) -> MultimodalBatch:
         """Make a batch of text and pictures, or of text and videos; chat template, placeholders and padding are taken care of.
 
@@ -70,7 +70,8 @@ class Inputs:
                 list of pictures), or a list of videos per sample. All frames given are read; choose them beforehand.
             fps: how many of the given frames make a second, for models that tell the time of a frame; 24 is what most Hugging
                 Face processors take for granted.
-            padding_side: where shorter samples are padded; generation needs `"left"`.
+            padding_side: where shorter samples are padded. By default on the left, so that new tokens can follow; on the right
+                in families that padding on the left would disturb, which refuse `"left"`.
 
         Returns:
             The batch, on the model's device.
@@ -95,6 +96,8 @@ class Inputs:
         self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"], *, as_new: bool = False
     ) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
+
+        They are text, whatever they are: what came with the prompt stays as it is.
 
         Args:
             batch: padded on the left.

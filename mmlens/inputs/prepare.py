@@ -27,10 +27,10 @@ def prepare_batch(
     text: Text,
     images: Images = None,
     *,
-    padding_side: Literal["left", "right"] = "left",
+    padding_side: Literal["left", "right"] | None = None,
 ) -> MultimodalBatch:
     """Make a batch; see `HookedMultimodal.prepare`."""
-    require_side(padding_side)
+    padding_side = side_for(family, padding_side)
     samples = samples_of(text)
     pictures = _pictures(images, samples)
     mark = getattr(processor, "image_token", None)
@@ -67,6 +67,20 @@ def prepare_batch(
     )
     remark_length(config, batch)
     return batch
+
+
+def side_for(family: Family, padding_side: Literal["left", "right"] | None) -> Literal["left", "right"]:
+    """Where shorter samples are padded: on the left, so that new tokens can follow, or as the family needs.
+
+    Raises:
+        InputError: for a side that is none, or that the family cannot be right with.
+    """
+    if padding_side is None:
+        return "left" if family.left_padding is None else "right"
+    require_side(padding_side)
+    if padding_side == "left" and family.left_padding is not None:
+        raise InputError(f"padding_side='left' was asked for, but {family.left_padding} Leave padding_side out.")
+    return padding_side
 
 
 def remark_length(config: Config, batch: MultimodalBatch) -> None:
@@ -110,8 +124,11 @@ def special_tokens_once(tokenizer: Any, prompts: list[str]) -> tuple[list[str], 
 #: Tensors `[batch pos ...]` that come with the token ids.
 _PER_POSITION = (
     *("input_ids", "token_type_ids", "mm_token_type_ids", "image_embeds_position_mask"),
-    *("cross_attention_mask", "image_attention_mask"),
+    *("moe_mm_token_type_ids", "cross_attention_mask", "image_attention_mask"),
 )
+_OF_PROMPT = ("attention_mask", *_PER_POSITION)
+#: Those of them in which new tokens are as the last one: they look at the same pictures.
+_CONTINUED = ("cross_attention_mask", "image_attention_mask")
 
 
 def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str, Any]:
@@ -233,15 +250,20 @@ def with_pictures(
                 "to the old ones' size."
             )
     tensors = {**batch.inputs, **{name: tensor.to(batch["input_ids"].device) for name, tensor in made.items()}}
+    prompt = {
+        name: tensor[:, : -batch.written or None] if name in _OF_PROMPT else tensor for name, tensor in tensors.items()
+    }
     made = make_batch(
         family,
         config,
-        tensors,
+        prompt,
         processor=processor.image_processor,
         images=tuple(map(tuple, pictures)),
         prompts=batch.prompts,
     )
-    return replace(made, tokenizer=batch.tokenizer)
+    layout = replace(batch.layout, places=made.layout.places)
+    behind = {"written": batch.written, "n_forced": batch.n_forced}
+    return replace(made, inputs=tensors, layout=layout, tokenizer=batch.tokenizer, **behind)
 
 
 def with_tokens(
@@ -251,7 +273,8 @@ def with_tokens(
 
     With `as_new` rules of positions count them as new tokens, else as part of what is run.
 
-    In an encoder-decoder model they follow what the decoder has written, and the prompt stays.
+    In an encoder-decoder model they follow what the decoder has written, and the prompt stays. What came with the prompt stays
+    as it is: which tokens hold pictures, and of which kind tokens are. New ones are text.
 
     Raises:
         InputError: for another number of samples, or padding on the right.
@@ -260,20 +283,33 @@ def with_tokens(
     tokens = torch.as_tensor(tokens).to(ids)
     if tokens.ndim != 2 or len(tokens) != len(ids):
         raise InputError(f"tokens must be [batch={len(ids)} step], found {list(tokens.shape)}.")
-    if not batch.layout.is_token[:, -1].all():
-        raise InputError(
-            "Tokens cannot follow padding: some samples are padded on the right; prepare(..., padding_side='left')."
-        )
     inputs = dict(batch.inputs)
     n_forced = batch.n_forced + tokens.shape[1] if as_new else 0
+    if family.extra_inputs is not None and batch.layout.places and not batch.written:
+        inputs = family.extra_inputs(config, inputs) | inputs  # raw tensors may come without
     if "decoder_input_ids" in inputs:
         inputs["decoder_input_ids"] = torch.cat([inputs["decoder_input_ids"], tokens], dim=1)
         return replace(batch, inputs=inputs, n_forced=n_forced)
-    inputs["input_ids"] = torch.cat([ids, tokens], dim=1)
+    if not batch.layout.is_token[:, -1].all():
+        raise InputError(f"Tokens cannot follow padding: some samples are padded on the right; {continuing(family)}")
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     inputs["attention_mask"] = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-    if family.extra_inputs is not None and batch.layout.places:
-        inputs |= family.extra_inputs(config, inputs)
-    layout = make_batch(family, config, inputs).layout
-    # the pictures' positions stay, and so do their frames, which tensors alone do not tell
-    return replace(batch, inputs=inputs, layout=replace(layout, places=batch.layout.places), n_forced=n_forced)
+    for name, tensor in list(inputs.items()):
+        if name == "input_ids":
+            inputs[name] = torch.cat([ids, tokens], dim=1)
+        elif name in _PER_POSITION and tensor.shape[:2] == ids.shape:
+            last = tensor[:, -1:].expand(-1, tokens.shape[1], *tensor.shape[2:])
+            kind = last if name in _CONTINUED else torch.full_like(last, family.written_kind)
+            inputs[name] = torch.cat([tensor, kind], dim=1)
+    layout = batch.layout
+    is_image = torch.cat([layout.is_image, torch.zeros_like(tokens, dtype=torch.bool, device="cpu")], dim=1)
+    is_token = torch.cat([layout.is_token, torch.ones_like(tokens, dtype=torch.bool, device="cpu")], dim=1)
+    layout = replace(layout, is_image=is_image, is_token=is_token)
+    return replace(batch, inputs=inputs, layout=layout, written=batch.written + tokens.shape[1], n_forced=n_forced)
+
+
+def continuing(family: Family) -> str:
+    """What to do where new tokens cannot follow a sample that is padded on the right."""
+    if family.left_padding is None:
+        return "prepare(..., padding_side='left')."
+    return f"and {family.left_padding} Take samples of one length, or one at a time."

@@ -14,8 +14,8 @@ from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.plain_text import holds_hidden, picture_tokens, reading_hidden, revealed
-from mmlens.inputs.prepare import remark_length, special_tokens_once
-from mmlens.inputs.prompts import Prompter, Text, count_placeholders, require_side, samples_of, visual_items
+from mmlens.inputs.prepare import remark_length, side_for, special_tokens_once
+from mmlens.inputs.prompts import Prompter, Text, count_placeholders, samples_of, visual_items
 from mmlens.inputs.video_frames import by_processor
 
 #: A video: its frames as an array `[frame height width 3]`, or as a list of pictures.
@@ -36,7 +36,7 @@ def prepare_videos(
     videos: Videos,
     *,
     fps: float = 24.0,
-    padding_side: Literal["left", "right"] = "left",
+    padding_side: Literal["left", "right"] | None = None,
 ) -> MultimodalBatch:
     """Make a batch of text and videos; see `HookedMultimodal.prepare`.
 
@@ -49,7 +49,7 @@ def prepare_videos(
             f"videos= was given, but the family {family.name} reads no videos here; pass frames as pictures, "
             "prepare(text, images=[[frame, frame, ...]]), or the tensors of its own processor, model.batch(...)."
         )
-    require_side(padding_side)
+    padding_side = side_for(family, padding_side)
     if not fps > 0:
         raise InputError(f"fps={fps} must be positive: how many of the given frames are shown in a second.")
     samples = samples_of(text)

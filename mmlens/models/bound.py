@@ -66,6 +66,7 @@ class BoundModel:
         tokens = tokens.to(prompt_ids.device)
         inputs = {**self.batch.inputs, "input_ids": tokens}
         is_picture = picture_positions(self.model.family, self.model.config, inputs)
+        is_picture[:, is_picture.shape[1] - self.batch.written :] = False
         if not torch.equal(is_picture.cpu(), self.batch.layout.is_image):
             raise InputError(
                 "The tokens have image tokens at other positions than the batch that this model is bound to."

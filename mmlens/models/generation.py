@@ -14,6 +14,7 @@ from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
+from mmlens.inputs.prepare import continuing
 from mmlens.models.protocol import HookedModel
 
 
@@ -64,7 +65,7 @@ def trace_generation(
     _refuse_untraceable(nodes, model.graph["hook_logits"].sequence)
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1.")
-    refuse_right_padding(batch.layout.is_token)
+    refuse_right_padding(model, batch.layout.is_token)
     if positions is not None:
         _require_positions(positions, batch, nodes, max_new_tokens - 1)
     steps: dict[str, list[torch.Tensor]] = {node.name: [] for node in nodes}
@@ -138,20 +139,22 @@ def _require_positions(positions: Positions, batch: MultimodalBatch, nodes: Sequ
         resolve(positions, batch, nodes[0], steps=steps)
 
 
-def refuse_right_padding(is_token: torch.Tensor) -> None:
-    """Check that every sample's last position holds a token.
+def refuse_right_padding(model: HookedModel, is_token: torch.Tensor) -> None:
+    """Check that every sample's last position holds a token; an encoder-decoder model writes elsewhere.
 
     Args:
+        model: the hooked model.
         is_token: `[batch pos]`, true where there is one.
 
     Raises:
         InputError: if some are padded on the right.
     """
+    if model.graph["hook_logits"].sequence != "language":
+        return
     samples = (~is_token[:, -1].bool()).nonzero().flatten().tolist()
     if samples:
         raise InputError(
-            f"Samples {samples} are padded on the right, so their next token would follow padding; "
-            "prepare(..., padding_side='left') to generate."
+            f"Samples {samples} are padded on the right, so their next token would follow padding; {continuing(model.family)}"
         )
 
 

@@ -25,6 +25,7 @@ from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding
+from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import PassChoice, Run, Watching, require_passes
@@ -86,8 +87,8 @@ class Runs:
         """
         keywords = self.inputs.keywords(batch, options)
         mask = keywords.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and self.model.graph["hook_logits"].sequence == "language":
-            refuse_right_padding(mask)
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            refuse_right_padding(self.model, mask)
         with self._under_way("generate", batch, options, keywords):
             return self.model.hf_model.generate(**{"do_sample": False, **keywords})
 
@@ -126,12 +127,15 @@ class Runs:
                 decoding = None if kind == "forward" else Decoding(self.model, run)
                 for watcher in watching(self.model):
                     watcher.starts(run)
-                if decoding is None:
-                    yield
-                    return
-                decoding.tell_watchers()
-                with decoding.watched():
-                    yield
+                written = 0 if whole is None else whole.written
+                grows = kind == "generate" and options.get("use_cache") is False
+                with completed_inputs(self.model, inputs, written=written, grows=grows):
+                    if decoding is None:
+                        yield
+                        return
+                    decoding.tell_watchers()
+                    with decoding.watched():
+                        yield
 
     @property
     def current(self) -> Run | None:

@@ -56,10 +56,7 @@ def test_states_are_those_of_a_plain_forward_over_prompt_and_new_tokens(
     states, logits = expected_states(model, batch, trace.tokens)
     assert set(trace.states) == set(states)
     for sample, length in enumerate(trace.lengths.tolist()):
-        padded = not batch.layout.is_token[sample].all()
         for name, expected in states.items():
-            if padded and name.endswith("hook_q"):
-                continue  # rotated by positions, which generation counts without the padding, a forward pass with it
             torch.testing.assert_close(
                 trace[name][sample, :length], expected[sample, :length], atol=1e-5, rtol=1e-5, msg=name
             )
@@ -78,8 +75,7 @@ def test_a_sample_that_ends_early_is_cut_at_its_end_token(tiny: Any) -> None:
     ]
     for config in configs:
         config.eos_token_id, config.pad_token_id = None, 0
-    names = [name for name in NAMES if "hook_q" not in name]
-    free = model.trace_generation(batch, names=names, max_new_tokens=STEPS)
+    free = model.trace_generation(batch, names=NAMES, max_new_tokens=STEPS)
     ends = next(
         (sample, step)
         for sample in range(2)
@@ -90,7 +86,7 @@ def test_a_sample_that_ends_early_is_cut_at_its_end_token(tiny: Any) -> None:
     sample, step = ends
     for config in configs:
         config.eos_token_id = int(free.tokens[sample, step])
-    trace = model.trace_generation(batch, names=names, max_new_tokens=STEPS)
+    trace = model.trace_generation(batch, names=NAMES, max_new_tokens=STEPS)
     assert trace.lengths[sample] == step + 1
     assert trace.lengths[1 - sample] == STEPS
     assert len(trace.words[sample]) == step + 1

@@ -80,5 +80,6 @@ FLORENCE2 = register_family(
         writes_placeholders=True,
         placeholder="",
         extra_inputs=decoder_start,
+        left_padding="the encoder of Florence-2 counts positions from the first one, padding included.",
     )
 )

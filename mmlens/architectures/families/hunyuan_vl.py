@@ -7,10 +7,12 @@ of every line; these have no place.
 Source: Tencent Hunyuan Vision Team, HunyuanOCR Technical Report, 2025 (https://arxiv.org/abs/2511.19575).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import picture_tokens
@@ -32,6 +34,21 @@ def _expand(config: Config, tensors: dict[str, Any]) -> list[int]:
     return [_among((height // side, width // side))[1] for _, height, width in tensors["image_grid_thw"].tolist()]
 
 
+def _position_ids(model: Any, tensors: Mapping[str, Any]) -> torch.Tensor | None:
+    """Positions in which a sample's pictures are counted from 0; transformers counts them through the batch."""
+    ids, kinds, mask = (tensors.get(name) for name in ("input_ids", "mm_token_type_ids", "attention_mask"))
+    grids = tensors.get("image_grid_thw")
+    if ids is None or kinds is None or grids is None or len(ids) == 1:
+        return None
+    mask = torch.ones_like(ids) if mask is None else mask
+    if not ids.shape == kinds.shape == mask.shape:
+        return None  # what is written in cached decoding is counted on from the prompt's end
+    is_picture = nn.functional.pad(kinds == 1, (1, 0))
+    counts = (is_picture[:, 1:] & ~is_picture[:, :-1]).sum(1).tolist()
+    alone = zip(ids.split(1), kinds.split(1), grids.split(counts), mask.split(1), strict=True)
+    return torch.cat([model.model.get_rope_index(*sample)[0] for sample in alone], dim=1)
+
+
 HUNYUAN_VL = register_family(
     Family(
         name="hunyuan_vl",
@@ -50,5 +67,6 @@ HUNYUAN_VL = register_family(
         placeholder="<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>",
         expand=_expand,
         extra_inputs=picture_tokens,
+        position_ids=_position_ids,
     )
 )

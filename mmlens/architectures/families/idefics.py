@@ -42,15 +42,6 @@ def _is_image(config: Config, tensors: Any) -> torch.Tensor:
     return (visible & ~before).any(-1)
 
 
-def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Which picture each position looks at; those that were added at the end look at what the last one does."""
-    mask = tensors.get("image_attention_mask")
-    if mask is None:
-        return {}
-    extra = tensors["input_ids"].shape[1] - mask.shape[1]
-    return {"image_attention_mask": torch.cat([mask, mask[:, -1:].expand(-1, extra, -1)], dim=1)}
-
-
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
     """Places of the tower's rows."""
     limit = tensors["pixel_values"].shape[1]
@@ -92,6 +83,5 @@ IDEFICS = register_family(
         is_image=_is_image,
         writes_placeholders=True,
         placeholder="",
-        extra_inputs=_extra_inputs,
     )
 )

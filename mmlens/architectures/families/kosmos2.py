@@ -13,6 +13,7 @@ Source: Peng et al., Kosmos-2: Grounding Multimodal Large Language Models to the
 (https://arxiv.org/abs/2309.11419).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from mmlens.declarations.family import Family, Language, Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, mixed_rows, size_of, vision_places
+from mmlens.inputs.position_ids import is_padded_left
 
 _BLOCK = Block(
     attn=projected("out_proj"),
@@ -40,13 +42,13 @@ def _is_image(config: Config, tensors: Any) -> torch.Tensor:
     return torch.zeros_like(tensors["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The mask of image positions; tokens that were added at the end are text."""
-    mask = tensors.get("image_embeds_position_mask")
-    if mask is None:
-        return {}
-    extra = tensors["input_ids"].shape[1] - mask.shape[1]
-    return {"image_embeds_position_mask": torch.cat([mask, mask.new_zeros(len(mask), extra)], dim=1)}
+def _position_ids(model: Any, tensors: Mapping[str, Any]) -> torch.Tensor | None:
+    """Positions are counted behind the number of the padding token; transformers counts padding too once it decodes cached."""
+    mask = tensors.get("attention_mask")
+    if mask is None or mask.ndim != 2 or not is_padded_left(mask):
+        return None
+    first = getattr(model.config, "text_config", model.config).pad_token_id
+    return mask.long().cumsum(-1) * mask.long() + first
 
 
 def _placeless(config: Config) -> dict[Part, str]:
@@ -86,7 +88,7 @@ KOSMOS2 = register_family(
         is_image=_is_image,
         writes_placeholders=True,
         placeholder="",
-        extra_inputs=_extra_inputs,
+        position_ids=_position_ids,
     )
 )
 

@@ -47,5 +47,6 @@ MINIMAX_M3_VL = register_family(
         places=packed_places(),
         placeholder="]<]start of image[>[]<]image[>[]<]end of image[>[\n",
         expand=merged_tokens,
+        left_padding="the blocks of keys that MiniMax M3 attends to are counted from the first position, padding included.",
     )
 )

@@ -7,25 +7,31 @@ Source: Beyer et al., PaliGemma: A versatile 3B VLM for transfer, 2024 (https://
 al., PaliGemma 2, 2024 (https://arxiv.org/abs/2412.03555).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmlens.architectures.families.blocks import GEMMA_LANGUAGE, vision_tower
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import grid_places
+from mmlens.inputs.position_ids import counted_positions
 
 
 def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The prompt is prefix; tokens that came behind it are not."""
+    """All of the prompt is prefix."""
     if "pixel_values" not in tensors:
         return {}
-    ids = tensors["input_ids"]
-    prefix = tensors.get("token_type_ids", torch.zeros_like(ids))
-    return {"token_type_ids": nn.functional.pad(prefix, (0, ids.shape[1] - prefix.shape[1]), value=1)}
+    return {"token_type_ids": torch.zeros_like(tensors["input_ids"])}
+
+
+def _position_ids(model: Any, tensors: Mapping[str, Any]) -> torch.Tensor | None:
+    """Positions are counted from 1."""
+    mask = tensors.get("attention_mask")
+    given = tensors.get("position_ids") is not None
+    return None if given or mask is None or mask.ndim != 2 else counted_positions(mask) + 1
 
 
 PALIGEMMA = register_family(
@@ -40,5 +46,7 @@ PALIGEMMA = register_family(
         places=grid_places(class_rows=lambda c: 0, drops_class=lambda c: False),
         placeholder="<image>",
         extra_inputs=_extra_inputs,
+        written_kind=1,
+        position_ids=_position_ids,
     )
 )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 
@@ -57,14 +58,14 @@ def replace_words(model: HookedMultimodal, batch: BatchLike, words: Mapping[str,
         raise InputError(
             f"The prompts of samples {unchanged_samples} hold none of the words {', '.join(map(repr, words))}."
         )
-    side = "left" if bool(batch.layout.is_token[:, -1].all()) else "right"
+    side: Literal["right"] | None = None if bool(batch.layout.is_token[:, -1].all()) else "right"
     images = [list(sample) for sample in batch.images] if any(batch.images) else None
-    before = model.prepare(list(batch.prompts), images=images, padding_side=side)  # type: ignore[arg-type]
+    before = model.prepare(list(batch.prompts), images=images, padding_side=side)
     if not torch.equal(before["input_ids"], batch["input_ids"]):
         raise InputError(
             "The batch holds tokens that are not in its prompts (it was extended); replace words first, then extend."
         )
-    new_batch = model.prepare(prompts, images=images, padding_side=side)  # type: ignore[arg-type]
+    new_batch = model.prepare(prompts, images=images, padding_side=side)
     lengths = [[int(row.sum()) for row in one_batch.layout.is_token] for one_batch in (batch, new_batch)]
     wrong = [number for number, (old, new) in enumerate(zip(*lengths, strict=True)) if old != new]
     if wrong:
