@@ -235,8 +235,7 @@ class Tiny:
             allows that.
         reach: how many pixels around a painted box a resampling may spread the paint; 0 where nothing is resampled.
         several: whether a sample may have several pictures.
-        padded: whether samples of different length can be padded into one batch.
-        steady: whether Hugging Face numbers positions in cached decoding as it does in a forward pass, under padding too.
+        padded: whether samples of different length can be padded on the left into one batch.
         summaries: whether some rows sum up the whole picture and have no place of their own.
         needs: packages that are no requirement of this project, without which transformers cannot make its model.
         missing: why its model cannot be made here; None if it can.
@@ -249,7 +248,6 @@ class Tiny:
     reach: float = 0.0
     several: bool = True
     padded: bool = True
-    steady: bool = True
     summaries: bool = False
     needs: tuple[str, ...] = ()
     missing: str | None = None

@@ -261,8 +261,9 @@ class Family:
         written_kind: the kind that tokens have in them which the model wrote behind the prompt.
         videos: how it reads videos, if it does.
         position_ids: the `position_ids` of a forward pass, given `(the module that takes them, its keyword tensors)`, with
-            those of the run where the pass gets none; None where those that it has are right. Needed where transformers does not count them from 0 by the mask, or counts
-            a sample's by its batch-mates. By default they are counted by the mask where samples are padded on the left.
+            those of the run where the pass gets none; None where those that it has are right. Needed where transformers
+            does not count them from 0 by the mask, or counts a sample's by its batch-mates. By default they are counted by
+            the mask where samples are padded on the left.
         left_padding: why padding on the left changes what is read of a sample, as a sentence; None if it does not.
         discovered: nobody declared it; it was worked out from the model's modules.
     """

@@ -82,10 +82,10 @@ def _with_positions(family: Family, of_run: Mapping[str, Any]) -> Callable[..., 
             tensors = {**of_run, **{name: value for name, value in keywords.items() if value is not None}}
             positions = family.position_ids(module, tensors)
         else:
-            mask = keywords.get("attention_mask")
-            given = keywords.get("position_ids") is not None
-            countable = not given and isinstance(mask, torch.Tensor) and mask.ndim == 2
-            positions = counted_positions(mask) if countable else None
+            mask, given = keywords.get("attention_mask"), keywords.get("position_ids")
+            positions = None
+            if given is None and isinstance(mask, torch.Tensor) and mask.ndim == 2:
+                positions = counted_positions(mask)
         if positions is None:
             return None
         rows = keywords.get("input_ids")

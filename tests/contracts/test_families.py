@@ -94,7 +94,7 @@ def only_words(model: HookedMultimodal) -> Iterator[None]:
 def test_a_trace_holds_the_states_of_a_plain_forward(tiny: Tiny, model: HookedMultimodal) -> None:
     batch = batch_of(tiny, model)
     with only_words(model):
-        trace = model.trace_generation(batch, names="blocks.*.hook_resid_post", max_new_tokens=3, use_cache=tiny.steady)
+        trace = model.trace_generation(batch, names="blocks.*.hook_resid_post", max_new_tokens=3)
     logits, cache = model.run_with_cache(model.extend(batch, trace.tokens), names="blocks.*.hook_resid_post")
     prompt = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"].shape[1]
     window = slice(prompt - 1, prompt - 1 + trace.tokens.shape[1])

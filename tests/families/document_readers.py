@@ -220,7 +220,7 @@ TINY = [
     Tiny("granite_docling", granite_docling, sizes=((64, 64), (32, 96))),
     Tiny("deepseek_vl_hybrid", deepseek_vl_hybrid, sizes=((64, 64), (64, 48))),
     Tiny("deepseek_ocr2", deepseek_ocr2, has_places=False, sizes=((48, 48), (48, 32))),
-    Tiny("kosmos2_5", kosmos2_5, has_places=False, sizes=((32, 32), (16, 64)), several=False, steady=False),
+    Tiny("kosmos2_5", kosmos2_5, has_places=False, sizes=((32, 32), (16, 64)), several=False),
     Tiny("unlimited_ocr", unlimited_ocr, sizes=((64, 64), (64, 48))),
     Tiny("instructblipvideo", instructblipvideo, has_places=False, several=False),
 ]

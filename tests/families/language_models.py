@@ -351,7 +351,7 @@ TINY = [
         sizes=_SMALL,
     ),
     # its queries grow with their position, which a forward pass counts with the padding and generation without
-    Tiny("mistral_large4", mistral_large4, sizes=(_SMALL[0], _SMALL[0]), padded=False),
+    Tiny("mistral_large4", mistral_large4, sizes=(_SMALL[0], _SMALL[0])),
     Tiny("cosmos3_edge", cosmos3_edge, sizes=_SIZES),
     Tiny("t5gemma2", t5gemma2),
     Tiny(

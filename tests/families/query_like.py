@@ -232,7 +232,7 @@ def molmo2(*, post_norm: bool = False) -> HookedMultimodal:
 
 TINY = [
     Tiny("blip_2", blip_2, has_places=False, several=False),
-    Tiny("kosmos2", kosmos2, has_places=False, several=False, steady=False),
+    Tiny("kosmos2", kosmos2, has_places=False, several=False),
     Tiny("molmo2", molmo2, sizes=((40, 64), (64, 40)), reach=2),
     Tiny("molmo2_post_norm", lambda: molmo2(post_norm=True), sizes=((40, 40), (64, 64)), reach=2),
     Tiny("aria", aria, has_places=False, sizes=((980, 980), (392, 980))),
