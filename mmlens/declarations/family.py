@@ -260,6 +260,8 @@ class Family:
         token_kinds: the model takes the processor's `token_type_ids` as they are.
         written_kind: the kind that tokens have in them which the model wrote behind the prompt.
         videos: how it reads videos, if it does.
+        written_places: the token as which a picture's placeholder is embedded that the model itself wrote, given the
+            configuration; as itself, if None.
         position_ids: the `position_ids` of a forward pass, given `(the module that takes them, its keyword tensors)`, with
             those of the run where the pass gets none; None where those that it has are right. Needed where transformers
             does not count them from 0 by the mask, or counts a sample's by its batch-mates. By default they are counted by
@@ -291,6 +293,7 @@ class Family:
     token_kinds: bool = False
     written_kind: int = 0
     videos: Videos | None = None
+    written_places: Callable[[Config], int] | None = None
     position_ids: Callable[[Any, Mapping[str, Any]], torch.Tensor | None] | None = None
     left_padding: str | None = None
     discovered: bool = False

@@ -21,6 +21,12 @@ from mmlens.models.protocol import HookedModel
 #: What a hook of torch makes of a forward pass's arguments; None where it leaves them.
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]] | None
 
+#: Where configurations name tokens that stand for a picture, a video or a sound, or by which a model finds them.
+_PLACES = (
+    *(f"{kind}_token_{number}" for kind in ("image", "video", "audio") for number in ("id", "index")),
+    *("vision_start_token_id", "audio_start_token_id", "visual_indicator_token_ids"),
+)
+
 
 @contextmanager
 def completed_inputs(
@@ -107,11 +113,13 @@ def _written_as_text(model: HookedModel, prompt: int) -> Iterator[None]:
         model: the hooked model.
         prompt: number of positions of the prompt.
     """
-    embed = find_module(model.base, model.family.language.embed)
+    family, text_config = model.family, getattr(model.config, "text_config", model.config)
+    embed = find_module(model.base, family.language.embed) if family.written_places is None else None
     reserved = _picture_ids(model)
-    text_config = getattr(model.config, "text_config", model.config)
     taken = {*reserved.tolist(), getattr(text_config, "pad_token_id", None)}
     plain = next(number for number in range(len(taken) + 1) if number not in taken)
+    if family.written_places is not None:
+        plain = family.written_places(model.config)
     read: list[torch.Tensor] = []
 
     def enter(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> _Arguments:
@@ -151,7 +159,7 @@ def _picture_ids(model: HookedModel) -> torch.Tensor:
     """Ids of the tokens that a prompt has where a picture, a video or a sound is read, `[token]`."""
     every = torch.arange(model.cfg.d_vocab)[None]
     is_place = model.family.is_image(model.config, {"input_ids": every})[0]
-    names = [f"{kind}_token_{number}" for kind in ("image", "video", "audio") for number in ("id", "index")]
-    named = [getattr(model.config, name, None) for name in names]
-    is_place = is_place | torch.isin(every[0], torch.tensor([value for value in named if isinstance(value, int)]))
+    named = [getattr(model.config, name, None) for name in _PLACES]
+    ids = [number for value in named for number in (value if isinstance(value, list | tuple) else [value])]
+    is_place = is_place | torch.isin(every[0], torch.tensor([number for number in ids if isinstance(number, int)]))
     return is_place.nonzero().flatten()

@@ -62,7 +62,7 @@ class HookedModel(Protocol):
     def part(self, part: Part) -> PartView:
         """One part's blocks, weights and configuration."""
 
-    def prepare(self, text: str, images: Any = None) -> MultimodalBatch:
+    def prepare(self, text: Any, images: Any = None, *, padding_side: Any = None) -> MultimodalBatch:
         """A batch of text and pictures."""
 
     def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:

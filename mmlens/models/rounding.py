@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.protocol import HookedModel
 
 #: Roundings of the largest logit that sums in another order make at least, in units of the type's resolution.
-_LEAST = 16
+_LEAST = 8
 #: How many times the measured rounding two ways of computing the same may differ.
 ROUNDING_FACTOR = 6
 
@@ -56,7 +57,9 @@ def _logits(model: HookedModel, batch: MultimodalBatch) -> torch.Tensor:
 @contextmanager
 def _stepwise_attention(base: nn.Module) -> Iterator[None]:
     """Have the model compute attention step by step inside the `with`, where it does not do so anyway."""
-    configs = {id(module.config): module.config for module in base.modules() if hasattr(module, "config")}
+    configs: dict[int, Config] = {
+        id(module.config): module.config for module in base.modules() if hasattr(module, "config")
+    }
     names = [(config, getattr(config, "_attn_implementation_internal", None)) for config in configs.values()]
     fused = [(config, name) for config, name in names if name not in (None, "eager")]
     try:

@@ -24,7 +24,7 @@ from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
-from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding
+from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
@@ -128,7 +128,7 @@ class Runs:
                 for watcher in watching(self.model):
                     watcher.starts(run)
                 written = 0 if whole is None else whole.written
-                grows = kind == "generate" and options.get("use_cache") is False
+                grows = kind == "generate" and generation_option(self.model, options, "use_cache") is False
                 with completed_inputs(self.model, inputs, written=written, grows=grows):
                     if decoding is None:
                         yield

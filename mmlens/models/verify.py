@@ -1,7 +1,8 @@
 """`verify`: fire every hook point, edit it, and compare with the bare Hugging Face model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +12,13 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.models.alone import AloneCheck, check_alone
+from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.protocol import Hooked, HookedModel
+from mmlens.models.rounding import ROUNDING_FACTOR, rounding
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Computing attention step by step differs from the fused kernel by rounding; this bounds it in float32.
-HOOKED_TOLERANCE = 2e-5
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class VerifyReport:
         points: one check per hook point.
         parity: largest difference of logits between the wrapped model without hooks and the bare one (must be 0).
         hooked_parity: the same with every point hooked, at positions that are not padding.
-        tolerance: the bound on `hooked_parity`.
+        tolerance: the bound on `hooked_parity`, from the model's own rounding on this batch.
+        alone: how far what is read of a sample depends on what it runs with; None if not tried.
         looking_ahead: attention in which positions see later ones, where the family says that they look back only.
     """
 
@@ -65,6 +67,7 @@ class VerifyReport:
     parity: float
     hooked_parity: float
     tolerance: float
+    alone: AloneCheck | None = None
     looking_ahead: tuple[str, ...] = ()
 
     @property
@@ -75,7 +78,8 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """Whether everything holds."""
-        return not self.failed and not self.looking_ahead and self.parity == 0 and self.hooked_parity <= self.tolerance
+        sound = not self.failed and not self.looking_ahead and not (self.alone and self.alone.failed)
+        return sound and self.parity == 0 and self.hooked_parity <= self.tolerance
 
     def __repr__(self) -> str:
         dead = sum(point.dead is not None for point in self.points)
@@ -84,6 +88,12 @@ class VerifyReport:
             f"difference from bare Hugging Face {self.parity:g} without hooks, {self.hooked_parity:.1e} with all"
         ]
         lines += [f"  {p.name}: calls {p.calls}, shape {list(p.shape)}, effect {p.effect}" for p in self.failed[:20]]
+        if self.alone is not None:
+            failed = {variant: self.alone.points[variant] for variant in self.alone.failed}
+            where = (
+                f"; too far: {', '.join(f'{variant} at {name}' for variant, name in failed.items())}" if failed else ""
+            )
+            lines.append(f"  {self.alone!r}{where}")
         if self.looking_ahead:
             lines.append(
                 f"  {self.looking_ahead[0]}: positions see later ones, so the family's Language needs looks_ahead=True"
@@ -119,12 +129,22 @@ def example_batch(model: HookedModel) -> MultimodalBatch:
     """
     if model.processor is None:
         raise InputError("verify needs a batch for a model without a processor: verify(model, batch=...).")
-    pixels = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    batch = model.prepare("describe the image", images=pixels)
+    batch = _examples(model, [0])
     if "decoder_input_ids" in batch:
         # one token alone has nothing to attend to, so that edits of its queries and keys could not show
-        batch = model.extend(batch, model.to_tokens("describe the image")[:, :3])
+        batch = model.extend(batch, model.to_tokens(_QUESTIONS[0])[:, :3])
     return batch
+
+
+#: What is asked about the example pictures; of different length, so that one is padded beside the other.
+_QUESTIONS = ("describe the image", "what is it in the middle of the image and what is it for")
+
+
+def _examples(model: HookedModel, samples: Sequence[int], **options: Any) -> MultimodalBatch:
+    """A batch of some of two questions, each about a noise picture of its own."""
+    generators = [torch.Generator().manual_seed(sample) for sample in samples]
+    pictures = [torch.randint(0, 256, (64, 64, 3), generator=g, dtype=torch.uint8) for g in generators]
+    return model.prepare([_QUESTIONS[sample] for sample in samples], [[picture] for picture in pictures], **options)
 
 
 @checked
@@ -136,15 +156,21 @@ def verify(
 
     Args:
         model: the hooked model.
-        batch: what to run on; noise pictures with a short question by default.
+        batch: what to run on; noise pictures with a short question by default, of which it is then also tried whether what
+            is read of a sample depends on padding, batch-mates or how it was written.
         causal: edit each point and look at the logits: one forward per point.
         progress: show a progress bar.
 
     Returns:
         A report that prints itself; `.ok`, `.to_frame()`, `.raise_if_failed()`.
     """
-    batch = example_batch(model) if batch is None else batch
-    bare = model.hf_model(**{"use_cache": False, **batch.to(model.device).inputs}).logits
+    alone = None
+    if batch is None:
+        batch = example_batch(model)
+        alone = check_alone(model, partial(_examples, model))
+    inputs = batch.to(model.device).inputs
+    with completed_inputs(model, inputs, written=batch.written):
+        bare = model.hf_model(**{"use_cache": False, **inputs}).logits
     parity = _difference(model(batch), bare)
     calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
 
@@ -170,13 +196,13 @@ def verify(
         checks.append(
             PointCheck(node.name, len(n_calls), n_calls[-1] if n_calls else (), width_fits, effect, node.dead)
         )
-    scale = torch.finfo(bare.dtype).eps / torch.finfo(torch.float32).eps
     return VerifyReport(
         type(model.hf_model).__name__,
         tuple(checks),
         parity,
         _difference(hooked[real], bare[real]),
-        HOOKED_TOLERANCE * scale,
+        ROUNDING_FACTOR * rounding(model, batch),
+        alone,
         tuple(ahead),
     )
 

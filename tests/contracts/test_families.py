@@ -67,7 +67,9 @@ def test_identity_hooks_on_all_default_points_leave_the_logits_bit_equal(tiny: T
 
 @torch.no_grad()
 def test_generation_is_that_of_bare_hugging_face(tiny: Tiny, model: HookedMultimodal) -> None:
-    batch = batch_of(tiny, model)
+    """One sample where Hugging Face writes something else beside another one."""
+    alone = tiny.name.startswith(("kosmos2", "hunyuan"))
+    batch = model.prepare(SHORT, images=picture(0, *tiny.sizes[0])) if alone else batch_of(tiny, model)
     options = {"max_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
     ours = model.generate(batch, **options)
     theirs = bare_copy(model).generate(**batch, do_sample=False, **options)

@@ -22,7 +22,9 @@ def test_it_is_satisfied_with_every_family(subject: Subject) -> None:
     report = verify(subject.model, progress=False).raise_if_failed()
     assert report.ok
     assert report.parity == 0
-    assert 0 < report.hooked_parity <= report.tolerance == 2e-5
+    assert 0 < report.hooked_parity <= report.tolerance < 1e-4
+    assert report.alone is not None
+    assert not report.alone.failed
     frame = report.to_frame()
     assert list(frame["name"]) == subject.model.graph.names
     assert frame["ok"].all()
@@ -34,7 +36,7 @@ def test_it_is_satisfied_with_every_family(subject: Subject) -> None:
 def test_in_bfloat16_the_bound_is_that_of_bfloat16(llava: Subject) -> None:
     model = HookedMultimodal.from_hf(bare_copy(llava.model).to(torch.bfloat16), llava.model.processor)
     report = verify(model, causal=False, progress=False)
-    assert report.tolerance == pytest.approx(2e-5 * 2**16)
+    assert 0.05 < report.tolerance < 1.5  # logits are near 4, of which bfloat16 keeps 8 bits
     assert report.ok
 
 

@@ -103,6 +103,7 @@ GEMMA4 = register_family(
         nested_pictures=True,
         expand=_expand,
         extra_inputs=_extra_inputs,
+        written_places=lambda c: c.text_config.pad_token_id,
         for_counting=("num_soft_tokens_per_image",),
     )
 )

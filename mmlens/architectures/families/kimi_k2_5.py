@@ -68,6 +68,7 @@ KIMI_K2_5 = register_family(
         ),
         language=llama_language(block=(_LATENT, _SPARSE)),
         places=packed_places(order=in_raster, merges=_merges, frame_of=_padded),
+        written_places=lambda c: 0,
         placeholder="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>\n",
         expand=_expand,
     )

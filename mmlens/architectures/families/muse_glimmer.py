@@ -66,6 +66,7 @@ MUSE_GLIMMER = register_family(
         ),
         language=llama_language(block=GEMMA_SANDWICH_BLOCK),
         places=packed_places(order=_order, merges=_merges),
+        written_places=lambda c: 0,
         placeholder="<|patch|>",
         expand=_expand,
     )
