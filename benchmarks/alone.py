@@ -21,13 +21,14 @@ What is measured of a sample does not depend on what it was batched, padded, cac
 samples with questions of different length are read beside each other and compared with each alone, in float32 on a tiny random
 model of the real transformers class: logits, and states at every point of the language model.
 
-Numbers are the largest difference, in units of the model's own rounding: the largest difference of a logit between Hugging Face's fused
-and step-by-step attention on the sample alone, and at least eight steps of the type at the largest logit (*rounding*). A
-contract bounds them by {bound}; `verify` tries the same on a checkpoint of yours. `python -m benchmarks.alone` writes this page.
+Numbers are the largest difference, in units of the model's own rounding: the largest difference of a logit between Hugging
+Face's fused and step-by-step attention on the sample alone, and at least eight steps of the type at the largest logit
+(*rounding*). A contract bounds them by {bound}; `verify` tries the same on a checkpoint of yours. `python -m benchmarks.alone` writes
+this page.
 
 *left*, *right*: padded on that side. *shuffled*: in another order. *extended*: with tokens put behind the prompt
-(`model.extend`), whatever they are. *cached*, *uncached*: while tokens are written, beside the other sample. "refused": the family
-cannot be right there, and says why.
+(`model.extend`), whatever they are. *cached*, *uncached*: while tokens are written, beside the other sample. "refused": the
+family cannot be right there, and says why.
 
 {table}
 

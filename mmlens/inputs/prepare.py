@@ -262,8 +262,14 @@ def with_pictures(
         prompts=batch.prompts,
     )
     layout = replace(batch.layout, places=made.layout.places)
-    behind = {"written": batch.written, "n_forced": batch.n_forced}
-    return replace(made, inputs=tensors, layout=layout, tokenizer=batch.tokenizer, **behind)
+    return replace(
+        batch,
+        inputs=tensors,
+        layout=layout,
+        images=made.images,
+        videos=(),
+        carried=(),
+    )
 
 
 def with_tokens(
