@@ -23,8 +23,8 @@ model of the real transformers class: logits, and states at every point of the l
 
 Numbers are the largest difference, in units of the model's own rounding: the largest difference of a logit between Hugging
 Face's fused and step-by-step attention on the sample alone, and at least eight steps of the type at the largest logit
-(*rounding*). A contract bounds them by {bound}; `verify` tries the same on a checkpoint of yours. `python -m benchmarks.alone` writes
-this page.
+(*rounding*). A contract bounds them by {bound}; `verify` tries the same on a checkpoint of yours.
+`python -m benchmarks.alone` writes this page.
 
 *left*, *right*: padded on that side. *shuffled*: in another order. *extended*: with tokens put behind the prompt
 (`model.extend`), whatever they are. *cached*, *uncached*: while tokens are written, beside the other sample. "refused": the
