@@ -1,11 +1,11 @@
 """The nouns of a generated caption, each aligned with the tokens that wrote it and the steps that predicted them."""
 
-import importlib.util
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from mmlens.analysis.english_nouns import english_nouns
+from mmlens.core.answer_text import normalised
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index
@@ -13,24 +13,11 @@ from mmlens.inputs.words import INCOMPLETE
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
-#: Words that are not taken for nouns when nothing better is at hand: articles, prepositions, auxiliaries and the like.
-_FUNCTION_WORDS = frozenset(
-    """
-    a about above across after all along also an and another any are around as at away back be been before behind
-    below beside between both but by can could did do does down each either every few for from front had has have
-    he her here him his how i if in inside into is it its itself just left like many may more most much near next
-    no not of off on one onto or other our out over own right same she should side so some such than that the
-    their them then there these they this those three through to together top toward two under until up very was
-    we were what when where which while who will with would you your appears be being being's features image
-    picture photo shows several located standing sitting placed
-    """.split()  # noqa: SIM905 - a list literal would be a hundred lines
-)
+#: The words of a text: letters and digits, with hyphens and apostrophes between them; a possessive's "'s" is no part of them.
+WORD = re.compile(r"(?<!['\u2019])[^\W_]+(?:[-'\u2019](?!s\b)[^\W_]+)*")
 
-#: The words of a text: letters and digits, with hyphens and apostrophes between them.
-WORD = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*")
-
-#: A list of nouns, or a function from the caption to its nouns.
-Nouns = Collection[str] | Callable[[str], Sequence[str]] | None
+#: A noun, several, or a function from the caption to its nouns; None for those of English.
+Nouns = str | Collection[str] | Callable[[str], Sequence[str]] | None
 
 
 @dataclass(frozen=True)
@@ -89,8 +76,8 @@ def caption_nouns(
     Args:
         model: the hooked model.
         trace: its generation.
-        nouns: a list of nouns, of one word or several; a function from the caption to its nouns; or None: spaCy's
-            part-of-speech tags if spaCy and its English model are installed, else every word that is not a function word.
+        nouns: a noun or a list of them, of one word or several, as `mm.scorers.normalised` compares words; a function from the
+            caption to its nouns (spaCy's, say); or None: the nouns of English, by word lists (`mmlens.analysis.english_nouns`).
         sample: which sample.
 
     Raises:
@@ -98,9 +85,10 @@ def caption_nouns(
     """
     words = nouns_said(model, trace, nouns=nouns, sample=sample)
     if not words:
+        names = [] if nouns is None or callable(nouns) else [nouns] if isinstance(nouns, str) else list(nouns)
         raise InputError(
             f"The caption {trace.text[sample]!r} has no noun"
-            + (f" among the {len(nouns)} given" if isinstance(nouns, Collection) else "")
+            + (f" among {', '.join(names)!r:.80}" if names else "")
             + "; pass the nouns to look for."
         )
     return words
@@ -111,7 +99,7 @@ def nouns_said(
 ) -> list[CaptionWord]:
     """As `caption_nouns`, but a caption may have none: for datasets, where some captions miss."""
     words = caption_words(model, trace, sample=sample)
-    vocabulary = _wanted(nouns, trace.text[sample], words)
+    vocabulary = _vocabulary(nouns, trace.text[sample])
     ids = trace.tokens[sample].tolist()
     longest = max((len(noun.split()) for noun in vocabulary), default=0)
     result: dict[str, CaptionWord] = {}
@@ -120,7 +108,7 @@ def nouns_said(
         # the longest noun that begins here: "traffic light" is no "light"
         phrases = (words[at : at + length] for length in range(min(longest, len(words) - at), 0, -1))
         candidates = (_joined(model, ids, phrase) for phrase in phrases)
-        noun = next((word for word in candidates if word is not None and word.text in vocabulary), None)
+        noun = next((word for word in candidates if word is not None and normalised(word.text) in vocabulary), None)
         if noun is not None:
             result.setdefault(noun.text, noun)
         at += 1 if noun is None else len(noun.text.split())
@@ -136,21 +124,8 @@ def _joined(model: HookedMultimodal, ids: list[int], words: list[CaptionWord]) -
     return CaptionWord(" ".join(word.text for word in words), first, tuple(ids[first:last]))
 
 
-def _wanted(nouns: Nouns, caption: str, words: list[CaptionWord]) -> set[str]:
-    if callable(nouns):
-        nouns = nouns(caption)
-    if nouns is not None:
-        return {" ".join(noun.lower().split()) for noun in nouns}
-    tagger = _spacy()
-    if tagger is not None:
-        return {token.text.lower() for token in tagger(caption) if token.pos_ in ("NOUN", "PROPN")}
-    return {word.text for word in words} - _FUNCTION_WORDS
-
-
-def _spacy() -> Any | None:
-    """spaCy's small English model if both are installed; nothing is downloaded."""
-    if importlib.util.find_spec("spacy") is None or importlib.util.find_spec("en_core_web_sm") is None:
-        return None
-    import spacy
-
-    return spacy.load("en_core_web_sm")
+def _vocabulary(nouns: Nouns, caption: str) -> set[str]:
+    """The nouns to look for, normalised."""
+    if nouns is None or callable(nouns):
+        nouns = (nouns or english_nouns)(caption)
+    return {normalised(noun) for noun in ([nouns] if isinstance(nouns, str) else nouns)}

@@ -74,9 +74,17 @@ def test_a_noun_of_several_words_is_one_and_its_last_word_is_not_another() -> No
     )
 
 
-def test_without_a_list_function_words_are_left_out() -> None:
-    model, trace = spoken("there is a dog on the grass")
-    assert [w.text for w in caption_nouns(model, trace)] == ["dog", "grass"]  # type: ignore[arg-type]
+def test_without_a_list_they_are_those_of_english() -> None:
+    model, trace = spoken("There is a small dog on the grass; the Dog\u2019s tail wags.")
+    assert [w.text for w in caption_nouns(model, trace)] == ["dog", "grass", "tail"]  # type: ignore[arg-type]
+
+
+def test_a_single_noun_is_looked_for_as_people_write_it() -> None:
+    model, trace = spoken("The Moon\u2019s light: one Caf\u00e9, Hot-Dogs and two black-and-white cats.")
+    for noun, text in (("moon", "moon"), ("cafe", "caf\u00e9"), ("hot dogs", "hot-dogs"), ("CATS", "cats")):
+        (word,) = caption_nouns(model, trace, nouns=noun)  # type: ignore[arg-type]
+        assert word.text == text
+        assert model.tokenizer.decode(word.tokens).strip().lower() == text
 
 
 def test_a_callable_chooses() -> None:
@@ -86,7 +94,7 @@ def test_a_callable_chooses() -> None:
 
 def test_no_noun_is_an_error_that_shows_the_caption() -> None:
     model, trace = spoken("a dog")
-    with pytest.raises(InputError, match="The caption 'a dog' has no noun among the 1 given"):
+    with pytest.raises(InputError, match="The caption 'a dog' has no noun among 'cat'; pass"):
         caption_nouns(model, trace, nouns=["cat"])  # type: ignore[arg-type]
 
 

@@ -79,5 +79,5 @@ def test_the_planted_neuron_shows_up_in_the_tour(planted_neuron: Wrapped) -> Non
 
 
 def test_a_caption_without_the_nouns_is_refused(llava: Subject) -> None:
-    with pytest.raises(InputError, match="has no noun among the 1 given"):
+    with pytest.raises(InputError, match="has no noun among 'zebra'"):
         tour(llava.model, picture(0), nouns=["zebra"], progress=False)
