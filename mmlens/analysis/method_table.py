@@ -15,6 +15,7 @@ from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
 from mmlens.interventions import corruptions
 from mmlens.interventions.edits.methods import EDIT_METHODS
+from mmlens.models.contrast.methods import CONTRAST_METHODS
 
 #: Every choice of a method that verbs offer.
 REGISTRIES: tuple[Registry[Any], ...] = (
@@ -25,6 +26,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     SELECTION_METHODS,
     EDIT_METHODS,
     MATCHES,
+    CONTRAST_METHODS,
 )
 
 _HEAD = """# Methods

@@ -156,13 +156,28 @@ def watching(model: object, passes: PassChoice | None = None) -> list[Watching]:
     return [watcher for c in claims for watcher in c.watching]
 
 
-def acting_in_all_passes(model: HookedModel) -> tuple[list[HookedModel], set[int]]:
-    """The wrappers of a Hugging Face model on which something may be in force, and the ids of functions for all passes."""
-    claims = _claims_on(model)
-    wrappers = {id(c.model): c.model for c in claims if c.acts or c.functions}
-    wrappers[id(model)] = model
-    functions = {id(function) for c in claims if c.passes == "all" for function in c.functions}
-    return cast("list[HookedModel]", list(wrappers.values())), functions
+def acting_in_all_passes(model: HookedModel) -> set[int]:
+    """The ids of the functions that were attached for all passes of a generation."""
+    return {id(function) for c in _claims_on(model) if c.passes == "all" for function in c.functions}
+
+
+def wrappers_in_force(model: HookedModel) -> list[HookedModel]:
+    """The wrappers of a Hugging Face model on which something may be in force, this one among them."""
+    wrappers = {id(c.model): c.model for c in _claims_on(model) if c.acts or c.functions}
+    return cast("list[HookedModel]", list({**wrappers, id(model): model}.values()))
+
+
+@contextmanager
+def unwatched(model: HookedModel) -> Iterator[None]:
+    """Have no intervention be told of the runs inside the `with`."""
+    before = [(c, c.watching) for c in _claims_on(model)]
+    for claim, _ in before:
+        claim.watching = ()
+    try:
+        yield
+    finally:
+        for claim, watchers in before:
+            claim.watching = watchers
 
 
 def _claims_on(model: HookedModel) -> list[Claim]:

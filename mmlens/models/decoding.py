@@ -5,7 +5,7 @@ through the same modules. Each branch is a run of its own here, with its own pro
 in force acts in the conditional passes alone, unless it was put in force for all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,9 +15,11 @@ from transformers import GenerationMixin
 from transformers.generation.logits_process import LogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from mmlens.core.errors import InputError
+from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookPair, attached, suspended
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.claims import Claim, acting_in_all_passes, claims_of, watching
+from mmlens.models.claims import Claim, acting_in_all_passes, claims_of, unwatched, watching, wrappers_in_force
+from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import Branch, Run, Window
 
@@ -81,18 +83,30 @@ class Decoding:
             run.window = Window()
             self.branch("draft", lambda: run.batch).window = Window()
 
-    def branch(self, name: Branch, make_batch: Any, carried: list[HookPair] | None = None) -> Run:
-        """A further branch, with a prompt of its own.
+    def branch(self, name: Branch, make_batch: Callable[[], MultimodalBatch]) -> Run:
+        """A further branch.
 
         Args:
             name: whose passes.
             make_batch: makes its prompt.
-            carried: hooks that belong to that prompt.
         """
         if name not in self._branches:
             self._branches[name] = Run(self.model, "generate", self.main.options, make_batch, name)
-            self._carried = [*self._carried, *(carried or ())]
         return self._branches[name]
+
+    def carry(self, hooks: Sequence[HookPair]) -> None:
+        """Have hooks act in the contrast passes: those that belong to their prompt."""
+        self._carried = list(hooks)
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Have nothing in force inside the `with`: for passes that prepare a branch."""
+        with suspended(self._points()), unwatched(self.model):
+            yield
+
+    def _points(self) -> list[Point]:
+        wrappers = wrappers_in_force(self.model)
+        return [point for wrapper in wrappers for point in wrapper.hook_dict.values()]
 
     def put_first(self, processor: LogitsProcessor) -> None:
         """Have a processor change the logits before those that transformers makes."""
@@ -207,8 +221,14 @@ class Decoding:
         if make is not None:
             # on the instance, and for this run only: the list of processors has no other door to its first place
             vars(generator)["_get_logits_processor"] = lambda *args, **kwargs: self._processors(make, args, kwargs)
+        grows = generation_option(self.model, self.main.options, "use_cache") is False
         try:
-            yield
+            with ExitStack() as stack:
+                for run in self._branches.values():
+                    batch = run.batch
+                    prompt = completed_inputs(self.model, batch.inputs, written=batch.written, grows=grows, run=run)
+                    stack.enter_context(prompt)
+                yield
         finally:
             vars(generator).pop("_get_logits_processor", None)
             for handle in handles:
@@ -221,11 +241,10 @@ class Decoding:
     @contextmanager
     def passing(self, run: Run) -> Iterator[None]:
         """A pass of another branch than the conditional one."""
-        wrappers, functions = acting_in_all_passes(self.model)
-        points = [point for wrapper in wrappers for point in wrapper.hook_dict.values()]
         claim = Claim(f"A {run.branch} pass", self.model, run)
         carried = self._carried if run.branch == "contrast" else []
-        with suspended(points, functions), self._own_state(run.branch), claims_of(self.model.base).claimed(claim):
+        suspension = suspended(self._points(), acting_in_all_passes(self.model))
+        with suspension, self._own_state(run.branch), claims_of(self.model.base).claimed(claim):
             self._inside += 1
             try:
                 with attached(self.model.hook_dict, carried, first=True):

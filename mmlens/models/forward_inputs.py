@@ -16,7 +16,9 @@ from mmlens.architectures.modules import find_module
 from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
 from mmlens.inputs.position_ids import counted_positions, is_padded_left
+from mmlens.models.claims import current_run
 from mmlens.models.protocol import HookedModel
+from mmlens.models.run import Run
 
 #: What a hook of torch makes of a forward pass's arguments; None where it leaves them.
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]] | None
@@ -30,7 +32,12 @@ _PLACES = (
 
 @contextmanager
 def completed_inputs(
-    model: HookedModel, keywords: Mapping[str, Any], *, written: int = 0, grows: bool = False
+    model: HookedModel,
+    keywords: Mapping[str, Any],
+    *,
+    written: int = 0,
+    grows: bool = False,
+    run: Run | None = None,
 ) -> Iterator[None]:
     """Have the forward passes inside the `with` get positions that do not depend on padding, and no places for pictures that
     the prompt does not have.
@@ -40,6 +47,7 @@ def completed_inputs(
         keywords: the keyword tensors of the run.
         written: how many tokens at the end the model wrote.
         grows: whether the passes get longer as tokens are written, without a cache.
+        run: whose passes; None for all. Branches of a generation have prompts of their own.
 
     Raises:
         InputError: for padding on the left where the family cannot be right with it.
@@ -53,11 +61,20 @@ def completed_inputs(
         )
     with ExitStack() as stack:
         for taker in _position_takers(base, family) if padded or family.position_ids is not None else ():
-            hook = _with_positions(family, keywords)
+            hook = _in_passes_of(model, run, _with_positions(family, keywords))
             stack.callback(taker.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
         if (written or grows) and isinstance(ids, torch.Tensor) and "decoder_input_ids" not in keywords:
-            stack.enter_context(_written_as_text(model, ids.shape[1] - written))
+            stack.enter_context(_written_as_text(model, ids.shape[1] - written, run))
         yield
+
+
+def _in_passes_of(model: HookedModel, run: Run | None, hook: Callable[..., _Arguments]) -> Callable[..., _Arguments]:
+    """A hook that acts in the passes of one run alone; in all for None."""
+
+    def act(*args: Any) -> _Arguments:
+        return hook(*args) if run is None or current_run(model) is run else None
+
+    return act
 
 
 def _position_takers(base: nn.Module, family: Family) -> list[nn.Module]:
@@ -103,7 +120,7 @@ def _with_positions(family: Family, of_run: Mapping[str, Any]) -> Callable[..., 
 
 
 @contextmanager
-def _written_as_text(model: HookedModel, prompt: int) -> Iterator[None]:
+def _written_as_text(model: HookedModel, prompt: int, run: Run | None) -> Iterator[None]:
     """Have tokens behind the prompt read as text inside the `with`, those that stand for pictures in a prompt too.
 
     The model gets another token in their place, which is exchanged where tokens are embedded; kinds of tokens that do not
@@ -112,6 +129,7 @@ def _written_as_text(model: HookedModel, prompt: int) -> Iterator[None]:
     Args:
         model: the hooked model.
         prompt: number of positions of the prompt.
+        run: whose passes; None for all.
     """
     family, text_config = model.family, getattr(model.config, "text_config", model.config)
     embed = find_module(model.base, family.language.embed) if family.written_places is None else None
@@ -151,6 +169,7 @@ def _written_as_text(model: HookedModel, prompt: int) -> Iterator[None]:
     with ExitStack() as stack:
         for module, hook in ((model.base, enter), (embed, look_up)):
             if module is not None:
+                hook = _in_passes_of(model, run, hook)
                 stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
         yield
 

@@ -1,5 +1,6 @@
 """Generation, and the states that predicted each generated token."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
 from mmlens.inputs.prepare import continuing
+from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.protocol import HookedModel
 
 
@@ -27,23 +29,30 @@ class GenerationTrace:
         lengths: number of new tokens per sample, the end token included.
         states: by hook name, `[batch step ...]`: the point's tensor at the position that predicted token `step`. For
             points with an axis of keys, whose size grows, a list with one tensor per step. With `positions`, a list with the
-            states of each sample's own rows, `[row ...]`.
-        logits: the logits that each token was chosen from.
+            states of each sample's own rows, `[row ...]`. With `contrast` or guidance they are those of the conditional passes.
+        logits: the model's logits of the prompt and what was written.
+        scores: what each token was chosen from: the logits after transformers' processors, contrast and guidance.
         words: the new tokens as strings, per sample, up to its length.
         text: the generated text per sample, without special tokens.
         rows: with `positions`, per sample, the numbers of these rows among its own tokens, new ones behind those of the prompt.
+        beside: in words, what else was run for the scores; the states are not those of these passes. Empty for nothing.
     """
 
     tokens: Int[torch.Tensor, "batch step"]
     lengths: Int[torch.Tensor, "batch"]
     states: dict[str, Any]
     logits: Float[torch.Tensor, "batch step vocab"]
+    scores: Float[torch.Tensor, "batch step vocab"]
     words: list[list[str]]
     text: list[str]
     rows: list[Int[torch.Tensor, "row"]] | None = None
+    beside: str = ""
 
     def __repr__(self) -> str:
-        return f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points"
+        whose = f" in the conditional passes ({self.beside} beside them)" if self.beside else ""
+        return (
+            f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points{whose}"
+        )
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.states:
@@ -59,6 +68,8 @@ def trace_generation(
     max_new_tokens: int,
     use_cache: bool,
     positions: Positions | None = None,
+    contrast: ContrastMethod | None = None,
+    guidance_scale: float | None = None,
 ) -> GenerationTrace:
     """Generate greedily and record; see `HookedMultimodal.trace_generation`."""
     nodes = model.graph.select(names)
@@ -88,6 +99,9 @@ def trace_generation(
             use_cache=use_cache,
             return_dict_in_generate=True,
             output_logits=True,
+            output_scores=True,
+            contrast=contrast,
+            **({} if guidance_scale is None else {"guidance_scale": guidance_scale}),
         )
     n_steps = len(out.logits)
     tokens = out.sequences[:, -n_steps:].cpu()
@@ -112,14 +126,18 @@ def trace_generation(
                 sample[(own + start).to(sample.device)].movedim(0, node.position_axis - 1)
                 for sample, own, start in zip(whole, rows, first.tolist(), strict=True)
             ]
+    logits = torch.stack(out.logits, dim=1)
+    guided = f"guidance of {guidance_scale:g}" if guidance_scale not in (None, 1) else ""
     return GenerationTrace(
         tokens=tokens,
         lengths=lengths,
         states=states,
-        logits=torch.stack(out.logits, dim=1),
+        logits=logits,
+        scores=logits if all(map(operator.is_, out.scores, out.logits)) else torch.stack(out.scores, dim=1),
         words=words,
         text=model.decode(tokens),
         rows=rows,
+        beside=guided if contrast is None else f"contrast {contrast}",
     )
 
 

@@ -24,6 +24,8 @@ from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
+from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
+from mmlens.models.contrast.second_run import contrast_with
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
@@ -72,24 +74,31 @@ class Runs:
             return self.model.hf_model(**{"use_cache": False, **keywords}).logits
 
     @checked
-    def generate(self, batch: Batch | None = None, **options: Any) -> Any:
+    def generate(self, batch: Batch | None = None, *, contrast: ContrastChoice = None, **options: Any) -> Any:
         """Generate with the Hugging Face model, greedily unless told otherwise; hooks fire at every step.
+
+        Where other prompts are run besides (`guidance_scale`, `contrast`), hooks and interventions act in the passes of the
+        batch alone, or in all: `model.intervene(..., passes="all")`.
 
         Args:
             batch: as for `forward`; samples padded on the left.
+            contrast: contrastive decoding (see `mm.decoding`): `"vcd"` (against a noised picture), `"icd"` (a disturbed
+                instruction), `"pai"` (the prompt without the picture), or settings: `mm.decoding.VCD(alpha=0.5)`,
+                `mm.decoding.Contrast(mm.corrupt.blur)`. Greedily, by sampling or by beams.
             options: keyword tensors and options of Hugging Face's `generate` (`max_new_tokens`, `do_sample`, ...).
 
         Returns:
             What Hugging Face returns: token ids `[batch pos]`, prompt included where the family includes it.
 
         Raises:
-            InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued.
+            InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued;
+                for ways of decoding that do not go together.
         """
         keywords = self.inputs.keywords(batch, options)
         mask = keywords.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             refuse_right_padding(self.model, mask)
-        with self._under_way("generate", batch, options, keywords):
+        with self._under_way("generate", batch, options, keywords, cast("ContrastMethod | None", contrast)):
             return self.model.hf_model.generate(**{"do_sample": False, **keywords})
 
     @contextmanager
@@ -99,6 +108,7 @@ class Runs:
         batch: Batch | None,
         tensors: Mapping[str, Any],
         keywords: Mapping[str, Any],
+        contrast: ContrastMethod | None = None,
     ) -> Iterator[None]:
         """Have a run under way, once the interventions in force have agreed to it.
 
@@ -109,6 +119,7 @@ class Runs:
             batch: what it got.
             tensors: keyword tensors and options that it got besides.
             keywords: both together, as the Hugging Face model gets them.
+            contrast: of a generation, what it is contrasted with.
         """
         prepared = batch if isinstance(batch, MultimodalBatch) else None
         carried = () if prepared is None else prepared.carried
@@ -129,13 +140,14 @@ class Runs:
                     watcher.starts(run)
                 written = 0 if whole is None else whole.written
                 grows = kind == "generate" and generation_option(self.model, options, "use_cache") is False
-                with completed_inputs(self.model, inputs, written=written, grows=grows):
+                with completed_inputs(self.model, inputs, written=written, grows=grows, run=run):
                     if decoding is None:
                         yield
                         return
+                    if contrast is not None:
+                        contrast_with(contrast, decoding)
                     decoding.tell_watchers()
                     with decoding.watched():
-                        yield
 
     @property
     def current(self) -> Run | None:
@@ -272,6 +284,8 @@ class Runs:
         positions: Positions | None = None,
         max_new_tokens: Count = 20,
         use_cache: bool = True,
+        contrast: ContrastChoice = None,
+        guidance_scale: float | None = None,
         **tensors: Any,
     ) -> GenerationTrace:
         """Generate greedily and keep, for each new token, the states that predicted it; or those at some positions.
@@ -283,6 +297,8 @@ class Runs:
                 `"moon"` finds the word in either. The last new token is written and not read, so it has no states.
             max_new_tokens: upper bound on the new tokens.
             use_cache: with or without a KV cache; the states are the same.
+            contrast: contrastive decoding, as for `generate`; the states are those of the batch, not of the second prompt.
+            guidance_scale: classifier-free guidance (transformers' option); the states are those of the conditional passes.
             tensors: keyword tensors.
 
         Returns:
@@ -299,30 +315,48 @@ class Runs:
             positions=positions,
             max_new_tokens=max_new_tokens,
             use_cache=use_cache,
+            contrast=cast("ContrastMethod | None", contrast),
+            guidance_scale=guidance_scale,
         )
 
     @checked
-    def caption(self, images: Images, *, prompt: Text = "describe the image", max_new_tokens: Count = 30) -> Any:
+    def caption(
+        self,
+        images: Images,
+        *,
+        prompt: Text = "describe the image",
+        max_new_tokens: Count = 30,
+        contrast: ContrastChoice = None,
+    ) -> Any:
         """Caption one picture (a string) or several (a list of strings), greedily.
 
         Args:
             images: a picture, or a list of pictures.
             prompt: what to ask for.
             max_new_tokens: upper bound on the caption's tokens.
+            contrast: contrastive decoding, as for `generate`.
         """
-        return self.answer(images, prompt, max_new_tokens=max_new_tokens)
+        return self.answer(images, prompt, max_new_tokens=max_new_tokens, contrast=contrast)
 
     @checked
-    def answer(self, images: Images, question: str | Sequence[str], *, max_new_tokens: Count = 30) -> Any:
+    def answer(
+        self,
+        images: Images,
+        question: str | Sequence[str],
+        *,
+        max_new_tokens: Count = 30,
+        contrast: ContrastChoice = None,
+    ) -> Any:
         """Answer a question about one picture (a string), or one question per picture (a list of strings).
 
         Args:
             images: a picture, or a list of pictures.
             question: the question; for several pictures one for all, or one each.
             max_new_tokens: upper bound on the answer's tokens.
+            contrast: contrastive decoding, as for `generate`: `model.answer(image, question, contrast="vcd")`.
         """
         pictures = cast("list[Picture]", list(images) if isinstance(images, list | tuple) else [images])
         questions = [question] * len(pictures) if isinstance(question, str) else list(question)
         batch = self.inputs.prepare(questions, images=[[picture] for picture in pictures])
-        text = self.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens).text
+        text = self.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens, contrast=contrast).text
         return text if isinstance(images, list | tuple) else text[0]

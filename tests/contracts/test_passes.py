@@ -15,27 +15,16 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoding import generator_of
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
+from tests.generating import FREE, NEW, text_logits
 from tests.interventions.passes import never_entered
 
 AT = "blocks.1.hook_resid_post"
-NEW = 6
 SCALE = 1.5
-#: No end token, so that as many tokens are written as asked for; image tokens would need pictures in the hand-made passes.
-FREE: dict[str, Any] = {"max_new_tokens": NEW, "eos_token_id": None, "suppress_tokens": [4, 6, 8]}
 
 
 def vector_of(model: HookedMultimodal) -> mm.steering.SteeringVector:
     drawn = torch.randn(model.graph[AT].width or 0, generator=torch.Generator().manual_seed(3))
     return mm.steering.SteeringVector(drawn, AT)
-
-
-def text_logits(model: HookedMultimodal, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Logits of a text without a picture, by one uncached pass of the bare language model."""
-    mask = torch.ones_like(ids) if mask is None else mask
-    numbers = (mask.cumsum(1) - 1).clamp_min(0)
-    if "qwen2_vl" in model.family.name:
-        numbers = numbers.expand(3, -1, -1)
-    return generator_of(model.base)(ids, attention_mask=mask, position_ids=numbers, use_cache=False).logits
 
 
 @contextmanager

@@ -107,7 +107,8 @@ KINDS: dict[str, str] = {
     "noise_at": "point", "target_at": "point", "layers": "indices", "heads": "indices", "concepts": "indices",
     "sources": "indices", "rows": "indices", "box": "box", "region": "box", "color": "box", "value": "number",
     "Add.direction": "tensor", "SteeringVector.direction": "tensor", "steering_vector.source": "tensor",
-    "steering_vector.target": "tensor", "DoseCurve.alpha": "number",
+    "steering_vector.target": "tensor", "DoseCurve.alpha": "number", "contrast": "choice", "passes": "choice",
+    "guidance_scale": "number", "Contrast.against": "batch",
 }  # fmt: skip
 
 BAD["seeds"] = [[-1], [1.5], ["a"], "1", [NAN], [True], []]

@@ -478,6 +478,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "HookedMultimodal.hf_model": lambda w: w.model.hf_model,
     "HookedMultimodal.processor": lambda w: w.model.processor,
     "HookedMultimodal.from_pretrained.path": lambda w: mm.lab.path(),
+    "Contrast.against": lambda w: w.corrupted,
     "LogitLens.map.word": lambda w: "red",
     "Measurements.interval.quantity": lambda w: w.measured.quantities[0].name,
     "Measurements.interval.method": lambda w: "contribution",

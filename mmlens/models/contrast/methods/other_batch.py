@@ -1,0 +1,42 @@
+"""Contrast with a batch of the user's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mmlens.core.errors import InputError
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod
+from mmlens.models.protocol import HookedModel
+
+#: A batch, or what makes one of the model and the batch that is gone on with: a function of `mm.corrupt`.
+Against: TypeAlias = MultimodalBatch | Callable[[Any, Any], Any]
+
+
+@CONTRAST_METHODS.register("other_batch")
+@dataclass(frozen=True)
+class Contrast(ContrastMethod):
+    """Any other prompt, picture or both, with as many samples: a batch, or a corruption that makes one.
+
+    Attributes:
+        against: a batch, or a function of the model and the batch: `mm.corrupt.blur`, `partial(mm.corrupt.noise, at="pixels")`.
+        alpha, beta: see `ContrastMethod`.
+
+    Source: Li et al., "Contrastive Decoding: Open-ended Text Generation as Optimization", ACL 2023
+    (https://arxiv.org/abs/2210.15097), sections 3.2 and 3.3: the formula and the bound.
+    """
+
+    against: Against
+
+    def second(self, model: HookedModel, batch: MultimodalBatch) -> MultimodalBatch:
+        """The batch that was given, or made."""
+        made = self.against if isinstance(self.against, MultimodalBatch) else self.against(model, batch)
+        if not isinstance(made, MultimodalBatch) or made.size != batch.size:
+            what = f"a batch of {made.size} samples" if isinstance(made, MultimodalBatch) else type(made).__name__
+            raise InputError(
+                f"against= must be (or make) a batch with as many samples as the one that is gone on with, {batch.size}; found "
+                f"{what}."
+            )
+        if not made.layout.is_token[:, -1].all():
+            raise InputError("against= is padded on the right; prepare(..., padding_side='left') to generate.")
+        return made
