@@ -40,7 +40,7 @@ def is_accepted(result: Result) -> bool:
         (call.public.name in RESULTS and call.kind in LABELS)
         # what a cell changes is looked at by the run that makes it
         or call.public.name in ("Cell", "Change")
-        or place in ("SteeringVector.provenance", "CaptionNeurons.scores")
+        or place in ("SteeringVector.provenance", "SteeringVector.with_direction.method", "CaptionNeurons.scores")
         # a name that only a model can say whether it has; it is asked where the unit meets one
         or place in ("Neuron.layer", "Neuron.index", "Head.layer", "Head.index", "Unit.layer", "Unit.index")
         or place in ("Neuron.stack", "Head.stack", "Neuron.branch", "Head.branch", "HookGraph.residual_writers.stack")

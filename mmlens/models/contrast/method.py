@@ -7,12 +7,14 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from jaxtyping import Float
 
+from mmlens.core.contract import checked
 from mmlens.core.kinds import Accepts, Fraction, NonNegative
 from mmlens.core.registry import Method, Registry
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.protocol import HookedModel
 
 
+@checked
 @dataclass(frozen=True)
 class ContrastMethod(Method):
     """A way of contrasting: which prompt is run besides, and how strongly its logits are taken away.
