@@ -212,31 +212,28 @@ class Decoding:
             yield
             return
         generator = self.generator
-        handles = []
-        if self.guided or self.assisted or self._has_code:
-            for module in {id(m): m for m in (self.model.base, generator)}.values():
-                handles.append(module.register_forward_pre_hook(self._pass_begins, prepend=True, with_kwargs=True))
-                handles.append(module.register_forward_hook(self._pass_ends, with_kwargs=True, always_call=True))
         make = getattr(generator, "_get_logits_processor", None)
-        if make is not None:
-            # on the instance, and for this run only: the list of processors has no other door to its first place
-            vars(generator)["_get_logits_processor"] = lambda *args, **kwargs: self._processors(make, args, kwargs)
         grows = generation_option(self.model, self.main.options, "use_cache") is False
-        try:
-            with ExitStack() as stack:
-                for run in self._branches.values():
-                    batch = run.batch
-                    prompt = completed_inputs(self.model, batch.inputs, written=batch.written, grows=grows, run=run)
-                    stack.enter_context(prompt)
-                yield
-        finally:
-            vars(generator).pop("_get_logits_processor", None)
-            for handle in handles:
-                handle.remove()
-            for name, cache in self._caches.items():
-                window = self._run(name).window
-                if window is not None and cache is not None:
-                    window.kept = cache.get_seq_length()
+        with ExitStack() as stack:
+            for run in self._branches.values():
+                written, tensors = run.batch.written, run.batch.inputs
+                stack.enter_context(completed_inputs(self.model, tensors, written=written, grows=grows, run=run))
+            if self.guided or self.assisted or self._has_code:
+                for module in {id(m): m for m in (self.model.base, generator)}.values():
+                    # registered last, so that they are the first to see a pass, and the last
+                    begins = module.register_forward_pre_hook(self._pass_begins, prepend=True, with_kwargs=True)
+                    ends = module.register_forward_hook(self._pass_ends, with_kwargs=True, always_call=True)
+                    stack.callback(begins.remove)
+                    stack.callback(ends.remove)
+            if make is not None:
+                # on the instance, and for this run only: the list of processors has no other door to its first place
+                vars(generator)["_get_logits_processor"] = lambda *args, **kwargs: self._processors(make, args, kwargs)
+                stack.callback(vars(generator).pop, "_get_logits_processor", None)
+            yield
+        for name, cache in self._caches.items():
+            window = self._run(name).window
+            if window is not None and cache is not None:
+                window.kept = cache.get_seq_length()
 
     @contextmanager
     def passing(self, run: Run) -> Iterator[None]:

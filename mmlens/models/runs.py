@@ -148,6 +148,7 @@ class Runs:
                         contrast_with(contrast, decoding)
                     decoding.tell_watchers()
                     with decoding.watched():
+                        yield
 
     @property
     def current(self) -> Run | None:
