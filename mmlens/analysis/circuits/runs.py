@@ -47,6 +47,7 @@ class Pair:
         ends: its values in the clean and in the corrupted run, `[sample]`.
         wiring: where readers receive their streams.
         writing: the writers on this model and batch.
+        clean_values, corrupted_values: what every writer's point holds in the clean and in the corrupted run.
     """
 
     model: HookedMultimodal
@@ -57,21 +58,13 @@ class Pair:
     ends: tuple[torch.Tensor, torch.Tensor]
     wiring: Wiring
     writing: Writing
+    clean_values: dict[str, torch.Tensor]
+    corrupted_values: dict[str, torch.Tensor]
 
     @property
     def points(self) -> dict[str, Point]:
         """The model's points and its entrances."""
         return self.wiring.points
-
-    @cached_property
-    def corrupted_values(self) -> dict[str, torch.Tensor]:
-        """What every writer's point holds in the corrupted run."""
-        return self._recorded(self.corrupted)[0]
-
-    @cached_property
-    def clean_values(self) -> dict[str, torch.Tensor]:
-        """What every writer's point holds in the clean run."""
-        return self._recorded(self.clean)[0]
 
     @cached_property
     def differences(self) -> dict[str, torch.Tensor]:
@@ -82,25 +75,11 @@ class Pair:
         """The metric of a run's logits."""
         return self.reading.of_run(self.model, logits, self.clean)
 
-    @torch.no_grad()
-    def _recorded(self, batch: MultimodalBatch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """The writers' points, and what readers receive by the name of their entrance, in one run."""
-        store: dict[str, torch.Tensor] = {}
-        where = dict.fromkeys(reader.at for reader in self.graph.readers)
-        recorder = ([*self.writing.points, *where], record_activations(store, None, None))
-        with claimed(self.model, "A circuit"), attached(self.points, [recorder]):
-            self.model(batch)
-        missing = [name for name in where if name not in store]
-        if missing:
-            raise InputError(
-                f"{missing[0].rpartition('.')[0]} of {self.model.family.name} receives something else than what the norm in "
-                "front of it returns, so that it cannot be given a stream of its own. Patch its points with mm.patch or "
-                "mm.patching.path_patch."
-            )
-        return {name: store[name] for name in self.writing.points}, {name: store[name] for name in where}
-
-    def require_edges(self) -> "Pair":
+    def require_edges(self, inputs: dict[str, torch.Tensor]) -> "Pair":
         """Check on the clean run that streams are sums of writers, and that heads can be given streams of their own.
+
+        Args:
+            inputs: what readers received in the clean run, by the name of their entrance.
 
         Returns:
             The pair, which knows the rows that the model drops.
@@ -108,10 +87,19 @@ class Pair:
         Raises:
             InputError: if not; says where.
         """
-        values, inputs = self._recorded(self.clean)
+        missing = [reader.at for reader in self.graph.readers if reader.at not in inputs]
+        if missing:
+            raise InputError(
+                f"{missing[0].rpartition('.')[0]} of {self.model.family.name} receives something else than what the norm in "
+                "front of it returns, so that it cannot be given a stream of its own. Patch its points with mm.patch or "
+                "mm.patching.path_patch."
+            )
+        values = self.clean_values
         rows = dropped_rows(self.writing, values, inputs)
         pair = replace(self, writing=replace(self.writing, kept=rows)) if rows else self
         require_sums(pair.writing, values, inputs, constants=self.graph.nodes == "head")
+        if not self._split:
+            return pair
         with claimed(self.model, "A circuit"), ExitStack() as stack, torch.no_grad():
             for readers in self._split.values():
                 edges_of_readers = [
@@ -215,11 +203,22 @@ def pairs_of(
     pairs = []
     for reading in readings(metric, model, clean.size, clean=clean):
         first, second = (reading.behind(model, batch) for batch in (clean, corrupted))
-        runs = [reading.rows(model, model(batch), batch) for batch in (first, second)]
+        wiring, writing = wiring_of(model, first, graph), Writing(model, first, graph)
+        entrances = [reader.at for reader in graph.readers]
+        stores: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
+        runs = []
+        for batch, store, names in (
+            (first, stores[0], [*writing.points, *entrances]),
+            (second, stores[1], writing.points),
+        ):
+            recorder = (list(dict.fromkeys(names)), record_activations(store, None, None))
+            with claimed(model, "A circuit"), attached(wiring.points, [recorder]):
+                runs.append(reading.rows(model, model(batch), batch))
         reading = reading.against(runs[0])
         ends = (reading.values(runs[0]), reading.values(runs[1]))
-        wiring, writing = wiring_of(model, first, graph), Writing(model, first, graph)
-        pairs.append(Pair(model, first, second, graph, reading, ends, wiring, writing).require_edges())
+        values = [{name: store[name] for name in writing.points} for store in stores]
+        inputs = {at: stores[0][at] for at in entrances if at in stores[0]}
+        pairs.append(Pair(model, first, second, graph, reading, ends, wiring, writing, *values).require_edges(inputs))
     return pairs
 
 
