@@ -73,3 +73,17 @@ def test_few_cells_are_whole_passes(narrow: Subject, corrupted: mm.MultimodalBat
         )
     )
     assert count / forward == pytest.approx(2 + 3, rel=0.01)
+
+
+def test_a_circuit_takes_two_passes_and_those_of_its_steps(
+    narrow: Subject, corrupted: mm.MultimodalBatch, forward: float
+) -> None:
+    metric = mm.metrics.log_probability(5)
+    method = mm.circuits.EAPIG(steps=2)
+    count, _ = operations(
+        lambda: mm.find_circuit(
+            narrow.hooked, narrow.batch, corrupted, metric=metric, method=method, nodes="attention", progress=False
+        )
+    )
+    # a backward pass takes what a forward pass does, and twice as much in attention
+    assert 2 + 2 * 2 <= count / forward <= _MOST * (2 + 2 * 2)

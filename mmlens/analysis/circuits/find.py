@@ -1,11 +1,13 @@
 """Finding a circuit: every edge gets a score, and the strongest ones are the circuit."""
 
 import torch
+from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import NodeKind, Towers
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitChoice
+from mmlens.analysis.circuits.outlook import outlook
 from mmlens.analysis.circuits.runs import pairs_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.core.contract import checked
@@ -47,7 +49,7 @@ def find_circuit(
         groups: the embeddings' position groups (see `mm.positions`): rules, or rules by name; a position belongs to the last
             group that names it. Groups of picture positions are what the projector writes.
         towers: `"all"`, or `"language"` to begin at the language model's embeddings.
-        progress: show a progress bar.
+        progress: say what it will take, and show a progress bar.
 
     Returns:
         All edges with their scores, one per sample; `.strongest(n)` or `.threshold(least)` choose among them.
@@ -63,6 +65,8 @@ def find_circuit(
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
     scoring.check(model, metric, clean.size)
+    ahead = outlook(model, clean, graph, scoring)
+    tqdm(desc=f"find_circuit, {scoring}: {ahead}", bar_format="{desc}", disable=not progress).close()
     pairs = pairs_of(model, clean, corrupted, graph, metric)
     scores = torch.stack([scoring.scores(pair, progress=progress) for pair in pairs]).sum(0)
     ends = [torch.stack(values).sum(0).detach().cpu() for values in zip(*(pair.ends for pair in pairs), strict=True)]

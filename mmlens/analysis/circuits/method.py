@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.attribution.gradients import require_gradient
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.kinds import Accepts
@@ -29,6 +30,14 @@ class CircuitMethod(Method):
         """
         if "gradients" in self.needs:
             require_gradient(metric, model, size)
+
+    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
+        """Forward and backward passes that scoring all edges of a graph takes.
+
+        Args:
+            graph: the writers and readers.
+        """
+        raise NotImplementedError
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         """Scores of all edges; zero for pairs that are no edges.

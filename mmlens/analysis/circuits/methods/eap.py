@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.circuits.edge_gradients import first_order_scores
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
 
@@ -24,6 +25,9 @@ class EAP(CircuitMethod):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+
+    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
+        return 1, 1
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         return first_order_scores(pair, [0.0], label="EAP", progress=progress)

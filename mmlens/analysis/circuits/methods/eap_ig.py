@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.circuits.edge_gradients import first_order_scores
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.core.kinds import Count
@@ -29,6 +30,9 @@ class EAPIG(CircuitMethod):
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
     steps: Count = 5
+
+    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
+        return self.steps, self.steps
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         shares = [(step + 0.5) / self.steps for step in range(self.steps)]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
 
@@ -19,6 +20,9 @@ class Exact(CircuitMethod):
     (https://arxiv.org/abs/2304.14997), the patching of single edges that it prunes by.
     *Departs:* all edges are scored, none is pruned on the way.
     """
+
+    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
+        return int(graph.allowed.sum()), 0
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         graph = pair.graph

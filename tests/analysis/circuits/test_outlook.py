@@ -1,0 +1,61 @@
+"""What finding a circuit takes is what was said before."""
+
+import re
+
+import pytest
+import torch
+
+from mmlens.analysis.circuits.build import edge_graph
+from mmlens.analysis.circuits.find import find_circuit
+from mmlens.analysis.circuits.graph import NodeKind
+from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
+from mmlens.analysis.circuits.outlook import outlook
+from mmlens.analysis.circuits.runs import pairs_of
+from mmlens.core.rule_groups import named_rules
+from tests.analysis.circuits.conftest import METRIC
+from tests.conftest import Subject
+from tests.tiny import picture
+
+
+@pytest.mark.parametrize(("nodes", "method"), [("attention", "eap-ig"), ("head", "eap-ig"), ("attention", "exact")])
+def test_the_passes_are_those_that_were_said(
+    llava: Subject, nodes: NodeKind, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llava.model
+    clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
+    said: list[str] = []
+    handle = model.hf_model.register_forward_pre_hook(lambda *_: said.append(capsys.readouterr().err))
+    backward = torch.autograd.grad
+    backwards: list[int] = []
+
+    def counted(outputs, inputs, *args, **options):  # type: ignore[no-untyped-def]
+        backwards.append(len(inputs) if isinstance(inputs, list) else 0)
+        return backward(outputs, inputs, *args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    try:
+        found = find_circuit(model, clean, corrupted, metric=METRIC, method=method, nodes=nodes, towers="language")
+    finally:
+        handle.remove()
+    ahead = outlook(model, clean, found.graph, CIRCUIT_METHODS.get(method))
+    assert f"find_circuit, {method}: {ahead}" in said[0], "before the first pass"
+    assert ahead.edges == len(found.to_frame())
+    assert len(said) == ahead.forward
+    assert sum(count > 0 for count in backwards) == ahead.backward
+    assert backwards.count(0) == ahead.heads
+
+
+def test_what_is_kept_is_what_writers_wrote(llava: Subject) -> None:
+    model = llava.model
+    clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
+    graph = edge_graph(model, clean, nodes="head", groups=named_rules(("image", "last")), towers="all")
+    (pair,) = pairs_of(model, clean, corrupted, graph, METRIC)
+    stores = (pair.clean_values, pair.corrupted_values, pair.differences)
+    kept = sum(tensor.numel() * tensor.element_size() for store in stores for tensor in store.values())
+    ahead = outlook(model, clean, graph, CIRCUIT_METHODS.get("eap"))
+    assert ahead.kept == pytest.approx(kept, rel=0.15)  # class rows of towers are no rows of the layout
+    assert re.fullmatch(
+        r"[\d,]+ edges from \d+ writers to \d+ readers: 4 forward and 1 backward passes, \d+ gradients of single heads, 0 MiB "
+        "kept",
+        str(ahead),
+    )
