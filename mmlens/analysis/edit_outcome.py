@@ -1,9 +1,9 @@
 """What edits did: every prompt before and after, and the figures made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -306,11 +306,12 @@ class EditReport:
         """
         content = _FILE.read(path)
         edits = tuple(EditFacts(**fact) for fact in content["edits"])
-        cases = tuple(_case(case) for case in content["cases"])
+        cases = tuple(map(case_of_fields, content["cases"]))
         return cls(content["source"], content["target"], edits, cases, tuple(content["notes"]))
 
 
-def _case(fields: dict) -> EditCase:
+def case_of_fields(fields: Mapping[str, Any]) -> EditCase:
+    """A case from its fields, as JSON has them."""
     pairs = {name: None if fields[name] is None else tuple(fields[name]) for name in ("p_source", "p_target", "right")}
     return EditCase(**{**fields, **pairs})
 

@@ -10,25 +10,28 @@ Source of consistency: Cohen et al., "Evaluating the Ripple Effects of Knowledge
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from mmlens.analysis.controls.matches import MATCHES, Match
 from mmlens.analysis.controls.matches.activation import Activation
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, shared_chunks
 from mmlens.analysis.edit_controls import matched_edits, presence_questions
-from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role
+from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport, Role, case_of_fields
 from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
 from mmlens.core.answer_text import is_answer
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, CountOrZero, Seed
+from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 Sets = Dataset | Mapping[str, Dataset]
 #: Rows that are as active where the answer is decided.
@@ -50,6 +53,7 @@ def edit_report(
     target: str | None = None,
     max_new_tokens: Count = 30,
     batch_size: Count = 16,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> EditReport:
     """Run prompts before and after each edit, and say what changed, wanted and unwanted.
@@ -75,6 +79,7 @@ def edit_report(
         source, target: the words, where the edits' provenance does not say them.
         max_new_tokens: length of the answers.
         batch_size: prompts at a time.
+        checkpoint: a file that keeps the answers; the same call goes on from it.
         progress: show a progress bar per set.
 
     Returns:
@@ -134,11 +139,28 @@ def edit_report(
         first = next(iter(by_role["target"].values()))[:batch_size]
         _, prompts = next(batches(model, first, batch_size=batch_size, progress=False))
         edits_by_name, facts = _with_matched(model, edits_by_name, facts, prompts, rule, matched, seed)
-    cases: list[EditCase] = []
+    results = Checkpoint(
+        checkpoint,
+        "edit report",
+        lambda: run_identity(
+            model,
+            edits_of_the_report={n: [(list(map(str, e.rows)), e.deltas) for e in g] for n, g in edits_by_name.items()},
+            words=words,
+            settings=[{name: role for name, (role, _) in sets.items()}, max_new_tokens, batch_size],
+        ),
+    )
+    finished = results.parts.setdefault("cases", [])
     for name, (role, samples) in sets.items():
-        parts = batches(model, samples, batch_size=batch_size, progress=progress, desc=name)
-        for group, batch in parts:
-            cases += _cases(model, edits_by_name, name, role, group, batch, forms, max_new_tokens)
+
+        def work(chunk: DataChunk, name: str = name, role: Role = role) -> list[EditCase]:
+            return _cases(model, edits_by_name, name, role, chunk.samples, chunk.batch, forms, max_new_tokens)
+
+        chunks = chunks_of(model, samples, None, batch_size)
+        for _, more in shared_chunks(
+            model, chunks, work, checkpoint=results, desc=name, total=len(samples), progress=progress
+        ):
+            finished += map(asdict, more)
+    cases = list(map(case_of_fields, finished))
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
     return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes)

@@ -1,13 +1,15 @@
 """Mean activations of neurons and heads over a dataset: what mean-ablation sets them to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples import Dataset
 from mmlens.core.axes import unit_axis
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
@@ -95,15 +97,23 @@ def point_means(
     """
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    batches_of_data: Iterable[MultimodalBatch] = (
-        [dataset]
-        if isinstance(dataset, MultimodalBatch)
-        else (batch for _, batch in batches(model, dataset, batch_size=batch_size, prompt=prompt, progress=progress))
-    )
-    for batch in batches_of_data:
-        reader = RowReader(as_rule(positions), batch, [model.graph[name] for name in points])
-        adders = [(name, _adder(model.graph[name], reader, totals, counts, of)) for name in points]
-        model.run_with_hooks(batch, fwd_hooks=adders)
+
+    def work(chunk: DataChunk) -> dict[str, tuple[torch.Tensor, int]]:
+        sums: dict[str, tuple[torch.Tensor, int]] = {}
+        reader = RowReader(as_rule(positions), chunk.batch, [model.graph[name] for name in points])
+        adders = [(name, _adder(model.graph[name], reader, sums, of)) for name in points]
+        model.run_with_hooks(chunk.batch, fwd_hooks=adders)
+        return sums
+
+    chunks = chunks_of(model, dataset, prompt, batch_size)
+    show = progress and not isinstance(dataset, MultimodalBatch)
+    memory = Checkpoint(None, "mean", dict)
+    for _, sums in shared_chunks(
+        model, chunks, work, checkpoint=memory, desc="samples", total=length_of(dataset), progress=show
+    ):
+        for name, (summed, count) in sums.items():
+            totals[name] = totals[name] + summed if name in totals else summed
+            counts[name] = counts.get(name, 0) + count
     if not totals:
         raise InputError("The dataset has no samples, so there is no mean.")
     return {name: total / counts[name] for name, total in totals.items()}
@@ -112,8 +122,7 @@ def point_means(
 def _adder(
     node: Node,
     reader: RowReader,
-    totals: dict[str, torch.Tensor],
-    counts: dict[str, int],
+    sums: dict[str, tuple[torch.Tensor, int]],
     of: Callable[[torch.Tensor], torch.Tensor],
 ) -> Callable[..., None]:
     """A hook that adds up a point's rows, or what is made of them, by unit."""
@@ -127,9 +136,10 @@ def _adder(
         else:
             rows = reader.flat(node, activation.detach())
         unit = unit_axis(node.axes) - (2 if has_batch else 1)
-        total = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu()
-        totals[node.name] = totals[node.name] + total if node.name in totals else total
-        counts[node.name] = counts.get(node.name, 0) + len(rows)
+        total, count = of(rows.float().movedim(unit + 1, 1)).sum(0).cpu(), len(rows)
+        if node.name in sums:
+            total, count = sums[node.name][0] + total, sums[node.name][1] + count
+        sums[node.name] = (total, count)
 
     return add
 

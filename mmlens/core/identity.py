@@ -149,7 +149,8 @@ class _Teller:
         yield self.digest(kind, f"the class of {path}")
         if is_dataclass(value):
             for entry in fields(value):
-                yield self.digest(getattr(value, entry.name), f"{path}.{entry.name}")
+                if entry.init or entry.compare:  # others are no part of what it is, e.g. counts of its last run
+                    yield self.digest(getattr(value, entry.name), f"{path}.{entry.name}")
         elif isinstance(value, nn.Module):
             yield from (repr(value).encode(), self.digest(value.state_dict(), path))
         elif isinstance(value, types.BuiltinFunctionType | types.MethodDescriptorType | np.ufunc):

@@ -140,6 +140,7 @@ def shared_tensors(
     checkpoint: Checkpoint,
     *,
     run: Callable[[], str],
+    on_done: Callable[[], object] = lambda: None,
 ) -> dict[str, torch.Tensor]:
     """Tensors by name, each made by one of the processes; those that the checkpoint holds are not made again.
 
@@ -149,12 +150,14 @@ def shared_tensors(
         process: this one.
         checkpoint: keeps them.
         run: says what they are of.
+        on_done: called after each.
     """
     due = [name for name in names if name not in checkpoint.tensors]
     try:
         for name, tensor in shared(due, work, process, run=lambda turn: f"{', '.join(turn)} of {run()}"):
             checkpoint.tensors[name] = tensor
             checkpoint.save()
+            on_done()
     finally:
         checkpoint.save(now=True)
     return {name: checkpoint.tensors[name] for name in names}

@@ -116,7 +116,7 @@ class _Positioned(PositionedIntervention):
     vector: SteeringVector
     at: Names | Selection | None = field(default=None, kw_only=True)
     gate: Gate | None = field(default=None, kw_only=True, repr=False)
-    touched: Touched = field(default_factory=Touched, init=False, compare=False)
+    touched: Touched = field(default_factory=Touched, init=False, compare=False, repr=False)
     _moved: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )

@@ -1,5 +1,6 @@
 """`attribute`: a patching sweep estimated from gradients, at the cost of a few runs in place of one per cell."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -10,12 +11,18 @@ from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, read
 from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, select_points, targets
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
+from mmlens.core.identity import identity_of
+from mmlens.core.kinds import PathLike
 from mmlens.core.rule_groups import Groups
+from mmlens.core.shares import shared_tensors
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
+from mmlens.models.processes import process_of
 
 
 @checked
@@ -31,6 +38,7 @@ def attribute(
     positions: Groups | None = None,
     direction: Literal["denoise", "noise"] = "denoise",
     method: AttributionChoice = "atp",
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> PatchSweep:
     """Estimate what `mm.patch` would find, for all cells at once.
@@ -40,6 +48,7 @@ def attribute(
         clean, corrupted, metric, at, units, positions, direction: as for `mm.patch`.
         method: `"atp"` (gradients of the patched run) or `"ig"` (mean gradients between the two runs' activations), or
             settings: `mm.patching.IntegratedGradients(steps=50)`. docs/methods.md lists them.
+        checkpoint: a file that keeps finished points, for methods with runs for each of them; the same call goes on from it.
         progress: show a progress bar.
 
     Returns:
@@ -60,8 +69,22 @@ def attribute(
     selection = select_points(model, at, units)
     groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
     estimator.check(model, metric, clean.size)
+    results = Checkpoint(
+        checkpoint,
+        "estimate of patches",
+        lambda: run_identity(
+            model,
+            the_clean_batch=clean,
+            the_corrupted_batch=corrupted,
+            points=[(node.name, units) for node, units in selection],
+            positions=positions,
+            metric=metric,
+            direction=direction,
+            method=estimator,
+        ),
+    )
 
-    def estimated(reading: MetricReading) -> PatchSweep:
+    def estimated(number: int, reading: MetricReading) -> PatchSweep:
         batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
         groups = groups_of(batches[0], [node for node, _ in selection], positions)
         source, target = batches if direction == "denoise" else reversed(batches)
@@ -72,11 +95,16 @@ def attribute(
         reading = reading.against(clean_run)
         activations = {name: cache[name] for name in names}
         estimate = estimator.estimate(PatchedRun(model, target, activations, reading), progress=progress)
-        effects = {
+
+        def work(key: str) -> torch.Tensor:
+            name = key.rpartition(" ")[2]
             # points of a model on several devices meet on the CPU
-            node.name: estimate.effects[node.name].of_groups(node, groups[node.name], target).cpu()
-            for node, _ in selection
-        }
+            return estimate.effects[name].of_groups(model.graph[name], groups[name], target).cpu()
+
+        described = partial(identity_of, [clean, corrupted])
+        keys = {f"{number} {name}": name for name in names}
+        made = shared_tensors(list(keys), work, process_of(model), results, run=described)
+        effects = {keys[key]: effect for key, effect in made.items()}
         sweep_targets = targets(model, selection, activations)
         cells = [(effects[cell.node.name], cell.indices) for cell in sweep_targets]
         baseline, source_values = estimate.values.cpu(), reading.values(source_logits).cpu()
@@ -95,4 +123,6 @@ def attribute(
             boxes=tuple(group.boxes for group in first),
         )
 
-    return summed([estimated(reading) for reading in readings(metric, model, clean.size, clean=clean)])
+    return summed([
+        estimated(number, reading) for number, reading in enumerate(readings(metric, model, clean.size, clean=clean))
+    ])  # fmt: skip

@@ -17,6 +17,7 @@ in which the whole circuit is knocked out, and minimality removes single edges f
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,18 @@ from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.runs import Pair, pairs_of
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
 from mmlens.core.results import TensorKind
+from mmlens.core.shares import shared_tensors
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
+from mmlens.models.processes import process_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,6 +158,7 @@ def evaluate_circuit(
     n_random: CountOrZero = 10,
     n_edges: CountOrZero = 20,
     seed: Seed = 0,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> CircuitEvaluation:
     """Measure a circuit's faithfulness, completeness and minimality by exact runs, and those of random circuits.
@@ -164,6 +171,7 @@ def evaluate_circuit(
         n_random: random circuits of as many edges.
         n_edges: how many edges are removed one by one: the weakest of the circuit, and as many of the random ones together.
         seed: of the random circuits.
+        checkpoint: a file that keeps finished runs; the same call goes on from it.
         progress: show a progress bar.
 
     Returns:
@@ -185,6 +193,18 @@ def evaluate_circuit(
             f"{len(graph_of_circuit.writers)} writers and {len(graph_of_circuit.readers)} "
             f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
         )
+    results = Checkpoint(
+        checkpoint,
+        "circuit evaluation",
+        lambda: run_identity(
+            model,
+            the_clean_batch=clean,
+            the_corrupted_batch=corrupted,
+            circuit=(circuit.kept, [node.name for nodes in (graph.readers, graph.writers) for node in nodes]),
+            metric=metric,
+            settings=[n_random, n_edges, seed],
+        ),
+    )
     pairs = pairs_of(model, clean, corrupted, graph, metric)
     gap = sum(float((pair.ends[0] - pair.ends[1]).mean()) for pair in pairs)
     if abs(gap) < 1e-6:
@@ -196,16 +216,14 @@ def evaluate_circuit(
     without_edge = [_without(graph, circuit.kept, edge) for edge in weakest]
     per_circuit = -(-n_edges // n_random) if n_random else 0
     smaller = [(number, _drop(mask, generator)) for number, mask in enumerate(random_masks) for _ in range(per_circuit)]
-    with tqdm(
-        total=2 + len(without_edge) + 2 * len(random_masks) + len(smaller), desc="circuits", disable=not progress
-    ) as bar:
-        share = _Shares(pairs, gap, bar)
-        faithful = share.of(circuit.kept)
-        complete = 1 - share.of(graph.allowed & ~circuit.kept)
-        drops = [faithful - share.of(mask) for mask in without_edge]
-        at_random = [share.of(mask) for mask in random_masks]
-        complete_at_random = [1 - share.of(graph.allowed & ~mask) for mask in random_masks]
-        drops_at_random = [at_random[number] - share.of(mask) for number, mask in smaller]
+    shares = _shares(
+        pairs, gap, [circuit.kept, *random_masks], [*without_edge, *(mask for _, mask in smaller)], results, progress
+    )
+    (faithful, *at_random), (complete, *complete_at_random), less = shares
+    drops = [faithful - share for share in less[: len(without_edge)]]
+    drops_at_random = [
+        at_random[number] - share for (number, _), share in zip(smaller, less[len(without_edge) :], strict=True)
+    ]
     return CircuitEvaluation(
         n_edges=count,
         gap=gap,
@@ -220,25 +238,45 @@ def evaluate_circuit(
     )
 
 
-@dataclass(frozen=True)
-class _Shares:
-    """Shares of the gap that circuits keep.
+def _shares(
+    pairs: Sequence[Pair],
+    gap: float,
+    circuits: list[torch.Tensor],
+    smaller: list[torch.Tensor],
+    results: Checkpoint,
+    progress: bool,
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Shares of the gap `[sample]` that stand: of circuits, of all that is not in them (from 1), and of smaller circuits.
 
-    Attributes:
+    Args:
         pairs: the two runs, for each reading of the metric.
         gap: mean of clean minus corrupted.
-        bar: counts runs.
+        circuits, smaller: masks of edges.
+        results: keeps finished runs.
+        progress: show a progress bar.
     """
+    allowed = pairs[0].graph.allowed
+    masks = {f"circuit {number}": mask for number, mask in enumerate(circuits)}
+    masks |= {f"without {number}": allowed & ~mask for number, mask in enumerate(circuits)}
+    masks |= {f"smaller {number}": mask for number, mask in enumerate(smaller)}
 
-    pairs: Sequence[Pair]
-    gap: float
-    bar: tqdm
+    def work(name: str) -> torch.Tensor:
+        """The share that stands when only these edges carry the clean run."""
+        left = [pair.run(allowed & ~masks[name]) - pair.ends[1] for pair in pairs]
+        return (torch.stack(left).sum(0) / gap).detach().cpu()
 
-    def of(self, mask: torch.Tensor) -> torch.Tensor:
-        """The share that stands when only these edges carry the clean run, `[sample]`."""
-        left = [pair.run(pair.graph.allowed & ~mask) - pair.ends[1] for pair in self.pairs]
-        self.bar.update()
-        return (torch.stack(left).sum(0) / self.gap).cpu()
+    with tqdm(total=len(masks), desc="circuits", disable=not progress) as bar:
+        found = shared_tensors(
+            list(masks),
+            work,
+            process_of(pairs[0].model),
+            results,
+            run=partial(identity_of, [pairs[0].clean, pairs[0].corrupted]),
+            on_done=bar.update,
+        )
+    kinds = ([found[name] for name in masks if name.startswith(kind)] for kind in ("circuit", "without", "smaller"))
+    whole, rest, less = kinds
+    return whole, [1 - share for share in rest], less
 
 
 def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator) -> Bool[torch.Tensor, "reader writer"]:

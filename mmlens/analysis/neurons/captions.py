@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm.auto import tqdm
 
-from mmlens.analysis.neurons.find import runs_of
+from mmlens.analysis.data_chunks import chunks_of, length_of
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
@@ -127,7 +128,9 @@ def find_caption_neurons(
     scoring = NEURON_METHODS.get(method)
     scoring.check(model, layers)
     captions = []
-    for names, batch in runs_of(model, data, prompt, batch_size, progress, "captions"):
+    bar = tqdm(total=length_of(data), desc="captions", disable=not progress)
+    for chunk in chunks_of(model, data, prompt, batch_size):
+        batch = chunk.batch
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
         nouns_by_sample = [nouns_said(model, trace, nouns=nouns, sample=sample) for sample in range(batch.size)]
         scores = iter(
@@ -135,8 +138,10 @@ def find_caption_neurons(
         )
         captions += [
             CaptionNeurons(text, tuple(words), tuple(next(scores) for _ in words), name)
-            for text, words, name in zip(trace.text, nouns_by_sample, names, strict=True)
+            for text, words, name in zip(trace.text, nouns_by_sample, chunk.names, strict=True)
         ]
+        bar.update(chunk.size)
+    bar.close()
     return captions
 
 

@@ -8,22 +8,27 @@ Source: Pan, Cao, Wang, Yang, Wang, "Finding and Editing Multi-Modal Neurons in 
 *Departs:* a word of several tokens is scored at each of them, not at its first alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Float
 
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
 from mmlens.analysis.neurons.token_targets import token_text, tokens_of, word_targets
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.samples import Dataset
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Text
+from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.names import Part
 from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 
 @checked
@@ -38,6 +43,7 @@ def find_neurons(
     keep: int = 0,
     prompt: Text | None = None,
     batch_size: Count = 8,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> NeuronScores:
     """Score every neuron by what it does for a word that the model is about to say.
@@ -55,6 +61,7 @@ def find_neurons(
         stack: which blocks of the part, where it has several lists of them.
         keep: also keep each sample's own top so many, as `NeuronScores.samples`.
         prompt, batch_size, progress: of a dataset: what samples without a prompt are asked; samples at a time; show a bar.
+        checkpoint: a file that keeps the sum so far; the same call goes on from it.
 
     Returns:
         Scores for all neurons, in logits (activation: in its own unit), with `.top(k)`, `.words()`, `.heatmap()`, `.mask()`.
@@ -79,6 +86,7 @@ def find_neurons(
         keep=keep,
         prompt=prompt,
         batch_size=batch_size,
+        checkpoint=checkpoint,
         progress=progress,
     )[0]
 
@@ -95,6 +103,7 @@ def score_words(
     keep: int = 0,
     prompt: str | None = None,
     batch_size: int = 8,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> list[NeuronScores]:
     """Score every neuron for several words; those of one token share every forward pass.
@@ -103,7 +112,7 @@ def score_words(
         model: the hooked model.
         data: as for `find_neurons`.
         words: words or ids, each as the next thing that is said.
-        method, part, stack, keep, prompt, batch_size, progress: as for `find_neurons`.
+        method, part, stack, keep, prompt, batch_size, checkpoint, progress: as for `find_neurons`.
 
     Returns:
         One result per word, in their order.
@@ -126,13 +135,25 @@ def score_words(
     if not 0 <= keep <= total:
         raise InputError(f"keep={keep} must lie in 0..{total}, the number of neurons.")
     dtype = torch.promote_types(next(model.hf_model.parameters()).dtype, torch.float32)
-    mean = _Mean(len(ids), layers, keep)
-    first: MultimodalBatch | None = None
-    for names, batch in runs_of(model, data, prompt, batch_size, progress, "neurons"):
-        first = batch if first is None else first
-        mean.add(_scores(model, batch, ids, scoring, layers), names)
+    chunks = chunks_of(model, data, prompt, batch_size)
+    first = next(chunks, None)
     if first is None:
         raise InputError("The dataset is empty: there is no sample to score neurons on.")
+    results = Checkpoint(
+        checkpoint,
+        "scoring of neurons",
+        lambda: run_identity(model, tokens=ids, method=scoring, part=(part, layers.stack), keep=(keep, batch_size)),
+    )
+    mean = _Mean(results, len(ids), layers)
+
+    def work(chunk: DataChunk) -> _Sums:
+        return _Sums.of(_scores(model, chunk.batch, ids, scoring, layers), chunk.names, keep)
+
+    every, show = chain([first], chunks), progress and first.prepared is None
+    for _, sums in shared_chunks(
+        model, every, work, checkpoint=results, desc="neurons", total=length_of(data), progress=show
+    ):
+        mean.add(sums)
     return [
         NeuronScores(
             scores=mean.scores[number].to(dtype),
@@ -143,24 +164,12 @@ def score_words(
             stack=layers.stack,
             settings=scoring.settings,
             n_samples=mean.count,
-            samples=tuple(mean.tops[number]),
+            samples=mean.tops(number, dtype),
             model=model,
-            batch=first,
+            batch=first.batch,
         )
         for number, (word, tokens) in enumerate(zip(words, ids, strict=True))
     ]
-
-
-def runs_of(
-    model: HookedMultimodal, data: Batch | Dataset, prompt: str | None, batch_size: int, progress: bool, desc: str
-) -> Iterator[tuple[list[str], MultimodalBatch]]:
-    """A batch, or a dataset batch by batch, with the names of the samples."""
-    if isinstance(data, MultimodalBatch | Mapping | torch.Tensor):
-        batch = model.batch(data)
-        yield [str(number) for number in range(batch.size)], batch.to(model.device)
-        return
-    for samples, batch in batches(model, data, batch_size=batch_size, prompt=prompt, progress=progress, desc=desc):
-        yield [sample.name or sample.key for sample in samples], batch
 
 
 def _scores(
@@ -177,34 +186,63 @@ def _scores(
     return total.reshape(len(words), batch.size, layers.count, layers.width)
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """What is kept of the scores of some samples.
+
+    Attributes:
+        total: the sum of their scores, `[word layer neuron]`.
+        count: how many they are.
+        tops: of each word, each sample's name with indices and scores of its best.
+    """
+
+    total: torch.Tensor
+    count: int
+    tops: list[list[tuple[str, list[int], list[float]]]]
+
+    @classmethod
+    def of(cls, scores: Float[torch.Tensor, "word sample layer neuron"], names: Sequence[str], keep: int) -> "_Sums":
+        """That of samples, of each of which so many best are kept."""
+        best = [of_word.flatten(1).topk(keep, dim=1) for of_word in scores] if keep else []
+        tops = [list(zip(names, top.indices.tolist(), top.values.tolist(), strict=True)) for top in best]
+        return cls(scores.double().sum(1), len(names), tops)
+
+
 class _Mean:
     """The running mean over samples, and each sample's top if asked for.
 
     Args:
+        results: keeps them.
         words: number of words.
         layers: the neurons.
-        keep: how many of each sample to keep.
     """
 
-    def __init__(self, words: int, layers: NeuronLayers, keep: int):
-        self.count = 0
-        self.tops: list[list[SampleTop]] = [[] for _ in range(words)]
-        self._keep = keep
-        self._sum = torch.zeros(words, layers.count, layers.width, dtype=torch.float64)
+    def __init__(self, results: Checkpoint, words: int, layers: NeuronLayers):
+        self._results = results
+        results.tensors.setdefault("sum", torch.zeros(words, layers.count, layers.width, dtype=torch.float64))
+        results.parts.setdefault("count", 0)
+        results.parts.setdefault("tops", [[] for _ in range(words)])
+
+    @property
+    def count(self) -> int:
+        """Number of samples so far."""
+        return self._results.parts["count"]
 
     @property
     def scores(self) -> Float[torch.Tensor, "word layer neuron"]:
         """The mean so far."""
-        return self._sum / self.count
+        return self._results.tensors["sum"] / self.count
 
-    def add(self, scores: Float[torch.Tensor, "word sample layer neuron"], names: Sequence[str]) -> None:
-        """Count a batch."""
-        self.count += len(names)
-        self._sum += scores.double().sum(1)
-        if self._keep:
-            for tops, of_word in zip(self.tops, scores, strict=True):
-                best = of_word.flatten(1).topk(self._keep, dim=1)
-                tops += [
-                    SampleTop(name, indices, values)
-                    for name, indices, values in zip(names, best.indices, best.values, strict=True)
-                ]
+    def tops(self, word: int, dtype: torch.dtype) -> tuple[SampleTop, ...]:
+        """Each sample's best for a word, their scores of a dtype."""
+        return tuple(
+            SampleTop(name, torch.tensor(indices), torch.tensor(values, dtype=dtype))
+            for name, indices, values in self._results.parts["tops"][word]
+        )
+
+    def add(self, sums: _Sums) -> None:
+        """Count samples."""
+        self._results.parts["count"] += sums.count
+        self._results.tensors["sum"] += sums.total
+        for tops, more in zip(self._results.parts["tops"], sums.tops, strict=False):  # no tops where none are kept
+            tops += more

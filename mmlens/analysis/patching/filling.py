@@ -31,6 +31,7 @@ def fill(
     desc: str,
     name: str = "values",
     budget: float | None = None,
+    plan: bool = True,
     progress: bool = True,
 ) -> Plan | None:
     """Run what is not finished of a grid, shared by the processes of a launch; `results.tensors[name]` is the whole then.
@@ -47,10 +48,11 @@ def fill(
         desc: of the progress bar.
         name: of the values among the results.
         budget: memory for activations, in MiB.
+        plan: count what the grid costs, which takes a pass of the batch.
         progress: show a progress bar.
 
     Returns:
-        What the grid costs; None if nothing had to run.
+        What the grid costs; None if nothing had to run, or it is not counted.
     """
     size = run.batch.size
     dtype = torch.promote_types(run.clean_logits.dtype, torch.float32)
@@ -62,7 +64,7 @@ def fill(
     if len(finished) == len(places):
         return None
     cells = [made for place in places for sample in range(size) if (made := cell(place, sample)) is not None]
-    plan = run.plan(cells) if cells else None
+    counted = run.plan(cells) if cells and plan else None
     limit = max(1, _HELD // baseline.numel())
     try:
         with tqdm(total=len(places), initial=len(finished), desc=desc, disable=not progress) as bar:
@@ -86,7 +88,7 @@ def fill(
                     )
     finally:
         results.save(now=True)
-    return plan
+    return counted
 
 
 class _Waiting:

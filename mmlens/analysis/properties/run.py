@@ -1,21 +1,18 @@
 """Runs measures over a dataset: caption, find the nouns' neurons, measure, a few samples at a time."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.properties.cases import NeuronChoice, NounNeurons, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.measurements import Measurements, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.samples import Dataset, Sample
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
-from mmlens.core.identity import identity_of
 from mmlens.core.unit_sets import Units
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
@@ -70,26 +67,22 @@ def run(
         "report of neurons",
         lambda: run_identity(model, choice=choice, captions=settings, measures=[judged, skip_unmeasurable]),
     )
-    parts: list[PartialResult] = []
-    samples, number = as_samples(dataset), 0
-    total = len(dataset) if isinstance(dataset, Sized) else total
-    with tqdm(total=total, desc="neurons", disable=not progress) as bar:
-        while chunk := list(islice(samples, settings.batch_size)):
-            key = str(number) if checkpoint is None else _key(number, chunk)
-            if key not in progress_file.parts:
-                part = _part(model, chunk, number, measures, choice, settings, skip_unmeasurable)
-                progress_file.parts[key] = part.as_json()
-                progress_file.save(now=True)
-            parts.append(PartialResult.from_json(progress_file.parts[key]))
-            number += len(chunk)
-            bar.update(len(chunk))
-    return _joined(parts, measures, identity, number)
+    parts = progress_file.parts.setdefault("parts", [])
+    progress_file.parts.setdefault("samples", 0)
 
+    def work(chunk: DataChunk) -> dict[str, Any]:
+        return _part(model, chunk.samples, chunk.first, measures, choice, settings, skip_unmeasurable).as_json()
 
-def _key(first: int, samples: Sequence[Sample]) -> str:
-    """What a part is of: the samples with all that is known to be true of them, and their place."""
-    truth = [(s.key, s.caption, s.regions, s.writing, s.answer) for s in samples]
-    return f"{first} {identity_of(truth, 'the samples')}"
+    chunks = chunks_of(model, dataset, None, settings.batch_size)
+    total = length_of(dataset) if total is None else total
+    for chunk, part in shared_chunks(
+        model, chunks, work, checkpoint=progress_file, desc="neurons", total=total, progress=progress
+    ):
+        parts.append(part)
+        progress_file.parts["samples"] += chunk.size
+    return _joined(
+        [PartialResult.from_json(part) for part in parts], measures, identity, progress_file.parts["samples"]
+    )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 One cell of the executor per sample, point and strength: nothing below the steered layer is computed again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings, unit_of
 from mmlens.analysis.metrics.metric import Measure
-from mmlens.analysis.samples import Data, as_samples, batches
+from mmlens.analysis.patching.filling import Place, fill
+from mmlens.analysis.samples import Data, as_samples
 from mmlens.analysis.significance import sign_flip_p
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
@@ -36,6 +38,7 @@ from mmlens.inputs.positions import resolve
 from mmlens.interventions.steering import Gate, Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,6 +225,7 @@ def dose_curve(
     seeds: Distinct[Seed] = (0, 1, 2),
     prompt: Text | None = None,
     batch_size: Count = 8,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> DoseCurve:
     """Add a vector with several strengths, at several layers, and read a metric of the next token.
@@ -242,6 +246,7 @@ def dose_curve(
         seeds: of the random vectors; none for no random control.
         prompt: asked where a sample brings none.
         batch_size: samples at a time.
+        checkpoint: a file that keeps what is measured; the same call goes on from it.
         progress: show a progress bar.
 
     Returns:
@@ -261,35 +266,53 @@ def dose_curve(
     """
     steers = _steers(model, vectors, at, positions=positions, keep_norm=keep_norm, gate=gate)
     strengths = tuple(float(alpha) for alpha in alphas)
-    single = isinstance(data, MultimodalBatch)
-    samples = [] if isinstance(data, MultimodalBatch) else list(as_samples(data, prompt=prompt))
+    dataset = data if isinstance(data, MultimodalBatch) else list(as_samples(data, prompt=prompt))
+    chunks = list(chunks_of(model, dataset, None, batch_size))
+    if not chunks:
+        raise InputError("The dataset holds no samples.")
+    doses = _doses(model, steers, (chunk.batch for chunk in chunks), metric, controls, seeds)
+    results = Checkpoint(
+        checkpoint,
+        "dose curve",
+        lambda: run_identity(
+            model,
+            data=data if isinstance(data, MultimodalBatch) else "a dataset",
+            vectors=doses,
+            strengths=strengths,
+            metric=metric,
+            batch_size=batch_size,
+        ),
+    )
 
-    def prepared(show: bool) -> Iterator[MultimodalBatch]:
-        if isinstance(data, MultimodalBatch):
-            yield data
-            return
-        for _, batch in batches(model, samples, batch_size=batch_size, progress=show, desc="dose curve"):
-            yield batch
-
-    doses = _doses(model, steers, prepared(False), metric, controls, seeds)
-    states: list[torch.Tensor] = []
-    baseline: list[torch.Tensor] = []
-    for batch in prepared(progress):
+    def work(chunk: DataChunk, finished: Checkpoint | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values `[dose alpha sample]` of a batch, and those without steering."""
+        finished = Checkpoint(None, "dose curve", dict) if finished is None else finished
         values, ends = [], []
-        for reading in readings(metric, model, batch.size, clean=batch):
-            run = CleanRun(model, reading.behind(model, batch), n_rows=reading.n_rows)
+        for number, reading in enumerate(readings(metric, model, chunk.size, clean=chunk.batch)):
+            run = CleanRun(model, reading.behind(model, chunk.batch), n_rows=reading.n_rows)
             reading = reading.against(run.clean_logits.cpu())
             ends.append(reading.values(run.clean_logits.cpu()))
-            values.append(_values(run, doses, strengths, reading, positions, progress and single))
-        baseline.append(torch.stack(ends).sum(0))
-        states.append(torch.stack(values).sum(0))
-    if not states:
-        raise InputError("The dataset holds no samples.")
-    every = torch.cat(states, dim=-1).unflatten(0, (-1, len(steers)))
+            fill_progress = progress and not chunk.samples
+            values.append(
+                _values(finished, f"values {number}", run, doses, strengths, reading, positions, fill_progress)
+            )
+        return torch.stack(values).sum(0), torch.stack(ends).sum(0)
+
+    if isinstance(data, MultimodalBatch):  # its cells are shared
+        values, baseline = work(chunks[0], results)
+    else:
+        for _, parts in shared_chunks(
+            model, chunks, work, checkpoint=results, desc="dose curve", total=length_of(dataset), progress=progress
+        ):
+            for name, part in zip(("values", "baseline"), parts, strict=True):
+                known = results.tensors.get(name)
+                results.tensors[name] = part if known is None else torch.cat([known, part], dim=-1)
+        values, baseline = results.tensors["values"], results.tensors["baseline"]
+    every = values.unflatten(0, (-1, len(steers)))
     points = tuple(str(steer.at) for steer in steers)
     sizes = [len(seeds) if kind in controls else 0 for kind in ("isotropic", "covariance")]
     own, isotropic, covariance, words = every.split([1, *sizes, int("words" in controls)])
-    curve = DoseCurve(own[0], isotropic, torch.cat(baseline), points, strengths, metric_name(metric))
+    curve = DoseCurve(own[0], isotropic, baseline, points, strengths, metric_name(metric))
     return replace(curve, covariance=covariance, words=words[0] if len(words) else curve.words)
 
 
@@ -384,6 +407,8 @@ def _weights_of(reading: MetricReading, logits: torch.Tensor) -> Float[torch.Ten
 
 
 def _values(
+    results: Checkpoint,
+    name: str,
     run: CleanRun,
     doses: Sequence[Steer | None],
     alphas: Sequence[float],
@@ -392,24 +417,19 @@ def _values(
     progress: bool,
 ) -> torch.Tensor:
     """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
-    size = run.batch.size
-    known = [dose for dose in doses if dose is not None]
-    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in known}}
-    strong = [replace(dose, alpha=alpha) for dose in known for alpha in alphas]
-    cells = [
-        Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
-        for steer in strong
-        for sample in range(size)
-    ]
-    with tqdm(total=len(cells), desc="dose curve", disable=not progress) as bar:
+    known = {number: dose for number, dose in enumerate(doses) if dose is not None}
+    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in known.values()}}
+    strong = [[replace(dose, alpha=alpha) for alpha in alphas] for dose in known.values()]
 
-        def count(numbers: list[int], _: torch.Tensor) -> None:
-            bar.update(len(numbers))
+    def cell(place: Place, sample: int) -> Cell:
+        steer = strong[place[0]][place[1]]
+        return Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
 
-        logits = run.logits(cells, tokens=reading.reads, progress=False, on_done=count)
-    values = torch.stack([reading.values(chunk, only_reads=True) for chunk in logits.split(size)])
-    result = values.new_full((len(doses), len(alphas), size), torch.nan)
-    result[[number for number, dose in enumerate(doses) if dose is not None]] = values.unflatten(0, (-1, len(alphas)))
+    shape = (len(known), len(alphas))
+    fill(results, run, shape, cell, reading, desc="dose curve", name=name, plan=False, progress=progress)
+    values = results.tensors[name]
+    result = values.new_full((len(doses), len(alphas), run.batch.size), torch.nan)
+    result[list(known)] = values
     return result
 
 

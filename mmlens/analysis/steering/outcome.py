@@ -1,11 +1,11 @@
 """What steering did: every answer before and after, and the figures made of them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -375,9 +375,10 @@ class SteeringReport:
             SteeringFacts(**{**fact, "words": fact["words"] and tuple(map(tuple, fact["words"]))})
             for fact in content["interventions"]
         )
-        as_tuples = ("score", "truth")
-        cases = [
-            {**case, **{key: tuple(case[key]) for key in as_tuples if isinstance(case[key], list)}}
-            for case in content["cases"]
-        ]
-        return cls(facts, tuple(SteeringCase(**case) for case in cases))
+        return cls(facts, tuple(map(case_of_fields, content["cases"])))
+
+
+def case_of_fields(fields: Mapping[str, Any]) -> SteeringCase:
+    """A case from its fields, as JSON has them."""
+    tuples = {name: tuple(fields[name]) for name in ("score", "truth") if isinstance(fields[name], list)}
+    return SteeringCase(**{**fields, **tuples})

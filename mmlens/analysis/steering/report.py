@@ -6,16 +6,19 @@ from typing import TypeAlias, cast
 
 import torch
 
-from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.core.answer_text import is_answer
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Distinct, Seed, Several, SeveralDistinct, Text
+from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 from mmlens.models.runs import Intervention
 
 Interventions: TypeAlias = Intervention | Mapping[str, Intervention | Sequence[Intervention]]
@@ -39,6 +42,7 @@ def steering_report(
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
     batch_size: Count = 16,
+    checkpoint: PathLike | None = None,
     progress: bool = True,
 ) -> SteeringReport:
     """Answer prompts with and without interventions, and with other vectors of equal norm in their place.
@@ -61,6 +65,7 @@ def steering_report(
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
         batch_size: prompts at a time.
+        checkpoint: a file that keeps the answers; the same call goes on from it.
         progress: show a progress bar per set.
 
     Returns:
@@ -95,33 +100,52 @@ def steering_report(
     empty = [name for name, samples_of_set in data.items() if not samples_of_set]
     if empty or not data:
         raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
-    batch_list = [
-        (group, *part)
-        for group, samples in data.items()
-        for part in batches(model, samples, batch_size=batch_size, progress=progress, desc=group)
-    ]
+    chunks = [chunk for samples in data.values() for chunk in chunks_of(model, samples, None, batch_size)]
+    groups = [group for group, samples in data.items() for _ in range(0, len(samples), batch_size)]
+    results = Checkpoint(
+        checkpoint,
+        "steering report",
+        lambda: run_identity(
+            model,
+            interventions_of_the_report=arms,
+            score=score,
+            words=words,
+            settings=[list(sets), list(controls), list(seeds), max_new_tokens, batch_size],
+        ),
+    )
+    total = sum(map(len, data.values()))
     steered = {name: arm for name, arm in arms.items() if _counting(arm)}
     points = [_points(model, intervention)[0] for arm in steered.values() for intervention in _counting(arm)]
     draws = StateDraws(model, points if "covariance" in controls else (), seeds)
-    before: list[list[str]] = []
-    for _, _, batch in batch_list:
-        before.append(answers(model, batch, (), max_new_tokens=max_new_tokens))
-        if hooks := draws.hooks(batch):
-            model.run_with_hooks(batch, fwd_hooks=hooks)
-    results: dict[str, tuple[SteeringFacts, list[SteeringCase]]] = {}
+    before: list[list[str]] = results.parts.setdefault("before", [])
+
+    def answered(desc: str, arm: tuple[Intervention, ...]) -> Iterator[tuple[list[str], int]]:
+        """The answers to every batch, and how many positions were changed."""
+
+        def work(chunk: DataChunk) -> tuple[list[str], int]:
+            texts = answers(model, chunk.batch, arm, max_new_tokens=max_new_tokens)
+            return texts, sum(counter.touched.tokens for counter in _counting(arm))
+
+        for _, found in shared_chunks(
+            model, chunks, work, checkpoint=results, desc=desc, total=total, progress=progress
+        ):
+            yield found
+
+    for texts, _ in answered("answers", ()):
+        before.append(texts)
+    for chunk in chunks:
+        if hooks := draws.hooks(chunk.batch):
+            model.run_with_hooks(chunk.batch, fwd_hooks=hooks)
+    facts: list[SteeringFacts] = []
 
     def run(fact: SteeringFacts, arm: tuple[Intervention, ...]) -> list[str]:
-        texts: list[str] = []
-        cases: list[SteeringCase] = []
-        touched = 0
-        for (group, samples, batch), old in zip(batch_list, before, strict=True):
-            new = answers(model, batch, arm, max_new_tokens=max_new_tokens)
-            touched += sum(counter.touched.tokens for counter in _counting(arm))
-            cases += map(_case(fact.name, group, score or _exact), samples, old, new)
-            texts += new
-        count = touched if _counting(arm) else None
-        results[fact.name] = replace(fact, described=", ".join(map(repr, arm)), touched=count), cases
-        return texts
+        finished = results.parts.setdefault("after", {}).setdefault(fact.name, {"texts": [], "touched": 0})
+        for texts, touched in answered(f"answers, {fact.name}", arm):
+            finished["texts"].append(texts)
+            finished["touched"] += touched
+        count = finished["touched"] if _counting(arm) else None
+        facts.append(replace(fact, described=", ".join(map(repr, arm)), touched=count))
+        return [text for texts in finished["texts"] for text in texts]
 
     for name, arm in arms.items():
         after = run(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
@@ -131,8 +155,15 @@ def steering_report(
         for kind, seed, control in _controls(model, arm, controls, seeds, draws, said):
             label = f"{name}, words" if kind == "words" else f"{name}, {kind} {seed}"
             run(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
-    facts, cases = zip(*results.values(), strict=True)
-    return SteeringReport(tuple(facts), tuple(case for some in cases for case in some))
+    cases = [
+        case
+        for fact in facts
+        for group, chunk, old, new in zip(
+            groups, chunks, before, results.parts["after"][fact.name]["texts"], strict=True
+        )
+        for case in map(_case(fact.name, group, score or _exact), chunk.samples, old, new)
+    ]
+    return SteeringReport(tuple(facts), tuple(cases))
 
 
 #: The words that steering leads from and to.

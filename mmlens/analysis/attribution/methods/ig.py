@@ -1,5 +1,6 @@
 """Attribution patching with integrated gradients."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,14 +38,33 @@ class IntegratedGradients(AttributionMethod):
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
         logits, cache = run.model.run_with_cache(run.batch, names=list(run.source))
         values = run.reading.of_run(run.model, logits, run.batch)
-        effects: dict[str, PointEffects] = {}
-        with tqdm(total=self.steps * len(run.source), desc="integrated gradients", disable=not progress) as bar:
-            for name, source in run.source.items():
-                difference = source - cache[name]
-                total = torch.zeros_like(difference)
-                for step in range(self.steps):
-                    path_point = {name: cache[name] + (step + 0.5) / self.steps * difference}
-                    total += gradients_at(run.model, run.batch, [name], run.reading, values_at=path_point)[1][name]
-                    bar.update()
-                effects[name] = EntryEffects(difference * total / self.steps)
-        return Estimate(values, effects)
+        return Estimate(values, _Effects(run, cache.cache_dict, self.steps, progress))
+
+
+class _Effects(Mapping[str, PointEffects]):
+    """Effects of each point, worked out when they are asked for: processes that share a run ask for some points each.
+
+    Args:
+        run: what is patched, and with what.
+        before: its activations without a patch.
+        steps: parts of the way.
+        progress: show a progress bar per point.
+    """
+
+    def __init__(self, run: PatchedRun, before: Mapping[str, torch.Tensor], steps: int, progress: bool):
+        self._run, self._before, self._steps, self._progress = run, before, steps, progress
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run.source)
+
+    def __len__(self) -> int:
+        return len(self._run.source)
+
+    def __getitem__(self, name: str) -> PointEffects:
+        run, before = self._run, self._before[name]
+        difference = run.source[name] - before
+        total = torch.zeros_like(difference)
+        for step in tqdm(range(self._steps), desc=name, disable=not self._progress, leave=False):
+            path_point = {name: before + (step + 0.5) / self._steps * difference}
+            total += gradients_at(run.model, run.batch, [name], run.reading, values_at=path_point)[1][name]
+        return EntryEffects(difference * total / self._steps)
