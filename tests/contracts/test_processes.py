@@ -94,7 +94,7 @@ def reported(model: HookedMultimodal, path: Path | None) -> Any:
 def steered(model: HookedMultimodal, path: Path | None) -> Any:
     steer = mm.Steer(vector(model), positions="last")
     report = mm.steering.steering_report(
-        model, steer, asked(), max_new_tokens=2, batch_size=2, checkpoint=path, **QUIET
+        model, steer, asked()[:5], seeds=[0], max_new_tokens=2, batch_size=2, checkpoint=path, **QUIET
     )
     return report.interventions, report.cases
 
@@ -102,7 +102,8 @@ def steered(model: HookedMultimodal, path: Path | None) -> Any:
 def edited(model: HookedMultimodal, path: Path | None) -> Any:
     edit = mm.edits.zero_neurons(model, ["L4.u3", "L5.u7"])
     report = mm.edits.edit_report(
-        model, edit, source="yes", targets=asked(), controls=[(scene.image, "where is this") for scene in SCENES],
+        model, edit, source="yes", targets=asked(), matched=0,
+        controls=[(scene.image, "where is this") for scene in SCENES],
         max_new_tokens=2, batch_size=3, checkpoint=path, **QUIET,
     )  # fmt: skip
     return report.edits, report.cases
@@ -146,7 +147,7 @@ def model() -> HookedMultimodal:
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several calls in each sweep; every finished unit is written."""
-    monkeypatch.setattr("mmlens.execution.strategies._ROWS_ON_CPU", 12)
+    monkeypatch.setattr("mmlens.execution.cell_runs._ROWS_ON_CPU", 12)
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
 
 
