@@ -1,6 +1,7 @@
 """Modules of a model by their paths, and the widths of linears."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import nn
@@ -15,6 +16,18 @@ class HuggingFaceModel(nn.Module):
     config: Config
     generate: Callable[..., Any]
     save_pretrained: Callable[..., Any]
+
+
+@contextmanager
+def evaluated(root: nn.Module) -> Iterator[None]:
+    """Have a model in evaluation mode inside the `with`; afterwards every module is in its own mode again."""
+    training = [module for module in root.modules() if module.training]
+    try:
+        root.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:

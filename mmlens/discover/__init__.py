@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.architectures.modules import evaluated
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import PARTS
 from mmlens.declarations.family import Family, Vision
@@ -67,6 +68,12 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
     Raises:
         UnsupportedModelError: says what was found, what was missing, and the lines of a declaration to write.
     """
+    with evaluated(model):
+        return _discovered(model, example, processor, trial)
+
+
+def _discovered(model: nn.Module, example: Mapping[str, Any], processor: Any | None, trial: Try) -> Family:
+    """The family of a model in evaluation mode; see `discover`."""
     class_name = type(model).__name__
     runs: ExampleRuns | None = None
     parts: dict[str, Any] = dict.fromkeys(PARTS)
@@ -101,13 +108,10 @@ def discover(model: nn.Module, example: Mapping[str, Any], processor: Any | None
 
 
 def _runs(model: nn.Module, example: Mapping[str, Any]) -> ExampleRuns:
-    training = model.training
     try:
-        return ExampleRuns.of(model.eval(), example)
+        return ExampleRuns.of(model, example)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise NotFound(f"it does not run on the example ({type(error).__name__}: {error})") from error
-    finally:
-        model.train(training)
 
 
 def _verified(family: Family, trial: Try) -> Family:

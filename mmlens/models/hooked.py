@@ -100,7 +100,7 @@ class HookedMultimodal(HookedRootModule):
         self.hook_dict = built.points
         self.mod_dict = dict(built.points)
         self._in_place = InPlace(hf_model)
-        self.train(hf_model.training)
+        self.training = hf_model.training  # train() would put all of the model's modules into one mode
 
     def follow(self) -> None:
         """Have points reach the modules that act now, if adapters came or a copy of a module (`modules_to_save`) took over."""

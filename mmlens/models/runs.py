@@ -27,6 +27,7 @@ from mmlens.models.claims import Claim, claimed, claims_of, current_run, watchin
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.contrast.second_run import contrast_with
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
+from mmlens.models.dropout import refuse_dropout
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
@@ -120,7 +121,11 @@ class Runs:
             tensors: keyword tensors and options that it got besides.
             keywords: both together, as the Hugging Face model gets them.
             contrast: of a generation, what it is contrasted with.
+
+        Raises:
+            InputError: if dropout is at work.
         """
+        refuse_dropout(self.model.hf_model)
         prepared = batch if isinstance(batch, MultimodalBatch) else None
         carried = () if prepared is None else prepared.carried
         inputs = {
