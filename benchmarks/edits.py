@@ -32,7 +32,6 @@ from mmlens.interventions.edits.methods import EditMethod
 from mmlens.lab import Question, Scene
 
 _TAUGHT, _BATCH, _ROWS, _RATE = 24, 12, 20, 0.02
-_BELIEF_STEPS = 120
 _NAMED = {"color": mm.lab.COLORS, "shape": mm.lab.SHAPES}
 
 
@@ -98,7 +97,9 @@ def lessons(model: mm.HookedMultimodal, task: Task, seed: int) -> Lessons:
     return Lessons(sources, prepared(controls), top, specific, consistency, every_kind)
 
 
-def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str, Callable[[], Edit]]:
+def methods(
+    model: mm.HookedMultimodal, task: Task, taught: Lessons, belief_steps: int
+) -> dict[str, Callable[[], Edit]]:
     """The edits to compare, by name."""
     words = {"source": task.source, "target": task.target}
 
@@ -118,7 +119,7 @@ def methods(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str
             max_new_tokens=4,
         )
 
-    through, belief = Through(learning_rate=_RATE), Belief(learning_rate=_RATE, n_steps=_BELIEF_STEPS)
+    through, belief = Through(learning_rate=_RATE), Belief(learning_rate=_RATE, n_steps=belief_steps)
     return {
         "through": replace_token(taught.top, through, controls=taught.controls),
         "through, every kind kept": replace_token(taught.top, through, controls=taught.every_kind),
@@ -179,6 +180,8 @@ def measured(
     asked = mm.lab.edit_questions(drawn, source=task.source, target=task.target)
     reports = {}
     for number, (label, make) in enumerate(made.items()):
+        if label not in (settings.method or made):
+            continue
         kept = settings.out / f"{task.source}_{task.target}_{name}_{number}.json"
         if not kept.exists():
             edit = make()
@@ -260,6 +263,10 @@ def main() -> None:
     parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes to judge on")
     parser.add_argument("--draws", type=int, default=20, help="of matched rows")
     parser.add_argument("--task", choices=[task.source for task in TASKS], action="append", help="one task (all)")
+    parser.add_argument(
+        "--method", action="append", help="one method by its name in the table; repeat for several (all)"
+    )
+    parser.add_argument("--belief-steps", type=int, default=120)
     parser.add_argument("--part", choices=["methods", "frontier"], action="append", help="one part (both)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -270,12 +277,14 @@ def main() -> None:
     torch.set_num_threads(1)
     model = mm.lab.load()
     print(coming_and_going(model), flush=True)
-    for name, made, scenes in (("methods", methods, chosen.scenes), ("frontier", frontier, chosen.scenes // 2)):
+    for name, scenes in (("methods", chosen.scenes), ("frontier", chosen.scenes // 2)):
         for task in TASKS:
             if name not in (chosen.part or [name]) or task.source not in (chosen.task or [task.source]):
                 continue
             taught = lessons(model, task, chosen.seed)
-            reports = measured(model, task, name, made(model, task, taught), chosen, scenes)
+            steps = chosen.belief_steps
+            made = methods(model, task, taught, steps) if name == "methods" else frontier(model, task, taught)
+            reports = measured(model, task, name, made, chosen, scenes)
             print(f"\n## {task.source} -> {task.target}: {name}, {scenes} held-out scenes\n")
             print("\n".join(lines(reports)), flush=True)
 
