@@ -1,8 +1,9 @@
 """What the neurons of the lab model do, on held-out scenes: `python -m benchmarks.findings`.
 
-Three tables. All properties of the top neurons of each caption's first noun, by method, beside random neurons of the same
-layers. How the effect of ablation grows with the number of neurons, and of noise with its size. And where the mean heat map
-lies on the object: by layer, of activations and of their magnitudes. Intervals are 95%, over scenes;
+Four tables. Words and causal effect beside every control (random neurons of the same layers, those of them that are as active,
+the weights alone), on scenes that nothing was chosen on: `--part controls`. All properties of the top neurons of each
+caption's first noun, by method. How the effect of ablation grows with the number of neurons, and of noise with its size. And
+where the mean heat map lies on the object: by layer, of activations and of their magnitudes. Intervals are 95%, over scenes;
 differences are paired by scene and noun. `--checkpoint` names a file to go on from after an interruption.
 """
 
@@ -17,9 +18,11 @@ import mmlens as mm
 from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.properties.cases import Case, NeuronChoice
+from mmlens.analysis.properties.causal import Causal
 from mmlens.analysis.properties.measurements import Quantity, Value, control_name, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
+from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.statistics import Interval
 
 METHODS = ("contribution", "gradient_x_activation", "activation", "random")
@@ -57,6 +60,14 @@ def curves(
     return over_k, over_sigma
 
 
+def controls(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int) -> mm.properties.Measurements:
+    """What the words and the effect of a noun's neurons are beside each control, on scenes that nothing was chosen on."""
+    measures = [Sensitivity(), Causal(("zero",), (k,))]
+    choice = NeuronChoice.of(METHODS, k, seed)
+    settings = CaptionSettings(mm.lab.NOUNS, per_sample=1)
+    return run(model, mm.lab.scenes(scenes, seed=seed), measures, choice, settings=settings)
+
+
 @dataclass(frozen=True)
 class LayerMaps:
     """The mean map of the best contribution neurons of single layers, of all, and of all but the last."""
@@ -86,8 +97,11 @@ class LayerMaps:
             chosen["all but the last"] = _best(scores, self.k, range(self.layers - 1))
             seed = 1_000 * case.occurrence.number + case.occurrence.step
             for name, neurons in list(chosen.items()):
-                controls = mm.random_units(case.occurrence.model, neurons, draws=5, seed=seed)
-                chosen |= {control_name(name, draw): units for draw, units in enumerate(controls)}
+                for kind, match in (("random", "layer"), ("matched", mm.controls.Activation(positions="last"))):
+                    controls = mm.random_units(
+                        case.occurrence.model, neurons, match=match, draws=20, seed=seed, batch=case.occurrence.at
+                    )
+                    chosen |= {control_name(name, draw, kind): units for draw, units in enumerate(controls)}  # type: ignore[arg-type]
             for shown in _SHOWN:
                 maps = activation_maps(case.occurrence.model, case.occurrence.prompt, chosen, shown=shown)
                 for name, heat in maps.items():
@@ -111,13 +125,20 @@ def maps(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int = 0) -> m
 def table(found: mm.properties.Measurements) -> str:
     """A Markdown table: each mean with its interval, and the paired differences."""
     lines = [
-        "| quantity | neurons | k | mean [95%] | random, same layers [95%] | minus random | minus control | minus blob |",
-        "|---|---|---|---|---|---|---|---|",
+        "| quantity | neurons | k | mean [95%] | random, same layers [95%] | random, as active [95%] | of these as high "
+        "| minus as active | minus control | minus baseline |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found.to_frame().to_dict("records"):
         if is_control(row["method"]):
             continue
-        cells = [_cell(row, name) for name in ("", "random", "minus_random", "minus_control", "minus_baseline")]
+        cells = [
+            _cell(row, name) for name in ("", "random", "matched", "minus_matched", "minus_control", "minus_baseline")
+        ]
+        draws = row.get("matched_draws")
+        cells.insert(3, "" if draws is None or draws != draws else f"{row['matched_as_high']:.0f} of {draws:.0f}")
+        if cells[-1]:
+            cells[-1] += f" ({row['baseline']})"
         lines.append(f"| {row['quantity']} ({row['unit']}) | {row['method']} | {row['k']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -149,10 +170,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--neurons", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes of the table of controls")
+    parser.add_argument("--part", choices=["controls"], default=None, help="the table of controls alone")
     parser.add_argument("--checkpoint", type=Path, default=None, help="file that keeps the first table's numbers")
     parser.add_argument("--figure", type=Path, default=None, help="where to write the first table as a figure")
     chosen = parser.parse_args()
     model = mm.lab.load()
+    if chosen.part in (None, "controls"):
+        found = controls(model, scenes=chosen.scenes, k=chosen.neurons, seed=chosen.test_seed)
+        print(f"## Controls, {found}\n\n{table(found)}\n", flush=True)
+    if chosen.part == "controls":
+        return
     found = properties(model, scenes=chosen.scenes, k=chosen.neurons, seed=chosen.seed, checkpoint=chosen.checkpoint)
     print(f"## Properties, {found}\n\n{table(found)}\n")
     print(f"## {METHODS[0]} against the others\n\n{versus(found)}\n")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from mmlens.analysis.properties.measurements import Measurements
 
 _BESIDE = 4  # choices of neurons: so many stand beside each other, more below each other
-_RANDOM = "random, like "
+_RANDOM, _MATCHED = "random, like ", "matched, like "
+#: Random neurons that are as active.
+MATCHED = Mark(CONTROL.color, "s")
 
 
 class _Series(NamedTuple):
@@ -37,9 +39,9 @@ def plot_measurements(
 ) -> Figure:
     """Every quantity in a panel: means with their 95% intervals.
 
-    Filled: a choice of neurons. Grey: random neurons of the same layers, their mean and 95% of the draws. Hollow: the quantity's
-    control with the same neurons (other objects, another noun). A dashed line: another baseline (a centred blob). Where several
-    k were measured, curves over k.
+    Filled: a choice of neurons. Grey: random neurons of the same layers, their mean and 95% of the draws; as squares, those of
+    them that are as active. Hollow: the quantity's control with the same neurons (other objects, another noun). A dashed line:
+    another baseline (a centred blob, the weights alone). Where several k were measured, curves over k.
 
     Args:
         table: from `mm.properties.neuron_report` or one of the properties.
@@ -99,7 +101,7 @@ def _choices(frame: "pd.DataFrame") -> list[str]:
     return [
         method
         for method in dict.fromkeys(frame["method"])
-        if not method.startswith(_RANDOM) and method not in baselines
+        if not method.startswith((_RANDOM, _MATCHED)) and method not in baselines
     ]
 
 
@@ -107,7 +109,8 @@ def _series(values: "pd.DataFrame", control: "pd.DataFrame", method: str, mark: 
     """A choice of neurons, random neurons like it, and its control, as far as they were measured."""
     for rows, name, how, line, shift in (
         (values, method, mark, "-", -0.22),
-        (values, f"{_RANDOM}{method}", CONTROL, "-", 0.0),
+        (values, f"{_RANDOM}{method}", CONTROL, "-", -0.07),
+        (values, f"{_MATCHED}{method}", MATCHED, "--", 0.07),
         (control, method, Mark(mark.color, mark.shape, hollow=True), ":", 0.22),
     ):
         selection = rows[rows["method"] == name].sort_values("k")
@@ -170,6 +173,8 @@ def _entries(method_marks: dict[str, Mark], controls: bool, frame: "pd.DataFrame
     entries = [legend_entry(_name(name, 40), mark, linestyle="-") for name, mark in method_marks.items() if curves]
     if frame["method"].str.startswith(_RANDOM).any():
         entries.append(legend_entry("random neurons, same layers: 95% of draws", CONTROL))
+    if frame["method"].str.startswith(_MATCHED).any():
+        entries.append(legend_entry("those that are as active", MATCHED))
     if controls:
         entries.append(legend_entry("control (other object, noun, token)", Mark("black", hollow=True)))
     baselines = sorted(set(frame["baseline"].dropna())) if "baseline" in frame else []

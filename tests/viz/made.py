@@ -14,7 +14,7 @@ from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.properties.measurements import CONTROL, Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.analysis.steering.dose import DoseCurve
@@ -98,7 +98,7 @@ def measured(methods: int, quantities: int, ks: tuple[int, ...] = (20,)) -> Meas
         Value(quantity.name, name, k, 1.0 + number / 9 + sample / 9, sample, "cat")
         for quantity in asked
         for number, method in enumerate(known)
-        for name in ((method,) if quantity.name.startswith("control") else (method, CONTROL.format(method=method)))
+        for name in ((method,) if quantity.name.startswith("control") else (method, control_of(method)))
         for k in ks
         for sample in range(2)
     ]

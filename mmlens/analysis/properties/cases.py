@@ -7,13 +7,16 @@ from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from mmlens.analysis.controls.matches import Match
+from mmlens.analysis.controls.matches.activation import Activation
+from mmlens.analysis.controls.matches.layer import Layer
 from mmlens.analysis.controls.random_units import random_units
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.random_scores import Random
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.properties.measurements import Quantity, Value, control_name
+from mmlens.analysis.properties.measurements import ControlKind, Quantity, Value, control_name
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
@@ -27,24 +30,29 @@ MethodChoice: TypeAlias = Annotated[
 ]
 
 
+#: What random neurons share with those that were chosen, beside their number in each layer.
+_MATCHES: dict[ControlKind, Match] = {"random": Layer(), "matched": Activation(positions="last")}
+
+
 @dataclass(frozen=True)
 class NeuronChoice:
     """How neurons are chosen.
 
     Attributes:
-        methods: methods of `mm.find_neurons`; `"random"` means, for each other method, random neurons of the same layers.
+        methods: methods of `mm.find_neurons`; `"random"` means, for each other method, random neurons of the same layers, and
+            those of them that are as active where the noun is said.
         k: how many neurons.
         seed: of the random ones.
-        draws: how many sets of random ones.
+        draws: how many sets of each kind of random ones.
     """
 
     methods: tuple[NeuronMethod, ...] = (Contribution(), Random())
     k: int = 20
     seed: int = 0
-    draws: int = 5
+    draws: int = 20
 
     @classmethod
-    def of(cls, methods: MethodChoice, k: int, seed: int = 0, draws: int = 5) -> "NeuronChoice":
+    def of(cls, methods: MethodChoice, k: int, seed: int = 0, draws: int = 20) -> "NeuronChoice":
         """The choice by names or settings.
 
         Raises:
@@ -62,7 +70,7 @@ class NeuronChoice:
 
     @property
     def controls(self) -> bool:
-        """Whether random neurons of the same layers stand beside each method."""
+        """Whether random neurons stand beside each method."""
         return any(method.name == "random" for method in self.methods)
 
 
@@ -84,7 +92,7 @@ class Case:
     _sets: dict[tuple[int, bool], dict[str, Units]] = field(default_factory=dict, repr=False, compare=False)
 
     def sets(self, k: int | None = None, *, read: bool = False) -> dict[str, Units]:
-        """The neurons by choice: each method's top k, and for each several draws of random ones of the same layers.
+        """The neurons by choice: each method's top k, and for each several draws of either kind of random ones.
 
         Args:
             k: how many; as chosen by default.
@@ -100,8 +108,16 @@ class Case:
             top = replace(scores, scores=scores.scores[:-1]).top(k) if read else scores.top(k)
             yield method, top
             if self.choice.controls:
-                controls = random_units(self.occurrence.model, top, draws=self.choice.draws, seed=self._seed)
-                yield from ((control_name(method, draw), units) for draw, units in enumerate(controls))
+                for kind, rule in _MATCHES.items():
+                    controls = random_units(
+                        self.occurrence.model,
+                        top,
+                        match=rule,
+                        draws=self.choice.draws,
+                        seed=self._seed,
+                        batch=self.occurrence.at,
+                    )
+                    yield from ((control_name(method, draw, kind), units) for draw, units in enumerate(controls))
 
     @property
     def _seed(self) -> int:

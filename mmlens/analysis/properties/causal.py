@@ -163,7 +163,7 @@ def causal_effect(
     means: Float[torch.Tensor, "layer neuron"] | None = None,
     captions: bool = False,
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -172,7 +172,7 @@ def causal_effect(
     Args:
         model: the hooked model.
         dataset: samples; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         ways: `"zero"` and `"mean"` set the neurons to a constant at every position; `"noise"` adds `sigma * N(0, I)` to the
             rows that they write.
@@ -180,7 +180,7 @@ def causal_effect(
         means: what `"mean"` sets each neuron to: `mm.neurons.mean_activation` over other samples, as `[layer neuron]`.
         captions: generate the caption anew with the neurons zeroed, and see whether the noun is gone.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the noise, and of the random neurons.
         progress: show a progress bar.
 

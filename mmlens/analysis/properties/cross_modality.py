@@ -112,7 +112,7 @@ def cross_modality(
     methods: MethodChoice = ("contribution", "random"),
     k: Count | Several[Count] = 20,
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -121,10 +121,10 @@ def cross_modality(
     Args:
         model: the hooked model.
         dataset: samples with pictures and `writing`; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the random neurons.
         progress: show a progress bar.
 

@@ -183,7 +183,7 @@ def region_invariance(
     methods: MethodChoice = ("contribution", "random"),
     k: Count | Several[Count] = 20,
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -194,10 +194,10 @@ def region_invariance(
     Args:
         model: the hooked model.
         dataset: samples with pictures; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the order, and of the random neurons.
         progress: show a progress bar.
 
@@ -233,7 +233,7 @@ def image_invariance(
     k: Count | Several[Count] = 20,
     together: Count = 5,
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -242,11 +242,11 @@ def image_invariance(
     Args:
         model: the hooked model.
         dataset: samples, several with the same nouns; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         together: how many pictures have to share a neuron in the variant over all.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the random neurons.
         progress: show a progress bar.
 

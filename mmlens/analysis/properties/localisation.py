@@ -126,7 +126,7 @@ def localisation(
     shown: Several[Shown] = ("activation",),
     read: bool = False,
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -135,7 +135,7 @@ def localisation(
     Args:
         model: the hooked model.
         dataset: samples with `regions`; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons are averaged.
         percentile: the map's mask are the pixels above it.
         shown: maps of the activations (as published), of their magnitudes, or both. Activations of gated neurons have
@@ -143,7 +143,7 @@ def localisation(
         read: leave out the last layer's neurons. What they do at the picture's positions is read by nothing (no gradient
             reaches it), so their maps are noise; on the lab model this raises the IoU a little more.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the random neurons.
         progress: show a progress bar.
 

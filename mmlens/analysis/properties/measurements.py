@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from mmlens.analysis.statistics import Interval, as_rates, draws_interval, mean_interval
+from mmlens.analysis.statistics import Interval, Standing, as_rates, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike
@@ -20,19 +20,28 @@ from mmlens.core.results import JsonKind
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-#: How a method's control is called: several draws of random neurons, as many in each layer as the method chose there.
-CONTROL = "random, like {method}"
-_DRAW = re.compile(r"(random, like .*), draw (\d+)")
+#: The controls of a method, several draws each of as many neurons in each layer as the method chose there: any others, and
+#: others that are as active where the noun is said.
+ControlKind = Literal["random", "matched"]
+KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
+#: How a method's control is called.
+CONTROL = "{kind}, like {method}"
+_DRAW = re.compile(rf"((?:{'|'.join(KINDS)}), like .*), draw (\d+)")
 
 
-def control_name(method: str, draw: int) -> str:
+def control_of(method: str, kind: ControlKind = "random") -> str:
+    """How a method's control is called in tables."""
+    return CONTROL.format(kind=kind, method=method)
+
+
+def control_name(method: str, draw: int, kind: ControlKind = "random") -> str:
     """How one draw of a method's control is called where it is measured; tables put the draws together."""
-    return f"{CONTROL.format(method=method)}, draw {draw}"
+    return f"{control_of(method, kind)}, draw {draw}"
 
 
 def is_control(method: str) -> bool:
     """Whether a choice of neurons is a control."""
-    return method.startswith(CONTROL.format(method=""))
+    return any(method.startswith(control_of("", kind)) for kind in KINDS)
 
 
 _FILE = JsonKind(
@@ -101,7 +110,7 @@ class Measurements:
         >>> from mmlens.analysis.properties.localisation import localisation
         >>> found = localisation(model, [scene], k=5, nouns=["person"], progress=False)
         >>> sorted(found.methods)
-        ['centred blob', 'contribution', 'random, like contribution']
+        ['centred blob', 'contribution', 'matched, like contribution', 'random, like contribution']
         >>> found.interval("IoU", "contribution").count > 0
         True
     """
@@ -181,19 +190,40 @@ class Measurements:
         return _mean(self._column(quantity, method, k), self._unit(quantity))
 
     @checked
-    def draws(self, quantity: str, method: str, *, k: Count | None = None) -> Interval:
+    def draws(self, quantity: str, method: str, *, control: ControlKind = "random", k: Count | None = None) -> Interval:
         """The mean over the draws of random neurons, and the interval in which 95% of the draws lie.
 
         Args:
             quantity: its name.
             method: the choice of neurons that the random ones are like, or their own name.
+            control: `"random"` neurons of the same layers, or `"matched"` ones that are as active too.
             k: how many neurons; the largest number measured by default.
 
         Raises:
             InputError: if there was no control, or that was not measured; says what was.
         """
-        rows = self._rows(quantity, method if is_control(method) else CONTROL.format(method=method), k)
-        return draws_interval(rows.groupby("draw")["value"].mean().to_numpy())
+        rows = self._rows(quantity, method if is_control(method) else control_of(method, control), k)
+        return draws_interval(_draw_means(rows))
+
+    @checked
+    def standing(
+        self, quantity: str, method: str, *, control: ControlKind = "matched", k: Count | None = None
+    ) -> Standing:
+        """Where the mean of a quantity lies among those of the draws of a control, over the samples that both know.
+
+        Args:
+            quantity: its name.
+            method: the choice of neurons.
+            control: `"random"` neurons of the same layers, or `"matched"` ones that are as active too.
+            k: how many neurons; the largest number measured by default.
+
+        Raises:
+            InputError: if there was no such control, or that was not measured; says what was.
+        """
+        return standing(
+            float(self._column(quantity, method, k).mean()),
+            _draw_means(self._rows(quantity, control_of(method, control), k)),
+        )
 
     @checked
     def difference(
@@ -210,7 +240,8 @@ class Measurements:
         Args:
             quantity: its name.
             method: which choice of neurons.
-            minus: another choice; the same if another quantity is given, else random neurons of the same layers.
+            minus: another choice (e.g. `"matched, like contribution"`); the same if another quantity is given, else random
+                neurons of the same layers.
             minus_quantity: another quantity of the baseline; the same by default.
             k: how many neurons; the largest number measured by default.
 
@@ -218,7 +249,7 @@ class Measurements:
             InputError: if one of them was not measured.
         """
         if minus is None:
-            minus = CONTROL.format(method=method) if minus_quantity is None else method
+            minus = control_of(method) if minus_quantity is None else method
         values = self._column(quantity, method, k)
         other = self._column(minus_quantity or quantity, minus, k)
         pairs = pd.concat([values.rename("own"), other.rename("other")], axis=1, join="inner")
@@ -239,9 +270,14 @@ class Measurements:
                     row: dict[str, Any] = {"quantity": quantity.name, "unit": quantity.unit, "method": method, "k": k}
                     interval = self.draws(quantity.name, method, k=k) if is_control(method) else None
                     row |= _cells("", interval or self.interval(quantity.name, method, k=k))
-                    if (quantity.name, CONTROL.format(method=method), k) in present:
-                        row |= _cells("random", self.draws(quantity.name, method, k=k))
-                        row |= _cells("minus_random", self.difference(quantity.name, method, k=k))
+                    for kind in KINDS:
+                        control = control_of(method, kind)
+                        if (quantity.name, control, k) not in present:
+                            continue
+                        place = self.standing(quantity.name, method, control=kind, k=k)
+                        row |= _cells(kind, place.draws)
+                        row |= {f"{kind}_as_high": place.at_least, f"{kind}_draws": place.draws.count}
+                        row |= _cells(f"minus_{kind}", self.difference(quantity.name, method, minus=control, k=k))
                     if (quantity.control, method, k) in present:
                         versus = self.difference(quantity.name, method, minus_quantity=quantity.control, k=k)
                         row |= {"control": quantity.control} | _cells("minus_control", versus)
@@ -256,9 +292,10 @@ class Measurements:
         the paired differences.
 
         Columns `random...` are the mean over the draws of random neurons of the same layers and the interval in which 95% of the
-        draws lie; columns `minus_random...` compare with the draws' mean, `minus_control...` with the quantity's
-        control (another object, another noun), `minus_baseline...` with another choice (a centred blob); all are paired by
-        sample and noun.
+        draws lie, `random_as_high` how many of the `random_draws` have a mean as high; columns `matched...` the same of neurons
+        that are as active too. Columns `minus_random...` and `minus_matched...` compare with the draws' mean, `minus_control...`
+        with the quantity's control (another object, another noun), `minus_baseline...` with another choice (a centred blob,
+        the weights alone); all are paired by sample and noun.
         """
         return self._frame.copy()
 
@@ -308,6 +345,11 @@ def _mean(values: pd.Series, unit: str = "") -> Interval:
     samples = values.index.get_level_values("sample").to_numpy()
     nouns = pd.factorize(values.index.get_level_values("noun"))[0]
     return mean_interval(as_rates(values.to_numpy(), unit), groups=np.where(samples >= 0, samples, -1 - nouns))
+
+
+def _draw_means(rows: pd.DataFrame) -> np.ndarray:
+    """The mean of each draw."""
+    return rows.groupby("draw")["value"].mean().to_numpy()
 
 
 def _cells(name: str, interval: Interval) -> dict[str, float]:

@@ -42,7 +42,7 @@ def neuron_report(
     max_new_tokens: Count = 30,
     reference: Count = 32,
     batch_size: Count = 8,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     checkpoint: PathLike | None = None,
     progress: bool = True,
@@ -56,7 +56,7 @@ def neuron_report(
         model: the hooked model.
         dataset: read once, in order. Localisation needs samples with `regions`, cross-modality with `writing`; what a
             dataset does not bring is left out. See `mmlens.analysis.samples`.
-        methods: methods of `mm.find_neurons`; `"random"` adds random neurons of the same layers beside each.
+        methods: methods of `mm.find_neurons`; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons of each noun.
         ways, sigma: what is done to neurons to see their effect, as for `causal_effect`.
         captions: generate each caption anew with the neurons zeroed; the slowest measure.
@@ -66,7 +66,7 @@ def neuron_report(
         max_new_tokens: upper bound on a caption's tokens.
         reference: neurons are set to their means over this many samples, the dataset's first.
         batch_size: samples among which a noun meets other nouns, its controls.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of random neurons, noise and order.
         checkpoint: a file that keeps what is measured; the same call goes on from it.
         progress: show progress bars.

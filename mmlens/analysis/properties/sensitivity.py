@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mmlens.analysis.neurons.find import find_neurons
+from mmlens.analysis.neurons.methods.weights import Weights
 from mmlens.analysis.neurons.words import row_logits
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
@@ -14,12 +16,15 @@ from mmlens.analysis.samples import Dataset
 from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed
+from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 
-AMONG = Quantity("noun among its words", "share of neurons")
-RANK = Quantity("rank of the noun", "median rank", better="lower")
-SAID = Quantity("words that the caption has", "share of words")
-TRUE = Quantity("words that are true of the picture", "share of words")
+#: The neurons whose rows write the noun the most, whatever they do: chosen by weights alone, of all layers.
+WEIGHTS = "weights alone"
+AMONG = Quantity("noun among its words", "share of neurons", baseline=WEIGHTS)
+RANK = Quantity("rank of the noun", "median rank", better="lower", baseline=WEIGHTS)
+SAID = Quantity("words that the caption has", "share of words", baseline=WEIGHTS)
+TRUE = Quantity("words that are true of the picture", "share of words", baseline=WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Sensitivity:
         """Read the rows of each choice of neurons as words."""
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
-            for method, neurons in case.sets().items():
+            alone = _by_weights(case)
+            for method, neurons in [*case.sets().items(), *([] if alone is None else [(WEIGHTS, alone)])]:
                 logits = row_logits(case.occurrence.model, neurons).float().cpu()
                 target = logits[:, case.occurrence.token, None]
                 best = logits.topk(self.words, dim=1).indices
@@ -68,6 +74,15 @@ class Sensitivity:
                 scores = scorer.score(against, [text for _, _, text in entries])
                 for (case, method, _), score in zip(entries, scores, strict=True):
                     yield case.value(scorer.name, method, score)
+
+
+def _by_weights(case: Case) -> Units | None:
+    """The neurons that the weights alone would choose; None where controls were not asked for."""
+    if not case.choice.controls:
+        return None
+    occurrence = case.occurrence
+    scores = find_neurons(occurrence.model, occurrence.at, token=occurrence.token, method=Weights())
+    return scores.top(case.choice.k)
 
 
 def _reference(case: Case, scorer: Scorer) -> object:
@@ -91,7 +106,7 @@ def sensitivity(
     words: Count = 5,
     scorers: Sequence[Scorer] = (),
     nouns: Nouns = None,
-    draws: Count = 5,
+    draws: Count = 20,
     seed: Seed = 0,
     progress: bool = True,
 ) -> Measurements:
@@ -102,18 +117,19 @@ def sensitivity(
     Args:
         model: the hooked model.
         dataset: samples; see `mmlens.analysis.samples`.
-        methods: how neurons are chosen; `"random"` adds random neurons of the same layers beside each.
+        methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons.
         words: how many words of each.
         scorers: further measures, from local checkpoints: `mmlens.analysis.properties.scorers`.
         nouns: as for `mm.neurons.caption_nouns`.
-        draws: how many sets of random neurons.
+        draws: how many sets of random neurons of either kind.
         seed: of the random neurons.
         progress: show a progress bar.
 
     Returns:
         The share of neurons with the noun among their words, the noun's rank, and the share of words that the caption
-        has and that are true of the picture; one more per scorer.
+        has and that are true of the picture; one more per scorer. Beside random neurons stands what the weights alone give, as
+        `"weights alone"`: the neurons whose rows write the noun the most, whether they are active or not.
 
     Example:
         >>> found = sensitivity(model, [scene], k=5, nouns=["person"], progress=False)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mmlens import InputError
-from mmlens.analysis.properties.measurements import CONTROL, Quantity, Value, control_name
+from mmlens.analysis.properties.measurements import Quantity, Value, control_name, control_of
 from mmlens.properties import Measurements
 
 SIZE = Quantity("size", "cm", control="size of others", baseline="blob")
 OTHERS = Quantity("size of others", "cm", better="lower")
-RANDOM = CONTROL.format(method="best")
+RANDOM = control_of("best")
 
 
 def table() -> Measurements:
@@ -56,6 +56,11 @@ def test_random_neurons_stand_as_the_distribution_of_their_draws() -> None:
     assert (row["random"], row["random_low"], row["random_high"]) == pytest.approx((13.25, 12.3, 14.2))
     assert tuple(frame.loc[("size", RANDOM, 5), ["mean", "low", "high"]]) == pytest.approx((13.25, 12.3, 14.2))
     assert found.interval("size", RANDOM, k=5).count == 8  # each sample and noun once, the mean of its draws
+    assert (row["random_as_high"], row["random_draws"]) == (0, 3)
+    place = found.standing("size", "best", control="random", k=5)
+    assert (place.value, place.draws, place.at_least, place.beyond, place.p) == (15.5, drawn, 0, True, 0.25)
+    with pytest.raises(InputError, match="was not measured for 'matched, like best'"):
+        found.standing("size", "best", k=5)
     with pytest.raises(InputError, match="was not measured for 'random, like blob'"):
         found.draws("size", "blob", k=5)
 

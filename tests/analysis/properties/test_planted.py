@@ -12,16 +12,18 @@ from mmlens import InputError, Neuron
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import NeuronChoice, case_of
 from mmlens.analysis.properties.causal import Causal, caption_likelihood
-from mmlens.analysis.properties.measurements import CONTROL, control_name
+from mmlens.analysis.properties.measurements import KINDS, control_name, control_of
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
+from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Sample
 from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.properties import causal_effect, localisation, neuron_report, sensitivity
 from tests.analysis.conftest import Wrapped
 
-RANDOM = CONTROL.format(method="contribution")
+RANDOM = control_of("contribution")
 
 
 def samples(planted_neuron: Wrapped) -> list[Sample]:
@@ -47,6 +49,7 @@ def test_the_planted_neuron_is_read_and_decides_the_answer(planted_neuron: Wrapp
         ways=("zero", "mean"),
         reference=2,
         batch_size=2,
+        draws=4,
         progress=False,
     )
     assert found.interval("noun among its words", "contribution").mean == 1
@@ -134,8 +137,8 @@ def test_scores_of_a_case_are_those_of_the_state_that_says_the_noun(planted_neur
         direct = find_neurons(planted_neuron.model, batch, token=planted_neuron.truth.word, method=method)
         torch.testing.assert_close(case.scores[method].scores, direct.scores)
         assert case.sets()[method] == direct.top(2)
-        controls = [case.sets()[control_name(method, draw)] for draw in range(5)]
-        assert len(set(controls)) == 5
+        controls = [case.sets()[control_name(method, draw, kind)] for draw in range(20) for kind in KINDS]
+        assert len(set(controls[::2])) == len(set(controls[1::2])) == 20
         for control in controls:
             assert sorted(n.layer for n in control) == sorted(n.layer for n in direct.top(2))
             assert not control & direct.top(2)
@@ -157,6 +160,49 @@ class Common:
             return torch.tensor([float(np.asarray(each).mean()) for each in references])
         pairs = zip(references, texts, strict=True)
         return torch.tensor([float(len(set(one.split()) & set(two.split()))) for one, two in pairs])
+
+
+def test_the_effect_holds_against_matched_neurons_and_the_words_do_not_against_the_weights(
+    planted_neuron: Wrapped, planted_patch: Wrapped
+) -> None:
+    """One neuron decides in one model; in the other a head does, and no neuron is more than the controls are."""
+    for wrapped, planted in ((planted_neuron, True), (planted_patch, False)):
+        word = wrapped.truth.word
+        data = [Sample((wrapped.planted.image(seed=seed),), wrapped.planted.prompt, word) for seed in range(3)]
+        settings = CaptionSettings([word], max_new_tokens=1)
+        measures = [Sensitivity(), Causal(("zero",), (1,))]
+        found = run(
+            wrapped.model,
+            data,
+            measures,
+            NeuronChoice.of(("contribution", "random"), 1),
+            settings=settings,
+            progress=False,
+        )
+        place = found.standing("log odds of the noun, zeroed", "contribution")
+        assert (
+            place.draws.count
+            == found.standing("noun among its words", "contribution", control="random").draws.count
+            == 14
+        )
+        difference = found.difference(
+            "log odds of the noun, zeroed", "contribution", minus="matched, like contribution"
+        )
+        if planted:
+            assert place.at_least == 14  # an effect is a fall: every draw is higher
+            assert difference.high < -1
+        else:
+            assert abs(difference.mean) < 0.05
+        # what the neurons write, those that write it the most write as well
+        words = found.difference("noun among its words", "contribution", minus="weights alone")
+        assert words.mean <= 0
+        rank = found.difference("rank of the noun", "contribution", minus="weights alone")
+        assert rank.mean >= 0
+        frame = found.to_frame().set_index(["quantity", "method"])
+        row = frame.loc[("noun among its words", "contribution")]
+        assert (row["baseline"], row["minus_baseline"]) == ("weights alone", words.mean)
+        assert row["matched_draws"] == row["random_draws"] == 14
+        assert ("noun among its words", "weights alone") in frame.index
 
 
 def test_scorers_get_the_words_with_the_picture_or_the_true_caption(planted_neuron: Wrapped) -> None:
