@@ -32,6 +32,11 @@ _SAID_HERE = {
         "generated behind the prompt, for run_with_cache",
     ),
     **dict.fromkeys(
+        ("contrast", "guidance_scale", "negative_prompt_ids", "prompt_lookup_num_tokens", "assistant_model"),
+        "a forward pass writes nothing; model.generate(batch, ...) takes it (trace_generation takes contrast= and "
+        "guidance_scale=), and model.run_with_cache(model.extend(batch, tokens)) has the states of what was written",
+    ),
+    **dict.fromkeys(
         ("image", "images", "text", "prompt", "videos"),
         "model.prepare(text, images=...) makes a batch of them, and a run takes the batch",
     ),

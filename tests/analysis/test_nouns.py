@@ -30,7 +30,8 @@ def spoken(text: str) -> tuple[HookedMultimodal, GenerationTrace]:
     """A stand-in for a model that generated a text."""
     tokenizer = pieces_tokenizer()
     ids = torch.tensor([tokenizer.encode(text)])
-    trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, torch.zeros(1, ids.shape[1], 1), [[]], [text])
+    logits = torch.zeros(1, ids.shape[1], 1)
+    trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, logits, logits, [[]], [text])
     return Mock(spec=HookedMultimodal, tokenizer=tokenizer), trace
 
 

@@ -157,7 +157,8 @@ def test_a_blank_in_front_is_found_not_asked_for(open_layout) -> None:
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_words_of_a_caption_are_whole_words_with_all_their_tokens(caption: str, subword) -> None:
     ids = torch.tensor([subword.tokenizer.encode(caption, add_special_tokens=False)])
-    trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, torch.zeros(1, ids.shape[1], 1), [[]], [caption])
+    logits = torch.zeros(1, ids.shape[1], 1)
+    trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, logits, logits, [[]], [caption])
     words = caption_words(subword, trace)
     assert any(len(word.tokens) > 1 for word in words)
     for word in words:

@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.contrast.methods import ContrastChoice
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.runs import Intervention
 
 
 def answers(
-    model: HookedMultimodal, batch: MultimodalBatch, interventions: Sequence[Intervention], *, max_new_tokens: int
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    interventions: Sequence[Intervention],
+    *,
+    max_new_tokens: int,
+    contrast: ContrastChoice = None,
 ) -> list[str]:
     """What a model answers with interventions in force, one text per sample."""
     with model.intervene(*interventions):
-        return model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens).text
+        return model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens, contrast=contrast).text

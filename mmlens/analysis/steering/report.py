@@ -17,6 +17,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.interventions.steering import ProjectOut, Steer
+from mmlens.models.contrast.methods import ContrastChoice
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 from mmlens.models.runs import Intervention
@@ -41,6 +42,7 @@ def steering_report(
     seeds: Distinct[Seed] = (0,),
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
+    contrast: ContrastChoice = None,
     batch_size: Count = 16,
     checkpoint: PathLike | None = None,
     progress: bool = True,
@@ -64,6 +66,7 @@ def steering_report(
         seeds: of the random ones.
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
+        contrast: contrastive decoding of every answer, as for `model.generate`; interventions act on the prompt's own run.
         batch_size: prompts at a time.
         checkpoint: a file that keeps the answers; the same call goes on from it.
         progress: show a progress bar per set.
@@ -110,7 +113,7 @@ def steering_report(
             interventions_of_the_report=arms,
             score=score,
             words=words,
-            settings=[list(sets), list(controls), list(seeds), max_new_tokens, batch_size],
+            settings=[list(sets), list(controls), list(seeds), max_new_tokens, batch_size, contrast],
         ),
     )
     total = sum(map(len, data.values()))
@@ -123,7 +126,7 @@ def steering_report(
         """The answers to every batch, and how many positions were changed."""
 
         def work(chunk: DataChunk) -> tuple[list[str], int]:
-            texts = answers(model, chunk.batch, arm, max_new_tokens=max_new_tokens)
+            texts = answers(model, chunk.batch, arm, max_new_tokens=max_new_tokens, contrast=contrast)
             return texts, sum(counter.touched.tokens for counter in _counting(arm))
 
         for _, found in shared_chunks(

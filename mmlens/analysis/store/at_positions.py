@@ -7,13 +7,14 @@ from typing import Any, Literal
 import torch
 
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.store.rules import CollectedBatch, picked
+from mmlens.analysis.store.rules import CollectedBatch, contrasted, picked
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule as PositionRule
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.row_reader import RowReader
+from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.hooked import HookedMultimodal
 
 #: Which of the generated steps are meant.
@@ -27,13 +28,16 @@ class AtGenerated:
     Attributes:
         which: every step, or the mean of all.
         max_new_tokens: of the generation.
+        contrast: contrastive decoding of it; None for none.
     """
 
     which: Generated
     max_new_tokens: int
+    contrast: ContrastMethod | None = None
 
     def __str__(self) -> str:
-        return "every generated token" if self.which == "generated" else "the mean over the generated tokens"
+        what = "every generated token" if self.which == "generated" else "the mean over the generated tokens"
+        return what + contrasted(self.contrast)
 
     def check(self, model: HookedMultimodal, nodes: Selection) -> None:
         """Nothing beyond what generation checks itself."""
@@ -42,7 +46,7 @@ class AtGenerated:
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
     ) -> CollectedBatch:
         """Generate, and keep the states of the tokens before the end token."""
-        trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
+        trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens, contrast=self.contrast)
         ends = [
             int(row[n - 1]) in model.stop_tokens for row, n in zip(trace.tokens, trace.lengths.tolist(), strict=True)
         ]

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.store.rules import CollectedBatch, picked
+from mmlens.analysis.store.rules import CollectedBatch, contrasted, picked
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -27,16 +28,25 @@ class AtWord:
         word_token: which token of the (last, or first) word.
         in_truth: keep only samples whose true caption has the word as well.
         max_new_tokens: of the generation.
+        contrast: contrastive decoding of it; None for none.
     """
 
     words: tuple[tuple[str, ...], ...]
     word_token: WordToken
     in_truth: bool
     max_new_tokens: int
+    contrast: ContrastMethod | None = None
 
     @classmethod
     @checked
-    def of(cls, token: str | Sequence[str], word_token: WordToken, in_truth: bool, max_new_tokens: int) -> "AtWord":
+    def of(
+        cls,
+        token: str | Sequence[str],
+        word_token: WordToken,
+        in_truth: bool,
+        max_new_tokens: int,
+        contrast: ContrastChoice = None,
+    ) -> "AtWord":
         """The rule for a word or several.
 
         Raises:
@@ -53,12 +63,13 @@ class AtWord:
             word_token,
             in_truth,
             max_new_tokens,
+            cast("ContrastMethod | None", contrast),
         )
 
     def __str__(self) -> str:
         words = ", ".join(" ".join(word) for word in self.words)
         truth = ", true captions have it too" if self.in_truth else ""
-        return f"the {self.word_token} token of the first of: {words}{truth}"
+        return f"the {self.word_token} token of the first of: {words}{truth}{contrasted(self.contrast)}"
 
     def check(self, model: HookedMultimodal, nodes: Selection) -> None:
         """Nothing beyond what generation checks itself."""
@@ -77,7 +88,7 @@ class AtWord:
                 f"in_truth=True needs true captions, but the samples {', '.join(unknown[:4])} have none; give "
                 "Sample(caption=...), or mappings with 'caption'."
             )
-        trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens)
+        trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens, contrast=self.contrast)
         matches = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
         rows = [(number, step) for number, (_, step) in enumerate(matches) if step is not None]
         return CollectedBatch(

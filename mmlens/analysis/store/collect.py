@@ -10,7 +10,7 @@ Departs: words are matched as words, and only in what was generated. The publish
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -29,6 +29,7 @@ from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.processes import Process, this_process
 from mmlens.core.rules import GENERATED, Positions, as_rule
 from mmlens.hooks.nodes import Points, Selection
+from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -45,6 +46,7 @@ def collect(
     in_truth: bool = False,
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
+    contrast: ContrastChoice = None,
     into: PathLike | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] = "float16",
     batch_size: Count = 8,
@@ -80,6 +82,7 @@ def collect(
         in_truth: keep a sample only if its true caption has the word as well.
         prompt: asked where a sample brings none; `"describe the image"` by default.
         max_new_tokens: upper bound on the generated tokens.
+        contrast: contrastive decoding of what is generated, as for `model.generate`; states are those of the sample's own run.
         into: folder of the store; None keeps it in memory.
         dtype: in which states are kept.
         batch_size: samples at a time.
@@ -100,7 +103,7 @@ def collect(
         >>> store.at().tokens, store.at().captions
         (('person',), ('a small person in orange on sand',))
     """
-    rule = _rule(token, positions, word_token, in_truth, max_new_tokens)
+    rule = _rule(token, positions, word_token, in_truth, max_new_tokens, cast("ContrastMethod | None", contrast))
     nodes = model.graph.select(at)
     _check(model, nodes, rule, dtype, batch_size, save_every)
     question_text = DEFAULT_PROMPT if prompt is None else prompt
@@ -175,6 +178,7 @@ def _rule(
     word_token: WordToken,
     in_truth: bool,
     max_new_tokens: int,
+    contrast: ContrastMethod | None = None,
 ) -> CollectionRule:
     """What is asked for, as a rule.
 
@@ -187,12 +191,17 @@ def _rule(
             "token='dog' keeps the state that predicts the word in the model's caption."
         )
     if token is not None:
-        return AtWord.of(token, word_token, in_truth, max_new_tokens)
+        return AtWord.of(token, word_token, in_truth, max_new_tokens, contrast)
     if in_truth:
         raise InputError("in_truth=True compares a word with true captions; say which word: token=...")
     if positions == "generated_mean" or as_rule(positions) == GENERATED:
         kind: Generated = "generated_mean" if positions == "generated_mean" else "generated"
-        return AtGenerated(kind, max_new_tokens)
+        return AtGenerated(kind, max_new_tokens, contrast)
+    if contrast is not None:
+        raise InputError(
+            f"contrast= changes what is written, and positions={positions!r} are read in a forward pass, which writes nothing; "
+            "collect token=... or positions='generated', or leave contrast out."
+        )
     return AtPositions(as_rule(positions))
 
 

@@ -8,8 +8,10 @@ import torch
 
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -47,6 +49,11 @@ class CollectionRule(Protocol):
         self, model: HookedMultimodal, nodes: Selection, samples: Sequence[Sample], batch: MultimodalBatch
     ) -> CollectedBatch:
         """Run a batch and keep what is asked for."""
+
+
+def contrasted(contrast: ContrastMethod | None) -> str:
+    """Contrastive decoding as a rule's words end with it: with all that decides what comes out, functions by their code."""
+    return "" if contrast is None else f", contrast {contrast.name} {identity_of(contrast, 'contrast')}"
 
 
 def refuse_keys(nodes: Selection) -> None:

@@ -21,7 +21,8 @@ def speaker(*texts: str) -> SimpleNamespace:
     tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     states = torch.arange(longest).float()[None, :, None].expand(len(ids), -1, 1)
     lengths = torch.tensor([len(row) for row in ids])
-    trace = GenerationTrace(tokens, lengths, {"here": states}, torch.zeros(1), [[] for _ in texts], list(texts))
+    logits = torch.zeros(1)
+    trace = GenerationTrace(tokens, lengths, {"here": states}, logits, logits, [[] for _ in texts], list(texts))
     return SimpleNamespace(tokenizer=tokenizer, trace_generation=lambda *_, **__: trace, trace=trace)
 
 

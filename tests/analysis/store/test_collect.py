@@ -1,11 +1,13 @@
 """What is collected is what a loop over bare Hugging Face models finds, one sample at a time."""
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+import mmlens as mm
 from mmlens import lab
 from mmlens.analysis.store.collect import collect, size_estimate
 from mmlens.core.errors import InputError, MMLensError
@@ -173,3 +175,23 @@ def test_the_estimate_bounds_the_size_and_is_exact_where_rows_are_sure(llava: Su
         assert stored == told.bytes
     with pytest.raises(InputError, match="A size can be estimated for a dataset with a length"):
         size_estimate(llava.model, iter(dataset), at=points, positions="generated")
+
+
+def test_contrastive_decoding_is_part_of_the_question(subject: Subject, tmp_path: Any) -> None:
+    contrast = mm.decoding.PAI(alpha=2.0, beta=0.0)
+    store = gather(subject, positions="generated", max_new_tokens=STEPS, contrast=contrast, into=tmp_path / "s")
+    rows = iter(store.at().values)
+    for image, prompt in DATASET:
+        one = subject.model.prepare(prompt, images=image)
+        trace = subject.model.trace_generation(one, names=POINT, max_new_tokens=STEPS, contrast=contrast)
+        length = int(trace.lengths[0]) - (int(trace.tokens[0, trace.lengths[0] - 1]) in subject.model.stop_tokens)
+        for step in range(length):
+            torch.testing.assert_close(next(rows), trace[POINT][0, step], atol=1e-5, rtol=1e-5)
+    assert next(rows, None) is None
+    for other in (None, "pai", mm.decoding.Contrast(partial(mm.corrupt.blur, radius=3.0))):
+        with pytest.raises(MMLensError, match="contrast"):
+            gather(subject, positions="generated", max_new_tokens=STEPS, contrast=other, into=tmp_path / "s")
+    with pytest.raises(
+        InputError, match=r"contrast= changes what is written, and positions='image' are read in a forward"
+    ):
+        gather(subject, positions="image", contrast="pai")
