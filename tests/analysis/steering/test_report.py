@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmlens as mm
 from mmlens import lab
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.steering.controls import StateDraws, token_weights, unembedding_difference, word_direction
@@ -257,3 +258,20 @@ def test_what_does_not_fit_is_refused(known: Known) -> None:
         unembedding_difference(known.model, source="yes", target="no", at="vision.blocks.0.hook_resid_post")
     with pytest.raises(InputError, match="Diversity is that of one or more"):
         diversity([])
+
+
+def test_answers_may_be_contrasted() -> None:
+    """Every answer of the report is that of a contrasted generation; the steering acts on the prompt's own run."""
+    model = mm.lab.load()
+    scene = mm.lab.scene(seed=7)
+    blue = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("blue")], "ln_final.hook_normalized")
+    steer = mm.Steer(blue, 12.0, positions="last")
+    contrast = mm.decoding.PAI(alpha=3.0, beta=0.0)
+    sample = mm.Sample((scene.image,), "what color is the moon")
+    report = mm.steering.steering_report(
+        model, steer, [sample], controls=["isotropic"], max_new_tokens=1, contrast=contrast, progress=False
+    )
+    case = next(case for case in report.cases if case.intervention == "steered")
+    assert case.before == model.answer(scene.image, sample.prompt, max_new_tokens=1, contrast=contrast)
+    with model.intervene(steer):
+        assert case.after == model.answer(scene.image, sample.prompt, max_new_tokens=1, contrast=contrast)
