@@ -10,6 +10,9 @@ def off_by_rounding(dtype: torch.dtype) -> float:
     """The share of a stream's length by which a sum of what was written to it may be off; more is no rounding.
 
     Args:
-        dtype: of the stream. In half precision every branch is rounded once more when it is added.
+        dtype: of the stream. In half precision every branch is rounded once more when it is added; under `torch.autocast`
+            branches are half precision, whatever the stream is.
     """
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return _HALF_SHARE
     return _SHARE.get(dtype, _HALF_SHARE)

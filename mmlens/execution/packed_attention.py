@@ -183,7 +183,7 @@ def attend(
     scale, cap = attention.options.get("scaling"), attention.options.get("softcap")
     if group.fused and cap is None:
         mixture = _fused(group, attention, q.view(heads, count, slots, d_head), own_k, own_v, scale)
-        out[group.taken] = mixture if group.full else mixture[group.slot]
+        out[group.taken] = (mixture if group.full else mixture[group.slot]).to(out.dtype)
         return
     # queries of the heads that share a key lie behind each other: [kv_head cell (head slot) d_head]
     q = q.reshape(n_kv, many, count, slots, d_head).transpose(1, 2).reshape(n_kv, count, many * slots, d_head)
@@ -205,7 +205,8 @@ def attend(
         flat = weights.view(n_kv, count * many * slots, -1)[..., : group.first]
         mixture += torch.matmul(flat, attention.value[group.sample, :, : group.first]).view(mixture.shape)
     mixture = mixture.view(n_kv, count, many, slots, wide).permute(1, 3, 0, 2, 4).reshape(count * slots, heads, wide)
-    out[group.taken] = mixture if group.full else mixture[group.slot]
+    # under autocast products come in another type than what they are written into
+    out[group.taken] = (mixture if group.full else mixture[group.slot]).to(out.dtype)
 
 
 def _fused(
@@ -276,7 +277,7 @@ def attend_by_steps(
 
     def whole(clean: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         rows_of_sample = clean[sample].clone()
-        rows_of_sample[:, keys.rows.to(rows_of_sample.device)] = new[:, keys.start : keys.stop]
+        rows_of_sample[:, keys.rows.to(rows_of_sample.device)] = new[:, keys.start : keys.stop].to(clean.dtype)
         return rows_of_sample.repeat_interleave(many, 0)
 
     q, k, v = query[:, queries.start : queries.stop], whole(attention.key, key), whole(attention.value, value)
