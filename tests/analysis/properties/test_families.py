@@ -39,7 +39,7 @@ def samples(subject: Subject, count: int = 3) -> list[Sample]:
 def report(subject: Subject, data: Any, **more: Any) -> Measurements:
     options: dict[str, Any] = {
         "methods": ("contribution", "random"), "k": 3, "nouns": WORDS, "per_sample": 1, "max_new_tokens": 4,
-        "reference": 2, "batch_size": 2, "progress": False,
+        "reference": 2, "batch_size": 2, "draws": 3, "progress": False,
     }  # fmt: skip
     return neuron_report(subject.model, data, **{**options, **more})
 

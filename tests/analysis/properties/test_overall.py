@@ -109,7 +109,7 @@ def log_odds(model: mm.HookedMultimodal, batch: Any, token: int, zeroed: list[mm
 
 def test_pictures_and_writings_of_the_lab_share_neurons(model: mm.HookedMultimodal) -> None:
     scenes = mm.lab.scenes(3, seed=3)
-    found = mm.properties.cross_modality(model, scenes, k=20, nouns=mm.lab.NOUNS, progress=False)
+    found = mm.properties.cross_modality(model, scenes, k=20, nouns=mm.lab.NOUNS, draws=3, progress=False)
     assert found.interval("shared with the writing", "contribution").mean > 0.5
     assert (
         found.difference(

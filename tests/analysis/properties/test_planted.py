@@ -180,16 +180,13 @@ def test_the_effect_holds_against_matched_neurons_and_the_words_do_not_against_t
             progress=False,
         )
         place = found.standing("log odds of the noun, zeroed", "contribution")
-        assert (
-            place.draws.count
-            == found.standing("noun among its words", "contribution", control="random").draws.count
-            == 14
-        )
+        assert place.draws.count == 10  # among so many of the next in size
+        assert found.standing("noun among its words", "contribution", control="random").draws.count == 15
         difference = found.difference(
             "log odds of the noun, zeroed", "contribution", minus="matched, like contribution"
         )
         if planted:
-            assert place.at_least == 14  # an effect is a fall: every draw is higher
+            assert place.at_least == 10  # an effect is a fall: every draw is higher
             assert difference.high < -1
         else:
             assert abs(difference.mean) < 0.05
@@ -201,7 +198,7 @@ def test_the_effect_holds_against_matched_neurons_and_the_words_do_not_against_t
         frame = found.to_frame().set_index(["quantity", "method"])
         row = frame.loc[("noun among its words", "contribution")]
         assert (row["baseline"], row["minus_baseline"]) == ("weights alone", words.mean)
-        assert row["matched_draws"] == row["random_draws"] == 14
+        assert (row["matched_draws"], row["random_draws"]) == (10, 15)
         assert ("noun among its words", "weights alone") in frame.index
 
 

@@ -512,6 +512,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "Unit.at.hook": lambda w: "blocks.1.mlp.hook_post",
     "Measurements.draws.quantity": lambda w: w.measured.quantities[0].name,
     "Measurements.draws.method": lambda w: "contribution",
+    "Measurements.standing.quantity": lambda w: w.measured.quantities[0].name,
+    "Measurements.standing.method": lambda w: "contribution",
     "Measurements.load.path": lambda w: w.saved(w.measured),
     "edits.Edit.retaught.rows": lambda w: ["L2.u9"],
     "edits.Edit.load.path": lambda w: w.saved(w.edit),
