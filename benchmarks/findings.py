@@ -63,7 +63,7 @@ def curves(
 def controls(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int) -> mm.properties.Measurements:
     """What the words and the effect of a noun's neurons are beside each control, on scenes that nothing was chosen on."""
     measures = [Sensitivity(), Causal(("zero",), (k,))]
-    choice = NeuronChoice.of(METHODS, k, seed)
+    choice = NeuronChoice.of(("contribution", "random"), k, seed)
     settings = CaptionSettings(mm.lab.NOUNS, per_sample=1)
     return run(model, mm.lab.scenes(scenes, seed=seed), measures, choice, settings=settings)
 

@@ -17,7 +17,7 @@ import torch
 
 import mmlens as mm
 from benchmarks.steering_choice import Chosen, Means, became, choose
-from benchmarks.steering_tasks import TASKS, Layer, Task, taught, test, validation
+from benchmarks.steering_tasks import TASKS, Layer, Task, answered, taught, test, validation
 from mmlens.analysis.steering.methods.effect import EffectSelection
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.core.files import whole_file
@@ -34,6 +34,8 @@ _DOSE = [
     "p_words",
     "verdict",
 ]
+#: Tasks whose answers are one word of a pair.
+ANSWERS = ("yes to no", "one to three", "white to black")
 _RESEMBLING = ("man", "woman", "person")
 
 
@@ -155,6 +157,53 @@ def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, sc
     )
 
 
+def words_or_more(
+    model: mm.HookedMultimodal, task: Task, layers: list[int], *, scenes: int, each: int
+) -> mm.steering.DoseCurve:
+    """The coarse vector over strengths beside its controls, on test scenes; nothing is chosen.
+
+    Vectors are from so many answers of each word, of scenes of the training stream.
+    """
+    points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
+    store = mm.collect(
+        model,
+        answered(task, each),
+        at=points,
+        positions="generated",
+        max_new_tokens=1,
+        dtype="float32",
+        batch_size=24,
+        progress=False,
+    )
+    states = {point: store.at(point) for point in points}
+    vectors = [
+        mm.steering_vector(some.with_token(task.sources), some.with_token(task.targets)) for some in states.values()
+    ]
+    return mm.steering.dose_curve(
+        model,
+        test(task, scenes)["to change"],
+        vectors,
+        alphas=[0.5, 1.0, 2.0],
+        metric=mm.metrics.accuracy(task.targets[0]),
+        batch_size=24,
+        progress=False,
+    )
+
+
+def dose_table(curve: mm.steering.DoseCurve) -> str:
+    """A Markdown table of a curve: means with the vector and each control, the difference from the words, the verdict."""
+    lines = [
+        "| layer | alpha | without | vector | words | covariance | isotropic | vector minus words | p | verdict |",
+        "|" + " --- |" * 10,
+    ]
+    for row in curve.to_frame().to_dict("records"):
+        beyond = curve.beyond_control(row["point"], row["alpha"], control="words")
+        cells = [row["point"].split(".")[1], f"{row['alpha']:g}"]
+        cells += [f"{row[name]:.3f}" for name in ("without", "vector", "words", "covariance", "isotropic")]
+        lines.append("| " + " | ".join([*cells, str(beyond), f"{row['p_words']:.2g}", row["verdict"]]) + " |")
+    return "\n".join(lines)
+
+
 def facts_kept(report: mm.steering.SteeringReport, name: str) -> str:
     """Debiasing: share of captions in which all but the person's noun is as before."""
 
@@ -177,11 +226,21 @@ def main() -> None:
     parser.add_argument(
         "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
     )
+    parser.add_argument(
+        "--part", choices=["words"], help="the coarse vectors beside their controls, over strengths, alone"
+    )
+    parser.add_argument("--each", type=int, default=100, help="answers of each word that these vectors are from")
     parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     model = mm.lab.load()
+    if options.part == "words":
+        for task in TASKS:
+            if task.name in (options.task or ANSWERS):
+                curve = words_or_more(model, task, options.layers, scenes=options.scenes, each=options.each)
+                print(f"\n## {task.name}: {len(curve.baseline)} test scenes\n\n{dose_table(curve)}", flush=True)
+        return
     layers = taught(model, options.layers, options.out)
     for task in TASKS:
         if options.task and task.name not in options.task:

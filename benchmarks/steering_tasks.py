@@ -124,6 +124,21 @@ def test(task: Task, count: int) -> dict[str, list[mm.Sample]]:
     return _sets(task, _TEST, count, max(2, count // 4))
 
 
+def answered(task: Task, each: int) -> list[mm.Sample]:
+    """Questions of the training stream whose answers are words of a task, so many of each."""
+    seen: Counter[str] = Counter()
+    asked = []
+    wanted = (*task.sources, *task.targets)
+    for scene in mm.lab.scenes(60 * each, seed=_TAUGHT[1], split="train"):
+        for question in scene.questions:
+            if question.answer in wanted and seen[question.answer] < each:
+                seen[question.answer] += 1
+                asked.append(sample(scene, question))
+        if all(seen[word] == each for word in wanted):
+            break
+    return asked
+
+
 def _sets(task: Task, stream: tuple[str, int], count: int, each: int) -> dict[str, list[mm.Sample]]:
     split, seed = stream
     scenes = mm.lab.scenes(40 * count, seed=seed, split=split)  # type: ignore[arg-type]

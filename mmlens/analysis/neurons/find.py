@@ -56,7 +56,8 @@ def find_neurons(
             dataset of pictures, which is read batch by batch.
         token: the word, exactly as the tokenizer writes it, or a token's id.
         method: a name (`"contribution"`, `"direct_effect"`, `"gradient_x_activation"`, `"integrated_gradients"`, `"activation"`,
-            or the controls `"weights"` and `"random"`), or settings: `mm.neurons.IntegratedGradients(steps=50)`. docs/methods.md lists them.
+            or the controls `"weights"` and `"random"`), or settings: `mm.neurons.IntegratedGradients(steps=50)`. docs/methods.md
+            lists them.
         part: whose neurons: `"language"`, or `"vision"` and `"projector"` through the gradient methods.
         stack: which blocks of the part, where it has several lists of them.
         keep: also keep each sample's own top so many, as `NeuronScores.samples`.
