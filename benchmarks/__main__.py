@@ -1,24 +1,26 @@
 """`python -m benchmarks`: one table of how fast mmlens is, beside the limit and its peers."""
 
 import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeAlias
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from tqdm.auto import tqdm
 
 from benchmarks.agreement import DisagreementError
 from benchmarks.collecting import collecting, collecting_memory
 from benchmarks.decomposing import decomposing
+from benchmarks.kept_rows import KeptRows, OtherSettingsError
 from benchmarks.models import Subject, lab_model, random_llava
 from benchmarks.patching import patching
 from benchmarks.points import points
+from benchmarks.real_size import real_size
 from benchmarks.running import TASKS, running
 from benchmarks.scoring import memory, scoring
 from benchmarks.starting import lab, starting
@@ -27,6 +29,8 @@ from benchmarks.table import Row, as_table, machine
 
 _MODELS = ("llava", "lab", "gpu")
 _NAMES = (*TASKS, "neurons", "patching", "points", "steering", "collect", "concepts", "lab", "start")
+#: A benchmark's name, and what runs it.
+Benchmark: TypeAlias = tuple[str, Callable[[], Iterable[list[Row]]]]
 _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -47,79 +51,107 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--clock", choices=_CLOCKS, default="wall", help="cpu: do not count what other programs take; needs --threads 1"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too, as they come")
+    parser.add_argument("--resume", action="store_true", help="leave out the benchmarks that --json FILE has whole")
+    parser.add_argument("--real", action="store_true", help="only verbs on a LLaVA-1.5 of the real width (3.4 GB)")
+    parser.add_argument("--layers", type=int, default=2, help="of the language model, for --real (default 2 of 32)")
+    parser.add_argument("--width", type=int, default=4096, help="of the language model, for --real (default 4096)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights, for --real"
+    )
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
     if options.clock == "cpu" and options.threads != 1:
         parser.error("--clock cpu adds the times of all threads, waiting ones among them; use it with --threads 1")
+    if options.resume and options.json is None:
+        parser.error("--resume goes on with --json FILE; name the file")
     if options.threads:
         torch.set_num_threads(options.threads)
-    chosen = options.only or _NAMES
-    rows: list[Row] = []
+    kept = KeptRows({"machine": machine(load=False), "repeats": options.repeats, "clock": options.clock}, options.json)
     try:
-        for found in tqdm(
-            _benchmarks(chosen, options.model or _MODELS, options.repeats, _CLOCKS[options.clock]),
-            unit="benchmark",
-            disable=not sys.stderr.isatty(),
-        ):
-            rows += found
+        if options.resume:
+            kept.resume()
+    except OtherSettingsError as error:
+        parser.error(str(error))
+    if options.real:
+        dtype = getattr(torch, options.dtype)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sizes = {"layers": options.layers, "width": options.width, "dtype": dtype, "device": device}
+        benchmarks = iter([(f"real size {tuple(map(str, sizes.values()))}", partial(real_size, **sizes))])
+    else:
+        models = options.model or _MODELS
+        benchmarks = _benchmarks(options.only or _NAMES, models, options.repeats, _CLOCKS[options.clock])
+    print(machine())
+    print(f"{options.repeats} rounds, {options.clock} clock, contenders in turns; ratios are medians over rounds\n")
+    any_rows = False
+    try:
+        for name, run in benchmarks:
+            known = name in kept.finished
+            for rows in [kept.rows.get(name, [])] if known else run():
+                if not known:
+                    kept.add(name, rows)
+                if rows:
+                    print(as_table(rows, header=not any_rows), flush=True)
+                    any_rows = True
+            if not known:
+                kept.finish(name)
     except DisagreementError as error:
         print(f"The answers disagree, so no speed is compared. {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; the table holds what was finished.", file=sys.stderr)
-    print(machine())
-    print(f"{options.repeats} rounds, {options.clock} clock, contenders in turns; ratios are medians over rounds\n")
-    print(as_table(rows))
-    if options.json:
-        result = {
-            "machine": machine(),
-            "repeats": options.repeats,
-            "clock": options.clock,
-            "rows": [row.as_json() for row in rows],
-        }
-        options.json.write_text(json.dumps(result, indent=2))
+        print("Interrupted; the rows above are what was finished.", file=sys.stderr)
     return 0
 
 
 def _benchmarks(
     chosen: Sequence[str], models: Sequence[str], repeats: int, clock: Callable[[], float]
-) -> Iterator[list[Row]]:
+) -> Iterator[Benchmark]:
+    """The benchmarks that were chosen; a model is made when the first of its benchmarks runs."""
     tasks = [task for task in TASKS if task in chosen]
-    subjects: list[Subject | None] = []
-    on_models = bool(tasks) or "neurons" in chosen
-    if "llava" in models and (on_models or {"points", "patching", "steering"} & set(chosen)):
-        llava = random_llava()
-        subjects.append(llava)
+    llava, lab_subject, on_gpu = cache(random_llava), cache(lab_model), cache(partial(random_llava, "cuda"))
+    if "llava" in models:
         if "points" in chosen:
-            yield points(llava, repeats=repeats)
+            yield "points", lambda: [points(llava(), repeats=repeats)]
         if "patching" in chosen:
-            yield patching(llava, repeats=min(repeats, 5), clock=clock)
+            yield "patching", lambda: patching(llava(), repeats=min(repeats, 5), clock=clock)
         if "steering" in chosen:
-            yield steered(llava, repeats=min(repeats, 20), clock=clock)
-    if on_models and "lab" in models:
-        subjects.append(lab_model())
-    if on_models and "gpu" in models:
-        if torch.cuda.is_available():
-            subjects.append(random_llava("cuda"))
-        else:
-            yield [Row("everything again on a GPU", "all", note="skipped: no CUDA device")]
-    for subject in filter(None, subjects):
-        yield from running(subject, tasks, repeats=repeats, clock=clock)
-        if "neurons" in chosen:
-            yield scoring(subject, repeats=repeats, clock=clock)
+            yield "steering", lambda: [steered(llava(), repeats=min(repeats, 20), clock=clock)]
+    subjects: dict[str, Callable[[], Subject | None]] = {"llava": llava, "lab": lab_subject, "gpu": on_gpu}
+    if (tasks or "neurons" in chosen) and "gpu" in models and not torch.cuda.is_available():
+        del subjects["gpu"]
+        yield "gpu", lambda: [[Row("everything again on a GPU", "all", note="skipped: no CUDA device")]]
+    for name, make in subjects.items():
+        if name in models:
+            for task in tasks:
+                yield f"{task}, {name}", partial(_running, make, task, repeats, clock)
+            if "neurons" in chosen:
+                yield f"neurons, {name}", partial(_scoring, make, repeats, clock)
     if "neurons" in chosen:
-        yield memory()
+        yield "memory of neurons", lambda: [memory()]
     if "collect" in chosen:
-        yield list(collecting(repeats=min(repeats, 5), clock=clock))
-        yield list(collecting_memory())
+        yield "collect", lambda: ([row] for row in collecting(repeats=min(repeats, 5), clock=clock))
+        yield "memory of collecting", lambda: ([row] for row in collecting_memory())
     if "concepts" in chosen:
-        yield from decomposing(clock=clock)
+        yield "concepts", lambda: decomposing(clock=clock)
     if "lab" in chosen:
-        yield lab(repeats=min(repeats, 10))
+        yield "lab", lambda: [lab(repeats=min(repeats, 10))]
     if "start" in chosen:
-        yield starting(repeats=min(repeats, 10))
+        yield "start", lambda: [starting(repeats=min(repeats, 10))]
+
+
+def _running(
+    make: Callable[[], Subject | None], task: str, repeats: int, clock: Callable[[], float]
+) -> Iterator[list[Row]]:
+    subject = make()
+    if subject is not None:
+        yield from running(subject, [task], repeats=repeats, clock=clock)
+
+
+def _scoring(make: Callable[[], Subject | None], repeats: int, clock: Callable[[], float]) -> Iterator[list[Row]]:
+    subject = make()
+    if subject is not None:
+        yield scoring(subject, repeats=repeats, clock=clock)
 
 
 if __name__ == "__main__":

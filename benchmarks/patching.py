@@ -6,7 +6,7 @@ in operations, at the rate of one large matrix product that is timed in the same
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,8 +94,8 @@ def sweeps(subject: Subject, *, positions: int = 16, heads: int = 4) -> list[Swe
     ]
 
 
-def patching(subject: Subject, *, repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[Row]:
-    """Rows of the standard sweeps.
+def patching(subject: Subject, *, repeats: int, clock: Callable[[], float] = time.perf_counter) -> Iterator[list[Row]]:
+    """Rows of the standard sweeps, each sweep's as soon as they are measured.
 
     Args:
         subject: the model.
@@ -106,7 +106,8 @@ def patching(subject: Subject, *, repeats: int, clock: Callable[[], float] = tim
         DisagreementError: if a cell's logits differ from those of the plain loop, or if the comparison could not see it.
     """
     others = loops(subject)
-    return [row for sweep in sweeps(subject) for row in _measured(subject, sweep, others, repeats, clock)]
+    for sweep in sweeps(subject):
+        yield _measured(subject, sweep, others, repeats, clock)
 
 
 def _measured(

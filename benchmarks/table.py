@@ -64,15 +64,21 @@ HEADER = ["benchmark", "who", "median ms", "ratio [quartiles]", "target", "met",
 _NUMBERS = (2, 3, 4, 6)
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """An aligned Markdown table; a benchmark's name stands on its first row only."""
+def as_table(rows: Sequence[Row], *, header: bool = True) -> str:
+    """An aligned Markdown table; a benchmark's name stands on its first row only.
+
+    Args:
+        rows: in order.
+        header: begin with the names of the columns; without, the rows go on with a table that has them.
+    """
     lines = [HEADER]
     before = None
     for row in rows:
         cells = row.cells
         lines.append(["" if row.benchmark == before else cells[0], *cells[1:]])
         before = row.benchmark
-    return as_columns(lines, right=_NUMBERS)
+    table = as_columns(lines, right=_NUMBERS)
+    return table if header else table.split("\n", 2)[2]
 
 
 def as_columns(lines: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -87,12 +93,12 @@ def as_columns(lines: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> 
     return "\n".join([text(lines[0]), text(rule), *map(text, lines[1:])])
 
 
-def machine() -> str:
-    """One line: processor, cores, how busy they are, versions, threads, device."""
+def machine(*, load: bool = True) -> str:
+    """One line: processor, cores, how busy they are (if wanted), versions, threads, device."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    busy = f" (load {os.getloadavg()[0]:.1f})" if load and hasattr(os, "getloadavg") else ""
     return (
-        f"{_processor()}, {os.cpu_count()} cores (load {load}), {device}; Python {platform.python_version()}, "
+        f"{_processor()}, {os.cpu_count()} cores{busy}, {device}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
 
