@@ -13,7 +13,7 @@ from mmlens.inputs.plain_text import picture_tokens
 
 
 def without_pictures(family: Family, config: Config, batch: MultimodalBatch) -> MultimodalBatch:
-    """The batch with the tokens of its pictures, and those around them, cut out; padded on the left.
+    """The batch with the tokens of its pictures, and those around them, cut out; padded where the family wants it.
 
     Raises:
         InputError: if there is no picture, or text that stands in other places than among the prompt's tokens.
@@ -32,7 +32,12 @@ def without_pictures(family: Family, config: Config, batch: MultimodalBatch) -> 
     length = int(kept.sum(1).max())
     if not length or not kept.any(1).all():
         raise InputError("A prompt would be empty without its picture; ask something.")
-    order = kept.long().argsort(dim=1, stable=True)[:, -length:]  # what is cut goes to the front, where padding stands
+    if family.left_padding is None:
+        order = kept.long().argsort(dim=1, stable=True)[
+            :, -length:
+        ]  # what is cut goes to the front, where padding stands
+    else:
+        order = (~kept).long().argsort(dim=1, stable=True)[:, :length]
     mask = kept.gather(1, order)
     pad = _pad(batch.tokenizer, config)
     inputs = {"input_ids": ids.gather(1, order).masked_fill(~mask, pad), "attention_mask": mask.to(torch.long)}

@@ -7,6 +7,7 @@ in force acts in the conditional passes alone, unless it was put in force for al
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -73,8 +74,6 @@ class Decoding:
         self._draft_next = False
         self._stack: ExitStack | None = None
         self._inside = 0
-        # positions that a model keeps from one pass to the next are those of a branch
-        self._stateful = [module for module in model.base.modules() if "rope_deltas" in vars(module)]
         self._states: dict[Branch, list[Any]] = {}
         self._refuse()
         if self.guided:
@@ -248,6 +247,11 @@ class Decoding:
                     yield
             finally:
                 self._inside -= 1
+
+    @cached_property
+    def _stateful(self) -> list[Any]:
+        """Modules that keep something of the positions from one pass to the next; it is that of a branch."""
+        return [module for module in self.model.base.modules() if "rope_deltas" in vars(module)]
 
     @contextmanager
     def _own_state(self, name: Branch) -> Iterator[None]:

@@ -16,11 +16,15 @@ from PIL import Image
 import mmlens as mm
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.text_only import without_pictures
 from mmlens.models.contrast.methods import CONTRAST_METHODS, ContrastMethod
+from mmlens.models.decoding import generator_of
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
+from tests.families import FAMILIES
 from tests.generating import FREE, NEW, text_logits
 from tests.interventions.passes import never_entered
+from tests.tiny import picture
 
 AT = "blocks.1.hook_resid_post"
 PREFIX = "describe the small blue"
@@ -344,7 +348,10 @@ def test_what_is_refused(subject: Subject) -> None:
         (raw, "icd", {}, r"contrast='icd' writes the prompt anew, and this batch was made from tensors"),
         (model.extend(batch, torch.full((2, 1), 12)), "icd", {}, "these prompts do not give the batch's tokens again"),
         (batch, mm.decoding.Contrast(lambda model, batch: None), {}, "must be .* as many samples .* 2; found NoneType"),
-        (batch, mm.decoding.Contrast(subject.batches["right"]), {}, "against= is padded on the right"),
+        (batch, mm.decoding.Contrast(batch), {}, "would contrast the batch with itself, which changes nothing"),
+        (mm.corrupt.noise(model, batch), "vcd", {}, r"contrast='vcd' makes .* corrupted behind them, by noise"),
+        (mm.corrupt.noise(model, batch), "icd", {}, r"contrast='icd' makes .* corrupted behind them, by noise"),
+        (batch, mm.decoding.Contrast(subject.batches["right"]), {}, "are padded on the right"),
         *((blind, name, {}, r"has none|has no picture") for name in ("vcd", "pai") if blind is not None),
     ]
     for inputs, contrast, options, message in cases:
@@ -385,3 +392,41 @@ def test_text_that_a_prompt_begins_with_is_the_question(subject: Subject) -> Non
         made["input_ids"],
         model.prepare([f"{PREFIX} {SHORT}", f"{PREFIX} {LONG}"], images=[list(p) for p in batch.images])["input_ids"],
     )
+
+
+@pytest.mark.parametrize("name", ["kosmos2", "florence2", "instructblip_t5", "mllama"])
+def test_in_other_structures_a_sample_has_the_second_logits_that_it_has_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the picture: padded as the family needs it, in its own positions, through its own encoder."""
+    tiny = next(tiny for tiny in FAMILIES if tiny.name == name)
+    model = tiny.make()
+    pictures = [[picture(0)], [picture(1)]]
+    side: Any = "right" if model.family.left_padding else "left"
+    forced = {"eos_token_id": None, "max_new_tokens": 3, "prefix_allowed_tokens_fn": lambda sample, ids: [12]}
+
+    def found(batch: MultimodalBatch) -> torch.Tensor:
+        with second_logits(monkeypatch) as seen:
+            model.generate(batch, contrast="pai", **forced)
+        return torch.stack(seen, 1)
+
+    together = found(model.prepare([SHORT, LONG], images=pictures, padding_side=side))
+    for sample, question in enumerate((SHORT, LONG)):
+        alone = found(model.prepare([question], images=[pictures[sample]]))
+        torch.testing.assert_close(together[sample], alone[0], atol=1e-4, rtol=1e-4)
+    text = without_pictures(model.family, model.config, model.prepare([LONG], images=[pictures[1]]))
+    writer = generator_of(model.base)
+    if writer.config.is_encoder_decoder:
+        start = writer.generation_config.decoder_start_token_id or writer.config.decoder_start_token_id
+        written = torch.tensor([[start or 0, 12, 12]])
+        with torch.no_grad():
+            expected = writer(**text, decoder_input_ids=written).logits[0]
+        torch.testing.assert_close(together[1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_family_that_needs_a_picture_says_so() -> None:
+    model = next(tiny for tiny in FAMILIES if tiny.name == "idefics").make()
+    batch = model.prepare([SHORT], images=[[picture(0)]])
+    with pytest.raises(InputError, match=r"IdeficsForVisionText2Text takes no prompt without a picture .* keep one"):
+        model.generate(batch, contrast="pai", max_new_tokens=2)
+    assert model.generate(batch, contrast="vcd", max_new_tokens=2).shape[1] == batch["input_ids"].shape[1] + 2

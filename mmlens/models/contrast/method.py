@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Fraction, NonNegative
 from mmlens.core.registry import Method, Registry
 from mmlens.inputs.batch import MultimodalBatch
@@ -60,3 +61,17 @@ CONTRAST_METHODS: Registry[ContrastMethod] = Registry(
 )
 #: A method by its name or with settings; None for none.
 ContrastChoice: TypeAlias = Annotated[str | ContrastMethod | None, Accepts(Any), CONTRAST_METHODS.condition]
+
+
+def refuse_carried(batch: MultimodalBatch, name: str) -> None:
+    """Refuse a batch that is corrupted behind its pixels: a second prompt of other pixels or text would not have that.
+
+    Raises:
+        InputError: if it is.
+    """
+    if batch.carried:
+        raise InputError(
+            f"contrast={name!r} makes its second prompt of text and pixels, and this batch is corrupted behind them, by "
+            f"{', '.join(map(repr, batch.carried))}; contrast with a batch of your own: "
+            "contrast=mm.decoding.Contrast(other_batch)."
+        )

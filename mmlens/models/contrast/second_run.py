@@ -154,7 +154,24 @@ def contrast_with(method: ContrastMethod, decoding: Decoding) -> None:
     _refuse_beside(decoding)
     with decoding.apart():
         batch = method.second(decoding.model, decoding.main.batch)
+    _refuse_the_same(method, decoding.main.batch, batch)
     decoding.put_first(ContrastProcessor(method, decoding, batch))
+
+
+def _refuse_the_same(method: ContrastMethod, batch: MultimodalBatch, second: MultimodalBatch) -> None:
+    """Refuse a second prompt that is the first one.
+
+    Raises:
+        InputError: if it is.
+    """
+    same = set(batch.inputs) == set(second.inputs) and all(
+        batch[name].shape == second[name].shape and torch.equal(batch[name], second[name]) for name in batch.inputs
+    )
+    if same and batch.carried == second.carried:
+        raise InputError(
+            f"contrast={method.name!r} would contrast the batch with itself, which changes nothing; give another batch, or a "
+            "corruption that changes this one."
+        )
 
 
 def _refuse_beside(decoding: Decoding) -> None:

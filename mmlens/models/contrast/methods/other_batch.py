@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod
+from mmlens.models.generation import refuse_right_padding
 from mmlens.models.protocol import HookedModel
 
 #: A batch, or what makes one of the model and the batch that is gone on with: a function of `mm.corrupt`.
@@ -37,6 +38,5 @@ class Contrast(ContrastMethod):
                 f"against= must be (or make) a batch with as many samples as the one that is gone on with, {batch.size}; found "
                 f"{what}."
             )
-        if not made.layout.is_token[:, -1].all():
-            raise InputError("against= is padded on the right; prepare(..., padding_side='left') to generate.")
+        refuse_right_padding(model, made.layout.is_token)
         return made

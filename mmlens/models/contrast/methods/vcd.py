@@ -10,7 +10,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Seed
 from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
-from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod
+from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_carried
 from mmlens.models.protocol import HookedModel
 
 #: Steps of the diffusion, after which nothing of the picture is left.
@@ -49,6 +49,7 @@ class VCD(ContrastMethod):
             raise InputError(
                 "contrast='vcd' puts noise on the picture, and the batch has none; contrast='icd' needs none."
             )
+        refuse_carried(batch, "vcd")
         share = float(torch.cumprod(1 - _betas(), 0)[self.step - 1])
         noised = {}
         for name in names:
