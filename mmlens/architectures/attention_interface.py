@@ -1,5 +1,6 @@
 """mmlens's kernel in transformers' registry of attention functions, and the switch that puts a tower on it."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,29 @@ def attention_tower(config: Any, *, is_packed: bool) -> Tower:
         config._attn_implementation_internal = name
 
     return Tower(switch)
+
+
+def looks_kernel_up(module: nn.Module) -> bool:
+    """Whether a module finds its attention kernel in transformers' registry, and not in code of its own.
+
+    Putting mmlens's kernel into the configuration of a module with attention of its own would change nothing but the
+    kind of mask that it is handed, which that code may add to its scores as it stands. Read off the code of `forward`
+    and of the methods that it calls.
+    """
+    kinds = type(module).__mro__
+    functions: list[Any] = [module.forward]
+    seen = set()
+    while functions:
+        code = getattr(inspect.unwrap(functions.pop()), "__code__", None)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        if "ALL_ATTENTION_FUNCTIONS" in code.co_names:
+            return True
+        if "super" in code.co_names:
+            functions += [vars(kind)["forward"] for kind in kinds[1:] if "forward" in vars(kind)]
+        functions += [getattr(type(module), name) for name in code.co_names if hasattr(type(module), name)]
+    return False
 
 
 def _kernel_named(name: str | None, module: nn.Module) -> tuple[str, Kernel]:

@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from mmlens.architectures.adapter_layers import base_layer
-from mmlens.architectures.attention_interface import attention_tower
+from mmlens.architectures.attention_interface import attention_tower, looks_kernel_up
 from mmlens.architectures.modules import in_features, submodule
 from mmlens.architectures.weights import bias_of
 from mmlens.core.errors import UnsupportedModelError
@@ -185,7 +185,7 @@ class Collector:
         key_sequence: str,
     ) -> str:
         """The six points of an attention computation; returns the name of the last, `hook_z`."""
-        if attention.kernel is None:
+        if attention.kernel is None or not looks_kernel_up(self.module(attention.kernel, block)):
             return self._heads(f"{prefix}.hook_z", attention, block, heads, rows, [*query_from, *key_from])
         kernel = self.module(attention.kernel, block)
         d_head: int | None = in_features(self.module(attention.o, block)) // heads

@@ -107,6 +107,13 @@ def finetune(tuning: Tuning, folder: Path, *, progress: bool = True) -> list[flo
     return losses
 
 
+#: What a configuration says beyond peft's defaults: other versions of peft do not know each other's further options.
+_CONFIGURED = (
+    *("auto_mapping", "base_model_name_or_path", "bias", "inference_mode", "lora_alpha", "lora_dropout"),
+    *("peft_type", "peft_version", "r", "target_modules"),
+)
+
+
 def _export(peft_model: Any, tuning: Tuning, losses: list[float], seconds: float, folder: Path) -> None:
     """Write the adapter in float16, without the path of the base model on the machine that trained it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +123,9 @@ def _export(peft_model: Any, tuning: Tuning, losses: list[float], seconds: float
     peft_model.peft_config["default"].base_model_name_or_path = "mmlens.lab"
     peft_model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "adapter_model.safetensors").chmod(0o644)
+    config = folder / "adapter_config.json"
+    written = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps({key: written[key] for key in _CONFIGURED}, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").unlink(missing_ok=True)  # peft's template of a card, with nothing in it
     record = {
         "tuning": asdict(tuning),
