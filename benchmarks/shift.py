@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
 import mmlens as mm
@@ -51,9 +52,11 @@ class Line(NamedTuple):
         return _mean(self.grounding.text_overlap.diff(dim=0)[0])
 
 
-def collect(model: mm.HookedMultimodal, folder: Path, *, scenes: int) -> dict[str, mm.store.ActivationStore]:
+def collect(
+    model: mm.HookedMultimodal, folder: Path, *, scenes: int, seed: int = _SEED
+) -> dict[str, mm.store.ActivationStore]:
     """States of all generated tokens, of the base model and of each tune."""
-    shown = mm.lab.scenes(scenes, seed=_SEED)
+    shown = mm.lab.scenes(scenes, seed=seed)
     stores: dict[str, mm.store.ActivationStore] = {}
     for style in (None, *STYLES):
         name = style or "base"
@@ -94,6 +97,49 @@ def measure(model: mm.HookedMultimodal, stores: Mapping[str, mm.store.Activation
                 yield Line(
                     tune, name, layer, mm.concepts.ground_shift(model, shift), len(base) + len(tuned) - 2 * common
                 )
+
+
+def all_layers(
+    stores: Mapping[str, mm.store.ActivationStore], tunes: Sequence[str]
+) -> tuple[mm.concepts.LayerShifts, mm.concepts.LayerShifts]:
+    """Every tune and layer for all nouns: matches held out, and of the same samples as published; tested together."""
+    found = []
+    for held_out in (True, False):
+        shifts = {}
+        for tune in tunes:
+            base, tuned = (
+                {point: stores[name].at(point).with_token(mm.lab.NOUNS) for point in stores["base"].points}
+                for name in ("base", tune)
+            )
+            measured = mm.concepts.layer_shifts(base, tuned, N_CONCEPTS, held_out=held_out)
+            shifts |= {f"{tune}, layer {layer}": shift for layer, shift in enumerate(measured.shifts.values())}
+        found.append(mm.concepts.LayerShifts(shifts, held_out))
+    return found[0], found[1]
+
+
+def layer_table(held_out: mm.concepts.LayerShifts, same: mm.concepts.LayerShifts) -> str:
+    """A Markdown table of both, and of the correlation of consistency and recovery; p by Holm over all rows."""
+    rows = [
+        "| tune, layer | concepts | recovery, distance, same samples | recovery, distance, held out | other concepts' shifts "
+        "| held out minus these | p | consistency and recovery, held out: r | p | same samples: r | p |",
+        "|---" * 11 + "|",
+    ]
+    frames = [some.to_frame().set_index("shift") for some in (held_out, same)]
+    correlations = [some.correlations().set_index("shift") for some in (held_out, same)]
+    for name in held_out.shifts:
+        own, other = (frame.loc[name] for frame in frames)
+        cells = [name, f"{own['concepts']:.0f}", _interval(other, ""), _interval(own, ""), f"{own['control']:.3f}"]
+        cells += [_interval(own, "beyond"), f"{own['p_corrected']:.2g}"]
+        for frame in correlations:
+            row = frame.loc[name]
+            cells += [f"{row['r']:.2f} [{row['low']:.2f}, {row['high']:.2f}]", f"{row['p_corrected']:.2g}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _interval(row: pd.Series, name: str) -> str:
+    low, high = (f"{name}_low", f"{name}_high") if name else ("low", "high")
+    return _bold(Interval(row[name or "mean"], row[low], row[high], 0))
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -174,6 +220,10 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=400)
+    parser.add_argument(
+        "--part", choices=["layers"], help="all layers with matches from other scenes, corrected, alone"
+    )
+    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes of that part")
     parser.add_argument("--states", type=Path, default=None, help="folder that keeps the states")
     parser.add_argument("--tune", choices=STYLES, action="append", help="one tune; repeat for several (all)")
     parser.add_argument("--figure", type=Path, default=None, help="where to write a board of all nouns, last layer")
@@ -182,6 +232,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.states or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if chosen.part == "layers":
+            stores = collect(model, folder, scenes=chosen.scenes, seed=chosen.test_seed)
+            print(layer_table(*all_layers(stores, chosen.tune or STYLES)), flush=True)
+            return
         stores = collect(model, folder, scenes=chosen.scenes)
         lines = [line for tune in chosen.tune or STYLES for line in measure(model, stores, tune)]
     for layer in range(model.cfg.n_layers):

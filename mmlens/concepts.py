@@ -10,6 +10,7 @@ from mmlens.analysis.concepts.methods import __all__ as _methods
 from mmlens.analysis.concepts.scores import GroundingScores, score_grounding
 from mmlens.analysis.concepts.words import concept_words
 from mmlens.analysis.shift.grounding import ShiftGrounding, ground_shift
+from mmlens.analysis.shift.layers import LayerShifts, layer_shifts
 from mmlens.analysis.shift.result import ConceptShift, Correlation
 from mmlens.analysis.shift.shift import concept_shift
 
@@ -29,6 +30,8 @@ __all__ = [  # noqa: PLE0604
     "ground_shift",
     "GroundedConcept",
     "GroundingScores",
+    "layer_shifts",
+    "LayerShifts",
     "score_grounding",
     "ShiftGrounding",
     "StateExplanation",

@@ -72,7 +72,7 @@ def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantit
         numbers = finite.nonzero().flatten().tolist()
         note_points(axes, list(map(str, numbers)), [(float(x[k]), float(y[k])) for k in numbers])
     axes.axhline(0, color="black", linewidth=0.6, linestyle=":")
-    r, p, count = shift.correlation(quantity, other)
+    r, p, count, *_ = shift.correlation(quantity, other)
     dress(axes, x=_NAMES[quantity], y=_NAMES[other], title=f"r = {r:.2f}, p = {p:.2g}, {count} concepts")
 
 

@@ -36,5 +36,5 @@ def test_rows_of_the_tables() -> None:
     both = torch.cat([lines[number].shift.recovery_distance for number in (0, 2)])
     assert f"| together | {2 * CONCEPTS} |" in totals[4]
     assert str(mean_interval(both.numpy())) in totals[4]
-    r, p, _ = lines[2].shift.correlation()
+    r, p, *_ = lines[2].shift.correlation()
     assert correlations(lines, layer=0).splitlines()[3].startswith(f"| mood | {r:.2f} ({p:.2g}) |")

@@ -23,7 +23,7 @@ RESULTS = frozenset(
     (
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
-        "CaptionNeurons", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
+        "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
         "edits.Edit", "edits.Provenance",
     )
 )  # fmt: skip

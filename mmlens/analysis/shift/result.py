@@ -45,11 +45,20 @@ Control = Literal["random", "shuffled"]
 
 
 class Correlation(NamedTuple):
-    """Pearson's r, its two-sided p, and how many concepts it is from; NaN for fewer than three, or without spread."""
+    """Pearson's r, its two-sided p, how many concepts it is from, and its 95% interval (Fisher's).
+
+    NaN for fewer than three concepts (the interval for fewer than four), or without spread.
+    """
 
     r: float
     p: float
     n_concepts: int
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __str__(self) -> str:
+        bounds = "no interval" if self.low != self.low else f"{self.low:.2f}, {self.high:.2f}"
+        return f"{self.r:.2f} [{bounds}], p {self.p:.2g}, {self.n_concepts} concepts"
 
 
 class MostActive(NamedTuple):
@@ -117,7 +126,8 @@ class ConceptShift:
         counts = {name: self.fate.count(name) for name in dict.fromkeys(self.fate)}
         summary = ", ".join(f"{count} {name}" for name, count in counts.items())
         return (
-            f"ConceptShift({len(self.vectors)} concepts at {self.at}, {pairs}; recovery {self.mean('recovery')}, "
+            f"ConceptShift({len(self.vectors)} concepts at {self.at}, {pairs}; {self.average} of shifts; "
+            f"recovery {self.mean('recovery')}, "
             f"consistency {self.mean('consistency')}; {summary}, {len(self.appeared)} appeared)"
         )
 
@@ -302,8 +312,8 @@ def correlation_of(first: Float[torch.Tensor, "concept"], second: Float[torch.Te
     """Pearson's correlation over the concepts for which both are known; also of several shifts, joined.
 
     Example:
-        >>> r, p, count = correlation_of(torch.tensor([0.1, 0.2, 0.4, float("nan")]), torch.tensor([1.0, 3.0, 4.0, 9.0]))
-        >>> round(r, 2), count
+        >>> found = correlation_of(torch.tensor([0.1, 0.2, 0.4, float("nan")]), torch.tensor([1.0, 3.0, 4.0, 9.0]))
+        >>> round(found.r, 2), found.n_concepts
         (0.93, 3)
     """
     pair = torch.stack([first.double(), second.double()])
@@ -312,4 +322,5 @@ def correlation_of(first: Float[torch.Tensor, "concept"], second: Float[torch.Te
     if count < 3 or bool((finite == finite[:, :1]).all(1).any()):
         return Correlation(float("nan"), float("nan"), count)
     result = pearsonr(*finite.numpy())
-    return Correlation(float(result.statistic), float(result.pvalue), count)
+    low, high = result.confidence_interval(0.95) if count > 3 else (float("nan"), float("nan"))
+    return Correlation(float(result.statistic), float(result.pvalue), count, float(low), float(high))

@@ -267,7 +267,7 @@ def test_choices_that_do_not_exist_are_refused() -> None:
 def test_correlations_are_of_what_is_known() -> None:
     shift = planted_shift(noise=2.0).measured()
     x, y = shift.consistency.numpy(), shift.recovery.numpy()
-    r, _, count = shift.correlation()
+    r, _, count, *_ = shift.correlation()
     assert (r, count) == (pytest.approx(np.corrcoef(x, y)[0, 1]), CONCEPTS)
     assert np.isnan(correlation_of(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])).r)
     assert np.isnan(correlation_of(torch.ones(3), torch.tensor([1.0, 3.0, 2.0])).p)

@@ -69,8 +69,12 @@ class World:
     @cached_property
     def shift(self) -> Any:
         """A shift of concepts."""
-        tuned = replace(self.states, values=self.states.values + torch.randn(192, generator=torch.manual_seed(0)))
-        return mm.concept_shift(self.states, tuned, self.bank)
+        return mm.concept_shift(self.states, self.shifted_states, self.bank)
+
+    @cached_property
+    def shifted_states(self) -> Any:
+        """States of a tuned model."""
+        return replace(self.states, values=self.states.values + torch.randn(192, generator=torch.manual_seed(0)))
 
     @cached_property
     def vector(self) -> Any:
@@ -257,6 +261,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "CleanRun": lambda w: mm.patching.CleanRun(w.model, w.batch),
     "ConceptBank": lambda w: w.bank,
     "ConceptShift": lambda w: w.shift,
+    "LayerShifts": lambda w: mm.concepts.LayerShifts({POINT: w.shift}),
     "DoseCurve": lambda w: w.dose,
     "EditReport": lambda w: w.edit_report,
     "HeatMap": lambda w: w.heat_map,
@@ -449,6 +454,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "DoseCurve.interval.alpha": lambda w: 1.0,
     "EditReport.values.value": lambda w: lambda case: 1.0,
     "EditReport.interval.value": lambda w: lambda case: 1.0,
+    "layer_shifts.base": lambda w: {POINT: w.states},
+    "layer_shifts.tuned": lambda w: {POINT: w.shifted_states},
     "EditReport.standing.value": lambda w: lambda case: 1.0,
     "lab.edit_questions.scenes": lambda w: mm.lab.scenes(20, seed=5),
     "lab.edit_questions.source": lambda w: "red",
