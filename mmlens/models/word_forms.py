@@ -20,11 +20,12 @@ def in_form(word: WordForms, form: int) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def form_in_context(model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[Sequence[WordForms]]) -> int:
-    """The form in which a model is the most likely to say one of some words behind a batch's prompts.
+def forms_in_context(
+    model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[Sequence[WordForms]]
+) -> list[int]:
+    """Per sample, the form in which a model is the most likely to say one of its words behind its prompt.
 
-    A form counts with the log of the probability that one of the words is said in it, summed over samples. The first token
-    bounds that of a word from above, so that words of several tokens are run only where they may win.
+    The first token bounds the probability of a word from above, so that words of several tokens are run only where they may win.
 
     Args:
         model: the hooked model.
@@ -36,24 +37,24 @@ def form_in_context(model: HookedMultimodal, batch: MultimodalBatch, words: Sequ
         for number in range(max((len(word) for slot in words for word in slot), default=0))
     ]
     if all(form == forms[0] for form in forms):
-        return 0
+        return [0] * batch.size
     first = last_rows(model, model(batch), batch).float().cpu().log_softmax(-1)
     begins = torch.tensor([[[word[0] for word in slot] for slot in form] for form in forms])
     bounds = first[torch.arange(len(first)), begins]
-    scores = bounds.logsumexp(1).sum(-1)
+    most = bounds.logsumexp(1)
     if not batch.layout.is_token[:, -1].all():  # nothing can be put behind padding
         short = [all(len(word) == 1 for slot in form for word in slot) for form in forms]
-        scores = scores.where(torch.tensor(short), -float("inf")) if any(short) else scores
-    best, best_value = 0, -float("inf")
-    for number in scores.argsort(descending=True, stable=True).tolist():
-        if float(scores[number]) <= best_value:
-            break
-        words_of_form = zip(forms[number], bounds[number], strict=True)
-        values = [_log_probability(model, batch, slot, single) for slot, single in words_of_form]
-        value = float(torch.stack(values).logsumexp(0).sum())
-        if value > best_value:
-            best, best_value = number, value
-    return best
+        most = most.where(torch.tensor(short)[:, None], -float("inf")) if any(short) else most
+    best, best_value = torch.zeros(batch.size, dtype=torch.long), torch.full((batch.size,), -float("inf"))
+    for number in most.mean(1).argsort(descending=True, stable=True).tolist():
+        if (most[number] > best_value).any():
+            words_of_form = zip(forms[number], bounds[number], strict=True)
+            values = torch.stack([_log_probability(model, batch, slot, single) for slot, single in words_of_form])
+            value = values.logsumexp(0).where(most[number] > -float("inf"), -float("inf"))
+            # forms that are the same count as the first of them, whatever rounding says
+            is_better = (value > best_value + 1e-5) | ((value > best_value - 1e-5) & (number < best))
+            best, best_value = best.where(~is_better, number), best_value.where(~is_better, value)
+    return best.tolist()
 
 
 def _log_probability(

@@ -14,7 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.inputs.words import word_occurrences
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.word_forms import form_in_context, in_form
+from mmlens.models.word_forms import forms_in_context, in_form
 from tests.checkpoints.cases import SHORT, picture
 from tests.checkpoints.layouts import BLIP2, GEMMA3, LLAVA, PALIGEMMA2, QWEN2_VL, Layout
 from tests.conftest import CAPTIONS
@@ -49,13 +49,14 @@ def test_metrics_of_words_are_those_of_bare_hugging_face(layout: Layout, pair: A
     model = open_layout(layout)
     bare = AutoModelForImageTextToText.from_pretrained(folder_of(layout)).eval()
     batch = model.prepare(QUESTIONS, images=[picture(0, 60, 80), picture(1, 60, 80)])
-    # the model's way of writing is the one in which it says one of the words most likely, by trying all four
-    ways = [
+    # a sample's way of writing is the one in which the model says one of the words most likely, by trying all four
+    ways = torch.stack([
         torch.stack([said_by_bare(model, bare, batch, in_form(model.to_word_forms(word), way)) for word in pair])
         for way in range(4)
-    ]
-    first, second = max(ways, key=lambda values: float(values.logsumexp(0).sum()))
-    alone = max((values[0] for values in ways), key=lambda values: float(values.sum()))
+    ])  # fmt: skip
+    samples = torch.arange(batch.size)
+    first, second = ways[ways.logsumexp(1).argmax(0), :, samples].T
+    alone = ways[:, 0].amax(0)
     expected = {
         mm.metrics.logit_difference(*pair): first - second,
         mm.metrics.log_probability(pair[0]): alone,
@@ -93,22 +94,28 @@ def test_sweeps_read_whole_words(layout: Layout, open_layout) -> None:
     clean = model.prepare(QUESTIONS, images=[picture(0, 60, 80), picture(1, 60, 80)])
     corrupted = model.prepare(QUESTIONS, images=[picture(2, 60, 80), picture(3, 60, 80)])
     metric = mm.metrics.logit_difference("dogma", "yes")
-    words = [model.to_word_forms(word)[form_in_context_of(model, clean, ("dogma", "yes"))] for word in ("dogma", "yes")]
+    forms = forms_in_context(model, clean, [[model.to_word_forms(word)] * clean.size for word in ("dogma", "yes")])
+    words = [[in_form(model.to_word_forms(word), form) for form in forms] for word in ("dogma", "yes")]
     at = ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z"]
     groups = {"image": mm.positions.image, "last": mm.positions.last, "all": mm.positions.all}
     sweep = mm.patch(model, clean, corrupted, at=at, positions=groups, metric=metric, progress=False)
 
-    def forced(batch: Any, ids: Any, hooks: Any = ()) -> torch.Tensor:
-        behind = model.extend(batch, torch.tensor([ids[:-1]] * batch.size))
-        logits = model.run_with_hooks(behind, fwd_hooks=list(hooks(behind) if hooks else ()))[:, -len(ids) :]
-        return logits.log_softmax(-1).gather(-1, torch.tensor([ids] * batch.size)[..., None]).sum((1, 2))
+    def forced(batch: Any, rows: Any, hooks: Any = ()) -> torch.Tensor:
+        behind = model.extend(batch, torch.tensor([filled(ids, rows)[:-1] for ids in rows]))
+        longest = max(map(len, rows))
+        logits = model.run_with_hooks(behind, fwd_hooks=list(hooks))[:, -longest:].log_softmax(-1)
+        return torch.stack([row[range(len(ids)), list(ids)].sum() for row, ids in zip(logits, rows, strict=True)])
+
+    def filled(ids: Any, rows: Any) -> list[int]:
+        return [*ids, *[ids[-1]] * (max(map(len, rows)) - len(ids))]
 
     end = clean["input_ids"].shape[1]
     for i, name in enumerate(at):
         for j, group in enumerate(groups):
             values = []
-            for ids in words:
-                _, cache = model.run_with_cache(model.extend(clean, torch.tensor([ids[:-1]] * 2)), names=name)
+            for rows in words:
+                behind = torch.tensor([filled(ids, rows)[:-1] for ids in rows])
+                _, cache = model.run_with_cache(model.extend(clean, behind), names=name)
 
                 mask = torch.ones(cache[name].shape[:2], dtype=torch.bool)
                 if group == "image":
@@ -120,17 +127,12 @@ def test_sweeps_read_whole_words(layout: Layout, open_layout) -> None:
                 def put(activation: Any, hook: Any, new: Any = cache[name], mask: Any = mask) -> torch.Tensor:
                     return new.where(mask.reshape(*mask.shape, *[1] * (activation.ndim - 2)), activation)
 
-                values.append(forced(corrupted, ids, lambda _, put=put, name=name: [(name, put)]))
+                values.append(forced(corrupted, rows, [(name, put)]))
             torch.testing.assert_close(sweep.values[i, j], values[0] - values[1], atol=5e-5, rtol=1e-5)
     assert float(sweep.effect.abs().max()) > 1e-3, "the comparison could not fail"
     torch.testing.assert_close(sweep.clean, forced(clean, words[0]) - forced(clean, words[1]), atol=5e-4, rtol=1e-3)
     # all positions mean the words' own too, so that the clean run comes back as a whole
     torch.testing.assert_close(sweep.values[0, 2], sweep.clean, atol=5e-4, rtol=1e-3)
-
-
-def form_in_context_of(model: HookedMultimodal, batch: Any, words: Sequence[str]) -> int:
-    """Which way of writing some words the library finds; that it is right, the test against bare Hugging Face says."""
-    return form_in_context(model, batch, [[model.to_word_forms(word)] * batch.size for word in words])
 
 
 def test_single_token_metrics_refuse_words_at_the_predicting_position(open_layout) -> None:

@@ -24,7 +24,7 @@ from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.predicting import last_rows
-from mmlens.models.word_forms import WordForms, form_in_context, in_form
+from mmlens.models.word_forms import WordForms, forms_in_context, in_form
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +146,11 @@ def _forms(model: HookedMultimodal, token: str | int) -> WordForms:
 def _chosen(
     model: HookedMultimodal, slots: list[list[WordForms]], clean: MultimodalBatch | None
 ) -> list[list[tuple[int, ...]]]:
-    """The words in the form that the clean run finds the most probable; without one, in that of the fewest tokens."""
+    """The words in the form that each sample's clean run finds the most probable; without one, in that of the fewest tokens."""
     if clean is None:
         return [[min(filter(None, word), key=len) for word in slot] for slot in slots]
-    form = form_in_context(model, clean, slots)
-    return [[in_form(word, form) for word in slot] for slot in slots]
+    forms = forms_in_context(model, clean, slots)
+    return [[in_form(word, form) for word, form in zip(slot, forms, strict=True)] for slot in slots]
 
 
 def require_values(values: object, size: int, metric: Metric | MetricFunction) -> torch.Tensor:

@@ -84,20 +84,14 @@ def word_targets(
 
 
 def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:
-    """The token ids of a word, exactly as it is written (with a space in front, where the tokenizer marks words so).
+    """The token ids of a word as it stands in a text, with a blank in front where the tokenizer marks words so.
 
     Raises:
         InputError: if the tokenizer does not know the word, or the model has no such id.
     """
     vocab = model.graph["hook_logits"].width or model.W_U.shape[1]
     if isinstance(token, str):
-        ids = model.tokenizer.encode(token, add_special_tokens=False)
-        if not ids or model.tokenizer.unk_token_id in ids:
-            pieces = model.tokenizer.convert_ids_to_tokens(ids)
-            raise InputError(
-                f"{token!r} is unknown to the tokenizer, which makes {pieces} of it. Name a word of its vocabulary, or an id."
-            )
-        return tuple(int(i) for i in ids)
+        return tuple(model.to_word_tokens(token))
     if isinstance(token, bool) or not isinstance(token, int):
         raise InputError(f"A token is a word or an id, found {type(token).__name__}: {token!r}.")
     if not 0 <= token < vocab:

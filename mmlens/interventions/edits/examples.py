@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.word_forms import WordForms, in_form
+from mmlens.models.word_forms import WordForms, forms_in_context, in_form
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class EditExample:
     other_places: Int[torch.Tensor, "rest 2"]
     source_log_probabilities: Float[torch.Tensor, "word vocab"] = field(repr=False)
     other_log_probabilities: Float[torch.Tensor, "rest vocab"] = field(repr=False)
+
+    @property
+    def steps(self) -> Int[torch.Tensor, "spot"]:
+        """Which of a word's tokens is wanted at each of `source_places`, counted from 0."""
+        count = len(self.source_places) // max(len(self.source_log_probabilities), 1)
+        return torch.arange(len(self.source_places)) % max(count, 1)
 
     def __repr__(self) -> str:
         change, keep = len(self.source_places), len(self.other_places)
@@ -84,18 +90,6 @@ def as_word(model: HookedMultimodal, word: str | int) -> WordForms:
         InputError: if the tokenizer does not know it, or it is no id of the vocabulary.
     """
     return model.to_word_forms(word) if isinstance(word, str) else ((as_token(model, word),),)
-
-
-def one_token(word: WordForms) -> int:
-    """The id of a word that is one token in one of its forms.
-
-    Raises:
-        InputError: if it is several in each.
-    """
-    ids = next((form[0] for form in word if form and len(form) == 1), None)
-    if ids is None:
-        raise InputError(f"The word is not one token in any form: {word}.")
-    return ids
 
 
 def starts_of(tokens: Sequence[int], word: Sequence[int]) -> list[int]:
@@ -213,20 +207,14 @@ def answered_examples(model: HookedMultimodal, answered: Sequence[AnsweredBatch]
 
 
 def _answered(model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[WordForms]) -> EditExample:
-    with torch.no_grad():
-        first = model(batch)[:, -1].float().log_softmax(-1)
-    # in the form in which the model is the most ready to begin an answer here: behind a blank, or not
-    known = [n for n in range(len(words[0])) if all(n < len(word) and word[n] for word in words)]
-    form = max(
-        known or [0], key=lambda n: sum(float(p[in_form(word, n)[0]]) for p, word in zip(first, words, strict=True))
-    )
-    rows = [in_form(word, form) for word in words]
+    forms = forms_in_context(model, batch, [words])
+    rows = [in_form(word, form) for word, form in zip(words, forms, strict=True)]
     longest = max(map(len, rows))
     tokens = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
     whole = batch if longest == 1 else model.extend(batch, tokens[:, :-1])
     start = _length(whole) - longest
     places = [(sample, start + step) for sample, row in enumerate(rows) for step in range(len(row))]
-    none, nothing = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, first.shape[-1])
+    none, nothing = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, model.W_U.shape[1])
     wanted = torch.tensor([token for row in rows for token in row])
     return EditExample(whole, torch.tensor(places), wanted, none, none, nothing, nothing)
 

@@ -62,7 +62,7 @@ class MethodDeltas:
 class EditMethod(Method):
     """How rows are moved so that a word is said in the place of another, or no more.
 
-    `needs` are among `"gradients"`, `"a target word"`, `"words of one token"`, `"rows that write words"` (of the language
+    `needs` are among `"gradients"`, `"a target word"`, `"rows that write words"` (of the language
     model's stream), `"no controls"` (it sees the source's places alone) and `"consistency"` (questions with the answers that
     agree with the edit, which other methods have no use for).
     """
@@ -70,14 +70,13 @@ class EditMethod(Method):
     #: As the edit's provenance has it.
     title: ClassVar[str]
 
-    def check(self, rows: Units, *, controls: bool, target: bool, one_token: bool, consistency: bool = False) -> None:
+    def check(self, rows: Units, *, controls: bool, target: bool, consistency: bool = False) -> None:
         """Refuse what the method cannot do, before any forward pass.
 
         Args:
             rows: of the edit.
             controls: whether there are answers that are to stay.
             target: whether there is a word for the source's place.
-            one_token: whether both words are one token each.
             consistency: whether there are questions with answers that agree with the edit.
 
         Raises:
@@ -89,12 +88,6 @@ class EditMethod(Method):
             others = " or ".join(map(repr, EDIT_METHODS.without("a target word")))
             raise InputError(
                 f"method={self.name!r} moves rows towards a target word, which there is none of; use {others}."
-            )
-        if "words of one token" in self.needs and not one_token:
-            others = " or ".join(map(repr, EDIT_METHODS.without("words of one token")))
-            raise InputError(
-                f"method={self.name!r} moves rows along the directions of two tokens, and the words are several each; use "
-                f"{others}."
             )
         if "no controls" in self.needs and controls:
             others = " or ".join(map(repr, EDIT_METHODS.without("no controls")))

@@ -12,7 +12,7 @@ from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.examples import activity_at, as_batches, as_token, edit_examples
+from mmlens.interventions.edits.examples import EditExample, activity_at, as_batches, as_word, edit_examples
 from mmlens.interventions.edits.method import WordTask
 from mmlens.interventions.edits.methods.through import Through, optimise
 from mmlens.interventions.edits.words import NEEDED_FOR, Batches, edit_of
@@ -42,12 +42,13 @@ def rank_one(
         delta_i = a_i * v,    a = C^-1 k / (k . C^-1 k),    C = E[q q^T] + ridge * mean(diag) * I
 
     q is the input of the down projection, k its mean where the source is said, C its second moment over other text, and v is
-    optimised through the real network like the rows of `replace_token`.
+    optimised through the real network like the rows of `replace_token`. A target of n tokens takes a key and a value for each of
+    them, where it is wanted behind those before it: the matrix has rank n, `a = C^-1 K (K^T C^-1 K)^-1`.
 
     Args:
         model: the hooked model.
         batches: prompts whose answers hold the source.
-        source, target: words that are one token each, or ids.
+        source, target: words, or ids of tokens.
         layer: of the language model.
         samples: batches over whose tokens C is taken: what the layer sees otherwise.
         controls: prompts whose answers should stay as they are.
@@ -67,7 +68,7 @@ def rank_one(
     picture does not have; v is found with the change in place at all positions, not by overwriting one activation.
     """
     require_autograd("An edit that is optimised through the network")
-    old, new = (((as_token(model, word),),) for word in (source, target))  # one key cannot stand for several tokens
+    old, new = as_word(model, source), as_word(model, target)
     width = model.graph.unit_counts.get(Neuron(layer, 0).hook, 1)  # a layer without neurons is refused as its first one
     rows = Units.of((Neuron(layer, index) for index in range(width)), model, verb="rank_one")
     others = as_batches(
@@ -78,24 +79,27 @@ def rank_one(
     stay = edit_examples(
         model, as_batches(controls, "controls"), source=None, target=None, max_new_tokens=max_new_tokens
     )
-    key = (
-        torch.cat([activity_at(model, example.batch, example.source_places, rows) for example in examples])
-        .mean(0)
-        .double()
-    )
+    keys = _keys(model, examples, rows)
     moment = _second_moment(model, others, rows)
     moment += ridge * moment.diagonal().mean() * torch.eye(width, dtype=torch.float64)
-    against = torch.linalg.solve(moment, key)
-    amounts = (against / (key @ against)).float().to(model.device)
+    against = torch.linalg.solve(moment, keys)
+    amounts = (against @ torch.linalg.pinv(keys.T @ against)).float().to(model.device)
     task = WordTask(model, rows, examples, stay, old, new)
     result = optimise(
         task,
         settings,
-        start=torch.zeros(model.W_U.shape[0]),
-        deltas_of=lambda value: amounts[:, None] * value,
+        start=torch.zeros(keys.shape[1], model.W_U.shape[0]),
+        deltas_of=lambda values: amounts @ values,
         progress=progress,
     )
     return edit_of(task, result, "rank_one", {**settings.settings, "layer": layer, "ridge": ridge})
+
+
+def _keys(model: HookedMultimodal, examples: Sequence[EditExample], rows: Units) -> Float[torch.Tensor, "neuron token"]:
+    """The mean input of the down projection where each of the target's tokens is wanted, in float64."""
+    inputs = torch.cat([activity_at(model, e.batch, e.source_places, rows) for e in examples]).double()
+    steps = torch.cat([example.steps for example in examples])
+    return torch.stack([inputs[steps == step].mean(0) for step in range(int(steps.max()) + 1)], dim=1)
 
 
 def _second_moment(

@@ -44,8 +44,8 @@ def replace_token(
     Args:
         model: the hooked model.
         batches: prompts whose answers hold the source: several pictures and, best, several questions.
-        source, target: words, or ids of tokens. Words may be several tokens each (for `"through"`; all tokens of the target are
-            taught), and are taken in the form in which the answers say the source: with a blank in front, or a capital.
+        source, target: words, or ids of tokens. Words may be several tokens each (all tokens of the target are taught, by
+            every method), and are taken in the form in which the answers say the source: with a blank in front, or a capital.
         neurons: whose rows change: those that write the source (`mm.find_neurons(...).top(20)`), or the ones among them that
             write nothing else (`mm.neurons.specific_neurons`).
         controls: prompts whose answers should stay as they are; not for `"direct"`. Without them an edit is easily a
@@ -156,12 +156,10 @@ def _task(
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
     rows = method.editable(model, rows)
-    single = all(any(form and len(form) == 1 for form in word) for word in (source, target or source))
     method.check(
         rows,
         controls=bool(control_prompts),
         target=target is not None,
-        one_token=single,
         consistency=bool(consistency),
     )
     questions = answered_examples(model, consistency)

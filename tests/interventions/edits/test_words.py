@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmlens.analysis.controls.random_units import random_units
+from mmlens.analysis.metrics import log_probability, measure
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
@@ -338,7 +339,7 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
 ) -> None:
     model, batch = planted_neuron.model, planted_neuron.batch()
     monkeypatch.setattr(type(model.hf_model), "forward", lambda *_, **__: pytest.fail("the model ran"))
-    known = {"gradients", "a target word", "words of one token", "rows that write words", "no controls", "consistency"}
+    known = {"gradients", "a target word", "rows that write words", "no controls", "consistency"}
     assert method.needs <= known
     some = [planted(planted_neuron)]
     about: dict[str, Any] = {"source": "yes", "target": "blue", "neurons": some, "method": method, "progress": False}
@@ -361,11 +362,6 @@ def test_a_need_that_is_not_met_is_refused_before_anything_runs(
     if "a target word" in method.needs:
         with pytest.raises(InputError, match=rf"method='{method.name}' moves rows towards a target .* use 'through'"):
             remove_word(model, batch, word="yes", neurons=some, method=method, progress=False)
-    if "words of one token" in method.needs:
-        with pytest.raises(
-            InputError, match=rf"^method='{method.name}' moves rows along .* several each; use .*'through'"
-        ):
-            replace_token(model, batch, **{**about, "target": "blue red"})
     if "rows that write words" in method.needs:
         with pytest.raises(InputError, match=r"^vision\.L0\.u1 do not write into the stream .* use method=.*'through'"):
             replace_token(model, batch, **{**about, "neurons": ["vision.L0.u1"]})
@@ -388,6 +384,59 @@ def test_words_of_several_tokens_are_said_whole_after_the_edit() -> None:
     with rows_added(model, rows, lambda: result.deltas):
         now = model.trace_generation(batch, names="hook_logits", max_new_tokens=3).tokens[0].tolist()
     assert tuple(now) == target
+
+
+def test_direct_edits_of_words_of_several_tokens_are_the_closed_form() -> None:
+    model = TINY[0].make()
+    batch = model.prepare([SHORT, SHORT], images=[[picture(0)], [picture(1)]])
+    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=1).tokens[:, 0].tolist()
+    assert said[0] == said[1]
+    target = "red circle"
+    ids = model.to_word_tokens(target)
+    assert len(ids) == 2
+    neurons = [Neuron(2, index) for index in range(48)]
+
+    def made(**settings: Any) -> Edit:
+        return replace_token(
+            model, batch, source=said[0], target=target, neurons=neurons, method=Direct(**settings), max_new_tokens=1
+        )
+
+    expected = torch.zeros(48, model.W_U.shape[0])
+    for step, token in enumerate(ids):
+        behind = model.extend(batch, torch.tensor([ids[:step]] * 2)) if step else batch
+        logits, cache = model.run_with_cache(behind, names=neurons[0].hook)
+        for sample in range(2):
+            direction = model.W_U[:, token] - model.W_U[:, int(logits[sample, -1].argmax())]
+            expected += cache[neurons[0].hook][sample, -1][:, None] * direction / 2
+    torch.testing.assert_close(made(beta=4.0).deltas, (expected / 8.0).detach(), atol=1e-5, rtol=1e-4)
+    # what the closed form does, the whole word's probability shows
+    metric = log_probability(target)
+    before = measure(model, batch, metric=metric)
+    with model.edited(made(beta=1.0)):
+        assert (measure(model, batch, metric=metric) > before + 1).all()
+
+
+def test_a_rank_for_each_token_of_a_target() -> None:
+    model = TINY[0].make()
+    batch = model.prepare(SHORT, images=picture(0))
+    (said,) = model.trace_generation(batch, names="hook_logits", max_new_tokens=1).tokens[0].tolist()
+    ids = model.to_word_tokens("the red circle")
+    edit = rank_one(
+        model,
+        batch,
+        source=said,
+        target="the red circle",
+        layer=2,
+        samples=model.prepare("what color is the circle", images=picture(3)),
+        settings=Through(penalty=0.0, keep=0.0, repetition=0.0, stop_kl=1e9, learning_rate=0.5, n_steps=30),
+        max_new_tokens=1,
+        progress=False,
+    )
+    assert torch.linalg.matrix_rank(edit.deltas, rtol=1e-4) == len(ids) == 3
+    metric = log_probability("the red circle")
+    before = float(measure(model, batch, metric=metric))
+    with model.edited(edit):
+        assert float(measure(model, batch, metric=metric)) > before / 2  # at least half of the way, in nats
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "adapter", "vision rows"])

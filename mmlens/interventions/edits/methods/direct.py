@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import NonNegative, Positive
-from mmlens.interventions.edits.examples import EditExample, activity_at, at, one_token
+from mmlens.interventions.edits.examples import EditExample, activity_at, at
 from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, MethodDeltas, WordTask
 from mmlens.models.weight_rows import rows_added
 
@@ -32,6 +32,10 @@ class Direct(EditMethod):
     `u = u_target - u_source`, rows of `|q_i| ||u|| <= beta` stay as they are, and the others move for ever, in a straight line;
     gradient descent from zero has then gone `rate * steps * (|q_i| ||u|| - beta)` along `sign(q_i) u`.
 
+    Of a target of several tokens the first term is the sum over its tokens, each where it is wanted behind those before it, and
+    the source there is what the model itself would say: `q_i u` is then `sum over t of q_it (u_target_t - u_said_t)`. Tokens
+    that it says anyway do not count.
+
     Attributes:
         penalty: `"l2"` or `"l2sq"`.
         beta: its weight. For `"l2sq"`, None takes the largest that suffices.
@@ -45,9 +49,7 @@ class Direct(EditMethod):
     from what is known of it. q is always the input of the down projection, which is what multiplies the row.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset(
-        {"a target word", "words of one token", "rows that write words", "no controls"}
-    )
+    needs: ClassVar[frozenset[str]] = frozenset({"a target word", "rows that write words", "no controls"})
     title: ClassVar[str] = "direct (a reconstruction)"
 
     penalty: Penalty = "l2sq"
@@ -65,10 +67,6 @@ class Direct(EditMethod):
     def deltas(self, task: WordTask, *, progress: bool) -> MethodDeltas:
         with torch.no_grad():
             pattern, strength = self._pattern(task)
-            if not pattern.any():
-                raise InputError(
-                    f"None of the {len(task.rows)} neurons is active where the source is said, so no row can change it."
-                )
             strength = (
                 _smallest(lambda strength: self._suffices(task, strength * pattern)) if strength is None else strength
             )
@@ -78,20 +76,22 @@ class Direct(EditMethod):
 
     def _pattern(self, task: WordTask) -> tuple[torch.Tensor, float | None]:
         """The direction of the deltas `[row d_model]`, and how far along it they go, where the settings say so."""
-        activity = torch.cat([
-            activity_at(task.model, example.batch, example.source_places, task.rows) for example in task.examples
-        ]).mean(0)  # fmt: skip
-        target, source = (one_token(word) for word in (task.target or (), task.source))
-        direction = (task.model.W_U[:, target] - task.model.W_U[:, source]).detach().float().cpu()
-        if self.penalty == "l2sq":
-            return activity[:, None] * direction / 2, None if self.beta is None else 1 / self.beta
-        pull = (activity.abs() * direction.norm() - (self.beta or 0.0)).clamp(min=0)
+        pull = torch.stack([_pull(task, example) for example in task.examples]).sum(0)
+        pull = pull / sum(len(example.source_log_probabilities) for example in task.examples)
         if not pull.any():
             raise InputError(
-                f"beta={self.beta} holds every row where it is: the largest pull is "
-                f"{float((activity.abs() * direction.norm()).max()):.3g}. Choose a smaller one."
+                f"None of the {len(task.rows)} neurons is active where the source is said, so no row can change it."
             )
-        return (activity.sign() * pull)[:, None] * (direction / direction.norm()), self.reach
+        if self.penalty == "l2sq":
+            return pull / 2, None if self.beta is None else 1 / self.beta
+        size = pull.norm(dim=-1, keepdim=True)
+        reach = (size - (self.beta or 0.0)).clamp(min=0)
+        if not reach.any():
+            raise InputError(
+                f"beta={self.beta} holds every row where it is: the largest pull is {float(size.max()):.3g}. Choose a "
+                "smaller one."
+            )
+        return reach * pull / size.clamp(min=torch.finfo(pull.dtype).tiny), self.reach
 
     def _suffices(self, task: WordTask, deltas: torch.Tensor) -> bool:
         """Whether deltas give the target enough probability at enough places, by the real network."""
@@ -100,6 +100,15 @@ class Direct(EditMethod):
                 _wanted_now(task, example).exp().cpu() for example in task.examples
             ])  # fmt: skip
         return float((probability >= self.stop_at).float().mean()) >= self.share
+
+
+def _pull(task: WordTask, example: EditExample) -> torch.Tensor:
+    """The sum over places of each row's input times the direction from what is said there to what is wanted, `[row d_model]`."""
+    activity = activity_at(task.model, example.batch, example.source_places, task.rows)
+    said = at(task.model(example.batch), example.source_places).argmax(-1).cpu()
+    # a token that is said anyway has no direction of its own
+    directions = (task.model.W_U[:, example.place_tokens] - task.model.W_U[:, said]).detach().float().cpu()
+    return activity.T @ directions.T
 
 
 def _wanted_now(task: WordTask, example: EditExample) -> torch.Tensor:
