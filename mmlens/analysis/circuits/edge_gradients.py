@@ -1,7 +1,7 @@
 """Gradients of the metric at what readers receive, which first-order scores of edges are made of.
 
 The gradient of a query, key or value of one head with respect to the stream is pulled back through the branch's own norm and
-projection by autograd, so that no rule of a family is written down again.
+projection (`head_gradients`), so that no rule of a family is written down again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from mmlens.analysis.circuits.head_gradients import HeadGradients, projection_calls
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.core.errors import InputError
 from mmlens.hooks.branch_inputs import KINDS
@@ -33,17 +34,18 @@ def first_order_scores(
     graph, writing = pair.graph, pair.writing
     scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
     for share in tqdm(shares, desc=label, disable=not progress):
-        for number, gradient in _gradients(pair, share):
-            reader = graph.readers[number]
+        for numbers, gradients in _gradients(pair, share):
+            stream = graph.readers[numbers[0]].stream
             for source in writing.sources:
-                if source.stream == reader.stream and graph.allowed[number, list(source.writers)].any():
-                    along = source.along(pair.differences[source.node.name], gradient)
-                    scores[number, list(source.writers)] += writing.per_sample(source, along).cpu() / len(shares)
+                if source.stream == stream and graph.allowed[numbers][:, list(source.writers)].any():
+                    along = source.along(pair.differences[source.node.name], gradients)
+                    for number, rows in zip(numbers, along, strict=True):
+                        scores[number, list(source.writers)] += writing.per_sample(source, rows).cpu() / len(shares)
     return scores * graph.allowed[..., None]
 
 
-def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
-    """The gradient of the metric at what each reader receives, at a point of the path; with the reader's number.
+def _gradients(pair: Pair, share: float) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
+    """The gradients of the metric at what readers of one stream receive, at a point of the path; with the readers' numbers.
 
     Args:
         pair: the two runs and the graph.
@@ -60,7 +62,13 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
     entrances = [reader.at for reader in readers if reader.kind not in KINDS]
     where = dict.fromkeys([*(reader.at for reader in readers), *inner])
     hooks = [*_inputs(pair, share), (list(where), keep)]
-    with claimed(model, "A circuit"), torch.enable_grad(), attached(pair.points, hooks):
+    split = {(reader.attn, reader.kind): reader for reader in readers if reader.kind in KINDS}
+    with (
+        claimed(model, "A circuit"),
+        torch.enable_grad(),
+        attached(pair.points, hooks),
+        projection_calls(model, split) as calls,
+    ):
         values = pair.values(model(pair.clean))
         names = list(dict.fromkeys([*entrances, *inner]))
         gradients = dict(
@@ -72,21 +80,19 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[int, torch.Tensor]]:
         )
     for number, reader in enumerate(readers):
         if reader.kind not in KINDS:
-            yield number, gradients[reader.at]
-            continue
-        name = f"{reader.attn}.hook_{reader.kind}"
+            yield [number], [gradients[reader.at]]
+    for (attn, kind), reader in split.items():
+        numbers = [number for number, other in enumerate(readers) if (other.attn, other.kind) == (attn, kind)]
+        name = f"{attn}.hook_{kind}"
         axis = model.graph[name].axes.split().index("head")
-        of_head = torch.zeros_like(gradients[name])
-        of_head.select(axis, reader.head or 0).copy_(gradients[name].select(axis, reader.head or 0))
-        gradient = torch.autograd.grad(states[name], states[reader.at], of_head, retain_graph=True, allow_unused=True)[
-            0
-        ]
-        if gradient is None:
+        of_heads = HeadGradients(states[name], states[reader.at], gradients[name], axis, calls.get((attn, kind)))
+        pulled = of_heads.of([readers[number].head or 0 for number in numbers])
+        if pulled is None:
             raise InputError(
-                f"The {reader.kind} of {reader.attn} are not computed from what the attention receives, "
+                f"The {kind} of {attn} are not computed from what the attention receives, "
                 "so no gradient of their stream is known. Use nodes='attention'."
             )
-        yield number, gradient
+        yield numbers, pulled
 
 
 def _inputs(pair: Pair, share: float) -> list[HookPair]:

@@ -1,6 +1,6 @@
 """What writers write: their outputs in a run, how they differ from another run's, and what a difference adds to a stream."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +18,9 @@ from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
+
+#: From so many readers on, what heads write is made for all of them; so many heads at a time.
+_MANY, _HEADS = 4, 4
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,25 @@ class Source:
             return values * rows[..., None]
         return values
 
-    def along(self, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """How far each writer's part of `values` goes along a gradient of the stream, per row: `[... pos writer]`."""
+    def along(self, values: torch.Tensor, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """How far each writer's part of `values` goes along gradients of the stream, per row: `[... pos writer]` of each."""
         values = self.placed(values)
-        gradient = gradient.to(values.device)  # of a stream that is read on another device, maybe
         rows = values.shape[:-1] if self.weights is None else values.shape[:-2]
-        gradient = gradient.reshape(*rows, -1)  # modules may hold the rows in another form
-        if self.weights is not None:
-            head_gradient = torch.einsum("...d,hkd->...hk", gradient, self.weights.to(gradient))
-            return (head_gradient * values).sum(-1)
-        product = (values * gradient).sum(-1, keepdim=True)
-        return product if self.masks is None else product * self.masks.movedim(0, -1).to(product)
+        # of a stream that is read on another device, maybe; modules may hold the rows in another form
+        gradients = [gradient.to(values.device).reshape(*rows, -1) for gradient in gradients]
+        if self.weights is None:
+            products = [(values * gradient).sum(-1, keepdim=True) for gradient in gradients]
+            return products if self.masks is None else [p * self.masks.movedim(0, -1).to(p) for p in products]
+        weights = self.weights.to(gradients[0])
+        if len(gradients) < _MANY:
+            return [(torch.einsum("...d,hkd->...hk", gradient, weights) * values).sum(-1) for gradient in gradients]
+        # what heads write is made once for many readers, some heads at a time for the sake of memory
+        stacked, parts = torch.stack(gradients, -1), []
+        for start in range(0, len(weights), _HEADS):
+            heads = slice(start, start + _HEADS)
+            written = torch.einsum("...hk,hkd->...hd", values[..., heads, :], weights[heads])
+            parts.append(written.to(stacked) @ stacked)
+        return list(torch.cat(parts, -2).unbind(-1))
 
 
 @dataclass(frozen=True)

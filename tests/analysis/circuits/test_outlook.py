@@ -8,11 +8,13 @@ import torch
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.graph import NodeKind
+from mmlens.analysis.circuits.head_gradients import HeadGradients
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.circuits.outlook import outlook
 from mmlens.analysis.circuits.runs import pairs_of
 from mmlens.core.rule_groups import named_rules
-from tests.analysis.circuits.conftest import METRIC
+from mmlens.hooks.branch_inputs import KINDS
+from tests.analysis.circuits.conftest import METRIC, MakePair
 from tests.conftest import Subject
 from tests.tiny import picture
 
@@ -42,7 +44,26 @@ def test_the_passes_are_those_that_were_said(
     assert ahead.edges == len(found.to_frame())
     assert len(said) == ahead.forward
     assert sum(count > 0 for count in backwards) == ahead.backward
-    assert backwards.count(0) == ahead.heads
+    split = sum(reader.kind in KINDS for reader in found.graph.readers)
+    assert ahead.heads == split * ahead.backward
+
+
+def test_whole_projections_are_pulled_through_for_two_heads_alone(
+    llava: Subject, make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(llava, "head")
+    alone = HeadGradients._alone
+    pulled: list[int] = []
+    monkeypatch.setattr(HeadGradients, "_alone", lambda self, head: pulled.append(head) or alone(self, head))
+    short = CIRCUIT_METHODS.get("eap").scores(pair, progress=False)
+    readers = [reader for reader in pair.graph.readers if reader.kind in KINDS]
+    projections = {(reader.attn, reader.kind) for reader in readers}
+    assert len(pulled) == 2 * len(projections) < len(readers), "the ends alone"
+    pulled.clear()
+    monkeypatch.setattr(HeadGradients, "_short", lambda self, head: None)
+    long = CIRCUIT_METHODS.get("eap").scores(pair, progress=False)
+    assert len(pulled) == len(readers)
+    torch.testing.assert_close(short, long, rtol=1e-4, atol=1e-5 * float(long.abs().max()))
 
 
 def test_what_is_kept_is_what_writers_wrote(llava: Subject) -> None:
