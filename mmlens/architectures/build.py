@@ -9,6 +9,7 @@ from torch import nn
 from mmlens.architectures.blocks import BlockBuilder, blocks_of, fitting, heads_of
 from mmlens.architectures.modules import out_features
 from mmlens.architectures.point_collector import Collector
+from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import Part, part_prefix
 from mmlens.declarations.family import Crossing, Encoder, Family, Pooling, Read
@@ -39,7 +40,7 @@ def build(model: nn.Module, family: Family, config: Config) -> Built:
     Raises:
         UnsupportedModelError: if the model lacks a module that the declaration names.
     """
-    builder = _Builder(Collector(model, family.name), family, config)
+    builder = _Builder(Collector(model, family.name, split=SplitModules.of(model)), family, config)
     handed_on, beside = builder.vision()
     projections = builder.projector(handed_on, beside)
     builder.language(projections, builder.deepstack())

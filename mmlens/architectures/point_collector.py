@@ -1,7 +1,7 @@
 """Collecting hook points and edges: the pieces that every block and part is made of."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.attention_interface import attention_tower, looks_kernel_up
 from mmlens.architectures.modules import in_features, submodule
+from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.architectures.weights import bias_of
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
@@ -34,6 +35,7 @@ from mmlens.hooks.nodes import Node, Role, node_kind
 from mmlens.hooks.point import Point
 from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
+from mmlens.hooks.split import Split, WholeOf
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Collector:
         dead: why the points added now cannot reach the logits; None if they can.
         form: the form in which the modules read now hold rows.
         windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
+        split: the modules whose tensors are split over processes.
     """
 
     model: nn.Module
@@ -56,6 +59,7 @@ class Collector:
     dead: str | None = None
     form: Form = field(default_factory=Form)
     windows: nn.Module | None = None
+    split: SplitModules = field(default_factory=SplitModules)
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], TensorAccess] = field(default_factory=dict)
     _towers: dict[int, Tower] = field(default_factory=dict)
@@ -66,11 +70,12 @@ class Collector:
 
     def entering(self, module: nn.Module, argument: str = "hidden_states") -> TensorAccess:
         """The tensor that a module receives."""
-        return self._shown(self._received(module, argument))
+        return self._shown(_whole(self._received(module, argument), self.split.received.get(id(module))))
 
     def leaving(self, module: nn.Module) -> TensorAccess:
         """The tensor that a module returns."""
-        return self._shown(self._sites.setdefault((id(module), "out", ""), Site(module, "out")))
+        site = self._sites.setdefault((id(module), "out", ""), Site(module, "out"))
+        return self._shown(_whole(site, self.split.returned.get(id(module))))
 
     def _received(self, module: nn.Module, argument: str = "hidden_states") -> Site:
         return self._sites.setdefault((id(module), "in", argument), Site(module, "in", argument))
@@ -210,6 +215,8 @@ class Collector:
             "z": [names["pattern"], names["v"]],
         }
         keys = Rows(rows.axes, rows.width, key_sequence)
+        split = self.split.received.get(id(base_layer(self.module(attention.o, block))))
+        split = None if split is None else replace(split, size=None)  # of heads, all processes have as many
         if attention.over_channels:
             # the last axis runs over the positions, however many the picture has
             keys = rows = Rows(rows.axes, rows.width, "channels")
@@ -218,7 +225,7 @@ class Collector:
             pairs = kind in ("attn_scores", "pattern")
             self.add(
                 names[kind],
-                InAttention(kernel, kind, tower),
+                InAttention(kernel, kind, tower, split),
                 keys if kind in "kv" else rows,
                 axes=axes[kind],
                 width=None if pairs or (attention.latent and kind in "qk") else d_head,
@@ -269,9 +276,10 @@ class Collector:
         width, axes = in_features(down), rows.inner("neuron")
         hidden = list(after)
         if mlp.act is not None:
-            act = self.module(mlp.act, root)
-            pre = self.add(f"{prefix}.hook_pre", at(self.entering(act)), rows, axes=axes, width=width, after=after)
-            active = self.add(f"{prefix}.hook_act", at(self.leaving(act)), rows, axes=axes, width=width, after=[pre])
+            act, split = self.module(mlp.act, root), self.split.received.get(id(base_layer(down)))
+            into, out = _whole(self.entering(act), split), _whole(self.leaving(act), split)
+            pre = self.add(f"{prefix}.hook_pre", at(into), rows, axes=axes, width=width, after=after)
+            active = self.add(f"{prefix}.hook_act", at(out), rows, axes=axes, width=width, after=[pre])
             hidden = [active, *after] if mlp.gate or mlp.gate_up else [active]
         post, site = f"{prefix}.hook_post", at(self.entering(down))
         return [self.add(post, site, rows, axes=axes, width=width, after=hidden, units=width, read_by=down)]
@@ -290,3 +298,8 @@ class Collector:
         if mlp.shared is not None:
             names += self.mlp(f"{prefix}.shared", mlp.shared, root, rows, after, flat=stream)
         return names
+
+
+def _whole(site: TensorAccess, split: Split | None) -> TensorAccess:
+    """A site whose taps see the whole of its tensor."""
+    return site if split is None else WholeOf(site, split)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mmlens.architectures.modules import in_features
+from mmlens.architectures.tensor_parallel import is_part, whole
 from mmlens.core.errors import UnsupportedModelError
 
 #: What weights are kept in where they are not quantised. (Eight-bit floats are codes: a scale belongs to them.)
@@ -95,6 +96,8 @@ def by_unit_vectors(layer: nn.Module) -> tuple[Float[torch.Tensor, "out in"], Fl
 
 def pieces(name: str, weight: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """A weight, or the tensors that a quantised one is made of, by name; of bitsandbytes' weights the codes alone."""
+    if is_part(weight):
+        weight = whole(weight)
     if is_traceable_wrapper_subclass(weight):
         for part in weight.__tensor_flatten__()[0]:
             yield from pieces(f"{name}.{part}", getattr(weight, part))
@@ -126,7 +129,7 @@ def _kept(layer: nn.Module) -> Any:
 
 def _are_codes(weight: torch.Tensor) -> bool:
     """Whether a tensor stands for other numbers than those in it."""
-    return weight.dtype not in FLOATING or is_traceable_wrapper_subclass(weight)
+    return weight.dtype not in FLOATING or (is_traceable_wrapper_subclass(weight) and not is_part(weight))
 
 
 def _int8_scales(layer: Any) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from torch import nn
 from mmlens.architectures.adapter_layers import acting_layer, adapters_add, base_layer
 from mmlens.architectures.modules import find_module, in_features, out_features, submodule
 from mmlens.architectures.quantised import by_unit_vectors, codes_of, dequantised, is_quantised
+from mmlens.architectures.tensor_parallel import whole
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.declarations.structure import Attention, Mlp
 
@@ -47,14 +48,15 @@ def readable(linear: nn.Module, purpose: str) -> torch.Tensor:
         return by_unit_vectors(linear)[0]  # merging would round the adapter to the base's codes
     _in_memory(getattr(base_layer(linear), "weight", None), purpose, "read")
     layer = acting_layer(linear, purpose)
-    return _as_matrix(dequantised(layer, purpose) if is_quantised(layer) else layer.weight, layer)
+    return _as_matrix(dequantised(layer, purpose) if is_quantised(layer) else whole(layer.weight), layer)
 
 
 def bias_of(linear: nn.Module, purpose: str) -> torch.Tensor | None:
     """A linear's bias as it acts, `[out]`; None if it has none."""
     if adapters_add(linear) and is_quantised(base_layer(linear)):
         return by_unit_vectors(linear)[1]
-    return cast("torch.Tensor | None", getattr(acting_layer(linear, purpose), "bias", None))
+    bias = getattr(acting_layer(linear, purpose), "bias", None)
+    return bias if bias is None else whole(cast(torch.Tensor, bias))
 
 
 def _in_memory(weight: Any, purpose: str, task: Literal["read", "edit"]) -> Any:

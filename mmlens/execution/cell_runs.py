@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import nn
 
+from mmlens.architectures.tensor_parallel import is_split
 from mmlens.core.errors import InputError
 from mmlens.execution.affected_rows import AffectedRows
 from mmlens.execution.cells import Cell
@@ -74,6 +75,10 @@ class CellRuns:
             if hooked(model):
                 raise NotAloneError(
                     "hooks are attached to the model, and blocks of packed rows would show them other tensors"
+                )
+            if is_split(model.base):
+                raise NotAloneError(
+                    "its weights are split over processes, and blocks of packed rows would see each process's heads alone"
                 )
             decoder = decoder_of(model)
         except NotAloneError as error:

@@ -12,12 +12,14 @@ Queries and keys are seen as they enter the product, that is after rotary embedd
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from mmlens.hooks.site import Tap
+from mmlens.hooks.split import Split
 
 AttentionKind: TypeAlias = Literal["q", "k", "v", "attn_scores", "pattern", "z"]
 #: The kinds in the order in which they are computed.
@@ -77,21 +79,28 @@ class InAttention:
         module: the module that calls the kernel.
         kind: which tensor of the computation.
         tower: the switch of its tower.
+        split: how its heads are split over processes; None where they are whole.
     """
 
-    def __init__(self, module: nn.Module, kind: AttentionKind, tower: Tower):
+    def __init__(self, module: nn.Module, kind: AttentionKind, tower: Tower, split: Split | None = None):
         self.module = module
         self.kind = kind
         self.tower = tower
+        self.split = split
+        self._taps: dict[Tap, Tap] = {}
 
     def attach(self, tap: Tap) -> None:
         """Put the tap in the module's path and make sure that the tower uses our kernel."""
+        if self.split is not None:
+            axis = -3 if self.kind in ("attn_scores", "pattern") else -2
+            tap = self._taps[tap] = partial(self.split.through, tap, axis)
         _PATHS.setdefault(self.module, _Path()).taps.setdefault(self.kind, []).append(tap)
         self.tower.acquire()
 
     def detach(self, tap: Tap) -> None:
         """Take the tap out; the tower may get its own kernel back."""
         path = _PATHS[self.module]
+        tap = self._taps.pop(tap, tap)
         path.taps[self.kind] = [other for other in path.taps[self.kind] if other is not tap]
         if not path.has(*ATTENTION_KINDS):
             del _PATHS[self.module]

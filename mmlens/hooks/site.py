@@ -33,6 +33,8 @@ class Site:
         self.module = module
         self.side = side
         parameters = list(inspect.signature(module.forward).parameters)
+        if parameters == ["args", "kwargs"]:  # wrapped by what splits a module over processes
+            parameters = list(inspect.signature(type(module).forward).parameters)[1:]
         self.argument = argument if argument in parameters or not parameters else parameters[0]
         self._index = parameters.index(self.argument) if parameters else 0
         self._taps: list[tuple[int, Tap]] = []

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from mmlens.architectures.adapter_layers import base_layer
+from mmlens.architectures.tensor_parallel import own_part, put_columns, whole
 from mmlens.architectures.weights import plain_weight
 from mmlens.core.errors import InputError
 from mmlens.core.interrupts import uninterrupted
@@ -160,7 +161,7 @@ class Ledger:
         new = torch.where(touched[:, None], (originals + total).to(weight.dtype), originals.to(weight.dtype))
         parameter = cast(torch.Tensor, base_layer(rows.linear).weight)
         before = _version(parameter)
-        weight.index_copy_(1, torch.tensor(list(rows.slots), device=total.device), new.T)
+        put_columns(weight, torch.tensor(list(rows.slots), device=total.device), new.T)
         own = self._versions.get(id(parameter))
         if own is not None:  # our own writing is no change of the model
             self._versions[id(parameter)] = (own[0] + _version(parameter)[0] - before[0], own[1])
@@ -183,7 +184,7 @@ def ledger_of(base: nn.Module) -> Ledger:
 
 def _read(linear: nn.Module, numbers: Sequence[int]) -> Float[torch.Tensor, "row d_model"]:
     """A copy of rows as they are now."""
-    weight = plain_weight(linear, "A weight").detach()
+    weight = whole(plain_weight(linear, "A weight").detach())
     return weight[:, torch.tensor(numbers, dtype=torch.long, device=weight.device)].T.contiguous()
 
 
@@ -236,7 +237,8 @@ def _versions(base: nn.Module) -> dict[int, tuple[int, int]]:
 
 def _version(weight: torch.Tensor) -> tuple[int, int]:
     """How often a weight was written to in place, and where it lies: `.to(dtype)` exchanges its memory and counts nothing."""
-    return (0 if weight.is_inference() else weight._version), weight.data_ptr()
+    own = own_part(weight)
+    return (0 if own.is_inference() else own._version), own.data_ptr()
 
 
 def _warn_of_changes(rows: _Rows, point: str) -> None:
