@@ -63,24 +63,20 @@ class SplitModules:
             return found
         plan: dict[str, str] = getattr(model, "_tp_plan", None) or {}
         for name, module in model.named_modules():
-            style = plan.get(_generic(name))
+            style = plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))  # plans have stars for the numbers of layers
             if style in _RETURNED:
                 found.returned[id(module)] = Split(partial(_mesh, module, name), out_features(module))
             elif style in _RECEIVED:
                 found.received[id(module)] = Split(partial(_mesh, module, name), in_features(module))
             elif style is not None and style not in _WHOLE:
+                known = ", ".join(sorted((*_RETURNED, *_RECEIVED, *_WHOLE)))
                 raise UnsupportedModelError(
                     f"{name} of {type(model).__name__} is split over processes in the style {style!r}, of whose tensors it is "
-                    f"not known how they become whole. Known are {', '.join(sorted((*_RETURNED, *_RECEIVED, *_WHOLE)))}. Load the "
-                    "model with a plan that gives the module one of these: from_pretrained(..., distributed_config="
-                    "DistributedConfig(tp_plan={...})), or without tensor parallelism."
+                    f"not known how they become whole. Known are {known}. Load the model with a plan that gives the module one "
+                    "of these, from_pretrained(..., distributed_config=DistributedConfig(tp_plan={...})), or without tensor "
+                    "parallelism."
                 )
         return found
-
-
-def _generic(name: str) -> str:
-    """A module's name as plans have it: numbers of layers are stars."""
-    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
 def _mesh(module: nn.Module, name: str) -> "DeviceMesh":

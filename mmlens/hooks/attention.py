@@ -93,8 +93,8 @@ class InAttention:
         """Put the tap in the module's path and make sure that the tower uses our kernel."""
         if self.split is not None:
             axis = -3 if self.kind in ("attn_scores", "pattern") else -2
-            tap = self._taps[tap] = partial(self.split.through, tap, axis)
-        _PATHS.setdefault(self.module, _Path()).taps.setdefault(self.kind, []).append(tap)
+            self._taps[tap] = partial(self.split.through, tap, axis)
+        _PATHS.setdefault(self.module, _Path()).taps.setdefault(self.kind, []).append(self._taps.get(tap, tap))
         self.tower.acquire()
 
     def detach(self, tap: Tap) -> None:

@@ -23,14 +23,16 @@ from mmlens.analysis.store.rules import CollectionRule, refuse_keys
 from mmlens.analysis.store.size import SizeEstimate, estimate, require_room
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.store.writing import DTYPES, ShardWriter
+from mmlens.architectures.tensor_parallel import is_split
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
-from mmlens.core.processes import Process, this_process
+from mmlens.core.processes import Process
 from mmlens.core.rules import GENERATED, Positions, as_rule
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.processes import process_of
 
 
 @checked
@@ -111,7 +113,12 @@ def collect(
     question = CollectionConfig.of(
         model, tuple(nodes.names), rule=str(rule), prompt=question_text, max_new_tokens=length, dtype=dtype
     )
-    process = this_process()
+    process = process_of(model)
+    if into is not None and is_split(model.base):
+        raise InputError(
+            "The processes of this launch hold one model together, and all would write the same store; collect in memory "
+            "(into=None), where each has the whole of it."
+        )
     if into is None and process.count > 1:
         raise InputError(
             f"{process.count} processes cannot share memory; collect into a folder: collect(..., into=path)."

@@ -208,7 +208,8 @@ def test_the_processes_of_one_launch_share_the_lock(
     barrier = threading.Barrier(2, timeout=60)
     ranks = threading.local()
     monkeypatch.setattr(
-        "mmlens.analysis.store.collect.this_process", lambda: Process(ranks.number, 2, lambda: barrier.wait() and None)
+        "mmlens.analysis.store.collect.process_of",
+        lambda model: Process(ranks.number, 2, lambda: barrier.wait() and None),
     )
     failures: list[str] = []
 
