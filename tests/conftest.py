@@ -11,6 +11,7 @@ import torch
 
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.rounding import ROUNDING_FACTOR, rounding
 from tests.tiny import TINY, Tiny, picture
 
 SHORT, LONG = "describe the image", "what color is the big red circle"
@@ -76,6 +77,11 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
     else:
         positions = (mask.cumsum(1) - 1).clamp(min=0) + (name.startswith("PaliGemma"))
     return args, {**tensors, "position_ids": positions}
+
+
+def rounded(model: HookedMultimodal, batch: MultimodalBatch) -> float:
+    """How far two ways of computing the same may lie apart in a logit: a bound from the model at hand, not a number."""
+    return ROUNDING_FACTOR * rounding(model, batch)
 
 
 def batches_of(model: HookedMultimodal, name: str) -> dict[str, MultimodalBatch]:

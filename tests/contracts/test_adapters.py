@@ -13,7 +13,7 @@ import mmlens as mm
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
-from tests.conftest import Subject, bare_copy
+from tests.conftest import Subject, bare_copy, rounded
 from tests.families import FAMILIES
 from tests.tiny import picture
 
@@ -137,7 +137,7 @@ def test_on_it_is_the_model_of_peft_and_reads_as_the_merged_twin(llava: Subject,
     plain = logits_of(llava, model)
     assert torch.equal(own(batch), plain)
     assert (plain - logits_of(llava, llava.bare)).abs().max() > 0.05, "the adapter changes nothing"
-    torch.testing.assert_close(logits, plain, atol=2e-5, rtol=0)
+    torch.testing.assert_close(logits, plain, atol=rounded(own, batch), rtol=0)
     for name, weight in weights(twin).items():
         torch.testing.assert_close(weights(own)[name], weight, atol=0, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
     expected = twin.run_with_cache(batch, names="*")[1]
@@ -147,7 +147,7 @@ def test_on_it_is_the_model_of_peft_and_reads_as_the_merged_twin(llava: Subject,
     for layer, block in enumerate(own.blocks):
         assert block.mlp is not None
         written = cache["post", layer] @ block.mlp.W_out + block.mlp.b_out
-        torch.testing.assert_close(written, cache[f"blocks.{layer}.hook_mlp_out"], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(written, cache[f"blocks.{layer}.hook_mlp_out"], atol=rounded(own, batch), rtol=1e-4)
 
 
 @torch.no_grad()
@@ -242,7 +242,7 @@ def test_zeroed_rows_are_ablated_neurons(llava: Subject, kind: str, is_merged: b
             assert not own.blocks[0].mlp.W_out[3].any()  # type: ignore[union-attr]
     else:
         with own.edited(edit):
-            torch.testing.assert_close(own(batch), ablated, atol=2e-5, rtol=0)
+            torch.testing.assert_close(own(batch), ablated, atol=rounded(own, batch), rtol=0)
             rows = [own.blocks[0].mlp.W_out[3], own.blocks[2].mlp.W_out[7]]  # type: ignore[union-attr]
             assert max(float(row.abs().max()) for row in rows) < 1e-6
     assert state(model) == before
@@ -283,7 +283,9 @@ def test_points_in_a_copied_module_follow_the_copy_that_acts(llava: Subject) -> 
         "on": hooked(llava, merged(model)).run_with_hooks(batch, fwd_hooks=silenced),
         "off": llava.model.run_with_hooks(batch, fwd_hooks=silenced),
     }
-    torch.testing.assert_close(own.run_with_hooks(batch, fwd_hooks=silenced), expected["on"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        own.run_with_hooks(batch, fwd_hooks=silenced), expected["on"], atol=rounded(own, batch), rtol=0
+    )
     with model.disable_adapter():
         assert torch.equal(own.run_with_hooks(batch, fwd_hooks=silenced), expected["off"])
     with own.hooks(silenced):
