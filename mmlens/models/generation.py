@@ -17,6 +17,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
 from mmlens.inputs.prepare import continuing
 from mmlens.models.contrast.method import ContrastMethod
+from mmlens.models.decoding import generator_of
 from mmlens.models.protocol import HookedModel
 
 
@@ -174,6 +175,35 @@ def refuse_right_padding(model: HookedModel, is_token: torch.Tensor) -> None:
         raise InputError(
             f"Samples {samples} are padded on the right, so their next token would follow padding; {continuing(model.family)}"
         )
+
+
+def refuse_chunked_prompt(model: HookedModel, chunk: Any) -> None:
+    """Refuse to have a prompt read in chunks where its positions cannot be read one chunk after the other.
+
+    Args:
+        model: the hooked model.
+        chunk: the option `prefill_chunk_size` of transformers; None if the prompt is read at once.
+
+    Raises:
+        InputError: says why.
+    """
+    language = model.family.language
+    if chunk is None:
+        return
+    if language.encoder is not None:
+        why = "an encoder reads the prompt, all of it at once"
+    elif language.looks_ahead:
+        why = "positions of the prompt attend to later ones, which an earlier chunk does not have"
+    elif (
+        generator_of(model.base) is not model.base
+        or language.crossing is not None
+        or not language.merges
+        or model.family.position_ids is not None
+    ):
+        why = "transformers cannot cut what comes with this model's prompt"
+    else:
+        return
+    raise InputError(f"prefill_chunk_size={chunk} cannot be right for {model.family.name}: {why}. Leave it out.")
 
 
 def _refuse_untraceable(nodes: Sequence[Node], point: str) -> None:

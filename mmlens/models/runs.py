@@ -29,7 +29,7 @@ from mmlens.models.contrast.second_run import contrast_with
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
 from mmlens.models.dropout import refuse_dropout
 from mmlens.models.forward_inputs import completed_inputs
-from mmlens.models.generation import GenerationTrace, refuse_right_padding, trace_generation
+from mmlens.models.generation import GenerationTrace, refuse_chunked_prompt, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import PassChoice, Run, Watching, require_passes
 
@@ -93,12 +93,13 @@ class Runs:
 
         Raises:
             InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued;
-                for ways of decoding that do not go together.
+                for ways of decoding that do not go together, and for prompts that cannot be read in chunks.
         """
         keywords = self.inputs.keywords(batch, options)
         mask = keywords.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             refuse_right_padding(self.model, mask)
+        refuse_chunked_prompt(self.model, generation_option(self.model, keywords, "prefill_chunk_size"))
         with self._under_way("generate", batch, options, keywords, cast("ContrastMethod | None", contrast)):
             return self.model.hf_model.generate(**{"do_sample": False, **keywords})
 

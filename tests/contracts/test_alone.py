@@ -125,6 +125,44 @@ def test_a_model_that_writes_its_picture_token_without_a_cache_goes_on() -> None
         assert float((one - other).abs().max()) <= 6 * rounding(model, batch)
 
 
+CHUNKED = (
+    "llava_clip",
+    "qwen2_vl",
+    "internvl",
+    "mistral_large4",
+    "llama4",
+    "lfm2_vl",
+    "qwen3_5",
+    "hunyuan_vl",
+    "ernie4_5_vl",
+)
+UNCHUNKED = {
+    "paligemma": "positions of the prompt attend to later ones",
+    "gemma3": "positions of the prompt attend to later ones",
+    "molmo2": "positions of the prompt attend to later ones",
+    "florence2": "an encoder reads the prompt",
+    "instructblip": "transformers cannot cut what comes with this model's prompt",
+    "kosmos2": "transformers cannot cut what comes with this model's prompt",
+    "mllama": "transformers cannot cut what comes with this model's prompt",
+}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+@torch.no_grad()
+def test_a_prompt_is_read_in_chunks_as_it_is_at_once(name: str) -> None:
+    model, batch = model_of(name), prepared(name, [0, 1])
+    options: dict[str, Any] = {"max_new_tokens": 2, "output_logits": True, "return_dict_in_generate": True}
+    whole, chunked = (model.generate(batch, **options, **more) for more in ({}, {"prefill_chunk_size": 4}))
+    assert float((whole.logits[0] - chunked.logits[0]).abs().max()) <= 6 * rounding(model, batch)
+
+
+@pytest.mark.parametrize("name", UNCHUNKED)
+def test_a_prompt_that_cannot_be_read_in_chunks_is_refused(name: str) -> None:
+    message = f"^prefill_chunk_size=4 cannot be right for {name}: {UNCHUNKED[name]}"
+    with pytest.raises(InputError, match=message):
+        model_of(name).generate(prepared(name, [0]), prefill_chunk_size=4, max_new_tokens=1)
+
+
 def test_padding_that_cannot_be_right_is_refused_with_its_reason() -> None:
     batch = prepared("florence2", [0, 1])
     assert batch.layout.is_token[:, 0].all()
