@@ -108,7 +108,7 @@ def all_layers(
         shifts = {}
         for tune in tunes:
             base, tuned = (
-                {point: stores[name].at(point).with_token(mm.lab.NOUNS) for point in stores["base"].points}
+                {point: first_of(stores[name].at(point), mm.lab.NOUNS) for point in stores["base"].points}
                 for name in ("base", tune)
             )
             measured = mm.concepts.layer_shifts(base, tuned, N_CONCEPTS, held_out=held_out)
