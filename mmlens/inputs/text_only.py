@@ -1,6 +1,8 @@
 """A batch without its pictures: their tokens cut out of the prompt, everything else as it was."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,8 +14,14 @@ from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.plain_text import picture_tokens
 
 
-def without_pictures(family: Family, config: Config, batch: MultimodalBatch) -> MultimodalBatch:
+def without_pictures(family: Family, config: Config, batch: MultimodalBatch, template: str = "") -> MultimodalBatch:
     """The batch with the tokens of its pictures, and those around them, cut out; padded where the family wants it.
+
+    Args:
+        family: of the model.
+        config: its configuration.
+        batch: the batch.
+        template: the chat template, whose tokens stay.
 
     Raises:
         InputError: if there is no picture, or text that stands in other places than among the prompt's tokens.
@@ -25,24 +33,64 @@ def without_pictures(family: Family, config: Config, batch: MultimodalBatch) -> 
             "The decoder has written already, so that pictures cannot be left out; prepare the batch anew."
         )
     ids = batch["input_ids"]
-    kept = (batch.layout.is_token & ~batch.layout.is_image).to(ids.device)
+    cut = batch.layout.is_image.clone()
     if batch.tokenizer is not None:
         marks = batch.tokenizer.convert_tokens_to_ids(list(picture_tokens(batch.tokenizer, config)))
-        kept &= ~torch.isin(ids, torch.tensor(marks, dtype=ids.dtype, device=ids.device))
+        cut |= torch.isin(ids, torch.tensor(marks, dtype=ids.dtype, device=ids.device)).cpu()
+        around = _around(batch.tokenizer, template)
+        cut = torch.stack([_whole(row.tolist(), is_cut, around) for row, is_cut in zip(ids, cut, strict=True)])
+    if batch.written:
+        cut[:, -batch.written :] = False  # what was written is text, whatever it is
+    kept = (batch.layout.is_token & ~cut).to(ids.device)
     length = int(kept.sum(1).max())
     if not length or not kept.any(1).all():
         raise InputError("A prompt would be empty without its picture; ask something.")
     if family.left_padding is None:
-        order = kept.long().argsort(dim=1, stable=True)[
-            :, -length:
-        ]  # what is cut goes to the front, where padding stands
+        order = kept.long().argsort(dim=1, stable=True)[:, -length:]  # what is cut goes where padding stands
     else:
         order = (~kept).long().argsort(dim=1, stable=True)[:, :length]
     mask = kept.gather(1, order)
     pad = _pad(batch.tokenizer, config)
     inputs = {"input_ids": ids.gather(1, order).masked_fill(~mask, pad), "attention_mask": mask.to(torch.long)}
     made = make_batch(family, config, inputs)
-    return replace(made, tokenizer=batch.tokenizer)
+    return replace(made, tokenizer=batch.tokenizer, written=batch.written)
+
+
+def _around(tokenizer: Any, template: str) -> Callable[[int], bool | None]:
+    """Says of a token whether processors put it around pictures and their tiles; None for blanks, which may lie between.
+
+    These are the tokens that were added to a vocabulary, without the ends of texts and what a chat's turns are made of.
+    """
+    added = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    ends = set(getattr(tokenizer, "all_special_ids", ())) & {
+        getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+    }
+    special = {number for number, content in added.items() if content not in template} - ends
+
+    def kind(number: int) -> bool | None:
+        if number in special:
+            return True
+        return None if number not in added and not tokenizer.decode([number]).strip() else False
+
+    return kind
+
+
+def _whole(ids: list[int], is_picture: torch.Tensor, around: Callable[[int], bool | None]) -> torch.Tensor:
+    """Picture tokens with what lies between those of one picture, any marks in front of it, and the one behind it."""
+    cut = is_picture.clone()
+    places = is_picture.nonzero().flatten().tolist()
+    for first, second in pairwise(places):
+        if all(around(number) in (True, None) for number in ids[first + 1 : second]):
+            cut[first:second] = True
+    for place in places:
+        if place and not cut[place - 1]:
+            start = place
+            while start and around(ids[start - 1]):
+                start -= 1
+            cut[start:place] = True
+        if place + 1 < len(ids) and not cut[place + 1] and around(ids[place + 1]):
+            cut[place + 1] = True
+    return cut
 
 
 def _pad(tokenizer: Any, config: Config) -> int:

@@ -252,7 +252,8 @@ class Runs:
             tensors: keyword tensors.
 
         Returns:
-            Logits and the cache. Cached tensors are detached.
+            Logits and the cache. Cached tensors are detached. For what a generation wrote, contrasted or guided, run
+            `model.extend(batch, tokens)`: the states are those of its conditional passes.
 
         Raises:
             UnknownNameError: if a name matches nothing.

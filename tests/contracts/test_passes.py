@@ -14,6 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoding import generator_of
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
 from tests.conftest import Subject
 from tests.generating import FREE, NEW, text_logits
 from tests.interventions.passes import never_entered
@@ -272,3 +273,46 @@ def test_what_cannot_be_right_is_refused(subject: Subject) -> None:
     ):  # type: ignore[arg-type]
         pass
     assert "_get_logits_processor" not in vars(generator_of(model.base))
+
+
+def test_a_processor_that_runs_the_model_itself_is_another_branch(llava: Subject) -> None:
+    """Cached or not, with a picture or without: hooks act in the passes of the generation alone."""
+    model, batch = llava.model, llava.batches["left"]
+    swapped = model.prepare(["what color is the sand"] * 2, images=[list(batch.images[1]), list(batch.images[0])])
+    seen: list[torch.Tensor] = []
+
+    class Other(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+            new = input_ids[:, batch["input_ids"].shape[1] :]
+            with torch.no_grad():
+                seen.append(model.hf_model(**(model.extend(swapped, new) if new.shape[1] else swapped)).logits[:, -1])
+            return scores
+
+    calls: list[str] = []
+
+    def look(x: torch.Tensor, hook: Any) -> torch.Tensor:
+        run = model.current_run
+        calls.append(run.branch if run is not None else "none")
+        return 2 * x
+
+    for use_cache in (True, False):
+        seen.clear()
+        calls.clear()
+        steer = mm.Steer(vector_of(model), 2.0, positions="generated")
+        with model.hooks([(AT, look)]), model.intervene(steer):
+            out = model.generate(batch, logits_processor=[Other()], use_cache=use_cache, **FREE)
+        assert calls == ["conditional"] * NEW
+        assert steer.touched.branches == {"conditional": 2 * (NEW - 1)}
+        whole = model.extend(swapped, out[:, -NEW:-1])
+        with torch.no_grad():
+            torch.testing.assert_close(seen[-1], model(whole)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_choice_of_passes_is_part_of_a_run(llava: Subject) -> None:
+    model = llava.model
+    scale = mm.Scale(AT, 2.0)
+    found = []
+    for passes in ("conditional", "all"):
+        with model.intervene(scale, passes=passes):  # type: ignore[arg-type]
+            found.append(run_identity(model)["interventions"])
+    assert found[0] != found[1]

@@ -16,8 +16,8 @@ class PAI(ContrastMethod):
 
         scores = u + gamma (s - u),    gamma = 1 + alpha,    s, u: log softmax with and without the picture
 
-    which is `(1 + alpha) l - alpha l'` up to a number that all tokens share. Image tokens are cut out of the prompt, with those
-    that the configuration names around them.
+    which is `(1 + alpha) l - alpha l'` up to a number that all tokens share. Image tokens are cut out of the prompt, with the
+    marks around them and between their tiles.
 
     Attributes:
         alpha, beta: see `ContrastMethod`; the paper's gamma of 1.1 is an alpha of 0.1.
@@ -33,4 +33,5 @@ class PAI(ContrastMethod):
 
     def second(self, model: HookedModel, batch: MultimodalBatch) -> MultimodalBatch:
         """The same prompts, their pictures cut out."""
-        return without_pictures(model.family, model.config, batch)
+        template = getattr(model.processor, "chat_template", None) or getattr(batch.tokenizer, "chat_template", None)
+        return without_pictures(model.family, model.config, batch, str(template or ""))
