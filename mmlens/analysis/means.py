@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.axes import unit_axis
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
@@ -26,7 +26,7 @@ from mmlens.models.hooked import HookedMultimodal
 @torch.no_grad()
 def mean_activation(
     model: HookedMultimodal,
-    dataset: Dataset | MultimodalBatch,
+    dataset: Data,
     units: UnitsLike,
     *,
     positions: Positions = "all",
@@ -76,7 +76,7 @@ def mean_activation(
 @torch.no_grad()
 def point_means(
     model: HookedMultimodal,
-    dataset: Dataset | MultimodalBatch,
+    dataset: Data,
     points: Sequence[str],
     *,
     positions: Positions = "all",

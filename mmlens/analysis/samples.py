@@ -16,8 +16,8 @@ from mmlens.analysis.dataset_items import read_item
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
-from mmlens.core.wording import is_array, is_tensor
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.core.wording import is_array, is_tensor, short
+from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
 from mmlens.models.hooked import HookedMultimodal
 
@@ -32,10 +32,10 @@ Dataset: TypeAlias = Annotated[
     Must(
         "an iterable of samples (scenes, mm.Sample, mappings with 'image', pairs of picture and prompt, pictures); put a single "
         "one into a list",
-        lambda value: _is_dataset(value),
+        lambda value: _is_dataset(value) or _is_tensors(value),
         instead=True,
     ),
-    With(lambda arguments, value, name: _with_samples(value)),
+    With(lambda arguments, value, name: _with_samples(value, name)),
 ]
 
 
@@ -45,18 +45,26 @@ Data: TypeAlias = Annotated[
     Accepts(object),
     Must(
         "a batch from model.prepare(...), or an iterable of samples",
-        lambda value: isinstance(value, Mapping) or is_tensor(value) or _is_dataset(value),
+        lambda value: _is_dataset(value) or _is_tensors(value),
         instead=True,
     ),
-    With(lambda arguments, value, name: _as_data(arguments["model"], value)),
+    With(lambda arguments, value, name: _as_data(arguments["model"], value, name)),
 ]
 
 
-def _as_data(model: HookedMultimodal, value: Any) -> Any:
+def _as_data(model: HookedMultimodal, value: Any, name: str) -> Any:
     """A batch, or the dataset."""
     if isinstance(value, MultimodalBatch):
         return value
-    return model.batch(value) if isinstance(value, Mapping) or is_tensor(value) else _with_samples(value)
+    return model.batch(value) if _is_tensors(value) else _with_samples(value, name)
+
+
+def _is_tensors(value: Any) -> bool:
+    """Whether it is a batch, or tensors of which one could be made."""
+    return is_tensor(value) or (
+        isinstance(value, Mapping)
+        and any(is_tensor(value.get(name)) for name in ("input_ids", "inputs_embeds", *PICTURE_TENSORS))
+    )
 
 
 def _is_dataset(value: Any) -> bool:
@@ -64,10 +72,23 @@ def _is_dataset(value: Any) -> bool:
     return isinstance(value, Iterable) and not single
 
 
-def _with_samples(dataset: Iterable[Any]) -> Iterable[Any]:
-    """The dataset; of one that is in memory, every item is looked at before anything runs."""
+def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
+    """The dataset; of one that is in memory, every item is looked at before anything runs.
+
+    Raises:
+        InputError: for an item that is no sample, and for tensors.
+    """
+    if _is_tensors(dataset):
+        kind = "is one prepared batch" if isinstance(dataset, MultimodalBatch) else "holds tensors"
+        raise InputError(
+            f"{name}={short(dataset)} {kind}: this analysis prepares pictures and prompts itself, so it takes samples, "
+            "[mm.Sample(images=(picture,), prompt=...), ...]. What takes a batch (runs, lenses, patching, find_neurons) takes "
+            "model.batch(inputs)."
+        )
     if isinstance(dataset, list | tuple):
         for number, item in enumerate(dataset):
+            if _is_tensors(item):
+                return _with_samples(item, f"{name}[{number}]")
             if not hasattr(item, "written"):  # scenes would be drawn
                 _sample(item, DEFAULT_PROMPT, number)
     return dataset

@@ -1,6 +1,6 @@
 """One batch of pictures and text: the model's input tensors, the token layout, and the pictures themselves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -11,6 +11,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.identity import counts_with
 from mmlens.core.kinds import Accepts, CountOrZero, Must, With
+from mmlens.core.names import Part
 from mmlens.core.tensor_kinds import Device
 from mmlens.core.wording import short
 from mmlens.declarations.family import Family
@@ -45,7 +46,9 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         written: how many tokens at its end were written behind the prompt; they are text, whatever they are.
     """
 
-    must_be: ClassVar[str] = "a batch; model.prepare(text, images=...) makes one"
+    must_be: ClassVar[str] = (
+        "a batch: model.prepare(text, images=...) makes one, model.batch(inputs) makes one of tensors"
+    )
 
     inputs: dict[str, torch.Tensor]
     layout: TokenLayout
@@ -60,6 +63,11 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:
             return self.inputs[key]
+        if key == "input_ids" and "inputs_embeds" in self.inputs:
+            raise InputError(
+                "The batch is made of embeddings (inputs_embeds), so it has no token ids, which this needs; prepare the text, or "
+                "make the batch of ids."
+            )
         raise UnknownNameError(
             f"The batch holds no tensor {key!r}; it holds {', '.join(self.inputs)}. (It maps keywords to tensors; for one of its "
             "samples, prepare that sample.)"
@@ -80,7 +88,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     @property
     def size(self) -> int:
         """Number of samples."""
-        return len(self.inputs["input_ids"])
+        return len(self.layout.is_token)
 
     @property
     def picture_changes(self) -> dict[tuple[int, int], tuple[str, ...]]:
@@ -122,18 +130,41 @@ def _sound(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
 def _made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
     """The batch that a model makes of raw tensors."""
     value = _sound(arguments, value, name)
-    return value if isinstance(value, MultimodalBatch) else arguments["model"].batch(value)
+    if isinstance(value, MultimodalBatch):
+        return value
+    own: Any = arguments.get("self")  # what makes batches itself, without a hooked model at hand
+    return (own if hasattr(own, "batch") else arguments["model"]).batch(value)
+
+
+def _all_made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
+    """One batch or several, of raw tensors those that a model makes of them."""
+    if isinstance(value, Mapping | torch.Tensor):
+        return _made_by_the_model(arguments, value, name)
+    return [_made_by_the_model(arguments, one, f"{name}[{number}]") for number, one in enumerate(value)]
 
 
 _GIVEN = Accepts(MultimodalBatch | Mapping[str, Any] | torch.Tensor)
 _RIGHT = Must(
-    "a batch; make one with model.prepare(text, images=...), or pass its tensors", lambda value: True, instead=True
+    "a batch; make one with model.prepare(text, images=...), or of its tensors with model.batch(inputs)",
+    lambda value: True,
+    instead=True,
 )
 
 #: What run methods take: a prepared batch, a mapping of Hugging Face keyword tensors, or token ids `[batch pos]`.
 Batch: TypeAlias = Annotated[MultimodalBatch | Mapping[str, torch.Tensor] | torch.Tensor, _GIVEN, _RIGHT, With(_sound)]
 #: What verbs take: the same, of which one batch is made before anything else.
 BatchLike: TypeAlias = Annotated[MultimodalBatch, _GIVEN, _RIGHT, With(_made_by_the_model)]
+#: One batch or several.
+BatchesLike: TypeAlias = Annotated[
+    MultimodalBatch | Iterable[MultimodalBatch],
+    Accepts(Mapping[str, Any] | torch.Tensor | Iterable[Mapping[str, Any] | torch.Tensor]),
+    Must(
+        "one batch or several; model.prepare(text, images=...) makes one, model.batch(inputs) makes one of tensors",
+        lambda value: True,
+        instead=True,
+    ),
+    With(_all_made_by_the_model),
+]
 
 
 def picture_positions(family: Family, config: Config, tensors: Mapping[str, Any]) -> torch.Tensor:
@@ -178,6 +209,25 @@ def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any])
         )
 
 
+def require_running(tensors: Mapping[str, Any], part: Part, name: str) -> None:
+    """Check that a part of the model runs on keyword tensors: without a picture, the vision encoder and the projector do not.
+
+    Args:
+        tensors: keyword tensors.
+        part: which part.
+        name: what is wanted of it, for the message.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if part == "language" or any(tensors.get(each) is not None for each in PICTURE_TENSORS):
+        return
+    raise InputError(
+        f"{name} does not run: the batch holds no picture (none of {', '.join(PICTURE_TENSORS)}), so that the vision encoder "
+        "and the projector have nothing to do."
+    )
+
+
 def make_batch(
     family: Family,
     config: Config,
@@ -206,7 +256,10 @@ def make_batch(
     ids = tensors.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         description = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
-        raise InputError(f"A batch needs input_ids [batch pos], found {description}.")
+        raise InputError(
+            f"A batch needs input_ids [batch pos], found {description}. (Of embeddings, "
+            "model.batch(inputs_embeds=..., layout=...) makes one.)"
+        )
     require_pictures(family, config, tensors)
     is_image = picture_positions(family, config, tensors)
     mask = tensors.get("attention_mask")

@@ -13,11 +13,12 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Positive
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
-from mmlens.inputs.batch import Batch, MultimodalBatch, make_batch, require_pictures
+from mmlens.inputs.batch import Batch, BatchLike, MultimodalBatch, require_pictures
 from mmlens.inputs.options import require_options
 from mmlens.inputs.prepare import Images, prepare_batch, with_tokens
 from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
+from mmlens.inputs.raw_tensors import LayoutLike, batch_of_tensors, with_known_pictures
 from mmlens.inputs.videos import Videos, holds_videos, prepare_videos
 
 
@@ -93,7 +94,7 @@ class Inputs:
 
     @checked
     def extend(
-        self, batch: MultimodalBatch, tokens: Int[torch.Tensor, "batch step"], *, as_new: bool = False
+        self, batch: BatchLike, tokens: Int[torch.Tensor, "batch step"], *, as_new: bool = False
     ) -> MultimodalBatch:
         """The batch with further tokens at its end, as if they had been generated.
 
@@ -111,19 +112,40 @@ class Inputs:
         return with_tokens(self.family, self.config, batch, tokens, as_new=as_new)
 
     @checked
-    def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
+    def batch(
+        self,
+        inputs: Batch | None = None,
+        *,
+        images: Images = None,
+        layout: LayoutLike | None = None,
+        **tensors: Any,
+    ) -> MultimodalBatch:
         """A batch from raw keyword tensors, checked, with its token layout.
 
         Args:
-            inputs: a batch (returned as it is), a mapping, or token ids `[batch pos]`.
+            inputs: a batch (returned as it is), a mapping such as a processor's `BatchFeature`, or token ids `[batch pos]`.
+            images: the pictures that the pixels were made of, as for `prepare`: rows then have places in them, and corruptions
+                have them at hand. Without, boxes count pixels of the processed picture.
+            layout: which positions are pictures, where tensors do not tell: that of another batch (`batch.layout`), or a mask
+                `[batch pos]`. Needed with `inputs_embeds` in place of ids.
             tensors: keyword tensors, added to those of `inputs`.
+
+        Raises:
+            InputError: for tensors that do not go together, and images of which the processor makes other pixels.
+
+        Example:
+            >>> tensors = dict(batch)  # what a processor of transformers gives
+            >>> model.batch(tensors, images=scene.image).layout.boxes(batch.layout.image[0][:1])[0].tolist()
+            [0.0, 0.0, 6.0, 6.0]
         """
-        if isinstance(inputs, MultimodalBatch) and not tensors:
+        if isinstance(inputs, MultimodalBatch) and not tensors and images is None and layout is None:
             return inputs
         require_options(self.model, tensors)
-        # raw tensors: how the pictures were made is unknown, so pixels mean processed pixels
-        result = make_batch(self.family, self.config, self._keywords(inputs, tensors))
-        return replace(result, tokenizer=self._tokenizer)
+        made = batch_of_tensors(self.family, self.config, self._keywords(inputs, tensors), layout)
+        if images is not None:
+            processor = require_processor(self.processor, "batch(images=...)")
+            made = with_known_pictures(self.family, self.config, processor, made, images)
+        return replace(made, tokenizer=self._tokenizer)
 
     @property
     def _tokenizer(self) -> Any:

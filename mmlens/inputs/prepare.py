@@ -152,30 +152,41 @@ def _padded(tensors: dict[str, Any], side: Literal["left", "right"]) -> dict[str
 
 def _pictures(images: Any, samples: list[str | list[Message]]) -> list[list[Image.Image]]:
     """The pictures of each sample, read: those of its chat, and those given besides in the places that it leaves open."""
-    count = len(samples)
-    by_sample: list[list[Any]] = [[] for _ in samples]
-    if images is not None:
-        if not isinstance(images, list | tuple):
-            images = [images]
-        is_list = [isinstance(item, list | tuple) for item in images]
-        if any(is_list) and not all(kind or item is None for kind, item in zip(is_list, images, strict=True)):
-            raise InputError(
-                "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
-            )
-        if count == 1 and not any(is_list):
-            images = [images]
-        if len(images) != count:
-            raise InputError(
-                f"{count} texts came with {len(images)} pictures (or lists of pictures); give as many. For one picture and "
-                "several texts repeat the picture; for a text without a picture give an empty list."
-            )
-        by_sample = [
-            list(item) if isinstance(item, list | tuple) else [] if item is None else [item] for item in images
-        ]
+    by_sample = _by_sample(images, len(samples))
     return [
         _pictures_of(sample, sample_pictures, number)
         for number, (sample, sample_pictures) in enumerate(zip(samples, by_sample, strict=True))
     ]
+
+
+def pictures_by_sample(images: Images, count: int) -> list[list[Image.Image]]:
+    """The pictures of each of so many samples, read; see `HookedMultimodal.prepare` for how they are given.
+
+    Raises:
+        InputError: for another number, or pictures that cannot be read.
+    """
+    return [[load_image(picture) for picture in sample] for sample in _by_sample(images, count)]
+
+
+def _by_sample(images: Any, count: int) -> list[list[Any]]:
+    """What was given as pictures, by sample."""
+    if images is None:
+        return [[] for _ in range(count)]
+    if not isinstance(images, list | tuple):
+        images = [images]
+    is_list = [isinstance(item, list | tuple) for item in images]
+    if any(is_list) and not all(kind or item is None for kind, item in zip(is_list, images, strict=True)):
+        raise InputError(
+            "images mixes pictures and lists of pictures; give one list per sample, or one picture per sample."
+        )
+    if count == 1 and not any(is_list):
+        images = [images]
+    if len(images) != count:
+        raise InputError(
+            f"{count} texts came with {len(images)} pictures (or lists of pictures); give as many. For one picture and "
+            "several texts repeat the picture; for a text without a picture give an empty list."
+        )
+    return [list(item) if isinstance(item, list | tuple) else [] if item is None else [item] for item in images]
 
 
 #: Under which a part of a message holds its picture.

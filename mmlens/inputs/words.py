@@ -40,6 +40,10 @@ def word_positions(rule: Word, point: PointRows) -> list[Int[torch.Tensor, "toke
         raise InputError(
             f"word() was given {len(rule.words)} words, and the batch has {batch.size} samples; give one each."
         )
+    if "inputs_embeds" in point.batch.inputs and point.node.sequence != "decoder":
+        raise InputError(
+            f"{rule} has no meaning in a batch of embeddings (inputs_embeds), which are no words; name rows: [3]."
+        )
     matches = []
     for sample, (ids, is_picture) in enumerate(_texts(point)):
         word = rule.words[sample if rule.per_sample else 0]

@@ -22,7 +22,7 @@ from mmlens.declarations.structure import Config
 from mmlens.discover import discover, example_for
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.point import Point
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
 from mmlens.models.bound import BoundModel
@@ -283,7 +283,7 @@ class HookedMultimodal(HookedRootModule):
     batch = method_of("_inputs", Inputs.batch)
 
     @checked
-    def bind(self, batch: MultimodalBatch) -> BoundModel:
+    def bind(self, batch: BatchLike) -> BoundModel:
         """This model with a batch's picture held fast, for tools whose signatures take only tokens.
 
         Args:

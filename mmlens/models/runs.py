@@ -16,7 +16,7 @@ from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
-from mmlens.inputs.batch import Batch, MultimodalBatch
+from mmlens.inputs.batch import Batch, MultimodalBatch, require_running
 from mmlens.inputs.images import Picture
 from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.options import require_options
@@ -261,6 +261,10 @@ class Runs:
                 length is known.
         """
         nodes = self.default_points if names is None else self.model.graph.select(names)
+        exact = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
+        for node in nodes:
+            if node.name in exact:  # a glob means what is there
+                require_running(self.inputs.keywords(batch, tensors), node.part, node.name)
         rule = as_rule(positions)
         reader = None if rule == ALL else RowReader(rule, self.inputs.batch(batch, **tensors), nodes)
         recorder = CacheRecorder(nodes, reader, device)

@@ -245,10 +245,15 @@ def test_raw_tensors(llava: Subject, qwen: Subject) -> None:
         InputError, match=says("Nothing to run on: pass a batch, or keyword tensors (input_ids=..., pixel_values=...).")
     ):
         model()
-    text = "batch='what is this' must be a batch; make one with model.prepare(text, images=...), or pass its tensors."
+    text = (
+        "batch='what is this' must be a batch; make one with model.prepare(text, images=...), or of its tensors with "
+        "model.batch(inputs)."
+    )
     with pytest.raises(InputError, match=says(text)):
         model("what is this")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found nothing.")):
+    with pytest.raises(
+        InputError, match=re.escape("A batch needs input_ids [batch pos], found nothing. (Of embeddings, model.batch(")
+    ):
         model.batch(pixel_values=batch["pixel_values"])
     with pytest.raises(InputError, match=says("A batch needs input_ids [batch pos], found Tensor [11].")):
         model.batch(input_ids=torch.zeros(11, dtype=torch.long))

@@ -76,7 +76,7 @@ def find_circuit(
 def _refuse_unseen_text(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:
     """A Q-Former that reads the prompt gets it beside the streams, so another prompt would reach it over no edge."""
     reads_text = any(node.part == "projector" and "text" in node.sequence for node in model.graph)
-    if reads_text and not clean["input_ids"].equal(corrupted["input_ids"]):
+    if reads_text and not torch.equal(clean["input_ids"], corrupted["input_ids"]):
         raise InputError(
             f"The projector of {model.family.name} reads the prompt beside the picture, over no edge of the graph; use a "
             "clean and a corrupted batch of the same text, or begin behind the projector: towers='language'."

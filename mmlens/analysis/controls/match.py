@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.registry import Method, Registry
-from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -24,7 +23,7 @@ class Match(Method):
     quantity: ClassVar[str] = ""
 
     def sizes(
-        self, model: HookedMultimodal, points: Sequence[str], data: Dataset | MultimodalBatch | None
+        self, model: HookedMultimodal, points: Sequence[str], data: Data | None
     ) -> dict[str, Float[torch.Tensor, "unit"]]:
         """The number that the units of each point are compared by; none where any other unit will do.
 

@@ -91,7 +91,11 @@ def logit_lens(
         beside = None if control is None else reader.of(control, top)[1:]
     strings = {int(token): model.to_string(token).strip() for token in top.unique()}
     names = tuple(model.to_string(i).strip() if isinstance(w, int) else w for w, i in zip(words, ids, strict=True))
-    tokens = [model.to_str_tokens(sample) for sample in batch["input_ids"]]
+    ids_of_text = batch.inputs.get("input_ids")
+    if ids_of_text is None:  # embeddings have no names
+        tokens = [[str(row) for row in range(batch.layout.is_token.shape[1])] for _ in range(batch.size)]
+    else:
+        tokens = [model.to_str_tokens(sample) for sample in ids_of_text]
     control_best, control_asked = (None, None) if beside is None else beside
     return LogitLens(
         nodes.names, rows, top, best, names, token_values, control_best, control_asked, strings, tokens, batch.layout

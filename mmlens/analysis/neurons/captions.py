@@ -13,13 +13,13 @@ from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
 from mmlens.core.unit_sets import Units
-from mmlens.inputs.batch import Batch, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal
 
@@ -83,7 +83,7 @@ class CaptionNeurons:
 @torch.no_grad()
 def find_caption_neurons(
     model: HookedMultimodal,
-    data: Batch | Dataset,
+    data: Data,
     *,
     nouns: Nouns = None,
     method: NeuronChoice = "contribution",

@@ -20,13 +20,13 @@ from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, Neuron
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
 from mmlens.analysis.neurons.token_targets import token_text, tokens_of, word_targets
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.names import Part
-from mmlens.inputs.batch import Batch, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch, require_running
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 
@@ -34,7 +34,7 @@ from mmlens.models.identity import run_identity
 @checked
 def find_neurons(
     model: HookedMultimodal,
-    data: Batch | Dataset,
+    data: Data,
     *,
     token: str | int,
     method: NeuronChoice = "contribution",
@@ -95,7 +95,7 @@ def find_neurons(
 @torch.no_grad()
 def score_words(
     model: HookedMultimodal,
-    data: Batch | Dataset,
+    data: Data,
     words: Sequence[str | int],
     *,
     method: NeuronChoice = "contribution",
@@ -148,6 +148,7 @@ def score_words(
     mean = _Mean(results, len(ids), layers)
 
     def work(chunk: DataChunk) -> _Sums:
+        require_running(chunk.batch, layers.part, layers.names()[0])
         return _Sums.of(_scores(model, chunk.batch, ids, scoring, layers), chunk.names, keep)
 
     every, show = chain([first], chunks), progress and first.prepared is None

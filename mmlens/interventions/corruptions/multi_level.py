@@ -1,6 +1,5 @@
 """Corruptions that exist for pixels and for what lies behind them: noise, blank, mean, shuffle."""
 
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Annotated, TypeAlias
 
@@ -12,7 +11,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Positive, Seed
 from mmlens.core.rules import Positions
-from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.inputs.batch import BatchesLike, BatchLike, MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
 from mmlens.interventions.corruptions.carried import carry, require_level, require_one_area, rows_at, rows_of_area
 from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
@@ -129,7 +128,7 @@ def blank(
 def mean(
     model: HookedMultimodal,
     batch: BatchLike,
-    reference: MultimodalBatch | Iterable[MultimodalBatch],
+    reference: BatchesLike,
     *,
     at: str = "hook_embed",
     positions: Positions | None = None,

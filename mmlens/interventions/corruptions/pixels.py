@@ -224,7 +224,8 @@ def require_pictures_at_hand(batch: MultimodalBatch, name: str) -> None:
     """Refuse a batch whose pictures are unknown."""
     if not any(batch.images):
         raise InputError(
-            f"{name} needs the pictures, and this batch was made from tensors; make it with model.prepare(...)."
+            f"{name} needs the pictures, and this batch was made from tensors; give them, model.batch(inputs, images=...), "
+            "or make it with model.prepare(...)."
         )
 
 

@@ -10,12 +10,12 @@ from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Count, Index
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchesLike, MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import EditExample, activity_at, as_batches, as_word, edit_examples
 from mmlens.interventions.edits.method import WordTask
 from mmlens.interventions.edits.methods.through import Through, optimise
-from mmlens.interventions.edits.words import NEEDED_FOR, Batches, edit_of
+from mmlens.interventions.edits.words import NEEDED_FOR, edit_of
 from mmlens.models.hooked import HookedMultimodal
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.
@@ -25,13 +25,13 @@ _SETTINGS = Through(learning_rate=0.5)
 @checked
 def rank_one(
     model: HookedMultimodal,
-    batches: Batches,
+    batches: BatchesLike,
     *,
     source: str | int,
     target: str | int,
     layer: Index,
-    samples: Batches,
-    controls: Batches = (),
+    samples: BatchesLike,
+    controls: BatchesLike = (),
     settings: Through = _SETTINGS,
     ridge: float = 1e-2,
     max_new_tokens: Count = 30,

@@ -1,6 +1,6 @@
 """Edits about words: one said in the place of another, or no more."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
-from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch import BatchesLike, MultimodalBatch
 from mmlens.interventions.edits.edit import Edit, provenance
 from mmlens.interventions.edits.examples import AnsweredBatch, answered_examples, as_batches, as_word, edit_examples
 from mmlens.interventions.edits.method import MethodDeltas, WordTask
@@ -18,7 +18,6 @@ from mmlens.interventions.edits.rows import read_rows
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.word_forms import WordForms, in_form
 
-Batches = MultimodalBatch | Iterable[MultimodalBatch]
 #: What batches are needed for.
 NEEDED_FOR = "to teach the edit from"
 
@@ -26,12 +25,12 @@ NEEDED_FOR = "to teach the edit from"
 @checked
 def replace_token(
     model: HookedMultimodal,
-    batches: Batches,
+    batches: BatchesLike,
     *,
     source: str | int,
     target: str | int,
     neurons: UnitsLike,
-    controls: Batches = (),
+    controls: BatchesLike = (),
     consistency: Sequence[AnsweredBatch] = (),
     method: EditChoice = "through",
     max_new_tokens: Count = 30,
@@ -99,11 +98,11 @@ def replace_token(
 @checked
 def remove_word(
     model: HookedMultimodal,
-    batches: Batches,
+    batches: BatchesLike,
     *,
     word: str | int,
     neurons: UnitsLike,
-    controls: Batches = (),
+    controls: BatchesLike = (),
     method: EditChoice = "through",
     max_new_tokens: Count = 30,
     progress: bool = True,

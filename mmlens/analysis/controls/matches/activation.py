@@ -9,10 +9,9 @@ from jaxtyping import Float
 
 from mmlens.analysis.controls.match import MATCHES, Match
 from mmlens.analysis.means import point_means, unit_sizes
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.kinds import Count
 from mmlens.core.rules import Positions
-from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -37,7 +36,7 @@ class Activation(Match):
         return self.nearest
 
     def sizes(
-        self, model: HookedMultimodal, points: Sequence[str], data: Dataset | MultimodalBatch | None
+        self, model: HookedMultimodal, points: Sequence[str], data: Data | None
     ) -> dict[str, Float[torch.Tensor, "unit"]]:
         return point_means(
             model, () if data is None else data, points, positions=self.positions, progress=False, of=unit_sizes

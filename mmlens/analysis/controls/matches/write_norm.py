@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.controls.match import MATCHES, Match
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples import Data
 from mmlens.core.kinds import Count
-from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import write_norms
 
@@ -33,6 +32,6 @@ class WriteNorm(Match):
         return self.nearest
 
     def sizes(
-        self, model: HookedMultimodal, points: Sequence[str], data: Dataset | MultimodalBatch | None
+        self, model: HookedMultimodal, points: Sequence[str], data: Data | None
     ) -> dict[str, Float[torch.Tensor, "unit"]]:
         return {point: write_norms(model, point) for point in points}
