@@ -72,6 +72,8 @@ def short_text(model: HookedMultimodal, batch: MultimodalBatch) -> MultimodalBat
         model: the hooked model.
         batch: the batch.
     """
+    if "input_ids" not in batch.inputs:  # embeddings
+        return None
     ids = batch["input_ids"][0]
     if batch.layout.is_token.shape[1] == len(ids):
         ids = ids[batch.layout.text[0].to(ids.device)]

@@ -64,7 +64,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         if key in self.inputs:
             return self.inputs[key]
         if key == "input_ids" and "inputs_embeds" in self.inputs:
-            raise InputError(
+            raise UnknownNameError(
                 "The batch is made of embeddings (inputs_embeds), so it has no token ids, which this needs; prepare the text, or "
                 "make the batch of ids."
             )
@@ -256,10 +256,8 @@ def make_batch(
     ids = tensors.get("input_ids")
     if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
         description = "nothing" if ids is None else f"{type(ids).__name__} {list(getattr(ids, 'shape', []))}"
-        raise InputError(
-            f"A batch needs input_ids [batch pos], found {description}. (Of embeddings, "
-            "model.batch(inputs_embeds=..., layout=...) makes one.)"
-        )
+        note = "" if ids is not None else " (Of embeddings, model.batch(inputs_embeds=..., layout=...) makes one.)"
+        raise InputError(f"A batch needs input_ids [batch pos], found {description}.{note}")
     require_pictures(family, config, tensors)
     is_image = picture_positions(family, config, tensors)
     mask = tensors.get("attention_mask")

@@ -103,6 +103,11 @@ class Runs:
         with self._under_way("generate", batch, options, keywords, cast("ContrastMethod | None", contrast)):
             return self.model.hf_model.generate(**{"do_sample": False, **keywords})
 
+    def _batch(self, batch: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
+        """The batch of what a run method got."""
+        require_options(self.model.base, tensors)
+        return self.inputs.batch(batch, **tensors)
+
     @contextmanager
     def _under_way(
         self,
@@ -266,7 +271,7 @@ class Runs:
             if node.name in exact:  # a glob means what is there
                 require_running(self.inputs.keywords(batch, tensors), node.part, node.name)
         rule = as_rule(positions)
-        reader = None if rule == ALL else RowReader(rule, self.inputs.batch(batch, **tensors), nodes)
+        reader = None if rule == ALL else RowReader(rule, self._batch(batch, tensors), nodes)
         recorder = CacheRecorder(nodes, reader, device)
         logits = self.run_with_hooks(batch, fwd_hooks=recorder.hooks, **tensors)
         return logits, recorder.cache(self.model)
@@ -319,7 +324,7 @@ class Runs:
         Raises:
             InputError: for vision or projector points, which predict no token; for right padding.
         """
-        made = self.inputs.batch(batch, **tensors)
+        made = self._batch(batch, tensors)
         return trace_generation(
             self.model,
             made,

@@ -168,7 +168,7 @@ def test_numbers_of_texts_and_pictures(llava: Subject) -> None:
         ),
     ):
         prepare([{"role": "user", "content": SHORT}], images=picture())
-    with pytest.raises(InputError, match=says("padding_side='middle' must be 'left' or 'right'.")):
+    with pytest.raises(InputError, match=says("padding_side='middle' must be 'left' or 'right' or None.")):
         prepare(SHORT, images=picture(), padding_side="middle")  # type: ignore[arg-type]
 
 

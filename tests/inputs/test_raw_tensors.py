@@ -56,10 +56,8 @@ def test_embeddings_with_a_layout_are_read_like_the_batch_that_they_are_of(llava
     embeddings = model.run_with_cache(batch, names="hook_embed")[1]["hook_embed"]
     made = model.batch(inputs_embeds=embeddings, attention_mask=batch["attention_mask"], layout=batch.layout)
     assert made.size == batch.size
-    bare = model.hf_model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"], use_cache=False).logits
-    assert torch.equal(model(made), bare)
     own = batch.layout.is_token
-    torch.testing.assert_close(bare[own], model(batch)[own])
+    torch.testing.assert_close(model(made)[own], model(batch)[own])
     for rule in ("image", "text", "last", [0], [-1], mm.positions.box((0, 0, 8, 8))):
         mine, theirs = [
             model.run_with_cache(each, names=POINT, positions=rule)[1].samples(POINT) for each in (made, batch)
