@@ -247,7 +247,9 @@ def _window(group: QueryGroup, clean: torch.Tensor, new: torch.Tensor) -> torch.
     shape = (n_kv, group.count, group.window, d_head)
     if group.replaced:
         return new[:, group.own].reshape(shape)
-    keys = clean[:, None, group.first : group.last].expand(shape).contiguous().view(n_kv, -1, d_head)
+    # a copy in any case: what is contiguous already is the clean run's own (one cell of a model with one key head)
+    keys = clean[:, None, group.first : group.last].expand(shape).clone(memory_format=torch.contiguous_format)
+    keys = keys.view(n_kv, -1, d_head)
     return keys.index_copy_(1, group.place, new[:, group.own]).view(shape)
 
 

@@ -156,6 +156,21 @@ def test_points_of_the_language_model(name: str) -> None:
     assert "packed" not in run._ways.verdicts.refused, run._ways.verdicts.refused
 
 
+@pytest.mark.parametrize("name", ["llava_clip", "gemma4_sparse", "paligemma"])
+def test_cells_one_by_one_leave_the_clean_run_as_it_was(name: str) -> None:
+    shared = run_of(name)
+    run = CleanRun(shared.model, shared.batch)  # a recording of its own
+    recording = run._ways.runs.recording
+    assert recording is not None
+    before = [tensor.clone() for tensor in recording.tensors]
+    cells = language_cells(run, ["resid_pre", "attn.k", "mlp_out"])
+    read = list(run.batch.layout.last[:, None])
+    found = [run._ways.runs.run("packed", [cell], read, run.clean_logits[:, None])[0][0] for cell in cells]
+    assert all(map(torch.equal, recording.tensors, before))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.stack(found), whole(run.model, run.batch, cells), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", FROZEN)
 def test_families_whose_rows_cannot_be_run_alone(name: str) -> None:
     run = run_of(name)
