@@ -35,6 +35,8 @@ family cannot be right there, and says why.
 What mmlens does for it: positions are counted by the mask where a model takes `position_ids` (also where transformers' forward
 pass counts padding, as in mistral_large4 and the cached decoding of Kosmos-2, or a batch-mate's pictures, as in HunyuanVL);
 Florence-2 and MiniMax M3 are padded on the right; what is written behind a prompt is text for the model, picture tokens too.
+Prompts are read in chunks (`prefill_chunk_size`) where positions look back alone, and refused where they do not. The same
+law holds for `patch`, `attribute`, `find_neurons`, `collect` and interventions, in families of every kind (`tests/contracts/`).
 """
 
 

@@ -217,11 +217,11 @@ def test_gradients_agree_with_finite_differences_in_float64(double: Any, keep: b
                     loss(model.run_with_hooks(inputs, fwd_hooks=[(name, lambda a, hook: a + step * direction)]))
                 )
 
-        step = 1e-5
+        # Qwen2-VL's vision rotary embedding goes through float32, whose rounding a small step would drown in
+        through_float32 = model.family.name == "qwen2_vl" and name.startswith("vision")
+        step = 3e-4 if through_float32 else 1e-5
         measured = (shifted(step) - shifted(-step)) / (2 * step)
         expected = float((gradient * direction).sum())
-        # Qwen2-VL's vision rotary embedding goes through float32, which bounds what a difference can show
-        through_float32 = model.family.name == "qwen2_vl" and name.startswith("vision")
         assert measured == pytest.approx(expected, rel=5e-3 if through_float32 else 1e-4, abs=1e-7), name
 
 
