@@ -51,6 +51,12 @@ Other models that can see videos take pictures alone here: Gemma 4, SmolVLM, Mol
 PerceptionLM, and Cosmos 3 Edge. Video-LLaVA's tower for videos has no hook points. To InstructBlipVideo a frame is a picture;
 it takes the tensors of its own processor. The thinkers of the Omni models read videos without their sound.
 
+## Dual encoders
+
+CLIP, SigLIP and SigLIP 2 (and MetaCLIP 2, CLIPSeg's towers, which are built as CLIP) have two towers and scores of pictures and
+texts in the place of logits: the text tower's points are counted under *language*, what makes the picture's embedding under
+*projector* ([what can be asked of them](dual_encoders.md)).
+
 ## Every class that transformers lists for pictures and text
 
 {counts}. *Discovered*: no family is declared; the parts were found from how a tiny random model runs on an example, and verified.

@@ -3,6 +3,7 @@
 from mmlens.analysis.metrics import (
     Metric,
     accuracy,
+    image_text_score,
     kl_divergence,
     log_odds,
     log_probability,
@@ -15,6 +16,7 @@ from mmlens.analysis.metrics import (
 __all__ = [  # noqa: RUF022
     "accuracy",
     "kl_divergence",
+    "image_text_score",
     "log_odds",
     "log_probability",
     "logit_difference",

@@ -50,7 +50,8 @@ def bare_copy(model: HookedMultimodal, attn_implementation: str | None = None) -
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     bare = type(own)._from_config(config, **chosen)
     bare.load_state_dict(own.state_dict())
-    bare.generation_config = copy.deepcopy(own.generation_config)
+    if hasattr(own, "generation_config"):  # dual encoders generate nothing
+        bare.generation_config = copy.deepcopy(own.generation_config)
     for module in (bare, getattr(bare, "language_model", None)):
         if module is not None:
             module.register_forward_pre_hook(_positions_of_samples, with_kwargs=True)
@@ -82,6 +83,13 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
 def rounded(model: HookedMultimodal, batch: MultimodalBatch) -> float:
     """How far two ways of computing the same may lie apart in a logit: a bound from the model at hand, not a number."""
     return ROUNDING_FACTOR * rounding(model, batch)
+
+
+def answer_of(bare: Any, batch: Any) -> torch.Tensor:
+    """What a bare Hugging Face model answers: logits, or the scores of a dual encoder."""
+    if hasattr(bare, "logit_scale"):
+        return bare(**batch).logits_per_image
+    return bare(**batch, use_cache=False).logits
 
 
 def batches_of(model: HookedMultimodal, name: str) -> dict[str, MultimodalBatch]:

@@ -239,6 +239,7 @@ class Tiny:
         summaries: whether some rows sum up the whole picture and have no place of their own.
         needs: packages that are no requirement of this project, without which transformers cannot make its model.
         missing: why its model cannot be made here; None if it can.
+        writes: whether it writes text; dual encoders do not.
     """
 
     name: str
@@ -251,6 +252,7 @@ class Tiny:
     summaries: bool = False
     needs: tuple[str, ...] = ()
     missing: str | None = None
+    writes: bool = True
 
 
 TINY = [

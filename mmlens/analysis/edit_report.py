@@ -30,7 +30,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
 from mmlens.models.generation import GenerationTrace
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 
 Sets = Dataset | Mapping[str, Dataset]
@@ -40,7 +40,7 @@ MATCH = Activation(positions="last")
 
 @checked
 def edit_report(
-    model: HookedMultimodal,
+    model: WritingModel,
     edits: Edit | Sequence[Edit] | Mapping[str, Edit | Sequence[Edit]],
     *,
     targets: Sets,

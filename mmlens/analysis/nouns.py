@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index
 from mmlens.inputs.words import INCOMPLETE
 from mmlens.models.generation import GenerationTrace
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 #: The words of a text: letters and digits, with hyphens and apostrophes between them; a possessive's "'s" is no part of them.
 WORD = re.compile(r"(?<!['\u2019])[^\W_]+(?:[-'\u2019](?!s\b)[^\W_]+)*")
@@ -69,7 +69,7 @@ def _text(model: HookedMultimodal, ids: list[int]) -> str:
 
 @checked
 def caption_nouns(
-    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: Index = 0
+    model: WritingModel, trace: GenerationTrace, *, nouns: Nouns = None, sample: Index = 0
 ) -> list[CaptionWord]:
     """The nouns of a caption, each once (at its first mention), in the order of the caption.
 
@@ -95,7 +95,7 @@ def caption_nouns(
 
 
 def nouns_said(
-    model: HookedMultimodal, trace: GenerationTrace, *, nouns: Nouns = None, sample: int = 0
+    model: WritingModel, trace: GenerationTrace, *, nouns: Nouns = None, sample: int = 0
 ) -> list[CaptionWord]:
     """As `caption_nouns`, but a caption may have none: for datasets, where some captions miss."""
     words = caption_words(model, trace, sample=sample)

@@ -33,7 +33,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.corruptions import blur, swap
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Tour:
 
 @torch.no_grad()
 def tour(
-    model: HookedMultimodal,
+    model: WritingModel,
     image: Picture,
     *,
     prompt: str = "describe the image",

@@ -12,13 +12,14 @@ from mmlens.architectures.point_collector import Collector
 from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import Part, part_prefix
-from mmlens.declarations.family import Crossing, Encoder, Family, Pooling, Read
+from mmlens.declarations.family import Crossing, Encoder, Family, Pooling, Read, Score, Vision
 from mmlens.declarations.rows import Form, Rows, form_of
 from mmlens.declarations.structure import Config, Norm, Stack
-from mmlens.hooks.attachment import AtSite
+from mmlens.hooks.attachment import AtSite, OneRow
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
+from mmlens.hooks.site import MethodSite
 
 
 @dataclass
@@ -168,12 +169,25 @@ class _Builder:
             posts |= {(stack.name, layer): name for layer, name in enumerate(names)}
             after = names[-1]
         beside = self._named(self.family.vision.beside(self.config))
-        return [posts[read] for read in self._vision_reads()], [posts[read] for read in beside]
+        handed_on = [posts[read] for read in self._vision_reads()]
+        if self.family.vision.norm is not None:
+            handed_on = [self._final_norm(self.family.vision, handed_on[-1])]
+        return handed_on, [posts[read] for read in beside]
+
+    def _final_norm(self, vision: Vision, last: str) -> str:
+        """The tower's final norm, which may see the class row alone; returns the name of its output."""
+        rows = self._rows(vision.stacks[-1])
+        if vision.norm_pooled:
+            rows = Rows("batch query d_vision", rows.width, "pooled")
+            self.collect.form = Form(one_row=True)
+        norm_output = self._normalized("vision.ln_final", cast(Norm, vision.norm), rows, last)
+        self.collect.form = Form()
+        return norm_output
 
     def projector(self, handed_on: list[str], beside: list[str]) -> str:
         """The projector; returns its last point."""
         collect, projector = self.collect, self.family.projector
-        collect.form = Form(projector.nested, projector.lone_axis)
+        collect.form = Form(projector.nested, projector.lone_axis, one_row=projector.one_row)
         in_tower = "patch" if self.family.vision.stacks[0].packed else "batch patch"
         batch = in_tower if projector.packed is None else "patch" if projector.packed else "batch patch"
         path, argument = projector.receives
@@ -184,11 +198,13 @@ class _Builder:
             width = projector.received_width(self.config)
         input_site = collect.leaving(module) if argument is None else collect.entering(module, argument)
         input_rows = Rows(f"{in_tower if argument is None else batch} d_vision", width, projector.receives_rows)
+        if self.family.vision.norm_pooled:
+            input_rows = Rows("batch query d_vision", width, "pooled")
         shape: dict[str, Any] = (
             {"axes": "batch d_vision row column", "width": None} if self.family.vision.stacks[-1].maps else {}
         )
         last = collect.add("projector.hook_in", AtSite(input_site), input_rows, after=handed_on, **shape)
-        sequence = "queries" if projector.queries else "projector"
+        sequence = "pooled" if projector.one_row else "queries" if projector.queries else "projector"
         windows = projector.pooling is not None and projector.pooling.windows
         axes = "batch query d_model" if projector.queries else f"{'patch' if windows else batch} d_model"
         wide = projector.width(self.config) if projector.width else self._width(self.family.language.stack)
@@ -308,9 +324,30 @@ class _Builder:
         if language.norm is not None:
             last = self._normalized("ln_final", language.norm, rows, last)
         head = collect.module(language.head)
+        if self.family.score is not None:
+            self._score(self.family.score, head, [last], [projections])
+            return
         output_site = AtSite(collect.leaving(head))
         vocab = out_features(head) + language.more_tokens(self.config)
         collect.add("hook_logits", output_site, rows, axes="batch pos vocab", width=vocab, after=[last])
+
+    def _score(self, score: Score, head: nn.Module, text: list[str], picture: list[str]) -> None:
+        """The end of a dual encoder: the text's embedding, and the scores of pictures and texts in the place of logits.
+
+        Args:
+            score: its declaration.
+            head: the module that returns the text's embedding.
+            text, picture: the points that both embeddings are made of.
+        """
+        collect = self.collect
+        rows = Rows("batch query d_model", out_features(head), "pooled")
+        collect.form = Form(one_row=True)
+        embedding = collect.add("hook_projected", AtSite(collect.leaving(head)), rows, after=text)
+        collect.form = Form()
+        scores = OneRow(MethodSite(collect.model, "forward", score.field))
+        collect.add(
+            "hook_logits", AtSite(scores), rows, axes="batch query vocab", width=None, after=[embedding, *picture]
+        )
 
     def _encoder(self, encoder: Encoder, read: list[str]) -> str:
         """The encoder of the language model; returns the point that the decoder looks at."""

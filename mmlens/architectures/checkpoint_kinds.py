@@ -115,6 +115,11 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
         )
     if kind in _kinds("IMAGE_TEXT_TO_TEXT"):
         return
+    whole = kind.removesuffix("_vision_model").removesuffix("_text_model")
+    if whole != kind and whole in _kinds("ZERO_SHOT_IMAGE_CLASSIFICATION"):
+        raise UnsupportedModelError(
+            f"{path} is one tower of a dual encoder ({shown}), which scores nothing by itself; open the checkpoint of both."
+        )
     for task, what in _OTHER_KINDS:
         if kind in _kinds(task):
             raise UnsupportedModelError(f"{path} is {what} ({shown}); {_READS}")
@@ -128,10 +133,13 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
         )
 
 
-_READS = "mmlens opens models that read pictures and write text. `mmlens families` lists those that are covered."
+_READS = (
+    "mmlens opens models that read pictures and write text, and dual encoders built like CLIP or SigLIP. `mmlens families` lists "
+    "those that are covered."
+)
 #: The tasks under which transformers lists models of other kinds, and what they are; the first that fits is said.
 _OTHER_KINDS = (
-    ("ZERO_SHOT_IMAGE_CLASSIFICATION", "a dual encoder (two towers and a score, without a language model that writes)"),
+    ("ZERO_SHOT_IMAGE_CLASSIFICATION", "a dual encoder of a kind that no family covers"),
     ("SPEECH_SEQ_2_SEQ", "a model of speech"),
     ("CAUSAL_LM", "a language model that sees no pictures"),
     ("SEQ_TO_SEQ_CAUSAL_LM", "a language model that sees no pictures"),

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from mmlens.architectures import families as _declared  # noqa: F401 - importing registers the families
@@ -149,8 +149,10 @@ def _load_whole(
     family = families().get(names[0])
     if family is None and not remote and not is_listed(config):
         family = family_of(names[0])
+    scores = family is not None and family.score is not None
     with reading(path, remote=remote):
-        model, info = _auto_class(raw if remote else {}).from_pretrained(path, output_loading_info=True, **options)
+        cls = AutoModel if scores else _auto_class(raw if remote else {})
+        model, info = cls.from_pretrained(path, output_loading_info=True, **options)
     if strict:
         require_all_weights(path, type(model).__name__, info)
     if processor is None:

@@ -21,6 +21,7 @@ from mmlens.hooks.attachment import (
     Attachment,
     Factored,
     NormScale,
+    OneRow,
     OneRowAxis,
     OneStream,
     RowsFirst,
@@ -92,6 +93,8 @@ class Collector:
             return OneStream(reach, self.form.active)
         if self.form.rows_first:
             return RowsFirst(reach)
+        if self.form.one_row:
+            return OneRow(reach)
         return OneRowAxis(reach) if self.form.nested else reach
 
     def returned(self, output: str | FeatureMethod) -> TensorAccess:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from mmlens.core.annotations import Compiler
 from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.judges import REFUSED, Judge
-from mmlens.core.kinds import With
+from mmlens.core.kinds import CALL, With
 from mmlens.core.wording import nearest_words
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -200,6 +200,7 @@ class Contract:
         """Check, and convert, what other arguments decide; in the order of the signature."""
         places = dict(zip(self.positional, range(len(positional))))
         values = {**self.defaults, **keywords, **{name: positional[place] for name, place in places.items()}}
+        values[CALL] = self.name
         values.setdefault("model", getattr(values.get("self"), "model", values.get("self")))
         refusals: list[InputError] = []
         for name, condition in self.conditions.items():

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
+#: Under which the arguments that a `With` is given hold the name of the function that was called.
+CALL = "()"
+
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")

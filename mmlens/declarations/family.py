@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import nn
 
+from mmlens.core.names import Part
 from mmlens.declarations.structure import Attention, Config, Mlp, Norm, Stack
 
 #: A block that is read: its number in the last stack, or the name of its stack and its number there; numbers count from
@@ -25,11 +27,15 @@ class Vision:
         stack: its blocks; several stacks, in the order of execution, in two-stage and hierarchical towers.
         read: the blocks whose output is handed to the projector, given the model's configuration.
         beside: those whose output the projector gets as a second argument, which has no point of its own.
+        norm: the final norm, between the block that is read and the projector, where it has points of its own.
+        norm_pooled: that norm sees one row of each picture alone, the class row.
     """
 
     stack: Stack | tuple[Stack, ...]
     read: Callable[[Config], Sequence[Read]]
     beside: Callable[[Config], Sequence[Read]] = lambda config: ()
+    norm: Norm | None = None
+    norm_pooled: bool = False
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -122,6 +128,7 @@ class Projector:
         nested: its modules hold rows in several axes (pictures, tiles and patches of a sample, or the rows and columns of a
             raster); hooks see one.
         lone_axis: as for `Stack`.
+        one_row: it returns one row for each picture, `[batch d_model]`, which hooks see as `[batch query d_model]`.
         deepstack: further mergers, whose features enter the language model above its first block.
     """
 
@@ -143,6 +150,7 @@ class Projector:
     laid_out: str | None = None
     nested: bool = False
     lone_axis: int | None = None
+    one_row: bool = False
     deepstack: DeepStack | None = None
 
 
@@ -202,6 +210,34 @@ class Language:
     crossing: Crossing | None = None
     more_tokens: Callable[[Config], int] = lambda config: 0
     looks_ahead: bool = False
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a dual encoder has in place of logits: how near the embedding of a picture and that of a text are.
+
+        score = factor * cos(embedding of the picture, embedding of the text) + bias
+
+    Its language part is the text tower, whose `Language.head` makes the text's embedding; its projector makes the picture's.
+
+    Attributes:
+        factor: what the cosine is multiplied by, given the Hugging Face model.
+        field: what the model's output calls the scores, `[picture text]`.
+        linear: the parts whose embedding is the final norm of one row times a matrix: the row `pooled` of the tower, times
+            `Language.head` or what `Projector.returns`.
+        last: the row of each text that its embedding is made of, given `(config, token ids)`; rows behind it reach nothing.
+        longest: how many tokens a text may have, given the configuration.
+        text_options: options with which the processor is called for texts, given the configuration.
+    """
+
+    factor: Callable[[nn.Module], torch.Tensor] = lambda model: model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    field: str = "logits_per_image"
+    linear: tuple[Part, ...] = ("vision", "language")
+    last: Callable[[Config, torch.Tensor], torch.Tensor] = lambda config, ids: torch.full_like(
+        ids[:, 0], ids.shape[1] - 1
+    )
+    longest: Callable[[Config], int] = lambda config: config.text_config.max_position_embeddings
+    text_options: Callable[[Config], dict[str, Any]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -267,6 +303,7 @@ class Family:
             does not count them from 0 by the mask, or counts a sample's by its batch-mates. By default they are counted by
             the mask where samples are padded on the left.
         left_padding: why padding on the left changes what is read of a sample, as a sentence; None if it does not.
+        score: what it has in place of logits, if it is a dual encoder: two towers that write nothing.
         discovered: nobody declared it; it was worked out from the model's modules.
     """
 
@@ -296,4 +333,5 @@ class Family:
     written_places: Callable[[Config], int] | None = None
     position_ids: Callable[[Any, Mapping[str, Any]], torch.Tensor | None] | None = None
     left_padding: str | None = None
+    score: Score | None = None
     discovered: bool = False

@@ -42,6 +42,7 @@ class Form:
         channels_first: they hold maps, `[batch d row column]`, of which hooks see rows.
         active: they hold several streams, `[stream batch pos d_model]`, of which hooks see the one of this number.
         rows_first: they hold `[row batch d]`, where hooks see `[batch row d]`.
+        one_row: they hold one row of each sample, `[batch d]`, where hooks see `[batch query d]`.
     """
 
     nested: bool = False
@@ -49,6 +50,7 @@ class Form:
     channels_first: bool = False
     rows_first: bool = False
     active: int | None = None
+    one_row: bool = False
 
 
 def form_of(stack: Stack, config: Config) -> Form:

@@ -18,7 +18,7 @@ from mmlens.execution.frozen import Frozen
 from mmlens.execution.jobs import Job, chunks
 from mmlens.execution.packed import Packed
 from mmlens.execution.recording import Recorder, Recording
-from mmlens.execution.whole import rounds, run_whole
+from mmlens.execution.whole import rounds, run_whole, with_positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.claims import claimed
 from mmlens.models.decoder import Decoder, NotAloneError, decoder_of
@@ -92,7 +92,7 @@ class CellRuns:
                 stack.enter_context(frozen.recorded())
             if recorder is not None:
                 stack.enter_context(recorder.running())
-            logits = model(batch)
+            logits = with_positions(model(batch))
         recording = None
         if recorder is not None:
             try:
@@ -165,8 +165,18 @@ class CellRuns:
             self._packed(kind, cells, read, budget) if kind in ("packed", "front") else self._passes(kind, cells, read)
         )
 
+    def rounds(self, cells: Sequence[Cell]) -> Iterator[list[int]]:
+        """Numbers of cells that share a pass; in a dual encoder such that change a text share it with no other, as every
+        picture is scored with the texts of all samples.
+        """
+        graph = self.model.graph
+        return rounds(
+            cells,
+            lambda cell: self.batch.apart and any(graph[change.at].part == "language" for change in cell.changes),
+        )
+
     def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> Iterator[Call]:
-        for numbers in rounds(cells):
+        for numbers in self.rounds(cells):
             yield Call(numbers, partial(self._pass, kind, [cells[number] for number in numbers], read))
 
     def _pass(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> list[torch.Tensor | None]:
@@ -187,7 +197,7 @@ class CellRuns:
                 yield Call(numbers, partial(runner.run, [jobs.pop(number) for number in numbers]))
             return
         self._require_budget(runner, max(self.at_most(runner, cell).schedule.most for cell in cells), budget)
-        for numbers in rounds(cells):
+        for numbers in self.rounds(cells):
             yield Call(numbers, partial(self._behind_front, runner, [cells[number] for number in numbers], budget))
 
     def _behind_front(self, runner: Packed, cells: Sequence[Cell], budget: float | None) -> list[torch.Tensor | None]:

@@ -198,8 +198,8 @@ class CleanRun:
         return self.clean_logits if self.n_rows == 1 else self.clean_logits[:, -1]
 
     def _where(self, positions: Literal["last"] | Sequence[int]) -> list[torch.Tensor] | int:
-        """Positions at which logits are read, per sample; or how many of the last ones of what a decoder writes."""
-        decodes = self.model.graph["hook_logits"].sequence == "decoder"
+        """Positions at which logits are read, per sample; or how many of the last ones of what a decoder writes; 1 of scores."""
+        decodes = self.model.graph["hook_logits"].sequence != "language"
         if isinstance(positions, str):
             if positions != "last":
                 raise InputError(f"positions={positions!r} must be 'last' or a list of positions.")

@@ -14,7 +14,7 @@ from torch import nn
 from mmlens.core.errors import MMLensError
 from mmlens.execution.cells import Cell
 from mmlens.execution.recording import is_shared
-from mmlens.execution.whole import hooks_for
+from mmlens.execution.whole import hooks_for, with_positions
 from mmlens.hooks.graph import HookGraph
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.claims import claimed
@@ -122,7 +122,7 @@ class Frozen:
         """Logits `[batch pos vocab]` of a run in which cells of different samples happen."""
         names = self.frozen(cells)  # its clean run comes before the hooks
         with self.model.hooks(hooks_for(self.model, self.batch, cells)), self.freezing(names):
-            return self.model(self.batch)
+            return with_positions(self.model(self.batch))
 
     @torch.no_grad()
     def embeddings(self, cells: Sequence[Cell]) -> torch.Tensor:

@@ -10,7 +10,6 @@ from mmlens.execution.cells import Cell
 from mmlens.execution.cost import Costs, costs_of, total
 from mmlens.execution.plan import Plan
 from mmlens.execution.verdicts import Verdicts
-from mmlens.execution.whole import rounds
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -98,7 +97,7 @@ class ExecutionStrategies:
     def plan(self, cells: Sequence[Cell], read: list[torch.Tensor] | int, clean: torch.Tensor) -> Plan:
         """What cells cost by the ways that they take; `read` as for `CellRuns.run`, `clean` as for `sorted`."""
         runs = self.runs
-        size, length = runs.batch.layout.is_token.shape
+        size, length = runs.batch.size, runs.batch.layout.is_token.shape[1]
         full_cost = sum(runs.products.values()) / size
         work, reasons = 0.0, []
         costs = None
@@ -129,7 +128,7 @@ class ExecutionStrategies:
     def _spared(self, kind: Kind, cells: Sequence[Cell]) -> list[float]:
         """Operations of the frozen blocks in each pass that cells take."""
         savings, frozen, decoder = [], self.runs.frozen, self.runs.decoder
-        for numbers in rounds(cells):
+        for numbers in self.runs.rounds(cells):
             names = [] if kind == "whole" else frozen.frozen([cells[number] for number in numbers])
             modules = [frozen.modules[name] for name in names]
             if kind == "front" and decoder is not None:

@@ -68,7 +68,7 @@ class Verdicts:
 
     def _evidence(self, kind: Kind, in_front: bool, clean: torch.Tensor) -> Evidence:
         """The shortest evidence that decides."""
-        structure = known_structure(self.runs.model)
+        structure = None if self.runs.batch.apart else known_structure(self.runs.model)
         if structure is None:
             return self.trial(kind, clean, in_front=in_front)
         proven = _PROVEN.setdefault(self.runs.model.base, set())
@@ -108,7 +108,7 @@ class Verdicts:
     def trial(self, kind: Kind, clean: torch.Tensor, *, in_front: bool) -> Evidence:
         """Noise in the batch itself, by a way and by whole passes; arguments as for `holds`."""
         model, batch = self.runs.model, self.runs.batch
-        decodes = model.graph["hook_logits"].sequence == "decoder"
+        decodes = model.graph["hook_logits"].sequence != "language"
         last = 1 if decodes else list(batch.layout.last[:, None])
 
         def by(way: Kind, cells: Sequence[Cell]) -> torch.Tensor:

@@ -13,11 +13,19 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
-def rounds(cells: Sequence[Cell]) -> Iterator[list[int]]:
-    """Numbers of cells that can share a forward pass of the whole batch: at most one of each sample."""
+def rounds(cells: Sequence[Cell], alone: Callable[[Cell], bool] = lambda cell: False) -> Iterator[list[int]]:
+    """Numbers of cells that can share a forward pass of the whole batch: at most one of each sample.
+
+    Args:
+        cells: the cells.
+        alone: which of them can share it with no other.
+    """
     queues: dict[int, list[int]] = {}
     for number, cell in enumerate(cells):
-        queues.setdefault(cell.sample, []).append(number)
+        if alone(cell):
+            yield [number]
+        else:
+            queues.setdefault(cell.sample, []).append(number)
     for turn in range(max(map(len, queues.values()), default=0)):
         yield [numbers[turn] for numbers in queues.values() if turn < len(numbers)]
 
@@ -59,4 +67,9 @@ def new_rows(change: Change, old: torch.Tensor) -> torch.Tensor:
 def run_whole(model: HookedMultimodal, batch: MultimodalBatch, cells: Sequence[Cell]) -> torch.Tensor:
     """Logits `[batch pos vocab]` of a whole forward pass in which cells of different samples happen."""
     with model.hooks(hooks_for(model, batch, cells)):
-        return model(batch)
+        return with_positions(model(batch))
+
+
+def with_positions(logits: torch.Tensor) -> torch.Tensor:
+    """Logits `[batch pos vocab]`: scores of a dual encoder, `[picture text]`, as those of one position."""
+    return logits[:, None] if logits.ndim == 2 else logits

@@ -212,6 +212,16 @@ class WithoutAxis(TensorView):
         return tap(tensor.squeeze(self.axis)).unsqueeze(self.axis)
 
 
+class OneRow(TensorView):
+    """A site whose tensor holds one row of each sample, `[batch d]`; taps see `[batch 1 d]`.
+
+    A tensor that has an axis of rows already is shown as it is.
+    """
+
+    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
+        return tap(tensor) if tensor.ndim != 2 else tap(tensor.unsqueeze(1)).squeeze(1)
+
+
 class SideBySide(TensorView):
     """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
 

@@ -44,6 +44,8 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
         n_forced: how many tokens at the end count as new ones that the model has written (teacher forcing): rules of positions
             mean by `"last"` the one in front of them, and by `"generated"` these.
         written: how many tokens at its end were written behind the prompt; they are text, whatever they are.
+        apart: texts and pictures are read by towers of their own (dual encoders): a sample is a picture, and the text of the
+            same number belongs to it where there are as many; see `paired`.
     """
 
     must_be: ClassVar[str] = (
@@ -59,6 +61,7 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     tokenizer: Any = field(default=None, repr=False, compare=False)
     n_forced: CountOrZero = 0
     written: int = 0
+    apart: bool = False
 
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:
@@ -88,7 +91,22 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     @property
     def size(self) -> int:
         """Number of samples."""
+        return len(self.inputs["pixel_values"]) if self.apart else self.texts
+
+    @property
+    def texts(self) -> int:
+        """Number of texts: as many as samples, where texts and pictures are not read apart."""
         return len(self.layout.is_token)
+
+    @property
+    def paired(self) -> bool:
+        """Whether every sample has a text of its own."""
+        return self.texts == self.size
+
+    @checked
+    def count(self, part: Part) -> int:
+        """Number of samples at the points of a part: texts in the text tower of a dual encoder, else samples."""
+        return self.texts if part == "language" else self.size
 
     @property
     def picture_changes(self) -> dict[tuple[int, int], tuple[str, ...]]:
@@ -185,6 +203,9 @@ def require_pictures(family: Family, config: Config, tensors: Mapping[str, Any])
     Raises:
         InputError: for image tokens without pixels, or pixels without image tokens.
     """
+    if family.score is not None:
+        _require_both(tensors)
+        return
     if tensors.get("input_ids") is None:
         return
     tokens = int(picture_positions(family, config, tensors).sum())
@@ -228,6 +249,20 @@ def require_running(tensors: Mapping[str, Any], part: Part, name: str) -> None:
     )
 
 
+def _require_both(tensors: Mapping[str, Any]) -> None:
+    """Check that both towers of a dual encoder have something to read.
+
+    Raises:
+        InputError: if there are no pictures, or no texts.
+    """
+    for name, missing, other in (("pixel_values", "picture", "text"), ("input_ids", "text", "picture")):
+        if tensors.get(name) is None:
+            raise InputError(
+                f"A dual encoder scores pictures and texts, and no {missing} came with the {other}: pass {name}, or "
+                "prepare(texts, images=[...])."
+            )
+
+
 def make_batch(
     family: Family,
     config: Config,
@@ -267,8 +302,11 @@ def make_batch(
     if not is_token.any(1).all():
         empty = (~is_token.any(1)).nonzero().flatten().tolist()
         raise InputError(f"Samples {empty} consist of padding only; drop them.")
+    if family.score is not None:
+        last, at = family.score.last(config, ids)[:, None], torch.arange(ids.shape[1], device=ids.device)
+        is_token = (is_token & (at < last)) | (at == last)  # where there is no mask, or padding is read on purpose
     places: list[Places] = []
-    if not is_image.any():
+    if family.score is None and not is_image.any():
         pass
     elif family.videos is not None and (videos or "pixel_values_videos" in tensors):
         lengths = [[(len(video), video[0].height, video[0].width) for video in sample] for sample in videos]
@@ -277,4 +315,4 @@ def make_batch(
         sizes = [[(picture.height, picture.width) for picture in sample] for sample in images]
         places = family.places(config, tensors, sizes or None, processor)
     layout = TokenLayout(is_image.cpu(), is_token.cpu(), tuple(places))
-    return MultimodalBatch(dict(tensors), layout, images, prompts, videos)
+    return MultimodalBatch(dict(tensors), layout, images, prompts, videos, apart=family.score is not None)

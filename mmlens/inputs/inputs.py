@@ -13,9 +13,10 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Positive
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
+from mmlens.inputs.apart import prepare_apart
 from mmlens.inputs.batch import Batch, BatchLike, MultimodalBatch, require_pictures
 from mmlens.inputs.options import require_options
-from mmlens.inputs.prepare import Images, prepare_batch, with_tokens
+from mmlens.inputs.prepare import Images, prepare_batch, side_for, with_tokens
 from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
 from mmlens.inputs.raw_tensors import LayoutLike, batch_of_tensors, with_known_pictures
@@ -82,6 +83,14 @@ class Inputs:
                 do not fit; before any forward pass.
         """
         processor = require_processor(self.processor, "prepare")
+        if self.family.score is not None:
+            if videos is not None:
+                raise InputError(
+                    f"{self.family.name} is a dual encoder, which reads pictures and no videos; give frames as images=[...]."
+                )
+            side_for(self.family, padding_side)
+            batch = prepare_apart(self.family, self.family.score, self.config, processor, text, images)
+            return replace(batch.to(device_of(self.model)), tokenizer=self._tokenizer)
         if videos is None and not holds_videos(text):
             batch = prepare_batch(self.family, self.config, processor, text, images, padding_side=padding_side)
         elif images is None:
@@ -109,6 +118,10 @@ class Inputs:
         Returns:
             A batch whose last position predicts the token after them.
         """
+        if self.family.score is not None:
+            raise InputError(
+                f"{self.family.name} is a dual encoder: it writes no tokens to extend a batch by; prepare another text."
+            )
         return with_tokens(self.family, self.config, batch, tokens, as_new=as_new)
 
     @checked

@@ -28,6 +28,8 @@ def pictures(rule: Image, point: PointRows) -> list[torch.Tensor]:
     node, batch = point.node, point.batch
     if node.sequence == "decoder":
         return [_NONE] * batch.size
+    if batch.apart and node.part == "language":
+        return [_NONE] * point.size
     is_plain = rule.number is None and rule.frame is None
     if node.sequence == "language" and is_plain:
         return [sample_mask.nonzero().flatten() for sample_mask in own_pictures(batch)]

@@ -112,14 +112,29 @@ def _ids(tokenize: Callable[[str], list[int]], tokenizer: Any, text: str) -> lis
             continue
         place = tokenizer.convert_tokens_to_ids(token.content)
         ids = tokenize(token.content.join(_HIDDEN.split(text)[::2]))
-        if ids.count(place) == len(pieces):
+        lead, trail = _at_ends(tokenize(""), place, tokenizer)
+        inner = ids[lead : len(ids) - trail]
+        if inner.count(place) == len(pieces):
             break
     else:
         raise InputError(
             f"The text holds control tokens of the model ({', '.join(pieces)}), which cannot be read as text."
         )
     remaining = iter(pieces)
-    return [number for id_ in ids for number in (_plain(tokenizer, next(remaining)) if id_ == place else [id_])]
+    read = [number for id_ in inner for number in (_plain(tokenizer, next(remaining)) if id_ == place else [id_])]
+    return [*ids[:lead], *read, *ids[len(ids) - trail :]]
+
+
+def _at_ends(around: list[int], token: int, tokenizer: Any) -> tuple[int, int]:
+    """Whether a token is what a tokenizer puts in front of every text, and behind it: 0 or 1 each.
+
+    Args:
+        around: the ids of an empty text.
+        token: the token's id.
+        tokenizer: the tokenizer.
+    """
+    lead = int(around[:1] == [token] and token == getattr(tokenizer, "bos_token_id", None))
+    return lead, int(around[lead:][-1:] == [token])
 
 
 def _plain(tokenizer: Any, piece: str) -> list[int]:

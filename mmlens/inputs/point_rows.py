@@ -1,6 +1,6 @@
 """Each sample's own rows at a point: its tokens, or the rows of its pictures in a tower, wherever these lie in the tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,7 +83,7 @@ class PointRows:
         count = None if axis is None or shape is None else shape[axis]
         if node.sequence in GROWING:
             start = (sequence_length(batch, node.sequence) or 0) - forced_on(batch, node.sequence)
-            return cls(batch, node, start, batch.size, tuple(_prompt_rows(batch, node.sequence, start)))
+            return cls(batch, node, start, batch.texts, tuple(_prompt_rows(batch, node.sequence, start)))
         if length is None:
             return cls(batch, node, None, count, None)
         if axis is None:
@@ -103,6 +103,11 @@ class PointRows:
             count or 1 + max((e for sample_entries in owners for e in sample_entries), default=0),
             sample_pairs,
         )
+
+    @property
+    def size(self) -> int:
+        """Number of samples at the point."""
+        return self.batch.count(self.node.part)
 
     @cached_property
     def counts(self) -> list[int]:
@@ -131,7 +136,7 @@ class PointRows:
                 "positions='all' or whole numbers from 0 up."
             )
         raise InputError(
-            f"{self.node.name} [{self.node.axes}] holds rows of all {self.batch.size} samples, and which are whose is not known; "
+            f"{self.node.name} [{self.node.axes}] holds rows of all {self.size} samples, and which are whose is not known; "
             "use positions='all', or run the samples one by one."
         )
 
@@ -140,6 +145,21 @@ class PointRows:
         width = self.length or 1
         keys = self.known[sample][:, 0] * width + self.known[sample][:, 1]
         return torch.isin(keys, pairs[:, 0] * width + pairs[:, 1]).nonzero().flatten()
+
+
+def require_own_rows(batch: MultimodalBatch, nodes: Iterable[Node]) -> None:
+    """Refuse points of a dual encoder's text tower where texts are no samples' own.
+
+    Raises:
+        InputError: if the batch has another number of texts than of pictures.
+    """
+    texts = [node.name for node in nodes if node.part == "language"] if batch.apart and not batch.paired else []
+    if texts:
+        raise InputError(
+            f"{texts[0]} is a point of the text tower, and the batch has {batch.texts} texts for {batch.size} pictures, so that "
+            "no sample has a text of its own; prepare as many texts as pictures (repeat some), or choose points of the vision "
+            "tower."
+        )
 
 
 class UnknownRowsError(InputError):
@@ -213,7 +233,7 @@ def owned_entries(batch: MultimodalBatch, node: Node, count: int | None) -> list
         The entries; None where it is not known which are whose.
     """
     if node.part == "language":
-        return [[sample] for sample in range(batch.size)]
+        return [[sample] for sample in range(batch.texts)]
     if batch.size == 1 and count is not None:
         return [list(range(count))]
     entries = _placed_entries(batch, "vision" if node.sequence == "vision" else node.part)

@@ -167,13 +167,14 @@ def resolve(
     part = place_part(node.sequence)
     placeless = part is None or any(part not in places.grids for places in batch.layout.places)
     is_pictures = placeless and node.sequence not in GROWING and "+" not in node.sequence
+    is_pictures = is_pictures and not (batch.apart and node.part == "language")
     if point.own is None and (rule in (ALL, Named("prompt")) or (is_pictures and rule == Image())):
-        return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * batch.size, whole=True)
+        return ResolvedPositions(rule, point, (torch.zeros(0, dtype=torch.long),) * point.size, whole=True)
     resolution = ResolvedPositions(rule, point, tuple(_numbers(rule, point)))
     steps = None if steps is None else max(steps, forced_on(batch, node.sequence))
     if (
         required
-        and len(resolution.empty) == batch.size
+        and len(resolution.empty) == point.size
         and not resolution.new(0, 4096 if steps is None else steps).any()
     ):
         raise InputError(_nothing(rule, point, steps))
@@ -198,7 +199,7 @@ def _nothing(rule: Rule, point: PointRows, steps: int | None) -> str:
         hint = " New tokens are read in model.generate(...) from its second step on; a forward pass has none, and the first is "
         hint += "predicted by positions.last."
     return (
-        f"{rule!r} names nothing in samples {list(range(batch.size))} at {point.node.name}, on the {sequence} sequence"
+        f"{rule!r} names nothing in samples {list(range(point.size))} at {point.node.name}, on the {sequence} sequence"
         f" ({holds.get(sequence, f'{point.length} rows')}).{hint}"
     )
 
@@ -252,7 +253,7 @@ def _combined(sign: str, first: torch.Tensor, second: torch.Tensor) -> torch.Ten
 
 def _steps(rule: Rule, point: PointRows, steps: torch.Tensor) -> Bool[torch.Tensor, "batch step"]:
     """Which new tokens a rule means, counted from the first one."""
-    size = point.batch.size
+    size = point.size
     empty = torch.zeros(size, len(steps), dtype=torch.bool)
     if point.node.sequence not in GROWING:
         return empty
@@ -285,7 +286,7 @@ def _named(name: str, point: PointRows) -> list[torch.Tensor]:
             "tokens; there use 'all', 'image', mm.positions.box(...) or indices, or choose points of the language model."
         )
     if name == "generated":
-        return [torch.zeros(0, dtype=torch.long)] * batch.size
+        return [torch.zeros(0, dtype=torch.long)] * point.size
     if name == "last":
         return [torch.arange(count)[-1:] for count in point.counts]
     if sequence != "language":
@@ -294,7 +295,7 @@ def _named(name: str, point: PointRows) -> list[torch.Tensor]:
 
 
 def _indices(rule: Index, point: PointRows) -> list[torch.Tensor]:
-    size = point.batch.size
+    size = point.size
     if rule.per_sample and len(rule.items) != size:
         raise InputError(
             f"positions were given for {len(rule.items)} samples, and the batch has {size}; give one list each."
@@ -326,14 +327,14 @@ def _indices(rule: Index, point: PointRows) -> list[torch.Tensor]:
 
 def _ahead_of_the_run(rule: Index, point: PointRows) -> list[torch.Tensor]:
     """Numbers on a sequence whose length only a run tells."""
-    numbers = [list(items) for items in rule.items] if rule.per_sample else [list(rule.items)] * point.batch.size
+    numbers = [list(items) for items in rule.items] if rule.per_sample else [list(rule.items)] * point.size
     if any(isinstance(number, Span) or number < 0 for items in numbers for number in items):
         return [torch.empty(0)] * len(point.counts)  # `counts` says what is missing
     return [torch.tensor(items, dtype=torch.long) for items in numbers]
 
 
 def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
-    node, batch, length = point.node, point.batch, point.length
+    node, length = point.node, point.length
     if rule.sequence not in (None, node.sequence):
         part = place_part(node.sequence)
         there = f'batch.layout.patches(..., part="{part}") has those of this point, and ' if part else ""
@@ -341,19 +342,19 @@ def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
             f"positions hold rows of the {rule.sequence} sequence, and {node.name} lies on the {node.sequence} sequence, where "
             f"the same numbers are other rows. {there}the rule mm.positions.box(...) holds at every point."
         )
-    if rule.sample is not None and not rule.per_sample and rule.sample >= 0 and batch.size > 1:
+    if rule.sample is not None and not rule.per_sample and rule.sample >= 0 and point.size > 1:
         raise InputError(
-            f"positions hold rows of sample {rule.sample} alone, and the batch has {batch.size} samples; give one entry per "
+            f"positions hold rows of sample {rule.sample} alone, and the batch has {point.size} samples; give one entry per "
             "sample, or a rule that finds them in each: mm.positions.box([...])."
         )
-    if rule.per_sample and len(rule.rows) != batch.size:
+    if rule.per_sample and len(rule.rows) != point.size:
         raise InputError(
-            f"positions were given for {len(rule.rows)} samples, and the batch has {batch.size}; give one list each."
+            f"positions were given for {len(rule.rows)} samples, and the batch has {point.size}; give one list each."
         )
     if length is None:
         point.counts  # noqa: B018 - says what is missing
     length = length or 0
-    lists = rule.rows if rule.per_sample else rule.rows * batch.size
+    lists = rule.rows if rule.per_sample else rule.rows * point.size
     wrong = list(dict.fromkeys(n for items in lists for n in items if not -length <= n < length))
     if wrong:
         raise InputError(f"{rule!r} name {wrong}, outside the {length} rows of the {node.sequence} sequence.")

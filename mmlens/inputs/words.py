@@ -36,9 +36,9 @@ def word_positions(rule: Word, point: PointRows) -> list[Int[torch.Tensor, "toke
             f"{rule!r} needs a tokenizer, and the model was wrapped without a processor; pass one: "
             "HookedMultimodal.from_hf(hf_model, processor)."
         )
-    if rule.per_sample and len(rule.words) != batch.size:
+    if rule.per_sample and len(rule.words) != point.size:
         raise InputError(
-            f"word() was given {len(rule.words)} words, and the batch has {batch.size} samples; give one each."
+            f"word() was given {len(rule.words)} words, and the batch has {point.size} samples; give one each."
         )
     if "inputs_embeds" in point.batch.inputs and point.node.sequence != "decoder":
         raise InputError(

@@ -50,6 +50,8 @@ def decoder_of(model: HookedMultimodal) -> Decoder:
             runs could not be told apart in them.
     """
     base, language, name = model.base, model.family.language, model.family.name
+    if model.family.score is not None:
+        raise NotAloneError("texts are rows of a tower of their own, which meets the pictures' in the score alone")
     if language.encoder is not None:
         raise NotAloneError("an encoder reads the prompt, and every row of the decoder reads all of it")
     if language.crossing is not None:

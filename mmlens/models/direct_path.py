@@ -9,7 +9,10 @@ from torch import nn
 from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.modules import submodule
 from mmlens.architectures.weights import bias_of, readable
+from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.declarations.structure import Norm
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.part_view import BlockWeights
 
@@ -47,6 +50,42 @@ def logit_directions(
     module = model.ln_final
     gain = _gain(module, declared, unembedding[0]).to(unembedding.device)
     return _centred(unembedding * gain, declared.is_centred(base_layer(module)))
+
+
+def score_directions(
+    model: HookedMultimodal, batch: MultimodalBatch, part: Part, *, normed: bool = True
+) -> Float[torch.Tensor, "sample d_model"]:
+    """What a row of a dual encoder's tower is multiplied by to give the score of each picture with its own text.
+
+        score = (stream . direction) / ln_final.hook_scale + what biases add
+
+    at the row that the embedding is made of, with the final norm's scale, the embedding's length and the other embedding held
+    fixed. The norm's gain is part of it, and the centring of a layer norm.
+
+    Args:
+        model: a dual encoder.
+        batch: as many texts as pictures; run once.
+        part: the tower, `"vision"` or `"language"`.
+        normed: read the stream in front of the final norm; False reads what the norm returns.
+    """
+    score, projector = model.family.score, model.family.projector
+    if score is None or part not in score.linear or not isinstance(projector.returns, str):
+        raise InputError(f"The {part} part of {model.family.name} makes no embedding by one matrix of one row.")
+    head = projector.returns if part == "vision" else model.family.language.head
+    with torch.no_grad():
+        _, cache = model.run_with_cache(batch, names=["projector.hook_out", "hook_projected"])
+        ends = [cache[name][:, 0] for name in ("projector.hook_out", "hook_projected")]
+        own, other = ends if part == "vision" else reversed(ends)
+        unit = other / other.norm(dim=-1, keepdim=True)
+        factor = score.factor(model.base).detach().to(own) / own.norm(dim=-1, keepdim=True)
+        weight = readable(submodule(model.base, head, model.family.name), "The projection")
+        directions = (factor * unit).to(weight) @ weight
+    norm = model.family.vision.norm if part == "vision" else model.family.language.norm
+    if norm is None or not normed:
+        return directions
+    module = submodule(model.base, norm.path, model.family.name)
+    gain = _gain(module, norm, directions[0]).to(directions.device)
+    return _centred(directions * gain, norm.is_centred(base_layer(module)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import counts_with
-from mmlens.core.kinds import Must, PathLike
+from mmlens.core.kinds import Must, PathLike, With
 from mmlens.core.tensor_kinds import Device
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -28,6 +28,7 @@ from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
 from mmlens.models.bound import BoundModel
 from mmlens.models.claims import claims_of
 from mmlens.models.delegation import method_of, property_of
+from mmlens.models.dual_encoder import writes
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.part_view import BlockWeights, PartView
 from mmlens.models.row_edits import RowEdits, WeightEdit
@@ -389,3 +390,7 @@ class HookedMultimodal(HookedRootModule):
     to_string = method_of("_vocabulary", Vocabulary.to_string)
     to_str_tokens = method_of("_vocabulary", Vocabulary.to_str_tokens)
     decode = method_of("_vocabulary", Vocabulary.decode)
+
+
+#: A model that writes words, as verbs take it that need a vocabulary or an answer; dual encoders are refused before any work.
+WritingModel: TypeAlias = Annotated[HookedMultimodal, With(writes)]

@@ -28,6 +28,7 @@ from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.contrast.second_run import contrast_with
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
 from mmlens.models.dropout import refuse_dropout
+from mmlens.models.dual_encoder import require_writer, run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_chunked_prompt, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
@@ -55,7 +56,7 @@ class Runs:
     inputs: Inputs
 
     @checked
-    def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch pos vocab"]:
+    def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch *pos vocab"]:
         """Run the model.
 
         Args:
@@ -63,7 +64,7 @@ class Runs:
             tensors: keyword tensors of the Hugging Face model.
 
         Returns:
-            Logits.
+            Logits; of dual encoders the scores `[picture text]`.
 
         Raises:
             InputError: for image tokens without pixels and the reverse, and for keywords that the model does not know; while
@@ -72,7 +73,7 @@ class Runs:
         require_options(self.model.base, tensors)
         keywords = self.inputs.keywords(batch, tensors)
         with self._under_way("forward", batch, tensors, keywords):
-            return self.model.hf_model(**{"use_cache": False, **keywords}).logits
+            return run_forward(self.model.family, self.model.hf_model, keywords)
 
     @checked
     def generate(self, batch: Batch | None = None, *, contrast: ContrastChoice = None, **options: Any) -> Any:
@@ -95,6 +96,7 @@ class Runs:
             InputError: for image tokens without pixels and the reverse, and for padding on the right of what is to be continued;
                 for ways of decoding that do not go together, and for prompts that cannot be read in chunks.
         """
+        require_writer(self.model.family, "generate")
         keywords = self.inputs.keywords(batch, options)
         mask = keywords.get("attention_mask")
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
@@ -222,7 +224,7 @@ class Runs:
     @checked
     def run_with_hooks(
         self, batch: Batch | None = None, *, fwd_hooks: Sequence[HookPair] = (), **tensors: Any
-    ) -> Float[torch.Tensor, "batch pos vocab"]:
+    ) -> Float[torch.Tensor, "batch *pos vocab"]:
         """Run once with hooks attached.
 
         Args:
@@ -245,7 +247,7 @@ class Runs:
         positions: Positions = "all",
         device: Device | None = None,
         **tensors: Any,
-    ) -> tuple[Float[torch.Tensor, "batch pos vocab"], ActivationCache]:
+    ) -> tuple[Float[torch.Tensor, "batch *pos vocab"], ActivationCache]:
         """Run once and keep activations.
 
         Args:
@@ -324,6 +326,7 @@ class Runs:
         Raises:
             InputError: for vision or projector points, which predict no token; for right padding.
         """
+        require_writer(self.model.family, "trace_generation")
         made = self._batch(batch, tensors)
         return trace_generation(
             self.model,
@@ -353,6 +356,7 @@ class Runs:
             max_new_tokens: upper bound on the caption's tokens.
             contrast: contrastive decoding, as for `generate`.
         """
+        require_writer(self.model.family, "caption")
         return self.answer(images, prompt, max_new_tokens=max_new_tokens, contrast=contrast)
 
     @checked
@@ -372,6 +376,7 @@ class Runs:
             max_new_tokens: upper bound on the answer's tokens.
             contrast: contrastive decoding, as for `generate`: `model.answer(image, question, contrast="vcd")`.
         """
+        require_writer(self.model.family, "answer")
         pictures = cast("list[Picture]", list(images) if isinstance(images, list | tuple) else [images])
         questions = [question] * len(pictures) if isinstance(question, str) else list(question)
         batch = self.inputs.prepare(questions, images=[[picture] for picture in pictures])

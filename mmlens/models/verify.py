@@ -13,6 +13,7 @@ from mmlens.core.errors import InputError, VerificationError
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.alone import AloneCheck, check_alone
+from mmlens.models.dual_encoder import run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.protocol import Hooked, HookedModel
 from mmlens.models.rounding import ROUNDING_FACTOR, rounding
@@ -164,13 +165,14 @@ def verify(
     Returns:
         A report that prints itself; `.ok`, `.to_frame()`, `.raise_if_failed()`.
     """
-    alone = None
+    alone, given = None, batch is not None
     if batch is None:
         batch = example_batch(model)
+    if not given and model.family.score is None:  # what a dual encoder reads is not written on
         alone = check_alone(model, partial(_examples, model))
     inputs = batch.to(model.device).inputs
     with completed_inputs(model, inputs, written=batch.written):
-        bare = model.hf_model(**{"use_cache": False, **inputs}).logits
+        bare = run_forward(model.family, model.hf_model, inputs)
     parity = _difference(model(batch), bare)
     calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
 

@@ -12,6 +12,7 @@ from mmlens.core.contract import checked
 from mmlens.core.names import Part, require_part
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
+from mmlens.models.dual_encoder import require_writer
 from mmlens.models.part_view import PartView, part_view
 
 
@@ -47,7 +48,12 @@ class Weights:
 
     @property
     def unembed(self) -> nn.Module:
-        """The unembedding, the real module: logits from the normalised stream."""
+        """The unembedding, the real module: logits from the normalised stream.
+
+        Raises:
+            UnsupportedModelError: for dual encoders.
+        """
+        require_writer(self.family, "The unembedding (unembed, W_U, b_U)")
         return submodule(self.model, self.family.language.head, self.family.name)
 
     @property

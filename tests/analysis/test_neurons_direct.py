@@ -114,7 +114,7 @@ def test_norms_behind_branches_with_gains_told_from_one_are_counted() -> None:
     check_sums(*in_double(model, batch), token=18, rounding=SINGLE_NORMS)
 
 
-@pytest.mark.parametrize("tiny", FAMILIES, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", [tiny for tiny in FAMILIES if tiny.writes], ids=lambda tiny: tiny.name)
 def test_every_family_adds_up_or_says_why_not(tiny: Tiny) -> None:
     model = tiny.make()
     batch = batch_of(tiny, model)

@@ -14,9 +14,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from tests.checkpoints import templates
-from tests.checkpoints.words import byte_level, save, sentence_piece
+from tests.checkpoints.words import byte_level, clip_pieces, save, sentence_piece
 
 Place = Literal["chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json", "none"]
 
@@ -105,6 +106,7 @@ class Layout:
         second_words: a second tokenizer and the folder that it lies in.
         sizes: (height, width) of pictures that are painted.
         needs_torchvision: whether transformers' own processor can be built only where torchvision is.
+        more_weights: tensors that checkpoints of its kind hold besides, given the configuration.
         nested_tower: whether the hub's names of the tower have a level more than those that transformers writes today.
     """
 
@@ -120,6 +122,7 @@ class Layout:
     needs_torchvision: bool = False
     nested_tower: bool = False
     video: dict[str, Any] | None = None
+    more_weights: Callable[[Any], dict[str, torch.Tensor]] | None = None
 
     def write(self, folder: Path, *, weights: bool = True) -> Path:
         """Write the folder."""
@@ -150,9 +153,17 @@ class Layout:
         model = _model_class(config)._from_config(config).eval()
         for parameter in model.parameters():  # zero biases and unit gains hide what is lost
             parameter.data.add_(torch.randn_like(parameter) * 0.05)
-        model.generation_config.update(
-            **{key: _first(getattr(config.get_text_config(), key, None)) for key in ("eos_token_id", "pad_token_id")}
-        )
+        if self.more_weights is not None:
+            for name, value in self.more_weights(config).items():
+                owner, _, buffer = name.rpartition(".")
+                model.get_submodule(owner).register_buffer(buffer, value, persistent=True)
+        if hasattr(model, "generation_config"):
+            model.generation_config.update(
+                **{
+                    key: _first(getattr(config.get_text_config(), key, None))
+                    for key in ("eos_token_id", "pad_token_id")
+                }
+            )
         model.save_pretrained(folder, max_shard_size="60KB")
         if self.nested_tower:
             _rename(folder, "vision_tower.", "vision_tower.vision_model.")
@@ -177,7 +188,8 @@ def _first(value: Any) -> Any:
 
 
 def _model_class(config: Any) -> Any:
-    return transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    listed = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return listed[type(config)] if type(config) in listed else transformers.MODEL_MAPPING[type(config)]
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
@@ -847,3 +859,92 @@ LAYOUTS = (
     *(LLAVA, LLAVA_NEXT, ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL3, PALIGEMMA2, GEMMA3, IDEFICS2, IDEFICS3),
     *(SMOLVLM2, MLLAMA, INSTRUCTBLIP, BLIP2),
 )
+
+
+def _clip_words() -> Words:
+    """As CLIP's, whose texts are filled up with the token that ends them."""
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    names = {"bos_token": begin, "eos_token": end, "pad_token": end, "unk_token": end}
+    return Words(
+        clip_pieces((begin, end)),
+        {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "errors": "replace", **names},
+    )
+
+
+def _siglip_words() -> Words:
+    """As SigLIP's: no beginning, no mask, filled up with the token that ends texts."""
+    backend = sentence_piece(("<unk>", "<s>", "</s>"), (), bos="<s>")
+    backend.post_processor = TemplateProcessing(
+        single="$A:0 </s>:0", pair=None, special_tokens=[("</s>", backend.token_to_id("</s>"))]
+    )
+    names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>", "model_max_length": 64}
+    return Words(backend, {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids"], **names})
+
+
+_DUAL_TEXT = {key: value for key, value in _TEXT.items() if key != "num_key_value_heads"}
+
+#: openai/clip-vit-base-patch32: its configuration names the end of texts by a number that is not the tokenizer's, and its weights
+#: come with the numbers of positions.
+CLIP = Layout(
+    "clip",
+    _clip_words,
+    lambda words: {
+        "vision_config": {**_VISION, "image_size": 224, "patch_size": 32},
+        "text_config": {
+            **_DUAL_TEXT,
+            "max_position_embeddings": 77,
+            "vocab_size": words.size,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "pad_token_id": 1,
+        },
+        "projection_dim": 20,
+    },
+    "CLIPConfig",
+    {
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "size": {"shortest_edge": 224},
+        "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+        "do_resize": True,
+        "do_normalize": True,
+        "resample": 3,
+        **_CLIP,
+    },
+    more_weights=lambda config: {
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "vision_model.embeddings.position_ids": torch.arange(50)[None],
+    },
+)
+
+#: google/siglip-base-patch16-224.
+SIGLIP = Layout(
+    "siglip",
+    _siglip_words,
+    lambda words: {
+        "vision_config": {**_VISION, "image_size": 224, "patch_size": 16},
+        "text_config": {
+            **_DUAL_TEXT,
+            "max_position_embeddings": 64,
+            "vocab_size": words.size,
+            "projection_size": 16,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
+        },
+    },
+    "SiglipConfig",
+    {
+        "image_processor_type": "SiglipImageProcessor",
+        "processor_class": "SiglipProcessor",
+        "size": {"height": 224, "width": 224},
+        "do_resize": True,
+        "do_normalize": True,
+        "resample": 3,
+        **_HALF,
+    },
+)
+#: Checkpoints that score pictures and texts, and write nothing.
+DUAL_ENCODERS = (CLIP, SIGLIP)

@@ -24,11 +24,14 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
         {"config.json": {"architectures": ["BertForMaskedLM"], "model_type": "bert"}},
         r"is a language model that sees no pictures \(BertForMaskedLM",
     ),
-    "clip": (
-        {"config.json": {"architectures": ["CLIPModel"], "model_type": "clip"}},
-        r"is a dual encoder \(two towers and a score, without a language model that writes\) \(CLIPModel, model_type 'clip'\)",
+    "align": (
+        {"config.json": {"architectures": ["AlignModel"], "model_type": "align"}},
+        r"is a dual encoder of a kind that no family covers \(AlignModel, model_type 'align'\)",
     ),
-    "siglip": ({"config.json": {"architectures": ["SiglipModel"], "model_type": "siglip"}}, "is a dual encoder"),
+    "clip_vision": (
+        {"config.json": {"architectures": ["CLIPVisionModelWithProjection"], "model_type": "clip_vision_model"}},
+        "is one tower of a dual encoder .* which scores nothing by itself",
+    ),
     "vit": (
         {"config.json": {"architectures": ["ViTForImageClassification"], "model_type": "vit"}},
         "is a vision encoder without a language model",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 #: Words of one token, each with a blank in front; the first half of the longer ones is a token too.
@@ -49,6 +49,40 @@ def byte_level(special: Sequence[str], *, bos: str | None = None) -> Tokenizer:
         else processors.TemplateProcessing(
             single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 $B:0", special_tokens=[(bos, made.token_to_id(bos))]
         )
+    )
+    return made
+
+
+def clip_pieces(special: Sequence[str]) -> Tokenizer:
+    """As CLIP's: lower case, a mark at the end of every word, and the last two special tokens around every text."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*letters, *(f"{letter}</w>" for letter in letters)])}
+    merges = []
+    for word in WHOLE:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        if word.islower() and len(pieces) > 1:
+            for end in range(1, len(pieces)):
+                first = "".join(pieces[:end])
+                merges.append((first, pieces[end]))
+                vocabulary.setdefault(first + pieces[end], len(vocabulary))
+    made = Tokenizer(
+        BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), end_of_word_suffix="</w>", fuse_unk=False)
+    )
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    begin, end = special[-2:]
+    made.post_processor = processors.RobertaProcessing(
+        (end, made.token_to_id(end)),
+        (begin, made.token_to_id(begin)),
+        trim_offsets=False,
+        add_prefix_space=False,
     )
     return made
 

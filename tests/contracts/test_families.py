@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import PARTS
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.patch_geometry import RowGrid
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.verify import verify
-from tests.conftest import LONG, SHORT, bare_copy
+from tests.conftest import LONG, SHORT, answer_of, bare_copy
 from tests.contracts.test_painting import POINTS, painted
 from tests.families import FAMILIES
 from tests.tiny import WORDS, Tiny, picture
@@ -62,7 +63,7 @@ def test_every_point_fires_and_moves_the_logits(tiny: Tiny, model: HookedMultimo
 def test_identity_hooks_on_all_default_points_leave_the_logits_bit_equal(tiny: Tiny, model: HookedMultimodal) -> None:
     batch = batch_of(tiny, model)
     hooked = model.run_with_hooks(batch, fwd_hooks=[(model.default_points.names, lambda a, hook: a)])
-    assert torch.equal(hooked, bare_copy(model)(**batch, use_cache=False).logits)
+    assert torch.equal(hooked, answer_of(bare_copy(model), batch))
 
 
 @torch.no_grad()
@@ -70,11 +71,21 @@ def test_generation_is_that_of_bare_hugging_face(tiny: Tiny, model: HookedMultim
     """One sample where Hugging Face writes something else beside another one."""
     alone = tiny.name.startswith(("kosmos2", "hunyuan"))
     batch = model.prepare(SHORT, images=picture(0, *tiny.sizes[0])) if alone else batch_of(tiny, model)
+    if not tiny.writes:
+        refuses_to_write(model, batch)
+        return
     options = {"max_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
     ours = model.generate(batch, **options)
     theirs = bare_copy(model).generate(**batch, do_sample=False, **options)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+def refuses_to_write(model: HookedMultimodal, batch: MultimodalBatch) -> None:
+    """A dual encoder says so by name, before anything runs."""
+    for write in (model.generate, model.trace_generation):
+        with pytest.raises(UnsupportedModelError, match="is a dual encoder"):
+            write(batch, max_new_tokens=1)
 
 
 @contextmanager
@@ -95,6 +106,9 @@ def only_words(model: HookedMultimodal) -> Iterator[None]:
 @torch.no_grad()
 def test_a_trace_holds_the_states_of_a_plain_forward(tiny: Tiny, model: HookedMultimodal) -> None:
     batch = batch_of(tiny, model)
+    if not tiny.writes:
+        refuses_to_write(model, batch)
+        return
     with only_words(model):
         trace = model.trace_generation(batch, names="blocks.*.hook_resid_post", max_new_tokens=3)
     logits, cache = model.run_with_cache(model.extend(batch, trace.tokens), names="blocks.*.hook_resid_post")

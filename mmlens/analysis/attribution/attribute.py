@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from mmlens.analysis.attribution.gradients import require_own_texts
 from mmlens.analysis.attribution.method import PatchedRun
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionChoice
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
@@ -68,7 +69,8 @@ def attribute(
     require_same_layout(clean, corrupted)
     selection = select_points(model, at, units)
     groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
-    estimator.check(model, metric, clean.size)
+    estimator.check(model, metric, clean)
+    require_own_texts(metric, model, clean, [node for node, _ in selection])
     results = Checkpoint(
         checkpoint,
         "estimate of patches",

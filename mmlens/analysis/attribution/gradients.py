@@ -1,20 +1,21 @@
 """Gradients of a metric at hook points, in runs whose activations may be moved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, metric_name
-from mmlens.analysis.metrics.accepted import tried_on
+from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, metric_name, readings
+from mmlens.analysis.metrics.accepted import made_up_logits, tried_on
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
+from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
-def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, size: int) -> None:
+def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, batch: MultimodalBatch) -> None:
     """Try on made-up logits whether a metric has a gradient, before any forward pass.
 
     Raises:
@@ -22,11 +23,34 @@ def require_gradient(metric: Metric | MetricFunction, model: HookedMultimodal, s
     """
     require_autograd("This method")
     with torch.enable_grad():
-        values = tried_on(metric, model, size, requires_grad=True)
+        values = tried_on(metric, model, batch.size, texts=batch.texts, requires_grad=True)
     if not values.requires_grad:
         raise InputError(
             f"{metric_name(metric)} has no gradient: it counts (ranks, right answers), or leaves torch's graph. Use a metric "
             "that changes smoothly, such as logit_difference, or an exact method."
+        )
+
+
+def require_own_texts(
+    metric: Metric | MetricFunction, model: HookedMultimodal, batch: MultimodalBatch, nodes: Iterable[Node]
+) -> None:
+    """Refuse gradients at the text tower of a dual encoder where a sample's metric reads other samples' texts.
+
+    Raises:
+        InputError: if so, as the gradient at a text would add up what it does for every picture.
+    """
+    texts = [node.name for node in nodes if node.part == "language"] if batch.apart else []
+    if not texts or batch.size == 1:
+        return
+    with torch.enable_grad():
+        logits = made_up_logits(model, batch.size, batch.texts)[:, 0].requires_grad_()
+        reading = readings(metric, model, batch.size)[0].against(logits.detach())
+        (gradient,) = torch.autograd.grad(reading.unchecked(logits).sum(), logits)
+    if gradient.fill_diagonal_(0).any():
+        raise InputError(
+            f"{metric_name(metric)} reads every picture's score with the texts of other samples, so that a gradient at "
+            f"{texts[0]} would mix samples; use image_text_score(), points of the vision tower, or mm.patch, which runs such "
+            "cells apart."
         )
 
 

@@ -53,14 +53,14 @@ class AttributionMethod(Method):
     `needs` may hold `"gradients"`: torch can differentiate, and the metric has a gradient.
     """
 
-    def check(self, model: HookedMultimodal, metric: Metric | MetricFunction, size: int) -> None:
+    def check(self, model: HookedMultimodal, metric: Metric | MetricFunction, batch: MultimodalBatch) -> None:
         """Refuse what the method cannot do, before any forward pass.
 
         Raises:
             InputError: if a need is not met.
         """
         if "gradients" in self.needs:
-            require_gradient(metric, model, size)
+            require_gradient(metric, model, batch)
 
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
         """The effects of patching every point of a run.

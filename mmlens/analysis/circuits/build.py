@@ -19,11 +19,11 @@ from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
 from mmlens.models.decoder import attention_of
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
 def edge_graph(
-    model: HookedMultimodal,
+    model: WritingModel,
     batch: MultimodalBatch,
     *,
     nodes: NodeKind,

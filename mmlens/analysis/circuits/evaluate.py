@@ -41,7 +41,6 @@ from mmlens.core.results import TensorKind
 from mmlens.core.shares import shared_tensors
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 from mmlens.models.processes import process_of
 
@@ -149,7 +148,7 @@ class CircuitEvaluation:
 
 @checked
 def evaluate_circuit(
-    model: HookedMultimodal,
+    model: WritingModel,
     circuit: Circuit,
     clean: BatchLike,
     corrupted: BatchLike,

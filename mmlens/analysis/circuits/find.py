@@ -15,12 +15,12 @@ from mmlens.core.errors import InputError
 from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
 @checked
 def find_circuit(
-    model: HookedMultimodal,
+    model: WritingModel,
     clean: BatchLike,
     corrupted: BatchLike,
     *,
@@ -64,7 +64,7 @@ def find_circuit(
     graph = edge_graph(model, clean, nodes=nodes, groups=named_rules(groups), towers=towers)
     if towers == "all":
         _refuse_unseen_text(model, clean, corrupted)
-    scoring.check(model, metric, clean.size)
+    scoring.check(model, metric, clean)
     ahead = outlook(model, clean, graph, scoring)
     tqdm(desc=f"find_circuit, {scoring}: {ahead}", bar_format="{desc}", disable=not progress).close()
     pairs = pairs_of(model, clean, corrupted, graph, metric)

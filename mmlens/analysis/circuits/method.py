@@ -12,6 +12,7 @@ from mmlens.analysis.circuits.runs import Pair
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -22,14 +23,14 @@ class CircuitMethod(Method):
     `needs` may hold `"gradients"`: torch can differentiate, and the metric has a gradient.
     """
 
-    def check(self, model: HookedMultimodal, metric: Metric | MetricFunction, size: int) -> None:
+    def check(self, model: HookedMultimodal, metric: Metric | MetricFunction, batch: MultimodalBatch) -> None:
         """Refuse what the method cannot do, before any forward pass.
 
         Raises:
             InputError: if a need is not met.
         """
         if "gradients" in self.needs:
-            require_gradient(metric, model, size)
+            require_gradient(metric, model, batch)
 
     def passes(self, graph: EdgeGraph) -> tuple[int, int]:
         """Forward and backward passes that scoring all edges of a graph takes.

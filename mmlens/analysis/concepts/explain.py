@@ -12,7 +12,7 @@ from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class StateExplanation:
 
 @checked
 def explain_state(
-    model: HookedMultimodal,
+    model: WritingModel,
     bank: ConceptBank,
     states: States,
     *,
@@ -118,7 +118,7 @@ class ConceptSweep:
 
 @checked
 def sweep_concepts(
-    model: HookedMultimodal,
+    model: WritingModel,
     store: ActivationStore,
     n_concepts: Count = 20,
     *,

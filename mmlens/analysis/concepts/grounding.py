@@ -15,7 +15,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.pictures import drawn_by
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ class ConceptGrounding:
 
 @checked
 def ground_concepts(
-    model: HookedMultimodal,
+    model: WritingModel,
     bank: ConceptBank,
     dataset: Dataset,
     *,

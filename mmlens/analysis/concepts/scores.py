@@ -19,7 +19,7 @@ from mmlens.analysis.statistics import Interval, mean_interval, paired_differenc
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed, Text
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 #: Put before the words, as the published code does for CLIPScore.
 PREFIX = "A photo is described by the words "
@@ -70,7 +70,7 @@ class GroundingScores:
 
 @checked
 def score_grounding(
-    model: HookedMultimodal,
+    model: WritingModel,
     bank: ConceptBank,
     dataset: Dataset,
     scorer: Scorer,

@@ -10,7 +10,7 @@ from mmlens.analysis.concepts.bank import ConceptBank
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 #: Says whether a decoded token may stand for a concept.
 Keep = Callable[[str], bool]
@@ -30,7 +30,7 @@ def is_content_word(word: str) -> bool:
 @checked
 @torch.no_grad()
 def concept_words(
-    model: HookedMultimodal,
+    model: WritingModel,
     bank: ConceptBank,
     *,
     k: Count = 15,
@@ -72,7 +72,7 @@ def concept_words(
 
 @torch.no_grad()
 def direction_words(
-    model: HookedMultimodal,
+    model: WritingModel,
     directions: Float[torch.Tensor, "concept d_model"],
     *,
     at: str,

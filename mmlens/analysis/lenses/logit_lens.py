@@ -33,7 +33,7 @@ from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 #: Positions read at a time: `[pos vocab]` logits of a large vocabulary are the largest tensor here.
 _CHUNK = 256
@@ -42,7 +42,7 @@ _CHUNK = 256
 @checked
 @torch.no_grad()
 def logit_lens(
-    model: HookedMultimodal,
+    model: WritingModel,
     batch: BatchLike,
     *,
     at: Points = "blocks.*.hook_resid_post",

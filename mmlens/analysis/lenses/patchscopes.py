@@ -24,7 +24,7 @@ from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.images import Picture
 from mmlens.inputs.point_rows import prompt_point
 from mmlens.inputs.positions import resolve
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ class PatchscopeReading:
 @checked
 @torch.no_grad()
 def patchscope(
-    model: HookedMultimodal,
+    model: WritingModel,
     batch: BatchLike,
     *,
     at: Points,

@@ -2,6 +2,7 @@
 
 from mmlens.analysis.metrics.accepted import MetricLike as MetricLike
 from mmlens.analysis.metrics.catalogue import accuracy as accuracy
+from mmlens.analysis.metrics.catalogue import image_text_score as image_text_score
 from mmlens.analysis.metrics.catalogue import kl_divergence as kl_divergence
 from mmlens.analysis.metrics.catalogue import log_odds as log_odds
 from mmlens.analysis.metrics.catalogue import log_probability as log_probability

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import torch
+from jaxtyping import Float
 
 from mmlens.analysis.metrics.metric import Metric, MetricFunction, listed, metric_name, vocabulary_size
 from mmlens.analysis.metrics.reading import one_each, readings
@@ -14,17 +15,28 @@ from mmlens.models.hooked import HookedMultimodal
 
 
 def tried_on(
-    metric: Metric | MetricFunction, model: HookedMultimodal, size: int, *, requires_grad: bool = False
+    metric: Metric | MetricFunction,
+    model: HookedMultimodal,
+    size: int,
+    *,
+    texts: int | None = None,
+    requires_grad: bool = False,
 ) -> torch.Tensor:
     """A metric's values on made-up logits, so that one that cannot work is refused before any forward pass.
+
+    Args:
+        metric: the metric.
+        model: whose logits they could be.
+        size: number of samples.
+        texts: number of texts, which a dual encoder scores each of them with; as many by default.
+        requires_grad: whether the values hang on the logits in torch's graph.
 
     Raises:
         InputError: for words that the model lacks, words for another number of samples, a wrong shape, or a function that
             fails on logits `[batch vocab]`.
     """
     reading = readings(metric, model, size)[0]
-    shape = (size, reading.n_rows, vocabulary_size(model))
-    logits = torch.linspace(-1, 1, shape[-1]).expand(shape).clone().requires_grad_(requires_grad)
+    logits = made_up_logits(model, size, texts, reading.n_rows).requires_grad_(requires_grad)
     rows = logits[:, 0] if reading.n_rows == 1 else logits
     try:
         values = reading.against(rows.detach()).unchecked(rows)
@@ -38,6 +50,17 @@ def tried_on(
     return one_each(values, size)
 
 
+def made_up_logits(
+    model: HookedMultimodal, size: int, texts: int | None = None, n_rows: int = 1
+) -> Float[torch.Tensor, "batch row vocab"]:
+    """Numbers in the shape of what a model answers at its last rows; arguments as for `tried_on`."""
+    if model.family.score is not None:
+        width = size if texts is None else texts
+        return torch.linspace(-1, 1, size * width).reshape(size, 1, width)
+    shape = (size, n_rows, vocabulary_size(model))
+    return torch.linspace(-1, 1, shape[-1]).expand(shape).clone()
+
+
 def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
     """The metric, if it works for the model and the batch among the arguments."""
     model = arguments["model"]
@@ -45,7 +68,7 @@ def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
         (arguments[key] for key in ("clean", "batch", "data") if isinstance(arguments.get(key), MultimodalBatch)), None
     )
     if batch is not None:
-        tried_on(metric, model, batch.size)
+        tried_on(metric, model, batch.size, texts=batch.texts)
     elif isinstance(metric, Metric):
         # how many samples a dataset has is not known yet
         readings(metric, model, max((len(listed(tokens)) for tokens in metric.tokens), default=1))

@@ -6,6 +6,7 @@ from mmlens.analysis.metrics.forced import ForcedLogits
 from mmlens.analysis.metrics.metric import Metric, Tokens, listed
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Index, Several
 
 
 @checked
@@ -84,6 +85,24 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
 
 
 @checked
+def image_text_score(text: Index | Several[Index] | None = None) -> Metric:
+    """Score of a picture with a text, of dual encoders (CLIP, SigLIP): their cosine times a factor, plus a bias.
+
+    Args:
+        text: number of the text among those of the batch, the same for all pictures or one for each; by default every
+            picture's own.
+
+    Example:
+        >>> from mmlens.analysis.metrics import image_text_score
+        >>> image_text_score(), image_text_score(1)
+        (Metric(image-text score, logits), Metric(score(text 1), logits))
+    """
+    if text is None:
+        return Metric("image-text score", "logits", (), _own_score_of, of_scores=True)
+    return Metric(f"score(text {_named(text)})", "logits", (_fixed(text),), _own_score_of, whole=False, of_scores=True)
+
+
+@checked
 def rank(token: Tokens) -> Metric:
     """How many tokens are more probable than a word's; 0 where it is the answer. Of several tokens the worst counts.
 
@@ -154,6 +173,17 @@ def _log_odds_of_word(forced: ForcedLogits) -> torch.Tensor:
 
 def _logit_difference_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
     return _pick(logits, columns) - _pick(logits, columns, 1)
+
+
+def _own_score_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    if columns.shape[1]:
+        return _pick(logits, columns)
+    if logits.shape[0] != logits.shape[1]:
+        raise InputError(
+            f"image_text_score() is that of every picture with its own text, and there are {logits.shape[0]} pictures and "
+            f"{logits.shape[1]} texts; name the text that all are scored with, image_text_score(0), or prepare as many."
+        )
+    return logits.diagonal()
 
 
 def _rank_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:

@@ -38,6 +38,7 @@ class Metric:
         whole: whether it reads logits of the whole vocabulary, not those of its tokens alone.
         against_clean: whether it compares with the clean run.
         of_words: the same of words of several tokens, from the logits that predict them; None if it has no such meaning.
+        of_scores: whether it reads scores of pictures and texts, which dual encoders alone give.
         signs: with which sign the log-probability of each word counts there, where it is a sum of them.
     """
 
@@ -49,6 +50,7 @@ class Metric:
     against_clean: bool = False
     of_words: Annotated[_OfWords | None, Accepts(object)] = field(default=None, repr=False)
     signs: tuple[float, ...] = field(default=(1.0,), repr=False)
+    of_scores: bool = False
 
     @checked
     def on(self, model: HookedMultimodal, *, clean: Float[torch.Tensor, "batch vocab"] | None = None) -> "Measure":
@@ -61,6 +63,7 @@ class Metric:
         Raises:
             InputError: if a word is several tokens of this model, or the clean run is missing.
         """
+        require_answer(model, self)
         if self.against_clean and clean is None:
             raise InputError(f"{self.name} compares with the clean run; pass clean=logits [batch vocab].")
         words = [[model.to_word_tokens(t) if isinstance(t, str) else [t] for t in listed(slot)] for slot in self.tokens]
@@ -156,12 +159,33 @@ def require_apart(model: HookedMultimodal, name: str, words: Sequence[Sequence[t
             )
 
 
+def require_answer(model: HookedMultimodal, metric: Metric) -> None:
+    """Refuse a metric of what a model does not give: scores of one that writes, words of a dual encoder.
+
+    Raises:
+        InputError: says which.
+    """
+    words = [token for slot in metric.tokens for token in listed(slot) if isinstance(token, str)]
+    if model.family.score is None and metric.of_scores:
+        raise InputError(
+            f"{metric.name} is of dual encoders (CLIP, SigLIP), and {model.family.name} writes words; take logit_difference or "
+            "log_probability."
+        )
+    if model.family.score is not None and words:
+        raise InputError(
+            f"{model.family.name} is a dual encoder, whose scores are of the batch's texts and of no vocabulary: in the place of "
+            f"{words[0]!r} give the number of a text, logit_difference(0, 1), or take image_text_score()."
+        )
+
+
 def require_ids(model: HookedMultimodal, ids: list[int]) -> None:
     """Refuse ids that the vocabulary does not have.
 
     Raises:
         InputError: names them.
     """
+    if model.family.score is not None:
+        return  # numbers of the batch's texts
     size = vocabulary_size(model)
     wrong = [token for token in dict.fromkeys(ids) if not 0 <= token < size]
     if wrong:

@@ -16,6 +16,7 @@ from mmlens.analysis.metrics.metric import (
     MetricFunction,
     listed,
     metric_name,
+    require_answer,
     require_apart,
     require_ids,
     sample_count,
@@ -119,6 +120,7 @@ def readings(
     """
     if not isinstance(metric, Metric):
         return [MetricReading(metric, measure=metric)]
+    require_answer(model, metric)
     slots = [[_forms(model, token) for token in listed(tokens)] for tokens in metric.tokens]
     count = sample_count(metric.name, slots)
     if count not in (1, size):

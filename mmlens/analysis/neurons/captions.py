@@ -21,7 +21,7 @@ from mmlens.core.names import Part
 from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ class CaptionNeurons:
 @checked
 @torch.no_grad()
 def find_caption_neurons(
-    model: HookedMultimodal,
+    model: WritingModel,
     data: Data,
     *,
     nouns: Nouns = None,
@@ -142,6 +142,8 @@ def find_caption_neurons(
         ]
         bar.update(chunk.size)
     bar.close()
+    if not captions:
+        raise InputError("The dataset is empty: there is no picture to caption.")
     return captions
 
 

@@ -47,6 +47,8 @@ def entry_groups(targets: TokenTargets, layers: NeuronLayers) -> list[torch.Tens
 def target_logits(model: HookedMultimodal, targets: TokenTargets) -> Float[torch.Tensor, "entry"]:
     """The logit of each entry's token where it is predicted, as the model returns it."""
     logits = model(targets.batch)
+    if targets.batch.apart:
+        return logits[targets.sample.to(logits.device), targets.token.to(logits.device)]
     rows = targets.rows(model.graph["hook_logits"])
     return logits[targets.sample.to(logits.device), rows.to(logits.device), targets.token.to(logits.device)]
 

@@ -19,7 +19,7 @@ from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
-from mmlens.analysis.neurons.token_targets import token_text, tokens_of, word_targets
+from mmlens.analysis.neurons.token_targets import score_targets, token_text, tokens_of, word_targets
 from mmlens.analysis.samples import Data
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
@@ -36,7 +36,7 @@ def find_neurons(
     model: HookedMultimodal,
     data: Data,
     *,
-    token: str | int,
+    token: str | int | None = None,
     method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
@@ -54,11 +54,13 @@ def find_neurons(
         model: the hooked model.
         data: a batch whose last position predicts the word (`model.extend(batch, tokens)` puts generated tokens first), or a
             dataset of pictures, which is read batch by batch.
-        token: the word, exactly as the tokenizer writes it, or a token's id.
+        token: the word, exactly as the tokenizer writes it, or a token's id. None in dual encoders, whose neurons are scored for
+            every picture's score with its own text.
         method: a name (`"contribution"`, `"direct_effect"`, `"gradient_x_activation"`, `"integrated_gradients"`, `"activation"`,
             or the controls `"weights"` and `"random"`), or settings: `mm.neurons.IntegratedGradients(steps=50)`. docs/methods.md
             lists them.
-        part: whose neurons: `"language"`, or `"vision"` and `"projector"` through the gradient methods.
+        part: whose neurons: `"language"`, or `"vision"` and `"projector"` through the gradient methods (in CLIP, whose vision
+            tower's embedding is made of one row, through all).
         stack: which blocks of the part, where it has several lists of them.
         keep: also keep each sample's own top so many, as `NeuronScores.samples`.
         prompt, batch_size, progress: of a dataset: what samples without a prompt are asked; samples at a time; show a bar.
@@ -77,6 +79,15 @@ def find_neurons(
         >>> neurons.scores.shape == (model.cfg.n_layers, model.cfg.d_mlp)
         True
     """
+    if (token is None) != (model.family.score is not None):
+        raise InputError(
+            f"find_neurons(token={token!r}): {model.family.name} "
+            + (
+                "writes words: name one, token='dog'."
+                if token is None
+                else "is a dual encoder, which writes no words; leave token out, and neurons are scored for the image-text score."
+            )
+        )
     return score_words(
         model,
         data,
@@ -96,7 +107,7 @@ def find_neurons(
 def score_words(
     model: HookedMultimodal,
     data: Data,
-    words: Sequence[str | int],
+    words: Sequence[str | int | None],
     *,
     method: NeuronChoice = "contribution",
     part: Part = "language",
@@ -112,7 +123,7 @@ def score_words(
     Args:
         model: the hooked model.
         data: as for `find_neurons`.
-        words: words or ids, each as the next thing that is said.
+        words: words or ids, each as the next thing that is said; None for the score of a dual encoder.
         method, part, stack, keep, prompt, batch_size, checkpoint, progress: as for `find_neurons`.
 
     Returns:
@@ -129,7 +140,7 @@ def score_words(
     layers = neuron_layers(model, part, stack)
     scoring = NEURON_METHODS.get(method)
     scoring.check(model, layers)
-    ids = [tokens_of(model, word) for word in words]
+    ids = [() if word is None else tokens_of(model, word) for word in words]
     if not ids:
         raise InputError("No words were given to score neurons for.")
     total = layers.count * layers.width
@@ -160,7 +171,11 @@ def score_words(
         NeuronScores(
             scores=mean.scores[number].to(dtype),
             tokens=tokens,
-            word=word.strip() if isinstance(word, str) else token_text(model, tokens),
+            word="image-text score"
+            if word is None
+            else word.strip()
+            if isinstance(word, str)
+            else token_text(model, tokens),
             method=scoring.name,
             part=part,
             stack=layers.stack,
@@ -183,7 +198,7 @@ def _scores(
 ) -> Float[torch.Tensor, "word sample layer neuron"]:
     """Scores of every word in every sample of a batch."""
     total = torch.zeros(())
-    for targets in word_targets(model, batch, words):
+    for targets in score_targets(batch) if batch.apart else word_targets(model, batch, words):
         total = total + targets.summed(method.scores(model, targets, layers), len(words) * batch.size)
     return total.reshape(len(words), batch.size, layers.count, layers.width)
 

@@ -12,6 +12,7 @@ from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Accepts
+from mmlens.core.names import Part
 from mmlens.core.registry import Method, Registry
 from mmlens.models.hooked import HookedMultimodal
 
@@ -32,14 +33,22 @@ class NeuronMethod(Method):
         """
         if "gradients" in self.needs:
             require_autograd(f"method={self.name!r}")
-        if "language" in self.needs and layers.part != "language":
+        score = model.family.score
+        writing: tuple[Part, ...] = ("language",) if score is None else score.linear
+        if "language" in self.needs and layers.part not in writing and score is not None:
+            others = ", ".join(map(repr, NEURON_METHODS.without("language")))
+            raise InputError(
+                f"method={self.name!r} reads neurons at the row that an embedding is made of by one matrix, and in the "
+                f"{layers.part} part of {model.family.name} attention and an MLP make it of all rows; use one of {others}."
+            )
+        if "language" in self.needs and layers.part not in writing:
             others = ", ".join(map(repr, NEURON_METHODS.without("language")))
             raise InputError(
                 f"method={self.name!r} reads neurons at the position that predicts the token, and those of the {layers.part} "
                 f"part see none and do not write into the language model's stream; use one of {others}."
             )
         if "weights" in self.needs:
-            readable_mlps(model.blocks)
+            readable_mlps(model.part(layers.part).blocks)
 
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers

@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.core.errors import InputError
+from mmlens.core.names import Part
 from mmlens.core.rules import LAST
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
+from mmlens.models.direct_path import logit_directions, score_directions
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -33,7 +35,11 @@ class TokenTargets:
     owner: Int[torch.Tensor, "entry"]
 
     def rows(self, node: Node) -> Int[torch.Tensor, "entry"]:
-        """Where each entry's token is predicted, on the sequence of a point."""
+        """Where each entry's token is predicted, on the sequence of a point; in a dual encoder, the row that its tower's
+        embedding is made of: the last of a text, the class row of a picture.
+        """
+        if self.batch.apart and (node.part != "language" or node.sequence == "pooled"):
+            return torch.zeros_like(self.sample)
         last = torch.cat(resolve(LAST, self.batch, node).rows)[:, 1]
         return last[self.sample] - self.back
 
@@ -81,6 +87,43 @@ def word_targets(
             teacher = model.extend(batch, ids[:-1].expand(n, -1))
             targets.append(TokenTargets(teacher, sample, len(tokens) - 1 - step, ids[step], place * n + sample))
     return targets
+
+
+def score_targets(batch: MultimodalBatch) -> list[TokenTargets]:
+    """The score of every picture with its own text, in the place of a token's logit.
+
+    Args:
+        batch: of a dual encoder.
+
+    Raises:
+        InputError: if it has another number of texts than of pictures.
+    """
+    if not batch.paired:
+        raise InputError(
+            f"Neurons are scored for every picture's score with its own text, and the batch has {batch.texts} texts for "
+            f"{batch.size} pictures; prepare as many (repeat some)."
+        )
+    samples = torch.arange(batch.size)
+    return [TokenTargets(batch, samples, torch.zeros_like(samples), samples, samples)]
+
+
+def written_directions(
+    model: HookedMultimodal, targets: TokenTargets, part: Part, *, normed: bool
+) -> tuple[Float[torch.Tensor, "token d_model"], Int[torch.Tensor, "entry"]]:
+    """What a part's stream is multiplied by to give the logits of tokens, or scores; and which one is each entry's.
+
+    Args:
+        model: the hooked model.
+        targets: the tokens, or scores.
+        part: whose stream.
+        normed: read the stream in front of the final norm, whose divisor is left out; False reads it as if there were none.
+    """
+    if targets.batch.apart:
+        return score_directions(model, targets.batch, part, normed=normed), torch.arange(len(targets.sample))
+    tokens, indices = targets.token.unique(return_inverse=True)
+    if normed:
+        return logit_directions(model, tokens), indices
+    return model.W_U.T[tokens.to(model.W_U.device)], indices
 
 
 def tokens_of(model: HookedMultimodal, token: str | int) -> tuple[int, ...]:

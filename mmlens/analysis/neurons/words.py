@@ -8,13 +8,13 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 from mmlens.models.weight_rows import written_rows
 
 
 @checked
 @torch.no_grad()
-def neuron_words(model: HookedMultimodal, neurons: UnitsLike, *, k: Count = 5) -> list[list[str]]:
+def neuron_words(model: WritingModel, neurons: UnitsLike, *, k: Count = 5) -> list[list[str]]:
     """The k words that each neuron's row of `W_out` raises most (a logit lens of the row, without the final norm).
 
     Args:
@@ -42,7 +42,7 @@ def neuron_words(model: HookedMultimodal, neurons: UnitsLike, *, k: Count = 5) -
 
 
 @torch.no_grad()
-def row_logits(model: HookedMultimodal, neurons: Units) -> Float[torch.Tensor, "row vocab"]:
+def row_logits(model: WritingModel, neurons: Units) -> Float[torch.Tensor, "row vocab"]:
     """What each neuron's row adds to every token's logit per unit of its activation, without the final norm.
 
     Raises:

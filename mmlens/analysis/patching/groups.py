@@ -9,6 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.rule_groups import Each, Grid, Groups, as_groups
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.point_rows import require_own_rows
 from mmlens.inputs.positions import ResolvedPositions, resolve, resolve_blocks
 
 
@@ -87,9 +88,11 @@ def groups_of(batch: MultimodalBatch, nodes: Iterable[Node], positions: Groups |
         positions: what the caller asked for; None for the default.
 
     Raises:
-        InputError: if points live on sequences of different lengths, so that positions do not correspond.
+        InputError: if points live on sequences of different lengths, so that positions do not correspond; in a dual encoder's
+            text tower, if texts are no samples' own.
     """
     nodes = list(nodes)
+    require_own_rows(batch, nodes)
     rules = default_groups(batch, nodes) if positions is None else positions
     by_sequence: dict[object, list[Group]] = {}
     found = {}

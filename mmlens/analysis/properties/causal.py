@@ -21,7 +21,7 @@ from mmlens.core.unit_sets import Units
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.rows import noise_neurons, read_rows
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 #: What is done to neurons: set to 0, set to their mean over other samples, or noise on the rows they write.
 Way = Literal["zero", "mean", "noise"]
@@ -153,7 +153,7 @@ def caption_likelihood(occurrence: NounOccurrence) -> Likelihood:
 
 @checked
 def causal_effect(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),

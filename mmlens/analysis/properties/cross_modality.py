@@ -24,7 +24,7 @@ from mmlens.analysis.samples import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed, Several
 from mmlens.interventions.ablation import Ablate
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 OTHER_WRITING = Quantity("shared with the writing of another noun", "share of neurons", better="lower")
 OTHER_PICTURE = Quantity("shared with the picture of another noun", "share of neurons", better="lower")
@@ -106,7 +106,7 @@ def _ablated(case: Case, twin_case: Case) -> Iterator[Value]:
 
 @checked
 def cross_modality(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),

@@ -18,7 +18,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Fraction, Several
 from mmlens.core.unit_sets import Units
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ class Exclusive:
 
 @checked
 def noun_exclusivity(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution",),

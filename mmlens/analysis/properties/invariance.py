@@ -28,7 +28,7 @@ from mmlens.core.kinds import Count, Seed, Several
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 PERMUTED = Quantity(
     "shared with permuted image tokens",
@@ -177,7 +177,7 @@ class ImageInvariance:
 
 @checked
 def region_invariance(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),
@@ -226,7 +226,7 @@ def region_invariance(
 
 @checked
 def image_invariance(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),

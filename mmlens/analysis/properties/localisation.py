@@ -16,7 +16,7 @@ from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Percentile, Seed, Several
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 #: The mask in the middle of the picture that every map is compared with.
 BLOB = "centred blob"
@@ -117,7 +117,7 @@ def energy_inside(heat: HeatMap, truth: Bool[torch.Tensor, "height width"]) -> f
 
 @checked
 def localisation(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),

@@ -23,12 +23,12 @@ from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, NonNegative, PathLike, Seed, Several
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
 @checked
 def neuron_report(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "gradient_x_activation", "activation", "random"),

@@ -15,12 +15,12 @@ from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.unit_sets import Units
 from mmlens.models.fingerprint import fingerprint
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 
 
 def run(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     measures: Sequence[Property | Overall],
     choice: NeuronChoice,

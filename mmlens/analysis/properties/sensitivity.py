@@ -17,7 +17,6 @@ from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed
 from mmlens.core.unit_sets import Units
-from mmlens.models.hooked import HookedMultimodal
 
 #: The neurons whose rows write the noun the most, whatever they do: chosen by weights alone, of all layers.
 WEIGHTS = "weights alone"
@@ -98,7 +97,7 @@ def _overlap(words: Sequence[str], text: str) -> float:
 
 @checked
 def sensitivity(
-    model: HookedMultimodal,
+    model: WritingModel,
     dataset: Dataset,
     *,
     methods: MethodChoice = ("contribution", "random"),

@@ -16,7 +16,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Several, Text
 from mmlens.core.pictures import drawn_by
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ class ShiftGrounding:
 
 @checked
 def ground_shift(
-    model: HookedMultimodal,
+    model: WritingModel,
     shift: ConceptShift,
     dataset: Dataset | None = None,
     *,

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.methods import ContrastChoice
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 from mmlens.models.runs import Intervention
 
 
 def answers(
-    model: HookedMultimodal,
+    model: WritingModel,
     batch: MultimodalBatch,
     interventions: Sequence[Intervention],
     *,

@@ -37,7 +37,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
 from mmlens.interventions.steering import Gate, Steer
 from mmlens.interventions.steering_vector import SteeringVector
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class DoseCurve:
 @checked
 @torch.no_grad()
 def dose_curve(
-    model: HookedMultimodal,
+    model: WritingModel,
     data: Data,
     vectors: SteeringVector | Several[SteeringVector],
     *,

@@ -18,7 +18,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.contrast.methods import ContrastChoice
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 from mmlens.models.runs import Intervention
 
@@ -32,7 +32,7 @@ Words: TypeAlias = tuple[Text | Several[Text], Text | Several[Text]]
 @checked
 @torch.no_grad()
 def steering_report(
-    model: HookedMultimodal,
+    model: WritingModel,
     interventions: Interventions,
     dataset: Dataset | Mapping[str, Dataset],
     *,

@@ -13,7 +13,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import WritingModel
 from mmlens.models.runs import Intervention
 
 Key = TypeVar("Key", bound=Hashable)
@@ -22,7 +22,7 @@ Key = TypeVar("Key", bound=Hashable)
 @checked
 @torch.no_grad()
 def select_vectors(
-    model: HookedMultimodal,
+    model: WritingModel,
     vectors: Mapping[Key, SteeringVector | Intervention],
     dataset: Dataset | None = None,
     *,

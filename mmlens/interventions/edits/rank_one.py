@@ -16,7 +16,7 @@ from mmlens.interventions.edits.examples import EditExample, activity_at, as_bat
 from mmlens.interventions.edits.method import WordTask
 from mmlens.interventions.edits.methods.through import Through, optimise
 from mmlens.interventions.edits.words import NEEDED_FOR, edit_of
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 #: The value vector counts as one row of unit activation, so that it may move faster than rows do.
 _SETTINGS = Through(learning_rate=0.5)
@@ -24,7 +24,7 @@ _SETTINGS = Through(learning_rate=0.5)
 
 @checked
 def rank_one(
-    model: HookedMultimodal,
+    model: WritingModel,
     batches: BatchesLike,
     *,
     source: str | int,

@@ -15,7 +15,7 @@ from mmlens.interventions.edits.examples import AnsweredBatch, answered_examples
 from mmlens.interventions.edits.method import MethodDeltas, WordTask
 from mmlens.interventions.edits.methods import EDIT_METHODS, EditChoice, EditMethod
 from mmlens.interventions.edits.rows import read_rows
-from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.word_forms import WordForms, in_form
 
 #: What batches are needed for.
@@ -24,7 +24,7 @@ NEEDED_FOR = "to teach the edit from"
 
 @checked
 def replace_token(
-    model: HookedMultimodal,
+    model: WritingModel,
     batches: BatchesLike,
     *,
     source: str | int,
@@ -97,7 +97,7 @@ def replace_token(
 
 @checked
 def remove_word(
-    model: HookedMultimodal,
+    model: WritingModel,
     batches: BatchesLike,
     *,
     word: str | int,

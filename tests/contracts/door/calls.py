@@ -55,6 +55,7 @@ UNUSED = {
     "Unit.at",
     "Units.of",
     "Units.only",
+    "metrics.image_text_score",
     "metrics.kl_divergence",
     "positions.index",
     "positions.row",

@@ -576,6 +576,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "lab.Scene.twin": ("mood",),
     "select_vectors": ("dataset",),
     "choose_n_concepts": ("numbers", "drop"),
+    "find_neurons": ("token",),
 }
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import ActivationPoint, NeuronLayers, require_points
 from mmlens.analysis.neurons.projection import projections, readable_mlps, stack_layers
-from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide
+from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide, written_directions
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -21,7 +21,8 @@ class Contribution(NeuronMethod):
         score[l, i] = q[l, i] * (W_out[l, i] . W_U[:, t])
 
     with q the activation at the position that predicts token t. The residual stream is a sum, so this is what the neuron adds
-    to the token's logit, up to the final norm and to what later layers make of it. One forward pass.
+    to the token's logit, up to the final norm and to what later layers make of it. One forward pass. In a dual encoder W_U[:, t]
+    is the direction of the other tower's embedding, pulled back through the projection (see `DirectEffect`); two passes.
 
     Attributes:
         activation: what q is: `"down_in"`, the exact multiplier of the row, or `"act"` as in the published code.
@@ -44,9 +45,8 @@ class Contribution(NeuronMethod):
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
         names = layers.names(self.activation)
-        tokens, indices = targets.token.unique(return_inverse=True)
-        directions = model.W_U.T[tokens.to(model.W_U.device)]
-        mlps = readable_mlps(model.blocks)
+        directions, indices = written_directions(model, targets, layers.part, normed=False)
+        mlps = readable_mlps(model.part(layers.part).blocks)
         states = states_at(model, targets, names)
         return stack_layers([
             wide(states[name]) * projections(mlp, directions, indices) for name, mlp in zip(names, mlps, strict=True)

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.projection import projections, readable_mlps, stack_layers
-from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide
+from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide, written_directions
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
-from mmlens.models.direct_path import branch_end, logit_directions
+from mmlens.core.names import part_prefix
+from mmlens.models.direct_path import branch_end
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -24,7 +25,12 @@ class DirectEffect(NeuronMethod):
         score[l, i] = q[l, i] * (W_out[l, i] . gain * W_U[:, t]) / scale
 
     with the norms' divisors held as they were, so that all scores, attention, embedding and biases add up to the logit. One
-    forward pass.
+    forward pass. In a dual encoder the score stands for the logit, and in the place of W_U[:, t]
+
+        factor / |e| * P^T u
+
+    with P the projection of the neuron's tower, e the embedding that it makes, and u the other's embedding at length one, both
+    held as they were; two passes.
 
     Limits: families whose stream is no sum of what is written to it (scaled or normed on its way) are refused, after that pass.
 
@@ -37,18 +43,18 @@ class DirectEffect(NeuronMethod):
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
-        names, outs = layers.names(), [f"blocks.{layer}.hook_mlp_out" for layer in range(layers.count)]
-        final = f"blocks.{layers.count - 1}.hook_resid_post"
+        prefix = part_prefix(layers.part)
+        names, outs = layers.names(), [f"{prefix}blocks.{layer}.hook_mlp_out" for layer in range(layers.count)]
+        final = f"{prefix}blocks.{layers.count - 1}.hook_resid_post"
         stream = model.graph[final]
         writers = [
             node.name
             for node in model.graph
-            if node.part == "language" and node.role == "writes" and node.sequence == stream.sequence
+            if node.part == layers.part and node.role == "writes" and node.sequence == stream.sequence
         ]
-        scale = ["ln_final.hook_scale"] if "ln_final.hook_scale" in model.graph else []
-        tokens, indices = targets.token.unique(return_inverse=True)
-        directions = logit_directions(model, tokens)
-        blocks = model.blocks
+        scale = [name for name in (f"{prefix}ln_final.hook_scale",) if name in model.graph]
+        directions, indices = written_directions(model, targets, layers.part, normed=True)
+        blocks = model.part(layers.part).blocks
         mlps, ends = readable_mlps(blocks), [branch_end(model, block) for block in blocks]
         states = states_at(model, targets, [*names, *writers, final, *scale])
         _require_sum(model, [states[name] for name in writers], states[final])

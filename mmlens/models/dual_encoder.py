@@ -1,0 +1,48 @@
+"""What tells dual encoders from models that write: their scores in the place of logits, and what they cannot do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mmlens.core.errors import UnsupportedModelError
+from mmlens.core.kinds import CALL
+from mmlens.declarations.family import Family
+
+#: What a dual encoder has in the place of what asks for words.
+_INSTEAD = (
+    "It scores pictures and texts: model(batch) is [picture text]. mm.patch, mm.knock_out and their like take "
+    "mm.metrics.image_text_score(), and mm.find_neurons scores neurons of both towers for it."
+)
+
+
+def run_forward(family: Family, hf_model: Any, keywords: Mapping[str, Any]) -> torch.Tensor:
+    """What one forward pass of a Hugging Face model answers: logits `[batch pos vocab]`, or scores `[picture text]`.
+
+    Args:
+        family: the model's family.
+        hf_model: the model.
+        keywords: its keyword tensors and options.
+    """
+    if family.score is None:
+        return hf_model(**{"use_cache": False, **keywords}).logits
+    return getattr(hf_model(**keywords), family.score.field)
+
+
+def require_writer(family: Family, what: str) -> None:
+    """Refuse a dual encoder where a model has to write, or to have a vocabulary that it writes from.
+
+    Raises:
+        UnsupportedModelError: if it is one.
+    """
+    if family.score is not None:
+        raise UnsupportedModelError(
+            f"{what} needs a model that writes words, and {family.name} is a dual encoder: two towers and a score, no vocabulary "
+            f"that logits are of. {_INSTEAD}"
+        )
+
+
+def writes(arguments: Mapping[str, Any], model: Any, name: str) -> Any:
+    """The model, if it writes words; the condition of `WritingModel`."""
+    require_writer(model.family, str(arguments[CALL]))
+    return model
