@@ -16,7 +16,7 @@ from tests.conftest import LONG, SHORT, bare_copy
 from tests.families import FAMILIES
 from tests.tiny import TINY, Tiny, picture
 
-ALL = [tiny for tiny in (*TINY, *FAMILIES) if tiny.missing is None]
+ALL = [tiny for tiny in (*TINY, *FAMILIES) if tiny.missing is None and tiny.writes]
 BY_NAME = {tiny.name: tiny for tiny in ALL}
 
 

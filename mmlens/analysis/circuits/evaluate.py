@@ -41,6 +41,7 @@ from mmlens.core.results import TensorKind
 from mmlens.core.shares import shared_tensors
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
+from mmlens.models.hooked import WritingModel
 from mmlens.models.identity import run_identity
 from mmlens.models.processes import process_of
 

@@ -17,6 +17,7 @@ from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed
 from mmlens.core.unit_sets import Units
+from mmlens.models.hooked import WritingModel
 
 #: The neurons whose rows write the noun the most, whatever they do: chosen by weights alone, of all layers.
 WEIGHTS = "weights alone"
