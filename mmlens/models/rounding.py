@@ -11,6 +11,7 @@ from torch import nn
 
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.dual_encoder import run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.protocol import HookedModel
 
@@ -51,7 +52,7 @@ def rounding(model: HookedModel, batch: MultimodalBatch) -> float:
 
 
 def _logits(model: HookedModel, batch: MultimodalBatch) -> torch.Tensor:
-    return model.hf_model(**{"use_cache": False, **batch.inputs}).logits
+    return run_forward(model.family, model.hf_model, batch.inputs)
 
 
 @contextmanager
