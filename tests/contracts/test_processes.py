@@ -19,7 +19,7 @@ from mmlens.core.errors import InputError, MMLensError
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.store.test_store import free_port, in_child, needs_fork
 
-SCENES = mm.lab.scenes(7)
+SCENES = mm.lab.scenes(5)
 METRIC = mm.metrics.logit_difference("red", "blue")
 QUIET: dict[str, Any] = {"progress": False}
 Verb = Callable[[HookedMultimodal, Path | None], Any]
@@ -94,7 +94,7 @@ def reported(model: HookedMultimodal, path: Path | None) -> Any:
 def steered(model: HookedMultimodal, path: Path | None) -> Any:
     steer = mm.Steer(vector(model), positions="last")
     report = mm.steering.steering_report(
-        model, steer, asked()[:5], seeds=[0], max_new_tokens=2, batch_size=2, checkpoint=path, **QUIET
+        model, steer, asked(), controls=["words"], max_new_tokens=2, batch_size=2, checkpoint=path, **QUIET
     )
     return report.interventions, report.cases
 
