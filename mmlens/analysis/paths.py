@@ -24,7 +24,7 @@ import networkx as nx
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
+from mmlens.analysis.metrics import MetricLike, MetricReading, as_forced, metric_name, readings
 from mmlens.analysis.patching.groups import Group, groups_of, groups_on
 from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
@@ -162,7 +162,8 @@ def path_patch(
             boxes=tuple(group.boxes for group in first),
         )
 
-    groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
+    # what cannot be is refused before anything runs
+    groups_of(as_forced(metric, model, clean), [node for node, _ in selection], positions)
     sweep = summed([swept(reading) for reading in readings(metric, model, clean.size, clean=clean)])
     return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, freeze_points)
 

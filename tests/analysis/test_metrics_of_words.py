@@ -126,6 +126,25 @@ def test_a_decoder_reads_words_on_its_own_sequence() -> None:
     torch.testing.assert_close(sweep.clean, parts[0] - parts[1], atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_new_tokens_of_a_word_are_patched_where_rules_mean_them(subject: Subject) -> None:
+    model, (clean, corrupted) = subject.model, pair_of(subject)
+    for metric, some in ((logit_difference(*PHRASES[2]), True), (log_probability("red"), False)):
+        if not some:
+            with pytest.raises(InputError, match=r"positions\.generated names nothing"):
+                patch(model, clean, corrupted, at=AT[0], positions=["generated"], metric=metric, progress=False)
+            continue
+        groups = ["last", "generated", "all", mm.positions.prompt]
+        sweep = patch(model, clean, corrupted, at=AT[0], positions=groups, metric=metric, progress=False)
+        effect = sweep.effect[0].abs().amax(-1)
+        assert (effect > 1e-4).all()
+        torch.testing.assert_close(sweep.values[0, 2], sweep.clean, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(sweep.values[0, 3], sweep.clean, atol=1e-4)
+    right = subject.batches["right"]
+    with pytest.raises(InputError, match="Tokens cannot follow padding"):
+        patch(model, right, right, at=AT[0], metric=log_probability("red circle"), progress=False)
+
+
 def test_samples_have_words_of_their_own_lengths(llava: Subject) -> None:
     model, batch = llava.model, llava.batches["left"]
     words = (["red circle", "blue"], ["blue image", "what big blue"])

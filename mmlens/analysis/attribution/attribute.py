@@ -8,7 +8,7 @@ import torch
 from mmlens.analysis.attribution.gradients import require_own_texts
 from mmlens.analysis.attribution.method import PatchedRun
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS, AttributionChoice
-from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
+from mmlens.analysis.metrics import MetricLike, MetricReading, as_forced, metric_name, readings
 from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, select_points, targets
@@ -68,7 +68,8 @@ def attribute(
     estimator = ATTRIBUTION_METHODS.get(method)
     require_same_layout(clean, corrupted)
     selection = select_points(model, at, units)
-    groups_of(clean, [node for node, _ in selection], positions)  # what cannot be is refused before anything runs
+    # what cannot be is refused before anything runs
+    groups_of(as_forced(metric, model, clean), [node for node, _ in selection], positions)
     estimator.check(model, metric, clean)
     require_own_texts(metric, model, clean, [node for node, _ in selection])
     results = Checkpoint(

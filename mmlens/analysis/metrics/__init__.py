@@ -15,4 +15,5 @@ from mmlens.analysis.metrics.metric import MetricFunction as MetricFunction
 from mmlens.analysis.metrics.metric import metric_name as metric_name
 from mmlens.analysis.metrics.metric import unit_of as unit_of
 from mmlens.analysis.metrics.reading import MetricReading as MetricReading
+from mmlens.analysis.metrics.reading import as_forced as as_forced
 from mmlens.analysis.metrics.reading import readings as readings

@@ -141,6 +141,15 @@ def readings(
     return [MetricReading(metric, terms) for terms in forced_terms(words, metric.signs)]
 
 
+def as_forced(metric: Metric | MetricFunction, model: HookedMultimodal, batch: MultimodalBatch) -> MultimodalBatch:
+    """A batch with tokens behind its prompts as a metric's runs have them, for checks before anything runs.
+
+    Raises:
+        InputError: as `readings`; for samples that are padded on the right.
+    """
+    return readings(metric, model, batch.size)[0].behind(model, batch)
+
+
 def _forms(model: HookedMultimodal, token: str | int) -> WordForms:
     return ((token,),) if isinstance(token, int) else model.to_word_forms(token)
 

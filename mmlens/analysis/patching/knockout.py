@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from mmlens.analysis.metrics import MetricLike, metric_name, readings
+from mmlens.analysis.metrics import MetricLike, as_forced, metric_name, readings
 from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.units import layers_around
@@ -92,7 +92,8 @@ def knock_out(
     centres = sorted(by_layer) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
     first = every[0][0]
     rules = named_rules(keys)
-    cuts = {name: _cut(model, batch, first, queries, rule) for name, rule in rules.items()}
+    forced = as_forced(metric, model, batch)
+    cuts = {name: _cut(model, forced, first, queries, rule) for name, rule in rules.items()}
     windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, first)
     cells = Checkpoint(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from mmlens.analysis.metrics import MetricLike, metric_name, readings
+from mmlens.analysis.metrics import MetricLike, as_forced, metric_name, readings
 from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.patching.groups import Group, groups_of
 from mmlens.analysis.patching.result import PatchSweep, summed
@@ -93,7 +93,7 @@ def patch(
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
     selection = select_points(model, at, units)
     nodes = [node for node, _ in selection]
-    groups = groups_of(clean, nodes, positions)
+    groups = groups_of(as_forced(metric, model, clean), nodes, positions)
     cells = Checkpoint(
         checkpoint,
         "sweep",

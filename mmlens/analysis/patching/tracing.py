@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import MetricLike
+from mmlens.analysis.metrics import MetricLike, as_forced
 from mmlens.analysis.patching.groups import groups_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
@@ -75,7 +75,9 @@ def causal_trace(
     Source: Meng et al. 2022, section 2.1. *Departs*: noise is on the picture's rows by default; the spread is measured
     there, on the batch at hand.
     """
-    groups_of(batch, model.graph.select(at), positions)  # what cannot be is refused before anything runs
+    groups_of(
+        as_forced(metric, model, batch), model.graph.select(at), positions
+    )  # what cannot be is refused before anything runs
     rows = []
     for seed in tqdm(seeds, desc="causal trace", disable=not progress):
         corrupted = noise(model, batch, sigma=sigma, at=noise_at, positions=noised, region=region, seed=seed)
