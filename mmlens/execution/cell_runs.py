@@ -106,7 +106,8 @@ class CellRuns:
     def memory(self) -> int:
         """Memory of what is kept of the clean run, in bytes."""
         tensors = [*([] if self.recording is None else self.recording.tensors), *self.frozen.tensors]
-        return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+        # what one block returns and the next one receives is one tensor
+        return sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
 
     def packed(self, read: list[torch.Tensor]) -> Packed:
         """What runs cells of the language model alone.

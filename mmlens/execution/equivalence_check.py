@@ -130,7 +130,7 @@ class Agreement:
     def evidence(self) -> Evidence:
         """That of the row that agrees least."""
         again, recorded = self.again.to(self.recorded.device).float(), self.recorded.float()
-        added = recorded if self.before is None else recorded - self.before.float()
+        added = recorded if self.before is None else recorded - self.before.to(recorded)
         resolution = torch.finfo(self.recorded.dtype).eps
         # a sum is rounded at its own size, which may be far above what was added
         gap = ((again - recorded).abs() - 2 * resolution * recorded.abs()).clamp(min=0).amax(-1).flatten()
