@@ -52,6 +52,10 @@ def without_pictures(family: Family, config: Config, batch: MultimodalBatch, tem
     mask = kept.gather(1, order)
     pad = _pad(batch.tokenizer, config)
     inputs = {"input_ids": ids.gather(1, order).masked_fill(~mask, pad), "attention_mask": mask.to(torch.long)}
+    if (
+        "token_type_ids" in batch.inputs
+    ):  # says of some models' tokens that all see each other, with or without a picture
+        inputs["token_type_ids"] = batch["token_type_ids"].gather(1, order)
     made = make_batch(family, config, inputs)
     return replace(made, tokenizer=batch.tokenizer, written=batch.written)
 

@@ -394,7 +394,7 @@ def test_text_that_a_prompt_begins_with_is_the_question(subject: Subject) -> Non
     )
 
 
-@pytest.mark.parametrize("name", ["kosmos2", "florence2", "instructblip_t5", "mllama"])
+@pytest.mark.parametrize("name", ["kosmos2", "florence2", "instructblip_t5", "mllama", "paligemma"])
 def test_in_other_structures_a_sample_has_the_second_logits_that_it_has_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
