@@ -184,15 +184,16 @@ def measured(
             continue
         kept = settings.out / f"{task.source}_{task.target}_{name}_{number}.json"
         if not kept.exists():
-            edit = make()
-            edit.save(kept.with_suffix(".safetensors"))
+            path, draws = kept.with_suffix(".safetensors"), round(settings.draws * MATCHED.get(label, 0))
+            edit = Edit.load(path) if path.exists() and not draws else make()  # a file does not know how it was taught
+            edit.save(path)
             report = mm.edits.edit_report(
                 model,
                 {label: edit},
                 targets=asked.targets,
                 consistency=asked.consistency,
                 controls=asked.controls,
-                matched=round(settings.draws * MATCHED.get(label, 0)),
+                matched=draws,
                 seed=settings.seed,
                 batch_size=32,
                 progress=False,
