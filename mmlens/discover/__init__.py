@@ -20,36 +20,33 @@ from mmlens.architectures.modules import evaluated
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import PARTS
 from mmlens.declarations.family import Family, Vision
-from mmlens.declarations.structure import Block, Config, Mlp, Stack
+from mmlens.declarations.structure import Block, Mlp, Stack
 from mmlens.discover.connector import connector_of
 from mmlens.discover.deepstack import deepstack_of
 from mmlens.discover.example import example_for, placeholder_of
 from mmlens.discover.outcome import Try
+from mmlens.discover.painting import IsImage, painted_places, placeless
 from mmlens.discover.pieces import NotFound
 from mmlens.discover.report import declaration, described, found_in
-from mmlens.discover.runs import ExampleRuns
+from mmlens.discover.runs import ExampleRuns, Seen
 from mmlens.discover.search import Fixed, image_rows, language_of, stack_of, vision_of
-from mmlens.inputs.patch_geometry import Places, Sizes
+from mmlens.inputs.patch_geometry import Places
 
 __all__ = ["described", "discover", "example_for"]
 
 _PLACELESS = (
-    "this model was discovered, so nobody said which pixels its rows stand for; declare a family with a places function"
+    "this model was discovered, and painting did not tell which pixels its rows stand for ({why}); declare a family with a "
+    "places function"
 )
 
 
-def _no_places(config: Config, tensors: Mapping[str, Any], sizes: Sizes, processor: Any) -> list[Places]:
-    """The pictures of a batch, whose rows have no known place; (0, 0) stands for a size that tensors do not tell."""
-    pixels = tensors.get("pixel_values")
-    size = (0, 0)
-    if isinstance(pixels, torch.Tensor) and pixels.ndim > 3:
-        size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-    picture_sizes = sizes or [[size] for _ in range(len(tensors["input_ids"]))]
-    return [
-        Places(sample, image, size, {}, dict.fromkeys(PARTS, _PLACELESS))
-        for sample, sample_sizes in enumerate(picture_sizes)
-        for image, size in enumerate(sample_sizes)
-    ]
+def _places(runs: ExampleRuns, language: Seen, is_image: IsImage) -> Callable[..., list[Places]]:
+    """Where rows of pictures are, if painting tells."""
+    try:
+        return painted_places(runs, language, is_image)
+    except (NotFound, RuntimeError, IndexError) as missing:
+        why = _PLACELESS.format(why=missing)
+        return lambda config, tensors, sizes, processor: placeless(tensors, sizes, why)
 
 
 @torch.no_grad()
@@ -91,7 +88,7 @@ def _discovered(model: nn.Module, example: Mapping[str, Any], processor: Any | N
         family = Family(
             name=f"discovered:{class_name}",
             classes=(class_name,),
-            places=_no_places,
+            places=_places(runs, language, is_image),
             is_image=is_image,
             placeholder=placeholder_of(model, processor) or "<image>\n",
             token_kinds="token_type_ids" in example,

@@ -121,8 +121,12 @@ def test_from_hf_discovers_what_no_family_covers(hidden: dict[str, Family]) -> N
     batch = model.prepare("describe the image", images=picture())
     assert torch.equal(batch["input_ids"], declared.prepare("describe the image", images=picture())["input_ids"])
     assert torch.equal(batch.layout.is_image, batch["input_ids"] == declared.config.image_token_id)
-    with pytest.raises(NoPlaceError, match=r"this model was discovered.*declare a family with a places function"):
-        batch.layout.patches((0, 0, 8, 8))
+    # painting has shown where rows are: as the declaration says
+    expected = declared.prepare("describe the image", images=picture()).layout
+    assert torch.equal(batch.layout.boxes(batch.layout.image[0]), expected.boxes(expected.image[0]))
+    assert batch.layout.patches((0, 0, 8, 8))[0].tolist() == expected.patches((0, 0, 8, 8))[0].tolist()
+    with pytest.raises(NoPlaceError, match=r"only rows of the language model were painted"):
+        batch.layout.patches((0, 0, 8, 8), part="vision")
     longer = model.extend(batch, torch.tensor([[10]]))
     assert longer["input_ids"].shape[1] == batch["input_ids"].shape[1] + 1
 
@@ -171,6 +175,11 @@ def test_a_model_that_is_not_of_transformers_is_discovered() -> None:
         model.graph.names
     )
     assert "blocks.2.attn.hook_pattern" not in model.graph
+    # four image tokens a picture, which pool two by two patches each
+    layout = model.batch(own_example()).layout
+    boxes = [[0, 0, 16, 16], [16, 0, 32, 16], [0, 16, 16, 32], [16, 16, 32, 32]]
+    assert layout.boxes(layout.image[0]).tolist() == boxes
+    assert layout.boxes(layout.image[1], sample=1).tolist() == boxes
 
 
 class Blind(nn.Module):
