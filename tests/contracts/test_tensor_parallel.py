@@ -143,11 +143,10 @@ def test_analyses_find_what_they_find_on_the_whole_model(tmp_path: Path) -> None
     def work(parts: HookedMultimodal) -> None:
         assert parts.graph.unit_counts == model.graph.unit_counts
         compare(states(parts, batch) | verbs(parts, batch), expected)
+        data = [mm.Sample((picture(0),))]
         with pytest.raises(InputError, match="hold one model together, and all would write the same store"):
-            mm.collect(parts, [picture(0)], at="blocks.1.hook_resid_post", positions="last", into=tmp_path / "store")
-        assert (
-            len(mm.collect(parts, [picture(0)], at="blocks.1.hook_resid_post", positions="last", **QUIET).records) == 1
-        )
+            mm.collect(parts, data, at="blocks.1.hook_resid_post", positions="last", into=tmp_path / "store")
+        assert len(mm.collect(parts, data, at="blocks.1.hook_resid_post", positions="last", **QUIET).records) == 1
 
     assert split(tiny, tmp_path / "model", work) == [0, 0]
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.architectures.modules import find_module
+from mmlens.architectures.tensor_parallel import is_part
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal
 
@@ -50,7 +51,7 @@ def projection_calls(
             weights = attention_of(model, key[0])
             path = getattr(weights.declared, key[1])
             linear = None if path is None else find_module(weights.module, path)
-            if type(linear) is not nn.Linear:  # fused, adapted or quantised
+            if type(linear) is not nn.Linear or is_part(linear.weight):  # fused, adapted, quantised, split
                 continue
 
             def keep(module: Any, args: tuple[Any, ...], output: torch.Tensor, key: tuple[str, str] = key) -> None:
