@@ -108,6 +108,9 @@ def page() -> str:
         "a sweep over all text. `run.plan(cells)` counts the same for your model, batch and cells, and says what could not be "
         "served.",
         "",
+        "Besides its cells a sweep takes the forward passes of its two runs, and little else: [measured at the real width]"
+        "(real_size.md).",
+        "",
     ]
     return "\n".join(lines)
 

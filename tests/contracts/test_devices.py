@@ -567,3 +567,19 @@ def test_away_from_the_cpu_all_is_as_on_it(which: str, tmp_path: Path) -> None:
     with pretend_devices():
         found = CASES[which](ask(far, tmp_path / "far"))
     same(found, expected, which)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("which", CASES)
+def test_on_a_gpu_all_is_as_on_the_cpu(which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.contracts.test_devices.TOLERANCE", 1e-4)  # other kernels
+    if which in ON_THE_LAB:
+        near, far = mm.lab.load(), HookedMultimodal.from_pretrained(mm.lab.path(), dtype="float32", device="cuda")
+    else:
+        near, far = TINY[0].make(), TINY[0].make()
+        far.hf_model.to("cuda")
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = CASES[which](ask(near, tmp_path / "near"))
+        found = CASES[which](ask(far, tmp_path / "far"))
+    same(found, expected, which)
