@@ -32,7 +32,7 @@ def spoken(text: str) -> tuple[HookedMultimodal, GenerationTrace]:
     ids = torch.tensor([tokenizer.encode(text)])
     logits = torch.zeros(1, ids.shape[1], 1)
     trace = GenerationTrace(ids, torch.tensor([ids.shape[1]]), {}, logits, logits, [[]], [text])
-    return Mock(spec=HookedMultimodal, tokenizer=tokenizer), trace
+    return Mock(spec=HookedMultimodal, tokenizer=tokenizer, family=Mock(score=None)), trace
 
 
 @pytest.mark.parametrize("text", ["a dog and a cat", "dogs chase a hot-dog, a cat; the dog's cat"])

@@ -310,7 +310,7 @@ def test_what_cannot_be_asked(planted_neuron: Wrapped) -> None:
             r"^One edit's rows have one width, but these are 24 at vision\.blocks\.0\.mlp\.hook_post, 32 at ",
         ),
         ({"batches": []}, r"^No batches were given to teach the edit from\.$"),
-        ({"batches": ["what"]}, r"batches\[0\]='what' must be a batch; model\.prepare"),
+        ({"batches": ["what"]}, r"batches=\['what'\] must be one batch or several; model\.prepare"),
     ):
         about = {"batches": batch, "source": "yes", "target": "blue", "neurons": some, **wrong}
         with pytest.raises(InputError, match=message):
