@@ -43,7 +43,7 @@ class Subject:
 def bare_copy(model: HookedMultimodal, attn_implementation: str | None = None) -> Any:
     """A Hugging Face model with the same weights, built anew and never wrapped; with torch's fused attention if it can.
 
-    In a forward pass of samples that are padded on the left, it is told their positions as its own generation counts them.
+    Where samples are padded on the left, it is told their positions as transformers' generation counts them.
     """
     own = model.hf_model
     config = type(own.config).from_dict(copy.deepcopy(own.config.to_dict()))
@@ -66,7 +66,7 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
         or tensors.get("position_ids") is not None
     ):
         return None
-    if mask is None or mask.ndim != 2 or tensors.get("past_key_values") is not None:
+    if mask is None or mask.ndim != 2:
         return None
     name = type(module).__name__
     if name.startswith("HunYuanVL"):  # numbers the pictures of a batch, not of a sample
@@ -76,7 +76,9 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
     elif name.startswith("Kosmos") or bool(mask[:, 0].all()) or hasattr(module.base_model, "get_rope_index"):
         return None
     else:
-        positions = (mask.cumsum(1) - 1).clamp(min=0) + (name.startswith("PaliGemma"))
+        positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 0) + (name.startswith("PaliGemma"))
+        rows = tensors["inputs_embeds"] if ids is None else ids
+        positions = positions[:, -rows.shape[1] :]
     return args, {**tensors, "position_ids": positions}
 
 

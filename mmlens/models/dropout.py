@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
@@ -19,14 +19,14 @@ class _Chance:
 
     Attributes:
         path: of the module.
-        module: which decides by its mode.
+        owner: the module, which decides by its mode; weakly, so that the record of a model does not keep it.
         attribute: its name.
         layer: the layer of peft that it belongs to, and whose it is of the adapters; None in the model itself.
         adapter: name of that adapter.
     """
 
     path: str
-    module: nn.Module
+    owner: "ref[nn.Module]"
     attribute: str
     layer: AdapterLayer | None = None
     adapter: str | None = None
@@ -34,12 +34,12 @@ class _Chance:
     @property
     def rate(self) -> float:
         """How often something is left out now."""
-        layer = self.layer
-        if not self.module.training:
+        layer, module = self.layer, self.owner()
+        if module is None or not module.training:
             return 0.0
         if layer is not None and (layer.merged_adapters or self.adapter not in acting_adapters(layer)):
             return 0.0
-        value = vars(self.module)[self.attribute]
+        value = vars(module)[self.attribute]
         value = value.get(self.adapter) if isinstance(value, dict) else value
         return float(value) if isinstance(value, int | float) else 0.0
 
@@ -62,15 +62,15 @@ def _search(hf_model: nn.Module) -> Iterator[_Chance]:
     for path, module in hf_model.named_modules():
         if is_adapter_layer(module) and is_tuner(module):
             tuners[path] = module
-        owner, inside = _owner(path, tuners)
+        layer, inside = _owner(path, tuners)
         attributes = ["p"] if isinstance(module, nn.modules.dropout._DropoutNd) else []
         attributes += [name for name in vars(module) if any(word in name.lower() for word in _WORDS)]
         for attribute in attributes:
             value = vars(module)[attribute]
-            if isinstance(value, dict) and owner is not None:
-                yield from (_Chance(path, module, attribute, owner, adapter) for adapter in value)
+            if isinstance(value, dict) and layer is not None:
+                yield from (_Chance(path, ref(module), attribute, layer, adapter) for adapter in value)
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                yield _Chance(path, module, attribute, owner, inside)
+                yield _Chance(path, ref(module), attribute, layer, inside)
 
 
 def _owner(path: str, tuners: dict[str, AdapterLayer]) -> tuple[AdapterLayer | None, str | None]:
