@@ -52,10 +52,15 @@ def bare_copy(model: HookedMultimodal, attn_implementation: str | None = None) -
     bare.load_state_dict(own.state_dict())
     if hasattr(own, "generation_config"):  # dual encoders generate nothing
         bare.generation_config = copy.deepcopy(own.generation_config)
+    return told_positions(bare.eval())
+
+
+def told_positions(bare: Any) -> Any:
+    """A bare Hugging Face model that numbers the positions of every sample by itself, wherever it is told them at all."""
     for module in (bare, getattr(bare, "language_model", None)):
         if module is not None:
             module.register_forward_pre_hook(_positions_of_samples, with_kwargs=True)
-    return bare.eval()
+    return bare
 
 
 def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str, Any]) -> Any:

@@ -60,8 +60,8 @@ def english_nouns(caption: str) -> list[str]:
     """The nouns of an English caption, in lower case, in its order; each word of a compound by itself.
 
     Example:
-        >>> english_nouns("A man in a red hat watches two dogs play near the bus stop.")
-        ['man', 'hat', 'dogs', 'bus', 'stop']
+        >>> english_nouns("A man in a red hat watches two dogs play near the bus station.")
+        ['man', 'hat', 'dogs', 'bus', 'station']
     """
     text = _PHRASES.sub(lambda match: match[0].replace(" ", "_"), caption.lower().replace("\u2019", "'"))
     words = re.findall(r"[^\W]+(?:[-'][^\W_]+)*|[^\w\s]", text)

@@ -87,7 +87,7 @@ def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
         )
     if isinstance(dataset, list | tuple):
         for number, item in enumerate(dataset):
-            if _is_tensors(item):
+            if isinstance(item, MultimodalBatch | Mapping) and _is_tensors(item):
                 return _with_samples(item, f"{name}[{number}]")
             if not hasattr(item, "written"):  # scenes would be drawn
                 _sample(item, DEFAULT_PROMPT, number)

@@ -149,7 +149,7 @@ class Inputs:
         Example:
             >>> tensors = dict(batch)  # what a processor of transformers gives
             >>> model.batch(tensors, images=scene.image).layout.boxes(batch.layout.image[0][:1])[0].tolist()
-            [0.0, 0.0, 6.0, 6.0]
+            [0.0, 0.0, 12.0, 12.0]
         """
         if isinstance(inputs, MultimodalBatch) and not tensors and images is None and layout is None:
             return inputs

@@ -14,6 +14,7 @@ from mmlens.core.names import Names
 from mmlens.core.rules import Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
+from mmlens.inputs.batch import require_running
 from mmlens.inputs.point_rows import GROWING, PointRows, UnknownRowsError
 from mmlens.inputs.positions import ResolvedPositions, resolve
 from mmlens.interventions.passes import Follower, refuse_known_positions
@@ -80,9 +81,12 @@ class PositionedIntervention(ABC):
         Where only the run tells how long a sequence is (a Q-Former's queries, windows), this happens when it gets there.
 
         Raises:
-            InputError: if it names nothing there, or positions that do not exist.
+            InputError: if it names nothing there, or positions that do not exist, or without a picture none of its points runs.
         """
-        for node in self.points(run.model):
+        nodes = list(self.points(run.model))
+        if nodes and run.branch == "conditional" and all(node.part != "language" for node in nodes):
+            require_running(run.batch, nodes[0].part, nodes[0].name)
+        for node in nodes:
             if not self.everywhere(node):
                 with suppress(UnknownRowsError):
                     self._resolved(run, node, None)

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from mmlens.architectures.loading import find_family
 from mmlens.core.errors import InputError, UnknownNameError, UnsupportedModelError
 from mmlens.models.hooked import HookedMultimodal
-from tests.conftest import LONG, SHORT, Subject, bare_copy
+from tests.conftest import LONG, SHORT, Subject, bare_copy, told_positions
 from tests.families.language_models import pixtral
 from tests.tiny import picture
 
@@ -25,7 +25,7 @@ def test_a_saved_model_is_the_model_again(subject: Subject, tmp_path: Path) -> N
     assert set(batch) == set(expected)
     assert all(torch.equal(batch[key], expected[key]) for key in batch)
     assert torch.equal(again(batch), subject.model(expected))
-    plain = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="float32").eval()
+    plain = told_positions(AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="float32").eval())
     assert torch.equal(plain(**batch, use_cache=False).logits, subject.model(expected))
 
 

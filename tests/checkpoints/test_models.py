@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from mmlens.models.hooked import HookedMultimodal
 from tests.checkpoints.cases import QUESTION, SHORT, picture
 from tests.checkpoints.layouts import MLLAMA, Layout
+from tests.conftest import told_positions
 
 #: How the hub's names begin, where transformers' own names have moved since.
 HUB_NAMES = {
@@ -37,7 +38,7 @@ def test_weights_lie_in_shards_under_the_hubs_names(layout: Layout, folder_of: C
 def test_logits_and_greedy_tokens_are_those_of_bare_hugging_face(
     layout: Layout, folder_of: Callable[[Layout], Path], model: HookedMultimodal
 ) -> None:
-    bare = AutoModelForImageTextToText.from_pretrained(folder_of(layout)).eval()
+    bare = told_positions(AutoModelForImageTextToText.from_pretrained(folder_of(layout)).eval())
     shown = [picture(0, 224, 224), picture(1, 224, 224)]
     samples = 1 if layout is MLLAMA else 2  # which pads every picture to four tiles of 1,608 rows
     batch = model.prepare([QUESTION, SHORT][:samples], images=shown[:samples])

@@ -521,3 +521,24 @@ def test_a_prompt_may_be_read_in_pieces(llava: Subject) -> None:
             )
         torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-5)
         assert (whole - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "intervention",
+    [Scale("vision.blocks.0.hook_resid_post", 2.0), Ablate("vision.L0.u3"), Scale("projector.hook_out", 2.0)],
+    ids=["scale", "ablate", "projector"],
+)
+def test_without_a_picture_what_acts_on_the_tower_alone_is_refused(intervention: Any) -> None:
+    model = TINY[0].make()
+    text, shown = model.prepare("what is this"), model.prepare("what is this", images=picture(0))
+    with model.intervene(intervention):
+        with pytest.raises(InputError, match=r"does not run: the batch holds no picture"):
+            model(text)
+        with pytest.raises(InputError, match=r"does not run: the batch holds no picture"):
+            model.generate(text, max_new_tokens=2)
+        assert not torch.equal(model(shown), bare_copy(model)(**shown).logits)
+    # of a pattern, what runs is meant
+    with model.intervene(Scale("**.hook_resid_post", 2.0)) as touched:
+        model(text)
+    assert touched is not None

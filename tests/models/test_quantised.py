@@ -78,9 +78,9 @@ class Backend:
 
 BACKENDS = {
     "torchao int8": Backend("torchao", by_torchao),
-    "quanto int8": Backend("optimum", by_quanto),
-    "quanto int4": Backend("optimum", lambda bare: by_quanto(bare, weights="qint4")),
-    "quanto, not frozen": Backend("optimum", lambda bare: by_quanto(bare, frozen=False)),
+    "quanto int8": Backend("optimum.quanto", by_quanto),
+    "quanto int4": Backend("optimum.quanto", lambda bare: by_quanto(bare, weights="qint4")),
+    "quanto, not frozen": Backend("optimum.quanto", lambda bare: by_quanto(bare, frozen=False)),
     "bitsandbytes int8": Backend("bitsandbytes", lambda bare: by_bitsandbytes(bare, bits=8), 1e-3),
     "bitsandbytes nf4": Backend("bitsandbytes", lambda bare: by_bitsandbytes(bare, bits=4), 1e-2),
 }
@@ -104,7 +104,8 @@ class Pair:
 @pytest.fixture(scope="module", params=BACKENDS)
 def pair(request: pytest.FixtureRequest) -> Pair:
     backend = BACKENDS[request.param]
-    if importlib.util.find_spec(backend.package) is None:
+    parents = backend.package.split(".")[:-1]
+    if not all(map(importlib.util.find_spec, [*parents, backend.package])):
         pytest.skip(f"{backend.package} is not installed")
     lab = mm.lab.load()
     bare = bare_copy(lab).requires_grad_(False)
@@ -199,7 +200,7 @@ def test_an_edit_on_trial_is_the_edit_of_the_twin(pair: Pair, batch: mm.Multimod
 
 @pytest.mark.filterwarnings("ignore")  # of peft, which says what it does to quantised layers
 def test_adapters_on_a_quantised_base_count_whole(pair: Pair, batch: mm.MultimodalBatch) -> None:
-    if pair.backend.package == "optimum":
+    if pair.backend.package == "optimum.quanto":
         pytest.skip("peft has no adapters for quanto's layers")
     torch.manual_seed(0)
     settings = LoraConfig(r=2, lora_alpha=3, target_modules=["down_proj"], lora_dropout=0.1, init_lora_weights=False)

@@ -37,8 +37,8 @@ def probability(token: Tokens) -> Metric:
         f"p({_named(token)})",
         "probability",
         (_fixed(token),),
-        lambda *logits: _log_probability_of(*logits).exp(),
-        of_words=lambda forced: forced.total.exp(),
+        _probability_of,
+        of_words=_probability_of_word,
     )
 
 
@@ -109,9 +109,7 @@ def rank(token: Tokens) -> Metric:
     Args:
         token: as for `log_probability`.
     """
-    return Metric(
-        f"rank({_named(token)})", "tokens", (_fixed(token),), _rank_of, of_words=lambda forced: forced.worst_rank
-    )
+    return Metric(f"rank({_named(token)})", "tokens", (_fixed(token),), _rank_of, of_words=_worst_rank_of)
 
 
 @checked
@@ -125,8 +123,8 @@ def accuracy(answer: Tokens) -> Metric:
         f"answer is {_named(answer)}",
         "share",
         (_fixed(answer),),
-        lambda logits, columns, clean: (logits.argmax(-1) == columns[:, 0]).to(logits.dtype),
-        of_words=lambda forced: (forced.worst_rank == 0).to(forced.logits.dtype),
+        _is_greedy,
+        of_words=_is_greedy_word,
     )
 
 
@@ -154,6 +152,14 @@ def _pick(logits: torch.Tensor, columns: torch.Tensor, token: int = 0) -> torch.
 
 def _log_probability_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
     return _pick(logits, columns) - logits.logsumexp(-1)
+
+
+def _probability_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return _log_probability_of(logits, columns, clean).exp()
+
+
+def _probability_of_word(forced: ForcedLogits) -> torch.Tensor:
+    return forced.total.exp()
 
 
 def _total_of(forced: ForcedLogits) -> torch.Tensor:
@@ -188,6 +194,18 @@ def _own_score_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tens
 
 def _rank_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
     return (logits > _pick(logits, columns)[:, None]).sum(-1).to(logits.dtype)
+
+
+def _worst_rank_of(forced: ForcedLogits) -> torch.Tensor:
+    return forced.worst_rank
+
+
+def _is_greedy(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
+    return (logits.argmax(-1) == columns[:, 0]).to(logits.dtype)
+
+
+def _is_greedy_word(forced: ForcedLogits) -> torch.Tensor:
+    return (forced.worst_rank == 0).to(forced.logits.dtype)
 
 
 def _kl_divergence_of(logits: torch.Tensor, columns: torch.Tensor, clean: torch.Tensor | None) -> torch.Tensor:
