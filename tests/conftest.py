@@ -71,7 +71,8 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
         or tensors.get("position_ids") is not None
     ):
         return None
-    if mask is None or mask.ndim != 2:
+    rows = tensors.get("inputs_embeds") if ids is None else ids
+    if mask is None or mask.ndim != 2 or rows is None:
         return None
     name = type(module).__name__
     if name.startswith("HunYuanVL"):  # numbers the pictures of a batch, not of a sample
@@ -82,7 +83,6 @@ def _positions_of_samples(module: Any, args: tuple[Any, ...], tensors: dict[str,
         return None
     else:
         positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 0) + (name.startswith("PaliGemma"))
-        rows = tensors["inputs_embeds"] if ids is None else ids
         positions = positions[:, -rows.shape[1] :]
     return args, {**tensors, "position_ids": positions}
 
@@ -94,7 +94,7 @@ def rounded(model: HookedMultimodal, batch: MultimodalBatch) -> float:
 
 def answer_of(bare: Any, batch: Any) -> torch.Tensor:
     """What a bare Hugging Face model answers: logits, or the scores of a dual encoder."""
-    if hasattr(bare, "logit_scale"):
+    if not bare.can_generate():
         return bare(**batch).logits_per_image
     return bare(**batch, use_cache=False).logits
 
