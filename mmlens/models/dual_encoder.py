@@ -24,6 +24,8 @@ def run_forward(family: Family, hf_model: Any, keywords: Mapping[str, Any]) -> t
         hf_model: the model.
         keywords: its keyword tensors and options.
     """
+    # what it answers is read by name, so that a tuple in its place would serve nobody
+    keywords = {name: value for name, value in keywords.items() if name != "return_dict"}
     if family.score is None:
         return hf_model(**{"use_cache": False, **keywords}).logits
     return getattr(hf_model(**keywords), family.score.field)

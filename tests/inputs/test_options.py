@@ -58,3 +58,13 @@ def test_under_an_adapter(llava: Subject) -> None:
     model = HookedMultimodal.from_hf(with_adapter(llava), llava.model.processor)
     with pytest.raises(InputError, match=r"^The forward pass of LlavaForConditionalGeneration knows no names_filter= "):
         model.run_with_cache(llava.batches["left"], names_filter="hook_embed")
+
+
+@pytest.mark.parametrize("answer", [False, True])
+@torch.no_grad()
+def test_logits_are_read_off_whatever_form_was_asked_for(subject: Subject, answer: bool) -> None:
+    model, batch = subject.model, subject.batches["left"]
+    assert torch.equal(model(batch, return_dict=answer), model(batch))
+    logits, cache = model.run_with_cache(batch, names="blocks.0.hook_resid_post", return_dict=answer)
+    assert torch.equal(logits, model(batch))
+    assert "blocks.0.hook_resid_post" in cache
