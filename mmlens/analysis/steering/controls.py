@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 
+from mmlens.analysis.statistics import Interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several, Text
@@ -52,11 +53,8 @@ def unembedding_difference(
         >>> vector.direction @ (model.W_U[:, model.to_single_token("no")] - model.W_U[:, model.to_single_token("yes")]) > 0
         tensor(True)
     """
-    weights = torch.zeros(model.W_U.shape[1])
-    for words, sign in ((source, -1.0), (target, 1.0)):
-        tokens = [model.to_word_tokens(word)[0] for word in ([words] if isinstance(words, str) else words)]
-        for token in tokens:
-            weights[token] += sign / len(tokens)
+    sides = [[words] if isinstance(words, str) else list(words) for words in (source, target)]
+    weights = word_weights(model, *sides)
     if not reads_words(model, model.graph[at]):
         raise InputError(
             f"{at} is not in the language model's stream, so that no direction there writes words; choose e.g. "
@@ -86,6 +84,16 @@ def word_direction(model: HookedMultimodal, weights: Float[torch.Tensor, "vocab"
     return (direction * ((both[0] - both[1]) / 2 * signs.to(both)).to(direction)).cpu()
 
 
+def word_weights(model: HookedMultimodal, source: Sequence[str], target: Sequence[str]) -> Float[torch.Tensor, "vocab"]:
+    """Weights of the tokens that words begin with: those of the target words sum to 1, those of the source words to -1."""
+    weights = torch.zeros(model.W_U.shape[1])
+    for words, sign in ((source, -1.0), (target, 1.0)):
+        tokens = [model.to_word_tokens(word)[0] for word in words]
+        for token in tokens:
+            weights[token] += sign / len(tokens)
+    return weights
+
+
 def token_weights(model: HookedMultimodal, before: Sequence[str], after: Sequence[str]) -> Float[torch.Tensor, "vocab"]:
     """How often each token is said more (or less) in some texts than in others, per text."""
     shares = []
@@ -94,6 +102,13 @@ def token_weights(model: HookedMultimodal, before: Sequence[str], after: Sequenc
         counts = torch.bincount(torch.tensor(tokens, dtype=torch.long), minlength=model.W_U.shape[1])
         shares.append(counts / max(len(texts), 1))
     return shares[1] - shares[0]
+
+
+def word_verdict(beyond: Interval | None) -> str:
+    """Whether a vector is more than word writing, from its paired difference from the unembedding difference; None without."""
+    if beyond is None:
+        return "no words to compare with"
+    return "more than the words" if beyond.low > 0 else "no more than the words"
 
 
 class StateDraws:

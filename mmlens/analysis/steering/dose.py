@@ -22,7 +22,7 @@ from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.samples import Data, as_samples
 from mmlens.analysis.significance import sign_flip_p
 from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
-from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
+from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, word_verdict
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -142,9 +142,7 @@ class DoseCurve:
             `"more than the words"`, `"no more than the words"`, or `"no words to compare with"`.
         """
         beyond = self.beyond_control(point, alpha, control="words")
-        if np.isnan(beyond.mean):
-            return "no words to compare with"
-        return "more than the words" if beyond.low > 0 else "no more than the words"
+        return word_verdict(None if np.isnan(beyond.mean) else beyond)
 
     def _place(self, point: str, alpha: float) -> tuple[int, int]:
         if point not in self.points or alpha not in self.alphas:
@@ -357,9 +355,8 @@ def _doses(
     if {"words", "covariance"} & set(kinds):
         for batch in data:
             hooks = draws.hooks(batch)
-            if hooks:
-                model.run_with_hooks(batch, fwd_hooks=hooks)
-            found = _token_weights(metric, model, batch) if "words" in kinds else None
+            logits = model.run_with_hooks(batch, fwd_hooks=hooks) if hooks else None
+            found = _token_weights(metric, model, batch, logits) if "words" in kinds else None
             weights = found if weights is None or found is None else weights + found
     made = [
         controls_of(model, steer.vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
@@ -378,13 +375,17 @@ def _doses(
 
 
 def _token_weights(
-    metric: MetricLike, model: HookedMultimodal, batch: MultimodalBatch
+    metric: MetricLike, model: HookedMultimodal, batch: MultimodalBatch, logits: torch.Tensor | None
 ) -> Float[torch.Tensor, "vocab"] | None:
-    """By how much a metric rises with the logit of each token, summed over samples and rows; None where that is not known."""
+    """By how much a metric rises with the logit of each token, summed over samples and rows; None where that is not known.
+
+    `logits` are the batch's own, if it ran already.
+    """
     found = []
     for reading in readings(metric, model, batch.size, clean=batch):
         whole = reading.behind(model, batch)
-        rows = reading.rows(model, model(whole), whole).float().cpu()
+        whole_logits = logits if logits is not None and whole is batch else model(whole)
+        rows = reading.rows(model, whole_logits, whole).float().cpu()
         found.append(_weights_of(reading.against(rows), rows))
     return None if any(weights is None for weights in found) else torch.stack(found).sum(0)  # type: ignore[arg-type]
 

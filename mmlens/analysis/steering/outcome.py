@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
-from mmlens.analysis.steering.controls import ControlKind
+from mmlens.analysis.steering.controls import ControlKind, word_verdict
 from mmlens.core.answer_text import normalised, says, words_of
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -277,9 +277,10 @@ class SteeringReport:
             `"more than the words"`, `"no more than the words"`, or `"no words to compare with"`.
         """
         if not self._controls(intervention, "words"):
-            return "no words to compare with"
-        beyond = self.beyond_control(intervention, value or self.effect(intervention), group, control="words")
-        return "more than the words" if beyond.low > 0 else "no more than the words"
+            return word_verdict(None)
+        return word_verdict(
+            self.beyond_control(intervention, value or self.effect(intervention), group, control="words")
+        )
 
     @checked
     def counts(self, intervention: str, group: str | None = None) -> "pd.DataFrame":

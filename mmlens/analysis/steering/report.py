@@ -9,7 +9,7 @@ import torch
 from mmlens.analysis.data_chunks import DataChunk, chunks_of, shared_chunks
 from mmlens.analysis.samples import Dataset, Sample, as_samples
 from mmlens.analysis.steering.answers import answers
-from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights
+from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights, word_weights
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.core.answer_text import is_answer
 from mmlens.core.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ def steering_report(
     for intervention in (intervention for arm in arms.values() for intervention in arm):
         intervention.hooks(model)  # what cannot happen is refused before anything runs
     pairs = _pairs(words, arms)
-    weights: dict[str, torch.Tensor | None] = {name: _weights(model, pair) for name, pair in pairs.items()}
+    weights = {name: word_weights(model, *pair) for name, pair in pairs.items() if pair}
     sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
     data = {name: list(as_samples(samples_of_set, prompt=prompt)) for name, samples_of_set in sets.items()}
     empty = [name for name, samples_of_set in data.items() if not samples_of_set]
@@ -154,7 +154,9 @@ def steering_report(
         after = run(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
         if name not in steered:
             continue
-        said = weights[name] if pairs[name] else token_weights(model, [text for old in before for text in old], after)
+        said = (
+            weights[name] if name in weights else token_weights(model, [text for old in before for text in old], after)
+        )
         for kind, seed, control in _controls(model, arm, controls, seeds, draws, said):
             label = f"{name}, words" if kind == "words" else f"{name}, {kind} {seed}"
             run(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
@@ -186,14 +188,6 @@ def _pairs(
         for name, pair in by_name.items()
     }
     return {name: cast("_Pair | None", pairs.get(name)) for name in arms}
-
-
-def _weights(model: HookedMultimodal, pair: _Pair | None) -> torch.Tensor | None:
-    """Of the tokens of two sets of words."""
-    if pair is None:
-        return None
-    source, target = ([model.to_string(model.to_word_tokens(word)[:1]) for word in words] for words in pair)
-    return token_weights(model, source, target)
 
 
 def _points(model: HookedMultimodal, intervention: Steer | ProjectOut) -> list[str]:
