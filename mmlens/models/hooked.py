@@ -25,7 +25,7 @@ from mmlens.hooks.point import Point
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
-from mmlens.models.bound import BoundModel
+from mmlens.models.bound.model import BoundModel
 from mmlens.models.claims import claims_of
 from mmlens.models.delegation import method_of, property_of
 from mmlens.models.dual_encoder import writes

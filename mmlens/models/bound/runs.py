@@ -1,4 +1,4 @@
-"""A model with a picture held fast, for tools that pass tokens and nothing else."""
+"""Runs of a bound model in TransformerLens's words, with the picture of its batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,45 +12,11 @@ from mmlens.core.errors import InputError
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch, picture_positions
-from mmlens.models.protocol import HookedModel
+from mmlens.models.bound.base import Bound
 
 
-class BoundModel:
-    """What `model.bind(batch)` gives: TransformerLens's signatures, with the batch's picture in every run.
-
-    TransformerLens's `patching`, `logit_lens` and `direct_logit_attribution` call `run_with_hooks(tokens, ...)` and
-    `run_with_cache(tokens, ...)`; on a vision-language model they would run blind. A bound model runs them on its
-    batch: tokens of the batch's shape take the place of its own, everything else (pictures, masks) stays. Attributes that it
-    does not have (`cfg`, `W_U`, `blocks`, `ln_final`, `to_single_token`, ...) are the model's.
-
-    Args:
-        model: the hooked model.
-        batch: the batch to run on.
-
-    Example:
-        >>> from transformer_lens import patching
-        >>> bound = model.bind(batch)
-        >>> logits, clean = bound.run_with_cache(batch["input_ids"])
-        >>> grid = patching.get_act_patch_resid_pre(
-        ...     bound, batch["input_ids"], clean, lambda logits: logits[0, -1].max()
-        ... )  # doctest: +SKIP
-    """
-
-    def __init__(self, model: HookedModel, batch: MultimodalBatch):
-        self.model = model
-        self.batch = batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    @property
-    def cfg(self) -> Any:
-        """The language model's shape."""
-        return self.model.cfg
-
-    def to_tokens(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The batch's own tokens for no arguments; else the tokenizer's."""
-        return self.model.to_tokens(*args, **kwargs) if args or kwargs else self.batch["input_ids"]
+class BoundRuns(Bound):
+    """The runs of a bound model."""
 
     def _with(self, tokens: torch.Tensor | None) -> MultimodalBatch:
         """The batch with other tokens in the place of its own."""
