@@ -1,7 +1,8 @@
 """Steering: vectors, how to choose and judge them, and what acts with them."""
 
 from mmlens.analysis.steering.controls import unembedding_difference
-from mmlens.analysis.steering.dose import DoseCurve, dose_curve
+from mmlens.analysis.steering.dose import dose_curve
+from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.steering.method import Selection, Validation
 from mmlens.analysis.steering.methods import *  # noqa: F403

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 from mmlens.analysis.metrics import unit_of
 from mmlens.analysis.statistics import Interval
 from mmlens.analysis.steering.controls import ControlKind
-from mmlens.analysis.steering.dose import DoseCurve
+from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.core.palette import SERIES
 from mmlens.viz.figures import (

@@ -17,7 +17,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
-from mmlens.analysis.steering.dose import DoseCurve
+from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.inputs.layout import TokenLayout
 

@@ -10,7 +10,8 @@ from mmlens import lab
 from mmlens.analysis import metrics
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.steering.dose import DoseCurve, dose_curve
+from mmlens.analysis.steering.dose import dose_curve
+from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.gates import ActiveConcept
 from mmlens.analysis.store.states import States
 from mmlens.core import positions
