@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab.bare_model import PURE
 from mmlens.lab.weight_built import Planted
 
-KINDS = ("neuron", "direction", "patch")
+KINDS = ("neuron", "direction", "patch", "direct_flow", "question_flow")
 
 
 @pytest.fixture(scope="module", params=[(kind, seed) for kind in KINDS for seed in (0, 1)], ids=str)
@@ -188,9 +188,14 @@ def test_the_direction_decides(seed):
 def test_only_planted_weights_differ_from_the_twin(planted):
     model, twin = planted.model.state_dict(), planted.twin.state_dict()
     different = {name for name, value in model.items() if not torch.equal(value, twin[name])}
-    attention = {f"model.language_model.layers.0.self_attn.{part}_proj.weight" for part in "qkvo"}
+    attention = {
+        f"model.language_model.layers.{hop.layer}.self_attn.{part}_proj.weight"
+        for hop in planted.truth.route
+        for part in "qkvo"
+    }
     mlp = {f"model.language_model.layers.1.mlp.{part}_proj.weight" for part in ("gate", "up", "down")}
     expected = {"neuron": attention | mlp, "direction": attention | {"lm_head.weight"}}
+    expected["question_flow"] = attention | {"lm_head.weight", "model.language_model.embed_tokens.weight"}
     assert different == expected.get(planted.kind, attention | {"lm_head.weight"})
 
 
@@ -203,7 +208,7 @@ def test_building_leaves_the_global_random_state():
 
 
 def test_an_unknown_kind_says_which_there_are():
-    with pytest.raises(InputError, match="kind='neurons' must be 'neuron', 'direction' or 'patch'; nearest: 'neuron'"):
+    with pytest.raises(InputError, match=r"kind='neurons' must be 'neuron', .*'question_flow'; nearest: 'neuron'"):
         lab.planted("neurons")
 
 
