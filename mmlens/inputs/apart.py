@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family, Score
 from mmlens.declarations.structure import Config
@@ -46,7 +44,6 @@ def prepare_apart(
             **options,
         )
     )
-    _require_short(tensors["input_ids"], score.longest(config), texts)
     tensors.pop("token_type_ids", None)
     return make_batch(
         family,
@@ -80,12 +77,3 @@ def _pictures(images: Any) -> list[Any]:
             f"pictures, and entries {wrong} are {'nothing' if images is None else 'none'}."
         )
     return pictures
-
-
-def _require_short(ids: torch.Tensor, longest: int, texts: list[str]) -> None:
-    """Refuse texts that the text tower has no positions for."""
-    if ids.shape[1] > longest:
-        raise InputError(
-            f"The texts take {ids.shape[1]} tokens, and the text tower has {longest} positions (max_position_embeddings); "
-            f"shorten them, first of all {max(texts, key=len)!r:.80}."
-        )

@@ -19,6 +19,7 @@ from mmlens.declarations.structure import Config
 from mmlens.inputs.images import picture_changes
 from mmlens.inputs.layout import TokenLayout
 from mmlens.inputs.patch_geometry import Places
+from mmlens.inputs.text_lengths import require_length
 
 #: Tensors that carry pictures into a model.
 PICTURE_TENSORS = ("pixel_values", "flattened_patches", "pixel_values_videos", "image_embeds")
@@ -303,6 +304,7 @@ def make_batch(
         empty = (~is_token.any(1)).nonzero().flatten().tolist()
         raise InputError(f"Samples {empty} consist of padding only; drop them.")
     if family.score is not None:
+        require_length(family.score, config, ids, prompts)
         last, at = family.score.last(config, ids)[:, None], torch.arange(ids.shape[1], device=ids.device)
         is_token = (is_token & (at < last)) | (at == last)  # where there is no mask, or padding is read on purpose
     places: list[Places] = []

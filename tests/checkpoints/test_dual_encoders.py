@@ -9,8 +9,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
+from mmlens.analysis.metrics import log_probability
+from mmlens.analysis.patching.sweep import patch
 from mmlens.core.errors import InputError
 from mmlens.core.positions import box, word
+from mmlens.interventions.corruptions.multi_level import mean, noise, shuffle
 from mmlens.models.hooked import HookedMultimodal
 from tests.checkpoints.cases import picture
 from tests.checkpoints.layouts import CLIP, DUAL_ENCODERS, SIGLIP, Layout
@@ -97,3 +100,44 @@ def test_the_code_of_the_page_runs(layout: Layout, folder_of: Callable[[Layout],
     assert names["scores"].shape == (2, 2)
     assert names["sweep"].values.shape == (2, 4 if layout is CLIP else 16, 2)
     assert names["words"].values.isfinite().all()
+
+
+@pytest.mark.parametrize("layout", DUAL_ENCODERS, ids=lambda layout: layout.name)
+def test_tensors_of_texts_that_are_too_long_are_refused(layout: Layout, open_layout: Open) -> None:
+    model = open_layout(layout)
+    tensors = dict(model.prepare("a dog", images=picture(0)))
+    ids = torch.ones(1, 200, dtype=torch.long)
+    tensors |= {"input_ids": ids} | ({"attention_mask": ids} if "attention_mask" in tensors else {})
+    with pytest.raises(InputError, match=r"The texts take 200 tokens, and the text tower has (77|64) positions"):
+        model.batch(tensors)
+
+
+def test_tensors_of_texts_that_siglip_was_not_trained_to_read_are_remarked(open_layout: Open) -> None:
+    model = open_layout(SIGLIP)
+    own = model.processor(text=["a red circle"], images=[picture(0)], return_tensors="pt", padding=True)
+    with pytest.warns(UserWarning, match="trained on texts padded to 64: it reads padding too"):
+        batch = model.batch(dict(own))
+    assert not torch.equal(model(batch), model(model.prepare("a red circle", images=picture(0))))
+
+
+def test_metrics_of_texts_that_the_batch_lacks_are_refused(open_layout: Open) -> None:
+    model = open_layout(CLIP)
+    batch = model.prepare(["a red circle", "a dog"], images=[picture(0), picture(1)])
+    with pytest.raises(InputError, match=r"names the texts \[2\]; the batch has 2, numbered 0 to 1"):
+        patch(model, batch, batch, at="projector.hook_out", metric=log_probability(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", DUAL_ENCODERS, ids=lambda layout: layout.name)
+def test_pictures_are_corrupted_where_the_model_reads_them(layout: Layout, open_layout: Open) -> None:
+    model = open_layout(layout)
+    batch = model.prepare(["a red circle", "a dog"], images=[picture(0), picture(1)])
+    for corrupted in (
+        noise(model, batch),
+        mean(model, batch, batch),
+        shuffle(model, batch),
+        noise(model, batch, positions="image"),
+    ):
+        assert [carried.at for carried in corrupted.carried] == ["vision.hook_embed"]
+        assert not torch.equal(model(corrupted), model(batch))
+    assert [carried.at for carried in noise(model, batch, positions=[0, 1]).carried] == ["hook_embed"]

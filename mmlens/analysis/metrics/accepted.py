@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.metrics.metric import Metric, MetricFunction, listed, metric_name, vocabulary_size
+from mmlens.analysis.metrics.metric import Measure, Metric, MetricFunction, listed, metric_name, vocabulary_size
 from mmlens.analysis.metrics.reading import one_each, readings
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, With
@@ -38,6 +38,8 @@ def tried_on(
     reading = readings(metric, model, size)[0]
     logits = made_up_logits(model, size, texts, reading.n_rows).requires_grad_(requires_grad)
     rows = logits[:, 0] if reading.n_rows == 1 else logits
+    if model.family.score is not None and isinstance(reading.measure, Measure):
+        _require_texts(reading.measure, rows.shape[-1])
     try:
         values = reading.against(rows.detach()).unchecked(rows)
     except InputError:
@@ -48,6 +50,16 @@ def tried_on(
             "the predicting position's logits alone: leave the position out, logits[:, token]."
         ) from error
     return one_each(values, size)
+
+
+def _require_texts(measure: Measure, n_texts: int) -> None:
+    """Refuse numbers of texts that a dual encoder's batch does not have."""
+    wrong = [number for number in measure.ids.unique().tolist() if not 0 <= number < n_texts]
+    if wrong:
+        raise InputError(
+            f"The metric {metric_name(measure.metric)} names the texts {wrong}; the batch has {n_texts}, numbered 0 to "
+            f"{n_texts - 1}."
+        )
 
 
 def made_up_logits(

@@ -44,7 +44,7 @@ class CaptionNeurons:
     name: str = ""
 
     def __repr__(self) -> str:
-        return f"CaptionNeurons({self.text!r}: {', '.join(noun.text for noun in self.nouns) or 'no nouns'})"
+        return f"CaptionNeurons({self.text!r}: {', '.join(noun.text for noun in self.nouns) or 'none of the nouns'})"
 
     def __len__(self) -> int:
         return len(self.nouns)

@@ -116,6 +116,22 @@ def require_one_area(at: str, positions: Positions | None, region: Regions) -> N
         )
 
 
+def level(model: HookedMultimodal, at: str | None, positions: Positions | None, region: Regions) -> str:
+    """Where a corruption acts: `at`; by default the language model's input, or the tower's if that alone has the picture.
+
+    Raises:
+        InputError: for positions where pixels are corrupted, and positions beside a region.
+    """
+    if at is None:
+        of_picture = positions is None or as_rule(positions) == as_rule("image")
+        merged = (
+            "vision.hook_embed" not in model.graph or "hook_embed" in model.graph.downstream("vision.hook_embed").names
+        )
+        at = "vision.hook_embed" if of_picture and not merged else "hook_embed"
+    require_one_area(at, positions, region)
+    return at
+
+
 def rows_of_area(
     batch: MultimodalBatch, node: Node, positions: Positions | None, region: Regions
 ) -> tuple[torch.Tensor | None, ...]:

@@ -13,7 +13,14 @@ from mmlens.core.kinds import Must, Positive, Seed
 from mmlens.core.rules import Positions
 from mmlens.inputs.batch import BatchesLike, BatchLike, MultimodalBatch
 from mmlens.interventions.activations import gaussian, spread
-from mmlens.interventions.corruptions.carried import carry, require_level, require_one_area, rows_at, rows_of_area
+from mmlens.interventions.corruptions.carried import (
+    carry,
+    level,
+    require_level,
+    require_one_area,
+    rows_at,
+    rows_of_area,
+)
 from mmlens.interventions.corruptions.pixels import Regions, repaint, require_pictures_at_hand
 from mmlens.models.hooked import HookedMultimodal
 
@@ -29,7 +36,7 @@ def noise(
     batch: BatchLike,
     *,
     sigma: Positive = 3.0,
-    at: str = "hook_embed",
+    at: str | None = None,
     positions: Positions | None = None,
     region: Regions = None,
     seed: Seed = 0,
@@ -41,8 +48,9 @@ def noise(
         batch: the batch.
         sigma: standard deviation, in units of the spread: of the embeddings at these positions around their mean vector, or
             of a picture's pixels around its mean colour.
-        at: `"hook_embed"` (what the language model receives), `"projector.hook_out"`, `"vision.hook_embed"`, another point
-            with a vector per row; or `"pixels"`.
+        at: a point with a vector per row, such as `"projector.hook_out"`; or `"pixels"`. By default `"hook_embed"`, what the
+            language model receives, or `"vision.hook_embed"` where these rows are none of its own (dual encoders, pictures that
+            are read by cross-attention).
         positions: which rows, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture; one for all samples, or one each.
         seed: of the noise.
@@ -62,7 +70,7 @@ def noise(
     Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022
     (https://arxiv.org/abs/2202.05262), section 2.1: noise of three times the embeddings' spread.
     """
-    require_one_area(at, positions, region)
+    at = level(model, at, positions, region)
     if at == "pixels":
 
         def noisy(picture: Image.Image, number: int) -> Image.Image:
@@ -130,7 +138,7 @@ def mean(
     batch: BatchLike,
     reference: BatchesLike,
     *,
-    at: str = "hook_embed",
+    at: str | None = None,
     positions: Positions | None = None,
     region: Regions = None,
 ) -> MultimodalBatch:
@@ -141,14 +149,14 @@ def mean(
         batch: the batch.
         reference: the dataset, as one batch or several.
         at: a point with a vector per row: each row becomes the mean over all such rows of the dataset; or `"pixels"`: each
-            picture becomes the dataset's mean picture, at its own size.
+            picture becomes the dataset's mean picture, at its own size. By default as for `noise`.
         positions: which rows, here and in the dataset, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture; one for all samples, or one each.
 
     Raises:
         InputError: if the dataset is empty, for points, positions and regions that cannot be, and where nothing would change.
     """
-    require_one_area(at, positions, region)
+    at = level(model, at, positions, region)
     others = [reference] if isinstance(reference, MultimodalBatch) else list(reference)
     if not others:
         raise InputError("mean was given no batch to take the mean over.")
@@ -177,7 +185,7 @@ def shuffle(
     model: HookedMultimodal,
     batch: BatchLike,
     *,
-    at: str = "hook_embed",
+    at: str | None = None,
     positions: Positions | None = None,
     region: Regions = None,
     seed: Seed = 0,
@@ -188,6 +196,7 @@ def shuffle(
         model: the hooked model.
         batch: the batch.
         at: a point with a vector per row, whose rows change places; or `"pixels"`: the pixels of the vision tower's patches do.
+            By default as for `noise`.
         positions: which rows, behind the pixels; those of the picture by default.
         region: only inside a box or mask of the picture (not for pixels); one for all samples, or one each.
         seed: of the order.
@@ -195,7 +204,7 @@ def shuffle(
     Raises:
         InputError: for points, positions and regions that cannot be, and where nothing would change.
     """
-    require_one_area(at, positions, region)
+    at = level(model, at, positions, region)
     generator = torch.Generator().manual_seed(seed)
     if at == "pixels":
         if region is not None:

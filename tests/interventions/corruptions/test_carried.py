@@ -12,6 +12,7 @@ from mmlens.core.errors import InputError
 from mmlens.interventions.corruptions import blank, blur, mean, noise, shuffle
 from tests.analysis.patching.plain import answers, copying, rows_named
 from tests.conftest import Subject
+from tests.families.cross_attending import mllama
 from tests.families.encoder_decoder import florence2
 from tests.tiny import picture
 
@@ -213,3 +214,11 @@ def test_a_decoder_starts_from_one_corrupted_position(use_cache: bool) -> None:
     states = model.trace_generation(corrupted, names=at, max_new_tokens=3, use_cache=use_cache).states[at]
     assert states[:, 0].abs().max() == 0
     assert states[:, 1:].norm(dim=-1).min() > 1
+
+
+def test_pictures_that_cross_attention_reads_are_corrupted_in_the_tower() -> None:
+    model = mllama()
+    batch = model.prepare("a red circle", images=picture())
+    corrupted = noise(model, batch)
+    assert [carried.at for carried in corrupted.carried] == ["vision.hook_embed"]
+    assert not torch.equal(model(corrupted), model(batch))
