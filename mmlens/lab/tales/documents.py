@@ -1,8 +1,8 @@
 """The texts that the narrator's language model is trained on: what is drawn how often, and how a chat is laid out.
 
-A document is a prefix and turns. Every turn follows the prefix as if the others were not there, so one description of a scene serves
-several questions. Stretches in ⟦ ⟧ (answers, and what can be known from before) count most in the loss, those in ⟪ ⟫ (captions) as
-plain text does; the marks themselves are never part of a text.
+A document is a prefix and turns. Every turn follows the prefix as if the others were not there, so one description of a
+scene serves several questions. Stretches in ⟦ ⟧ (answers, and what can be known from before) count most in the loss, those
+in ⟪ ⟫ (captions) as plain text does; the marks themselves are never part of a text.
 """
 
 from __future__ import annotations

@@ -71,4 +71,3 @@ WRITERS = (
 
 SYLLABLES = ("ba", "ko", "lu", "mi", "ra", "te", "vo", "zu", "shi", "pen", "dar", "gol", "fi", "na", "wex", "yo")
 """What the names of strangers in stories are made of: never the same twice, so they can only be repeated."""
-

@@ -8,7 +8,22 @@ from mmlens.lab.tales.facts import WRITERS
 from mmlens.lab.tales.stories import stranger
 from mmlens.lab.world import COLORS, MOODS, NOUNS, PLACES
 
-_WORDS = (*NOUNS, *COLORS, *PLACES, *MOODS, *WRITERS, "one", "two", "three", "small", "big", "left", "right", "the", "a")
+_WORDS = (
+    *NOUNS,
+    *COLORS,
+    *PLACES,
+    *MOODS,
+    *WRITERS,
+    "one",
+    "two",
+    "three",
+    "small",
+    "big",
+    "left",
+    "right",
+    "the",
+    "a",
+)
 
 
 def words_again(rng: random.Random) -> str:

@@ -17,23 +17,23 @@ _OPENINGS = (
 _SIGHTINGS = (
     "There {one} saw {phrase}.",
     "{two} found {phrase} and took it home.",
-    "\"Look, {phrase}!\" said {one}.",
+    '"Look, {phrase}!" said {one}.',
     "Near the {place} stood {phrase}.",
 )
 _TALK = (
-    "\"Who owns the {noun}?\" asked {two}. \"⟦{owner}⟧\", said {one}.",
+    '"Who owns the {noun}?" asked {two}. "⟦{owner}⟧", said {one}.',
     "{one} knew that the {noun} belongs to ⟦{owner}⟧.",
-    "\"The {noun} is made of ⟦{material}⟧\", said {two}.",
+    '"The {noun} is made of ⟦{material}⟧", said {two}.',
     "{two} looked at the {noun}. It was ⟦{color}⟧, and ⟦{one}⟧ liked it.",
     "{one} gave the ⟦{color} {noun}⟧ to ⟦{two}⟧.",
-    "{two} said to ⟦{one}⟧: \"I would like to have the {noun}.\"",
+    '{two} said to ⟦{one}⟧: "I would like to have the {noun}."',
     "The {color} one was ⟦{a_noun}⟧, so {one} brought it to ⟦{owner}⟧.",
 )
 _ENDINGS = (
     "Then {one} and ⟦{two}⟧ went home.",
     "In the evening {two} told ⟦{one}⟧ about it, and they were happy.",
     "{one} thanked ⟦{two}⟧ and left the ⟦{place}⟧.",
-    "\"Goodbye, ⟦{one}⟧!\" said {two}.",
+    '"Goodbye, ⟦{one}⟧!" said {two}.',
 )
 
 

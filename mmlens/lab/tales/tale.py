@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,8 +115,3 @@ def first_patch(thing: Placed, side: int = 12) -> tuple[int, int, float]:
     """Say where reading, row by row, first meets a thing: row and column of the patch with its upper edge."""
     x, y = thing.center
     return int((y - 0.7 * thing.radius) // side), int(x // side), x
-
-
-def nouns_of(things: Sequence[Placed]) -> tuple[str, ...]:
-    """The nouns of things, in order."""
-    return tuple(thing.shape for thing in things)

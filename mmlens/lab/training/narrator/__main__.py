@@ -23,8 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to resume")
     parser.add_argument("--stage", choices=("text",), default="text", help="how far to train")
     parser.add_argument("--steps", type=int, default=stage.steps, help=f"of the text stage ({stage.steps})")
-    parser.add_argument("--fall", type=int, default=stage.fall, help=f"the last of them, with a falling rate ({stage.fall})")
-    parser.add_argument("--rate", type=float, default=stage.rate, help=f"learning rate of the text stage ({stage.rate})")
+    parser.add_argument(
+        "--fall", type=int, default=stage.fall, help=f"the last of them, with a falling rate ({stage.fall})"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=stage.rate, help=f"learning rate of the text stage ({stage.rate})"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     options = parser.parse_args(arguments)

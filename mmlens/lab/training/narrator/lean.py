@@ -1,7 +1,8 @@
 """A Llama's forward in few operations, over the weights of the Hugging Face model: several times as fast to train on a CPU.
 
-Attention is plain batched products with an additive mask (the fused kernel's backward is the slow part on CPUs), projections of one
-input run as one product, and all products run in the type asked for while the residual stream stays in float32.
+Attention is plain batched products with an additive mask (the fused kernel's backward is the slow part on CPUs),
+projections of one input run as one product, and all products run in the type asked for while the residual stream stays in
+float32.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig
+
+ROTATION_BASE = 10_000.0
+"""Of rotary positions; Llama's default, which `make_config` leaves as it is."""
 
 Weights = Mapping[str, Tensor]
 """Parameters of a `LlamaModel` by name, as `named_parameters` gives them, changed ones in their place."""
@@ -82,8 +86,7 @@ def _norm(states: Tensor, gain: Tensor, config: LlamaConfig) -> Tensor:
 
 def _rotations(config: LlamaConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     half = config.hidden_size // config.num_attention_heads // 2
-    theta = config.rope_parameters["rope_theta"]
-    rates = 1.0 / theta ** (torch.arange(half) / half)
+    rates = 1.0 / ROTATION_BASE ** (torch.arange(half) / half)
     angles = positions[:, None, :, None].float() * rates
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -47,9 +47,11 @@ class TextRun:
         self.tokenizer = kept_tokenizer(out)
         self.encoder = Encoder(self.tokenizer, stage.length)
         self.model = first_model(size, self.tokenizer, seed)
-        self.config: LlamaConfig = self.model.config.text_config
+        self.config = self.model.model.language_model.config
         self.weights = dict(self.model.model.language_model.named_parameters())
-        self.weights["norm.weight"].requires_grad_(False)  # at one: a neuron reads as the same words with it and without it
+        self.weights["norm.weight"].requires_grad_(
+            False
+        )  # at one: a neuron reads as the same words with it and without it
         self.optimizer = make_optimizer(list(self.weights.values()), stage.rate, stage.decay)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.log: list[dict[str, float]] = []
@@ -116,7 +118,8 @@ class TextRun:
         state = torch.load(self.checkpoint, weights_only=True)
         if state["settings"] != self._settings():
             raise InputError(
-                f"{self.checkpoint} belongs to another recipe: {state['settings']}, not {self._settings()}. Train into another folder."
+                f"{self.checkpoint} belongs to another recipe: {state['settings']}, not {self._settings()}. "
+                "Train into another folder, or with the recipe it was begun with."
             )
         self.step, self.tokens, self.seconds, self.log = (state[key] for key in ("step", "tokens", "seconds", "log"))
         self.model.model.language_model.load_state_dict(state["model"])
@@ -145,21 +148,13 @@ def token_losses(
     return nn.functional.cross_entropy(logits, rows.labels[counted], reduction="none"), rows.weights[counted]
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """The batches that every report is about."""
-
-    documents: Rows
-    repeats: Rows
-
-
 @torch.no_grad()
 def gauge(run: TextRun) -> dict[str, float]:
     """Measure on documents and on random tokens that no step has.
 
     Returns:
-        `answers`, the mean loss of what stands in ⟦ ⟧; `right`, the share of those tokens predicted right; `again`, the loss of
-        random tokens the second time; `sink`, the attention that the tokens from the tenth on pay to the first, over heads.
+        `answers`, the mean loss of what stands in ⟦ ⟧, `median`, that of the middle one, `sure`, the share with more than
+        half of the probability; `again`, the loss of random tokens the second time.
     """
     documents = make_rows(run.encoder, random.Random("held out"), 16)
     losses, weights = token_losses(run.weights, run.config, documents, run.dtype)
