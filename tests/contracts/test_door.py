@@ -44,7 +44,7 @@ def is_accepted(result: Result) -> bool:
         # a name that only a model can say whether it has; it is asked where the unit meets one
         or place in ("Neuron.layer", "Neuron.index", "Head.layer", "Head.index", "Unit.layer", "Unit.index")
         or place in ("Neuron.stack", "Head.stack", "Neuron.branch", "Head.branch", "HookGraph.residual_writers.stack")
-        or place == "SteeringVector.at"
+        or place in ("SteeringVector.at", "SparseDictionary.at", "SparseDictionary.cfg", "load_sae.at")
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")
         # one id is as good as a list of one; accelerate reads device maps
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "HookedMultimodal.to_string.tokens")

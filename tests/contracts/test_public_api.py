@@ -45,6 +45,7 @@ PUBLIC = [
     "edits",
     "errors",
     "families",
+    "features",
     "extract_concepts",
     "find_circuit",
     "find_neurons",
@@ -55,6 +56,7 @@ PUBLIC = [
     "KnockOut",
     "lab",
     "lenses",
+    "load_sae",
     "logit_lens",
     "metrics",
     "MMLensError",
@@ -112,7 +114,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_the_public_names() -> None:
     assert sorted(mmlens.__all__) == sorted(PUBLIC)
     assert dir(mmlens) == sorted(PUBLIC)
-    assert len(PUBLIC) <= 50
+    assert len(PUBLIC) <= 53
     with pytest.raises(AttributeError, match="hooked_model"):
         mmlens.hooked_model  # noqa: B018
 

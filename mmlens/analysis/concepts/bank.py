@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float, Int
 
-from mmlens.analysis.concepts.coders import Coder, Nonlinearity
+from mmlens.analysis.concepts.coders import Coder
 from mmlens.analysis.concepts.files import read_bank, write_bank
-from mmlens.analysis.concepts.sae import load_autoencoder
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked, checked_result
@@ -124,42 +124,27 @@ class ConceptBank:
 
     @classmethod
     @checked
-    def from_sae(
-        cls,
-        path: PathLike,
-        *,
-        at: str,
-        states: States | None = None,
-        nonlinearity: Nonlinearity | None = None,
-        k: Count | None = None,
-        centred: bool | None = None,
-    ) -> "ConceptBank":
+    def from_sae(cls, sae: SparseDictionary, *, states: States | None = None) -> "ConceptBank":
         """The concepts of a sparse autoencoder that was trained elsewhere.
 
-        A configuration beside the weights (`cfg.json` of SAELens and sparsify, `config.json` of Gemma Scope) says how they are
-        used: the nonlinearity and its k, whether `b_dec` is taken off the state, whether codes are chosen by what they add. Of
-        `normalize_activations` `"none"` alone is possible, and gated encoders and transcoders are refused.
-
         Args:
-            path: the folder; or a safetensors file with `W_enc, b_enc, W_dec, b_dec`, or `encoder.weight, encoder.bias,
-                decoder.weight (or W_dec), b_dec (or bias, decoder.bias)`; with `threshold` for a jumprelu.
-            at: the hook point that it was trained at.
+            sae: from `mm.load_sae(folder)`, which obeys its configuration.
             states: states to encode; their codes rank samples.
-            nonlinearity: `"relu"`, `"topk"` or `"jumprelu"`; by default what the configuration says, else jumprelu if the file
-                has a threshold, topk if `k` is given, else relu.
-            k: for topk; by default what the configuration says.
-            centred: whether `b_dec` is taken off before encoding; needed where no configuration says.
 
         Raises:
-            InputError: if the file is no autoencoder, its configuration asks for what is not done here or contradicts the
-                arguments, or it does not fit the states.
+            InputError: for a transcoder, one whose codes alone do not decide what they stand for (states that are normed one by
+                one), or states that do not fit.
         """
-        coder = load_autoencoder(path, at=at, nonlinearity=nonlinearity, k=k, centred=centred)
+        if sae.is_transcoder or sae.scales:
+            why = f"reads {sae.at_in}" if sae.is_transcoder else "gives each state its own norm back"
+            raise InputError(
+                f"Concepts are directions that add up to states, and {sae!r} {why}; use it as features: mm.features."
+            )
         if states is None:
-            no_codes = torch.zeros(0, len(coder.vectors))
-            return cls(coder, no_codes, no_codes, at, "sae", float("nan"))
-        _require_fit(states, at, coder.vectors.shape[1])
-        return cls.of(coder, states, method="sae")
+            no_codes = torch.zeros(0, len(sae))
+            return cls(sae, no_codes, no_codes, sae.at, "sae", float("nan"))
+        _require_fit(states, sae.at, sae.d_out)
+        return cls.of(sae, states, method="sae")
 
     @checked
     def encode(self, states: States | Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:

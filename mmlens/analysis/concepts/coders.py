@@ -6,15 +6,13 @@ coder.activations(states)           # graded: how strongly each concept is activ
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 
 from mmlens.analysis.concepts.semi_nmf import nonnegative_codes
 
-#: How an autoencoder's hidden numbers come from what its encoder returns.
-Nonlinearity = Literal["relu", "topk", "jumprelu"]
 _ROWS = 4096  # samples at a time
 
 
@@ -122,54 +120,6 @@ class Centred:
     def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
         """The mean and the weighted directions."""
         return self.mean.to(codes.device) + codes @ self.vectors.to(codes.device)
-
-    def activations(
-        self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None
-    ) -> Float[torch.Tensor, "sample concept"]:
-        """The codes."""
-        return self.encode(values) if codes is None else codes
-
-
-@dataclass(frozen=True)
-class Autoencoder:
-    """A sparse autoencoder that was trained elsewhere: `f((z - c) W_enc + b_enc)`, back by `codes @ W_dec + b_dec`.
-
-    Attributes:
-        vectors: `W_dec`, what each concept adds.
-        encoder: `W_enc`.
-        encoder_bias: `b_enc`.
-        bias: `b_dec`.
-        centred: whether `c` is `b_dec`, or zero.
-        nonlinearity: `f`: relu; topk, which keeps the `k` largest; jumprelu, which keeps what exceeds its threshold.
-        k: for topk.
-        threshold: for jumprelu.
-    """
-
-    vectors: Float[torch.Tensor, "concept d_model"]
-    encoder: Float[torch.Tensor, "d_model concept"]
-    encoder_bias: Float[torch.Tensor, "concept"]
-    bias: Float[torch.Tensor, "d_model"]
-    centred: bool = True
-    nonlinearity: Nonlinearity = "relu"
-    k: int = 0
-    threshold: Float[torch.Tensor, "concept"] | None = None
-
-    def encode(self, values: Float[torch.Tensor, "sample d_model"]) -> Float[torch.Tensor, "sample concept"]:
-        """The hidden numbers."""
-        at = values.device
-        inputs = values.to(self.bias.dtype) - (self.bias.to(at) if self.centred else 0)
-        hidden = inputs @ self.encoder.to(at) + self.encoder_bias.to(at)
-        if self.nonlinearity == "jumprelu" and self.threshold is not None:
-            return hidden.clamp_min(0) * (hidden > self.threshold.to(at))
-        hidden = hidden.clamp_min(0)
-        if self.nonlinearity == "topk":
-            best = hidden.topk(self.k, dim=1)
-            return torch.zeros_like(hidden).scatter_(1, best.indices, best.values)
-        return hidden
-
-    def decode(self, codes: Float[torch.Tensor, "sample concept"]) -> Float[torch.Tensor, "sample d_model"]:
-        """The states that it makes of them."""
-        return codes @ self.vectors.to(codes.device) + self.bias.to(codes.device)
 
     def activations(
         self, values: Float[torch.Tensor, "sample d_model"], codes: Float[torch.Tensor, "sample concept"] | None = None

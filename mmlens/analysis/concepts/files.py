@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.concepts.coders import Autoencoder, Centred, Coder, Nearest, NonNegative
+from mmlens.analysis.concepts.coders import Centred, Coder, Nearest, NonNegative
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.core.results import TensorKind
 
 _FILE = TensorKind(
@@ -27,12 +28,13 @@ _FILE = TensorKind(
         "settings": dict[str, Any],
     },
 )
-_CODERS: dict[str, Any] = {coder.__name__: coder for coder in (NonNegative, Nearest, Centred, Autoencoder)}
+_CODERS: dict[str, Any] = {coder.__name__: coder for coder in (NonNegative, Nearest, Centred, SparseDictionary)}
 
 
 def write_bank(path: str | Path, coder: Coder, values: Mapping[str, Any]) -> None:
     """Write a coder and the other fields of its bank; see `ConceptBank.save`."""
-    parts: dict[str, Any] = {entry.name: getattr(coder, entry.name) for entry in fields(coder)}  # type: ignore[arg-type]
+    settable = [entry.name for entry in fields(coder) if entry.init]  # type: ignore[arg-type]
+    parts: dict[str, Any] = {name: getattr(coder, name) for name in settable}
     tensors = {f"coder.{name}": value for name, value in parts.items() if isinstance(value, torch.Tensor)}
     settings = {name: value for name, value in parts.items() if not isinstance(value, torch.Tensor)}
     tensors |= {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from mmlens.analysis.concepts.bank import By, ConceptBank
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.shift.fates import contingency, fates
 from mmlens.analysis.shift.matching import Match, match_concepts
 from mmlens.analysis.shift.measures import Average, average_shift, consistency_of
@@ -127,7 +128,7 @@ def _alike(bank: ConceptBank, states: States) -> ConceptBank:
     if bank.method not in CONCEPT_METHODS:
         raise InputError(
             f"The concepts were found by {bank.method!r}, which is not fitted here (a sparse autoencoder is trained elsewhere); "
-            "give those of the tuned model: tuned_bank=mm.concepts.ConceptBank.from_sae(path, at=..., states=tuned_states)."
+            "give those of the tuned model: tuned_bank=mm.concepts.ConceptBank.from_sae(mm.load_sae(path), states=tuned_states)."
         )
     return extract_concepts(states, len(bank), method=CONCEPT_METHODS[bank.method](**bank.settings))
 
@@ -167,7 +168,8 @@ def _most_active(
     finite = shift.vectors.isfinite().all(1)
     vectors: Float[torch.Tensor, "concept d_model"] = torch.where(finite[:, None], shift.shifted, shift.base)
     coder: Any = bank.coder
-    shifted_bank = ConceptBank.of(replace(coder, vectors=vectors.to(bank.vectors)), target_states, method=bank.method)
+    name = "W_dec" if isinstance(coder, SparseDictionary) else "vectors"
+    shifted_bank = ConceptBank.of(replace(coder, **{name: vectors.to(bank.vectors)}), target_states, method=bank.method)
     first, second, last = (
         [tuple(bank_of_side.keys[row] for row in rows) for rows in bank_of_side.top(k, by=by)]
         for bank_of_side in (before, shifted_bank, after)

@@ -17,6 +17,7 @@ from mmlens.analysis.concepts.coders import NonNegative
 from mmlens.analysis.concepts.extract import choose_n_concepts, extract_concepts
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.concepts.methods.semi_nmf import SemiNMF
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.errors import InputError
@@ -215,60 +216,47 @@ def test_states_of_another_point_are_refused() -> None:
         bank.decode(torch.zeros(3, 7))
 
 
-@pytest.mark.parametrize("layout", ["W", "weight"])
-@pytest.mark.parametrize("nonlinearity", ["relu", "topk", "jumprelu"])
-def test_autoencoders_from_outside_keep_the_contract(layout: str, nonlinearity: str, tmp_path: Path) -> None:
-    made, generator = states(), torch.Generator().manual_seed(0)
-    encoder, decoder = torch.randn(24, 40, generator=generator), torch.randn(40, 24, generator=generator)
-    biases = torch.randn(40, generator=generator), torch.randn(24, generator=generator)
-    threshold = torch.rand(40, generator=generator) * 4
-    names = (
-        ("W_enc", "W_dec", "b_enc", "b_dec")
-        if layout == "W"
-        else ("encoder.weight", "decoder.weight", "encoder.bias", "bias")
-    )
-    turned = (encoder, decoder) if layout == "W" else (encoder.T, decoder.T)
-    tensors = dict(zip(names, (*turned, *biases), strict=True))
-    if nonlinearity == "jumprelu":
-        tensors["threshold"] = threshold
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "sae.safetensors")
-    k = 3 if nonlinearity == "topk" else None
-    bank = ConceptBank.from_sae(tmp_path / "sae.safetensors", at=made.at, states=made, k=k, centred=True)
+def dictionary(**settings: Any) -> SparseDictionary:
+    make = torch.Generator().manual_seed(0)
+    W_enc, W_dec = torch.randn(24, 40, generator=make), torch.randn(40, 24, generator=make)
+    b_enc, b_dec = torch.randn(40, generator=make), torch.randn(24, generator=make)
+    return SparseDictionary(W_enc, b_enc, W_dec, b_dec, "blocks.1.hook_resid_post", **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation": "topk", "k": 3},
+        {"activation": "jumprelu", "threshold": torch.linspace(-1, 4, 40), "centred": False},
+    ],
+    ids=["relu", "topk", "jumprelu"],
+)
+def test_autoencoders_from_outside_keep_the_contract(settings: dict[str, Any], tmp_path: Path) -> None:
+    made, sae = states(), dictionary(**settings)
+    bank = ConceptBank.from_sae(sae, states=made)
     # by hand, a state at a time
     for state, code in zip(made.values[:20], bank.codes[:20], strict=True):
-        hidden = (state - biases[1]) @ encoder + biases[0]
-        if nonlinearity == "jumprelu":
-            expected = torch.where(hidden > threshold, hidden, 0)
-        else:
-            expected = hidden.clamp_min(0)
-            if nonlinearity == "topk":
-                expected = torch.where(expected >= expected.sort(descending=True).values[2], expected, 0)
+        hidden = (state - sae.b_dec if sae.centred else state) @ sae.W_enc + sae.b_enc
+        expected = hidden.clamp_min(0)
+        if sae.threshold is not None:
+            expected = torch.where(hidden > sae.threshold, expected, 0)
+        if sae.k:
+            expected = torch.where(hidden >= hidden.sort(descending=True).values[2], expected, 0)
         torch.testing.assert_close(code, expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(bank.decode(code[None])[0], expected @ decoder + biases[1], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(bank.decode(code[None])[0], expected @ sae.W_dec + sae.b_dec, atol=1e-3, rtol=1e-3)
     bank.save(tmp_path / "bank.safetensors")
     again = ConceptBank.load(tmp_path / "bank.safetensors").encode(made)
-    torch.testing.assert_close(again, bank.encode(made), atol=1e-5, rtol=1e-5)
+    assert torch.equal(again, bank.encode(made))
 
 
-def test_what_is_no_autoencoder_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "sae.safetensors"
-    save_file({"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4)}, path)
-    with pytest.raises(InputError, match=r"it lacks b_dec or decoder\.bias or bias or pre_bias\.$"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post")
-    save_file(
-        {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(5, 4), "b_dec": torch.zeros(4)}, path
-    )
-    with pytest.raises(InputError, match=r"does not fit together: vectors \[5, 4\] for \[6, 4\]"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post")
-    save_file(
-        {"W_enc": torch.zeros(4, 6), "b_enc": torch.zeros(6), "W_dec": torch.zeros(6, 4), "b_dec": torch.zeros(4)}, path
-    )
-    with pytest.raises(InputError, match=r"are directions at blocks\.1\.hook_resid_post \[sample d_model=4\]"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", states=states(), centred=True)
-    with pytest.raises(InputError, match=r"'topk' needs k in 1\.\.6, found k=None"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="topk")
-    with pytest.raises(InputError, match="lacks a tensor 'threshold', which jumprelu alone needs"):
-        ConceptBank.from_sae(path, at="blocks.1.hook_resid_post", nonlinearity="jumprelu")
+def test_what_is_no_bank_of_concepts_is_refused() -> None:
+    with pytest.raises(InputError, match=r"are directions at blocks\.1\.hook_resid_post \[sample d_model=24\]"):
+        ConceptBank.from_sae(dictionary(), states=replace(states(), at="blocks.2.hook_resid_post"))
+    with pytest.raises(InputError, match=r"reads blocks\.1\.mlp\.hook_in; use it as features"):
+        ConceptBank.from_sae(dictionary(at_in="blocks.1.mlp.hook_in"))
+    with pytest.raises(InputError, match="gives each state its own norm back; use it as features"):
+        ConceptBank.from_sae(dictionary(normalization="layer_norm"))
 
 
 def test_overlap_is_the_papers_formula() -> None:

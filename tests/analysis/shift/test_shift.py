@@ -11,8 +11,9 @@ import torch
 
 from mmlens import lab
 from mmlens.analysis.concepts.bank import ConceptBank
-from mmlens.analysis.concepts.coders import Autoencoder, Centred, NonNegative
+from mmlens.analysis.concepts.coders import Centred, NonNegative
 from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.shift.matching import Match
 from mmlens.analysis.shift.measures import Average
 from mmlens.analysis.shift.result import ConceptShift, Quantity, correlation_of
@@ -136,7 +137,7 @@ def test_empty_and_single_sample_concepts_are_honest() -> None:
 def test_samples_in_which_no_concept_is_active_belong_to_none() -> None:
     values = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
     base = States(values, AT, keys=("a", "b", "c", "d"))
-    coder = Autoencoder(torch.eye(2), torch.eye(2), torch.zeros(2), torch.zeros(2))
+    coder = SparseDictionary(torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2), AT)
     bank = ConceptBank.of(coder, base, method="sae")
     shift = concept_shift(base, base, bank, bank)
     assert shift.owner.tolist() == [0, -1, 0, -1]

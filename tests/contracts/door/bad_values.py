@@ -88,6 +88,7 @@ BAD: dict[str, list[Any]] = {
 
 #: What a parameter means, under `"callable.parameter"` or `"parameter"`; else the type of its example tells.
 KINDS: dict[str, str] = {
+    "SparseDictionary.feature": "index",
     "model": "model", "batch": "batch", "clean": "batch", "corrupted": "batch", "dataset": "dataset", "data": "batch",
     "targets": "dataset", "metric": "metric", "at": "point", "names": "point", "point": "point", "to": "point",
     "units": "units", "neurons": "units", "like": "units", "positions": "positions", "queries": "positions",

@@ -50,6 +50,7 @@ UNUSED = {
     "MappedStates",
     "MappedStates.of",
     "RandomUnits.interval",
+    *(f"SparseDictionary.{name}" for name in ("change", "codes", "flat", "pre_codes", "written")),
     "States.to_dataset",
     "Unit",
     "Unit.at",

@@ -67,6 +67,19 @@ class World:
         return mm.extract_concepts(self.states, 3, method="kmeans")
 
     @cached_property
+    def sae(self) -> Any:
+        """A sparse dictionary of the lab's stream."""
+        make = torch.Generator().manual_seed(0)
+        W = torch.randn(192, 256, generator=make) / 14
+        return mm.features.SparseDictionary(W, torch.zeros(256), W.T.contiguous(), torch.zeros(192), POINT)
+
+    @cached_property
+    def sae_folder(self) -> Path:
+        """Its files."""
+        mm.features.save_sae(self.sae, self.folder / "sae")
+        return self.folder / "sae"
+
+    @cached_property
     def shift(self) -> Any:
         """A shift of concepts."""
         return mm.concept_shift(self.states, self.shifted_states, self.bank)
@@ -253,6 +266,7 @@ def image(world: World) -> Any:
 
 #: Objects that methods are called on, by class.
 OBJECTS: dict[str, Callable[[World], Any]] = {
+    "SparseDictionary": lambda w: w.sae,
     "ActivationCache": lambda w: w.cache,
     "ActivationStore": lambda w: w.store,
     "Agreement": lambda w: w.agreement,
@@ -352,6 +366,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "positions": lambda w: "last",
     "trace": lambda w: w.trace,
     "direction": lambda w: "denoise",
+    "sae": lambda w: w.sae,
     "box": lambda w: (4, 4, 20, 20),
     "rows": lambda w: [3, 4],
     "sequence": lambda w: "language",
@@ -372,6 +387,13 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "max_new_tokens": lambda w: 4,
     "settings": lambda w: mm.edits.Through(n_steps=2),
     # where the same word means something else
+    "load_sae.path": lambda w: w.sae_folder,
+    "save_sae.folder": lambda w: w.folder / "written",
+    "SparseDictionary.x": lambda w: torch.ones(3, 192),
+    "SparseDictionary.values": lambda w: torch.ones(3, 192),
+    "SparseDictionary.codes": lambda w: torch.ones(3, 256),
+    "SparseDictionary.feature": lambda w: 3,
+    "SparseDictionary.device": lambda w: "cpu",
     "Add.direction": lambda w: torch.ones(w.model.cfg.d_model),
     "SteeringVector.direction": lambda w: torch.ones(w.model.cfg.d_model),
     "SteeringVector.at": lambda w: POINT,

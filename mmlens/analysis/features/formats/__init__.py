@@ -1,0 +1,1 @@
+"""Formats of sparse dictionaries, one file each: what their configurations mean and how their tensors are called."""

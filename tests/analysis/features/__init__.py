@@ -1,0 +1,1 @@
+"""Sparse features: formats, splices, scores."""
