@@ -150,13 +150,18 @@ QFORMER: dict[str, Any] = {
 BOX = 4
 
 
-def llava(tower: str = "clip", *, keeps_class_row: bool = False) -> HookedMultimodal:
-    """LLaVA with a CLIP tower (class row, dropped unless asked; read at -2) or a SigLIP tower (read at -1)."""
+def llava(
+    tower: str = "clip", *, keeps_class_row: bool = False, text: dict[str, Any] | None = None
+) -> HookedMultimodal:
+    """LLaVA with a CLIP tower (class row, dropped unless asked; read at -2) or a SigLIP tower (read at -1).
+
+    Its language model is `TEXT`, with what `text` says in the place of it.
+    """
     clip = tower == "clip"
     strategy: Literal["default", "full"] = "default" if clip and not keeps_class_row else "full"
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **VISION},
-        text_config={"model_type": "llama", **TEXT},
+        text_config={"model_type": "llama", **TEXT, **(text or {})},
         image_token_index=VOCAB["<image>"],
         vision_feature_layer=-2 if clip else -1,
         vision_feature_select_strategy=strategy,

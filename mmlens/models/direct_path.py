@@ -152,5 +152,5 @@ def branch_end(model: HookedMultimodal, block: BlockWeights) -> BranchEnd:
 
 def _same_kind(model: HookedMultimodal, block: BlockWeights, module: nn.Module) -> Norm | None:
     """The declaration of a norm of the same class, which says how its weight is to be read."""
-    known = [(block.norms[0], block.ln1), (block.norms[1], block.ln2), (model.family.language.norm, model.ln_final)]
+    known = [(block.kind.ln1, block.ln1), (block.kind.ln2, block.ln2), (model.family.language.norm, model.ln_final)]
     return next((norm for norm, each in known if norm is not None and type(each) is type(module)), None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias,
 import torch
 from jaxtyping import Float
 from torch import nn
-from transformer_lens.config import TransformerLensConfig
+from transformer_lens.config import TransformerBridgeConfig
 
 from mmlens.architectures.build import build
 from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
@@ -348,7 +348,7 @@ class HookedMultimodal(HookedRootModule):
     b_U = property_of("_weights", Weights.b_U)
 
     @property
-    def cfg(self) -> TransformerLensConfig:
+    def cfg(self) -> TransformerBridgeConfig:
         """The language model's shape in TransformerLens's terms."""
         return self._language.cfg
 
@@ -364,6 +364,12 @@ class HookedMultimodal(HookedRootModule):
     W_K = property_of("_language", PartView.W_K)
     W_V = property_of("_language", PartView.W_V)
     W_O = property_of("_language", PartView.W_O)
+    b_Q = property_of("_language", PartView.b_Q)
+    b_K = property_of("_language", PartView.b_K)
+    b_V = property_of("_language", PartView.b_V)
+    b_O = property_of("_language", PartView.b_O)
+    b_in = property_of("_language", PartView.b_in)
+    b_out = property_of("_language", PartView.b_out)
     OV = property_of("_language", PartView.OV)
     QK = property_of("_language", PartView.QK)
     accumulated_bias = method_of("_language", PartView.accumulated_bias)

@@ -7,18 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import nn
 from transformer_lens import FactoredMatrix
-from transformer_lens.config import TransformerLensConfig
+from transformer_lens.config import TransformerBridgeConfig
 
-from mmlens.architectures.adapter_layers import base_layer
 from mmlens.architectures.blocks import blocks_of, fitting, heads_of
-from mmlens.architectures.modules import out_features, submodule
+from mmlens.architectures.modules import submodule
 from mmlens.architectures.weights import AttentionWeights, MlpWeights
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family
-from mmlens.declarations.structure import Block, Config, Norm
+from mmlens.declarations.structure import Block, Config
+from mmlens.models.part_config import StackShape, config_without_blocks, part_config
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,25 @@ class BlockWeights:
         module: the real block.
         attn: self-attention weights; None in blocks without self-attention.
         mlp: MLP weights; None for mixtures of experts whose neurons exist in no module.
-        norms: the norms in front of the branches.
+        kind: how it is declared.
         shared: the weights of a mixture's expert that all rows pass through, if it has one.
     """
 
     module: nn.Module
     attn: AttentionWeights | None
     mlp: MlpWeights | None
-    norms: tuple[Norm | None, Norm | None] = (None, None)
+    kind: Block
     shared: MlpWeights | None = None
 
     @property
     def ln1(self) -> nn.Module | None:
         """The norm in front of attention, if there is one."""
-        return submodule(self.module, self.norms[0].path, "norm") if self.norms[0] else None
+        return submodule(self.module, self.kind.ln1.path, "norm") if self.kind.ln1 else None
 
     @property
     def ln2(self) -> nn.Module | None:
         """The norm in front of the MLP, if there is one."""
-        return submodule(self.module, self.norms[1].path, "norm") if self.norms[1] else None
+        return submodule(self.module, self.kind.ln2.path, "norm") if self.kind.ln2 else None
 
 
 class PartView:
@@ -59,7 +59,7 @@ class PartView:
         blocks: its blocks.
     """
 
-    def __init__(self, name: Part, cfg: TransformerLensConfig, blocks: list[BlockWeights]):
+    def __init__(self, name: Part, cfg: TransformerBridgeConfig, blocks: list[BlockWeights]):
         self.name = name
         self.cfg = cfg
         self.blocks = blocks
@@ -123,6 +123,36 @@ class PartView:
         return self._stack("attn", "W_O")
 
     @property
+    def b_Q(self) -> Float[torch.Tensor, "layer head d_head"]:
+        """Query biases (a copy), zero where a family has none, as all biases here."""
+        return self._stack("attn", "b_Q")
+
+    @property
+    def b_K(self) -> Float[torch.Tensor, "layer head d_head"]:
+        """Key biases, one per grouped head (a copy)."""
+        return self._stack("attn", "b_K")
+
+    @property
+    def b_V(self) -> Float[torch.Tensor, "layer head d_head"]:
+        """Value biases, one per grouped head (a copy)."""
+        return self._stack("attn", "b_V")
+
+    @property
+    def b_O(self) -> Float[torch.Tensor, "layer d_model"]:
+        """Output biases of attention (a copy)."""
+        return self._stack("attn", "b_O")
+
+    @property
+    def b_in(self) -> Float[torch.Tensor, "layer neuron"]:
+        """Input biases of the MLPs (a copy)."""
+        return self._stack("mlp", "b_in")
+
+    @property
+    def b_out(self) -> Float[torch.Tensor, "layer d_model"]:
+        """Output biases of the MLPs (a copy)."""
+        return self._stack("mlp", "b_out")
+
+    @property
     def OV(self) -> FactoredMatrix:
         """What each head moves, `W_V W_O`, `[layer head d_model d_model]`: from the normed stream it sees to what it writes."""
         return FactoredMatrix(self._every_head(self.W_V), self.W_O)
@@ -168,54 +198,20 @@ def part_view(
     """
     declared = getattr(family, name)
     stack = declared.stacks[0] if name == "vision" else declared.stack
-    language = name == "language"
     if stack is None:
-        d_mlp, d_model = (0, int(config.get_text_config().hidden_size))
-        if declared.mlp is not None:
-            d_mlp, d_model = MlpWeights(model, declared.mlp).W_out.shape
-        cfg = TransformerLensConfig(
-            d_model=d_model, d_head=d_model, n_layers=0, n_ctx=0, n_heads=1, d_mlp=d_mlp, device=device, dtype=dtype
-        )
-        return PartView(name, cfg, [])
-    own = stack.config(config)
+        return PartView(name, config_without_blocks(model, declared.mlp, config, device, dtype), [])
     modules = blocks_of(submodule(model, stack.path, family.name), stack)
     kinds = [fitting(stack.kinds, module) for module in modules]
     heads = [heads_of(stack, kind, module, config) for kind, module in zip(kinds, modules, strict=True)]
     blocks = [_block_weights(*each) for each in zip(modules, kinds, heads, strict=True)]
-    shape = kinds[0]
-    attn = next((block.attn for block in blocks if block.attn is not None), None)
-    mlp = next((block.mlp for block in blocks if block.mlp is not None), None)
-    d_model = out_features(submodule(modules[0], shape.width_path, family.name))
-    norm = declared.norm if language else shape.ln1
-    root = model if language else modules[0]
-    centred = norm is None or norm.is_centred(base_layer(submodule(root, norm.path, family.name)))
-    cfg = TransformerLensConfig(
-        d_model=d_model,
-        d_head=attn.d_head if attn else d_model,
-        n_layers=len(modules),
-        n_ctx=int(getattr(own, "max_position_embeddings", 0) or 0),
-        n_heads=heads[0],
-        n_key_value_heads=attn.kv_heads if attn else heads[0],
-        d_mlp=mlp.d_mlp if mlp else 0,
-        d_vocab=int(own.vocab_size) if language else -1,
-        act_fn=str(getattr(own, "hidden_act", "")),
-        gated_mlp=shape.mlp.gate is not None or shape.mlp.gate_up is not None,
-        normalization_type="LN" if centred else "RMS",
-        uses_rms_norm=not centred,
-        final_rms=language and not centred,
-        positional_embedding_type=_positions_of(own),
-        eps=float(getattr(own, "rms_norm_eps", getattr(own, "layer_norm_eps", 1e-5))),
-        device=device,
-        dtype=dtype,
+    stack_shape = StackShape(
+        modules=modules,
+        kind=kinds[0],
+        heads=heads[0],
+        attn=next((block.attn for block in blocks if block.attn is not None), None),
+        mlp=next((block.mlp for block in blocks if block.mlp is not None), None),
     )
-    return PartView(name, cfg, blocks)
-
-
-def _positions_of(own: Config) -> str:
-    """How a part knows positions, in TransformerLens's words."""
-    if getattr(own, "rope_parameters", None) or getattr(own, "rope_theta", None):
-        return "rotary"
-    return "relative_positional_bias" if getattr(own, "relative_attention_num_buckets", None) else "standard"
+    return PartView(name, part_config(name, stack, stack_shape, family, model, config, device, dtype), blocks)
 
 
 def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
@@ -224,6 +220,6 @@ def _block_weights(module: nn.Module, kind: Block, heads: int) -> BlockWeights:
         module,
         None if kind.attn is None else AttentionWeights(module, kind.attn, heads),
         None if kind.mlp.down is None else MlpWeights(module, kind.mlp),
-        (kind.ln1, kind.ln2),
+        kind,
         None if kind.mlp.shared is None else MlpWeights(module, kind.mlp.shared),
     )

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import torch
-from transformer_lens.config import TransformerLensConfig
+from torch import nn
+from transformer_lens.config import TransformerBridgeConfig
 
 from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.kinds import Accepts, Must
@@ -44,7 +45,7 @@ class HookedModel(Protocol):
         """Where inputs go."""
 
     @property
-    def cfg(self) -> TransformerLensConfig:
+    def cfg(self) -> TransformerBridgeConfig:
         """The language model's shape in TransformerLens's terms."""
 
     @property
@@ -62,7 +63,36 @@ class HookedModel(Protocol):
     def part(self, part: Part) -> PartView:
         """One part's blocks, weights and configuration."""
 
-    def prepare(self, text: Any, images: Any = None, *, padding_side: Any = None) -> MultimodalBatch:
+    @property
+    def W_E(self) -> torch.Tensor:
+        """Token embedding."""
+
+    @property
+    def W_U(self) -> torch.Tensor:
+        """Unembedding."""
+
+    @property
+    def b_U(self) -> torch.Tensor:
+        """Unembedding bias."""
+
+    @property
+    def unembed(self) -> nn.Module:
+        """The unembedding, the real module."""
+
+    @property
+    def ln_final(self) -> nn.Module:
+        """The final norm, the real module."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the processor."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Have the model in training mode, or not."""
+
+    def prepare(
+        self, text: Any, images: Any = None, *, videos: Any = None, padding_side: Any = None
+    ) -> MultimodalBatch:
         """A batch of text and pictures."""
 
     def batch(self, inputs: Batch | None = None, **tensors: Any) -> MultimodalBatch:
@@ -73,6 +103,12 @@ class HookedModel(Protocol):
 
     def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = True) -> torch.Tensor:
         """Token ids of plain text."""
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a string that is one token."""
+
+    def to_str_tokens(self, tokens: Any) -> list[str]:
+        """Each token as a string."""
 
     def to_string(self, tokens: Any) -> Any:
         """Text of token ids."""

@@ -1,0 +1,1 @@
+"""The calls by topic, in the order of the page."""

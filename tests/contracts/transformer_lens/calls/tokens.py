@@ -1,0 +1,38 @@
+"""Calls between text and tokens."""
+
+from tests.contracts.transformer_lens.call import Call
+
+CALLS = [
+    Call("model.to_tokens('red circle')", "MER"),
+    Call("model.to_tokens('red circle', prepend_bos=False)", "M"),
+    Call("model.to_tokens(['red circle', 'blue'], prepend_bos=True)", "EA"),
+    Call("model.to_tokens(['red circle', 'blue'], padding_side='right')"),
+    Call("model.to_tokens('red circle', move_to_device=False)"),
+    Call("model.to_tokens('red circle', truncate=False)"),
+    Call("model.to_string(tokens[0])", "M"),
+    Call("model.to_string(tokens)"),
+    Call("model.to_string([20, 21])", "M"),
+    Call("model.to_string(20)", "D"),
+    Call("model.to_string(np.array([20, 21]))"),
+    Call("model.to_str_tokens('red circle')", "MER"),
+    Call("model.to_str_tokens(' red')", "R"),
+    Call("model.to_str_tokens('red circle', prepend_bos=False)", "M"),
+    Call("model.to_str_tokens(['red circle', 'blue'], prepend_bos=False)"),
+    Call("model.to_str_tokens(tokens)", "M"),
+    Call("model.to_str_tokens(tokens[0])", "A"),
+    Call("model.to_str_tokens(np.array([20]))"),
+    Call("model.to_single_token('red')", "MEAD"),
+    Call("model.to_single_token(' blue')", "D"),
+    Call("model.to_single_token('red circle')", both_refuse=True),
+    Call("model.to_single_str_token(20)", "M"),
+    Call("model.get_token_position('circle', 'what is the circle')", "M"),
+    Call("model.get_token_position('circle', 'circle of circle', mode='last')", "M"),
+    Call("model.get_token_position('circle', 'what is the circle', prepend_bos=False)", "M"),
+    Call("model.get_token_position('circle', tokens)"),
+    Call("model.get_token_position(20, tokens[0]) if 20 in tokens else None"),
+    Call("model.get_token_position('sand', 'red circle')", both_refuse=True),
+    Call("model.tokenizer.decode([20])", "M"),
+    Call("sorted(model.tokenizer.vocab.items(), key=lambda pair: pair[1])[0]", "R"),
+    Call("model.tokenizer.batch_decode([[20], [21]])", "R"),
+    Call("model.tokenizer.padding_side", "M"),
+]
