@@ -13,6 +13,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +112,7 @@ class EditFacts:
 
 @checked_result
 @dataclass(frozen=True)
-class EditReport:
+class EditReport(Viewable):
     """What edits did to the answers they are about, and to the others.
 
     Attributes:

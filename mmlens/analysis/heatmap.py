@@ -12,6 +12,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Percentile
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
+from mmlens.core.view import Viewable
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.layout import TokenLayout
 
@@ -21,7 +22,7 @@ FIGURE_SIDE = 1600
 
 @checked_result
 @dataclass(frozen=True)
-class HeatMap:
+class HeatMap(Viewable):
     """One value per patch of a picture.
 
     Attributes:

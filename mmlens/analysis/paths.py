@@ -34,6 +34,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several
 from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
+from mmlens.core.view import Viewable
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
@@ -51,7 +52,7 @@ _WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
 
 @checked_result
 @dataclass(frozen=True)
-class PathSweep:
+class PathSweep(Viewable):
     """The effects of senders by way of receivers.
 
     Attributes:

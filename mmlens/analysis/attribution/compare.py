@@ -17,6 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero
 from mmlens.core.pictures import drawn_by
 from mmlens.core.rule_groups import Groups
+from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.models.hooked import HookedMultimodal
@@ -30,7 +31,7 @@ _NEGLIGIBLE = 0.01
 
 @checked_result
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Viewable):
     """Two sweeps of the same cells, compared by their mean effects over samples.
 
     Attributes:

@@ -16,6 +16,7 @@ from mmlens.core.results import JsonKind
 from mmlens.core.rule_json import as_json, from_json
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,7 @@ class Edge:
 
 @checked_result
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Viewable):
     """Scores of all edges of a model, and which of them are kept.
 
     Attributes:

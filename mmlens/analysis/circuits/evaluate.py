@@ -39,6 +39,7 @@ from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
 from mmlens.core.results import TensorKind
 from mmlens.core.shares import shared_tensors
+from mmlens.core.view import Viewable
 from mmlens.inputs.batch import BatchLike
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import WritingModel
@@ -64,7 +65,7 @@ _MOST_MISSES = 200
 
 @checked_result
 @dataclass(frozen=True)
-class CircuitEvaluation:
+class CircuitEvaluation(Viewable):
     """How much of the answer a circuit carries, beside random circuits of equal size.
 
     Attributes:

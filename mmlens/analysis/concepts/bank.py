@@ -15,6 +15,7 @@ from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ _ROWS = 4096  # states that are encoded at a time
 
 @checked_result
 @dataclass(frozen=True)
-class ConceptBank:
+class ConceptBank(Viewable):
     """A dictionary of concepts at one hook point.
 
     Attributes:

@@ -19,6 +19,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Text
 from mmlens.core.rules import Positions
+from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Node, Points
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.images import Picture
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class PatchscopeReading:
+class PatchscopeReading(Viewable):
     """What the target prompt was continued with, for every state that was put in.
 
     Attributes:

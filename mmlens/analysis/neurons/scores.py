@@ -21,6 +21,7 @@ from mmlens.core.pictures import drawn_by
 from mmlens.core.registry import settings_as_json, settings_from_json
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron, Unit
+from mmlens.core.view import Viewable
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -50,7 +51,7 @@ class SampleTop:
 
 @checked_result
 @dataclass(frozen=True)
-class NeuronScores:
+class NeuronScores(Viewable):
     """Scores of all neurons of a part for one word.
 
     Attributes:

@@ -19,6 +19,7 @@ from mmlens.core.kinds import Count, Level, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units
+from mmlens.core.view import Viewable
 from mmlens.execution.plan import Plan
 from mmlens.inputs.images import Picture
 
@@ -73,7 +74,7 @@ class PatchEffect:
 
 @checked_result
 @dataclass(frozen=True)
-class PatchSweep:
+class PatchSweep(Viewable):
     """Values of a metric after each patch.
 
     Attributes:

@@ -16,6 +16,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -94,7 +95,7 @@ class Value:
 
 @checked_result
 @dataclass(frozen=True, eq=False)
-class Measurements:
+class Measurements(Viewable):
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
 
     Intervals are 95% intervals (see `statistics`) for which whole samples count as drawn, since the nouns of one picture belong

@@ -15,6 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
+from mmlens.core.view import Viewable
 from mmlens.interventions.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class MostActive(NamedTuple):
 
 @checked_result
 @dataclass(frozen=True)
-class ConceptShift:
+class ConceptShift(Viewable):
     """How concepts move from a base model to a tuned one (or from one dataset to another). NaN: not known.
 
     Attributes:

@@ -17,6 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ _FILE = TensorKind(
 
 @checked_result
 @dataclass(frozen=True)
-class DoseCurve:
+class DoseCurve(Viewable):
     """A metric over strengths and points.
 
     Attributes:

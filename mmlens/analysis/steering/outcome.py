@@ -17,6 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,7 @@ def diversity(texts: Sequence[str]) -> Diversity:
 
 @checked_result
 @dataclass(frozen=True)
-class SteeringReport:
+class SteeringReport(Viewable):
     """What interventions did to a model's answers.
 
     Attributes:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class States:
+class States(Viewable):
     """States of one point, one row per sample (or per position, where several were asked for).
 
     Attributes:

@@ -13,6 +13,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, PathLike
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
+from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
 
 @checked_result
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Viewable):
     """Deltas for rows of MLP output weights: neuron i then writes `row_i + delta_i` per unit of its activation.
 
     Attributes:

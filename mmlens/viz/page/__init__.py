@@ -1,0 +1,1 @@
+"""The viewer: one self-contained piece of HTML that every result fills with what it has."""
