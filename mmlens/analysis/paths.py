@@ -47,6 +47,7 @@ from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
 Freeze: TypeAlias = Literal["branches", "attention"]
+_CROSS_INPUT = re.compile(r"cross_attn\.hook_[kv](_normed)?$")
 _WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
 
 
@@ -224,11 +225,7 @@ def _require_open(graph: HookGraph, sender: Node, receivers: Sequence[Target], n
     open_to = nx.descendants(free, sender.name)
     for receiver in receivers:
         if receiver.node.name not in open_to:
-            ways = [
-                name
-                for name in graph.names
-                if name.endswith(("cross_attn.hook_k", "cross_attn.hook_v")) and name in open_to
-            ]
+            ways = [name for name in graph.names if name in open_to and _CROSS_INPUT.search(name)]
             raise InputError(
                 f"Every path from {sender.name} to {receiver.node.name} leads through a branch that is held, so that nothing "
                 f"would arrive. Name what looks at the sender as the receiver: to={ways[:2]}."

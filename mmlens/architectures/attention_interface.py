@@ -1,6 +1,5 @@
 """mmlens's kernel in transformers' registry of attention functions, and the switch that puts a tower on it."""
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mmlens.architectures.forward_code import codes_of
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.hooks.attention import Kernel, Tower, causal_pairs, hooked_attention
 
@@ -54,20 +54,7 @@ def looks_kernel_up(module: nn.Module) -> bool:
     kind of mask that it is handed, which that code may add to its scores as it stands. Read off the code of `forward`
     and of the methods that it calls.
     """
-    kinds = type(module).__mro__
-    functions: list[Any] = [module.forward]
-    seen = set()
-    while functions:
-        code = getattr(inspect.unwrap(functions.pop()), "__code__", None)
-        if code is None or code in seen:
-            continue
-        seen.add(code)
-        if "ALL_ATTENTION_FUNCTIONS" in code.co_names:
-            return True
-        if "super" in code.co_names:
-            functions += [vars(kind)["forward"] for kind in kinds[1:] if "forward" in vars(kind)]
-        functions += [getattr(type(module), name) for name in code.co_names if hasattr(type(module), name)]
-    return False
+    return any("ALL_ATTENTION_FUNCTIONS" in code.co_names for code in codes_of(module))
 
 
 def _kernel_named(name: str | None, module: nn.Module) -> tuple[str, Kernel]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from mmlens.architectures.attention_points import add_attention
 from mmlens.architectures.modules import find_module
 from mmlens.architectures.point_collector import Collector
 from mmlens.core.errors import UnsupportedModelError
@@ -204,7 +205,8 @@ class BlockBuilder:
         keys, key_sequence = reads, self.rows.sequence
         if kind.attn.joined and self.memory is not None:
             keys, key_sequence = [*reads, self.memory[0]], f"{key_sequence}+{self.memory[1]}"
-        z = self.collect.attention(
+        z = add_attention(
+            self.collect,
             f"{self.name}.attn",
             kind.attn,
             self.block,
@@ -229,7 +231,8 @@ class BlockBuilder:
                 f"{self.name} attends to another sequence, but its stack does not say to which."
             )
         memory, sequence = self.memory
-        z = self.collect.attention(
+        z = add_attention(
+            self.collect,
             f"{self.name}.cross_attn",
             cross,
             self.block,

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from mmlens.architectures.attention_points import add_attention
 from mmlens.architectures.blocks import BlockBuilder, blocks_of, fitting, heads_of
 from mmlens.architectures.modules import out_features
 from mmlens.architectures.point_collector import Collector
@@ -243,7 +244,8 @@ class _Builder:
         looked_at = batch_axis if pooling.windows else self.family.projector.receives_rows
         width = out_features(collect.module(attention.o))
         rows = Rows("batch query d_model", width, batch_axis)
-        z = collect.attention(
+        z = add_attention(
+            collect,
             "projector.cross_attn",
             attention,
             collect.model,

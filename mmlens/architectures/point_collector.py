@@ -1,13 +1,12 @@
 """Collecting hook points and edges: the pieces that every block and part is made of."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
 
 from mmlens.architectures.adapter_layers import base_layer
-from mmlens.architectures.attention_interface import attention_tower, looks_kernel_up
 from mmlens.architectures.modules import in_features, submodule
 from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.architectures.weights import bias_of
@@ -15,7 +14,7 @@ from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
 from mmlens.declarations.family import FeatureMethod
 from mmlens.declarations.rows import Form, Rows
-from mmlens.declarations.structure import Attention, Mlp, Norm, Scale
+from mmlens.declarations.structure import Mlp, Norm, Scale
 from mmlens.hooks.attachment import (
     AtSite,
     Attachment,
@@ -26,11 +25,10 @@ from mmlens.hooks.attachment import (
     OneStream,
     RowsFirst,
     RowsOfMap,
-    SideBySide,
     TensorAccess,
     WithoutAxis,
 )
-from mmlens.hooks.attention import ATTENTION_KINDS, InAttention, Tower
+from mmlens.hooks.attention import Tower
 from mmlens.hooks.mixture import RouterLogits, Unflattened
 from mmlens.hooks.nodes import Node, Role, node_kind
 from mmlens.hooks.point import Point
@@ -50,6 +48,7 @@ class Collector:
         form: the form in which the modules read now hold rows.
         windows: the block whose modules, read now, see windows of its raster; hooks see the raster's rows.
         split: the modules whose tensors are split over processes.
+        towers: the switches of the towers whose attention has points, by the identity of their configuration.
     """
 
     model: nn.Module
@@ -63,7 +62,7 @@ class Collector:
     split: SplitModules = field(default_factory=SplitModules)
     _sites: dict[tuple[int, str, str], Site] = field(default_factory=dict)
     _reaches: dict[tuple[int, str, str], TensorAccess] = field(default_factory=dict)
-    _towers: dict[int, Tower] = field(default_factory=dict)
+    towers: dict[int, Tower] = field(default_factory=dict)
 
     def module(self, path: str, root: nn.Module | None = None) -> nn.Module:
         """A module of the model, or of a block."""
@@ -179,75 +178,6 @@ class Collector:
         bias = partial(bias_of, module, "A norm")
         attachment = NormScale(own, is_centred=norm.is_centred(own), eps=eps, bias=bias, inputs=inputs, outputs=outputs)
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
-
-    def attention(
-        self,
-        prefix: str,
-        attention: Attention,
-        block: nn.Module,
-        *,
-        heads: int,
-        rows: Rows,
-        query_from: list[str],
-        key_from: list[str],
-        key_sequence: str,
-    ) -> str:
-        """The six points of an attention computation; returns the name of the last, `hook_z`."""
-        if attention.kernel is None or not looks_kernel_up(self.module(attention.kernel, block)):
-            return self._heads(f"{prefix}.hook_z", attention, block, heads, rows, [*query_from, *key_from])
-        kernel = self.module(attention.kernel, block)
-        d_head: int | None = in_features(self.module(attention.o, block)) // heads
-        config = kernel.config
-        tower = self._towers.setdefault(id(config), attention_tower(config, is_packed=rows.packed))
-        batch = "" if rows.packed else "batch "
-        axes = {
-            "q": f"{batch}query head d_head",
-            "k": f"{batch}key head d_head",
-            "v": f"{batch}key head d_head",
-            "attn_scores": f"{batch}head query key",
-            "pattern": f"{batch}head query key",
-            "z": f"{batch}query head d_head",
-        }
-        names = {kind: f"{prefix}.hook_{kind}" for kind in ATTENTION_KINDS}
-        after = {
-            "q": query_from,
-            "k": key_from,
-            "v": key_from,
-            "attn_scores": [names["q"], names["k"]],
-            "pattern": [names["attn_scores"]],
-            "z": [names["pattern"], names["v"]],
-        }
-        keys = Rows(rows.axes, rows.width, key_sequence)
-        split = self.split.received.get(id(base_layer(self.module(attention.o, block))))
-        split = None if split is None else replace(split, size=None)  # of heads, all processes have as many
-        if attention.over_channels:
-            # the last axis runs over the positions, however many the picture has
-            keys = rows = Rows(rows.axes, rows.width, "channels")
-            d_head = None
-        for kind in ATTENTION_KINDS:
-            pairs = kind in ("attn_scores", "pattern")
-            self.add(
-                names[kind],
-                InAttention(kernel, kind, tower, split),
-                keys if kind in "kv" else rows,
-                axes=axes[kind],
-                width=None if pairs or (attention.latent and kind in "qk") else d_head,
-                after=after[kind],
-                on_request=pairs,
-                units=heads if kind == "z" else None,
-                read_by=self.module(attention.o, block) if kind == "z" else None,
-            )
-        return names["z"]
-
-    def _heads(
-        self, name: str, attention: Attention, block: nn.Module, heads: int, rows: Rows, after: list[str]
-    ) -> str:
-        """What the heads hand to the last linear, where nothing else of the attention can be reached."""
-        last = self.module(attention.o, block)
-        width = in_features(last) // heads
-        site = AtSite(SideBySide(self.entering(last), heads))
-        axes = f"{'' if rows.packed else 'batch '}query head d_head"
-        return self.add(name, site, rows, axes=axes, width=width, after=dict.fromkeys(after), units=heads, read_by=last)
 
     def mlp(
         self,

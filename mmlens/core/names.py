@@ -11,7 +11,7 @@ A part with several stacks of blocks gives each a name that ends in `blocks`: `e
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -73,6 +73,30 @@ def require_part(part: str) -> Part:
     if part not in PARTS:
         raise InputError(f"part={part!r} is not a part of the model; the parts are {', '.join(PARTS)}.")
     return part  # type: ignore[return-value]
+
+
+#: The points where queries, keys and values enter the product, by what comes behind their projection.
+_INTO_PRODUCT = {
+    "q": ("hook_rot_q", "hook_q_normed", "hook_q"),
+    "k": ("hook_rot_k", "hook_k_normed", "hook_k"),
+    "v": ("hook_v_normed", "hook_v"),
+}
+
+
+def into_product(names: Container[str], attention: str, letter: Literal["q", "k", "v"]) -> str:
+    """The name of the point where an attention's queries, keys or values enter the product.
+
+    Args:
+        names: those that there are.
+        attention: what its names begin with, e.g. `blocks.2.attn`.
+        letter: which of the three.
+
+    Example:
+        >>> into_product(["blocks.0.attn.hook_q", "blocks.0.attn.hook_rot_q"], "blocks.0.attn", "q")
+        'blocks.0.attn.hook_rot_q'
+    """
+    candidates = [f"{attention}.{ending}" for ending in _INTO_PRODUCT[letter]]
+    return next((name for name in candidates if name in names), candidates[-1])
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:

@@ -22,7 +22,7 @@ class Attention:
 
     Attributes:
         kernel: the module that calls transformers' registered attention function; None where attention is computed in
-            code of its own, which lets nobody in: of the six attention points there is then `hook_z` alone.
+            code of its own, which lets nobody in: of the attention points there is then `hook_z` alone.
         branch: the module whose output is added to the stream (after a post-norm, if the family has one).
         o: the last linear, whose weight is `W_O`.
         q, k, v: the three linears, or

@@ -222,22 +222,6 @@ class OneRow(TensorView):
         return tap(tensor) if tensor.ndim != 2 else tap(tensor.unsqueeze(1)).squeeze(1)
 
 
-class SideBySide(TensorView):
-    """A site whose last axis holds several heads side by side; taps see them apart, `[... head d_head]`.
-
-    Args:
-        site: where the tensor is.
-        heads: how many.
-    """
-
-    def __init__(self, site: "TensorAccess", heads: int):
-        super().__init__(site)
-        self.heads = heads
-
-    def _through(self, tap: Tap, tensor: torch.Tensor) -> torch.Tensor:
-        return tap(tensor.unflatten(-1, (self.heads, -1))).flatten(-2)
-
-
 class _Divided(torch.autograd.Function):
     """Value `moved` with the gradient of `product / factor`, so that an untouched branch stays bit-equal."""
 

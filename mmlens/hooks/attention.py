@@ -5,12 +5,13 @@ tower's configuration names mmlens's kernel; afterwards it names its own again. 
 tower's own one in modules without a hook, and where only `q`, `k`, `v` or `z` are hooked; only a hook on scores or
 pattern makes it compute the attention step by step.
 
-Queries and keys are seen as they enter the product, that is after rotary embeddings. With a KV cache, `hook_k` and
-`hook_v` hold all keys so far, those of earlier steps included.
+Queries, keys and values are seen here as they enter the product: `hook_rot_q` after rotary positions, `hook_q_normed` after a
+norm of their own, `hook_q` where nothing comes behind their projection. With a KV cache, keys and values are all so far,
+those of earlier steps included.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from mmlens.hooks.point import Point
 from mmlens.hooks.site import Tap
 from mmlens.hooks.split import Split
 
@@ -107,6 +109,17 @@ class InAttention:
         self.tower.release()
 
 
+def kernel_of(points: Mapping[str, Point], attention: str) -> nn.Module | None:
+    """The module that calls the kernel of an attention; None where it is computed in code of its own.
+
+    Args:
+        points: the model's points.
+        attention: what its names begin with, e.g. `blocks.2.attn`.
+    """
+    attachment = points[f"{attention}.hook_pattern"].attachment if f"{attention}.hook_pattern" in points else None
+    return attachment.module if isinstance(attachment, InAttention) else None
+
+
 def hooked_attention(
     kernel: Kernel,
     module: nn.Module,
@@ -124,7 +137,7 @@ def hooked_attention(
         kernel: the tower's own kernel, used wherever the step-by-step computation is not needed.
         module: the calling module.
         query: `[batch head query d_head]`.
-        key: `[batch kv_head key d_head]`; grouped heads are repeated after `hook_k`.
+        key: `[batch kv_head key d_head]`; grouped heads are repeated after their point.
         value: `[batch kv_head key d_head]`.
         attention_mask: boolean (True: attend) or additive, broadcastable to `[batch head query key]`, or None.
         is_packed: the rows of several images lie in one sequence; points then have no batch axis.

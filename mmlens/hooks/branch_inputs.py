@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
+from mmlens.core.names import into_product
 from mmlens.hooks.attachment import AtSite, NormScale
-from mmlens.hooks.attention import InAttention
+from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 
@@ -99,10 +100,10 @@ class SplitReading:
     @property
     def kernel(self) -> nn.Module:
         """The module that computes queries, keys and values."""
-        attachment = self.points[f"{self.attn}.hook_q"].attachment
-        if not isinstance(attachment, InAttention):
-            raise MMLensError(f"{self.attn}.hook_q is not in the path of an attention computation.")
-        return attachment.module
+        kernel = kernel_of(self.points, self.attn)
+        if kernel is None:
+            raise MMLensError(f"{self.attn} has no points in the path of an attention computation.")
+        return kernel
 
     @contextmanager
     def reading(self, readings: Callable[[], Sequence[Reading]]) -> Iterator[None]:
@@ -122,7 +123,7 @@ class SplitReading:
             stack.callback(self._forget)
             stack.callback(self.norm.register_forward_pre_hook(receive).remove)  # type: ignore[union-attr]
             stack.callback(self.kernel.register_forward_pre_hook(before, with_kwargs=True).remove)
-            pairs = [(f"{self.attn}.hook_{kind}", self._heads(kind)) for kind in KINDS]
+            pairs = [(into_product(self.points, self.attn, kind), self._heads(kind)) for kind in KINDS]
             stack.enter_context(attached(dict(self.points), pairs))
             yield
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, VerificationError
+from mmlens.core.names import into_product
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.alone import AloneCheck, check_alone
@@ -226,7 +227,8 @@ def _over_what_is_written(model: HookedModel) -> set[str]:
     graph = model.graph
     sequence = graph["hook_logits"].sequence
     scores = [node.name for node in graph if node.kind == "attn.attn_scores" and node.sequence == sequence]
-    return {name for name in scores if graph[name.replace("attn_scores", "k")].sequence == sequence}
+    keys = {name: into_product(graph.names, name.removesuffix(".hook_attn_scores"), "k") for name in scores}
+    return {name for name, at in keys.items() if graph[at].sequence == sequence}
 
 
 def _sees_later(scores: torch.Tensor, batch: MultimodalBatch, sequence: str) -> bool:

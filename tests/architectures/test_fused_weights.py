@@ -49,6 +49,7 @@ def test_queries_that_come_with_a_gate() -> None:
     assert block.attn is not None
     assert len(block.attn.W_Q) == 4
     x, q = seen(model, block.ln1, "blocks.1.attn.hook_q")
+    torch.testing.assert_close(q, torch.einsum("bpd,hde->bphe", x, block.attn.W_Q) + block.attn.b_Q)
+    _, rotated = seen(model, block.ln1, "blocks.1.attn.hook_rot_q")
     # at position 0 rotary embeddings turn nothing, so that a query is only normed
-    query = torch.einsum("d,hde->he", x[0, 0], block.attn.W_Q) + block.attn.b_Q
-    torch.testing.assert_close(q[0, 0], block.module.self_attn.q_norm(query), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(rotated[0, 0], block.module.self_attn.q_norm(q[0, 0]), atol=1e-6, rtol=1e-5)

@@ -32,7 +32,8 @@ def test_a_block_without_keys_of_its_own_knows_how_many_it_reads(sharing: Hooked
     for layer, block in enumerate(sharing.blocks):
         assert block.attn is not None
         *_, heads, d_head = cache[f"blocks.{layer}.attn.hook_q"].shape
-        *_, grouped, _ = cache[f"blocks.{layer}.attn.hook_k"].shape
+        *_, grouped, _ = cache[f"blocks.{layer}.attn.hook_rot_k"].shape
+        assert (f"blocks.{layer}.attn.hook_k" in cache) == (layer < 2)  # none are made where others are taken over
         assert (block.attn.heads, block.attn.kv_heads, block.attn.d_head) == (heads, grouped, d_head)
     assert sharing.blocks[1].attn.W_K.shape == (2, 32, 16)
     with pytest.raises(

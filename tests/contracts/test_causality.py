@@ -132,6 +132,8 @@ KINDS_BY_DIFFERENCE = [
     "blocks.1.ln2.hook_scale",
     "ln_final.hook_scale",
     "blocks.1.attn.hook_q",
+    "blocks.1.attn.hook_k",
+    "blocks.1.attn.hook_rot_q",
     "blocks.1.attn.hook_attn_scores",
     "blocks.1.attn.hook_pattern",
     "blocks.1.attn.hook_z",

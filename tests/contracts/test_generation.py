@@ -151,8 +151,8 @@ def test_what_a_trace_refuses(subject: Subject) -> None:
         model.generate(subject.batches["right"], max_new_tokens=1)
     with pytest.raises(InputError, match="max_new_tokens=0 must be at least 1"):
         model.trace_generation(subject.batches["left"], max_new_tokens=0)
-    with pytest.raises(InputError, match=r"blocks.0.attn.hook_k run over all keys so far"):
-        model.trace_generation(subject.batches["left"], names="blocks.0.attn.hook_k")
+    with pytest.raises(InputError, match=r"blocks.0.attn.hook_rot_k run over all keys so far"):
+        model.trace_generation(subject.batches["left"], names="blocks.0.attn.hook_rot_k")
     trace = model.trace_generation(subject.batches["left"], names="hook_logits", max_new_tokens=1)
     with pytest.raises(InputError, match="The trace holds no 'hook_embed'; it was taken at hook_logits"):
         trace["hook_embed"]

@@ -85,7 +85,8 @@ def verbs(model: HookedMultimodal, batch: MultimodalBatch) -> Found:
     if dict(model.hf_model.named_parameters())["lm_head.weight"].__class__.__name__ == "DTensor":
         assert "split over processes" in heads.plan.widened[0]
     found["patched heads"] = heads.values
-    for at in ("mlp.hook_post", "attn.hook_z", "attn.hook_k", "attn.hook_q", "attn.hook_pattern", "hook_resid_mid"):
+    attention = [f"attn.hook_{kind}" for kind in ("z", "k", "q", "rot_k", "pattern")]
+    for at in ("mlp.hook_post", *attention, "hook_resid_mid"):
         found[f"attributed, {at}"] = mm.attribute(*pair, at=f"blocks.*.{at}", metric=METRIC, **QUIET).values
     found["knocked out"] = mm.patching.knock_out(
         model, batch, queries="last", keys="image", heads=[1, 3], metric=METRIC, **QUIET

@@ -57,7 +57,8 @@ FROZEN = {
 }
 KINDS = (
     *("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mixer_out", "mlp.post", "ln1.scale"),
-    *("attn.q", "attn.k", "attn.v", "attn.attn_scores", "attn.pattern", "attn.z"),
+    *("attn.q", "attn.k", "attn.v", "attn.rot_q", "attn.rot_k", "attn.q_normed", "attn.v_normed"),
+    *("attn.attn_scores", "attn.pattern", "attn.z"),
 )
 
 

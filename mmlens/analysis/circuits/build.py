@@ -12,6 +12,7 @@ from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
 from mmlens.hooks.attachment import AtSite, BetweenBranches
+from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
@@ -243,10 +244,10 @@ class _Build:
         if branch.kind not in ("attn", "cross_attn"):
             return False
         prefix = f"{branch.block}.{branch.kind}"
-        if not all(f"{prefix}.hook_{kind}" in self.graph for kind in ("q", "k", "v", "z")):
+        if kernel_of(self.model.hook_dict, prefix) is None:
             raise InputError(
-                f"The heads of {branch.block} of {self.model.family.name} cannot be told apart: it has no {prefix}.hook_q. Use "
-                "nodes='attention'."
+                f"The heads of {branch.block} of {self.model.family.name} cannot be told apart: it has no "
+                f"{prefix}.hook_pattern. Use nodes='attention'."
             )
         return True
 

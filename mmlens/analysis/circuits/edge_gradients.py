@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from mmlens.analysis.circuits.head_gradients import HeadGradients, projection_calls
 from mmlens.analysis.circuits.runs import Pair
 from mmlens.core.errors import InputError
+from mmlens.core.names import into_product
 from mmlens.hooks.branch_inputs import KINDS
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
@@ -58,7 +59,7 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[list[int], list[torch
     def keep(activation: torch.Tensor, hook: Any) -> None:
         states[hook.name] = activation
 
-    inner = [f"{reader.attn}.hook_{reader.kind}" for reader in readers if reader.kind in KINDS]
+    inner = [into_product(pair.points, reader.attn, reader.kind) for reader in readers if reader.kind in KINDS]
     entrances = [reader.at for reader in readers if reader.kind not in KINDS]
     where = dict.fromkeys([*(reader.at for reader in readers), *inner])
     hooks = [*_inputs(pair, share), (list(where), keep)]
@@ -83,7 +84,7 @@ def _gradients(pair: Pair, share: float) -> Iterator[tuple[list[int], list[torch
             yield [number], [gradients[reader.at]]
     for (attn, kind), reader in split.items():
         numbers = [number for number, other in enumerate(readers) if (other.attn, other.kind) == (attn, kind)]
-        name = f"{attn}.hook_{kind}"
+        name = into_product(pair.points, attn, kind)
         axis = model.graph[name].axes.split().index("head")
         of_heads = HeadGradients(states[name], states[reader.at], gradients[name], axis, calls.get((attn, kind)))
         pulled = of_heads.of([readers[number].head or 0 for number in numbers])

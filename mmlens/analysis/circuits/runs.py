@@ -26,6 +26,7 @@ from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, requ
 from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, readings
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
+from mmlens.core.names import into_product
 from mmlens.hooks.branch_inputs import KINDS, Reading, SplitReading
 from mmlens.hooks.cache import record_activations
 from mmlens.hooks.point import Point, reads_only
@@ -126,7 +127,7 @@ class Pair:
         return groups
 
     def _splitting(self, reader: Reader) -> SplitReading:
-        axis = self.model.graph[f"{reader.attn}.hook_q"].axes.split().index("head")
+        axis = self.model.graph[into_product(self.points, reader.attn, "q")].axes.split().index("head")
         norm, memory = (splits.get(reader.attn) for splits in (self.wiring.norms, self.wiring.memory))
         return SplitReading(self.points, reader.attn, axis, norm, memory)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import InputError
-from mmlens.hooks.attention import InAttention
+from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.cache import record_activations
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
@@ -84,13 +84,13 @@ def bare_sites(
 
 
 def _kernel(points: Mapping[str, Point], attn: str) -> nn.Module:
-    attachment = points[f"{attn}.hook_q"].attachment if f"{attn}.hook_q" in points else None
-    if not isinstance(attachment, InAttention):
+    kernel = kernel_of(points, attn)
+    if kernel is None:
         raise InputError(
             f"{attn} has no norm in front of it and is computed in code of its own, so that it cannot be given a stream of its "
             "own. Patch its points with mm.patch or mm.patching.path_patch."
         )
-    return attachment.module
+    return kernel
 
 
 @dataclass

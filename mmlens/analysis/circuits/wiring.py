@@ -16,8 +16,9 @@ from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.streams import has_norms
 from mmlens.analysis.circuits.unnormed_inputs import bare_sites
 from mmlens.core.errors import InputError
+from mmlens.core.names import into_product
 from mmlens.hooks.attachment import AtSite, NormScale
-from mmlens.hooks.attention import InAttention
+from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.behind_norm import BehindNorm
 from mmlens.hooks.branch_inputs import entrances
 from mmlens.hooks.cache import record_activations
@@ -94,13 +95,13 @@ def _has_norms(model: HookedMultimodal, at: str) -> bool:
 
 def _kernel(wiring: Wiring, attn: str) -> nn.Module:
     """The module that computes an attention."""
-    point = wiring.points.get(f"{attn}.hook_q")
-    if point is None or not isinstance(point.attachment, InAttention):
+    kernel = kernel_of(wiring.points, attn)
+    if kernel is None:
         raise InputError(
             f"{attn} shares a norm with another branch, or looks at another sequence, and is computed in code of its own, so "
             "that it cannot be given a stream of its own. Patch its points with mm.patch or mm.patching.path_patch."
         )
-    return point.attachment.module
+    return kernel
 
 
 def _first_norm(wiring: Wiring, branch: str) -> nn.Module:
@@ -130,7 +131,8 @@ def _trace(model: HookedMultimodal, batch: MultimodalBatch, cross_attentions: Se
         InputError: if one receives something else than what a norm returns, or its memory in no argument of its own.
     """
     blocks, store = blocks_by_name(model), dict[str, torch.Tensor]()
-    before = {name: next(iter(model.graph.digraph.predecessors(f"{name}.hook_k"))) for name in cross_attentions}
+    keys = {name: into_product(wiring.points, name, "k") for name in cross_attentions}
+    before = {name: next(iter(model.graph.digraph.predecessors(at))) for name, at in keys.items()}
     with claimed(model, "A circuit"), ExitStack() as stack:
         stack.enter_context(
             attached(wiring.points, [(list(dict.fromkeys(before.values())), record_activations(store, None, None))])

@@ -49,7 +49,7 @@ def test_no_edge_is_the_clean_run_and_all_edges_are_the_corrupted_one(
         (
             "got_ocr2",
             "attention",
-            r"cannot be told apart: it has no vision.blocks.0.attn.hook_q. Use nodes='attention'",
+            r"cannot be told apart: it has no vision.blocks.0.attn.hook_pattern. Use nodes='attention'",
         ),
         ("minicpm_v_4_6", "attention", None),
     ],

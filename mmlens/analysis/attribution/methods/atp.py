@@ -31,8 +31,10 @@ class AtP(AttributionMethod):
     qk_fix: bool = True
 
     def estimate(self, run: PatchedRun, *, progress: bool) -> Estimate:
-        endings = (".hook_q", ".hook_k") if self.qk_fix else ()
-        by_suffix = {suffix: [name for name in run.source if name.endswith(suffix)] for suffix in endings}
+        endings = [f".hook_{kind}" for letter in "qk" for kind in (letter, f"rot_{letter}", f"{letter}_normed")]
+        by_suffix = {
+            suffix: [name for name in run.source if name.endswith(suffix)] for suffix in endings if self.qk_fix
+        }
         inner = [name for points in by_suffix.values() for point in points for name in inner_points(point)]
         names = list(dict.fromkeys([*run.source, *inner]))
         activations, gradients, values = gradients_at(run.model, run.batch, names, run.reading)
@@ -44,6 +46,6 @@ class AtP(AttributionMethod):
             for name, patched in scores.items():
                 before, after = inner_points(name)
                 pattern = PatternEffect(activations[before], patched, activations[after], gradients[after])
-                keys = suffix == ".hook_k"
+                keys = "k" in suffix.removeprefix(".hook_").split("_")
                 effects[name] = KeyEffects(pattern, run.source[name]) if keys else EntryEffects(pattern.of_queries())
         return Estimate(values, effects)
