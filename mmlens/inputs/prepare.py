@@ -126,7 +126,8 @@ _PER_POSITION = (
     *("input_ids", "token_type_ids", "mm_token_type_ids", "image_embeds_position_mask"),
     *("moe_mm_token_type_ids", "cross_attention_mask", "image_attention_mask"),
 )
-_OF_PROMPT = ("attention_mask", *_PER_POSITION)
+#: What belongs to the tokens of a prompt, and not to its pictures.
+OF_PROMPT = ("attention_mask", *_PER_POSITION)
 #: Those of them in which new tokens are as the last one: they look at the same pictures.
 _CONTINUED = ("cross_attention_mask", "image_attention_mask")
 
@@ -262,7 +263,7 @@ def with_pictures(
             )
     tensors = {**batch.inputs, **{name: tensor.to(batch["input_ids"].device) for name, tensor in made.items()}}
     prompt = {
-        name: tensor[:, : -batch.written or None] if name in _OF_PROMPT else tensor for name, tensor in tensors.items()
+        name: tensor[:, : -batch.written or None] if name in OF_PROMPT else tensor for name, tensor in tensors.items()
     }
     made = make_batch(
         family,

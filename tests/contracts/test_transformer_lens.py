@@ -214,7 +214,14 @@ def test_a_bound_model_keeps_the_picture_and_refuses_other_shapes(llava: Subject
     assert list(cache.keys()) == ["hook_embed"]
     _, whole = model.run_with_cache(batch, names="hook_embed")
     assert torch.equal(cache["hook_embed"], whole["hook_embed"][:, :2])
-    with pytest.raises(InputError, match=r"bound to a batch of tokens \[2, \d+\] \[batch pos\], found \[1, \d+\]"):
+    with pytest.raises(
+        InputError, match=r"bound to a batch of tokens \[2, \d+\] \[batch pos\], and 1 sample\(s\) were passed"
+    ):
         bound(batch["input_ids"][:1])
-    with pytest.raises(InputError, match="image tokens at other positions than the batch"):
-        bound(batch["input_ids"].flip(1))
+    flipped = {**batch.inputs, **{name: batch[name].flip(1) for name in ("input_ids", "attention_mask")}}
+    real = flipped["attention_mask"].bool()
+    torch.testing.assert_close(
+        bound(flipped["input_ids"])[real], llava.bare(**flipped).logits[real], atol=2e-5, rtol=1e-4
+    )
+    with pytest.raises(InputError, match=r"takes \[\[\d+\], \[\d+\]\] tokens in a row"):
+        bound(batch["input_ids"][:, -12:])

@@ -1,11 +1,12 @@
 """`BoundModel`: a model with a picture held fast, for tools that pass tokens and nothing else."""
 
+from mmlens.models.bound.generation import BoundGeneration
 from mmlens.models.bound.runs import BoundRuns
 from mmlens.models.bound.tokens import BoundTokens
 from mmlens.models.bound.weights import BoundWeights
 
 
-class BoundModel(BoundRuns, BoundTokens, BoundWeights):
+class BoundModel(BoundRuns, BoundGeneration, BoundTokens, BoundWeights):
     """What `model.bind(batch)` gives: TransformerLens's signatures, with the batch's picture in every run.
 
     TransformerLens's `patching`, `logit_lens` and `direct_logit_attribution` call `run_with_hooks(tokens, ...)` and

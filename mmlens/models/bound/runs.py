@@ -1,80 +1,397 @@
 """Runs of a bound model in TransformerLens's words, with the picture of its batch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
 
 import torch
 from transformer_lens.utilities import Slice
 
 from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError
+from mmlens.core.names import Names
 from mmlens.hooks.cache import ActivationCache
-from mmlens.hooks.session import HookPair
-from mmlens.inputs.batch import MultimodalBatch, picture_positions
-from mmlens.models.bound.base import Bound
+from mmlens.hooks.nodes import Selection
+from mmlens.hooks.point import reads_only
+from mmlens.hooks.session import HookFunction, HookPair, attached
+from mmlens.inputs.batch import MultimodalBatch, require_running
+from mmlens.models.bound.inputs import BoundInputs, Prompt
+from mmlens.models.bound.loss import losses_of
+from mmlens.models.bound.points import BoundPoints
+from mmlens.models.caching import CacheRecorder
+from mmlens.models.claims import claimed
+
+ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
 
 
-class BoundRuns(Bound):
+class _Stopped(Exception):
+    """The run has reached the block in front of which it stops."""
+
+
+class BoundRuns(BoundInputs, BoundPoints):
     """The runs of a bound model."""
 
-    def _with(self, tokens: torch.Tensor | None) -> MultimodalBatch:
-        """The batch with other tokens in the place of its own."""
-        if tokens is None:
-            return self.batch
-        prompt_ids = self.batch["input_ids"]
-        if not isinstance(tokens, torch.Tensor) or tokens.shape != prompt_ids.shape:
-            shape = list(tokens.shape) if isinstance(tokens, torch.Tensor) else type(tokens).__name__
-            raise InputError(
-                f"This model is bound to a batch of tokens {list(prompt_ids.shape)} [batch pos], found {shape}; bind another "
-                "batch for other samples: model.bind(model.prepare(...))."
-            )
-        tokens = tokens.to(prompt_ids.device)
-        inputs = {**self.batch.inputs, "input_ids": tokens}
-        is_picture = picture_positions(self.model.family, self.model.config, inputs)
-        is_picture[:, is_picture.shape[1] - self.batch.written :] = False
-        if not torch.equal(is_picture.cpu(), self.batch.layout.is_image):
-            raise InputError(
-                "The tokens have image tokens at other positions than the batch that this model is bound to."
-            )
-        return replace(self.batch, inputs=inputs)
+    def forward(self, input: Prompt = None, return_type: ReturnType = "logits", **options: Any) -> Any:
+        """Run the model on a prompt about its picture.
 
-    def __call__(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits `[batch pos vocab]` for the batch, or for other tokens with its picture."""
-        return self.model(self._with(tokens))
+        Args:
+            input: a text, several, or token ids (see `batch_of`); the batch's own prompts by default. With `start_at_layer`
+                the stream `[batch pos d_model]` that enters that block, of the batch's own prompts.
+            return_type: `"logits"` `[batch pos vocab]`; `"loss"`, the mean negative log-probability of the tokens of text, in
+                nats (places of the picture and padding are no targets); `"both"`, a pair of them; None for nothing.
+            options: `loss_per_token` (losses `[batch pos-1]`, zero where nothing is a target), `prepend_bos`, `padding_side`,
+                `attention_mask`, `stop_at_layer` and `start_at_layer`, as for `run_with_hooks`.
+        """
+        return self.run_with_hooks(input, return_type=return_type, **options)
 
-    forward = __call__
+    def __call__(self, input: Prompt = None, return_type: ReturnType = "logits", **options: Any) -> Any:
+        """The same as `forward`."""
+        return self.forward(input, return_type, **options)
 
     def run_with_hooks(
         self,
-        tokens: torch.Tensor | None = None,
+        input: Prompt = None,
         fwd_hooks: Sequence[HookPair] = (),
-    ) -> torch.Tensor:
-        """Run with hooks, with the picture; logits `[batch pos vocab]`."""
-        return self.model.run_with_hooks(self._with(tokens), fwd_hooks=fwd_hooks)
+        bwd_hooks: Sequence[HookPair] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        return_type: ReturnType = "logits",
+        stop_at_layer: int | None = None,
+        start_at_layer: int | None = None,
+        remove_batch_dim: bool = False,
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: Literal["left", "right"] | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> Any:
+        """Run once with hooks attached, with the picture.
+
+        Args:
+            input, return_type: as for `forward`.
+            fwd_hooks: pairs (names, `fn(activation, hook)`).
+            bwd_hooks: the same for gradients; with `reset_hooks_end=False` they are still there for a later `backward()`.
+            reset_hooks_end: whether the hooks of this call are removed afterwards; those that were there before stay.
+            clear_contexts: whether what hooks noted at the points of this call (`hook.ctx`) is forgotten afterwards.
+            stop_at_layer: the block in front of which the run ends, from the end if negative; the stream that enters it
+                `[batch pos d_model]` is returned in the place of logits. Hooks behind it are left out.
+            start_at_layer: the block that `input` enters as its stream. Hooks in front of it are left out, those on the picture's
+                towers too; masks, positions and what later blocks read of the picture are the batch's.
+            remove_batch_dim: whether hooks see activations without a batch axis of length 1.
+            loss_per_token, prepend_bos, padding_side, attention_mask: as for `forward`.
+
+        Raises:
+            InputError: for prompts that do not fit the picture, names that match nothing, blocks that there are not; before the
+                run.
+        """
+        _require_return_type(return_type)
+        begins = (
+            None if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", self.model.cfg.n_layers)
+        )
+        ends = (
+            None if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", self.model.cfg.n_layers + 1)
+        )
+        if begins is not None:
+            batch, stream = self.batch, self._stream(input)
+        else:
+            batch, stream = (
+                self.batch_of(input, prepend_bos=prepend_bos, padding_side=padding_side, attention_mask=attention_mask),
+                None,
+            )
+        pairs = {"fwd": list(fwd_hooks), "bwd": list(bwd_hooks)}
+        named = {
+            direction: self._within(self._named(chosen, batch, remove_batch_dim), begins, ends)
+            for direction, chosen in pairs.items()
+        }
+        reached: list[torch.Tensor] = []
+        around = [] if stream is None else [(f"blocks.{begins}.hook_resid_pre", _replaced_by(stream))]
+        behind = [] if ends is None else [(self._end(ends), _stopping(reached))]
+        logits = None
+        try:
+            with self._hooked(named["fwd"], named["bwd"], stay=not reset_hooks_end, first=around, last=behind):
+                logits = self.model(batch)
+        except _Stopped:
+            return reached[0]
+        finally:
+            if clear_contexts:
+                for name, _ in (*named["fwd"], *named["bwd"]):
+                    self.hook_dict[name].clear_context()
+        return self._returned(logits, batch, return_type, loss_per_token)
 
     def run_with_cache(
         self,
-        tokens: torch.Tensor | None = None,
-        names_filter: Callable[[str], bool] | str | Sequence[str] | None = None,
-        device: torch.device | str | None = None,
+        input: Prompt = None,
+        return_cache_object: bool = True,
         remove_batch_dim: bool = False,
+        names_filter: Names | Selection | None = None,
+        stop_at_layer: int | None = None,
+        start_at_layer: int | None = None,
         pos_slice: Any | None = None,
-    ) -> tuple[torch.Tensor, ActivationCache]:
+        incl_bwd: bool = False,
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> tuple[Any, ActivationCache | dict[str, torch.Tensor]]:
         """Run and cache, with the picture, in TransformerLens's words.
 
         Args:
-            tokens: other tokens of the same shape; None for the batch's own.
-            names_filter: a name, names, or predicate.
-            device: where the cache goes.
+            input: as for `forward`.
+            return_cache_object: an `ActivationCache`, or its tensors by name.
             remove_batch_dim: drop a batch axis of size 1.
+            names_filter: a name, a glob, several, or a predicate. By default all points that fire, scores and patterns among them
+                (a model that is not bound leaves these out).
+            stop_at_layer, start_at_layer, reset_hooks_end, clear_contexts: as for `run_with_hooks`.
             pos_slice: which positions to keep, as a slice or `transformer_lens.utilities.Slice`.
+            incl_bwd: also cache gradients of the output, which must be one number (`return_type="loss"`), as `name_grad`.
+            device: where the cache goes.
+            options: as for `forward`.
+
+        Raises:
+            InputError: for gradients of what is no number, or where none are computed.
         """
-        logits, cache = self.model.run_with_cache(self._with(tokens), names=names_filter, device=device)
+        if incl_bwd:
+            _require_backward(stop_at_layer, options.get("return_type", "logits"))
+        nodes = self._nodes(names_filter)
+        exact = (
+            [names_filter] if isinstance(names_filter, str) else names_filter if isinstance(names_filter, list) else []
+        )
+        for node in nodes:
+            if node.name in exact:
+                require_running(self.batch, node.part, node.name)
+        recorder = CacheRecorder(nodes, None, device)
+        shown: dict[str, torch.Tensor] = {}
+        hooks = [*recorder.hooks, *([([node.name for node in nodes], _shown(shown))] if incl_bwd else [])]
+        output = self.run_with_hooks(
+            input,
+            fwd_hooks=hooks,
+            reset_hooks_end=reset_hooks_end,
+            clear_contexts=clear_contexts,
+            stop_at_layer=stop_at_layer,
+            start_at_layer=start_at_layer,
+            **options,
+        )
+        cache = recorder.cache(self)
+        if incl_bwd:
+            _add_gradients(cache, output, shown, device)
         if pos_slice is not None:  # raw rows, padding counted, as in TransformerLens
             rows = Slice.unwrap(pos_slice)
             for name, tensor in cache.cache_dict.items():
                 cache.cache_dict[name] = rows.apply(tensor, dim=position_axis(cache.axes[name]))
         if remove_batch_dim:
             cache.remove_batch_dim()
-        return logits, cache
+        return output, cache if return_cache_object else cache.cache_dict
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Sequence[HookPair] = (),
+        bwd_hooks: Sequence[HookPair] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["BoundRuns"]:
+        """Have hooks attached inside the `with`; on leaving, exactly these are removed, unless `reset_hooks_end` is False.
+
+        Args:
+            fwd_hooks, bwd_hooks: pairs (names, function).
+            reset_hooks_end, clear_contexts: as for `run_with_hooks`.
+        """
+        named = [self._named(pairs, self.batch, remove_batch_dim=False) for pairs in (fwd_hooks, bwd_hooks)]
+        try:
+            with self._hooked(*named, stay=not reset_hooks_end):
+                yield self
+        finally:
+            if clear_contexts:
+                for name, _ in (*named[0], *named[1]):
+                    self.hook_dict[name].clear_context()
+
+    def loss_fn(
+        self,
+        logits: torch.Tensor,
+        tokens: Prompt = None,
+        attention_mask: torch.Tensor | None = None,
+        per_token: bool = False,
+    ) -> torch.Tensor:
+        """The loss of logits: the mean negative log-probability of the tokens of text, in nats.
+
+        Args:
+            logits: `[batch pos vocab]` of a run.
+            tokens: what was run; the batch's own prompts by default.
+            attention_mask: which tokens count, `[batch pos]`; by default all but padding.
+            per_token: one number for each token from the second on, zero where it is no target.
+        """
+        return losses_of(logits, self.batch_of(tokens, attention_mask=attention_mask), per_token=per_token)
+
+    def input_to_embed(
+        self, input: Prompt = None, prepend_bos: bool | None = None, padding_side: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor | None]:
+        """The stream that enters the first block, picture and all; the tokens; None; and their mask."""
+        batch = self.batch_of(input, prepend_bos=prepend_bos, padding_side=padding_side)
+        stream = self.forward(input, stop_at_layer=0, prepend_bos=prepend_bos, padding_side=padding_side)
+        return stream, batch["input_ids"], None, batch.inputs.get("attention_mask")
+
+    # -- parts of a run ----------------------------------------------------------------------------------------------
+
+    def _returned(self, logits: Any, batch: MultimodalBatch, return_type: ReturnType, loss_per_token: bool) -> Any:
+        if return_type is None:
+            return None
+        if return_type == "logits":
+            return logits
+        loss = losses_of(logits, batch, per_token=loss_per_token)
+        return loss if return_type == "loss" else (logits, loss)
+
+    @contextmanager
+    def _hooked(
+        self,
+        fwd: Sequence[HookPair],
+        bwd: Sequence[HookPair],
+        *,
+        stay: bool = False,
+        first: Sequence[HookPair] = (),
+        last: Sequence[HookPair] = (),
+    ) -> Iterator[None]:
+        """Have hooks attached; those that are to stay are put in before the run, and not taken out."""
+        if stay:
+            for direction, pairs in (("fwd", fwd), ("bwd", bwd)):
+                for name, function in pairs:
+                    self.add_hook(name, function, direction)  # type: ignore[arg-type]
+            fwd, bwd = (), ()
+        pairs = (*first, *fwd, *bwd, *last)
+        points = self.hook_dict
+        with (
+            claimed(self.model, "hooks", pairs, acts=pairs),
+            attached(points, first, first=True),
+            attached(points, (*fwd, *last), bwd),
+        ):
+            yield
+
+    def _named(
+        self, pairs: Sequence[HookPair], batch: Mapping[str, Any], remove_batch_dim: bool
+    ) -> list[tuple[str, HookFunction]]:
+        """Each point that hooks mean, with the function."""
+        found = []
+        for names, function in pairs:
+            chosen = _without_batch(function) if remove_batch_dim else function
+            for point in self._resolved(names):
+                found.append((str(point.name), chosen))
+        return found
+
+    def _within(
+        self, pairs: Sequence[tuple[str, HookFunction]], begins: int | None, ends: int | None
+    ) -> list[tuple[str, HookFunction]]:
+        """The hooks whose points lie in the blocks that run."""
+        if begins is None and ends is None:
+            return list(pairs)
+        order = {name: number for number, name in enumerate(self.model.graph.names)}
+        first = 0 if begins is None else order[f"blocks.{begins}.hook_resid_pre"]
+        behind = (
+            len(order) if ends is None or ends == self.model.cfg.n_layers else order[f"blocks.{ends}.hook_resid_pre"]
+        )
+
+        def place(name: str) -> int:
+            """Of a point that the graph does not have: that of the stream that it copies."""
+            return order[name] if name in order else order[f"{'.'.join(name.split('.')[:2])}.hook_resid_pre"]
+
+        last = behind if ends is None or ends == self.model.cfg.n_layers else behind - 1
+        return [(name, function) for name, function in pairs if first <= place(name) <= last]
+
+    def _end(self, layer: int) -> str:
+        """The point at which a run ends that stops in front of a block: behind the last one, its output."""
+        depth = self.model.cfg.n_layers
+        return f"blocks.{layer}.hook_resid_pre" if layer < depth else f"blocks.{depth - 1}.hook_resid_post"
+
+    def _layer(self, layer: int, argument: str, count: int) -> int:
+        """A block's number, counted from the first.
+
+        Raises:
+            InputError: if there is no such block.
+        """
+        depth = self.model.cfg.n_layers
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < count:
+            raise InputError(f"{argument}={layer!r} must be a block, 0 to {count - 1}, or -{depth} to -1 from the end.")
+        return layer + depth if layer < 0 else layer
+
+    def _stream(self, input: Any) -> torch.Tensor:
+        """The stream that a block is to receive.
+
+        Raises:
+            InputError: if it is not of the batch's shape.
+        """
+        shape = [*self.batch.layout.is_token.shape, self.model.cfg.d_model]
+        stream = input[None] if isinstance(input, torch.Tensor) and input.ndim == 2 else input
+        if not isinstance(stream, torch.Tensor) or not stream.is_floating_point() or list(stream.shape) != shape:
+            what = list(input.shape) if isinstance(input, torch.Tensor) else type(input).__name__
+            raise InputError(
+                f"start_at_layer takes the stream of the batch that this model is bound to, {shape} [batch pos d_model], found "
+                f"{what}; cache['resid_pre', layer] of a run is one."
+            )
+        return stream
+
+
+def _require_return_type(return_type: Any) -> None:
+    if return_type not in ("logits", "loss", "both", None):
+        raise InputError(f"return_type={return_type!r} must be 'logits', 'loss', 'both' or None.")
+
+
+def _require_backward(stop_at_layer: int | None, return_type: Any) -> None:
+    if stop_at_layer is not None:
+        raise InputError("incl_bwd=True needs a number to differentiate, and a run that stops at a layer has none.")
+    if return_type != "loss":
+        raise InputError(
+            f"incl_bwd=True needs one number to differentiate, found return_type={return_type!r}; pass return_type='loss', or "
+            "gather gradients yourself: with bound.hooks(bwd_hooks=[...])."
+        )
+    if not torch.is_grad_enabled():
+        raise InputError(
+            "incl_bwd=True needs gradients, which are off here (torch.no_grad()); leave it, or enable them."
+        )
+
+
+def _add_gradients(
+    cache: ActivationCache, output: torch.Tensor, shown: Mapping[str, torch.Tensor], device: Any
+) -> None:
+    """Put gradients beside the activations; those of weights are left alone."""
+    if output.ndim or not output.requires_grad:
+        raise InputError(
+            "incl_bwd=True needs one number that depends on something with a gradient: leave loss_per_token out, and have some "
+            "weights (or the inputs) require one."
+        )
+    names = [name for name, tensor in shown.items() if tensor.requires_grad]
+    found = torch.autograd.grad(output, [shown[name] for name in names], allow_unused=True)
+    for name, gradient in zip(names, found, strict=True):
+        if gradient is not None:
+            cache.cache_dict[f"{name}_grad"] = gradient if device is None else gradient.to(device)
+            cache.axes[f"{name}_grad"] = cache.axes[name]
+
+
+def _shown(store: dict[str, torch.Tensor]) -> HookFunction:
+    @reads_only
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        store[hook.name] = activation
+
+    return keep
+
+
+def _replaced_by(stream: torch.Tensor) -> HookFunction:
+    def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        return stream.to(activation)
+
+    return put
+
+
+def _stopping(reached: list[torch.Tensor]) -> HookFunction:
+    @reads_only
+    def stop(activation: torch.Tensor, hook: Any) -> None:
+        reached.append(activation)
+        raise _Stopped
+
+    return stop
+
+
+def _without_batch(function: HookFunction) -> Callable[..., torch.Tensor | None]:
+    def put(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
+        if activation.shape[0] != 1:
+            return function(activation, hook)
+        new = function(activation[0], hook)
+        return new if new is None else new[None]
+
+    return put

@@ -1,0 +1,228 @@
+"""Points that a bound model has besides the model's: TransformerLens's copies and sums of heads, once they are switched on."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+from torch import nn
+
+from mmlens.architectures.projections import LETTERS, projection_of
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.names import Names, match_names
+from mmlens.hooks.attachment import AtSite, Attachment, NormScale
+from mmlens.hooks.attention import kernel_of
+from mmlens.hooks.head_streams import HeadInputs, HeadResults
+from mmlens.hooks.heads import HeadProjection
+from mmlens.hooks.nodes import Node, Selection
+from mmlens.hooks.point import Point
+from mmlens.hooks.session import HookFunction
+from mmlens.models.bound.base import Bound
+from mmlens.models.claims import claimed
+
+Flag: TypeAlias = Literal["use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in"]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+#: The flag that a point needs, by the end of its name.
+_NEEDED: dict[str, Flag] = {
+    "attn.hook_result": "use_attn_result",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_attn_in": "use_attn_in",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+
+
+class BoundPoints(Bound):
+    """The hook points of a bound model: the model's, and those that a flag switches on."""
+
+    @property
+    def flags(self) -> frozenset[Flag]:
+        """The flags that are on."""
+        return frozenset(self._switched())
+
+    @property
+    def hook_dict(self) -> dict[str, Point]:
+        """The points by name."""
+        added = [point for points in self._switched().values() for point in points]
+        return self.model.hook_dict | {name: point for node, point in added for name in _names(node)}
+
+    @property
+    def mod_dict(self) -> dict[str, nn.Module]:
+        """The points by name, as TransformerLens calls them."""
+        return {**self.hook_dict}
+
+    def hook_points(self) -> Sequence[Point]:
+        """The points."""
+        return list(dict.fromkeys(self.hook_dict.values()))
+
+    @checked
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Have `blocks.*.attn.hook_result`, what each head writes, `[batch pos head d_model]`."""
+        self._switch("use_attn_result", use_attn_result)
+
+    @checked
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Have `blocks.*.hook_q_input`, `hook_k_input` and `hook_v_input`, the stream that each head reads."""
+        self._switch("use_split_qkv_input", use_split_qkv_input)
+
+    @checked
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Have `blocks.*.hook_attn_in`, the stream that each head reads for queries, keys and values together."""
+        self._switch("use_attn_in", use_attn_in)
+
+    @checked
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Have `blocks.*.hook_mlp_in`, the stream that the MLP reads, in front of the norm."""
+        self._switch("use_hook_mlp_in", use_hook_mlp_in)
+
+    @checked
+    def add_hook(
+        self,
+        name: Names,
+        hook: HookFunction,
+        dir: Literal["fwd", "bwd"] = "fwd",
+        is_permanent: bool = False,
+    ) -> None:
+        """Add a hook that stays until `reset_hooks()`.
+
+        Args:
+            name: a point, a glob, several, or a predicate.
+            hook: `fn(activation, hook)`; a new activation, or None.
+            dir: with the activation, or with the gradient.
+            is_permanent: whether it survives `reset_hooks()`.
+        """
+        with claimed(self.model, "A hook that stays"):
+            for point in self._resolved(name):
+                point.add_hook(hook, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]
+
+    def add_perma_hook(self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd") -> None:
+        """Add a hook that survives `reset_hooks()`."""
+        self.add_hook(name, hook, dir, is_permanent=True)
+
+    def reset_hooks(
+        self,
+        clear_contexts: bool = True,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Remove hooks that were added to stay."""
+        if clear_contexts:
+            self.clear_contexts()
+        self.remove_all_hook_fns(direction, including_permanent, level)
+
+    def remove_all_hook_fns(
+        self,
+        direction: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Remove hooks of all points."""
+        for point in self.hook_points():
+            point.remove_hooks(direction, including_permanent=including_permanent, level=level)
+
+    def clear_contexts(self) -> None:
+        """Forget what hooks noted at their points."""
+        for point in self.hook_points():
+            point.clear_context()
+
+    # -- what is switched on -----------------------------------------------------------------------------------------
+
+    def _switched(self) -> dict[Flag, list[tuple[Node, Point]]]:
+        return vars(self).setdefault("_added", {})
+
+    def _switch(self, flag: Flag, on: bool) -> None:
+        added = self._switched()
+        if not on:
+            for _, point in added.pop(flag, []):
+                point.remove_hooks("both", including_permanent=True)
+            return
+        other: Flag | None = {"use_split_qkv_input": "use_attn_in", "use_attn_in": "use_split_qkv_input"}.get(flag)  # type: ignore[assignment]
+        if other in added:
+            raise InputError(f"{flag} and {other} both say what heads read; call set_{other}(False) first.")
+        if flag in added:
+            return
+        points = [found for layer in range(self.model.cfg.n_layers) for found in self._points(flag, layer)]
+        if not points:
+            raise InputError(
+                f"{flag} means nothing in {self.model.family.name}: no block of its language model has "
+                + (
+                    "an MLP behind a norm of its own."
+                    if flag == "use_hook_mlp_in"
+                    else "heads that linears of their own make, behind a norm."
+                )
+            )
+        added[flag] = points
+
+    def _points(self, flag: Flag, layer: int) -> list[tuple[Node, Point]]:
+        """The points that a flag gives a block; none where it has no such thing."""
+        if flag == "use_hook_mlp_in":
+            norm = self._norm(layer, "ln2")
+            return [] if norm is None else [self._made(layer, "hook_mlp_in", AtSite(norm.received), "pos d_model")]
+        weights = self.model.part("language").blocks[layer].attn
+        attention = f"blocks.{layer}.attn"
+        if weights is None or kernel_of(self.model.hook_dict, attention) is None:
+            return []
+        if flag == "use_attn_result":
+            results = HeadResults(weights.output, weights.heads, lambda: weights.W_O)
+            return [self._made(layer, "attn.hook_result", results, "pos head d_model")]
+        norm = self._norm(layer, "ln1")
+        made = {
+            letter: projection_of(weights.module, weights.declared, letter, heads=weights.heads, d_head=weights.d_head)
+            for letter in LETTERS
+        }
+        parts: dict[str, HeadProjection] = {letter: part for letter, part in made.items() if part is not None}
+        if norm is None or len(parts) < len(LETTERS):
+            return []
+        if flag == "use_attn_in":
+            inputs = HeadInputs(norm.module, list(parts.values()))
+            return [self._made(layer, "hook_attn_in", inputs, "pos head d_model")]
+        return [
+            self._made(layer, f"hook_{letter}_input", HeadInputs(norm.module, [part]), "pos head d_model")
+            for letter, part in parts.items()
+        ]
+
+    def _norm(self, layer: int, name: str) -> NormScale | None:
+        point = self.model.hook_dict.get(f"blocks.{layer}.{name}.hook_scale")
+        attachment = None if point is None else point.attachment
+        return attachment if isinstance(attachment, NormScale) else None
+
+    def _made(self, layer: int, kind: str, attachment: Attachment, axes: str) -> tuple[Node, Point]:
+        name = f"blocks.{layer}.{kind}"
+        sequence = self.model.graph[f"blocks.{layer}.hook_resid_pre"].sequence
+        node = Node(
+            name, "language", layer, kind.replace("hook_", ""), f"batch {axes}", self.model.cfg.d_model, sequence
+        )
+        return node, Point(name, attachment)
+
+    # -- which points are meant --------------------------------------------------------------------------------------
+
+    def _nodes(self, names: Names | Selection | None) -> list[Node]:
+        """The points that are meant, each once: all that fire by default, scores and patterns among them."""
+        added = {node.name: node for points in self._switched().values() for node, _ in points}
+        if names is None:
+            return [*self.model.graph, *added.values()]
+        if isinstance(names, Selection):
+            return list(names)
+        graph = {node.name: node for node in self.model.graph} | added
+        return [graph[str(point.name)] for point in self._resolved(names)]
+
+    def _resolved(self, names: Names) -> list[Point]:
+        """The points that are meant, each once.
+
+        Raises:
+            UnknownNameError: if there are none; says which flag switches them on.
+        """
+        points = self.hook_dict
+        patterns = [names] if isinstance(names, str) else [] if callable(names) else list(names)
+        for pattern in patterns:
+            flag = next((flag for end, flag in _NEEDED.items() if str(pattern).endswith(end)), None)
+            if flag is not None and flag not in self.flags:
+                raise UnknownNameError(f"{pattern} is there once it is switched on: call set_{flag}(True) first.")
+        return list(dict.fromkeys(points[name] for name in match_names(names, list(points))))
+
+
+def _names(node: Node) -> list[str]:
+    """The names that a point goes by: inputs of heads also by that of the attention, as in TransformerLens's bridge."""
+    inner = node.name.replace(".hook_", ".attn.hook_")
+    return [node.name, inner] if node.name.endswith(("_input", "attn_in")) else [node.name]
