@@ -1,11 +1,19 @@
-"""Sparse features: dictionaries that others trained, and their features as units."""
+"""Sparse features: dictionaries that others trained, their features as units, and what they do for a word."""
 
 from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.find import find_features
 from mmlens.analysis.features.loading import load_sae
 from mmlens.analysis.features.saving import save_sae
+from mmlens.analysis.features.scores import FeatureScores
+from mmlens.analysis.features.words import feature_words
+from mmlens.core.units import Feature
 
 __all__ = [
+    "Feature",
+    "FeatureScores",
     "SparseDictionary",
+    "feature_words",
+    "find_features",
     "load_sae",
     "save_sae",
 ]

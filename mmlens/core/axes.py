@@ -7,6 +7,7 @@ AXIS_WORDS = frozenset(
     (
         *("batch", "pos", "d_model", "head", "query", "key", "d_head", "neuron", "d_vision", "patch", "row", "column"),
         *("layer", "sample", "concept", "vocab", "step", "expert", "one"),
+        "feature",
     )
 )
 
@@ -40,11 +41,11 @@ def batch_axis(axes: str) -> int | None:
 
 
 def unit_axis(axes: str) -> int:
-    """Index of the axis that a point's units lie along: heads where it has any, else neurons.
+    """Index of the axis that a point's units lie along: heads where it has any, else neurons or features.
 
     Example:
         >>> unit_axis("batch query head d_head"), unit_axis("batch pos neuron")
         (2, 2)
     """
     words = axes.split()
-    return words.index("head") if "head" in words else words.index("neuron")
+    return next(words.index(word) for word in ("head", "neuron", "feature") if word in words)

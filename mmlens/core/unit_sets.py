@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol, TypeAlias, overload
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
 from mmlens.core.names import part_prefix
-from mmlens.core.units import EXAMPLES, Head, Neuron, Unit
+from mmlens.core.units import EXAMPLES, Feature, Head, Neuron, Unit
 
 _LISTED = 8
 
@@ -172,6 +172,11 @@ class Units(Sequence[Unit], Set[Unit]):
         """The heads among them."""
         return self.only(Head)
 
+    @property
+    def features(self) -> "Units":
+        """The features of sparse dictionaries among them."""
+        return self.only(Feature)
+
     def by_layer(self) -> dict[str, "Units"]:
         """Units by the block that holds them, blocks in order: `{"vision.L0": ..., "L2": ..., "L3": ...}`."""
         return self._by_name(sorted(self), lambda unit: unit.block)
@@ -241,6 +246,8 @@ def _range(lasts: Sequence[Unit]) -> str:
 
 def _other_blocks(missing: Iterable[Unit], graph: UnitCounts) -> str:
     """Why blocks that are there have none of the units that a model lacks."""
+    if any(isinstance(unit, Feature) for unit in missing):
+        return " Features are there while their dictionary is attached: with model.attach(sae): ..."
     bare = [unit for unit in missing if unit.stack and unit.hook not in graph.unit_counts]
     blocks = {unit.block: f"{part_prefix(unit.part)}{unit.stack}.{unit.layer}." for unit in bare}
     there = [block for block, prefix in blocks.items() if any(name.startswith(prefix) for name in graph.names)]

@@ -1,4 +1,4 @@
-"""Units of a model as values: neurons and attention heads, named by what they print."""
+"""Units of a model as values: neurons, attention heads and features of sparse dictionaries, named by what they print."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _HOOK = re.compile(
     r"(?:(?P<part>vision|projector)\.)?(?:(?P<stack>[\w.]+)\.(?P<layer>\d+)\.)?(?P<branch>[a-z_]+(?:\.[a-z_]+)*)\.hook_\w+"
 )
 #: How a unit is written, for messages.
-EXAMPLES = "mm.Neuron(2, 7), mm.Head(2, 3), or a string as units print themselves: 'L2.u7', 'vision.L0.h3'"
+EXAMPLES = "mm.Neuron(2, 7), mm.Head(2, 3), or a string as units print themselves: 'L2.u7', 'vision.L0.h3', 'L3.f1027'"
 
 KindT = TypeVar("KindT", bound="Unit")
 
@@ -27,7 +27,7 @@ KindT = TypeVar("KindT", bound="Unit")
 @total_ordering
 @dataclass(frozen=True, repr=False)
 class Unit:
-    """One unit of a branch of a block; `Neuron` and `Head` are the kinds.
+    """One unit of a branch of a block; `Neuron`, `Head` and `Feature` are the kinds.
 
     It prints itself as `[part.][stack.]L<layer>.[branch.]<letter><index>`, without what is usual (the language model, the stack
     `blocks`, the kind's own branch), and `Unit.parse` reads that back. Units sort by part, stack, layer, kind and index.
@@ -185,6 +185,27 @@ class Head(Unit):
     point: ClassVar[str] = "hook_z"
     axis: ClassVar[str] = "head"
     letters: ClassVar[Mapping[str, str]] = {"attn": "h", "cross_attn": "x"}
+
+
+@dataclass(frozen=True, repr=False)
+class Feature(Unit):
+    """One feature of a sparse dictionary, there while the dictionary is attached: `hook_sae_acts_post` holds its code.
+
+    Its branch is the point whose states the dictionary gives back; the stream behind a block is the usual one.
+
+    Example:
+        >>> print(Feature(3, 1027), Feature(3, 1027).hook)
+        L3.f1027 blocks.3.hook_resid_post.hook_sae_acts_post
+        >>> print(Feature(0, 5, "projector", stack="", branch="hook_out"), Feature(2, 9, branch="mlp.hook_post"))
+        projector.hook_out.f5 L2.mlp.hook_post.f9
+    """
+
+    branch: str = "hook_resid_post"
+
+    kind: ClassVar[str] = "feature"
+    point: ClassVar[str] = "hook_sae_acts_post"
+    axis: ClassVar[str] = "feature"
+    letters: ClassVar[Mapping[str, str]] = {"hook_resid_post": "f"}
 
 
 def block_name(part: Part, stack: str, layer: int) -> str:

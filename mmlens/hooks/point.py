@@ -10,6 +10,7 @@ from transformer_lens.hook_points import HookPoint
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.attachment import Attachment
+from mmlens.hooks.site import Tap
 
 
 def reads_only(function: Callable[..., None]) -> Callable[..., None]:
@@ -38,6 +39,7 @@ class Point(HookPoint):
         self._attachment = attachment
         self._tap = self._through  # one bound object, so that detaching finds what attaching put in
         self._attached = False
+        self._behind: tuple[Tap, ...] = ()
 
     @property
     def attachment(self) -> Attachment:
@@ -58,6 +60,24 @@ class Point(HookPoint):
     def attached(self) -> bool:
         """Whether the point is now in the path of its tensor."""
         return self._attached
+
+    def then(self, tap: Tap) -> Callable[[], None]:
+        """Have a function in the path behind all hooks of this point.
+
+        Args:
+            tap: takes the tensor, returns it or its replacement.
+
+        Returns:
+            What takes it out.
+        """
+
+        def undo() -> None:
+            self._behind = tuple(other for other in self._behind if other is not tap)
+            self._settle()
+
+        self._behind = (*self._behind, tap)
+        self._settle()
+        return undo
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> "PointHandle":
         """As in torch; attaches the point."""
@@ -104,6 +124,13 @@ class Point(HookPoint):
         return x.view_as(x) if x.requires_grad else x
 
     def _through(self, activation: torch.Tensor) -> torch.Tensor:
+        """The activation as the hooks, and what stands behind them, leave it."""
+        new = self._hooked(activation)
+        for tap in self._behind:
+            new = tap(new)
+        return new
+
+    def _hooked(self, activation: torch.Tensor) -> torch.Tensor:
         """The activation as the hooks leave it; of another shape it would be spread over the model's, or fail far from here.
 
         Raises:
@@ -125,8 +152,8 @@ class Point(HookPoint):
         return PointHandle(self, handle)
 
     def _settle(self) -> None:
-        """Be attached exactly while torch holds a hook of ours."""
-        active = bool(self._forward_hooks or self._backward_hooks)
+        """Be attached exactly while torch holds a hook of ours, or something stands behind them."""
+        active = bool(self._forward_hooks or self._backward_hooks or self._behind)
         if active and not self._attached:
             self._attachment.attach(self._tap)
         elif self._attached and not active:

@@ -52,6 +52,24 @@ def logit_directions(
     return _centred(unembedding * gain, declared.is_centred(base_layer(module)))
 
 
+def stream_logits(
+    model: HookedMultimodal, vectors: Float[torch.Tensor, "vector d_model"]
+) -> Float[torch.Tensor, "vector vocab"]:
+    """What vectors that are added to the final stream add to every token's logit, up to the final norm's scale.
+
+    Args:
+        model: the hooked model.
+        vectors: of the stream.
+    """
+    weight, declared = model.W_U, model.family.language.norm
+    vectors = vectors.to(weight)
+    if declared is not None:
+        module = model.ln_final
+        vectors = _centred(vectors, declared.is_centred(base_layer(module)))
+        vectors = vectors * _gain(module, declared, vectors[0]).to(vectors)
+    return vectors @ weight
+
+
 def score_directions(
     model: HookedMultimodal, batch: MultimodalBatch, part: Part, *, normed: bool = True
 ) -> Float[torch.Tensor, "sample d_model"]:

@@ -22,6 +22,7 @@ from mmlens.declarations.structure import Config
 from mmlens.discover import discover, example_for
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.point import Point
+from mmlens.hooks.splice import Splice
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.inputs import Inputs, device_of
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
@@ -33,6 +34,7 @@ from mmlens.models.fingerprint import fingerprint
 from mmlens.models.part_view import BlockWeights, PartView
 from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
+from mmlens.models.splices import Splices
 from mmlens.models.trial import Trial
 from mmlens.models.verify import verify as verified
 from mmlens.models.vocabulary import TokenIds, Vocabulary
@@ -71,7 +73,9 @@ class HookedMultimodal(HookedRootModule):
         processor: its processor, or None.
         family: the declaration of where its parts are.
         config: its configuration.
-        graph: the hook-point graph.
+        graph: the hook-point graph, with the points of sparse dictionaries while these are attached.
+        plain_graph: the graph without those.
+        spliced: sparse dictionaries in the path, by the point that they write; `attach` puts them there.
         hook_dict: the points by name.
 
     Example:
@@ -98,6 +102,8 @@ class HookedMultimodal(HookedRootModule):
         self.config: Config = self.base.config
         built = build(self.base, self.family, self.config)
         self.graph: HookGraph = built.graph
+        self.plain_graph: HookGraph = built.graph
+        self.spliced: dict[str, Splice] = {}
         self.hook_dict = built.points
         self.mod_dict = dict(built.points)
         self._in_place = InPlace(hf_model)
@@ -107,8 +113,8 @@ class HookedMultimodal(HookedRootModule):
         """Have points reach the modules that act now, if adapters came or a copy of a module (`modules_to_save`) took over."""
         if self._in_place.changed():
             built = build(self.base, self.family, self.config)
-            for name, point in self.hook_dict.items():
-                point.rebind(built.points[name])
+            for name, point in built.points.items():
+                self.hook_dict[name].rebind(point)
 
     # -- its parts ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +147,10 @@ class HookedMultimodal(HookedRootModule):
     @property
     def _adapters(self) -> Adapters:
         return Adapters(self)
+
+    @property
+    def _splices(self) -> Splices:
+        return Splices(self)
 
     @property
     def _runs(self) -> Runs:
@@ -337,6 +347,11 @@ class HookedMultimodal(HookedRootModule):
     adapters = property_of("_adapters", Adapters.names)
     active_adapters = property_of("_adapters", Adapters.active)
     adapter = method_of("_adapters", Adapters.adapter)
+
+    # -- sparse dictionaries -------------------------------------------------------------------------------------------
+
+    attach = method_of("_splices", Splices.attach)
+    dictionaries = property_of("_splices", Splices.dictionaries)
 
     # -- its weights and tokens, under TransformerLens's names ---------------------------------------------------------
 

@@ -19,6 +19,7 @@ from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookPair
+from mmlens.hooks.splice import Splice
 from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.models.part_view import PartView
 
@@ -32,6 +33,9 @@ class HookedModel(Protocol):
     family: Family
     config: Config
     graph: HookGraph
+    plain_graph: HookGraph
+    spliced: dict[str, Splice]
+    mod_dict: dict[str, Any]
 
     @property
     def base(self) -> HuggingFaceModel:

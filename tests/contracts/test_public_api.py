@@ -48,6 +48,7 @@ PUBLIC = [
     "features",
     "extract_concepts",
     "find_circuit",
+    "find_features",
     "find_neurons",
     "Head",
     "HookedMultimodal",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units, as_units
-from mmlens.core.units import Head, Neuron, Unit
+from mmlens.core.units import Feature, Head, Neuron, Unit
 from tests.conftest import Subject
 
 STACKS = st.sampled_from(["blocks", "encoder.blocks", "global_blocks", "stages.2.blocks", "deepstack"])
@@ -108,22 +108,41 @@ def test_units_sort_by_place_whatever_their_kind() -> None:
 
 def test_a_later_kind_of_unit_fits_without_a_change() -> None:
     @dataclass(frozen=True, repr=False)
-    class Feature(Unit):
-        """A feature of a sparse autoencoder on the stream behind a block."""
+    class Expert(Unit):
+        """An expert of a mixture."""
 
-        branch: str = "resid_post"
-        kind: ClassVar[str] = "feature"
-        point: ClassVar[str] = "hook_features"
-        axis: ClassVar[str] = "feature"
-        letters: ClassVar[dict[str, str]] = {"resid_post": "f"}
+        branch: str = "moe"
+        kind: ClassVar[str] = "expert"
+        point: ClassVar[str] = "hook_router"
+        axis: ClassVar[str] = "expert"
+        letters: ClassVar[dict[str, str]] = {"moe": "e"}
 
     try:
-        feature = Feature(3, 17)
-        assert str(feature) == "L3.f17"
-        assert Unit.parse("L3.f17") == feature
-        assert Units(["L3.f17", "L3.u17"]).only(Feature) == {feature}
+        expert = Expert(3, 17)
+        assert str(expert) == "L3.e17"
+        assert Unit.parse("L3.e17") == expert
+        assert Units(["L3.e17", "L3.u17"]).only(Expert) == {expert}
     finally:
-        Unit._kinds.remove(Feature)
+        Unit._kinds.remove(Expert)
+
+
+@pytest.mark.parametrize(
+    ("feature", "name", "site"),
+    [
+        (Feature(3, 17), "L3.f17", "blocks.3.hook_resid_post"),
+        (Feature(0, 4, "vision"), "vision.L0.f4", "vision.blocks.0.hook_resid_post"),
+        (Feature(2, 9, branch="mlp.hook_post"), "L2.mlp.hook_post.f9", "blocks.2.mlp.hook_post"),
+        (Feature(0, 5, "projector", "", "hook_out"), "projector.hook_out.f5", "projector.hook_out"),
+        (Feature(1, 0, "projector", branch="hook_mlp_out"), "projector.L1.hook_mlp_out.f0", "projector.blocks.1.hook_mlp_out"),
+        (Feature(1, 2, stack="encoder.blocks"), "encoder.blocks.L1.f2", "encoder.blocks.1.hook_resid_post"),
+    ],
+)  # fmt: skip
+def test_features_are_named_after_the_point_of_their_dictionary(feature: Feature, name: str, site: str) -> None:
+    assert str(feature) == name
+    assert Unit.parse(name) == feature
+    assert feature.hook == f"{site}.hook_sae_acts_post"
+    assert Feature.at(feature.hook, feature.index) == feature
+    assert Units([name, "L3.u17"]).features == {feature}
 
 
 # -- sets ------------------------------------------------------------------------------------------------------------

@@ -244,13 +244,12 @@ class SparseDictionary:
             result = result * (scale if self.normalization == "layer_norm" else 1 / scale) + shift
         return result if self.W_skip is None else result + x.to(result.dtype) @ self.W_skip.T
 
-    def change(self, codes: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """What a change of codes writes, in the unit of the point."""
-        result = codes @ self.W_dec
+    def code_gradients(self, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What a derivative by the point's states, at states `x`, is by codes: `s (g . W_dec_i)`."""
         if self.scales:
             scale, _ = self._moments(x)
-            result = result * (scale if self.normalization == "layer_norm" else 1 / scale)
-        return result
+            gradient = gradient * (scale if self.normalization == "layer_norm" else 1 / scale)
+        return gradient @ self.W_dec.T
 
     def _moments(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | float]:
         """The factor to a norm of sqrt(d), and 0; or the standard deviation over n - 1, and the mean."""

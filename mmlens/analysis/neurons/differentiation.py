@@ -54,27 +54,25 @@ def target_logits(model: HookedMultimodal, targets: TokenTargets) -> Float[torch
 
 
 class SummedRows:
-    """The rows over which activation times gradient is summed, at every point of some neurons.
+    """The rows over which activation times gradient is summed, at every point of some units.
 
     Args:
         model: the hooked model.
         targets: the tokens.
-        layers: the neurons.
+        point: one of the points.
         positions: a rule; None for the positions that predict the tokens, and for all rows outside the language model.
 
     Raises:
         InputError: if the rule means nothing there, as far as that is known before a run.
     """
 
-    def __init__(
-        self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers, positions: Positions | None
-    ):
+    def __init__(self, model: HookedMultimodal, targets: TokenTargets, point: str, positions: Positions | None):
         self._model, self._targets = model, targets
         self._rule = None if positions is None else as_rule(positions)
         self._masks: dict[tuple[str, torch.Size], torch.Tensor] = {}
         if self._rule is not None:
             with suppress(UnknownRowsError):
-                resolve(self._rule, targets.batch, model.graph[layers.names()[0]])
+                resolve(self._rule, targets.batch, model.graph[point])
 
     def mask(self, name: str, activation: torch.Tensor, entries: torch.Tensor) -> Bool[torch.Tensor, "..."]:
         """True at the rows that count, broadcastable to a point's activation.

@@ -1,4 +1,4 @@
-"""Where in a picture neurons are active."""
+"""Where in a picture neurons, or features of sparse dictionaries, are active."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from mmlens.analysis.neurons.points import POINTS, ActivationPoint
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import PARTS, Part, require_part
 from mmlens.core.unit_sets import Units, UnitsLike
-from mmlens.core.units import Neuron, Unit
+from mmlens.core.units import Feature, Neuron, Unit
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -36,7 +36,7 @@ def activation_map(
     Args:
         model: the hooked model.
         batch: what to run on.
-        neurons: of one part of the model, or their names.
+        neurons: of one part of the model, or their names; or features of dictionaries that are attached.
         activation: as for `find_neurons`.
         shown: the mean of the activations (as published), or of their magnitudes.
         sample, image: which picture.
@@ -71,10 +71,10 @@ def activation_maps(
     Raises:
         NoPlaceError, InputError: as for `activation_map`.
     """
-    units = {
-        title: Units.of(neurons, model, kind=Neuron, verb=f"The map {title!r}" if title else "activation_map")
-        for title, neurons in sets.items()
-    }
+    units = {}
+    for title, neurons in sets.items():
+        kind = Feature if any(isinstance(unit, Feature) for unit in Units(neurons)) else Neuron
+        units[title] = Units.of(neurons, model, kind=kind, verb=f"The map {title!r}" if title else "activation_map")
     readers: dict[str, list[Unit]] = {}
     for unit in sorted({unit for group in units.values() for unit in group}):
         readers.setdefault(unit.hook.replace(POINTS["down_in"], POINTS[activation]), []).append(unit)

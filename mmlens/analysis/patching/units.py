@@ -10,12 +10,14 @@ from mmlens.core.axes import unit_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.unit_sets import Units, UnitsLike
-from mmlens.core.units import Head, Neuron, Unit
+from mmlens.core.units import Feature, Head, Neuron, Unit
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.models.hooked import HookedMultimodal
 
+#: How a unit of each axis is written.
+_LETTERS = {"head": "h", "neuron": "u", "feature": "f"}
 #: What a sweep takes as its units: every head or neuron of each point, some units, or None for points as a whole.
-SweptUnits: TypeAlias = Literal["head", "neuron"] | UnitsLike | None
+SweptUnits: TypeAlias = Literal["head", "neuron", "feature"] | UnitsLike | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Target:
             )
         name = self.node.name
         if self.indices is not None:
-            letter = "h" if "head" in self.node.axes else "u"
+            letter = next(letter for axis, letter in _LETTERS.items() if axis in self.node.axes.split())
             name += f"[{', '.join(f'{letter}{index}' for index in self.indices)}]"
         if len(self.nodes) > 1:
             name += f"[layers {self.nodes[0].layer}-{self.nodes[-1].layer}]"
@@ -74,7 +76,7 @@ class Target:
 
 
 #: The axes that units lie along, which name all units of a point.
-_AXES = ("head", "neuron")
+_AXES = ("head", "neuron", "feature")
 #: A point and the units of it that are swept: their numbers, all of them, or None for the point as a whole.
 Chosen: TypeAlias = tuple[Node, "Sequence[int] | Literal['each'] | None"]
 
@@ -169,7 +171,7 @@ def targets(
 
 def _units(model: HookedMultimodal, nodes: Sequence[Node], indices: Sequence[int], count: int) -> Units:
     """The units at some indices of points; none where a point has another number of them than its branch."""
-    kind = Head if "head" in nodes[0].axes.split() else Neuron
+    kind = next(kind for kind in (Head, Neuron, Feature) if kind.axis in nodes[0].axes.split())
     units = [kind.at(node.name, index) for node in nodes for index in indices]
     return Units(unit for unit in units if model.graph.unit_counts.get(unit.hook) == count)
 

@@ -50,7 +50,7 @@ UNUSED = {
     "MappedStates",
     "MappedStates.of",
     "RandomUnits.interval",
-    *(f"SparseDictionary.{name}" for name in ("change", "codes", "flat", "pre_codes", "written")),
+    *(f"SparseDictionary.{name}" for name in ("code_gradients", "codes", "flat", "pre_codes", "written")),
     "States.to_dataset",
     "Unit",
     "Unit.at",

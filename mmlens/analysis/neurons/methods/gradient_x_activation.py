@@ -52,7 +52,7 @@ class GradientXActivation(NeuronMethod):
             states[hook.name] = activation if activation.requires_grad else activation.requires_grad_()
             return states[hook.name]
 
-        groups, rows = entry_groups(targets, layers), SummedRows(model, targets, layers, self.positions)
+        groups, rows = entry_groups(targets, layers), SummedRows(model, targets, names[0], self.positions)
         scores = empty_scores(model, targets, layers)
         with differentiable(model), model.hooks([(names, hold)]):
             logits = target_logits(model, targets)

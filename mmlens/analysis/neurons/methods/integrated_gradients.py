@@ -54,7 +54,8 @@ class IntegratedGradients(NeuronMethod):
     def scores(
         self, model: HookedMultimodal, targets: TokenTargets, layers: NeuronLayers
     ) -> Float[torch.Tensor, "entry layer neuron"]:
-        names, rows = layers.names(), SummedRows(model, targets, layers, self.positions)
+        names = layers.names()
+        rows = SummedRows(model, targets, names[0], self.positions)
         scores = empty_scores(model, targets, layers)
         with differentiable(model):
             clean = _clean_states(model, targets, names)
