@@ -170,6 +170,16 @@ def _patterns(model: HookedMultimodal, part: Looking, layers: Sequence[int] | No
     return nodes
 
 
+def language_patterns(model: HookedMultimodal, layers: Sequence[int] | None) -> list[Node]:
+    """The attention patterns of some of the language model's layers, of all by default.
+
+    Raises:
+        InputError: for layers that there are not.
+        NoPlaceError: if they look at no sequence that holds the picture.
+    """
+    return _patterns(model, "language", layers)
+
+
 def _titled(masks: Mapping[Node, torch.Tensor | None]) -> str:
     """The heads that a map is of, if they are not all: their numbers, the same in every layer, or their names."""
     numbers = {node: mask.nonzero().flatten().tolist() for node, mask in masks.items() if mask is not None}

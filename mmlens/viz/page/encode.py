@@ -35,6 +35,7 @@ def encode_pack(pack: Pack) -> dict[str, Any]:
         "picture": None if pack.picture is None else encode_picture(pack.picture),
         "size": None if pack.picture is None else list(pack.picture.size),
         "boxes": None if pack.boxes is None else np.round(pack.boxes, 2).ravel().tolist(),
+        "start": dict(pack.start),
         "labels": {axis: list(names) for axis, names in pack.labels.items()},
         "arrays": [encode_array(array) for array in pack.arrays],
         "words": None if pack.words is None else _words(pack.words),

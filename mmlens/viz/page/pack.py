@@ -89,6 +89,7 @@ class Pack:
         picture: what the patches are of.
         boxes: of the patches in its pixels: left, top, right, bottom.
         labels: names along each axis; numbers where there are none.
+        start: what is chosen along an axis when the view opens; the first by default.
         words: of a lens.
         outlines: boxes that are known to be right (of a lab scene), drawn dashed.
         tables: folded away.
@@ -101,6 +102,7 @@ class Pack:
     picture: Image.Image | None = None
     boxes: Float[np.ndarray, "patch 4"] | None = None
     labels: Mapping[Axis, Sequence[str]] = field(default_factory=dict)
+    start: Mapping[Axis, int] = field(default_factory=dict)
     words: PackWords | None = None
     outlines: tuple[tuple[float, float, float, float], ...] = ()
     tables: tuple[PackTable, ...] = ()

@@ -49,7 +49,15 @@ def lens_pack(lens: LogitLens, picture: Image.Image | None, run: bool = False) -
         tuple(shown(lens.strings[int(token)], _LETTERS) for token in known),
     )
     return Pack(
-        pack.headline, caption, tuple(arrays), picture, boxes, labels={"layer": layers}, words=words, tables=(table,)
+        pack.headline,
+        caption,
+        tuple(arrays),
+        picture,
+        boxes,
+        labels={"layer": layers},
+        start={"layer": len(layers) - 1},
+        words=words,
+        tables=(table,),
     )
 
 

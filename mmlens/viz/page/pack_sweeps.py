@@ -67,9 +67,18 @@ def sweep_pack(sweep: PatchSweep, picture: Image.Image | None, run: bool = False
         picture=picture if boxes is not None else None,
         boxes=boxes,
         labels=labels,
+        start={"layer": _best_layer(arrays)},
         tables=(_table(sweep),),
         notes=tuple(notes),
     )
+
+
+def _best_layer(arrays: list[PackArray]) -> int:
+    """The layer of the largest effect of the first array."""
+    if not arrays:
+        return 0
+    sizes = np.nan_to_num(np.abs(arrays[0].values))
+    return int(sizes.argmax() // sizes.shape[-1])
 
 
 def _headline(sweep: PatchSweep) -> str:

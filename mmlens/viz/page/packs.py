@@ -7,16 +7,19 @@ from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
+from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.viz.page.pack import Pack
 from mmlens.viz.page.pack_frames import frame_pack
 from mmlens.viz.page.pack_lens import lens_pack
+from mmlens.viz.page.pack_looks import looks_pack
 from mmlens.viz.page.pack_maps import map_pack
 from mmlens.viz.page.pack_neurons import neuron_pack
 from mmlens.viz.page.pack_sweeps import sweep_pack
 
 _PACKS: dict[type, Callable[[Any, Image.Image | None, bool], Pack]] = {
+    AttentionLooks: looks_pack,
     HeatMap: map_pack,
     LogitLens: lens_pack,
     NeuronScores: neuron_pack,

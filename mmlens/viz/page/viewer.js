@@ -34,7 +34,8 @@
   const isMatrix = array => array.axes[array.axes.length - 1] === "head";
   const main = pack.arrays.filter(array => !controls.has(array.name) && !isMatrix(array)).map(array => array.name);
   const matrix = pack.arrays.find(isMatrix)?.name;
-  const state = {array: main[0], layer: 0, head: 0, run: 0, item: 0, token: 0, patch: -1, chosen: new Set()};
+  const state = {array: main[0], layer: 0, head: 0, run: 0, item: 0, token: 0, ...pack.start,
+    patch: -1, chosen: new Set()};
 
   const chunk = async (array, index) => {
     if (!array.codes[index]) {
@@ -85,7 +86,7 @@
   // what is near zero lets the picture through, and what is strong still shows what it lies on
   const strength = (array, number) => {
     const [low, high] = range(array), reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
-    return array.scale === "range" ? 0.6 : 0.08 + 0.57 * Math.min(1, Math.abs(number) / reach);
+    return array.scale === "range" ? 0.6 : (array.scale === "signed" ? 0.08 : 0) + 0.6 * Math.min(1, Math.abs(number) / reach);
   };
 
   // ---- pieces
@@ -216,11 +217,17 @@
   if (used("run") && size("run") > 1) panel.append(add(choices(Array.from({length: size("run")}, (_, i) => label("run", i)), () => state.run, i => set("run", i), "run")));
   if (matrix) {
     const array = arrays[matrix], table = make("table", {class: "matrix", role: "grid", "aria-label": "heads by layer", tabindex: 0});
-    const [layers, heads] = array.shape.slice(-2), cells = [];
+    const layers = array.shape[array.axes.indexOf("layer")], heads = array.length, cells = [];
+    const headed = main.find(name => arrays[name].axes.includes("head"));
+    const point = (layer, head) => {  // at one head: from now on its own map is shown
+      state.layer = Math.max(0, Math.min(layers - 1, layer));
+      if (headed) state.array = headed;
+      set("head", head);
+    };
     for (let layer = layers - 1; layer >= 0; layer--) {
       const row = make("tr", {}, make("th", {}, label("layer", layer)));
       cells[layer] = Array.from({length: heads}, (_, head) => {
-        const cell = make("td", {role: "gridcell", onclick: () => { state.layer = layer; set("head", head); }});
+        const cell = make("td", {role: "gridcell", onclick: () => point(layer, head)});
         row.append(cell);
         return cell;
       });
@@ -230,8 +237,7 @@
       const [up, right] = {ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1]}[event.key] ?? [0, 0];
       if (!up && !right) return;
       event.preventDefault();
-      state.layer = Math.max(0, Math.min(layers - 1, state.layer + up));
-      set("head", state.head + right);
+      point(state.layer + up, state.head + right);
     });
     panel.append(add({element: make("div", {class: "scroll"}, make("div", {class: "soft"}, array.title), table), update: async () => {
       for (let layer = 0; layer < layers; layer++) {
