@@ -6,7 +6,7 @@ A head's input is the stream in front of the norm, once for each head; what a ho
 head's own part of the projection. A head's output is what it writes through `W_O`, before all are summed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mmlens.core.errors import MMLensError
+from mmlens.hooks.attachment import TensorAccess
 from mmlens.hooks.heads import HeadProjection
 from mmlens.hooks.site import Tap
 
@@ -26,17 +27,20 @@ class HeadInputs:
 
     Args:
         norm: the norm in front of the attention.
-        projections: where the heads that read it are made; several read one stream each by its number where all of queries, keys
-            and values do (grouped heads are fewer, and read the first ones).
+        projections: where the heads that read it are made, with what their linear returns; several where all of queries, keys and
+            values read one stream each by its number (grouped heads are fewer, and read the first ones).
     """
 
-    def __init__(self, norm: nn.Module, projections: Sequence[HeadProjection]):
+    #: In front of the points of what is made.
+    RANK = -20
+
+    def __init__(self, norm: nn.Module, projections: Mapping[HeadProjection, TensorAccess]):
         self.norm = norm
-        self.projections = tuple(projections)
+        self.projections = dict(projections)
         self._received: torch.Tensor | None = None
         self._streams: torch.Tensor | None = None
         self._changed = False
-        self._handles: dict[Tap, list[RemovableHandle]] = {}
+        self._handles: dict[Tap, tuple[RemovableHandle, list[tuple[TensorAccess, Tap]]]] = {}
 
     def attach(self, tap: Tap) -> None:
         """Put the tap in front of the heads."""
@@ -46,8 +50,8 @@ class HeadInputs:
             self._received = args[0] if args else next(iter(kwargs.values()))
             self._streams = None
 
-        def project(projection: HeadProjection) -> Callable[..., torch.Tensor | None]:
-            def put(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        def project(projection: HeadProjection) -> Tap:
+            def put(output: torch.Tensor) -> torch.Tensor:
                 if self._received is None:
                     raise MMLensError(
                         "An attention ran before the norm in front of it; its heads' inputs have no value."
@@ -57,14 +61,14 @@ class HeadInputs:
                     new = tap(copies)
                     self._streams = new
                     self._changed = new.requires_grad or not (new is copies or torch.equal(new, copies))
-                return self._projected(projection, output) if self._changed else None
+                return self._projected(projection, output) if self._changed else output
 
             return put
 
-        self._handles[tap] = [
-            self.norm.register_forward_pre_hook(receive, with_kwargs=True),
-            *(p.linear.register_forward_hook(project(p), prepend=True) for p in self.projections),
-        ]
+        taps = [(access, project(projection)) for projection, access in self.projections.items()]
+        for access, put in taps:
+            access.attach(put, self.RANK)
+        self._handles[tap] = (self.norm.register_forward_pre_hook(receive, with_kwargs=True), taps)
 
     def _projected(self, projection: HeadProjection, output: torch.Tensor) -> torch.Tensor:
         """What the linear returns if each head reads its own stream."""
@@ -80,8 +84,10 @@ class HeadInputs:
 
     def detach(self, tap: Tap) -> None:
         """Take the tap out."""
-        for handle in self._handles.pop(tap):
-            handle.remove()
+        handle, taps = self._handles.pop(tap)
+        handle.remove()
+        for access, put in taps:
+            access.detach(put)
         self._received = self._streams = None
 
 
@@ -90,30 +96,42 @@ class HeadResults:
 
     Args:
         linear: the last linear.
+        output: what it returns.
         heads: how many there are.
         weight: gives `W_O` `[head d_head d_model]` as it acts.
     """
 
-    def __init__(self, linear: nn.Module, heads: int, weight: Callable[[], torch.Tensor]):
+    def __init__(self, linear: nn.Module, output: TensorAccess, heads: int, weight: Callable[[], torch.Tensor]):
         self.linear = linear
+        self.output = output
         self.heads = heads
         self.weight = weight
-        self._handles: dict[Tap, RemovableHandle] = {}
+        self._received: torch.Tensor | None = None
+        self._handles: dict[Tap, tuple[RemovableHandle, Tap]] = {}
 
     def attach(self, tap: Tap) -> None:
         """Put the tap between the heads and their sum."""
 
-        def put(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-            z = args[0].unflatten(-1, (self.heads, -1))
+        def receive(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self._received = args[0]
+
+        def put(output: torch.Tensor) -> torch.Tensor:
+            if self._received is None:
+                raise MMLensError("The last linear of an attention returned before it received anything.")
+            z = self._received.unflatten(-1, (self.heads, -1))
             results = torch.einsum("...hd,hdm->...hm", z, self.weight().to(z))
             new = tap(results)
             if new is results and not new.requires_grad:
-                return None
+                return output
             # the real output moved by the difference, so that what is left alone stays bit-equal
             return output + (new - results).sum(-2)
 
-        self._handles[tap] = self.linear.register_forward_hook(put, prepend=True)
+        self.output.attach(put, HeadInputs.RANK)
+        self._handles[tap] = (self.linear.register_forward_pre_hook(receive), put)
 
     def detach(self, tap: Tap) -> None:
         """Take the tap out."""
-        self._handles.pop(tap).remove()
+        handle, put = self._handles.pop(tap)
+        handle.remove()
+        self.output.detach(put)
+        self._received = None

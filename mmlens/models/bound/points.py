@@ -1,7 +1,7 @@
 """Points that a bound model has besides the model's: TransformerLens's copies and sums of heads, once they are switched on."""
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -9,13 +9,14 @@ from mmlens.architectures.projections import LETTERS, projection_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import Names, match_names
-from mmlens.hooks.attachment import AtSite, Attachment, NormScale
+from mmlens.hooks.attachment import AtSite, Attachment, NormScale, TensorAccess, TensorView
 from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.head_streams import HeadInputs, HeadResults
 from mmlens.hooks.heads import HeadProjection
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookFunction
+from mmlens.hooks.site import Site
 from mmlens.models.bound.base import Bound
 from mmlens.models.claims import claimed
 
@@ -164,7 +165,8 @@ class BoundPoints(Bound):
         if weights is None or kernel_of(self.model.hook_dict, attention) is None:
             return []
         if flag == "use_attn_result":
-            results = HeadResults(weights.output, weights.heads, lambda: weights.W_O)
+            output = self._returned_by(weights.output, f"blocks.{layer}.hook_attn_out")
+            results = HeadResults(weights.output, output, weights.heads, lambda: weights.W_O)
             return [self._made(layer, "attn.hook_result", results, "pos head d_model")]
         norm = self._norm(layer, "ln1")
         made = {
@@ -174,13 +176,30 @@ class BoundPoints(Bound):
         parts: dict[str, HeadProjection] = {letter: part for letter, part in made.items() if part is not None}
         if norm is None or len(parts) < len(LETTERS):
             return []
+        sites = {
+            letter: self._returned_by(part.linear, f"{attention}.hook_q", f"{attention}.hook_k", f"{attention}.hook_v")
+            for letter, part in parts.items()
+        }
         if flag == "use_attn_in":
-            inputs = HeadInputs(norm.module, list(parts.values()))
+            inputs = HeadInputs(norm.module, {part: sites[letter] for letter, part in parts.items()})
             return [self._made(layer, "hook_attn_in", inputs, "pos head d_model")]
         return [
-            self._made(layer, f"hook_{letter}_input", HeadInputs(norm.module, [part]), "pos head d_model")
+            self._made(
+                layer, f"hook_{letter}_input", HeadInputs(norm.module, {part: sites[letter]}), "pos head d_model"
+            )
             for letter, part in parts.items()
         ]
+
+    def _returned_by(self, module: nn.Module, *points: str) -> TensorAccess:
+        """What a module returns: where points are on it, the site that they share, which keeps their order."""
+        for name in points:
+            point = self.model.hook_dict.get(name)
+            reach: Any = point.attachment.reach if point is not None and isinstance(point.attachment, AtSite) else None
+            while isinstance(reach, TensorView):
+                reach = reach.site
+            if isinstance(reach, Site) and reach.module is module:
+                return reach
+        return Site(module, "out")
 
     def _norm(self, layer: int, name: str) -> NormScale | None:
         point = self.model.hook_dict.get(f"blocks.{layer}.{name}.hook_scale")
