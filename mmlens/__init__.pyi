@@ -4,6 +4,7 @@ from . import circuits as circuits
 from . import concepts as concepts
 from . import controls as controls
 from . import corrupt as corrupt
+from . import data as data
 from . import decoding as decoding
 from . import edits as edits
 from . import errors as errors

@@ -65,7 +65,10 @@ class DataChunk:
         """A hash of the samples, pixels included, with all that is known to be true of them."""
         if self.prepared is not None:
             return identity_of(self.prepared, "the batch")
-        truth = [(s.key, s.caption, s.regions, s.writing, s.answer) for s in self.samples]
+        truth = [
+            (s.key, s.caption, s.regions, s.writing, s.answer, s.references, s.types, s.boxes, s.attributes)
+            for s in self.samples
+        ]
         return f"{self.first} {identity_of(truth, 'the samples')}"
 
     @property
@@ -73,7 +76,9 @@ class DataChunk:
         """A hash that reads no picture: processes which were given different data shall find out, and read their share alone."""
         if self.prepared is not None:
             return self.key
-        seen = [(s.prompt, s.caption, s.answer, s.name, [_outside(p) for p in s.images]) for s in self.samples]
+        seen = [
+            (s.prompt, s.caption, s.answer, s.references, s.name, [_outside(p) for p in s.images]) for s in self.samples
+        ]
         return identity_of(seen, "the samples")
 
 

@@ -11,17 +11,22 @@ KEYS: dict[str, tuple[str, ...]] = {
     "images": ("images", "image", "image_path"),
     "prompt": ("prompt", "question", "text", "instruction"),
     "conversation": ("conversations", "messages"),
-    "answer": ("answer", "answers", "multiple_choice_answer"),
+    "answer": ("answer", "multiple_choice_answer"),
+    "references": ("references", "answers", "captions"),
     "caption": ("caption",),
+    "types": ("types",),
+    "boxes": ("boxes",),
+    "attributes": ("attributes",),
     "regions": ("regions",),
     "writing": ("writing",),
     "name": ("id", "name", "question_id"),
+    "image_id": ("image_id",),
 }
 _FIELDS = {key: field for field, keys in KEYS.items() for key in keys}
+#: Keys whose values are kinds of the sample, by the key.
+TYPES = ("question_type", "answer_type")
 #: Keys that say nothing of a sample.
-_BESIDE = frozenset(
-    ("width", "height", "image_id", "question_type", "answer_type", "split", "source", "dataset", "license")
-)
+_BESIDE = frozenset(("width", "height", "split", "source", "dataset", "license"))
 
 
 def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -32,12 +37,12 @@ def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
         number: which item it is, for messages.
 
     Returns:
-        `images` (always), `prompt`, `answer`, `caption`, `regions`, `writing`, `name`, as far as they are there.
+        `images` (always) and the other names of `KEYS`, as far as they are there.
 
     Raises:
         InputError: for a key that nobody knows, two keys for one thing, no picture, or a conversation of several questions.
     """
-    unknown = [key for key in item if key not in _FIELDS and key not in _BESIDE]
+    unknown = [key for key in item if key not in _FIELDS and key not in _BESIDE and key not in TYPES]
     if unknown:
         told = [
             f"{key!r}" + (f" (nearest: {close[0]!r})" if (close := nearest(str(key), list(_FIELDS), count=1)) else "")
@@ -65,7 +70,14 @@ def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
     if "conversation" in found:
         found = {**_exchange(found.pop("conversation"), number), **found}
     if "answer" in found:
-        found["answer"] = _answers(found["answer"])
+        found["answer"] = texts_of(found["answer"])
+    if "references" in found:
+        several = texts_of(found["references"])
+        found["references"] = (several,) if isinstance(several, str) else several
+        if "answers" in item:  # where the data set does not say which of them is the answer, each counts
+            found.setdefault("answer", several)
+    if types := {key: str(item[key]) for key in TYPES if item.get(key) is not None}:
+        found["types"] = {**found.get("types", {}), **types}
     return found
 
 
@@ -73,11 +85,11 @@ def _known() -> str:
     return "; ".join(f"{field}: {', '.join(keys)}" for field, keys in KEYS.items())
 
 
-def _answers(held: Any) -> str | tuple[str, ...]:
-    """One answer, or those of several people, as strings or as VQAv2 has them."""
-    if isinstance(held, Sequence) and not isinstance(held, str):
-        return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in held)
-    return str(held)
+def texts_of(value: Any) -> str | tuple[str, ...]:
+    """One text, or those of several people, as strings or as VQAv2 has them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in value)
+    return str(value)
 
 
 def _exchange(turns: Any, number: int) -> dict[str, Any]:

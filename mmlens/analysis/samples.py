@@ -1,9 +1,9 @@
 """A dataset, as every analysis takes one: samples with a picture, a prompt, and what is known to be true of them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
@@ -16,6 +16,7 @@ from mmlens.analysis.dataset_items import read_item
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
+from mmlens.core.rules import Box
 from mmlens.core.wording import is_array, is_tensor, short
 from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
@@ -94,6 +95,45 @@ def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
     return dataset
 
 
+class LazyMasks(Mapping[str, np.ndarray]):
+    """Masks by noun that are made when the first is read: most analyses need none.
+
+    Args:
+        make: gives all masks, `[height width]` each.
+        nouns: whose they are, where that is known before; read from the masks by default.
+    """
+
+    def __init__(self, make: Callable[[], Mapping[str, np.ndarray]], nouns: Iterable[str] | None = None):
+        self._make, self._nouns = make, None if nouns is None else tuple(nouns)
+
+    @cached_property
+    def _masks(self) -> Mapping[str, np.ndarray]:
+        return self._make()
+
+    def __getitem__(self, noun: str) -> np.ndarray:
+        return self._masks[noun]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks if self._nouns is None else self._nouns)
+
+    def __len__(self) -> int:
+        return len(self._masks if self._nouns is None else self._nouns)
+
+
+def _are_masks(regions: Mapping[str, Any]) -> bool:
+    return isinstance(regions, LazyMasks) or all(
+        isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2 for mask in regions.values()
+    )
+
+
+#: Masks of what is in a picture, by noun.
+Regions: TypeAlias = Annotated[
+    Mapping[str, Bool[np.ndarray, "height width"]],
+    Accepts(Mapping[str, object]),
+    Must("a mapping from nouns to masks: boolean arrays [height width]", _are_masks, instead=True),
+]
+
+
 @checked
 @dataclass(frozen=True)
 class Sample:
@@ -107,6 +147,11 @@ class Sample:
         writing: the same content in words, which can stand in the place of the picture; None if unknown.
         name: the caller's own identifier, if there is one.
         answer: the true answer to the prompt, or several that count as true, if known.
+        references: what people said, repeats included: captions, or answers to the prompt. Scores compare with them.
+        types: the kinds that the sample is of, by the data set's name for them: `{"answer_type": "yes/no"}`.
+        boxes: (left, top, right, bottom) in pixels of the picture, of the objects of each noun.
+        attributes: what is said of the objects of each noun: `{"clock": ("green", "tall")}`.
+        image_id: the data set's identifier of what is shown; samples that share it are not independent.
 
     Example:
         >>> sample = next(as_samples([scene]))
@@ -117,10 +162,15 @@ class Sample:
     images: tuple[Picture, ...]
     prompt: Text = DEFAULT_PROMPT
     caption: str | None = None
-    regions: Mapping[str, Bool[np.ndarray, "height width"]] = field(default_factory=dict, repr=False)
+    regions: Regions = field(default_factory=dict, repr=False)
     writing: str | None = field(default=None, repr=False)
     name: str | None = None
     answer: str | tuple[str, ...] | None = None
+    references: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
+    boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict, repr=False)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    image_id: str | None = None
 
     @cached_property
     def pictures(self) -> tuple[Image.Image, ...]:
@@ -138,7 +188,10 @@ class Sample:
 
     @property
     def shown(self) -> str:
-        """What the sample shows: its name, else a hash of its pictures, else its text. Questions about one thing share it."""
+        """What the sample shows: the picture's identifier, else the sample's name, else a hash of its pictures, else its text.
+        Questions about one thing share it."""
+        if self.image_id is not None:
+            return self.image_id
         if self.name is not None or not self.pictures:
             return self.prompt if self.name is None else self.name
         digest = hashlib.sha256()
@@ -155,30 +208,15 @@ class Sample:
         """
         if self.writing is None:
             raise InputError(f"The sample {self.name or self.key} has no writing; give Sample(writing=...).")
-        return Sample((), f"{self.writing} {self.prompt}", self.caption, name=self.name, answer=self.answer)
+        prompt = f"{self.writing} {self.prompt}"
+        return replace(self, images=(), prompt=prompt, writing=None, regions={}, boxes={})
 
 
-class _RegionsOf(Mapping[str, np.ndarray]):
-    """The masks of a scene's objects by noun, drawn when the first is asked for: most analyses need none."""
-
-    def __init__(self, scene: Any):
-        self._scene = scene
-
-    @cached_property
-    def _masks(self) -> dict[str, np.ndarray]:
-        masks: dict[str, np.ndarray] = {}
-        for thing in self._scene.objects:  # two objects of one noun are one region
-            masks[thing.shape] = thing.mask | masks.get(thing.shape, False)
-        return masks
-
-    def __getitem__(self, noun: str) -> np.ndarray:
-        return self._masks[noun]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._masks)
-
-    def __len__(self) -> int:
-        return len(self._masks)
+def _scene_masks(scene: Any) -> dict[str, np.ndarray]:
+    masks: dict[str, np.ndarray] = {}
+    for thing in scene.objects:  # two objects of one noun are one region
+        masks[thing.shape] = thing.mask | masks.get(thing.shape, False)
+    return masks
 
 
 @checked
@@ -204,22 +242,17 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
     if isinstance(item, Mapping):
         return _from_mapping(item, prompt, number)
     if hasattr(item, "written"):  # a scene; looking for its objects would already draw their masks
-        return Sample((item.image,), prompt, item.caption, _RegionsOf(item), item.written())
+        return Sample((item.image,), prompt, item.caption, LazyMasks(partial(_scene_masks, item)), item.written())
     return Sample(_tuple(item), prompt)
 
 
 def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
     found = read_item(item, number)
-    images, name = found["images"], found.get("name")
-    return Sample(
-        () if images is None else _tuple(images),
-        found.get("prompt", prompt),
-        found.get("caption"),
-        found.get("regions") or {},
-        found.get("writing"),
-        None if name is None else str(name),
-        found.get("answer"),
-    )
+    found["images"] = () if found["images"] is None else _tuple(found["images"])
+    for key in ("name", "image_id"):
+        if key in found:
+            found[key] = str(found[key])
+    return Sample(**{"prompt": prompt, **found})
 
 
 def _tuple(images: Any) -> tuple[Picture, ...]:

@@ -72,6 +72,26 @@ def test_what_nobody_knows_is_refused(item: dict[str, Any], message: str) -> Non
         read_item(item, 4)
 
 
+def test_what_is_known_beside_the_answer() -> None:
+    people = [{"answer": "yes", "answer_id": 1}, {"answer": "yes", "answer_id": 2}, {"answer": "no", "answer_id": 3}]
+    item = {
+        "image": picture(0),
+        "question": "is it red?",
+        "question_type": "is it",
+        "multiple_choice_answer": "yes",
+        "answers": people,
+        "answer_type": "yes/no",
+        "image_id": 12,
+        "question_id": 5,
+    }
+    (sample,) = as_samples([item])
+    assert (sample.answer, sample.references) == ("yes", ("yes", "yes", "no"))
+    assert sample.types == {"question_type": "is it", "answer_type": "yes/no"}
+    assert (sample.name, sample.shown) == ("5", "12")
+    (captioned,) = as_samples([{"image": picture(0), "caption": "a moon", "captions": ["a moon", "the moon"]}])
+    assert (captioned.caption, captioned.references, captioned.answer) == ("a moon", ("a moon", "the moon"), None)
+
+
 def test_text_alone_says_so() -> None:
     (sample,) = as_samples([{"image": None, "question": "who is there"}])
     assert (sample.images, sample.prompt) == ((), "who is there")

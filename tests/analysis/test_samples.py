@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmlens import lab
-from mmlens.analysis.samples import Sample, as_samples, batches
+from mmlens.analysis.samples import LazyMasks, Sample, as_samples, batches
 from mmlens.core.errors import InputError
 from tests.conftest import Subject
 
@@ -33,6 +33,21 @@ def test_a_scene_brings_its_truth() -> None:
         assert sample.regions[thing.shape][thing.mask].all()
     assert sample.as_writing.images == ()
     assert sample.as_writing.prompt == f"{scene.written()} describe the image"
+
+
+def test_masks_are_made_when_the_first_is_read() -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, np.ndarray]:
+        made.append(1)
+        return {"moon": np.ones((2, 3), dtype=bool)}
+
+    sample = Sample((Image.new("RGB", (3, 2)),), regions=LazyMasks(make, ["moon"]))
+    assert (list(sample.regions), len(sample.regions), made) == (["moon"], 1, [])
+    assert (sample.regions["moon"].all(), sample.regions["moon"].shape, made) == (True, (2, 3), [1])
+    for wrong in ({"moon": np.ones((2, 3))}, {"moon": np.ones(3, dtype=bool)}, {"moon": None}):
+        with pytest.raises(InputError, match=r"regions=.* must be a mapping from nouns to masks: boolean arrays"):
+            Sample((), regions=wrong)  # type: ignore[arg-type]
 
 
 def test_batches_stream(llava: Subject) -> None:

@@ -51,6 +51,7 @@ UNUSED = {
     "MappedStates.of",
     "RandomUnits.interval",
     *(f"SparseDictionary.{name}" for name in ("code_gradients", "codes", "flat", "pre_codes", "written")),
+    "data.SampleSet",
     "States.to_dataset",
     "Unit",
     "Unit.at",
@@ -62,7 +63,7 @@ UNUSED = {
     "positions.row",
 }
 #: Modules whose callables are told apart by the module's name; those of the others have names of their own.
-PREFIXED = {"corrupt", "edits", "lab", "metrics", "positions", "scorers"}
+PREFIXED = {"corrupt", "data", "edits", "lab", "metrics", "positions", "scorers"}
 OWN_NAMES = {"edit_report", "EditReport"}
 #: Declarations, which describe modules, and figures, which results call.
 APART = {"families", "viz"}

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import mmlens as mm
+from tests.analysis.readers import published
 
 POINT = "blocks.4.hook_resid_post"
 
@@ -258,6 +259,29 @@ class World:
         )  # fmt: skip
         return str(into)
 
+    @cached_property
+    def published(self) -> dict[str, Any]:
+        """Scenes as published data sets have them: folders, and files by the reader that takes them."""
+        scenes, root = self.scenes[:2], self.folder / "published"
+        names = ("coco", "karpathy", "vqa", "pope", "safety", "genome", "gqa", "sbu", "jsonl")
+        folders = {name: root / name for name in names}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        attributes, regions = published.visual_genome(scenes, folders["genome"])
+        return folders | {
+            "data.coco_captions": published.coco_captions(scenes, folders["coco"]),
+            "data.coco_instances": published.coco_instances(scenes, folders["coco"]),
+            "data.karpathy": published.karpathy(scenes, folders["karpathy"]),
+            "data.vqa_v2": published.vqa_v2(scenes, folders["vqa"]),
+            "data.pope": published.pope(scenes, folders["pope"]),
+            "data.mm_safety_bench": published.mm_safety_bench(scenes, folders["safety"]),
+            "data.visual_genome_attributes": attributes,
+            "data.visual_genome_regions": regions,
+            "data.gqa": published.gqa(scenes, folders["gqa"]),
+            "data.sbu_captions": published.sbu(scenes, folders["sbu"]),
+            "data.from_jsonl": published.jsonl(scenes, folders["jsonl"]),
+        }
+
 
 def image(world: World) -> Any:
     """A picture."""
@@ -295,6 +319,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "SteeringVector": lambda w: w.vector,
     "TokenLayout": lambda w: w.batch.layout,
     "lab.Scene": lambda w: w.scenes[0],
+    "data.SampleSet": lambda w: mm.data.pope(w.published["data.pope"], w.published["pope"], progress=False),
     "edits.Edit": lambda w: w.edit,
     "edits.Provenance": lambda w: w.edit.provenance,
     "lab.Placed": lambda w: w.scenes[0].placed[0],
@@ -575,6 +600,36 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "score_grounding.dataset": lambda w: w.scenes,
     "ground_shift.dataset": lambda w: w.scenes,
     "corrupt.replace_words.words": lambda w: {"describe": "what"},
+    "data.coco_captions.annotations": lambda w: w.published["data.coco_captions"],
+    "data.coco_captions.images": lambda w: w.published["coco"],
+    "data.coco_instances.annotations": lambda w: w.published["data.coco_instances"],
+    "data.coco_instances.captions": lambda w: w.published["data.coco_captions"],
+    "data.coco_instances.images": lambda w: w.published["coco"],
+    "data.karpathy.path": lambda w: w.published["data.karpathy"],
+    "data.karpathy.images": lambda w: w.published["karpathy"],
+    "data.vqa_v2.questions": lambda w: w.published["data.vqa_v2"][0],
+    "data.vqa_v2.annotations": lambda w: w.published["data.vqa_v2"][1],
+    "data.vqa_v2.images": lambda w: w.published["vqa"],
+    "data.pope.path": lambda w: w.published["data.pope"],
+    "data.pope.images": lambda w: w.published["pope"],
+    "data.mm_safety_bench.questions": lambda w: w.published["data.mm_safety_bench"][0],
+    "data.mm_safety_bench.images": lambda w: w.published["data.mm_safety_bench"][1],
+    "data.visual_genome_attributes.path": lambda w: w.published["data.visual_genome_attributes"],
+    "data.visual_genome_attributes.images": lambda w: w.published["genome"],
+    "data.visual_genome_regions.path": lambda w: w.published["data.visual_genome_regions"],
+    "data.visual_genome_regions.images": lambda w: w.published["genome"],
+    "data.gqa.questions": lambda w: w.published["data.gqa"][0],
+    "data.gqa.scene_graphs": lambda w: w.published["data.gqa"][1],
+    "data.gqa.images": lambda w: w.published["gqa"],
+    "data.sbu_captions.path": lambda w: w.published["data.sbu_captions"],
+    "data.sbu_captions.images": lambda w: w.published["sbu"],
+    "data.from_jsonl.path": lambda w: w.published["data.from_jsonl"],
+    "data.from_jsonl.images": lambda w: w.published["jsonl"],
+    "data.from_jsonl.fields": lambda w: {"images": "image"},
+    "data.from_rows.rows": lambda w: [{"image": image(w), "text": "what is this"}],
+    "data.from_rows.images": lambda w: w.published["jsonl"],
+    "data.from_rows.fields": lambda w: {"images": "image", "prompt": "text"},
+    "data.SampleSet.by.type": lambda w: "subset",
 }
 
 

@@ -1,0 +1,141 @@
+"""Visual Genome: objects with their attributes, and phrases of regions.
+
+Source: Krishna et al., "Visual Genome", IJCV 2017 (https://arxiv.org/abs/1602.07332), `attributes.json` and
+`region_descriptions.json` of https://homes.cs.washington.edu/~ranjay/visualgenome/; pictures in `VG_100K` and `VG_100K_2`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmlens.analysis.readers.json_records import field, json_records
+from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
+from mmlens.analysis.readers.questions import require_once
+from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.samples import DEFAULT_PROMPT, Sample
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import PathLike, Text
+from mmlens.core.rules import Box
+
+#: The picture's id, boxes by noun or phrase, attributes by noun.
+_Record: TypeAlias = tuple[int, dict[str, tuple[Box, ...]], dict[str, tuple[str, ...]]]
+
+
+@checked
+def visual_genome_attributes(
+    path: PathLike,
+    images: PathLike,
+    *,
+    prompt: Text = DEFAULT_PROMPT,
+    missing: MissingPictures = "error",
+    progress: bool = True,
+) -> SampleSet:
+    """Visual Genome's pictures, one sample each: boxes and attributes of its objects, by their first name.
+
+    Boxes are as annotators drew them: some reach over the picture's edge.
+
+    Args:
+        path: `attributes.json`, of any version.
+        images: the folder of the pictures, or one above it.
+        prompt: what the model is asked.
+        missing: whether pictures that are not there are an error, or their samples are left out.
+        progress: show a progress bar while the file is read.
+
+    Raises:
+        InputError: for a file that is not there, broken or of another form, a picture that comes twice, or missing pictures.
+    """
+    return _read(Path(path), images, "attributes", _object, prompt, missing, progress)
+
+
+@checked
+def visual_genome_regions(
+    path: PathLike,
+    images: PathLike,
+    *,
+    prompt: Text = DEFAULT_PROMPT,
+    missing: MissingPictures = "error",
+    progress: bool = True,
+) -> SampleSet:
+    """Visual Genome's pictures, one sample each: boxes of its regions by their phrase.
+
+    Args:
+        path: `region_descriptions.json`, of any version.
+        images: the folder of the pictures, or one above it.
+        prompt: what the model is asked.
+        missing: whether pictures that are not there are an error, or their samples are left out.
+        progress: show a progress bar while the file is read.
+
+    Raises:
+        InputError: for a file that is not there, broken or of another form, a picture that comes twice, or missing pictures.
+    """
+    return _read(Path(path), images, "regions", _region, prompt, missing, progress)
+
+
+#: From a part of a picture and its name for messages to its noun or phrase, its box and its attributes.
+_Reader: TypeAlias = Callable[[Any, str], tuple[str, Box, tuple[str, ...]]]
+
+
+def _read(
+    path: Path, images: PathLike, key: str, read: _Reader, prompt: str, missing: MissingPictures, progress: bool
+) -> SampleSet:
+    kind = f"Visual Genome {key}"
+    records: dict[int, _Record] = {}
+    for number, (name, picture) in enumerate(json_records(path, kind, progress=progress), 1):
+        if name:
+            raise InputError(
+                f"{path} is no file of {kind}: it must be a list of pictures, found an object with {name!r}."
+            )
+        where = f"picture {number} of {path.name}"
+        parts = field(picture, key, list, where)
+        # the first versions, and the regions of all, call it "id"
+        identifier = field(picture, "image_id" if "image_id" in picture else "id", int, where)
+        require_once(records, identifier, where, path)
+        boxes: dict[str, tuple[Box, ...]] = {}
+        attributes: dict[str, tuple[str, ...]] = {}
+        for n, part in enumerate(parts, 1):
+            noun, box, said = read(part, f"{key} {n} of {where}")
+            boxes[noun] = (*boxes.get(noun, ()), box)
+            if said:
+                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *said)))
+        records[identifier] = (identifier, boxes, attributes)
+    title = f"{kind}, {path.name}"
+    several = list(records.values())
+    return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
+
+
+def _object(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:
+    names = field(part, "names", list, where)
+    if not names or not isinstance(names[0], str):
+        raise InputError(f"'names' of {where} must be a list of one or more names, found {names!r}.")
+    attributes = part.get("attributes") or ()  # many objects have none
+    return names[0].strip(), box_of(part, where), tuple(str(attribute).strip() for attribute in attributes)
+
+
+def _region(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:
+    return field(part, "phrase", str, where).strip(), box_of(part, where, ("x", "y", "width", "height")), ()
+
+
+def box_of(part: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("x", "y", "w", "h")) -> Box:
+    """The box of an object, (left, top, right, bottom), from its corner and sides.
+
+    Args:
+        part: the object.
+        where: names it, for messages.
+        keys: of left, top, width and height.
+
+    Raises:
+        InputError: if one is missing or no number.
+    """
+    left, top, width, height = (float(field(part, key, (int, float), where)) for key in keys)
+    return left, top, left + width, top + height
+
+
+def _names(record: _Record) -> tuple[str, ...]:
+    return (f"{record[0]}.jpg",)
+
+
+def _sample(prompt: str, record: _Record, path: Path) -> Sample:
+    identifier, boxes, attributes = str(record[0]), record[1], record[2]
+    return Sample((path,), prompt, name=identifier, boxes=boxes, attributes=attributes, image_id=identifier)
