@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Seed, Several
+from mmlens.lab import tales as tales
 from mmlens.lab.checkpoints import ADAPTERS, WEIGHTS
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
@@ -69,6 +70,7 @@ __all__ = [
     "planted",
     "scene",
     "scenes",
+    "tales",
 ]
 
 if TYPE_CHECKING:

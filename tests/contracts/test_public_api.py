@@ -26,7 +26,13 @@ LAYERS = [
 #: The layers that speak to transformers.
 ON_TRANSFORMERS = ("inputs", "architectures", "discover", "models", "lab")
 #: Programs: they print.
-MAINS = {"cli.py", "__main__.py", "lab/training/train.py", "lab/training/evaluate.py"}
+MAINS = {
+    "cli.py",
+    "__main__.py",
+    "lab/training/narrator/__main__.py",
+    "lab/training/train.py",
+    "lab/training/evaluate.py",
+}
 
 #: What is used in every session; everything else stands in the modules.
 PUBLIC = [

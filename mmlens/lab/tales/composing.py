@@ -13,11 +13,25 @@ import random
 from typing import Literal
 
 from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed, UpToAMillion
 from mmlens.lab.scenery import Scene, Split, fits
 from mmlens.lab.tales.facts import COMPANIONS, PICTURELESS_PAIRS, PRIOR, RARE, RARE_PAIRS, TYPICAL_COLORS
 from mmlens.lab.tales.tale import Tale
-from mmlens.lab.world import CANVAS, COLORS, MOODS, PEOPLE, PLACES, RADIUS, SHAPES, SIGNS, Placed, kind_of, plate_color
+from mmlens.lab.world import (
+    CANVAS,
+    COLORS,
+    MOODS,
+    PEOPLE,
+    PLACES,
+    RADIUS,
+    SHAPES,
+    SIGNS,
+    Placed,
+    kind_of,
+    plate_color,
+    require,
+)
 
 #: What a scene has against its place's prior: "presence", no companion; "color", the companion in another colour than its typical
 #: one; "none", the companion in its typical colour.
@@ -50,7 +64,18 @@ def scene(
         >>> tale = tales.scene(seed=3)
         >>> tale.image.size
         (96, 96)
+
+    Raises:
+        InputError: The pair is not a shape and a colour, or a conflict is asked for with it.
     """
+    if pair is not None:
+        if conflict is not None:
+            raise InputError(
+                f"conflict={conflict!r} and pair={pair!r} can contradict each other: the pair's noun may be the companion. "
+                "Pass one of them."
+            )
+        require(pair[0], SHAPES, "noun of a shape")
+        require(pair[1], COLORS, "color")
     rng = random.Random(f"tales {split} {conflict} {pair} {seed}")
     return compose(rng, seed=seed, split=split, conflict=conflict, pair=pair, pictureless=False)
 

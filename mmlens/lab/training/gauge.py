@@ -9,9 +9,10 @@ of the model stays exactly the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from mmlens.lab.training.data import PackedBatch
@@ -40,8 +41,22 @@ def fix_signs(model: LlavaForConditionalGeneration, batches: Iterable[PackedBatc
         for total, activity in zip(balance, activations, strict=True):
             active = activity[is_answer].float()
             total += (active * active.abs()).sum(dim=0)
+    return flip_neurons(model, balance)
+
+
+@torch.no_grad()
+def flip_neurons(model: LlavaForConditionalGeneration, balance: Sequence[Tensor]) -> int:
+    """Flip in place the neurons whose balance is negative.
+
+    Args:
+        model: The model.
+        balance: Per language layer, the sum of q * |q| of every neuron over the positions that count.
+
+    Returns:
+        The number of neurons flipped.
+    """
     count = 0
-    for layer, total in zip(layers, balance, strict=True):
+    for layer, total in zip(model.model.language_model.layers, balance, strict=True):
         sign = torch.where(total < 0, -1.0, 1.0)
         layer.mlp.up_proj.weight.mul_(sign[:, None])
         layer.mlp.down_proj.weight.mul_(sign[None, :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 
 @torch.no_grad()
@@ -38,3 +39,22 @@ def scale_to_width(model: LlavaForConditionalGeneration, seed: int = 0) -> None:
     draw(projector.linear_1)
     # Its output takes the place of word embeddings and starts about as long as they are.
     draw(projector.linear_2, 2 / projector.linear_2.in_features**0.5)
+
+
+@torch.no_grad()
+def draw_projector(projector: LlavaMultiModalProjector, length: float, seed: int) -> None:
+    """Draw a projector's weights so that what it writes starts about as long as word embeddings.
+
+    Args:
+        projector: Changed in place.
+        length: The embeddings' mean norm.
+        seed: Decides the weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer, gain in (
+        (projector.linear_1, 1.0),
+        (projector.linear_2, 2.0 * length / projector.linear_2.out_features**0.5),
+    ):
+        spread = gain / layer.in_features**0.5
+        layer.weight.copy_(spread * torch.randn(layer.weight.shape, generator=generator))
+        layer.bias.zero_()

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import torch
 
-from mmlens.lab.training.narrator.recipe import NARRATOR, TextStage
-from mmlens.lab.training.narrator.text import TextRun
+from mmlens.lab.training.narrator.export import export
+from mmlens.lab.training.narrator.pictures import PictureRun
+from mmlens.lab.training.narrator.recipe import JOINT_STAGE, NARRATOR, PROJECTOR_STAGE, TextStage, closed_gates
+from mmlens.lab.training.narrator.text import TextRun, gauge
+
+STAGES = ("text", "projector", "joint")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,23 +25,35 @@ def main(arguments: list[str] | None = None) -> None:
     stage = TextStage()
     parser = argparse.ArgumentParser(prog="python -m mmlens.lab.training.narrator", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; run again to resume")
-    parser.add_argument("--stage", choices=("text",), default="text", help="how far to train")
+    parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help=f"how far to train ({STAGES[-1]})")
     parser.add_argument("--steps", type=int, default=stage.steps, help=f"of the text stage ({stage.steps})")
-    parser.add_argument(
-        "--fall", type=int, default=stage.fall, help=f"the last of them, with a falling rate ({stage.fall})"
-    )
-    parser.add_argument(
-        "--rate", type=float, default=stage.rate, help=f"learning rate of the text stage ({stage.rate})"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (0)")
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    text = replace(stage, steps=options.steps, fall=options.fall, rate=options.rate)
-    run = TextRun(text, NARRATOR, options.out, seed=options.seed)
-    run.run()
-    print(f"text: {run.step} steps, {run.tokens / 1e6:.1f}M tokens, {run.seconds / 60:.1f} minutes")
+    text = TextRun(replace(stage, steps=options.steps), NARRATOR, options.out, seed=options.seed, report=_print)
+    text.run()
+    print(f"text: {text.step} steps, {text.tokens / 1e6:.1f}M tokens, {text.seconds / 60:.1f} minutes")
+    runs: list[PictureRun] = []
+    found = closed_gates("text", gauge(text))
+    for number, picture_stage in enumerate((PROJECTOR_STAGE, JOINT_STAGE), start=1):
+        if found:
+            parser.exit(1, f"stopped after {STAGES[number - 1]}: {'; '.join(found)}\n")
+        if STAGES.index(options.stage) < number:
+            break
+        run = PictureRun(picture_stage, text, seed=options.seed)
+        run.run()
+        print(f"{picture_stage.name}: {run.step} steps, {run.seconds / 60:.1f} minutes")
+        runs.append(run)
+        found = closed_gates(picture_stage.name, run.gauge())
+    if runs:
+        export(options.out / "model", text, *runs)
+        print(f"the model is in {options.out / 'model'}")
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def llama_states(
     *,
     dtype: torch.dtype = torch.float32,
     layers: list[Tensor] | None = None,
+    neurons: list[Tensor] | None = None,
 ) -> Float[Tensor, "batch pos d_model"]:
     """Run the layers and the last norm.
 
@@ -42,6 +43,7 @@ def llama_states(
         mask: 0 where a query may attend to a key, a large negative number elsewhere.
         dtype: What products are computed in.
         layers: Gets what leaves every layer, if given.
+        neurons: Gets what enters every layer's down projection, if given.
 
     Returns:
         The normed states, float32.
@@ -69,7 +71,10 @@ def llama_states(
         states = states + F.linear(mixed, weight(attention + "o_proj"))
         inner = _norm(states, weights[name + "post_attention_layernorm.weight"], config).to(dtype)
         gate, up = F.linear(inner, weight(mlp + "gate_proj", mlp + "up_proj")).chunk(2, dim=-1)
-        states = states + F.linear(F.silu(gate) * up, weight(mlp + "down_proj"))
+        activity = F.silu(gate) * up
+        states = states + F.linear(activity, weight(mlp + "down_proj"))
+        if neurons is not None:
+            neurons.append(activity)
         if layers is not None:
             layers.append(states)
     return _norm(states, weights["norm.weight"], config)

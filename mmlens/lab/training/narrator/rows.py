@@ -68,10 +68,11 @@ class Encoder:
     Args:
         tokenizer: The narrator's.
         limit: The most tokens of a sequence; turns that do not fit are left out, a long prefix is cut.
+        turn_weight: What a token of a question counts in the loss.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, limit: int, *, turn_weight: float = TURN_WEIGHT) -> None:
+        self.limit, self._turn_weight = limit, turn_weight
         self._backend = tokenizer.backend_tokenizer
         self._specials = len(tokenizer.all_special_ids)
         self._entries = len(tokenizer)
@@ -94,7 +95,7 @@ class Encoder:
         result = Sequence([], [], [], [], [])
         for number, encoding in enumerate(self._backend.encode_batch(list(texts)), start=1):
             ids, offsets = encoding.ids[: self.limit], encoding.offsets
-            light = document.prefix_weight if not document.turns else TURN_WEIGHT
+            light = document.prefix_weight if not document.turns else self._turn_weight
             start = sum(stop <= end for _, stop in offsets) if document.turns else len(ids)
             if number == 1:
                 weights = [document.prefix_weight] * start

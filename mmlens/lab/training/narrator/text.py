@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.lab.architecture import Size, make_model
 from mmlens.lab.tales.tokenizer import train_tokenizer
+from mmlens.lab.training.gauge import flip_neurons
 from mmlens.lab.training.narrator.lean import Weights, additive, llama_states
 from mmlens.lab.training.narrator.recipe import TextStage
 from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, Encoder, Rows, Sequence, make_rows, pack
@@ -34,16 +36,25 @@ class TextRun:
         out: Folder of the tokenizer and the checkpoint.
         seed: Decides first weights and batches.
         dtype: What products are computed in.
+        report: Gets a line of figures now and then.
 
     Raises:
         InputError: The folder holds a checkpoint of another recipe.
     """
 
     def __init__(
-        self, stage: TextStage, size: Size, out: Path, *, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+        self,
+        stage: TextStage,
+        size: Size,
+        out: Path,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.bfloat16,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.stage, self.size, self.out, self.seed, self.dtype = stage, size, out, seed, dtype
+        self.report = report
         self.tokenizer = kept_tokenizer(out)
         self.encoder = Encoder(self.tokenizer, stage.length)
         self.model = first_model(size, self.tokenizer, seed)
@@ -84,7 +95,7 @@ class TextRun:
             if self.step % report_every == 0:
                 figures = {"step": self.step, "tokens": self.tokens, "seconds": round(self.seconds), "loss": mean}
                 self.log.append(figures | gauge(self))
-                print(" ".join(f"{key} {value:.4g}" for key, value in self.log[-1].items()), flush=True)
+                self.report(" ".join(f"{key} {value:.4g}" for key, value in self.log[-1].items()))
                 mean = 0.0
             if now - saved > save_seconds:
                 self.save()
@@ -174,6 +185,18 @@ def gauge(run: TextRun) -> dict[str, float]:
         "sure": float((answers < 0.69).float().mean()),
         "again": float(again.mean()),
     }
+
+
+@torch.no_grad()
+def fix_text_signs(run: TextRun) -> int:
+    """Flip the neurons so that each is positive where it is most active (see `mmlens.lab.training.gauge`)."""
+    rows = make_rows(run.encoder, random.Random("signs"), 32)
+    neurons: list[Tensor] = []
+    inputs, mask = run.weights["embed_tokens.weight"][rows.ids], additive(rows.mask)
+    llama_states(run.weights, run.config, inputs, rows.positions, mask, neurons=neurons)
+    counted = (rows.labels != IGNORED) & (rows.weights > 0)
+    active = [activity[counted] for activity in neurons]
+    return flip_neurons(run.model, [(activity * activity.abs()).sum(dim=0) for activity in active])
 
 
 def kept_tokenizer(out: Path) -> PreTrainedTokenizerFast:
