@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from torch import nn
 
 from mmlens.architectures.loading import load_model
 from mmlens.models.hooked import HookedMultimodal
@@ -31,7 +31,7 @@ def merged_model(base: Path, change: Path) -> HookedMultimodal:
 
 
 @torch.no_grad()
-def add_change(model: PreTrainedModel, change: Path) -> None:
+def add_change(model: nn.Module, change: Path) -> None:
     """Add B A, scaled as the change's configuration says, to every matrix it names, in place."""
     config = json.loads((change / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]

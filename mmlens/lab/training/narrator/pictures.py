@@ -244,7 +244,7 @@ def picture_features(
     if not file.exists():
         packer = Packer(processor)
         parts = []
-        tower = model.model.vision_tower
+        tower: nn.Module = model.model.vision_tower
         for start in tqdm(range(0, scenes + spare, 64), "features"):
             tales = [training_scene(number) for number in range(start, min(start + 64, scenes + spare))]
             pixels = packer.pixels(np.stack([np.asarray(tale.image) for tale in tales]))
