@@ -230,8 +230,8 @@ def take_tower(model: LlavaForConditionalGeneration, seed: int) -> None:
     tower = {
         name.split("vision_tower.")[1]: weight.float() for name, weight in weights.items() if "vision_tower." in name
     }
-    model.model.vision_tower.load_state_dict(tower)
-    length = float(model.get_input_embeddings().weight.detach().norm(dim=-1).mean())
+    model.model.get_submodule("vision_tower").load_state_dict(tower)
+    length = float(model.model.language_model.embed_tokens.weight.detach().norm(dim=-1).mean())
     draw_projector(model.model.multi_modal_projector, length, seed)
 
 
