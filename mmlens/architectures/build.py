@@ -362,7 +362,7 @@ class _Builder:
         """A stream's final norm; returns the name of its output."""
         scale = self.collect.norm_scale(f"{prefix}.hook_scale", norm, None, rows, last)
         site = AtSite(self.collect.leaving(self.collect.module(norm.path)))
-        return self.collect.add(f"{prefix}.hook_normalized", site, rows, after=[last, scale])
+        return self.collect.add(f"{prefix}.hook_out", site, rows, after=[last, scale])
 
     def _embed(self, name: str, stack: Stack, rows: Rows, read: list[str]) -> str:
         """The embeddings, as the first block receives them.

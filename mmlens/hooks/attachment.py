@@ -16,7 +16,7 @@ from mmlens.core.errors import MMLensError
 from mmlens.hooks.site import Tap
 
 #: Where a value is noted that another tap needs: after all hooks on it, e.g. `hook_resid_pre` on a block's input.
-_RECORD_RANK = 90
+RECORD_RANK = 90
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ class StreamShaped(TensorView):
     def attach(self, tap: Tap, rank: int) -> None:
         """Put the tap in the path, and watch the stream."""
         if not self._taps:
-            self.stream.attach(self._record, _RECORD_RANK)
+            self.stream.attach(self._record, RECORD_RANK)
         super().attach(tap, rank)
 
     def detach(self, tap: Tap) -> None:
@@ -287,7 +287,7 @@ class BetweenBranches:
             return _Moved.apply(value, new, before)
 
         if not self._taps:
-            self.stream.attach(self._record, _RECORD_RANK)
+            self.stream.attach(self._record, RECORD_RANK)
         self._taps[tap] = write
         self.branch.attach(write, self.WRITE_RANK)
 
@@ -316,7 +316,7 @@ class NormScale:
         inputs, outputs: what it receives and returns.
     """
 
-    WRITE_RANK = -10  # before hook_normalized, which sees the result
+    WRITE_RANK = -10  # before the point of its output, which sees the result
 
     def __init__(
         self,
@@ -362,7 +362,7 @@ class NormScale:
             return output + (output if bias is None else output - bias) * change
 
         if not self._taps:
-            self.received.attach(self._record, _RECORD_RANK)
+            self.received.attach(self._record, RECORD_RANK)
         self._taps[tap] = write
         self.returned.attach(write, self.WRITE_RANK)
 

@@ -167,7 +167,6 @@ def _label(kind: str) -> str:
         ("attn.", ""),
         ("resid_", ""),
         (".scale", ""),
-        ("normalized", "out"),
     ):
         short = short.replace(long, brief)
     return short

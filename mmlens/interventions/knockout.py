@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Several
-from mmlens.core.names import Part, require_part
+from mmlens.core.names import Part, into_product, require_part
 from mmlens.core.rules import Positions, as_rule
 from mmlens.hooks.attention import allowed_by
 from mmlens.hooks.nodes import Node
@@ -338,7 +338,7 @@ def require_batch_axis(node: Node) -> None:
 
 def _looked_at(model: HookedMultimodal, node: Node) -> Node:
     """The point whose rows are the keys."""
-    return model.graph[node.name.replace("attn_scores", "k")]
+    return model.graph[into_product(model.graph.names, node.name.removesuffix(".hook_attn_scores"), "k")]
 
 
 def _lengths(model: HookedMultimodal, batch: MultimodalBatch, node: Node) -> tuple[int | None, int | None]:

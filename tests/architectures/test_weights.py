@@ -162,7 +162,7 @@ def test_single_weights_are_views_of_the_parameters(llava: Subject) -> None:
 def test_embedding_and_unembedding(subject: Subject) -> None:
     model, batch = subject.model, subject.batches["left"]
     logits, cache = model.run_with_cache(batch)
-    torch.testing.assert_close(cache["ln_final.hook_normalized"] @ model.W_U + model.b_U, logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cache["ln_final.hook_out"] @ model.W_U + model.b_U, logits, atol=1e-5, rtol=1e-5)
     text = batch.layout.is_token & ~batch.layout.is_image
     assert torch.equal(cache["hook_embed"][text], model.W_E[batch["input_ids"][text]])
 

@@ -314,5 +314,5 @@ def test_what_the_points_hold_is_what_hugging_face_returns(subject: Subject) -> 
         pattern = found[f"blocks.{layer}.attn.hook_pattern"].transpose(1, 2)[real]
         torch.testing.assert_close(pattern, inner.attentions[layer].transpose(1, 2)[real], atol=allowed, rtol=1e-5)
     torch.testing.assert_close(
-        found["ln_final.hook_normalized"][real], inner.hidden_states[depth][real], atol=allowed, rtol=1e-5
+        found["ln_final.hook_out"][real], inner.hidden_states[depth][real], atol=allowed, rtol=1e-5
     )

@@ -43,7 +43,7 @@ def test_axes_and_widths_are_those_of_the_tensors(subject: Subject) -> None:
         cfg = model.part(node.part).cfg
         if "batch" in shape:
             assert shape["batch"] == batch.size, node.name
-        if "head" in shape and not node.kind.endswith((".k", ".v")):
+        if "head" in shape and not node.kind.endswith((".k", ".rot_k", ".v")):
             assert shape["head"] == cfg.n_heads, node.name
         length = batch.layout.length(node.sequence)
         if length is not None:
@@ -86,7 +86,7 @@ def test_selecting(llava: Subject) -> None:
         repr(graph.select("hook_logits"))
         == f"1 hook points (hook_logits)\n  hook_logits  [batch pos vocab]  {llava.model.cfg.d_vocab}"
     )
-    assert repr(graph.select("*")).endswith("... and 86 more")
+    assert repr(graph.select("*")).endswith("... and 92 more")
     assert graph["hook_logits"].kind == "logits"
     assert "hook_logits" in graph
     assert node_kind("projector.blocks.1.cross_attn.hook_pattern") == "cross_attn.pattern"
@@ -97,11 +97,11 @@ def test_paths(llava: Subject) -> None:
     assert graph.upstream("vision.hook_embed").names == []
     assert graph.downstream("hook_logits").names == []
     assert graph.downstream("vision.blocks.2.hook_resid_post").names == []  # the projector reads block 1
-    assert graph.between("blocks.2.hook_mlp_out", "ln_final.hook_normalized").names == [
+    assert graph.between("blocks.2.hook_mlp_out", "ln_final.hook_out").names == [
         "blocks.2.hook_mlp_out",
         "blocks.2.hook_resid_post",
         "ln_final.hook_scale",
-        "ln_final.hook_normalized",
+        "ln_final.hook_out",
     ]
     up, down = graph.upstream("blocks.1.hook_resid_pre").names, graph.downstream("blocks.1.hook_resid_pre").names
     assert not set(up) & set(down)

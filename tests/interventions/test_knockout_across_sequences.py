@@ -28,9 +28,7 @@ def made(name: str) -> tuple[Any, MultimodalBatch]:
 def test_a_decoder_cut_from_the_picture_answers_as_with_it_masked() -> None:
     model, batch = made("instructblip_t5")
     bare = bare_copy(model)
-    encoded = model.run_with_cache(batch, names="encoder.ln_final.hook_normalized")[1][
-        "encoder.ln_final.hook_normalized"
-    ]
+    encoded = model.run_with_cache(batch, names="encoder.ln_final.hook_out")[1]["encoder.ln_final.hook_out"]
     left = batch["attention_mask"].bool() & ~batch.layout.is_image
     started = batch["decoder_input_ids"]
     expected = bare.language_model(

@@ -343,7 +343,7 @@ def test_a_run_inside_another_and_the_same_object_twice(llava: Subject) -> None:
                     found.append(None)
                     found[0] = model.trace_generation(inner, names="hook_logits", max_new_tokens=3)
 
-            for name in ("blocks.0.hook_resid_pre", "ln_final.hook_normalized"):
+            for name in ("blocks.0.hook_resid_pre", "ln_final.hook_out"):
                 found.clear()
                 with model.hooks([(name, look)]):
                     around = model.trace_generation(outer, names="hook_logits", max_new_tokens=3)

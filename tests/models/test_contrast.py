@@ -307,7 +307,7 @@ def test_a_prior_of_the_language_is_taken_away() -> None:
     asked = [(scene, q) for scene in mm.lab.scenes(24, seed=11) for q in scene.questions if q.kind == "color"]
     asked = [(scene, q) for scene, q in asked if q.answer != "blue"][:8]
     batch = model.prepare([q.text for _, q in asked], images=[[scene.image] for scene, _ in asked])
-    blue = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("blue")], "ln_final.hook_normalized")
+    blue = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("blue")], "ln_final.hook_out")
     prior = mm.Steer(blue, 20.0, positions="last")
     contrast = mm.decoding.PAI(alpha=3.0, beta=0.0)
 

@@ -230,7 +230,7 @@ class _Build:
         self.writers.append(Writer(short_name(point), "language", point, point, place))
         if self.graph[point].part == "language":
             (end,) = streams_behind(self.graph, point, "language")
-            at = point.replace("hook_normalized", "hook_in")
+            at = point.replace("hook_out", "hook_in")
             self.readers.append(
                 Reader(short_name(point), "language", "bridge", at, end, stream.place[end], feeds=(short_name(point),))
             )

@@ -11,6 +11,7 @@ from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import Names, match_names
 from mmlens.hooks.attachment import AtSite, Attachment, NormScale, TensorAccess, TensorView
 from mmlens.hooks.attention import kernel_of
+from mmlens.hooks.before_gain import BeforeGain
 from mmlens.hooks.head_streams import HeadInputs, HeadResults
 from mmlens.hooks.heads import HeadProjection
 from mmlens.hooks.nodes import Node, Selection
@@ -44,7 +45,7 @@ class BoundPoints(Bound):
     @property
     def hook_dict(self) -> dict[str, Point]:
         """The points by name."""
-        added = [point for points in self._switched().values() for point in points]
+        added = [*self._normalized(), *(found for points in self._switched().values() for found in points)]
         return self.model.hook_dict | {name: point for node, point in added for name in _names(node)}
 
     @property
@@ -132,6 +133,22 @@ class BoundPoints(Bound):
     def _switched(self) -> dict[Flag, list[tuple[Node, Point]]]:
         return vars(self).setdefault("_added", {})
 
+    def _normalized(self) -> list[tuple[Node, Point]]:
+        """What norms return before their gain, of all norms whose scale has a point in the language model."""
+        if "_norms" not in vars(self):
+            self._norms = []
+            for node in (
+                self.model.graph.select("**.hook_scale") if "ln_final.hook_scale" in self.model.hook_dict else ()
+            ):
+                attachment = self.model.hook_dict[node.name].attachment
+                if node.part == "language" and isinstance(attachment, NormScale):
+                    width = self.model.cfg.d_model
+                    name = node.name.replace("hook_scale", "hook_normalized")
+                    kind, axes = node.kind.replace("scale", "normalized"), node.axes.replace("one", "d_model")
+                    made = Node(name, node.part, node.layer, kind, axes, width, node.sequence)
+                    self._norms.append((made, Point(name, BeforeGain(attachment))))
+        return self._norms
+
     def _switch(self, flag: Flag, on: bool) -> None:
         added = self._switched()
         if not on:
@@ -218,7 +235,7 @@ class BoundPoints(Bound):
 
     def _nodes(self, names: Names | Selection | None) -> list[Node]:
         """The points that are meant, each once: all that fire by default, scores and patterns among them."""
-        added = {node.name: node for points in self._switched().values() for node, _ in points}
+        added = {node.name: node for points in (self._normalized(), *self._switched().values()) for node, _ in points}
         if names is None:
             return [*self.model.graph, *added.values()]
         if isinstance(names, Selection):

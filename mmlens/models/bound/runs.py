@@ -288,8 +288,9 @@ class BoundRuns(BoundInputs, BoundPoints):
         )
 
         def place(name: str) -> int:
-            """Of a point that the graph does not have: that of the stream that it copies."""
-            return order[name] if name in order else order[f"{'.'.join(name.split('.')[:2])}.hook_resid_pre"]
+            """Of a point that the graph does not have: that of the norm's scale, or of the stream that it copies."""
+            near = (name, name.replace("normalized", "scale"), f"{'.'.join(name.split('.')[:2])}.hook_resid_pre")
+            return next(order[known] for known in near if known in order)
 
         last = behind if ends is None or ends == self.model.cfg.n_layers else behind - 1
         return [(name, function) for name, function in pairs if first <= place(name) <= last]

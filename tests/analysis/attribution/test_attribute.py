@@ -32,7 +32,7 @@ def test_where_the_tail_is_affine_attribution_is_exact(
     subject: Subject, side: str, cls: type[AttributionMethod]
 ) -> None:
     clean, corrupted = other_pictures(subject, side)
-    asked = {"at": "ln_final.hook_normalized", "positions": ["last", "image"], **QUIET}
+    asked = {"at": "ln_final.hook_out", "positions": ["last", "image"], **QUIET}
     for direction in ("denoise", "noise"):
         found = attribute(subject.model, clean, corrupted, direction=direction, method=cls(), **asked)
         exact = patch(subject.model, clean, corrupted, direction=direction, **asked)

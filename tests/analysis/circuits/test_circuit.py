@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused_before_any_run(
             "florence2",
             r"an MLP. vision.stages.0.blocks.0.hook_mlp_out is another kind of branch. Begin at the language model",
         ),
-        ("t5gemma2", r"are made of two sequences, of its own rows and of encoder.ln_final.hook_normalized"),
+        ("t5gemma2", r"are made of two sequences, of its own rows and of encoder.ln_final.hook_out"),
     ],
 )
 def test_families_whose_streams_are_no_sums_are_refused(name: str, message: str) -> None:

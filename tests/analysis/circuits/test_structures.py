@@ -336,7 +336,7 @@ PATHS: list[tuple[str, str, dict[str, Any], str]] = [
     ("idefics", "vision.L0.mlp -> projector", {"at": "vision.blocks.0.hook_mlp_out"}, "projector.hook_in"),
     ("instructblip_t5", "L0.mlp -> L2.x3.q", {"at": "blocks.0.hook_mlp_out"}, "blocks.2.cross_attn.hook_q[h3]"),
     ("instructblip_t5", "encoder.blocks.L0.mlp -> encoder.ln_final", {"at": "encoder.blocks.0.hook_mlp_out"},
-     "encoder.ln_final.hook_normalized"),
+     "encoder.ln_final.hook_out"),
 ]  # fmt: skip
 
 

@@ -264,7 +264,7 @@ def test_answers_may_be_contrasted() -> None:
     """Every answer of the report is that of a contrasted generation; the steering acts on the prompt's own run."""
     model = mm.lab.load()
     scene = mm.lab.scene(seed=7)
-    blue = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("blue")], "ln_final.hook_normalized")
+    blue = mm.steering.SteeringVector(model.W_U[:, model.to_single_token("blue")], "ln_final.hook_out")
     steer = mm.Steer(blue, 12.0, positions="last")
     contrast = mm.decoding.PAI(alpha=3.0, beta=0.0)
     sample = mm.Sample((scene.image,), "what color is the moon")

@@ -9,6 +9,10 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.hooks.attachment import NormScale
+from mmlens.hooks.before_gain import BeforeGain
+from mmlens.hooks.point import Point
+from mmlens.hooks.site import Site
 from mmlens.models.bound.model import BoundModel
 from tests.contracts.transformer_lens.subjects import MODELS, TEXT, Pair, pair
 from tests.families import FAMILIES
@@ -195,3 +199,49 @@ def test_half_precision() -> None:
     weights = half.part("language").blocks[1].attn
     assert weights is not None
     assert torch.equal(seen[0], weights.b_K.expand_as(seen[0]))
+
+
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale/hook_normalized")
+@torch.no_grad()
+def test_normalized_is_before_the_gain(both: Pair) -> None:
+    """By hand from the stream; an edit is one of the norm's output through its gain."""
+    bound, ids = both.hooked.bind(both.batches[TEXT]), both.batches[TEXT]["input_ids"]
+    plain, cache = bound(), bound.run_with_cache()[1]
+    theirs = both.bridge.run_with_cache(ids)[1]
+    last = f"blocks.{both.hooked.cfg.n_layers - 1}.hook_resid_post"
+    for at, stream in (("blocks.1.ln1", "blocks.1.hook_resid_pre"), ("ln_final", last)):
+        name = f"{at}.hook_normalized"
+        close(cache[name], cache[stream] / cache[f"{at}.hook_scale"])
+        close(cache[name], theirs[name])
+        assert torch.equal(bound.run_with_hooks(fwd_hooks=[(name, lambda activation, hook: activation)]), plain)
+        rolled = bound.run_with_hooks(fwd_hooks=[(name, lambda activation, hook: activation.roll(1, -1))])
+        close(
+            rolled, both.bridge.run_with_hooks(ids, fwd_hooks=[(name, lambda activation, hook: activation.roll(1, -1))])
+        )
+        assert float((rolled - plain).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_normalized_of_layer_norms() -> None:
+    """A layer norm centres first and adds its bias behind the gain; of a width that is odd too."""
+
+    for width in (5, 6):
+        norm = torch.nn.LayerNorm(width)
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+        scale = NormScale(
+            norm,
+            is_centred=True,
+            eps=norm.eps,
+            bias=lambda norm=norm: norm.bias,
+            inputs=Site(norm, "in"),
+            outputs=Site(norm, "out"),
+        )
+        point = Point("ln.hook_normalized", BeforeGain(scale))
+        x, seen = torch.randn(2, 3, width), []
+        point.add_hook(lambda activation, hook, seen=seen: seen.append(activation) or activation * 3)
+        found = norm(x)
+        point.remove_hooks()
+        expected = torch.nn.functional.layer_norm(x, (width,), eps=norm.eps)
+        close(seen[0], expected)
+        close(found, 3 * expected * norm.weight + norm.bias)
