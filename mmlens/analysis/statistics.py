@@ -67,7 +67,8 @@ def mean_interval(
 ) -> Interval:
     """The mean with its interval: Wilson's for truth values, else bootstrap-t, or Student's t for up to five values.
 
-    Values that are all equal have an interval without width: it says that no spread was seen, not that there is none.
+    Values that are all equal have an interval without width: it says that no spread was seen, not that there is none. Of few
+    values with a long tail it covers less than it says: of lognormal ones .82 at n = 5 and .90 at n = 10, for .95.
 
     Args:
         values: one number each, or truth values (`bool`), whose mean is a rate. A NaN makes the mean NaN: leave out what is

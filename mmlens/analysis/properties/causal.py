@@ -1,7 +1,6 @@
 """Causal effect: what becomes of a noun when its neurons are ablated, or their rows made noisy."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice, counts
+from mmlens.analysis.properties.likelihood import CaptionRun, Likelihood, caption_likelihood
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.run import run
@@ -78,35 +78,38 @@ class Causal:
         return quantities
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Value]:
-        """Run the caption again with the neurons changed."""
+        """Read the caption again with the neurons changed: set to constants, all sets of them in one sweep."""
         for case in cases:
-            step = case.occurrence.step
-            before = caption_likelihood(case.occurrence)
-            for k in self.ks:
-                for method, neurons in case.sets(k).items():
-                    for way, sigma, label in self._names():
-                        with self._changed(case, neurons, way, sigma):
-                            after = caption_likelihood(case.occurrence)
-                        change = after.log_p - before.log_p
-                        odds = after.log_odds[step] - before.log_odds[step]
-                        yield case.value(f"log p of the noun, {label}", method, change[step], k=k)
-                        yield case.value(f"log odds of the noun, {label}", method, odds, k=k)
-                        rest = change[case.occurrence.other_steps]
-                        if len(rest):
-                            yield case.value(_others(label), method, rest.mean(), k=k)
-                    if self.captions:
-                        absent = self._gone(case.occurrence, neurons)
-                        yield case.value("noun gone from the caption, zeroed", method, absent, k=k)
+            run = CaptionRun(case.occurrence, self.settings.max_new_tokens)
+            sets = [(k, method, neurons) for k in self.ks for method, neurons in case.sets(k).items()]
+            after: dict[str, list[Likelihood]] = {}
+            for way, sigma, label in self._names():
+                after[way] = list(self._after(run, case, sets, way, sigma))
+                for (k, method, _), likelihood in zip(sets, after[way], strict=True):
+                    change = likelihood.log_p - run.before.log_p
+                    odds = (likelihood.log_odds - run.before.log_odds)[case.occurrence.step]
+                    yield case.value(f"log p of the noun, {label}", method, change[case.occurrence.step], k=k)
+                    yield case.value(f"log odds of the noun, {label}", method, odds, k=k)
+                    rest = change[case.occurrence.other_steps]
+                    if len(rest):
+                        yield case.value(_others(label), method, rest.mean(), k=k)
+            if self.captions:
+                zeroed = after.get("zero") or self._after(run, case, sets, "zero", 0.0)
+                for (k, method, neurons), likelihood in zip(sets, zeroed, strict=True):
+                    absent = not likelihood.again and self._gone(case.occurrence, neurons)
+                    yield case.value("noun gone from the caption, zeroed", method, absent, k=k)
 
-    def _changed(self, case: Case, neurons: Units, way: Way, sigma: float) -> AbstractContextManager[object]:
-        """The change in force."""
+    def _after(
+        self, run: CaptionRun, case: Case, sets: Sequence[tuple[int, str, Units]], way: Way, sigma: float
+    ) -> Iterator[Likelihood]:
+        """What becomes of the caption with each set of neurons changed."""
+        if way != "noise":
+            yield from run.with_neurons([neurons for _, _, neurons in sets], self.means if way == "mean" else None)
+            return
         model = case.occurrence.model
-        if way == "noise":
-            return model.edited(_noise(model, neurons, sigma, self.seed + case.occurrence.number))
-        if way == "zero":
-            return model.intervene(Ablate(neurons))
-        means = self.means if self.means is not None else torch.zeros(0)  # __post_init__ has seen to it
-        return model.intervene(Ablate(neurons, [float(means[neuron.layer, neuron.index]) for neuron in neurons]))
+        for _, _, neurons in sets:
+            with model.edited(noise_edit(model, neurons, sigma, self.seed + case.occurrence.number)):
+                yield caption_likelihood(case.occurrence)
 
     def _gone(self, occurrence: NounOccurrence, neurons: Units) -> bool:
         with occurrence.model.intervene(Ablate(neurons)):
@@ -118,7 +121,7 @@ def _others(label: str) -> str:
     return f"log p of the caption's other tokens, {label}"
 
 
-def _noise(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> Edit:
+def noise_edit(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> Edit:
     """Noise on rows, of `sigma` times the root mean square of the changed rows of the same layer."""
     plain = noise_neurons(model, neurons, sigma=sigma, seed=seed)
     squares = read_rows(model, plain.rows).pow(2).mean(1)
@@ -126,29 +129,6 @@ def _noise(model: HookedMultimodal, neurons: Units, sigma: float, seed: int) -> 
     same_layer = (layers[:, None] == layers).to(squares)
     sizes = (same_layer @ squares / same_layer.sum(1)).sqrt()
     return replace(plain, deltas=plain.deltas * sizes[:, None])
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How likely a model finds the tokens of a caption, each where it was predicted.
-
-    Attributes:
-        log_p: log-probabilities, in nats.
-        log_odds: `log(p / (1 - p))`, in nats; it still moves where p is close to 1.
-    """
-
-    log_p: Float[torch.Tensor, "step"]
-    log_odds: Float[torch.Tensor, "step"]
-
-
-@torch.no_grad()
-def caption_likelihood(occurrence: NounOccurrence) -> Likelihood:
-    """How likely the tokens of a occurrence's caption are, with the caption given."""
-    steps = torch.arange(len(occurrence.caption_tokens))
-    logits = occurrence.model(occurrence.whole)[0, -len(steps) - 1 : -1].float().cpu()
-    target_logits = logits[steps, occurrence.caption_tokens]
-    others = logits.scatter(1, occurrence.caption_tokens[:, None], float("-inf")).logsumexp(-1)
-    return Likelihood(target_logits - logits.logsumexp(-1), target_logits - others)
 
 
 @checked

@@ -16,14 +16,13 @@ from mmlens.analysis.properties.cases import (
     repeated_cases,
     shares,
 )
-from mmlens.analysis.properties.causal import caption_likelihood
+from mmlens.analysis.properties.likelihood import CaptionRun
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed, Several
-from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import WritingModel
 
 OTHER_WRITING = Quantity("shared with the writing of another noun", "share of neurons", better="lower")
@@ -96,12 +95,10 @@ class CrossModality:
 def _ablated(case: Case, twin_case: Case) -> Iterator[Value]:
     """Zero the neurons found on one side, and see what becomes of the noun on the other."""
     for quantity, found_at, judged_at in ((READ, case, twin_case), (SEEN, twin_case, case)):
-        occurrence = judged_at.occurrence
-        before = caption_likelihood(occurrence).log_odds[occurrence.step]
-        for method, neurons in found_at.sets().items():
-            with occurrence.model.intervene(Ablate(neurons)):
-                after = caption_likelihood(occurrence).log_odds[occurrence.step]
-            yield case.value(quantity.name, method, float(after - before))
+        run = CaptionRun(judged_at.occurrence)
+        sets, step = found_at.sets(), judged_at.occurrence.step
+        for method, after in zip(sets, run.with_neurons(list(sets.values())), strict=True):
+            yield case.value(quantity.name, method, float((after.log_odds - run.before.log_odds)[step]))
 
 
 @checked

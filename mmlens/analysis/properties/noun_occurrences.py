@@ -25,6 +25,7 @@ class NounOccurrence:
         caption: what the model said, whole.
         prompt: the sample as a batch of one, without what was said.
         caption_tokens: ids of the new tokens, `[step]`, without the end token.
+        likeliest: whether each token was simply the likeliest by the model's logits: nothing processed these.
     """
 
     sample: Sample
@@ -36,6 +37,7 @@ class NounOccurrence:
     model: HookedMultimodal = field(repr=False)
     prompt: MultimodalBatch = field(repr=False)
     caption_tokens: torch.Tensor = field(repr=False)
+    likeliest: bool = False
 
     @cached_property
     def at(self) -> MultimodalBatch:
@@ -100,7 +102,10 @@ def noun_occurrences(
     trace = model.trace_generation(prompt, names="hook_logits", max_new_tokens=settings.max_new_tokens)
     tokens = trace.tokens[0, : int(trace.lengths[0])]
     tokens = tokens[~torch.isin(tokens, torch.tensor(sorted(model.stop_tokens), dtype=tokens.dtype))]
+    likeliest = trace.scores is trace.logits
     return [
-        NounOccurrence(sample, number, word.text, word.tokens[0], word.step, trace.text[0], model, prompt, tokens)
+        NounOccurrence(
+            sample, number, word.text, word.tokens[0], word.step, trace.text[0], model, prompt, tokens, likeliest
+        )
         for word in nouns_said(model, trace, nouns=settings.nouns)[: settings.per_sample]
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods.weights import Weights
@@ -53,17 +54,21 @@ class Sensitivity:
         """Read the rows of each choice of neurons as words."""
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
-            alone = _by_weights(case)
+            alone, model = _by_weights(case), case.occurrence.model
+            written = cache(lambda token, model=model: model.to_string(token).strip().lower())
+            said, true = (
+                cache(partial(says, text)) for text in (case.occurrence.caption, case.occurrence.sample.caption or "")
+            )
             for method, neurons in [*case.sets().items(), *([] if alone is None else [(WEIGHTS, alone)])]:
-                logits = row_logits(case.occurrence.model, neurons).float().cpu()
+                logits = row_logits(model, neurons).float().cpu()
                 target = logits[:, case.occurrence.token, None]
                 best = logits.topk(self.words, dim=1).indices
                 yield case.value(AMONG.name, method, float((best == case.occurrence.token).any(1).float().mean()))
                 yield case.value(RANK.name, method, float((1 + (logits > target).sum(1)).float().median()))
-                words = [case.occurrence.model.to_string(token).strip().lower() for token in best.flatten().tolist()]
-                yield case.value(SAID.name, method, _overlap(words, case.occurrence.caption))
+                words = [written(token) for token in best.flatten().tolist()]
+                yield case.value(SAID.name, method, sum(map(said, words)) / len(words))
                 if case.occurrence.sample.caption is not None:
-                    yield case.value(TRUE.name, method, _overlap(words, case.occurrence.sample.caption))
+                    yield case.value(TRUE.name, method, sum(map(true, words)) / len(words))
                 texts.append((case, method, " ".join(dict.fromkeys(words))))
         for scorer in self.scorers:
             entries = [
@@ -89,11 +94,6 @@ def _reference(case: Case, scorer: Scorer) -> object:
     """What a scorer compares words with: the picture, or the true caption (the model's own where none is known)."""
     sample = case.occurrence.sample
     return sample.pictures[0] if scorer.against == "picture" else sample.caption or case.occurrence.caption
-
-
-def _overlap(words: Sequence[str], text: str) -> float:
-    """The share of words that a text has."""
-    return sum(says(text, word) for word in words) / len(words)
 
 
 @checked

@@ -13,12 +13,15 @@ from PIL import Image
 from mmlens import InputError
 from mmlens.analysis.heatmap import HeatMap, iou
 from mmlens.analysis.properties.cases import NeuronChoice, case_of
+from mmlens.analysis.properties.causal import Causal
 from mmlens.analysis.properties.invariance import PermuteImage
+from mmlens.analysis.properties.likelihood import caption_likelihood
 from mmlens.analysis.properties.localisation import energy_inside, points_at
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.samples import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from mmlens.core.results import TensorKind
+from mmlens.interventions.ablation import Ablate
 from mmlens.properties import Measurements, cross_modality, localisation, neuron_report, region_invariance
 from tests.conftest import Subject
 from tests.tiny import WORDS, picture
@@ -65,6 +68,30 @@ def test_every_property_is_measured_or_says_why_not(name: str, request: pytest.F
             cross_modality(subject.model, samples(subject), k=3, nouns=WORDS, progress=False)
         with pytest.raises(NoPlaceError, match="queries of the Q-Former mix all patches"):
             localisation(subject.model, samples(subject), k=3, nouns=WORDS, progress=False)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen", "blip"])
+def test_many_sets_in_one_sweep_are_each_ablated_alone(name: str, request: pytest.FixtureRequest) -> None:
+    subject: Subject = request.getfixturevalue(name)
+    settings = CaptionSettings(WORDS, max_new_tokens=4)
+    mentions = [m for sample in samples(subject) for m in noun_occurrences(subject.model, sample, settings)]
+    case = case_of(mentions[0], NeuronChoice.of(("contribution", "random"), k=6, draws=4))
+    means = torch.linspace(-1, 1, subject.model.cfg.n_layers * subject.model.cfg.d_mlp).reshape(
+        subject.model.cfg.n_layers, -1
+    )
+    measure = Causal(("zero", "mean"), (6,), means=means, captions=True, settings=settings)
+    values = {(value.quantity, value.method): value.value for value in measure.measure([case])}
+    before = caption_likelihood(case.occurrence)
+    assert len(case.sets()) > 6  # enough for the short way
+    for method, neurons in case.sets().items():
+        for label, value in (("zeroed", 0.0), ("set to their mean", [float(means[n.layer, n.index]) for n in neurons])):
+            with subject.model.intervene(Ablate(neurons, value)):
+                after = caption_likelihood(case.occurrence)
+                nouns = [m.noun for m in noun_occurrences(subject.model, case.occurrence.sample, settings)]
+            change = float((after.log_p - before.log_p)[case.occurrence.step])
+            assert values[f"log p of the noun, {label}", method] == pytest.approx(change, abs=2e-4)
+            if label == "zeroed":
+                assert values["noun gone from the caption, zeroed", method] == (case.occurrence.noun not in nouns)
 
 
 def test_maps_are_compared_with_the_mask_of_the_noun(llava: Subject) -> None:

@@ -11,7 +11,8 @@ import torch
 from mmlens import InputError, Neuron
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import NeuronChoice, case_of
-from mmlens.analysis.properties.causal import Causal, caption_likelihood
+from mmlens.analysis.properties.causal import Causal, noise_edit
+from mmlens.analysis.properties.likelihood import caption_likelihood
 from mmlens.analysis.properties.measurements import KINDS, control_name, control_of
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.run import run
@@ -120,7 +121,7 @@ def test_noise_is_as_large_as_the_rows(planted_neuron: Wrapped, rows: torch.Tens
     changes = []
     for sigma in (1.0, 2.0):
         for seed in range(60):
-            with Causal(("noise",), seed=seed)._changed(case, Units(neuron), "noise", sigma):
+            with model.edited(noise_edit(model, Units(neuron), sigma, seed)):
                 changes.append((sigma, (rows[:, neuron.index] - before).detach()))
     assert torch.equal(rows[:, neuron.index], before)
     size = float(before.pow(2).mean().sqrt())
