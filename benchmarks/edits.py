@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 import mmlens as mm
+from benchmarks.splits import fresh_scenes
 from mmlens.analysis.samples import Sample, batches
 from mmlens.interventions.edits import Belief, Direct, Edit, Through
 from mmlens.interventions.edits.methods import EditMethod
@@ -176,7 +177,7 @@ def measured(
     scenes: int,
 ) -> dict[str, mm.edits.EditReport]:
     """The report on each edit; reports are kept, and not made again."""
-    drawn = mm.lab.scenes(scenes, seed=settings.test_seed)
+    drawn = fresh_scenes(scenes, settings.test_seed)
     asked = mm.lab.edit_questions(drawn, source=task.source, target=task.target)
     reports = {}
     for number, (label, make) in enumerate(made.items()):
@@ -196,6 +197,7 @@ def measured(
                 matched=draws,
                 seed=settings.seed,
                 batch_size=32,
+                checkpoint=kept.with_suffix(".cases"),
                 progress=False,
             )
             report.save(kept)
@@ -261,7 +263,7 @@ def main() -> None:
     """Make the edits, judge them, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=100, help="held-out scenes to judge on; half for the frontier")
-    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes to judge on")
+    parser.add_argument("--test-seed", type=int, help="of the scenes to judge on (the commit's)")
     parser.add_argument("--draws", type=int, default=20, help="of matched rows")
     parser.add_argument("--task", choices=[task.source for task in TASKS], action="append", help="one task (all)")
     parser.add_argument(

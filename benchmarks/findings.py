@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import mmlens as mm
+from benchmarks.splits import fresh_scenes
 from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.properties.cases import Case, NeuronChoice
@@ -60,12 +61,12 @@ def curves(
     return over_k, over_sigma
 
 
-def controls(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int) -> mm.properties.Measurements:
+def controls(model: mm.HookedMultimodal, *, scenes: int, k: int, seed: int | None) -> mm.properties.Measurements:
     """What the words and the effect of a noun's neurons are beside each control, on scenes that nothing was chosen on."""
     measures = [Sensitivity(), Causal(("zero",), (k,))]
-    choice = NeuronChoice.of(("contribution", "random"), k, seed)
+    choice = NeuronChoice.of(("contribution", "random"), k)
     settings = CaptionSettings(mm.lab.NOUNS, per_sample=1)
-    return run(model, mm.lab.scenes(scenes, seed=seed), measures, choice, settings=settings)
+    return run(model, fresh_scenes(scenes, seed), measures, choice, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--neurons", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes of the table of controls")
+    parser.add_argument("--test-seed", type=int, help="of the scenes of the table of controls (the commit's)")
     parser.add_argument("--part", choices=["controls"], default=None, help="the table of controls alone")
     parser.add_argument("--checkpoint", type=Path, default=None, help="file that keeps the first table's numbers")
     parser.add_argument("--figure", type=Path, default=None, help="where to write the first table as a figure")

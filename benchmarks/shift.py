@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 import mmlens as mm
+from benchmarks.splits import fresh_scenes
 from mmlens.analysis.shift.result import Control, Correlation, Quantity, correlation_of
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.lab.checkpoints import STYLES
@@ -53,10 +54,9 @@ class Line(NamedTuple):
 
 
 def collect(
-    model: mm.HookedMultimodal, folder: Path, *, scenes: int, seed: int = _SEED
+    model: mm.HookedMultimodal, folder: Path, shown: Sequence[mm.lab.Scene]
 ) -> dict[str, mm.store.ActivationStore]:
     """States of all generated tokens, of the base model and of each tune."""
-    shown = mm.lab.scenes(scenes, seed=seed)
     stores: dict[str, mm.store.ActivationStore] = {}
     for style in (None, *STYLES):
         name = style or "base"
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--part", choices=["layers"], help="all layers with matches from other scenes, corrected, alone"
     )
-    parser.add_argument("--test-seed", type=int, default=4242, help="of the scenes of that part")
+    parser.add_argument("--test-seed", type=int, help="of the scenes of that part (the commit's)")
     parser.add_argument("--states", type=Path, default=None, help="folder that keeps the states")
     parser.add_argument("--tune", choices=STYLES, action="append", help="one tune; repeat for several (all)")
     parser.add_argument("--figure", type=Path, default=None, help="where to write a board of all nouns, last layer")
@@ -233,10 +233,10 @@ def main() -> None:
         folder = chosen.states or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         if chosen.part == "layers":
-            stores = collect(model, folder, scenes=chosen.scenes, seed=chosen.test_seed)
+            stores = collect(model, folder, fresh_scenes(chosen.scenes, chosen.test_seed))
             print(layer_table(*all_layers(stores, chosen.tune or STYLES)), flush=True)
             return
-        stores = collect(model, folder, scenes=chosen.scenes)
+        stores = collect(model, folder, mm.lab.scenes(chosen.scenes, seed=_SEED))
         lines = [line for tune in chosen.tune or STYLES for line in measure(model, stores, tune)]
     for layer in range(model.cfg.n_layers):
         print(f"All nouns, layer {layer}\n\n{summary(lines, layer=layer)}\n\n{correlations(lines, layer=layer)}\n")

@@ -17,7 +17,7 @@ import torch
 
 import mmlens as mm
 from benchmarks.steering_choice import Chosen, Means, became, choose
-from benchmarks.steering_tasks import TASKS, Layer, Task, answered, taught, test, validation
+from benchmarks.steering_tasks import TASKS, Layer, Task, answered, judging, taught, validation
 from mmlens.analysis.steering.methods.effect import EffectSelection
 from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.core.files import whole_file
@@ -40,7 +40,14 @@ _RESEMBLING = ("man", "woman", "person")
 
 
 def measured(
-    model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], folder: Path, *, scenes: int, tried: int
+    model: mm.HookedMultimodal,
+    task: Task,
+    layers: dict[str, Layer],
+    folder: Path,
+    *,
+    scenes: int,
+    tried: int,
+    seed: int | None,
 ) -> tuple[mm.steering.SteeringReport, dict[str, dict[str, object]]]:
     """The report on a task and what validation chose; both are kept, and not made again."""
     stem = folder / task.name.replace(":", "").replace(" ", "_")
@@ -51,7 +58,7 @@ def measured(
     report = mm.steering.steering_report(
         model,
         {method: each.steers for method, each in chosen.items()},
-        test(task, scenes),
+        judging(task, scenes, seed),
         words=task.words,
         seeds=(0, 1, 2),
         max_new_tokens=20 if task.prompt is None else 9,
@@ -147,10 +154,12 @@ def by_effect(
     return found, list(found.leading_to(*task.wanted))  # type: ignore[attr-defined]
 
 
-def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, scenes: int) -> mm.steering.DoseCurve:
+def dose(
+    model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, scenes: int, seed: int | None
+) -> mm.steering.DoseCurve:
     """How the answer turns with the strength of the coarse vector, layer by layer, beside its controls."""
     vectors = [Means(task, layer).coarse for layer in layers.values()]
-    asked = test(task, scenes)["to change"]
+    asked = judging(task, scenes, seed)["to change"]
     metric = mm.metrics.accuracy(task.targets[0])
     return mm.steering.dose_curve(
         model, asked, vectors, alphas=[0.25, 0.5, 1.0, 2.0], metric=metric, seeds=[0, 1], batch_size=24
@@ -158,7 +167,7 @@ def dose(model: mm.HookedMultimodal, task: Task, layers: dict[str, Layer], *, sc
 
 
 def words_or_more(
-    model: mm.HookedMultimodal, task: Task, layers: list[int], *, scenes: int, each: int
+    model: mm.HookedMultimodal, task: Task, layers: list[int], *, scenes: int, each: int, seed: int | None
 ) -> mm.steering.DoseCurve:
     """The coarse vector over strengths beside its controls, on test scenes; nothing is chosen.
 
@@ -181,7 +190,7 @@ def words_or_more(
     ]
     return mm.steering.dose_curve(
         model,
-        test(task, scenes)["to change"],
+        judging(task, scenes, seed)["to change"],
         vectors,
         alphas=[0.5, 1.0, 2.0],
         metric=mm.metrics.accuracy(task.targets[0]),
@@ -227,8 +236,12 @@ def main() -> None:
         "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
     )
     parser.add_argument(
-        "--part", choices=["words"], help="the coarse vectors beside their controls, over strengths, alone"
+        "--part",
+        choices=["words", "methods"],
+        help="words: the coarse vectors alone, over strengths; methods: neither effects of all fine vectors nor doses",
     )
+    parser.add_argument("--test-seed", type=int, help="of the test scenes (the commit's)")
+    parser.add_argument("--taught", type=int, default=160, help="answers of each word that vectors and gates are from")
     parser.add_argument("--each", type=int, default=100, help="answers of each word that these vectors are from")
     parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
     options = parser.parse_args()
@@ -238,22 +251,32 @@ def main() -> None:
     if options.part == "words":
         for task in TASKS:
             if task.name in (options.task or ANSWERS):
-                curve = words_or_more(model, task, options.layers, scenes=options.scenes, each=options.each)
+                curve = words_or_more(
+                    model, task, options.layers, scenes=options.scenes, each=options.each, seed=options.test_seed
+                )
                 print(f"\n## {task.name}: {len(curve.baseline)} test scenes\n\n{dose_table(curve)}", flush=True)
         return
-    layers = taught(model, options.layers, options.out)
+    layers = taught(model, options.layers, options.out, each=options.taught)
     for task in TASKS:
         if options.task and task.name not in options.task:
             continue
-        report, chosen = measured(model, task, layers.of(task), options.out, scenes=options.scenes, tried=options.tried)
+        report, chosen = measured(
+            model,
+            task,
+            layers.of(task),
+            options.out,
+            scenes=options.scenes,
+            tried=options.tried,
+            seed=options.test_seed,
+        )
         print(f"\n## {task.name}\n\n" + "\n".join(lines(task, report, chosen)), flush=True)
-        if task.name == "yes to no":
+        if task.name == "yes to no" and options.part != "methods":
             at = str(chosen["fine, gated"]["at"])
             selection, leading = by_effect(model, task, layers.of(task)[at], tried=options.tried)
             print(
                 f"\nFine vectors at {at}, by effect: {len(leading)} of {len(selection.effects)} lead to 'no'. {selection}"
             )
-            curve = dose(model, task, layers.of(task), scenes=options.scenes)
+            curve = dose(model, task, layers.of(task), scenes=options.scenes, seed=options.test_seed)
             curve.plot().savefig(options.out / "dose.png", dpi=110)
             print(
                 f"\nDose of the coarse vector, no gate, test scenes:\n\n{curve.to_frame()[_DOSE].round(3).to_string(index=False)}"

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 import mmlens as mm
+from benchmarks.splits import fresh_scenes
 from mmlens.lab import Question, Scene
 from mmlens.lab.language import rich_caption
 
-_TAUGHT, _VALIDATION, _TEST = ("train", 90), ("train", 91), ("test", 163)
+_TAUGHT, _VALIDATION = 90, 91  # seeds of the training stream
 #: Marks the words of answers among those of captions.
 _ANSWER = "answer "
 #: Marks the word of captions that tell texture and light where they go on to do so; the model hardly ever does by itself.
@@ -115,13 +116,20 @@ def others(task: Task, scenes: Iterable[Scene], each: int) -> dict[str, list[mm.
 
 def validation(task: Task, count: int) -> dict[str, list[mm.Sample]]:
     """The prompts that decide on layer and strength; those that should stay are in one set."""
-    sets = _sets(task, _VALIDATION, count, max(2, count // 6))
+    scenes = mm.lab.scenes(40 * count, seed=_VALIDATION, split="train")
+    sets = _sets(task, scenes, count, max(2, count // 6))
     return {"to change": sets.pop("to change"), "others": [each for some in sets.values() for each in some]}
 
 
-def test(task: Task, count: int) -> dict[str, list[mm.Sample]]:
-    """The prompts that judge."""
-    return _sets(task, _TEST, count, max(2, count // 4))
+def judging(task: Task, count: int, seed: int | None) -> dict[str, list[mm.Sample]]:
+    """The prompts that judge, of scenes whose captions training did not have.
+
+    Args:
+        task: what is to become what.
+        count: how many are to change.
+        seed: of the test stream; the commit's by default.
+    """
+    return _sets(task, fresh_scenes(40 * count, seed), count, max(2, count // 4))
 
 
 def answered(task: Task, each: int) -> list[mm.Sample]:
@@ -129,7 +137,7 @@ def answered(task: Task, each: int) -> list[mm.Sample]:
     seen: Counter[str] = Counter()
     asked = []
     wanted = (*task.sources, *task.targets)
-    for scene in mm.lab.scenes(60 * each, seed=_TAUGHT[1], split="train"):
+    for scene in mm.lab.scenes(60 * each, seed=_TAUGHT, split="train"):
         for question in scene.questions:
             if question.answer in wanted and seen[question.answer] < each:
                 seen[question.answer] += 1
@@ -139,9 +147,7 @@ def answered(task: Task, each: int) -> list[mm.Sample]:
     return asked
 
 
-def _sets(task: Task, stream: tuple[str, int], count: int, each: int) -> dict[str, list[mm.Sample]]:
-    split, seed = stream
-    scenes = mm.lab.scenes(40 * count, seed=seed, split=split)  # type: ignore[arg-type]
+def _sets(task: Task, scenes: Sequence[Scene], count: int, each: int) -> dict[str, list[mm.Sample]]:
     return {"to change": task.samples(scenes, count), **others(task, scenes, each)}
 
 
@@ -182,7 +188,7 @@ class Taught:
 def taught(model: mm.HookedMultimodal, layers: Sequence[int], folder: Path, *, each: int = 160) -> Taught:
     """Collect them; what is in the folder is not collected again."""
     points = [f"blocks.{layer}.hook_resid_post" for layer in layers]
-    scenes = mm.lab.scenes(150 * each, seed=_TAUGHT[1], split="train")
+    scenes = mm.lab.scenes(150 * each, seed=_TAUGHT, split="train")
     seen: Counter[str] = Counter()
     asked = []
     for scene in scenes:

@@ -1,0 +1,109 @@
+"""Claims of the other pages: verbs at the real width, what can be brought, methods, samples alone."""
+
+from benchmarks.claims import measures
+from benchmarks.claims.claim import Claim, Cost, Printed
+
+_REAL, _INPUTS = "docs/real_size.md", "docs/inputs.md"
+_COMMAND = "python -m benchmarks --real"
+
+
+def _real(name: str, text: str, command: str = _COMMAND, cost: Cost = "slow") -> Claim:
+    """A figure of the real width, counted or timed."""
+    return Claim(name, _REAL, text, command, cost, control="the runs that a verb is made of", model="LLaVA-1.5, random")
+
+
+CLAIMS = (
+    _real(
+        "real width, sizes",
+        "({width:,d}; {heads:d} heads; {positions:d} positions, {image:d} of them image tokens): {layers:d} of "
+        "the {all:d} layers and "
+        "{blocks:d} of the {towers:d} vision blocks, float32, {weights:,d} MiB of weights. A forward pass takes "
+        "{tera:.2f} TFLOP and "
+        "{memory:d} MiB above the weights",
+    ),
+    _real("real width, a pass", "(one thread, AMD EPYC; {seconds:d} s a forward pass)"),
+    _real(
+        "real width, others",
+        "was counted at a width of 512 alone: {circuit:.1f}, {collect:.1f} for two samples, {edit:.1f} for two "
+        "steps, and {steer:.1f} "
+        "forward passes",
+        "python -m benchmarks --real --width 512",
+    ),
+    _real(
+        "real width, before",
+        "Before, with {layers:d} layers (time, in forward passes; in brackets what was counted as needed): "
+        "heads at the last position "
+        "{heads:.1f} ({heads_needed:.1f}), residual at {positions:d} text positions {text:.1f} "
+        "({text_needed:.1f}), blocks of the "
+        "picture {picture:.1f} ({picture_needed:.1f}), `find_circuit` {circuit:.1f}. Four forward passes",
+        "python -m benchmarks --real --layers 4, at an earlier commit",
+    ),
+    _real(
+        "real width, circuits",
+        "takes {taken:d} forward passes' worth of operations, not {asked:d}: EAP-IG needs {forward:d} forward "
+        "and {backward:d} backward "
+        "passes at the {points:d} points of its path",
+    ),
+    _real(
+        "points of the path",
+        "{few:d} of them are off by {few_off:d}% of the scores (median of {scenes} scenes, against "
+        "{reference:d} midpoints), {more:d} "
+        "midpoints by {more_off:d}%, {same:d} midpoints by {same_off:d}%".replace("{scenes}", "six"),
+        "by hand, at an earlier commit",
+    ),
+    _real("real width, memory", "not {passes:.1f} forward passes'"),
+    _real("real width, trial", "on a text of {words:d} of the batch's own words"),
+    Claim(
+        "processes",
+        _INPUTS,
+        "Held to {bound:.0e} of the whole model with two processes",
+        "python -m pytest tests/models/test_tensor_parallel.py",
+        "slow",
+        control="the model in one process",
+        model="tiny, random",
+    ),
+    Claim(
+        "overlays",
+        _INPUTS,
+        "draws at most {pixels:d} pixels a side",
+        "python -m benchmarks.claims --only overlays",
+        "cheap",
+        measures.overlays,
+        model="",
+    ),
+    Claim(
+        "layouts of checkpoints",
+        _INPUTS,
+        ": {layouts:d} layouts, each with a question",
+        "python -m pytest tests/checkpoints",
+        "slow",
+        control="transformers' own processors",
+        model="tiny, random",
+    ),
+)
+PRINTED = (
+    Printed(
+        "real width, verbs", _REAL, None, _COMMAND, control="the runs that a verb is made of", model="LLaVA-1.5, random"
+    ),
+    Printed(
+        "samples alone, page",
+        "docs/alone.md",
+        None,
+        "python -m benchmarks.alone",
+        control="the sample alone",
+        model="tiny, random",
+        whole=True,
+    ),
+    Printed(
+        "methods, page",
+        "docs/methods.md",
+        None,
+        "mmlens methods",
+        model="",
+        text=measures.method_page_tables,
+        whole=True,
+    ),
+    Printed(
+        "what can be brought", _INPUTS, None, "python -m pytest tests/checkpoints tests/inputs tests/models", model=""
+    ),
+)
