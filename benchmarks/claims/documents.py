@@ -21,7 +21,8 @@ NO_MEASUREMENT = tuple(
     for pattern in (
         r"\b(?:Python|torch|transformers|torchvision|timm|peft|TransformerLens|nnsight) \d[\d.]*",
         r"\b(?:ACL Findings|NeurIPS|ICCV|CVPR|ECCV) \d{4}",
-        r"\b(?:Llama|Gemma|Mistral|Molmo|SigLIP|MetaCLIP|Ernie|VideoLLaMA|Cosmos|MiniMax M) ?\d[\d.]*(?: Vision)?(?: and \d)?",
+        r"\b(?:Llama|(?:T5)?Gemma|Mistral|Molmo|SigLIP|MetaCLIP|Ernie|VideoLLaMA|Cosmos|MiniMax M|Cohere|EXAONE|Qwen|its bridge,)"
+        r" ?\d[\dn.]*(?: Vision)?(?: and \d)?",
         r"\b\d+ ?(?:x|by) ?\d+\b",
         r"\b95%",
         r"\b(?:at |the )?layers? \d(?: (?:to|and) \d)?",

@@ -3,7 +3,7 @@
 from benchmarks.claims import measures
 from benchmarks.claims.claim import Claim, Cost, Printed
 
-_REAL, _INPUTS = "docs/real_size.md", "docs/inputs.md"
+_REAL, _INPUTS, _VIEWER = "docs/real_size.md", "docs/inputs.md", "docs/viewer.md"
 _COMMAND = "python -m benchmarks --real"
 
 
@@ -61,6 +61,23 @@ CLAIMS = (
         "slow",
         control="the model in one process",
         model="tiny, random",
+    ),
+    Claim(
+        "viewer, bytes",
+        _VIEWER,
+        "Up to {exact:,d} numbers of an array are exact; of more, each is kept in a byte, off by at most "
+        "{off:.1f}% of its row's largest",
+        "python -m pytest tests/viz/page",
+        "slow",
+        model="",
+    ),
+    Claim(
+        "viewer, size",
+        _VIEWER,
+        "A lens of 32 layers on {patches:d} patches weighs less than {megabytes:d} MB",
+        "python -m pytest tests/viz/page",
+        "slow",
+        model="",
     ),
     Claim(
         "overlays",
