@@ -21,13 +21,15 @@ NO_MEASUREMENT = tuple(
     for pattern in (
         r"\b(?:Python|torch|transformers|torchvision|timm|peft|TransformerLens|nnsight) \d[\d.]*",
         r"\b(?:ACL Findings|NeurIPS|ICCV|CVPR|ECCV) \d{4}",
-        r"\b(?:Llama|(?:T5)?Gemma|Mistral|Molmo|SigLIP|MetaCLIP|Ernie|VideoLLaMA|Cosmos|MiniMax M|Cohere|EXAONE|Qwen|its bridge,)"
+        r"\b(?:Llama|(?:T5)?Gemma|Mistral|Molmo|SigLIP|MetaCLIP|Ernie|VideoLLaMA|Cosmos|MiniMax M|Cohere|EXAONE|Qwen|Gemma Scope"
+        r"|its bridge,)"
         r" ?\d[\dn.]*(?: Vision)?(?: and \d)?",
         r"\b\d+ ?(?:x|by) ?\d+\b",
         r"\b95%",
         r"\b(?:at |the )?layers? \d(?: (?:to|and) \d)?",
         r"\bseeds? \d+",
         r"\b(?:top|of) (?:20|five) neurons",
+        r"\bis not 1\b|\(0, or\b",  # of what a setting may be
         # settings: how much of what was run
         r"[\d,]+ (?:(?:held-out|test|other|validation|picture|image|hidden|random|forward|tiny|others|LoRA) )*"
         r"(?:scenes|prompts|questions|controls|draws|rows|tokens|words|answers|concepts|blocks|positions|layers?|steps?|samples)\b",

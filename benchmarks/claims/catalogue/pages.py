@@ -4,6 +4,7 @@ from benchmarks.claims import measures
 from benchmarks.claims.claim import Claim, Cost, Printed
 
 _REAL, _INPUTS, _VIEWER = "docs/real_size.md", "docs/inputs.md", "docs/viewer.md"
+_FEATURES = "docs/features.md"
 _COMMAND = "python -m benchmarks --real"
 
 
@@ -63,6 +64,25 @@ CLAIMS = (
         model="tiny, random",
     ),
     Claim(
+        "features, files",
+        _FEATURES,
+        "none is further off than {bound:.0e} of what it is compared with",
+        "python -m pytest tests/analysis/features/test_formats.py",
+        "slow",
+        control="formulas written out",
+        model="random dictionaries",
+    ),
+    Claim(
+        "features, path",
+        _FEATURES,
+        "(difference {difference:d} in all {cases:d}); edits move the logits as the formula by hand does, "
+        "within {within:.0e}",
+        "python -m pytest tests/analysis/features",
+        "slow",
+        control="the model without a dictionary; the formula by hand",
+        model="tiny, random; random dictionaries",
+    ),
+    Claim(
         "viewer, bytes",
         _VIEWER,
         "Up to {exact:,d} numbers of an array are exact; of more, each is kept in a byte, off by at most "
@@ -99,6 +119,9 @@ CLAIMS = (
     ),
 )
 PRINTED = (
+    Printed(
+        "features, tables", _FEATURES, None, "python -m pytest tests/analysis/features", model="random dictionaries"
+    ),
     Printed(
         "real width, verbs", _REAL, None, _COMMAND, control="the runs that a verb is made of", model="LLaVA-1.5, random"
     ),
