@@ -144,7 +144,8 @@ class Sample:
         prompt: what the model is asked.
         caption: a true caption, if known.
         regions: masks of the objects that are in the picture, by noun.
-        writing: the same content in words, which can stand in the place of the picture; None if unknown.
+        writing: the same content in words, which can stand in the place of the picture, with a blank behind it unless it ends
+            in one or in a new line; None if unknown.
         name: the caller's own identifier, if there is one.
         answer: the true answer to the prompt, or several that count as true, if known.
         references: what people said, repeats included: captions, or answers to the prompt. Scores compare with them.
@@ -208,7 +209,8 @@ class Sample:
         """
         if self.writing is None:
             raise InputError(f"The sample {self.name or self.key} has no writing; give Sample(writing=...).")
-        prompt = f"{self.writing} {self.prompt}"
+        blank = "" if self.writing[-1:].isspace() else " "
+        prompt = f"{self.writing}{blank}{self.prompt}"
         return replace(self, images=(), prompt=prompt, writing=None, regions={}, boxes={})
 
 

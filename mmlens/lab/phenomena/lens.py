@@ -1,0 +1,89 @@
+"""Readable image tokens: whether the logit lens names a thing at the patches that show it, layer by layer.
+
+Source: Neo et al., "Towards Interpreting Visual Information Processing in Vision-Language Models", ICLR 2025
+(https://arxiv.org/abs/2410.07149), section 4: image tokens name what they show, more so with depth. *Departs:* the truth of every
+patch is known here; the picture with its patches in another order and patches of the ground alone stand beside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+import mmlens as mm
+from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
+from mmlens.lab.phenomena.patches import background, things
+from mmlens.lab.phenomena.subject import Subject
+
+_POINTS = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
+_READABLE, _SHUFFLED, _BACKGROUND = Target(0.3), Target(high=0.05), Target(high=0.15)
+
+
+def lens(subject: Subject, sizes: Sizes) -> Measured:
+    """Measure how often the most probable token at a patch begins the noun of what it shows.
+
+    The best layer is chosen on half of the scenes and measured on the others.
+    """
+    model, world = subject.model, subject.world
+    scenes = list(world.scenes(sizes.share(0.5), sizes.stream(1)))
+    words = {noun: subject.first_tokens(noun) for noun in world.nouns}
+    colors = {color: subject.first_tokens(color) for color in world.colors}
+    hits: dict[str, list[np.ndarray]] = {"thing": [], "word": [], "shuffled": [], "background": []}
+    scene_of: dict[str, list[int]] = {"thing": [], "background": []}
+    for first in range(0, len(scenes), 16):
+        part = scenes[first : first + 16]
+        batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
+        shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=sizes.seed)
+        tops, mixed = (_top(subject, run) for run in (batch, shuffled))
+        for thing in things(batch, part):
+            said, said_mixed = tops[thing.sample][:, thing.rows], mixed[thing.sample][:, thing.rows]
+            hits["thing"].append(_among(said, words[thing.noun]).mean(1))
+            hits["shuffled"].append(_among(said_mixed, words[thing.noun]).mean(1))
+            true_words = words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size)
+            hits["word"].append(_among(said, true_words).mean(1))
+            scene_of["thing"].append(first + thing.sample)
+        for sample, rows in enumerate(background(batch, part)):
+            nouns = set().union(*(words[thing.shape] for thing in part[sample].objects))
+            if len(rows):
+                hits["background"].append(_among(tops[sample][:, rows], nouns).mean(1))
+                scene_of["background"].append(first + sample)
+    curves = {name: np.array(values) for name, values in hits.items()}
+    groups = {name: np.array(scene_of["background" if name == "background" else "thing"]) for name in curves}
+    best = int(curves["thing"][groups["thing"] % 2 == 0].mean(0).argmax())
+
+    def at(name: str, layer: int, *, half: bool) -> Interval:
+        kept = groups[name] % 2 == 1 if half else groups[name] >= 0
+        return mean_interval(curves[name][kept, layer], groups=groups[name][kept])
+
+    def beside(layer: int, *, half: bool) -> tuple[Control, ...]:
+        return (
+            Control("shuffled picture", at("shuffled", layer, half=half), _SHUFFLED),
+            Control("ground alone, any noun of the scene", at("background", layer, half=half), _BACKGROUND),
+        )
+
+    later = curves["thing"][:, curves["thing"].shape[1] // 2 :].mean(1) - curves["thing"][:, 0]
+    findings = [
+        Finding("noun top-1 at its patches, input", at("thing", 0, half=False), controls=beside(0, half=False)),
+        Finding(
+            "noun top-1 at its patches, best layer", at("thing", best, half=True), controls=beside(best, half=True),
+            target=_READABLE, note=f"after layer {best - 1}" if best else "at the input",
+        ),
+        Finding("noun, colour or size top-1, the same layer", at("word", best, half=True)),
+        Finding(
+            "noun top-1, later half of the layers minus input", mean_interval(later, groups=groups["thing"]), "change in share",
+            target=Target(0.0, source="rises with depth: Neo et al."),
+        ),
+    ]  # fmt: skip
+    layers = {name: [round(float(value), 4) for value in values.mean(0)] for name, values in curves.items()}
+    return Measured(findings, {"top-1 by layer, from the input": layers})
+
+
+def _top(subject: Subject, batch: mm.MultimodalBatch) -> np.ndarray:
+    """The most probable token at every point and image token, `[sample point row]`."""
+    lens = mm.logit_lens(subject.model, batch, at=list(_POINTS), positions="image", k=1, progress=False)
+    return lens.top_tokens[..., 0].numpy()
+
+
+def _among(tokens: np.ndarray, words: set[int]) -> np.ndarray:
+    return np.isin(tokens, torch.tensor(sorted(words)).numpy())
