@@ -24,7 +24,7 @@ RESULTS = frozenset(
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
-        "edits.Edit", "edits.Provenance",
+        "edits.Edit", "edits.Provenance", "FeatureScores",
     )
 )  # fmt: skip
 
@@ -43,6 +43,7 @@ def is_accepted(result: Result) -> bool:
         or place in ("SteeringVector.provenance", "SteeringVector.with_direction.method", "CaptionNeurons.scores")
         # a name that only a model can say whether it has; it is asked where the unit meets one
         or place in ("Neuron.layer", "Neuron.index", "Head.layer", "Head.index", "Unit.layer", "Unit.index")
+        or place in ("Feature.layer", "Feature.index", "Feature.stack", "Feature.branch", "Feature.at.index")
         or place in ("Neuron.stack", "Head.stack", "Neuron.branch", "Head.branch", "HookGraph.residual_writers.stack")
         or place in ("SteeringVector.at", "SparseDictionary.at", "SparseDictionary.cfg", "load_sae.at")
         or place in ("Units.units", "Head.at.index", "Neuron.at.index")

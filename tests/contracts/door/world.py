@@ -75,6 +75,12 @@ class World:
         return mm.features.SparseDictionary(W, torch.zeros(256), W.T.contiguous(), torch.zeros(192), POINT)
 
     @cached_property
+    def feature_scores(self) -> Any:
+        """Scores of its features."""
+        with self.model.attach(self.sae):
+            return mm.find_features(self.model, self.batch, word="red")
+
+    @cached_property
     def sae_folder(self) -> Path:
         """Its files."""
         mm.features.save_sae(self.sae, self.folder / "sae")
@@ -291,6 +297,7 @@ def image(world: World) -> Any:
 #: Objects that methods are called on, by class.
 OBJECTS: dict[str, Callable[[World], Any]] = {
     "SparseDictionary": lambda w: w.sae,
+    "FeatureScores": lambda w: w.feature_scores,
     "ActivationCache": lambda w: w.cache,
     "ActivationStore": lambda w: w.store,
     "Agreement": lambda w: w.agreement,
@@ -561,6 +568,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "metrics.Metric.function": lambda w: lambda logits, columns, clean: logits[:, 0],
     "Sample.images": lambda w: (image(w),),
     "scorers.ClipScore.path": lambda w: "encoder",
+    "Feature.at.hook": lambda w: "blocks.1.hook_resid_post.hook_sae_acts_post",
     "Neuron.at.hook": lambda w: "blocks.1.mlp.hook_post",
     "Head.at.hook": lambda w: "blocks.1.attn.hook_z",
     "Unit.at.hook": lambda w: "blocks.1.mlp.hook_post",
