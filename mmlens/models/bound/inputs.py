@@ -65,6 +65,8 @@ class BoundInputs(BoundTokens):
             return batch
         if len(tokens) != len(prompt_ids):
             batch = self._repeated(len(tokens))
+        if tokens.shape != batch["input_ids"].shape:
+            self._require_tokens_alone(batch)
         written = batch.written if tokens.shape == prompt_ids.shape else 0
         inputs = {**batch.inputs, "input_ids": tokens}
         is_picture = picture_positions(self.model.family, self.model.config, inputs)
@@ -83,6 +85,7 @@ class BoundInputs(BoundTokens):
 
     def _laid_out(self, batch: MultimodalBatch, tokens: torch.Tensor, is_picture: torch.Tensor) -> MultimodalBatch:
         """The batch of tokens with the picture at other places, or of another length."""
+        self._require_tokens_alone(batch)
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name not in OF_PROMPT}
         pad = getattr(self.model.processor and self.model.tokenizer, "pad_token_id", None)
         inputs["input_ids"] = tokens
@@ -90,17 +93,33 @@ class BoundInputs(BoundTokens):
         for name in batch.inputs:
             if name in inputs:
                 continue
-            old = batch[name]
-            kinds = old[batch.layout.is_image.to(old.device)].unique() if old.ndim == 2 else old.new_empty(0)
-            if not name.endswith("token_type_ids") or len(kinds) != 1:
-                raise InputError(
-                    f"{self.model.family.name} reads {name} beside the tokens, which belongs to the prompt that this model is "
-                    "bound to; pass the text itself, of which the processor makes both."
-                )
-            text = torch.full_like(tokens, self.model.family.written_kind)
-            inputs[name] = torch.where(is_picture.to(tokens.device), kinds.to(tokens), text)
+            image, text = _kinds(batch, name)
+            inputs[name] = torch.where(is_picture.to(tokens.device), image[0], text[0]).to(batch[name])
         made = self.model.batch(inputs)
         return replace(made, images=batch.images, videos=batch.videos, prompts=batch.prompts, carried=batch.carried)
+
+    def _require_tokens_alone(self, batch: MultimodalBatch) -> None:
+        """Refuse what a processor makes of a text besides its tokens, and of tokens alone nobody can make.
+
+        Raises:
+            InputError: if the batch holds some.
+        """
+        for name, tensor in batch.inputs.items():
+            if name in ("input_ids", "attention_mask") or name.startswith(("pixel_", "decoder_")):
+                continue
+            if name.endswith("token_type_ids") and name in OF_PROMPT:
+                if [len(kinds) for kinds in _kinds(batch, name)] == [1, 1]:
+                    continue
+            elif (
+                name not in OF_PROMPT
+                and not name.endswith(("input_ids", "attention_mask"))
+                and tensor.shape[:2] != batch["input_ids"].shape
+            ):
+                continue
+            raise InputError(
+                f"{self.model.family.name} reads {name} beside the tokens, which belongs to the prompt that this model is bound "
+                "to, so tokens of another length or with the picture elsewhere do not say enough; pass the text itself."
+            )
 
     def _repeated(self, count: int) -> MultimodalBatch:
         """The bound sample, so many times.
@@ -160,6 +179,14 @@ def _ids(input: Any) -> torch.Tensor:
             "(A stream [batch pos d_model] goes in at a block: start_at_layer=.)"
         )
     return ids
+
+
+def _kinds(batch: MultimodalBatch, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kinds that tokens of the picture have, and those of text."""
+    kinds, layout = batch[name].cpu(), batch.layout
+    if kinds.shape != layout.is_image.shape:
+        return kinds.new_empty(0), kinds.new_empty(0)
+    return kinds[layout.is_image].unique(), kinds[layout.is_token & ~layout.is_image].unique()
 
 
 def _stretches(flags: torch.Tensor) -> list[list[int]]:

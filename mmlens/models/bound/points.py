@@ -53,6 +53,10 @@ class BoundPoints(Bound):
         """The points by name, as TransformerLens calls them."""
         return {**self.hook_dict}
 
+    def get_hook_point(self, hook_name: str) -> Point | None:
+        """The point of a name; None if there is none."""
+        return self.hook_dict.get(hook_name)
+
     def hook_points(self) -> Sequence[Point]:
         """The points."""
         return list(dict.fromkeys(self.hook_dict.values()))

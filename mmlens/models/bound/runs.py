@@ -16,7 +16,7 @@ from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookFunction, HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch, require_running
 from mmlens.models.bound.inputs import BoundInputs, Prompt
-from mmlens.models.bound.loss import losses_of
+from mmlens.models.bound.loss import losses_of, target_ids
 from mmlens.models.bound.points import BoundPoints
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import claimed
@@ -317,7 +317,7 @@ class BoundRuns(BoundInputs, BoundPoints):
         Raises:
             InputError: if it is not of the batch's shape.
         """
-        shape = [*self.batch.layout.is_token.shape, self.model.cfg.d_model]
+        shape = [*target_ids(self.batch).shape, self.model.cfg.d_model]
         stream = input[None] if isinstance(input, torch.Tensor) and input.ndim == 2 else input
         if not isinstance(stream, torch.Tensor) or not stream.is_floating_point() or list(stream.shape) != shape:
             what = list(input.shape) if isinstance(input, torch.Tensor) else type(input).__name__

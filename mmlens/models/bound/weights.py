@@ -16,6 +16,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.models.bound.base import Bound
 from mmlens.models.bound.blocks import BlockView, EndView, NormView
+from mmlens.models.bound.points import FLAGS
 
 BoundT = TypeVar("BoundT", bound="BoundWeights")
 
@@ -25,8 +26,11 @@ class BoundWeights(Bound):
 
     @property
     def cfg(self) -> TransformerBridgeConfig:
-        """The language model's shape, and how its tokenizer begins a text."""
+        """The language model's shape, how its tokenizer begins a text, and the flags of points, which can be set here too."""
         config = self.model.cfg
+        for flag in FLAGS:
+            config._set_bridge_managed_hook_flag(flag, flag in self.flags)
+        config._bind_bridge(self)  # config.use_attn_result = True calls set_use_attn_result
         begins = self.begins_with_bos
         config.tokenizer_prepends_bos = config.default_prepend_bos = begins
         return config

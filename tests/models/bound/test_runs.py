@@ -9,7 +9,8 @@ import torch
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.models.bound.model import BoundModel
 from tests.contracts.transformer_lens.subjects import LONG_TEXT, MODELS, OTHER_TEXT, TEXT, Pair, pair
-from tests.tiny import picture
+from tests.families import FAMILIES
+from tests.tiny import TINY, picture
 
 
 @pytest.fixture(params=MODELS)
@@ -218,3 +219,56 @@ def test_what_cannot_be_run_is_refused(both: Pair) -> None:
         bound.run_with_hooks(fwd_hooks=[("blocks.0.hook_residpre", lambda a, hook: a)])
     with pytest.raises(InputError, match="bind another one"):
         bound(both.batches[TEXT])
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "gemma3"])
+@torch.no_grad()
+def test_several_pictures_in_a_prompt(name: str) -> None:
+    """Both are kept; the layout is made anew."""
+    hooked = pair(name).hooked
+    pictures = [picture(0), picture(1)]
+    bound = hooked.bind(hooked.prepare(TEXT, images=pictures))
+    longer = hooked.prepare(LONG_TEXT, images=pictures)
+    expected = pair(name).bare(**longer.inputs).logits
+    assert torch.equal(bound(LONG_TEXT), expected)
+    assert torch.equal(bound(longer["input_ids"]), expected)
+    close(bound(LONG_TEXT, return_type="loss"), text_losses(expected, longer)[0].mean())
+    close(bound(LONG_TEXT, return_type="loss"), bound.loss_fn(expected, longer["input_ids"]))
+    stream = bound(stop_at_layer=1)
+    close(bound(stream, start_at_layer=1), bound())
+    one = hooked.prepare(LONG_TEXT, images=pictures[0])["input_ids"]
+    with pytest.raises(InputError, match="tokens in a row, by sample"):
+        bound(one)
+
+
+@pytest.mark.parametrize("name", ["paligemma", "mllama", "kosmos2", "idefics", "florence2", "t5gemma2", "instructblip"])
+@torch.no_grad()
+def test_tokens_of_another_length_run_as_the_text_does_or_are_refused(name: str) -> None:
+    """Kinds of tokens are made anew; masks and texts of other readers cannot be."""
+    tiny = next(tiny for tiny in [*TINY, *FAMILIES] if tiny.name == name)
+    model = tiny.make()
+    images = picture(0, *tiny.sizes[0])
+    bound, longer = model.bind(model.prepare(TEXT, images=images)), model.prepare(LONG_TEXT, images=images)
+    expected = model(longer)
+    assert torch.equal(bound(LONG_TEXT), expected)
+    if name in ("mllama", "kosmos2", "idefics", "instructblip"):
+        with pytest.raises(InputError, match=r"reads \w+ beside the tokens, .* pass the text itself"):
+            bound(longer["input_ids"])
+    else:
+        close(bound(longer["input_ids"]), expected)
+    stream = bound(stop_at_layer=1)
+    close(bound(stream, start_at_layer=1), bound())
+
+
+@torch.no_grad()
+def test_flags_can_be_set_in_the_configuration() -> None:
+    both = pair("llava")
+    bound = both.hooked.bind(both.batches[TEXT])
+    assert not bound.cfg.use_attn_result
+    bound.cfg.use_attn_result = True
+    assert bound.cfg.use_attn_result
+    assert bound.flags == {"use_attn_result"}
+    assert "blocks.0.attn.hook_result" in bound.run_with_cache()[1]
+    bound.set_use_attn_result(False)
+    assert not bound.cfg.use_attn_result
+    assert not both.hooked.cfg.use_attn_result
