@@ -29,7 +29,7 @@ NO_MEASUREMENT = tuple(
         r"\b(?:at |the )?layers? \d(?: (?:to|and) \d)?",
         r"\bseeds? \d+",
         r"\b(?:top|of) (?:20|five) neurons",
-        r"\bis not 1\b|\(0, or\b",  # of what a setting may be
+        r"\b20[0-3]\d\b|\bis not 1\b|\(0, or\b",  # of what a setting may be
         # settings: how much of what was run
         r"[\d,]+ (?:(?:held-out|test|other|validation|picture|image|hidden|random|forward|tiny|others|LoRA) )*"
         r"(?:scenes|prompts|questions|controls|draws|rows|tokens|words|answers|concepts|blocks|positions|layers?|steps?|samples)\b",

@@ -83,6 +83,15 @@ CLAIMS = (
         model="tiny, random; random dictionaries",
     ),
     Claim(
+        "masks of data sets",
+        "docs/data.md",
+        "(compared on {masks:,d} random polygons and run lengths)",
+        "python -m pytest tests/analysis/data",
+        "slow",
+        control="COCO's own API",
+        model="",
+    ),
+    Claim(
         "viewer, bytes",
         _VIEWER,
         "Up to {exact:,d} numbers of an array are exact; of more, each is kept in a byte, off by at most "
