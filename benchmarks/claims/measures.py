@@ -41,6 +41,7 @@ def of(interval: Interval) -> Figure:
 # -- the lab model ---------------------------------------------------------------------------------------------------
 
 
+@cache
 def accuracy(setting: Setting) -> Mapping[str, Figure]:
     """Shares of right answers, by kind of question, and of captions right to the last word."""
     model, scenes = model_of(setting.model), fresh_scenes(_FEW, setting.seed)
@@ -54,6 +55,11 @@ def accuracy(setting: Setting) -> Mapping[str, Figure]:
         for (_, question), answer in zip(part, answers, strict=True):
             right.setdefault(question.kind, []).append(is_answer(answer, question.answer))
     return {name: of(mean_interval(some)) for name, some in right.items()}
+
+
+def presence(setting: Setting) -> Mapping[str, Figure]:
+    """Shares of right answers to whether something is there."""
+    return {"presence": accuracy(setting)["presence"]}
 
 
 def loading(setting: Setting) -> Mapping[str, Figure]:

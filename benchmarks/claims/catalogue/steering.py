@@ -13,6 +13,9 @@ _COMMAND, _WORDS = (
 _CHOSEN = "layer, strength and positions, on 96 prompts of the training stream (seed 91)"
 _HELD_OUT = "100 prompts of the test stream, seed 163; three in ten of their captions were in training"
 _OTHER = "40 prompts of the test stream, seed 163"
+_GATED = "### yes to no, under the same gates"
+_SMALL = "python -m benchmarks.steering --part methods --scenes 40 --tried 24 --taught 48"
+_FRESH = "40 prompts of the test stream, seed 92938447 (58a20cf), of scenes without captions of training"
 _CONTROL = "isotropic random vectors of equal norm under the same gate"
 _BESIDE = "the unembedding difference of the words; directions of the states' covariance; isotropic ones"
 _FLIPPED, _LOST = "became what is wanted", "others: score lost"
@@ -53,6 +56,19 @@ def _beside(setting: Setting) -> dict[str, float]:
         for method in _METHODS
     ]
     return {"isotropic": max(isotropic), "covariance": max(float(row["covariance"]) for row in rows)}
+
+
+def _gated(setting: Setting) -> dict[str, float]:
+    """What the words flip under the gates of the two vectors, which flip as many.
+
+    Raises:
+        LookupError: if the table says something else.
+    """
+    rows = [row for row in Document(_PAGE).table(_GATED, first="method") if "gated" in row["method"]]
+    less = [row for row in rows if float(row["words"]) < numbers(row[_FLIPPED])[0]]
+    if less:
+        raise LookupError(f"The words flip less under the gates of {less}.")
+    return {"coarse": float(rows[0]["words"]), "fine": float(rows[1]["words"])}
 
 
 def _page_row(setting: Setting, task: str) -> dict[str, float]:
@@ -121,6 +137,18 @@ CLAIMS = (
         _OTHER,
         _BESIDE,
         again=measures.no_more_than_words,
+    ),
+    Claim(
+        "steering, gates",
+        _README,
+        "under the same gates the words flip as many of yes to no ({coarse:.2f} at the coarse vector's, "
+        "{fine:.2f} at the fine one's",
+        _SMALL,
+        "quoted",
+        _gated,
+        _CHOSEN.replace("96", "24"),
+        _FRESH,
+        _BESIDE,
     ),
     _claim(
         "steering, page: yes to no",
@@ -203,6 +231,7 @@ CLAIMS = (
     ),
 )
 PRINTED = (
+    Printed("steering, gates, table", _PAGE, _GATED, _SMALL, "", _CHOSEN.replace("96", "24"), _FRESH, _BESIDE),
     *(
         Printed(f"steering beside words, {task}", _PAGE, f"### {task}", _WORDS, "layer", "", _OTHER, _BESIDE)
         for task in _COMPARED
