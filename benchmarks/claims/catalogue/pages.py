@@ -83,6 +83,25 @@ CLAIMS = (
         model="tiny, random; random dictionaries",
     ),
     Claim(
+        "features, scores",
+        _FEATURES,
+        "Checked against bare torch to {bound:.0e} of the largest score",
+        "python -m pytest tests/analysis/features",
+        "slow",
+        control="bare torch",
+        model="tiny, random; random dictionaries",
+    ),
+    Claim(
+        "features, planted",
+        _FEATURES,
+        "comes first ({first:.1f} logits, the next one {next:.1f}); without the colour, and in the unplanted "
+        "twin, it scores {twin:.2f}",
+        "python -m pytest tests/analysis/features",
+        "slow",
+        control="the unplanted twin; 20 draws of features that fire as often",
+        model="planted",
+    ),
+    Claim(
         "masks of data sets",
         "docs/data.md",
         "(compared on {masks:,d} random polygons and run lengths)",

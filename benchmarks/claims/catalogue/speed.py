@@ -88,7 +88,7 @@ CLAIMS = (
     Claim(
         "attribution",
         _README,
-        "Attribution patching agrees with exact head patches at r = {heads:.3f}, and of queries at {queries:.3f} as it is, "
+        "attribution patching agrees with exact head patches at r = {heads:.3f}, and of queries at {queries:.3f} as it is, "
         "{fixed:.3f} with the QK fix",
         "python -m benchmarks.claims --only attribution",
         "cheap",
@@ -99,7 +99,7 @@ CLAIMS = (
     Claim(
         "circuit",
         _README,
-        "On the lab model a circuit of {chosen:d} of {edges:,d} edges has faithfulness {mean:.2f} [{low:.2f}, {high:.2f}], "
+        "A circuit of {chosen:d} of {edges:,d} edges has faithfulness {mean:.2f} [{low:.2f}, {high:.2f}], "
         "random ones {random:.2f}",
         "python -m benchmarks.claims --only circuit",
         "cheap",
