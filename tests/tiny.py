@@ -151,25 +151,29 @@ BOX = 4
 
 
 def llava(
-    tower: str = "clip", *, keeps_class_row: bool = False, text: dict[str, Any] | None = None
+    tower: str = "clip", *, keeps_class_row: bool = False, text: dict[str, Any] | None = None, side: int = 32
 ) -> HookedMultimodal:
     """LLaVA with a CLIP tower (class row, dropped unless asked; read at -2) or a SigLIP tower (read at -1).
 
-    Its language model is `TEXT`, with what `text` says in the place of it.
+    Its language model is `TEXT`, with what `text` says in the place of it; it sees squares of `side` pixels.
     """
     clip = tower == "clip"
     strategy: Literal["default", "full"] = "default" if clip and not keeps_class_row else "full"
     config = LlavaConfig(
-        vision_config={"model_type": "clip_vision_model" if clip else "siglip_vision_model", **VISION},
+        vision_config={
+            "model_type": "clip_vision_model" if clip else "siglip_vision_model",
+            **VISION,
+            "image_size": side,
+        },
         text_config={"model_type": "llama", **TEXT, **(text or {})},
         image_token_index=VOCAB["<image>"],
         vision_feature_layer=-2 if clip else -1,
         vision_feature_select_strategy=strategy,
     )
     model = redraw(LlavaForConditionalGeneration(config))
-    size = {"shortest_edge": 32} if clip else {"height": 32, "width": 32}
+    size = {"shortest_edge": side} if clip else {"height": side, "width": side}
     image_processor = (
-        CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32})
+        CLIPImageProcessorPil(size=size, crop_size={"height": side, "width": side})
         if clip
         else SiglipImageProcessorPil(size=size)
     )

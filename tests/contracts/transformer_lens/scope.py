@@ -56,7 +56,8 @@ def scope(pair: Pair, model: Any) -> dict[str, Any]:
         batch_metric=lambda logits: logits[:, -1, 20] - logits[:, -1, 21],
         direction=torch.linspace(-1, 1, 32),
         diagonal=torch.eye(len(model.to_tokens(TEXT)[0])),
-        cells=pd.DataFrame(
+        cells=pd.DataFrame([(0, 5, 1), (1, 6, 1), (2, 7, 0)], columns=["layer", "pos", "head"]),
+        pattern_cells=pd.DataFrame([(0, 1, 5, 2), (1, 1, 7, 7), (2, 0, 7, 0)], columns=["layer", "head", "dest", "src"]),
             [(0, 1, 5, 2), (1, 2, 7, 7), (2, 3, 8, 0)], columns=["layer", "head", "dest_pos", "src_pos"]
         ),
         ioi=[

@@ -43,7 +43,7 @@ class Pair:
 
 def _llava() -> HookedMultimodal:
     """LLaVA with as many key heads as heads: TransformerLens's attribution of edges asks for that."""
-    return llava(text={"num_key_value_heads": 4})
+    return llava(text={"num_key_value_heads": 4}, side=16)
 
 
 MODELS: dict[str, Callable[[], HookedMultimodal]] = {"llava": _llava, "qwen2_5_vl": qwen2_5_vl, "gemma3": gemma3}

@@ -2,46 +2,33 @@
 
 from tests.contracts.transformer_lens.call import Call
 
-_BY_POSITION = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
-_ALL_POSITIONS = ("out", "q", "k", "v", "pattern")
-_MARKS = {"resid_pre": "EAT", "attn_out": "EA", "mlp_out": "EA", "resid_mid": "A"}
-_ARGUMENTS = "(model, other_tokens, cache, metric)"
-_TEN = "index_df=rows({axes}), index_axis_names=None"
+_BY_POSITION = {"resid_pre": "EAT", "resid_mid": "A", "attn_out": "EA", "mlp_out": "EA"}
+_HEADS = {"out": "EAT", "q": "A", "k": "A", "v": "A", "pattern": "A"}
+_ARGUMENTS = "model, other_tokens, cache, metric"
+#: A few cells of the grids that are large.
+_CELLS = "index_axis_names=None, index_df="
+_ONE = ("qwen2_5_vl",)
 
 CALLS = [
-    *(Call(f"patching.get_act_patch_{kind}{_ARGUMENTS}", _MARKS[kind]) for kind in _BY_POSITION),
+    *(Call(f"patching.get_act_patch_{kind}({_ARGUMENTS})", marks) for kind, marks in _BY_POSITION.items()),
+    *(Call(f"patching.get_act_patch_attn_head_{kind}_all_pos({_ARGUMENTS})", marks) for kind, marks in _HEADS.items()),
     *(
-        Call(f"patching.get_act_patch_attn_head_{kind}_all_pos{_ARGUMENTS}", "A" if kind != "out" else "EAT")
-        for kind in _ALL_POSITIONS
+        Call(
+            f"patching.get_act_patch_attn_head_{kind}_by_pos({_ARGUMENTS}, {_CELLS}"
+            + ("pattern_cells.iloc[:, :3])" if kind == "pattern" else "cells)"),
+            "A" if kind == "out" else "",
+        )
+        for kind in _HEADS
     ),
-    *(
-        Call(f"patching.get_act_patch_attn_head_{kind}_by_pos{_ARGUMENTS}", "A" if kind == "out" else "")
-        for kind in _ALL_POSITIONS
-    ),
-    Call(
-        "patching.get_act_patch_attn_head_pattern_dest_src_pos(model, other_tokens, cache, metric, index_axis_names=None, index_df=cells)"
-    ),
-    Call(f"patching.get_act_patch_block_every{_ARGUMENTS}", "A"),
-    Call(f"patching.get_act_patch_attn_head_all_pos_every{_ARGUMENTS}", "A"),
-    Call(f"patching.get_act_patch_attn_head_by_pos_every{_ARGUMENTS}", "A"),
-    Call(
-        "patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_pos_patch_setter, 'resid_post', ['layer', 'pos'])",
-        "A",
-    ),
-    Call(
-        "patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_head_vector_patch_setter, 'z', ['layer', 'head'], return_index_df=True)[0]"
-    ),
-    Call(
-        "patching.get_act_patch_resid_pre(model, other_tokens, cache, batch_metric, reduce='none', baseline=True).values"
-    ),
+    Call(f"patching.get_act_patch_attn_head_pattern_dest_src_pos({_ARGUMENTS}, {_CELLS}pattern_cells)"),
+    Call(f"patching.get_act_patch_block_every({_ARGUMENTS})", "A", only=_ONE),
+    Call(f"patching.get_act_patch_attn_head_all_pos_every({_ARGUMENTS})", "A", only=("llava",)),
+    Call(f"patching.get_act_patch_attn_head_by_pos_every({_ARGUMENTS})", "A", only=("none",)),
+    Call("patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_pos_patch_setter, 'resid_post', ['layer', 'pos'])", "A"),
+    Call("patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_head_vector_patch_setter, 'z', ['layer', 'head'], return_index_df=True)[0]"),
+    Call("patching.get_act_patch_resid_pre(model, other_tokens, cache, batch_metric, reduce='none', baseline=True).values"),
     Call("patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 0, 1, verbose=False)"),
-    Call(
-        "patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 0, 1, component='k', verbose=False)"
-    ),
-    Call(
-        "patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 1, 1, component='v', verbose=False)"
-    ),
-    Call(
-        "patching.get_act_patch_direct_path_all_sources(model, other_tokens, cache, other_cache, metric, verbose=False)"
-    ),
+    Call("patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 1, 1, component='k', verbose=False)"),
+    Call("patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 1, 1, component='v', verbose=False)"),
+    Call("patching.get_act_patch_direct_path_all_sources(model, other_tokens, cache, other_cache, metric, verbose=False)", only=_ONE),
 ]
