@@ -1,6 +1,9 @@
 """Steering: vectors, how to choose and judge them, and what acts with them."""
 
 from mmlens.analysis.steering.controls import unembedding_difference
+from mmlens.analysis.steering.directions import *  # noqa: F403
+from mmlens.analysis.steering.directions import DIRECTION_METHODS
+from mmlens.analysis.steering.directions import __all__ as _directions
 from mmlens.analysis.steering.dose import dose_curve
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.gates import ActiveConcept
@@ -13,6 +16,7 @@ from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.selection import select_vectors
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
 from mmlens.analysis.steering.vqa import vqa_accuracy
+from mmlens.core.registry import Method
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
 
@@ -33,7 +37,13 @@ __all__ = [  # noqa: PLE0604
     "unembedding_difference",
     "Validation",
     "vqa_accuracy",
+    *_directions,
     *_methods,
 ]
 
-__getattr__ = SELECTION_METHODS.by_class_name  # methods that were registered since
+
+def __getattr__(name: str) -> type[Method]:
+    """Methods that were registered since."""
+    if any(cls.__name__ == name for cls in DIRECTION_METHODS):
+        return DIRECTION_METHODS.by_class_name(name)
+    return SELECTION_METHODS.by_class_name(name)

@@ -11,6 +11,7 @@ from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.controls.matches import MATCHES
 from mmlens.analysis.neurons.methods import NEURON_METHODS
+from mmlens.analysis.steering.directions import DIRECTION_METHODS
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
 from mmlens.interventions import corruptions
@@ -23,6 +24,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ATTRIBUTION_METHODS,
     CIRCUIT_METHODS,
     CONCEPT_METHODS,
+    DIRECTION_METHODS,
     SELECTION_METHODS,
     EDIT_METHODS,
     MATCHES,

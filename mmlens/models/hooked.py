@@ -31,6 +31,7 @@ from mmlens.models.claims import claims_of
 from mmlens.models.delegation import method_of, property_of
 from mmlens.models.dual_encoder import writes
 from mmlens.models.fingerprint import fingerprint
+from mmlens.models.module_paths import hook_name_of
 from mmlens.models.part_view import BlockWeights, PartView
 from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
@@ -165,6 +166,10 @@ class HookedMultimodal(HookedRootModule):
     def device(self) -> torch.device:
         """Where inputs go: the device of the model's first weights, or where offloaded ones are brought to run."""
         return device_of(self.hf_model)
+
+    def hook_name_of(self, path: str) -> str:
+        """The hook point that holds what a module returns, or takes; see `mmlens.models.module_paths.hook_name_of`."""
+        return hook_name_of(self, path)
 
     def extra_repr(self) -> str:
         """What `print(model)` adds."""

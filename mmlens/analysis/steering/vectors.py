@@ -11,12 +11,14 @@ Activation Addition", ACL 2024 (https://arxiv.org/abs/2312.06681), section 3.
 """
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 
 from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.steering.direction import DirectionChoice, DirectionMethod
+from mmlens.analysis.steering.directions.mean_difference import MeanDifference
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked
@@ -121,6 +123,7 @@ def contrastive_vector(
     negative: str,
     at: str,
     positions: Positions = "last",
+    method: DirectionChoice = "mean",
     batch_size: Count = 8,
     progress: bool = True,
 ) -> SteeringVector:
@@ -133,14 +136,16 @@ def contrastive_vector(
         negative: the prompt that leads away from it.
         at: the hook point.
         positions: whose states; the last position of the prompt by default.
+        method: how the direction is found between the states of a sample under both prompts: `"mean"`, `"pca_center"`,
+            `"pca_diff"`; the latter two are of unit length.
         batch_size: samples at a time.
         progress: show a progress bar.
 
     Returns:
-        The mean difference, positive minus negative.
+        The direction from negative to positive; by default the mean difference.
 
     Raises:
-        InputError: for equal prompts, or an empty dataset.
+        InputError: for equal prompts, an empty dataset, or samples whose states do not pair up.
     """
     if positive == negative:
         raise InputError(f"positive and negative are the same prompt, {positive!r}.")
@@ -158,6 +163,13 @@ def contrastive_vector(
             progress=progress,
         )
         states.append(store.at(at))
-    vector = steering_vector(*states)
-    provenance = {**vector.provenance, "method": "contrastive prompts", "positive": positive, "negative": negative}
-    return SteeringVector(vector.direction, vector.at, provenance)
+    chosen = cast(DirectionMethod, method)
+    vector = steering_vector(*states)  # checks that both are of one point, and says what they are
+    direction = chosen.direction(*(state.values.double() for state in states))
+    provenance = {
+        **vector.provenance,
+        "method": "contrastive prompts" if isinstance(chosen, MeanDifference) else f"contrastive prompts, {chosen}",
+        "positive": positive,
+        "negative": negative,
+    }
+    return SteeringVector(direction, vector.at, provenance)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.bound.elsewhere import NOT_HERE
 from mmlens.models.protocol import HookedModel
 
 
@@ -21,4 +22,6 @@ class Bound:
     def __getattr__(self, name: str) -> Any:
         if name in ("model", "batch"):  # while it is copied they are not there yet
             raise AttributeError(name)
+        if name in NOT_HERE:
+            raise AttributeError(f"A bound model has no {name}: {NOT_HERE[name]}.")
         return getattr(self.model, name)

@@ -87,6 +87,8 @@ class BoundGeneration(BoundInputs):
         texts = self._texts(found, batch["input_ids"], [input] if isinstance(input, str) else input)
         return texts[0] if len(texts) == 1 and not isinstance(input, list | tuple) else texts
 
+    hf_generate = generate  # Hugging Face's own generation, by TransformerLens's name for it
+
     def _texts(self, tokens: torch.Tensor, prompt: torch.Tensor, given: Any) -> list[str]:
         """What was written, behind the texts that were given, or behind the prompts as they read."""
         length = prompt.shape[1]

@@ -99,6 +99,10 @@ class BoundTokens(Bound):
                 )
         return ids.to(self.model.device if move_to_device else "cpu")
 
+    def prepare_multimodal_inputs(self, text: Any, images: Any = None) -> dict[str, torch.Tensor]:
+        """The keyword tensors of other text and pictures, as `model.prepare` makes them, template and placeholders put in."""
+        return dict(self.model.prepare(text, images=images).inputs)
+
     @checked
     def to_str_tokens(
         self,

@@ -14,6 +14,7 @@ from transformer_lens.utilities import composition_scores
 from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.hooks.point import Point
 from mmlens.models.bound.base import Bound
 from mmlens.models.bound.blocks import BlockView, EndView, NormView
 from mmlens.models.bound.points import FLAGS
@@ -185,6 +186,11 @@ class BoundWeights(Bound):
         """The hook points of a block, by what follows its prefix."""
         prefix = f"blocks.{layer_idx}."
         return sorted(name.removeprefix(prefix) for name in self.hook_dict if name.startswith(prefix))
+
+    @checked
+    def get_hook_point(self, hook_name: str) -> Point | None:
+        """The hook point of a name; None if there is none."""
+        return self.hook_dict.get(hook_name)
 
     # -- the model itself ----------------------------------------------------------------------------------------------
 

@@ -21,15 +21,15 @@ class Call:
     """One public call of TransformerLens, and what is expected of it on a bound model.
 
     The same code runs on `model = model.bind(batch)` and on TransformerLens's bridge around the same weights, with the same
-    tokens and picture; its last expression is its value. Where nothing else is said, both must give the same.
+    tokens and picture; its last expression is its value. Where nothing else is said, both give the same.
 
     Attributes:
-        code: statements; names in scope are those of `scope.Scope`.
+        code: statements; names in scope are those of `scope`.
         notebooks: letters of the notebooks of TransformerLens that have it.
-        differs: why the values differ, on purpose.
-        truth: code of what is right, in terms of the bare model, where the bridge is wrong or cannot; compared instead.
-        figure: a difference that the page names, with its code; `(code, value)`.
-        refused: why it is an error on a bound model; what to write instead is in `instead`.
+        differs: why the bridge gives another value, or none.
+        truth: code of the right value in terms of the bare model or of other calls of the bridge, where the bridge differs.
+        gap: how far the bridge's value lies from the bound model's, over all models; None where it gives none to compare.
+        refused: why it is an error on a bound model.
         instead: what to write on a bound model.
         both_refuse: the bridge refuses it too.
         only: names of the models that it is about; all by default.
@@ -39,6 +39,7 @@ class Call:
     notebooks: str = ""
     differs: str = ""
     truth: str = ""
+    gap: float | None = None
     refused: str = ""
     instead: str = ""
     both_refuse: bool = False

@@ -2,7 +2,7 @@
 
 import ast
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,9 @@ def _run(code: str, names: dict[str, Any], model: Any) -> Any:
     torch.manual_seed(0)
     random.seed(0)
     try:
-        exec(compile(ast.Module(statements, []), "call", "exec"), names)
-        return eval(compile(ast.Expression(last.value), "call", "eval"), names)
+        with torch.enable_grad():  # some calls turn it off for good
+            exec(compile(ast.Module(statements, []), "call", "exec"), names)
+            return eval(compile(ast.Expression(last.value), "call", "eval"), names)
     except Exception as error:  # noqa: BLE001 - a call may fail in any way, and that is its outcome
         return error
     finally:
@@ -87,3 +88,8 @@ def gap(first: Any, second: Any) -> float:
     if isinstance(first, Exception) or type(first) is not type(second):
         return float("inf")
     return 0.0 if first == second else float("inf")
+
+
+def raw_gap(call: Call, pair: Pair) -> float:
+    """How far the bridge's own value lies from the bound model's."""
+    return outcome(replace(call, truth=""), pair).gap

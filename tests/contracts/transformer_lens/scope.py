@@ -55,10 +55,10 @@ def scope(pair: Pair, model: Any) -> dict[str, Any]:
         metric=lambda logits: logits[0, -1, 20] - logits[0, -1, 21],
         batch_metric=lambda logits: logits[:, -1, 20] - logits[:, -1, 21],
         direction=torch.linspace(-1, 1, 32),
-        diagonal=torch.eye(len(model.to_tokens(TEXT)[0])),
+        diagonal=torch.eye(tokens.shape[1]),
         cells=pd.DataFrame([(0, 5, 1), (1, 6, 1), (2, 7, 0)], columns=["layer", "pos", "head"]),
-        pattern_cells=pd.DataFrame([(0, 1, 5, 2), (1, 1, 7, 7), (2, 0, 7, 0)], columns=["layer", "head", "dest", "src"]),
-            [(0, 1, 5, 2), (1, 2, 7, 7), (2, 3, 8, 0)], columns=["layer", "head", "dest_pos", "src_pos"]
+        pattern_cells=pd.DataFrame(
+            [(0, 1, 5, 2), (1, 1, 7, 7), (2, 0, 7, 0)], columns=["layer", "head", "dest", "src"]
         ),
         ioi=[
             {
@@ -113,9 +113,107 @@ def truths(pair: Pair) -> dict[str, Any]:
         inputs = pair.batches[TEXT].inputs
         return bare.generate(**inputs, max_new_tokens=count, do_sample=False)
 
+    def with_picture(text: str | list[str], side: str = "left") -> torch.Tensor:
+        own = pair.batches[TEXT]["input_ids"][0]
+        start = own[: len(own) - len(TEXT.split())].tolist()  # what stands in front of the text
+        ids = [
+            start + pair.hooked.tokenizer(each, add_special_tokens=False)["input_ids"]
+            for each in ([text] if isinstance(text, str) else text)
+        ]
+        pads = [[pair.hooked.tokenizer.pad_token_id] * (max(map(len, ids)) - len(row)) for row in ids]
+        return torch.tensor([row + pad if side == "right" else pad + row for row, pad in zip(ids, pads, strict=True)])
+
+    def bias(name: str) -> torch.Tensor:
+        try:
+            return getattr(bridge, name)
+        except AttributeError:
+            width = {"b_in": bridge.cfg.d_mlp, "b_O": bridge.cfg.d_model, "b_out": bridge.cfg.d_model}
+            heads = bridge.cfg.n_heads if name == "b_Q" else bridge.cfg.n_key_value_heads or bridge.cfg.n_heads
+            shape = (width[name],) if name in width else (heads, bridge.cfg.d_head)
+            return torch.zeros(bridge.cfg.n_layers, *shape)
+
+    def written(count: int) -> str:
+        prompt = pair.batches[TEXT]["input_ids"].shape[1]
+        return pair.hooked.tokenizer.decode(greedy(count)[0, prompt:], skip_special_tokens=True)
+
+    def attributed(stack: torch.Tensor, token: str, other: str | None = None) -> torch.Tensor:
+        ids = [bridge.to_single_token(each) for each in (token, other) if each]
+        direction = bridge.W_U[:, ids[0]] - (bridge.W_U[:, ids[1]] if other else 0)
+        return pictured.apply_ln_to_stack(stack, pos_slice=-1) @ (gain * direction)
+
+    def prompt_loss(text: str) -> torch.Tensor:
+        ids = with_picture(text)
+        losses = -bridge(ids)[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        own = pair.batches[TEXT]
+        return losses[ids[:, 1:] != own["input_ids"][own.layout.is_image][0]].mean()
+
+    def patched_middles() -> torch.Tensor:
+        """The stream between the branches is patched by what attention writes: out = middle - what it is added to."""
+        clean, corrupted = own["cache"], own["other_cache"]
+        grid = []
+        for layer in range(bridge.cfg.n_layers):
+            write = clean["resid_mid", layer] - corrupted["resid_pre", layer]
+            for pos in range(write.shape[1]):
+
+                def put(out: torch.Tensor, hook: Any, pos: int = pos, write: torch.Tensor = write) -> torch.Tensor:
+                    out = out.clone()
+                    out[:, pos] = write[:, pos]
+                    return out
+
+                logits = bridge.run_with_hooks(
+                    picture_tokens(OTHER_TEXT), fwd_hooks=[(f"blocks.{layer}.hook_attn_out", put)]
+                )
+                grid.append(logits[0, -1, 20] - logits[0, -1, 21])
+        return torch.stack(grid).detach().reshape(bridge.cfg.n_layers, -1)
+
+    def patched_patterns(cells: pd.DataFrame | None = None) -> torch.Tensor:
+        """Patterns are patched by what heads make of them: z = pattern v, which the bridge can edit everywhere."""
+        n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
+        every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+        values = []
+        for layer, head, *where in every if cells is None else cells.itertuples(index=False):
+            pattern, corrupted = (each["pattern", layer][:, head] for each in (own["cache"], own["other_cache"]))
+            v = own["other_cache"]["v", layer]
+            index = (slice(None), *where)
+            mixed = pattern if not where else corrupted.clone()
+            mixed[index] = pattern[index]
+            z = mixed @ v[:, :, head * v.shape[2] // n_heads]
+
+            def put(activation: torch.Tensor, hook: Any, head: int = head, z: torch.Tensor = z) -> torch.Tensor:
+                activation = activation.clone()
+                activation[:, :, head] = z
+                return activation
+
+            logits = bridge.run_with_hooks(picture_tokens(OTHER_TEXT), fwd_hooks=[(f"blocks.{layer}.attn.hook_z", put)])
+            values.append(logits[0, -1, 20] - logits[0, -1, 21])
+        stacked = torch.stack(values).detach()
+        return stacked.reshape(n_layers, n_heads) if cells is None else stacked
+
+    gain = bridge.ln_final.weight + bridge.cfg.rmsnorm_uses_offset
+    own = caches(pair, bridge)
+    pictured = own["cache"]
+    pictured.cache_dict["hook_embed"] = pictured["resid_pre", 0]  # the embedding with the picture in it
     return {
         **_LIBRARIES,
         **_HOOKS,
+        **own,
+        "pictured": pictured,
+        "direction": torch.linspace(-1, 1, 32),
+        "written": written,
+        "bias": bias,
+        "with_picture": with_picture,
+        "gain": gain,
+        "attributed": attributed,
+        "prompt_loss": prompt_loss,
+        "sanity_text": max(
+            (text for text in evals.sanity_check.__code__.co_consts if text != evals.sanity_check.__doc__),
+            key=lambda text: len(str(text)),
+        ),
+        "patched_patterns": patched_patterns,
+        "patched_middles": patched_middles,
+        "told": Told(bridge, with_picture),
+        "pattern_cells": scope(pair, bridge)["pattern_cells"],
+        "diagonal": torch.eye(picture_tokens(TEXT).shape[1]),
         "bridge": bridge,
         "bare": bare,
         "text": TEXT,
@@ -128,6 +226,40 @@ def truths(pair: Pair) -> dict[str, Any]:
         "grad_of_text_loss": grad_of_text_loss,
         "greedy": greedy,
     }
+
+
+class Told:
+    """The bridge, to which a text is a prompt about the picture."""
+
+    def __init__(self, bridge: Any, with_picture: Callable[..., torch.Tensor]):
+        self.bridge = bridge
+        self.with_picture = with_picture
+
+    @property
+    def cfg(self) -> Any:
+        return self.bridge.cfg
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.bridge.tokenizer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bridge(*args, **kwargs)
+
+    def to_tokens(self, text: Any, prepend_bos: bool | None = None, **options: Any) -> torch.Tensor:
+        return self.bridge.to_tokens(text, prepend_bos=False) if prepend_bos is False else self.with_picture(text)
+
+    def to_str_tokens(self, text: Any, prepend_bos: bool | None = None) -> Any:
+        return self.bridge.to_str_tokens(self.to_tokens(text, prepend_bos)[0])
+
+    def to_string(self, tokens: Any) -> Any:
+        return self.bridge.to_string(tokens)
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bridge.run_with_cache(*args, **kwargs)
+
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        return self.bridge.run_with_hooks(*args, **kwargs)
 
 
 def zero_head(activation: torch.Tensor, hook: Any) -> torch.Tensor:

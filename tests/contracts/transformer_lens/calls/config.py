@@ -41,4 +41,11 @@ _FIELDS = {
     "rotary_base": "",
     "use_qk_norm": "",
 }
-CALLS = [Call(f"model.cfg.{field}", notebooks) for field, notebooks in _FIELDS.items()]
+_TRUE = {
+    "n_key_value_heads": {
+        "differs": "the number, always; the bridge says None where it is that of the heads",
+        "truth": "4 if bridge.cfg.n_key_value_heads is None else 2",
+    },
+    "final_rms": {"differs": "whether the final norm is an RMS norm; the bridge says no of Gemma 3's", "truth": "True"},
+}
+CALLS = [Call(f"model.cfg.{field}", notebooks, **_TRUE.get(field, {})) for field, notebooks in _FIELDS.items()]
