@@ -11,6 +11,8 @@ AXIS_WORDS = frozenset(
     )
 )
 
+#: Axes that units lie along; an inner axis of heads' entries stands behind theirs.
+UNIT_AXES = ("head", "neuron", "feature")
 _POSITION_WORDS = ("pos", "patch", "query", "key", "row")
 
 
@@ -48,4 +50,4 @@ def unit_axis(axes: str) -> int:
         (2, 2)
     """
     words = axes.split()
-    return next(words.index(word) for word in ("head", "neuron", "feature") if word in words)
+    return next(words.index(word) for word in UNIT_AXES if word in words)

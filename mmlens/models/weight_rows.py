@@ -12,7 +12,7 @@ from mmlens.architectures.modules import out_features
 from mmlens.architectures.weights import plain_weight, readable
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
-from mmlens.core.units import Neuron, Unit
+from mmlens.core.units import Feature, Neuron, Unit
 from mmlens.models.claims import claimed
 from mmlens.models.protocol import HookedModel
 
@@ -64,11 +64,14 @@ def written_rows(model: HookedModel, neurons: Sequence[Unit]) -> Float[torch.Ten
 
 
 def write_norms(model: HookedModel, point: str) -> Float[torch.Tensor, "unit"]:
-    """How large the weights are that each neuron or head of a point writes with: Frobenius norms.
+    """How large the weights are that each neuron, head or feature of a point writes with: Frobenius norms.
 
     Raises:
         UnsupportedModelError: if weights are offloaded.
     """
+    splice = model.spliced.get(point.removesuffix(f".{Feature.point}"))
+    if splice is not None and point.endswith(Feature.point):
+        return splice.dictionary.W_dec.norm(dim=1).cpu()
     weight = readable(read_by(model, point), f"The weight behind {point}").detach()
     return weight.T.unflatten(0, (model.graph.unit_counts[point], -1)).flatten(1).float().norm(dim=1).cpu()
 

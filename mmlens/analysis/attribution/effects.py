@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.attribution.softmax import PatternEffect
 from mmlens.analysis.patching.groups import Group
-from mmlens.core.axes import unit_axis
+from mmlens.core.axes import UNIT_AXES, unit_axis
 from mmlens.execution import rows_of
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
@@ -39,7 +39,7 @@ class EntryEffects:
     ) -> Float[torch.Tensor, "unit group sample"]:
         """Sums over each group's rows."""
         words = node.axes.split()
-        axis = unit_axis(node.axes) - len(words) if "head" in words or "neuron" in words else None
+        axis = unit_axis(node.axes) - len(words) if {*UNIT_AXES} & {*words} else None
         sums = []
         for group in groups:
             for sample, rows in enumerate(group.rows):

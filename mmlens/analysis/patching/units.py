@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from mmlens.core.axes import unit_axis
+from mmlens.core.axes import UNIT_AXES, unit_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.unit_sets import Units, UnitsLike
@@ -75,8 +75,6 @@ class Target:
         return old.index_copy(axis, indices, new.to(old).index_select(axis, indices))
 
 
-#: The axes that units lie along, which name all units of a point.
-_AXES = ("head", "neuron", "feature")
 #: A point and the units of it that are swept: their numbers, all of them, or None for the point as a whole.
 Chosen: TypeAlias = tuple[Node, "Sequence[int] | Literal['each'] | None"]
 
@@ -91,7 +89,7 @@ def select_points(model: HookedMultimodal, at: Names | Selection | None, units: 
         if at is None:
             raise InputError("Say what to patch: at=... (hook names), or units=[...] (neurons and heads).")
         return [(node, None) for node in model.graph.select(at)]
-    if isinstance(units, str) and units in _AXES:
+    if isinstance(units, str) and units in UNIT_AXES:
         return _every(model, at, units)
     units = Units.of(units, model, verb="A sweep over units")
     nodes = model.graph.select(list(units.by_point()) if at is None else at)

@@ -184,6 +184,27 @@ def test_features_are_units_for_verbs() -> None:
             assert sweep.row_units[number] == [unit]
 
 
+def test_features_are_attributed_and_matched_by_what_they_write() -> None:
+    model, batch = made("llava")
+    sae, site = dictionary(model, SITES[0], activation="topk", k=8), SITES[0]
+    other = model.prepare(["describe the image", "what color is the big circle"], images=[[picture(2)], [picture(3)]])
+    point, metric = f"{site}.hook_sae_acts_post", mm.metrics.logit_difference("red", "blue")
+    with model.attach(sae):
+        options: dict[str, Any] = {
+            "at": point,
+            "units": "feature",
+            "positions": "all",
+            "metric": metric,
+            "direction": "noise",
+        }
+        sweep = mm.attribute(model, batch, other, method="atp", **options)
+        scores = [mm.find_features(model, batch, word=word, corrupted=other).scores[site] for word in ("red", "blue")]
+        draws = mm.random_units(model, like="L1.f3", match="write_norm", draws=3)
+    # a patch of the other run's codes changes the logits by the opposite of what these codes contribute
+    torch.testing.assert_close(-sweep.effect[:, 0].mean(1), scores[0] - scores[1], atol=1e-5, rtol=1e-4)
+    assert draws.size == pytest.approx(float(sae.W_dec[3].norm()))
+
+
 def test_what_is_asked_without_a_dictionary_is_refused() -> None:
     model, batch = made("llava")
     with pytest.raises(InputError, match=r"No sparse dictionary is attached: with model\.attach\(sae\)"):
