@@ -24,7 +24,7 @@ RESULTS = frozenset(
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
-        "edits.Edit", "edits.Provenance", "FeatureScores",
+        "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
     )
 )  # fmt: skip
 

@@ -81,6 +81,11 @@ class World:
             return mm.find_features(self.model, self.batch, word="red")
 
     @cached_property
+    def card(self) -> Any:
+        """How good it is."""
+        return mm.features.sae_card(self.model, self.sae, self.batch)
+
+    @cached_property
     def sae_folder(self) -> Path:
         """Its files."""
         mm.features.save_sae(self.sae, self.folder / "sae")
@@ -298,6 +303,7 @@ def image(world: World) -> Any:
 OBJECTS: dict[str, Callable[[World], Any]] = {
     "SparseDictionary": lambda w: w.sae,
     "FeatureScores": lambda w: w.feature_scores,
+    "DictionaryCard": lambda w: w.card,
     "ActivationCache": lambda w: w.cache,
     "ActivationStore": lambda w: w.store,
     "Agreement": lambda w: w.agreement,
