@@ -287,7 +287,7 @@ def test_sinks_are_what_the_bare_model_looks_at(lab_subject: Subject) -> None:
         for scene in scenes:
             batch = model.prepare(["describe the image"], images=[[scene.image]])
             attentions = torch.stack(bare(**batch.inputs, output_attentions=True).attentions)[:, 0]
-            first.append(attentions[..., 2:, 0].mean(-1))
+            first.append(attentions[..., int(batch.layout.image[0][0]) :, 0].mean(-1))
     finally:
         bare.set_attn_implementation(kernel)
     by_hand = torch.stack(first)
@@ -395,6 +395,15 @@ def test_a_card_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         "| phenomenon | measured | target | captioner: figure | captioner: beside | captioner: verdict | narrator: figure"
     )
     assert beside[4].endswith("| reached |  |  |  |")
+    with pytest.raises(InputError, match="does not exist; create it first"):
+        cards.card(lab_subject, FEW, out=tmp_path / "nowhere" / "card.json", progress=False)
+    for text in ("{", "[]", '{"about": 1}'):
+        out.write_text(text)
+        with pytest.raises(InputError, match=r"card\.json (cannot be read as a card|holds no card)"):
+            cards.card(lab_subject, FEW, out=out, progress=False)
+    for scenes, seed in ((0, 0), (-3, 0), (20, -1)):
+        with pytest.raises(InputError, match=f"scenes={scenes} and seed={seed} must be"):
+            Sizes(scenes, seed)
     with pytest.raises(InputError, match="no phenomena sink"):
         cards.card(lab_subject, FEW, only=["sink"], progress=False)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from mmlens.lab.phenomena.card import PHENOMENA, card, table
+from mmlens.lab.phenomena.card import PHENOMENA, card, read_card, table
 from mmlens.lab.phenomena.finding import Sizes
 from mmlens.lab.phenomena.subject import WORLDS, subject
 
@@ -26,13 +25,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beside", type=Path, nargs="+", default=(), help="cards whose models the table has beside it")
     parser.add_argument("--out", type=Path, help="a JSON file, gone on from if it is there; its table goes beside it")
     options = parser.parse_args(arguments)
+    beside = [read_card(path) for path in options.beside]
     content = card(
         subject(options.model, path=options.weights),
         Sizes(options.scenes, options.seed),
         only=options.only,
         out=options.out,
     )
-    beside = [json.loads(path.read_text(encoding="utf-8")) for path in options.beside]
     print(table(*beside, content))
 
 

@@ -40,8 +40,8 @@ PHENOMENA: Mapping[str, Callable[[Subject, Sizes], Measured]] = {
     "sinks": sinks,
     "induction": induction,
     "neurons": neurons,
-    "edits": edits,
     "steering": steering,
+    "edits": edits,
 }
 
 
@@ -68,13 +68,15 @@ def card(
         raise InputError(f"There are no phenomena {', '.join(unknown)}. There are: {', '.join(PHENOMENA)}.")
     about = {"model": subject.name, "fingerprint": fingerprint(subject.model), **asdict(sizes)}
     content: dict[str, Any] = {"about": about, "phenomena": {}}
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"Cannot write {out}: the folder {out.parent} does not exist; create it first.")
     if out is not None and out.exists():
-        content = json.loads(out.read_text(encoding="utf-8"))
+        content = read_card(out)
         if content["about"] != about:
             raise InputError(
                 f"{out} was measured with {content['about']}, and {about} is to be measured. Give another file, or remove it."
             )
-    names = [name for name in only or PHENOMENA if name not in content["phenomena"]]
+    names = [name for name in dict.fromkeys(only or PHENOMENA) if name not in content["phenomena"]]
     for name in tqdm(names, "phenomena", disable=not progress):
         start = time.process_time()
         measured = PHENOMENA[name](subject, sizes)
@@ -86,6 +88,26 @@ def card(
         if out is not None:
             _write(out, json.dumps(content, indent=1) + "\n")
             _write(out.with_suffix(".md"), table(content))
+    return content
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read a card.
+
+    Args:
+        path: What `card` wrote.
+
+    Raises:
+        InputError: The file holds no card.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a card ({error}); give the JSON file that the card wrote."
+        ) from error
+    if not isinstance(content, dict) or not {"about", "phenomena"} <= set(content):
+        raise InputError(f"{path} holds no card; give the JSON file that the card wrote.")
     return content
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from mmlens.analysis.statistics import Interval
+from mmlens.core.errors import InputError
+
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,13 @@ class Sizes:
 
     scenes: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scenes < _FEWEST or self.seed < 0:
+            raise InputError(
+                f"scenes={self.scenes} and seed={self.seed} must be whole numbers of at least {_FEWEST} and 0: intervals are "
+                "over scenes."
+            )
 
     def share(self, part: float, *, least: int = 4) -> int:
         """A share of the scenes, as a number."""

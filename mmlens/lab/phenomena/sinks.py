@@ -22,41 +22,50 @@ _OUTLIER = 3.0
 
 @torch.no_grad()
 def sinks(subject: Subject, sizes: Sizes) -> Measured:
-    """Measure attention to the first token beside that to the second, the largest coordinates, and norms of image tokens."""
+    """Measure attention to the first token beside that to the others before the picture, large coordinates, and norms."""
     model = subject.model
     scenes = subject.world.scenes(sizes.share(0.1, least=6), sizes.stream(3))
-    to_first, to_second, massive, outliers, rows = [], [], [], [], []
+    looked_at, massive, outliers, rows = [], [], [], []
     for scene in scenes:
         batch = model.prepare([subject.world.caption_request], images=[[scene.image]])
         names = ["blocks.*.attn.hook_pattern", "blocks.*.hook_resid_post", "projector.hook_in"]
         _, cache = model.run_with_cache(batch, names=names)
         patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(model.cfg.n_layers)])
         length = patterns.shape[-1]
-        # what later queries give to each of the first two tokens, on average
-        to_first.append(patterns[..., 2:, 0].mean(-1))
-        to_second.append(patterns[..., 2:, 1].mean(-1))
+        # what the picture and later text give to each of the tokens before, on average over queries
+        first_image = int(batch.layout.image[0][0])
+        looked_at.append(patterns[..., first_image:, :first_image].mean(-2))
         states = torch.stack([cache[f"blocks.{layer}.hook_resid_post"][0] for layer in range(model.cfg.n_layers)]).abs()
         massive.append(states.flatten(1).amax(1) / states.flatten(1).median(1).values)
         handed_on = cache["projector.hook_in"].reshape(-1, cache["projector.hook_in"].shape[-1]).norm(dim=-1)
         outliers.append((handed_on > _OUTLIER * handed_on.median()).float().mean())
         image = states[:, batch.layout.image[0]].norm(dim=-1)
         rows.append((image > _OUTLIER * image.median(1, keepdim=True).values).float().mean(1))
-    first, second = torch.stack(to_first), torch.stack(to_second)
+    attention = torch.stack(looked_at)
     heads = model.cfg.n_heads
+    means = (attention > _EPSILON).float().mean((1, 2))
+    other = 1 + int(means[:, 1:].mean(0).argmax())
+    token = model.to_string(batch["input_ids"][0, other]).strip()
+    first = attention[..., 0]
     strongest = int(first.mean(0).argmax())
     findings = [
         Finding(
             f"heads whose attention to the first token exceeds {_EPSILON:g}",
-            mean_interval((first > _EPSILON).float().mean((1, 2)).numpy()),
+            mean_interval(means[:, 0].numpy()),
             "share of heads",
-            (Control("to the second token", mean_interval((second > _EPSILON).float().mean((1, 2)).numpy())),),
+            (Control(f"to {token!r}, the most of the others", mean_interval(means[:, other].numpy())),),
             Target(0.1, source="Gu et al.: most heads of real models"),
         ),
         Finding(
             "attention to the first token, head with the most",
             mean_interval(first.flatten(1)[:, strongest].numpy()),
             "attention",
-            (Control("to the second token, the same head", mean_interval(second.flatten(1)[:, strongest].numpy())),),
+            (
+                Control(
+                    f"to {token!r}, the same head",
+                    mean_interval(attention[..., other].flatten(1)[:, strongest].numpy()),
+                ),
+            ),
             note=f"L{strongest // heads}.h{strongest % heads}; evenly it were {1 / length:.3f}",
         ),
         Finding(
