@@ -24,7 +24,7 @@ from mmlens.lab.phenomena.hallucination import hallucination
 from mmlens.lab.phenomena.held_out import held_out
 from mmlens.lab.phenomena.induction import induction
 from mmlens.lab.phenomena.lens import lens
-from mmlens.lab.phenomena.patches import background, shares, things
+from mmlens.lab.phenomena.patches import background, shares, sources, things
 from mmlens.lab.phenomena.priors import priors
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.scene_world import SceneWorld
@@ -187,6 +187,20 @@ def test_patches_are_those_of_the_mask(lab_subject: Subject) -> None:
         np.testing.assert_array_equal(
             empty[sample], np.flatnonzero(every.reshape(8, 12, 8, 12).mean((1, 3)).ravel() < 0.02)
         )
+
+
+def test_shuffled_patches_are_traced_to_where_they_were(lab_subject: Subject) -> None:
+    scenes = list(lab_subject.world.scenes(2, 78))
+    batch = lab_subject.model.prepare(["describe the image"] * 2, images=[[scene.image] for scene in scenes])
+    shuffled = mm.corrupt.shuffle(lab_subject.model, batch, at="pixels", seed=1)
+    before, after = (np.asarray(run.images[1][0]) for run in (batch, shuffled))
+    came = sources(batch, shuffled, 1)
+    assert sorted(came) == list(range(64))
+    assert (came != np.arange(64)).mean() > 0.9
+    for row in (0, 9, 63):
+        old, new = (divmod(int(number), 8) for number in (came[row], row))
+        tiles = (pixels[12 * r : 12 * r + 12, 12 * c : 12 * c + 12] for pixels, (r, c) in ((before, old), (after, new)))
+        np.testing.assert_array_equal(*tiles)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import mmlens as mm
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
-from mmlens.lab.phenomena.patches import background, things
+from mmlens.lab.phenomena.patches import background, sources, things
 from mmlens.lab.phenomena.subject import Subject
 
 _POINTS = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
@@ -30,16 +30,20 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
     words = {noun: subject.first_tokens(noun) for noun in world.nouns}
     colors = {color: subject.first_tokens(color) for color in world.colors}
     hits: dict[str, list[np.ndarray]] = {"thing": [], "word": [], "shuffled": [], "background": []}
-    scene_of: dict[str, list[int]] = {"thing": [], "background": []}
+    scene_of: dict[str, list[int]] = {"thing": [], "shuffled": [], "background": []}
     for first in range(0, len(scenes), 16):
         part = scenes[first : first + 16]
         batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
         shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=sizes.seed)
         tops, mixed = (_top(subject, run) for run in (batch, shuffled))
         for thing in things(batch, part):
-            said, said_mixed = tops[thing.sample][:, thing.rows], mixed[thing.sample][:, thing.rows]
+            said = tops[thing.sample][:, thing.rows]
             hits["thing"].append(_among(said, words[thing.noun]).mean(1))
-            hits["shuffled"].append(_among(said_mixed, words[thing.noun]).mean(1))
+            # a patch of the thing that came to lie where it was is no control
+            elsewhere = thing.rows[~np.isin(sources(batch, shuffled, thing.sample)[thing.rows], thing.rows)]
+            if len(elsewhere):
+                hits["shuffled"].append(_among(mixed[thing.sample][:, elsewhere], words[thing.noun]).mean(1))
+                scene_of["shuffled"].append(first + thing.sample)
             true_words = words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size)
             hits["word"].append(_among(said, true_words).mean(1))
             scene_of["thing"].append(first + thing.sample)
@@ -49,7 +53,7 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
                 hits["background"].append(_among(tops[sample][:, rows], nouns).mean(1))
                 scene_of["background"].append(first + sample)
     curves = {name: np.array(values) for name, values in hits.items()}
-    groups = {name: np.array(scene_of["background" if name == "background" else "thing"]) for name in curves}
+    groups = {name: np.array(scene_of[name if name in scene_of else "thing"]) for name in curves}
     best = int(curves["thing"][groups["thing"] % 2 == 0].mean(0).argmax())
 
     def at(name: str, layer: int, *, half: bool) -> Interval:

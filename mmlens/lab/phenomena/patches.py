@@ -59,3 +59,16 @@ def background(batch: MultimodalBatch, scenes: Sequence[LabScene]) -> list[Int[n
     """Per scene, the image tokens that show the ground alone."""
     every = [np.any([thing.mask for thing in scene.objects], axis=0) for scene in scenes]
     return [np.flatnonzero(shares(batch, sample, mask) < _EMPTY) for sample, mask in enumerate(every)]
+
+
+def sources(before: MultimodalBatch, after: MultimodalBatch, sample: int) -> Int[np.ndarray, " row"]:
+    """Which patch of a picture each patch of its shuffled version was, row by row."""
+    rows, columns = before.layout.grid(sample=sample).shape
+    tiles = []
+    for batch in (before, after):
+        pixels = np.asarray(batch.images[sample][0])
+        height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+        cells = pixels.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+        tiles.append([cell.tobytes() for cell in cells.reshape(rows * columns, -1)])
+    number = {tile: index for index, tile in enumerate(tiles[0])}
+    return np.array([number[tile] for tile in tiles[1]])
