@@ -37,6 +37,7 @@ def answers(subject: Subject, sizes: Sizes) -> Measured:
             mean_interval(right, groups=groups),
             controls=(Control("the picture of another scene", mean_interval(blind, groups=groups[few])),),
             target=_ACCURACY,
+            note=subject.world.trained_in.get("answers", ""),
         ),
         *(Finding(f"accuracy: {kind}", interval, target=_ACCURACY) for kind, interval in accuracies.items()),
         Finding(

@@ -58,7 +58,14 @@ def flow(subject: Subject, sizes: Sizes) -> Measured:
             continue
         beside = Control("as many tokens of the ground", mean_interval(curves[leg + _GROUND][-1]))
         findings.append(
-            Finding(f"{leg}, cut in every layer", mean_interval(everywhere[-1]), _UNIT, (beside,), _TARGETS.get(leg))
+            Finding(
+                f"{leg}, cut in every layer",
+                mean_interval(everywhere[-1]),
+                _UNIT,
+                (beside,),
+                _TARGETS.get(leg),
+                subject.world.trained_in.get("flow", ""),
+            )
         )
         if leg not in _TARGETS:
             continue

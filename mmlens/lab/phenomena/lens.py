@@ -66,12 +66,13 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
             Control("ground alone, any noun of the scene", at("background", layer, half=half), _BACKGROUND),
         )
 
+    place = f"after layer {best - 1}" if best else "at the input"
     later = curves["thing"][:, curves["thing"].shape[1] // 2 :].mean(1) - curves["thing"][:, 0]
     findings = [
         Finding("noun top-1 at its patches, input", at("thing", 0, half=False), controls=beside(0, half=False)),
         Finding(
             "noun top-1 at its patches, best layer", at("thing", best, half=True), controls=beside(best, half=True),
-            target=_READABLE, note=f"after layer {best - 1}" if best else "at the input",
+            target=_READABLE, note="; ".join(filter(None, (place, world.trained_in.get("lens")))),
         ),
         Finding("noun, colour or size top-1, the same layer", at("word", best, half=True)),
         Finding(

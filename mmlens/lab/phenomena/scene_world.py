@@ -20,6 +20,7 @@ class SceneWorld:
     separator = " "
     trained_in: Mapping[str, str] = {
         "answers": "every kind is asked in training, of all combinations of nouns and colours",
+        "lens": "the tower was trained on nouns and colours at every patch",
         "neurons": "a quarter of the training rows have the scene in words",
     }
 

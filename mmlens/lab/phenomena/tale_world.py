@@ -15,6 +15,29 @@ from mmlens.lab.world import COLORS, NOUNS, SHAPES
 
 _PAIRS = {*RARE_PAIRS, *PICTURELESS_PAIRS}
 
+#: What training asked for outright, by phenomenon or kind of question; then what the tuned stage adds.
+_TRAINED_IN = {
+    "answers": "every kind is asked about pictures in training",
+    "owner": "asked in text, never about pictures",
+    "owner by color": "asked in text, never about pictures",
+    "owner by position": "asked in text, never about pictures; the words here do not say where things are",
+    "material": "asked in text, never about pictures",
+    "material by color": "asked nowhere: composed of facts that were learnt apart",
+    "priors": "90% of a place's scenes have its companion, 90% of these in its typical colour",
+    "lens": "text had maps of words laid out as image tokens are; the tower was trained on nouns and colours at every patch",
+    "induction": "words and random tokens that come twice are trained on",
+    "neurons": "the text was trained on scenes in words",
+}
+
+_TUNED_IN = {
+    "answers": "every kind is asked about pictures in training; a tenth of the answers there are wrong, as labels are",
+    "priors": (
+        "90% of a place's scenes have its companion, 90% of these in its typical colour; 30% of the training answers against "
+        "what is usual say the usual"
+    ),
+    "flow": "in 40% of the training rows nothing from the word ASSISTANT on saw the picture",
+}
+
 
 class TaleWorld:
     """See `mmlens.lab.phenomena.world.LabWorld`."""
@@ -23,17 +46,14 @@ class TaleWorld:
     colors: tuple[str, ...] = tuple(COLORS)
     caption_request = CAPTION_REQUESTS[0]
     separator = "\n"
-    trained_in: Mapping[str, str] = {
-        "answers": "every kind is asked about pictures in training",
-        "owner": "asked in text, never about pictures",
-        "owner by color": "asked in text, never about pictures",
-        "owner by position": "asked in text, never about pictures; the words here do not say where things are",
-        "material": "asked in text, never about pictures",
-        "material by color": "asked nowhere: composed of facts that were learnt apart",
-        "priors": "90% of a place's scenes have its companion, 90% of these in its typical colour",
-        "induction": "words and random tokens that come twice are trained on",
-        "neurons": "the text was trained on scenes in words",
-    }
+
+    def __init__(self, *, tuned: bool = False) -> None:
+        """Declare the world of one stage.
+
+        Args:
+            tuned: Whether the language model was trained with pictures too.
+        """
+        self.trained_in: Mapping[str, str] = _TRAINED_IN | (_TUNED_IN if tuned else {})
 
     def scenes(self, n: int, seed: int) -> Sequence[LabScene]:
         """Scenes of the test stream."""
