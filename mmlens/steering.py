@@ -15,7 +15,6 @@ from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.selection import select_vectors
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
-from mmlens.analysis.steering.vqa import vqa_accuracy
 from mmlens.core.registry import Method
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
@@ -36,7 +35,6 @@ __all__ = [  # noqa: PLE0604
     "SteeringVector",
     "unembedding_difference",
     "Validation",
-    "vqa_accuracy",
     *_directions,
     *_methods,
 ]

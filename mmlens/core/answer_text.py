@@ -1,6 +1,6 @@
 """The one way in which answers and captions are compared: what differs in case, punctuation, accents or figures is the same.
 
-Scores of visual question answering have the challenge's own rules: `mmlens.analysis.steering.vqa`.
+Scores of visual question answering have the challenge's own rules: `mmlens.analysis.scores.vqa`.
 """
 
 import re

@@ -66,7 +66,7 @@ def is_accepted(result: Result) -> bool:
         or (call.parameter == "k" and not isinstance(call.value, int | float) and result.outcome == "forward")
         or place in ("dose_curve.seeds", "patchscope.target_position", "path_patch.positions")
         # checkpoints are read when they are first needed
-        or place.startswith("scorers.")
+        or (place.startswith("scorers.") and call.parameter in ("path", "layer", "text", "phrases", "answer", "by"))
         or place in ("evaluate_circuit.n_edges", "evaluate_circuit.n_random", "LogitLens.plot_picture.point")
     )
 

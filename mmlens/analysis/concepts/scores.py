@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from mmlens.analysis.concepts.random_words import random_words
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.scores.similarity import best_scores, texts_known
 from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -103,6 +103,7 @@ def score_grounding(
         InputError: for states that the bank does not have, samples without a caption where one is needed, or too few concepts.
 
     Source: Parekh et al., NeurIPS 2024 (https://arxiv.org/abs/2406.08074), section 4, top-1 and top-3 activating concepts.
+    Of several true captions, the one that fits best counts.
     *Departs:* for text the words stand as they are; the paper has a large language model write a sentence of them.
     """
     if not 1 <= top <= len(bank):
@@ -119,41 +120,38 @@ def score_grounding(
     random_lists = random_words(model, bank, like=lists, seed=seed, through_norm=through_norm, keep=keep)
     best = bank.strengths().topk(top, dim=1).indices[states_to_score].tolist()
 
-    def scores(items: Sequence[Any], of: list[list[str]]) -> Float[np.ndarray, "sample"]:
+    def scores(items: Sequence[Sample], of: list[list[str]]) -> Float[np.ndarray, "sample"]:
         texts = [f"{prefix}{', '.join(of[concept])}." for concepts in best for concept in concepts]
-        references = [reference for reference in items for _ in range(top)]
-        return scorer.score(references, texts).detach().cpu().double().numpy().reshape(-1, top).mean(1)
+        return best_scores(scorer, [item for item in items for _ in range(top)], texts).reshape(-1, top).mean(1)
 
-    references = _references(samples, scorer)
+    _require(samples, scorer)
     on_pictures = scorer.against == "picture"
     generator = np.random.default_rng(seed)
-    noise = [_noise(reference, generator) for reference in references] if on_pictures else []
+    noise = [Sample((_noise(sample.pictures[0], generator),)) for sample in samples] if on_pictures else []
     return GroundingScores(
         scorer.name,
         scorer.unit,
         top,
         tuple(states_to_score),
-        scores(references, lists),
-        scores(references, random_lists),
+        scores(samples, lists),
+        scores(samples, random_lists),
         scores(noise, lists) if on_pictures else np.full(len(states_to_score), np.nan),
     )
 
 
-def _references(samples: Sequence[Sample], scorer: Scorer) -> list[Image.Image] | list[str]:
-    kind = "picture" if scorer.against == "picture" else "true caption"
-    incomplete = [s.name or s.key for s in samples if (not s.images if kind == "picture" else s.caption is None)]
+def _require(samples: Sequence[Sample], scorer: Scorer) -> None:
+    """Refuse samples without what the scorer compares with."""
+    on_pictures = scorer.against == "picture"
+    incomplete = [s.name or s.key for s in samples if not (s.images if on_pictures else texts_known(s))]
     if incomplete:
         raise InputError(
-            f"{scorer.name} compares with a {kind}, which the samples {', '.join(incomplete[:3])} have not."
+            f"{scorer.name} compares with a {'picture' if on_pictures else 'true caption'}, which the samples "
+            f"{', '.join(incomplete[:3])} have not."
         )
-    if kind == "picture":
-        return [sample.pictures[0] for sample in samples]
-    return [sample.caption or "" for sample in samples]
 
 
-def _noise(like: Image.Image | str, generator: np.random.Generator) -> Image.Image:
-    size = like.size if isinstance(like, Image.Image) else (1, 1)
-    return Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+def _noise(like: Image.Image, generator: np.random.Generator) -> Image.Image:
+    return Image.fromarray(generator.integers(0, 256, (like.height, like.width, 3), dtype=np.uint8))
 
 
 def concept_specificity(bank: ConceptBank, concept: int, truth: Sequence[bool] | Bool[torch.Tensor, "sample"]) -> float:

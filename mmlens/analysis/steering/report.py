@@ -59,7 +59,7 @@ def steering_report(
         dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored.
         score: of an answer to a sample; by default 1 where it is the sample's `answer`, or one of several, up to case and
             punctuation (`mm.scorers.normalised`), else 0. With several people's answers by VQAv2's rules:
-            `lambda sample, text: mm.steering.vqa_accuracy([text], [people[sample.name]])[0]`.
+            `lambda sample, text: mm.scorers.vqa_score(text, sample.references)`.
         words: the words that steering leads from and to, as pairs `("yes", "no")`, each a word or several; one pair, or one by
             name of the intervention. By default those that its answers lose and gain, by how often: known only from the answers.
         controls: kinds of control of each `Steer` and `ProjectOut`, with the same strength, positions and gate; `()` for none.

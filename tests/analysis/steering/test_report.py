@@ -9,10 +9,10 @@ import torch
 import mmlens as mm
 from mmlens import lab
 from mmlens.analysis.samples import Sample
+from mmlens.analysis.scores.vqa import vqa_score
 from mmlens.analysis.steering.controls import StateDraws, token_weights, unembedding_difference, word_direction
 from mmlens.analysis.steering.outcome import SteeringReport, diversity
 from mmlens.analysis.steering.report import steering_report
-from mmlens.analysis.steering.vqa import vqa_accuracy
 from mmlens.core import positions
 from mmlens.core.answer_text import says
 from mmlens.core.errors import InputError
@@ -110,7 +110,7 @@ def test_people_as_references(known: Known) -> None:
         known.model,
         known.steer,
         known.samples["without"],
-        score=lambda sample, text: float(vqa_accuracy([text], [people[sample.shown]])[0]),
+        score=lambda sample, text: vqa_score(text, people[sample.shown], rule="corrected"),
         controls=(),
         max_new_tokens=1,
         progress=False,

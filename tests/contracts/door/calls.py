@@ -55,6 +55,7 @@ UNUSED = {
     "RandomUnits.interval",
     *(f"SparseDictionary.{name}" for name in ("code_gradients", "codes", "flat", "pre_codes", "written")),
     "data.SampleSet",
+    *("scorers.Score", "scorers.ScoreTable", "scorers.Difference"),
     "States.to_dataset",
     "Unit",
     "Unit.at",

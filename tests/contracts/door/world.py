@@ -271,6 +271,24 @@ class World:
         return str(into)
 
     @cached_property
+    def answered(self) -> Any:
+        """A question whose answer several people gave."""
+        truth = {"answer": "yes", "references": ("yes",) * 10, "types": {"answer_type": "yes/no"}}
+        return [mm.Sample((self.scenes[0].image,), "is there a moon", image_id="1", **truth)]
+
+    @cached_property
+    def score_table(self) -> Any:
+        """Scores of a run."""
+        return mm.scorers.pope(self.answered, ["yes"])
+
+    @cached_property
+    def synonyms(self) -> str:
+        """A file of words for objects."""
+        path = self.folder / "synonyms.txt"
+        path.write_text("dog, puppy\n", encoding="utf-8")
+        return str(path)
+
+    @cached_property
     def published(self) -> dict[str, Any]:
         """Scenes as published data sets have them: folders, and files by the reader that takes them."""
         scenes, root = self.scenes[:2], self.folder / "published"
@@ -332,6 +350,9 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "SteeringVector": lambda w: w.vector,
     "TokenLayout": lambda w: w.batch.layout,
     "lab.Scene": lambda w: w.scenes[0],
+    "scorers.ObjectWords": lambda w: mm.scorers.COCO_WORDS,
+    "scorers.Score": lambda w: w.score_table.scores[0],
+    "scorers.ScoreTable": lambda w: w.score_table,
     "data.SampleSet": lambda w: mm.data.pope(w.published["data.pope"], w.published["pope"], progress=False),
     "edits.Edit": lambda w: w.edit,
     "edits.Provenance": lambda w: w.edit.provenance,
@@ -487,9 +508,33 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "patchscope.target_prompt": lambda w: "the word is x",
     "register_family.family": lambda w: w.model.family,
     "sweep_concepts.words": lambda w: 5,
-    "vqa_accuracy.answers": lambda w: ["yes"],
-    "vqa_accuracy.references": lambda w: [["yes"] * 10],
-    "vqa_accuracy.scorer": lambda w: "official",
+    "scorers.vqa_accuracy.answers": lambda w: ["yes"],
+    "scorers.vqa_accuracy.dataset": lambda w: w.answered,
+    "scorers.vqa_score.answer": lambda w: "yes",
+    "scorers.vqa_score.people": lambda w: ["yes"] * 10,
+    "scorers.pope.answers": lambda w: ["yes"],
+    "scorers.pope.dataset": lambda w: w.answered,
+    "scorers.says_yes.answer": lambda w: "yes",
+    "scorers.chair.captions": lambda w: ["a moon"],
+    "scorers.chair.dataset": lambda w: w.answered,
+    "scorers.chair.words": lambda w: mm.scorers.COCO_WORDS,
+    "scorers.cider_d.captions": lambda w: ["a moon"],
+    "scorers.cider_d.dataset": lambda w: w.answered,
+    "scorers.cider_d.corpus": lambda w: w.answered * 2,
+    "scorers.attack_success.answers": lambda w: ["yes"],
+    "scorers.attack_success.dataset": lambda w: w.answered,
+    "scorers.answer_types.answers": lambda w: ["yes"],
+    "scorers.answer_types.dataset": lambda w: w.answered,
+    "scorers.word_counts.texts": lambda w: ["a red moon"],
+    "scorers.word_counts.dataset": lambda w: w.answered,
+    "scorers.word_counts.words": lambda w: {"color": ["red"]},
+    "scorers.similarity.texts": lambda w: ["a moon"],
+    "scorers.similarity.dataset": lambda w: w.answered,
+    "scorers.ObjectWords.synonyms": lambda w: {"dog": ["puppy"]},
+    "scorers.ObjectWords.read.path": lambda w: w.synonyms,
+    "scorers.ObjectWords.name.word": lambda w: "dogs",
+    "scorers.ScoreTable.baseline": lambda w: w.score_table,
+    "scorers.Score.against.baseline": lambda w: w.score_table.scores[0],
     "dose_curve.data": lambda w: w.batch,
     "causal_trace.positions": lambda w: ["image", "last"],
     "ActivationCache.part.part": lambda w: "language",
@@ -649,6 +694,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
 
 #: Optional arguments without which a call is incomplete.
 NEEDED: dict[str, tuple[str, ...]] = {
+    "scorers.cider_d": ("corpus",),
     "Clamp": ("low",),
     "HookedMultimodal.forward": ("batch",),
     "HookedMultimodal.run_with_hooks": ("batch",),
