@@ -172,7 +172,7 @@ def test_only_the_projector_learns_before_a_frozen_language_model(whole, tokeniz
 def test_cut_rows_hide_the_picture_from_the_answer_alone(whole):
     *_, joint = whole
     stream = random.Random("cut")
-    rows = joint._rows([0, 1], stream)
+    rows = joint._rows([0, 1], stream, 0.0)
     picture = rows.ids[0] == joint.model.config.image_token_index
     questions = rows.weights[0] == ANSWER_WEIGHT
     ends = torch.nonzero(questions & (rows.labels[0] == joint.tokenizer.eos_token_id))[:, 0]

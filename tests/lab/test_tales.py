@@ -186,3 +186,22 @@ def test_pictures_are_never_asked_about_what_only_text_tells():
     for tale in TRAINING[:150]:
         for turn in turns(tale, rng, 6, regions=True, knowledge=False):
             assert not re.search(r"\bown|made of", turn)
+
+
+def test_wrong_labels_are_as_many_as_asked_for_and_say_what_is_usual():
+    def colors_said(conflict: str, errors: float) -> list[tuple[str, str, str]]:
+        rng, said = random.Random(14), []
+        for tale in tales.scenes(150, 15, conflict=conflict):
+            things = {thing.shape: thing for thing in tale.placed}
+            for turn in turns(tale, rng, 8, regions=True, knowledge=False, errors=errors):
+                match = re.search(rf"the {tale.companion}(?: that you see in the picture)?\? ASSISTANT:⟦ (\w+)<", turn)
+                if match and match[1] in COLORS:
+                    said.append((match[1], things[tale.companion].color, tale.typical_color))
+        return said
+
+    assert all(color == true for color, true, _ in colors_said("color", 0.0))
+    wrong = [(color, typical) for color, true, typical in colors_said("color", 0.2) if color != true]
+    assert len(wrong) / len(colors_said("color", 0.2)) == pytest.approx(0.6, abs=0.2)
+    assert all(color == typical for color, typical in wrong)
+    usual = colors_said("none", 0.2)
+    assert sum(color != true for color, true, _ in usual) / len(usual) == pytest.approx(0.2, abs=0.12)

@@ -29,6 +29,8 @@ CAPTIONS = (
 
 _GRID = 8
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+REGIONS = tuple(f"at the {row} {column}" for row in _ROWS for column in _COLUMNS)
+"""Where a thing can be."""
 
 
 def name(noun: str, rng: random.Random | None = None) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmlens.lab.tales.asking import KNOWLEDGE_KINDS, Fact, absent_noun, ask, facts, lead
 from mmlens.lab.tales.composing import compose
-from mmlens.lab.tales.describing import CAPTION_REQUESTS, caption, has_regions, mapped, written
+from mmlens.lab.tales.describing import CAPTION_REQUESTS, REGIONS, caption, has_regions, mapped, written
 from mmlens.lab.tales.knowledge import notes, quiz
 from mmlens.lab.tales.repeats import words_again
 from mmlens.lab.tales.stories import story
 from mmlens.lab.tales.tale import Tale
-from mmlens.lab.world import COLORS
+from mmlens.lab.world import COLORS, COUNTS, MOODS, PEOPLE, PLACES, SHAPES, SIZES
 
 ANSWER_MARKS, CAPTION_MARKS = "⟦⟧", "⟪⟫"
 END = "</s>"
@@ -31,6 +31,7 @@ KIND_SHARES = {
 """How often each kind is asked, before the kinds that a scene does not answer are left out."""
 
 CAPTION_SHARE = 0.2
+_UNUSUAL = 3.0  # how much likelier an answer is wrong where the truth is not what is usual
 LEAD_SHARE = 0.3
 
 
@@ -116,7 +117,7 @@ def draw_document(rng: random.Random) -> Document | None:
 
 
 def turns(
-    tale: Tale, rng: random.Random, count: int, *, regions: bool, knowledge: bool, hidden: tuple[str, ...] = ()
+    tale: Tale, rng: random.Random, count: int, *, regions: bool, knowledge: bool, errors: float = 0.0
 ) -> tuple[str, ...]:
     """Write what is asked and answered about a scene.
 
@@ -126,14 +127,15 @@ def turns(
         count: How many turns.
         regions: Whether the scene is shown so that one can tell where things are.
         knowledge: Whether kinds are asked that need facts; pictures are asked about without them.
-        hidden: Kinds that are left out besides.
+        errors: Share of the answers that are wrong, as those of people who label pictures are: at random, and three times as
+            often where the truth is not what is usual, which is then said instead.
 
     Returns:
         The turns, with ⟦ ⟧ around what counts as an answer.
     """
     things = tale.placed
     true_facts = [fact for fact in facts(things, tale.place, tale.mood) if fact.answer != "no"]
-    kinds = {fact.kind for fact in true_facts} - set(hidden)
+    kinds = {fact.kind for fact in true_facts}
     if not knowledge:
         kinds -= set(KNOWLEDGE_KINDS)
     if not regions:
@@ -155,6 +157,8 @@ def turns(
         if rng.random() < LEAD_SHARE:
             subject = [thing for thing in things if thing.shape == fact.noun and fact.answer != "no"] or list(things)
             before = lead(subject[0] if fact.noun else rng.choice(subject), rng, regions=regions)
+        if errors > 0 and rng.random() < errors * (_UNUSUAL if _is_unusual(fact, tale) else 1.0):
+            fact = replace(fact, answer=_wrong(fact, tale, rng))
         question = ask(fact, rng)
         texts.append(chat_turn(question.text, question.answer, before=before))
     return tuple(texts)
@@ -171,3 +175,30 @@ def _denied(fact: Fact, tale: Tale, rng: random.Random) -> Fact:
     else:
         color = rng.choice([color for color in COLORS if (fact.noun, color) not in pairs])
     return Fact("pair", "no", fact.noun, color)
+
+
+def _is_unusual(fact: Fact, tale: Tale) -> bool:
+    """Say whether the true answer goes against what is usual in the scene's place."""
+    if fact.kind == "presence":
+        return fact.answer == "no" and fact.noun == tale.companion
+    return fact.kind == "color" and fact.noun == tale.companion and fact.answer != tale.typical_color
+
+
+def _wrong(fact: Fact, tale: Tale, rng: random.Random) -> str:
+    """Another answer than the true one, of the same kind."""
+    if fact.kind in ("presence", "pair"):
+        return "no" if fact.answer == "yes" else "yes"
+    if fact.kind == "position":
+        return rng.choice([text for text in REGIONS if text != fact.answer])
+    if fact.kind == "color" and _is_unusual(fact, tale):
+        return tale.typical_color
+    options: dict[str, tuple[str, ...]] = {
+        "color": tuple(COLORS),
+        "noun": SHAPES,
+        "size": SIZES,
+        "count": COUNTS[1:],
+        "place": PLACES,
+        "mood": MOODS,
+        "who": tuple(f"a {person}" for person in PEOPLE),
+    }
+    return rng.choice([text for text in options[fact.kind] if text != fact.answer])

@@ -118,8 +118,8 @@ class Reader:
 
     @torch.no_grad()
     def lens(self, tales: Sequence[Tale]) -> dict[str, list[float]]:
-        """Per layer, the share of object patches whose likeliest token begins their noun; the same with the next picture's nouns
-        ("shuffled"), and the share of ground patches that read as a noun of the scene ("ground")."""
+        """Per layer, the share of object patches whose likeliest token begins their noun ("own"); the same with a noun of the
+        next picture that this one has not ("shuffled"); the share of ground patches that read as the scene's ("ground")."""
         embedding = self.language["embed_tokens.weight"]
         nouns = [self.tokenizer.encode(PIECES.get(n, n).split("|")[0], add_special_tokens=False)[0] for n in NOUNS]
         begin = self._encoder.encode(Document("USER:"))
@@ -138,15 +138,17 @@ class Reader:
             own, shuffled, ground = [], [], []
             for number, tale in enumerate(tales):
                 other = tales[(number + 1) % len(tales)]
-                others = [nouns[NOUNS.index(thing.shape)] for thing in other.placed]
                 here = [nouns[NOUNS.index(thing.shape)] for thing in tale.placed]
+                others = [nouns[NOUNS.index(thing.shape)] for thing in other.placed]
+                others = [noun for noun in others if noun not in here]
                 free = np.ones(self._patches, dtype=bool)
                 for index in range(len(tale.placed)):
                     patches = tale.patches(index)
                     free &= ~tale.patches(index, share=0.01)
                     read = best[number, torch.from_numpy(patches)].tolist()
                     own += [token == here[index] for token in read]
-                    shuffled += [token == others[index % len(others)] for token in read]
+                    if others:
+                        shuffled += [token == others[index % len(others)] for token in read]
                 ground += [token in here for token in best[number, torch.from_numpy(free)].tolist()]
             for key, values in (("own", own), ("shuffled", shuffled), ("ground", ground)):
                 found[key].append(float(np.mean(values)))

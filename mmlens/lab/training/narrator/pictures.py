@@ -122,7 +122,7 @@ class PictureRun:
         numbers = range(self.stage.scenes, self.stage.scenes + rows)
         if self.features.shape[0] < self.stage.scenes + rows:
             return {}
-        batch = self._rows(numbers, random.Random("held out"))
+        batch = self._rows(numbers, random.Random("held out"), 0.0)
         logits, labels, weights = self._logits(self.weights(), batch, numbers)
         answers = weights == ANSWER_WEIGHT
         losses = nn.functional.cross_entropy(logits[answers], labels[answers], reduction="none")
@@ -153,7 +153,7 @@ class PictureRun:
             group["lr"] = self.stage.rate_at(self.step)
         rng = random.Random(f"narrator {self.stage.name} {self.seed} {self.step}")
         numbers = [rng.randrange(self.stage.scenes) for _ in range(self.stage.batch)]
-        batch = self._rows(numbers, rng)
+        batch = self._rows(numbers, rng, self.stage.errors)
         weights = self.weights()
         logits, labels, counts = self._logits(weights, batch, numbers)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -166,13 +166,13 @@ class PictureRun:
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _rows(self, numbers: range | list[int], rng: random.Random) -> Rows:
+    def _rows(self, numbers: range | list[int], rng: random.Random, errors: float) -> Rows:
         """One picture a row, with its turns; in some rows nothing from the word ASSISTANT on sees the picture."""
         prefix = "USER: " + "<image>" * self._patches + "\n"
         sequences = []
         for number in numbers:
             tale = training_scene(number)
-            lines = turns(tale, rng, self.stage.turns, regions=True, knowledge=False)
+            lines = turns(tale, rng, self.stage.turns, regions=True, knowledge=False, errors=errors)
             sequences.append(self.encoder.encode(Document(prefix, lines, 0.0)))
         rows = pack([[sequence] for sequence in sequences], max(len(sequence.ids) for sequence in sequences))
         cut = int(self.stage.cut * len(sequences))
