@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mmlens.core.errors import MMLensError
+from mmlens.core.errors import InputError, MMLensError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from mmlens.analysis.tour import Tour
+    from mmlens.analysis.tour.noun_card import CounterfactualTwin
+    from mmlens.analysis.tour.tour import Tour
     from mmlens.lab import Scene
     from mmlens.models.hooked import HookedMultimodal
 
@@ -28,9 +27,21 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mmlens import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
-    """Keep subcommands even if there is one."""
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
 
 
 @app.command("tour")
@@ -42,17 +53,23 @@ def tour_command(
     prompt: Annotated[str, typer.Option(help="What to ask.")] = "describe the image",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("tour"),
     nouns: Annotated[str | None, typer.Option(help="Nouns to look for in the caption, separated by commas.")] = None,
-    neurons: Annotated[int, typer.Option(min=1, help="Neurons per noun.")] = 20,
+    doses: Annotated[
+        str, typer.Option(help="How many neurons of a noun are ablated, separated by commas.")
+    ] = "20,50,100,200",
     activation: Annotated[
         Literal["down_in", "act"], typer.Option(help="Multiplier: exact, or as published.")
     ] = "down_in",
     seed: Annotated[int, typer.Option(help="Of the drawn scene and the random control.")] = 30,
 ) -> None:
     """Caption a picture, find the neurons behind its nouns, test them causally, and write one HTML report."""
+    import time
+
     from mmlens import lab
-    from mmlens.analysis.tour import tour as run
+    from mmlens.analysis.tour.tour import tour as run
     from mmlens.inputs.images import load_image
 
+    start = time.monotonic()
+    counts = _counts(doses)
     scene = lab.scene(seed=seed) if image is None else None
     picture = load_image(image) if scene is None else scene.image
     hooked = _load(model)
@@ -66,11 +83,19 @@ def tour_command(
         prompt=prompt,
         twins=_twins(scene) if scene is not None else None,
         nouns=words,
-        k=neurons,
+        doses=counts,
         activation=activation,
         seed=seed,
     )
-    _report(hooked, result, out / "tour.html", model or "the embedded lab model", scene)
+    _report(hooked, result, out / "tour.html", model, scene, time.monotonic() - start)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Whole numbers in a row of words."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--doses {text!r} must be whole numbers from 1 up, separated by commas: 20,50,100.")
+    return tuple(sorted(map(int, parts)))
 
 
 @app.command("verify")
@@ -120,37 +145,70 @@ def _load(path: str | None) -> "HookedMultimodal":
     return lab.load() if path is None else HookedMultimodal.from_pretrained(path)
 
 
-def _twins(scene: "Scene") -> "dict[str, tuple[Image.Image, str]]":
+def _twins(scene: "Scene") -> "dict[str, CounterfactualTwin]":
     """For each noun of a scene, the scene with another noun of the same kind in its place."""
+    import torch
+
     from mmlens import lab
+    from mmlens.analysis.tour.noun_card import CounterfactualTwin
 
     twins = {}
     for index, thing in enumerate(scene.objects):
+        region = torch.from_numpy(thing.mask.copy())
         if thing.shape in lab.PEOPLE:
             other = next(person for person in lab.PEOPLE if person != thing.shape)
-            twins[thing.shape] = (scene.twin(gender=other).image, other)
+            twins[thing.shape] = CounterfactualTwin(scene.twin(gender=other).image, other, region)
             continue
         kind = lab.SHAPES if thing.shape in lab.SHAPES else lab.SIGNS
         present = {item.shape for item in scene.objects}
         other = next(shape for shape in kind if shape not in present)
-        twins[thing.shape] = (scene.twin(shape=other, object=index).image, other)
+        twins[thing.shape] = CounterfactualTwin(scene.twin(shape=other, object=index).image, other, region)
     return twins
 
 
-def _report(model: "HookedMultimodal", result: "Tour", path: Path, name: str, scene: "Scene | None") -> None:
+def _report(
+    model: "HookedMultimodal", result: "Tour", path: Path, name: str | None, scene: "Scene | None", seconds: float
+) -> None:
+    import torch
+    import transformers
+
+    from mmlens import __version__
     from mmlens.viz.tour_report import write_tour
 
     sweep = result.nouns[0].patched
-    effects = {point: float(effect[0].mean()) for point, effect in zip(sweep.points, sweep.effect, strict=True)}
-    svg = model.graph.draw(effects).svg
-    write_tour(result, path, model_name=name, graph_svg=svg, truth=scene.caption if scene else "")
+    effects = {point: float(effect.mean(-1).sum()) for point, effect in zip(sweep.points, sweep.effect, strict=True)}
+    about = {
+        "command": " ".join(["mmlens", *sys.argv[1:]]),
+        "mmlens": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "seconds": round(seconds, 1),
+    }
+    drawings_only = name is None and scene is None
+    write_tour(
+        result,
+        path,
+        model_name=name or "the embedded lab model",
+        graph_svg=model.graph.draw(effects).svg,
+        truth=scene.caption if scene else "",
+        warning=_DRAWINGS_ONLY if drawings_only else "",
+        about=about,
+    )
+    if drawings_only:
+        print(_DRAWINGS_ONLY)
     print(f"caption: {result.caption}")
-    print(f"{'noun':<14}{'log p':>9}{'ablated':>10}  {'random [95% of draws]':<25}words of its strongest neurons")
-    for noun in result.nouns:
-        words = "; ".join(" ".join(read[:3]) for read in noun.scores.words(neurons=noun.top[:3]))
-        numbers = f"{noun.log_probability:>9.3f}{noun.change:>+10.3f}  {noun.control_change!s:<25}"
-        print(f"{noun.word.text:<14}{numbers}{words}")
+    for card in result.nouns:
+        print(
+            f"{card.word.text}: written by its neurons: {card.written}; localised: {card.localised}; carried: {card.carried}"
+        )
+        print(f"  {card.sentence}")
     print(f"report: {path.resolve()}")
+
+
+_DRAWINGS_ONLY = (
+    "The embedded lab model knows its drawn scenes only: what it says of another picture, and what is found about it, means "
+    "nothing. Pass --model with a checkpoint for photographs."
+)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import mmlens
 from mmlens import lab
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
@@ -36,9 +37,19 @@ def test_help_names_the_commands_and_loads_nothing_heavy() -> None:
     assert done.stdout.rstrip().endswith("[]")
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    done = run("--version")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == mmlens.__version__
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["tour", "--doses", "20,many"],
+            "mmlens: --doses '20,many' must be whole numbers from 1 up, separated by commas",
+        ),
         (["tour", "nowhere.png"], "mmlens: There is no picture at nowhere.png."),
         (["tour", "text.png"], "mmlens: text.png is not a picture that PIL can read."),
         (["tour", "."], "mmlens: . is a folder, not a picture."),
@@ -69,7 +80,11 @@ def test_the_tour_of_a_drawn_scene_ends_within_a_minute(tmp_path: Path) -> None:
     report = tmp_path / "out" / "tour.html"
     assert str(report) in done.stdout
     assert "Truth: " + lab.scene(seed=30).caption in report.read_text(encoding="utf-8")
-    assert sorted(p.name for p in report.parent.iterdir()) == ["scene.json", "scene.png", "tour.html"]
+    assert sorted(p.name for p in report.parent.iterdir()) == ["scene.json", "scene.png", "tour.html", "tour.json"]
+    # what the patches around a thing carry is known in the lab: nothing else in the picture changes with it
+    for noun in ("star", "moon", "house"):
+        assert f"{noun}: written by its neurons: yes" in done.stdout
+    assert done.stdout.count("carried: yes") == 3
     assert seconds < 60
 
 
@@ -77,4 +92,8 @@ def test_the_tour_of_ones_own_jpeg_is_patched_from_its_blur(tmp_path: Path) -> N
     lab.scene(seed=11).image.resize((200, 150)).save(tmp_path / "mine.jpg")
     done = run("tour", "mine.jpg", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "the blurred picture" in (tmp_path / "tour" / "tour.html").read_text(encoding="utf-8")
+    text = (tmp_path / "tour" / "tour.html").read_text(encoding="utf-8")
+    assert "the blurred picture" in text
+    # the lab model has never seen a photograph
+    assert "The embedded lab model knows its drawn scenes only" in text
+    assert "The embedded lab model knows its drawn scenes only" in done.stdout

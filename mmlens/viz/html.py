@@ -1,27 +1,35 @@
-"""Pieces of a self-contained HTML page: pictures inside the file, no network, no scripts."""
+"""Pieces of a self-contained HTML page: pictures inside the file, no network; light, dark, narrow and on paper."""
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mmlens.core.palette import PARTS
+from mmlens.viz.page.still import encoded
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c1c28;max-width:1060px;margin:32px auto;padding:0 20px}
-h1{font-size:26px;margin-bottom:4px} h2{font-size:19px;margin-top:38px;border-bottom:1px solid #ddd;padding-bottom:4px}
-h3{font-size:16px;margin-bottom:6px} .note{color:#666;font-size:13px;max-width:76ch}
-table{border-collapse:collapse;margin:10px 0;font-size:13px}
-td,th{padding:3px 12px 3px 0;text-align:left;vertical-align:top}
-th{border-bottom:1px solid #bbb;font-weight:600} td.n{font-variant-numeric:tabular-nums;text-align:right}
-.row{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start} figure{margin:0}
-figcaption{font-size:12px;color:#555;max-width:60ch} .picture+figcaption{max-width:190px}
-img{display:block;border-radius:4px} .picture{image-rendering:auto;width:190px}
-blockquote{margin:8px 0;padding:6px 14px;background:#f4f3fa;border-left:3px solid %LANGUAGE%;border-radius:3px}
-.scroll{overflow-x:auto;border:1px solid #e5e5ee;border-radius:4px}
+:root{--ink:#1c1c28;--soft:#5f5f6e;--line:#dcdce6;--ground:#fff;--raised:#f6f5fb;--mark:%LANGUAGE%;--yes:#0b6b4f;--no:#a33b00}
+@media(prefers-color-scheme:dark){:root{--ink:#ececf2;--soft:#a9a9ba;--line:#3a3a48;--ground:#16161c;--raised:#20202a;
+--mark:#b3a9ff;--yes:#5fd3ab;--no:#ffab7a}}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--ground);max-width:1060px;
+margin:28px auto;padding:0 16px}
+h1{font-size:24px;margin:0 0 2px}h2{font-size:18px;margin:30px 0 8px}h3{font-size:16px;margin:0 0 4px}
+.note{color:var(--soft);font-size:13px;max-width:80ch}table{border-collapse:collapse;margin:8px 0;font-size:13px}
+td,th{padding:3px 12px 3px 0;text-align:left;vertical-align:top}th{border-bottom:1px solid var(--line);font-weight:600}
+td.n{font-variant-numeric:tabular-nums;text-align:right}.row{display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start}
+figure{margin:0;max-width:100%}figcaption{font-size:12.5px;color:var(--soft)}
+img{display:block;border-radius:4px;max-width:100%}svg{max-width:100%;height:auto}
+blockquote{margin:8px 0;padding:6px 14px;background:var(--raised);border-left:3px solid var(--mark);
+border-radius:3px;font-size:17px}
+blockquote b{font-weight:600;border-bottom:3px solid var(--mark)}
+.card{border:1px solid var(--line);border-radius:8px;padding:14px 16px;margin:14px 0;background:var(--ground);break-inside:avoid}
+.card p.lead{margin:2px 0 10px;max-width:76ch}.badge{display:inline-block;font-size:12.5px;border:1px solid var(--line);
+border-radius:99px;padding:1px 10px;margin:0 6px 6px 0;color:var(--soft)}.badge b{font-weight:600}
+.badge.yes{color:var(--yes);border-color:currentColor}.badge.no{color:var(--no);border-color:currentColor}
+details{margin:12px 0}summary{cursor:pointer;font-weight:600}.scroll{overflow-x:auto}
+@media print{details:not([open]){display:none}body{max-width:none;margin:0}}
 """.replace("%LANGUAGE%", PARTS["language"])
 
 
@@ -39,48 +47,56 @@ def heading(text: str, level: int = 2) -> str:
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
-def paragraph(text: str, *, note: bool = False) -> str:
-    """A paragraph; notes are small and grey."""
-    return f"<p{' class=note' if note else ''}>{escape(text)}</p>"
+def paragraph(text: str, *, kind: str = "") -> str:
+    """A paragraph, plain, `"lead"`, or a small grey `"note"`."""
+    return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>"
 
 
-def quote(text: str) -> str:
-    """Something that the model said."""
-    return f"<blockquote>{escape(text)}</blockquote>"
+def quote(text: str, marked: Sequence[str] = ()) -> str:
+    """Something that the model said, with some of its words marked, each where it is first said."""
+    said = escape(text)
+    for word in sorted(set(map(escape, marked)), key=len, reverse=True):
+        said = said.replace(word, f"<b>{word}</b>", 1)
+    return f"<blockquote>{said}</blockquote>"
+
+
+def badge(text: str, verdict: str) -> str:
+    """A claim with its verdict: yes, no, or not tested."""
+    return f'<span class="badge {verdict.split()[0]}">{escape(text)}: <b>{escape(verdict)}</b></span>'
+
+
+def card(*pieces: str) -> str:
+    """Pieces in a frame."""
+    return f'<section class="card">{"".join(pieces)}</section>'
+
+
+def folded(title: str, *pieces: str) -> str:
+    """Pieces that are seen once they are asked for."""
+    return f"<details><summary>{escape(title)}</summary>{''.join(pieces)}</details>"
 
 
 def picture(image: Image.Image, caption: str = "", *, width: int = 190) -> str:
     """A picture with a caption; small ones are enlarged smoothly."""
-    source = image.resize((width * 2, round(width * 2 * image.height / image.width)), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    source.save(buffer, format="PNG")
-    return _figure(buffer.getvalue(), caption, f'class="picture" style="width:{width}px"')
-
-
-def plot(figure: Figure, caption: str = "") -> str:
-    """A matplotlib figure with a caption."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return _figure(buffer.getvalue(), caption, 'style="max-width:100%"')
-
-
-def _figure(png: bytes, caption: str, attributes: str) -> str:
-    data = base64.b64encode(png).decode()
-    words = escape(caption)
+    source = image.convert("RGB").resize(
+        (width * 2, round(width * 2 * image.height / image.width)), Image.Resampling.BICUBIC
+    )
+    data = base64.b64encode(encoded(source, "WEBP")).decode()
+    words = escape(caption, quote=True)
     return (
-        f'<figure><img {attributes} alt="{words}" src="data:image/png;base64,{data}">'
+        f'<figure style="width:{width}px"><img style="width:100%" alt="{words}" src="data:image/webp;base64,{data}">'
         f"<figcaption>{words}</figcaption></figure>"
     )
 
 
-def table_row(*pieces: str) -> str:
+def drawing(svg: str, caption: str = "", *, width: int | None = None) -> str:
+    """A drawing with a caption, as wide as the page allows by default."""
+    style = "" if width is None else f' style="width:{width}px"'
+    return f"<figure{style}>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def side_by_side(*pieces: str) -> str:
     """Pieces beside each other."""
     return f'<div class="row">{"".join(pieces)}</div>'
-
-
-def scroll(svg: str) -> str:
-    """A wide drawing in a frame that scrolls."""
-    return f'<div class="scroll">{svg}</div>'
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -95,4 +111,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(f"<tr>{''.join(map(cell, values))}</tr>" for values in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,1 @@
+"""The main job in one call, and what it says of each noun of a caption."""
