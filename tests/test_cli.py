@@ -75,7 +75,9 @@ def test_mistakes_get_one_line_and_exit_code_2(tmp_path: Path, arguments: list[s
 def test_the_tour_of_a_drawn_scene_ends_within_a_minute(tmp_path: Path) -> None:
     start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = run("tour", "--out", str(tmp_path / "out"))
-    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start  # of its own: others may keep the machine busy
+    seconds = (
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - start
+    )  # of its own: others may keep the machine busy
     assert done.returncode == 0, done.stderr
     report = tmp_path / "out" / "tour.html"
     assert str(report) in done.stdout
