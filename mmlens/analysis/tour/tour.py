@@ -34,6 +34,7 @@ from mmlens.core import positions
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.rule_groups import Groups
 from mmlens.core.unit_sets import Units
+from mmlens.core.units import Unit
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
 from mmlens.interventions.ablation import Ablate
@@ -159,7 +160,7 @@ def _card(
     )
 
 
-def _log_odds(model: HookedMultimodal, at_word: MultimodalBatch, token: int, units: Sequence[object] = ()) -> float:
+def _log_odds(model: HookedMultimodal, at_word: MultimodalBatch, token: int, units: Sequence[Unit] = ()) -> float:
     """Log-odds of the token in nats, perhaps with neurons ablated."""
     with model.intervene(*([Ablate(Units(units))] if units else [])):
         return float(measure(model, at_word, metric=log_odds(token)))
