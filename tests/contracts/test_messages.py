@@ -40,20 +40,20 @@ def look(activation: torch.Tensor, hook: Any) -> None:
     [
         (
             "blocks.0.hook_resid_pst",
-            "There is no hook point 'blocks.0.hook_resid_pst' among 106 names. Nearest: blocks.0.hook_resid_post, ...",
+            "There is no hook point 'blocks.0.hook_resid_pst' among 112 names. Nearest: blocks.0.hook_resid_post, ...",
         ),
         (
             "vision.blocks.3.hook_resid_post",
-            "There is no hook point 'vision.blocks.3.hook_resid_post' among 106 names. Nearest: ...",
+            "There is no hook point 'vision.blocks.3.hook_resid_post' among 112 names. Nearest: ...",
         ),
         (
             "*.hook_resid_post",
-            "The glob '*.hook_resid_post' matches no hook point among 106 names. "
+            "The glob '*.hook_resid_post' matches no hook point among 112 names. "
             "Nearest: ... (`*` stays within one dotted "
             "segment, `**` crosses dots.)",
         ),
         ([], "No hook point was named: the list of names is empty."),
-        (lambda name: False, "The predicate given as hook point names matched none of the 106 names."),
+        (lambda name: False, "The predicate given as hook point names matched none of the 112 names."),
     ],
 )
 def test_unknown_names_in_every_run_method(llava: Subject, asked: Any, text: str) -> None:
@@ -64,11 +64,13 @@ def test_unknown_names_in_every_run_method(llava: Subject, asked: Any, text: str
         lambda: model.add_hook(asked, look),
         lambda: model.trace_generation(batch, names=asked),
         lambda: model.graph.select(asked),
-        lambda: model.bind(batch).run_with_hooks(batch["input_ids"], fwd_hooks=[(asked, look)]),
     ]
     for run in runs:
         with pytest.raises(UnknownNameError, match=says(text)):
             run()
+    # a bound model has what its norms make before the gain besides
+    with pytest.raises(UnknownNameError, match=says(text.replace("112", "119"))):
+        model.bind(batch).run_with_hooks(batch["input_ids"], fwd_hooks=[(asked, look)])
 
 
 def test_hooks_that_are_no_pairs(llava: Subject) -> None:
@@ -497,7 +499,7 @@ def test_graph(llava: Subject) -> None:
         graph.select(kind="resid_pots")
     with pytest.raises(
         InputError,
-        match=says("No hook point fits part='vision', layer=7; the graph has HookGraph: 106 hook points ..."),
+        match=says("No hook point fits part='vision', layer=7; the graph has HookGraph: 112 hook points ..."),
     ):
         graph.select(part="vision", layer=7)
     text = "No path leads from hook_logits to hook_embed; one leads back, from hook_embed to hook_logits."

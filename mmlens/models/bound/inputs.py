@@ -89,7 +89,10 @@ class BoundInputs(BoundTokens):
         inputs = {name: tensor for name, tensor in batch.inputs.items() if name not in OF_PROMPT}
         pad = getattr(self.model.processor and self.model.tokenizer, "pad_token_id", None)
         inputs["input_ids"] = tokens
-        inputs["attention_mask"] = torch.ones_like(tokens) if pad is None else (tokens != pad).to(tokens)
+        # within a text the token may mean something: only stretches at the ends are padding
+        is_text = torch.ones_like(tokens, dtype=torch.bool) if pad is None else tokens != pad
+        behind_first, before_last = is_text.cummax(1).values, is_text.flip(1).cummax(1).values.flip(1)
+        inputs["attention_mask"] = (behind_first & before_last).to(tokens)
         for name in batch.inputs:
             if name in inputs:
                 continue

@@ -45,6 +45,7 @@ class BoundPoints(Bound):
     @property
     def hook_dict(self) -> dict[str, Point]:
         """The points by name."""
+        self._follow()
         added = [*self._normalized(), *(found for points in self._switched().values() for found in points)]
         return self.model.hook_dict | {name: point for node, point in added for name in _names(node)}
 
@@ -131,6 +132,21 @@ class BoundPoints(Bound):
         """Forget what hooks noted at their points."""
         for point in self.hook_points():
             point.clear_context()
+
+    def _follow(self) -> None:
+        """Have added points reach the modules that act now, if adapters came or went since they were made."""
+        adapters = (self.model.adapters, self.model.active_adapters)
+        if vars(self).get("_adapters", adapters) != adapters:
+            self.model.follow()
+            for flag, found in self._switched().items():
+                again = [made for layer in range(self.model.cfg.n_layers) for made in self._points(flag, layer)]
+                for (_, point), (_, other) in zip(found, again, strict=True):
+                    point.rebind(other)
+            before = vars(self).pop("_norms", [])
+            for (_, point), (_, other) in zip(before, self._normalized(), strict=False):
+                point.rebind(other)
+            self._norms = before
+        self._adapters = adapters
 
     # -- what is switched on -----------------------------------------------------------------------------------------
 
@@ -239,6 +255,7 @@ class BoundPoints(Bound):
 
     def _nodes(self, names: Names | Selection | None) -> list[Node]:
         """The points that are meant, each once: all that fire by default, scores and patterns among them."""
+        self._follow()
         added = {node.name: node for points in (self._normalized(), *self._switched().values()) for node, _ in points}
         if names is None:
             return [*self.model.graph, *added.values()]

@@ -10,6 +10,7 @@ from transformer_lens.utilities import Slice
 from mmlens.core.axes import position_axis
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
+from mmlens.core.wording import short
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.point import reads_only
@@ -269,7 +270,10 @@ class BoundRuns(BoundInputs, BoundPoints):
     ) -> list[tuple[str, HookFunction]]:
         """Each point that hooks mean, with the function."""
         found = []
-        for names, function in pairs:
+        for number, pair in enumerate(pairs):
+            if not isinstance(pair, list | tuple) or len(pair) != 2 or not callable(pair[1]):
+                raise InputError(f"Hook {number}, {short(pair)}, must be a pair (names, function(activation, hook)).")
+            names, function = pair
             chosen = _without_batch(function) if remove_batch_dim else function
             for point in self._resolved(names):
                 found.append((str(point.name), chosen))

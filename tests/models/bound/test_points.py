@@ -5,6 +5,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -14,6 +15,8 @@ from mmlens.hooks.before_gain import BeforeGain
 from mmlens.hooks.point import Point
 from mmlens.hooks.site import Site
 from mmlens.models.bound.model import BoundModel
+from mmlens.models.hooked import HookedMultimodal
+from tests.conftest import bare_copy
 from tests.contracts.transformer_lens.subjects import MODELS, TEXT, Pair, pair
 from tests.families import FAMILIES
 from tests.models.bound.test_runs import close
@@ -245,3 +248,30 @@ def test_normalized_of_layer_norms() -> None:
         expected = torch.nn.functional.layer_norm(x, (width,), eps=norm.eps)
         close(seen[0], expected)
         close(found, 3 * expected * norm.weight + norm.bias)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@torch.no_grad()
+def test_adapters_that_come_later_act_in_heads_inputs(both: Pair) -> None:
+    """What an adapter adds to a projection is part of what a head makes of its own stream."""
+    model = peft.get_peft_model(bare_copy(both.hooked), peft.LoraConfig(target_modules=["down_proj"]), "first")
+    hooked = HookedMultimodal.from_hf(model, both.hooked.processor)
+    bound = hooked.bind(both.batches[TEXT])
+    bound.set_use_split_qkv_input(True)
+    bound.run_with_cache()
+    torch.manual_seed(0)
+    model.add_adapter("second", peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    model.set_adapter("second")
+    cache = bound.run_with_cache()[1]
+    seen: list[torch.Tensor] = []
+    bound.run_with_hooks(
+        fwd_hooks=[
+            ("blocks.1.hook_q_input", lambda activation, hook: activation.roll(1, -1)),
+            ("blocks.1.attn.hook_q", lambda activation, hook: seen.append(activation)),
+        ]
+    )
+    block = hooked.base.model.language_model.layers[1]
+    stream = block.input_layernorm(cache["resid_pre", 1].roll(1, -1))
+    expected = block.self_attn.q_proj(stream)
+    close(seen[0].flatten(2), expected)
+    assert float((expected - block.self_attn.q_proj.base_layer(stream)).abs().max()) > 1e-3

@@ -217,6 +217,9 @@ def test_what_cannot_be_run_is_refused(both: Pair) -> None:
         bound(return_type="predictions")
     with pytest.raises(UnknownNameError, match=r"Nearest: blocks\.0\.hook_resid_pre"):
         bound.run_with_hooks(fwd_hooks=[("blocks.0.hook_residpre", lambda a, hook: a)])
+    for wrong in ("blocks.0.hook_attn_out", ("blocks.0.hook_attn_out", None)):
+        with pytest.raises(InputError, match=r"Hook 0, .* must be a pair"):
+            bound.run_with_hooks(fwd_hooks=[wrong])
     with pytest.raises(InputError, match="bind another one"):
         bound(both.batches[TEXT])
 
