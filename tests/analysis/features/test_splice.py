@@ -10,8 +10,10 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.formats.sites import point_of
 from mmlens.core.errors import InputError
 from mmlens.core.units import Feature, Unit
+from mmlens.models import claims
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 from tests.families.cross_attending import mllama
@@ -225,6 +227,38 @@ def test_transcoders_read_one_point_and_write_another(name: str, place: str) -> 
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "output",
+        "self_attn.o_proj.input",
+        "pre_feedforward_layernorm.output",
+        "post_feedforward_layernorm.output",
+    ],
+)
+@torch.no_grad()
+def test_places_of_gemma_scope_hold_what_hugging_face_has_there(place: str) -> None:
+    model, batch = made("gemma3")
+    path, _, side = place.rpartition(".")
+    module = model.hf_model.model.language_model.layers[1].get_submodule(path)
+    there: list[torch.Tensor] = []
+
+    def receive(module: Any, args: Any, kwargs: Any = None, output: Any = None) -> None:
+        value = args[0] if output is None else output
+        there.append(value[0] if isinstance(value, tuple) else value)
+
+    if side == "input":
+        handle = module.register_forward_pre_hook(receive, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(receive, with_kwargs=True)
+    point = point_of(f"model.language_model.layers.1.{place}")
+    reads, at = (point, "blocks.1.hook_mlp_out") if point.endswith("hook_in") else (None, point)
+    with model.attach(dictionary(model, at, reads)):
+        _, cache = model.run_with_cache(batch, names=f"{at}.hook_sae_input")
+    handle.remove()
+    assert torch.equal(cache[f"{at}.hook_sae_input"], there[-1])
+
+
 @torch.no_grad()
 def test_heads_side_by_side_and_neurons() -> None:
     model, batch = made("llava")
@@ -357,7 +391,8 @@ def test_what_cannot_be_attached_is_refused_before_anything_runs() -> None:
         pass
 
 
-def test_other_threads_are_refused_by_name() -> None:
+def test_other_threads_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", 0.2)
     model, batch = made("llava")
     refused: list[str] = []
 
