@@ -13,6 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from mmlens.architectures.attention_interface import looks_kernel_up
+
 RECORDER = "mmlens_discovery"
 
 
@@ -90,9 +92,12 @@ class _OwnAttention(TorchFunctionMode):
 
 @contextmanager
 def recording_attention(model: nn.Module) -> Iterator[None]:
-    """Have every tower use the recording attention function inside the `with`."""
-    all_configs = [getattr(module, "config", None) for module in model.modules()]
-    configs: dict[int, Any] = {id(config): config for config in all_configs if hasattr(config, "_attn_implementation")}
+    """Have every tower that finds its attention function by name use the recording one inside the `with`.
+
+    Attention in code of a module's own keeps the kind of mask that its configuration asks for.
+    """
+    callers = [module for module in model.modules() if hasattr(getattr(module, "config", None), "_attn_implementation")]
+    configs: dict[int, Any] = {id(module.config): module.config for module in callers if looks_kernel_up(module)}
     originals = {key: config._attn_implementation for key, config in configs.items()}
     try:
         for config in configs.values():

@@ -6,6 +6,8 @@ import torch
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerMultiHeadAttention
 
 from mmlens.architectures.attention_interface import looks_kernel_up
+from mmlens.discover.attention_calls import AttentionCall, told_of_attention
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests.tiny import instructblip, picture
 
@@ -33,8 +35,8 @@ class _WrittenOut(InstructBlipQFormerMultiHeadAttention):
         return (pattern @ value).transpose(1, 2).flatten(2), pattern
 
 
-@torch.no_grad()
-def test_a_module_with_attention_of_its_own_keeps_its_mask_under_hooks() -> None:
+def _with_own_attention() -> tuple[HookedMultimodal, Any, MultimodalBatch]:
+    """A tiny InstructBLIP, the same weights bare with attention of the Q-Former's own, and a batch that is padded there."""
     plain = instructblip()
     bare = instructblip().hf_model
     for module in bare.modules():
@@ -43,11 +45,32 @@ def test_a_module_with_attention_of_its_own_keeps_its_mask_under_hooks() -> None
             module.__class__ = _WrittenOut
             module.config._attn_implementation_internal = "eager"
             assert not looks_kernel_up(module)
-    model = HookedMultimodal.from_hf(bare, plain.processor)
     # the shorter sample is padded, in the Q-Former too
     batch = plain.prepare(
         ["what", "what is this , and where is it"], images=[picture(0), picture(1)], padding_side="left"
     )
+    return plain, bare, batch
+
+
+@torch.no_grad()
+def test_discovery_leaves_the_mask_of_such_a_module_as_it_is() -> None:
+    """The towers beside it are recorded all the same."""
+    plain, bare, batch = _with_own_attention()
+    expected = bare(**batch, use_cache=False).logits
+    calls: list[AttentionCall] = []
+    with told_of_attention(bare, calls.append):
+        found = bare(**batch, use_cache=False).logits
+    real = batch.layout.is_token
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=1e-4)
+    torch.testing.assert_close(expected[real], plain(batch)[real], rtol=0, atol=1e-4)
+    callers = {type(call.module).__name__ for call in calls if call.registered}
+    assert callers == {"InstructBlipAttention", "LlamaAttention"}
+
+
+@torch.no_grad()
+def test_a_module_with_attention_of_its_own_keeps_its_mask_under_hooks() -> None:
+    plain, bare, batch = _with_own_attention()
+    model = HookedMultimodal.from_hf(bare, plain.processor)
     real = batch.layout.is_token
     expected = plain(batch)
     torch.testing.assert_close(model(batch)[real], expected[real], rtol=0, atol=1e-4)
