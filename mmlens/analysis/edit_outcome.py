@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 
 _FILE = JsonKind(
     "mmlens.edits.EditReport",
-    3,
+    4,
     "edit report",
-    {"source": str, "target": str | None, "edits": list[dict], "cases": list[dict], "notes": list[str]},
+    {
+        "source": str,
+        "target": str | None,
+        "edits": list[dict],
+        "cases": list[dict],
+        "notes": list[str],
+        "identity": dict[str, str],
+    },
 )
 Role = Literal["target", "consistency", "control"]
 
@@ -120,6 +127,7 @@ class EditReport(Viewable):
         edits: the edits that were given, each followed by the same edit of matched rows.
         cases: every prompt under every edit, before and after.
         notes: what could not be asked, and why.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
     source: str
@@ -127,6 +135,7 @@ class EditReport(Viewable):
     edits: tuple[EditFacts, ...]
     cases: tuple[EditCase, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         words = repr(self.source) + ("" if self.target is None else f" -> {self.target!r}")
@@ -308,7 +317,7 @@ class EditReport(Viewable):
         content = _FILE.read(path)
         edits = tuple(EditFacts(**fact) for fact in content["edits"])
         cases = tuple(map(case_of_fields, content["cases"]))
-        return cls(content["source"], content["target"], edits, cases, tuple(content["notes"]))
+        return cls(content["source"], content["target"], edits, cases, tuple(content["notes"]), content["identity"])
 
 
 def case_of_fields(fields: Mapping[str, Any]) -> EditCase:

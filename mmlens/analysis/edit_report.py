@@ -142,8 +142,9 @@ def edit_report(
     results = Checkpoint(
         checkpoint,
         "edit report",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             edits_of_the_report={n: [(list(map(str, e.rows)), e.deltas) for e in g] for n, g in edits_by_name.items()},
             words=words,
             settings=[{name: role for name, (role, _) in sets.items()}, max_new_tokens, batch_size],
@@ -163,7 +164,7 @@ def edit_report(
     cases = list(map(case_of_fields, finished))
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
-    return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes)
+    return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes, results.identity)
 
 
 def _with_matched(

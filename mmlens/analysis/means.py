@@ -107,7 +107,7 @@ def point_means(
 
     chunks = chunks_of(model, dataset, prompt, batch_size)
     show = progress and not isinstance(dataset, MultimodalBatch)
-    memory = Checkpoint(None, "mean", dict)
+    memory = Checkpoint(None, "mean", lambda exact: {})
     for _, sums in shared_chunks(
         model, chunks, work, checkpoint=memory, desc="samples", total=length_of(dataset), progress=show
     ):

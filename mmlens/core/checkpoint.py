@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class Checkpoint:
     Args:
         path: the file; read if it exists. None keeps everything in memory alone.
         run: the kind of run, for messages, e.g. `"sweep"`.
-        identity: gives what decides the results, as hashes by what they are of (the weights, points, a metric); asked for
-            where there is a file.
+        identity: gives what decides the results, as hashes by what they are of (the weights, points, a metric), and is told
+            whether there is a file, which must not be continued by another run.
 
     Attributes:
         tensors: pieces that are tensors, by name.
@@ -33,20 +34,26 @@ class Checkpoint:
         InputError: if the folder of the file does not exist, or the file is damaged, no checkpoint, or one of another run.
     """
 
-    def __init__(self, path: str | Path | None, run: str, identity: Callable[[], Mapping[str, str]]):
+    def __init__(self, path: str | Path | None, run: str, identity: Callable[[bool], Mapping[str, str]]):
         self.path = None if path is None else Path(path)
         self.tensors: dict[str, torch.Tensor] = {}
         self.parts: dict[str, Any] = {}
         self._run = run
         self._time = time.monotonic()
         self._pause = _SECONDS
+        self._work_out = identity
         if self.path is None:
             return
         if not self.path.parent.is_dir():
             raise InputError(f"Cannot write {path}: the folder {self.path.parent} does not exist; create it first.")
-        self._identity = dict(identity())
+        self.identity  # noqa: B018 (what cannot be told is refused before anything runs)
         if self.path.exists():
             self._read(self.path)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What decides the results; to be asked for while the model is as it ran."""
+        return dict(self._work_out(self.path is not None))
 
     @property
     def _file(self) -> TensorKind:
@@ -55,7 +62,7 @@ class Checkpoint:
 
     def _read(self, path: Path) -> None:
         self.tensors, about = self._file.read(path)
-        known, own = about["identity"], self._identity
+        known, own = about["identity"], self.identity
         different = [name for name in {**own, **known} if own.get(name) != known.get(name)]
         if different:
             raise InputError(
@@ -73,6 +80,6 @@ class Checkpoint:
         start = time.monotonic()
         if self.path is None or (not now and start - self._time < self._pause) or not this_process().is_first:
             return
-        self._file.write(self.path, self.tensors, {"identity": self._identity, "parts": self.parts})
+        self._file.write(self.path, self.tensors, {"identity": self.identity, "parts": self.parts})
         self._time = time.monotonic()
         self._pause = max(_SECONDS, 10 * (self._time - start))  # large files take their time

@@ -16,7 +16,7 @@ import pickle
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
@@ -72,6 +72,14 @@ def identity_of(value: object, what: str = "value") -> str:
         False
     """
     return _Teller().digest(value, what).hex()[:16]
+
+
+def joint_identity(identities: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The identity of several runs together: what they share, and a hash of what differs; nothing where one is not known."""
+    if not all(identities):
+        return {}
+    names = {name: [identity.get(name, "") for identity in identities] for some in identities for name in some}
+    return {name: values[0] if len(set(values)) == 1 else identity_of(values) for name, values in names.items()}
 
 
 class _Teller:

@@ -20,11 +20,12 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from mmlens.architectures.adapter_layers import base_layer
-from mmlens.architectures.tensor_parallel import own_part, put_columns, whole
+from mmlens.architectures.tensor_parallel import put_columns, whole
 from mmlens.architectures.weights import plain_weight
 from mmlens.core.errors import InputError
 from mmlens.core.interrupts import uninterrupted
 from mmlens.core.units import Unit
+from mmlens.models.fingerprint import memory_state
 
 
 @runtime_checkable
@@ -160,11 +161,11 @@ class Ledger:
                 touched[slots] = True
         new = torch.where(touched[:, None], (originals + total).to(weight.dtype), originals.to(weight.dtype))
         parameter = cast(torch.Tensor, base_layer(rows.linear).weight)
-        before = _version(parameter)
+        before = memory_state(parameter)
         put_columns(weight, torch.tensor(list(rows.slots), device=total.device), new.T)
         own = self._versions.get(id(parameter))
         if own is not None:  # our own writing is no change of the model
-            self._versions[id(parameter)] = (own[0] + _version(parameter)[0] - before[0], own[1])
+            self._versions[id(parameter)] = (own[0] + memory_state(parameter)[0] - before[0], own[1])
         staying = [row for row, stays in zip(rows.slots, touched.tolist(), strict=True) if stays]
         if staying:
             slots_left = {row: n for n, row in enumerate(staying)}
@@ -230,15 +231,11 @@ def _versions(base: nn.Module) -> dict[int, tuple[int, int]]:
     while waiting:
         module = waiting.pop()
         if module is not None:
-            found.update((id(weight), _version(weight)) for weight in module._parameters.values() if weight is not None)
+            found.update(
+                (id(weight), memory_state(weight)) for weight in module._parameters.values() if weight is not None
+            )
             waiting.extend(module._modules.values())
     return found
-
-
-def _version(weight: torch.Tensor) -> tuple[int, int]:
-    """How often a weight was written to in place, and where it lies: `.to(dtype)` exchanges its memory and counts nothing."""
-    own = own_part(weight)
-    return (0 if own.is_inference() else own._version), own.data_ptr()
 
 
 def _warn_of_changes(rows: _Rows, point: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from mmlens.architectures.adapter_layers import (
     is_tuner,
 )
 from mmlens.architectures.quantised import pieces
+from mmlens.architectures.tensor_parallel import own_part
 from mmlens.models.protocol import HookedModel
 
 #: Values that are looked at together; a multiple of `_ROW`.
@@ -51,6 +53,27 @@ def fingerprint(model: HookedModel, *, adapters: bool = True) -> str:
         if not weight.is_meta:
             digest.update(next(fetched[weight.device]).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+#: Per model the state in which its weights were last hashed, and the hash.
+_RECENT: "WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], str]]" = WeakKeyDictionary()
+
+
+def recent_fingerprint(model: HookedModel) -> str:
+    """The fingerprint, worked out anew only where torch counts a change: writing to `.data` in place is none to it."""
+    weights = [*model.base.parameters(), *model.base.buffers()]
+    versions = [(id(own), *memory_state(own)) for own in weights]
+    state = (*versions, tuple(model.active_adapters))
+    known = _RECENT.get(model.base)
+    if known is None or known[0] != state:
+        known = _RECENT[model.base] = (state, fingerprint(model))
+    return known[1]
+
+
+def memory_state(weight: torch.Tensor) -> tuple[int, int]:
+    """How often a weight was written to in place, and where it lies: `.to(dtype)` exchanges its memory and counts nothing."""
+    own = own_part(weight)
+    return (0 if own.is_inference() else own._version), own.data_ptr()
 
 
 def _acting_weights(

@@ -1,17 +1,19 @@
 """The identity of a run: all that decides what comes out of it, by name. Files of results belong to one."""
 
-from mmlens.core.identity import identity_of
+from mmlens.core.identity import UnknownIdentityError, identity_of
 from mmlens.models.claims import in_force
 from mmlens.models.edit_ledger import ledger_of
-from mmlens.models.fingerprint import fingerprint
+from mmlens.models.fingerprint import fingerprint, recent_fingerprint
 from mmlens.models.protocol import HookedModel
 
 
-def run_identity(model: HookedModel, **settings: object) -> dict[str, str]:
+def run_identity(model: HookedModel, exact: bool = True, **settings: object) -> dict[str, str]:
     """What decides the results of runs on a model as it is now, as hashes.
 
     Args:
         model: the hooked model.
+        exact: hash the weights anew, and refuse what cannot be told: what a file needs that another run may continue. Else
+            weights are hashed anew only where torch counts a change, and what cannot be told is said: a record of what ran.
         settings: everything else, by what it is: batches, points, a metric.
 
     Returns:
@@ -19,7 +21,7 @@ def run_identity(model: HookedModel, **settings: object) -> dict[str, str]:
         and each of the settings.
 
     Raises:
-        UnknownIdentityError: if one of them cannot be told.
+        UnknownIdentityError: if one of them cannot be told, and `exact`.
 
     Example:
         >>> import mmlens as mm
@@ -29,9 +31,19 @@ def run_identity(model: HookedModel, **settings: object) -> dict[str, str]:
         >>> [name for name in plain if plain[name] != scaled[name]]
         ['interventions']
     """
-    weights = f"{type(model.base).__name__} {fingerprint(model)}"
+    weights = f"{type(model.base).__name__} {fingerprint(model) if exact else recent_fingerprint(model)}"
     pieces = {"weights": weights, "adapters": _adapters(model), **changes_in_force(model), **settings}
-    return {name.replace("_", " "): identity_of(piece, name.replace("_", " ")) for name, piece in pieces.items()}
+    names = {name: name.replace("_", " ") for name in pieces}
+    return {names[name]: _told(piece, names[name], exact) for name, piece in pieces.items()}
+
+
+def _told(piece: object, name: str, exact: bool) -> str:
+    try:
+        return identity_of(piece, name)
+    except UnknownIdentityError:
+        if exact:
+            raise
+        return "unknown"
 
 
 def changes_in_force(model: HookedModel) -> dict[str, list[object]]:

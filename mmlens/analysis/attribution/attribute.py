@@ -75,8 +75,9 @@ def attribute(
     results = Checkpoint(
         checkpoint,
         "estimate of patches",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             the_clean_batch=clean,
             the_corrupted_batch=corrupted,
             points=[(node.name, units) for node, units in selection],
@@ -124,6 +125,7 @@ def attribute(
             method=str(estimator),
             row_units=tuple(cell.units for cell in sweep_targets),
             boxes=tuple(group.boxes for group in first),
+            identity=results.identity,
         )
 
     return summed([

@@ -1,6 +1,7 @@
 """`Circuit`: edges with their scores, and the choice of some of them."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _FILE = JsonKind(
     "mmlens.circuits.Circuit",
-    3,
+    4,
     "circuit",
     {
         "method": str,
@@ -38,6 +39,7 @@ _FILE = JsonKind(
         "clean": list[float],
         "corrupted": list[float],
         "edges": list[dict],
+        "identity": dict[str, str],
     },
 )
 
@@ -73,6 +75,7 @@ class Circuit(Viewable):
         method: how edges were scored; all but `"exact"` are approximate.
         metric: its name and unit.
         clean, corrupted: the metric of the two runs.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
 
     Example:
         >>> import mmlens as mm
@@ -91,6 +94,7 @@ class Circuit(Viewable):
     metric: str
     clean: Float[torch.Tensor, "sample"]
     corrupted: Float[torch.Tensor, "sample"]
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         approximate = "" if self.method == "exact" else " (approximate)"
@@ -245,6 +249,7 @@ class Circuit(Viewable):
                 {"reader": r, "writer": w, "kept": bool(self.kept[r, w]), "scores": self.scores[r, w].tolist()}
                 for r, w in self.graph.allowed.nonzero().tolist()
             ],
+            "identity": dict(self.identity),
         }
         _FILE.write(path, content)
 
@@ -270,4 +275,4 @@ class Circuit(Viewable):
             scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
             mask[edge["reader"], edge["writer"]] = edge["kept"]
         ends = [torch.tensor(content[name]) for name in ("clean", "corrupted")]
-        return cls(graph, scores, mask, content["method"], content["metric"], *ends)
+        return cls(graph, scores, mask, content["method"], content["metric"], *ends, content["identity"])

@@ -15,8 +15,8 @@ Departs: Wang et al. compare the circuit with the model under every subset of kn
 in which the whole circuit is knocked out, and minimality removes single edges from the whole circuit.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +54,9 @@ _TENSORS = tuple(
 )
 _FILE = TensorKind(
     "mmlens.circuits.CircuitEvaluation",
-    2,
+    3,
     "circuit evaluation",
-    {"n_edges": int, "gap": float, "metric": str, "edges": list[dict]},
+    {"n_edges": int, "gap": float, "metric": str, "edges": list[dict], "identity": dict[str, str]},
     tensors=_TENSORS,
 )
 #: Random paths in a row that bring nothing that fits before edges are drawn one by one.
@@ -77,6 +77,7 @@ class CircuitEvaluation(Viewable):
         edges: those of `minimality`.
         random_faithfulness, random_completeness: the same of random circuits.
         random_minimality: of edges of random circuits.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
     n_edges: Count
@@ -89,6 +90,7 @@ class CircuitEvaluation(Viewable):
     random_faithfulness: Float[torch.Tensor, "circuit sample"]
     random_completeness: Float[torch.Tensor, "circuit sample"]
     random_minimality: Float[torch.Tensor, "random_edge sample"]
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         lines = [f"CircuitEvaluation({self.n_edges} edges; {self.metric}, clean - corrupted {self.gap:.3f})"]
@@ -112,7 +114,7 @@ class CircuitEvaluation(Viewable):
     @checked
     def save(self, path: PathLike) -> Path:
         """Write it as one safetensors file, whole or not at all."""
-        about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric}
+        about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric, "identity": dict(self.identity)}
         about["edges"] = [asdict(edge) for edge in self.edges]
         return _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
 
@@ -197,8 +199,9 @@ def evaluate_circuit(
     results = Checkpoint(
         checkpoint,
         "circuit evaluation",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             the_clean_batch=clean,
             the_corrupted_batch=corrupted,
             circuit=(circuit.kept, [node.name for nodes in (graph.readers, graph.writers) for node in nodes]),
@@ -236,6 +239,7 @@ def evaluate_circuit(
         random_faithfulness=_stacked(at_random, clean.size),
         random_completeness=_stacked(complete_at_random, clean.size),
         random_minimality=_stacked(drops_at_random, clean.size),
+        identity=results.identity,
     )
 
 

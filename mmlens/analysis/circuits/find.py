@@ -16,6 +16,7 @@ from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal, WritingModel
+from mmlens.models.identity import run_identity
 
 
 @checked
@@ -70,7 +71,16 @@ def find_circuit(
     pairs = pairs_of(model, clean, corrupted, graph, metric)
     scores = torch.stack([scoring.scores(pair, progress=progress) for pair in pairs]).sum(0)
     ends = [torch.stack(values).sum(0).detach().cpu() for values in zip(*(pair.ends for pair in pairs), strict=True)]
-    return Circuit(graph, scores, graph.allowed.clone(), str(scoring), metric_name(metric), *ends)
+    identity = run_identity(
+        model,
+        exact=False,
+        the_clean_batch=clean,
+        the_corrupted_batch=corrupted,
+        graph=([node.name for node in (*graph.readers, *graph.writers)], graph.groups, towers),
+        metric=metric,
+        method=scoring,
+    )
+    return Circuit(graph, scores, graph.allowed.clone(), str(scoring), metric_name(metric), *ends, identity)
 
 
 def _refuse_unseen_text(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:

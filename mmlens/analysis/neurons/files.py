@@ -13,7 +13,7 @@ from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
 _FILE = TensorKind(
-    "mmlens.neurons.NeuronScores", 2, "file of neuron scores", {"about": dict[str, Any], "origin": list[str] | None}
+    "mmlens.neurons.NeuronScores", 3, "file of neuron scores", {"about": dict[str, Any], "origin": list[str] | None}
 )
 
 

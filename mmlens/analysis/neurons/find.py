@@ -154,7 +154,9 @@ def score_words(
     results = Checkpoint(
         checkpoint,
         "scoring of neurons",
-        lambda: run_identity(model, tokens=ids, method=scoring, part=(part, layers.stack), keep=(keep, batch_size)),
+        lambda exact: run_identity(
+            model, exact, tokens=ids, method=scoring, part=(part, layers.stack), keep=(keep, batch_size)
+        ),
     )
     mean = _Mean(results, len(ids), layers)
 
@@ -184,6 +186,7 @@ def score_words(
             samples=mean.tops(number, dtype),
             model=model,
             batch=first.batch,
+            identity=results.identity,
         )
         for number, (word, tokens) in enumerate(zip(words, ids, strict=True))
     ]

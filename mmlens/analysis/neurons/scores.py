@@ -69,6 +69,7 @@ class NeuronScores(Viewable):
             that its last position does not predict the noun.
         sample: whose picture heat maps show, if they are not told.
         origin: class and fingerprint of the model, for scores that were read from a file.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
 
     Example:
         >>> from mmlens import find_neurons
@@ -92,6 +93,7 @@ class NeuronScores(Viewable):
     batch: MultimodalBatch | None = field(default=None, repr=False)
     sample: int = field(default=0, repr=False)
     origin: tuple[str, str] | None = field(default=None, repr=False)
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         best = ", ".join(f"{neuron} {self[neuron]:.3f}" for neuron in self.top(min(3, self.scores.numel())))
@@ -305,6 +307,7 @@ class NeuronScores(Viewable):
             "n_samples": self.n_samples,
             "sample_names": [sample.name for sample in self.samples],
         }
+        about["identity"] = dict(self.identity)
         files.write(path, tensors, about, self.origin if self.model is None else files.origin_of(self.model))
 
     @classmethod

@@ -99,8 +99,9 @@ def knock_out(
     cells = Checkpoint(
         checkpoint,
         "knock-out sweep",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             the_batch=batch,
             windows=([[(node.name, mask) for node, mask in where] for where in (*windows, every)], by_mask),
             positions=cuts,
@@ -134,6 +135,7 @@ def knock_out(
                 metric=metric_name(metric),
                 boxes=(None,) * len(cuts),
                 plan=plan,
+                identity=cells.identity,
             )
         )
     return summed(sweeps)

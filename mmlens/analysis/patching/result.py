@@ -1,7 +1,7 @@
 """What a sweep found: values with their statistics, as a frame, as a picture, in a file."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.analysis.statistics import mean_bounds
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.identity import joint_identity
 from mmlens.core.kinds import Count, Level, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _TENSORS = ("values", "clean", "corrupted")
 _FILE = TensorKind(
     "mmlens.patching.PatchSweep",
-    2,
+    3,
     "patch sweep",
     {
         "points": list[str],
@@ -40,6 +41,7 @@ _FILE = TensorKind(
         "method": str,
         "row_units": list[list[str]],
         "boxes": list[list[list[float]] | None],
+        "identity": dict[str, str],
     },
     tensors=_TENSORS,
 )
@@ -91,6 +93,7 @@ class PatchSweep(Viewable):
         boxes: per group, the pixel boxes (left, top, right, bottom) of its rows in the first sample's picture; None where
             rows have no place.
         plan: what the runs cost; None in an approximation, or read from a file.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
     values: Float[torch.Tensor, "point group sample"]
@@ -104,6 +107,7 @@ class PatchSweep(Viewable):
     row_units: tuple[Units, ...] = field(default=(), repr=False)
     boxes: tuple[torch.Tensor | None, ...] = field(default=(), repr=False, compare=False)
     plan: Plan | None = field(default=None, repr=False, compare=False)
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         gap = float((self.clean - self.corrupted).mean())
@@ -277,12 +281,14 @@ class PatchSweep(Viewable):
                     f"{getattr(other, name)!r:.80}."
                 )
         values, clean, corrupted = (torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS)
-        return replace(first, values=values, clean=clean, corrupted=corrupted, plan=None)
+        identity = joint_identity([sweep.identity for sweep in sweeps])
+        return replace(first, values=values, clean=clean, corrupted=corrupted, plan=None, identity=identity)
 
     @checked
     def save(self, path: PathLike) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
         about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
+        about["identity"] = dict(self.identity)
         about["row_units"] = [list(map(str, units)) for units in self.row_units]
         about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
         _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)

@@ -97,8 +97,9 @@ def patch(
     cells = Checkpoint(
         checkpoint,
         "sweep",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             the_clean_batch=clean,
             the_corrupted_batch=corrupted,
             points=([(node.name, units) for node, units in selection], window, joint),
@@ -135,6 +136,7 @@ def patch(
                 row_units=tuple(row.units for row in rows),
                 boxes=tuple(group.boxes for group in first),
                 plan=plan,
+                identity=cells.identity,
             )
         )
     return summed(sweeps)

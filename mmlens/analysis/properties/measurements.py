@@ -121,6 +121,11 @@ class Measurements(Viewable):
     about: Mapping[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known."""
+        return dict(self.about.get("identity", {}))
+
     @classmethod
     @checked
     def of(

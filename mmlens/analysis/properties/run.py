@@ -54,7 +54,7 @@ def run(
     if choice.k > layers.count * layers.width:
         raise InputError(f"k={choice.k} must lie in 1..{layers.count * layers.width}, the number of neurons.")
     settings = settings or CaptionSettings()
-    identity = {
+    about: dict[str, Any] = {
         "model": type(model.hf_model).__name__,
         "fingerprint": fingerprint(model),
         "choice": repr(choice),
@@ -65,8 +65,11 @@ def run(
     progress_file = Checkpoint(
         checkpoint,
         "report of neurons",
-        lambda: run_identity(model, choice=choice, captions=settings, measures=[judged, skip_unmeasurable]),
+        lambda exact: run_identity(
+            model, exact, choice=choice, captions=settings, measures=[judged, skip_unmeasurable]
+        ),
     )
+    about["identity"] = progress_file.identity
     parts = progress_file.parts.setdefault("parts", [])
     progress_file.parts.setdefault("samples", 0)
 
@@ -80,9 +83,7 @@ def run(
     ):
         parts.append(part)
         progress_file.parts["samples"] += chunk.size
-    return _joined(
-        [PartialResult.from_json(part) for part in parts], measures, identity, progress_file.parts["samples"]
-    )
+    return _joined([PartialResult.from_json(part) for part in parts], measures, about, progress_file.parts["samples"])
 
 
 @dataclass(frozen=True)

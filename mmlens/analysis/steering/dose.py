@@ -101,8 +101,9 @@ def dose_curve(
     results = Checkpoint(
         checkpoint,
         "dose curve",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             data=data if isinstance(data, MultimodalBatch) else "a dataset",
             vectors=doses,
             strengths=strengths,
@@ -113,7 +114,7 @@ def dose_curve(
 
     def work(chunk: DataChunk, finished: Checkpoint | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Values `[dose alpha sample]` of a batch, and those without steering."""
-        finished = Checkpoint(None, "dose curve", dict) if finished is None else finished
+        finished = Checkpoint(None, "dose curve", lambda exact: {}) if finished is None else finished
         values, ends = [], []
         for number, reading in enumerate(readings(metric, model, chunk.size, clean=chunk.batch)):
             run = CleanRun(model, reading.behind(model, chunk.batch), n_rows=reading.n_rows)
@@ -140,7 +141,8 @@ def dose_curve(
     sizes = [len(seeds) if kind in controls else 0 for kind in ("isotropic", "covariance")]
     own, isotropic, covariance, words = every.split([1, *sizes, int("words" in controls)])
     curve = DoseCurve(own[0], isotropic, baseline, points, strengths, metric_name(metric))
-    return replace(curve, covariance=covariance, words=words[0] if len(words) else curve.words)
+    words_of_metric = words[0] if len(words) else curve.words
+    return replace(curve, covariance=covariance, words=words_of_metric, identity=results.identity)
 
 
 def _steers(

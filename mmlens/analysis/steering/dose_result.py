@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _TENSORS = ("values", "controls", "baseline", "words", "covariance")
 _FILE = TensorKind(
     "mmlens.steering.DoseCurve",
-    3,
+    4,
     "dose curve",
-    {"points": list[str], "alphas": list[float], "metric": str},
+    {"points": list[str], "alphas": list[float], "metric": str, "identity": dict[str, str]},
     tensors=_TENSORS,
 )
 
@@ -49,6 +49,7 @@ class DoseCurve(Viewable):
             unembedding does not read, and for metrics of which no words are known.
         covariance: with random vectors of equal norm that have the covariance of the states, one per seed; NaN where the states
             do not differ.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
     values: Float[torch.Tensor, "point alpha sample"] = field(repr=False)
@@ -61,6 +62,7 @@ class DoseCurve(Viewable):
     covariance: Float[torch.Tensor, "draw point alpha sample"] = field(
         default_factory=lambda: torch.zeros(0, 0, 0, 0), repr=False
     )
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         point, alpha = self.best
@@ -171,6 +173,7 @@ class DoseCurve(Viewable):
         """Write it as one safetensors file, whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         about = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
+        about["identity"] = dict(self.identity)
         return _FILE.write(path, tensors, about)
 
     @classmethod
@@ -182,4 +185,4 @@ class DoseCurve(Viewable):
             InputError: if there is no file, or it is no dose curve.
         """
         tensors, about = _FILE.read(path)
-        return cls(**tensors, points=tuple(about["points"]), alphas=tuple(about["alphas"]), metric=about["metric"])
+        return cls(**(about | tensors | {name: tuple(about[name]) for name in ("points", "alphas")}))

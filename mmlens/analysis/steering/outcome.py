@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 _FILE = JsonKind(
-    "mmlens.steering.SteeringReport", 3, "steering report", {"interventions": list[dict], "cases": list[dict]}
+    "mmlens.steering.SteeringReport",
+    4,
+    "steering report",
+    {"interventions": list[dict], "cases": list[dict], "identity": dict[str, str]},
 )
 
 
@@ -137,10 +140,12 @@ class SteeringReport(Viewable):
     Attributes:
         interventions: those that were asked for, each followed by its controls with other vectors.
         cases: every prompt under every intervention, before and after.
+        identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
     interventions: tuple[SteeringFacts, ...]
     cases: tuple[SteeringCase, ...] = field(repr=False)
+    identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         n_interventions = sum(fact.control_of is None for fact in self.interventions)
@@ -377,7 +382,7 @@ class SteeringReport(Viewable):
             SteeringFacts(**{**fact, "words": fact["words"] and tuple(map(tuple, fact["words"]))})
             for fact in content["interventions"]
         )
-        return cls(facts, tuple(map(case_of_fields, content["cases"])))
+        return cls(facts, tuple(map(case_of_fields, content["cases"])), content["identity"])
 
 
 def case_of_fields(fields: Mapping[str, Any]) -> SteeringCase:

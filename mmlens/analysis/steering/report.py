@@ -108,8 +108,9 @@ def steering_report(
     results = Checkpoint(
         checkpoint,
         "steering report",
-        lambda: run_identity(
+        lambda exact: run_identity(
             model,
+            exact,
             interventions_of_the_report=arms,
             score=score,
             words=words,
@@ -168,7 +169,7 @@ def steering_report(
         )
         for case in map(_case(fact.name, group, score or _exact), chunk.samples, old, new)
     ]
-    return SteeringReport(tuple(facts), tuple(cases))
+    return SteeringReport(tuple(facts), tuple(cases), results.identity)
 
 
 #: The words that steering leads from and to.

@@ -71,8 +71,10 @@ class CollectionConfig:
 
     @property
     def source(self) -> str:
-        """The model in one string."""
-        return " ".join([self.model, self.fingerprint, *self.adapters])
+        """The model in one string, with what was in force on it."""
+        changes = {"edits": self.edits, "interventions": self.interventions}
+        in_force = [f"with {number} {kind}" for kind, number in changes.items() if number != "none"]
+        return " ".join([self.model, self.fingerprint, *self.adapters, *in_force])
 
     def require(self, other: "CollectionConfig", where: str) -> None:
         """Check that a run asks what the store was made with.

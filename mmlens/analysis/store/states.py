@@ -29,7 +29,8 @@ class States(Viewable):
         captions: per row, what the model generated; empty where it did not generate.
         names: per row, the caller's identifier of the sample; empty where there is none.
         steps: per row, the generation step that the state made, or its position in the prompt.
-        source: the model that they come from: class, fingerprint and active adapters.
+        source: the model that they come from: class, fingerprint, active adapters, and how many edits and interventions
+            were in force, with a hash of them.
 
     Example:
         >>> import mmlens as mm

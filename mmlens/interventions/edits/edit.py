@@ -10,11 +10,13 @@ from jaxtyping import Float
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Accepts, PathLike
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import changes_in_force
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +75,9 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
         settings["made with adapters"] = list(model.active_adapters)
     if model.edits:
         settings["made with edits in force"] = [repr(edit) for edit in model.edits]
+    interventions = changes_in_force(model)["interventions"]
+    if interventions:
+        settings["made with interventions in force"] = f"{len(interventions)} ({identity_of(interventions)})"
     return Provenance(type(model.base).__name__, model.unedited_fingerprint, method, settings=settings, **more)
 
 

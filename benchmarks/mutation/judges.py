@@ -1,0 +1,129 @@
+"""The tests that judge a line: those that were seen to run it, measured once by coverage with a context for every test."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import coverage
+import pytest
+
+from benchmarks.mutation.functions import key_of, spans, statements_around
+from benchmarks.mutation.parts import PATTERNS, ROOT, files_of
+
+#: Variants of one parametrised test that are kept for a line, the fastest ones.
+VARIANTS = 3
+
+
+@dataclass
+class JudgeMap:
+    """What runs which line.
+
+    Attributes:
+        seconds: how long each test takes, by its id.
+        tests: ids of tests by file, function and line in the function (`hooks/cache.py`, `f+3`).
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    tests: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "JudgeMap":
+        """A map from its file; empty if there is none."""
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls()
+
+    def save(self, path: Path) -> None:
+        """Write the map to a file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"seconds": self.seconds, "tests": self.tests}), "utf-8")
+
+    def measure(self, paths: list[str]) -> int:
+        """Run tests under coverage, and put what they run in the place of what was known of them; the exit code."""
+        files = [file for part in PATTERNS for file in files_of(part)]
+        recorder = _Recorder(coverage.Coverage(data_file=None, include=[str(ROOT / file) for file in files]))
+        recorder.coverage.start()
+        code = pytest.main(
+            ["-n", "0", "-q", "-p", "no:cacheprovider", "-o", "addopts=--doctest-modules", *paths], [recorder]
+        )
+        recorder.coverage.stop()
+        for test in recorder.failed:
+            recorder.seconds.pop(test, None)
+        stale = {
+            test for test in self.seconds if test.split("::")[0] in {new.split("::")[0] for new in recorder.seconds}
+        }
+        self.seconds = {test: value for test, value in self.seconds.items() if test not in stale} | recorder.seconds
+        data = recorder.coverage.get_data()
+        for file in files:
+            functions = spans((ROOT / file).read_text("utf-8"))
+            lines = self.tests.setdefault(file, {})
+            for key, tests in lines.items():
+                lines[key] = [test for test in tests if test not in stale]
+            for line, contexts in data.contexts_by_lineno(str(ROOT / file)).items():
+                name, offset = key_of(line, functions)
+                new = [test for test in contexts if test in recorder.seconds]
+                lines[f"{name}+{offset}"] = self._fastest([*lines.get(f"{name}+{offset}", []), *new])
+        return int(code)
+
+    def of(self, file: str, first: int, last: int) -> list[str]:
+        """Tests of a place, those named after its file first, then the fastest.
+
+        Lines that run at import, and those that coverage does not tell apart, have the tests of what is around them.
+
+        Args:
+            file: relative to the repository.
+            first, last: lines of the place.
+        """
+        source = (ROOT / file).read_text("utf-8")
+        functions, known = spans(source), self.tests.get(file, {})
+        places = [
+            [key_of(line, functions) for line in range(start, stop + 1)]
+            for start, stop in [(first, last), *statements_around(source, first)]
+        ]
+        names = {name for name, _ in places[0]}
+        tests: set[str] = set()
+        for keys in places:
+            for name, offset in keys:
+                tests |= set(known.get(f"{name}+{offset}", []))
+            if tests:
+                break
+        for around in ([name for name in names if name], [""]):
+            if not tests and around:
+                tests = {test for key in known if key.startswith(around[0]) for test in known[key]}
+        mirror = f"test_{Path(file).stem}.py"
+        return sorted(self._fastest(list(tests)), key=lambda test: (mirror not in test, self.seconds[test], test))
+
+    def _fastest(self, tests: list[str]) -> list[str]:
+        """Tests without most variants of the same test, fastest first."""
+        variants: dict[str, int] = defaultdict(int)
+        result = []
+        for test in sorted(set(tests), key=lambda test: (self.seconds[test], test)):
+            variants[test.split("[")[0]] += 1
+            if variants[test.split("[")[0]] <= VARIANTS:
+                result.append(test)
+        return result
+
+
+@dataclass
+class _Recorder:
+    """Plugin of pytest that gives every test a context of its own, and times it."""
+
+    coverage: coverage.Coverage
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.coverage.switch_context(item.nodeid)
+        start = time.perf_counter()
+        try:
+            return (yield)  # type: ignore[return-value]
+        finally:
+            self.seconds[item.nodeid] = round(time.perf_counter() - start, 3)
+            self.coverage.switch_context("")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Mark a test that fails or is left out: it judges nothing."""
+        if report.outcome != "passed":
+            self.failed.add(report.nodeid)
