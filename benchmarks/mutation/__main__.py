@@ -17,7 +17,7 @@ from benchmarks.mutation.trials import Trial, Trials
 _FOLDER = ROOT / "build" / "mutation"
 _MEASURED = ("tests", "mmlens")
 #: Seconds of tests, as measured, by which a mutant is judged first, and where these see nothing and it is tried again.
-_FIRST, _SECOND = 1.0, 10.0
+_FIRST, _SECOND = 1.5, 6.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -67,7 +67,7 @@ class JudgeMap:
         return int(code)
 
     def of(self, file: str, first: int, last: int) -> list[str]:
-        """Tests of a place, those named after its file first, then the fastest.
+        """Tests of a place, those of its file and room first, then the fastest.
 
         Lines that run at import, and those that coverage does not tell apart, have the tests of what is around them.
 
@@ -91,8 +91,16 @@ class JudgeMap:
         for around in ([name for name in names if name], [""]):
             if not tests and around:
                 tests = {test for key in known if key.startswith(around[0]) for test in known[key]}
-        mirror = f"test_{Path(file).stem}.py"
-        return sorted(self._fastest(list(tests)), key=lambda test: (mirror not in test, self.seconds[test], test))
+        known_variants: dict[str, int] = defaultdict(int)
+
+        def order(test: str) -> tuple[int, bool, bool, float, str]:
+            """Tests of the file, then of its room, then others; each a second time only after all of a kind."""
+            known_variants[test.split("[")[0]] += 1
+            mirror, room = f"/test_{Path(file).stem}.py", f"tests/{file.split('/')[1]}/"
+            again = known_variants[test.split("[")[0]] - 1
+            return again, mirror not in test, not test.startswith(room), self.seconds[test], test
+
+        return sorted(self._fastest(list(tests)), key=order)
 
     def _fastest(self, tests: list[str]) -> list[str]:
         """Tests without most variants of the same test, fastest first."""

@@ -96,7 +96,8 @@ class Trials:
             "timed out" if code is None else "broken" if code == _BROKEN else "killed" if code else "survived"
         )
         lines = self.log.read_text("utf-8", "replace").splitlines()
-        failed = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR ")) and "::" in line]
+        said = [line.partition(" ")[2] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+        failed = [test for test in tests if any(f"{line} - ".startswith(f"{test} - ") for line in said)]
         return Trial(outcome, round(seconds, 2), tuple(failed))
 
     def close(self) -> None:
@@ -117,7 +118,11 @@ def _serve(pipe: Connection, log: Path, tests: Sequence[str]) -> None:
         _settle()
         while True:
             file, old, new, arguments, limit = pipe.recv()
-            changed = [] if old == new else changed_functions(file, old, new)
+            try:
+                changed = [] if old == new else changed_functions(file, old, new)
+            except SyntaxError:  # operators of arithmetic are also signs of signatures
+                pipe.send((_BROKEN, 0.0))
+                continue
             # None, or nothing in a function: what differs runs at import
             if changed is None or (old != new and not changed):
                 pipe.send((_COLD, 0.0))

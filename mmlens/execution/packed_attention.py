@@ -287,7 +287,10 @@ def attend_by_steps(
     scores = q @ k.transpose(1, 2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = _capped(scores, attention.options.get("softcap"))
     rows = queries.rows.to(q.device)
-    visible = _allowed_rows(attention, sample, rows, length)
+    mask = _mask_rows(attention, sample, rows, length)
+    if mask is not None and mask.dtype != torch.bool:  # it may hold more than who sees whom
+        scores = scores + mask.clamp(min=_far(mask.dtype)).to(scores.dtype)
+    visible = None if mask is None else allowed_by(mask)
     if visible is not None:
         scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
     scores = edit("attn.attn_scores", scores)
@@ -298,8 +301,9 @@ def attend_by_steps(
     out[queries.start : queries.stop] = (pattern @ v).transpose(0, 1)
 
 
-def _allowed_rows(attention: Attended, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor | None:
+def _mask_rows(attention: Attended, sample: int, rows: torch.Tensor, length: int) -> torch.Tensor | None:
+    """What the clean run's mask says of some rows of a sample, boolean or additive; None where all see all."""
     if attention.mask is None:
         return torch.arange(length, device=rows.device) <= rows[:, None] if attention.causal else None
-    visible = allowed_by(attention.mask[min(sample, attention.mask.shape[0] - 1), 0, :, :length])
-    return visible[rows] if visible.shape[0] > 1 else visible.expand(len(rows), -1)
+    mask = attention.mask[min(sample, attention.mask.shape[0] - 1), 0, :, :length]
+    return mask[rows] if mask.shape[0] > 1 else mask.expand(len(rows), -1)

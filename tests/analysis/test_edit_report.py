@@ -268,7 +268,7 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     assert loaded == report
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(
-        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.edits.EditReport/3'\)\.$"
+        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.edits.EditReport/4'\)\.$"
     ):
         EditReport.load(tmp_path / "other.json")
     (tmp_path / "other.json").write_bytes(b"\xff")

@@ -63,6 +63,14 @@ def test_a_change_of_another_shape_is_refused_and_nothing_stays(run: CleanRun, a
     _untouched(run)
 
 
+@pytest.mark.parametrize("at", ["blocks.1.hook_resid_pre", "vision.blocks.1.hook_resid_pre", "hook_logits"])
+def test_no_graph_of_gradients_is_kept(run: CleanRun, at: str) -> None:
+    with torch.enable_grad():
+        answers = run.logits([_cell(at)], progress=False)
+    assert not answers.requires_grad
+    assert not run.clean_logits.requires_grad
+
+
 def test_nothing_stays_after_an_interruption(run: CleanRun) -> None:
     def stop(x: torch.Tensor) -> torch.Tensor:
         raise KeyboardInterrupt

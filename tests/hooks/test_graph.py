@@ -92,6 +92,25 @@ def test_selecting(llava: Subject) -> None:
     assert node_kind("projector.blocks.1.cross_attn.hook_pattern") == "cross_attn.pattern"
 
 
+def test_layers_count_from_the_last_of_each_stack_whatever_their_number() -> None:
+    def at(layer: int, part: Any = "language") -> Node:
+        prefix = "" if part == "language" else f"{part}."
+        axes = "batch pos d_model"
+        return Node(f"{prefix}blocks.{layer}.hook_mlp_out", part, layer, "mlp_out", axes, 4, part)
+
+    for count in (1, 2, 3, 4):
+        graph = HookGraph([*(at(layer) for layer in range(count)), at(0, "vision"), at(1, "vision")], [])
+        assert graph.select(layer=-1).names == [f"blocks.{count - 1}.hook_mlp_out", "vision.blocks.1.hook_mlp_out"]
+        assert (
+            graph.select(layer=-2, part="language").names == [f"blocks.{count - 2}.hook_mlp_out"] if count > 1 else True
+        )
+
+
+def test_a_selection_judges_its_arguments(llava: Subject) -> None:
+    with pytest.raises(InputError, match=r"select: where=3"):
+        llava.model.graph.select(where=3)  # type: ignore[arg-type]
+
+
 def test_paths(llava: Subject) -> None:
     graph = llava.model.graph
     assert graph.upstream("vision.hook_embed").names == []

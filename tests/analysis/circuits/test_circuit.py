@@ -107,7 +107,7 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
     assert torch.equal(one.faithfulness, other.faithfulness)
     (tmp_path / "other.json").write_text(json.dumps({"format": "else"}))
     with pytest.raises(
-        InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.circuits.Circuit/3'\)"
+        InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.circuits.Circuit/4'\)"
     ):
         Circuit.load(tmp_path / "other.json")
 

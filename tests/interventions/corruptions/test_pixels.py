@@ -42,6 +42,23 @@ def test_blur_takes_detail_and_leaves_the_mean(llava: Subject) -> None:
     assert abs(blurred["pixel_values"].mean() - batch["pixel_values"].mean()) < 0.1
 
 
+def test_a_twin_differs_in_half_of_its_pixels_at_most(llava: Subject) -> None:
+    """Pixels are counted, whatever lines or channels they lie in."""
+    model, batch = llava.model, llava.batches["left"]
+
+    def changed(rows: slice, columns: slice) -> list[np.ndarray]:
+        pictures = [np.array(sample[0].convert("RGB")) for sample in batch.images]
+        for pixels in pictures:
+            pixels[rows, columns, 0] ^= 255
+        return pictures
+
+    height, width = batch.images[0][0].height, batch.images[0][0].width
+    for rows, columns in ((slice(None), slice(1)), (slice(1), slice(None)), (slice(height // 2), slice(None))):
+        assert not torch.equal(twin(model, batch, changed(rows, columns))["pixel_values"], batch["pixel_values"])
+    with pytest.raises(InputError, match=r"The twin of sample 0 differs in 5\d% of its pixels"):
+        twin(model, batch, changed(slice(height), slice(width // 2 + 1)))
+
+
 def test_what_would_change_nothing_is_refused(llava: Subject) -> None:
     """In any sample: what is the same in one is nothing to compare there."""
     model, batch = llava.model, llava.batches["left"]

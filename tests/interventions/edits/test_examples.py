@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.interventions.edits.examples import edit_examples, form_said, in_form, replaced, starts_of
+from mmlens.interventions.edits.examples import as_token, edit_examples, form_said, in_form, replaced, starts_of
 from tests.conftest import Subject
+
+
+def test_ids_are_those_of_the_vocabulary(llava: Subject) -> None:
+    size = llava.model.cfg.d_vocab
+    assert [as_token(llava.model, token) for token in (0, size - 1)] == [0, size - 1]
+    for token in (-1, size):
+        with pytest.raises(InputError, match=rf"Token {token} is outside .*, whose ids go from 0 to {size - 1}\."):
+            as_token(llava.model, token)
 
 
 @torch.no_grad()

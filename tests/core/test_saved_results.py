@@ -1,0 +1,233 @@
+"""Every kind of file: no damage of it is silent; every result pickles, or says why not."""
+
+import pickle
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from mmlens.analysis.circuits.circuit import Circuit, Edge
+from mmlens.analysis.circuits.evaluate import CircuitEvaluation
+from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.lenses.patchscopes import PatchscopeReading
+from mmlens.analysis.paths import PathSweep
+from mmlens.analysis.shift.layers import LayerShifts
+from mmlens.analysis.store.states import States
+from mmlens.core.checkpoint import Checkpoint
+from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
+from mmlens.core.unit_sets import Units
+from mmlens.hooks.cache import ActivationCache
+from mmlens.inputs.layout import TokenLayout
+from mmlens.interventions.edits.edit import Edit, Provenance
+from mmlens.interventions.steering_vector import SteeringVector
+from tests.viz import made
+
+ROOT = Path(__file__).parents[2]
+AT = "blocks.1.hook_resid_post"
+IDENTITY = {"weights": "0123456789abcdef", "metric": "unknown"}
+
+
+def states() -> States:
+    values = 9 * torch.eye(8)[torch.arange(12) % 3] + 0.1 * made.noise(12, 8)
+    return States(values, AT, keys=tuple(map(str, range(12))), tokens=("dog",) * 12, source="m with 1 edits")
+
+
+def circuit() -> Circuit:
+    writers = (
+        Writer("embed[text]", "language", "hook_embed", "s", 0, group="text"),
+        Writer("L0.mlp", "language", "m", "s", 2),
+    )
+    readers = (
+        Reader("L0.mlp", "language", "mlp", "m", "s", 0, feeds=("L0.mlp",)),
+        Reader("logits", "language", "logits", "l", "s", 2),
+    )
+    graph = EdgeGraph(writers, readers, "attention", "language", {})
+    scores = made.noise(2, 2, 3).where(graph.allowed[..., None], torch.tensor(0.0))
+    return Circuit(graph, scores, graph.allowed.clone(), "eap", "m, logits", torch.ones(3), torch.zeros(3), IDENTITY)
+
+
+def evaluation() -> CircuitEvaluation:
+    shares = [made.noise(3), made.noise(3), made.noise(1, 3), made.noise(2, 3), made.noise(2, 3), made.noise(1, 3)]
+    return CircuitEvaluation(1, 2.0, "m, logits", *shares[:3], [Edge("a", "b", 0.5)], *shares[3:], IDENTITY)
+
+
+def edit() -> Edit:
+    about = Provenance("Model", "0123", "through", "red", "blue", {"steps": 3}, 0, {"loss": [1.0, 0.5]})
+    return Edit(Units(["L0.u3", "L1.u2"]), made.noise(2, 8), about)
+
+
+def layout() -> TokenLayout:
+    return TokenLayout(torch.zeros(1, 3, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool), ())
+
+
+def cache() -> ActivationCache:
+    return ActivationCache({"hook_embed": made.noise(2, 3, 4)}, None, axes={"hook_embed": "batch pos d_model"})
+
+
+#: A small result of every kind that has a file.
+RESULTS: dict[str, Callable[[], Any]] = {
+    "PatchSweep": lambda: replace(made.sweep(["a", "b"], ["image", "last"]), identity=IDENTITY),
+    "NeuronScores": lambda: made.neurons(2, 8),
+    "Measurements": lambda: made.measured(2, 1),
+    "EditReport": lambda: made.edits(2),
+    "DoseCurve": lambda: made.dose(2),
+    "SteeringReport": lambda: made.steering(1, 2),
+    "ConceptShift": lambda: made.shift(3),
+    "ConceptBank": lambda: extract_concepts(states(), 3, method="kmeans"),
+    "SteeringVector": lambda: SteeringVector(made.noise(8), AT, {"method": "mean difference"}),
+    "Circuit": circuit,
+    "CircuitEvaluation": evaluation,
+    "Edit": edit,
+    "ActivationCache": cache,
+}
+#: What those have that have no file.
+UNSAVED: dict[str, Callable[[], Any]] = {
+    "LogitLens": lambda: replace(made.lens(2, 3), layout=layout()),
+    "HeatMap": made.heat,
+    "Agreement": lambda: made.estimated(made.sweep(["a", "b"], ["image"])),
+    "ShiftGrounding": lambda: made.shift_board(2),
+    "States": states,
+    "TokenLayout": layout,
+    "Provenance": lambda: edit().provenance,
+    "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
+    "PathSweep": lambda: PathSweep(made.sweep(["a", "b"], ["last"]), ["blocks.1.hook_mlp_out"], "branches", {"a": []}),
+    "PatchscopeReading": lambda: PatchscopeReading(
+        [AT], torch.zeros(1, 1).long(), torch.zeros(1, 1, 1, 1).long(), torch.ones(1, 1, 1, 1), [[["a"]]], AT, {0: "a"}
+    ),
+}
+
+
+class SavedCheckpoint:
+    """A checkpoint with something in it, saved and loaded as other results are."""
+
+    def save(self, path: Path) -> None:
+        found = Checkpoint(path, "sweep", lambda exact: IDENTITY)
+        found.tensors["values"], found.parts["done"] = made.noise(3, 4), [1, 2]
+        found.save(now=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        return Checkpoint(path, "sweep", lambda exact: IDENTITY)
+
+
+FORMATS = {**RESULTS, "Checkpoint": SavedCheckpoint}
+
+
+def test_every_kind_of_file_is_here() -> None:
+    """But those that stores are made of, which have tests of their own."""
+    sources = [path.read_text("utf-8") for path in (ROOT / "mmlens").rglob("*.py")]
+    names = {name for text in sources for name in re.findall(r'(?:Tensor|Json)Kind\(\s*f?"mmlens\.([\w.]+)', text)}
+    saved = {name.rpartition(".")[2] for name in names if not name.startswith("store.ActivationStore")}
+    assert saved - {"shard"} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    result = FORMATS[name]()
+    result.save(tmp_path / "file")
+    again = type(result).load(tmp_path / "file")
+    if name == "Checkpoint":
+        assert torch.equal(again.tensors["values"], made.noise(3, 4))
+        assert (again.parts["done"], again.identity) == ([1, 2], IDENTITY)
+    elif name == "ActivationCache":
+        assert torch.equal(again["hook_embed"], result["hook_embed"])
+    else:
+        assert identity_of(as_plain(again)) == identity_of(as_plain(result))
+
+
+def as_plain(value: Any) -> Any:
+    """A value whose lists and tuples are alike, as JSON knows no difference."""
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: as_plain(item) for key, item in value.items()}
+    if isinstance(value, pd.DataFrame):
+        return as_plain(value.to_dict("list"))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: as_plain(getattr(value, entry.name)) for entry in fields(value)}
+    return value
+
+
+def damages(whole: bytes, count: int, rng: random.Random) -> Iterator[bytes]:
+    """What disks, transfers and other programs do to a file: of every three a flipped bit, a lost piece, a wrong piece."""
+    for number in range(count):
+        start = rng.randrange(len(whole))
+        stop = min(len(whole), start + rng.randint(1, 64))
+        changed = bytearray(whole)
+        if number % 3 == 0:
+            changed[start] ^= 1 << rng.randrange(8)
+            yield bytes(changed)
+        elif number % 3 == 1:
+            yield rng.choice([whole[:start], whole[:start] + whole[stop:], whole[start + 1 :], b""])
+        else:
+            noise = rng.randbytes(stop - start)
+            pieces = [noise, bytes(len(noise)), noise + whole[start:stop], whole[:start][-64:] + whole[start:stop]]
+            damaged = whole[:start] + rng.choice(pieces) + whole[stop:]
+            changed[start] ^= 255
+            yield bytes(changed) if damaged == whole else damaged
+
+
+def count_silent(name: str, folder: Path, count: int) -> list[bytes]:
+    """The damages after which a file is still read."""
+    path, result = folder / "file", FORMATS[name]()
+    result.save(path)
+    whole, silent = path.read_bytes(), []
+    for damaged in damages(whole, count, random.Random(name)):
+        path.write_bytes(damaged)
+        try:
+            type(result).load(path)
+        except InputError as error:
+            silent += [] if str(path) in str(error) else [damaged]
+        else:
+            silent.append(damaged)
+    return silent
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_damage_is_silent(name: str, tmp_path: Path) -> None:
+    """A slice of the next."""
+    assert count_silent(name, tmp_path, 30) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_none_of_many_damages_is_silent(name: str, tmp_path: Path) -> None:
+    """300 of each of 14 kinds of file: 4,200, and the 550 of stores."""
+    assert count_silent(name, tmp_path, 300) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_of_another_kind_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    other = "Circuit" if name != "Circuit" else "Edit"
+    FORMATS[other]().save(tmp_path / "file")
+    with pytest.raises(InputError, match="file"):
+        type(FORMATS[name]()).load(tmp_path / "file")
+
+
+PICKLED = {**RESULTS, **UNSAVED}
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_results_pickle(name: str) -> None:
+    """A cache, which belongs to a model, says why not; see tests/models/test_copies.py for results that hold a model."""
+    result = PICKLED[name]()
+    again = pickle.loads(pickle.dumps(result))
+    assert type(again) is type(result)
+    if name == "ActivationCache":
+        assert torch.equal(again["hook_embed"], result["hook_embed"])
+    else:
+        assert identity_of(again) == identity_of(result)
+
+
+def test_every_public_result_is_pickled_here() -> None:
+    sources = [path.read_text("utf-8") for path in (ROOT / "mmlens").rglob("*.py")]
+    names = {name for text in sources for name in re.findall(r"@checked_result\n@dataclass\(.*\)\nclass (\w+)", text)}
+    assert names <= set(PICKLED)

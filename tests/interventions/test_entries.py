@@ -1,0 +1,33 @@
+"""Entries of a batch axis: whose they are, in one pass and with the beams of a generation."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mmlens.core.errors import InputError
+from mmlens.hooks.nodes import Node
+from mmlens.interventions.positioned import per_entry
+
+NODE = Node("vision.hook_embed", "vision", None, "embed", "batch pos d_model", 4, "vision")
+MARKS = torch.tensor([[True, False], [False, True]])
+
+
+def run(kind: str) -> Any:
+    return SimpleNamespace(kind=kind)
+
+
+def test_beams_of_a_prompt_have_its_marks() -> None:
+    for kind in ("forward", "generate"):
+        assert torch.equal(per_entry(MARKS, 2, NODE, run(kind)), MARKS)
+    assert per_entry(MARKS, 6, NODE, run("generate")).tolist() == [[True, False]] * 3 + [[False, True]] * 3
+
+
+@pytest.mark.parametrize(("entries", "kind"), [(4, "forward"), (3, "forward"), (3, "generate")])
+def test_entries_that_are_not_known_are_refused(entries: int, kind: str) -> None:
+    """In one pass four entries of two marks may be tiles: nobody says whose."""
+    with pytest.raises(
+        InputError, match=rf"has {entries} entries along its batch axis in this run, and the batch has 2"
+    ):
+        per_entry(MARKS, entries, NODE, run(kind))
