@@ -1,5 +1,6 @@
 """Dose curves as they are held: a metric over strengths and points, beside its controls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
