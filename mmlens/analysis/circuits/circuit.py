@@ -274,5 +274,6 @@ class Circuit(Viewable):
         for edge in content["edges"]:
             scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
             mask[edge["reader"], edge["writer"]] = edge["kept"]
-        ends = [torch.tensor(content[name]) for name in ("clean", "corrupted")]
-        return cls(graph, scores, mask, content["method"], content["metric"], *ends, content["identity"])
+        clean, corrupted = (torch.tensor(content[name]) for name in ("clean", "corrupted"))
+        method, metric, identity = (content[name] for name in ("method", "metric", "identity"))
+        return cls(graph, scores, mask, method, metric, clean, corrupted, identity)

@@ -70,17 +70,24 @@ def find_circuit(
     tqdm(desc=f"find_circuit, {scoring}: {ahead}", bar_format="{desc}", disable=not progress).close()
     pairs = pairs_of(model, clean, corrupted, graph, metric)
     scores = torch.stack([scoring.scores(pair, progress=progress) for pair in pairs]).sum(0)
-    ends = [torch.stack(values).sum(0).detach().cpu() for values in zip(*(pair.ends for pair in pairs), strict=True)]
+    ends = (torch.stack(values).sum(0).detach().cpu() for values in zip(*(pair.ends for pair in pairs), strict=True))
+    clean_values, corrupted_values = ends
     identity = run_identity(
         model,
         exact=False,
         the_clean_batch=clean,
         the_corrupted_batch=corrupted,
-        graph=([node.name for node in (*graph.readers, *graph.writers)], graph.groups, towers),
+        graph=(
+            [reader.name for reader in graph.readers],
+            [writer.name for writer in graph.writers],
+            graph.groups,
+            towers,
+        ),
         metric=metric,
         method=scoring,
     )
-    return Circuit(graph, scores, graph.allowed.clone(), str(scoring), metric_name(metric), *ends, identity)
+    kept, name = graph.allowed.clone(), metric_name(metric)
+    return Circuit(graph, scores, kept, str(scoring), name, clean_values, corrupted_values, identity)
 
 
 def _refuse_unseen_text(model: HookedMultimodal, clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:

@@ -173,7 +173,7 @@ class DoseCurve(Viewable):
     def save(self, path: PathLike) -> Path:
         """Write it as one safetensors file, whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        about = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
+        about: dict[str, object] = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
         about["identity"] = dict(self.identity)
         return _FILE.write(path, tensors, about)
 
