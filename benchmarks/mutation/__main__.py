@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 from benchmarks.mutation.judges import JudgeMap
-from benchmarks.mutation.mutants import Mutant, sampled, text_of
+from benchmarks.mutation.mutants import Mutant, found_again, sampled, text_of
 from benchmarks.mutation.parts import PATTERNS, ROOT
 from benchmarks.mutation.results import Results, append, missed, page, result_of, table
 from benchmarks.mutation.trials import Trial, Trials
@@ -17,7 +17,7 @@ from benchmarks.mutation.trials import Trial, Trials
 _FOLDER = ROOT / "build" / "mutation"
 _MEASURED = ("tests", "mmlens")
 #: Seconds of tests, as measured, by which a mutant is judged first, and where these see nothing and it is tried again.
-_FIRST, _SECOND = 1.5, 6.0
+_FIRST, _SECOND = 2.0, 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,13 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = options.resume or _FOLDER / f"seed{options.seed}.jsonl"
     if options.again:
         known = Results.load(path)
-        survivors = {result.key for result in missed(known)}
+        survivors = missed(known)
+        found = [found_again(r.file, r.operator, r.occurrence, (r.old, r.new)) for r in survivors]
+        again = [mutant for mutant in found if mutant is not None]
+        lost = {result.key for result, mutant in zip(survivors, found, strict=True) if mutant is not None}
         path.write_text("")
         for result in known.results:
-            if result.key not in survivors:
+            if result.key not in lost:
                 append(path, result)
-    mutants = sampled(options.sample, options.seed, options.part or list(PATTERNS))
-    run(mutants, judges, path, _SECOND if options.again else _FIRST, options.limit)
+        run(again, judges, path, _SECOND, options.limit)
+    else:
+        mutants = sampled(options.sample, options.seed, options.part or list(PATTERNS))
+        run(mutants, judges, path, _FIRST, options.limit)
     results = Results.load(path)
     print(table(results))
     for result in missed(results):

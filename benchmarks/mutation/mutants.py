@@ -87,6 +87,13 @@ def sampled(size: int, seed: int, parts: list[str]) -> list[Mutant]:
     return [mutant for mutant in drawn if mutant.file in chosen]
 
 
+def found_again(file: str, operator: str, occurrence: int, change: tuple[str, str]) -> Mutant | None:
+    """A mutant of an earlier run, wherever its line is now; None if the line has changed."""
+    same = [mutant for mutant in mutants_of(file) if mutant.operator == operator]
+    nearest = sorted(same, key=lambda mutant: abs(mutant.occurrence - occurrence))
+    return next((mutant for mutant in nearest[:25] if mutant.change == change), None)
+
+
 def _idle_ranges(tree: ast.Module) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Where nothing runs that a test could see: (line, column) of beginning and end."""
     for node in ast.walk(tree):

@@ -133,6 +133,32 @@ def test_every_kind_of_file_is_here() -> None:
     assert saved - {"shard"} == set(FORMATS)
 
 
+#: Of the form of each kind of file: whoever changes a form raises it, here too, so that older files are refused by name.
+VERSIONS = {
+    "PatchSweep": 3,
+    "NeuronScores": 3,
+    "Measurements": 2,
+    "EditReport": 4,
+    "DoseCurve": 4,
+    "SteeringReport": 4,
+    "ConceptShift": 2,
+    "ConceptBank": 2,
+    "SteeringVector": 2,
+    "Circuit": 4,
+    "CircuitEvaluation": 3,
+    "Edit": 3,
+    "ActivationCache": 2,
+    "Checkpoint": 2,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_say_of_which_version_they_are(name: str, tmp_path: Path) -> None:
+    FORMATS[name]().save(tmp_path / "file")
+    found = re.findall(rb'"format"\s*:\s*"(?:\\")?mmlens\.([\w. ]+)/(\d+)', (tmp_path / "file").read_bytes())
+    assert [int(version) for _, version in found] == [VERSIONS[name]]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     result = FORMATS[name]()

@@ -8,7 +8,8 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
-from mmlens.interventions.positioned import per_entry
+from mmlens.interventions.positioned import once_per_prompt, per_entry
+from tests.conftest import Subject
 
 NODE = Node("vision.hook_embed", "vision", None, "embed", "batch pos d_model", 4, "vision")
 MARKS = torch.tensor([[True, False], [False, True]])
@@ -31,3 +32,22 @@ def test_entries_that_are_not_known_are_refused(entries: int, kind: str) -> None
         InputError, match=rf"has {entries} entries along its batch axis in this run, and the batch has 2"
     ):
         per_entry(MARKS, entries, NODE, run(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "expected"),
+    [
+        ("generate", 2, 2),
+        ("generate", 6, 2),
+        ("generate", 5, 5),
+        ("generate", 1, 1),
+        ("forward", 6, 6),
+        ("forward", 2, 2),
+    ],
+)
+def test_a_generation_holds_each_prompt_once_for_every_beam(
+    llava: Subject, kind: str, count: int, expected: int
+) -> None:
+    node, batch = llava.model.graph["vision.hook_embed"], llava.batches["left"]
+    shape = (count, *(3, 4))
+    assert once_per_prompt(shape, node, SimpleNamespace(kind=kind, batch=batch)) == (expected, 3, 4)  # type: ignore[arg-type]
