@@ -101,7 +101,13 @@ class JudgeMap:
             known_variants[test.split("[")[0]] += 1
             mirror, room = f"/test_{Path(file).stem}.py", f"tests/{file.split('/')[1]}/"
             again = known_variants[test.split("[")[0]] - 1
-            return again, mirror not in test and test not in at_import, not test.startswith(room), self.seconds[test], test
+            return (
+                again,
+                mirror not in test and test not in at_import,
+                not test.startswith(room),
+                self.seconds[test],
+                test,
+            )
 
         return sorted(self._fastest([*tests, *at_import]), key=order)
 
