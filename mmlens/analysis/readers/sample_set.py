@@ -1,6 +1,7 @@
 """A data set that was read from files: samples that are made when they are asked for, in a fixed order."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -123,4 +124,8 @@ def with_pictures(
         raise InputError(
             f"{len(lost):,} pictures that {title} names are not under {folder.path}: {few(lost)}. {folder.content()}{rest}"
         )
-    return SampleSet(title, found, lambda pair: make(*pair), lost)
+    return SampleSet(title, found, partial(_made, make), lost)
+
+
+def _made(make: Callable[[Any, Path], Sample], pair: tuple[Any, Path]) -> Sample:
+    return make(*pair)

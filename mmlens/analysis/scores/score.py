@@ -7,7 +7,7 @@ weights`; for means these are the samples' own values.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,15 +70,17 @@ class Score:
 
     @property
     def interval(self) -> Interval:
-        """The score with its 95% interval, over pictures."""
+        """The score with its 95% interval, over pictures; inside 0 to 1 where it cannot lie outside."""
         groups = np.unique(self.pictures, return_inverse=True)[1]
-        if self.unit.startswith("share") and self._counts:
+        is_share = self.unit.startswith("share") or self.unit == "0 to 1"
+        if is_share and self._counts:
             hits, misses = self.amounts.astype(int), (self.weights - self.amounts).astype(int)
             values = np.concatenate([np.ones(hits.sum(), dtype=bool), np.zeros(misses.sum(), dtype=bool)])
             return mean_interval(values, groups=np.concatenate([np.repeat(groups, hits), np.repeat(groups, misses)]))
         if not np.isfinite(self.value):
             return mean_interval([])
-        return mean_interval(self.values, groups=groups)
+        found = mean_interval(self.values, groups=groups)
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if is_share else found
 
     @property
     def _counts(self) -> bool:

@@ -1,5 +1,6 @@
 """Every reader on files of its data set's form: what a sample carries is what the scene that it was written from shows."""
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -242,6 +243,8 @@ def test_a_set_is_lazy_sliced_drawn_and_says_what_it_is(scenes: Sequence[Scene],
         data[3]
     with pytest.raises(InputError, match="Sample 0 has no type 'answer_type': it has none"):
         data.by("answer_type")
+    again = pickle.loads(pickle.dumps(data))
+    assert [sample.boxes for sample in again] == [sample.boxes for sample in data]
     for picture in (tmp_path / "val2014").iterdir():
         picture.write_bytes(b"")  # nothing of a picture is read before it is asked for
     assert [sample.name for sample in data] == ["41", "42", "43"]

@@ -236,6 +236,18 @@ def test_intervals_of_rates_are_wilsons_over_pictures() -> None:
     )
 
 
+def test_intervals_of_shares_lie_between_0_and_1() -> None:
+    people = [("yes",) * 10, ("yes",) * 10, ("yes",) * 2 + ("no",) * 8]
+    questions = [Sample((), "q", name=str(n), references=texts) for n, texts in enumerate(people)]
+    mixed = mm.scorers.vqa_accuracy(questions, ["yes"] * 3)["accuracy"]
+    assert mixed.value == pytest.approx((1 + 1 + 0.6) / 3)
+    assert (mixed.interval.high, mixed.interval.low) == (1.0, pytest.approx(mean_interval([1, 1, 0.6]).low))
+    right = mm.scorers.vqa_accuracy(questions[:2], ["yes", "no"])["accuracy"]  # a rate
+    assert (right.interval.low, right.interval.high) == pytest.approx(
+        (mean_interval([True, False]).low, mean_interval([True, False]).high)
+    )
+
+
 def test_means_are_compared_by_their_own_differences() -> None:
     questions, good, bad = runs()
     first, second = (mm.scorers.pope(questions, texts)["accuracy"] for texts in (good, bad))
