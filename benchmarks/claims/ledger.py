@@ -146,7 +146,8 @@ and `--all` says the commands of the rest, which take minutes to hours. Beside i
 - **Chosen on** validation scenes: what methods and settings were chosen with. They are of the training stream, behind those that
   training drew. **Judged on** test scenes. What is measured again is judged on scenes of a *fresh* seed, the first seven digits
   of the commit, which share no caption with the scenes of training. About three in ten captions of plain test scenes do; figures
-  of such scenes say so.
+  of such scenes say so. Nearly all of these are of one object (536 of 537 among 2,000 scenes, 61 of 861 of two, none of 602 of
+  three), so that fresh scenes have two or three.
 - All pairs of noun and colour were in training, so nothing here is said about new compositions.
 - *says*: the document's figures. *measured again*: with the interval of the fresh scenes; **moved** where the document's figure
   lies outside of it, and then both stand here. A table or page that a command prints whole is one claim, with a digest of it.

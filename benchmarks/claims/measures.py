@@ -16,7 +16,11 @@ from mmlens.analysis.attribution.compare import agreement
 from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.heatmap import FIGURE_SIDE
 from mmlens.analysis.method_table import method_tables
+from mmlens.analysis.properties.cases import NeuronChoice
 from mmlens.analysis.properties.causal import causal_effect
+from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.run import run
+from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.answer_text import is_answer
 
@@ -116,12 +120,12 @@ def beside_controls(setting: Setting) -> Mapping[str, Figure]:
 
 def noun_among_words(setting: Setting) -> Mapping[str, Figure]:
     """Shares of neurons that write the noun, by method, on other scenes than the controls'."""
-    found = mm.properties.sensitivity(
+    found = run(
         model_of(setting.model),
         fresh_scenes(40, setting.seed)[12:],
-        methods=findings.METHODS,
-        nouns=mm.lab.NOUNS,
-        draws=5,
+        [Sensitivity()],
+        NeuronChoice.of(findings.METHODS, 20, draws=5),
+        settings=CaptionSettings(mm.lab.NOUNS, per_sample=1),  # as the table that is quoted
         progress=False,
     )
     names = {"contribution": "contribution", "gradient": "gradient_x_activation", "activation": "activation"}
@@ -161,7 +165,7 @@ def applied(setting: Setting) -> Mapping[str, Figure]:
 def _edited(setting: Setting) -> mm.edits.EditReport:
     """Red to blue through 20 rows, judged on fresh scenes."""
     model, task = model_of(setting.model), TASKS[0]
-    edit = methods(model, task, lessons(model, task, 0), 0)["through"]()
+    edit = methods(model, task, lessons(model, task, 0), 1)["through"]()
     asked = mm.lab.edit_questions(fresh_scenes(_FEW, setting.seed), source=task.source, target=task.target)
     return mm.edits.edit_report(
         model,

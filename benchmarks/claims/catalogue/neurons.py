@@ -160,6 +160,17 @@ CLAIMS = (
         "log odds of the noun, zeroed (change in nats)",
     ),
     Claim(
+        "the noun among words, new captions",
+        _README,
+        "On 28 scenes whose captions training never had the first row is lower, {contribution:.2f} [{low:.2f}, {high:.2f}], "
+        "{gradient:.2f}, {activation:.2f} and {random:.2f}, in the same order",
+        "python -m benchmarks.claims --only 'the noun among words, new captions'",
+        "cheap",
+        measures.noun_among_words,
+        judged="28 scenes of the fresh seed, without captions of training",
+        control=_RANDOM,
+    ),
+    Claim(
         "neurons beside controls",
         _README,
         "the effect of zeroing stands ({odds:.1f}, theirs {odds_matched:.2f}) and the words do not: as active "
