@@ -132,7 +132,7 @@ def figures(prose: str) -> Iterator[re.Match[str]]:
 
 def sentence(prose: str, begin: int, end: int) -> str:
     """The sentence, or row of a table, around a place of a text."""
-    stops = [found.end() for found in re.finditer(r"(?<=[^\d][.;:])\s+(?=[A-Z\"*])|\|\s+(?=\| )", prose)]
+    stops = [found.end() for found in re.finditer(r"(?<=[^\d][.;:])\s+(?=[A-Z\"*])|\|\s+(?=\| |\*\*[A-Z])", prose)]
     first = max((stop for stop in stops if stop <= begin), default=0)
     last = min((stop for stop in stops if stop >= end), default=len(prose))
     return prose[first:last].strip()

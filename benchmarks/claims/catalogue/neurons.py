@@ -162,7 +162,8 @@ CLAIMS = (
     Claim(
         "the noun among words, new captions",
         _README,
-        "On 28 scenes whose captions training never had the first row is lower, {contribution:.2f} [{low:.2f}, {high:.2f}], "
+        "On 28 scenes whose captions training never had the first row is lower, {contribution:.2f} [{low:.2f}, "
+        "{high:.2f}], "
         "{gradient:.2f}, {activation:.2f} and {random:.2f}, in the same order",
         "python -m benchmarks.claims --only 'the noun among words, new captions'",
         "cheap",

@@ -148,6 +148,23 @@ CLAIMS = (
 )
 PRINTED = (
     Printed(
+        "TransformerLens's calls, page",
+        "docs/coming_from_transformer_lens.md",
+        None,
+        "python -m tests.contracts.transformer_lens",
+        control="TransformerLens's bridge on the same model",
+        model="tiny, random",
+        whole=True,
+    ),
+    Printed(
+        "data sets and scores, tables",
+        "docs/data.md",
+        None,
+        "python -m pytest tests/analysis/data",
+        control="the challenges' own programs",
+        model="",
+    ),
+    Printed(
         "features, tables", _FEATURES, None, "python -m pytest tests/analysis/features", model="random dictionaries"
     ),
     Printed(

@@ -136,7 +136,6 @@ CLAIMS = (
         "",
         _OTHER,
         _BESIDE,
-        again=measures.no_more_than_words,
     ),
     Claim(
         "steering, gates",
@@ -149,6 +148,16 @@ CLAIMS = (
         _CHOSEN.replace("96", "24"),
         _FRESH,
         _BESIDE,
+    ),
+    Claim(
+        "steering beside covariance, fresh",
+        _README,
+        "({fresh:.2f} on 24 fresh prompts at the last layer)",
+        "python -m benchmarks.claims --only 'steering beside covariance, fresh'",
+        "cheap",
+        measures.no_more_than_words,
+        judged="24 prompts of the fresh seed, of scenes without captions of training",
+        control=_BESIDE,
     ),
     _claim(
         "steering, page: yes to no",
