@@ -204,7 +204,10 @@ def kept_tokenizer(out: Path) -> PreTrainedTokenizerFast:
     folder = out / "tokenizer"
     if not folder.exists():
         train_tokenizer().save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    for origin in ("is_local", "local_files_only"):  # where it came from, which is not to be saved with a model
+        tokenizer.init_kwargs.pop(origin, None)
+    return tokenizer
 
 
 def first_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
