@@ -82,7 +82,7 @@ class Splices:
                 raise InputError(
                     f"{dictionary!r} does not say where it belongs: mm.load_sae(folder, at='blocks.3.hook_resid_post')."
                 )
-            node = self.model.graph[match_names([dictionary.at], self.model.graph.names)[0]]
+            node = self.model.graph[match_names([self._written(dictionary.at)], self.model.graph.names)[0]]
             if node.name in result or node.name in self.model.spliced:
                 raise InputError(f"{node.name} has a sparse dictionary in its path already; attach one at a time.")
             if ".hook_sae_" in node.name or "row column" in node.axes:
@@ -95,6 +95,26 @@ class Splices:
                 _require_width(source[1], dictionary.d_in, dictionary)
             result[node.name] = (Splice(dictionary, node, source and source[1]), source and source[0])
         return result
+
+    def _written(self, name: str) -> str:
+        """The point that a dictionary writes; what an MLP returns is what is added to the stream, unless a norm stands between.
+
+        Raises:
+            InputError: if one does.
+        """
+        out = f"{name.removesuffix('.mlp.hook_out')}.hook_mlp_out"
+        if not name.endswith(".mlp.hook_out") or out not in self.model.graph:
+            return name
+        node = self.model.graph[out]
+        blocks = self.model.part(node.part).blocks
+        mlp = blocks[node.layer].mlp if node.layer is not None and node.layer < len(blocks) else None
+        declared = None if mlp is None else mlp.declared
+        if declared is not None and declared.branch and not f"{declared.down}.".startswith(f"{declared.branch}."):
+            raise InputError(
+                f"{name} is what the MLP returns, and in {self.model.family.name} a norm stands between that and the stream, "
+                f"behind which {out} is; no point holds it."
+            )
+        return out
 
     def _source(self, name: str, site: Node) -> tuple[Point, Node]:
         """What a transcoder reads: a point, or the input of an MLP in front of its norm or behind it."""

@@ -113,17 +113,16 @@ def sae_card(
     sums: dict[str, _Sums] = {kind: _Sums(len(sae), sae.d_out) for kind in ("image", "text")}
     losses, targets, count = torch.zeros(3, dtype=torch.float64), 0, 0
     with model.attach(sae):
+        at = list(model.dictionaries)[-1]
         for chunk in chunks_of(model, data, prompt, batch_size):
             batch = chunk.batch
-            require_running(batch, model.graph[sae.at].part, sae.at)
-            logits, cache = model.run_with_cache(batch, names=[sae.at + kind for kind in (_CODES, _RECONS, _ERROR)])
-            for kind, rule in _kinds(model.graph[sae.at].sequence, batch).items():
-                reader = RowReader(as_rule(rule), batch, [model.graph[sae.at + _CODES]], required=False)
-                sums[kind].add(
-                    *(reader.flat(model.graph[sae.at + k], cache[sae.at + k]) for k in (_CODES, _RECONS, _ERROR))
-                )
+            require_running(batch, model.graph[at].part, at)
+            logits, cache = model.run_with_cache(batch, names=[at + kind for kind in (_CODES, _RECONS, _ERROR)])
+            for kind, rule in _kinds(model.graph[at].sequence, batch).items():
+                reader = RowReader(as_rule(rule), batch, [model.graph[at + _CODES]], required=False)
+                sums[kind].add(*(reader.flat(model.graph[at + k], cache[at + k]) for k in (_CODES, _RECONS, _ERROR)))
             number = int(targets_of(batch).sum())
-            runs = (logits, _with_zeros(model, batch, sae.at + _ERROR), _with_zeros(model, batch, sae.at + _OUTPUT))
+            runs = (logits, _with_zeros(model, batch, at + _ERROR), _with_zeros(model, batch, at + _OUTPUT))
             losses += torch.tensor([float(losses_of(run, batch, per_token=False)) for run in runs]).double() * number
             targets, count = targets + number, count + batch.size
     if not count:
@@ -132,7 +131,7 @@ def sae_card(
     rows = sum(total.rows for total in sums.values())
     fired = torch.stack([total.fired for total in sums.values()]).sum(0)
     kinds = {kind: total.quality for kind, total in sums.items() if total.rows}
-    return DictionaryCard(sae.at, kinds, ce, replaced, zero, (fired / max(rows, 1)).float(), count)
+    return DictionaryCard(at, kinds, ce, replaced, zero, (fired / max(rows, 1)).float(), count)
 
 
 def _kinds(sequence: str, batch: MultimodalBatch) -> dict[str, str]:

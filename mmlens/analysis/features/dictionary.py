@@ -44,7 +44,8 @@ class SparseDictionary:
         b_enc: its bias; of a gated one the bias of magnitudes.
         W_dec: what each feature writes, per unit of its code.
         b_dec: what is written besides.
-        at: the hook point whose states it gives back; empty where its files do not say.
+        at: the hook point whose states it gives back, or `blocks.3.mlp.hook_out` (what the MLP returns: `hook_mlp_out`, where no
+            norm stands behind it); empty where its files do not say.
         at_in: of a transcoder, what it reads: a hook point, or `blocks.3.mlp.hook_in` (what the MLP receives, behind its norm)
             or `blocks.3.hook_mlp_in` (the stream in front of that norm); None for an autoencoder.
         activation: how codes come about.

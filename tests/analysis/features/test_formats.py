@@ -327,7 +327,7 @@ def test_sparsify(activation: str, transcode: bool, skip: bool, folder: str, tmp
                 codes[row, best] = q[row, best]
     agree(sae.encode(x), codes)
     agree(sae.decode(codes, x), codes @ w["W_dec"] + w["b_dec"] + (x @ W_skip.T if skip else 0))
-    assert sae.at == ("blocks.24.hook_mlp_out" if transcode else "blocks.24.hook_resid_post")
+    assert sae.at == ("blocks.24.mlp.hook_out" if transcode else "blocks.24.hook_resid_post")
     assert sae.at_in == ("blocks.24.mlp.hook_in" if transcode else None)
     bare = {name: cfg[name] for name in ("expansion_factor", "k", "d_in", "transcode", "skip_connection", "activation")}
     agree(load_sae(written(tmp_path / "more" / folder, bare, tensors, "sae.safetensors")).encode(x), codes)

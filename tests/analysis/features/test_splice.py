@@ -3,6 +3,7 @@
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,6 +258,20 @@ def test_places_of_gemma_scope_hold_what_hugging_face_has_there(place: str) -> N
         _, cache = model.run_with_cache(batch, names=f"{at}.hook_sae_input")
     handle.remove()
     assert torch.equal(cache[f"{at}.hook_sae_input"], there[-1])
+
+
+@torch.no_grad()
+def test_what_an_mlp_returns_is_what_is_added_unless_a_norm_stands_between() -> None:
+    model, batch = made("llava")
+    sae = replace(dictionary(model, "blocks.1.hook_mlp_out", "blocks.1.mlp.hook_in"), at="blocks.1.mlp.hook_out")
+    with model.attach(sae):
+        assert list(model.dictionaries) == ["blocks.1.hook_mlp_out"]
+        assert float(mm.find_features(model, batch, word="red").scores["blocks.1.hook_mlp_out"].abs().max()) > 0
+    assert mm.features.sae_card(model, sae, batch).at == "blocks.1.hook_mlp_out"
+    normed, _ = made("gemma3")
+    message = r"blocks\.1\.mlp\.hook_out is what the MLP returns, and in gemma3 a norm stands between"
+    with pytest.raises(InputError, match=message), normed.attach(sae):
+        pass
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ _PLACES = {
     "pre_feedforward_layernorm.output": "mlp.hook_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
     "mlp.input": "mlp.hook_in",
-    "mlp.output": "hook_mlp_out",
+    "mlp.output": "mlp.hook_out",
 }
 
 
