@@ -40,7 +40,6 @@ _OF_BRIDGE = {
     "ln2_post.hook_out": "hook_mlp_out",
     "unembed.hook_out": "hook_logits",
     "hook_unembed": "hook_logits",
-    "ln_final.hook_out": "ln_final.hook_normalized",
 }
 
 
@@ -106,11 +105,11 @@ def _of_bridge(model: HookedModel, path: str) -> str | None:
 
 def _module(model: HookedModel, path: str) -> nn.Module:
     """The module of a path, from the Hugging Face model or from what holds it."""
-    modules: dict[str, nn.Module] = dict(model.base.named_modules())
+    modules: dict[str, nn.Module] = {name: module for name, module in model.base.named_modules() if name}
     for start in ("", "model.", "hf_model.", "model.model."):
         if path.startswith(start) and path.removeprefix(start) in modules:
             return modules[path.removeprefix(start)]
-    close = nearest(path, [name for name in modules if name])
+    close = nearest(path, modules)
     raise UnknownNameError(
         f"{path!r} is no module of {type(model.base).__name__}, and no hook point. Nearest: {', '.join(close) or 'none'}."
     )

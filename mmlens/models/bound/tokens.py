@@ -127,7 +127,13 @@ class BoundTokens(Bound):
 
     @checked
     def to_single_str_token(self, int_token: int) -> str:
-        """The string of one id."""
+        """The string of one id.
+
+        Raises:
+            InputError: for an id that the vocabulary does not have.
+        """
+        if not 0 <= int_token < self.model.cfg.d_vocab:
+            raise InputError(f"int_token={int_token} is no id: the vocabulary has ids 0..{self.model.cfg.d_vocab - 1}.")
         return self.model.to_str_tokens([int_token])[0]
 
     @checked

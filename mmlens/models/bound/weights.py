@@ -178,14 +178,28 @@ class BoundWeights(Bound):
 
     @checked
     def block_submodules(self, layer_idx: int) -> list[str]:
-        """The branches and norms of a block."""
-        return list(self.blocks[layer_idx].submodules)
+        """The branches and norms of a block.
+
+        Raises:
+            InputError: for a block that there is not.
+        """
+        return list(self.blocks[self._require_layer(layer_idx)].submodules)
 
     @checked
     def block_hooks(self, layer_idx: int) -> list[str]:
-        """The hook points of a block, by what follows its prefix."""
-        prefix = f"blocks.{layer_idx}."
+        """The hook points of a block, by what follows its prefix.
+
+        Raises:
+            InputError: for a block that there is not.
+        """
+        prefix = f"blocks.{self._require_layer(layer_idx)}."
         return sorted(name.removeprefix(prefix) for name in self.hook_dict if name.startswith(prefix))
+
+    def _require_layer(self, layer: int) -> int:
+        count = self.model.cfg.n_layers
+        if not 0 <= layer < count:
+            raise InputError(f"layer_idx={layer} must lie in 0..{count - 1}: there are {count} blocks.")
+        return layer
 
     @checked
     def get_hook_point(self, hook_name: str) -> Point | None:

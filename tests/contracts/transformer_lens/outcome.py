@@ -3,6 +3,7 @@
 import ast
 import random
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from tests.contracts.transformer_lens.call import TOLERANCE, Call
 from tests.contracts.transformer_lens.scope import caches, scope, truths
-from tests.contracts.transformer_lens.subjects import TEXT, Pair
+from tests.contracts.transformer_lens.subjects import TEXT, Pair, pair
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,23 @@ class Outcome:
         return self.gap <= TOLERANCE
 
 
-def outcome(call: Call, pair: Pair) -> Outcome:
+def outcome(call: Call, sides: Pair) -> Outcome:
     """Run a call on both sides."""
-    values = []
-    for model in (pair.hooked.bind(pair.batches[TEXT]), pair.bridge):
-        theirs = model is pair.bridge
-        if theirs and call.truth:
-            values.append(_run(call.truth, truths(pair), pair.bridge))
-        else:
-            names = scope(pair, model) | (caches(pair, model) if "cache" in call.code else {})
-            values.append(_run(call.code, names, model))
-    return Outcome(values[0], values[1], gap(*values))
+    bound = bound_value(call.code, sides.name)
+    expected = _run(call.truth, truths(sides), sides.bridge) if call.truth else _value(call.code, sides, sides.bridge)
+    return Outcome(bound, expected, gap(bound, expected))
+
+
+@cache
+def bound_value(code: str, name: str) -> Any:
+    """The value of a call on the bound model, worked out once."""
+    sides = pair(name)
+    return _value(code, sides, sides.hooked.bind(sides.batches[TEXT]))
+
+
+def _value(code: str, sides: Pair, model: Any) -> Any:
+    names = scope(sides, model) | (caches(sides, model) if "cache" in code else {})
+    return _run(code, names, model)
 
 
 def _run(code: str, names: dict[str, Any], model: Any) -> Any:
@@ -90,6 +97,6 @@ def gap(first: Any, second: Any) -> float:
     return 0.0 if first == second else float("inf")
 
 
-def raw_gap(call: Call, pair: Pair) -> float:
+def raw_gap(call: Call, sides: Pair) -> float:
     """How far the bridge's own value lies from the bound model's."""
-    return outcome(replace(call, truth=""), pair).gap
+    return outcome(replace(call, truth=""), sides).gap

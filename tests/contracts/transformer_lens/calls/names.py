@@ -18,15 +18,6 @@ _NO_LINEAR = {
     "refused": "the linear path of a gated MLP has no point of its own",
     "instead": "cache['post', 1] / cache['act', 1]",
 }
-_NO_NORMALIZED = {
-    "refused": "a norm in front of a branch has its scale as a point, and no output",
-    "instead": "cache['resid_pre', 1] / cache['scale', 1, 'ln1']",
-}
-_AFTER_GAIN = {
-    "differs": "ours is what the final norm returns, its gain included; the bridge's is before the gain",
-    "truth": "cache['ln_final.hook_out']",
-    "gap": 1.1,
-}
 _ROTARY = {"only": ("llava", "gemma3")}  # in Qwen2.5-VL the bridge has no such point, or the scores before the mask
 
 
@@ -62,13 +53,13 @@ CALLS = [
     _read("'pre1'"),
     _read("'scale1ln1'"),
     _read("'scale', 1, 'ln1'"),
-    _read("'normalized', 1, 'ln1'", **_NO_NORMALIZED),
+    _read("'normalized', 1, 'ln1'"),
     _read("'scale', 1, 'ln2'"),
-    _read("'normalized', 1, 'ln2'", **_NO_NORMALIZED),
+    _read("'normalized', 1, 'ln2'"),
     _read("'ln_final.hook_scale'"),
-    _read("'ln_final.hook_normalized'", **_AFTER_GAIN),
+    _read("'ln_final.hook_normalized'"),
     _read("'scale'"),
-    _read("'normalized'", **_AFTER_GAIN),
+    _read("'normalized'"),
     _read("'blocks.1.attn.hook_z'"),
     _read("'hook_unembed'", refused="the logits are called hook_logits", instead="cache['hook_logits']"),
 ]

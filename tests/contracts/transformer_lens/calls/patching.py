@@ -20,7 +20,14 @@ CALLS = [
         truth="patched_middles()",
         gap=1.02,
     ),
-    *(Call(f"patching.get_act_patch_{kind}({_ARGUMENTS})", marks) for kind, marks in _BY_POSITION.items()),
+    *(
+        Call(
+            f"patching.get_act_patch_{kind}({_ARGUMENTS})",
+            marks,
+            only=() if kind == "resid_pre" else ("llava", "gemma3"),
+        )
+        for kind, marks in _BY_POSITION.items()
+    ),
     *(Call(f"patching.get_act_patch_attn_head_{kind}_all_pos({_ARGUMENTS})", marks) for kind, marks in _HEADS.items()),
     *(
         Call(
@@ -51,12 +58,14 @@ CALLS = [
     Call(
         "patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_pos_patch_setter, 'resid_post', ['layer', 'pos'])",
         "A",
+        only=_DIRECT,
     ),
     Call(
         "patching.generic_activation_patch(model, other_tokens, cache, metric, patching.layer_head_vector_patch_setter, 'z', ['layer', 'head'], return_index_df=True)[0]"
     ),
     Call(
-        "patching.get_act_patch_resid_pre(model, other_tokens, cache, batch_metric, reduce='none', baseline=True).values"
+        "patching.get_act_patch_resid_pre(model, other_tokens, cache, batch_metric, reduce='none', baseline=True).values",
+        only=_DIRECT,
     ),
     Call(
         "patching.get_act_patch_direct_path(model, other_tokens, cache, other_cache, metric, 0, 1, verbose=False)",
