@@ -84,7 +84,10 @@ class JudgeMap:
             for start, stop in [(first, last), *statements_around(source, first)]
         ]
         names = {name for name, _ in places[0]}
-        at_import = {test for test in self.seconds if test.startswith(AT_IMPORT)} if "" in names else set()
+        mirror = f"/test_{Path(file).stem}.py"
+        ran = any(known.get(f"{name}+{offset}") for name, offset in places[0])
+        # a decorator is judged by what it refuses, in tests that never come to the function
+        at_import = set() if ran else {t for t in self.seconds if t.startswith(AT_IMPORT) or mirror in t}
         tests: set[str] = set()
         for keys in places:
             for name, offset in keys:
@@ -99,7 +102,7 @@ class JudgeMap:
         def order(test: str) -> tuple[int, bool, bool, float, str]:
             """Tests of the file, then of its room, then others; each a second time only after all of a kind."""
             known_variants[test.split("[")[0]] += 1
-            mirror, room = f"/test_{Path(file).stem}.py", f"tests/{file.split('/')[1]}/"
+            room = f"tests/{file.split('/')[1]}/"
             again = known_variants[test.split("[")[0]] - 1
             return (
                 again,

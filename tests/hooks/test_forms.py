@@ -1,12 +1,13 @@
 """Hooks see rows of one stream where modules hold maps, several streams, or rows in front of the batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from mmlens.hooks.attachment import Factored, OneStream, RowsFirst, RowsOfMap, TensorView
+from mmlens.hooks.attachment import Factored, OneStream, RowsFirst, RowsOfMap, StreamShaped, TensorView
 from mmlens.hooks.site import Site
 
 #: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
@@ -97,3 +98,28 @@ def test_a_tensor_seen_through_a_factor_has_the_gradient_of_the_product() -> Non
     (3 * (plain * factor) + 1).pow(2).sum().backward()
     torch.testing.assert_close(shown[0], tensor * factor)
     torch.testing.assert_close(tensor.grad, plain.grad)
+
+
+class _Access:
+    """Something that taps can be put on, which notes which are."""
+
+    def __init__(self) -> None:
+        self.taps: list[Any] = []
+
+    def attach(self, tap: Any, rank: int) -> None:
+        self.taps.append(tap)
+
+    def detach(self, tap: Any) -> None:
+        self.taps.remove(tap)
+
+
+def test_a_stream_is_watched_for_as_long_as_any_tap_needs_its_shape() -> None:
+    site, stream = _Access(), _Access()
+    view = StreamShaped(site, stream)
+    first, second = (lambda tensor: tensor), (lambda tensor: 2 * tensor)
+    for tap, (at_site, at_stream) in ((first, (1, 1)), (second, (2, 1))):
+        view.attach(tap, 0)
+        assert (len(site.taps), len(stream.taps)) == (at_site, at_stream)
+    for tap, (at_site, at_stream) in ((first, (1, 1)), (second, (0, 0))):
+        view.detach(tap)
+        assert (len(site.taps), len(stream.taps)) == (at_site, at_stream)

@@ -186,6 +186,7 @@ def test_direct_edits_are_the_closed_form(planted_neuron: Wrapped) -> None:
 
     squared = made(Direct(beta=4.0))
     torch.testing.assert_close(squared.deltas, q[:, None] * way / 8.0)
+    assert squared.provenance.settings["beta"] == pytest.approx(4.0)
     pull = float(q[0].abs() * way.norm())
     plain = made(Direct("l2", beta=pull / 2, reach=3.0))
     torch.testing.assert_close(plain.deltas[0], 3.0 * pull / 2 * q[0].sign() * way / way.norm())
@@ -197,6 +198,7 @@ def test_direct_edits_are_the_closed_form(planted_neuron: Wrapped) -> None:
         with model.edited(edit):
             probability = float(model(batch)[0, -1].softmax(-1)[model.to_single_token("blue")].detach())
         assert (probability >= 0.5) == enough
+    torch.testing.assert_close(made(Direct(beta=auto.provenance.settings["beta"])).deltas, auto.deltas)
     with pytest.raises(InputError, match=r"holds every row where it is: the largest pull is"):
         made(Direct("l2", beta=2 * pull))
 
