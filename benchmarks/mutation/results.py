@@ -143,7 +143,8 @@ def page(samples: Sequence[Results]) -> str:
         "off, a loop that runs no more. A sample draws places uniformly over the five parts, and one fault at each. "
         "The tests that were seen to run a line judge it, each mutant in a process of its own. Mutants that cannot be "
         "imported need no test, so they do not count; annotations are not changed. The kill rate is of what is left "
-        "without the equivalent ones, which are listed with the reason.",
+        "without the equivalent ones, which are listed with the reason. It is a lower bound: what judges is what was measured "
+        "(`--measure`; here the tests of the rooms, not the long contracts and real checkpoints), seconds of it for each mutant.",
     ]
     for results in samples:
         spent = sum(result.seconds for result in results.results) / max(1, len(results.results))

@@ -56,7 +56,11 @@ def swap(changed: list[tuple[Key, CodeType]], functions: dict[Key, list[Function
 
 
 def _key(code: CodeType) -> Key:
-    return code.co_filename, code.co_qualname, code.co_firstlineno
+    return (
+        code.co_filename,
+        getattr(code, "co_qualname", code.co_name),
+        code.co_firstlineno,
+    )  # qualified from Python 3.11 on
 
 
 def _inner(code: CodeType) -> list[CodeType]:
