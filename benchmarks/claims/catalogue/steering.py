@@ -13,7 +13,7 @@ _COMMAND, _WORDS = (
 _CHOSEN = "layer, strength and positions, on 96 prompts of the training stream (seed 91)"
 _HELD_OUT = "100 prompts of the test stream, seed 163; three in ten of their captions were in training"
 _OTHER = "40 prompts of the test stream, seed 163"
-_GATED = "### yes to no, under the same gates"
+_GATED = tuple(f"### {task}, under the same gates" for task in ("yes to no", "white to black"))
 _SMALL = "python -m benchmarks.steering --part methods --scenes 40 --tried 24 --taught 48"
 _FRESH = "40 prompts of the test stream, seed 92938447 (58a20cf), of scenes without captions of training"
 _CONTROL = "isotropic random vectors of equal norm under the same gate"
@@ -64,7 +64,8 @@ def _gated(setting: Setting) -> dict[str, float]:
     Raises:
         LookupError: if the table says something else.
     """
-    rows = [row for row in Document(_PAGE).table(_GATED, first="method") if "gated" in row["method"]]
+    tables = [Document(_PAGE).table(heading, first="method") for heading in _GATED]
+    rows = [row for table in tables for row in table if "gated" in row["method"]]
     less = [row for row in rows if float(row["words"]) < numbers(row[_FLIPPED])[0]]
     if less:
         raise LookupError(f"The words flip less under the gates of {less}.")
@@ -140,7 +141,8 @@ CLAIMS = (
     Claim(
         "steering, gates",
         _README,
-        "under the same gates the words flip as many of yes to no ({coarse:.2f} at the coarse vector's, "
+        "under the same gates the words flip as many of white to black, and of yes to no ({coarse:.2f} at the "
+        "coarse vector's, "
         "{fine:.2f} at the fine one's",
         _SMALL,
         "quoted",
@@ -240,7 +242,19 @@ CLAIMS = (
     ),
 )
 PRINTED = (
-    Printed("steering, gates, table", _PAGE, _GATED, _SMALL, "", _CHOSEN.replace("96", "24"), _FRESH, _BESIDE),
+    *(
+        Printed(
+            f"steering, gates: {heading.strip('# ')}",
+            _PAGE,
+            heading,
+            _SMALL,
+            "",
+            _CHOSEN.replace("96", "24"),
+            _FRESH,
+            _BESIDE,
+        )
+        for heading in _GATED
+    ),
     *(
         Printed(f"steering beside words, {task}", _PAGE, f"### {task}", _WORDS, "layer", "", _OTHER, _BESIDE)
         for task in _COMPARED
