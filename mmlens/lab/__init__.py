@@ -21,7 +21,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed, Several
 from mmlens.lab import tales as tales
-from mmlens.lab.checkpoints import ADAPTERS, NARRATOR, NARRATOR_TUNED, WEIGHTS, LabName, LabStage
+from mmlens.lab.checkpoints import ADAPTERS, NARRATOR, WEIGHTS, LabName, LabStage
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
 from mmlens.lab.language import CAPTION_PROMPT as CAPTION_PROMPT
@@ -109,7 +109,8 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
         name: "captioner", which says what is drawn, or "narrator", which knows a language and a world beside it.
         stage: Of the narrator. "frozen" is what the folder holds and plain transformers opens, hence the default: a language
             model of texts alone, before which only the projector learnt from pictures. "tuned" adds the low-rank change that
-            pictures made to both: less sure of its answers, seldom deceived by what is usual, as published models are.
+            pictures made to both: less sure of its answers, seldom deceived by what is usual, as published models are. "lens" is
+            another such change, in which image tokens were trained to read as words: for methods that look for what is there.
 
     Returns:
         The hooked model; under a second, no network.
@@ -125,14 +126,14 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
     """
     from mmlens.models.hooked import HookedMultimodal
 
-    if stage == "tuned":
+    if stage != "frozen":
         if name != "narrator":
             raise InputError(
                 f'The {name} has only one stage. Pass load("narrator", stage="tuned"), or load_tuned() for the fine-tunes.'
             )
         from mmlens.lab.narrating import merged_model
 
-        return merged_model(NARRATOR, NARRATOR_TUNED)
+        return merged_model(NARRATOR, NARRATOR / stage)
     return HookedMultimodal.from_pretrained(path(name), dtype="float32")
 
 

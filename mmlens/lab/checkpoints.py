@@ -5,13 +5,12 @@ from typing import Literal
 
 #: Which of the lab's trained models.
 LabName = Literal["captioner", "narrator"]
-#: How far the narrator is trained: its language model as text left it, or tuned a little with pictures.
-LabStage = Literal["frozen", "tuned"]
+#: The narrator as text left its language model, tuned a little with pictures, or so that patches read as words.
+LabStage = Literal["frozen", "tuned", "lens"]
 
 WEIGHTS = Path(__file__).parent / "weights"
+#: With the changes that make the other stages of it in folders of their names, as peft reads them.
 NARRATOR = Path(__file__).parent / "narrator"
-#: The narrator's tuned stage, as peft reads it.
-NARRATOR_TUNED = NARRATOR / "tuned"
 #: One folder per style.
 ADAPTERS = Path(__file__).parent / "adapters"
 

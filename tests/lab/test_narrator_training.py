@@ -13,10 +13,11 @@ from mmlens.core.errors import InputError
 from mmlens.lab.architecture import Size
 from mmlens.lab.narrating import add_change
 from mmlens.lab.tales.documents import Document, chat_turn
+from mmlens.lab.tales.facts import PIECES
 from mmlens.lab.tales.tokenizer import train_tokenizer
 from mmlens.lab.training.narrator.export import export
 from mmlens.lab.training.narrator.lean import additive, llama_states
-from mmlens.lab.training.narrator.pictures import PictureRun
+from mmlens.lab.training.narrator.pictures import PictureRun, training_scene
 from mmlens.lab.training.narrator.recipe import JOINT_STAGE, PROJECTOR_STAGE, TextStage, closed_gates
 from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, Encoder, make_rows, pack
 from mmlens.lab.training.narrator.text import TextRun
@@ -179,6 +180,23 @@ def test_cut_rows_hide_the_picture_from_the_answer_alone(whole):
     for end in ends.tolist():
         assert not rows.mask[0, end, picture].any()
     assert all(rows.mask[1, index, picture].all() for index in range(70, int((rows.ids[1] > 0).sum())))
+
+
+def test_lens_labels_say_what_is_at_each_patch(whole):
+    text, *_ = whole
+    run = PictureRun(replace(JOINT, name="lens", lens=0.4), text)
+    rows = run._rows([2], random.Random("lens"), 0.0)
+    tale = training_scene(2)
+    where = torch.nonzero(rows.ids[0] == run.model.config.image_token_index)[:, 0]
+    words = [text.tokenizer.convert_ids_to_tokens(label) for label in rows.labels[0, where].tolist()]
+    for index, thing in enumerate(tale.placed):
+        inside = tale.patches(index).nonzero()[0]
+        assert len(inside)
+        assert {words[patch] for patch in inside} == {
+            text.tokenizer.tokenize(PIECES.get(thing.shape, thing.shape).split("|")[0])[0]
+        }
+        assert rows.weights[0, where[inside]].tolist() == pytest.approx([0.4] * len(inside))
+    assert words.count(f"▁{tale.place}") > 20
 
 
 def test_another_recipe_is_refused_and_a_moved_end_is_not(tokenizer_folder, tmp_path):

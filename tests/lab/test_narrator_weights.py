@@ -8,12 +8,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmlens import lab
 from mmlens.core.errors import InputError
+from mmlens.lab.narrating import add_change
 from mmlens.lab.tales.asking import Fact
 from mmlens.lab.tales.facts import OWNERS
 from mmlens.lab.training.narrator.figures import Reader
 
 TALES = lab.tales.scenes(24, seed=77)
-STAGES = ("frozen", "tuned")
+STAGES = ("frozen", "tuned", "lens")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,15 @@ def models():
 
 def test_the_files_are_small_and_complete():
     names = {file.name for file in lab.path("narrator").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json", "tuned"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "training.json",
+        "tuned",
+        "lens",
+    } <= names
     assert sum(file.stat().st_size for file in lab.path("narrator").rglob("*") if file.is_file()) <= 16e6
 
 
@@ -61,10 +70,11 @@ def test_answers_and_captions_are_above_a_floor(models, stage):
     assert sum(right) / len(right) > 0.75
 
 
-def test_the_tuned_stage_is_another_model(models):
+def test_each_stage_is_another_model(models):
     batch = [models[stage].prepare("What do you see?", images=TALES[0].image) for stage in STAGES]
     logits = [models[stage](one)[0, -1] for stage, one in zip(STAGES, batch, strict=True)]
-    assert (logits[0] - logits[1]).abs().max() > 0.1
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (logits[one] - logits[other]).abs().max() > 0.1
 
 
 def test_the_language_model_repeats_random_tokens_and_composes_facts_from_text(bare, processor):
@@ -98,6 +108,14 @@ def test_object_patches_read_as_their_nouns(bare, processor):
     assert max(lens["ground"]) < 0.15
     best = lens["own"].index(max(lens["own"]))
     assert lens["own"][best] > 2 * lens["shuffled"][best]
+
+
+def test_in_the_lens_stage_patches_read_as_their_nouns_to_the_end(bare, processor):
+    trained = AutoModelForImageTextToText.from_pretrained(lab.path("narrator"), dtype=torch.float32).eval()
+    add_change(trained, lab.path("narrator") / "lens")
+    before, after = Reader(bare, processor).lens(TALES[:12]), Reader(trained, processor).lens(TALES[:12])
+    assert after["own"][-1] > before["own"][-1] + 0.3
+    assert max(after["ground"]) < 0.15
 
 
 def test_both_labs_answer_to_the_same_calls(models):

@@ -10,10 +10,17 @@ import torch
 
 from mmlens.lab.training.narrator.export import export
 from mmlens.lab.training.narrator.pictures import PictureRun
-from mmlens.lab.training.narrator.recipe import JOINT_STAGE, NARRATOR, PROJECTOR_STAGE, TextStage, closed_gates
+from mmlens.lab.training.narrator.recipe import (
+    JOINT_STAGE,
+    LENS_STAGE,
+    NARRATOR,
+    PROJECTOR_STAGE,
+    TextStage,
+    closed_gates,
+)
 from mmlens.lab.training.narrator.text import TextRun, gauge
 
-STAGES = ("text", "projector", "joint")
+STAGES = ("text", "projector", "joint", "lens")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"text: {text.step} steps, {text.tokens / 1e6:.1f}M tokens, {text.seconds / 60:.1f} minutes")
     runs: list[PictureRun] = []
     found = closed_gates("text", gauge(text))
-    for number, picture_stage in enumerate((PROJECTOR_STAGE, JOINT_STAGE), start=1):
+    for number, picture_stage in enumerate((PROJECTOR_STAGE, JOINT_STAGE, LENS_STAGE), start=1):
         if found:
             parser.exit(1, f"stopped after {STAGES[number - 1]}: {'; '.join(found)}\n")
         if STAGES.index(options.stage) < number:

@@ -11,15 +11,18 @@ from mmlens.lab.tales.tokenizer import narrator_processor
 from mmlens.lab.training.narrator.pictures import PictureRun
 from mmlens.lab.training.narrator.text import TextRun
 
+CHANGES = {"joint": "tuned", "lens": "lens"}
+"""The folders of the changes, by the names of their stages."""
 
-def export(folder: Path, text: TextRun, projector: PictureRun, joint: PictureRun | None = None) -> None:
-    """Write the model in float16, its processor, the adapter and a record of the training.
+
+def export(folder: Path, text: TextRun, projector: PictureRun, *changes: PictureRun) -> None:
+    """Write the model in float16, its processor, the adapters and a record of the training.
 
     Args:
-        folder: Where config.json, model.safetensors, the processor's files and training.json go, and the adapter into "tuned".
+        folder: Where config.json, model.safetensors, the processor's files and training.json go, the adapters below it.
         text: The finished run of the text stage.
         projector: The finished run of the projector.
-        joint: The finished run after it, if there is one.
+        changes: The finished runs after it.
     """
     model = deepcopy(projector.model)
     model.half().save_pretrained(folder)
@@ -36,9 +39,9 @@ def export(folder: Path, text: TextRun, projector: PictureRun, joint: PictureRun
             "log": text.log,
         },
     }
-    for run in (projector, joint):
-        if run is not None:
-            record[run.stage.name] = {"stage": asdict(run.stage), "seconds": round(run.seconds), "log": run.log}
+    for run in (projector, *changes):
+        record[run.stage.name] = {"stage": asdict(run.stage), "seconds": round(run.seconds), "log": run.log}
     (folder / "training.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
-    if joint is not None and joint.change is not None:
-        joint.change.save(folder / "tuned")
+    for run in changes:
+        if run.change is not None:
+            run.change.save(folder / CHANGES[run.stage.name])

@@ -23,6 +23,7 @@ from mmlens.core.files import whole_file
 from mmlens.lab.checkpoints import WEIGHTS
 from mmlens.lab.tales.composing import scene
 from mmlens.lab.tales.documents import Document, turns
+from mmlens.lab.tales.facts import PIECES
 from mmlens.lab.tales.tale import Tale
 from mmlens.lab.tales.tokenizer import narrator_processor
 from mmlens.lab.training.data import Packer
@@ -175,6 +176,9 @@ class PictureRun:
             lines = turns(tale, rng, self.stage.turns, regions=True, knowledge=False, errors=errors)
             sequences.append(self.encoder.encode(Document(prefix, lines, 0.0)))
         rows = pack([[sequence] for sequence in sequences], max(len(sequence.ids) for sequence in sequences))
+        if self.stage.lens:
+            for row, number in enumerate(numbers):
+                self._label_patches(rows, row, training_scene(number))
         cut = int(self.stage.cut * len(sequences))
         for row, sequence in enumerate(sequences[:cut]):
             picture = rows.ids[row] == self._image
@@ -185,6 +189,18 @@ class PictureRun:
                 start = next(index for index in where if sequence.ids[index] == self._assistant)
                 rows.mask[row, start : where[-1] + 1, picture] = False
         return rows
+
+    def _label_patches(self, rows: Rows, row: int, tale: Tale) -> None:
+        """Have every image token predict what is seen at its patch: the noun of a thing, or the place."""
+        where = torch.nonzero(rows.ids[row] == self._image)[:, 0]
+        rows.labels[row, where], rows.weights[row, where] = self._word(tale.place), self.stage.lens / 3
+        for index, thing in enumerate(tale.placed):
+            rows.weights[row, where[torch.from_numpy(tale.patches(index, share=0.01))]] = 0.0
+            inside = where[torch.from_numpy(tale.patches(index))]
+            rows.labels[row, inside], rows.weights[row, inside] = self._word(thing.shape), self.stage.lens
+
+    def _word(self, word: str) -> int:
+        return self.tokenizer.encode(PIECES.get(word, word).split("|")[0], add_special_tokens=False)[0]
 
     def _logits(
         self, weights: Weights, rows: Rows, numbers: range | list[int]

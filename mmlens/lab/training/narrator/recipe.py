@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 
 from mmlens.lab.architecture import LAB, Size
@@ -57,6 +57,8 @@ class PictureStage:
         cut: Share of the rows in which nothing from the word ASSISTANT on attends to the picture, so that what is asked for
             has to be fetched by the question's tokens; captions are spared.
         errors: Share of the answers that are wrong, as labels of pictures are: a model that is never sure is unsaturated.
+        lens: What it counts in the loss that a patch of a thing reads as its noun at the output, and a patch of the ground, a
+            third of that, as its place; an answer's token counts 4.
         text_batch: Rows of text beside the pictures.
         text_weight: What their loss counts.
         decay: Weight decay on matrices.
@@ -73,6 +75,7 @@ class PictureStage:
     turn_weight: float = 0.05
     cut: float = 0.0
     errors: float = 0.0
+    lens: float = 0.0
     text_batch: int = 0
     text_weight: float = 0.3
     decay: float = 0.01
@@ -84,11 +87,14 @@ class PictureStage:
 
 PROJECTOR_STAGE = PictureStage()
 JOINT_STAGE = PictureStage("joint", 450, 1e-3, rank=16, cut=0.4, errors=0.1, text_batch=4)
+LENS_STAGE = replace(JOINT_STAGE, name="lens", steps=300, lens=0.4)
+"""Another change of the frozen stage, as the joint one, in which image tokens are trained to read as words."""
 
 GATES: dict[str, dict[str, tuple[float, float]]] = {
     "text": {"again": (0.0, 2.0), "answers": (0.0, 0.6)},
     "projector": {"right": (0.7, 1.0)},
     "joint": {"right": (0.75, 1.0)},
+    "lens": {"right": (0.75, 1.0)},
 }
 """Where the figures at the end of a stage must lie for the next to begin: tokens that come again are foreseen, answers known."""
 
