@@ -169,8 +169,7 @@ def _twins(scene: "Scene") -> "dict[str, CounterfactualTwin]":
 def _report(
     model: "HookedMultimodal", result: "Tour", path: Path, name: str | None, scene: "Scene | None", seconds: float
 ) -> None:
-    import torch
-    import transformers
+    from importlib.metadata import version
 
     from mmlens import __version__
     from mmlens.viz.tour_report import write_tour
@@ -180,8 +179,7 @@ def _report(
     about = {
         "command": " ".join(["mmlens", *sys.argv[1:]]),
         "mmlens": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{name: version(name) for name in ("torch", "transformers")},
         "seconds": round(seconds, 1),
     }
     drawings_only = name is None and scene is None

@@ -333,6 +333,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "LayerShifts": lambda w: mm.concepts.LayerShifts({POINT: w.shift}),
     "DoseCurve": lambda w: w.dose,
     "EditReport": lambda w: w.edit_report,
+    "AttentionLooks": lambda w: mm.lenses.attention_looks(w.model, w.batch),
     "HeatMap": lambda w: w.heat_map,
     "HookGraph": lambda w: w.model.graph,
     "HookedMultimodal": lambda w: w.model,
