@@ -344,6 +344,26 @@ def test_the_first_lab_model_is_saturated_and_answers_over_the_direct_way(lab_su
     assert lost["image -> question, cut in every layer"] < 0.2
 
 
+@pytest.fixture(scope="module")
+def narrator() -> Subject:
+    return subject("narrator")
+
+
+def test_the_narrators_nouns_begin_with_tokens_of_their_own(narrator: Subject) -> None:
+    first = {noun: narrator.first_tokens(noun) for noun in narrator.world.nouns}
+    assert all(not first[a] & first[b] for a in first for b in first if a != b)
+    assert any(len(narrator.model.to_word_tokens(noun)) > 1 for noun in first)
+
+
+def test_the_narrator_repeats_and_its_image_tokens_can_be_read(narrator: Subject) -> None:
+    """Far within what its card states."""
+    repeats = figures(induction(narrator, Sizes(4)))
+    assert repeats["nll, first minus second time"] > 2
+    assert repeats["attention to what followed the first time, best head"] > 0.3
+    read = figures(lens(narrator, Sizes(24)))
+    assert read["noun top-1 at its patches, best layer"] > 0.15
+
+
 def test_findings_are_judged_with_their_controls_and_read_back() -> None:
     value = mean_interval([0.4, 0.5, 0.6])
     low, high = Control("low", mean_interval([0.0, 0.1]), Target(high=0.1)), Control("high", value, Target(high=0.1))

@@ -22,8 +22,12 @@ from mmlens.lab.phenomena.tale_world import TaleWorld
 from mmlens.lab.phenomena.world import LabQuestion, LabScene, LabWorld, sample_of
 from mmlens.models.hooked import HookedMultimodal
 
-#: The worlds of the lab's models, by the names that `mmlens.lab.load` knows.
-WORLDS: dict[str, LabWorld] = {"captioner": SceneWorld(), "narrator": TaleWorld()}
+#: The worlds of the lab's models: by the names of `mmlens.lab.load`, and its stage.
+WORLDS: dict[str, LabWorld] = {
+    "captioner": SceneWorld(),
+    "narrator": TaleWorld(),
+    "narrator-tuned": TaleWorld(tuned=True),
+}
 _BATCH = 32
 
 
@@ -94,9 +98,10 @@ def subject(name: str, *, path: str | Path | None = None) -> Subject:
         raise InputError(
             f"The lab has no model {name!r}. Nearest: {', '.join(nearest(name, WORLDS))}. It has: {', '.join(WORLDS)}."
         )
-    if path is None and name != "captioner":
-        raise InputError(
-            f"The weights of {name!r} do not come with the package yet; pass the folder that training wrote."
-        )
-    model = load() if path is None else HookedMultimodal.from_pretrained(path, dtype="float32")
+    if path is not None:
+        model = HookedMultimodal.from_pretrained(path, dtype="float32")
+    elif name == "captioner":
+        model = load()
+    else:
+        model = load("narrator", stage="tuned" if name == "narrator-tuned" else "frozen")
     return Subject(name, WORLDS[name], model)
