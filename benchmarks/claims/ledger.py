@@ -67,6 +67,8 @@ def says(claim: Claim | Printed) -> dict[str, str]:
     Raises:
         LookupError: if the words or the table are not there.
     """
+    if isinstance(claim, Printed) and claim.whole:
+        return {"page": "whole"} if claim.content else {}
     if isinstance(claim, Printed):
         return {"digest": sha256(claim.content.encode()).hexdigest()[:12]}
     return dict(claim.found(prose_of(claim.document)).groupdict())
@@ -180,7 +182,10 @@ def _line(item: Claim | Printed, row: Row, prose: str) -> str:
     """A row of the page."""
     if isinstance(item, Printed):
         what = "the page" if item.whole else f"tables under *{(item.heading or 'any heading').strip('# ')}*"
-        said, again = f"digest {row.says['digest']}", ""
+        said, again = (
+            " ".join(row.says[name] if name == "page" else f"digest {row.says[name]}" for name in row.says),
+            "",
+        )
     else:
         what = sentence(prose, *item.found(prose).span())
         said = ", ".join(row.says.values())

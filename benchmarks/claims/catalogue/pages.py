@@ -147,6 +147,7 @@ CLAIMS = (
     ),
 )
 PRINTED = (
+    Printed("mutants, page", "docs/mutation.md", None, "python -m benchmarks.mutation", model="", whole=True),
     Printed(
         "TransformerLens's calls, page",
         "docs/coming_from_transformer_lens.md",
