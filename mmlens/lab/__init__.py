@@ -129,7 +129,8 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
     if stage != "frozen":
         if name != "narrator":
             raise InputError(
-                f'The {name} has only one stage. Pass load("narrator", stage="tuned"), or load_tuned() for the fine-tunes.'
+                f"stage={stage!r} is of the narrator; the {name} has only one stage. "
+                f'Pass load("narrator", stage="{stage}"), or load_tuned() for the captioner\'s fine-tunes.'
             )
         from mmlens.lab.narrating import merged_model
 

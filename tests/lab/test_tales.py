@@ -122,6 +122,21 @@ def test_captions_name_things_in_reading_order():
         assert all(after - before >= -1 for before, after in itertools.pairwise(firsts))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"index": 9}, "no thing 9: it has"),
+        ({"index": -1}, "from 0 to"),
+        ({"index": 0, "side": 7}, "do not fill"),
+        ({"index": 0, "share": 1.5}, "at most 1"),
+        ({"index": 0, "share": 0.0}, "above 0"),
+    ],
+)
+def test_patches_that_are_not_there_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        tales.scene(2).patches(**arguments)
+
+
 def test_maps_say_at_each_patch_what_is_there():
     rng = random.Random(3)
     told = total = 0

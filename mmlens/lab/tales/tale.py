@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
 from mmlens.lab.scenery import Scene
 from mmlens.lab.tales import asking, describing
 from mmlens.lab.tales.asking import TaleQuestion
@@ -75,7 +77,7 @@ class Tale:
 
     @property
     def caption(self) -> str:
-        """The caption in the first of the phrasings: "A small red star and a moon on sand."."""
+        """The caption in the first of the phrasings: "A small red star and a white moon on sand."."""
         return describing.caption(self.placed, self.place, self.mood)
 
     @cached_property
@@ -84,7 +86,7 @@ class Tale:
         return asking.questions(self.placed, self.place, self.mood)
 
     def written(self) -> str:
-        """The scene in words that stand where the picture would: "a small red star, a moon, sand, sunny"."""
+        """The scene in words that stand where the picture would: "a small red star, a white moon, sand, sunny"."""
         return describing.written(self.placed, self.place, self.mood)
 
     def prompt(self, question: str) -> str:
@@ -95,6 +97,7 @@ class Tale:
         """The chat around a question with the written scene in the place of the picture."""
         return f"USER: {self.written()}\n{question} ASSISTANT:"
 
+    @checked
     def patches(self, index: int, *, share: float = 0.5, side: int = 12) -> Bool[np.ndarray, " patch"]:
         """Say which image tokens show a thing.
 
@@ -105,7 +108,23 @@ class Tale:
 
         Returns:
             One truth value a patch, row by row (64 for patches of 12 pixels).
+
+        Raises:
+            InputError: There is no such thing, no patches of that side, or no such part.
         """
+        if not 0 <= index < len(self.placed):
+            raise InputError(
+                f"The scene has no thing {index}: it has {len(self.placed)} ({', '.join(t.shape for t in self.placed)}), counted "
+                f"from 0. Pass a number from 0 to {len(self.placed) - 1}."
+            )
+        if side < 1 or CANVAS % side:
+            raise InputError(
+                f"Patches of {side} pixels do not fill a picture of {CANVAS}. Pass a divisor of it; the model has 12."
+            )
+        if not 0 < share <= 1:
+            raise InputError(
+                f"A thing covers a part of a patch, above 0 and at most 1, not {share}. Pass for instance 0.5."
+            )
         count = CANVAS // side
         mask = self.objects[index].mask.reshape(count, side, count, side)
         return mask.mean(axis=(1, 3)).ravel() >= share
