@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,9 +17,11 @@ from mmlens.analysis.circuits.circuit import Circuit, Edge
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.features.card import DictionaryCard
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.paths import PathSweep
+from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
 from mmlens.analysis.store.states import States
 from mmlens.core.checkpoint import Checkpoint
@@ -101,6 +104,9 @@ UNSAVED: dict[str, Callable[[], Any]] = {
     "AttentionLooks": lambda: AttentionLooks(
         made.noise(1, 2, 1, 4).softmax(-1), (0,), ("last",), (5,), torch.zeros(4, 4), made.picture(), layout()
     ),
+    "Score": lambda: Score("hit", "share", np.ones(2), np.ones(2), ("a", "b"), ("a", "b")),
+    "ScoreTable": lambda: ScoreTable("steering", (UNSAVED["Score"](),)),
+    "DictionaryCard": lambda: DictionaryCard(AT, {}, 1.0, 1.2, 3.0, made.noise(4).abs(), 2),
     "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
     "PathSweep": lambda: PathSweep(made.sweep(["a", "b"], ["last"]), ["blocks.1.hook_mlp_out"], "branches", {"a": []}),
     "PatchscopeReading": lambda: PatchscopeReading(
