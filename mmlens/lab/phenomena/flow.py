@@ -18,7 +18,6 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.statistics import mean_interval
-from mmlens.core.answer_text import is_answer
 from mmlens.core.rules import Positions
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.patches import background
@@ -36,16 +35,16 @@ _WINDOW, _UNIT, _GROUND = 9 / 32, "share of p lost", ", ground alone"
 
 
 def flow(subject: Subject, sizes: Sizes) -> Measured:
-    """Measure the share of the answer's probability that each cut costs, of questions for a colour that are answered rightly."""
+    """Measure the share of p that each cut costs, of questions for a colour whose answer the picture decides."""
     scenes = subject.world.scenes(sizes.scenes, sizes.stream(2))
     cases = look_ups(((s, subject.world.questions(s)) for s in scenes), sizes.share(0.4, least=8), sizes.seed)
-    samples = [subject.sample(scene, question) for scene, question in cases]
-    texts = subject.replies(samples, tokens=6)
-    right = [case for case, text in zip(cases, texts, strict=True) if is_answer(text, case[1].answer)]
+    elsewhere = [subject.sample(cases[n - 1][0], question) for n, (_, question) in enumerate(cases)]
+    is_right = subject.is_right([subject.sample(*case) for case in cases], tokens=6)
+    # what the words alone tell, or another picture, needs no flow from this one
+    decided = is_right & ~subject.is_right(elsewhere, tokens=6)
+    right = [case for case, is_decided in zip(cases, decided, strict=True) if is_decided]
     if len(right) < 4:
-        return Measured(
-            [absent("flow", f"only {len(right)} of {len(cases)} questions for a colour are answered rightly")]
-        )
+        return Measured([absent("flow", f"the picture decides only {len(right)} of {len(cases)} answers for a colour")])
     window = max(1, round(_WINDOW * subject.model.cfg.n_layers))
     lost: dict[str, list[np.ndarray]] = {}
     for first in range(0, len(right), 16):
