@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from mmlens.lab.phenomena.subject import Subject, subject
 from mmlens.lab.phenomena.tale_world import TaleWorld
 from mmlens.lab.phenomena.two_hop import two_hop
 from mmlens.lab.phenomena.world import LabQuestion
+from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
 FEW = Sizes(12, seed=3)
@@ -440,6 +442,21 @@ def test_a_card_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPa
             Sizes(scenes, seed)
     with pytest.raises(InputError, match="no phenomena sink"):
         cards.card(lab_subject, FEW, only=["sink"], progress=False)
+
+
+def test_the_page_shows_the_cards_of_the_models() -> None:
+    root = Path(lab.__file__).parents[2]
+    folders = {"weights": ("phenomena",), "narrator": ("phenomena", "tuned-phenomena")}
+    kept = [
+        cards.read_card(root / "mmlens" / "lab" / folder / f"{name}.json")
+        for folder, names in folders.items()
+        for name in names
+    ]
+    assert [card["about"]["model"] for card in kept] == ["captioner", "narrator", "narrator-tuned"]
+    assert cards.table(*kept) in (root / "docs" / "lab_models.md").read_text(encoding="utf-8")
+    for card, name in zip(kept, ("captioner", "narrator", "narrator-tuned"), strict=True):
+        assert card["about"]["fingerprint"] == fingerprint(subject(name).model)
+        assert set(card["phenomena"]) == set(cards.PHENOMENA)
 
 
 def test_an_unknown_model_says_which_there_are() -> None:

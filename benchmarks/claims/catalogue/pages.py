@@ -190,6 +190,16 @@ PRINTED = (
         whole=True,
     ),
     Printed(
+        "lab models, phenomena",
+        "docs/lab_models.md",
+        None,
+        "python -m mmlens.lab.phenomena --model narrator --out card.json",
+        chosen="layers, windows and heads, on half of the scenes",
+        judged="scenes of the test stream, drawn anew for every phenomenon; what was chosen, on the other half",
+        control="the column beside each figure",
+        model="lab, narrator",
+    ),
+    Printed(
         "what can be brought", _INPUTS, None, "python -m pytest tests/checkpoints tests/inputs tests/models", model=""
     ),
 )
