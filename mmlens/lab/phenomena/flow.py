@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import mmlens as mm
+from mmlens.analysis.samples import Sample
 from mmlens.analysis.statistics import mean_interval
 from mmlens.core.rules import Positions
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
@@ -40,8 +41,9 @@ def flow(subject: Subject, sizes: Sizes) -> Measured:
     cases = look_ups(((s, subject.world.questions(s)) for s in scenes), sizes.share(0.4, least=8), sizes.seed)
     elsewhere = [subject.sample(cases[n - 1][0], question) for n, (_, question) in enumerate(cases)]
     is_right = subject.is_right([subject.sample(*case) for case in cases], tokens=6)
+    words_alone = [Sample((), question.text, answer=question.answer) for _, question in cases]
     # what the words alone tell, or another picture, needs no flow from this one
-    decided = is_right & ~subject.is_right(elsewhere, tokens=6)
+    decided = is_right & ~subject.is_right(elsewhere, tokens=6) & ~subject.is_right(words_alone, tokens=6)
     right = [case for case, is_decided in zip(cases, decided, strict=True) if is_decided]
     if len(right) < 4:
         return Measured([absent("flow", f"the picture decides only {len(right)} of {len(cases)} answers for a colour")])
