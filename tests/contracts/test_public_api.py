@@ -30,6 +30,7 @@ MAINS = {
     "cli.py",
     "__main__.py",
     "lab/training/narrator/__main__.py",
+    "lab/phenomena/__main__.py",
     "lab/training/train.py",
     "lab/training/evaluate.py",
 }

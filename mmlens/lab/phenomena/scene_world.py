@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmlens.core.errors import InputError
 from mmlens.lab import composing
 from mmlens.lab.language import CAPTION_PROMPT, article
 from mmlens.lab.phenomena.world import LabQuestion, LabScene, PairedCases
@@ -35,7 +36,10 @@ class SceneWorld:
 
     def questions(self, scene: LabScene) -> Sequence[LabQuestion]:
         """The scene's questions."""
-        assert isinstance(scene, Scene)
+        if not isinstance(scene, Scene):
+            raise InputError(
+                f"{type(scene).__name__} is no scene of the captioner's world; draw it with `mmlens.lab.scenes`."
+            )
         nouns = {thing.shape for thing in scene.placed}
         posed = []
         for question in scene.questions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
+from mmlens.core.errors import InputError
 from mmlens.lab.phenomena.world import Case, LabQuestion, LabScene, PairedCases
 from mmlens.lab.tales import composing
 from mmlens.lab.tales.asking import KNOWLEDGE_KINDS, SIGHT_KINDS, UNSEEN_PHRASINGS, Fact, TaleQuestion, ask, facts
@@ -159,7 +160,10 @@ class TaleWorld:
 
 
 def _tale(scene: LabScene) -> Tale:
-    assert isinstance(scene, Tale)
+    if not isinstance(scene, Tale):
+        raise InputError(
+            f"{type(scene).__name__} is no scene of the narrator's world; draw it with `mmlens.lab.tales.scenes`."
+        )
     return scene
 
 
