@@ -68,7 +68,7 @@ def part_config(
     centred = declared is None or norm is None or declared.is_centred(norm)
     vocab = int(own.vocab_size) if language else -1
     return TransformerBridgeConfig(
-        model_name=str(getattr(config, "name_or_path", "") or config.model_type),
+        model_name=str(getattr(config, "name_or_path", "") or getattr(config, "model_type", family.name)),
         architecture=type(model).__name__,
         d_model=out_features(submodule(first, kind.width_path, family.name)),
         d_head=shape.attn.d_head if shape.attn else out_features(submodule(first, kind.width_path, family.name)),

@@ -169,7 +169,7 @@ def test_captions_without_nouns_have_no_scores(llava: Subject, monkeypatch: pyte
     found = find_caption_neurons(llava.model, llava.batches["left"], nouns=["sand"])
     assert [len(each) for each in found] == [0, 1]
     assert [len(each) for each in find_caption_neurons(llava.model, llava.batches["left"], nouns=["zebra"])] == [0, 0]
-    assert repr(found[0]).endswith("no nouns)")
+    assert repr(found[0]).endswith("none of the nouns)")
     assert found[1].to_frame(2, words=1)["noun"].tolist() == ["sand", "sand"]
 
 

@@ -55,6 +55,8 @@ def is_accepted(result: Result) -> bool:
         or place in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images")
         or place
         in ("ConceptBank.settings", "GradientXActivation.positions", "IntegratedGradients.positions", "Sample.answer")
+        # a sample may have no attributes; a lens's points have numbers too
+        or place in ("Sample.attributes", "LogitLens.overlay.point", "Activation.positions")
         or place in ("MultimodalBatch.tokenizer", "MultimodalBatch.carried", "PatchSweep.p_values.correction")
         # any word may be a word of the prompt; it is looked for there when a run starts
         or (call.kind == "positions" and isinstance(call.value, str | int | list) and call.public.is_class)

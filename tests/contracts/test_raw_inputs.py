@@ -13,6 +13,7 @@ NEED_MORE = {
     "corrupt.replace_words": "needs the prompts, and this batch was made from tensors",
     "MultimodalBatch": "must be a dict",
     "Contrast": "model.batch(inputs)",
+    "FeatureScores": "model.batch(inputs)",
 }
 
 

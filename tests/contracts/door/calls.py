@@ -49,6 +49,7 @@ UNUSED = {
     "find_features",
     "HookGraph",
     "HookedMultimodal.adapter",
+    "HookedMultimodal.attach",
     "HookedMultimodal.revert",
     "MappedStates",
     "MappedStates.of",

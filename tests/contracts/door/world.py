@@ -467,6 +467,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "size_estimate.at": lambda w: POINT,
     "Replace.at": lambda w: POINT,
     "Replace.values": lambda w: w.model.run_with_cache(w.batch, names=POINT)[1][POINT],
+    "AttentionLooks.map.query": lambda w: 0,
+    "HookedMultimodal.hook_name_of.path": lambda w: "model.language_model.layers.3.mlp",
     "RandomUnits.interval.values": lambda w: torch.zeros(20),
     "Ablate.units": lambda w: w.neurons,
     "Ablate.value": lambda w: 0.0,
