@@ -125,6 +125,7 @@ def test_a_run_stops_in_front_of_a_block_and_starts_there(both: Pair) -> None:
 
 
 def test_hooks_stay_or_go_and_gradients_are_cached(both: Pair) -> None:
+    both.hooked.hf_model.zero_grad()  # tests share the model, and others leave gradients of its parameters
     bound, batch = bound_to(both), both.batches[TEXT]
     name = "blocks.1.hook_resid_pre"
     plain = bound()
