@@ -121,8 +121,8 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
     Example:
         >>> import mmlens
         >>> model, tale = mmlens.lab.load("narrator"), mmlens.lab.tales.scene(seed=3)
-        >>> model.cfg.n_layers
-        10
+        >>> model.caption(tale.image, prompt="Describe the picture.")  # its own words: it has never read "describe the image"
+        'A green tree on grass.'
     """
     from mmlens.models.hooked import HookedMultimodal
 
