@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
 
+import mmlens.lab.language as language
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import Seed
-from mmlens.lab import language
 from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, ink_mask
 from mmlens.lab.world import (
     CANVAS,

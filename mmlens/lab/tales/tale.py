@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+import mmlens.lab.tales.asking as asking
+import mmlens.lab.tales.describing as describing
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.lab.scenery import Scene
-from mmlens.lab.tales import asking, describing
 from mmlens.lab.tales.asking import TaleQuestion
 from mmlens.lab.tales.facts import COMPANIONS, TYPICAL_COLORS
 from mmlens.lab.world import CANVAS, Placed, SceneObject

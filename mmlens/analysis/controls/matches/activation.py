@@ -39,5 +39,9 @@ class Activation(Match):
         self, model: HookedMultimodal, points: Sequence[str], data: Data | None
     ) -> dict[str, Float[torch.Tensor, "unit"]]:
         return point_means(
-            model, () if data is None else data, points, positions=self.positions, progress=False, of=unit_sizes
+            model, () if data is None else data, points, positions=self.positions, progress=False, of=self.of
         )
+
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the mean is taken of, of each unit in each row."""
+        return unit_sizes(rows)
