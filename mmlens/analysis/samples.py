@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -238,7 +239,7 @@ def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sampl
 
 def _sample(item: Any, prompt: str, number: int) -> Sample:
     if isinstance(item, Sample):
-        return item
+        return copy(item)  # the pictures that it reads are let go with it
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
         return Sample(_tuple(item[0]), item[1])
     if isinstance(item, Mapping):

@@ -1,13 +1,13 @@
 """Judging steering: every answer before and after, on what should change and on what should not, beside three controls."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TypeAlias, cast
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import torch
 
-from mmlens.analysis.data_chunks import DataChunk, chunks_of, shared_chunks
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples import Dataset, Sample
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights, word_weights
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
@@ -56,7 +56,8 @@ def steering_report(
     Args:
         model: the hooked model.
         interventions: one, or several by name; each an intervention or a list of them, which act together.
-        dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored.
+        dataset: the prompts; or several sets by name, e.g. by type of answer. Samples with an `answer` are scored. A set is read
+            once per intervention and control, a batch in memory at a time.
         score: of an answer to a sample; by default 1 where it is the sample's `answer`, or one of several, up to case and
             punctuation (`mm.scorers.normalised`), else 0. With several people's answers by VQAv2's rules:
             `lambda sample, text: mm.scorers.vqa_score(text, sample.references)`.
@@ -98,13 +99,7 @@ def steering_report(
         intervention.hooks(model)  # what cannot happen is refused before anything runs
     pairs = _pairs(words, arms)
     weights = {name: word_weights(model, *pair) for name, pair in pairs.items() if pair}
-    sets = dataset if isinstance(dataset, Mapping) else {"answers": dataset}
-    data = {name: list(as_samples(samples_of_set, prompt=prompt)) for name, samples_of_set in sets.items()}
-    empty = [name for name, samples_of_set in data.items() if not samples_of_set]
-    if empty or not data:
-        raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
-    chunks = [chunk for samples in data.values() for chunk in chunks_of(model, samples, None, batch_size)]
-    groups = [group for group, samples in data.items() for _ in range(0, len(samples), batch_size)]
+    sets = _readable(dataset if isinstance(dataset, Mapping) else {"answers": dataset})
     results = Checkpoint(
         checkpoint,
         "steering report",
@@ -114,62 +109,110 @@ def steering_report(
             interventions_of_the_report=arms,
             score=score,
             words=words,
-            settings=[list(sets), list(controls), list(seeds), max_new_tokens, batch_size, contrast],
+            settings=[list(sets), prompt, list(controls), list(seeds), max_new_tokens, batch_size, contrast],
         ),
     )
-    total = sum(map(len, data.values()))
+    run = _Run(model, sets, prompt, batch_size, score or _exact, max_new_tokens, contrast, results, progress)
+    before = run.answered("answers", ())["texts"]
     steered = {name: arm for name, arm in arms.items() if _counting(arm)}
     points = [_points(model, intervention)[0] for arm in steered.values() for intervention in _counting(arm)]
     draws = StateDraws(model, points if "covariance" in controls else (), seeds)
-    before: list[list[str]] = results.parts.setdefault("before", [])
-
-    def answered(desc: str, arm: tuple[Intervention, ...]) -> Iterator[tuple[list[str], int]]:
-        """The answers to every batch, and how many positions were changed."""
-
-        def work(chunk: DataChunk) -> tuple[list[str], int]:
-            texts = answers(model, chunk.batch, arm, max_new_tokens=max_new_tokens, contrast=contrast)
-            return texts, sum(counter.touched.tokens for counter in _counting(arm))
-
-        for _, found in shared_chunks(
-            model, chunks, work, checkpoint=results, desc=desc, total=total, progress=progress
-        ):
-            yield found
-
-    for texts, _ in answered("answers", ()):
-        before.append(texts)
-    for chunk in chunks:
-        if hooks := draws.hooks(chunk.batch):
-            model.run_with_hooks(chunk.batch, fwd_hooks=hooks)
+    if points and "covariance" in controls:
+        run.draw(draws)
     facts: list[SteeringFacts] = []
 
-    def run(fact: SteeringFacts, arm: tuple[Intervention, ...]) -> list[str]:
-        finished = results.parts.setdefault("after", {}).setdefault(fact.name, {"texts": [], "touched": 0})
-        for texts, touched in answered(f"answers, {fact.name}", arm):
-            finished["texts"].append(texts)
-            finished["touched"] += touched
-        count = finished["touched"] if _counting(arm) else None
+    def add(fact: SteeringFacts, arm: tuple[Intervention, ...]) -> list[str]:
+        part = run.answered(f"answers, {fact.name}", arm)
+        count = part["touched"] if _counting(arm) else None
         facts.append(replace(fact, described=", ".join(map(repr, arm)), touched=count))
-        return [text for texts in finished["texts"] for text in texts]
+        return part["texts"]
 
     for name, arm in arms.items():
-        after = run(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
+        after = add(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
         if name not in steered:
             continue
-        said = (
-            weights[name] if name in weights else token_weights(model, [text for old in before for text in old], after)
-        )
-        for kind, seed, control in _controls(model, arm, controls, seeds, draws, said):
+        tokens = weights[name] if name in weights else token_weights(model, before, after)
+        for kind, seed, control in _controls(model, arm, controls, seeds, draws, tokens):
             label = f"{name}, words" if kind == "words" else f"{name}, {kind} {seed}"
-            run(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
-    cases = [
-        case
-        for fact in facts
-        for group, chunk, old, new in zip(
-            groups, chunks, before, results.parts["after"][fact.name]["texts"], strict=True
-        )
-        for case in map(_case(fact.name, group, score or _exact), chunk.samples, old, new)
-    ]
-    return SteeringReport(tuple(facts), tuple(cases), results.identity)
+            add(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
+    return SteeringReport(
+        tuple(facts), tuple(case for fact in facts for case in run.cases(fact.name)), results.identity
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The passes of a report over its sets of prompts; of each pass only texts and numbers stay, in the checkpoint."""
+
+    model: WritingModel
+    sets: Mapping[str, Dataset]
+    prompt: str | None
+    batch_size: int
+    score: Score
+    max_new_tokens: int
+    contrast: ContrastChoice
+    results: Checkpoint
+    progress: bool
+
+    def chunks(self, group: str) -> Iterator[DataChunk]:
+        """The prompts of a set, read anew."""
+        return chunks_of(self.model, self.sets[group], self.prompt, self.batch_size)
+
+    def answered(self, desc: str, arm: tuple[Intervention, ...]) -> dict[str, Any]:
+        """The answers to all prompts, their scores, and how many positions were changed; of a pass without interventions also
+        what was asked of whom."""
+        empty = {"texts": [], "scores": [], "touched": 0} | ({} if arm else {"samples": []})
+        part: dict[str, Any] = self.results.parts.setdefault("passes", {}).setdefault(desc, empty)
+
+        def work(chunk: DataChunk) -> tuple[list[str], int]:
+            texts = answers(self.model, chunk.batch, arm, max_new_tokens=self.max_new_tokens, contrast=self.contrast)
+            return texts, sum(counter.touched.tokens for counter in _counting(arm))
+
+        for group, data in self.sets.items():
+            for chunk, (texts, touched) in shared_chunks(
+                self.model,
+                self.chunks(group),
+                work,
+                checkpoint=self.results,
+                desc=f"{desc}, {group}" if len(self.sets) > 1 else desc,
+                total=length_of(data),
+                progress=self.progress,
+            ):
+                part["texts"] += texts
+                part["scores"] += map(self._scored, chunk.samples, texts)
+                part["touched"] += touched
+                if not arm:
+                    part["samples"] += [[group, sample.shown, sample.prompt, sample.answer] for sample in chunk.samples]
+        return part
+
+    def _scored(self, sample: Sample, answer: str) -> float | None:
+        known = self.score is not _exact or sample.answer is not None
+        return float(self.score(sample, answer)) if known else None
+
+    def draw(self, draws: StateDraws) -> None:
+        """Take the states of all prompts into random directions."""
+        for group in self.sets:
+            for chunk in self.chunks(group):
+                self.model.run_with_hooks(chunk.batch, fwd_hooks=draws.hooks(chunk.batch))
+
+    def cases(self, name: str) -> Iterator[SteeringCase]:
+        """What an intervention did to every prompt."""
+        before, after = (self.results.parts["passes"][desc] for desc in ("answers", f"answers, {name}"))
+        for (group, shown, prompt, truth), *texts, old, new in zip(
+            before["samples"], before["texts"], after["texts"], before["scores"], after["scores"], strict=True
+        ):
+            truths = tuple(truth) if isinstance(truth, list) else truth
+            scores = None if old is None or new is None else (old, new)
+            yield SteeringCase(name, group, shown, prompt, truths, texts[0], texts[1], scores)
+
+
+def _readable(sets: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Sets that can be read once per intervention: those that can be read only once are put into lists."""
+    sets_again = {name: list(data) if isinstance(data, Iterator) else data for name, data in sets.items()}
+    empty = [name for name, data in sets_again.items() if next(iter(data), None) is None]
+    if empty or not sets_again:
+        raise InputError(f"The sets of prompts {empty or 'given'} are empty.")
+    return sets_again
 
 
 #: The words that steering leads from and to.
@@ -240,12 +283,3 @@ def _counting(arm: Sequence[Intervention]) -> list[Steer | ProjectOut]:
 
 def _exact(sample: Sample, answer: str) -> float:
     return 0.0 if sample.answer is None else float(is_answer(answer, sample.answer))
-
-
-def _case(name: str, group: str, score: Score) -> Callable[[Sample, str, str], SteeringCase]:
-    def case(sample: Sample, before: str, after: str) -> SteeringCase:
-        has_score = score is not _exact or sample.answer is not None
-        scores = (float(score(sample, before)), float(score(sample, after))) if has_score else None
-        return SteeringCase(name, group, sample.shown, sample.prompt, sample.answer, before, after, scores)
-
-    return case

@@ -1,10 +1,12 @@
 """A steering report's figures, by hand on a planted model; its answers are those of plain steered generation."""
 
 import dataclasses
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import mmlens as mm
 from mmlens import lab
@@ -17,6 +19,7 @@ from mmlens.core import positions
 from mmlens.core.answer_text import says
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
+from mmlens.inputs.images import load_image
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_vector import SteeringVector
@@ -275,3 +278,42 @@ def test_answers_may_be_contrasted() -> None:
     assert case.before == model.answer(scene.image, sample.prompt, max_new_tokens=1, contrast=contrast)
     with model.intervene(steer):
         assert case.after == model.answer(scene.image, sample.prompt, max_new_tokens=1, contrast=contrast)
+
+
+def test_no_more_pictures_are_in_memory_than_a_batch_has(
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a data set on the disk, however many prompts, interventions and controls there are."""
+    for number, sample in enumerate(known.samples["without"] * 4):
+        sample.pictures[0].save(tmp_path / f"{number:02}.png")
+    samples = [
+        Sample((path,), known.samples["without"][0].prompt, answer=known.default)
+        for path in sorted(tmp_path.glob("*.png"))
+    ]
+    live: list[weakref.ref[Image.Image]] = []
+    peak = 0
+
+    def read(picture: Image.Image) -> Image.Image:
+        nonlocal peak
+        image = load_image(picture)
+        live.append(weakref.ref(image))
+        peak = max(peak, sum(ref() is not None for ref in live))
+        return image
+
+    monkeypatch.setattr("mmlens.analysis.samples.load_image", read)
+    files = [tmp_path / "report.ck", None]
+    reports = [
+        steering_report(
+            known.model, known.steer, samples, max_new_tokens=1, batch_size=2, progress=False, checkpoint=path
+        )
+        for path in files
+    ]
+    assert len(live) >= 2 * 20 * len(reports[0].interventions)
+    assert peak <= 4  # of the batch that ran and of the one that is made ready
+    assert reports[0] == reports[1]
+    again = steering_report(
+        known.model, known.steer, samples, max_new_tokens=1, batch_size=2, progress=False, checkpoint=files[0]
+    )
+    assert again == reports[0]
+    once = steering_report(known.model, known.steer, iter(samples), max_new_tokens=1, batch_size=2, progress=False)
+    assert once == reports[0]
