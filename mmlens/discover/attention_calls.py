@@ -40,6 +40,12 @@ class AttentionCall:
     value: torch.Tensor | None = None
     output: torch.Tensor | None = None
 
+    @property
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, where it is known that they were seen."""
+        assert self.query is not None and self.key is not None and self.value is not None
+        return self.query, self.key, self.value
+
 
 #: Who is told of calls of the registered function; None while it runs, as what it does inside is no attention of its own.
 _ACTIVE: list[Callable[[AttentionCall], None] | None] = []

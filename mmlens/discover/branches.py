@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -65,6 +66,10 @@ class Residual:
     parallel: bool = False
 
 
+#: A call whose output could be added to the stream, what it adds, and what that was multiplied by.
+_Summand: TypeAlias = tuple[Call, torch.Tensor, BlockFactor | None]
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module could be a norm: it has no matrix, and at most a gain and a bias."""
     return all(parameter.ndim <= 1 for parameter in module.parameters()) and not is_linear(module)
@@ -102,7 +107,7 @@ def _candidates(trace: Trace, inner: list[Call], pre: torch.Tensor) -> list[Call
 
 def _scaled(block: nn.Module, call: Call, like: torch.Tensor) -> Iterator[tuple[BlockFactor | None, torch.Tensor]]:
     """A call's output as it is, and times whatever the block holds that could scale it."""
-    out = call.returned.reshape(like.shape)  # type: ignore[union-attr]
+    out = call.output.reshape(like.shape)
     yield None, out
     for name, parameter in block.named_parameters(recurse=False):
         if parameter.numel() in (1, like.shape[-1]):
@@ -125,7 +130,9 @@ def _is_sum(result: torch.Tensor, parts: tuple[torch.Tensor, ...], smallest: flo
     return float((total - result).norm()) <= 1e-4 * smallest
 
 
-def _pre_norm(block: Call, inner: list[Call], summands: list, pre: torch.Tensor, post: torch.Tensor) -> Residual | None:  # type: ignore[type-arg]
+def _pre_norm(
+    block: Call, inner: list[Call], summands: list[_Summand], pre: torch.Tensor, post: torch.Tensor
+) -> Residual | None:
     for first, a, fa in summands:
         middle = pre + a
         for second, b, fb in summands:
@@ -159,9 +166,9 @@ def _post_norm(
     trace: Trace,
     block: Call,
     inner: list[Call],
-    summands: list,
+    summands: list[_Summand],
     pre: torch.Tensor,
-    post: torch.Tensor,  # type: ignore[type-arg]
+    post: torch.Tensor,
 ) -> Residual | None:
     norms = [call for call in inner if is_norm(call.module) and trace.count(call.module) == 1]
     lasts = [call for call in norms if same(call.returned, post)]

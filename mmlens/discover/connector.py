@@ -41,18 +41,18 @@ def connector_of(
     reads = _reads(runs, vision[-1], entrance, argument, features)
     tower_width, output_rows, input_rows = (
         vision[-1].width * len(reads),
-        connector.returned,
+        connector.output,
         entrance.received[argument],
     )
     receives: tuple[str, str | None] = (entrance.path, argument)
-    is_packed, is_nested = output_rows.ndim == 2, output_rows.ndim == 4  # type: ignore[union-attr]
-    axes = min(2 if is_packed else 4 if is_nested else 3, vision[-1].last.returned.ndim)  # type: ignore[union-attr]
+    is_packed, is_nested = output_rows.ndim == 2, output_rows.ndim == 4
+    axes = min(2 if is_packed else 4 if is_nested else 3, vision[-1].last.output.ndim)
     if input_rows.shape[-1] % tower_width or input_rows.ndim > axes:
         # something between them changes the rows: hand on what the tower returns
         end = _end(runs, vision[-1].blocks[reads[-1]])
-        receives, input_rows = (end.path, None), end.returned  # type: ignore[assignment]
+        receives, input_rows = (end.path, None), end.output
     beside = input_rows.shape[-1] // tower_width
-    n_in, n_out = (x.numel() // x.shape[-1] for x in (input_rows, output_rows))  # type: ignore[union-attr]
+    n_in, n_out = (x.numel() // x.shape[-1] for x in (input_rows, output_rows))
     asks = bool(queries) or (n_in != n_out and entrance is connector and _mixes(entrance, argument))
     projector = Projector(
         receives=receives,
@@ -166,7 +166,7 @@ def _end(runs: ExampleRuns, block: Call) -> Call:
         inputs = next(iter(call.received.values()), None)
         if inputs is None or call.enter < block.exit or not is_norm(call.module):
             continue
-        if same(inputs, block.returned) and inputs.ndim == block.returned.ndim:  # type: ignore[union-attr]
+        if same(inputs, block.returned) and inputs.ndim == block.output.ndim:
             return call
     return block
 

@@ -54,11 +54,11 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
     if not kernel_notes:
         heads = {note.heads for note in notes}
         end = _output_linear(trace, calls, notes, branch) if len(heads) == 1 else None
-        if end is None or end.module.in_features % min(heads):  # type: ignore[operator]
+        if end is None or end.linear.in_features % min(heads):
             return None, 1
         count, projections = heads.pop(), {}
         if len(notes) == 1 and notes[0].query is not None:
-            width = int(end.module.in_features)  # type: ignore[arg-type]
+            width = end.linear.in_features
             projections = _projections(model, block, notes[0], calls, width)
         inside = {name: relative(linear, block.path) for name, linear in projections.items()}
         last = relative(end.path, block.path)
@@ -68,10 +68,12 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
     o = _output_linear(trace, calls, kernel_notes, branch)
     if kernel is None or o is None or not kernel.path.startswith(block.path):
         return None, 1
-    count = kernel_notes[0].heads
-    if o.module.in_features != count * kernel_notes[0].output.shape[-1]:  # type: ignore[union-attr]
+    note = kernel_notes[0]
+    assert note.query is not None and note.output is not None  # the registered function has them all
+    count, d_value = note.heads, note.output.shape[-1]
+    if o.linear.in_features != count * d_value:
         return None, 1
-    projections = _projections(model, kernel, kernel_notes[0], calls, count * kernel_notes[0].output.shape[-1])  # type: ignore[union-attr]
+    projections = _projections(model, kernel, note, calls, count * d_value)
     inside = {name: relative(linear, block.path) for name, linear in projections.items()}
     attention = Attention(
         kernel=relative(kernel.path, block.path),
@@ -79,7 +81,7 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         o=relative(o.path, block.path),
         scale=scale,
         gated=_is_gated(projections, o, kernel_notes, calls),
-        latent=kernel_notes[0].query.shape[-1] != kernel_notes[0].output.shape[-1],  # type: ignore[union-attr]
+        latent=note.query.shape[-1] != d_value,
         **inside,  # type: ignore[arg-type]
     )
     return attention, count
@@ -132,14 +134,13 @@ def _moved(
         return set()  # a module that cannot be called twice in the same way says nothing about its linears
     if not again:
         return set()
-    new = again[0]
-    pairs = {"q": (note.query, new.query), "k": (note.key, new.key), "v": (note.value, new.value)}
-    return {name for name, (old, other) in pairs.items() if not torch.equal(old, other)}  # type: ignore[arg-type]
+    pairs = zip("qkv", note.inputs, again[0].inputs, strict=True)
+    return {name for name, old, new in pairs if not torch.equal(old, new)}
 
 
 def _is_in_thirds(model: nn.Module, kernel: Call, note: AttentionCall, call: Call, width: int) -> bool:
     """Whether a fused linear's output is laid out `[q; k; v]`."""
-    out = int(call.module.out_features)  # type: ignore[arg-type]
+    out = call.linear.out_features
     if (out - width) % 2:
         return False
     bounds = [0, width, width + (out - width) // 2, out]
@@ -158,9 +159,9 @@ def _is_in_thirds(model: nn.Module, kernel: Call, note: AttentionCall, call: Cal
 def _is_gated(projections: dict[str, str], o: Call, notes: list[AttentionCall], calls: list[Call]) -> bool:
     """Whether the linear of the queries also gives every head a gate."""
     query = next((call for call in calls if call.path == projections.get("q")), None)
-    if query is None or len(notes) != 1 or query.returned is None:
+    if query is None or len(notes) != 1 or query.returned is None or notes[0].output is None:
         return False
-    z = notes[0].output.flatten(-2)  # type: ignore[union-attr]
+    z = notes[0].output.flatten(-2)
     inputs = next(iter(o.received.values()))
     if (
         query.returned.shape[-1] != 2 * z.shape[-1]

@@ -56,10 +56,10 @@ def mlp_in(trace: Trace, calls: list[Call], last: Call, root: str) -> dict[str, 
     down = next((c for c in reversed(linears) if same(c.returned, last.returned) or feeds(trace, c, last)), None)
     if down is None or down.returned is None:
         return None
-    width = int(down.module.in_features)  # type: ignore[arg-type]
+    width = down.linear.in_features
     rows = down.returned.numel() // down.returned.shape[-1]
     before = [call for call in linears if call.exit < down.enter and call.returned is not None]
-    before = [call for call in before if call.returned.numel() // call.returned.shape[-1] == rows]  # type: ignore[union-attr]
+    before = [call for call in before if call.output.numel() // call.output.shape[-1] == rows]
     names: dict[str, Any] = {"down": relative(down.path, root)}
     act = _activation(trace, calls, down, width)
     single_linears = [call for call in before if call.module.out_features == width]
@@ -73,7 +73,7 @@ def mlp_in(trace: Trace, calls: list[Call], last: Call, root: str) -> dict[str, 
         if _is_product(down, act, other):
             return names | {"gate": relative(gate.path, root), "up": relative(other.path, root)}
     if double_linears and act_input is not None:
-        for half, first in zip(double_linears[-1].returned.chunk(2, -1), (False, True), strict=True):  # type: ignore[union-attr]
+        for half, first in zip(double_linears[-1].output.chunk(2, -1), (False, True), strict=True):
             if same(half, act_input):
                 fields = names | {"gate_up": relative(double_linears[-1].path, root)}
                 return fields | {"up_first": True} if first else fields
@@ -103,10 +103,10 @@ def _by_function(down: Call, linears: list[Call], double_linears: list[Call], ro
         return any(torch.allclose(product.reshape(inputs.shape), inputs, 1e-2, 1e-4) for product in products)
 
     for gate, up in itertools.permutations(linears[-2:], 2):
-        if is_gated(gate.returned, up.returned):  # type: ignore[arg-type]
+        if is_gated(gate.output, up.output):
             return {"gate": relative(gate.path, root), "up": relative(up.path, root)}
     for call in double_linears[-1:]:
-        first, second = call.returned.chunk(2, -1)  # type: ignore[union-attr]
+        first, second = call.output.chunk(2, -1)
         for halves, up_first in (((first, second), False), ((second, first), True)):
             if is_gated(*halves):
                 return {"gate_up": relative(call.path, root), **({"up_first": True} if up_first else {})}

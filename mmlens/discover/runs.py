@@ -35,7 +35,7 @@ class Seen:
     @property
     def width(self) -> int:
         """Width of the stream."""
-        return int(self.last.returned.shape[-1])  # type: ignore[union-attr]
+        return int(self.last.output.shape[-1])
 
     def __str__(self) -> str:
         return f"{self.path}: {len(self.blocks)} x {type(self.last.module).__name__}, width {self.width} ({self.role})"

@@ -63,7 +63,7 @@ def stack_of(runs: ExampleRuns, stack: Seen, name: str) -> Stack:
             raise NotFound(f"the kinds of blocks in {stack.path} cannot be told apart by their modules")
     inside = [m for m in stack.last.module.modules() if hasattr(getattr(m, "config", None), "to_dict")]
     owner = next(iter(inside), runs.model)
-    axes = stack.last.returned.ndim  # type: ignore[union-attr]
+    axes = stack.last.output.ndim
     return Stack(
         stack.path,
         blocks[0] if len(blocks) == 1 else tuple(blocks),
@@ -215,12 +215,13 @@ def image_rows(runs: ExampleRuns, language: Seen) -> tuple[IsToken | IsMarked, t
     first, ids = language.blocks[0], runs.inputs["input_ids"]
     stream = first.stream
     twin = runs.twin(runs.pixels, first)
-    if stream is None or twin is None or stream.shape[:-1] != ids.shape:
+    twin_stream = None if twin is None else twin.stream
+    if stream is None or twin_stream is None or stream.shape[:-1] != ids.shape:
         shape = None if stream is None else list(stream.shape)
         raise NotFound(
             f"the language model's stream is {shape}, but input_ids is {list(ids.shape)}: its rows are not the tokens"
         )
-    change = twin.stream.float() - stream.float()  # type: ignore[union-attr]
+    change = twin_stream.float() - stream.float()
     is_changed = (change != 0).any(-1)
     if not is_changed.any():
         raise NotFound("the pixels do not reach the language model's first block (only cross-attention may read them)")

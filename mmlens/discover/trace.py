@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,6 +36,17 @@ class Call:
     returned: torch.Tensor | None
     items: tuple[Any, ...]
     arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @property
+    def output(self) -> torch.Tensor:
+        """The tensor that it returned, where it is known to have returned one."""
+        assert self.returned is not None, self.path
+        return self.returned
+
+    @property
+    def linear(self) -> nn.Linear:
+        """Its module, where it is known to be a linear map: by its sizes, whatever its class is."""
+        return cast(nn.Linear, self.module)
 
     @property
     def stream(self) -> torch.Tensor | None:
