@@ -43,7 +43,9 @@ class AttentionCall:
     @property
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value, where it is known that they were seen."""
-        assert self.query is not None and self.key is not None and self.value is not None
+        assert self.query is not None
+        assert self.key is not None
+        assert self.value is not None
         return self.query, self.key, self.value
 
 

@@ -69,7 +69,8 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
     if kernel is None or o is None or not kernel.path.startswith(block.path):
         return None, 1
     note = kernel_notes[0]
-    assert note.query is not None and note.output is not None  # the registered function has them all
+    assert note.query is not None
+    assert note.output is not None
     count, d_value = note.heads, note.output.shape[-1]
     if o.linear.in_features != count * d_value:
         return None, 1
