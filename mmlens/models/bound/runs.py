@@ -1,6 +1,6 @@
 """Runs of a bound model in TransformerLens's words, with the picture of its batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -13,20 +13,16 @@ from mmlens.core.names import Names
 from mmlens.core.wording import short
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
-from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookFunction, HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch, require_running
 from mmlens.models.bound.inputs import BoundInputs, Prompt
 from mmlens.models.bound.loss import losses_of, target_ids
 from mmlens.models.bound.points import BoundPoints
+from mmlens.models.bound.run_hooks import Stopped, add_gradients, keeping, replaced_by, stopping, without_batch
 from mmlens.models.caching import CacheRecorder
 from mmlens.models.claims import claimed
 
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
-
-
-class _Stopped(Exception):
-    """The run has reached the block in front of which it stops."""
 
 
 class BoundRuns(BoundInputs, BoundPoints):
@@ -104,13 +100,13 @@ class BoundRuns(BoundInputs, BoundPoints):
             for direction, chosen in pairs.items()
         }
         reached: list[torch.Tensor] = []
-        around = [] if stream is None else [(f"blocks.{begins}.hook_resid_pre", _replaced_by(stream))]
-        behind = [] if ends is None else [(self._end(ends), _stopping(reached))]
+        around = [] if stream is None else [(f"blocks.{begins}.hook_resid_pre", replaced_by(stream))]
+        behind = [] if ends is None else [(self._end(ends), stopping(reached))]
         logits = None
         try:
             with self._hooked(named["fwd"], named["bwd"], stay=not reset_hooks_end, first=around, last=behind):
                 logits = self.model(batch)
-        except _Stopped:
+        except Stopped:
             return reached[0]
         finally:
             if clear_contexts:
@@ -161,7 +157,7 @@ class BoundRuns(BoundInputs, BoundPoints):
                 require_running(self.batch, node.part, node.name)
         recorder = CacheRecorder(nodes, None, device)
         shown: dict[str, torch.Tensor] = {}
-        hooks = [*recorder.hooks, *([([node.name for node in nodes], _shown(shown))] if incl_bwd else [])]
+        hooks = [*recorder.hooks, *([([node.name for node in nodes], keeping(shown))] if incl_bwd else [])]
         output = self.run_with_hooks(
             input,
             fwd_hooks=hooks,
@@ -173,7 +169,7 @@ class BoundRuns(BoundInputs, BoundPoints):
         )
         cache = recorder.cache(self)
         if incl_bwd:
-            _add_gradients(cache, output, shown, device)
+            add_gradients(cache, output, shown, device)
         if pos_slice is not None:  # raw rows, padding counted, as in TransformerLens
             rows = Slice.unwrap(pos_slice)
             for name, tensor in cache.cache_dict.items():
@@ -274,7 +270,7 @@ class BoundRuns(BoundInputs, BoundPoints):
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not callable(pair[1]):
                 raise InputError(f"Hook {number}, {short(pair)}, must be a pair (names, function(activation, hook)).")
             names, function = pair
-            chosen = _without_batch(function) if remove_batch_dim else function
+            chosen = without_batch(function) if remove_batch_dim else function
             for point in self._resolved(names):
                 found.append((str(point.name), chosen))
         return found
@@ -349,54 +345,3 @@ def _require_backward(stop_at_layer: int | None, return_type: Any) -> None:
         raise InputError(
             "incl_bwd=True needs gradients, which are off here (torch.no_grad()); leave it, or enable them."
         )
-
-
-def _add_gradients(
-    cache: ActivationCache, output: torch.Tensor, shown: Mapping[str, torch.Tensor], device: Any
-) -> None:
-    """Put gradients beside the activations; those of weights are left alone."""
-    if output.ndim or not output.requires_grad:
-        raise InputError(
-            "incl_bwd=True needs one number that depends on something with a gradient: leave loss_per_token out, and have some "
-            "weights (or the inputs) require one."
-        )
-    names = [name for name, tensor in shown.items() if tensor.requires_grad]
-    found = torch.autograd.grad(output, [shown[name] for name in names], allow_unused=True)
-    for name, gradient in zip(names, found, strict=True):
-        if gradient is not None:
-            cache.cache_dict[f"{name}_grad"] = gradient if device is None else gradient.to(device)
-            cache.axes[f"{name}_grad"] = cache.axes[name]
-
-
-def _shown(store: dict[str, torch.Tensor]) -> HookFunction:
-    @reads_only
-    def keep(activation: torch.Tensor, hook: Any) -> None:
-        store[hook.name] = activation
-
-    return keep
-
-
-def _replaced_by(stream: torch.Tensor) -> HookFunction:
-    def put(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-        return stream.to(activation)
-
-    return put
-
-
-def _stopping(reached: list[torch.Tensor]) -> HookFunction:
-    @reads_only
-    def stop(activation: torch.Tensor, hook: Any) -> None:
-        reached.append(activation)
-        raise _Stopped
-
-    return stop
-
-
-def _without_batch(function: HookFunction) -> Callable[..., torch.Tensor | None]:
-    def put(activation: torch.Tensor, hook: Any) -> torch.Tensor | None:
-        if activation.shape[0] != 1:
-            return function(activation, hook)
-        new = function(activation[0], hook)
-        return new if new is None else new[None]
-
-    return put
