@@ -7,24 +7,34 @@ from mmlens.analysis.steering.directions import __all__ as _directions
 from mmlens.analysis.steering.dose import dose_curve
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.gates import ActiveConcept
+from mmlens.analysis.steering.latent_space import blank_patch_vectors, joint_vectors
+from mmlens.analysis.steering.learned import LearnedPredictor, learn_predictor
 from mmlens.analysis.steering.method import Selection, Validation
 from mmlens.analysis.steering.methods import *  # noqa: F403
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.analysis.steering.methods import __all__ as _methods
 from mmlens.analysis.steering.outcome import SteeringReport
+from mmlens.analysis.steering.per_sample import contrastive_vectors, visual_vectors
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.selection import select_vectors
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
 from mmlens.core.registry import Method
 from mmlens.interventions.steering import ProjectOut, Steer
+from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
+from mmlens.interventions.vector_predictor import VectorPredictor
 
 __all__ = [  # noqa: PLE0604
     "ActiveConcept",
+    "blank_patch_vectors",
     "concept_steering_vectors",
     "contrastive_vector",
+    "contrastive_vectors",
     "dose_curve",
     "DoseCurve",
+    "joint_vectors",
+    "learn_predictor",
+    "LearnedPredictor",
     "ProjectOut",
     "select_vectors",
     "Selection",
@@ -32,9 +42,12 @@ __all__ = [  # noqa: PLE0604
     "steering_report",
     "steering_vector",
     "SteeringReport",
+    "SteeringTable",
     "SteeringVector",
     "unembedding_difference",
     "Validation",
+    "VectorPredictor",
+    "visual_vectors",
     *_directions,
     *_methods,
 ]

@@ -1,17 +1,17 @@
 """Steering: add a direction to the stream, or take one out of it, at chosen positions and steps of a generation.
 
-    x  ->  x + alpha * direction            (Steer)
-    x  ->  x - (x . unit) unit              (ProjectOut)
+    x  ->  x + alpha * direction                            (Steer)
+    x  ->  |x| unit( unit(x) + alpha * unit(direction) )    (Steer, scale="relative")
+    x  ->  x - (x . unit) unit                              (ProjectOut)
 
 Source: Khayatan et al., "Analyzing Fine-tuning Representation Shift for Multimodal LLMs Steering Alignment", ICCV 2025
 (https://arxiv.org/abs/2501.03012), section on steering; directional ablation: Arditi et al., "Refusal in Language Models
 Is Mediated by a Single Direction", NeurIPS 2024 (https://arxiv.org/abs/2406.11717), equation 4.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,13 +23,31 @@ from mmlens.core.rules import as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.inputs.point_rows import GROWING
-from mmlens.interventions.positioned import Finder, PositionedIntervention, RowMask
+from mmlens.interventions.positioned import Finder, PositionedIntervention, RowMask, per_entry
+from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
+from mmlens.interventions.touched import Touched
+from mmlens.interventions.vector_predictor import VectorPredictor, predict_apart, reader_of
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.run import Branch, Run, Window
+from mmlens.models.run import Run
 
 #: Says at which positions to act, given the states `[batch pos d_model]` there: `[batch pos]`.
 Gate: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+#: How strong a steering vector acts. `"absolute"`: as it is, times alpha. `"relative"`: along its direction, alpha times the
+#: length of the state, which keeps its length (VTI). `"adaptive"`: the same, alpha times `1 + max(0, -cos(state, direction))`,
+#: up to twice as strong where a state points the other way (VISTA).
+SteeringScale: TypeAlias = Literal["absolute", "relative", "adaptive"]
+
+
+class Directed(Protocol):
+    """What says which way to steer: where it was made, and how wide its directions are."""
+
+    @property
+    def at(self) -> str: ...
+    @property
+    def width(self) -> int: ...
 
 
 @runtime_checkable
@@ -40,80 +58,11 @@ class PointGate(Protocol):
         """Refuse a point whose states the gate cannot read; raises InputError."""
 
 
-@dataclass
-class Touched:
-    """What an intervention has changed since the last run began.
-
-    A position counts once, in however many passes it is computed anew (without a KV cache), and not if it was taken back
-    (candidates that assisted generation rejects).
-    """
-
-    _rows: dict[tuple[Branch, str], list[int]] = field(default_factory=dict, repr=False)
-    _windows: dict[Branch, Window] = field(default_factory=dict, repr=False)
-    _passes: Counter[tuple[Branch, str]] = field(default_factory=Counter, repr=False)
-
-    @property
-    def tokens(self) -> int:
-        """Positions, summed over samples (each beam of them), points and branches of a generation."""
-        return sum(self.branches.values())
-
-    @property
-    def branches(self) -> dict[Branch, int]:
-        """Positions by branch of a generation; conditional ones alone but where an intervention acts in all passes."""
-        counts: Counter[Branch] = Counter()
-        for (branch, _), rows in self._rows.items():
-            window = self._windows.get(branch)
-            counts[branch] += sum(rows if window is None or window.kept is None else rows[: window.kept])
-        return dict(counts)
-
-    @property
-    def steps(self) -> int:
-        """Forward passes in which something was changed."""
-        return max(self._passes.values(), default=0)
-
-    def count(self, where: RowMask, node: Node, changed: torch.Tensor | None) -> None:
-        """Note how a pass changed a point.
-
-        Args:
-            where: the rows of the pass that were meant.
-            node: the point.
-            changed: `[... pos ...]` true at rows that were changed; None for none, where an earlier pass may be taken back.
-        """
-        run = where.run
-        branch: Branch = "conditional" if run is None else run.branch
-        key, grows = (branch, node.name), node.sequence in GROWING
-        if changed is None:
-            counts = []
-        elif grows:
-            axis = node.position_axis
-            counts = changed.sum([i for i in range(changed.ndim) if i != axis]).tolist()
-        else:
-            counts = [int(changed.sum())]
-        if any(counts):
-            self._passes[key] += 1
-        rows = self._rows.setdefault(key, [])
-        if grows:
-            rows[where.first :] = []
-            rows += [0] * (where.first - len(rows))
-            if run is not None and run.window is not None:
-                self._windows[branch] = run.window
-        rows += counts  # a tower reads its pictures once, maybe in several calls
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._rows.clear()
-        self._windows.clear()
-        self._passes.clear()
-
-    def __str__(self) -> str:
-        return f"{self.tokens} positions in {self.steps} steps"
-
-
 @dataclass(frozen=True)
 class _Positioned(PositionedIntervention):
     """What steering interventions share: when and where they act, and the record of it."""
 
-    vector: SteeringVector
+    vector: Directed
     at: Names | Selection | None = field(default=None, kw_only=True)
     gate: Gate | None = field(default=None, kw_only=True, repr=False)
     touched: Touched = field(default_factory=Touched, init=False, compare=False, repr=False)
@@ -130,9 +79,9 @@ class _Positioned(PositionedIntervention):
         as_rule(self.positions)
         nodes = self.points(model)
         for node in nodes:
-            if node.width != len(self.vector.direction) or node.axes.split()[-1] not in ("d_model", "d_vision"):
+            if node.width != self.vector.width or node.axes.split()[-1] not in ("d_model", "d_vision"):
                 raise InputError(
-                    f"The vector has {len(self.vector.direction)} entries, but {node.name} is [{node.axes}] with {node.width} "
+                    f"The vector has {self.vector.width} entries, but {node.name} is [{node.axes}] with {node.width} "
                     "last; steer at points of the stream that it was made for."
                 )
             if isinstance(self.gate, PointGate):
@@ -161,6 +110,24 @@ class _Positioned(PositionedIntervention):
         """What stands in the place of the states."""
         raise NotImplementedError
 
+    @property
+    def common_vector(self) -> SteeringVector:
+        """The vector, where all rows have the same.
+
+        Raises:
+            InputError: where samples or rows have vectors of their own.
+        """
+        if not isinstance(self.vector, SteeringVector):
+            raise InputError(
+                f"{self.vector!r} holds no one direction, which this compares or plots; pass Steer(SteeringVector(...)), e.g. "
+                "table.mean."
+            )
+        return self.vector
+
+    def changed(self, activation: torch.Tensor, found: RowMask, node: Node) -> torch.Tensor:
+        """What stands in the place of an activation, at every position."""
+        return self.change(activation)
+
     def acting(self) -> Float[torch.Tensor, "d_model"]:
         """The vector as it acts: as strong as it is added, or of length 1; in float32, on the CPU."""
         raise NotImplementedError
@@ -186,8 +153,8 @@ class _Positioned(PositionedIntervention):
             rows = torch.as_tensor(where, device=activation.device).expand(*activation.shape[:-1], 1)
             self.touched.count(found, node, rows)
             if where is True:
-                return self.change(activation)
-            return torch.where(where, self.change(activation), activation) if rows.any() else None
+                return self.changed(activation, found, node)
+            return torch.where(where, self.changed(activation, found, node), activation) if rows.any() else None
 
         return steer
 
@@ -198,8 +165,10 @@ class Steer(_Positioned):
     """Add `alpha` times a vector to the states at its point.
 
     Args:
-        vector: the direction and its point.
+        vector: the direction and its point; or one per sample of the batch, or per row of a tower (`mm.steering.SteeringTable`);
+            or what predicts each sample's from a state of its prompt (`mm.steering.learn_predictor`).
         alpha: strength; 1 adds the vector as it is.
+        scale: what alpha is counted in, the vector's own length or the state's; see `SteeringScale`.
         keep_norm: give each state its own norm back, so that only its direction changes.
         positions: which positions (see `mm.positions`): `positions.last | positions.generated` steers all that predicts a
             new token, `"prompt"` leaves the answer's own tokens alone.
@@ -218,21 +187,95 @@ class Steer(_Positioned):
         ...     logits = model(batch)
         >>> print(steer.touched)
         1 positions in 1 steps
+
+    Source of the relative scale: Liu, Ye and Zou, "Reducing Hallucinations in Vision-Language Models via Latent Space Steering",
+    ICLR 2025 (https://arxiv.org/abs/2410.15778), whose code has a further factor of 0.1; of the adaptive one: Li et al., "The
+    Hidden Life of Tokens: Reducing Hallucination of Large Vision-Language Models via Visual Information Steering", ICML 2025
+    (https://arxiv.org/abs/2502.03628). Both write to `blocks.*.hook_mlp_out` what they measured in the residual stream: pass
+    `at=`.
     """
 
+    vector: SteeringVector | SteeringTable | VectorPredictor
     alpha: float = 1.0
+    scale: SteeringScale = field(default="absolute", kw_only=True)
     keep_norm: bool = field(default=False, kw_only=True)
 
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """One hook per point, behind the one that reads what a predictor needs.
+
+        Raises:
+            InputError: as for every intervention; for rows that the points of a table do not have.
+        """
+        pairs = super().hooks(model)
+        if isinstance(self.vector, SteeringTable):
+            for node in self.points(model):
+                self.vector.check(node)
+        if isinstance(self.vector, VectorPredictor):
+            self.vector.check(model, self.points(model))
+            if self.vector.precedes(model, self.points(model)):
+                pairs.insert(0, (self.vector.read_at, reader_of(model, self.vector)))
+        return pairs
+
+    def starts(self, run: Run) -> None:
+        """Resolve the positions; have a predictor whose state lies behind what is steered read it in a pass of its own.
+
+        Raises:
+            InputError: for positions that name nothing, or a table for other samples than those that run.
+        """
+        super().starts(run)
+        if isinstance(self.vector, SteeringTable):
+            self.vector.require_samples(run.batch)
+        if isinstance(self.vector, VectorPredictor) and not self.vector.precedes(run.model, self.points(run.model)):
+            predict_apart(run, self.vector)
+
+    def everywhere(self, node: Node) -> bool:
+        """As of every steering; directions that differ from row to row need the run."""
+        return isinstance(self.vector, SteeringVector) and super().everywhere(node)
+
     def acting(self) -> Float[torch.Tensor, "d_model"]:
-        """The vector, as strong as asked for."""
-        return self.alpha * self.vector.direction
+        """The vector: as strong as asked for, or of length 1 where alpha counts the states' length."""
+        vector = self.common_vector
+        return self.alpha * vector.direction if self.scale == "absolute" else vector.direction / vector.norm
 
     def change(self, states: Float[torch.Tensor, "*rows d_model"]) -> Float[torch.Tensor, "*rows d_model"]:
         """The states with the vector added."""
-        result = states + self.direction(states)
-        if not self.keep_norm:
-            return result
-        return result * (states.norm(dim=-1, keepdim=True) / result.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        return self._moved_by(states, self.direction(states))
+
+    def changed(self, activation: torch.Tensor, found: RowMask, node: Node) -> torch.Tensor:
+        """The states with each row's own vector added."""
+        if isinstance(self.vector, SteeringVector):
+            return self.change(activation)
+        run = found.run
+        if run is None:
+            raise InputError(
+                f"{self.vector!r} belongs to the samples of a run, and there is none; call the hooked model."
+            )
+        if isinstance(self.vector, SteeringTable):
+            directions = self.vector.directions(run, node, activation)
+        else:
+            by_sample = self.vector.directions(run)
+            directions = per_entry(by_sample, len(activation), node, run)[:, None].to(activation.device)
+        if self.scale == "absolute":
+            return self._moved_by(activation, self.alpha * directions.to(activation.dtype))
+        lengths = directions.norm(dim=-1, keepdim=True)
+        return self._moved_by(activation, directions / lengths.clamp_min(1e-12))
+
+    def _moved_by(self, states: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        """States moved by directions: as they are, or of length 1 by as much as the scale says."""
+        if self.scale == "absolute":
+            result = states + directions
+            if not self.keep_norm:
+                return result
+            return result * (states.norm(dim=-1, keepdim=True) / result.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        if not self.alpha:
+            return states
+        exact, lengths = states.float(), states.float().norm(dim=-1, keepdim=True)
+        units, directions = exact / lengths.clamp_min(1e-12), directions.float()
+        strength: float | torch.Tensor = self.alpha
+        if self.scale == "adaptive":
+            strength = self.alpha * (1 - (units * directions).sum(-1, keepdim=True).clamp(max=0))
+        moved = units + strength * directions
+        return (moved * (lengths / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))).to(states.dtype)
 
 
 @checked
@@ -247,6 +290,8 @@ class ProjectOut(_Positioned):
     Attributes:
         touched: how many steps and positions the last run changed.
     """
+
+    vector: SteeringVector
 
     def acting(self) -> Float[torch.Tensor, "d_model"]:
         """The direction, of length 1."""

@@ -61,6 +61,11 @@ class SteeringVector:
         return replace(self, direction=-self.direction)
 
     @property
+    def width(self) -> int:
+        """How many entries it has."""
+        return len(self.direction)
+
+    @property
     def norm(self) -> float:
         """Its length, in the unit of the stream."""
         return float(self.direction.norm())

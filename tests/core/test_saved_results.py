@@ -23,6 +23,7 @@ from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.paths import PathSweep
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
+from mmlens.analysis.steering.learned import LearnedPredictor
 from mmlens.analysis.store.states import States
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
@@ -31,6 +32,7 @@ from mmlens.core.unit_sets import Units
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.layout import TokenLayout
 from mmlens.interventions.edits.edit import Edit, Provenance
+from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
 from tests.viz import made
 
@@ -87,6 +89,10 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ConceptShift": lambda: made.shift(3),
     "ConceptBank": lambda: extract_concepts(states(), 3, method="kmeans"),
     "SteeringVector": lambda: SteeringVector(made.noise(8), AT, {"method": "mean difference"}),
+    "SteeringTable": lambda: SteeringTable(made.noise(2, 8), AT, "sample", ("a", "b"), {"method": "contrastive"}),
+    "LearnedPredictor": lambda: LearnedPredictor(
+        made.noise(3, 8), made.noise(3), made.noise(8, 3), AT, AT, {"epochs": 3}
+    ),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "Edit": edit,
@@ -150,6 +156,8 @@ VERSIONS = {
     "ConceptShift": 2,
     "ConceptBank": 2,
     "SteeringVector": 2,
+    "SteeringTable": 1,
+    "LearnedPredictor": 1,
     "Circuit": 4,
     "CircuitEvaluation": 3,
     "Edit": 3,

@@ -190,7 +190,7 @@ def _doses(
             of_batch = _token_weights(metric, model, batch, logits) if "words" in kinds else None
             weights = of_batch if weights is None or of_batch is None else weights + of_batch
     made = [
-        controls_of(model, steer.vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
+        controls_of(model, steer.common_vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
         for steer in steers
     ]
     drawn_kinds: tuple[ControlKind, ...] = ("isotropic", "covariance")

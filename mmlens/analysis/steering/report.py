@@ -249,7 +249,7 @@ def _controls(
     """An intervention with other vectors, by kind and seed: those kinds that all its vectors have."""
     vectors = {
         number: controls_of(
-            model, other.vector, _points(model, other), kinds, seeds=seeds, draws=draws, weights=weights
+            model, other.common_vector, _points(model, other), kinds, seeds=seeds, draws=draws, weights=weights
         )
         for number, other in enumerate(arm)
         if isinstance(other, Steer | ProjectOut)

@@ -107,6 +107,16 @@ class World:
         return mm.steering_vector(self.states.values[:12], self.states.values[12:], at=POINT)
 
     @cached_property
+    def table(self) -> Any:
+        """Steering vectors by sample."""
+        return mm.steering.SteeringTable(self.states.values[:3], POINT, keys=self.states.keys[:3])
+
+    @cached_property
+    def predictor(self) -> Any:
+        """What predicts them."""
+        return mm.steering.LearnedPredictor(torch.ones(4, 192), torch.ones(4), torch.ones(192, 4), POINT, POINT)
+
+    @cached_property
     def scores(self) -> Any:
         """Scores of neurons."""
         return mm.find_neurons(self.model, self.batch, token="red")
@@ -347,6 +357,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "PathSweep": lambda w: w.path_sweep,
     "ShiftGrounding": lambda w: w.ground_shift,
     "States": lambda w: w.states,
+    "LearnedPredictor": lambda w: w.predictor,
+    "SteeringTable": lambda w: w.table,
     "SteeringReport": lambda w: w.steering_report,
     "SteeringVector": lambda w: w.vector,
     "TokenLayout": lambda w: w.batch.layout,
@@ -651,6 +663,28 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "PatchSweep.load.path": lambda w: w.saved(w.sweep),
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
+    "SteeringTable.load.path": lambda w: w.saved(w.table),
+    "SteeringTable.of.keys": lambda w: w.table.keys[:1],
+    "SteeringTable.keys": lambda w: ("a", "b"),
+    "SteeringTable.vectors": lambda w: torch.ones(2, 192),
+    "SteeringTable.at": lambda w: POINT,
+    "LearnedPredictor.load.path": lambda w: w.saved(w.predictor),
+    "LearnedPredictor.w_in": lambda w: torch.ones(4, 192),
+    "LearnedPredictor.bias": lambda w: torch.ones(4),
+    "LearnedPredictor.w_out": lambda w: torch.ones(192, 4),
+    "LearnedPredictor.at": lambda w: POINT,
+    "LearnedPredictor.read_at": lambda w: POINT,
+    "LearnedPredictor.predict.states": lambda w: w.states.values,
+    "learn_predictor.states": lambda w: w.states,
+    "learn_predictor.vectors": lambda w: mm.steering.SteeringTable(w.states.values, POINT, keys=w.states.keys),
+    "learn_predictor.epochs": lambda w: 2,
+    "contrastive_vectors.positive": lambda w: "yes",
+    "contrastive_vectors.negative": lambda w: "no",
+    "contrastive_vectors.at": lambda w: POINT,
+    "visual_vectors.at": lambda w: POINT,
+    "blank_patch_vectors.at": lambda w: "vision.blocks.0.hook_resid_post",
+    "blank_patch_vectors.draws": lambda w: 1,
+    "joint_vectors.tables": lambda w: {POINT: w.table},
     "patch.at": lambda w: "blocks.[01].hook_resid_pre",
     "collect.positions": lambda w: "last",
     "MappedStates.split.size": lambda w: 4,

@@ -36,7 +36,7 @@ class Proximity(SelectionMethod):
         self, model: HookedMultimodal, interventions: Mapping[Any, Intervention], validation: Validation | None
     ) -> None:
         super().check(model, interventions, validation)
-        points = {steer.vector.at for steer in interventions.values() if isinstance(steer, Steer)}
+        points = {steer.common_vector.at for steer in interventions.values() if isinstance(steer, Steer)}
         elsewhere = sorted(points - {self.reference.at})
         if elsewhere:
             raise InputError(
@@ -46,7 +46,9 @@ class Proximity(SelectionMethod):
     def select(
         self, model: HookedMultimodal, interventions: Mapping[Any, Intervention], validation: Validation | None, k: int
     ) -> Selection:
-        directions = {key: steer.vector.direction for key, steer in interventions.items() if isinstance(steer, Steer)}
+        directions = {
+            key: steer.common_vector.direction for key, steer in interventions.items() if isinstance(steer, Steer)
+        }
         cosines = {
             key: float(torch.cosine_similarity(direction, self.reference.direction, dim=0))
             for key, direction in directions.items()
