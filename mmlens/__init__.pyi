@@ -20,6 +20,7 @@ from . import properties as properties
 from . import scorers as scorers
 from . import steering as steering
 from . import store as store
+from . import tuning as tuning
 from . import viz as viz
 from .analysis.attention_map import attention_map as attention_map
 from .analysis.attribution.attribute import attribute as attribute
@@ -36,6 +37,7 @@ from .analysis.samples import Sample as Sample
 from .analysis.shift.shift import concept_shift as concept_shift
 from .analysis.steering.vectors import steering_vector as steering_vector
 from .analysis.store.collect import collect as collect
+from .analysis.tuning.finetune import finetune as finetune
 from .core.errors import InputError as InputError
 from .core.errors import MMLensError as MMLensError
 from .core.unit_sets import Units as Units

@@ -1,27 +1,37 @@
-"""The lab model with its LoRA fine-tunes."""
+"""The lab model with its LoRA fine-tunes, and the captions that these were taught."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mmlens.architectures.loading import load_model
-from mmlens.lab.checkpoints import STYLES
+from mmlens.analysis.samples import Sample
+from mmlens.analysis.tuning.tune import with_adapters
+from mmlens.lab.checkpoints import STYLES, Style
+from mmlens.lab.language import CAPTION_PROMPT, styled_caption
+from mmlens.lab.scenery import Scene
 from mmlens.models.hooked import HookedMultimodal
 
 
 def tuned_model(base: Path, adapters: Path) -> HookedMultimodal:
     """Put every adapter on one model; see `mmlens.lab.load_tuned`."""
-    from peft import PeftModel
+    model = HookedMultimodal.from_pretrained(base, dtype="float32")
+    return with_adapters(model, {style: adapters / style for style in STYLES})
 
-    model, processor = load_model(base, dtype="float32", device=None, device_map=None, processor=None, options={})
-    first, *others = STYLES
-    with warnings.catch_warnings():
-        # peft still asks transformers by the old name
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        peft_model: Any = PeftModel.from_pretrained(model, adapters / first, adapter_name=first)
-        for style in others:
-            peft_model.load_adapter(adapters / style, adapter_name=style)
-    peft_model.base_model.disable_adapter_layers()
-    return HookedMultimodal.from_hf(peft_model.eval(), processor)
+
+def styled_samples(scenes: Sequence[Scene], style: Style) -> list[Sample]:
+    """Scenes with the captions of a style.
+
+    Args:
+        scenes: what is shown.
+        style: what captions begin with.
+    """
+    return [
+        Sample(
+            (shown.image,),
+            CAPTION_PROMPT,
+            styled_caption(shown.placed, shown.place, shown.mood, style),
+            name=str(shown.seed),
+        )
+        for shown in scenes
+    ]

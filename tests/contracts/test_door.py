@@ -25,6 +25,7 @@ RESULTS = frozenset(
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard", "SteeringTable", "LearnedPredictor",
+        "Tune",
     )
 )  # fmt: skip
 
@@ -59,7 +60,14 @@ def is_accepted(result: Result) -> bool:
         in ("ConceptBank.settings", "GradientXActivation.positions", "IntegratedGradients.positions", "Sample.answer")
         # a sample may have no attributes; a lens's points have numbers too
         or place in ("Sample.attributes", "LogitLens.overlay.point", "Activation.positions")
-        or place in ("MultimodalBatch.tokenizer", "MultimodalBatch.carried", "PatchSweep.p_values.correction")
+        or place
+        in (
+            "Tune.settings",
+            "Tune.identity",
+            "MultimodalBatch.tokenizer",
+            "MultimodalBatch.carried",
+            "PatchSweep.p_values.correction",
+        )
         # any word may be a word of the prompt; it is looked for there when a run starts
         or (call.kind == "positions" and isinstance(call.value, str | int | list) and call.public.is_class)
         # or one that is only said later

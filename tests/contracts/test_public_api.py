@@ -58,6 +58,7 @@ PUBLIC = [
     "find_circuit",
     "find_features",
     "find_neurons",
+    "finetune",
     "Head",
     "HookedMultimodal",
     "InputError",
@@ -88,6 +89,7 @@ PUBLIC = [
     "steering",
     "steering_vector",
     "store",
+    "tuning",
     "Units",
     "verify",
     "viz",
@@ -123,7 +125,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_the_public_names() -> None:
     assert sorted(mmlens.__all__) == sorted(PUBLIC)
     assert dir(mmlens) == sorted(PUBLIC)
-    assert len(PUBLIC) <= 54
+    assert len(PUBLIC) <= 57
     with pytest.raises(AttributeError, match="hooked_model"):
         mmlens.hooked_model  # noqa: B018
 

@@ -8,7 +8,7 @@ from mmlens import lab
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import STYLES
 from mmlens.lab.language import styled_caption
-from mmlens.lab.training.finetune import Tuning, finetune
+from mmlens.lab.training.finetune import finetune
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
 
@@ -79,7 +79,7 @@ def test_what_is_not_there_is_refused(tuned: HookedMultimodal, tmp_path) -> None
     with pytest.raises(InputError, match="it holds none: it is no peft model"), lab.load().adapter("place"):
         pass
     with pytest.raises(InputError, match="There is no tune 'colour'"):
-        finetune(Tuning("colour"), tmp_path)  # type: ignore[arg-type]
+        finetune("colour", tmp_path)  # type: ignore[arg-type]
 
 
 def test_an_edit_of_the_base_holds_under_every_adapter(tuned: HookedMultimodal) -> None:

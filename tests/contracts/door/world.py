@@ -264,6 +264,12 @@ class World:
 
         return Overlap()
 
+    @cached_property
+    def tune(self) -> Any:
+        """A fine-tune."""
+        said = [mm.Sample((scene.image,), caption="on sand a man") for scene in self.scenes[:2]]
+        return mm.finetune(mm.lab.load(), said, into=self.folder / "tune", steps=1, batch_size=1, progress=False)
+
     def saved(self, value: Any) -> str:
         """The path of a result that was saved."""
         path = self.folder / type(value).__name__
@@ -367,6 +373,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "scorers.Score": lambda w: w.score_table.scores[0],
     "scorers.ScoreTable": lambda w: w.score_table,
     "data.SampleSet": lambda w: mm.data.pope(w.published["data.pope"], w.published["pope"], progress=False),
+    "Tune": lambda w: w.tune,
     "edits.Edit": lambda w: w.edit,
     "edits.Provenance": lambda w: w.edit.provenance,
     "lab.Placed": lambda w: w.scenes[0].placed[0],
@@ -685,6 +692,11 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "blank_patch_vectors.at": lambda w: "vision.blocks.0.hook_resid_post",
     "blank_patch_vectors.draws": lambda w: 1,
     "joint_vectors.tables": lambda w: {POINT: w.table},
+    "finetune.into": lambda w: w.folder / "finetuned",
+    "finetune.dataset": lambda w: [mm.Sample((image(w),), caption="on sand a man")],
+    "Tune.load.folder": lambda w: w.tune.folder,
+    "with_adapters.folders": lambda w: {"place": w.tune},
+    "with_adapters.model": lambda w: mm.lab.load(),
     "patch.at": lambda w: "blocks.[01].hook_resid_pre",
     "collect.positions": lambda w: "last",
     "MappedStates.split.size": lambda w: 4,

@@ -1,0 +1,1 @@
+"""Fine-tunes by LoRA: making them, and having several on one model."""
