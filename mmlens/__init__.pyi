@@ -13,6 +13,7 @@ from . import features as features
 from . import lab as lab
 from . import lenses as lenses
 from . import metrics as metrics
+from . import mitigation as mitigation
 from . import neurons as neurons
 from . import patching as patching
 from . import positions as positions

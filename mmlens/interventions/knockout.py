@@ -4,10 +4,11 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 (https://arxiv.org/abs/2304.14767), section 5.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool
@@ -33,9 +34,106 @@ from mmlens.models.run import Run
 AttentionTo: TypeAlias = Literal["self", "cross"]
 
 
+@dataclass(frozen=True)
+class AtPairs(ABC):
+    """An intervention on attention scores, at pairs of a query and a key.
+
+    Args:
+        queries: the positions that look (see `mm.positions`): new tokens of a generation too, where the rule means them.
+        keys: the positions that they look at.
+        layers: block numbers; None for all.
+        heads: head numbers, in each of the layers; or heads (`"L2.h3"`, `circuit.top(3)`), which bring their layers along; None
+            for all.
+        part: the tower.
+        stack: which of its stacks of blocks, as hook names have it: `"encoder.blocks"` is an encoder that reads the prompt.
+        attention: `"self"`, or `"cross"` for attention to another sequence, on which keys then are: the picture's rows, or the
+            prompt that an encoder read; queries are on the block's own, in a decoder what it has written.
+    """
+
+    #: Whether a query may lose all keys that it sees: no, where pairs are cut.
+    may_blind: ClassVar[bool] = True
+
+    queries: Positions
+    keys: Positions
+    layers: Several[Index] | None = field(default=None, kw_only=True)
+    heads: HeadChoice = field(default=None, kw_only=True)
+    part: Part = field(default="language", kw_only=True)
+    stack: str = field(default="blocks", kw_only=True)
+    attention: AttentionTo = field(default="self", kw_only=True)
+
+    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
+        """One hook per block.
+
+        Raises:
+            InputError: if blocks or heads do not exist, or queries or keys are no rules.
+        """
+        as_rule(self.queries)
+        as_rule(self.keys)
+        points = head_masks(model, self._points(model), self.heads, self.layers, verb=type(self).__name__)
+        require_batch_axis(points[0][0])
+        return [(node.name, self._cutter(model, node, heads)) for node, heads in points]
+
+    def starts(self, run: Run) -> None:
+        """Find the pairs in the batch that is about to run.
+
+        Raises:
+            InputError: if no query sees any of the keys anyway, or a query would be left with no key where they are cut.
+        """
+        node = self._points(run.model)[0]
+        if None not in _lengths(run.model, run.batch, node):  # else only the pass tells how many rows there are
+            self._cut(run, node, None)
+
+    @abstractmethod
+    def changed(self, scores: torch.Tensor, pairs: torch.Tensor, node: Node, *, by_mask: bool) -> torch.Tensor:
+        """The scores of a pass, those of pairs changed.
+
+        Args:
+            scores: `[... query key]`, with very low numbers where the model itself lets nobody look.
+            pairs: True at those that are meant, broadcastable.
+            node: the point.
+            by_mask: whether these numbers alone say what a query sees; see `mask_decides`.
+        """
+
+    def require(self, pairs: "CutPairs") -> None:
+        """Refuse pairs with which nothing would change; raises InputError."""
+        pairs.require_some()
+
+    def _points(self, model: HookedMultimodal) -> list[Node]:
+        return score_points(model, self.part, self.layers, stack=self.stack, attention=self.attention)
+
+    def _cut(self, run: Run, node: Node, shape: Sequence[int] | None) -> "CutPairs":
+        """What is cut in a run; `shape` is that of the scores, where only the run tells it."""
+        if node.sequence in GROWING:
+            refuse_known_positions(run)
+
+        def find() -> CutPairs:
+            pairs = CutPairs.of(
+                run.model, run.batch, node, self.queries, self.keys, shape=shape, steps=new_tokens_read(run)
+            )
+            self.require(pairs)
+            return pairs
+
+        return run.remember((id(self), node.part), find)
+
+    def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
+        key = object()
+        by_mask = mask_decides(model, node)
+
+        def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
+            run = run_of(model, node)
+            cut = self._cut(run, node, once_per_prompt(scores.shape, node, run))
+            n_query, n_key = scores.shape[-2:]
+            first = run.remember(key, lambda: Passes.of(run, node, cut.prompt.shape[1])).next(node, n_query)
+            pairs = cut.of_pass(first, n_query, n_key, may_blind=self.may_blind)[:, None]
+            pairs = pairs if heads is None else pairs & heads[:, None, None]
+            return self.changed(scores, per_entry(pairs, len(scores), node, run), node, by_mask=by_mask)
+
+        return fill
+
+
 @checked
 @dataclass(frozen=True)
-class KnockOut:
+class KnockOut(AtPairs):
     """Cut attention from some positions to others: their scores become minus infinity, and the rest shares the pattern.
 
     Args:
@@ -55,67 +153,15 @@ class KnockOut:
         ...     answer = model.generate(batch, max_new_tokens=3)
     """
 
-    queries: Positions
-    keys: Positions
-    layers: Several[Index] | None = field(default=None, kw_only=True)
-    heads: HeadChoice = field(default=None, kw_only=True)
-    part: Part = field(default="language", kw_only=True)
-    stack: str = field(default="blocks", kw_only=True)
-    attention: AttentionTo = field(default="self", kw_only=True)
+    may_blind: ClassVar[bool] = False
 
-    def hooks(self, model: HookedMultimodal) -> list[HookPair]:
-        """One hook per block.
+    def changed(self, scores: torch.Tensor, pairs: torch.Tensor, node: Node, *, by_mask: bool) -> torch.Tensor:
+        """The scores without the pairs."""
+        return cut_scores(scores, pairs, node, by_mask=by_mask)
 
-        Raises:
-            InputError: if blocks or heads do not exist, or queries or keys are no rules.
-        """
-        as_rule(self.queries)
-        as_rule(self.keys)
-        points = head_masks(model, self._points(model), self.heads, self.layers, verb="KnockOut")
-        require_batch_axis(points[0][0])
-        return [(node.name, self._cutter(model, node, heads)) for node, heads in points]
-
-    def starts(self, run: Run) -> None:
-        """Find the pairs to cut in the batch that is about to run.
-
-        Raises:
-            InputError: if no query sees any of the keys anyway, or a query would be left with no key at all.
-        """
-        node = self._points(run.model)[0]
-        if None not in _lengths(run.model, run.batch, node):  # else only the pass tells how many rows there are
-            self._cut(run, node, None)
-
-    def _points(self, model: HookedMultimodal) -> list[Node]:
-        return score_points(model, self.part, self.layers, stack=self.stack, attention=self.attention)
-
-    def _cut(self, run: Run, node: Node, shape: Sequence[int] | None) -> "CutPairs":
-        """What is cut in a run; `shape` is that of the scores, where only the run tells it."""
-        if node.sequence in GROWING:
-            refuse_known_positions(run)
-
-        def find() -> CutPairs:
-            pairs = CutPairs.of(
-                run.model, run.batch, node, self.queries, self.keys, shape=shape, steps=new_tokens_read(run)
-            )
-            pairs.require()
-            return pairs
-
-        return run.remember((id(self), node.part), find)
-
-    def _cutter(self, model: HookedMultimodal, node: Node, heads: torch.Tensor | None) -> HookFunction:
-        key = object()
-        by_mask = mask_decides(model, node)
-
-        def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
-            run = run_of(model, node)
-            cut = self._cut(run, node, once_per_prompt(scores.shape, node, run))
-            n_query, n_key = scores.shape[-2:]
-            first = run.remember(key, lambda: Passes.of(run, node, cut.prompt.shape[1])).next(node, n_query)
-            pairs = cut.of_pass(first, n_query, n_key)[:, None]
-            pairs = pairs if heads is None else pairs & heads[:, None, None]
-            return cut_scores(scores, per_entry(pairs, len(scores), node, run), node, by_mask=by_mask)
-
-        return fill
+    def require(self, pairs: "CutPairs") -> None:
+        """Refuse cuts of nothing, and of everything; raises InputError."""
+        pairs.require()
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,14 +243,8 @@ class CutPairs:
         Raises:
             InputError: if no pair is left to cut in a sample that has such positions, or a query would have no key left.
         """
-        cut, rules = self.prompt, f"queries={self.queries.rule!r} see none of keys={self.keys.rule!r}"
-        later = self.queries.new(0, 64).any(1) if self.queries.point.node.sequence in GROWING else torch.zeros(0).bool()
-        idle = self.queries.mask.any(1) & self.keys.mask.any(1) & ~cut.any(2).any(1)
-        idle = idle & ~later if len(later) == len(idle) else idle
-        if idle.any() or not (cut.any() or later.any()):
-            raise InputError(
-                f"{rules} in samples {idle.nonzero().flatten().tolist()} anyway: a position sees itself and those before."
-            )
+        self.require_some()
+        cut = self.prompt
         blind = cut.any(2) & ~(self.seen & ~cut).any(2)
         if blind.any():
             sample, position = blind.nonzero()[0].tolist()
@@ -213,12 +253,30 @@ class CutPairs:
                 "the positions that it sees (itself, say) out of keys."
             )
 
-    def of_pass(self, first: int, n_query: int, n_key: int) -> Bool[torch.Tensor, "entry query key"]:
+    def require_some(self) -> None:
+        """Refuse pairs of which there is none.
+
+        Raises:
+            InputError: if no pair is there in a sample that has such positions.
+        """
+        cut, rules = self.prompt, f"queries={self.queries.rule!r} see none of keys={self.keys.rule!r}"
+        later = self.queries.new(0, 64).any(1) if self.queries.point.node.sequence in GROWING else torch.zeros(0).bool()
+        idle = self.queries.mask.any(1) & self.keys.mask.any(1) & ~cut.any(2).any(1)
+        idle = idle & ~later if len(later) == len(idle) else idle
+        if idle.any() or not (cut.any() or later.any()):
+            raise InputError(
+                f"{rules} in samples {idle.nonzero().flatten().tolist()} anyway: a position sees itself and those before."
+            )
+
+    def of_pass(
+        self, first: int, n_query: int, n_key: int, *, may_blind: bool = False
+    ) -> Bool[torch.Tensor, "entry query key"]:
         """The pairs of one pass: of the prompt's positions in it, and of the new ones.
 
         Args:
             first: position of the pass's first query.
             n_query, n_key: how many queries and keys it holds; where a cache drops what has left a window, the last keys.
+            may_blind: whether the pairs may be all that a new token sees.
 
         Raises:
             InputError: if a new token would be left with no key.
@@ -238,7 +296,7 @@ class CutPairs:
         later = new[:, :, None] & keys[:, None]
         seen = torch.nn.functional.pad(self.seen[:, -1:], (0, keys.shape[1] - length), value=True)
         seen = seen & (torch.arange(keys.shape[1]) <= start + torch.arange(count)[:, None])
-        if ((later & seen).any(-1) & ~(seen & ~later).any(-1)).any():
+        if not may_blind and ((later & seen).any(-1) & ~(seen & ~later).any(-1)).any():
             raise InputError(
                 f"New tokens would have no key left to look at: queries={self.queries.rule!r}, keys={self.keys.rule!r}; "
                 "leave one of the keys that they see, themselves, say: keys=positions.prompt."

@@ -24,7 +24,7 @@ class PAI(ContrastMethod):
 
     Source: Liu, Zheng and Chen, "Paying More Attention to Image: A Training-Free Method for Alleviating Hallucination in LVLMs",
     ECCV 2024 (https://arxiv.org/abs/2407.21771), section 3.3; github.com/LALBJ/PAI. The attention that the paper amplifies as
-    well is no part of this: a hook on `blocks.*.attn.hook_attn_scores` does that.
+    well is `mm.mitigation.BoostAttention`.
     *Departs:* the published code keeps the keys and values of the text between samples, and leaves them in place when beams
     move; here every generation begins anew, and they follow the beams.
     """
