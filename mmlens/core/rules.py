@@ -47,6 +47,9 @@ class Rule:
         """The rules that it is joined of."""
         return [self]
 
+    def __str__(self) -> str:
+        return type(self).__name__
+
     def __repr__(self) -> str:
         return f"positions.{self}"
 

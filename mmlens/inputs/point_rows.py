@@ -27,12 +27,17 @@ def place_part(sequence: str) -> Part | None:
     return _PLACED.get(sequence)
 
 
-def sequence_length(batch: MultimodalBatch, sequence: str) -> int | None:
-    """Number of positions of a sequence, or None where only a run tells."""
+def growing_length(batch: MultimodalBatch, sequence: str) -> int:
+    """Number of positions that one of the growing sequences starts from, tokens that count as new among them."""
     if sequence == "decoder":
         decoder_ids = batch.inputs.get("decoder_input_ids")
         return 1 if decoder_ids is None else decoder_ids.shape[1]
-    return batch.layout.length(sequence)
+    return batch.layout.is_token.shape[1]
+
+
+def sequence_length(batch: MultimodalBatch, sequence: str) -> int | None:
+    """Number of positions of a sequence, or None where only a run tells."""
+    return growing_length(batch, sequence) if sequence in GROWING else batch.layout.length(sequence)
 
 
 def _length_ahead(batch: MultimodalBatch, node: Node) -> int | None:
@@ -82,7 +87,7 @@ class PointRows:
         length = _length_ahead(batch, node) if shape is None else shape[node.position_axis]
         count = None if axis is None or shape is None else shape[axis]
         if node.sequence in GROWING:
-            start = (sequence_length(batch, node.sequence) or 0) - forced_on(batch, node.sequence)
+            start = growing_length(batch, node.sequence) - forced_on(batch, node.sequence)
             return cls(batch, node, start, batch.texts, tuple(_prompt_rows(batch, node.sequence, start)))
         if length is None:
             return cls(batch, node, None, count, None)
@@ -108,6 +113,11 @@ class PointRows:
     def size(self) -> int:
         """Number of samples at the point."""
         return self.batch.count(self.node.part)
+
+    @property
+    def extent(self) -> int:
+        """Positions of its sequence, without tokens that count as new; 0 where only a run tells."""
+        return self.length or 0
 
     @cached_property
     def counts(self) -> list[int]:
@@ -142,7 +152,7 @@ class PointRows:
 
     def numbers(self, sample: int, pairs: Int[torch.Tensor, "row 2"]) -> Int[torch.Tensor, "row"]:
         """The numbers, among a sample's own, of rows that it has."""
-        width = self.length or 1
+        width = self.extent
         keys = self.known[sample][:, 0] * width + self.known[sample][:, 1]
         return torch.isin(keys, pairs[:, 0] * width + pairs[:, 1]).nonzero().flatten()
 

@@ -67,7 +67,7 @@ class ResolvedPositions:
     @cached_property
     def mask(self) -> Bool[torch.Tensor, "entry pos"]:
         """True at the rows that are meant; one row in all where the point has no batch axis."""
-        mask = torch.full((self.point.entries or 1, self.point.length or 0), self.whole)
+        mask = torch.full((self.point.entries or 1, self.point.extent), self.whole)
         for pairs in () if self.whole else self.rows:
             mask[pairs[:, 0], pairs[:, 1]] = True
         forced = self.forced
@@ -90,7 +90,7 @@ class ResolvedPositions:
             return None
         pairs = self.rows[sample]
         if self.forced[sample].any():
-            steps = self.forced[sample].nonzero().flatten() + (self.point.length or 0)
+            steps = self.forced[sample].nonzero().flatten() + self.point.extent
             pairs = torch.cat([pairs, torch.stack([torch.full_like(steps, sample), steps], 1)])
         single = (
             sample_pairs is None
@@ -126,11 +126,11 @@ class ResolvedPositions:
             return True
         key = (first, count, device)
         if key not in self._memory:
-            length, end = self.point.length or 0, self.mask.shape[1]
+            end = self.mask.shape[1]
             rows = self.mask[:, first : first + count]
             if first + count > end:
                 start = max(first, end)
-                rows = torch.cat([rows, self.new(start - length, first + count - start)], dim=1)
+                rows = torch.cat([rows, self.new(start - self.point.extent, first + count - start)], dim=1)
             uniform = bool(rows.any()) == bool(rows.all())
             if len(self._memory) > 8:  # steps of a long generation come once each
                 self._memory.clear()
@@ -334,7 +334,7 @@ def _ahead_of_the_run(rule: Index, point: PointRows) -> list[torch.Tensor]:
 
 
 def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
-    node, length = point.node, point.length
+    node, length = point.node, point.extent
     if rule.sequence not in (None, node.sequence):
         part = place_part(node.sequence)
         there = f'batch.layout.patches(..., part="{part}") has those of this point, and ' if part else ""
@@ -351,9 +351,7 @@ def _raw(rule: Row, point: PointRows) -> list[torch.Tensor]:
         raise InputError(
             f"positions were given for {len(rule.rows)} samples, and the batch has {point.size}; give one list each."
         )
-    if length is None:
-        point.counts  # noqa: B018 - says what is missing
-    length = length or 0
+    point.counts  # noqa: B018 - says what is missing where it is not known which rows are whose
     lists = rule.rows if rule.per_sample else rule.rows * point.size
     wrong = list(dict.fromkeys(n for items in lists for n in items if not -length <= n < length))
     if wrong:

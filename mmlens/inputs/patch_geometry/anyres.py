@@ -22,43 +22,53 @@ from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Canvas:
+    """The canvas of tiles that a picture is fitted into.
+
+    Attributes:
+        frame: from the picture's pixels to those of the canvas.
+        tiles: (rows, columns) of tiles on it.
+        bars: (rows, columns) of cells that are cut off on each side.
+        cells: (rows, columns) of cells that remain.
+        shape: (rows, columns) of tokens that these give.
+    """
+
+    frame: Frame
+    tiles: tuple[int, int]
+    bars: tuple[int, int]
+    cells: tuple[int, int]
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _View:
     """How the model sees one picture.
 
     Attributes:
         size: (height, width) of the picture in pixels.
         whole: from its pixels to those of the squeezed picture.
-        canvas: from its pixels to those of the canvas; None where there is only the squeezed picture.
-        tiles: (rows, columns) of tiles on the canvas.
-        cut: (rows, columns) of cells that are cut off on each side of the canvas.
-        kept: (rows, columns) of cells that are left.
-        shape: (rows, columns) of tokens that these give.
+        canvas: None where there is only the squeezed picture.
     """
 
     size: tuple[int, int]
     whole: Frame
-    canvas: Frame | None = None
-    tiles: tuple[int, int] = (0, 0)
-    cut: tuple[int, int] = (0, 0)
-    kept: tuple[int, int] = (0, 0)
-    shape: tuple[int, int] = (0, 0)
+    canvas: _Canvas | None
 
     @property
     def entries(self) -> int:
         """How many entries of the vision tower's batch axis it takes."""
-        return 1 + self.tiles[0] * self.tiles[1]
+        return 1 + (math.prod(self.canvas.tiles) if self.canvas else 0)
 
     def tokens(self, cells: int) -> int:
         """How many tokens it takes, if a tile has so many cells; each row of tokens ends with a newline."""
-        rows, columns = self.shape
-        return cells + (rows * (columns + 1) if self.canvas is not None else 1)
+        rows, columns = self.canvas.shape if self.canvas else (1, 0)
+        return cells + rows * (columns + 1)
 
 
 def _fitted(size: tuple[int, int], canvas: tuple[int, int]) -> Frame:
     """The frame of a picture that is fitted into a canvas, in its middle."""
-    factors = (canvas[0] / size[0], canvas[1] / size[1])
-    new = [min(math.ceil(side * min(factors)), limit) for side, limit in zip(size, canvas, strict=True)]
-    new[1 if factors[1] < factors[0] else 0] = canvas[1 if factors[1] < factors[0] else 0]
+    factor = min(canvas[0] / size[0], canvas[1] / size[1])
+    new = [min(math.ceil(side * factor), limit) for side, limit in zip(size, canvas, strict=True)]
     bars = [(limit - side) // 2 for side, limit in zip(new, canvas, strict=True)]
     return Frame(*size, (new[0] / size[0], new[1] / size[1]), (-float(bars[0]), -float(bars[1])))
 
@@ -79,7 +89,7 @@ def _squared(size: tuple[int, int], side: int) -> Frame:
     return Frame(*size, (scale, scale), (-bars[0], -bars[1]))
 
 
-def _seen(config: Config, size: tuple[int, int], *, cut: bool, limit: int | None) -> _Seen:
+def _view(config: Config, size: tuple[int, int], *, cut: bool, limit: int | None) -> _View:
     """How the model sees a picture.
 
     Args:
@@ -91,7 +101,7 @@ def _seen(config: Config, size: tuple[int, int], *, cut: bool, limit: int | None
     side = config.vision_config.image_size
     per_tile = side // config.vision_config.patch_size
     if not cut:
-        return _Seen(size, _squared(size, side))
+        return _View(size, _squared(size, side), None)
     canvas = select_best_resolution(size, config.image_grid_pinpoints)
     tiles = (canvas[0] // side, canvas[1] // side)
     cells = (tiles[0] * per_tile, tiles[1] * per_tile)
@@ -103,10 +113,10 @@ def _seen(config: Config, size: tuple[int, int], *, cut: bool, limit: int | None
         if ratio > 1.1:
             shape = (int(shown_cells[0] // ratio), int(shown_cells[1] // ratio))
     overview = Frame(*size, (side / size[0], side / size[1]))
-    return _Seen(size, overview, _fitted(size, canvas), tiles, bars, shown_cells, shape)
+    return _View(size, overview, _Canvas(_fitted(size, canvas), tiles, bars, shown_cells, shape))
 
 
-def _pictures(config: Config, tensors: dict[str, Any], limit_of: Callable[[Config], int] | None) -> list[_Seen]:
+def _pictures(config: Config, tensors: dict[str, Any], limit_of: Callable[[Config], int] | None) -> list[_View]:
     """How the model sees each picture of a batch.
 
     Raises:
@@ -123,7 +133,7 @@ def _pictures(config: Config, tensors: dict[str, Any], limit_of: Callable[[Confi
     cut = [count == 1 for count in counts for _ in range(count)]
     limit = None if limit_of is None else limit_of(config)
     return [
-        _seen(config, (int(height), int(width)), cut=alone, limit=limit)
+        _view(config, (int(height), int(width)), cut=alone, limit=limit)
         for (height, width), alone in zip(torch.as_tensor(sizes).tolist(), cut, strict=True)
     ]
 
@@ -134,22 +144,20 @@ def interpolated_from(length: int, new: int) -> torch.Tensor:
         return torch.arange(length)[:, None].expand(-1, 2)
     # in float32, as the model itself weighs them: a weight is zero here exactly where it is there
     centre = ((torch.arange(new, dtype=torch.float32) + 0.5) * (length / new) - 0.5).clamp(min=0)
-    first = centre.floor().long().clamp(max=length - 1)
-    last = torch.where(centre > first, first + 1, first).clamp(max=length - 1)
-    return torch.stack([first, last], dim=1)
+    return torch.stack([centre.floor(), centre.ceil().clamp(max=length - 1)], dim=1).long()
 
 
-def _token_boxes(view: _Seen, raster: TileRaster) -> torch.Tensor:
+def _token_boxes(canvas: _Canvas, raster: TileRaster) -> torch.Tensor:
     """Boxes `[n, 4]` on the canvas of the tokens: all cells that each is made of."""
-    rows = raster.start(interpolated_from(view.kept[0], view.shape[0]) + view.cut[0], 0)
-    columns = raster.start(interpolated_from(view.kept[1], view.shape[1]) + view.cut[1], 1)
-    row, column = cells_of(*view.shape).unbind(1)
+    rows = raster.start(interpolated_from(canvas.cells[0], canvas.shape[0]) + canvas.bars[0], 0)
+    columns = raster.start(interpolated_from(canvas.cells[1], canvas.shape[1]) + canvas.bars[1], 1)
+    row, column = cells_of(*canvas.shape).unbind(1)
     ends = (columns[column, 1] + raster.side, rows[row, 1] + raster.side)
     return torch.stack([columns[column, 0], rows[row, 0], *ends], dim=1)
 
 
 def _views(
-    config: Config, view: _Seen, first: int, sample: int, positions: torch.Tensor, extra: int
+    config: Config, view: _View, first: int, sample: int, positions: torch.Tensor, extra: int
 ) -> Iterator[dict[Part, RowGrid]]:
     """The grids of one picture: of the squeezed one, and of the canvas.
 
@@ -172,18 +180,19 @@ def _views(
         "projector": RowGrid(first, rows, boxes, cells, within),
         "language": RowGrid(sample, positions[: len(cells)], boxes, cells, within),
     }
-    if view.canvas is None:
+    canvas = view.canvas
+    if canvas is None:
         return
     length = config.vision_config.image_size
-    raster = TileRaster(view.tiles, (length, length), side)
+    raster = TileRaster(canvas.tiles, (length, length), side)
     entries = first + 1 + raster.numbers
-    boxes = view.canvas.to_original(raster.boxes)
-    tokens = positions[per_tile**2 :].view(view.shape[0], view.shape[1] + 1)[:, :-1].flatten()
-    token_boxes = view.canvas.to_original(_token_boxes(view, raster))
+    boxes = canvas.frame.to_original(raster.boxes)
+    tokens = positions[per_tile**2 :].view(canvas.shape[0], canvas.shape[1] + 1)[:, :-1].flatten()
+    token_boxes = canvas.frame.to_original(_token_boxes(canvas, raster))
     yield {
         "vision": RowGrid(entries, raster.rows + extra, boxes, raster.cells, raster.shape),
         "projector": RowGrid(entries, raster.rows, boxes, raster.cells, raster.shape),
-        "language": RowGrid(sample, tokens, token_boxes, cells_of(*view.shape), view.shape),
+        "language": RowGrid(sample, tokens, token_boxes, cells_of(*canvas.shape), canvas.shape),
     }
 
 

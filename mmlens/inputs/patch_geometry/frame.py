@@ -59,9 +59,9 @@ def fitted_frame(processor: Any | None, original: tuple[int, int] | None, target
     """The frame of one picture that was resized to fit a square and then padded around it; arguments as `picture_frame`."""
     if processor is None or original is None:
         return Frame(*target)
-    factor = max(target) / max(original) if processor.do_resize else 1.0
-    minimum = processor.min_size if processor.do_resize else 1
-    size = [max(round(side * factor), minimum) for side in original]
+    factor = max(target) / max(original)
+    new_size = tuple(max(round(side * factor), processor.min_size) for side in original)
+    size = new_size if processor.do_resize else original
     margins = [float((length - side) // 2) for length, side in zip(target, size, strict=True)]
     return Frame(*original, (size[0] / original[0], size[1] / original[1]), (-margins[0], -margins[1]))
 
