@@ -39,7 +39,7 @@ class SteeringVector:
 
     direction: Float[torch.Tensor, "d_model"]
     at: str
-    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         direction = self.direction.detach().float().cpu()

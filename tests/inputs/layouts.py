@@ -23,7 +23,9 @@ def grid(index: Any, rows: Sequence[int]) -> RowGrid:
     """Rows of an entry (or each of its own), with boxes that nobody asks for."""
     count = len(rows)
     entries = torch.tensor(index) if isinstance(index, list) else index
-    return RowGrid(entries, torch.tensor(rows, dtype=torch.long), torch.zeros(count, 4), torch.zeros(count, 2), (1, count))
+    return RowGrid(
+        entries, torch.tensor(rows, dtype=torch.long), torch.zeros(count, 4), torch.zeros(count, 2), (1, count)
+    )
 
 
 def place(sample: int, image: int = 0, lengths: Any = None, **grids: Any) -> Places:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.image_utils import ChannelDimension
 from transformers.image_processing_utils import get_patch_output_size
+from transformers.image_utils import ChannelDimension
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from mmlens.core.errors import InputError
@@ -29,7 +29,9 @@ def model_config(canvases: Any = ((14, 14), *CANVASES)) -> Any:
     return result
 
 
-def tokens_of(size: tuple[int, int], canvas: tuple[int, int], limit: int | None) -> tuple[torch.Tensor, tuple[int, int]]:
+def tokens_of(
+    size: tuple[int, int], canvas: tuple[int, int], limit: int | None
+) -> tuple[torch.Tensor, tuple[int, int]]:
     """Weights `[row column cell_row cell_column]` of a canvas's cells in each token, by what the model does to a map of them."""
     rows, columns = canvas[0] // TILE * CELLS, canvas[1] // TILE * CELLS
     weights = unpad_image(torch.eye(rows * columns).view(-1, rows, columns), size)
@@ -48,7 +50,8 @@ def start(cell: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("samples", "canvases", "limit"), [*((SIZES, CANVASES, limit) for limit in (None, 1, 2, 4)), (LONG, [(28, 28)] * 4, None)]
+    ("samples", "canvases", "limit"),
+    [*((SIZES, CANVASES, limit) for limit in (None, 1, 2, 4)), (LONG, [(28, 28)] * 4, None)],
 )
 def test_every_row_of_both_views_stands_for_its_pixels(samples: Any, canvases: Any, limit: int | None) -> None:
     sizes = [size for sample in samples for size in sample]
@@ -102,9 +105,11 @@ def test_every_row_of_both_views_stands_for_its_pixels(samples: Any, canvases: A
         check(
             whole,
             (CELLS, CELLS),
-            lambda y, x: (sample, positions[y // SIDE * CELLS + x // SIDE], y // SIDE, x // SIDE)  # noqa: B023
-            if max(y, x) < CELLS * SIDE
-            else None,
+            lambda y, x: (
+                (sample, positions[y // SIDE * CELLS + x // SIDE], y // SIDE, x // SIDE)  # noqa: B023
+                if max(y, x) < CELLS * SIDE
+                else None
+            ),
             (TILE, TILE),
             size,
         )

@@ -25,9 +25,7 @@ def columns_of(config: Any, patches: tuple[int, int]) -> tuple[torch.Tensor, tup
 @pytest.mark.parametrize("pooled", [True, False])
 def test_every_row_of_a_frame_stands_for_its_pixels(side: Any, pooled: bool) -> None:
     options: dict[str, Any] = {"projector_cells": columns_of} if pooled else {}
-    made = frame_places(
-        token_cells=columns_of, class_rows=lambda config: CLASS, pixels="frames", closing=1, **options
-    )
+    made = frame_places(token_cells=columns_of, class_rows=lambda config: CLASS, pixels="frames", closing=1, **options)
     batch = {"frames": torch.zeros(3, 3, 3, *PIXELS), "input_ids": IDS}
     places = made(config(patch_size=side), batch, SIZES, None)
     entry = 0
@@ -49,7 +47,13 @@ def test_every_row_of_a_frame_stands_for_its_pixels(side: Any, pooled: bool) -> 
                     return entry, x // 4, 0, x // 4  # noqa: B023
 
                 check(place.views("vision")[0], (2, 3), lambda y, x: patch(y, x, CLASS), PIXELS, PIXELS)
-                check(place.views("projector")[0], (1, 3) if pooled else (2, 3), column if pooled else patch, PIXELS, PIXELS)
+                check(
+                    place.views("projector")[0],
+                    (1, 3) if pooled else (2, 3),
+                    column if pooled else patch,
+                    PIXELS,
+                    PIXELS,
+                )
                 check(
                     place.views("language")[0],
                     (1, 3),

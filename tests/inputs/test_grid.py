@@ -9,7 +9,14 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, boxes_of, cells_of, owners_of, size_of
 from mmlens.inputs.patch_geometry.convolved import convolved
-from mmlens.inputs.patch_geometry.grid import Raster, grid_places, mixed_rows, query_places, raster_places, vision_places
+from mmlens.inputs.patch_geometry.grid import (
+    Raster,
+    grid_places,
+    mixed_rows,
+    query_places,
+    raster_places,
+    vision_places,
+)
 from mmlens.inputs.patch_geometry.merging import merging_places, one_sequence_places, packed_merging_places
 from mmlens.inputs.patch_geometry.staged import staged_places
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
@@ -72,7 +79,9 @@ def test_squares_that_are_merged_behind_the_tower() -> None:
     for entry, place in enumerate(places):
         size = SIZES[place.sample][place.image]
         positions = positions_of(batch["input_ids"], place.sample)[2 * place.image :]
-        check(place.views("vision")[0], (2, 4), lambda y, x: (entry, y // 4 * 4 + x // 4, y // 4, x // 4), (8, 16), size)  # noqa: B023
+        check(
+            place.views("vision")[0], (2, 4), lambda y, x: (entry, y // 4 * 4 + x // 4, y // 4, x // 4), (8, 16), size
+        )  # noqa: B023
         check(place.views("projector")[0], (1, 2), lambda y, x: (entry, x // 8, 0, x // 8), (8, 16), size)  # noqa: B023
         check(
             place.views("language")[0],
@@ -127,7 +136,9 @@ def test_learned_queries_have_no_place() -> None:
         (2, 0, (2, 3)),
     ]
     for entry, place in enumerate(places):
-        check(place.views("vision")[0], (2, 3), lambda y, x: (entry, 1 + patch(y, x), y // 4, x // 4), PIXELS, place.size)  # noqa: B023
+        check(
+            place.views("vision")[0], (2, 3), lambda y, x: (entry, 1 + patch(y, x), y // 4, x // 4), PIXELS, place.size
+        )  # noqa: B023
         assert place.placeless == mixed_rows("2 queries of the Q-Former")
         assert set(place.grids) == {"vision"}
     assert set(mixed_rows("2 queries")) == {"projector", "language"}

@@ -107,7 +107,9 @@ def test_every_row_of_tiles_stands_for_its_pixels(whole_first: bool, sizes: Any)
 
 
 def test_a_canvas_is_laid_as_the_fit_says_and_its_whole_is_stretched() -> None:
-    half = made(True, fit=lambda processor, size, canvas: Frame(*size, (canvas[0] / size[0] / 2, canvas[1] / size[1] / 2)))
+    half = made(
+        True, fit=lambda processor, size, canvas: Frame(*size, (canvas[0] / size[0] / 2, canvas[1] / size[1] / 2))
+    )
     tensors = {"pixel_values": Pixels(11), "input_ids": TOKENS}
     whole, canvas = half(config(patch_size=SIDE), tensors, SIZES, None)[2].views("projector")
     assert whole.boxes[0].tolist() == [0, 0, 32, 4]

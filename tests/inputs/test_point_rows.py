@@ -1,7 +1,6 @@
 """Each sample's own rows at a point: layouts written out by hand, of every way in which rows lie in a tensor."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from mmlens.inputs.point_rows import (
     sequence_length,
 )
 from tests.inputs.layouts import TOKENS, batch_of, grid, node, place, two_samples
+
 
 def own(point: PointRows) -> list[list[list[int]]]:
     """The rows of every sample."""
@@ -42,7 +42,10 @@ def test_tokens_are_counted_without_padding_and_without_what_counts_as_new() -> 
     forced = PointRows.of(batch_of(n_forced=2), node("language", "language"))
     assert forced.length == 4
     assert own(forced) == [[pair for pair in sample if pair[1] < 4] for sample in at]
-    assert [point.numbers(0, torch.tensor([[0, 5], [0, 3]])).tolist(), point.numbers(1, torch.tensor([[0, 5]])).tolist()] == [
+    assert [
+        point.numbers(0, torch.tensor([[0, 5], [0, 3]])).tolist(),
+        point.numbers(1, torch.tensor([[0, 5]])).tolist(),
+    ] == [
         [1, 3],
         [],
     ]
@@ -181,6 +184,7 @@ def test_the_first_point_of_the_prompt() -> None:
 
 def test_texts_that_are_no_samples_own_are_refused() -> None:
     """Of a dual encoder: three texts for two pictures."""
+
     def apart(pictures: int) -> MultimodalBatch:
         return batch_of(apart=True, inputs={"pixel_values": torch.zeros(pictures, 3, 2, 2)})
 

@@ -98,7 +98,10 @@ NEW: list[tuple[Any, Any]] = [
     (~positions.prompt, lambda sample, step: True),
     (~positions.generated, lambda sample, step: False),
     (positions.last | "generated", lambda sample, step: True),
-    (positions.index(slice(5, None)) - positions.index(slice(0, 7)), lambda sample, step: (4, 6, 5)[sample] + step >= 7),
+    (
+        positions.index(slice(5, None)) - positions.index(slice(0, 7)),
+        lambda sample, step: (4, 6, 5)[sample] + step >= 7,
+    ),
     (positions.generated & slice(0, 7), lambda sample, step: (4, 6, 5)[sample] + step < 7),
     (positions.index(slice(0, 1), slice(5, 6)), lambda sample, step: (4, 6, 5)[sample] + step == 5),
 ]
@@ -113,7 +116,10 @@ def test_rules_of_new_tokens(rule: Any, means: Any) -> None:
     for first, count in ((0, 6), (0, 9), (4, 3), (6, 1), (8, 2), (2, 3)):
         expected = torch.tensor(
             [
-                [bool(mask[sample, at]) if at < 6 else bool(means(sample, at - 6)) for at in range(first, first + count)]
+                [
+                    bool(mask[sample, at]) if at < 6 else bool(means(sample, at - 6))
+                    for at in range(first, first + count)
+                ]
                 for sample in range(3)
             ]
         )
@@ -126,7 +132,10 @@ def test_rules_of_new_tokens(rule: Any, means: Any) -> None:
             assert not expected.all()
     for sample, own in enumerate(resolved.all_numbers(4)):
         length = (4, 6, 5)[sample]
-        assert own.tolist() == [*numbers(rule, required=False)[sample], *(length + s for s in range(4) if means(sample, s))]
+        assert own.tolist() == [
+            *numbers(rule, required=False)[sample],
+            *(length + s for s in range(4) if means(sample, s)),
+        ]
 
 
 def test_marks_of_a_long_generation_are_forgotten_nine_at_a_time() -> None:
@@ -201,7 +210,11 @@ TOWER = batch_of(
     ("rule", "expected", "rows"),
     [
         ("all", [[0, 1, 2, 3, 4, 5, 6, 7, 8], [], [0, 1, 2]], [None, [], None]),
-        ("image", [[0, 1, 2, 3, 4, 5, 8], [], [0, 1, 2]], [[[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [301, 2]], [], None]),
+        (
+            "image",
+            [[0, 1, 2, 3, 4, 5, 8], [], [0, 1, 2]],
+            [[[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [301, 2]], [], None],
+        ),
         ([0, -1], [[0, 8], [], [0, 2]], [[[1, 0], [301, 2]], [], [0, 2]]),
         (positions.image[1], [[3, 4, 5, 8], [], []], [[[2, 0], [2, 1], [2, 2], [301, 2]], [], []]),
         (positions.row(1), [[1, 4, 7], [], [1]], [[[1, 1], [2, 1], [301, 1]], [], [1]]),
@@ -276,17 +289,33 @@ def test_texts_of_a_tower_of_their_own_are_text() -> None:
 
 def test_rows_that_do_not_exist_are_refused() -> None:
     cases: list[tuple[Any, Any, str]] = [
-        (4, LANGUAGE, r"name \[4\], outside the 4 tokens of sample 0 \(samples \[0\] have \[4\] on the language sequence"),
+        (
+            4,
+            LANGUAGE,
+            r"name \[4\], outside the 4 tokens of sample 0 \(samples \[0\] have \[4\] on the language sequence",
+        ),
         ([0, -5, 5], LANGUAGE, r"name \[-5, 5\], outside the 4 tokens of sample 0 \(samples \[0, 2\] have \[4, 5\] on"),
-        ([0, 6, -7], LANGUAGE, r"name \[6, -7\], outside the 4 tokens of sample 0 \(samples \[0, 1, 2\] have \[4, 6, 5\]"),
-        (torch.tensor([[0], [1]]), LANGUAGE, "positions were given for 2 samples, and the batch has 3; give one list each"),
+        (
+            [0, 6, -7],
+            LANGUAGE,
+            r"name \[6, -7\], outside the 4 tokens of sample 0 \(samples \[0, 1, 2\] have \[4, 6, 5\]",
+        ),
+        (
+            torch.tensor([[0], [1]]),
+            LANGUAGE,
+            "positions were given for 2 samples, and the batch has 3; give one list each",
+        ),
         (positions.row(torch.tensor([[0], [1]])), LANGUAGE, "positions were given for 2 samples, and the batch has 3"),
         (positions.row(0), LANGUAGE, r"name rows \[0\] of sample 0, which are padding at language.point"),
         (positions.row(6), LANGUAGE, r"name \[6\], outside the 6 rows of the language sequence"),
         (positions.row(7, -7, 7), LANGUAGE, r"name \[7, -7\], outside the 6 rows of the language sequence"),
         (BATCH.layout.text[1], LANGUAGE, "hold rows of sample 1 alone, and the batch has 3 samples"),
         (BATCH.layout.text[0], LANGUAGE, "hold rows of sample 0 alone, and the batch has 3 samples"),
-        (BATCH.layout.last, node("language", "decoder"), "hold rows of the language sequence, and language.point lies on the decoder"),
+        (
+            BATCH.layout.last,
+            node("language", "decoder"),
+            "hold rows of the language sequence, and language.point lies on the decoder",
+        ),
         ([9], VISION, r"name \[9\], outside the 9 rows of vision.point of sample 0 \(samples \[0, 2\] have \[9, 3\]"),
         (BATCH.layout.last, VISION, r'batch.layout.patches\(..., part="vision"\) has those of this point'),
     ]
@@ -299,7 +328,9 @@ def test_rows_that_do_not_exist_are_refused() -> None:
 
 
 def test_rules_that_name_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match=r"names nothing in samples \[0, 1, 2\] at language.point, on the language") as e:
+    with pytest.raises(
+        InputError, match=r"names nothing in samples \[0, 1, 2\] at language.point, on the language"
+    ) as e:
         resolve("generated", BATCH, LANGUAGE)
     assert "New tokens are read in model.generate" in str(e.value)
     for rule, steps, named in (

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.patch_geometry.tile import TileTower, canvas_places, canvas_tokens, tile_entries, unknown_places, view_grids
+from mmlens.inputs.patch_geometry.tile import (
+    TileTower,
+    canvas_places,
+    canvas_tokens,
+    tile_entries,
+    unknown_places,
+    view_grids,
+)
 from tests.inputs.drawing import Owner, check, config, ids, positions_of
 
 #: Tiles of 18 x 27 pixels: 4 x 6 patches of 4 pixels behind two class rows, 2 x 3 squares of 2 x 2; six tokens a tile.
@@ -25,9 +32,7 @@ class Processor:
     min_patches, max_patches = 1, 6
 
 
-def get_optimal_tiled_canvas(
-    size: tuple[int, int], tile: tuple[int, int], fewest: int, most: int
-) -> tuple[int, int]:
+def get_optimal_tiled_canvas(size: tuple[int, int], tile: tuple[int, int], fewest: int, most: int) -> tuple[int, int]:
     """(columns, rows) of tiles for a picture: as many whole ones as it has."""
     assert (tile, fewest, most) == (TILE, 1, 6)
     return max(size[1] // tile[1], 1), max(size[0] // tile[0], 1)
@@ -96,7 +101,9 @@ def test_two_tiles_at_most_still_cut() -> None:
     processor = Processor()
     processor.max_patches = 2
     with pytest.raises(AssertionError):  # the rule is asked
-        canvas_places(merge=lambda config: 2)(config(patch_size=SIDE), tensors(1, ids("i" * TOKENS)), [[(9, 9)]], processor)
+        canvas_places(merge=lambda config: 2)(
+            config(patch_size=SIDE), tensors(1, ids("i" * TOKENS)), [[(9, 9)]], processor
+        )
 
 
 def test_tokens_and_pictures_that_do_not_fit_are_refused() -> None:

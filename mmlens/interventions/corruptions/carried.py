@@ -1,7 +1,7 @@
 """Corruptions behind the pixels: values that a batch carries along and that stand at a point in every run of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -35,10 +35,10 @@ class Carried:
 
     what: str
     at: str
-    rows: tuple[torch.Tensor | None, ...] = field(repr=False)
-    values: tuple[torch.Tensor, ...] = field(repr=False)
-    batch: MultimodalBatch = field(repr=False)
-    length: int = field(repr=False)
+    rows: tuple[torch.Tensor | None, ...]
+    values: tuple[torch.Tensor, ...]
+    batch: MultimodalBatch
+    length: int
 
     def __repr__(self) -> str:
         return f"{self.what} at {self.at}"

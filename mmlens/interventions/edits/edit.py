@@ -102,9 +102,9 @@ class Edit(Viewable):
     """
 
     rows: Annotated[Units, Accepts(object)]  # __post_init__ reads them
-    deltas: Float[torch.Tensor, "row d_model"] = field(repr=False)
+    deltas: Float[torch.Tensor, "row d_model"]
     provenance: Provenance
-    teach: "Callable[[Units], Edit] | None" = field(default=None, repr=False)
+    teach: "Callable[[Units], Edit] | None" = None
 
     def __post_init__(self) -> None:
         rows = as_units(self.rows)

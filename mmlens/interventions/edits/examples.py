@@ -1,7 +1,7 @@
 """The training examples of an edit: the model's own answers, with the source word replaced where it says it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -34,8 +34,8 @@ class EditExample:
     place_tokens: Int[torch.Tensor, "spot"]
     follow_places: Int[torch.Tensor, "follower 2"]
     other_places: Int[torch.Tensor, "rest 2"]
-    source_log_probabilities: Float[torch.Tensor, "word vocab"] = field(repr=False)
-    other_log_probabilities: Float[torch.Tensor, "rest vocab"] = field(repr=False)
+    source_log_probabilities: Float[torch.Tensor, "word vocab"]
+    other_log_probabilities: Float[torch.Tensor, "rest vocab"]
 
     @property
     def steps(self) -> Int[torch.Tensor, "spot"]:
