@@ -19,7 +19,7 @@ TILE, SIDE, CELLS, CLASS = 14, 4, 3, 1
 SIZES = [[(50, 20), (9, 40)], [(30, 33), (11, 15)]]
 #: Of 2 x 1, 1 x 3, 2 x 2 and 1 x 2 tiles; or of 2 x 2 alone, most of which may be bars.
 CANVASES = [(28, 14), (14, 42), (28, 28), (14, 28)]
-LONG = [[(10, 35), (35, 10)], [(28, 56), (30, 10)]]
+LONG = [[(10, 35), (35, 10)], [(20, 30), (30, 10)]]
 
 
 def model_config(canvases: Any = ((14, 14), *CANVASES)) -> Any:

@@ -32,7 +32,7 @@ def test_every_row_of_a_frame_stands_for_its_pixels(side: Any, pooled: bool) -> 
     numbers = iter(places)
     for sample, videos in enumerate(SIZES):
         before = 0
-        for video, (frames, height, width) in enumerate(videos):
+        for video, (frames, *_) in enumerate(videos):
             positions = positions_of(IDS, sample, VIDEO)[before:]
             for frame in range(frames):
                 place = next(numbers)

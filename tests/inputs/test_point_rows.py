@@ -158,12 +158,12 @@ def test_rows_of_unknown_owners_and_of_unknown_number() -> None:
     point = PointRows.of(batch_of(), node("vision", "vision"), (5, 4, 8))
     assert (point.own, point.length, point.entries, point.shared) == (None, 4, 5, False)
     with pytest.raises(InputError, match="holds rows of all 3 samples, and which are whose is not known") as refusal:
-        point.counts
+        _ = point.counts
     assert not isinstance(refusal.value, UnknownRowsError)
     unknown = PointRows.of(batch_of(), node("vision", "vision"))
     assert (unknown.own, unknown.length, unknown.entries) == (None, None, None)
     with pytest.raises(UnknownRowsError, match="is known once it runs"):
-        unknown.counts
+        _ = unknown.counts
     with pytest.raises(AttributeError):
         point.length = 3  # type: ignore[misc]
     assert len({point, unknown}) == 2

@@ -194,7 +194,7 @@ def test_words_stand_in_the_prompt_and_in_what_was_written() -> None:
     resolved = resolve(positions.word(["d", "b"]), batch, LANGUAGE, written=written, required=False)
     assert [own.tolist() for own in resolved.numbers] == [[], [0]]
     assert not resolve("b", batch, LANGUAGE).new(0, 3).any()
-    with pytest.raises(InputError, match="is a word of the text, and vision.point holds rows of pictures"):
+    with pytest.raises(InputError, match=r"is a word of the text, and vision.point holds rows of pictures"):
         resolve("b", batch_of(tokens=torch.ones(1, 3).bool(), tokenizer=Letters()), VISION, (1, 4, 2))
 
 
@@ -279,11 +279,11 @@ def test_texts_of_a_tower_of_their_own_are_text() -> None:
     text = node("language", "text")
     batch = batch_of(apart=True, inputs={"pixel_values": torch.zeros(3, 3, 2, 2)})
     assert numbers("text", batch, text, shape=(3, 4, 2)) == [[0, 1, 2, 3]] * 3
-    with pytest.raises(InputError, match="positions='last' has no meaning at language.point"):
+    with pytest.raises(InputError, match=r"positions='last' has no meaning at language.point"):
         resolve("last", batch, text, (3, 4, 2))
-    with pytest.raises(InputError, match="positions='text' has no meaning at vision.point"):
+    with pytest.raises(InputError, match=r"positions='text' has no meaning at vision.point"):
         resolve("text", batch, VISION, (3, 4, 2))
-    with pytest.raises(InputError, match="positions.image names nothing in samples"):
+    with pytest.raises(InputError, match=r"positions.image names nothing in samples"):
         resolve("image", batch, text)
 
 
@@ -364,7 +364,7 @@ def test_rules_that_name_nothing_are_refused() -> None:
     assert numbers("generated", forced) == [[], []]
     with pytest.raises(InputError, match="names nothing"):
         resolve(slice(4, None), forced, LANGUAGE, steps=0)
-    with pytest.raises(InputError, match="positions.Rule is no rule of mm.positions"):
+    with pytest.raises(InputError, match=r"positions.Rule is no rule of mm.positions"):
         resolve(Rule(), BATCH, LANGUAGE)
 
 
