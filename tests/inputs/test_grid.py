@@ -1,5 +1,7 @@
 """Pictures that one raster stands for: several of several sizes, each row drawn pixel by pixel."""
 
+# ruff: noqa: B023 - a drawing is compared before the loop goes on
+
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,12 +64,12 @@ def test_patches_behind_class_rows(drops: bool, processor: Any) -> None:
         for part, index, row_of in (
             ("vision", entry, lambda n: n + 2),
             ("projector", entry, lambda n: n + before),
-            ("language", place.sample, lambda n: positions[n + before]),  # noqa: B023
+            ("language", place.sample, lambda n: positions[n + before]),
         ):
             check(
                 place.views(part)[0],  # type: ignore[arg-type]
                 (2, 3),
-                lambda y, x: (index, row_of(patch(y, x)), y // SIDE, x // SIDE),  # noqa: B023
+                lambda y, x: (index, row_of(patch(y, x)), y // SIDE, x // SIDE),
                 PIXELS,
                 size,
             )
@@ -81,12 +83,12 @@ def test_squares_that_are_merged_behind_the_tower() -> None:
         positions = positions_of(batch["input_ids"], place.sample)[2 * place.image :]
         check(
             place.views("vision")[0], (2, 4), lambda y, x: (entry, y // 4 * 4 + x // 4, y // 4, x // 4), (8, 16), size
-        )  # noqa: B023
-        check(place.views("projector")[0], (1, 2), lambda y, x: (entry, x // 8, 0, x // 8), (8, 16), size)  # noqa: B023
+        )
+        check(place.views("projector")[0], (1, 2), lambda y, x: (entry, x // 8, 0, x // 8), (8, 16), size)
         check(
             place.views("language")[0],
             (1, 2),
-            lambda y, x: (place.sample, positions[x // 8], 0, x // 8),  # noqa: B023
+            lambda y, x: (place.sample, positions[x // 8], 0, x // 8),
             (8, 16),
             size,
         )
@@ -111,14 +113,14 @@ def test_pictures_of_several_sizes_in_one_sequence(sizes: Any, entry: int | None
         positions = positions_of(batch["input_ids"], place.sample)[6 * place.image :]
         shape = (target[0] // 8, columns)
         for part, cells, side, row_of in (
-            ("vision", (2 * shape[0], 2 * columns), 4, lambda n: (0, first + n)),  # noqa: B023
-            ("projector", shape, 8, lambda n: (entry, merged + n)),  # noqa: B023
-            ("language", shape, 8, lambda n: (place.sample, positions[n])),  # noqa: B023
+            ("vision", (2 * shape[0], 2 * columns), 4, lambda n: (0, first + n)),
+            ("projector", shape, 8, lambda n: (entry, merged + n)),
+            ("language", shape, 8, lambda n: (place.sample, positions[n])),
         ):
             check(
                 place.views(part)[0],  # type: ignore[arg-type]
                 cells,
-                lambda y, x: (*row_of(y // side * cells[1] + x // side), y // side, x // side),  # noqa: B023
+                lambda y, x: (*row_of(y // side * cells[1] + x // side), y // side, x // side),
                 target,
                 size,
             )
@@ -138,7 +140,7 @@ def test_learned_queries_have_no_place() -> None:
     for entry, place in enumerate(places):
         check(
             place.views("vision")[0], (2, 3), lambda y, x: (entry, 1 + patch(y, x), y // 4, x // 4), PIXELS, place.size
-        )  # noqa: B023
+        )
         assert place.placeless == mixed_rows("2 queries of the Q-Former")
         assert set(place.grids) == {"vision"}
     assert set(mixed_rows("2 queries")) == {"projector", "language"}
@@ -170,7 +172,7 @@ def test_stages_of_several_sizes() -> None:
         check(
             place.views("projector")[0],
             (2, 2),
-            lambda y, x: (entry, y // 4 * 2 + x // 6, y // 4, x // 6),  # noqa: B023
+            lambda y, x: (entry, y // 4 * 2 + x // 6, y // 4, x // 6),
             PIXELS,
             size,
         )

@@ -1,5 +1,7 @@
 """Pictures whose text says how they are cut into tiles: several of several sizes, each row drawn pixel by pixel."""
 
+# ruff: noqa: B023 - a drawing is compared before the loop goes on
+
 from typing import Any
 
 import pytest
@@ -83,11 +85,11 @@ def test_every_row_of_tiles_stands_for_its_pixels(whole_first: bool, sizes: Any)
             if cell is None:
                 return None
             down, across = (HEIGHT // side, WIDTH // side)
-            number = entry + cell[0] * columns + cell[1]  # noqa: B023
+            number = entry + cell[0] * columns + cell[1]
             row = cell[2] * across + cell[3]
             where = (cell[0] * down + cell[2], cell[1] * across + cell[3])
             if part == "language":
-                return sample, positions[number * 2 + row], *where  # noqa: B023
+                return sample, positions[number * 2 + row], *where
             return base + number, row, *where
 
         for part, shape in (("vision", (4, 3)), ("projector", SQUARES), ("language", SQUARES)):
@@ -96,12 +98,12 @@ def test_every_row_of_tiles_stands_for_its_pixels(whole_first: bool, sizes: Any)
             check(
                 views[-1],
                 (rows * shape[0], columns * shape[1]),
-                lambda y, x: row_of(part, start, y, x, first),  # noqa: B023
+                lambda y, x: row_of(part, start, y, x, first),
                 canvas,
                 size,
             )
             if several:
-                check(views[0], shape, lambda y, x: row_of(part, whole, y, x, first), (HEIGHT, WIDTH), size)  # noqa: B023
+                check(views[0], shape, lambda y, x: row_of(part, whole, y, x, first), (HEIGHT, WIDTH), size)
         first += tiles + several
     assert first == 11
 

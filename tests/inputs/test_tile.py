@@ -1,5 +1,7 @@
 """Pictures cut into tiles of a canvas by the image processor's rule: several in a sample, each row drawn pixel by pixel."""
 
+# ruff: noqa: B023 - a drawing is compared before the loop goes on
+
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,22 +62,22 @@ def test_every_row_of_a_canvas_stands_for_its_pixels(side: Any) -> None:
             row, column = y % TILE[0] // side, x % TILE[1] // side
             if row >= down or column >= across:
                 return None
-            number = entry + y // TILE[0] * columns + x // TILE[1]  # noqa: B023
+            number = entry + y // TILE[0] * columns + x // TILE[1]
             where = (y // TILE[0] * down + row, x // TILE[1] * across + column)
             inner = row * across + column
             if part == "language":
-                return sample, positions[number * TOKENS + inner], *where  # noqa: B023
-            return first + number, inner + (CLASS if part == "vision" else 0), *where  # noqa: B023
+                return sample, positions[number * TOKENS + inner], *where
+            return first + number, inner + (CLASS if part == "vision" else 0), *where
 
         for part, shape in (("vision", (4, 6)), ("projector", (2, 3)), ("language", (2, 3))):
             views = place.views(part)  # type: ignore[arg-type]
             assert len(views) == 1 + several
             # the whole lies behind the tiles
-            check(views[0], shape, lambda y, x: row_of(part, rows * columns if several else 0, y, x), TILE, size)  # noqa: B023
+            check(views[0], shape, lambda y, x: row_of(part, rows * columns if several else 0, y, x), TILE, size)
             if several:
                 canvas = (rows * TILE[0], columns * TILE[1])
                 shape = (rows * shape[0], columns * shape[1])
-                check(views[1], shape, lambda y, x: row_of(part, 0, y, x), canvas, size)  # noqa: B023
+                check(views[1], shape, lambda y, x: row_of(part, 0, y, x), canvas, size)
         first += rows * columns + several
 
 
