@@ -1,19 +1,40 @@
 """Lenses: what states would say, and where attention looks."""
 
 from mmlens.analysis.attention_map import attention_map
+from mmlens.analysis.heads.methods import *  # noqa: F403
+from mmlens.analysis.heads.methods import HEAD_METHODS
+from mmlens.analysis.heads.methods import __all__ as _head_methods
+from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.logit_lens import logit_lens
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading, patchscope
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.looks import AttentionLooks, attention_looks
+from mmlens.analysis.relevance.maps import relevance_map, score_maps
+from mmlens.analysis.relevance.methods import *  # noqa: F403
+from mmlens.analysis.relevance.methods import RELEVANCE_METHODS
+from mmlens.analysis.relevance.methods import __all__ as _relevance_methods
+from mmlens.core.registry import Method
 
-__all__ = [  # noqa: RUF022
+__all__ = [  # noqa: PLE0604
     "attention_looks",
     "AttentionLooks",
     "attention_map",
+    "HeadRanking",
     "HeatMap",
     "logit_lens",
     "LogitLens",
     "patchscope",
     "PatchscopeReading",
+    "relevance_map",
+    "score_maps",
+    *_head_methods,
+    *_relevance_methods,
 ]
+
+
+def __getattr__(name: str) -> type[Method]:
+    """Methods that were registered since."""
+    if any(cls.__name__ == name for cls in HEAD_METHODS):
+        return HEAD_METHODS.by_class_name(name)
+    return RELEVANCE_METHODS.by_class_name(name)

@@ -76,9 +76,9 @@ def attention_map(
         >>> heat.values.shape, heat.overlay(scene.image).size == scene.image.size
         (torch.Size([8, 8]), True)
     """
-    masks = dict(head_masks(model, _patterns(model, part, layers), heads, layers, verb="attention_map"))
+    masks = dict(head_masks(model, pattern_points(model, part, layers), heads, layers, verb="attention_map"))
     nodes = list(masks)
-    pictures = _pictured(batch, part, image, frame)
+    pictures = pictures_of(batch, part, image, frame)
     rule = as_rule(("last" if part == "language" else "all") if queries is None else queries)
     reader = RowReader(rule, batch, nodes)
     shares: dict[int, torch.Tensor] = {}
@@ -95,7 +95,7 @@ def attention_map(
             pair_means = mean[start : start + len(pairs)]
             start += len(pairs)
             if sample in pictures and len(pairs):
-                share = _by_entry(pair_means, pairs[:, 0], pictures[sample].index, len(pattern))
+                share = shares_by_entry(pair_means, pairs[:, 0], pictures[sample].index, len(pattern))
                 shares[sample] = shares[sample] + share if sample in shares else share
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
@@ -108,7 +108,7 @@ def attention_map(
     ]
 
 
-def _pictured(batch: MultimodalBatch, part: Looking, image: int, frame: int | None) -> dict[int, RowGrid]:
+def pictures_of(batch: MultimodalBatch, part: Looking, image: int, frame: int | None) -> dict[int, RowGrid]:
     """The rows of each sample's picture, of the samples that have it.
 
     Raises:
@@ -121,7 +121,7 @@ def _pictured(batch: MultimodalBatch, part: Looking, image: int, frame: int | No
     return {sample: batch.layout.grid(part, sample=sample, image=image, frame=frame) for sample in owners}
 
 
-def _by_entry(
+def shares_by_entry(
     shares: torch.Tensor, entries: torch.Tensor, index: int | torch.Tensor | None, count: int
 ) -> torch.Tensor:
     """The mean share of the queries in each entry of the batch axis that holds the picture, as `map_of_rows` takes it.
@@ -149,7 +149,7 @@ def _by_entry(
     return result if isinstance(index, torch.Tensor) else result[indices[0]]
 
 
-def _patterns(model: HookedMultimodal, part: Looking, layers: Sequence[int] | None) -> list[Node]:
+def pattern_points(model: HookedMultimodal, part: Looking, layers: Sequence[int] | None) -> list[Node]:
     """The attention patterns of the layers asked for."""
     kind = "attn.pattern"
     by_layer = {
@@ -177,7 +177,7 @@ def language_patterns(model: HookedMultimodal, layers: Sequence[int] | None) -> 
         InputError: for layers that there are not.
         NoPlaceError: if they look at no sequence that holds the picture.
     """
-    return _patterns(model, "language", layers)
+    return pattern_points(model, "language", layers)
 
 
 def _titled(masks: Mapping[Node, torch.Tensor | None]) -> str:

@@ -10,7 +10,9 @@ from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.controls.matches import MATCHES
+from mmlens.analysis.heads.methods import HEAD_METHODS
 from mmlens.analysis.neurons.methods import NEURON_METHODS
+from mmlens.analysis.relevance.methods import RELEVANCE_METHODS
 from mmlens.analysis.steering.directions import DIRECTION_METHODS
 from mmlens.analysis.steering.methods import SELECTION_METHODS
 from mmlens.core.registry import Method, Registry
@@ -29,6 +31,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     EDIT_METHODS,
     MATCHES,
     CONTRAST_METHODS,
+    HEAD_METHODS,
+    RELEVANCE_METHODS,
 )
 
 _HEAD = """# Methods

@@ -4,6 +4,7 @@ from .agreement import plot_agreement as plot_agreement
 from .circuits import draw_circuit as draw_circuit
 from .concepts import plot_board as plot_board
 from .edits import plot_frontier as plot_frontier
+from .heads import plot_heads as plot_heads
 from .lens import plot_lens as plot_lens
 from .lens import plot_patch_words as plot_patch_words
 from .maps import plot_maps as plot_maps

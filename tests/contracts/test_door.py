@@ -24,7 +24,7 @@ RESULTS = frozenset(
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
-        "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard", "SteeringTable", "LearnedPredictor",
+        "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard", "SteeringTable", "LearnedPredictor", "HeadRanking",
         "Tune",
     )
 )  # fmt: skip
@@ -52,8 +52,8 @@ def is_accepted(result: Result) -> bool:
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "HookedMultimodal.to_string.tokens")
         or place in ("HookedMultimodal.to_str_tokens.tokens", "HookedMultimodal.from_pretrained.device_map")
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "Circuit.p_values.correction")
-        # only matches that run the model read their pictures
-        or place == "random_units.batch"
+        # only matches that run the model read their pictures; a measure compares logits when it is called
+        or place in ("random_units.batch", "metrics.Metric.on.clean")
         # a sample of text alone has no pictures
         or place in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images")
         or place

@@ -82,6 +82,7 @@ PUBLIC = [
     "properties",
     "random_units",
     "register_family",
+    "rank_heads",
     "Replace",
     "Sample",
     "Scale",

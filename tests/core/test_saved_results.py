@@ -18,6 +18,7 @@ from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
+from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.paths import PathSweep
@@ -93,6 +94,9 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "LearnedPredictor": lambda: LearnedPredictor(
         made.noise(3, 8), made.noise(3), made.noise(8, 3), AT, AT, {"epochs": 3}
     ),
+    "HeadRanking": lambda: HeadRanking(
+        made.noise(2, 3), made.noise(2, 3), {"attention": made.noise(2, 3)}, (0, 2), "visual", 4, IDENTITY
+    ),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "Edit": edit,
@@ -156,6 +160,7 @@ VERSIONS = {
     "ConceptShift": 2,
     "ConceptBank": 2,
     "SteeringVector": 2,
+    "HeadRanking": 1,
     "SteeringTable": 1,
     "LearnedPredictor": 1,
     "Circuit": 4,

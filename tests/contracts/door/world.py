@@ -117,6 +117,11 @@ class World:
         return mm.steering.LearnedPredictor(torch.ones(4, 192), torch.ones(4), torch.ones(192, 4), POINT, POINT)
 
     @cached_property
+    def head_ranking(self) -> Any:
+        """Heads by how they look."""
+        return mm.rank_heads(self.model, self.batch, method="visual")
+
+    @cached_property
     def scores(self) -> Any:
         """Scores of neurons."""
         return mm.find_neurons(self.model, self.batch, token="red")
@@ -351,6 +356,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "EditReport": lambda w: w.edit_report,
     "AttentionLooks": lambda w: mm.lenses.attention_looks(w.model, w.batch),
     "HeatMap": lambda w: w.heat_map,
+    "HeadRanking": lambda w: w.head_ranking,
     "HookGraph": lambda w: w.model.graph,
     "HookedMultimodal": lambda w: w.model,
     "LogitLens": lambda w: w.lens,
@@ -670,6 +676,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "PatchSweep.load.path": lambda w: w.saved(w.sweep),
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
+    "HeadRanking.load.path": lambda w: w.saved(w.head_ranking),
+    "score_maps.maps": lambda w: [w.heat_map] * 2,
     "SteeringTable.load.path": lambda w: w.saved(w.table),
     "SteeringTable.of.keys": lambda w: w.table.keys[:1],
     "SteeringTable.keys": lambda w: ("a", "b"),

@@ -1,0 +1,1 @@
+"""Attention heads that look at the picture: which locate what is asked about, and which look at all."""

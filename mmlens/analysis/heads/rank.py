@@ -1,0 +1,114 @@
+"""Ranking heads by how they look at the pictures of a data set."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.attention_map import language_patterns
+from mmlens.analysis.heads.method import HeadMethod
+from mmlens.analysis.heads.methods import HeadMethodChoice
+from mmlens.analysis.heads.ranking import HeadRanking
+from mmlens.analysis.samples import Data, batches
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index, Several
+from mmlens.core.rules import Positions, as_rule
+from mmlens.hooks.nodes import Node
+from mmlens.hooks.point import reads_only
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.row_reader import RowReader
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.identity import run_identity
+
+
+@checked
+@torch.no_grad()
+def rank_heads(
+    model: HookedMultimodal,
+    data: Data,
+    *,
+    method: HeadMethodChoice = "localisation",
+    queries: Positions = "last",
+    layers: Several[Index] | None = None,
+    image: Index = 0,
+    batch_size: Count = 8,
+    progress: bool = True,
+) -> HeadRanking:
+    """Rank the language model's heads by how they look at pictures.
+
+    Args:
+        model: the hooked model.
+        data: a batch, or samples with a picture and a question about it; those without a picture are left out.
+        method: `"localisation"` (heads that look at one place of the picture), `"visual"` (heads that look at it), or settings.
+        queries: who looks (see `mm.positions`): by default the last position of the prompt; of several their mean.
+        layers: which layers; all by default.
+        image: which of each sample's pictures.
+        batch_size: samples at a time.
+        progress: show a progress bar.
+
+    Returns:
+        The ranking: `.top(3)`, `.to_frame()`, `.plot()`, `.save(path)`.
+
+    Raises:
+        InputError: for layers or queries that there are not, or no sample with a picture.
+        NoPlaceError: where the language model sees no row that has a place in the picture (Q-Formers, cross-attention).
+
+    Example:
+        >>> import mmlens as mm
+        >>> ranking = mm.rank_heads(model, batch, method="visual")
+        >>> len(ranking.top(3))
+        3
+    """
+    chosen = cast(HeadMethod, method)
+    nodes = language_patterns(model, layers)
+    readings: dict[str, list[torch.Tensor]] = {}
+    chunks = (
+        [data]
+        if isinstance(data, MultimodalBatch)
+        else (batch for _, batch in batches(model, data, batch_size=batch_size, progress=progress, desc="heads"))
+    )
+    for batch in chunks:
+        for attention, raster in _looks(model, batch, nodes, queries, image):
+            for name, values in chosen.read(attention, raster).items():
+                readings.setdefault(name, []).append(values)
+    if not readings:
+        raise InputError("No sample has a picture that heads could look at.")
+    stacked = {name: torch.stack(values) for name, values in readings.items()}
+    scores, ties = chosen.score(stacked)
+    means = {name: values.nan_to_num(posinf=torch.nan).nanmean(0) for name, values in stacked.items()}
+    identity = run_identity(model, True, method=chosen, queries=queries, image=image)
+    return HeadRanking(
+        scores.float(), ties.float(), {name: value.float() for name, value in means.items()},
+        tuple(int(node.layer or 0) for node in nodes), str(chosen), len(next(iter(readings.values()))), identity,
+    )  # fmt: skip
+
+
+def _looks(
+    model: HookedMultimodal, batch: MultimodalBatch, nodes: list[Node], queries: Positions, image: int
+) -> Iterator[tuple[Float[torch.Tensor, "layer head patch"], Float[torch.Tensor, "layer head row column"]]]:
+    """Each sample's attention to its picture, as a list of patches and as the picture lies."""
+    owners = [p.sample for p in batch.layout.places if p.image == image]
+    if not owners:
+        return
+    grids = {sample: batch.layout.grid(sample=sample, image=image) for sample in dict.fromkeys(owners)}
+    reader = RowReader(as_rule(queries), batch, nodes)
+    found: dict[int, list[torch.Tensor]] = {sample: [] for sample in grids}
+
+    @reads_only
+    def keep(pattern: torch.Tensor, hook: Any) -> None:
+        node = model.graph[hook.name]
+        rows = reader.flat(node, pattern).float()  # [row head key]
+        pieces = rows.split([len(pairs) for pairs in reader.resolved[node.name].rows])
+        for sample, grid in grids.items():
+            if len(pieces[sample]):
+                found[sample].append(pieces[sample].mean(0)[:, grid.rows.to(pattern.device)].cpu())
+
+    model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
+    for sample, grid in grids.items():
+        if found[sample]:
+            attention = torch.stack(found[sample])
+            raster = torch.zeros(*attention.shape[:2], *grid.shape)
+            raster[:, :, grid.cells[:, 0], grid.cells[:, 1]] = attention
+            yield attention, raster
