@@ -189,7 +189,7 @@ def _terms(task: WordTask, example: EditExample) -> tuple[dict[str, torch.Tensor
     elif len(example.follow_places):
         # all places of an example hold the target in one form, so that the first of them is its first token
         again = at(logits, example.follow_places)[:, tokens[0]].exp().clamp(max=1 - 1e-6)
-        terms["again"] = -torch.log1p(-again).max()
+        terms["again"] = (-torch.log1p(-again)).max()
     drift = max((float(terms[name].detach()) for name in ("answers", "instead") if name in terms), default=0.0)
     return terms, {"worst": float(good.detach().min().exp()), "kl": drift}
 
