@@ -85,11 +85,11 @@ def test_frames_that_were_resized_have_boxes_in_their_own_pixels() -> None:
 
 def test_tensors_alone_have_as_many_frames_as_they_hold() -> None:
     made = frame_places(token_cells=columns_of)
-    batch = {"pixel_values_videos": torch.zeros(2, 2, 3, *PIXELS), "input_ids": ids("v" * 12)}
+    batch = {"pixel_values_videos": torch.zeros(2, 3, 3, *PIXELS), "input_ids": ids("v" * 18)}
     places = made(config(patch_size=SIDE), batch, None, Reader())
     assert [(place.image, place.frames, place.size) for place in places] == [
-        (video, (frame,), PIXELS) for video in (0, 1) for frame in (0, 1)
+        (video, (frame,), PIXELS) for video in (0, 1) for frame in (0, 1, 2)
     ]
-    assert [place.views("vision")[0].index for place in places] == [0, 1, 2, 3]
+    assert [place.views("vision")[0].index for place in places] == [0, 1, 2, 3, 4, 5]
     with pytest.raises(InputError, match="pictures were given for 1 placeholders"):
-        made(config(patch_size=SIDE), {**batch, "input_ids": ids("v" * 6)}, None, None)
+        made(config(patch_size=SIDE), {**batch, "input_ids": ids("v" * 9)}, None, None)

@@ -102,6 +102,9 @@ def test_every_row_of_tiles_stands_for_its_pixels(whole_first: bool, sizes: Any)
                 canvas,
                 size,
             )
+            # an entry's number, or one for each row where the rows lie in several
+            assert isinstance(views[0].index, int)
+            assert isinstance(views[-1].index, int) == (part == "language" or not several)
             if several:
                 check(views[0], shape, lambda y, x: row_of(part, whole, y, x, first), (HEIGHT, WIDTH), size)
         first += tiles + several

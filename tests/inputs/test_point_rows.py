@@ -206,7 +206,10 @@ def test_the_length_of_a_sequence_of_pictures() -> None:
         place(1, lengths={"projector": 6}, vision=(grid(0, [2]), grid(1, [5]))),
         **two_samples(),
     ).layout
-    assert [layout.length(name) for name in ("language", "vision", "projector", "queries")] == [3, 9, 6, None]
+    assert [layout.length(name) for name in ("language", "vision", "projector", "queries", "decoder")] == [
+        *(3, 9, 6),
+        *(None, None),
+    ]
     assert batch_of().layout.length("vision") is None
 
 

@@ -74,6 +74,8 @@ def test_every_row_of_a_canvas_stands_for_its_pixels(side: Any) -> None:
             assert len(views) == 1 + several
             # the whole lies behind the tiles
             check(views[0], shape, lambda y, x: row_of(part, rows * columns if several else 0, y, x), TILE, size)
+            assert isinstance(views[0].index, int)
+            assert isinstance(views[-1].index, int) == (part == "language" or not several)
             if several:
                 canvas = (rows * TILE[0], columns * TILE[1])
                 shape = (rows * shape[0], columns * shape[1])

@@ -50,7 +50,7 @@ def picture_frame(processor: Any | None, original: tuple[int, int] | None, targe
         height = width = side
     size = _resized(processor, height, width, target)
     scale = (size[0] / height, size[1] / width)
-    crop = tuple(float((r - p) // 2) if r >= p else -float((p - r + 1) // 2) for r, p in zip(size, target, strict=True))
+    crop = tuple(float((r - p) // 2) for r, p in zip(size, target, strict=True))
     offset = (crop[0] - padding[0] * scale[0], crop[1] - padding[1] * scale[1])
     return Frame(*original, scale, offset)
 

@@ -41,7 +41,7 @@ def frame_places(
     """
 
     def places(config: Config, tensors: dict[str, Any], sizes: VideoSizes, reader: Any | None) -> list[Places]:
-        height, width = tensors[pixels].shape[-2:]
+        *_, height, width = tensors[pixels].shape
         side = config.vision_config.patch_size
         side = side if isinstance(side, int) else side[0]
         patches = (height // side, width // side)

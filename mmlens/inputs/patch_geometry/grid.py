@@ -61,7 +61,8 @@ def raster_places(
         frame: how a picture's pixels come to be those that the tower receives, given `(image processor, size, target)`.
     """
     pixels = tensors["pixel_values"]
-    target = target or tuple(pixels.shape[-2:])
+    *_, height, width = pixels.shape
+    target = target or (height, width)
     if entries is None:
         owners = owners_of(tensors, config.image_token_id, [tokens] * len(pixels))
         pictures = [(number, *owner) for number, owner in enumerate(owners)]
@@ -112,7 +113,7 @@ def grid_places(
 def patches_of(config: Config, tensors: dict[str, Any]) -> tuple[tuple[int, int], int]:
     """(rows, columns) of the patches that a tower cuts its pixels into, and the side of a patch."""
     side = config.vision_config.patch_size
-    height, width = tensors["pixel_values"].shape[-2:]
+    *_, height, width = tensors["pixel_values"].shape
     return (height // side, width // side), side
 
 

@@ -128,7 +128,8 @@ def marked_places(
     def places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:
         pixels = tensors["pixel_values"]
         side = config.vision_config.patch_size
-        tower = _Tower(tuple(pixels.shape[-2:]), side, merge(config))
+        *_, height, width = pixels.shape
+        tower = _Tower((height, width), side, merge(config))
         lengths: dict[Part, int] = {"vision": math.prod(tower.patches) + extra_rows}
         places = []
         first = 0

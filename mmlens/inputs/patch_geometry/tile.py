@@ -85,7 +85,7 @@ class TileTower:
 
 
 def _tower(config: Config, tensors: dict[str, Any], merge: Callable[[Config], int], class_rows: int) -> TileTower:
-    height, width = tensors["pixel_values"].shape[-2:]
+    *_, height, width = tensors["pixel_values"].shape
     side = config.vision_config.patch_size
     return TileTower((height, width), side if isinstance(side, int) else side[0], merge(config), class_rows)
 

@@ -71,9 +71,8 @@ class Carried:
                 )
             # without a KV cache, and in an extended batch, what was written follows the prompt
             prompt = act(activation.narrow(axis, 0, self.length), hook)
-            if prompt is None or count == self.length:
-                return prompt
-            return torch.cat([prompt, activation.narrow(axis, self.length, count - self.length)], dim=axis)
+            rest = activation.narrow(axis, self.length, count - self.length)
+            return None if prompt is None else torch.cat([prompt, rest], dim=axis)
 
         return when_read
 

@@ -165,7 +165,7 @@ def with_other_pictures(
 
 
 def _equal(new: Image.Image, old: Image.Image) -> bool:
-    return new.size == old.size and np.array_equal(np.asarray(new.convert("RGB")), np.asarray(old.convert("RGB")))
+    return np.array_equal(np.asarray(new.convert("RGB")), np.asarray(old.convert("RGB")))
 
 
 def regions_per_sample(region: Regions, size: int) -> list[Region | None]:

@@ -5,6 +5,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.interventions.corruptions import replace_words
+from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
 from tests.tiny import picture
 
@@ -28,6 +29,21 @@ def test_whole_words_alone_are_meant_and_swaps_go_both_ways(llava: Subject) -> N
     found = replace_words(model, asked, {"a": "the", "red": "blue", "blue": "red"})
     expected = model.prepare("is the blue circle an blue and red image", images=picture(0))
     assert torch.equal(found["input_ids"], expected["input_ids"])
+
+
+def test_of_words_that_hold_others_the_longest_is_meant(llava: Subject) -> None:
+    model = llava.model
+    asked = model.prepare("the big red circle is big", images=picture(0))
+    for words in ({"big": "small", "big red": "red big"}, {"big red": "red big", "big": "small"}):
+        expected = model.prepare("the red big circle is small", images=picture(0))
+        assert torch.equal(replace_words(model, asked, words)["input_ids"], expected["input_ids"])
+
+
+def test_a_word_of_no_token_is_unknown(subword: HookedMultimodal) -> None:
+    """Whatever a tokenizer puts in front of every text."""
+    asked = subword.prepare("the image", images=picture(0))
+    with pytest.raises(InputError, match=r"^'' is unknown to the tokenizer, which makes \[\] of it; choose a word"):
+        replace_words(subword, asked, {"image": ""})
 
 
 def test_other_lengths_and_missing_words_are_refused(llava: Subject) -> None:

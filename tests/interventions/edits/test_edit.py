@@ -1,5 +1,7 @@
 """The value itself: what it refuses, how it adds, and that a file gives it back."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,55 @@ def test_what_cannot_be_an_edit(llava: Subject) -> None:
         zero_neurons(model, [])
     with pytest.raises(InputError, match=r"^The model has no L7\.u0, L0\.u48; it has L0\.u0 to L2\.u47\.$"):
         zero_neurons(model, [Neuron(7, 0), Neuron(0, 48), Neuron(1, 1)])
+
+
+def test_at_most_eight_rows_are_listed(llava: Subject) -> None:
+    about = zero_neurons(llava.model, ROWS).provenance
+    rows = [Neuron(0, index) for index in range(10)]
+    listed = ", ".join(map(str, rows[:8]))
+    with pytest.raises(InputError, match=rf"but {listed} come more often"):
+        Edit((*rows, *rows), torch.zeros(20, 32), about)
+    with pytest.raises(InputError, match=rf"^The deltas of {listed} are not finite"):
+        Edit(tuple(rows), torch.full((10, 2), float("nan")), about)
+
+
+def test_words_of_an_edit_and_of_its_parts(llava: Subject) -> None:
+    """`'red' -> 'blue'`, a word alone where nothing takes its place, those of the parts, or none."""
+    plain = zero_neurons(llava.model, ROWS)
+
+    def about(source: str | None, target: str | None = None) -> Edit:
+        return replace(plain, provenance=replace(plain.provenance, source=source, target=target))
+
+    red, moon = about("red", "blue"), about("moon")
+    assert [edit.provenance.words for edit in (red, moon, plain)] == ["'red' -> 'blue'", "'moon'", ""]
+    assert (red + plain + moon).provenance.words == "'red' -> 'blue', 'moon'"
+    assert repr(red) == f"Edit('red' -> 'blue', zero: 2 rows in L0, L2; size {red.size:.3g})"
+    assert "losses" not in repr(plain.provenance)
+    assert plain.provenance.parts == ()
+
+
+def test_an_edit_of_another_model_is_refused_and_may_be_carried_over(llava: Subject) -> None:
+    edit = noise_neurons(llava.model, ROWS, sigma=0.1, seed=0)
+    own = llava.model.unedited_fingerprint
+    other, qwen = TINY[1].make(), TINY[2].make()
+    for model, kind in ((other, "other weights"), (qwen, "a model of another class")):
+        name = type(model.base).__name__
+        weights = f"LlavaForConditionalGeneration with fingerprint {own}, but this is {name} with {model.unedited_fingerprint}"
+        found = rf"made for {kind}: {weights}\."
+        with pytest.raises(InputError, match=found):
+            edit.check(model)
+    carried = edit.carried_to(other)
+    carried.check(other)
+    assert torch.equal(carried.deltas, edit.deltas)
+    assert carried.provenance.settings["carried over from"] == own
+    with pytest.raises(InputError, match=r"It is not known how .* was taught"):
+        carried.retaught("L0.u1")
+    assert list(edit.retaught("L0.u1").rows) == [Neuron(0, 1)]
+    assert (edit == carried, edit == 3, edit != noise_neurons(llava.model, ROWS, sigma=0.1, seed=0)) == (False,) * 3
+    assert edit != noise_neurons(llava.model, ROWS, sigma=0.1, seed=1)
+    assert edit != noise_neurons(llava.model, ROWS[::-1], sigma=0.1, seed=0)
+    assert hash(edit) == hash(noise_neurons(llava.model, ROWS, sigma=0.1, seed=1))
+    assert copy.copy(edit).teach is None
 
 
 def test_edits_made_under_edits_say_so(llava: Subject) -> None:

@@ -1,11 +1,24 @@
 """What is taught: where the source is said, what is wanted there, and what has to stay; against a plain loop."""
 
+import re
+
 import pytest
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.interventions.edits.examples import as_token, edit_examples, form_said, in_form, replaced, starts_of
+from mmlens.interventions.edits.examples import (
+    EditExample,
+    answered_examples,
+    as_batches,
+    as_token,
+    edit_examples,
+    form_said,
+    in_form,
+    replaced,
+    starts_of,
+)
 from tests.conftest import Subject
+from tests.tiny import picture
 
 
 def test_ids_are_those_of_the_vocabulary(llava: Subject) -> None:
@@ -93,6 +106,71 @@ def test_words_of_several_tokens_are_replaced_whole(llava: Subject, old_length: 
     own = llava.bare(**model.extend(batch, trace.tokens[:, :-1])).logits.log_softmax(-1)
     for (sample, position), found in zip(kept, example.other_log_probabilities, strict=True):
         torch.testing.assert_close(found, own[sample, position], atol=2e-5, rtol=1e-5)
+
+
+def test_four_answers_are_shown_where_none_says_the_word(llava: Subject) -> None:
+    model = llava.model
+    batch = model.prepare(["the image"] * 5, images=[[picture(n)] for n in range(5)])
+    said = model.trace_generation(batch, names="hook_logits", max_new_tokens=2).text
+    unsaid = next(word for word in ("circle", "red", "blue", "grass") if not any(word in text for text in said))
+    expected = (
+        f"The model does not say {unsaid!r} to any prompt of a batch; it says {', '.join(map(repr, said[:4]))}. Give"
+    )
+    word = ((model.to_single_token(unsaid),), None, None, None)
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}"):
+        edit_examples(model, [batch], source=word, target=((12,),), max_new_tokens=2)
+
+
+def test_steps_of_a_word_at_each_of_its_places(llava: Subject) -> None:
+    """Three places of a word of one token; of two tokens, one behind the other; none."""
+
+    def example(places: int, words: int) -> EditExample:
+        spots, vocab = torch.zeros(places, 2, dtype=torch.long), 5
+        return EditExample(
+            llava.batches["left"],
+            spots,
+            spots[:, 0],
+            spots[:0],
+            spots[:0],
+            torch.zeros(words, vocab),
+            torch.zeros(0, vocab),
+        )
+
+    assert example(3, 3).steps.tolist() == [0, 0, 0]
+    assert example(4, 2).steps.tolist() == [0, 1, 0, 1]
+    assert example(6, 2).steps.tolist() == [0, 1, 2, 0, 1, 2]
+    assert example(0, 0).steps.tolist() == []
+    assert repr(example(4, 2)) == "EditExample(2 samples, 4 places to change, 0 to keep)"
+
+
+def test_answers_that_are_given_are_wanted_token_by_token(llava: Subject) -> None:
+    """Answers of one and of two tokens: each place is that of the logits in front of its token."""
+    model, batch = llava.model, llava.batches["left"]
+    red, circle = model.to_single_token("red"), model.to_single_token("circle")
+    length = batch["input_ids"].shape[1]
+    for answers, tokens, places in (
+        (["red", "circle"], [red, circle], [[0, length - 1], [1, length - 1]]),
+        (["red circle", "red"], [red, circle, red], [[0, length - 1], [0, length], [1, length - 1]]),
+    ):
+        (example,) = answered_examples(model, [(batch, answers)])
+        assert example.source_places.tolist() == places
+        assert example.place_tokens.tolist() == tokens
+        assert example.batch["input_ids"].shape[1] == length + (len(tokens) - 2)
+        assert len(example.other_places) == len(example.follow_places) == 0
+    for answers in (["red"], ["red", ""], ["red"] * 3):
+        with pytest.raises(InputError, match="A batch of 2 samples needs as many answers, found"):
+            answered_examples(model, [(batch, answers)])
+
+
+def test_batches_are_taken_one_or_several(llava: Subject) -> None:
+    batch = llava.batches["left"]
+    assert as_batches(batch, "controls") == [batch]
+    assert as_batches(iter([batch, batch]), "controls") == [batch, batch]
+    assert as_batches([], "controls") == []
+    with pytest.raises(InputError, match=r"^No batches were given to look\.$"):
+        as_batches([], "batches", needed_for="to look")
+    with pytest.raises(InputError, match=r"^batches must be batches from model.prepare\(...\), found int, str\.$"):
+        as_batches([batch, "a", 3, 4], "batches")  # type: ignore[list-item]
 
 
 def test_the_form_that_the_answers_have_is_found(llava: Subject) -> None:

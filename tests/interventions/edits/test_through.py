@@ -48,7 +48,8 @@ def test_every_term_of_the_loss_before_the_first_step(llava: Subject) -> None:
         p = before.double().exp()
         answers.append(float((p * (before.double() - after[sample, position])).sum()))
     again = [
-        -torch.log1p(-after[sample, position, target].exp()).item() for sample, position in example.follow_places.tolist()
+        -torch.log1p(-after[sample, position, target].exp()).item()
+        for sample, position in example.follow_places.tolist()
     ]
     losses = edit.provenance.losses
     assert losses["say"][0] == pytest.approx(sum(worst.values()) / len(worst), abs=1e-4)
