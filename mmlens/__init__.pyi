@@ -30,6 +30,7 @@ from .analysis.concepts.extract import extract_concepts as extract_concepts
 from .analysis.controls.random_units import random_units as random_units
 from .analysis.features.find import find_features as find_features
 from .analysis.features.loading import load_sae as load_sae
+from .analysis.features.training.train import train_sae as train_sae
 from .analysis.heads.rank import rank_heads as rank_heads
 from .analysis.lenses.logit_lens import logit_lens as logit_lens
 from .analysis.neurons.find import find_neurons as find_neurons

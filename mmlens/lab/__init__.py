@@ -21,7 +21,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed, Several
 from mmlens.lab import tales as tales
-from mmlens.lab.checkpoints import ADAPTERS, NARRATOR, WEIGHTS, LabName, LabStage
+from mmlens.lab.checkpoints import ADAPTERS, DICTIONARIES, NARRATOR, WEIGHTS, DictionaryName, LabName, LabStage
 from mmlens.lab.composing import scene as scene
 from mmlens.lab.composing import scenes as scenes
 from mmlens.lab.language import CAPTION_PROMPT as CAPTION_PROMPT
@@ -69,6 +69,7 @@ __all__ = [
     "Question",
     "Scene",
     "SceneObject",
+    "dictionaries",
     "edit_questions",
     "load",
     "load_tuned",
@@ -80,6 +81,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mmlens.analysis.features.dictionary import SparseDictionary
     from mmlens.lab.edit_prompts import EditQuestions
     from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal
@@ -155,6 +157,34 @@ def load_tuned() -> HookedMultimodal:
     from mmlens.lab.tuned import tuned_model as load_with_adapters
 
     return load_with_adapters(WEIGHTS, ADAPTERS)
+
+
+@checked
+def dictionaries(name: DictionaryName) -> tuple[SparseDictionary, ...]:
+    """Load sparse dictionaries of the captioner that come with the package: `model.attach(*mm.lab.dictionaries("transcoders"))`.
+
+    Args:
+        name: "language", "vision" or "projector" is one autoencoder: of the language model's stream behind its fourth block, of
+            what the tower hands on, of what the projector writes. "transcoders" and "vision_transcoders" are one a layer, of what
+            its MLP receives and writes.
+
+    Returns:
+        One, or one a layer in their order; docs/features.md says how good each is.
+
+    Raises:
+        InputError: There is no such dictionary.
+
+    Example:
+        >>> import mmlens
+        >>> (sae,) = mmlens.lab.dictionaries("language")
+        >>> sae.at, len(sae), len(mmlens.lab.dictionaries("transcoders"))
+        ('blocks.3.hook_resid_post', 1536, 6)
+    """
+    from mmlens.analysis.features.loading import load_sae
+
+    folder = DICTIONARIES / name
+    layers = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: int(path.name))
+    return tuple(load_sae(path) for path in layers or [folder])
 
 
 @checked

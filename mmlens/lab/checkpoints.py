@@ -17,3 +17,9 @@ ADAPTERS = Path(__file__).parent / "adapters"
 #: What the captions of a fine-tune begin with.
 Style = Literal["place", "color", "mood"]
 STYLES: tuple[Style, ...] = ("place", "color", "mood")
+
+#: One folder per dictionary, in SAELens's format; transcoders one a layer.
+DICTIONARIES = Path(__file__).parent / "features"
+#: The captioner's sparse dictionaries: autoencoders of the language model's stream behind its fourth block, of what the projector
+#: reads and of what it writes; transcoders of every MLP of the language model, and of the tower as far as it is read.
+DictionaryName = Literal["language", "vision", "projector", "transcoders", "vision_transcoders"]

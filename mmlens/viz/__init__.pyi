@@ -18,4 +18,5 @@ from .steering import plot_report as plot_report
 from .sweeps import plot_over_picture as plot_over_picture
 from .sweeps import plot_sweep as plot_sweep
 from .tour_report import write_tour as write_tour
+from .training import plot_training as plot_training
 from .tuning import plot_losses as plot_losses

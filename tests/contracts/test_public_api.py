@@ -92,6 +92,7 @@ PUBLIC = [
     "steering_vector",
     "store",
     "tuning",
+    "train_sae",
     "Units",
     "verify",
     "viz",

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.data_chunks import chunks_of
 from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.row_quality import RowQuality, RowSums
 from mmlens.analysis.samples import Data
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -29,21 +30,6 @@ from mmlens.models.bound.loss import losses_of, targets_of
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 _CODES, _RECONS, _ERROR, _OUTPUT = (f".hook_sae_{kind}" for kind in ("acts_post", "recons", "error", "output"))
-
-
-@dataclass(frozen=True)
-class RowQuality:
-    """How well rows of one kind are given back.
-
-    Attributes:
-        rows: how many there are.
-        explained_variance: 1 for all, 0 for no more than their mean.
-        l0: features that a row has, on average.
-    """
-
-    rows: int
-    explained_variance: float
-    l0: float
 
 
 @checked_result
@@ -94,23 +80,30 @@ class DictionaryCard:
 @checked
 @torch.no_grad()
 def sae_card(
-    model: WritingModel, sae: SparseDictionary, data: Data, *, prompt: Text | None = None, batch_size: Count = 8
+    model: WritingModel,
+    sae: SparseDictionary,
+    data: Data,
+    *,
+    last: Count | None = None,
+    prompt: Text | None = None,
+    batch_size: Count = 8,
 ) -> DictionaryCard:
     """Measure a dictionary on a model: what it gives back on image and text rows, and what the model loses by it.
 
     Three passes a batch. The cross-entropy is that of the batch's own text behind its first token, so batches that hold answers
-    (`model.extend(batch, tokens)`) say most.
+    (`model.extend(batch, tokens)`) say most, and `last=` leaves what was asked out.
 
     Args:
         model: the hooked model.
         sae: the dictionary; it is attached here.
         data: a batch, or a dataset of pictures, which is read batch by batch.
+        last: how many tokens at the end of each sample the cross-entropy is of; None for all of its text.
         prompt, batch_size: of a dataset: what samples without a prompt are asked; samples at a time.
 
     Raises:
         InputError: if the dictionary does not fit the model, or there is no sample.
     """
-    sums: dict[str, _Sums] = {kind: _Sums(len(sae), sae.d_out) for kind in ("image", "text")}
+    sums: dict[str, RowSums] = {kind: RowSums(len(sae), sae.d_out) for kind in ("image", "text")}
     losses, targets, count = torch.zeros(3, dtype=torch.float64), 0, 0
     with model.attach(sae):
         at = list(model.dictionaries)[-1]
@@ -121,10 +114,12 @@ def sae_card(
             for kind, rule in _kinds(model.graph[at].sequence, batch).items():
                 reader = RowReader(as_rule(rule), batch, [model.graph[at + _CODES]], required=False)
                 sums[kind].add(*(reader.flat(model.graph[at + k], cache[at + k]) for k in (_CODES, _RECONS, _ERROR)))
-            number = int(targets_of(batch).sum())
+            counted = slice(None if last is None else -last, None)
             runs = (logits, _with_zeros(model, batch, at + _ERROR), _with_zeros(model, batch, at + _OUTPUT))
-            losses += torch.tensor([float(losses_of(run, batch, per_token=False)) for run in runs]).double() * number
-            targets, count = targets + number, count + batch.size
+            losses += torch.stack(
+                [losses_of(run, batch, per_token=True)[:, counted].double().sum().cpu() for run in runs]
+            )
+            targets, count = targets + int(targets_of(batch)[:, counted].sum()), count + batch.size
     if not count:
         raise InputError("The dataset is empty: there is no sample to measure a dictionary on.")
     ce, replaced, zero = (losses / targets).tolist()
@@ -144,34 +139,3 @@ def _kinds(sequence: str, batch: MultimodalBatch) -> dict[str, str]:
 def _with_zeros(model: HookedMultimodal, batch: MultimodalBatch, point: str) -> torch.Tensor:
     """Logits with zeros at a point."""
     return model.run_with_hooks(batch, fwd_hooks=[(point, lambda activation, hook: torch.zeros_like(activation))])
-
-
-class _Sums:
-    """Sums over rows of one kind, in float64.
-
-    Args:
-        features: how many there are.
-        width: of the states.
-    """
-
-    def __init__(self, features: int, width: int):
-        self.rows, self.squares, self.rest = 0, 0.0, 0.0
-        self.sum = torch.zeros(width, dtype=torch.float64)
-        self.fired = torch.zeros(features, dtype=torch.float64)
-
-    def add(self, codes: torch.Tensor, recons: torch.Tensor, error: torch.Tensor) -> None:
-        """Count rows."""
-        error = error.double().cpu()
-        states = recons.double().cpu() + error
-        self.rows += len(states)
-        self.squares += float(states.square().sum())
-        self.rest += float(error.square().sum())
-        self.sum += states.sum(0)
-        self.fired += (codes != 0).double().cpu().sum(0)
-
-    @property
-    def quality(self) -> RowQuality:
-        """What they come to."""
-        variance = self.squares / self.rows - float((self.sum / self.rows).square().sum())
-        explained = 1 - self.rest / self.rows / variance if variance > 0 else float("nan")
-        return RowQuality(self.rows, explained, float(self.fired.sum()) / self.rows)

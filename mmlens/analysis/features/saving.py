@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -17,19 +17,29 @@ from mmlens.core.tensor_files import write_tensor_file
 _ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 #: The format's version that is written.
 _VERSION = "6.54.12"
+#: In what numbers weights are kept.
+WeightType: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 
 @checked
-def save_sae(sae: SparseDictionary, folder: PathLike, *, metadata: dict[str, Any] | None = None) -> None:
+def save_sae(
+    sae: SparseDictionary,
+    folder: PathLike,
+    *,
+    metadata: dict[str, Any] | None = None,
+    dtype: WeightType | None = None,
+) -> None:
     """Write a dictionary as SAELens reads it, `cfg.json` and `sae_weights.safetensors`, with checksums.
 
     Args:
         sae: the dictionary.
         folder: is made if it is not there.
         metadata: what else is known of it, e.g. the model and what it was trained on.
+        dtype: of the weights in the file, which are read back as float32 at least; as they are by default.
 
     Raises:
-        InputError: for what SAELens has no architecture for (`groupmax`, a transcoder of kept or gated features).
+        InputError: for what SAELens has no architecture for (`groupmax`, a transcoder of kept or gated features),
+            or weights that are too large for `dtype`.
     """
     name = _ARCHITECTURES.get(sae.activation)
     if sae.is_transcoder:
@@ -54,7 +64,7 @@ def save_sae(sae: SparseDictionary, folder: PathLike, *, metadata: dict[str, Any
         "architecture": name,
         "d_in": sae.d_in,
         "d_sae": len(sae),
-        "dtype": str(sae.W_enc.dtype).removeprefix("torch."),
+        "dtype": dtype or str(sae.W_enc.dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": sae.centred or sae.is_transcoder,
         "normalize_activations": sae.normalization,
@@ -69,7 +79,14 @@ def save_sae(sae: SparseDictionary, folder: PathLike, *, metadata: dict[str, Any
         raise InputError(f"metadata must be plain data, which JSON can hold: {error}.") from error
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    weights = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    weights = {
+        key: tensor if dtype is None else tensor.to(getattr(torch, dtype))
+        for key, tensor in tensors.items()
+        if tensor is not None
+    }
+    large = [key for key, tensor in weights.items() if not tensor.isfinite().all()]
+    if large:
+        raise InputError(f"{', '.join(large)} hold numbers that are too large for {dtype}; save them as float32.")
     write_tensor_file(path / "sae_weights.safetensors", weights, {"format": FORM})
     with whole_file(path / "cfg.json") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -5,12 +5,14 @@ from typing import Any
 
 from PIL import Image
 
+from mmlens.analysis.features.page_result import FeaturePage
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.viz.page.pack import Pack
+from mmlens.viz.page.pack_features import feature_pack
 from mmlens.viz.page.pack_frames import frame_pack
 from mmlens.viz.page.pack_lens import lens_pack
 from mmlens.viz.page.pack_looks import looks_pack
@@ -20,6 +22,7 @@ from mmlens.viz.page.pack_sweeps import sweep_pack
 
 _PACKS: dict[type, Callable[[Any, Image.Image | None, bool], Pack]] = {
     AttentionLooks: looks_pack,
+    FeaturePage: feature_pack,
     HeatMap: map_pack,
     LogitLens: lens_pack,
     NeuronScores: neuron_pack,

@@ -70,3 +70,33 @@ def test_a_dictionary_that_gives_everything_back_loses_nothing() -> None:
     assert empty.ce_recovered == pytest.approx(0.0, abs=1e-4)
     assert empty.dead == 1.0
     assert all(quality.l0 == 0 and quality.explained_variance <= 0 for quality in empty.kinds.values())
+
+
+def test_the_cross_entropy_of_answers_alone() -> None:
+    model, batch = made("llava")
+    sae = dictionary(model, SITES[0], activation="topk", k=8)
+    answered = model.extend(batch, torch.tensor([[20, 21, 22], [23, 24, 25]]))
+    card = mm.features.sae_card(model, sae, answered, last=3)
+    with torch.no_grad():
+        logits = model(answered)[:, -4:-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), answered["input_ids"][:, -3:].flatten())
+    assert card.ce == pytest.approx(float(expected), abs=1e-5)
+    assert card.kinds == mm.features.sae_card(model, sae, answered).kinds
+
+
+def test_monosemanticity_is_the_mean_over_pairs() -> None:
+    make = torch.Generator().manual_seed(0)
+    codes, embeddings = torch.rand(30, 6, generator=make), torch.randn(30, 9, generator=make)
+    codes[:, 4] = 2.0  # the same on every picture
+    codes[:, 5] = torch.eye(30)[3]  # strong on one alone
+    found = mm.features.monosemanticity(codes, embeddings)
+    cosines = torch.nn.functional.cosine_similarity(embeddings[:, None], embeddings[None], dim=-1)
+    for feature in range(4):
+        r = (codes[:, feature] - codes[:, feature].min()) / (codes[:, feature].max() - codes[:, feature].min())
+        pairs = [(n, m) for n in range(30) for m in range(n + 1, 30)]
+        weights = torch.stack([r[n] * r[m] for n, m in pairs])
+        expected = (weights * torch.stack([cosines[n, m] for n, m in pairs])).sum() / weights.sum()
+        assert float(found[feature]) == pytest.approx(float(expected), abs=1e-5)
+    assert found[4:].isnan().all()
+    with pytest.raises(mm.InputError, match="at least two pictures, found codes of 30 and embeddings of 29"):
+        mm.features.monosemanticity(codes, embeddings[1:])

@@ -1,0 +1,1 @@
+"""Training sparse dictionaries on states that were collected."""
