@@ -1,7 +1,5 @@
 """The captioner's sparse dictionaries: what is shipped, how good it is, and whether its card's truth holds on fresh scenes."""
 
-import json
-
 import pytest
 import torch
 
@@ -31,13 +29,16 @@ def test_what_is_shipped() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_they_give_fresh_states_back(name: str, lab: mm.HookedMultimodal) -> None:
     """On scenes that neither they nor their card have seen."""
-    batch = lab.prepare(["describe the image"] * 12, images=[scene.image for scene in mm.lab.scenes(12, seed=611)])
+    drawn = mm.lab.scenes(12, seed=611)
+    batch = lab.prepare(["describe the image"] * 12, images=[scene.image for scene in drawn])
+    words = [lab.to_tokens(scene.caption, prepend_bos=False)[0, :5] for scene in drawn]
+    batch = lab.extend(batch, torch.stack(words))
     for sae in mm.lab.dictionaries(name):
-        card = mm.features.sae_card(lab, sae, batch)
+        card = mm.features.sae_card(lab, sae, batch, last=5)
         for kind, quality in card.kinds.items():
             assert quality.explained_variance > 0.85, (sae.at, kind)
             assert 4 < quality.l0 < 60, (sae.at, kind)
-        assert card.ce_recovered > 0.9
+        assert card.ce_replaced - card.ce < 0.05, sae.at  # nats a word of a caption
 
 
 def test_truth_is_what_scenes_show() -> None:
@@ -74,22 +75,3 @@ def test_a_choice_is_the_best_of_all_by_hand() -> None:
         assert float(best.f1[number]) == pytest.approx(by_hand)
         assert f1(int(best.index[number]), float(best.threshold[number]), number) == pytest.approx(by_hand)
     torch.testing.assert_close(best.judged(scores, truth), best.f1)
-
-
-def test_the_cards_truth_holds_on_fresh_scenes(lab: mm.HookedMultimodal) -> None:
-    """Features and thresholds as the card has them, on other scenes: as good as it says, and better than the shuffled control."""
-    card = json.loads((DICTIONARIES / "card.json").read_text())["dictionaries"]["language"]["truth"]
-    drawn = mm.lab.scenes(60, seed=612)
-    (sae,) = mm.lab.dictionaries("language")
-    store = mm.collect(lab, drawn, at=sae.at, positions="image", dtype="float32", progress=False)
-    codes, truth = sae.encode(store.at().values), truth_of(drawn)
-    for method, low, high in (("feature", -0.12, 0.12), ("feature, truth of other scenes", -0.15, 0.15)):
-        says = torch.stack([codes[:, entry["index"]] >= entry["threshold"] for entry in card[method].values()], 1)
-        right, wrong = (says & (truth == 1)).sum(0), (says & (truth == 0)).sum(0)
-        f1 = 2 * right / (right + wrong + (truth == 1).sum(0)).clamp_min(1)
-        if method == "feature":
-            stated = sum(entry["f1"] for entry in card[method].values()) / len(card[method])
-            assert low < float(f1.mean()) - stated < high
-            fresh = float(f1.mean())
-        else:
-            assert float(f1.mean()) < fresh - 0.3

@@ -39,7 +39,7 @@ _NEURONS = {
     "projector": "projector.mlp.hook_post",
 }
 _CLUSTERS = 256
-_ANSWER = 6  # words of a caption that every scene has
+_ANSWER = 5  # words of a caption that every scene has
 
 
 @dataclass(frozen=True)
