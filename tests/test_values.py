@@ -1,26 +1,45 @@
-"""Values stay as they are: dataclasses are frozen, but those that are named here as what a run fills."""
+"""Values stay as they are: dataclasses are frozen, but those that are named here as what a run fills or a model holds."""
 
 import importlib
 from dataclasses import is_dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-ROOMS = ("inputs/patch_geometry", "interventions")
-#: Beside these rooms, what is asked for and what answers hold.
-OTHERS = ("mmlens.execution.cells", "mmlens.execution.spot_check", "mmlens.hooks.nodes", "mmlens.analysis.statistics")
-#: What is filled while something runs.
-FILLED = {"Passes", "Touched"}
+from torch.nn import Module
+
+PACKAGE = Path(__file__).parents[1] / "mmlens"
+#: What is filled while something runs, is built, or is kept beside a model.
+FILLED = {
+    *("AttentionCall", "BlockBuilder", "Built", "Call", "Claim", "Collector", "Entry", "ExampleRuns", "Ledger", "Run"),
+    *("Seen", "Trace", "Window", "_Before", "_BlockCalls", "_Build", "_Builder", "_Picture", "_Registry", "_Rows"),
+    *("Attended", "CellRuns", "Entered", "ExecutionStrategies", "Job", "KernelCall", "Passes", "Recording", "Touched"),
+    *("SplitReading", "Tower", "Verdicts", "_Path", "_Switch"),
+}
+#: Classes with annotated names and another constructor.
+NO_VALUES = {"Judge", "Pixels", "SceneWorld", "SequenceRows", "_Caught"}
+
+
+def classes() -> set[type]:
+    """All classes of the package."""
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths if path.stem != "__main__"]
+    modules = [importlib.import_module(name) for name in sorted(names)]
+    found = [(module, kind) for module in modules for kind in vars(module).values()]
+    return {kind for module, kind in found if isinstance(kind, type) and kind.__module__ == module.__name__}
 
 
 def test_values_do_not_change() -> None:
-    paths = [path for room in ROOMS for path in sorted((ROOT / "mmlens" / room).rglob("*.py"))]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
-    modules = [importlib.import_module(name) for name in (*names, *OTHERS)]
-    kinds = {
-        kind
-        for module in modules
-        for kind in vars(module).values()
-        if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
-    }
-    assert len(kinds) > 40
+    kinds = {kind for kind in classes() if is_dataclass(kind) and "__dataclass_params__" in vars(kind)}
+    assert len(kinds) > 300
     assert {kind.__name__ for kind in kinds if not kind.__dataclass_params__.frozen} == FILLED  # type: ignore[attr-defined]
+
+
+def test_what_names_its_fields_is_a_dataclass() -> None:
+    """Else it has no constructor that takes them."""
+    plain = {
+        kind.__name__
+        for kind in classes()
+        if vars(kind).get("__annotations__")
+        and not {"__init__", "__dataclass_params__"} & set(vars(kind))
+        and not issubclass(kind, tuple | dict | Exception | Module)
+    }
+    assert plain == NO_VALUES

@@ -10,14 +10,12 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 from benchmarks.mutation.judges import JudgeMap
 from benchmarks.mutation.mutants import Mutant, found_again, sampled, text_of
-from benchmarks.mutation.parts import PATTERNS, ROOT
+from benchmarks.mutation.parts import PATTERNS, ROOT, files_of
 from benchmarks.mutation.results import Results, append, missed, page, result_of, table
 from benchmarks.mutation.trials import Trial, Trials
 
 _FOLDER = ROOT / "build" / "mutation"
 _MEASURED = ("tests", "mmlens")
-#: Seconds of tests, as measured, by which a mutant is judged first, and where these see nothing and it is tried again.
-_FIRST, _SECOND = 2.0, 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--measure", nargs="*", metavar="PATH", help="run tests (all by default) under coverage, and note what they run"
     )
-    parser.add_argument("--again", action="store_true", help="run the survivors of --resume FILE again, by more tests")
+    parser.add_argument("--again", action="store_true", help="run the survivors of --resume FILE again")
+    parser.add_argument(
+        "--budget", type=float, default=20.0, help="seconds of tests, as measured, for a mutant (default 20)"
+    )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write a page of the results in --results")
     parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="what --write writes about")
     options = parser.parse_args(arguments)
@@ -48,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not judges.tests:
         parser.error(f"{options.judges} does not exist; run --measure first (the whole of the tests, once)")
     path = options.resume or _FOLDER / f"seed{options.seed}.jsonl"
+    parts = options.part or list(PATTERNS)
     if options.again:
         known = Results.load(path)
-        survivors = missed(known)
+        files = {file for part in parts for file in files_of(part)}
+        survivors = [result for result in missed(known) if result.file in files]
         found = [found_again(r.file, r.operator, r.occurrence, (r.old, r.new)) for r in survivors]
         again = [mutant for mutant in found if mutant is not None]
         lost = {result.key for result, mutant in zip(survivors, found, strict=True) if mutant is not None}
@@ -58,10 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in known.results:
             if result.key not in lost:
                 append(path, result)
-        run(again, judges, path, _SECOND, options.limit)
+        run(again, judges, path, options.budget, options.limit)
     else:
-        mutants = sampled(options.sample, options.seed, options.part or list(PATTERNS))
-        run(mutants, judges, path, _FIRST, options.limit)
+        run(sampled(options.sample, options.seed, parts), judges, path, options.budget, options.limit)
     results = Results.load(path)
     print(table(results))
     for result in missed(results):
@@ -107,13 +109,12 @@ def run(mutants: Sequence[Mutant], judges: JudgeMap, path: Path, budget: float, 
 
 
 def _affordable(tests: Sequence[str], judges: JudgeMap, seconds: float) -> list[str]:
-    """Tests from the first on, for as long as they are measured to take so many seconds together."""
+    """Tests from the first on that are measured to take so many seconds together, without those too long for the rest."""
     result, total = [], 0.0
     for test in tests:
-        total += judges.seconds[test]
-        if result and total > seconds:
-            break
-        result.append(test)
+        if not result or total + judges.seconds[test] <= seconds:
+            total += judges.seconds[test]
+            result.append(test)
     return result
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from benchmarks.mutation.functions import key_of, spans, statements_around
 from benchmarks.mutation.parts import PATTERNS, ROOT, files_of
 
 #: Tests of what runs at import, which run no line themselves.
-AT_IMPORT = ("tests/test_values.py",)
+AT_IMPORT = ("tests/test_values.py", "tests/contracts/test_signatures.py", "tests/contracts/test_registries.py")
 #: Variants of one parametrised test that are kept for a line, the fastest ones.
-VARIANTS = 3
+VARIANTS = 8
 
 
 @dataclass
@@ -39,7 +40,9 @@ class JudgeMap:
     def save(self, path: Path) -> None:
         """Write the map to a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seconds": self.seconds, "tests": self.tests}), "utf-8")
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"seconds": self.seconds, "tests": self.tests}), "utf-8")
+        new.replace(path)  # others read it while more is measured
 
     def measure(self, paths: list[str]) -> int:
         """Run tests under coverage, and put what they run in the place of what was known of them; the exit code."""
@@ -64,14 +67,16 @@ class JudgeMap:
                 lines[key] = [test for test in tests if test not in stale]
             for line, contexts in data.contexts_by_lineno(str(ROOT / file)).items():
                 name, offset = key_of(line, functions)
-                new = [test for test in contexts if test in recorder.seconds]
+                users = [test for context in contexts for test in recorder.users.get(context, [context])]
+                new = [test for test in users if test in recorder.seconds]
                 lines[f"{name}+{offset}"] = self._fastest([*lines.get(f"{name}+{offset}", []), *new])
         return int(code)
 
     def of(self, file: str, first: int, last: int) -> list[str]:
-        """Tests of a place, those of its file and room first, then the fastest.
+        """Tests of a place, those of its file and room first, then the fastest; last, others of the files of these.
 
         Lines that run at import, and those that coverage does not tell apart, have the tests of what is around them.
+        What a file of tests keeps for all its tests ran in the first of them alone: the others judge it too.
 
         Args:
             file: relative to the repository.
@@ -85,18 +90,21 @@ class JudgeMap:
         ]
         names = {name for name, _ in places[0]}
         mirror = f"/test_{Path(file).stem}.py"
-        ran = any(known.get(f"{name}+{offset}") for name, offset in places[0])
-        # a decorator is judged by what it refuses, in tests that never come to the function
-        at_import = set() if ran else {t for t in self.seconds if t.startswith(AT_IMPORT) or mirror in t}
+        around = [[span for span in functions if span.first <= line <= span.last] for line in range(first, last + 1)]
+        # a default or a decorator is judged by what it refuses, in tests that never come to the function
+        inside = all(
+            found and line >= found[-1].body for line, found in zip(range(first, last + 1), around, strict=True)
+        )
+        at_import = set() if inside else {t for t in self.seconds if t.startswith(AT_IMPORT) or mirror in t}
         tests: set[str] = set()
         for keys in places:
             for name, offset in keys:
                 tests |= set(known.get(f"{name}+{offset}", []))
             if tests:
                 break
-        for around in ([name for name in names if name], [""]):
-            if not tests and around:
-                tests = {test for key in known if key.startswith(around[0]) for test in known[key]}
+        for outer in ([name for name in names if name], [""]):
+            if not tests and outer:
+                tests = {test for key in known if key.startswith(outer[0]) for test in known[key]}
         known_variants: dict[str, int] = defaultdict(int)
 
         def order(test: str) -> tuple[int, bool, bool, float, str]:
@@ -112,7 +120,10 @@ class JudgeMap:
                 test,
             )
 
-        return sorted(self._fastest([*tests, *at_import]), key=order)
+        result = sorted(self._fastest([*tests, *at_import]), key=order)
+        modules = {test.split("::")[0] for test in result}
+        others = {test for test in self.seconds if test.split("::")[0] in modules}.difference(result)
+        return [*result, *sorted(self._fastest([*others]), key=order)]
 
     def _fastest(self, tests: list[str]) -> list[str]:
         """Tests without most variants of the same test, fastest first."""
@@ -125,23 +136,59 @@ class JudgeMap:
         return result
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class _Recorder:
-    """Plugin of pytest that gives every test a context of its own, and times it."""
+    """Plugin of pytest that gives every test and every shared fixture a context of its own, and times tests.
+
+    Attributes:
+        users: ids of tests by the context of a fixture that they share.
+    """
 
     coverage: coverage.Coverage
     seconds: dict[str, float] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    users: dict[str, list[str]] = field(default_factory=dict)
+    _fixtures: dict[int, str] = field(default_factory=dict)
+    _contexts: list[str] = field(default_factory=lambda: [""])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self.coverage.switch_context(item.nodeid)
         start = time.perf_counter()
+        try:
+            with self._context(item.nodeid):
+                return (yield)  # type: ignore[return-value]
+        finally:
+            self.seconds[item.nodeid] = round(time.perf_counter() - start, 3)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            return (yield)  # type: ignore[return-value]
+        name = f"fixture {len(self.users)}"
+        self._fixtures[id(fixturedef)] = name
+        self.users[name] = []
+        with self._context(name):
+            return (yield)  # type: ignore[return-value]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         try:
             return (yield)  # type: ignore[return-value]
         finally:
-            self.seconds[item.nodeid] = round(time.perf_counter() - start, 3)
-            self.coverage.switch_context("")
+            for definition in getattr(getattr(item, "_request", None), "_fixture_defs", {}).values():
+                if id(definition) in self._fixtures:
+                    self.users[self._fixtures[id(definition)]].append(item.nodeid)
+
+    @contextmanager
+    def _context(self, name: str) -> Iterator[None]:
+        """What runs inside is noted under a name."""
+        self._contexts.append(name)
+        self.coverage.switch_context(name)
+        try:
+            yield
+        finally:
+            self._contexts.pop()
+            self.coverage.switch_context(self._contexts[-1])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Mark a test that fails or is left out: it judges nothing."""

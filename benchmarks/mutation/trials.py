@@ -97,7 +97,15 @@ class Trials:
         )
         lines = self.log.read_text("utf-8", "replace").splitlines()
         said = [line.partition(" ")[2] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+        # tests that were measured, and are no more
+        said += [
+            line.rpartition("not found: ")[2].removeprefix(f"{ROOT}/") for line in lines if line.startswith("ERROR: ")
+        ]
         failed = [test for test in tests if any(f"{line} - ".startswith(f"{test} - ") for line in said)]
+        if outcome == "killed" and not failed and old != new:
+            self.run(file, old, old, tests, limit)
+        if outcome == "killed" and not failed and old == new:
+            raise RuntimeError("Tests fail without a fault, and do not say which: " + "\n".join(lines[-20:]))
         return Trial(outcome, round(seconds, 2), tuple(failed))
 
     def close(self) -> None:

@@ -96,11 +96,12 @@ class ConceptGrounding:
         ]
         return pd.DataFrame(rows)
 
+    @checked
     def plot(
         self,
         *,
         concepts: Sequence[int] | None = None,
-        pictures: int = 4,
+        pictures: Count = 4,
         maps: bool = True,
         figure: "Figure | SubFigure | None" = None,
     ) -> "Figure":
