@@ -97,7 +97,8 @@ class JudgeMap:
         )
         at_import = set() if inside else {t for t in self.seconds if t.startswith(AT_IMPORT) or mirror in t}
         tests: set[str] = set()
-        for keys in places:
+        # of what runs at import, coverage knows the test that happened to import it
+        for keys in places if inside else ():
             for name, offset in keys:
                 tests |= set(known.get(f"{name}+{offset}", []))
             if tests:

@@ -1,11 +1,15 @@
 """Mean activations: against means taken by hand from a cache."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from mmlens.analysis.means import mean_activation
+from mmlens.analysis.means import _adder, mean_activation, point_means, unit_sizes
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head, Neuron
+from mmlens.hooks.nodes import Node
 from tests.conftest import Subject
 from tests.tiny import llava as tiny_llava
 from tests.tiny import picture
@@ -42,6 +46,43 @@ def test_positions_choose_the_rows(llava: Subject) -> None:
     (found,) = mean_activation(llava.model, batch, [Neuron(1, 5)], positions="text")
     rows = torch.cat([cache["blocks.1.mlp.hook_post"][i, text, 5] for i, text in enumerate(batch.layout.text)])
     torch.testing.assert_close(found, rows.mean())
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [
+        ("batch pos neuron", (2, 5, 3)),
+        ("batch pos head d_head", (2, 5, 3, 4)),
+        ("patch neuron", (5, 3)),
+        ("patch head d_head", (5, 3, 4)),
+    ],
+)
+def test_all_rows_of_a_point_are_added_up_by_unit(axes: str, shape: tuple[int, ...]) -> None:
+    """Also where no rule says which row is whose, in towers that lay pictures one after the other."""
+    node = Node("vision.blocks.0.mlp.hook_post", "vision", 0, "mlp.post", axes, shape[-1], "vision", units=3)
+    reader: Any = SimpleNamespace(rows_at=lambda node, shape: SimpleNamespace(whole=True))
+    sums: dict[str, tuple[torch.Tensor, int]] = {}
+    add = _adder(node, reader, sums, lambda rows: rows)
+    activations = [torch.randn(shape) for _ in range(2)]
+    for activation in activations:
+        add(activation, None)
+    rows = torch.cat([activation.flatten(0, 1) if "batch" in axes else activation for activation in activations])
+    total, count = sums[node.name]
+    torch.testing.assert_close(total, rows.sum(0))
+    assert count == len(rows)
+
+
+@torch.no_grad()
+def test_sizes_of_units_are_magnitudes_and_norms(llava: Subject) -> None:
+    rows = torch.tensor([[[3.0, 4.0], [0.0, -2.0]]])
+    assert unit_sizes(rows).tolist() == [[5.0, 2.0]]
+    assert unit_sizes(rows[0]).tolist() == [[3.0, 4.0], [0.0, 2.0]]
+    batch, names = llava.batches["left"], ["blocks.1.mlp.hook_post", "blocks.2.attn.hook_z"]
+    found = point_means(llava.model, batch, names, positions="text", of=unit_sizes)
+    _, cache = llava.model.run_with_cache(batch, names=names)
+    for name, norm in zip(names, (torch.Tensor.abs, lambda rows: rows.norm(dim=-1)), strict=True):
+        rows = torch.cat([cache[name][i, text] for i, text in enumerate(batch.layout.text)])
+        torch.testing.assert_close(found[name], norm(rows).mean(0))
 
 
 @torch.no_grad()

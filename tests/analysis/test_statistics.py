@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from mmlens.analysis.statistics import as_rates, mean_bounds, mean_interval, paired_difference
+from mmlens.analysis.statistics import (
+    Interval,
+    as_rates,
+    draws_interval,
+    mean_bounds,
+    mean_interval,
+    paired_difference,
+    standing,
+)
 from mmlens.core.errors import InputError
 
 _DRAWS = 2_000
@@ -152,8 +160,51 @@ def test_many_intervals_at_once_are_those_of_each() -> None:
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "excludes"),
+    [(0.1, 2.0, True), (-2.0, -0.1, True), (-1.0, 1.0, False), (0.0, 1.0, False), (-1.0, 0.0, False)],
+)
+def test_an_interval_that_touches_zero_does_not_exclude_it(low: float, high: float, excludes: bool) -> None:
+    assert Interval((low + high) / 2, low, high, 3).excludes_zero is excludes
+
+
+def test_draws_lie_between_their_quantiles() -> None:
+    found = draws_interval([4.0, 0.0, 1.0, 2.0, 3.0], level=0.5)
+    assert (found.mean, found.low, found.high, found.count) == (2.0, 1.0, 3.0, 5)
+    nothing = draws_interval([])
+    assert nothing.count == 0
+    assert np.isnan([nothing.mean, nothing.low, nothing.high]).all()
+
+
+def test_where_a_number_stands_among_draws() -> None:
+    draws = [0.1, 0.3, 0.3, 0.3]
+    found = standing(0.3, draws)
+    assert (found.value, found.at_least, found.draws) == (0.3, 3, draws_interval(draws))
+    assert found.p == 4 / 5  # itself and three others of five
+    assert not found.beyond
+    assert standing(0.4, draws).beyond
+    assert standing(0.4, draws).p == 1 / 5
+    assert not standing(float("nan"), draws).beyond
+    assert np.isnan(standing(float("nan"), draws).p)
+    assert np.isnan(standing(0.3, []).p)
+    assert str(found) == "0.300 beside 0.250 [0.115, 0.300], 3 of 4 draws as high"
+
+
+def test_pairs_keep_their_groups_and_seed() -> None:
+    rng = np.random.default_rng(4)
+    first, second, groups = rng.normal(size=24), rng.normal(size=24), np.arange(24) // 2
+    for seed in (0, 5):
+        found = paired_difference(first, second, groups=groups, seed=seed)
+        assert found == mean_interval(first - second, groups=groups, seed=seed)
+    assert found != paired_difference(first, second, groups=groups)
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: draws_interval([1.0], level=2), "level=2 must be between 0 and 1"),
+        (lambda: standing("high", [1.0]), "value='high'"),  # type: ignore[arg-type]
+        (lambda: paired_difference(["a"], [1.0]), r"paired_difference: values"),  # type: ignore[list-item]
+        (lambda: mean_interval(np.zeros((2, 2))), r"values must be \[sample\]"),
         (lambda: mean_interval([1.0], level=1.5), "level=1.5 must be between 0 and 1"),
         (lambda: mean_bounds(np.zeros((2, 3)), level=2), "level=2 must be between 0 and 1"),
         (lambda: mean_interval([1.0, 2.0], groups=[1]), "groups as many"),

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mmlens.execution import Cell, Change, CleanRun
+from mmlens.execution.equivalence_check import language_trials
 from mmlens.execution.frozen import DownstreamPoints
 from mmlens.execution.known_structure import known_structure, short_text
 from mmlens.inputs.batch import MultimodalBatch
@@ -179,3 +180,75 @@ def test_a_short_text_holds_words_alone(model: HookedMultimodal) -> None:
     assert not text.layout.image[0].numel()
     words = model.processor.tokenizer.convert_ids_to_tokens(text["input_ids"][0])
     assert set(words) <= {*SHORT.split(), "user", "assistant", ":"}
+
+
+def test_noise_is_put_into_rows_of_the_language_model_and_all_of_others() -> None:
+    """In the middle of a sample's own rows, and near their end; a decoder has rows of its own."""
+    for name in ("llava_clip", "florence2"):
+        run = run_of(name)
+        trials = language_trials(run.model, run.batch)
+        own = [mask.nonzero().flatten() for mask in run.batch.layout.is_token]
+        for cells, spot in zip(trials, (0.5, 0.9, 0.5), strict=False):
+            assert [cell.sample for cell in cells] == list(range(run.batch.size))
+            for cell, rows in zip(cells, own, strict=True):
+                (change,) = cell.changes
+                if run.model.graph[change.at].sequence == "language":
+                    assert change.rows is not None
+                    assert change.rows.tolist() == [int(rows[int(spot * len(rows))])]
+                else:
+                    assert change.rows is None
+        points = [cells[0].changes[0].at for cells in trials]
+        assert points[0] == "blocks.0.hook_resid_pre"
+        assert ("encoder.hook_embed" in points) == (name == "florence2")
+
+
+def test_blocks_in_front_of_a_change_are_frozen_and_the_projector_too() -> None:
+    run = run_of("llava_clip")
+    cells = language_cells(run, ["resid_pre"])[-1:]
+    layer = run.model.graph[cells[0].changes[0].at].layer
+    assert layer
+    frozen = run._ways.runs.frozen.frozen(cells)
+    depth = run.model.part("vision").cfg.n_layers - 1  # the projector reads the last but one
+    expected = {"projector", *(f"blocks.{i}" for i in range(layer)), *(f"vision.blocks.{i}" for i in range(depth))}
+    assert expected <= set(frozen)
+    assert f"blocks.{layer}" not in frozen
+    inside = Cell(0, (Change("vision.blocks.0.hook_resid_pre", torch.tensor([1]), Shift(1)),))
+    assert not {"projector", "blocks.0"} & set(run._ways.runs.frozen.frozen([inside]))
+
+
+def test_nothing_runs_under_gradients(model: HookedMultimodal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials and checks, when a plan asks for them first, keep no graph either."""
+    batch, grads = _batch(model), []
+    linear = nn.Linear.forward
+
+    def watched(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        grads.append(torch.is_grad_enabled())
+        return linear(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", watched)
+    with torch.enable_grad():
+        run = CleanRun(model, batch)
+        front = Cell(0, (Change("vision.blocks.0.hook_resid_pre", torch.tensor([1]), Shift(1)),))
+        for cells in (language_cells(run, ["resid_pre"]), [front] * 8):
+            run.plan(cells)
+            run.logits(cells, progress=False)
+    assert len(grads) > 100
+    assert not any(grads)
+
+
+def test_what_is_known_is_the_way_that_was_tried(model: HookedMultimodal) -> None:
+    verdicts = CleanRun(model, _batch(model))._ways.verdicts
+    clean = torch.zeros(2, model.cfg.d_vocab)  # type: ignore[arg-type]
+    assert not any(verdicts.knows(kind) for kind in ("packed", "front", "frozen"))
+    verdicts.holds("frozen", clean)
+    assert verdicts.knows("frozen")
+    assert not verdicts.knows("packed")
+    assert not verdicts.knows("front")
+
+
+def test_a_wrapped_or_quantised_model_has_no_known_structure(model: HookedMultimodal) -> None:
+    assert known_structure(model) is not None
+    model.base.is_quantized = True
+    assert known_structure(model) is None
+    model.base.is_quantized = False
+    assert known_structure(model) is not None
