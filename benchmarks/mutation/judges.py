@@ -154,12 +154,12 @@ class _Recorder:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with self._context(item.nodeid):
                 return (yield)  # type: ignore[return-value]
         finally:
-            self.seconds[item.nodeid] = round(time.perf_counter() - start, 3)
+            self.seconds[item.nodeid] = round(time.process_time() - start, 3)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
