@@ -144,3 +144,34 @@ def test_attention_by_steps_shows_scores_and_pattern_and_takes_what_is_given(
 def level(kind: str, tensor: torch.Tensor) -> torch.Tensor:
     """All keys that are seen at all get one score."""
     return tensor.where(tensor < -1e9, 0.0) if kind == "attn.attn_scores" else tensor
+
+
+@pytest.mark.parametrize(("count", "fused"), [(63, False), (64, True), (70, True)])
+def test_many_rows_of_a_cell_are_worth_the_fused_kernel(count: int, fused: bool) -> None:
+    """It reads all keys; fewer read those from their first row on where they are."""
+    spans = spans_of([0, 0], [torch.arange(10, 10 + count), torch.arange(9, 9 + count)])
+    (group,) = query_groups(spans, spans, 90, True, torch.device("cpu"))
+    assert (group.fused, group.first) == (fused, 0 if fused else 9)
+    assert (group.slots, group.last, group.window) == (count, 10 + count, 10 + count - group.first)
+
+
+@pytest.mark.parametrize(
+    ("cells", "length", "together"),
+    [
+        # windows that begin at most 16 rows apart, seen from the first of them
+        ([(0, 0, 1), (0, 16, 1), (0, 17, 1), (0, 33, 1)], 64, [[0, 1], [2, 3]]),
+        # or 15 in 100 of what is left
+        ([(0, 0, 1), (0, 30, 1), (0, 31, 1)], 200, [[0, 1], [2]]),
+        ([(0, 0, 1), (1, 0, 1), (0, 1, 1)], 64, [[0, 2], [1]]),
+        # with 15 in 100 and 16 rows fewer than the first, but no less
+        ([(0, 0, 40), (0, 1, 18), (0, 2, 17)], 64, [[0, 1], [2]]),
+    ],
+)
+def test_cells_are_put_together_by_sample_window_and_size(
+    cells: list[tuple[int, int, int]], length: int, together: list[list[int]]
+) -> None:
+    rows = [torch.arange(first, first + count) for _, first, count in cells]
+    spans = spans_of([sample for sample, _, _ in cells], rows)
+    groups = query_groups(spans, spans, length, True, torch.device("cpu"))
+    owner = torch.repeat_interleave(torch.arange(len(cells)), torch.tensor([len(r) for r in rows]))
+    assert [owner[group.taken].unique().tolist() for group in groups] == together

@@ -107,3 +107,19 @@ def test_nothing_is_left_behind_after_an_error(llava: Subject) -> None:
     assert not split.norm._forward_pre_hooks
     assert not split.kernel._forward_pre_hooks
     assert not any(point.attached for point in llava.model.hook_dict.values())
+
+
+@torch.no_grad()
+def test_streams_are_read_as_often_as_one_likes(llava: Subject) -> None:
+    """Also of another run: what the branch received then is forgotten."""
+    model, batch = llava.model, llava.batches["left"]
+    clean, cache = model.run_with_cache(batch, names="blocks.1.hook_resid_pre")
+    delta = torch.randn_like(cache["blocks.1.hook_resid_pre"])
+    split = SplitReading(all_points(llava), "blocks.1.attn", 2)
+    outs = []
+    for _ in range(2):
+        with split.reading(lambda: [Reading(delta, {"v": [1]})]):
+            outs.append(model(batch))
+        assert torch.equal(model(batch), clean)
+    assert torch.equal(*outs)
+    assert not torch.allclose(outs[0], clean, atol=1e-3)

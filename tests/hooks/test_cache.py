@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmlens.core import tensor_files
-from mmlens.core.errors import InputError
+from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.hooks.cache import ActivationCache, gather_samples
 from tests.conftest import Subject
 
@@ -230,3 +230,14 @@ def test_gathered_rows_against_indexing() -> None:
 def test_it_prints_its_size(llava: Subject) -> None:
     cache = ActivationCache({"hook_embed": torch.zeros(1, 256, 1024)}, None, positions="last")
     assert repr(cache) == "ActivationCache: 1 activations, 1.0 MiB, positions last"
+
+
+def test_a_name_that_is_not_held_is_refused_with_the_nearest(llava: Subject) -> None:
+    _, cache = llava.model.run_with_cache(llava.batches["left"], names="blocks.*.hook_resid_post")
+    with pytest.raises(UnknownNameError) as close:
+        cache["blocks.0.hook_resid_pst"]
+    assert "it holds 3 activations. Nearest: blocks.0.hook_resid_post" in str(close.value)
+    assert "are cached only when named" in str(close.value)
+    with pytest.raises(UnknownNameError) as far:
+        cache["zzz"]
+    assert "Nearest" not in str(far.value)

@@ -7,7 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from mmlens.hooks.attachment import Factored, OneStream, RowsFirst, RowsOfMap, StreamShaped, TensorView
+from mmlens.core.errors import MMLensError
+from mmlens.hooks.attachment import (
+    Factored,
+    OneRow,
+    OneRowAxis,
+    OneStream,
+    RowsFirst,
+    RowsOfMap,
+    StreamShaped,
+    TensorView,
+    WithoutAxis,
+)
+from mmlens.hooks.mixture import Unflattened
+from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import Site
 
 #: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
@@ -123,3 +136,99 @@ def test_a_stream_is_watched_for_as_long_as_any_tap_needs_its_shape() -> None:
     for tap, (at_site, at_stream) in ((first, (1, 1)), (second, (0, 0))):
         view.detach(tap)
         assert (len(site.taps), len(stream.taps)) == (at_site, at_stream)
+
+
+@pytest.mark.parametrize(
+    ("view", "held", "shown"),
+    [
+        (lambda site: WithoutAxis(site, 1), (4, 1, 5), (4, 5)),
+        (lambda site: WithoutAxis(site, 0), (1, 4, 5), (4, 5)),
+        (lambda site: WithoutAxis(site, 1), (4, 2, 5), (4, 2, 5)),
+        (lambda site: WithoutAxis(site, 1), (4, 1), (4, 1)),
+        (lambda site: WithoutAxis(site, 1), (2, 1, 4, 5), (2, 1, 4, 5)),
+        (OneRow, (4, 5), (4, 1, 5)),
+        (OneRow, (4, 2, 5), (4, 2, 5)),
+        (OneRowAxis, (2, 3, 4, 5), (2, 12, 5)),
+    ],
+)
+def test_the_shape_that_a_tap_sees(
+    view: Callable[[Any], TensorView], held: tuple[int, ...], shown: tuple[int, ...]
+) -> None:
+    site, shapes = _Access(), []
+
+    def tap(rows: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(rows.shape))
+        return 2 * rows
+
+    view(site).attach(tap, 0)
+    tensor = torch.randn(held)
+    assert torch.equal(site.taps[0](tensor), 2 * tensor)
+    assert shapes == [shown]
+
+
+class _Windows(nn.Module):
+    """A block that cuts rasters as SAM's does, by hand."""
+
+    window_size = 3
+
+    def window_partition(self, raster: torch.Tensor, side: int) -> tuple[torch.Tensor, tuple[int, int]]:
+        batch, rows, columns, width = raster.shape
+        padded = nn.functional.pad(raster, (0, 0, 0, -columns % side, 0, -rows % side))
+        tall, wide = padded.shape[1:3]
+        cut = padded.reshape(batch, tall // side, side, wide // side, side, width).transpose(2, 3)
+        return cut.reshape(-1, side, side, width), (tall, wide)
+
+    def window_unpartition(
+        self, windows: torch.Tensor, side: int, padded: tuple[int, int], shape: tuple[int, int]
+    ) -> torch.Tensor:
+        tall, wide = padded
+        whole = windows.reshape(-1, tall // side, wide // side, side, side, windows.shape[-1]).transpose(2, 3)
+        return whole.reshape(-1, tall, wide, windows.shape[-1])[:, : shape[0], : shape[1]]
+
+
+def test_windows_are_shown_as_the_raster_that_they_were_cut_from() -> None:
+    block, site, stream = _Windows(), _Access(), _Access()
+    raster = torch.randn(2, 4, 6, 5)  # four rows fill up two windows of three, six columns are two
+    windows = block.window_partition(raster, 3)[0]
+    view, shown = OutOfWindows(site, stream, block), []
+
+    def double(rows: torch.Tensor) -> torch.Tensor:
+        shown.append(rows)
+        return 2 * rows
+
+    view.attach(double, 0)
+    with pytest.raises(MMLensError, match="cut its windows before it received the stream"):
+        site.taps[0](windows)
+    stream.taps[0](raster)
+    assert torch.equal(site.taps[0](windows), 2 * windows)
+    assert torch.equal(shown[0], raster)
+    view.detach(double)
+    view.attach(look := (lambda rows: shown.append(rows) or rows), 0)
+    stream.taps[0](raster)
+    assert site.taps[0](windows) is windows
+    # the rows that fill up are not the raster's: only gradients go back through it
+    leaf = windows.clone().requires_grad_()
+    site.taps[0](leaf).sum().backward()
+    assert leaf.grad is not None
+    assert torch.equal(block.window_unpartition(leaf.grad, 3, (6, 6), (4, 6)), torch.ones_like(raster))
+    assert leaf.grad.sum() == raster.numel()
+    view.detach(look)
+    block.window_size = 0
+    view.attach(double, 0)
+    assert torch.equal(site.taps[0](raster), 2 * raster)
+
+
+def test_rows_laid_out_in_one_axis_are_shown_by_sample() -> None:
+    site, stream = _Access(), _Access()
+    view, shown = Unflattened(site, stream), []
+    view.attach(lambda rows: shown.append(rows.shape) or 2 * rows, 0)
+    flat = torch.randn(6, 7)
+    with pytest.raises(MMLensError, match="ran before its block received the stream"):
+        site.taps[0](flat)
+    stream.taps[0](torch.randn(2, 3, 5))
+    assert torch.equal(site.taps[0](flat), 2 * flat)
+    assert shown == [(2, 3, 7)]
+    same = Unflattened(site, stream)
+    same.attach(lambda rows: rows, 0)
+    stream.taps[-1](torch.randn(2, 3, 5))
+    assert site.taps[-1](flat) is flat

@@ -145,3 +145,10 @@ def test_a_drawing_is_an_svg_with_every_point(subject: Subject, tmp_path: Path) 
     assert graph.draw().svg != drawing.svg
     with pytest.raises(InputError, match="hook_embd"):
         graph.draw({"hook_embd": 1.0})
+
+
+def test_the_networkx_graph_holds_the_same_nodes(llava: Subject) -> None:
+    graph = llava.model.graph
+    assert [graph.digraph.nodes[name].get("node") for name in graph.digraph] == list(graph)
+    alone = HookGraph([node := Node("hook_embed", "language", None, "embed", "batch pos d_model", 4, "language")], [])
+    assert dict(alone.digraph.nodes(data="node")) == {"hook_embed": node}

@@ -99,7 +99,14 @@ def test_a_router_that_scales_its_logits_chooses_by_the_edited_ones() -> None:
     router, rows = ScalingRouter(), torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     shift = torch.tensor([0.0, 1.0, -2.0, 0.5])
     logits = router(rows)[0]
-    RouterLogits(router, 0).attach(lambda tensor: tensor + shift, 0)
+    received: list[torch.Tensor] = []
+    handle = router.register_forward_hook(lambda module, args, output: received.append(output[0]))
+    point = RouterLogits(router, 0)
+    point.attach(tap := (lambda tensor: tensor + shift), 0)
     new, weights = router(rows)
+    assert torch.equal(received[0], new), "hooks of others, that were there before, see what goes on"
+    handle.remove()
+    point.detach(tap)
+    torch.testing.assert_close(router(rows)[0], logits)
     torch.testing.assert_close(new, logits + shift)
     torch.testing.assert_close(weights, (logits + shift).softmax(-1))
