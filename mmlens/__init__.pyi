@@ -33,6 +33,7 @@ from .analysis.features.loading import load_sae as load_sae
 from .analysis.features.training.train import train_sae as train_sae
 from .analysis.heads.rank import rank_heads as rank_heads
 from .analysis.lenses.logit_lens import logit_lens as logit_lens
+from .analysis.mitigation.report import mitigation_report as mitigation_report
 from .analysis.neurons.find import find_neurons as find_neurons
 from .analysis.patching.knockout import knock_out as knock_out
 from .analysis.patching.sweep import patch as patch

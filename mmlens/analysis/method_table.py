@@ -11,6 +11,7 @@ from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.controls.matches import MATCHES
 from mmlens.analysis.heads.methods import HEAD_METHODS
+from mmlens.analysis.mitigation.methods import MITIGATION_METHODS
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.relevance.methods import RELEVANCE_METHODS
 from mmlens.analysis.steering.directions import DIRECTION_METHODS
@@ -31,6 +32,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     EDIT_METHODS,
     MATCHES,
     CONTRAST_METHODS,
+    MITIGATION_METHODS,
     HEAD_METHODS,
     RELEVANCE_METHODS,
 )

@@ -221,8 +221,9 @@ def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     """Build a tiny model whose answer is known by construction, with its unplanted twin.
 
     Args:
-        kind: "neuron", "direction", "patch", or a route of the answer, "direct_flow" (picture to last position) or
-            "question_flow" (picture to question to last position); see `mmlens.lab.weight_built`.
+        kind: "neuron", "direction", "patch"; or a route of the answer, "direct_flow" (picture to last position) or
+            "question_flow" (picture to question to last position); or "prior", a usual colour against the picture's; see
+            `mmlens.lab.weight_built`.
         seed: Decides the small random weights around what is planted.
 
     Returns:

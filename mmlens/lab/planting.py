@@ -52,6 +52,7 @@ class Plan:
         layer: Language layer of the neuron, or after which the direction decides; else that of the last head.
         neuron: Number of the MLP neuron.
         direction: Unit vector that decides.
+        default_size: How strongly the default word is said, whatever is seen.
     """
 
     route: tuple[Hop, ...]
@@ -60,6 +61,7 @@ class Plan:
     layer: int
     neuron: int | None = None
     direction: Float[Tensor, " d_model"] | None = None
+    default_size: float = 1.0
 
 
 TokenOf = Callable[[str], int]
@@ -118,12 +120,21 @@ def _direction(model: LlavaForConditionalGeneration, generator: torch.Generator,
     return Plan((hop,), "yes", "no", layer=0, direction=direction)
 
 
+def _prior(model: LlavaForConditionalGeneration, _: torch.Generator, token: TokenOf) -> Plan:
+    """The colour is seen, by a head that pays the patch half of its attention; a usual colour is said louder."""
+    hop = Hop(1, HEAD, "image", "last")
+    _plant_head(model, hop, query=ASK, key=PLACE.start + PATCH_INDEX, read=COLOR, to=_ARRIVED_ROWS, strength=1.2)
+    _name_color(model, token, ARRIVED)
+    return Plan((hop,), TARGET, "green", layer=1, default_size=2.42)
+
+
 PLANTERS: dict[PlantedKind, Planter] = {
     "neuron": _neuron,
     "direction": _direction,
     "patch": _patch,
     "direct_flow": _direct_flow,
     "question_flow": _question_flow,
+    "prior": _prior,
 }
 
 
@@ -151,6 +162,7 @@ def _plant_head(
     read: slice,
     to: Sequence[int],
     mapping: Float[Tensor, "to rgb"] = _COLORS,
+    strength: float = 8.0,
 ) -> None:
     """Let one head look from tokens with one mark at those with another, and carry three coordinates of theirs."""
     attention = model.model.language_model.layers[hop.layer].self_attn
@@ -161,8 +173,8 @@ def _plant_head(
     attention.o_proj.weight[:, rows] = 0
     # The rotary frequency of the last pair of a head is a millionth: there, a match is one at any distance.
     still = first + D_HEAD // 2 - 1
-    attention.q_proj.weight[still, query] = 8.0
-    attention.k_proj.weight[still, key] = 8.0
+    attention.q_proj.weight[still, query] = strength
+    attention.k_proj.weight[still, key] = strength
     # Values are divided by the norm's scale; what is looked at has five coordinates of one: the constant, its mark, the colour.
     scale = (torch.tensor(5.0) / D_MODEL).sqrt()
     for channel in range(3):

@@ -10,7 +10,12 @@ position (`planting`). The kinds differ in what happens there:
 and in the route that the colour takes, where it is the answer in both:
 
 - "direct_flow": picture -> last position, in layer 1;
-- "question_flow": picture -> the word of the question in layer 0, from there -> last position in layer 2.
+- "question_flow": picture -> the word of the question in layer 0, from there -> last position in layer 2;
+
+and one in which the picture has a rival:
+
+- "prior": a usual colour, the default word, is said louder than the picture's own, which is seen with half of a head's attention:
+  the model hallucinates by a known prior, and what pays more attention to the picture, or takes the prior away, mends it.
 
 The unplanted twin is the same model with only the planted weights taken out: it gives its default answer to
 every picture.
@@ -131,7 +136,7 @@ def build_pair(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     """Build a planted model and its twin.
 
     Args:
-        kind: "neuron", "direction", "patch", "direct_flow" or "question_flow".
+        kind: "neuron", "direction", "patch", "direct_flow", "question_flow" or "prior".
         seed: Decides the noise in the language model's other weights, and the planted direction.
 
     Returns:
@@ -153,7 +158,7 @@ def build_pair(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
         # The default answer stands in the last prompt token's own embedding, planted or not.
         for built_model in (model, twin):
             embedding = built_model.model.language_model.embed_tokens.weight
-            embedding[token(":"), SAID.start + ANSWERS.index(plan.default_word)] = 1.0
+            embedding[token(":"), SAID.start + ANSWERS.index(plan.default_word)] = plan.default_size
     row, column = divmod(PATCH_INDEX, GRID)
     last = plan.route[-1]
     truth = Truth(

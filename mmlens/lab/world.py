@@ -55,7 +55,7 @@ COUNTS = ("zero", "one", "two", "three")
 
 Kind = Literal["shape", "person", "sign"]
 #: What is planted in a model that is built by hand.
-PlantedKind = Literal["neuron", "direction", "patch", "direct_flow", "question_flow"]
+PlantedKind = Literal["neuron", "direction", "patch", "direct_flow", "question_flow", "prior"]
 QuestionKind = Literal["color", "shape", "count", "presence", "place", "mood", "position", "who", "use"]
 QUESTION_KINDS: tuple[QuestionKind, ...] = (
     "color", "shape", "count", "presence", "place", "mood", "position", "who", "use",

@@ -8,6 +8,7 @@ from .heads import plot_heads as plot_heads
 from .lens import plot_lens as plot_lens
 from .lens import plot_patch_words as plot_patch_words
 from .maps import plot_maps as plot_maps
+from .mitigation import plot_mitigation as plot_mitigation
 from .neurons import plot_layers as plot_layers
 from .neurons import plot_scores as plot_scores
 from .properties import plot_measurements as plot_measurements

@@ -70,6 +70,7 @@ PUBLIC = [
     "logit_lens",
     "metrics",
     "mitigation",
+    "mitigation_report",
     "MMLensError",
     "MultimodalBatch",
     "Neuron",

@@ -208,7 +208,7 @@ def test_building_leaves_the_global_random_state():
 
 
 def test_an_unknown_kind_says_which_there_are():
-    with pytest.raises(InputError, match=r"kind='neurons' must be 'neuron', .*'question_flow'; nearest: 'neuron'"):
+    with pytest.raises(InputError, match=r"kind='neurons' must be 'neuron', .*'prior'; nearest: 'neuron'"):
         lab.planted("neurons")
 
 

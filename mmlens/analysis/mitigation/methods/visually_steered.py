@@ -1,0 +1,45 @@
+"""What a picture brings to a prompt, given to every state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
+from mmlens.analysis.samples import Sample
+from mmlens.analysis.steering.per_sample import visual_vectors
+from mmlens.core.kinds import Accepts
+from mmlens.core.rules import Positions
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.steering import Steer, SteeringScale
+from mmlens.models.hooked import HookedMultimodal
+
+
+@MITIGATION_METHODS.register("visually_steered")
+@dataclass(frozen=True)
+class VisuallySteered(MitigationMethod):
+    """States steered along what the picture brings to the last one, in all layers, sample by sample (VISTA).
+
+    Attributes:
+        alpha: strength, in shares of a state's length; the paper has 0.17 for captions, 0.01 for questions.
+        first: the first layer.
+        point: where it is written, and measured: a kind of point of every block.
+        scale: see `mm.Steer`.
+        positions: which states.
+
+    Source: Li et al., "The Hidden Life of Tokens: Reducing Hallucination of Large Vision-Language Models via Visual Information
+    Steering", ICML 2025 (https://arxiv.org/abs/2502.03628), section 4.1. *Departs:* measured where it is written, in the residual
+    stream; the published code measures it there and writes it to the MLP's output (`point="hook_mlp_out"` measures both there).
+    *Limits:* it needs a prompt that the model reads without its picture.
+    """
+
+    alpha: float = 0.17
+    first: int = 0
+    point: str = "hook_resid_post"
+    scale: Annotated[SteeringScale, Accepts(Any)] = "adaptive"
+    positions: Positions = field(default="all", hash=False)
+
+    def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
+        names = [f"blocks.{layer}.{self.point}" for layer in range(self.first, model.cfg.n_layers)]
+        tables = visual_vectors(model, list(samples), at=names, batch_size=len(samples), progress=False)
+        steers = [Steer(table, self.alpha, scale=self.scale, positions=self.positions) for table in tables.values()]
+        return Force(tuple(steers))
