@@ -24,7 +24,8 @@ RESULTS = frozenset(
         "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
-        "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard", "SteeringTable", "LearnedPredictor", "HeadRanking",
+        "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
+        "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
         "Tune",
     )
 )  # fmt: skip

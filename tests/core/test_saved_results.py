@@ -21,6 +21,7 @@ from mmlens.analysis.features.card import DictionaryCard
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
+from mmlens.analysis.mitigation.result import MitigationReport
 from mmlens.analysis.paths import PathSweep
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
@@ -97,6 +98,14 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "HeadRanking": lambda: HeadRanking(
         made.noise(2, 3), made.noise(2, 3), {"attention": made.noise(2, 3)}, (0, 2), "visual", 4, IDENTITY
     ),
+    "MitigationReport": lambda: MitigationReport(
+        {"pope": {"hit": UNSAVED["Score"]()}},
+        {"a": {"pope": {"hit": UNSAVED["Score"]()}}},
+        {"a": ({"pope": {"hit": UNSAVED["Score"]()}},)},
+        {"plain": (3.0, 0.5), "a": (3.0, 1.0)},
+        {"a": "boosted"},
+        IDENTITY,
+    ),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "Edit": edit,
@@ -160,6 +169,7 @@ VERSIONS = {
     "ConceptShift": 2,
     "ConceptBank": 2,
     "SteeringVector": 2,
+    "MitigationReport": 1,
     "HeadRanking": 1,
     "SteeringTable": 1,
     "LearnedPredictor": 1,

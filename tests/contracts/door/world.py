@@ -122,6 +122,12 @@ class World:
         return mm.rank_heads(self.model, self.batch, method="visual")
 
     @cached_property
+    def mitigation(self) -> Any:
+        """A report on a method against hallucination."""
+        methods = {"boosted": "boosted"}
+        return mm.mitigation_report(self.model, {"pope": self.answered}, methods=methods, seeds=[0], progress=False)
+
+    @cached_property
     def scores(self) -> Any:
         """Scores of neurons."""
         return mm.find_neurons(self.model, self.batch, token="red")
@@ -357,6 +363,7 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "AttentionLooks": lambda w: mm.lenses.attention_looks(w.model, w.batch),
     "HeatMap": lambda w: w.heat_map,
     "HeadRanking": lambda w: w.head_ranking,
+    "MitigationReport": lambda w: w.mitigation,
     "HookGraph": lambda w: w.model.graph,
     "HookedMultimodal": lambda w: w.model,
     "LogitLens": lambda w: w.lens,
@@ -677,6 +684,13 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
     "HeadRanking.load.path": lambda w: w.saved(w.head_ranking),
+    "MitigationReport.load.path": lambda w: w.saved(w.mitigation),
+    "MitigationReport.method": lambda w: "boosted",
+    "MitigationReport.task": lambda w: "pope",
+    "MitigationReport.score": lambda w: "F1",
+    "mitigation_report.data": lambda w: {"pope": w.answered},
+    "mitigation_report.methods": lambda w: {"contrast": "contrasted"},
+    "Intervened.interventions": lambda w: (w.steer,),
     "score_maps.maps": lambda w: [w.heat_map] * 2,
     "SteeringTable.load.path": lambda w: w.saved(w.table),
     "SteeringTable.of.keys": lambda w: w.table.keys[:1],
