@@ -1,0 +1,71 @@
+"""The model of the capstone: planted, and shown without what was planted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Seed
+from mmlens.lab.weight_built import Truth, build_pair
+from mmlens.lab.world import PlantedKind
+from mmlens.models.hooked import HookedMultimodal
+
+_KINDS: tuple[PlantedKind, ...] = ("neuron", "direction", "patch")
+
+
+@dataclass(frozen=True)
+class UnknownModel:
+    """A model whose answer hangs on something that is to be found.
+
+    Attributes:
+        model: the model, ready for hooks.
+        prompt: the only question that it knows.
+    """
+
+    model: HookedMultimodal
+    prompt: str
+    _seed: int
+
+    @property
+    def kind(self) -> PlantedKind:
+        """What was planted: for the grader."""
+        return _kind(self._seed)
+
+    @property
+    def truth(self) -> Truth:
+        """What there is to find: for the grader."""
+        return build_pair(self.kind, seed=self._seed).truth
+
+    @checked
+    def image(self, seed: Seed) -> Image.Image:
+        """A picture of nine coloured patches; different seeds show different colours.
+
+        Args:
+            seed: decides the colours; half of the pictures give one answer, half another.
+        """
+        return build_pair(self.kind, seed=self._seed).image(present=seed % 2 == 0, seed=seed)
+
+    def __repr__(self) -> str:
+        return f"UnknownModel(prompt={self.prompt!r})"
+
+
+def _kind(seed: int) -> PlantedKind:
+    return _KINDS[0 if seed == 0 else int(np.random.default_rng(seed).integers(len(_KINDS)))]
+
+
+@checked
+def unknown(seed: Seed = 0) -> UnknownModel:
+    """A planted model of a kind that is not said.
+
+    Args:
+        seed: another seed, another model; the course asks about 0.
+
+    Example:
+        >>> import mmlens
+        >>> mystery = mmlens.lab.unknown()
+        >>> mystery.model.answer(mystery.image(seed=0), mystery.prompt) != mystery.model.answer(mystery.image(seed=1), mystery.prompt)
+        True
+    """
+    planted = build_pair(_kind(seed), seed=seed)
+    return UnknownModel(HookedMultimodal(planted.model, planted.processor), planted.prompt, seed)
