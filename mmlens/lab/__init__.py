@@ -15,7 +15,7 @@ Importing this package needs neither torch nor transformers; `load` and `planted
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -70,6 +70,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "dictionaries",
+    "check",
     "edit_questions",
     "load",
     "load_tuned",
@@ -78,10 +79,13 @@ __all__ = [
     "scene",
     "scenes",
     "tales",
+    "unknown",
 ]
 
 if TYPE_CHECKING:
     from mmlens.analysis.features.dictionary import SparseDictionary
+    from mmlens.lab.course.exercise import Check
+    from mmlens.lab.course.unknown import UnknownModel
     from mmlens.lab.edit_prompts import EditQuestions
     from mmlens.lab.weight_built import Planted
     from mmlens.models.hooked import HookedMultimodal
@@ -235,3 +239,47 @@ def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     from mmlens.lab.weight_built import build_pair
 
     return build_pair(kind, seed=seed)
+
+
+def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Check:
+    """Hold an answer to an exercise of the course against the truth.
+
+    The truth is asked of the scene, its twin or a planted model when the answer comes; no answer is stored anywhere.
+
+    Args:
+        exercise: Its name, e.g. "patching.3".
+        answer: What the exercise asks for; `...` stands for none yet.
+        model: The model that was looked at; by default `load()`.
+
+    Returns:
+        Whether it is right; if not, what is right and what is off about it, and a hint.
+
+    Raises:
+        InputError: There is no such exercise.
+
+    Example:
+        >>> import mmlens
+        >>> mmlens.lab.check("lens.4", "words").passed
+        False
+    """
+    from mmlens.lab.course.check import checked_answer
+
+    return checked_answer(exercise, answer, model)
+
+
+@checked
+def unknown(seed: Seed = 0) -> UnknownModel:
+    """Give a planted model of a kind that is not said: the course's capstone.
+
+    Args:
+        seed: Another seed, another model; the course asks about 0.
+
+    Example:
+        >>> import mmlens
+        >>> mystery = mmlens.lab.unknown()
+        >>> len({mystery.model.answer(mystery.image(seed=seed), mystery.prompt) for seed in (0, 1)})
+        2
+    """
+    from mmlens.lab.course.unknown import unknown_model
+
+    return unknown_model(seed)

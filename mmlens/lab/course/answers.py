@@ -31,7 +31,8 @@ class Number:
     def read(self, answer: Any) -> float | None:
         """The number; of a tensor, its only entry."""
         try:
-            return None if isinstance(answer, str | bool) else float(answer)
+            value = answer.detach() if isinstance(answer, torch.Tensor) else answer
+            return None if isinstance(answer, str | bool) else float(value)
         except (TypeError, ValueError, RuntimeError):
             return None
 

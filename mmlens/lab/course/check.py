@@ -1,11 +1,10 @@
-"""`mm.lab.check`: an answer to an exercise of the course, held against the truth."""
+"""An answer to an exercise of the course, held against the truth."""
 
 import difflib
 from typing import Any
 
 import torch
 
-from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import WEIGHTS
 from mmlens.lab.course.exercise import Check, Exercise
@@ -15,27 +14,11 @@ from mmlens.models.hooked import HookedMultimodal
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for unit in UNITS for exercise in unit}
 
 
-@checked
-def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Check:
-    """Hold an answer to an exercise of the course against the truth.
-
-    The truth is asked of the scene, its twin or a planted model when the answer comes; no answer is stored anywhere.
-
-    Args:
-        exercise: its name, e.g. `"patching.3"`.
-        answer: what the exercise asks for; `...` stands for none yet.
-        model: the model that was looked at; by default `mm.lab.load()`.
-
-    Returns:
-        Whether it is right; if not, what is right and what is off about it, and a hint.
+def checked_answer(exercise: str, answer: Any, model: HookedMultimodal | None) -> Check:
+    """What becomes of an answer; see `mmlens.lab.check`.
 
     Raises:
         InputError: there is no such exercise.
-
-    Example:
-        >>> import mmlens as mm
-        >>> mm.lab.check("rows.1")
-        ✗ rows.1: no answer yet. Wanted: the rows of the language model whose patches touch the moon of scene 30: rows, as a list or a tensor.
     """
     if exercise not in EXERCISES:
         near = difflib.get_close_matches(exercise, EXERCISES, n=3, cutoff=0.5)
@@ -55,7 +38,8 @@ def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = 
 
 
 def _judged(question: Exercise, value: Any, model: HookedMultimodal) -> Check:
-    kind, truth = question.kind, question.kind.read(question.truth(model))
+    kind, truth = question.kind, question.truth(model)
+    truth = truth if question.example is not None else kind.read(truth)
     if kind.agree(value, truth):
         return Check(question.name, True, f"right: {question.asks}.")
     for slip in question.slips:

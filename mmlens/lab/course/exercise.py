@@ -55,6 +55,7 @@ class Exercise:
         slips: known mistakes; the first whose answer is given is told to whoever gave it.
         hint: for all other wrong answers.
         control: an answer by chance, which must not pass.
+        example: an answer that passes, where the truth is what answers are put to and none itself.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Exercise:
     hint: str
     slips: Sequence[Slip] = ()
     control: Truth | None = None
+    example: Truth | None = None
 
 
 @dataclass(frozen=True)

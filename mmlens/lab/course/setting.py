@@ -91,11 +91,14 @@ def patched(
         change: from the target's and the source's states at these rows to what stands there; by default the source's.
     """
     _, cache = model.run_with_cache(source, names=list(values))
-    return gap(model.run_with_hooks(target, fwd_hooks=[(name, _put(cache[name], rows, change)) for name, rows in values.items()]), model)
+    hooks = [(name, _put(cache[name], rows, change)) for name, rows in values.items()]
+    return gap(model.run_with_hooks(target, fwd_hooks=hooks), model)
 
 
 def _put(
-    states: torch.Tensor, rows: Sequence[int] | slice, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+    states: torch.Tensor,
+    rows: Sequence[int] | slice,
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
 ) -> Callable[..., torch.Tensor]:
     def hook(activation: torch.Tensor, hook: object) -> torch.Tensor:
         new = activation.clone()

@@ -42,7 +42,10 @@ EXERCISES = (
                 lambda model: float(_share(model, 2, image_rows(model, clean(model)).tolist()).mean()),
                 "that is the share of the whole picture.",
             ),
-            Slip(lambda model: float(_share(model, 2, moon_rows(model)).max()), "that is the largest head's share, not the mean."),
+            Slip(
+                lambda model: float(_share(model, 2, moon_rows(model)).max()),
+                "that is the largest head's share.",
+            ),
             Slip(
                 lambda model: float(_looks(model, 2)[:, moon_rows(model)].mean()),
                 "that is a mean over rows; the share is their sum.",
@@ -58,7 +61,9 @@ EXERCISES = (
         "the same share as before, head by head.",
         (
             Slip(
-                lambda model: (_share(model, 0, image_rows(model, clean(model)).tolist()) > 0.5).nonzero()[:, 0].tolist(),
+                lambda model: (
+                    (_share(model, 0, image_rows(model, clean(model)).tolist()) > 0.5).nonzero()[:, 0].tolist()
+                ),
                 "those look at the picture, and not all of them at the moon.",
             ),
         ),

@@ -2,7 +2,7 @@
 
 from mmlens.lab.course.answers import Choice, Items, Number
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.unknown import unknown
+from mmlens.lab.course.unknown import unknown_model
 
 _KINDS = ("a neuron writes the answer", "a direction decides", "the colour itself is the answer")
 
@@ -11,13 +11,12 @@ EXERCISES = (
         "capstone.1",
         "the patch that the answer depends on, counted row by row from 0",
         Number("patch", relative=0, absolute=0),
-        lambda model: unknown().truth.patch,
-        "patch the picture block by block, mm.positions.grid(1), between a picture that gives one answer and one that gives another.",
+        lambda model: unknown_model().truth.patch,
+        "patch it patch by patch, mm.positions.grid(1), between pictures that give different answers.",
         (
-            Slip(lambda model: unknown().truth.patch + 2, "that is a row of the language model: the picture begins behind some text."),
             Slip(
-                lambda model: unknown().truth.column * 3 + unknown().truth.row,
-                "rows and columns are the other way round.",
+                lambda model: unknown_model().truth.patch + 2,
+                "that is a row of the language model, where some text comes first.",
             ),
         ),
         lambda model: 0,
@@ -26,11 +25,11 @@ EXERCISES = (
         "capstone.2",
         'the head that brings the patch to the last position, as a head or as a name such as "L1.h0"',
         Items("head"),
-        lambda model: [f"L{unknown().truth.head_layer}.h{unknown().truth.head}"],
+        lambda model: [f"L{unknown_model().truth.head_layer}.h{unknown_model().truth.head}"],
         'mm.patch with units="head" at "blocks.*.attn.hook_z".',
         (
             Slip(
-                lambda model: [f"L{unknown().truth.layer}.h{unknown().truth.head}"],
+                lambda model: [f"L{unknown_model().truth.layer}.h{unknown_model().truth.head}"],
                 "in that layer the answer is decided; the colour came in an earlier one.",
             ),
         ),
@@ -40,7 +39,7 @@ EXERCISES = (
         "capstone.3",
         "what makes the answer of what arrives",
         Choice(_KINDS),
-        lambda model: _KINDS[("neuron", "direction", "patch").index(unknown().kind)],
+        lambda model: _KINDS[("neuron", "direction", "patch").index(unknown_model().kind)],
         "is the answer a colour? If not: does zeroing one neuron take it away?",
         (Slip(lambda model: _KINDS[2], "is the answer the name of a colour?"),),
         lambda model: _KINDS[1],
@@ -49,11 +48,11 @@ EXERCISES = (
         "capstone.4",
         'the neuron that writes the answer, as a unit or as a name such as "L1.u3"',
         Items("neuron"),
-        lambda model: [f"L{unknown().truth.layer}.u{unknown().truth.neuron}"],
+        lambda model: [f"L{unknown_model().truth.layer}.u{unknown_model().truth.neuron}"],
         "mm.find_neurons for the answer, then mm.Ablate: which one takes the answer with it?",
         (
             Slip(
-                lambda model: [f"L{unknown().truth.head_layer}.u{unknown().truth.neuron}"],
+                lambda model: [f"L{unknown_model().truth.head_layer}.u{unknown_model().truth.neuron}"],
                 "the number is right, the layer is the head's.",
             ),
         ),

@@ -67,8 +67,13 @@ EXERCISES = (
         lambda model: _route(),
         "patch each head's z at all positions between a picture with the planted colour and one without.",
         (
-            Slip(lambda model: _route()[1:], "that one reads the colour at the end; another brings it to where it reads."),
-            Slip(lambda model: _route()[:1], "that one takes the colour from the picture; another brings it to the last position."),
+            Slip(
+                lambda model: _route()[1:], "that one reads the colour at the end; another brings it to where it reads."
+            ),
+            Slip(
+                lambda model: _route()[:1],
+                "that one takes the colour from the picture; another brings it on.",
+            ),
             Slip(lambda model: _route("direct_flow"), 'that is the head of the "direct_flow" model.'),
         ),
         lambda model: ["L1.h1", "L2.h0"],
@@ -97,7 +102,7 @@ EXERCISES = (
     ),
     Exercise(
         "circuits.4",
-        'the share of the gap that the first head of "question_flow" brings back, its clean z patched at the question\'s word alone',
+        'the share of the gap that the first head of "question_flow" brings back, patched at the question\'s word alone',
         Number("share", absolute=0.02),
         lambda model: _recovered(lambda word: word),
         "(patched - other) / (clean - other), with z of this head at this row.",

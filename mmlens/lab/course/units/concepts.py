@@ -25,7 +25,9 @@ def states_of(model: HookedMultimodal) -> States:
 
 @lru_cache(maxsize=1)
 def _states(model: HookedMultimodal, _: str) -> States:
-    return collect(model, scenes(N, seed=SEED), at=AT, token=SHAPES, batch_size=20, dtype="float32", progress=False).at()
+    return collect(
+        model, scenes(N, seed=SEED), at=AT, token=SHAPES, batch_size=20, dtype="float32", progress=False
+    ).at()
 
 
 def _groups(model: HookedMultimodal) -> tuple[int, ...]:
@@ -36,7 +38,9 @@ def _groups(model: HookedMultimodal) -> tuple[int, ...]:
 def _purity(model: HookedMultimodal, groups: tuple[int, ...]) -> float:
     """The share of states whose noun is the most frequent one of their group."""
     nouns = states_of(model).tokens
-    counts = {group: Counter(noun for noun, other in zip(nouns, groups, strict=True) if other == group) for group in {*groups}}
+    counts = {
+        group: Counter(noun for noun, other in zip(nouns, groups, strict=True) if other == group) for group in {*groups}
+    }
     return sum(counter.most_common(1)[0][1] for counter in counts.values()) / len(groups)
 
 
@@ -77,12 +81,15 @@ EXERCISES = (
     ),
     Exercise(
         "concepts.3",
-        "the part of the states' variance that the concepts leave: squared distances to the concepts' means over those to the mean",
+        "the share of variance that the concepts leave: squared distances to their means over those to the mean",
         Number("share of variance"),
         lambda model: _error(model, centred=True),
         "sum both over all states and coordinates, then divide.",
         (
-            Slip(lambda model: _error(model, centred=False), "below the line stand distances to the states' mean, not to zero."),
+            Slip(
+                lambda model: _error(model, centred=False),
+                "below the line stand distances to the states' mean, not to zero.",
+            ),
             Slip(lambda model: 1 - _error(model, centred=True), "that is the part that they explain."),
         ),
         lambda model: 0.5,
@@ -95,7 +102,9 @@ EXERCISES = (
         'count the concepts of the states whose token is "moon".',
         (
             Slip(
-                lambda model: next((group for group, _ in Counter(_groups(model)).most_common() if group != _moon_group(model))),
+                lambda model: next(
+                    (group for group, _ in Counter(_groups(model)).most_common() if group != _moon_group(model))
+                ),
                 "that concept holds many states; count only those at the moon.",
             ),
         ),

@@ -1,9 +1,7 @@
 """Unit 6, the logit lens and its control: what a state says when it is read as if it were the last."""
 
-import torch
-
-from mmlens.interventions.corruptions.multi_level import shuffle
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.corruptions.multi_level import shuffle
 from mmlens.lab.course.answers import Choice, Number
 from mmlens.lab.course.exercise import Exercise, Slip
 from mmlens.lab.course.setting import clean, corrupted, image_rows, moon_rows, patched
@@ -12,7 +10,9 @@ from mmlens.models.hooked import HookedMultimodal
 GROUPS = ("moon", "rest of the picture", "words", "last")
 
 
-def _read(model: HookedMultimodal, batch: MultimodalBatch, layer: int, rows: list[int], word: str, *, norm: bool = True) -> float:
+def _read(
+    model: HookedMultimodal, batch: MultimodalBatch, layer: int, rows: list[int], word: str, *, norm: bool = True
+) -> float:
     """Mean probability of a word at some rows behind a block, by the bare norm and unembedding."""
     _, cache = model.run_with_cache(batch, names=f"blocks.{layer}.hook_resid_post")
     states = cache["resid_post", layer][0, rows]
@@ -89,8 +89,13 @@ EXERCISES = (
         "the group of rows in which the colour of the moon stands in front of layer 2, by patching",
         Choice(GROUPS),
         _holding,
-        "what the lens does not say may be there all the same: put the clean rows of each group into the run about the blue moon.",
-        (Slip(lambda model: "last", 'there the lens reads "red" behind block 2: in front of it the colour has not come yet.'),),
+        "what the lens does not say may be there all the same: patch each group into the run about the blue moon.",
+        (
+            Slip(
+                lambda model: "last",
+                'there the lens reads "red" behind block 2: in front of it the colour has not come yet.',
+            ),
+        ),
         lambda model: "words",
     ),
 )

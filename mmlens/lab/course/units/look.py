@@ -21,6 +21,13 @@ def _norms(model: HookedMultimodal, *, of_image: bool) -> list[float]:
     return [float(state[0, rows].norm(dim=-1).mean()) for state in states[:-1]]
 
 
+def _norms_behind(model: HookedMultimodal) -> list[float]:
+    batch = clean(model)
+    _, cache = model.run_with_cache(batch, names="blocks.*.hook_resid_post")
+    rows = image_rows(model, batch)
+    return [float(cache["resid_post", layer][0, rows].norm(dim=-1).mean()) for layer in range(model.cfg.n_layers)]
+
+
 def _first_word(model: HookedMultimodal, *, blind: bool) -> str:
     hooks = [("projector.hook_out", lambda features, hook: torch.zeros_like(features))] if blind else []
     logits = model.run_with_hooks(clean(model), fwd_hooks=hooks)
@@ -53,7 +60,9 @@ EXERCISES = (
                 "resid_pre is what enters a block, resid_post what leaves it.",
             ),
             Slip(
-                lambda model: f"vision.{model.graph.select('vision.blocks.*.hook_resid_post')[-1].name.split('.', 1)[1]}",
+                lambda model: (
+                    f"vision.{model.graph.select('vision.blocks.*.hook_resid_post')[-1].name.split('.', 1)[1]}"
+                ),
                 "that is the vision tower's.",
             ),
         ),
@@ -65,7 +74,12 @@ EXERCISES = (
         Choice(),
         lambda model: _first_word(model, blind=True),
         'a hook on "projector.hook_out" that returns torch.zeros_like(activation); then the word with the highest last logit.',
-        (Slip(lambda model: _first_word(model, blind=False), "that is the answer with the picture: did the hook return its zeros?"),),
+        (
+            Slip(
+                lambda model: _first_word(model, blind=False),
+                "that is the answer with the picture.",
+            ),
+        ),
         lambda model: "green",
     ),
     Exercise(
@@ -76,13 +90,7 @@ EXERCISES = (
         'cache["resid_pre", layer][0, rows].norm(dim=-1).mean(), with batch.layout.image[0] as rows.',
         (
             Slip(lambda model: _norms(model, of_image=False), "those are the rows of the text."),
-            Slip(
-                lambda model: [
-                    float(model.run_with_cache(clean(model), names=f"blocks.{layer}.hook_resid_post")[1]["resid_post", layer][0, image_rows(model, clean(model))].norm(dim=-1).mean())
-                    for layer in range(model.cfg.n_layers)
-                ],
-                "those are lengths behind the blocks (resid_post).",
-            ),
+            Slip(_norms_behind, "those are lengths behind the blocks (resid_post)."),
         ),
         lambda model: [1.0] * model.cfg.n_layers,
     ),

@@ -74,7 +74,9 @@ EXERCISES = (
         (
             Slip(_noising, "there the blue moon went into the clean run; here the clean states go into the blue run."),
             Slip(_rest_effect, "those are the rows of the rest of the picture."),
-            Slip(lambda model: _moon_effect(model, LAYER + 1), "in front of a later layer: the colour has left by then."),
+            Slip(
+                lambda model: _moon_effect(model, LAYER + 1), "in front of a later layer: the colour has left by then."
+            ),
         ),
         lambda model: 0.05,
     ),

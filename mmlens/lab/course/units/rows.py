@@ -42,7 +42,9 @@ EXERCISES = (
         moon_rows,
         "batch.layout.patches(moon.box) goes from pixels to rows.",
         (
-            Slip(moon_patches, "those are numbers of patches: in the language model the picture begins behind some text."),
+            Slip(
+                moon_patches, "those are numbers of patches: in the language model the picture begins behind some text."
+            ),
             Slip(
                 lambda model: image_rows(model, clean(model))[moon_patches(model, touching=False)].tolist(),
                 "patches that the moon covers in part count too.",
@@ -80,7 +82,7 @@ EXERCISES = (
     ),
     Exercise(
         "rows.4",
-        f'the row at which each sample begins in the batch of {QUESTION!r} and {_OTHER_QUESTION!r}, both about scene 30',
+        f"the row at which each sample begins in the batch of {QUESTION!r} and {_OTHER_QUESTION!r}, both about scene 30",
         Numbers("rows", relative=1e-6),
         _first_rows,
         'the attention mask is 0 in the padding: batch["attention_mask"].',

@@ -31,7 +31,9 @@ def _pairs(style: str) -> Pairs:
 
 
 def _by_noun(model: HookedMultimodal) -> dict[tuple[str, str], torch.Tensor]:
-    states = collect(model, scenes(N, seed=SEED), at=AT, token=SHAPES, batch_size=N, dtype="float32", progress=False).at()
+    states = collect(
+        model, scenes(N, seed=SEED), at=AT, token=SHAPES, batch_size=N, dtype="float32", progress=False
+    ).at()
     return dict(zip(zip(states.keys, states.tokens, strict=True), states.values, strict=True))
 
 
@@ -64,7 +66,9 @@ EXERCISES = (
         lambda model: float(_shifts("place").mean(0).norm() / _pairs("place")[0].norm(dim=1).mean()),
         "shift = tuned - base, pair by pair; the mean first, then its length.",
         (
-            Slip(lambda model: float(_shifts("place").mean(0).norm()), "that is the length itself; how long are states?"),
+            Slip(
+                lambda model: float(_shifts("place").mean(0).norm()), "that is the length itself; how long are states?"
+            ),
             Slip(
                 lambda model: float(_shifts("place").norm(dim=1).mean() / _pairs("place")[0].norm(dim=1).mean()),
                 "that is the mean of the lengths; the length of the mean is less where shifts go different ways.",
@@ -97,8 +101,7 @@ EXERCISES = (
     ),
     Exercise(
         "shift.4",
-        f'how much nearer the mean shift of the first {N_FIT} pairs brings the other base states to the "place" ones: 1 - mean distance '
-        "with it / mean distance without",
+        f"what the mean shift of the first {N_FIT} pairs spares the others: 1 - mean distance with it / without",
         Number("share", absolute=0.01),
         lambda model: _recovery("place", fresh=True),
         "a vector that was made of some states is to be judged on others.",
