@@ -12,7 +12,7 @@ import torch
 import mmlens as mm
 from mmlens.core.errors import InputError
 from mmlens.lab.course.check import EXERCISES
-from mmlens.lab.course.exercise import Check, Exercise
+from mmlens.lab.course.exercise import Exercise, Grade
 
 COURSE = Path(__file__).parents[1] / "notebooks" / "course"
 sys.path.insert(0, str(COURSE))
@@ -32,7 +32,7 @@ def _no_windows() -> Iterator[None]:
     matplotlib.use(backend)
 
 
-def _checks(source: Path, *, solved: bool) -> dict[str, Check]:
+def _checks(source: Path, *, solved: bool) -> dict[str, Grade]:
     """What the checks of a unit say when its cells run from top to bottom."""
     names: dict[str, object] = {}
     checks = {}
@@ -43,7 +43,7 @@ def _checks(source: Path, *, solved: bool) -> dict[str, Check]:
             exec(compile(ast.Module(body, []), source.name, "exec"), names)
             if isinstance(last, ast.Expr):
                 value = eval(compile(ast.Expression(last.value), source.name, "eval"), names)
-                checks |= {value.exercise: value} if isinstance(value, Check) else {}
+                checks |= {value.exercise: value} if isinstance(value, Grade) else {}
             else:
                 exec(compile(ast.Module([last], []), source.name, "exec"), names)
     return checks
@@ -56,7 +56,8 @@ class TestUnit:
 
     def test_it_says_its_time_level_and_aim(self, source: Path) -> None:
         first = build.unit(source).cells[0].source
-        assert "minutes, level" in first and "You will be able to" in first
+        assert "minutes, level" in first
+        assert "You will be able to" in first
 
     def test_its_solutions_pass(self, source: Path) -> None:
         checks = _checks(source, solved=True)
@@ -66,7 +67,8 @@ class TestUnit:
     def test_without_solutions_every_exercise_fails_and_says_what_it_wants(self, source: Path) -> None:
         for name, check in _checks(source, solved=False).items():
             assert not check.passed
-            assert EXERCISES[name].asks in check.message and "no answer yet" in check.message
+            assert EXERCISES[name].asks in check.message
+            assert "no answer yet" in check.message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lambda exercise: exercise.name)
@@ -79,20 +81,22 @@ class TestExercise:
         assert mm.lab.check(exercise.name, reference, model=model).passed
         for slip, answer in zip(exercise.slips, wrong, strict=True):
             check = mm.lab.check(exercise.name, answer, model=model)
-            assert not check.passed and check.message.endswith(slip.hint)
+            assert not check.passed
+            assert check.message.endswith(slip.hint)
         if chance is not None:
             check = mm.lab.check(exercise.name, chance, model=model)
-            assert not check.passed and not any(check.message.endswith(slip.hint) for slip in exercise.slips)
+            assert not check.passed
+            assert not any(check.message.endswith(slip.hint) for slip in exercise.slips)
 
     def test_an_answer_of_another_kind_is_told_what_is_wanted(
         self, exercise: Exercise, model: mm.HookedMultimodal
     ) -> None:
         check = mm.lab.check(exercise.name, {"an": object()}, model=model)
-        assert not check.passed and exercise.asks in check.message or "0 of 1" in check.message
+        assert (not check.passed and exercise.asks in check.message) or "0 of 1" in check.message
 
 
 def test_an_unknown_exercise_is_refused_with_the_nearest() -> None:
-    with pytest.raises(InputError, match="Nearest: patching.3"):
+    with pytest.raises(InputError, match=r"Nearest: patching\.3"):
         mm.lab.check("patchin.3")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -43,10 +43,7 @@ class AttentionCall:
     @property
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query, key and value, where it is known that they were seen."""
-        assert self.query is not None
-        assert self.key is not None
-        assert self.value is not None
-        return self.query, self.key, self.value
+        return cast(tuple[torch.Tensor, torch.Tensor, torch.Tensor], (self.query, self.key, self.value))
 
 
 #: Who is told of calls of the registered function; None while it runs, as what it does inside is no attention of its own.

@@ -1,6 +1,7 @@
 """What is inside of a block: attention with its linears, an MLP, and the norms in front of them."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -69,9 +70,7 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
     if kernel is None or o is None or not kernel.path.startswith(block.path):
         return None, 1
     note = kernel_notes[0]
-    assert note.query is not None
-    assert note.output is not None
-    count, d_value = note.heads, note.output.shape[-1]
+    count, d_value = note.heads, cast(torch.Tensor, note.output).shape[-1]
     if o.linear.in_features != count * d_value:
         return None, 1
     projections = _projections(model, kernel, note, calls, count * d_value)
@@ -82,7 +81,7 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         o=relative(o.path, block.path),
         scale=scale,
         gated=_is_gated(projections, o, kernel_notes, calls),
-        latent=note.query.shape[-1] != d_value,
+        latent=note.inputs[0].shape[-1] != d_value,
         **inside,  # type: ignore[arg-type]
     )
     return attention, count

@@ -84,7 +84,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mmlens.analysis.features.dictionary import SparseDictionary
-    from mmlens.lab.course.exercise import Check
+    from mmlens.lab.course.exercise import Grade
     from mmlens.lab.course.unknown import UnknownModel
     from mmlens.lab.edit_prompts import EditQuestions
     from mmlens.lab.weight_built import Planted
@@ -241,7 +241,7 @@ def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     return build_pair(kind, seed=seed)
 
 
-def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Check:
+def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Grade:
     """Hold an answer to an exercise of the course against the truth.
 
     The truth is asked of the scene, its twin or a planted model when the answer comes; no answer is stored anywhere.

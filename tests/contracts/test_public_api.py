@@ -99,7 +99,7 @@ PUBLIC = [
     "viz",
 ]
 #: Rules are made by the functions of `mm.positions` alone; `mm.lab` is imported without torch, which planted models need.
-NAMED_BY_THEIR_MAKERS = {"EditQuestions", "Grid", "Index", "Planted", "Region", "Row", "Word"}
+NAMED_BY_THEIR_MAKERS = {"EditQuestions", "Grade", "Grid", "Index", "Planted", "Region", "Row", "UnknownModel", "Word"}
 MODULES = [name for name in PUBLIC if name.islower() and isinstance(getattr(mmlens, name), ModuleType)]
 
 

@@ -7,14 +7,14 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import WEIGHTS
-from mmlens.lab.course.exercise import Check, Exercise
+from mmlens.lab.course.exercise import Exercise, Grade
 from mmlens.lab.course.units import UNITS
 from mmlens.models.hooked import HookedMultimodal
 
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for unit in UNITS for exercise in unit}
 
 
-def checked_answer(exercise: str, answer: Any, model: HookedMultimodal | None) -> Check:
+def checked_answer(exercise: str, answer: Any, model: HookedMultimodal | None) -> Grade:
     """What becomes of an answer; see `mmlens.lab.check`.
 
     Raises:
@@ -29,20 +29,20 @@ def checked_answer(exercise: str, answer: Any, model: HookedMultimodal | None) -
     question = EXERCISES[exercise]
     wanted = f"Wanted: {question.asks}: {question.kind.must_be}."
     if answer is ...:
-        return Check(exercise, False, f"no answer yet. {wanted}")
+        return Grade(exercise, False, f"no answer yet. {wanted}")
     value = question.kind.read(answer)
     if value is None:
-        return Check(exercise, False, f"this is an answer of another kind, {type(answer).__name__}. {wanted}")
+        return Grade(exercise, False, f"this is an answer of another kind, {type(answer).__name__}. {wanted}")
     with torch.no_grad():
         return _judged(question, value, HookedMultimodal.from_pretrained(WEIGHTS) if model is None else model)
 
 
-def _judged(question: Exercise, value: Any, model: HookedMultimodal) -> Check:
+def _judged(question: Exercise, value: Any, model: HookedMultimodal) -> Grade:
     kind, truth = question.kind, question.truth(model)
     truth = truth if question.example is not None else kind.read(truth)
     if kind.agree(value, truth):
-        return Check(question.name, True, f"right: {question.asks}.")
+        return Grade(question.name, True, f"right: {question.asks}.")
     for slip in question.slips:
         if kind.agree(value, kind.read(slip.answer(model))):
-            return Check(question.name, False, f"{kind.compare(value, truth)}. Hint: {slip.hint}")
-    return Check(question.name, False, f"{kind.compare(value, truth)}. Hint: {question.hint}")
+            return Grade(question.name, False, f"{kind.compare(value, truth)}. Hint: {slip.hint}")
+    return Grade(question.name, False, f"{kind.compare(value, truth)}. Hint: {question.hint}")

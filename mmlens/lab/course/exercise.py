@@ -69,7 +69,7 @@ class Exercise:
 
 
 @dataclass(frozen=True)
-class Check:
+class Grade:
     """What became of an answer.
 
     Attributes:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 
 from mmlens.analysis.metrics import Metric, logit_difference
+from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.pixels import twin as twin_batch
 from mmlens.lab.composing import scene as scene_of
@@ -72,6 +73,14 @@ def moon_patches(model: HookedMultimodal, *, touching: bool = True) -> list[int]
 def moon_rows(model: HookedMultimodal) -> list[int]:
     """The rows of the language model that hold the moon's patches in `clean`."""
     return image_rows(model, clean(model))[moon_patches(model)].tolist()
+
+
+def output_rows(model: HookedMultimodal, layer: int) -> Float[torch.Tensor, "neuron d_model"]:
+    """The rows that the neurons of a language block write; raises InputError where no module holds them."""
+    mlp = model.blocks[layer].mlp
+    if mlp is None:
+        raise InputError(f"Block {layer} of {model.family.name} has no neurons, so the course has no truth about them.")
+    return mlp.W_out.detach().float()
 
 
 def patched(

@@ -9,17 +9,18 @@ from mmlens.interventions.knockout import KnockOut
 from mmlens.lab.course.answers import Choice, Items, Number
 from mmlens.lab.course.exercise import Exercise, Slip
 from mmlens.lab.weight_built import Planted, build_pair
+from mmlens.lab.world import PlantedKind
 from mmlens.models.hooked import HookedMultimodal
 
 SEED = 3
 WAYS = ("picture to last position", "picture to question to last position")
 
 
-def _planted(kind: str = "question_flow") -> Planted:
+def _planted(kind: PlantedKind = "question_flow") -> Planted:
     return build_pair(kind, seed=SEED)
 
 
-def _route(kind: str = "question_flow") -> list[str]:
+def _route(kind: PlantedKind = "question_flow") -> list[str]:
     return [f"L{hop.layer}.h{hop.head}" for hop in _planted(kind).truth.route]
 
 

@@ -24,7 +24,7 @@ def states_of(model: HookedMultimodal) -> States:
 
 
 @lru_cache(maxsize=1)
-def _states(model: HookedMultimodal, _: str) -> States:
+def _states(model: HookedMultimodal, weights: str) -> States:
     return collect(
         model, scenes(N, seed=SEED), at=AT, token=SHAPES, batch_size=20, dtype="float32", progress=False
     ).at()

@@ -10,7 +10,7 @@ from mmlens.interventions.edits.words import replace_token
 from mmlens.lab.composing import scenes
 from mmlens.lab.course.answers import Choice, Number
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean, moon_scene
+from mmlens.lab.course.setting import clean, moon_scene, output_rows
 from mmlens.lab.scenery import Scene
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.hooked import HookedMultimodal
@@ -24,7 +24,7 @@ def red_to_blue(model: HookedMultimodal) -> Edit:
 
 
 @lru_cache(maxsize=1)
-def _edit(model: HookedMultimodal, _: str) -> Edit:
+def _edit(model: HookedMultimodal, weights: str) -> Edit:
     batch = clean(model)
     neurons = find_neurons(model, batch, token="red").top(20)
     with torch.enable_grad():
@@ -64,9 +64,9 @@ def _sizes(model: HookedMultimodal) -> tuple[float, float]:
     """Length of the change of all rows together, and of the rows before."""
     edit = red_to_blue(model)
     layers = range(model.cfg.n_layers)
-    before = [model.blocks[layer].mlp.W_out.detach().clone() for layer in layers]
+    before = [output_rows(model, layer).clone() for layer in layers]
     with model.edited(edit):
-        after = [model.blocks[layer].mlp.W_out.detach().clone() for layer in layers]
+        after = [output_rows(model, layer).clone() for layer in layers]
     moved = [(old != new).any(-1) for old, new in zip(before, after, strict=True)]
     change = torch.cat([(new - old)[rows] for old, new, rows in zip(before, after, moved, strict=True)])
     return float(change.norm()), float(torch.cat([old[rows] for old, rows in zip(before, moved, strict=True)]).norm())

@@ -16,7 +16,7 @@ def _read(
     """Mean probability of a word at some rows behind a block, by the bare norm and unembedding."""
     _, cache = model.run_with_cache(batch, names=f"blocks.{layer}.hook_resid_post")
     states = cache["resid_post", layer][0, rows]
-    states = model.base.model.language_model.norm(states) if norm else states
+    states = model.ln_final(states) if norm else states
     return float((states @ model.W_U).softmax(-1)[:, model.to_single_token(word)].mean())
 
 

@@ -8,7 +8,7 @@ from mmlens.core.units import Neuron
 from mmlens.interventions.ablation import Ablate
 from mmlens.lab.course.answers import Items, Number, Numbers
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean
+from mmlens.lab.course.setting import clean, output_rows
 from mmlens.models.hooked import HookedMultimodal
 
 WORD = "red"
@@ -23,7 +23,7 @@ def _activations(model: HookedMultimodal) -> torch.Tensor:
 def _weights(model: HookedMultimodal) -> torch.Tensor:
     """The product of every output row with the word's unembedding, `[layer neuron]`."""
     direction = model.W_U[:, model.to_single_token(WORD)].float()
-    return torch.stack([model.blocks[layer].mlp.W_out.float() @ direction for layer in range(model.cfg.n_layers)])
+    return torch.stack([output_rows(model, layer) @ direction for layer in range(model.cfg.n_layers)])
 
 
 def contributions(model: HookedMultimodal) -> torch.Tensor:

@@ -34,7 +34,7 @@ def difference(model: HookedMultimodal, layer: int = LAYER) -> SteeringVector:
 
 
 @lru_cache(maxsize=2)
-def _difference(model: HookedMultimodal, layer: int, _: str) -> SteeringVector:
+def _difference(model: HookedMultimodal, layer: int, weights: str) -> SteeringVector:
     means = []
     for answer in ("no", "yes"):
         questions = _questions("presence", answer, fit=True)
@@ -45,8 +45,8 @@ def _difference(model: HookedMultimodal, layer: int, _: str) -> SteeringVector:
 
 
 def _cosine(model: HookedMultimodal, layer: int = LAYER) -> float:
-    words = model.W_U[:, model.to_single_token("no")] - model.W_U[:, model.to_single_token("yes")]
-    return float(torch.cosine_similarity(difference(model, layer).direction, words, dim=0))
+    apart = model.W_U[:, model.to_single_token("no")] - model.W_U[:, model.to_single_token("yes")]
+    return float(torch.cosine_similarity(difference(model, layer).direction, apart, dim=0))
 
 
 def _steer(vector: SteeringVector) -> Steer:
