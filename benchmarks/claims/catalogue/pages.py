@@ -199,6 +199,7 @@ PRINTED = (
         control="the column beside each figure",
         model="lab, narrator",
     ),
+    Printed("course, units", "docs/course.md", None, "python notebooks/course/build.py", model="", whole=True),
     Printed(
         "what can be brought", _INPUTS, None, "python -m pytest tests/checkpoints tests/inputs tests/models", model=""
     ),
