@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import match_names
@@ -14,6 +15,7 @@ from mmlens.hooks.splice import Dictionary, Splice
 from mmlens.models.claims import claimed
 from mmlens.models.protocol import HookedModel
 
+_D = TypeVar("_D", bound=Dictionary)
 #: After all hooks on a norm.
 _RANK = 80
 
@@ -65,6 +67,15 @@ class Splices:
             self.model.spliced.update({name: splice for name, (splice, _) in splices.items()})
             self._show()
             yield self.model
+
+    def sites(self, dictionaries: Sequence[_D]) -> dict[str, tuple[_D, Point | None]]:
+        """What each dictionary writes, by the name of the point, and what it reads if that is another one.
+
+        Raises:
+            InputError: as for `attach`.
+        """
+        sources = [(name, source) for name, (_, source) in self._splices(dictionaries).items()]
+        return {name: (dictionary, source) for (name, source), dictionary in zip(sources, dictionaries, strict=True)}
 
     def _splices(self, dictionaries: Sequence[Dictionary]) -> dict[str, tuple[Splice, Point | None]]:
         """Splices by the point that they write, and what they read if that is another point.

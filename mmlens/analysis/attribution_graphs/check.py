@@ -1,0 +1,252 @@
+"""Whether a model does what an attribution graph says: nodes are taken out, one at a time.
+
+    direct(t, s) = -A[t, s]                  with patterns, norms and all other nodes held fast: exact
+    effect(l, s) = -[A (1 + F + F^2 + ...)](l, s)     F[t, s] = A[t, s] / a_t
+
+a_t is the code of feature t, which falls by the share that s had in it. The second is compared with the model itself, in which
+everything behind s goes its own way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from mmlens.analysis.attribution_graphs.edges import Edges
+from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, rows_of
+from mmlens.analysis.attribution_graphs.nodes import GraphNode
+from mmlens.analysis.attribution_graphs.structure import structure_of
+from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.core.contract import checked_result
+from mmlens.core.errors import InputError
+from mmlens.core.view import Viewable
+from mmlens.hooks.point import reads_only
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.hooked import HookedMultimodal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A node's control is drawn among so many of its dictionary that write as much.
+_NEAREST = 5
+#: Nodes whose direct effects are compared one by one.
+_DIRECT = 5
+
+
+@checked_result
+@dataclass(frozen=True)
+class GraphCheck(Viewable):
+    """What the model does without nodes of a graph, beside random nodes that write as much.
+
+    Attributes:
+        nodes: the most influential features, by name.
+        controls: for each, a random feature node of the same dictionary whose code times the length of its decoder's row is
+            near.
+        predicted, measured: what the logits (weighted as in the graph) change by without a node, in logits: by the graph, and in
+            the model; rows are nodes and controls.
+        direct: the largest difference between an edge and what its target changes by, all else held fast, as a share of the
+            largest edge of that node.
+    """
+
+    nodes: tuple[str, ...]
+    controls: tuple[str, ...]
+    predicted: Float[torch.Tensor, "set node"]
+    measured: Float[torch.Tensor, "set node"]
+    direct: float
+
+    def __repr__(self) -> str:
+        return (
+            f"GraphCheck({len(self.nodes)} nodes: r = {self.r:.3f} between predicted and measured effects, {self.r_control:.3f} "
+            f"with the predictions of random nodes that write as much; mean size of effects {self.effect:.3f} logits, of "
+            f"random nodes {self.effect_control:.3f}; direct effects off by {self.direct:.1e})"
+        )
+
+    @property
+    def r(self) -> float:
+        """Pearson's r between predicted and measured effects of the nodes."""
+        return _correlation(self.predicted[0], self.measured[0])
+
+    @property
+    def r_control(self) -> float:
+        """The same, with each node's prediction replaced by that of its control."""
+        return _correlation(self.predicted[1], self.measured[0])
+
+    @property
+    def effect(self) -> float:
+        """Mean size of the nodes' measured effects, in logits."""
+        return float(self.measured[0].abs().mean())
+
+    @property
+    def effect_control(self) -> float:
+        """Mean size of the controls' measured effects, in logits."""
+        return float(self.measured[1].abs().mean())
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per node and control: which, predicted and measured effect in logits."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "node": [*self.nodes, *self.controls],
+                "set": ["graph"] * len(self.nodes) + ["control"] * len(self.controls),
+                "predicted": self.predicted.flatten().tolist(),
+                "measured": self.measured.flatten().tolist(),
+            }
+        )
+
+
+@torch.no_grad()
+def checked_graph(
+    model: HookedMultimodal,
+    batch: MultimodalBatch,
+    dictionaries: Sequence[SparseDictionary],
+    members: Sequence[GraphNode],
+    weights: Float[torch.Tensor, "target node"],
+    shares: Float[torch.Tensor, "logit"],
+    influence: Float[torch.Tensor, "node"],
+    *,
+    count: int,
+    seed: int,
+) -> GraphCheck:
+    """Take nodes out of a model, and compare; see `AttributionGraph.check`.
+
+    Raises:
+        InputError: if the graph is of another batch, model or other dictionaries, or has no features.
+    """
+    features = [node for node in members if node.kind == "feature"]
+    logits = [node for node in members if node.kind == "logit"]
+    if not features:
+        raise InputError("The graph has no feature nodes, so there is nothing to take out.")
+    linear = LinearModel(model, _written(model, batch, logits), structure_of(model, dictionaries))
+    run = linear.run()
+    edges = Edges(linear, run)
+    _require_same(edges, features)
+    order = influence[: len(features)].argsort(descending=True)[:count].tolist()
+    controls = _controls(edges, features, order, seed)
+    effects = _total(weights, torch.tensor([node.value for node in features]), len(features))
+    predicted = torch.stack([-(shares @ effects[:, numbers]) for numbers in (order, controls)])
+    clean = _values(run.reads[HEAD], logits)
+    measured = torch.stack(
+        [
+            torch.stack([shares @ (_without(edges, features[n], logits) - clean) for n in numbers])
+            for numbers in (order, controls)
+        ]
+    )
+    off = max(_off(edges, features, logits, weights, number) for number in order[:_DIRECT])
+    names = [tuple(features[number].name for number in numbers) for numbers in (order, controls)]
+    return GraphCheck(names[0], names[1], predicted.float(), measured.float(), off)
+
+
+def _written(model: HookedMultimodal, batch: MultimodalBatch, logits: Sequence[GraphNode]) -> MultimodalBatch:
+    """The batch with what was written of a word of several tokens."""
+    tokens = [int(node.token or 0) for node in sorted(logits, key=lambda node: node.rows)]
+    places = len({node.rows for node in logits})
+    return batch if places == 1 else model.extend(batch, torch.tensor([tokens[: places - 1]]))
+
+
+def _require_same(edges: Edges, features: Sequence[GraphNode]) -> None:
+    names = [cut.name for cut in edges.cuts]
+    codes = {
+        (names[int(cut)], int(row), int(feature)): float(code)
+        for cut, row, feature, code in zip(edges.cut, edges.row, edges.feature, edges.code, strict=True)
+    }
+    for node in features:
+        found, value = codes.get((node.at, node.rows[0], int(node.feature or 0))), float(node.value or 0)
+        if found is None or abs(found - value) > 1e-2 * max(1.0, abs(value)):
+            raise InputError(
+                f"{node.name} had the code {value:.3g} when the graph was drawn, and has {found or 0:.3g} in this batch: "
+                "check it with the model, batch and transcoders that it was drawn of."
+            )
+
+
+def _controls(edges: Edges, features: Sequence[GraphNode], order: Sequence[int], seed: int) -> list[int]:
+    """For each node a random one of the same dictionary that writes about as much, none of the nodes if there are others."""
+    make = np.random.default_rng(seed)
+    norms = {cut.name: cut.dictionary.W_dec.norm(dim=-1) for cut in edges.cuts if cut.dictionary is not None}
+    size = [float(node.value or 0) * float(norms[node.at][node.feature or 0]) for node in features]
+    result = []
+    for number in order:
+        same = [n for n, node in enumerate(features) if node.at == features[number].at and n != number]
+        others = [n for n in same if n not in order] or same or [number]
+        near = sorted(others, key=lambda n: abs(size[n] - size[number]))[:_NEAREST]
+        result.append(int(make.choice(near)))
+    return result
+
+
+def _total(
+    weights: Float[torch.Tensor, "target node"], codes: Float[torch.Tensor, "feature"], count: int
+) -> Float[torch.Tensor, "logit feature"]:
+    """What flows from each feature into each logit, along all paths."""
+    inner = weights[:count, :count].double() / codes.double()[:, None]
+    direct = weights[count:, :count].double()
+    return torch.linalg.solve(torch.eye(count, dtype=torch.float64) - inner, direct, left=False).to(weights.dtype)
+
+
+def _values(head: torch.Tensor, logits: Sequence[GraphNode]) -> Float[torch.Tensor, "logit"]:
+    rows = rows_of(head.detach(), head.shape[-1])[[node.rows[0] for node in logits]].cpu()
+    tokens = torch.tensor([node.token or 0 for node in logits])
+    return (rows.gather(1, tokens[:, None])[:, 0] - rows.mean(1)).float()
+
+
+def _written_by(edges: Edges, node: GraphNode) -> torch.Tensor:
+    """What a feature writes at its row."""
+    cut = next(cut for cut in edges.cuts if cut.name == node.at)
+    assert cut.dictionary is not None
+    return cut.dictionary.W_dec[node.feature or 0] * float(node.value or 0)
+
+
+def _less(value: torch.Tensor, row: int, vector: torch.Tensor) -> torch.Tensor:
+    new = value.clone()
+    new.view(-1, len(vector))[row] -= vector.to(new)
+    return new
+
+
+def _without(edges: Edges, node: GraphNode, logits: Sequence[GraphNode]) -> Float[torch.Tensor, "logit"]:
+    """Logits of the model itself without what a feature writes."""
+    vector, held = _written_by(edges, node), {}
+
+    @reads_only
+    def read(activation: torch.Tensor, hook: Any) -> None:
+        held[HEAD] = activation
+
+    hooks = [(node.at, lambda activation, hook: _less(activation, node.rows[0], vector)), (HEAD, read)]
+    edges.linear.model.run_with_hooks(edges.linear.batch, fwd_hooks=hooks)
+    return _values(held[HEAD], logits)
+
+
+def _off(
+    edges: Edges,
+    features: Sequence[GraphNode],
+    logits: Sequence[GraphNode],
+    weights: Float[torch.Tensor, "target node"],
+    number: int,
+) -> float:
+    """How far edges from a feature are from what their targets change by when all else is held fast."""
+    node, constants = features[number], edges.constants()
+    clean = edges.linear.replay(edges.run, constants)
+    constants[node.at] = _less(constants[node.at], node.rows[0], _written_by(edges, node))
+    after = edges.linear.replay(edges.run, constants)
+    codes = _codes(edges, after, features) - _codes(edges, clean, features)
+    change = torch.cat([codes, _values(after[HEAD], logits) - _values(clean[HEAD], logits)])
+    return float((change + weights[:, number]).abs().max() / weights[:, number].abs().max().clamp_min(1e-30))
+
+
+def _codes(
+    edges: Edges, reads: dict[str, torch.Tensor], features: Sequence[GraphNode]
+) -> Float[torch.Tensor, "feature"]:
+    """What codes are made of, of features at their rows."""
+    found = {}
+    for cut in edges.cuts:
+        assert cut.dictionary is not None
+        x = rows_of(reads[cut.name], cut.dictionary.d_in).to(cut.dictionary.W_enc.dtype)
+        found[cut.name] = cut.dictionary.to(x.device).pre_codes(x)
+    return torch.stack([found[node.at][node.rows[0], node.feature or 0] for node in features]).cpu()
+
+
+def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
+    if len(first) < 2 or not first.std() or not second.std():
+        return float("nan")
+    return float(np.corrcoef(first.double().numpy(), second.double().numpy())[0, 1])

@@ -1,0 +1,139 @@
+"""Attribution graphs in the JSON that circuit-tracer's front end reads.
+
+Source: https://github.com/decoderesearch/circuit-tracer (frontend/graph_models.py, utils/create_graph_files.py).
+*Departs:* ids never collide: errors have the feature -1, as there since 2026 (before, `0_layer_pos` was the id of an error and of
+a feature of layer 0), and a feature has an id of its own at every row. Blocks of the vision encoder, the projector and the
+language model are counted through, rows of one behind those of the other, and `clerp` says what each node is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmlens.analysis.attribution_graphs.nodes import GraphNode
+
+_TYPES = {
+    "feature": "cross layer transcoder",
+    "error": "mlp reconstruction error",
+    "source": "embedding",
+    "logit": "logit",
+}
+
+
+def viewer_json(
+    members: Sequence[GraphNode],
+    edges: Sequence[tuple[int, int, float]],
+    *,
+    texts: Sequence[str],
+    slug: str,
+    scan: str,
+    cumulated: Sequence[float],
+    probabilities: Sequence[float],
+    numbers: Sequence[int],
+    threshold: float | None,
+) -> dict[str, Any]:
+    """The content of a graph's file.
+
+    Args:
+        members: all nodes.
+        edges: source, target and weight of those that are shown.
+        texts: the prompt's tokens.
+        slug, scan: names of the graph and of its transcoders.
+        cumulated: by node, the share of influence that it and all stronger ones have.
+        probabilities: of the logits.
+        numbers: of the nodes that are shown.
+        threshold: the share of influence that is shown; None: all.
+    """
+    layers = {
+        at: number for number, at in enumerate(dict.fromkeys(n.at for n in members if n.kind in ("feature", "error")))
+    }
+    rows, prompt = _rows(members, texts)
+    logits = [number for number, node in enumerate(members) if node.kind == "logit"]
+    ids: dict[int, str] = {}
+    nodes = []
+    for number in numbers:
+        node = members[number]
+        context = rows[node.at, node.rows[0]]
+        layer, feature = _place(node, layers, number)
+        ids[number] = f"{layer}_{feature}_{context}"
+        entry: dict[str, Any] = {
+            "node_id": ids[number],
+            "feature": _pair(int(layer), feature)
+            if node.kind == "feature"
+            else context
+            if node.kind == "source"
+            else feature,
+            "layer": layer,
+            "ctx_idx": context,
+            "feature_type": _TYPES[node.kind],
+            "token_prob": 0.0,
+            "is_target_logit": bool(logits) and number == logits[0],
+            "run_idx": 0,
+            "reverse_ctx_idx": 0,
+            "jsNodeId": f"{'L' if node.kind == 'logit' else layer}_{feature}-{context}",
+            "clerp": _words(node),
+            "influence": None if node.kind == "logit" else cumulated[number],
+            "activation": node.value if node.kind == "feature" else None,
+        }
+        if node.kind == "logit":
+            entry["token_prob"] = probabilities[logits.index(number)]
+            entry["clerp"] = f'Output "{node.text}" (p={entry["token_prob"]:.3f})'
+        nodes.append(entry)
+    links = [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in edges]
+    metadata = {
+        "slug": slug,
+        "scan": scan,
+        "transcoder_list": [at for at in layers if any(n.at == at and n.kind == "feature" for n in members)],
+        "prompt_tokens": prompt,
+        "prompt": " ".join(texts),
+        "node_threshold": threshold,
+        "schema_version": 1,
+    }
+    choices: dict[str, Any] = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
+    return {"metadata": metadata, "qParams": choices, "nodes": nodes, "links": links}
+
+
+def _rows(members: Sequence[GraphNode], texts: Sequence[str]) -> tuple[dict[tuple[str, int], int], list[str]]:
+    """Where each row of each point stands among the prompt's tokens; rows of other sequences stand in front of them."""
+    place: dict[tuple[str, int], int] = {}
+    words: dict[str, int] = {}
+    outside: list[str] = []
+    language = {node.at for node in members if not node.at.startswith(("vision.", "projector."))}
+    for node in members:
+        for row in node.rows if node.at not in language else ():
+            text = node.text if len(node.rows) == 1 else f"{node.at} {row}"
+            if text not in words:
+                words[text] = len(outside)
+                outside.append(text)
+            place[node.at, row] = words[text]
+    prompt = list(texts)
+    for node in members:
+        for row in node.rows if node.at in language else ():
+            place[node.at, row] = len(outside) + row
+            if node.kind != "logit" and row < len(prompt) and node.box is not None and len(node.rows) == 1:
+                prompt[row] = f"<{node.text}>"
+    return place, [*outside, *prompt]
+
+
+def _place(node: GraphNode, layers: dict[str, int], number: int) -> tuple[str, int]:
+    """The layer and feature that a node's id is made of; sources have their own number, logits their token."""
+    if node.kind == "source":
+        return "E", number
+    if node.kind == "logit":
+        return str(len(layers) + 1), node.token or 0
+    return str(layers[node.at]), -1 if node.feature is None else node.feature
+
+
+def _pair(first: int, second: int) -> int:
+    """Cantor's number of a pair."""
+    return (first + second) * (first + second + 1) // 2 + second
+
+
+def _words(node: GraphNode) -> str:
+    """What a reader sees of a node."""
+    box = (
+        ""
+        if node.box is None
+        else " " + "-".join(str(tuple(round(side) for side in node.box[i : i + 2])) for i in (0, 2))
+    )
+    unit = node.name.rpartition("@")[0] or node.name
+    return f"{node.text}{box}" if node.kind == "source" else f"{unit} at {node.text}{box}"
