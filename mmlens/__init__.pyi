@@ -25,6 +25,7 @@ from . import tuning as tuning
 from . import viz as viz
 from .analysis.attention_map import attention_map as attention_map
 from .analysis.attribution.attribute import attribute as attribute
+from .analysis.attribution_graphs.build import attribution_graph as attribution_graph
 from .analysis.circuits.find import find_circuit as find_circuit
 from .analysis.concepts.extract import extract_concepts as extract_concepts
 from .analysis.controls.random_units import random_units as random_units

@@ -1,5 +1,9 @@
 """Sparse features: dictionaries, their training, their features as units, and what they do for a word."""
 
+from mmlens.analysis.attribution_graphs.build import attribution_graph
+from mmlens.analysis.attribution_graphs.check import GraphCheck
+from mmlens.analysis.attribution_graphs.graph import AttributionGraph, GraphScores
+from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.features.card import DictionaryCard, sae_card
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.find import find_features
@@ -17,17 +21,22 @@ from mmlens.analysis.features.words import feature_words
 from mmlens.core.units import Feature
 
 __all__ = [
+    "AttributionGraph",
     "ClampedAnswers",
     "DictionaryCard",
     "Feature",
     "FeaturePage",
     "FeatureScores",
+    "GraphCheck",
+    "GraphNode",
+    "GraphScores",
     "RowQuality",
     "SAETraining",
     "SparseDictionary",
     "TextContext",
     "TopPicture",
     "TrainingPoint",
+    "attribution_graph",
     "feature_words",
     "find_features",
     "load_sae",

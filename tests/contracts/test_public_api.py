@@ -41,6 +41,7 @@ PUBLIC = [
     "Add",
     "attention_map",
     "attribute",
+    "attribution_graph",
     "circuits",
     "Clamp",
     "collect",

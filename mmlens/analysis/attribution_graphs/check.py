@@ -24,6 +24,7 @@ from mmlens.core.contract import checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.view import Viewable
 from mmlens.hooks.point import reads_only
+from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: A node's control is drawn among so many of its dictionary that write as much.
 _NEAREST = 5
+#: The divisor of the final norm.
+_FINAL = "ln_final.hook_scale"
 #: Nodes whose direct effects are compared one by one.
 _DIRECT = 5
 
@@ -41,12 +44,16 @@ _DIRECT = 5
 class GraphCheck(Viewable):
     """What the model does without nodes of a graph, beside random nodes that write as much.
 
+    A logit in the graph is that of the final norm with its divisor held fast. The model's own divisor shrinks with what is taken
+    out, which gives most of a sure answer's logit back; so effects are measured with that divisor held, and without.
+
     Attributes:
         nodes: the most influential features, by name.
         controls: for each, a random feature node of the same dictionary whose code times the length of its decoder's row is
             near.
-        predicted, measured: what the logits (weighted as in the graph) change by without a node, in logits: by the graph, and in
-            the model; rows are nodes and controls.
+        predicted: what the logits (weighted as in the graph) change by without each node and control, by the graph.
+        measured: the same in the model, with nothing held but the final norm's divisor.
+        free: the same in the model itself.
         direct: the largest difference between an edge and what its target changes by, all else held fast, as a share of the
             largest edge of that node.
     """
@@ -55,24 +62,31 @@ class GraphCheck(Viewable):
     controls: tuple[str, ...]
     predicted: Float[torch.Tensor, "set node"]
     measured: Float[torch.Tensor, "set node"]
+    free: Float[torch.Tensor, "set node"]
     direct: float
 
     def __repr__(self) -> str:
         return (
-            f"GraphCheck({len(self.nodes)} nodes: r = {self.r:.3f} between predicted and measured effects, {self.r_control:.3f} "
-            f"with the predictions of random nodes that write as much; mean size of effects {self.effect:.3f} logits, of "
-            f"random nodes {self.effect_control:.3f}; direct effects off by {self.direct:.1e})"
+            f"GraphCheck({len(self.nodes)} nodes and as many controls: r = {self.r:.2f} between predicted and measured effects "
+            f"(predictions swapped between node and control {self.r_control:.2f}), {self.r_free:.2f} with the final norm free; "
+            f"mean size of effects {self.effect:.3f} logits, of controls {self.effect_control:.3f}; direct effects off by "
+            f"{self.direct:.1e})"
         )
 
     @property
     def r(self) -> float:
-        """Pearson's r between predicted and measured effects of the nodes."""
-        return _correlation(self.predicted[0], self.measured[0])
+        """Pearson's r between predicted and measured effects, over nodes and controls."""
+        return _correlation(self.predicted, self.measured)
+
+    @property
+    def r_free(self) -> float:
+        """The same in the model itself."""
+        return _correlation(self.predicted, self.free)
 
     @property
     def r_control(self) -> float:
-        """The same, with each node's prediction replaced by that of its control."""
-        return _correlation(self.predicted[1], self.measured[0])
+        """`r` with each node's prediction in the place of its control's, and the other way round."""
+        return _correlation(self.predicted.flip(0), self.measured)
 
     @property
     def effect(self) -> float:
@@ -85,7 +99,7 @@ class GraphCheck(Viewable):
         return float(self.measured[1].abs().mean())
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row per node and control: which, predicted and measured effect in logits."""
+        """A row per node and control: which, predicted effect, and the measured ones, in logits."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -94,6 +108,7 @@ class GraphCheck(Viewable):
                 "set": ["graph"] * len(self.nodes) + ["control"] * len(self.controls),
                 "predicted": self.predicted.flatten().tolist(),
                 "measured": self.measured.flatten().tolist(),
+                "free": self.free.flatten().tolist(),
             }
         )
 
@@ -129,15 +144,18 @@ def checked_graph(
     effects = _total(weights, torch.tensor([node.value for node in features]), len(features))
     predicted = torch.stack([-(shares @ effects[:, numbers]) for numbers in (order, controls)])
     clean = _values(run.reads[HEAD], logits)
-    measured = torch.stack(
-        [
-            torch.stack([shares @ (_without(edges, features[n], logits) - clean) for n in numbers])
-            for numbers in (order, controls)
-        ]
+    measured, free = (
+        torch.stack(
+            [
+                torch.stack([shares @ (_without(edges, features[n], logits, held) - clean) for n in numbers])
+                for numbers in (order, controls)
+            ]
+        )
+        for held in (True, False)
     )
     off = max(_off(edges, features, logits, weights, number) for number in order[:_DIRECT])
     names = [tuple(features[number].name for number in numbers) for numbers in (order, controls)]
-    return GraphCheck(names[0], names[1], predicted.float(), measured.float(), off)
+    return GraphCheck(names[0], names[1], predicted.float(), measured, free, off)
 
 
 def _written(model: HookedMultimodal, batch: MultimodalBatch, logits: Sequence[GraphNode]) -> MultimodalBatch:
@@ -204,17 +222,20 @@ def _less(value: torch.Tensor, row: int, vector: torch.Tensor) -> torch.Tensor:
     return new
 
 
-def _without(edges: Edges, node: GraphNode, logits: Sequence[GraphNode]) -> Float[torch.Tensor, "logit"]:
-    """Logits of the model itself without what a feature writes."""
-    vector, held = _written_by(edges, node), {}
+def _without(edges: Edges, node: GraphNode, logits: Sequence[GraphNode], held: bool) -> Float[torch.Tensor, "logit"]:
+    """Logits of the model itself without what a feature writes; `held`: the final norm divides by what it did."""
+    vector, reads = _written_by(edges, node), dict[str, torch.Tensor]()
 
     @reads_only
     def read(activation: torch.Tensor, hook: Any) -> None:
-        held[HEAD] = activation
+        reads[HEAD] = activation
 
-    hooks = [(node.at, lambda activation, hook: _less(activation, node.rows[0], vector)), (HEAD, read)]
+    hooks: list[HookPair] = [(node.at, lambda y, hook: _less(y, node.rows[0], vector)), (HEAD, read)]
+    divisor = edges.run.fixed.get(_FINAL, [None])[0]
+    if held and divisor is not None:
+        hooks.append((_FINAL, lambda scale, hook: divisor.to(scale)))
     edges.linear.model.run_with_hooks(edges.linear.batch, fwd_hooks=hooks)
-    return _values(held[HEAD], logits)
+    return _values(reads[HEAD], logits)
 
 
 def _off(
@@ -247,6 +268,6 @@ def _codes(
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
-    if len(first) < 2 or not first.std() or not second.std():
+    if not first.std() or not second.std():
         return float("nan")
-    return float(np.corrcoef(first.double().numpy(), second.double().numpy())[0, 1])
+    return float(np.corrcoef(first.flatten().double().numpy(), second.flatten().double().numpy())[0, 1])

@@ -40,7 +40,7 @@ class Sources:
         if self.cut is None or self.cut.dictionary is None or not len(self.row):
             return gradient.new_zeros(len(gradient), 0)
         W_dec = self.cut.dictionary.to(gradient.device).W_dec.to(gradient.dtype)
-        parts = []
+        parts: list[torch.Tensor] = []
         for row, count in zip(*self.row.unique_consecutive(return_counts=True), strict=True):
             first = sum(part.shape[1] for part in parts)
             features = self.feature[first : first + int(count)]
@@ -123,6 +123,8 @@ class Edges:
         """
         for number, cut in enumerate(self.cuts):
             for chunk in numbers[self.cut[numbers] == number].split(batch_size):
+                if not len(chunk):
+                    continue
                 x, rows, features = self.run.reads[cut.name], self.row[chunk], self.feature[chunk]
                 dictionary = cut.dictionary
                 assert dictionary is not None
@@ -169,7 +171,9 @@ class Edges:
             else [None] * len(leaves)
         )
         by_point = dict(zip(names, found, strict=True))
-        features, errors, entering = [], [], []
+        features: list[torch.Tensor] = []
+        errors: list[torch.Tensor] = []
+        entering: list[torch.Tensor] = []
         for point, source in self.sources.items():
             gradient, width = by_point.get(point), source.rest.shape[1]
             wide = torch.promote_types(back.dtype, torch.float32)
@@ -194,9 +198,9 @@ class Edges:
         if share > off_by_rounding(precision):
             raise InputError(
                 f"The {what} of {self.linear.model.family.name} are no sums of what MLPs and inputs write, even with patterns "
-                f"and norms held fast ({share:.1%} of what flows there is missing): the model multiplies streams elsewhere (gates "
-                "of attention, inputs by layer). Attribution graphs cannot be drawn of it; mm.find_circuit and mm.patch do not need "
-                "linearity."
+                f"and norms held fast ({share:.1%} of what flows there is missing): the model multiplies streams elsewhere "
+                "(gates of attention, inputs by layer). Attribution graphs cannot be drawn of it; mm.find_circuit and mm.patch "
+                "do not need linearity."
             )
 
 

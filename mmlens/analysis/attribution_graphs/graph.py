@@ -202,11 +202,11 @@ class AttributionGraph(Viewable):
         target, source = self._edge_mask.nonzero(as_tuple=True)
         flow = self._flow[target, source]
         order = flow.argsort(descending=True, stable=True)
-        target, source = target[order].tolist(), source[order].tolist()
+        target, source = target[order], source[order]
         return pd.DataFrame(
             {
-                "source": [self.members[number].name for number in source],
-                "target": [self.targets[number].name for number in target],
+                "source": [self.members[number].name for number in source.tolist()],
+                "target": [self.targets[number].name for number in target.tolist()],
                 "weight": self.weights[target, source].tolist(),
                 "influence": flow[order].tolist(),
             }
@@ -257,7 +257,8 @@ class AttributionGraph(Viewable):
     ) -> GraphCheck:
         """Take the most influential features out of the model, one at a time, and compare with what the graph says.
 
-        Beside each, a random feature that writes as much is taken out. Runs the model once for every node and control.
+        Beside each, a random feature that writes as much is taken out. Runs the model twice for every node and control: with the
+        final norm's divisor held, as the graph has it, and with nothing held.
 
         Args:
             model, batch, transcoders: what the graph was drawn of.
@@ -265,7 +266,8 @@ class AttributionGraph(Viewable):
             seed: of the controls.
 
         Returns:
-            r between predicted and measured effects, that of the controls' predictions, and how exact direct effects are.
+            r between predicted and measured effects, beside that with predictions swapped between nodes and controls, and how
+            exact direct effects are.
 
         Raises:
             InputError: if it was drawn of something else, or has no features.
@@ -368,9 +370,8 @@ class AttributionGraph(Viewable):
             Image.fromarray(tensors[f"image.{number}"].numpy())
             for number in range(sum(name.startswith("image.") for name in tensors))
         )
-        about["texts"] = tuple(about["texts"])
-        arrays = {name: tensors[name] for name in _TENSORS if name in tensors}
-        return cls(members=members, images=images, **arrays, **about)
+        arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name in tensors}
+        return cls(members=members, images=images, **arrays, **{**about, "texts": tuple(about["texts"])})
 
 
 _TENSORS = ("weights", "bias", "probabilities", "shares", "node_mask", "edge_mask")

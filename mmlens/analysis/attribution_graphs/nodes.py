@@ -174,11 +174,12 @@ def pooled(
             owner |= {(point, row): name for row in flat}
         if not count:
             raise InputError(f"The group {name!r} holds no source: {'; '.join(problems) or 'it names no row'}.")
+    names = [owner.get((source.at, source.rows[0]), source.name) for source in nodes]
     members: dict[str, list[GraphNode]] = {}
-    for node in nodes:
-        members.setdefault(owner.get((node.at, node.rows[0]), node.name), []).append(node)
+    for name, source in zip(names, nodes, strict=True):
+        members.setdefault(name, []).append(source)
     numbers = {name: number for number, name in enumerate(members)}
-    order = [numbers[owner.get((node.at, node.rows[0]), node.name)] for node in nodes]
+    order = [numbers[name] for name in names]
     return [_joined(name, group) if name in groups else group[0] for name, group in members.items()], order
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from PIL import Image
 
+from mmlens.analysis.attribution_graphs.graph import AttributionGraph
 from mmlens.analysis.features.page_result import FeaturePage
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
@@ -14,6 +15,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.viz.page.pack import Pack
 from mmlens.viz.page.pack_features import feature_pack
 from mmlens.viz.page.pack_frames import frame_pack
+from mmlens.viz.page.pack_graphs import graph_pack
 from mmlens.viz.page.pack_lens import lens_pack
 from mmlens.viz.page.pack_looks import looks_pack
 from mmlens.viz.page.pack_maps import map_pack
@@ -23,6 +25,7 @@ from mmlens.viz.page.pack_sweeps import sweep_pack
 _PACKS: dict[type, Callable[[Any, Image.Image | None, bool], Pack]] = {
     AttentionLooks: looks_pack,
     FeaturePage: feature_pack,
+    AttributionGraph: graph_pack,
     HeatMap: map_pack,
     LogitLens: lens_pack,
     NeuronScores: neuron_pack,
