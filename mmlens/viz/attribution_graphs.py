@@ -15,17 +15,18 @@ from mmlens.core.errors import InputError
 from mmlens.core.names import HookName
 from mmlens.core.palette import FALL, GREY, NOTE, PARTS, RISE
 from mmlens.core.units import block_name
-from mmlens.viz.figures import TICK, canvas, headline
-from mmlens.viz.marks import legend_below
+from mmlens.viz.figures import TICK, canvas, dress, headline
+from mmlens.viz.marks import legend_below, legend_entry, marks
 from mmlens.viz.words import shortened, shown, text_options
 
 if TYPE_CHECKING:
+    from mmlens.analysis.attribution_graphs.check import GraphCheck
     from mmlens.analysis.attribution_graphs.graph import AttributionGraph
     from mmlens.analysis.attribution_graphs.nodes import GraphNode
 
 #: In inches: the picture's longer side, a word's column, a block's row, the least distance of nodes beside each other.
 _PICTURE, _COLUMN, _ROW, _GAP = 2.6, 0.42, 0.52, 0.27
-_COLORS = {True: tuple(part / 255 for part in RISE), False: tuple(part / 255 for part in FALL)}
+_COLORS = {sign: "#{:02x}{:02x}{:02x}".format(*color) for sign, color in ((True, RISE), (False, FALL))}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,20 @@ def plot_attribution_graph(
     flow = sum(edge[3] for edge in drawn.edges)
     scores = f"replacement {graph.scores.replacement:.2f}, completeness {graph.scores.completeness:.2f}"
     headline(figure, f"{len(drawn.edges)} edges with the most influence ({flow:.2f} of the logits' input); {scores}")
+    return figure.figure
+
+
+def plot_graph_check(check: "GraphCheck", *, figure: Figure | SubFigure | None = None) -> Figure:
+    """Predicted against measured effects of nodes and of their controls; see `GraphCheck.plot`."""
+    figure = canvas(4.6, 4.8, figure)
+    axes = figure.subplots()
+    kinds = marks(["the graph's nodes", "random nodes"])
+    for mark, predicted, measured in zip(kinds.values(), check.predicted, check.measured, strict=True):
+        axes.scatter(predicted, measured, s=18, color=mark.color, marker=mark.shape, linewidth=0, alpha=0.8, zorder=2)
+    axes.axline((0, 0), slope=1, color="black", linewidth=0.7, linestyle=":", zorder=0)
+    dress(axes, x="effect by the graph (logits)", y="effect in the model (logits)", grid=True)
+    legend_below(figure, [legend_entry(name, mark) for name, mark in kinds.items()])
+    headline(figure, f"nodes taken out one by one: r = {check.r:.2f}, with predictions swapped {check.r_control:.2f}")
     return figure.figure
 
 
@@ -228,10 +243,8 @@ def _draw_nodes(
             frame = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
             axes.text(x, y, words, fontsize=TICK, ha="center", va="center", bbox=frame, zorder=4, **text_options())
             continue
-        part = (
-            "projector" if node.at.startswith("projector") else "vision" if node.at.startswith("vision") else "language"
-        )
-        marker, color = {"feature": ("o", PARTS[part]), "error": ("D", GREY)}.get(node.kind, ("s", "white"))
+        circle = ("o", PARTS[HookName.parse(node.at).part])
+        marker, color = circle if node.kind == "feature" else ("D", GREY) if node.kind == "error" else ("s", "white")
         size = 14 + 120 * float(graph.influence[number])
         axes.scatter(x, y, s=size, marker=marker, color=color, edgecolor="black", linewidth=0.5, zorder=3)
         if node.feature is not None:

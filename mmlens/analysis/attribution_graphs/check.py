@@ -20,8 +20,9 @@ from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, rows_of
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.attribution_graphs.structure import structure_of
 from mmlens.analysis.features.dictionary import SparseDictionary
-from mmlens.core.contract import checked_result
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.pictures import drawn_by
 from mmlens.core.view import Viewable
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair
@@ -30,6 +31,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 #: A node's control is drawn among so many of its dictionary that write as much.
 _NEAREST = 5
@@ -97,6 +99,15 @@ class GraphCheck(Viewable):
     def effect_control(self) -> float:
         """Mean size of the controls' measured effects, in logits."""
         return float(self.measured[1].abs().mean())
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Draw predicted against measured effects.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("attribution_graphs.plot_graph_check")(self, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per node and control: which, predicted effect, and the measured ones, in logits."""
