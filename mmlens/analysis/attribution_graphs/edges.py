@@ -196,11 +196,15 @@ class Edges:
         share = float(((total - value).abs() / size.clamp_min(1e-30)).max())
         precision = min((dtype, value.dtype), key=lambda kind: torch.finfo(kind).bits)
         if share > off_by_rounding(precision):
+            in_towers = len(self.linear.structure.parts) > 1
             raise InputError(
                 f"The {what} of {self.linear.model.family.name} are no sums of what MLPs and inputs write, even with patterns "
-                f"and norms held fast ({share:.1%} of what flows there is missing): the model multiplies streams elsewhere "
-                "(gates of attention, inputs by layer). Attribution graphs cannot be drawn of it; mm.find_circuit and mm.patch "
-                "do not need linearity."
+                f"and norms held fast: {share:.1%} of what flows there is missing, since the model multiplies streams elsewhere. "
+                + (
+                    "Begin at the language model: leave out dictionaries of the vision encoder and the projector."
+                    if in_towers
+                    else "Its attention is gated, or it has other products; mm.find_circuit and mm.patch need no linear model."
+                )
             )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import nn
@@ -169,9 +170,7 @@ def _bare_norms(model: HookedMultimodal) -> dict[str, Point]:
     known = {attachment.module for attachment in attachments if isinstance(attachment, NormScale)}
     points: dict[str, Point] = {}
     for path, module in model.base.named_modules():
-        words = type(module).__name__.lower()
-        is_norm = "norm" in words and not list(module.children()) and all(p.ndim == 1 for p in module.parameters())
-        if not is_norm or module in known or isinstance(module, nn.GroupNorm | nn.modules.batchnorm._BatchNorm):
+        if module in known or not _is_row_norm(module):
             continue
         bias = getattr(module, "bias", None)
         eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
@@ -186,6 +185,16 @@ def _bare_norms(model: HookedMultimodal) -> dict[str, Point]:
         name = f"norm:{path}"
         points[name] = Point(name, scale)
     return points
+
+
+def _is_row_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm of rows: it has no matrix and no part, takes rows alone, and not maps."""
+    if "norm" not in type(module).__name__.lower() or list(module.children()):
+        return False
+    arguments = [p for p in signature(module.forward).parameters.values() if p.default is p.empty]
+    of_maps = isinstance(module, nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
+    of_maps |= getattr(module, "data_format", "channels_last") == "channels_first"
+    return len(arguments) == 1 and not of_maps and all(parameter.ndim == 1 for parameter in module.parameters())
 
 
 @torch.no_grad()

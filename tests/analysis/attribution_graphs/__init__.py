@@ -1,0 +1,1 @@
+"""Attribution graphs: sums of edges, influence, files, checks, planted truth."""
