@@ -1,7 +1,5 @@
 """`attribution_graph`: from a batch and transcoders to nodes and edges, the most influential first."""
 
-from collections.abc import Mapping
-
 import torch
 from jaxtyping import Float, Int
 from tqdm import tqdm
@@ -18,7 +16,7 @@ from mmlens.analysis.neurons.token_targets import token_text
 from mmlens.core.contract import checked
 from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Count, Several, SeveralDistinct, Text
-from mmlens.core.rules import Positions, as_rule
+from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch, require_running
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
@@ -35,7 +33,7 @@ def attribution_graph(
     transcoders: SparseDictionary | Several[SparseDictionary],
     *,
     target: Text | int | SeveralDistinct[str | int] | None = None,
-    groups: Mapping[str, Positions] | None = None,
+    groups: Groups | None = None,
     max_nodes: Count = 1000,
     batch_size: Count = 64,
     progress: bool = True,
@@ -56,7 +54,7 @@ def attribution_graph(
             streams where they were trained.
         target: a word, a token's id, or several; of one word of several tokens each is a logit where it is predicted. By
             default the most probable tokens that make up .95, at most 10.
-        groups: position rules by name, whose rows are one source each: `{"circle": mm.positions.box(0, 0, 16, 16)}`; a row
+        groups: position rules by name, whose rows are one source each: `{"circle": mm.positions.box((0, 0, 16, 16))}`; a row
             belongs to the last group that names it, and rows that none names stay alone.
         max_nodes: features in the graph; the others count as errors of their dictionaries.
         batch_size: targets of one backward pass.
@@ -84,7 +82,7 @@ def attribution_graph(
     structure = structure_of(model, dictionaries)
     if len(structure.parts) > 1:
         require_running(targets.batch, "vision", "A dictionary of the vision encoder or the projector")
-    rules = {name: as_rule(rule) for name, rule in (groups or {}).items()}
+    rules = {} if groups is None else named_rules(groups)
     linear = LinearModel(model, targets.batch, structure)
     run = linear.run()
     pairs, probabilities, weights = targets.of_run(run)

@@ -310,10 +310,11 @@ class AttributionGraph(Viewable):
         cumulated[order] = self.influence[order].cumsum(0) / self.influence.sum().clamp_min(1e-30)
         count = len(self.weights) - len(self.shares)
         targets = [*range(count), *range(len(self.members) - len(self.shares), len(self.members))]
-        places = self._edge_mask.nonzero().tolist()
+        target_of, source_of = self._edge_mask.nonzero(as_tuple=True)
+        places = zip(source_of.tolist(), target_of.tolist(), self.weights[target_of, source_of].tolist(), strict=True)
         content = viewer_json(
             self.members,
-            [(source, targets[target], float(self.weights[target, source])) for target, source in places],
+            [(source, targets[target], weight) for source, target, weight in places],
             texts=self.texts,
             slug=target.stem,
             scan=scan,
