@@ -304,7 +304,7 @@ def as_rule(positions: Any) -> Rule:
         return _by_tensor(torch.as_tensor(positions))
     if isinstance(positions, int) and not isinstance(positions, bool):
         return Index((positions,))
-    if isinstance(positions, Sequence) and len(positions):
+    if isinstance(positions, Sequence) and not isinstance(positions, bytes) and len(positions):
         if all(isinstance(item, torch.Tensor) and item.ndim == 1 for item in positions):
             return _by_sample(positions)
         if not any(isinstance(item, Rule | str | slice | Sequence) for item in positions):

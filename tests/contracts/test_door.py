@@ -25,7 +25,7 @@ RESULTS = frozenset(
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
-        "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
+        "AttributionGraph", "GraphCheck", "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
         "Tune",
     )
 )  # fmt: skip
@@ -56,9 +56,11 @@ def is_accepted(result: Result) -> bool:
         # only matches that run the model read their pictures; a measure compares logits when it is called
         or place in ("random_units.batch", "metrics.Metric.on.clean")
         # a sample of text alone has no pictures
-        or place in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images")
+        or place
+        in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images", "AttributionGraph.images")
         or place
         in ("ConceptBank.settings", "GradientXActivation.positions", "IntegratedGradients.positions", "Sample.answer")
+        or place == "AttributionGraph.identity"
         # a sample may have no attributes; a lens's points have numbers too
         or place in ("Sample.attributes", "LogitLens.overlay.point", "Activation.positions")
         or place

@@ -174,11 +174,11 @@ def _folded(
     place = {error: number for number, error in enumerate(errors)}
     others = torch.ones(count, dtype=torch.bool)
     others[features] = False
-    names = [cut.name for cut in edges.cuts]
+    names = list(edges.dictionaries)
     of_error = torch.tensor(
         [
             place[names[cut], row]
-            for cut, row in zip(edges.cut[others].tolist(), edges.row[others].tolist(), strict=True)
+            for cut, row in zip(edges.place[others].tolist(), edges.row[others].tolist(), strict=True)
         ],
         dtype=torch.long,
     )
@@ -188,9 +188,11 @@ def _folded(
 
 
 def _feature(edges: Edges, names: Rows, number: int) -> GraphNode:
-    cut = edges.cuts[int(edges.cut[number])]
-    shape, row = edges.run.leaves[cut.name].shape, int(edges.row[number])
-    return names.node("feature", cut.node, shape, row, int(edges.feature[number]), float(edges.code[number]))
+    at = list(edges.dictionaries)[int(edges.place[number])]
+    shape, row = edges.run.leaves[at].shape, int(edges.row[number])
+    return names.node(
+        "feature", names.model.plain_graph[at], shape, row, int(edges.feature[number]), float(edges.code[number])
+    )
 
 
 def _logit(model: HookedMultimodal, row: int, token: int, value: float) -> GraphNode:

@@ -177,10 +177,10 @@ def _written(model: HookedMultimodal, batch: MultimodalBatch, logits: Sequence[G
 
 
 def _require_same(edges: Edges, features: Sequence[GraphNode]) -> None:
-    names = [cut.name for cut in edges.cuts]
+    names = list(edges.dictionaries)
     codes = {
         (names[int(cut)], int(row), int(feature)): float(code)
-        for cut, row, feature, code in zip(edges.cut, edges.row, edges.feature, edges.code, strict=True)
+        for cut, row, feature, code in zip(edges.place, edges.row, edges.feature, edges.code, strict=True)
     }
     for node in features:
         found, value = codes.get((node.at, node.rows[0], int(node.feature or 0))), float(node.value or 0)
@@ -194,7 +194,7 @@ def _require_same(edges: Edges, features: Sequence[GraphNode]) -> None:
 def _controls(edges: Edges, features: Sequence[GraphNode], order: Sequence[int], seed: int) -> list[int]:
     """For each node a random one of the same dictionary that writes about as much, none of the nodes if there are others."""
     make = np.random.default_rng(seed)
-    norms = {cut.name: cut.dictionary.W_dec.norm(dim=-1) for cut in edges.cuts if cut.dictionary is not None}
+    norms = {at: dictionary.W_dec.norm(dim=-1) for at, dictionary in edges.dictionaries.items()}
     size = [float(node.value or 0) * float(norms[node.at][node.feature or 0]) for node in features]
     result = []
     for number in order:
@@ -222,9 +222,7 @@ def _values(head: torch.Tensor, logits: Sequence[GraphNode]) -> Float[torch.Tens
 
 def _written_by(edges: Edges, node: GraphNode) -> torch.Tensor:
     """What a feature writes at its row."""
-    cut = next(cut for cut in edges.cuts if cut.name == node.at)
-    assert cut.dictionary is not None
-    return cut.dictionary.W_dec[node.feature or 0] * float(node.value or 0)
+    return edges.dictionaries[node.at].W_dec[node.feature or 0] * float(node.value or 0)
 
 
 def _less(value: torch.Tensor, row: int, vector: torch.Tensor) -> torch.Tensor:
@@ -271,10 +269,9 @@ def _codes(
 ) -> Float[torch.Tensor, "feature"]:
     """What codes are made of, of features at their rows."""
     found = {}
-    for cut in edges.cuts:
-        assert cut.dictionary is not None
-        x = rows_of(reads[cut.name], cut.dictionary.d_in).to(cut.dictionary.W_enc.dtype)
-        found[cut.name] = cut.dictionary.to(x.device).pre_codes(x)
+    for at, dictionary in edges.dictionaries.items():
+        x = rows_of(reads[at], dictionary.d_in).to(dictionary.W_enc.dtype)
+        found[at] = dictionary.to(x.device).pre_codes(x)
     return torch.stack([found[node.at][node.rows[0], node.feature or 0] for node in features]).cpu()
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, LinearRun, past_features, rows_of
 from mmlens.analysis.attribution_graphs.structure import Cut
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 
@@ -62,8 +63,8 @@ class Edges:
     Attributes:
         sources: by point, in execution order. Columns of edges are all active features, then the errors of all cuts, then the
             rows of all entrances.
-        cut, row, feature, code: of every active feature: the number of its cut among `cuts`, and what it is.
-        cuts: those that have features.
+        dictionaries: those whose features are nodes, by the point that they write.
+        place, row, feature, code: of every active feature: the number of its dictionary, and what it is.
     """
 
     @torch.no_grad()
@@ -76,17 +77,17 @@ class Edges:
             name: _of_cut(places[name], run) if name in places else _of_entrance(leaf, texts if masks[name] else None)
             for name, leaf in run.leaves.items()
         }
-        of_cuts = [source for source in self.sources.values() if source.cut is not None]
-        self.cuts = [source.cut for source in of_cuts if source.cut is not None and source.cut.dictionary is not None]
-        counts = [len(self.sources[cut.name].row) for cut in self.cuts]
-        self.cut = torch.arange(len(self.cuts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+        of_cuts = [source.cut for source in self.sources.values() if source.cut is not None]
+        self.dictionaries = {cut.name: cut.dictionary for cut in of_cuts if cut.dictionary is not None}
+        counts = [len(self.sources[name].row) for name in self.dictionaries]
+        self.place = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
         self.row, self.feature = (self._joined(name).long() for name in ("row", "feature"))
         self.code = self._joined("code")
-        biases = {cut.name: _bias(cut, run.leaves[cut.name]) for cut in self.cuts}
+        biases = {name: _bias(dictionary, run.leaves[name]) for name, dictionary in self.dictionaries.items()}
         self._without = linear.replay(run, biases)
 
     def _joined(self, name: str) -> torch.Tensor:
-        parts = [getattr(self.sources[cut.name], name).cpu() for cut in self.cuts]
+        parts = [getattr(self.sources[at], name).cpu() for at in self.dictionaries]
         return torch.cat(parts) if parts else torch.zeros(0)
 
     @property
@@ -103,10 +104,10 @@ class Edges:
     def constants(self) -> dict[str, torch.Tensor]:
         """What every cut and entrance hands on, without what transcoders lead past their features."""
         constants = {name: leaf.detach() for name, leaf in self.run.leaves.items()}
-        for cut in self.cuts:
-            past = past_features(cut, self.run.reads[cut.name].detach(), constants[cut.name])
+        for name, dictionary in self.dictionaries.items():
+            past = past_features(dictionary, self.run.reads[name].detach(), constants[name])
             if past is not None:
-                constants[cut.name] = constants[cut.name] - past
+                constants[name] = constants[name] - past
         return constants
 
     def of_features(
@@ -121,23 +122,21 @@ class Edges:
         Raises:
             InputError: if a feature's code is no sum of edges and bias.
         """
-        for number, cut in enumerate(self.cuts):
-            for chunk in numbers[self.cut[numbers] == number].split(batch_size):
+        for number, name in enumerate(self.dictionaries):
+            for chunk in numbers[self.place[numbers] == number].split(batch_size):
                 if not len(chunk):
                     continue
-                x, rows, features = self.run.reads[cut.name], self.row[chunk], self.feature[chunk]
-                dictionary = cut.dictionary
-                assert dictionary is not None
-                dictionary = dictionary.to(x.device)
+                x, rows, features = self.run.reads[name], self.row[chunk], self.feature[chunk]
+                dictionary = self.dictionaries[name].to(x.device)
                 vectors = dictionary.W_enc.T[features]
                 if dictionary.r_mag is not None:
                     vectors = vectors * dictionary.r_mag[features].exp()[:, None]
                 back = x.new_zeros(len(chunk), *x.shape)
                 back.view(len(chunk), -1, dictionary.d_in)[torch.arange(len(chunk)), rows] = vectors.to(x)
-                edges = self._edges(x, back, cut.name)
-                without = rows_of(self._without[cut.name], dictionary.d_in)[rows].to(dictionary.W_enc.dtype)
+                edges = self._edges(x, back, name)
+                without = rows_of(self._without[name], dictionary.d_in)[rows].to(dictionary.W_enc.dtype)
                 pre = dictionary.pre_codes(without)[torch.arange(len(chunk)), features]
-                self._require_sum(edges, pre, self.code[chunk], f"features of {cut.name}", x.dtype)
+                self._require_sum(edges, pre, self.code[chunk], f"features of {name}", x.dtype)
                 yield chunk, edges.cpu(), pre.cpu()
 
     def of_logits(
@@ -222,7 +221,7 @@ def _of_cut(cut: Cut, run: LinearRun) -> Sources:
     dictionary = cut.dictionary.to(y.device)
     x = rows_of(run.reads[cut.name].detach(), dictionary.d_in).to(dictionary.W_enc.dtype)
     codes = dictionary.encode(x)
-    past = past_features(cut, run.reads[cut.name].detach(), y)
+    past = past_features(dictionary, run.reads[cut.name].detach(), y)
     left = rows_of(y if past is None else y - past, dictionary.d_out)
     left = left.to(torch.promote_types(left.dtype, codes.dtype))
     rest = left - codes @ dictionary.W_dec - dictionary.b_dec
@@ -237,8 +236,7 @@ def _of_entrance(leaf: torch.Tensor, texts: torch.Tensor | None) -> Sources:
     return Sources(None, rows, which, nothing, nothing, torch.zeros(0))
 
 
-def _bias(cut: Cut, like: torch.Tensor) -> torch.Tensor:
+def _bias(dictionary: SparseDictionary, like: torch.Tensor) -> torch.Tensor:
     """What a dictionary writes without features, at every row."""
-    assert cut.dictionary is not None
-    b_dec = cut.dictionary.to(like.device).b_dec
+    b_dec = dictionary.to(like.device).b_dec
     return b_dec.expand(like.numel() // len(b_dec), -1).reshape(like.shape)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.attribution_graphs.structure import Cut, Structure
+from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.neurons.differentiation import differentiable
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.session import HookPair, attached
@@ -64,7 +65,7 @@ class LinearModel:
 
         def cut(held: Cut, y: torch.Tensor, x: torch.Tensor | None) -> torch.Tensor:
             leaf = run.leaves[held.name] = y.detach().clone().requires_grad_()
-            past = None if x is None or held.dictionary is None else past_features(held, x, y)
+            past = None if x is None else past_features(held.dictionary, x, y)
             return leaf if past is None else leaf + (past - past.detach())
 
         def enter(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ class LinearModel:
             return constants[name].to(like).reshape(like.shape) if name in constants else torch.zeros_like(like)
 
         def cut(held: Cut, y: torch.Tensor, x: torch.Tensor | None) -> torch.Tensor:
-            past = None if x is None or held.dictionary is None else past_features(held, x, y)
+            past = None if x is None else past_features(held.dictionary, x, y)
             return constant(held.name, y) if past is None else constant(held.name, y) + past
 
         def hold(name: str, value: torch.Tensor) -> torch.Tensor:
@@ -150,9 +151,8 @@ class LinearModel:
         return ~self.batch.layout.is_image[..., None] if sequence == "language" else None
 
 
-def past_features(held: Cut, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
+def past_features(dictionary: SparseDictionary | None, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
     """What a transcoder leads past its features, shaped like what it writes; None where it leads nothing."""
-    dictionary = held.dictionary
     if dictionary is None or dictionary.W_skip is None:
         return None
     W_skip = dictionary.W_skip

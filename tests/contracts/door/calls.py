@@ -81,7 +81,7 @@ APART = {"families", "viz"}
 RECORDS = {
     *("CaptionWord", "ConceptCount", "ConceptGrounding", "ConceptSweep", "Correlation", "Edge", "GenerationTrace"),
     *("GroundedConcept", "GroundingScores", "PatchEffect", "Plan", "SampleTop", "Selection", "SizeEstimate"),
-    *("RowQuality", "StateExplanation", "StoreCheck", "Validation", "Value", "Drawing"),
+    *("GraphNode", "GraphScores", "RowQuality", "StateExplanation", "StoreCheck", "Validation", "Value", "Drawing"),
     *(f"scorers.{name}.score" for name in ("BertScore", "ClipScore", "MoverScore", "RegressionScore")),
 }
 #: The longest that a call may take.

@@ -81,6 +81,21 @@ class World:
             return mm.find_features(self.model, self.batch, word="red")
 
     @cached_property
+    def one(self) -> Any:
+        """One sample."""
+        return self.model.prepare("describe the image", images=self.scenes[0].image)
+
+    @cached_property
+    def attribution_graph(self) -> Any:
+        """A graph of its features."""
+        return mm.attribution_graph(self.model, self.one, self.sae, target="red", max_nodes=40, progress=False)
+
+    @cached_property
+    def graph_check(self) -> Any:
+        """What the model does without some of them."""
+        return self.attribution_graph.check(self.model, self.one, self.sae, nodes=2)
+
+    @cached_property
     def card(self) -> Any:
         """How good it is."""
         return mm.features.sae_card(self.model, self.sae, self.batch)
@@ -349,6 +364,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "SparseDictionary": lambda w: w.sae,
     "FeatureScores": lambda w: w.feature_scores,
     "DictionaryCard": lambda w: w.card,
+    "AttributionGraph": lambda w: w.attribution_graph,
+    "GraphCheck": lambda w: w.graph_check,
     "ActivationCache": lambda w: w.cache,
     "ActivationStore": lambda w: w.store,
     "Agreement": lambda w: w.agreement,
@@ -480,6 +497,16 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "settings": lambda w: mm.edits.Through(n_steps=2),
     # where the same word means something else
     "load_sae.path": lambda w: w.sae_folder,
+    "attribution_graph.batch": lambda w: w.one,
+    "AttributionGraph.batch": lambda w: w.one,
+    "transcoders": lambda w: w.sae,
+    "AttributionGraph.nodes": lambda w: 0.8,
+    "AttributionGraph.check.nodes": lambda w: 2,
+    "AttributionGraph.edges": lambda w: 0.9,
+    "AttributionGraph.into.name": lambda w: "logit red@" + str(w.attribution_graph.members[-1].rows[0]),
+    "AttributionGraph.to_circuit_tracer.path": lambda w: str(w.folder / "graph.json"),
+    "AttributionGraph.load.path": lambda w: w.saved(w.attribution_graph),
+    "AttributionGraph.image": lambda w: 0,
     "save_sae.folder": lambda w: w.folder / "written",
     "SparseDictionary.x": lambda w: torch.ones(3, 192),
     "SparseDictionary.values": lambda w: torch.ones(3, 192),
