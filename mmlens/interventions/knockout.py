@@ -122,7 +122,7 @@ class AtPairs(ABC):
         def fill(scores: torch.Tensor, hook: Any) -> torch.Tensor:
             run = run_of(model, node)
             cut = self._cut(run, node, once_per_prompt(scores.shape, node, run))
-            n_query, n_key = scores.shape[-2:]
+            *_, n_query, n_key = scores.shape
             first = run.remember(key, lambda: Passes.of(run, node, cut.prompt.shape[1])).next(node, n_query)
             pairs = cut.of_pass(first, n_query, n_key, may_blind=self.may_blind)[:, None]
             pairs = pairs if heads is None else pairs & heads[:, None, None]

@@ -22,8 +22,8 @@ def config(**vision: Any) -> Any:
 
 
 def ids(*samples: str) -> torch.Tensor:
-    """Token ids of samples: `i`, `v`, `<`, `>` for the tokens above, digits for themselves, 0 behind."""
-    letters = {"i": IMAGE, "v": VIDEO, "<": BEGIN, ">": END}
+    """Token ids of samples: `i`, `v`, `<`, `>` for the tokens above, digits for themselves, `x` for 99, 0 behind."""
+    letters = {"i": IMAGE, "v": VIDEO, "<": BEGIN, ">": END, "x": 99}
     length = max(map(len, samples))
     return torch.tensor([[letters.get(letter) or int(letter) for letter in f"{s:0<{length}}"] for s in samples])
 

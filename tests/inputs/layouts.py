@@ -15,8 +15,8 @@ TOKENS = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0
 
 
 def node(part: str, sequence: str, axes: str = "batch pos d_model") -> Node:
-    """A point."""
-    return Node(f"{part}.point", part, None, "point", axes, 4, sequence)  # type: ignore[arg-type]
+    """A point; its words are equal to others and not the same objects."""
+    return Node(f"{part}.point", "".join(list(part)), None, "point", axes, 4, "".join(list(sequence)))  # type: ignore[arg-type]
 
 
 def grid(index: Any, rows: Sequence[int]) -> RowGrid:

@@ -65,18 +65,18 @@ def test_what_the_projector_receives_has_the_towers_rows() -> None:
     """As many as up to the last that is a patch: class rows behind the patches are not handed on, and the layout counts them."""
     batch = batch_of(
         place(0, lengths={"vision": 9}, vision=grid(0, [1, 2, 3]), projector=grid(0, [0, 1])),
-        place(1, vision=(grid(1, [1, 2]), grid([2, 2], [1, 4])), projector=grid(1, [0])),
+        place(1, vision=(grid(1, [1, 2]), grid([2, 2], [1, 5])), projector=grid(1, [0])),
         **two_samples(),
     )
-    assert PointRows.of(batch, node("projector", "vision")).length == 5
+    assert PointRows.of(batch, node("projector", "vision")).length == 6
     assert PointRows.of(batch, node("vision", "vision")).length == 9
     assert PointRows.of(batch, node("projector", "projector")).length == 2
     assert PointRows.of(batch_of(), node("projector", "vision")).length is None
     assert PointRows.of(batch, node("projector", "vision"), (3, 7, 4)).length == 7
     # and what it reads on the tower's rows is owned as these are
     assert own(PointRows.of(batch, node("projector", "vision"))) == [
-        [[0, row] for row in range(5)],
-        [[entry, row] for entry in (1, 2) for row in range(5)],
+        [[0, row] for row in range(6)],
+        [[entry, row] for entry in (1, 2) for row in range(6)],
     ]
 
 
@@ -110,6 +110,13 @@ def test_entries_that_samples_share_are_told_apart_by_rows() -> None:
     assert own(point) == [[[1, 4], [1, 5]], [[0, 2], [1, 2], [1, 3]]]
     assert point.shared
     assert point.numbers(1, torch.tensor([[1, 3], [0, 3]])).tolist() == [2]
+    both = batch_of(
+        place(0, vision=grid(0, [4, 5]), projector=grid(0, [0])),
+        place(1, vision=grid(0, [2]), projector=grid(0, [1])),
+        **two_samples(),
+    )
+    assert own(PointRows.of(both, node("projector", "vision"))) == [[[0, 4], [0, 5]], [[0, 2]]]
+    assert own(PointRows.of(both, node("projector", "projector"))) == [[[0, 0]], [[0, 1]]]
     without = batch_of(place(0, vision=grid(0, [4])), place(1, vision=grid(0, [5])), **two_samples(tokens=TOKENS))
     assert own(PointRows.of(without, node("vision", "vision"))) == [[[0, 4]], [[0, 5]], []]
     assert PointRows.of(without, node("vision", "vision")).known[2].shape == (0, 2)
@@ -206,7 +213,9 @@ def test_the_length_of_a_sequence_of_pictures() -> None:
         place(1, lengths={"projector": 6}, vision=(grid(0, [2]), grid(1, [5]))),
         **two_samples(),
     ).layout
-    assert [layout.length(name) for name in ("language", "vision", "projector", "queries", "decoder")] == [
+    assert [
+        layout.length(name) for name in map("".join, ("language", "vision", "projector", "queries", "decoder"))
+    ] == [
         *(3, 9, 6),
         *(None, None),
     ]

@@ -25,7 +25,7 @@ TOKENS = 6
 #: A picture of 3 x 2 tiles and its whole, one of one tile; then no picture; then one of 1 x 2 and its whole.
 SIZES = [[(60, 55), (9, 9)], [], [(20, 80)]]
 CUTS = {(0, 0): (3, 2), (0, 1): (1, 1), (2, 0): (1, 2)}
-IDS = ids("1" + "i" * 7 * TOKENS + "2" + "i" * TOKENS, "12", "i" * 3 * TOKENS + "1")
+IDS = ids("1" + "i" * 7 * TOKENS + "x" + "i" * TOKENS, "12", "i" * 3 * TOKENS + "1")
 
 
 class Processor:
@@ -122,6 +122,12 @@ def test_tokens_and_pictures_that_do_not_fit_are_refused() -> None:
         made(config(patch_size=SIDE), tensors(5, ids("i" * 6, "i" * 24)), [[(9, 9)], [(60, 55), (9, 9)]], Processor())
 
 
+def test_uncut_pictures_of_other_tokens_are_refused() -> None:
+    made = canvas_places(merge=lambda config: 2)
+    with pytest.raises(InputError, match=r"those of 3 tiles, but its pictures, .* are cut into 1 \+ 1; pass"):
+        made(config(patch_size=SIDE), tensors(3, ids("i" * 18)), [[(9, 9), (60, 55)]], None)
+
+
 def test_pictures_of_unknown_size_say_how_many_tiles_they_have() -> None:
     made = canvas_places(merge=lambda config: 2)
     places = made(config(patch_size=SIDE), tensors(11), None, Processor())
@@ -135,7 +141,7 @@ def test_pictures_of_unknown_size_say_how_many_tiles_they_have() -> None:
 
 
 def test_a_picture_takes_its_tiles_and_its_whole() -> None:
-    assert [tile_entries(cut) for cut in ((1, 1), (1, 2), (2, 1), (3, 2))] == [1, 3, 3, 7]
+    assert [tile_entries(cut) for cut in ((1, 1), (1, 2), (2, 1), (3, 2), (1, 3), (3, 3))] == [1, 3, 3, 7, 4, 10]
     expand = canvas_tokens(merge=lambda config: 2)
     batch = {**tensors(11), "num_patches": torch.tensor([7, 1, 3])}
     assert expand(config(patch_size=SIDE), batch) == [42, 6, 18]

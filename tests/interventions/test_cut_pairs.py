@@ -1,5 +1,7 @@
 """Pairs of positions in every pass of a generation, pair by pair: what is cut, and what a cut would leave nothing to see."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.positions import resolve
-from mmlens.interventions.knockout import CutPairs, cut_scores
+from mmlens.interventions.knockout import CutPairs, cut_scores, mask_decides
 from tests.inputs.layouts import TOKENS, batch_of
 
 SCORES = Node(
@@ -152,6 +154,16 @@ def test_cuts_that_can_be() -> None:
         pairs_of(0, 0).require()
     with pytest.raises(AttributeError):
         pairs_of(0, 0).seen = None  # type: ignore[misc, assignment]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_only_the_mask_says_what_is_seen_across_sequences_and_ahead(ahead: bool) -> None:
+    language = SimpleNamespace(looks_ahead=ahead)
+    logits = SimpleNamespace(sequence="language")
+    model: Any = SimpleNamespace(graph={"hook_logits": logits}, family=SimpleNamespace(language=language))
+    vision = replace(SCORES, part="vision", sequence="vision")
+    encoder = replace(SCORES, sequence="encoder")
+    assert [mask_decides(model, node) for node in (SCORES, vision, encoder, DECODER)] == [ahead, False, False, True]
 
 
 def test_scores_that_the_model_hides_leave_nothing_to_see() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Neuron
 from mmlens.interventions.edits import Belief, Through, remove_word, replace_token
-from mmlens.interventions.edits.examples import edit_examples
-from mmlens.interventions.edits.methods.through import _cycle, _goal_met, _kl, _without
+from mmlens.interventions.edits.examples import EditExample, edit_examples
+from mmlens.interventions.edits.methods.through import _cycle, _goal_met, _kl, _terms, _without
 from tests.conftest import Subject
 
 ODD = Through(penalty=0.3, keep=0.7, keep_controls=0.5, repetition=2.0, n_steps=3, stop_at=1.0, learning_rate=0.02)
@@ -159,6 +160,27 @@ def test_the_goal_is_met_once_every_batch_was_as_it_should_be() -> None:
     assert not _goal_met(last, 3, settings)
     for wrong in ({"worst": 0.89, "kl": 0.0}, {"worst": 1.0, "kl": 0.011}, {"kl": 0.02}):
         assert not _goal_met({**last, ("examples", 1): wrong}, 3, settings)
+
+
+def test_a_word_that_is_said_for_sure_costs_a_finite_amount(llava: Subject) -> None:
+    """Of probability 1 where it should not be said: as if it were a millionth below."""
+    logits = torch.full((2, 3, 5), -100.0)
+    logits[:, :, 2] = 100.0
+    places = torch.tensor([[0, 0], [1, 1]])
+    example = EditExample(
+        *(SimpleNamespace(size=2), places, torch.tensor([2, 2]), torch.tensor([[0, 1]]), places[:0]),  # type: ignore[arg-type]
+        torch.zeros(2, 5).log_softmax(-1),
+        torch.zeros(0, 5),
+    )
+    for target in (((2,),), None):
+        task = SimpleNamespace(model=lambda batch: logits, target=target)
+        terms, state = _terms(task, example)  # type: ignore[arg-type]
+        unsaid = float(terms["say"] if target is None else terms["again"])
+        assert unsaid == pytest.approx(13.8, abs=0.1)
+        assert state["worst"] == pytest.approx(1e-6 if target is None else 1.0, rel=0.1)
+        assert set(terms) == ({"say", "instead"} if target is None else {"say", "again"})
+        assert state["kl"] == (pytest.approx(float(terms["instead"])) if target is None else 0)
+    assert float(_terms(SimpleNamespace(model=lambda batch: logits, target=((2,),)), example)[0]["say"]) == 0  # type: ignore[arg-type]
 
 
 def test_divergences_by_hand() -> None:
