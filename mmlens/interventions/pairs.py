@@ -5,6 +5,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.names import PARTS
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.patch_geometry import RowGrid
 
 
 def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> None:
@@ -35,15 +36,21 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
                 f"clean and corrupted differ in {name}: {shapes[0]} and {shapes[1]}; use pictures of one size, made by one "
                 "processor."
             )
-    for number, (first_places, second_places) in enumerate(zip(first.places, second.places, strict=True)):
+    if len(first.places) != len(second.places):
+        raise InputError(f"clean has {len(first.places)} pictures and corrupted {len(second.places)}; use as many.")
+    for number, places in enumerate(zip(first.places, second.places, strict=True)):
         for part in PARTS:
-            if part in first_places.placeless:
+            if any(part in one.placeless for one in places):
                 continue
-            for grid, twin in zip(first_places.views(part), second_places.views(part), strict=False):
-                if grid.shape != twin.shape or not (
-                    torch.equal(grid.rows, twin.rows) and torch.equal(grid.cells, twin.cells)
-                ):
-                    raise InputError(
-                        f"clean and corrupted differ in picture {number}: its rows in the part {part!r} are {grid.shape} (rows, "
-                        f"columns) of patches and {twin.shape}; use pictures of one size."
-                    )
+            views = [one.views(part) for one in places]
+            if list(map(_layout, views[0])) != list(map(_layout, views[1])):
+                shapes = [" and ".join(str(grid.shape) for grid in grids) for grids in views]
+                raise InputError(
+                    f"clean and corrupted differ in picture {number}: its rows in the part {part!r} are {shapes[0]} (rows, "
+                    f"columns) of patches and {shapes[1]}; use pictures of one size."
+                )
+
+
+def _layout(grid: RowGrid) -> tuple[object, ...]:
+    """What must be the same of the rows of a picture."""
+    return grid.shape, grid.rows.tolist(), grid.cells.tolist()

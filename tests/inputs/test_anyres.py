@@ -151,7 +151,14 @@ def test_several_pictures_of_a_sample_are_made_squares_where_the_processor_says_
                 assert box == pytest.approx([left, top, left + SIDE * factor, top + SIDE * factor])
 
 
-def test_pictures_without_sizes_are_refused() -> None:
+def test_pictures_without_sizes_or_with_other_counts_are_refused() -> None:
+    tensors = {
+        "input_ids": ids("i"),
+        "image_sizes": torch.tensor([(28, 14)] * 2),
+        "batch_num_images": torch.tensor([1, 2]),
+    }
+    with pytest.raises(InputError, match="batch_num_images counts 3 pictures, and image_sizes has 2"):
+        anyres_tokens()(model_config(), tensors)
     with pytest.raises(InputError, match="pixel_values came without image_sizes"):
         anyres_places(class_rows=lambda config: 0)(model_config(), {"input_ids": ids("i")}, None, None)
 

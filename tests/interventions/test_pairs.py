@@ -80,6 +80,18 @@ def test_what_differs_is_told(corrupted: MultimodalBatch, message: str) -> None:
         require_same_layout(batch(), corrupted)
 
 
+def test_more_pictures_and_more_views_of_one_are_told() -> None:
+    places = batch().layout.places
+    with pytest.raises(InputError, match="clean has 2 pictures and corrupted 1; use as many"):
+        require_same_layout(batch(), batch(places=places[:1]))
+    for corrupted in (other("language", grid()), other("language", grid(), grid(), grid())):
+        for one, two in ((batch(), batch(places=corrupted)), (batch(places=corrupted), batch())):
+            with pytest.raises(
+                InputError, match=r"differ in picture 1: its rows in the part 'language' are \(1, 2\) and"
+            ):
+                require_same_layout(*((one, two) if len(one.layout.places[1].views("language")) > 1 else (two, one)))
+
+
 def test_one_that_has_a_tensor_more_is_told_too() -> None:
     with pytest.raises(InputError, match=r"differ in pixel_values: \[2, 3\] and None"):
         require_same_layout(batch(pixel_values=torch.zeros(2, 3)), batch())

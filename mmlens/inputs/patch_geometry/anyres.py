@@ -130,6 +130,11 @@ def _pictures(config: Config, tensors: dict[str, Any], limit_of: Callable[[Confi
         )
     together = tensors.get("batch_num_images")
     counts = [1] * len(sizes) if together is None else [int(n) for n in together]
+    if sum(counts) != len(sizes):
+        raise InputError(
+            f"batch_num_images counts {sum(counts)} pictures, and image_sizes has {len(sizes)}; pass what the image processor "
+            "returns as a whole, or use prepare(text, images=...)."
+        )
     cut = [count == 1 for count in counts for _ in range(count)]
     limit = None if limit_of is None else limit_of(config)
     return [
