@@ -44,10 +44,10 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
                 continue
             views = [one.views(part) for one in places]
             if list(map(_layout, views[0])) != list(map(_layout, views[1])):
-                shapes = [" and ".join(str(grid.shape) for grid in grids) for grids in views]
+                view_shapes = [" and ".join(str(grid.shape) for grid in grids) for grids in views]
                 raise InputError(
-                    f"clean and corrupted differ in picture {number}: its rows in the part {part!r} are {shapes[0]} (rows, "
-                    f"columns) of patches and {shapes[1]}; use pictures of one size."
+                    f"clean and corrupted differ in picture {number}: its rows in the part {part!r} are {view_shapes[0]} (rows, "
+                    f"columns) of patches and {view_shapes[1]}; use pictures of one size."
                 )
 
 

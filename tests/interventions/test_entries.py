@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
-from mmlens.interventions.positioned import once_per_prompt, per_entry
+from mmlens.interventions.positioned import RowMask, new_tokens_read, once_per_prompt, per_entry
 from tests.conftest import Subject
 
 NODE = Node("vision.hook_embed", "vision", None, "embed", "batch pos d_model", 4, "vision")
@@ -17,6 +17,23 @@ MARKS = torch.tensor([[True, False], [False, True]])
 
 def run(kind: str) -> Any:
     return SimpleNamespace(kind=kind)
+
+
+def test_the_last_new_token_is_written_and_not_read() -> None:
+    def of(kind: str, **options: int) -> int | None:
+        return new_tokens_read(SimpleNamespace(kind=kind, options=options))  # type: ignore[arg-type]
+
+    assert [of("forward"), of("forward", max_new_tokens=9)] == [0, 0]
+    assert [of("generate", max_new_tokens=count) for count in (1, 2, 9, 0)] == [0, 1, 8, 0]
+    assert of("generate") is None
+
+
+def test_rows_that_are_meant_are_put_in_the_precision_of_the_others() -> None:
+    old, new = torch.zeros(2, 2, dtype=torch.bfloat16), torch.ones(2, 2)
+    assert RowMask(True, 0).put(old, new).tolist() == [[1, 1], [1, 1]]
+    assert RowMask(False, 0).put(old, new).tolist() == [[0, 0], [0, 0]]
+    mixed = RowMask(torch.tensor([[True], [False]]), 0).put(old, new)
+    assert (mixed.tolist(), mixed.dtype) == ([[1, 1], [0, 0]], torch.bfloat16)
 
 
 def test_beams_of_a_prompt_have_its_marks() -> None:
