@@ -1,6 +1,7 @@
 """Heat maps over a picture: one value per patch, smooth map and mask, laid over the picture."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,15 +10,25 @@ from PIL import Image
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Percentile
+from mmlens.core.kinds import Count, PathLike, Percentile
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
+from mmlens.core.pictures import drawn_by
+from mmlens.core.results import TensorKind
 from mmlens.core.view import Viewable
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.layout import TokenLayout
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
+
 #: The longer side of a picture in a figure, in pixels.
 FIGURE_SIDE = 1600
+_FILE = TensorKind(
+    "mmlens.neurons.HeatMap", 1, "heat map", {"size": list[int], "box": list[float], "title": str, "even": bool},
+    tensors=("values", "rows", "columns"),
+)  # fmt: skip
 
 
 @checked_result
@@ -60,14 +71,18 @@ class HeatMap(Viewable):
         coverage = weights[0].sum(1)[:, None] * weights[1].sum(1)[None]
         return torch.where(coverage > 0.5, heat, minimum)
 
+    def _centres(self, axis: int) -> Float[torch.Tensor, "patch"]:
+        """Centres of the patches along an axis, in pixels."""
+        if self.centres is not None:
+            return self.centres[axis].double()
+        first, last, count = self.box[1 - axis], self.box[3 - axis], self.values.shape[axis]
+        return first + (torch.arange(count, dtype=torch.float64) + 0.5) * (last - first) / count
+
     def _weights(self, axis: int, length: int) -> Float[torch.Tensor, "pixel patch"]:
         """How much each patch along an axis adds to each pixel of a picture drawn with so many pixels."""
         first, last = self.box[1 - axis], self.box[3 - axis]
         count = self.values.shape[axis]
-        if self.centres is None:
-            centres = first + (torch.arange(count, dtype=torch.float64) + 0.5) * (last - first) / count
-        else:
-            centres = self.centres[axis].double()
+        centres = self._centres(axis)
         factor = length / self.size[axis]
         pixels = torch.arange(length, dtype=torch.float64) + 0.5
         place = torch.from_numpy(np.interp(pixels / factor, centres.numpy(), np.arange(count)))
@@ -132,6 +147,56 @@ class HeatMap(Viewable):
         intensity = (smooth - smooth.min()) / spread if spread else np.zeros_like(smooth)
         colors = colormaps[OVER_PICTURE](intensity)[..., :3]
         return Image.fromarray(((pixels * (1 - alpha) + colors * alpha) * 255).round().astype(np.uint8))
+
+    @checked
+    def plot(
+        self, image: Picture, *, percentile: Percentile = 95.0, figure: "Figure | SubFigure | None" = None
+    ) -> "Figure":
+        """The picture, the map over it in colours, and its mask.
+
+        Args:
+            image: the picture, of the map's size.
+            percentile: of the mask.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("maps.plot_maps")(load_image(image), [self], percentile=percentile, figure=figure)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per patch: its row and column, the pixel (x, y) in its middle, and its value."""
+        import pandas as pd
+
+        y, x = (self._centres(axis) for axis in (0, 1))
+        cells = torch.cartesian_prod(*map(torch.arange, self.values.shape)).reshape(-1, 2)
+        rows, columns = cells.T
+        return pd.DataFrame(
+            {
+                "row": rows.numpy(),
+                "column": columns.numpy(),
+                "x": x[columns].numpy(),
+                "y": y[rows].numpy(),
+                "value": self.values.flatten().float().numpy(),
+            }
+        )
+
+    @checked
+    def save(self, path: PathLike) -> None:
+        """Write the map as one safetensors file, whole or not at all."""
+        about = {"size": list(self.size), "box": list(self.box), "title": self.title, "even": self.centres is None}
+        _FILE.write(path, {"values": self.values, "rows": self._centres(0), "columns": self._centres(1)}, about)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike) -> "HeatMap":
+        """Read a map that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no heat map.
+        """
+        tensors, about = _FILE.read(path)
+        height, width = about["size"]
+        left, top, right, bottom = about["box"]
+        centres = None if about["even"] else (tensors["rows"], tensors["columns"])
+        return cls(tensors["values"], (height, width), (left, top, right, bottom), about["title"], centres)
 
 
 def _above(smooth: torch.Tensor, percentile: float) -> torch.Tensor:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import networkx as nx
 import torch
@@ -26,12 +26,13 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike, MetricReading, as_forced, metric_name, readings
 from mmlens.analysis.patching.groups import Group, groups_of, groups_on
-from mmlens.analysis.patching.result import PatchSweep, summed
+from mmlens.analysis.patching.result import SWEEP_FIELDS, PatchSweep, summed
 from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Several
+from mmlens.core.kinds import PathLike, Several
+from mmlens.core.results import TensorKind
 from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
 from mmlens.core.view import Viewable
@@ -46,6 +47,17 @@ from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
+
+_FILE = TensorKind(
+    "mmlens.patching.PathSweep",
+    1,
+    "path sweep",
+    {**SWEEP_FIELDS, "receivers": list[str], "freeze": str, "frozen": dict[str, list[str]]},
+    tensors=("values", "clean", "corrupted"),
+)
 Freeze: TypeAlias = Literal["branches", "attention"]
 _CROSS_INPUT = re.compile(r"cross_attn\.hook_[kv](_normed)?$")
 _WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
@@ -76,6 +88,38 @@ class PathSweep(Viewable):
     def effect(self) -> torch.Tensor:
         """What each sender changes by way of the receivers, `[sender group sample]`, in the metric's unit."""
         return self.sweep.effect
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The effects of senders by group of positions.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return self.sweep.plot(figure=figure)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The frame of its sweep, one row per sender and group, with the receivers beside them."""
+        return self.sweep.to_frame().assign(receivers=", ".join(self.receivers))
+
+    @checked
+    def save(self, path: PathLike) -> None:
+        """Write it as one safetensors file, whole or not at all."""
+        tensors, about = self.sweep.as_pieces()
+        paths = {"receivers": list(self.receivers), "freeze": self.freeze, "frozen": dict(self.frozen)}
+        _FILE.write(path, tensors, about | paths)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike) -> "PathSweep":
+        """Read one that `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it is no path sweep.
+        """
+        tensors, about = _FILE.read(path)
+        receivers, freeze, frozen = (about.pop(name) for name in ("receivers", "freeze", "frozen"))
+        return cls(PatchSweep.of_pieces(tensors, about), receivers, freeze, frozen)
 
 
 @checked

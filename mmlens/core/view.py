@@ -48,6 +48,20 @@ class View:
             temporary.write_text(_PAGE.format(title=escape(self.text), body=self.html), encoding="utf-8")
         return target
 
+    def live(self) -> Any:
+        """The same as a widget: `layer`, `head`, `token`, `item`, `run`, `array` and `selected`, as chosen in it, are its traits.
+
+        Needs anywidget (`pip install "mmlens[widget]"`) and a kernel; a notebook that is only read shows `view()`.
+
+        Raises:
+            InputError: if anywidget is not installed.
+
+        Example:
+            >>> widget = sweep.view(picture).live()  # doctest: +SKIP
+            >>> widget.observe(lambda change: print(change.new), "selected")  # doctest: +SKIP
+        """
+        return drawn_by("page.live.live_of")(self)
+
     def _repr_html_(self) -> str:
         return self.html
 

@@ -1,5 +1,6 @@
 """Pictures of the logit lens: words by layer and position, and words on the patches of a picture."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from matplotlib.cm import ScalarMappable
@@ -15,6 +16,7 @@ from mmlens.viz.points import point_rows
 from mmlens.viz.words import shown, text_options
 
 if TYPE_CHECKING:
+    from mmlens.analysis.lenses.patchscopes import PatchscopeReading
     from mmlens.analysis.lenses.result import LogitLens
 
 #: More columns than this cannot be read; the last ones are shown.
@@ -32,7 +34,30 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
         sample: which sample.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    count = lens.counts[sample]
+    return _plot_words(lens, sample, lens.tokens[sample].__getitem__, "token read at", figure)
+
+
+def plot_patchscope(
+    reading: "PatchscopeReading", *, sample: int = 0, figure: Figure | SubFigure | None = None
+) -> Figure:
+    """The best next word of the target prompt for every state, coloured by its probability.
+
+    Args:
+        reading: from `mm.lenses.patchscope`.
+        sample: which sample.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    return _plot_words(reading, sample, str, "position of the state", figure)
+
+
+def _plot_words(
+    lens: "LogitLens | PatchscopeReading",
+    sample: int,
+    name_of: Callable[[int], str],
+    x: str,
+    figure: Figure | SubFigure | None,
+) -> Figure:
+    count = int((lens.positions[sample] >= 0).sum())
     columns = lens.positions[sample].tolist()[max(count - _MOST_COLUMNS, 0) : count]
     first = count - len(columns)
     best = lens.probabilities[sample, :, first:count, 0]
@@ -53,10 +78,10 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
             axes.text(j, i, word, ha="center", va="center", fontsize=size, color=color, **text_options())
     rows, axis = point_rows(lens.points)
     cut = f", last {len(columns)} of {count}" if first else ""
-    dress(axes, x=f"token read at{cut}", y=axis)
+    dress(axes, x=f"{x}{cut}", y=axis)
     axes.spines[:].set_visible(False)
     name_rows(axes, rows, height - 1.3)
-    read = [shown(lens.tokens[sample][column], _LETTERS) for column in columns]
+    read = [shown(name_of(column), _LETTERS) for column in columns]
     axes.set_xticks(
         range(len(columns)), read, fontsize=TICK, rotation=60, ha="right", rotation_mode="anchor", **text_options()
     )

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
+from mmlens.analysis.attribution.compare import agreement
 from mmlens.analysis.circuits.circuit import Circuit, Edge
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
 from mmlens.analysis.heads.ranking import HeadRanking
+from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.mitigation.result import MitigationReport
@@ -106,6 +108,22 @@ RESULTS: dict[str, Callable[[], Any]] = {
         {"a": "boosted"},
         IDENTITY,
     ),
+    "PathSweep": lambda: PathSweep(
+        replace(made.sweep(["a", "b"], ["image", "last"]), identity=IDENTITY), ["c[h1]"], "branches", {"a": ["d"]}
+    ),
+    "Agreement": lambda: agreement(
+        replace(made.sweep(["a", "b"], ["image"]), method="atp"), made.sweep(["a", "b"], ["image"])
+    ),
+    "HeatMap": lambda: HeatMap(made.noise(2, 3), (24, 36), (0.0, 0.0, 36.0, 24.0), "a map"),
+    "PatchscopeReading": lambda: PatchscopeReading(
+        ["a"],
+        torch.tensor([[0, -1]]),
+        torch.tensor([[[[4], [5]]]]),
+        torch.tensor([[[[0.5], [0.25]]]]),
+        [[["x", ""]]],
+        "b",
+        {4: "red", 5: "blue"},
+    ),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "Edit": edit,
@@ -114,8 +132,6 @@ RESULTS: dict[str, Callable[[], Any]] = {
 #: What those have that have no file.
 UNSAVED: dict[str, Callable[[], Any]] = {
     "LogitLens": lambda: replace(made.lens(2, 3), layout=layout()),
-    "HeatMap": made.heat,
-    "Agreement": lambda: made.estimated(made.sweep(["a", "b"], ["image"])),
     "ShiftGrounding": lambda: made.shift_board(2),
     "States": states,
     "TokenLayout": layout,
@@ -127,10 +143,6 @@ UNSAVED: dict[str, Callable[[], Any]] = {
     "ScoreTable": lambda: ScoreTable("steering", (UNSAVED["Score"](),)),
     "DictionaryCard": lambda: DictionaryCard(AT, {}, 1.0, 1.2, 3.0, made.noise(4).abs(), 2),
     "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
-    "PathSweep": lambda: PathSweep(made.sweep(["a", "b"], ["last"]), ["blocks.1.hook_mlp_out"], "branches", {"a": []}),
-    "PatchscopeReading": lambda: PatchscopeReading(
-        [AT], torch.zeros(1, 1).long(), torch.zeros(1, 1, 1, 1).long(), torch.ones(1, 1, 1, 1), [[["a"]]], AT, {0: "a"}
-    ),
 }
 
 
@@ -173,6 +185,10 @@ VERSIONS = {
     "HeadRanking": 1,
     "SteeringTable": 1,
     "LearnedPredictor": 1,
+    "PathSweep": 1,
+    "Agreement": 1,
+    "HeatMap": 1,
+    "PatchscopeReading": 1,
     "Circuit": 4,
     "CircuitEvaluation": 3,
     "Edit": 3,

@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Index, Text
+from mmlens.core.kinds import Count, Index, PathLike, Text
+from mmlens.core.pictures import drawn_by
+from mmlens.core.results import TensorKind
 from mmlens.core.rules import Positions
 from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Node, Points
@@ -29,6 +31,16 @@ from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
+
+_TENSORS = ("positions", "top_tokens", "probabilities")
+_FILE = TensorKind(
+    "mmlens.lenses.PatchscopeReading",
+    1,
+    "reading by patchscopes",
+    {"points": list[str], "text": list[list[list[str]]], "target_at": str, "strings": dict[str, str]},
+    tensors=_TENSORS,
+)
 
 
 @checked_result
@@ -88,6 +100,35 @@ class PatchscopeReading(Viewable):
             }
             rows.append(row)
         return pd.DataFrame(rows)
+
+    @checked
+    def plot(self, *, sample: Index = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The best next word for every state, coloured by its probability.
+
+        Args:
+            sample: which sample.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("lens.plot_patchscope")(self, sample=sample, figure=figure)
+
+    @checked
+    def save(self, path: PathLike) -> None:
+        """Write the readings as one safetensors file, whole or not at all."""
+        strings = {str(token): word for token, word in self.strings.items()}
+        about = {"points": list(self.points), "text": self.text, "target_at": self.target_at, "strings": strings}
+        _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike) -> "PatchscopeReading":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if there is no file, or it holds something else.
+        """
+        tensors, about = _FILE.read(path)
+        about["strings"] = {int(token): word for token, word in about["strings"].items()}
+        return cls(**(about | tensors))
 
 
 @checked

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,20 +29,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _TENSORS = ("values", "clean", "corrupted")
+#: What a file says of a sweep besides its tensors.
+SWEEP_FIELDS: Mapping[str, Any] = {
+    "points": list[str],
+    "groups": list[str],
+    "direction": str,
+    "metric": str,
+    "method": str,
+    "row_units": list[list[str]],
+    "boxes": list[list[list[float]] | None],
+    "identity": dict[str, str],
+}
 _FILE = TensorKind(
     "mmlens.patching.PatchSweep",
     3,
     "patch sweep",
-    {
-        "points": list[str],
-        "groups": list[str],
-        "direction": str,
-        "metric": str,
-        "method": str,
-        "row_units": list[list[str]],
-        "boxes": list[list[list[float]] | None],
-        "identity": dict[str, str],
-    },
+    SWEEP_FIELDS,
     tensors=_TENSORS,
 )
 
@@ -287,11 +289,7 @@ class PatchSweep(Viewable):
     @checked
     def save(self, path: PathLike) -> None:
         """Write the sweep as one safetensors file, whole or not at all."""
-        about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
-        about["identity"] = dict(self.identity)
-        about["row_units"] = [list(map(str, units)) for units in self.row_units]
-        about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
-        _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
+        _FILE.write(path, *self.as_pieces())
 
     @classmethod
     @checked
@@ -301,10 +299,22 @@ class PatchSweep(Viewable):
         Raises:
             InputError: if there is no file, or it is no sweep.
         """
-        tensors, about = _FILE.read(path)
-        about["row_units"] = tuple(map(Units, about["row_units"]))
-        about["boxes"] = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
-        return cls(**(about | tensors))
+        return cls.of_pieces(*_FILE.read(path))
+
+    def as_pieces(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Its tensors and all else as plain data, for files that hold it."""
+        about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
+        about["identity"] = dict(self.identity)
+        about["row_units"] = [list(map(str, units)) for units in self.row_units]
+        about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
+        return {name: getattr(self, name) for name in _TENSORS}, about
+
+    @classmethod
+    def of_pieces(cls, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> "PatchSweep":
+        """A sweep of what `as_pieces` gave."""
+        units = tuple(map(Units, about["row_units"]))
+        boxes = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
+        return cls(**{**about, **tensors, "row_units": units, "boxes": boxes})
 
 
 def summed(sweeps: Sequence[PatchSweep]) -> PatchSweep:

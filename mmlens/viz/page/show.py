@@ -43,16 +43,17 @@ def show(pack: Pack) -> View:
     words = escape(pack.headline, quote=True)
     picture = ""
     if still is not None:
-        source = base64.b64encode(encoded(still, "WEBP")).decode()
-        picture = f'<img alt="{words}" src="data:image/webp;base64,{source}">'
+        data_uri = base64.b64encode(encoded(still, "WEBP")).decode()
+        picture = f'<img alt="{words}" src="data:image/webp;base64,{data_uri}">'
     html = (
         f'<div class="mmlens-view" data-pack="{number}"><p data-still>{words}</p>{picture}'
-        f'<template>{_source("viewer.css")}</template><script type="application/json">{data}</script></div>'
-        f"<script>(()=>{{{_START % (number, _source('viewer.js'))}}})()</script>"
+        f'<template>{source("viewer.css")}</template><script type="application/json">{data}</script></div>'
+        f"<script>(()=>{{{_START % (number, source('viewer.js'))}}})()</script>"
     )
     return View(html, pack.headline, None if still is None else encoded(still, "PNG"))
 
 
 @cache
-def _source(name: str) -> str:
+def source(name: str) -> str:
+    """A file of the viewer, as text."""
     return files("mmlens.viz.page").joinpath(name).read_text(encoding="utf-8").strip()

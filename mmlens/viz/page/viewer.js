@@ -300,6 +300,14 @@
     copy.hidden = !state.chosen.size;
     draw(null);
   };
+  const seen = () => ({array: state.array ?? "", layer: state.layer, head: state.head, token: state.token, item: state.item, run: state.run,
+    selected: [...state.chosen].sort((a, b) => a - b)});
+  host.mmlens = {seen, set: values => {  // what a kernel asks for; see live.js
+    const {selected, ...others} = values;
+    Object.assign(state, others);
+    if (selected) state.chosen = new Set(selected);
+    draw(null);
+  }};
   let turn = 0;
   const draw = async announced => {
     const mine = ++turn, array = arrays[state.array], drawn = array?.axes[array.axes.length - 1];
@@ -313,6 +321,7 @@
     if (second) { second.figure.hidden = !others; if (others) paint(second, array.control, others); }
     if (drawn === "group") await drawGrid(state.array); else grid.replaceChildren();
     for (const part of parts) part.update();
+    host.dispatchEvent(new CustomEvent("mmlens-change", {detail: seen()}));
     readWords(state.patch);
     if (state.patch >= 0 && numbers) {
       say(`patch ${label("patch", state.patch)}: ${shown(numbers[state.patch])} ${array.unit}` + (others ? `; control ${shown(others[state.patch])}` : ""));
