@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write a page of the results in --results")
     parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="what --write writes about")
+    parser.add_argument(
+        "--together", type=Path, nargs="+", default=[], metavar="FILE", help="those that the page adds up"
+    )
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
     judges = JudgeMap.load(options.judges)
@@ -44,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         judges.save(options.judges)
         return code
     if options.write:
-        options.write.write_text(page([Results.load(path) for path in options.results or ()]), "utf-8")
+        sections, together = (
+            [Results.load(path) for path in paths] for paths in (options.results or (), options.together)
+        )
+        options.write.write_text(page(sections, together), "utf-8")
         return 0
     if not judges.tests:
         parser.error(f"{options.judges} does not exist; run --measure first (the whole of the tests, once)")

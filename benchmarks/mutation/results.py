@@ -131,8 +131,13 @@ def missed(results: Results) -> list[Result]:
     return [result for result in results.survivors if result.key not in excused]
 
 
-def page(samples: Sequence[Results]) -> str:
-    """The page of the documentation."""
+def page(samples: Sequence[Results], together: Sequence[Results] = ()) -> str:
+    """The page of the documentation.
+
+    Args:
+        samples: a section each.
+        together: those that a first table adds up.
+    """
     lines = [
         "# What the tests see",
         "",
@@ -144,8 +149,13 @@ def page(samples: Sequence[Results]) -> str:
         "The tests that were seen to run a line judge it, each mutant in a process of its own. Mutants that cannot be "
         "imported need no test, so they do not count; annotations are not changed. The kill rate is of what is left "
         "without the equivalent ones, which are listed with the reason. It is a lower bound: what judges is what was measured "
-        "(`--measure`; here the tests of the rooms, not the long contracts and real checkpoints), seconds of it for each mutant.",
+        "(`--measure`), for each mutant the tests that run its line, as many as take some seconds (`--budget`), the nearest "
+        "and the fastest first.",
     ]
+    if together:
+        whole = Results("all", tuple(result for results in together for result in results.results))
+        names = "; ".join(results.name for results in together)
+        lines += ["", "## All together", "", f"{names}.", "", table(whole)]
     for results in samples:
         spent = sum(result.seconds for result in results.results) / max(1, len(results.results))
         lines += ["", f"## {results.name}", "", table(results), "", f"{spent:.1f} s a mutant on one core."]

@@ -97,11 +97,15 @@ class Trials:
         )
         lines = self.log.read_text("utf-8", "replace").splitlines()
         said = [line.partition(" ")[2] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-        # tests that were measured, and are no more
-        said += [
+        # tests that were measured, and are no more; of variants only the common name is said
+        gone = {
             line.rpartition("not found: ")[2].removeprefix(f"{ROOT}/") for line in lines if line.startswith("ERROR: ")
+        }
+        failed = [
+            test
+            for test in tests
+            if test.split("[")[0] in gone or any(f"{line} - ".startswith(f"{test} - ") for line in said)
         ]
-        failed = [test for test in tests if any(f"{line} - ".startswith(f"{test} - ") for line in said)]
         if outcome == "killed" and not failed and old != new:
             self.run(file, old, old, tests, limit)
         if outcome == "killed" and not failed and old == new:
