@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 
 from mmlens.analysis.statistics import (
     Interval,
@@ -103,6 +103,14 @@ def test_rates_have_wilsons_interval(successes: int, count: int) -> None:
 def test_a_rate_of_clusters_that_are_all_alike_counts_each_once() -> None:
     together = mean_interval([True] * 12, groups=np.repeat(np.arange(3), 4))
     assert together.low < mean_interval([True] * 3).low < mean_interval([True] * 12).low
+
+
+def test_clusters_of_opposite_rates_are_hardly_more_than_one_value() -> None:
+    """Korn and Graubard by hand: two scenes of ten, all of one and none of the other, are worth 20 / 19 of a value."""
+    found = mean_interval([True] * 10 + [False] * 10, groups=np.repeat(np.arange(2), 10))
+    size, z = 20 / 19, t.ppf(0.975, 1)
+    centre, reach = 0.5, z * np.sqrt(0.25 / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach))
 
 
 def test_shares_are_rates_where_each_is_all_or_nothing() -> None:

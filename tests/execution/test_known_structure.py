@@ -94,3 +94,20 @@ def test_no_words_make_no_text(llava: Subject) -> None:
     assert short_text(model, replace(batch, inputs={**batch.inputs, "input_ids": pictures})) is None
     embeddings = {name: value for name, value in batch.inputs.items() if name != "input_ids"}
     assert short_text(model, replace(batch, inputs=embeddings)) is None
+
+
+def test_rows_that_are_no_text_give_no_words_of_a_long_prompt() -> None:
+    """Here nothing is special, and text stands at the end of 300 tokens; layouts of another length say nothing about tokens."""
+    ids = torch.arange(300)[None]
+    layout = SimpleNamespace(is_token=torch.ones(1, 300, dtype=torch.bool), text=[torch.arange(280, 300)])
+    model: Any = SimpleNamespace(config=SimpleNamespace(), batch=lambda inputs: inputs)
+    batch: Any = SimpleNamespace(inputs={"input_ids": ids}, layout=layout)
+    batch = type("Batch", (), {**vars(batch), "__getitem__": lambda self, name: self.inputs[name]})()
+    found: Any = short_text(model, batch)
+    assert found["input_ids"].tolist() == [list(range(288, 300))]
+    layout.text = [torch.arange(5)]
+    found = short_text(model, batch)
+    assert found["input_ids"].tolist() == [([0, 1, 2, 3, 4] * 3)[-12:]]
+    layout.is_token = torch.ones(1, 310, dtype=torch.bool)
+    found = short_text(model, batch)
+    assert found["input_ids"].tolist() == [list(range(288, 300))]

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.attachment import AtSite
+from mmlens.hooks.attachment import RECORD_RANK, AtSite, BetweenBranches, NormScale
+from mmlens.hooks.before_gain import BeforeGain
+from mmlens.hooks.head_streams import HeadInputs
 from mmlens.hooks.point import Point, reads_only
-from mmlens.hooks.site import MethodSite, Site
+from mmlens.hooks.site import MethodSite, Site, _in_place_of
 
 
 class Module(nn.Module):
@@ -181,3 +183,24 @@ def test_what_a_method_shows_has_a_gradient() -> None:
     total = sum(tensor.sum() for tensor in module().held)
     (gradient,) = torch.autograd.grad(total, shown)
     assert gradient.tolist() == [[1.0] * 3] * 3
+
+
+def test_a_new_tensor_lies_in_memory_as_the_old_one_did() -> None:
+    """The order decides how what follows rounds. What has another shape, or is spread from one entry, keeps its own."""
+    old, new = torch.randn(4, 3).T, torch.randn(3, 4)
+    found = _in_place_of(old, new)
+    assert torch.equal(found, new)
+    assert found.stride() == old.stride() != new.stride()
+    alike = torch.randn(3, 4)
+    assert _in_place_of(new, alike) is alike
+    for other in (torch.randn(2, 4), torch.randn(3, 5), torch.randn(3, 4, 1)):
+        assert _in_place_of(old, other) is other
+    spread = torch.randn(1, 4).expand(3, 4)
+    assert _in_place_of(spread, new) is new
+
+
+def test_points_stand_in_the_order_of_what_is_made_of_what() -> None:
+    """On one module: a head's stream, the norm's scale, what it makes before the gain, its output, the stream behind, notes."""
+    ranks = [HeadInputs.RANK, NormScale.WRITE_RANK, BeforeGain.WRITE_RANK, AtSite(Site(nn.Identity(), "out")).rank]
+    ranks += [BetweenBranches.WRITE_RANK, RECORD_RANK]
+    assert ranks == sorted(set(ranks))

@@ -91,6 +91,20 @@ def test_without_an_edit_the_logits_are_the_same_to_the_bit(name: str, site: str
     assert not any(point.attached for point in model.hook_dict.values())
 
 
+@torch.no_grad()
+def test_what_is_not_edited_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that adds up in another order the second time would make a difference where there is none."""
+    model, batch = made("llava")
+    sae, calls = dictionary(model, SITES[0]), []
+    codes = SparseDictionary.codes
+    monkeypatch.setattr(SparseDictionary, "codes", lambda self, *args: calls.append(1) or codes(self, *args))
+    with model.attach(sae):
+        model.run_with_hooks(batch, fwd_hooks=[("**hook_sae_*", lambda a, hook: a.clone())])
+        assert len(calls) == 1
+        model.run_with_hooks(batch, fwd_hooks=[(f"{SITES[0]}.hook_sae_input", lambda a, hook: a + 1)])
+        assert len(calls) == 3  # of what was there too
+
+
 def by_hand(sae: SparseDictionary, kind: str, feature: int, value: float) -> Callable[..., torch.Tensor]:
     """What a point holds once a code is another: `y + (value - f_i) s W_dec_i`, written out."""
 
