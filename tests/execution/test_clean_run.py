@@ -1,6 +1,7 @@
 """What a clean run refuses, what it keeps to, and what it leaves behind."""
 
 import gc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from mmlens.execution import Cell, Change, CleanRun
+from mmlens.execution.cell_runs import Call
 from mmlens.execution.equivalence_check import Evidence
+from mmlens.inputs.batch import MultimodalBatch
 from tests.conftest import Subject
 from tests.execution.test_cells import Shift, language_cells
 
@@ -262,3 +266,17 @@ class _Memory(TorchDispatchMode):
     def __exit__(self, *error: object) -> None:  # type: ignore[override]
         super().__exit__(*error)
         gc.collect()
+
+
+def test_calls_are_described_by_their_cells_and_what_the_batch_holds(run: CleanRun, llava: Subject) -> None:
+    """Processes that share a sweep compare it: the same batch, prepared again, is the same; another one is not."""
+
+    def described(batch: MultimodalBatch) -> str:
+        return CleanRun(llava.model, batch)._described([Call([0, 1], list), Call([2], list)])
+
+    again = replace(run.batch, inputs={name: tensor.clone() for name, tensor in run.batch.inputs.items()})
+    assert described(again) == described(run.batch)
+    assert described(run.batch).startswith("a sweep of [2, 1] cells over a batch ")
+    assert described(run.batch).endswith(identity_of(run.batch, "the batch"))
+    other = {**run.batch.inputs, "pixel_values": run.batch["pixel_values"] + 1}
+    assert described(replace(run.batch, inputs=other)) != described(run.batch)

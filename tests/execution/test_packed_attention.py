@@ -175,3 +175,11 @@ def test_cells_are_put_together_by_sample_window_and_size(
     groups = query_groups(spans, spans, length, True, torch.device("cpu"))
     owner = torch.repeat_interleave(torch.arange(len(cells)), torch.tensor([len(r) for r in rows]))
     assert [owner[group.taken].unique().tolist() for group in groups] == together
+
+
+def test_keys_behind_all_queries_are_in_no_window() -> None:
+    queries, keys = spans_of([0], [torch.tensor([3])]), spans_of([0], [torch.tensor([5, 6])])
+    (group,) = query_groups(queries, keys, 9, True, torch.device("cpu"))
+    assert (group.first, group.last, group.window) == (5, 4, 0)
+    (both,) = query_groups(queries, keys, 9, False, torch.device("cpu"))
+    assert (both.first, both.last, both.window) == (5, 9, 4)

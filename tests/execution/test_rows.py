@@ -193,6 +193,8 @@ def test_costs_by_hand() -> None:
     assert costs.of(one) == 100 + 2 * 20 + 4 * (2 + 4) - 2
     assert costs.of(one, serves=False) == 100 + 2 * 20 + 4 * (2 + 4)
     assert everywhere.of(one) == 100 + 2 * 20 + 4 * (2 * 4) - 2
+    assert costs.of(Schedule({1: step([1, 3], None, [1, 2, 3])}, torch.tensor([3]))) == costs.of(one, serves=False)
+    assert costs.of(Schedule({1: step([1, 3], None, [1, 3])}, torch.tensor([3]))) == costs.of(one, serves=False)
     keys = Schedule({0: step([3], [0, 1, 3], [0, 1, 3])}, torch.tensor([2, 3]))
     assert costs.of(keys) == 2 * 100 + 10 + 3 * 4 + 3 * 1
 
