@@ -1,6 +1,7 @@
 """Names that the examples in docstrings may use: `model` and `batch` (the lab model and a batch for it), `scene`."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ THREADS = 1
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _messages_alone() -> Iterator[None]:
+    """`pytest.raises(match=)` reads notes as well: tests pin messages, and `tests/test_pages.py` what stands below them."""
+    from mmlens.core.errors import MMLensError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(MMLensError, "__notes__")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,24 +1,21 @@
 """The page on other libraries: its code runs as it stands, and what it finds is right."""
 
-import importlib.util
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-PAGE = Path(__file__).parents[1] / "docs" / "interop.md"
+from docs import executed
+
+PAGE = executed.FOLDER / "interop.md"
 
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     """What the page's blocks leave, but for captum's where it is not installed."""
-    text = PAGE.read_text(encoding="utf-8")
     found: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE):
-        if "captum" not in block or importlib.util.find_spec("captum"):
-            exec(compile(block, str(PAGE), "exec"), found)
+    for _ in executed.run(PAGE, found):
+        pass
     return found
 
 

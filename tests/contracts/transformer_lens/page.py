@@ -15,6 +15,12 @@ _HEAD = """# Coming from TransformerLens
 
 A cell of a TransformerLens notebook runs on a model that is bound to a batch, with the picture in every run:
 
+<!-- python
+import mmlens as mm
+
+model, scene = mm.lab.load(), mm.lab.scene(seed=30)
+-->
+
 ```python
 batch = model.prepare("what color is the moon", images=scene.image)
 bound = model.bind(batch)  # TransformerLens's signatures, tokens and weights; use it as `model` in your cells

@@ -178,11 +178,3 @@ def test_the_still_picture_is_a_png() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made.heat()._repr_html_()
-
-
-def test_the_code_of_the_page_runs() -> None:
-    page = Path(__file__).parents[3] / "docs" / "viewer.md"
-    (block,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {}
-    exec(compile(block, str(page), "exec"), names)
-    assert names["page"].html

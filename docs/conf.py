@@ -1,0 +1,113 @@
+"""The site of the documentation: `sphinx-build -W docs build/docs`, offline."""
+
+import importlib
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(ROOT))
+
+import mmlens as mm
+
+project = "mmlens"
+release = version = mm.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs.executed"]
+exclude_patterns = ["**/.ipynb_checkpoints"]
+html_theme = "furo"
+html_title = "mmlens"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = html_show_copyright = False
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+
+default_role = "code"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Source", "Departs", "Limits"]
+
+#: The modules by task; those that are named nowhere come last.
+TASKS = {
+    "Models, inputs, positions": ["model", "positions", "families", "data", "corrupt", "lab"],
+    "Runs and where answers come from": ["patching", "metrics", "circuits", "lenses", "decoding", "store"],
+    "Units, features, concepts": ["neurons", "controls", "properties", "features", "concepts"],
+    "Changes": ["edits", "steering"],
+    "Scores, pictures, errors": ["scorers", "viz", "errors"],
+}
+_MODEL = """# `mm`: the model, its inputs, what acts on it
+
+What is used in every session stands in `mmlens` itself: these, and the most used names of the other modules.
+
+```{eval-rst}
+%s
+```
+"""
+_MODULE = """# `mm.%s`
+
+```{eval-rst}
+.. automodule:: mmlens.%s
+   :members: %s
+   :imported-members:
+```
+"""
+
+
+def write_api() -> None:
+    """A page for each public module, and one for what stands at the top alone, in `docs/api/`."""
+    modules = [path.stem for path in sorted((ROOT / "mmlens").glob("[a-z]*.py")) if path.stem != "cli"] + ["lab", "viz"]
+    tasks = {**TASKS, "More": sorted(set(modules) - {name for names in TASKS.values() for name in names})}
+    texts, described = {}, set(modules)
+    for module in (name for names in tasks.values() for name in names if name != "model"):
+        names = importlib.import_module(f"mmlens.{module}").__all__
+        own = [name for name in names if name not in described]  # what several modules have is described in the first
+        described.update(names)
+        texts[module] = _MODULE % (module, module, ", ".join(own))
+    top = {name: "class" if isinstance(getattr(mm, name), type) else "function" for name in mm.__all__ if name not in described}
+    texts["model"] = _MODEL % "\n".join(
+        f".. auto{kind}:: mmlens.{name}" + ("\n   :members:\n" if kind == "class" else "\n") for name, kind in top.items()
+    )
+    lines = ["# API by task", "", "One page a module, made of the docstrings. `help(mm.patch)` says the same."]
+    for task, names in tasks.items():
+        if names:
+            lines += ["", f"## {task}", "", "```{toctree}", ":maxdepth: 1", "", *names, "```"]
+    folder = DOCS / "api"
+    folder.mkdir(exist_ok=True)
+    for name, text in {**texts, "index": "\n".join(lines) + "\n"}.items():
+        page = folder / f"{name}.md"
+        if not page.is_file() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def copy_notebooks() -> None:
+    """The notebooks, which are executed with the site, in `docs/course/`."""
+    folder = DOCS / "course"
+    shutil.copytree(ROOT / "notebooks", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "*.py"))
+    names = "\n".join(sorted(path.stem for path in folder.glob("*.ipynb")))
+    (folder / "index.md").write_text(f"# Notebooks\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n", encoding="utf-8")
+
+
+def list_the_rest(app: Any, name: str, source: list[str]) -> None:
+    """Put pages that no table of contents names under the heading that they are of, so that new ones are found."""
+    if name == "index":
+        named = set(re.findall(r"^[\w/]+$", source[0], flags=re.MULTILINE))
+        rest = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in {*named, "index"})
+        source[0] = source[0].replace("THE_REST", "\n".join(rest))
+
+
+def setup(app: Any) -> None:
+    """As an extension of Sphinx."""
+    write_api()
+    copy_notebooks()
+    app.connect("source-read", list_the_rest)
