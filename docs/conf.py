@@ -36,6 +36,7 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_custom_sections = ["Source", "Departs", "Limits"]
 
 #: The modules by task; those that are named nowhere come last.
@@ -74,9 +75,14 @@ def write_api() -> None:
         own = [name for name in names if name not in described]  # what several modules have is described in the first
         described.update(names)
         texts[module] = _MODULE % (module, module, ", ".join(own))
-    top = {name: "class" if isinstance(getattr(mm, name), type) else "function" for name in mm.__all__ if name not in described}
+    top = {
+        name: "class" if isinstance(getattr(mm, name), type) else "function"
+        for name in mm.__all__
+        if name not in described
+    }
     texts["model"] = _MODEL % "\n".join(
-        f".. auto{kind}:: mmlens.{name}" + ("\n   :members:\n" if kind == "class" else "\n") for name, kind in top.items()
+        f".. auto{kind}:: mmlens.{name}" + ("\n   :members:\n" if kind == "class" else "\n")
+        for name, kind in top.items()
     )
     lines = ["# API by task", "", "One page a module, made of the docstrings. `help(mm.patch)` says the same."]
     for task, names in tasks.items():
@@ -106,8 +112,17 @@ def list_the_rest(app: Any, name: str, source: list[str]) -> None:
         source[0] = source[0].replace("THE_REST", "\n".join(rest))
 
 
+def bars(app: Any, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Bars of formulas are no substitutions."""
+    lines[:] = [
+        "".join(part if n % 2 else part.replace("|", "\\|") for n, part in enumerate(re.split(r"(`[^`]*`)", line)))
+        for line in lines
+    ]
+
+
 def setup(app: Any) -> None:
     """As an extension of Sphinx."""
+    app.connect("autodoc-process-docstring", bars)
     write_api()
     copy_notebooks()
     app.connect("source-read", list_the_rest)

@@ -1,9 +1,9 @@
-"""Pages whose code runs: the blocks of a page one after the other in one namespace, for the tests and, with results, for the site.
+"""Pages whose code runs: blocks one after the other in one namespace, for the tests and, with results, for the site.
 
 What runs of a page in Markdown:
 
-- fences that begin with ```` ```python ````; ```` ```python raises ```` ends in an error of mmlens, ```` ```python needs captum ````
-  runs where captum is installed, and ```` ```python skip: why ```` does not run;
+- fences of `python`; `python raises` ends in an error of mmlens, `python needs captum` runs where captum is installed, and
+  `python skip: why` does not run;
 - comments `<!-- python ... -->`, which no reader sees: what a page takes for granted;
 - below `<!-- code of column N -->`, the code in that column of a table, row by row.
 """
@@ -132,7 +132,9 @@ def with_results(page: Path, text: str, folder: Path) -> str:
             file = folder / f"{page.stem}_{number}.html"
             file.write_text(shown, encoding="utf-8")
             parts.append(f"\n\n```{{raw}} html\n:file: {os.path.relpath(file, page.parent)}\n```\n")
-    return re.sub(r"^<!-- (?:python\n.*?|code of column \d )-->\n", "", "".join(parts) + text[begin:], flags=re.S | re.M)
+    return re.sub(
+        r"^<!-- (?:python\n.*?|code of column \d )-->\n", "", "".join(parts) + text[begin:], flags=re.S | re.M
+    )
 
 
 def setup(app: Any) -> dict[str, bool]:

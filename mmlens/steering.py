@@ -18,7 +18,7 @@ from mmlens.analysis.steering.per_sample import contrastive_vectors, visual_vect
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.selection import select_vectors
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
-from mmlens.core.registry import Method
+from mmlens.core.registry import Method as _Method
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
@@ -53,7 +53,7 @@ __all__ = [  # noqa: PLE0604
 ]
 
 
-def __getattr__(name: str) -> type[Method]:
+def __getattr__(name: str) -> type[_Method]:
     """Methods that were registered since."""
     if any(cls.__name__ == name for cls in DIRECTION_METHODS):
         return DIRECTION_METHODS.by_class_name(name)

@@ -1,4 +1,4 @@
-"""All code of the documentation runs as it stands, each page from top to bottom; README's and other libraries' have tests of their own."""
+"""All code of the documentation runs as it stands, each page from top to bottom."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from docs import executed
 from mmlens.core.errors import MMLensError
 
+#: Pages that have tests of their own.
 TESTED = ("README.md", "docs/interop.md")
 PAGES = {page.relative_to(executed.FOLDER.parent).as_posix(): page for page in executed.pages()}
 
@@ -18,7 +19,9 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.
     names: dict[str, Any] = {}
     shown = [value for block, value in executed.run(PAGES[name], names) if block.how in ("", "raises")]
     if "howto/" in name:
-        assert any(hasattr(value, "_repr_html_") or hasattr(value, "_repr_png_") for value in shown), "it ends in a picture"
+        assert any(hasattr(value, "_repr_html_") or hasattr(value, "_repr_png_") for value in shown), (
+            "it ends in a picture"
+        )
     if "errors/" in name:
         guides = [value.guide.split("/")[-1] for value in shown if isinstance(value, MMLensError)]
         assert Path(name).name in guides, "a page shows an error that leads to it"

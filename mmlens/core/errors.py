@@ -11,7 +11,7 @@ _OF_MODULES = {
     "core.names core.registry core.results hooks.graph": "names",
     "core.units core.unit_sets interventions.head_choice analysis.patching.units": "units",
     "models.verify": "verification",
-    "core.rule core.positions core.sequence_rows inputs.positions inputs.picture_positions inputs.point_rows inputs.words": "positions",
+    "core.rule core.positions core.sequence_rows inputs.positions inputs.picture_pos inputs.point_rows inputs.words": "positions",
     "core.files core.checkpoint core.identity core.view analysis.store": "files",
     "inputs interventions.corruptions interventions.pairs analysis.samples analysis.readers": "inputs",
     "architectures discover declarations": "checkpoints",

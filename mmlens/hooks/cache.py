@@ -1,5 +1,6 @@
 """The activation cache: TransformerLens's, with parts, positions and files."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -88,6 +89,12 @@ class ActivationCache(TransformerLensCache):
             + (f" Nearest: {', '.join(close)}." if close else "")
             + " Scores and patterns are cached only when named: run_with_cache(..., names=...)."
         )
+
+    def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
+        """What stands behind `cache["` and a tab: names, and TransformerLens's shorthands for blocks of the language model."""
+        blocks = (re.fullmatch(r"blocks\.(\d+)\.(?:attn\.|mlp\.)?hook_(\w+)", name) for name in self.cache_dict)
+        short = [(found[2], int(found[1])) for found in blocks if found]
+        return [*self.cache_dict, *(key for key in short if get_act_name(*key) in self.cache_dict)]
 
     def __repr__(self) -> str:
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.cache_dict.values()) / 2**20

@@ -53,6 +53,9 @@ class HookGraph:
     def __getitem__(self, name: str) -> Node:
         return self._nodes[self._one(name)]
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.names
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{part} {sum(node.part == part for node in self)}" for part in PARTS)
         return f"HookGraph: {len(self)} hook points ({counts}), {self.digraph.number_of_edges()} edges"

@@ -64,6 +64,9 @@ class MultimodalBatch(Mapping[str, torch.Tensor]):
     written: int = 0
     apart: bool = False
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.inputs)
+
     def __getitem__(self, key: str) -> torch.Tensor:
         if key in self.inputs:
             return self.inputs[key]

@@ -82,6 +82,11 @@ __all__ = [
     "unknown",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 if TYPE_CHECKING:
     from mmlens.analysis.features.dictionary import SparseDictionary
     from mmlens.lab.course.exercise import Grade

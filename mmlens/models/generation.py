@@ -55,6 +55,9 @@ class GenerationTrace:
             f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points{whose}"
         )
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.states)
+
     def __getitem__(self, name: str) -> Any:
         if name not in self.states:
             raise InputError(f"The trace holds no {name!r}; it was taken at {', '.join(self.states)}.")

@@ -85,7 +85,7 @@ def plot_shift_board(
 ) -> Figure:
     """A row per concept, with words and pictures before, shifted, and after; above them recovery against consistency.
 
-    A plus marks the words that the match has and the original has not.
+    Behind the original's words stand only those that are new: that the match has and the original has not, with a plus.
 
     Args:
         grounding: from `mm.concepts.ground_shift`.
@@ -100,19 +100,20 @@ def plot_shift_board(
     widest = max([1, *(min(pictures, len(side[k].pictures)) for side in sides for k in rows)])
     any_picture = any(side[k].pictures for side in sides for k in rows)
     picture = 0.95 if any_picture else 0.05
-    row = 0.75 + picture  # a title, three lines of words, the pictures
+    row = 0.55 + picture  # a title, two lines of words, the pictures
     figure = canvas(3 * _SIDE, _SCATTER + row * len(rows), figure)
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[_SCATTER, row * len(rows)])[:, 0]
     _scatters(top, shift, "consistency")
-    grid = bottom.add_gridspec(3 * len(rows), 3 * widest, height_ratios=[0.22, 0.5, picture] * len(rows))
+    grid = bottom.add_gridspec(3 * len(rows), 3 * widest, height_ratios=[0.2, 0.3, picture] * len(rows))
     letters = int(inches(figure)[0] / 3 * 72 / (0.6 * TICK))
     for line, concept in enumerate(rows):
         _write(bottom.add_subplot(grid[3 * line, :]), _about(grounding, concept), weight="bold")
         new_words = set(grounding.after[concept].words) - set(grounding.before[concept].words)
         for block, (name, side) in enumerate(zip(_SIDES, sides, strict=True)):
             columns = range(block * widest, (block + 1) * widest)
-            labels = [f"+{word}" if word in new_words and block else word for word in side[concept].words[:_WORDS]]
-            text = wrapped(f"{name}: {', '.join(labels) or '(no word)'}", letters, 3)
+            words = side[concept].words[:_WORDS]
+            labels = [f"+{word}" for word in words if word in new_words] if block else words
+            text = wrapped(f"{name}: {', '.join(labels) or ('no new word' if block else '(no word)')}", letters, 2)
             _write(bottom.add_subplot(grid[3 * line + 1, columns[0] : columns[-1] + 1]), text)
             for column, image in zip(columns, side[concept].pictures, strict=False):
                 axes = bottom.add_subplot(grid[3 * line + 2, column])

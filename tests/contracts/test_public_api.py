@@ -141,6 +141,8 @@ def test_the_names_of_a_public_module(name: str) -> None:
     assert module is getattr(mmlens, name)
     assert module.__doc__
     assert all(hasattr(module, public) for public in module.__all__)
+    others = {name for name in dir(module) if not name.startswith("_")} - {*module.__all__}
+    assert not others, "what is imported here and not public shows itself to whoever presses the tab key"
 
 
 def test_no_two_public_names_differ_by_case_alone() -> None:

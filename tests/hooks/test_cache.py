@@ -241,3 +241,18 @@ def test_a_name_that_is_not_held_is_refused_with_the_nearest(llava: Subject) -> 
     with pytest.raises(UnknownNameError) as far:
         cache["zzz"]
     assert "Nearest" not in str(far.value)
+
+
+@torch.no_grad()
+def test_every_key_that_is_offered_opens_something(subject: Subject) -> None:
+    _, cache = subject.model.run_with_cache(subject.batches["left"])
+    keys = cache._ipython_key_completions_()
+    assert ("resid_post", 1) in keys
+    assert ("q", 1) in keys
+    by_name = {name: cache[name] for name in cache.keys()}  # noqa: SIM118
+    assert [key for key in keys if isinstance(key, str)] == list(by_name)
+    for key in keys:
+        if isinstance(key, tuple):
+            assert any(cache[key] is tensor for name, tensor in by_name.items() if f"blocks.{key[1]}." in name)
+    for offering in (subject.model.graph, subject.batches["left"]):
+        assert all(offering[key] is not None for key in offering._ipython_key_completions_())

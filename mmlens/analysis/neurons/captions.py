@@ -52,6 +52,9 @@ class CaptionNeurons:
     def __iter__(self) -> Iterator[tuple[CaptionWord, NeuronScores]]:
         return iter(zip(self.nouns, self.scores, strict=True))
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return [noun.text for noun in self.nouns]
+
     def __getitem__(self, noun: str) -> NeuronScores:
         for word, scores in self:
             if word.text == noun.lower():

@@ -133,6 +133,9 @@ class ScoreTable:
     title: str
     scores: tuple[Score, ...]
 
+    def _ipython_key_completions_(self) -> list[str]:
+        return [score.name for score in self.scores]
+
     @checked
     def __getitem__(self, name: str) -> Score:
         found = {score.name: score for score in self.scores}

@@ -338,15 +338,15 @@
     grid, ...(pack.arrays.length || words ? [status] : []), reading, copy, ...pack.tables.map(table),
     pack.notes.length ? make("footer", {}, pack.notes.join(" ")) : null));
   const dark = () => {
-    const page = document.body, lab = page.dataset.jpThemeLight;
+    const page = document.body, lab = page.dataset.jpThemeLight, theme = document.documentElement.dataset.theme || page.dataset.theme;
     const is = lab ? lab === "false" : page.classList.contains("vscode-dark") || page.classList.contains("vscode-high-contrast")
-      || (!page.classList.contains("vscode-light") && document.documentElement.dataset.theme === "dark")
-      || (!lab && !document.documentElement.dataset.theme && !page.className.includes("vscode") && matchMedia("(prefers-color-scheme: dark)").matches);
+      || (!page.classList.contains("vscode-light") && theme === "dark")
+      || (!lab && (!theme || theme === "auto") && !page.className.includes("vscode") && matchMedia("(prefers-color-scheme: dark)").matches);
     host.classList.toggle("dark", is);
   };
   dark();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dark);
-  new MutationObserver(dark).observe(document.body, {attributes: true, attributeFilter: ["class", "data-jp-theme-light"]});
+  new MutationObserver(dark).observe(document.body, {attributes: true, attributeFilter: ["class", "data-jp-theme-light", "data-theme"]});
   const ready = words ? Promise.all([inflated(pack.words.ids), inflated(pack.words.shares)]).then(([ids, shares]) => {
     words.ids = pack.words.wide ? new Uint32Array(ids.buffer) : new Uint16Array(ids.buffer);
     words.shares = shares;
