@@ -274,7 +274,7 @@ def shift(path: Path) -> None:
     with model.adapter("place"):
         tuned = mm.collect(model, scenes, **site).at()
     moved = mm.concept_shift(base, tuned, mm.extract_concepts(base, n_concepts=12, method="kmeans"), pairs="common")
-    board = mm.concepts.ground_shift(model, moved, scenes, progress=False)
+    board = mm.concepts.ground_shift(model, moved, scenes)
     board.plot().savefig(path, dpi=110)
 
 

@@ -14,7 +14,7 @@ from mmlens.analysis.relevance.maps import relevance_map, score_maps
 from mmlens.analysis.relevance.methods import *  # noqa: F403
 from mmlens.analysis.relevance.methods import RELEVANCE_METHODS
 from mmlens.analysis.relevance.methods import __all__ as _relevance_methods
-from mmlens.core.registry import Method
+from mmlens.core.registry import Method as _Method
 
 __all__ = [  # noqa: PLE0604
     "attention_looks",
@@ -33,7 +33,7 @@ __all__ = [  # noqa: PLE0604
 ]
 
 
-def __getattr__(name: str) -> type[Method]:
+def __getattr__(name: str) -> type[_Method]:
     """Methods that were registered since."""
     if any(cls.__name__ == name for cls in HEAD_METHODS):
         return HEAD_METHODS.by_class_name(name)
