@@ -38,6 +38,10 @@ class MMLensError(Exception):
             notes.append(f"More: {self.guide}")
         return notes
 
+    @__notes__.setter
+    def __notes__(self, notes: list[str]) -> None:
+        self.__dict__["notes"] = notes
+
     def _page_of_module(self) -> str:
         module, trace = "", self.__traceback__
         while trace is not None:
