@@ -6,6 +6,13 @@ from mmlens.analysis.heads.methods import HEAD_METHODS
 from mmlens.analysis.heads.methods import __all__ as _head_methods
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.lenses.latent_lens import (
+    ContextualIndex,
+    LatentReading,
+    LatentWord,
+    contextual_index,
+    latent_lens,
+)
 from mmlens.analysis.lenses.logit_lens import logit_lens
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading, patchscope
 from mmlens.analysis.lenses.result import LogitLens
@@ -20,8 +27,13 @@ __all__ = [  # noqa: PLE0604
     "attention_looks",
     "AttentionLooks",
     "attention_map",
+    "contextual_index",
+    "ContextualIndex",
     "HeadRanking",
     "HeatMap",
+    "latent_lens",
+    "LatentReading",
+    "LatentWord",
     "logit_lens",
     "LogitLens",
     "patchscope",

@@ -26,6 +26,7 @@ RESULTS = frozenset(
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
         "AttributionGraph", "GraphCheck", "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
+        "ContextualIndex", "LatentReading",
         "Tune",
     )
 )  # fmt: skip

@@ -21,6 +21,7 @@ from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
+from mmlens.analysis.lenses.latent_lens import ContextualIndex, LatentReading, LatentWord
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.mitigation.result import MitigationReport
@@ -124,6 +125,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
         "b",
         {4: "red", 5: "blue"},
     ),
+    "ContextualIndex": lambda: ContextualIndex({AT: made.noise(2, 4).half()}, {AT: ("a", "b")}, {AT: ("an a", "a b")}),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "Edit": edit,
@@ -142,6 +144,7 @@ UNSAVED: dict[str, Callable[[], Any]] = {
     "Score": lambda: Score("hit", "share", np.ones(2), np.ones(2), ("a", "b"), ("a", "b")),
     "ScoreTable": lambda: ScoreTable("steering", (UNSAVED["Score"](),)),
     "DictionaryCard": lambda: DictionaryCard(AT, {}, 1.0, 1.2, 3.0, made.noise(4).abs(), 2),
+    "LatentReading": lambda: LatentReading({AT: (((LatentWord("a", "an a", AT, 0.5),),),)}, ((3,),)),
     "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
 }
 
@@ -181,6 +184,7 @@ VERSIONS = {
     "ConceptShift": 2,
     "ConceptBank": 2,
     "SteeringVector": 2,
+    "ContextualIndex": 1,
     "MitigationReport": 1,
     "HeadRanking": 1,
     "SteeringTable": 1,

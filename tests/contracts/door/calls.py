@@ -48,6 +48,7 @@ UNUSED = {
     "ActivationStore.to_dataset",
     "ConceptBank.from_sae",
     "ConceptBank.of",
+    "ContextualIndex.from_latentlens",
     *(f"FeatureScores.{name}" for name in ("heatmap", "to_frame", "words")),
     "feature_words",
     "find_features",
@@ -79,7 +80,18 @@ OWN_NAMES = {"edit_report", "EditReport"}
 APART = {"families", "viz"}
 #: Pieces of results, which verbs build.
 RECORDS = {
-    *("CaptionWord", "ConceptCount", "ConceptGrounding", "ConceptSweep", "Correlation", "Edge", "GenerationTrace"),
+    *(
+        "LatentWord",
+        "SplitBest",
+        "CaptionWord",
+        "ConceptCount",
+        "ConceptGrounding",
+        "ConceptSweep",
+        "Correlation",
+        "Edge",
+        "GenerationTrace",
+    ),
+    *("LatentWord", "SplitBest"),
     *("GroundedConcept", "GroundingScores", "PatchEffect", "Plan", "SampleTop", "Selection", "SizeEstimate"),
     *("GraphNode", "GraphScores", "RowQuality", "StateExplanation", "StoreCheck", "Validation", "Value", "Drawing"),
     *(f"scorers.{name}.score" for name in ("BertScore", "ClipScore", "MoverScore", "RegressionScore")),

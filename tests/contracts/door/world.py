@@ -143,6 +143,11 @@ class World:
         return mm.mitigation_report(self.model, {"pope": self.answered}, methods=methods, seeds=[0], progress=False)
 
     @cached_property
+    def word_index(self) -> Any:
+        """States of words in texts."""
+        return mm.lenses.contextual_index(self.model, ["a red circle and a moon"], at=POINT)
+
+    @cached_property
     def scores(self) -> Any:
         """Scores of neurons."""
         return mm.find_neurons(self.model, self.batch, token="red")
@@ -380,6 +385,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "AttentionLooks": lambda w: mm.lenses.attention_looks(w.model, w.batch),
     "HeatMap": lambda w: w.heat_map,
     "HeadRanking": lambda w: w.head_ranking,
+    "ContextualIndex": lambda w: w.word_index,
+    "LatentReading": lambda w: mm.lenses.latent_lens(w.model, w.batch, w.word_index, k=2),
     "MitigationReport": lambda w: w.mitigation,
     "HookGraph": lambda w: w.model.graph,
     "HookedMultimodal": lambda w: w.model,
@@ -711,6 +718,18 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
     "HeadRanking.load.path": lambda w: w.saved(w.head_ranking),
+    "ContextualIndex.load.path": lambda w: w.saved(w.word_index),
+    "contextual_index.texts": lambda w: ["a red circle and a moon"],
+    "latent_lens.index": lambda w: w.word_index,
+    "latent_lens.at": lambda w: POINT,
+    "LatentReading.named.word": lambda w: "moon",
+    "split_best.sweep": lambda w: mm.patching.PatchSweep(
+        torch.ones(1, 1, 4), [POINT], ["last"], torch.ones(4), torch.zeros(4), "noise", "logits"
+    ),
+    "ablate_object.objects": lambda w: mm.positions.box((8, 8, 40, 40)),
+    "ablate_object.mean": lambda w: torch.ones(192),
+    "mean_image_row.at": lambda w: "hook_embed",
+    "information_flow.objects": lambda w: mm.positions.box((8, 8, 40, 40)),
     "MitigationReport.load.path": lambda w: w.saved(w.mitigation),
     "MitigationReport.method": lambda w: "boosted",
     "MitigationReport.task": lambda w: "pope",
