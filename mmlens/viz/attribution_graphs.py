@@ -60,11 +60,12 @@ def plot_attribution_graph(
     axes.axis("off")
     if picture is not None:
         axes.imshow(picture, extent=(0, drawn.size[0], 0, drawn.size[1]), zorder=0, interpolation="nearest")
-    axes.set(xlim=(-0.75, width), ylim=(-0.1 if drawn.size[1] > 1 else -0.9, top), aspect="equal")
+    left = min(0.0, *(x for x, _ in places.values())) - 0.15
+    axes.set(xlim=(left - 0.75, width), ylim=(-0.1 if drawn.size[1] > 1 else -0.9, top), aspect="equal")
     for level, (name, height) in enumerate(_labels(levels, drawn.size[1])):
         band = "#f4f4f4" if level % 2 else "#fafafa"
         axes.axhspan(height - _ROW / 2, height + _ROW / 2, color=band, zorder=-1, linewidth=0)
-        axes.text(-0.08, height, name, fontsize=TICK, color=NOTE, ha="right", va="center")
+        axes.text(left, height, name, fontsize=TICK, color=NOTE, ha="right", va="center")
     for x, word in columns.items():
         axes.text(x, drawn.size[1] - 0.05, word, fontsize=TICK, rotation=90, ha="center", va="top", **text_options())
     _draw_edges(axes, drawn, places)
