@@ -5,6 +5,7 @@ from benchmarks.claims.claim import Claim, Cost, Printed
 
 _REAL, _INPUTS, _VIEWER = "docs/real_size.md", "docs/inputs.md", "docs/viewer.md"
 _FEATURES = "docs/features.md"
+_GRAPHS, _GRAPH_SCENES = "docs/attribution_graphs.md", "12 scenes with a question for a colour or shape, seed 900"
 _COMMAND = "python -m benchmarks --real"
 
 
@@ -102,6 +103,30 @@ CLAIMS = (
         model="planted",
     ),
     Claim(
+        "graphs, of a sure answer",
+        _GRAPHS,
+        "(400 features of {active:,d} active ones followed back",
+        "python -m benchmarks.attribution_graphs",
+        "slow",
+        judged=_GRAPH_SCENES,
+    ),
+    Claim(
+        "graphs, what is off",
+        _GRAPHS,
+        "Direct effects are off by {off:.1e} of the largest edge at most. With the held divisor's predictions, effects with "
+        "nothing held correlate at {r:.2f} [{low:.2f}, {high:.2f}] alone",
+        "python -m benchmarks.attribution_graphs",
+        "slow",
+        judged=_GRAPH_SCENES,
+    ),
+    Claim(
+        "graphs, seconds",
+        _GRAPHS,
+        "A graph takes {graph:.1f} seconds of one core, a check {check:.1f}",
+        "python -m benchmarks.attribution_graphs",
+        "slow",
+    ),
+    Claim(
         "masks of data sets",
         "docs/data.md",
         "(compared on {masks:,d} random polygons and run lengths)",
@@ -147,6 +172,14 @@ CLAIMS = (
     ),
 )
 PRINTED = (
+    Printed(
+        "graphs, checks",
+        _GRAPHS,
+        "## Does the model do what it says",
+        "python -m benchmarks.attribution_graphs",
+        judged=_GRAPH_SCENES,
+        control="predictions swapped with those of random nodes that write as much",
+    ),
     Printed("mutants, page", "docs/mutation.md", None, "python -m benchmarks.mutation", model="", whole=True),
     Printed(
         "TransformerLens's calls, page",

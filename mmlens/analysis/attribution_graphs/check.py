@@ -8,7 +8,7 @@ everything behind s goes its own way.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,8 @@ class GraphCheck(Viewable):
     """What the model does without nodes of a graph, beside random nodes that write as much.
 
     A logit in the graph is that of the final norm with its divisor held fast. The model's own divisor shrinks with what is taken
-    out, which gives most of a sure answer's logit back; so effects are measured with that divisor held, and without.
+    out, which gives most of a sure answer's logit back. So effects are measured with that divisor held; and in the model itself,
+    where the last step of the prediction is the derivative of the final norm as it is.
 
     Attributes:
         nodes: the most influential features, by name.
@@ -55,7 +56,7 @@ class GraphCheck(Viewable):
             near.
         predicted: what the logits (weighted as in the graph) change by without each node and control, by the graph.
         measured: the same in the model, with nothing held but the final norm's divisor.
-        free: the same in the model itself.
+        predicted_free, free: both with nothing held: predictions end in the derivative of the final norm itself.
         direct: the largest difference between an edge and what its target changes by, all else held fast, as a share of the
             largest edge of that node.
     """
@@ -64,15 +65,16 @@ class GraphCheck(Viewable):
     controls: tuple[str, ...]
     predicted: Float[torch.Tensor, "set node"]
     measured: Float[torch.Tensor, "set node"]
+    predicted_free: Float[torch.Tensor, "set node"]
     free: Float[torch.Tensor, "set node"]
     direct: float
 
     def __repr__(self) -> str:
         return (
-            f"GraphCheck({len(self.nodes)} nodes and as many controls: r = {self.r:.2f} between predicted and measured effects "
-            f"(predictions swapped between node and control {self.r_control:.2f}), {self.r_free:.2f} with the final norm free; "
-            f"mean size of effects {self.effect:.3f} logits, of controls {self.effect_control:.3f}; direct effects off by "
-            f"{self.direct:.1e})"
+            f"GraphCheck({len(self.nodes)} nodes and as many controls: r = {self.r:.2f} between predicted and measured effects, "
+            f"{self.r_control:.2f} with predictions swapped between node and control; with nothing held {self.r_free:.2f} and "
+            f"{self.r_free_control:.2f}; mean size of effects {self.effect:.3f} logits, of controls {self.effect_control:.3f}; "
+            f"direct effects off by {self.direct:.1e})"
         )
 
     @property
@@ -82,8 +84,13 @@ class GraphCheck(Viewable):
 
     @property
     def r_free(self) -> float:
-        """The same in the model itself."""
-        return _correlation(self.predicted, self.free)
+        """The same with nothing held."""
+        return _correlation(self.predicted_free, self.free)
+
+    @property
+    def r_free_control(self) -> float:
+        """`r_free` with predictions swapped as for `r_control`."""
+        return _correlation(self.predicted_free.flip(0), self.free)
 
     @property
     def r_control(self) -> float:
@@ -119,6 +126,7 @@ class GraphCheck(Viewable):
                 "set": ["graph"] * len(self.nodes) + ["control"] * len(self.controls),
                 "predicted": self.predicted.flatten().tolist(),
                 "measured": self.measured.flatten().tolist(),
+                "predicted free": self.predicted_free.flatten().tolist(),
                 "free": self.free.flatten().tolist(),
             }
         )
@@ -149,11 +157,17 @@ def checked_graph(
     linear = LinearModel(model, _written(model, batch, logits), structure_of(model, dictionaries))
     run = linear.run()
     edges = Edges(linear, run)
-    _require_same(edges, features)
+    columns = _require_same(edges, features)
     order = influence[: len(features)].argsort(descending=True)[:count].tolist()
     controls = _controls(edges, features, order, seed)
-    effects = _total(weights, torch.tensor([node.value for node in features]), len(features))
-    predicted = torch.stack([-(shares @ effects[:, numbers]) for numbers in (order, controls)])
+    scales = tuple(name for name in linear.structure.scales if name != _FINAL)
+    loose = replace(linear, structure=replace(linear.structure, scales=scales))
+    direct = Edges(loose, loose.run()).logit_edges([(node.rows[0], int(node.token or 0)) for node in logits])
+    codes = torch.tensor([node.value for node in features])
+    predicted, predicted_free = (
+        torch.stack([-(shares @ effects[:, numbers]) for numbers in (order, controls)]).float()
+        for effects in (_total(weights, last, codes) for last in (weights[len(features) :], direct[:, columns]))
+    )
     clean = _values(run.reads[HEAD], logits)
     measured, free = (
         torch.stack(
@@ -166,7 +180,7 @@ def checked_graph(
     )
     off = max(_off(edges, features, logits, weights, number) for number in order[:_DIRECT])
     names = [tuple(features[number].name for number in numbers) for numbers in (order, controls)]
-    return GraphCheck(names[0], names[1], predicted.float(), measured, free, off)
+    return GraphCheck(names[0], names[1], predicted, measured, predicted_free, free, off)
 
 
 def _written(model: HookedMultimodal, batch: MultimodalBatch, logits: Sequence[GraphNode]) -> MultimodalBatch:
@@ -176,19 +190,24 @@ def _written(model: HookedMultimodal, batch: MultimodalBatch, logits: Sequence[G
     return batch if places == 1 else model.extend(batch, torch.tensor([tokens[: places - 1]]))
 
 
-def _require_same(edges: Edges, features: Sequence[GraphNode]) -> None:
+def _require_same(edges: Edges, features: Sequence[GraphNode]) -> list[int]:
+    """The columns of a graph's features among all that are active.
+
+    Raises:
+        InputError: if one has another code.
+    """
     names = list(edges.dictionaries)
-    codes = {
-        (names[int(cut)], int(row), int(feature)): float(code)
-        for cut, row, feature, code in zip(edges.place, edges.row, edges.feature, edges.code, strict=True)
-    }
-    for node in features:
-        found, value = codes.get((node.at, node.rows[0], int(node.feature or 0))), float(node.value or 0)
+    places = zip(edges.place.tolist(), edges.row.tolist(), edges.feature.tolist(), strict=True)
+    numbers = {(names[place], row, feature): number for number, (place, row, feature) in enumerate(places)}
+    columns = [numbers.get((node.at, node.rows[0], int(node.feature or 0))) for node in features]
+    for node, column in zip(features, columns, strict=True):
+        found, value = None if column is None else float(edges.code[column]), float(node.value or 0)
         if found is None or abs(found - value) > 1e-2 * max(1.0, abs(value)):
             raise InputError(
                 f"{node.name} had the code {value:.3g} when the graph was drawn, and has {found or 0:.3g} in this batch: "
                 "check it with the model, batch and transcoders that it was drawn of."
             )
+    return [column for column in columns if column is not None]
 
 
 def _controls(edges: Edges, features: Sequence[GraphNode], order: Sequence[int], seed: int) -> list[int]:
@@ -206,12 +225,14 @@ def _controls(edges: Edges, features: Sequence[GraphNode], order: Sequence[int],
 
 
 def _total(
-    weights: Float[torch.Tensor, "target node"], codes: Float[torch.Tensor, "feature"], count: int
+    weights: Float[torch.Tensor, "target node"],
+    direct: Float[torch.Tensor, "logit node"],
+    codes: Float[torch.Tensor, "feature"],
 ) -> Float[torch.Tensor, "logit feature"]:
-    """What flows from each feature into each logit, along all paths."""
+    """What flows from each feature into each logit, along all paths, given the edges into features and into logits."""
+    count = len(codes)
     inner = weights[:count, :count].double() / codes.double()[:, None]
-    direct = weights[count:, :count].double()
-    return torch.linalg.solve(torch.eye(count, dtype=torch.float64) - inner, direct, left=False).to(weights.dtype)
+    return torch.linalg.solve(torch.eye(count).double() - inner, direct[:, :count].double(), left=False).to(weights)
 
 
 def _values(head: torch.Tensor, logits: Sequence[GraphNode]) -> Float[torch.Tensor, "logit"]:

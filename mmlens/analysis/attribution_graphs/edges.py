@@ -151,14 +151,19 @@ class Edges:
             InputError: if a logit is no sum of edges and bias.
         """
         rows, tokens = torch.tensor(targets).unbind(1)
+        head, without = (rows_of(x.detach(), x.shape[-1])[rows] for x in (self.run.reads[HEAD], self._without[HEAD]))
+        value, bias = (h.gather(1, tokens.to(h.device)[:, None])[:, 0] - h.mean(-1) for h in (head, without))
+        edges = self.logit_edges(targets)
+        self._require_sum(edges, bias.to(edges), value.to(edges), "logits", head.dtype)
+        return edges, bias.cpu(), value.cpu()
+
+    def logit_edges(self, targets: Sequence[tuple[int, int]]) -> Float[torch.Tensor, "target column"]:
+        """Edges into logits less their mean, whether they add up or not; `targets` as for `of_logits`."""
         with torch.enable_grad():
-            head, without = (rows_of(x, x.shape[-1])[rows] for x in (self.run.reads[HEAD], self._without[HEAD]))
-            logits, bias = (h.gather(1, tokens.to(h.device)[:, None])[:, 0] - h.mean(-1) for h in (head, without))
-            scalars = logits.unbind()
-        edges = torch.cat([self._edges(logit, torch.ones_like(logit)[None], HEAD) for logit in scalars])
-        value = logits.detach()
-        self._require_sum(edges, bias, value, "logits", head.dtype)
-        return edges.cpu(), bias.cpu(), value.cpu()
+            head = self.run.reads[HEAD]
+            rows = rows_of(head, head.shape[-1])
+            logits = [rows[row, token] - rows[row].mean() for row, token in targets]
+        return torch.cat([self._edges(logit, torch.ones_like(logit)[None], HEAD) for logit in logits]).cpu()
 
     def _edges(self, target: torch.Tensor, back: torch.Tensor, name: str) -> Float[torch.Tensor, "target column"]:
         """Edges of targets whose gradients by what was read are given, `[target *read]`."""

@@ -266,8 +266,8 @@ class AttributionGraph(Viewable):
             seed: of the controls.
 
         Returns:
-            r between predicted and measured effects, beside that with predictions swapped between nodes and controls, and how
-            exact direct effects are.
+            r between predicted and measured effects in both, beside that with predictions swapped between nodes and controls,
+            and how exact direct effects are.
 
         Raises:
             InputError: if it was drawn of something else, or has no features.

@@ -301,6 +301,7 @@ def test_a_check_is_of_the_graphs_own_batch_and_exact_where_all_else_is_held(gra
     change = heads[1] - heads[0]
     assert float(check.free[0, 0]) == pytest.approx(float(graph.shares @ (change[tokens] - change.mean())), abs=1e-5)
     assert float((check.free - check.measured).abs().max()) > 1e-4, "the final norm does nothing"
+    assert float((check.predicted_free - check.predicted).abs().max()) > 1e-4
     frame = check.to_frame()
     assert list(frame["set"]) == ["graph"] * 8 + ["control"] * 8
     assert check.plot().axes

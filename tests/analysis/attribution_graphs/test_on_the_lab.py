@@ -32,7 +32,9 @@ def test_features_carry_the_answer_and_the_model_does_what_the_graph_says(drawn:
         assert check.direct < 1e-3
     checks = [check for *_, check in drawn]
     assert np.mean([check.r for check in checks]) > 0.65
+    assert np.mean([check.r_free for check in checks]) > 0.65
     assert np.mean([check.r_control for check in checks]) < 0.3
+    assert np.mean([check.r_free_control for check in checks]) < 0.3
     assert np.mean([check.effect for check in checks]) > 2 * np.mean([check.effect_control for check in checks])
 
 
