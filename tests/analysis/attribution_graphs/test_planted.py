@@ -69,7 +69,7 @@ def test_the_planted_path_is_found(planted: Planted) -> None:
     assert float(check.measured[0, 0]) == pytest.approx(float(check.predicted[0, 0]), rel=0.05)
     assert float(check.measured[1].abs().max()) < 0.02 * float(check.measured[0, 0].abs())
     assert check.r > 0.99
-    assert check.r_free > 0.99
+    assert check.r_free > 0.95  # what is taken out is large, and the derivative is that of small changes
     assert max(check.r_control, check.r_free_control) < 0.2
 
 
