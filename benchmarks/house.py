@@ -19,7 +19,7 @@ from benchmarks.table import as_columns
 #: The rooms, from the ground up; a file imports from its own room and from those before it (CONTRIBUTING.md).
 ROOMS = (
     "core", "hooks", "declarations", "inputs", "architectures", "discover", "models", "execution", "interventions",
-    "analysis", "viz", "lab", "cli",
+    "analysis", "viz", "lab", "recipes", "cli",
 )  # fmt: skip
 
 _ENTERED = """

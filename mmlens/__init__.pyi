@@ -18,6 +18,7 @@ from . import neurons as neurons
 from . import patching as patching
 from . import positions as positions
 from . import properties as properties
+from . import recipes as recipes
 from . import scorers as scorers
 from . import steering as steering
 from . import store as store

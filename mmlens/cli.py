@@ -1,4 +1,4 @@
-"""The command line: `mmlens tour`, `mmlens verify`, `mmlens families`, `mmlens methods`.
+"""The command line: `mmlens tour`, `mmlens reproduce`, `mmlens verify`, `mmlens families`, `mmlens methods`.
 
 Imports of the heavy libraries wait until a command needs them.
 """
@@ -96,6 +96,43 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise InputError(f"--doses {text!r} must be whole numbers from 1 up, separated by commas: 20,50,100.")
     return tuple(sorted(map(int, parts)))
+
+
+@app.command("reproduce")
+def reproduce_command(
+    paper: Annotated[Literal["pan", "parekh", "khayatan"], typer.Argument(help="The study, by its first author.")],
+    out: Annotated[Path, typer.Option(help="Folder for the study's files.")],
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or name; the lab model by default.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the files of published data sets; the lab's scenes by default.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="Names of stages, separated by commas.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Of the samples of every set.", min=1)] = None,
+    published: Annotated[bool, typer.Option("--published", help="With the paper's own settings.")] = False,
+    clip: Annotated[Path | None, typer.Option(help="A CLIP checkpoint, for CLIPScore.")] = None,
+    bert: Annotated[Path | None, typer.Option(help="A RoBERTa or BERT checkpoint, for BERTScore.")] = None,
+    seed: Annotated[int, typer.Option(help="Of samples and random controls.")] = 0,
+) -> None:
+    """Run a published study, stage by stage, and print its tables; a stopped run goes on where it was."""
+    from mmlens.analysis.properties.scorers import BertScore, ClipScore
+    from mmlens.recipes.reproduce import reproduce
+
+    scorers = [kind(path) for kind, path in ((ClipScore, clip), (BertScore, bert)) if path is not None]
+    out.mkdir(parents=True, exist_ok=True)
+    study = reproduce(
+        paper,
+        into=out,
+        model=None if model is None else _load(model),
+        data=data,
+        only=None if only is None else [name.strip() for name in only.split(",")],
+        limit=limit,
+        published=published,
+        scorers=scorers,
+        seed=seed,
+    )
+    for table in study.tables:
+        print(table, end="\n\n")
+    print(f"report: {(study.folder / 'report.md').resolve()}")
 
 
 @app.command("verify")

@@ -16,6 +16,7 @@ from .shift import plot_shift as plot_shift
 from .shift import plot_shift_board as plot_shift_board
 from .steering import plot_dose as plot_dose
 from .steering import plot_report as plot_report
+from .studies import plot_study as plot_study
 from .sweeps import plot_over_picture as plot_over_picture
 from .sweeps import plot_sweep as plot_sweep
 from .tour_report import write_tour as write_tour

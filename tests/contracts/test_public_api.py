@@ -21,7 +21,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 #: The layers, lowest first; a folder imports from those before it and from itself.
 LAYERS = [
     *("core", "hooks", "declarations", "inputs", "architectures", "discover", "models", "execution"),
-    *("interventions", "analysis", "viz", "lab", "cli"),
+    *("interventions", "analysis", "viz", "lab", "recipes", "cli"),
 ]
 #: The layers that speak to transformers.
 ON_TRANSFORMERS = ("inputs", "architectures", "discover", "models", "lab")
@@ -83,6 +83,7 @@ PUBLIC = [
     "ProjectOut",
     "properties",
     "random_units",
+    "recipes",
     "register_family",
     "rank_heads",
     "Replace",

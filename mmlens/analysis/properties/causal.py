@@ -40,6 +40,7 @@ class Causal:
         captions: whether captions are generated anew with the neurons zeroed.
         settings: how samples are captioned.
         seed: of the noise.
+        row_units: whether sigmas are in units of the rows' root mean square, or as published, absolute.
     """
 
     ways: tuple[Way, ...] = ("zero",)
@@ -49,6 +50,7 @@ class Causal:
     captions: bool = False
     settings: CaptionSettings = field(default_factory=CaptionSettings, repr=False)
     seed: int = 0
+    row_units: bool = True
 
     def __post_init__(self) -> None:
         if "mean" in self.ways and self.means is None:
@@ -108,7 +110,12 @@ class Causal:
             return
         model = case.occurrence.model
         for _, _, neurons in sets:
-            with model.edited(noise_edit(model, neurons, sigma, self.seed + case.occurrence.number)):
+            seed = self.seed + case.occurrence.number
+            if self.row_units:
+                edit = noise_edit(model, neurons, sigma, seed)
+            else:
+                edit = noise_neurons(model, neurons, sigma=sigma, seed=seed)
+            with model.edited(edit):
                 yield caption_likelihood(case.occurrence)
 
     def _gone(self, occurrence: NounOccurrence, neurons: Units) -> bool:
@@ -145,6 +152,7 @@ def causal_effect(
     nouns: Nouns = None,
     draws: Count = 20,
     seed: Seed = 0,
+    row_units: bool = True,
     progress: bool = True,
 ) -> Measurements:
     """Change the top neurons of every noun, and see what becomes of the noun and of the caption's other tokens.
@@ -156,12 +164,13 @@ def causal_effect(
         k: how many neurons; several for a curve.
         ways: `"zero"` and `"mean"` set the neurons to a constant at every position; `"noise"` adds `sigma * N(0, I)` to the
             rows that they write.
-        sigma: size of the noise in units of the rows' own root mean square; several for a curve.
+        sigma: size of the noise, see `row_units`; several for a curve.
         means: what `"mean"` sets each neuron to: `mm.neurons.mean_activation` over other samples, as `[layer neuron]`.
         captions: generate the caption anew with the neurons zeroed, and see whether the noun is gone.
         nouns: as for `mm.neurons.caption_nouns`.
         draws: how many sets of random neurons of either kind.
         seed: of the noise, and of the random neurons.
+        row_units: sigma is in units of the rows' root mean square; False: absolute, as published.
         progress: show a progress bar.
 
     Returns:
@@ -183,6 +192,6 @@ def causal_effect(
     ks = counts(k)
     sigmas = (float(sigma),) if isinstance(sigma, int | float) else tuple(sigma)
     settings = CaptionSettings(nouns)
-    measures = [Causal(tuple(ways), ks, sigmas, means, captions, settings, seed)]
+    measures = [Causal(tuple(ways), ks, sigmas, means, captions, settings, seed, row_units)]
     choice = NeuronChoice.of(methods, max(ks), seed, draws)
     return run(model, dataset, measures, choice, settings=settings, progress=progress)

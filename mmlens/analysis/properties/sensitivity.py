@@ -35,10 +35,12 @@ class Sensitivity:
     Attributes:
         words: how many words of each neuron are read.
         scorers: further measures of how the words fit the picture or the text.
+        k: how many neurons are read; all that were chosen by default.
     """
 
     words: int = 5
     scorers: Sequence[Scorer] = ()
+    k: int | None = None
 
     @property
     def label(self) -> str:
@@ -54,21 +56,23 @@ class Sensitivity:
         """Read the rows of each choice of neurons as words."""
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
-            alone, model = _by_weights(case), case.occurrence.model
+            alone, model = _by_weights(case, self.k), case.occurrence.model
             written = cache(lambda token, model=model: model.to_string(token).strip().lower())
             said, true = (
                 cache(partial(says, text)) for text in (case.occurrence.caption, case.occurrence.sample.caption or "")
             )
-            for method, neurons in [*case.sets().items(), *([] if alone is None else [(WEIGHTS, alone)])]:
+            for method, neurons in [*case.sets(self.k).items(), *([] if alone is None else [(WEIGHTS, alone)])]:
                 logits = row_logits(model, neurons).float().cpu()
                 target = logits[:, case.occurrence.token, None]
                 best = logits.topk(self.words, dim=1).indices
-                yield case.value(AMONG.name, method, float((best == case.occurrence.token).any(1).float().mean()))
-                yield case.value(RANK.name, method, float((1 + (logits > target).sum(1)).float().median()))
+                yield case.value(
+                    AMONG.name, method, float((best == case.occurrence.token).any(1).float().mean()), k=self.k
+                )
+                yield case.value(RANK.name, method, float((1 + (logits > target).sum(1)).float().median()), k=self.k)
                 words = [written(token) for token in best.flatten().tolist()]
-                yield case.value(SAID.name, method, sum(map(said, words)) / len(words))
+                yield case.value(SAID.name, method, sum(map(said, words)) / len(words), k=self.k)
                 if case.occurrence.sample.caption is not None:
-                    yield case.value(TRUE.name, method, sum(map(true, words)) / len(words))
+                    yield case.value(TRUE.name, method, sum(map(true, words)) / len(words), k=self.k)
                 texts.append((case, method, " ".join(dict.fromkeys(words))))
         for scorer in self.scorers:
             entries = [
@@ -78,16 +82,16 @@ class Sensitivity:
                 against = [_reference(case, scorer) for case, _, _ in entries]
                 scores = scorer.score(against, [text for _, _, text in entries])
                 for (case, method, _), score in zip(entries, scores, strict=True):
-                    yield case.value(scorer.name, method, score)
+                    yield case.value(scorer.name, method, score, k=self.k)
 
 
-def _by_weights(case: Case) -> Units | None:
+def _by_weights(case: Case, k: int | None) -> Units | None:
     """The neurons that the weights alone would choose; None where controls were not asked for."""
     if not case.choice.controls:
         return None
     occurrence = case.occurrence
     scores = find_neurons(occurrence.model, occurrence.at, token=occurrence.token, method=Weights())
-    return scores.top(case.choice.k)
+    return scores.top(k or case.choice.k)
 
 
 def _reference(case: Case, scorer: Scorer) -> object:

@@ -1,0 +1,169 @@
+"""`StudyTable`: what a stage of a published study gives here, beside the paper's numbers where these are known."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmlens.analysis.statistics import Interval
+from mmlens.core.contract import checked, checked_result
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import PathLike
+from mmlens.core.pictures import drawn_by
+from mmlens.core.results import JsonKind
+from mmlens.core.view import Viewable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
+
+_FILE = JsonKind(
+    "mmlens.recipes.StudyTable",
+    1,
+    "table of a stage",
+    {
+        "paper": str,
+        "stage": str,
+        "title": str,
+        "rows": list[dict],
+        "notes": list[str],
+        "reason": str,
+        "identity": dict[str, str],
+    },
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a stage.
+
+    Attributes:
+        case: of what: a choice of neurons, a word, an intervention.
+        quantity, unit: what was measured.
+        value: the number; None where it cannot be had.
+        low, high: its 95% interval, where there is one.
+        count: of how many samples.
+        control: the same of what it is compared with (random neurons, the run without the intervention).
+        published: the paper's number, where it is known.
+        note: what else is to be said.
+    """
+
+    case: str
+    quantity: str
+    value: float | None
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    control: float | None = None
+    published: float | None = None
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        case: str,
+        quantity: str,
+        interval: Interval,
+        unit: str = "",
+        *,
+        control: float | None = None,
+        note: str = "",
+    ) -> "Row":
+        """A mean with its interval."""
+        mean, low, high = (_finite(value) for value in (interval.mean, interval.low, interval.high))
+        return cls(case, quantity, mean, unit, low, high, interval.count, _finite(control), note=note)
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as JSON has it: None where it is none."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+@checked_result
+@dataclass(frozen=True, repr=False)
+class StudyTable(Viewable):
+    """The table of a stage, beside the paper's numbers where these are known.
+
+    Attributes:
+        paper, stage, title: which.
+        rows: its numbers; none where the stage could not be answered.
+        notes: what departs from the paper.
+        reason: why the stage could not be answered; empty if it was.
+        identity: model, data and settings, as hashes.
+    """
+
+    paper: str
+    stage: str
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        body = f"not answered: {self.reason}" if self.reason else self.to_frame().to_string(index=False)
+        return f"{self.paper}, {self.stage}: {self.title}\n{body}"
+
+    def __getitem__(self, key: tuple[str, str]) -> Row:
+        """The row of a case and a quantity.
+
+        Raises:
+            InputError: if there is none; says which there are.
+        """
+        for row in self.rows:
+            if (row.case, row.quantity) == key:
+                return row
+        there = ", ".join(f"{(row.case, row.quantity)}" for row in self.rows[:12]) or f"none: {self.reason}"
+        raise InputError(f"The table of {self.stage} has no row {key}; it has {there}.")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per number; columns that no row needs are left out, but for `published`."""
+        import pandas as pd
+
+        frame = pd.DataFrame([asdict(row) for row in self.rows], columns=list(Row.__dataclass_fields__))
+        empty = [name for name in frame if name != "published" and (frame[name].isna() | (frame[name] == "")).all()]
+        return frame.drop(columns=[] if frame.empty else empty)
+
+    def to_markdown(self) -> str:
+        """The table as a section of a page."""
+        lines = [f"### {self.stage}: {self.title}", ""]
+        if self.reason:
+            return "\n".join([*lines, f"Not answered: {self.reason}", ""])
+        frame = self.to_frame()
+        lines += ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in frame.itertuples(index=False)]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes), ""])
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Every number with its interval, beside its control and the paper's.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("studies.plot_study")(self, figure=figure)
+
+    @checked
+    def save(self, path: PathLike) -> Path:
+        """Write it as JSON, whole or not at all."""
+        return _FILE.write(path, asdict(self))
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike) -> "StudyTable":
+        """Read a table that was saved.
+
+        Raises:
+            InputError: if the file is not there, or holds no such table.
+        """
+        content = _FILE.read(path)
+        rows = tuple(Row(**row) for row in content.pop("rows"))
+        return cls(**{**content, "rows": rows, "notes": tuple(content["notes"])})
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")

@@ -1,0 +1,67 @@
+"""What decides the study of Khayatan et al., 2025 (https://arxiv.org/abs/2501.03012)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KhayatanSettings:
+    """What decides the study; layers are of 32, and those of other models lie as deep.
+
+    Attributes:
+        prompt: what is asked for a caption; the samples' own if None.
+        alpha, alphas: strength of vectors; those of the sweep.
+        answer_layer, caption_layer, layers: where answers and captions are steered; those of the sweep.
+        vector_questions, questions, sweep_questions: questions that vectors are made of, that are answered, and in sweeps.
+        vector_captions, captions: the same of pictures.
+        requests: harmful ones, and as many harmless ones.
+        answer_tokens, caption_tokens, request_tokens: upper bounds on what is written.
+        n_concepts: of shifts and fine vectors.
+        tune_samples, steps, tune_batch, rank, rate: of the fine-tunes.
+        shift_captions: pictures that both models caption.
+        batch_size: samples at a time.
+    """
+
+    prompt: str | None = None
+    alpha: float = 1.0
+    alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    answer_layer: int = 31
+    caption_layer: int = 19
+    layers: tuple[int, ...] = (31, 25, 19, 11, 3)
+    vector_questions: int = 400
+    questions: int = 400
+    sweep_questions: int = 120
+    vector_captions: int = 200
+    captions: int = 200
+    requests: int = 80
+    answer_tokens: int = 5
+    caption_tokens: int = 25
+    request_tokens: int = 12
+    n_concepts: int = 5
+    tune_samples: int = 1000
+    steps: int = 120
+    tune_batch: int = 16
+    rank: int = 4
+    rate: float = 4e-3
+    shift_captions: int = 300
+    batch_size: int = 16
+
+    @classmethod
+    def published(cls) -> "KhayatanSettings":
+        """The paper's, as its code and summaries tell; how its fine-tunes were trained is in neither."""
+        return cls(
+            prompt="Describe the image in few words.",
+            layers=(31, 29, 27, 25, 23, 19, 15, 11, 7, 3, 1),
+            vector_questions=5000,
+            questions=5000,
+            sweep_questions=5000,
+            vector_captions=3000,
+            captions=5000,
+            requests=100,
+            request_tokens=100,
+            n_concepts=20,
+            tune_samples=5000,
+            steps=500,
+            rank=8,
+            rate=2e-4,
+            shift_captions=5000,
+        )

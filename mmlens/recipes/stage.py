@@ -1,0 +1,54 @@
+"""A stage of a study: a table or figure of its paper, and what measuring it gives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmlens.analysis.study_table import Row
+from mmlens.core.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class UnanswerableError(InputError):
+    """What the model or the data at hand cannot answer; the message says why."""
+
+
+class Savable(Protocol):
+    """A result that writes itself into a file."""
+
+    def save(self, path: str) -> Any:
+        """Write it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gives.
+
+    Attributes:
+        rows: its numbers.
+        notes: what departs from the paper, and what could not be had.
+        figures: pictures by name.
+        results: whole results by the name of their file.
+    """
+
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    figures: Mapping[str, "Figure"] = field(default_factory=dict)
+    results: Mapping[str, Savable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A table or figure of a paper.
+
+    Attributes:
+        name: as `--only` has it.
+        title: what it shows.
+        run: measures it.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Any], Outcome]
