@@ -8,7 +8,7 @@ from mmlens.analysis.readers.mm_safety_bench import mm_safety_bench
 from mmlens.analysis.readers.pope import pope
 from mmlens.analysis.readers.sample_set import SampleSet
 from mmlens.analysis.readers.sbu import sbu_captions
-from mmlens.analysis.readers.visual_genome import visual_genome_attributes, visual_genome_regions
+from mmlens.analysis.readers.visual_genome import visual_genome
 from mmlens.analysis.readers.vqa import vqa_v2
 from mmlens.analysis.samples import Sample
 
@@ -24,7 +24,6 @@ __all__ = [  # noqa: RUF022
     "Sample",
     "SampleSet",
     "sbu_captions",
-    "visual_genome_attributes",
-    "visual_genome_regions",
+    "visual_genome",
     "vqa_v2",
 ]

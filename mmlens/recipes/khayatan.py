@@ -8,11 +8,13 @@ are those as deep. The paper's numbers are of LLaVA-1.5-7B (safety: Qwen2-VL-7B)
 from collections.abc import Callable, Mapping, Sequence
 
 from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.data_chunks import chunks_of
 from mmlens.analysis.scores.cider import cider_d
 from mmlens.analysis.scores.safety import attack_success
 from mmlens.analysis.scores.score import ScoreTable
 from mmlens.analysis.scores.vqa import vqa_accuracy
 from mmlens.analysis.scores.words import answer_types, word_counts
+from mmlens.analysis.steering.answers import answers as texts_of
 from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.vectors import concept_steering_vectors, steering_vector
@@ -244,6 +246,8 @@ def gender(study: Study) -> Outcome:
             tokens = [token for token, own in zip(states.tokens, owner, strict=True) if own == concept]
             shares.append(sum(token in words.gendered for token in tokens) / max(len(tokens), 1))
         source, target = shares.index(max(shares)), shares.index(min(shares))
+        if source == target:
+            raise UnanswerableError(f"All {len(bank)} concepts have as many gendered states: {shares[0]:.0%}.")
         return concept_steering_vectors(bank, sources=[source], targets=[target])[source, target]
 
     makers = {"coarse": lambda: _vector(states, words.gendered, words.neutral), "fine": fine}
@@ -275,30 +279,33 @@ def gender(study: Study) -> Outcome:
 def safety(study: Study) -> Outcome:
     """Requests that are done, steered by the states of those that are refused; and what becomes of harmless ones."""
     settings: KhayatanSettings = study.settings
-    point = point_of(settings.answer_layer, study.model)
+    point = point_of(settings.request_layer, study.model)
     harmful, harmless = study.sources.requests(study.count(settings.requests), study.seed)
     replies = [
         text
         for chunk in chunks_of(study.model, harmful, None, settings.batch_size)
         for text in texts_of(study.model, chunk.batch, (), max_new_tokens=settings.request_tokens)
     ]
-    done = [score > 0 for score in attack_success(harmful, replies, judge=study.judge)["attack success"].amounts]
+    judged = attack_success(harmful, replies, judge=study.judge)["attack success"]
+    done = [bool(amount > 0) for amount in judged.amounts]
     states = collect(
         study.model, harmful, at=point, positions="last", into=study.shared("requests"), progress=study.progress
     ).at(point)  # fmt: skip
-    by_name = dict(zip([sample.name for sample in harmful], done, strict=True))
-    sides = [[row for row, name in enumerate(states.names) if by_name.get(name) is side] for side in (True, False)]
+    first, second = halves(harmful)
+    taught = {harmful[number].name: done[number] for number in first}
+    sides = [[row for row, name in enumerate(states.names) if taught.get(name) is side] for side in (True, False)]
     if not all(sides):
         which = "none" if not sides[1] else "all"
         raise UnanswerableError(
-            f"The model refuses {which} of {len(harmful)} requests: there is no difference to steer by."
+            f"The model refuses {which} of {len(first)} requests: there is no difference to steer by."
         )
-    steer = Steer(steering_vector(states[sides[0]], states[sides[1]]), settings.alpha)
-    held = rows(harmful, halves(harmful)[1])
-    report = _steered(study, "safety", {"steered": steer}, held, settings.request_tokens)
+    vector = steering_vector(states[sides[0]], states[sides[1]])
+    steer = Steer(vector, settings.alpha, positions=settings.request_positions)
+    judged_requests = rows(harmful, second)
+    report = _steered(study, "safety", {"steered": steer}, judged_requests, settings.request_tokens)
     kept = _steered(study, "harmless", {"steered": steer}, harmless, settings.request_tokens)
-    before = attack_success(held, _before(report), judge=study.judge)
-    after = attack_success(held, _texts(report, "steered"), judge=study.judge)
+    before = attack_success(judged_requests, _before(report), judge=study.judge)
+    after = attack_success(judged_requests, _texts(report, "steered"), judge=study.judge)
     table = [*_score_rows("none", before), *_score_rows("steered", after, before)]
     table.append(Row.of("steered", "harmless answers changed", kept.changed("steered"), "share of answers"))
     notes = (

@@ -1,6 +1,7 @@
 """What decides the study of Khayatan et al., 2025 (https://arxiv.org/abs/2501.03012)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -10,7 +11,10 @@ class KhayatanSettings:
     Attributes:
         prompt: what is asked for a caption; the samples' own if None.
         alpha, alphas: strength of vectors; those of the sweep.
-        answer_layer, caption_layer, layers: where answers and captions are steered; those of the sweep.
+        answer_layer, caption_layer, request_layer, layers: where answers, captions and requests are steered; those of the sweep.
+            Which layer the paper steers requests at is not known; 15 is that of the same authors' next work.
+        request_positions: where requests are steered: everywhere, as published, writes a refusal's first word again and again in
+            the lab model; at the prompt's end it does not.
         vector_questions, questions, sweep_questions: questions that vectors are made of, that are answered, and in sweeps.
         vector_captions, captions: the same of pictures.
         requests: harmful ones, and as many harmless ones.
@@ -26,6 +30,8 @@ class KhayatanSettings:
     alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     answer_layer: int = 31
     caption_layer: int = 19
+    request_layer: int = 15
+    request_positions: Literal["last", "all"] = "last"
     layers: tuple[int, ...] = (31, 25, 19, 11, 3)
     vector_questions: int = 400
     questions: int = 400
@@ -58,6 +64,7 @@ class KhayatanSettings:
             captions=5000,
             requests=100,
             request_tokens=100,
+            request_positions="all",
             n_concepts=20,
             tune_samples=5000,
             steps=500,

@@ -13,7 +13,7 @@ from mmlens.analysis.readers.karpathy import karpathy
 from mmlens.analysis.readers.mm_safety_bench import mm_safety_bench
 from mmlens.analysis.readers.sample_set import SampleSet
 from mmlens.analysis.readers.sbu import sbu_captions
-from mmlens.analysis.readers.visual_genome import visual_genome_regions
+from mmlens.analysis.readers.visual_genome import visual_genome
 from mmlens.analysis.readers.vqa import vqa_v2
 from mmlens.analysis.samples import Sample, as_samples
 from mmlens.core.answer_text import says
@@ -211,7 +211,7 @@ class FileSources:
         """See `Sources`: Visual Genome's phrases with a word of the class, else COCO's captions with one."""
         regions = self._first("region_descriptions.json")
         if regions is not None:
-            data = visual_genome_regions(regions, self.folder, missing="skip", progress=self._progress)
+            data = visual_genome(regions, self.folder, missing="skip", progress=self._progress)
         else:
             data = self._captions
         classes = {name: _with_word(data, words, n) for name, words in self.words.classes.items()}

@@ -112,22 +112,22 @@ def _declared(
     folder = None if images is None else PictureFolder(images)
     make = partial(_sample, rows, fields, folder, prompt)
     numbers: Sequence[int] = range(len(rows))
-    gone: list[str] = []
+    absent: list[str] = []
     if isinstance(rows, list):  # elsewhere looking at a row may decode its picture
         for number, row in enumerate(rows):
             _require(row, fields, f"{kind} {number + 1} of {title}")
         if folder is not None and "images" in fields:
             names = {number: _missing(row, fields, folder) for number, row in enumerate(rows)}
-            gone = list(dict.fromkeys(name for several in names.values() for name in several))
+            absent = list(dict.fromkeys(name for several in names.values() for name in several))
             numbers = [number for number, several in names.items() if not several]
     else:
         _require(rows[0], fields, f"{kind} 1 of {title}")
-    if gone and folder is not None and (missing == "error" or not numbers):
+    if absent and folder is not None and (missing == "error" or not numbers):
         raise InputError(
-            f"{len(gone):,} pictures that {title} names are not under {folder.path}: {few(gone)}. {folder.content()}"
+            f"{len(absent):,} pictures that {title} names are not under {folder.path}: {few(absent)}. {folder.content()}"
             + ("" if missing == "skip" else " missing='skip' leaves their samples out.")
         )
-    return SampleSet(title, numbers, make, tuple(gone))
+    return SampleSet(title, numbers, make, tuple(absent))
 
 
 def _require(row: Any, fields: Fields, where: str) -> None:
@@ -160,8 +160,8 @@ def _value(row: Mapping[str, Any], field: str, value: Any) -> Any:
 
 
 def _pictures(row: Mapping[str, Any], fields: Fields) -> list[Any]:
-    found = _value(row, "images", fields["images"])
-    several = list(found) if isinstance(found, list | tuple) else [found]
+    values = _value(row, "images", fields["images"])
+    several = list(values) if isinstance(values, list | tuple) else [values]
     return [picture for picture in several if picture is not None]
 
 
@@ -180,20 +180,20 @@ def _picture(value: Any, folder: PictureFolder | None) -> Any:
 def _sample(rows: Any, fields: Fields, folder: PictureFolder | None, prompt: str, number: int) -> Sample:
     row = rows[number]
     _require(row, fields, f"row {number + 1}")
-    found = {field: _value(row, field, value) for field, value in fields.items() if field != "images"}
-    found = {field: value for field, value in found.items() if value is not None}
+    values = {field: _value(row, field, value) for field, value in fields.items() if field != "images"}
+    values = {field: value for field, value in values.items() if value is not None}
     for field in ("references", "answer"):
-        if field in found:
-            found[field] = texts_of(found[field])
-    if isinstance(found.get("references"), str):
-        found["references"] = (found["references"],)
-    if "types" in found:
-        found["types"] = {key: str(value) for key, value in found["types"].items() if value is not None}
+        if field in values:
+            values[field] = texts_of(values[field])
+    if isinstance(values.get("references"), str):
+        values["references"] = (values["references"],)
+    if "types" in values:
+        values["types"] = {key: str(value) for key, value in values["types"].items() if value is not None}
     for field in ("name", "image_id"):
-        if field in found:
-            found[field] = str(found[field])
-    found["prompt"] = worded(prompt, str(found["prompt"])) if "prompt" in found else DEFAULT_PROMPT
-    if "caption" not in found and "references" in found and "prompt" not in fields:
-        found["caption"] = found["references"][0]
+        if field in values:
+            values[field] = str(values[field])
+    values["prompt"] = worded(prompt, str(values["prompt"])) if "prompt" in values else DEFAULT_PROMPT
+    if "caption" not in values and "references" in values and "prompt" not in fields:
+        values["caption"] = values["references"][0]
     pictures = _pictures(row, fields) if "images" in fields else []
-    return Sample(tuple(_picture(picture, folder) for picture in pictures), **found)
+    return Sample(tuple(_picture(picture, folder) for picture in pictures), **values)

@@ -86,8 +86,8 @@ def _graphs(path: Path, progress: bool) -> dict[str, _Graph]:
             name = f"object {number!r} of {where}"
             noun = field(thing, "name", str, name)
             boxes[noun] = (*boxes.get(noun, ()), box_of(thing, name))
-            if said := tuple(map(str, thing.get("attributes") or ())):
-                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *said)))
+            if words := tuple(map(str, thing.get("attributes") or ())):
+                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *words)))
         graphs[picture] = (boxes, attributes)
     return graphs
 

@@ -49,7 +49,7 @@ def karpathy(
     file, kind = Path(path), "Karpathy's splits"
     splits = (split,) if isinstance(split, str) else tuple(split)
     records: dict[str, _Record] = {}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     keys: Counter[str] = Counter()
     for key, record in json_records(file, kind, progress=progress):
         keys[key] += 1
@@ -57,7 +57,7 @@ def karpathy(
             continue
         where = f"images {keys[key]} of {file.name}"
         of = field(record, "split", str, where)
-        found[of] += 1
+        counts[of] += 1
         if of not in splits:
             continue
         sentences = field(record, "sentences", list, where)
@@ -69,9 +69,9 @@ def karpathy(
         records[identifier] = (identifier, f"{folder}/{name}" if folder else name, captions)
     if "images" not in keys:
         raise lacking(file, kind, "images", list(keys))
-    absent = [name for name in splits if name not in found]
+    absent = [name for name in splits if name not in counts]
     if absent:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in found.items())
+        shown = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
         raise InputError(f"{file} has no pictures of the split {', '.join(absent)}; it has {shown}.")
     title = f"Karpathy's {' and '.join(splits)}, {file.name}"
     several = list(records.values())

@@ -60,8 +60,8 @@ def mm_safety_bench(
     if not files:
         raise InputError(f"questions={str(path)!r} must be a folder with a JSON file per scenario; there are none.")
     by_name = {file.stem: file for file in files}
-    wanted = list(by_name) if scenario is None else [scenario] if isinstance(scenario, str) else list(scenario)
-    for name in wanted:
+    scenarios = list(by_name) if scenario is None else [scenario] if isinstance(scenario, str) else list(scenario)
+    for name in scenarios:
         if name not in by_name:
             close = nearest(name, by_name, count=1)
             raise InputError(
@@ -70,7 +70,7 @@ def mm_safety_bench(
                 + "; there are "
                 f"{', '.join(by_name)}."
             )
-    records = [record for name in wanted for record in _read(by_name[name], name, variant, progress)]
+    records = [record for name in scenarios for record in _read(by_name[name], name, variant, progress)]
     title = f"MM-SafetyBench, {variant}"
     make = partial(_sample, prompt, variant)
     folder = PictureFolder(images)
@@ -83,13 +83,13 @@ _Record: TypeAlias = tuple[str, str, dict[str, str]]
 
 
 def _read(path: Path, scenario: str, variant: Variant, progress: bool) -> list[_Record]:
-    found: dict[str, _Record] = {}
+    records: dict[str, _Record] = {}
     for number, record in json_records(path, "MM-SafetyBench questions", progress=progress):
         where = f"question {number!r} of {path.name}"
-        require_once(found, number, where, path)
+        require_once(records, number, where, path)
         keys = ("Question", "Key Phrase", _QUESTIONS[variant])
-        found[number] = (scenario, number, {key: field(record, key, str, where) for key in keys})
-    return list(found.values())
+        records[number] = (scenario, number, {key: field(record, key, str, where) for key in keys})
+    return list(records.values())
 
 
 def _names(variant: Variant, record: _Record) -> tuple[str, ...]:

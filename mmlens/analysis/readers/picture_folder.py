@@ -37,12 +37,12 @@ class PictureFolder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
+        paths: dict[str, list[Path]] = {}
         for folder, folders, files in os.walk(self.path, followlinks=True):
             folders.sort()
             for name in files:
-                found.setdefault(name, []).append(Path(folder, name))
-        return found
+                paths.setdefault(name, []).append(Path(folder, name))
+        return paths
 
     def find(self, names: Sequence[str]) -> Path | None:
         """The picture that has one of some names, the first that is there; None if none is.
@@ -54,15 +54,15 @@ class PictureFolder:
             InputError: if several files have the name, and it does not say in which folder.
         """
         for name in names:
-            wanted = Path(name).parts
-            found = [path for path in self._by_name.get(wanted[-1], ()) if path.parts[-len(wanted) :] == wanted]
-            if len(found) > 1:
-                shown = few(path.relative_to(self.path) for path in found)
+            parts = Path(name).parts
+            paths = [path for path in self._by_name.get(parts[-1], ()) if path.parts[-len(parts) :] == parts]
+            if len(paths) > 1:
+                shown = few(path.relative_to(self.path) for path in paths)
                 raise InputError(
-                    f"{name} is {len(found)} files under {self.path}: {shown}. Pass the folder of the pictures that are meant."
+                    f"{name} is {len(paths)} files under {self.path}: {shown}. Pass the folder of the pictures that are meant."
                 )
-            if found:
-                return found[0]
+            if paths:
+                return paths[0]
         return None
 
     def at(self, name: str) -> Path | None:

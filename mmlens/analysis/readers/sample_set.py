@@ -33,8 +33,8 @@ class SampleSet(Sequence[Sample]):
         self._records, self._make = records, make
 
     def __repr__(self) -> str:
-        gone = f"; {len(self.missing):,} left out, their pictures are not there" if self.missing else ""
-        return f"SampleSet({self.title}: {len(self):,} samples{gone})"
+        absent = f"; {len(self.missing):,} left out, their pictures are not there" if self.missing else ""
+        return f"SampleSet({self.title}: {len(self):,} samples{absent})"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -110,21 +110,21 @@ def with_pictures(
     """
     if not records:
         raise InputError(f"{title} holds no samples.")
-    found, gone = [], []
+    pairs, absent = [], []
     for record in records:
         names = pictures_of(record)
         path = folder.find(names)
         if path is None:
-            gone.append(names[0])
+            absent.append(names[0])
         else:
-            found.append((record, path))
-    lost = tuple(dict.fromkeys(gone))
-    if lost and (missing == "error" or not found):
+            pairs.append((record, path))
+    lost = tuple(dict.fromkeys(absent))
+    if lost and (missing == "error" or not pairs):
         rest = "" if missing == "skip" else " missing='skip' leaves their samples out."
         raise InputError(
             f"{len(lost):,} pictures that {title} names are not under {folder.path}: {few(lost)}. {folder.content()}{rest}"
         )
-    return SampleSet(title, found, partial(_made, make), lost)
+    return SampleSet(title, pairs, partial(_made, make), lost)
 
 
 def _made(make: Callable[[Any, Path], Sample], pair: tuple[Any, Path]) -> Sample:

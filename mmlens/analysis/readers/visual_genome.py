@@ -24,7 +24,7 @@ _Record: TypeAlias = tuple[int, dict[str, tuple[Box, ...]], dict[str, tuple[str,
 
 
 @checked
-def visual_genome_attributes(
+def visual_genome(
     path: PathLike,
     images: PathLike,
     *,
@@ -32,12 +32,12 @@ def visual_genome_attributes(
     missing: MissingPictures = "error",
     progress: bool = True,
 ) -> SampleSet:
-    """Visual Genome's pictures, one sample each: boxes and attributes of its objects, by their first name.
+    """Visual Genome's pictures, one sample each: boxes and attributes of objects by first name, or regions by phrase.
 
     Boxes are as annotators drew them: some reach over the picture's edge.
 
     Args:
-        path: `attributes.json`, of any version.
+        path: `attributes.json` or `region_descriptions.json`, of any version.
         images: the folder of the pictures, or one above it.
         prompt: what the model is asked.
         missing: whether pictures that are not there are an error, or their samples are left out.
@@ -46,47 +46,15 @@ def visual_genome_attributes(
     Raises:
         InputError: for a file that is not there, broken or of another form, a picture that comes twice, or missing pictures.
     """
-    return _read(Path(path), images, "attributes", _object, prompt, missing, progress)
-
-
-@checked
-def visual_genome_regions(
-    path: PathLike,
-    images: PathLike,
-    *,
-    prompt: Text = DEFAULT_PROMPT,
-    missing: MissingPictures = "error",
-    progress: bool = True,
-) -> SampleSet:
-    """Visual Genome's pictures, one sample each: boxes of its regions by their phrase.
-
-    Args:
-        path: `region_descriptions.json`, of any version.
-        images: the folder of the pictures, or one above it.
-        prompt: what the model is asked.
-        missing: whether pictures that are not there are an error, or their samples are left out.
-        progress: show a progress bar while the file is read.
-
-    Raises:
-        InputError: for a file that is not there, broken or of another form, a picture that comes twice, or missing pictures.
-    """
-    return _read(Path(path), images, "regions", _region, prompt, missing, progress)
-
-
-#: From a part of a picture and its name for messages to its noun or phrase, its box and its attributes.
-_Reader: TypeAlias = Callable[[Any, str], tuple[str, Box, tuple[str, ...]]]
-
-
-def _read(
-    path: Path, images: PathLike, key: str, read: _Reader, prompt: str, missing: MissingPictures, progress: bool
-) -> SampleSet:
-    kind = f"Visual Genome {key}"
+    path = Path(path)
     records: dict[int, _Record] = {}
-    for number, (name, picture) in enumerate(json_records(path, kind, progress=progress), 1):
+    key = "attributes"
+    for number, (name, picture) in enumerate(json_records(path, "Visual Genome", progress=progress), 1):
         if name:
             raise InputError(
-                f"{path} is no file of {kind}: it must be a list of pictures, found an object with {name!r}."
+                f"{path} is no file of Visual Genome: it must be a list of pictures, found an object with {name!r}."
             )
+        key = "regions" if "regions" in picture else key
         where = f"picture {number} of {path.name}"
         parts = field(picture, key, list, where)
         # the first versions, and the regions of all, call it "id"
@@ -95,12 +63,12 @@ def _read(
         boxes: dict[str, tuple[Box, ...]] = {}
         attributes: dict[str, tuple[str, ...]] = {}
         for n, part in enumerate(parts, 1):
-            noun, box, said = read(part, f"{key} {n} of {where}")
+            noun, box, words = _READERS[key](part, f"{key} {n} of {where}")
             boxes[noun] = (*boxes.get(noun, ()), box)
-            if said:
-                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *said)))
+            if words:
+                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *words)))
         records[identifier] = (identifier, boxes, attributes)
-    title = f"{kind}, {path.name}"
+    title = f"Visual Genome {key}, {path.name}"
     several = list(records.values())
     return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
@@ -115,6 +83,13 @@ def _object(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:
 
 def _region(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:
     return field(part, "phrase", str, where).strip(), box_of(part, where, ("x", "y", "width", "height")), ()
+
+
+#: From a part of a picture and its name for messages to its noun or phrase, its box and its attributes.
+_READERS: dict[str, Callable[[Any, str], tuple[str, Box, tuple[str, ...]]]] = {
+    "attributes": _object,
+    "regions": _region,
+}
 
 
 def box_of(part: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("x", "y", "w", "h")) -> Box:

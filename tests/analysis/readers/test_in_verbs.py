@@ -24,10 +24,10 @@ def _captioned(scenes: Sequence[Scene], folder: Path) -> dict[str, Callable[[], 
         "Karpathy": lambda: mm.data.karpathy(
             published.karpathy(scenes, folder), folder, split=("train", "test"), progress=False
         ),
-        "Visual Genome attributes": lambda: mm.data.visual_genome_attributes(
+        "Visual Genome attributes": lambda: mm.data.visual_genome(
             published.visual_genome(scenes, folder)[0], folder, progress=False
         ),
-        "Visual Genome regions": lambda: mm.data.visual_genome_regions(
+        "Visual Genome regions": lambda: mm.data.visual_genome(
             published.visual_genome(scenes, folder)[1], folder, progress=False
         ),
         "SBU": lambda: mm.data.sbu_captions(published.sbu(scenes, folder), folder, progress=False),

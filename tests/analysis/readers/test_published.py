@@ -152,8 +152,8 @@ def test_mm_safety_bench_in_words_and_by_scenario(scenes: Sequence[Scene], tmp_p
 
 def test_visual_genome(scenes: Sequence[Scene], tmp_path: Path) -> None:
     attributes, regions = published.visual_genome(scenes, tmp_path)
-    data = mm.data.visual_genome_attributes(attributes, tmp_path, progress=False)
-    phrases = mm.data.visual_genome_regions(regions, tmp_path, progress=False)
+    data = mm.data.visual_genome(attributes, tmp_path, progress=False)
+    phrases = mm.data.visual_genome(regions, tmp_path, progress=False)
     for sample, region, scene in zip(data, phrases, scenes, strict=True):
         assert shows(sample, scene)
         assert sample.boxes == boxes_of(scene)

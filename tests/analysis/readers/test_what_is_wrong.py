@@ -70,7 +70,7 @@ def test_files_of_another_kind_say_what_they_lack(scenes: Sequence[Scene], tmp_p
             "question 'info' of instances_val2014.json has no 'imageId'",
         ),
         (
-            lambda: mm.data.visual_genome_attributes(instances, tmp_path, progress=False),
+            lambda: mm.data.visual_genome(instances, tmp_path, progress=False),
             "it must be a list of pictures, found an object with 'info'",
         ),
         (

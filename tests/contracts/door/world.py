@@ -343,7 +343,7 @@ class World:
         folders = {name: root / name for name in names}
         for folder in folders.values():
             folder.mkdir(parents=True)
-        attributes, regions = published.visual_genome(scenes, folders["genome"])
+        attributes, _ = published.visual_genome(scenes, folders["genome"])
         return folders | {
             "data.coco_captions": published.coco_captions(scenes, folders["coco"]),
             "data.coco_instances": published.coco_instances(scenes, folders["coco"]),
@@ -351,8 +351,7 @@ class World:
             "data.vqa_v2": published.vqa_v2(scenes, folders["vqa"]),
             "data.pope": published.pope(scenes, folders["pope"]),
             "data.mm_safety_bench": published.mm_safety_bench(scenes, folders["safety"]),
-            "data.visual_genome_attributes": attributes,
-            "data.visual_genome_regions": regions,
+            "data.visual_genome": attributes,
             "data.gqa": published.gqa(scenes, folders["gqa"]),
             "data.sbu_captions": published.sbu(scenes, folders["sbu"]),
             "data.from_jsonl": published.jsonl(scenes, folders["jsonl"]),
@@ -790,10 +789,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "data.pope.images": lambda w: w.published["pope"],
     "data.mm_safety_bench.questions": lambda w: w.published["data.mm_safety_bench"][0],
     "data.mm_safety_bench.images": lambda w: w.published["data.mm_safety_bench"][1],
-    "data.visual_genome_attributes.path": lambda w: w.published["data.visual_genome_attributes"],
-    "data.visual_genome_attributes.images": lambda w: w.published["genome"],
-    "data.visual_genome_regions.path": lambda w: w.published["data.visual_genome_regions"],
-    "data.visual_genome_regions.images": lambda w: w.published["genome"],
+    "data.visual_genome.path": lambda w: w.published["data.visual_genome"],
+    "data.visual_genome.images": lambda w: w.published["genome"],
     "data.gqa.questions": lambda w: w.published["data.gqa"][0],
     "data.gqa.scene_graphs": lambda w: w.published["data.gqa"][1],
     "data.gqa.images": lambda w: w.published["gqa"],

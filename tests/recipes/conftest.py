@@ -1,0 +1,62 @@
+"""Studies that are run once: on the lab model and its scenes, and on a tiny LLaVA in the hub's layout with files as published."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mmlens as mm
+from mmlens.models.hooked import HookedMultimodal
+from tests.analysis.readers import published
+from tests.checkpoints.layouts import LLAVA
+
+SMALL = {
+    "pan": mm.recipes.PanSettings(
+        samples=4, max_new_tokens=16, ks=(3, 8), causal_k=8, causal_samples=1, edit_k=3, draws=1, together=2, concept_k=5
+    ),
+    "parekh": mm.recipes.ParekhSettings(
+        samples=48, max_new_tokens=16, layers=(15, 31), n_concepts=2, numbers=(1, 2), pictures=2, least=4
+    ),
+    "khayatan": mm.recipes.KhayatanSettings(
+        alphas=(1.0,), layers=(31, 15), vector_questions=40, questions=24, sweep_questions=12, vector_captions=60,
+        captions=40, requests=16, caption_tokens=12, n_concepts=2, tune_samples=8, steps=2, tune_batch=2, rate=1e-4,
+        shift_captions=24,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def lab_model() -> HookedMultimodal:
+    return mm.lab.load()
+
+
+@pytest.fixture(scope="session")
+def studies(
+    tmp_path_factory: pytest.TempPathFactory, lab_model: HookedMultimodal
+) -> Callable[[str], mm.recipes.Reproduction]:
+    """The studies of the lab model, each run when it is first asked for."""
+    into, made = tmp_path_factory.mktemp("studies"), {}
+
+    def study(paper: str) -> mm.recipes.Reproduction:
+        if paper not in made:
+            made[paper] = mm.recipes.reproduce(paper, into=into, model=lab_model, settings=SMALL[paper], progress=False)
+        return made[paper]
+
+    return study
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files of every data set that the studies read."""
+    folder, scenes = tmp_path_factory.mktemp("files"), mm.lab.scenes(6, seed=3)
+    published.coco_captions(scenes, folder)
+    published.vqa_v2(scenes, folder)
+    published.visual_genome(scenes, folder)
+    published.mm_safety_bench(scenes[:2], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA-1.5 as the hub has it."""
+    return LLAVA.write(tmp_path_factory.mktemp("hub") / "llava")

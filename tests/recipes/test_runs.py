@@ -1,0 +1,142 @@
+"""Runs of studies: resumed where they stopped, refused where another began, at the cost of what they measure; other data."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mmlens as mm
+from mmlens.core.errors import InputError
+from mmlens.models.hooked import HookedMultimodal
+from mmlens.recipes import study as study_module
+from mmlens.recipes.reproduce import _STAGES
+from mmlens.recipes.sources import FileSources, LabSources, halves
+from mmlens.recipes.study import counted
+from tests.recipes.conftest import SMALL
+from tests.test_cli import run as command
+
+
+def run(paper: str, model: HookedMultimodal, into: Path, **options: Any) -> mm.recipes.Reproduction:
+    return mm.recipes.reproduce(
+        paper,
+        into=into,
+        model=model,
+        **{"settings": SMALL[paper], "progress": False, **options},  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("paper", list(SMALL))
+def test_a_tiny_llava_with_published_files(
+    checkpoint: Path, files: Path, tmp_path: Path, paper: str, subword: HookedMultimodal
+) -> None:
+    """A random model says nothing: stages that need words say so, the others have numbers."""
+    study = run(paper, subword, tmp_path, data=files, limit=4)
+    reasons = {table.stage: table.reason for table in study.tables}
+    assert list(reasons) == [stage.name for stage in _STAGES[paper]]
+    assert all(bool(table.rows) != bool(table.reason) for table in study.tables)
+    answered = {stage for stage, reason in reasons.items() if not reason}
+    if paper == "pan":
+        assert "cost" in answered
+        assert "No noun was found in the captions of 4 samples" in reasons["region_invariance"]
+    elif paper == "parekh":
+        assert not answered
+        assert (
+            set(reasons.values()) == {"The store holds no states: no sample gave one."}
+            or "No word" in reasons["overlap"]
+        )
+    else:
+        assert "types" in answered
+        assert "the model does not answer so" in reasons["answers"] or "no state" in reasons["answers"].lower()
+        assert "there is no difference to steer by" in reasons["safety"]
+
+
+def test_files_are_read_as_published(files: Path, tmp_path: Path) -> None:
+    sources = FileSources(files, progress=False)
+    assert len(sources.captions(100, None, 0)) == 6
+    assert [sample.prompt for sample in sources.captions(2, "what is it", 0)] == ["what is it"] * 2
+    assert {sample.types["answer_type"] for sample in sources.questions(100, 0)} <= {"yes/no", "number", "other"}
+    assert [len(side) for side in sources.requests(3, 0)] == [3, 3]
+    tunes = sources.tunes(2, None, 0)
+    assert len(tunes["color"]) == 2
+    assert all(any(color in (sample.caption or "") for color in mm.scorers.COLORS) for sample in tunes["color"])
+    with pytest.raises(InputError, match=r"There are no captions in .*: no file dataset_coco\.json or captions_val"):
+        FileSources(tmp_path).captions(1, None, 0)
+    with pytest.raises(InputError, match="is no folder"):
+        FileSources(tmp_path / "none")
+
+
+def test_a_killed_study_goes_on_where_it_was(
+    lab_model: HookedMultimodal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SMALL["khayatan"], alphas=(0.5, 1.0))  # type: ignore[type-var]
+    only = ["types", "strengths"]
+    whole = run("khayatan", lab_model, tmp_path / "whole", settings=settings, only=only)
+    texts = study_module.StudyTable.save
+
+    def stop(table: Any, path: Any) -> Any:
+        if table.stage == "strengths":
+            raise KeyboardInterrupt
+        return texts(table, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module.StudyTable, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
+    with counted(lab_model) as count:
+        resumed = run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
+    assert count.forwards == 0  # answers and states were kept
+    assert [table.rows for table in resumed.tables] == [table.rows for table in whole.tables]
+    with counted(lab_model) as count:
+        run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
+    assert count.forwards == 0
+    with pytest.raises(InputError, match=r"holds a study that differs in seed"):
+        run("khayatan", lab_model, tmp_path / "stopped", settings=settings, seed=1)
+    with (
+        lab_model.intervene(mm.Ablate([mm.Neuron(2, 7)])),
+        pytest.raises(InputError, match="differs in interventions"),
+    ):
+        run("khayatan", lab_model, tmp_path / "stopped", settings=settings)
+
+
+def test_stages_cost_what_they_measure(lab_model: HookedMultimodal, tmp_path: Path) -> None:
+    """Forward passes of a stage beside those of the verbs called alone on the same samples: at most a tenth more."""
+    small = SMALL["khayatan"]
+    questions = LabSources().questions(64, 0)
+    first, second = ([questions[n] for n in side] for side in halves(questions))
+    with counted(lab_model) as alone:
+        store = mm.collect(
+            lab_model, first, at="blocks.5.hook_resid_post", token=["yes", "no", "one", "three", "white", "black"],
+            max_new_tokens=5, progress=False,
+        )  # fmt: skip
+        vector = mm.steering_vector(store.at().with_token("yes"), store.at().with_token("no"))
+        mm.steering.steering_report(
+            lab_model, mm.Steer(vector), second[:12], controls=(), max_new_tokens=5, progress=False
+        )
+    with counted(lab_model) as stage:
+        run("khayatan", lab_model, tmp_path, settings=small, only=["strengths"])
+    assert stage.forwards <= 1.1 * alone.forwards
+    samples = LabSources().captions(4, None, 0)
+    with counted(lab_model) as alone:
+        mm.properties.region_invariance(
+            lab_model, samples, methods=("contribution", "gradient_x_activation", "random"), k=[3, 8], draws=1,
+            nouns=mm.lab.NOUNS, progress=False,
+        )  # fmt: skip
+    with counted(lab_model) as stage:
+        run("pan", lab_model, tmp_path, only=["region_invariance"])
+    assert stage.forwards <= 1.1 * alone.forwards
+
+
+def test_what_cannot_be_is_refused(lab_model: HookedMultimodal, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'pan' has no stage 'casual'; nearest: causal"):
+        run("pan", lab_model, tmp_path, only=["casual"])
+    with pytest.raises(InputError, match=r"must be PanSettings for 'pan'"):
+        run("pan", lab_model, tmp_path, settings=SMALL["parekh"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path: Path) -> None:
+    done = command("reproduce", "pan", "--out", str(tmp_path / "out"), "--only", "cost", "--limit", "1")
+    assert done.returncode == 0, done.stderr
+    assert "pan, cost: what finding costs, beside Mmns" in done.stdout
+    assert (tmp_path / "out" / "pan" / "report.md").exists()
