@@ -51,7 +51,7 @@ class PanSettings:
         edit_k, penalty: how many rows are edited, and the weight of the norm of their change.
         draws: sets of random neurons.
         together: pictures that have to share a neuron.
-        concept_k: neurons of a noun over all of its pictures.
+        concept_k, pictures: neurons of a noun over all of its pictures; nouns of fewer pictures are not counted.
     """
 
     prompt: str | None = None
@@ -69,6 +69,7 @@ class PanSettings:
     draws: int = 5
     together: int = 5
     concept_k: int = 20
+    pictures: int = 3
 
     @classmethod
     def published(cls) -> "PanSettings":
@@ -134,7 +135,7 @@ def _neurons(study: Study) -> Measurements:
     measures: list[Property | Overall] = [
         Sensitivity(settings.words, study.scorers, k),
         ImageInvariance(ks, settings.together),
-        Exclusive(min(settings.concept_k, max(ks))),
+        Exclusive(min(settings.concept_k, max(ks)), settings.pictures),
         LayerShares(layers.count),
     ]
     return _measure(study, "neurons", measures, max(ks), settings.samples)

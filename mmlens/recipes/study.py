@@ -120,7 +120,8 @@ class Study:
         )
         for name, result in outcome.results.items():
             result.save(str(folder / name))
-        for name, figure in {"table": table.plot(), **outcome.figures}.items():
+        figures = {"table": table.plot(), **outcome.figures} if table.rows else {}
+        for name, figure in figures.items():
             with whole_file(folder / f"{name}.png") as path:
                 figure.savefig(path, format="png", dpi=110)
         with whole_file(folder / "table.csv") as path:

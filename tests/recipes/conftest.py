@@ -12,7 +12,8 @@ from tests.checkpoints.layouts import LLAVA
 
 SMALL = {
     "pan": mm.recipes.PanSettings(
-        samples=4, max_new_tokens=16, ks=(3, 8), causal_k=8, causal_samples=1, edit_k=3, draws=1, together=2, concept_k=5
+        samples=4, max_new_tokens=16, ks=(3, 8), causal_k=8, causal_samples=1, edit_k=3, draws=1, together=2, concept_k=5,
+        pictures=1,
     ),
     "parekh": mm.recipes.ParekhSettings(
         samples=48, max_new_tokens=16, layers=(15, 31), n_concepts=2, numbers=(1, 2), pictures=2, least=4
@@ -48,7 +49,7 @@ def studies(
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with files of every data set that the studies read."""
-    folder, scenes = tmp_path_factory.mktemp("files"), mm.lab.scenes(6, seed=3)
+    folder, scenes = tmp_path_factory.mktemp("files"), mm.lab.scenes(8, seed=3)
     published.coco_captions(scenes, folder)
     published.vqa_v2(scenes, folder)
     published.visual_genome(scenes, folder)

@@ -35,25 +35,31 @@ def test_a_tiny_llava_with_published_files(
     reasons = {table.stage: table.reason for table in study.tables}
     assert list(reasons) == [stage.name for stage in _STAGES[paper]]
     assert all(bool(table.rows) != bool(table.reason) for table in study.tables)
-    answered = {stage for stage, reason in reasons.items() if not reason}
-    if paper == "pan":
-        assert "cost" in answered
-        assert "No noun was found in the captions of 4 samples" in reasons["region_invariance"]
+    if paper == "pan":  # what it writes are syllables, some of them nouns by their letters
+        assert study["cost"]["theirs", "nouns"].value is not None
     elif paper == "parekh":
-        assert not answered
-        assert (
-            set(reasons.values()) == {"The store holds no states: no sample gave one."}
-            or "No word" in reasons["overlap"]
-        )
+        assert all("None of the 4 samples gave a state" in reason for reason in reasons.values())
     else:
-        assert "types" in answered
-        assert "the model does not answer so" in reasons["answers"] or "no state" in reasons["answers"].lower()
-        assert "there is no difference to steer by" in reasons["safety"]
+        assert "None of the" in reasons["answers"]
+        assert "refuses none of" in reasons["safety"]
+        page = (study.folder / "report.md").read_text(encoding="utf-8")
+        assert page.count("Not answered: ") == len(study.tables)
+
+
+def test_the_lab_model_with_published_files(lab_model: HookedMultimodal, files: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL["khayatan"], answer_tokens=3)  # type: ignore[type-var]
+    study = run("khayatan", lab_model, tmp_path, data=files, settings=settings, only=["types", "style"])
+    assert [table.reason for table in study.tables] == ["", ""]
+    questions = FileSources(files, progress=False).questions(100, 0)
+    second = [questions[number] for number in halves(questions)[1]]
+    assert study["types"]["none", "other"].count == len(second)
+    assert study["style"]["none", "color"].value == 1  # every caption of the lab has a colour
+    assert study["style"]["none", "CIDEr-D"].value is not None
 
 
 def test_files_are_read_as_published(files: Path, tmp_path: Path) -> None:
     sources = FileSources(files, progress=False)
-    assert len(sources.captions(100, None, 0)) == 6
+    assert len(sources.captions(100, None, 0)) == 8
     assert [sample.prompt for sample in sources.captions(2, "what is it", 0)] == ["what is it"] * 2
     assert {sample.types["answer_type"] for sample in sources.questions(100, 0)} <= {"yes/no", "number", "other"}
     assert [len(side) for side in sources.requests(3, 0)] == [3, 3]

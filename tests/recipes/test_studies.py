@@ -72,8 +72,9 @@ def test_parekh_says_what_the_verbs_say(studies: Studies, lab_model: HookedMulti
     )
     words = mm.concepts.concept_words(lab_model, bank, k=15)
     assert study["overlap"][f"{word}, semi_nmf", "overlap"].value == pytest.approx(word_overlap(words))
-    errors = [study["ablations"][f"{word}, {n} concepts", "reconstruction error"].value for n in (1, 2)]
-    assert errors[1] < errors[0]  # type: ignore[operator]
+    errors = {row.case: row.value for row in study["ablations"].rows if row.quantity == "reconstruction error"}
+    first, second = (next(v for case, v in errors.items() if case.endswith(f", {n} concepts")) for n in (1, 2))
+    assert second < first  # type: ignore[operator]
     assert study["grounding"][f"{word}, semi_nmf", "words in the caption, top 1"].control is not None
 
 

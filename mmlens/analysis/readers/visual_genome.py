@@ -108,7 +108,7 @@ def box_of(part: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("x", "y
 
 
 def _names(record: _Record) -> tuple[str, ...]:
-    return (f"{record[0]}.jpg",)
+    return tuple(f"{folder}{record[0]}.jpg" for folder in ("VG_100K/", "VG_100K_2/", ""))
 
 
 def _sample(prompt: str, record: _Record, path: Path) -> Sample:
