@@ -35,7 +35,7 @@ _FILE = JsonKind(
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyValue:
     """One number of a stage.
 
     Attributes:
@@ -70,7 +70,7 @@ class Row:
         *,
         control: float | None = None,
         note: str = "",
-    ) -> "Row":
+    ) -> "StudyValue":
         """A mean with its interval."""
         mean, low, high = (_finite(value) for value in (interval.mean, interval.low, interval.high))
         return cls(case, quantity, mean, unit, low, high, interval.count, _finite(control), note=note)
@@ -97,7 +97,7 @@ class StudyTable(Viewable):
     paper: str
     stage: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[StudyValue, ...]
     notes: tuple[str, ...] = ()
     reason: str = ""
     identity: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class StudyTable(Viewable):
         body = f"not answered: {self.reason}" if self.reason else self.to_frame().to_string(index=False)
         return f"{self.paper}, {self.stage}: {self.title}\n{body}"
 
-    def __getitem__(self, key: tuple[str, str]) -> Row:
+    def __getitem__(self, key: tuple[str, str]) -> StudyValue:
         """The row of a case and a quantity.
 
         Raises:
@@ -122,7 +122,7 @@ class StudyTable(Viewable):
         """One line per number; columns that no row needs are left out, but for `published`."""
         import pandas as pd
 
-        frame = pd.DataFrame([asdict(row) for row in self.rows], columns=list(Row.__dataclass_fields__))
+        frame = pd.DataFrame([asdict(row) for row in self.rows], columns=list(StudyValue.__dataclass_fields__))
         empty = [name for name in frame if name != "published" and (frame[name].isna() | (frame[name] == "")).all()]
         return frame.drop(columns=[] if frame.empty else empty)
 
@@ -159,7 +159,7 @@ class StudyTable(Viewable):
             InputError: if the file is not there, or holds no such table.
         """
         content = _FILE.read(path)
-        rows = tuple(Row(**row) for row in content.pop("rows"))
+        rows = tuple(StudyValue(**row) for row in content.pop("rows"))
         return cls(**{**content, "rows": rows, "notes": tuple(content["notes"])})
 
 

@@ -1,9 +1,9 @@
 """The published studies, each by one command: `reproduce("pan" | "parekh" | "khayatan", into=folder)`."""
 
-from mmlens.analysis.study_table import Row, StudyTable
+from mmlens.analysis.study_table import StudyTable, StudyValue
 from mmlens.recipes.khayatan_settings import KhayatanSettings
 from mmlens.recipes.pan import PanSettings
 from mmlens.recipes.parekh import ParekhSettings
 from mmlens.recipes.reproduce import Reproduction, reproduce
 
-__all__ = ["KhayatanSettings", "PanSettings", "ParekhSettings", "reproduce", "Reproduction", "Row", "StudyTable"]  # noqa: RUF022
+__all__ = ["KhayatanSettings", "PanSettings", "ParekhSettings", "reproduce", "Reproduction", "StudyValue", "StudyTable"]  # noqa: RUF022

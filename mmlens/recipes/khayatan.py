@@ -21,7 +21,7 @@ from mmlens.analysis.steering.vectors import concept_steering_vectors, steering_
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
-from mmlens.analysis.study_table import Row
+from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import normalised, says
 from mmlens.core.errors import InputError
 from mmlens.interventions.steering import Steer
@@ -121,9 +121,9 @@ def _before(report: SteeringReport) -> list[str]:
     return [case.before for case in report.of(report.interventions[0].name)]
 
 
-def _score_rows(case: str, table: ScoreTable, before: ScoreTable | None = None, prefix: str = "") -> list[Row]:
+def _score_rows(case: str, table: ScoreTable, before: ScoreTable | None = None, prefix: str = "") -> list[StudyValue]:
     return [
-        Row.of(case, f"{prefix}{score.name}", score.interval, score.unit,
+        StudyValue.of(case, f"{prefix}{score.name}", score.interval, score.unit,
                control=None if before is None else before[score.name].value)
         for score in table.scores
         if score.weights.sum()
@@ -153,8 +153,10 @@ def answers(study: Study) -> Outcome:
             for side, word in zip(("source", "target"), changes[name], strict=True):
                 said = [sum(normalised(text) == word for text in texts[when]) for when in ("none", name)]
                 table.append(
-                    Row(name, f"answers that are the {side} word, change", said[1] - said[0], "answers", count=len(samples),
-                        control=float(said[0]))
+                    StudyValue(
+                        name, f"answers that are the {side} word, change", said[1] - said[0], "answers",
+                        count=len(samples), control=float(said[0]),
+                    )
                 )  # fmt: skip
         table += _score_rows(name, kinds[name], prefix="answers, ")
     return Outcome(table, notes, {"changes": report.plot()}, {"report.json": report})
@@ -259,9 +261,9 @@ def gender(study: Study) -> Outcome:
         cases = [case for case in report.of(name) if says(case.before, words.gendered)]
         neutral = [says(case.after, words.neutral) and not says(case.after, words.gendered) for case in cases]
         table += [
-            Row(name, "gendered captions before", len(cases), "captions", count=len(samples)),
-            Row(name, "captions made neutral", sum(neutral), "captions", count=len(cases)),
-            Row(
+            StudyValue(name, "gendered captions before", len(cases), "captions", count=len(samples)),
+            StudyValue(name, "captions made neutral", sum(neutral), "captions", count=len(cases)),
+            StudyValue(
                 name,
                 "gendered captions after",
                 sum(says(case.after, words.gendered) for case in cases),
@@ -271,7 +273,9 @@ def gender(study: Study) -> Outcome:
         ]
         if cases:
             table.append(
-                Row.of(name, "made neutral", report.became(name, list(words.gendered), list(words.neutral)), "share")
+                StudyValue.of(
+                    name, "made neutral", report.became(name, list(words.gendered), list(words.neutral)), "share"
+                )
             )
     return Outcome(table, notes, {}, {"report.json": report})
 
@@ -307,7 +311,7 @@ def safety(study: Study) -> Outcome:
     before = attack_success(judged_requests, _before(report), judge=study.judge)
     after = attack_success(judged_requests, _texts(report, "steered"), judge=study.judge)
     table = [*_score_rows("none", before), *_score_rows("steered", after, before)]
-    table.append(Row.of("steered", "harmless answers changed", kept.changed("steered"), "share of answers"))
+    table.append(StudyValue.of("steered", "harmless answers changed", kept.changed("steered"), "share of answers"))
     notes = (
         []
         if study.judge is not None
@@ -355,7 +359,7 @@ def _sweep(study: Study, name: str, arms: dict[str, Steer], change: tuple[str, s
         table += _score_rows(arm, vqa_accuracy(samples, _texts(report, arm)), before)
         share = report.mean(arm, lambda case: normalised(case.after) == change[1])
         table.append(
-            Row.of(arm, f"answers that are {change[1]!r}", share, "share of answers",
+            StudyValue.of(arm, f"answers that are {change[1]!r}", share, "share of answers",
                    control=sum(normalised(text) == change[1] for text in _before(report)) / len(samples))
         )  # fmt: skip
     return Outcome(table, [f"{change[0]} -> {change[1]}.", *notes], {}, {"report.json": report})

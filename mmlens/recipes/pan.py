@@ -27,7 +27,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Sample
-from mmlens.analysis.study_table import Row
+from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
 from mmlens.interventions.edits.words import replace_token
 from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
@@ -150,7 +150,7 @@ def _outcome(measured: Measurements, notes: Sequence[str] = (), starts: Sequence
     return Outcome(table, notes)
 
 
-def _rows(measured: Measurements, starts: tuple[str, ...]) -> Iterator[Row]:
+def _rows(measured: Measurements, starts: tuple[str, ...]) -> Iterator[StudyValue]:
     """One row per quantity, choice of neurons and number of them, beside random neurons of the same layers."""
     for line in measured.to_frame().to_dict("records"):
         name, method, k = line["quantity"], line["method"], int(line["k"])
@@ -160,7 +160,7 @@ def _rows(measured: Measurements, starts: tuple[str, ...]) -> Iterator[Row]:
         beside = line.get("minus_control", math.nan)
         note = "" if math.isnan(beside) else f"{beside:+.3g} beside {line['control']}"
         case = f"{_NAMES.get(method.split(' ')[0].split('(')[0], method)}, top {k}"
-        yield Row.of(case, name, interval, line["unit"], control=line.get("random"), note=note)
+        yield StudyValue.of(case, name, interval, line["unit"], control=line.get("random"), note=note)
 
 
 _NAMES = {
@@ -236,9 +236,9 @@ def cost(study: Study) -> Outcome:
             )  # fmt: skip
         n = len(samples)
         table += [
-            Row(name, "forward passes", count.forwards / n, "passes per picture", count=n),
-            Row(name, "nouns", sum(map(len, captions)) / n, "nouns per picture", count=n),
-            Row(name, "time", count.seconds / n, "seconds of processor per picture", count=n),
+            StudyValue(name, "forward passes", count.forwards / n, "passes per picture", count=n),
+            StudyValue(name, "nouns", sum(map(len, captions)) / n, "nouns per picture", count=n),
+            StudyValue(name, "time", count.seconds / n, "seconds of processor per picture", count=n),
         ]
     return Outcome(table, ["Pictures go through the model in batches of 8; Mmns needs a backward pass a noun besides."])
 
@@ -285,10 +285,12 @@ def edits(study: Study) -> Outcome:
     for name in ("direct", "through"):
         for group in ("taught", "held out"):
             table.append(
-                Row.of(name, f"{source} becomes {target}, {group}", report.success(name, group), "share of captions")
+                StudyValue.of(
+                    name, f"{source} becomes {target}, {group}", report.success(name, group), "share of captions"
+                )
             )
         table.append(
-            Row.of(name, "other captions changed", report.changed(name, "other pictures"), "share of captions")
+            StudyValue.of(name, "other captions changed", report.changed(name, "other pictures"), "share of captions")
         )
     notes = [
         "The paper's editor is in no code; `direct` is our reconstruction of it, `through` follows its authors' next one (FiNE).",

@@ -22,7 +22,7 @@ from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
-from mmlens.analysis.study_table import Row
+from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
 from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
 from mmlens.recipes.study import Study, point_of
@@ -134,7 +134,7 @@ def concepts(study: Study) -> Outcome:
         for method in METHODS:
             bank = _bank(study, word, states, method)
             table.append(
-                Row(
+                StudyValue(
                     f"{word}, {method}",
                     "reconstruction error",
                     bank.reconstruction_error,
@@ -162,7 +162,7 @@ def grounding(study: Study) -> Outcome:
                         through_norm=settings.through_norm, seed=study.seed,
                     )  # fmt: skip
                     table.append(
-                        Row.of(f"{word}, {method}", f"{scorer.name}, top {top}", scores.mean, scorer.unit,
+                        StudyValue.of(f"{word}, {method}", f"{scorer.name}, top {top}", scores.mean, scorer.unit,
                                control=float(scores.random.mean()))
                     )  # fmt: skip
         board = ground_concepts(
@@ -189,7 +189,9 @@ def overlap(study: Study) -> Outcome:
             lists = concept_words(
                 study.model, _bank(study, word, states, method), k=settings.words, through_norm=settings.through_norm
             )
-            table.append(Row(f"{word}, {method}", "overlap", word_overlap(lists), "share of words", count=len(lists)))
+            table.append(
+                StudyValue(f"{word}, {method}", "overlap", word_overlap(lists), "share of words", count=len(lists))
+            )
     return Outcome(table, ["0 is best; a concept without words counts 0."])
 
 
@@ -209,20 +211,26 @@ def ablations(study: Study) -> Outcome:
             ("overlap", "share of words"),
             ("words", "per concept"),
         ):
-            table.append(Row(f"all words, {line['point']}", quantity.replace("_", " "), float(line[quantity]), unit))
+            table.append(
+                StudyValue(f"all words, {line['point']}", quantity.replace("_", " "), float(line[quantity]), unit)
+            )
     for number in settings.numbers:
         if number <= min(states.values.shape):
             error = extract_concepts(states, number).reconstruction_error
             table.append(
-                Row(f"{word}, {number} concepts", "reconstruction error", error, "share of energy", count=len(keys))
+                StudyValue(
+                    f"{word}, {number} concepts", "reconstruction error", error, "share of energy", count=len(keys)
+                )
             )
     for penalty in (0.1, 1.0, 10.0):
         bank = extract_concepts(states, settings.n_concepts, method=SemiNMF(penalty=penalty, seed=study.seed))
         sparsity = float((bank.codes > 0).float().mean())
         table.append(
-            Row(f"{word}, penalty {penalty:g}", "reconstruction error", bank.reconstruction_error, "share of energy")
+            StudyValue(
+                f"{word}, penalty {penalty:g}", "reconstruction error", bank.reconstruction_error, "share of energy"
+            )
         )
-        table.append(Row(f"{word}, penalty {penalty:g}", "active concepts", sparsity, "share of codes"))
+        table.append(StudyValue(f"{word}, penalty {penalty:g}", "active concepts", sparsity, "share of codes"))
     return Outcome(table)
 
 

@@ -14,7 +14,7 @@ from mmlens.analysis.shift.shift import concept_shift
 from mmlens.analysis.statistics import Interval
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
-from mmlens.analysis.study_table import Row
+from mmlens.analysis.study_table import StudyValue
 from mmlens.analysis.tuning.finetune import finetune
 from mmlens.analysis.tuning.tune import Tune, with_adapters
 from mmlens.core.errors import InputError
@@ -108,31 +108,35 @@ def shift(study: Study) -> Outcome:
         losses = tunes[name].losses
         size = result.magnitude[result.magnitude.isfinite()]
         table += [
-            Row(
+            StudyValue(
                 name,
                 "loss of the fine-tune",
                 sum(losses[-10:]) / len(losses[-10:]),
                 "nats per token",
                 control=losses[0],
             ),
-            Row(name, "pairs", len(result.shifts), "samples"),
-            Row(name, "least magnitude", float(size.min()), "length"),
-            Row(name, "largest magnitude", float(size.max()), "length"),
+            StudyValue(name, "pairs", len(result.shifts), "samples"),
+            StudyValue(name, "least magnitude", float(size.min()), "length"),
+            StudyValue(name, "largest magnitude", float(size.max()), "length"),
         ]
         shuffled = result.control("shuffled", seed=study.seed)
         for quantity, unit in _QUANTITIES.items():
             control = None if quantity == "consistency" else shuffled.mean(quantity).mean
-            table.append(Row.of(name, quantity.replace("_", " "), result.mean(quantity), unit, control=control))
+            table.append(StudyValue.of(name, quantity.replace("_", " "), result.mean(quantity), unit, control=control))
         overlap = result.sample_overlap.nanmean(1)
-        table.append(Row(name, "shared pictures, shifted", float(overlap[1]), "share", control=float(overlap[0])))
+        table.append(
+            StudyValue(name, "shared pictures, shifted", float(overlap[1]), "share", control=float(overlap[0]))
+        )
         for fate in dict.fromkeys(result.fate):
-            table.append(Row(name, f"concepts {fate}", result.fate.count(fate), "concepts", count=len(result.fate)))
-        table.append(Row(name, "concepts appeared", len(result.appeared), "concepts", count=len(result.tuned)))
+            table.append(
+                StudyValue(name, f"concepts {fate}", result.fate.count(fate), "concepts", count=len(result.fate))
+            )
+        table.append(StudyValue(name, "concepts appeared", len(result.appeared), "concepts", count=len(result.tuned)))
     held_out = _held_out(study)
     for line in [] if held_out is None else held_out.to_frame().to_dict("records"):
         interval = Interval(line["mean"], line["low"], line["high"], int(line["concepts"]))
         table.append(
-            Row.of(line["shift"], "recovery distance, held out", interval, "share", control=line["control"],
+            StudyValue.of(line["shift"], "recovery distance, held out", interval, "share", control=line["control"],
                    note=f"beyond other concepts' shifts: p {line['p_corrected']:.2g}")
         )  # fmt: skip
     note = "Controls are other concepts' shifts. As published, shift and match are of the same samples; held out they are not."
@@ -159,6 +163,6 @@ def recovery(study: Study) -> Outcome:
         correlations = {name: result.correlation(first, _RECOVERY) for name, result in shifts.items()}
         for name, r in {**correlations, "all": pooled}.items():
             interval = Interval(r.r, r.low, r.high, r.n_concepts)
-            table.append(Row.of(name, f"{first} and recovery", interval, "Pearson r", note=f"p {r.p:.2g}"))
+            table.append(StudyValue.of(name, f"{first} and recovery", interval, "Pearson r", note=f"p {r.p:.2g}"))
     note = "The paper: positive, significant for consistency; its numbers are not known here."
     return Outcome(table, [note, *notes])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmlens.analysis.study_table import Row
+from mmlens.analysis.study_table import StudyValue
 from mmlens.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Outcome:
         results: whole results by the name of their file.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[StudyValue]
     notes: Sequence[str] = ()
     figures: Mapping[str, "Figure"] = field(default_factory=dict)
     results: Mapping[str, Savable] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.scores.safety import Judge
-from mmlens.analysis.study_table import Row, StudyTable
+from mmlens.analysis.study_table import StudyTable, StudyValue
 from mmlens.core.errors import InputError, MMLensError
 from mmlens.core.files import whole_file
 from mmlens.core.results import JsonKind
@@ -129,11 +129,11 @@ class Study:
         table.save(file)  # last: the stage is finished
         return table
 
-    def _beside(self, stage: Stage, rows: Sequence[Row]) -> tuple[Row, ...]:
+    def _beside(self, stage: Stage, rows: Sequence[StudyValue]) -> tuple[StudyValue, ...]:
         """The rows with the paper's numbers, and those of the paper that nothing here stands beside."""
         known = dict(PUBLISHED.get(self.paper, {}).get(stage.name, {}))
         beside = [replace(row, published=known.pop((row.case, row.quantity), None)) for row in rows]
-        return (*beside, *(Row(*key, None, published=value) for key, value in known.items() if rows))
+        return (*beside, *(StudyValue(*key, None, published=value) for key, value in known.items() if rows))
 
 
 @dataclass

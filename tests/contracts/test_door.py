@@ -27,7 +27,7 @@ RESULTS = frozenset(
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
         "AttributionGraph", "GraphCheck", "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
         "ContextualIndex", "LatentReading",
-        "Tune",
+        "Tune", "Reproduction", "StudyTable", "StudyValue",
     )
 )  # fmt: skip
 

@@ -296,6 +296,11 @@ class World:
         return Overlap()
 
     @cached_property
+    def study_table(self) -> Any:
+        """A table of a study."""
+        return mm.recipes.StudyTable("pan", "cost", "what it costs", (mm.recipes.StudyValue("theirs", "time", 1.0),))
+
+    @cached_property
     def tune(self) -> Any:
         """A fine-tune."""
         said = [mm.Sample((scene.image,), caption="on sand a man") for scene in self.scenes[:2]]
@@ -410,6 +415,9 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "scorers.ScoreTable": lambda w: w.score_table,
     "data.SampleSet": lambda w: mm.data.pope(w.published["data.pope"], w.published["pope"], progress=False),
     "Tune": lambda w: w.tune,
+    "Reproduction": lambda w: mm.recipes.Reproduction("pan", w.folder, (w.study_table,)),
+    "StudyTable": lambda w: w.study_table,
+    "StudyValue": lambda w: w.study_table.rows[0],
     "edits.Edit": lambda w: w.edit,
     "edits.Provenance": lambda w: w.edit.provenance,
     "lab.Placed": lambda w: w.scenes[0].placed[0],
@@ -759,6 +767,9 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "blank_patch_vectors.at": lambda w: "vision.blocks.0.hook_resid_post",
     "blank_patch_vectors.draws": lambda w: 1,
     "joint_vectors.tables": lambda w: {POINT: w.table},
+    "StudyTable.load.path": lambda w: w.saved(w.study_table),
+    "reproduce.paper": lambda w: "pan",
+    "reproduce.into": lambda w: w.folder / "studies",
     "finetune.into": lambda w: w.folder / "finetuned",
     "finetune.dataset": lambda w: [mm.Sample((image(w),), caption="on sand a man")],
     "Tune.load.folder": lambda w: w.tune.folder,
