@@ -15,7 +15,10 @@ from benchmarks.mutation.functions import key_of, spans, statements_around
 from benchmarks.mutation.parts import PATTERNS, ROOT, files_of
 
 #: Tests of what runs at import, which run no line themselves.
-AT_IMPORT = ("tests/test_values.py", "tests/contracts/test_signatures.py", "tests/contracts/test_registries.py")
+AT_IMPORT = (
+    *("tests/test_values.py", "tests/contracts/test_signatures.py", "tests/contracts/test_registries.py"),
+    "tests/core/test_file_versions.py",
+)
 #: Variants of one parametrised test that are kept for a line, the fastest ones.
 VARIANTS = 8
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Schedule, Step, place_of
+from mmlens.execution.cell_runs import CellRuns
 from mmlens.execution.cells import Cell
 from mmlens.execution.cost import Costs, total, weights_of
 from mmlens.execution.equivalence_check import Agreement, Evidence, agreement, evidence
@@ -343,3 +344,18 @@ def test_what_follows_the_unembedding_must_be_known() -> None:
     for logits in (head + 1, head[:, :, :3], head**3):
         with pytest.raises(NotAloneError, match="neither a factor nor a soft cap"):
             _behind_head(head, logits, model(final_logit_softcapping=2.0))
+
+
+def test_rows_in_one_call_are_bound_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of what is free on a GPU, by default; what a processor's caches hold on a CPU."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2000, 8000))
+
+    def rows(device: str, budget: float | None = None) -> int:
+        runner: Any = SimpleNamespace(device=torch.device(device), bytes_per_row=10)
+        runs: Any = None
+        return CellRuns._rows(runs, runner, budget)
+
+    assert rows("cuda") == 100
+    assert rows("cpu") == 2048
+    assert rows("mps") == 2**31 // 10
+    assert [rows("cpu", budget) for budget in (55, 10, 1)] == [5, 1, 1]

@@ -8,7 +8,7 @@ import pytest
 
 from mmlens.core.errors import InputError
 from mmlens.inputs.patch_geometry import Frame
-from mmlens.inputs.patch_geometry.marked import marked_places
+from mmlens.inputs.patch_geometry.marked import _Tower, marked_places
 from tests.inputs.drawing import BEGIN, END, IMAGE, Owner, check, config, ids
 
 #: Tiles of 18 x 13 pixels: 4 x 3 patches of 4 pixels, of which 2 x 1 squares of 2 x 2 are whole.
@@ -133,3 +133,8 @@ def test_a_picture_of_more_or_fewer_tokens_than_its_tiles_is_refused() -> None:
         expected = f"Picture 0 of sample 1 is cut into 1 x 2 tiles, which take 6 image tokens, but the text has {count}"
         with pytest.raises(InputError, match=expected):
             made(True)(config(patch_size=SIDE), batch, None, None)
+
+
+def test_tiles_that_are_not_square_have_rows_times_columns_of_tokens() -> None:
+    tower = _Tower((60, 20), 5, 2)
+    assert (tower.patches, tower.merged, tower.tokens) == ((12, 4), (6, 2), 12)

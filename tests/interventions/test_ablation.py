@@ -120,3 +120,8 @@ def test_values_and_units_must_fit(llava: Subject) -> None:
     ):
         with pytest.raises(InputError, match=message), llava.model.intervene(Ablate(units, value=value)):
             pass
+
+
+def test_values_are_not_printed() -> None:
+    """There may be a tensor for every unit."""
+    assert "value" not in repr(Ablate([Neuron(0, 1), Neuron(0, 2)], value=torch.tensor([0.1, 0.2])))
