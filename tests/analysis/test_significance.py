@@ -43,6 +43,7 @@ def test_drawn_patterns_never_give_p_zero() -> None:
     """The data's own pattern counts as one of those drawn: (0 + 1) / (draws + 1) where none is as extreme."""
     for correction in (None, "max-t"):
         assert sign_flip_p(np.linspace(1.0, 2.0, 40), resamples=999, correction=correction) == pytest.approx(1 / 1000)
+    assert sign_flip_p(np.linspace(1.0, 2.0, 40)) == pytest.approx(1 / 10_001, rel=1e-6)
 
 
 @pytest.mark.parametrize("correction", [None, "max-t", "holm", "bh"])
