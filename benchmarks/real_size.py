@@ -97,10 +97,11 @@ def real_size(
         lambda: mm.attribute(*pair, at="blocks.*.attn.hook_z", units="head", metric=metric, **quiet),
         None,
     )
-    for nodes in ("attention", "head"):
+    for nodes, steps in (("attention", 5), ("attention", 3), ("head", 3)):
+        asked: dict[str, Any] = {"metric": metric, "nodes": nodes, "method": mm.circuits.EAPIG(steps=steps)}
         yield measured.verb(
-            f"find_circuit, {nodes}",
-            lambda nodes=nodes: mm.find_circuit(*pair, metric=metric, nodes=nodes, **quiet),  # type: ignore[misc]
+            f"find_circuit, {nodes}, {steps} steps",
+            lambda asked=asked: mm.find_circuit(model, (batch, corrupted), **asked, **quiet),  # type: ignore[misc]
             _CIRCUIT / _MOST if nodes == "attention" else None,
         )
     pictures = [(Image.new("RGB", (336, 336), (40 * i, 90, 200)), "<image> w5 w6 w7") for i in range(2)]

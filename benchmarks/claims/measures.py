@@ -247,7 +247,7 @@ def _circuit(model_name: str) -> mm.circuits.Circuit:
     model = model_of(model_name)
     scenes = mm.lab.scenes(100, seed=_VALIDATION, split="train")
     return mm.find_circuit(
-        model, *_pairs(model, scenes, 3), metric=mm.metrics.logit_difference("red", "blue"), progress=False
+        model, _pairs(model, scenes, 3), metric=mm.metrics.logit_difference("red", "blue"), progress=False
     )
 
 
@@ -259,12 +259,10 @@ def edges(setting: Setting) -> Mapping[str, Figure]:
 def circuit(setting: Setting) -> Mapping[str, Figure]:
     """How much of the gap 45 edges bring about alone on other scenes, and random ones."""
     model, found = model_of(setting.model), _circuit(setting.model)
-    clean, corrupted = _pairs(model, fresh_scenes(200, setting.seed), _PAIRS)
     result = evaluate_circuit(
         model,
         found.strongest(45),
-        clean,
-        corrupted,
+        _pairs(model, fresh_scenes(200, setting.seed), _PAIRS),
         metric=mm.metrics.logit_difference("red", "blue"),
         n_random=5,
         n_edges=0,

@@ -1,6 +1,10 @@
 """The figures of results, by name."""
 
 from .agreement import plot_agreement as plot_agreement
+from .circuit_plots import plot_curve as plot_curve
+from .circuit_plots import plot_edges as plot_edges
+from .circuit_plots import plot_evaluation as plot_evaluation
+from .circuit_plots import plot_overlap as plot_overlap
 from .circuits import draw_circuit as draw_circuit
 from .concepts import plot_board as plot_board
 from .edits import plot_frontier as plot_frontier

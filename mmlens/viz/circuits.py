@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from mmlens.analysis.circuits.graph import EVERYTHING
 from mmlens.core.names import HookName, Part
 from mmlens.core.palette import FALL, NOTE, PARTS, RISE
 from mmlens.hooks.drawing import Drawing
@@ -39,17 +40,19 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
         n: at most so many edges, the strongest.
     """
     edges = circuit.edges[:n]
+    counted = "nodes" if circuit.graph.by_node else "edges"
     owner = {reader.name: list(reader.feeds) or [reader.name] for reader in circuit.graph.readers}
-    names = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]}
+    names = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]} - {EVERYTHING}
+    scores = {edge.writer: edge.score for edge in edges} if circuit.graph.by_node else {}
     places, width, height, labels = _places(circuit, names)
     largest = max((abs(edge.score) for edge in edges), default=1.0) or 1.0
     body: list[str] = []
-    for edge in reversed(edges):  # the strongest on top
+    for edge in () if circuit.graph.by_node else reversed(edges):  # the strongest on top
         body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
-    body += [_box(name, place) for name, place in places.items()] + labels
+    body += [_box(name, place, scores.get(name, 0.0) / largest) for name, place in places.items()] + labels
     n_edges = int(circuit.kept.sum())
     approximate = "" if circuit.method == "exact" else " (approximate)"
-    title = [f"{len(edges)} of {n_edges} edges, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
+    title = [f"{len(edges)} of {n_edges} {counted}, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
     width = max(width, _NARROWEST, 12 + 6.6 * max(map(len, title)))
     head = [_text(12, 18 + 15 * line, words, "#222", 12 - line) for line, words in enumerate(title)]
     svg = (
@@ -133,8 +136,8 @@ def _at(writer: "Writer", x: float, y: float, part: Part) -> _Place:
 
 
 def _label(writer: "Writer") -> str:
-    if writer.head is not None:
-        return f"head {writer.head}"
+    if writer.index is not None:
+        return f"head {writer.index}" if writer.point.endswith("hook_z") else writer.name.rpartition(".")[2]
     return writer.name.rpartition(".")[2]
 
 
@@ -161,11 +164,17 @@ def _bend(x1: float, y1: float, x2: float, y2: float) -> Iterator[float]:
     yield from (x1 + side, y1 - 0.5 * (y1 - y2), x2 + side, y2 + 0.5 * (y1 - y2))
 
 
-def _box(name: str, place: _Place) -> str:
+def _box(name: str, place: _Place, score: float) -> str:
+    """The box of a node; where nodes have scores it is filled by them, from -1 to 1."""
     color, size = PARTS[place.part], min(10.0, 130 / len(place.label))
+    fill = (
+        f'fill="rgb{RISE if score > 0 else FALL}" fill-opacity="{0.1 + 0.6 * abs(score):.2f}"'
+        if score
+        else 'fill="#fff"'
+    )
     return (
         f'<g><title>{escape(name)}</title><rect x="{place.x - _BOX / 2:.1f}" y="{place.y - 11:.1f}" width="{_BOX}" '
-        f'height="22" rx="5" fill="#fff" stroke="{color}" stroke-width="1.4"/>'
+        f'height="22" rx="5" {fill} stroke="{color}" stroke-width="1.4"/>'
         f'<text x="{place.x:.1f}" y="{place.y + 4:.1f}" font-size="{size:.1f}" text-anchor="middle" fill="#222">'
         f"{escape(place.label)}</text></g>"
     )

@@ -313,7 +313,7 @@ def test_what_has_no_meaning_is_refused_by_name_before_anything_runs(monkeypatch
         "logit_lens": lambda: mm.logit_lens(model, batch),
         "find_caption_neurons": lambda: mm.neurons.find_caption_neurons(model, batch),
         "replace_token": lambda: mm.edits.replace_token(model, batch, source="red", target="blue", neurons=neurons),
-        "find_circuit": lambda: mm.find_circuit(model, batch, batch, metric=OWN),
+        "find_circuit": lambda: mm.find_circuit(model, (batch, batch), metric=OWN),
         "neuron_words": lambda: mm.neurons.neuron_words(model, neurons),
         "The unembedding": lambda: model.W_U,
     }

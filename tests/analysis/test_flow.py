@@ -127,7 +127,7 @@ def test_the_circuit_is_exactly_the_route(
 ) -> None:
     clean, corrupted = planted_pair(flow)
     circuit = mm.find_circuit(
-        flow.model, clean, corrupted, metric=metric, method=method, groups=GROUPS, towers="language", progress=False
+        flow.model, (clean, corrupted), metric=metric, method=method, groups=GROUPS, towers="language", progress=False
     )
     heads = [f"L{hop.layer}.h{hop.head}" for hop in flow.truth.route]
     route = {(writer, f"{reader}.v") for writer, reader in zip(["projector", *heads], heads, strict=False)}
@@ -136,7 +136,7 @@ def test_the_circuit_is_exactly_the_route(
     assert {(edge.writer, edge.reader) for edge in kept.edges} == route
     assert {(edge.writer, edge.reader) for edge in circuit.strongest(len(route)).edges} == route
     twin = mm.find_circuit(
-        flow.twin, clean, corrupted, metric=metric, method=method, groups=GROUPS, towers="language", progress=False
+        flow.twin, (clean, corrupted), metric=metric, method=method, groups=GROUPS, towers="language", progress=False
     )
     assert not twin.threshold(0.02 * gap).edges
 

@@ -46,7 +46,7 @@ VERBS: dict[str, Callable[..., torch.Tensor]] = {
     ),
     "find_circuit": lambda model, a, b, metric: (
         find_circuit(
-            model, a, b, metric=metric, nodes="attention", towers="language", progress=False, groups=GROUPS
+            model, (a, b), metric=metric, nodes="attention", towers="language", progress=False, groups=GROUPS
         ).scores
     ),
 }

@@ -82,7 +82,7 @@ def test_a_circuit_takes_two_passes_and_those_of_its_steps(
     method = mm.circuits.EAPIG(steps=2)
     count, _ = operations(
         lambda: mm.find_circuit(
-            narrow.hooked, narrow.batch, corrupted, metric=metric, method=method, nodes="attention", progress=False
+            narrow.hooked, (narrow.batch, corrupted), metric=metric, method=method, nodes="attention", progress=False
         )
     )
     # a backward pass takes what a forward pass does, and twice as much in attention

@@ -57,8 +57,8 @@ def test_a_verb_under_autocast(subject: Subject, verb: str) -> None:
 def test_circuits_under_autocast(llava: Subject) -> None:
     """Sums of writers are rounded at half precision, which is no stream that something else is added to."""
     batch, other = (llava.model.prepare(SHORT, images=picture(seed)) for seed in (0, 2))
-    plain = mm.find_circuit(llava.model, batch, other, metric=red, progress=False)
+    plain = mm.find_circuit(llava.model, (batch, other), metric=red, progress=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = mm.find_circuit(llava.model, batch, other, metric=red, progress=False)
+        rough = mm.find_circuit(llava.model, (batch, other), metric=red, progress=False)
     same, theirs = (torch.as_tensor(found.scores).float() for found in (rough, plain))
     assert float(torch.corrcoef(torch.stack([same.flatten(), theirs.flatten()]))[0, 1]) > 0.99

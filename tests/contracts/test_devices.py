@@ -373,13 +373,13 @@ def circuits(here: Here) -> Any:
     model, pair = here.model, (here.clean, here.corrupted)
     quiet = {"metric": METRIC, "progress": False}
     found = {
-        "eap": mm.find_circuit(model, *pair, method="eap", towers="language", **quiet),
-        "eap-ig": mm.find_circuit(model, *pair, method=mm.circuits.EAPIG(steps=2), nodes="attention", **quiet),
+        "eap": mm.find_circuit(model, pair, method="eap", towers="language", **quiet),
+        "eap-ig": mm.find_circuit(model, pair, method=mm.circuits.EAPIG(steps=2), nodes="attention", **quiet),
     }
     circuit = found["eap"].strongest(5)
     circuit.save(here.folder / "circuit.safetensors")
     again = mm.circuits.Circuit.load(here.folder / "circuit.safetensors")
-    return [found, again, mm.circuits.evaluate_circuit(model, circuit, *pair, n_random=1, n_edges=2, **quiet)]
+    return [found, again, mm.circuits.evaluate_circuit(model, circuit, pair, n_random=1, n_edges=2, **quiet)]
 
 
 # -- lenses ---------------------------------------------------------------------------------------------------------------

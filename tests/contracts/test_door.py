@@ -21,7 +21,8 @@ SHARE = 0.98
 #: Calls that are not refused, and rightly: by the kind of parameter, and why.
 RESULTS = frozenset(
     (
-        "Agreement", "Circuit", "CircuitEvaluation", "ConceptBank", "ConceptShift", "DoseCurve", "EditReport", "HeatMap",
+        "Agreement", "Circuit", "CircuitCurve", "CircuitEvaluation", "CircuitOverlap", "ConceptBank", "ConceptShift",
+        "DoseCurve", "EditReport", "HeatMap",
         "LogitLens", "Measurements", "Measurements.of", "MultimodalBatch", "NeuronScores", "PatchSweep", "PatchscopeReading",
         "CaptionNeurons", "LayerShifts", "PathSweep", "RandomUnits", "ShiftGrounding", "States", "SteeringReport",
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",

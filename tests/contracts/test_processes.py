@@ -126,8 +126,9 @@ def dosed_batch(model: HookedMultimodal, path: Path | None) -> Any:
 
 def evaluated(model: HookedMultimodal, path: Path | None) -> Any:
     batches = pair(model)
-    circuit = mm.find_circuit(model, **batches, metric=METRIC, method="eap", nodes="attention", **QUIET).strongest(80)
-    found = evaluate_circuit(model, circuit, **batches, metric=METRIC, n_random=2, n_edges=2, checkpoint=path, **QUIET)
+    both = (batches["clean"], batches["corrupted"])
+    circuit = mm.find_circuit(model, both, metric=METRIC, method="eap", nodes="attention", **QUIET).strongest(80)
+    found = evaluate_circuit(model, circuit, both, metric=METRIC, n_random=2, n_edges=2, checkpoint=path, **QUIET)
     return found.faithfulness, found.completeness, found.minimality, found.random_faithfulness, found.random_minimality
 
 

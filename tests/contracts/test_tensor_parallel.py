@@ -91,7 +91,7 @@ def verbs(model: HookedMultimodal, batch: MultimodalBatch) -> Found:
     found["knocked out"] = mm.patching.knock_out(
         model, batch, queries="last", keys="image", heads=[1, 3], metric=METRIC, **QUIET
     ).values
-    found["circuit"] = mm.find_circuit(*pair, metric=METRIC, method="eap", **QUIET).scores
+    found["circuit"] = mm.find_circuit(pair[0], pair[1:], metric=METRIC, method="eap", **QUIET).scores
     found["lens"] = mm.lenses.logit_lens(model, batch, **QUIET).probabilities
     vector = mm.steering.SteeringVector(model.W_U[:, 3].clone(), "blocks.1.hook_resid_post")
     with model.intervene(mm.Steer(vector, positions="all")):

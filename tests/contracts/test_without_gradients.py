@@ -27,7 +27,7 @@ def _attribution(own: Wrapped, method: str) -> torch.Tensor:
 
 def _circuit(own: Wrapped) -> torch.Tensor:
     pair = own.batch(), swap(own.model, own.batch(), [own.planted.image(False)])
-    return find_circuit(own.model, *pair, metric=METRIC, progress=False).scores
+    return find_circuit(own.model, pair, metric=METRIC, progress=False).scores
 
 
 def _neurons(own: Wrapped, method: str) -> torch.Tensor:

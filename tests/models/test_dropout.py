@@ -42,7 +42,7 @@ def refusals(model: mm.HookedMultimodal, words: str) -> None:
         lambda: model.caption(picture(0)),
         lambda: mm.patch(model, batch, other, at=at, metric=red),
         lambda: mm.attribute(model, batch, other, at=at, metric=red),
-        lambda: mm.find_circuit(model, batch, other, metric=red),
+        lambda: mm.find_circuit(model, (batch, other), metric=red),
         lambda: mm.knock_out(model, batch, queries="last", keys="image", metric=red),
         lambda: mm.find_neurons(model, batch, token="red"),
         lambda: mm.collect(model, [{"image": picture(0)}], at=at, positions="last", prompt=SHORT),

@@ -41,7 +41,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
         model, clean, queries="last", keys="image", metric=metric, progress=False
     ),
     "circuit": lambda model, clean, corrupted, metric: mm.find_circuit(
-        model, clean, corrupted, metric=metric, nodes="attention", method="eap", progress=False
+        model, (clean, corrupted), metric=metric, nodes="attention", method="eap", progress=False
     ),
     "neurons": lambda model, clean, corrupted, metric: mm.find_neurons(model, clean, token=7, progress=False),
     "dose": lambda model, clean, corrupted, metric: mm.steering.dose_curve(

@@ -1,12 +1,12 @@
 """From a model's hook points to the graph of its writers and readers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
 from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
+from mmlens.analysis.circuits.groups import GroupNames
 from mmlens.analysis.circuits.streams import Stream, StreamBranch, has_norms, short_block, stream_to, streams_behind
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
@@ -16,16 +16,14 @@ from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
-from mmlens.inputs.batch import MultimodalBatch, forced_on
-from mmlens.inputs.point_rows import prompt_point
-from mmlens.inputs.positions import resolve
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
 def edge_graph(
     model: WritingModel,
-    batch: MultimodalBatch,
+    batches: Sequence[MultimodalBatch],
     *,
     nodes: NodeKind,
     groups: Mapping[str, Rule],
@@ -35,7 +33,7 @@ def edge_graph(
 
     Args:
         model: the hooked model.
-        batch: says which groups are picture and which are text.
+        batches: say which groups there are, and which of them are picture and which text.
         nodes: `"head"` or `"attention"`.
         groups: position rules by name; a position belongs to the last group that names it.
         towers: `"all"`, or `"language"` to begin at the language model's embeddings.
@@ -44,7 +42,7 @@ def edge_graph(
         InputError: if the family's streams are no plain sums of branches (the message says what is in the way), or a group
             mixes picture and text.
     """
-    build = _Build(model, nodes, batch, group_masks(model, batch, groups))
+    build = _Build(model, nodes, GroupNames.of(model, batches, groups))
     graph = model.graph
     last = build.stream_to(streams_behind(graph, "hook_logits", "language")[0])
     streams = [*build.encoders(last), last]
@@ -57,30 +55,6 @@ def edge_graph(
     return EdgeGraph(tuple(build.writers), tuple(build.readers), nodes, towers, dict(groups))
 
 
-def group_masks(model: HookedMultimodal, batch: MultimodalBatch, groups: Mapping[str, Rule]) -> dict[str, torch.Tensor]:
-    """Which positions of the prompt belong to each group, `[batch pos]`; positions that none names are the group `rest`.
-
-    Raises:
-        InputError: for a group whose positions later groups all take.
-    """
-    number = torch.full(batch.layout.is_token.shape, -1)
-    for index, rule in enumerate(groups.values()):
-        number[resolve(rule, batch, prompt_point(model.graph)).mask] = index
-    forced = forced_on(batch, "language")
-    if forced:  # a word's tokens are the same in both runs; they need a writer, and no edge of it differs there
-        number[:, -forced:] = number[:, -forced - 1, None]
-    masks = {name: number == index for index, name in enumerate(groups)}
-    empty = [name for name, mask in masks.items() if not mask.any()]
-    if empty:
-        raise InputError(
-            f"The groups {', '.join(empty)} hold no position: there are none of the kind, or later groups name them all; a "
-            "position belongs to the last group that names it."
-        )
-    if (number < 0).any():
-        masks["rest"] = number < 0
-    return masks
-
-
 @dataclass
 class _Build:
     """The nodes found so far, in execution order.
@@ -88,14 +62,12 @@ class _Build:
     Attributes:
         model: the hooked model.
         nodes: whether attention is split into heads.
-        batch: says which positions are picture and which are text.
-        masks: the positions of each group.
+        groups: the groups of embeddings.
     """
 
     model: HookedMultimodal
     nodes: NodeKind
-    batch: MultimodalBatch
-    masks: dict[str, torch.Tensor]
+    groups: GroupNames
     writers: list[Writer] = field(default_factory=list)
     readers: list[Reader] = field(default_factory=list)
 
@@ -202,25 +174,10 @@ class _Build:
         return node.part == "language" and node.sequence == "language"
 
     def _embeddings(self, node: Node) -> dict[str, str]:
-        """The writers of the prompt's embeddings by group; those of the picture are the projector's where it writes them.
-
-        Raises:
-            InputError: if a group mixes positions of picture and text.
-        """
+        """The writers of the prompt's embeddings by group; none where a point holds others."""
         if not self._is_prompt(node):
             return {}
-        has_pictures = bool(list(self.graph.digraph.predecessors(node.name)))
-        embeddings = {}
-        for name, mask in self.masks.items():
-            is_picture = self.batch.layout.is_image[mask] & has_pictures
-            if is_picture.any() and not is_picture.all():
-                raise InputError(
-                    f"The group {name!r} mixes positions of picture and text, which are written by different nodes; make two "
-                    "groups of it."
-                )
-            writer_name = "projector" if name == "image" else f"projector[{name}]"
-            embeddings[name] = writer_name if is_picture.any() else f"embed[{name}]"
-        return embeddings
+        return self.groups.writers(has_pictures=bool(list(self.graph.digraph.predecessors(node.name))))
 
     def _memory(self, point: str, stream: Stream) -> None:
         """What cross-attention takes keys and values from, and for an encoder what reads its stream."""

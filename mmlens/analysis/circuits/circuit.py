@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.circuits.selection import Ranking, grown, strengths, strongest
 from mmlens.analysis.significance import Correction, sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, NonNegative, PathLike, Seed
+from mmlens.core.kinds import Count, CountOrZero, NonNegative, PathLike, Seed
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import JsonKind
 from mmlens.core.rule_json import as_json, from_json
@@ -21,16 +22,19 @@ from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from mmlens.hooks.drawing import Drawing
 
 _FILE = JsonKind(
     "mmlens.circuits.Circuit",
-    4,
+    5,
     "circuit",
     {
         "method": str,
         "metric": str,
+        "ablation": str,
+        "unit": str,
         "nodes": str,
         "towers": str,
         "groups": dict[str, Any],
@@ -51,7 +55,8 @@ class Edge:
     Attributes:
         writer: who writes, e.g. `L0.h2`.
         reader: who reads, e.g. `L2.mlp`.
-        score: mean over samples of what the metric changes, or is estimated to, when the edge alone is patched.
+        score: mean over samples of what the metric changes, or is estimated to, when the edge alone is ablated; or what else the
+            method says (`circuit.unit`).
     """
 
     writer: str
@@ -69,18 +74,20 @@ class Circuit(Viewable):
 
     Attributes:
         graph: the writers and readers.
-        scores: what the metric changes when an edge alone is patched with the corrupted run, in the metric's unit; zero
-            where there is no edge.
+        scores: what the metric changes when an edge alone is ablated, of each sample, or what the method says of all samples
+            together; below zero where the edge carries the answer, zero where there is no edge.
         kept: the edges of the circuit.
         method: how edges were scored; all but `"exact"` are approximate.
         metric: its name and unit.
-        clean, corrupted: the metric of the two runs.
+        clean, corrupted: the metric with no edge and with all edges ablated.
+        ablation: what edges carried that were left out.
+        unit: of the scores.
         identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
 
     Example:
         >>> import mmlens as mm
         >>> circuit = mm.find_circuit(
-        ...     model, batch, mm.corrupt.blur(model, batch), metric=mm.metrics.log_probability(5), nodes="attention",
+        ...     model, (batch, mm.corrupt.blur(model, batch)), metric=mm.metrics.log_probability(5), nodes="attention",
         ...     method="eap", progress=False,
         ... )
         >>> len(circuit.strongest(10).edges) <= 10
@@ -88,22 +95,32 @@ class Circuit(Viewable):
     """
 
     graph: EdgeGraph
-    scores: Float[torch.Tensor, "reader writer sample"]
+    scores: Float[torch.Tensor, "reader writer score"]
     kept: Bool[torch.Tensor, "reader writer"]
     method: str
     metric: str
     clean: Float[torch.Tensor, "sample"]
     corrupted: Float[torch.Tensor, "sample"]
+    ablation: str = "counterfactual"
+    unit: str = ""
     identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         approximate = "" if self.method == "exact" else " (approximate)"
         best = ", ".join(map(str, self.edges[:3]))
         return (
-            f"Circuit({int(self.kept.sum())} of {int(self.graph.allowed.sum())} edges, {len(self.nodes)} nodes; "
-            f"{self.method}{approximate}, {self.metric}: clean {float(self.clean.mean()):.3f}, corrupted "
+            f"Circuit({int(self.kept.sum())} of {int(self.graph.allowed.sum())} {self._counted}; "
+            f"{self.method}{approximate}, {self.metric}: clean {float(self.clean.mean()):.3f}, {self._ablated} "
             f"{float(self.corrupted.mean()):.3f}; strongest: {best})"
         )
+
+    @property
+    def _counted(self) -> str:
+        return "nodes" if self.graph.by_node else f"edges, {len(self.nodes)} nodes"
+
+    @property
+    def _ablated(self) -> str:
+        return "corrupted" if self.ablation == "counterfactual" else f"ablated ({self.ablation})"
 
     @property
     def edges(self) -> list[Edge]:
@@ -128,42 +145,60 @@ class Circuit(Viewable):
 
     @property
     def units(self) -> Units:
-        """The heads among its nodes, in execution order; none where attention was not split into heads."""
+        """The heads, neurons and features among its nodes, in execution order; none where nothing was split into units."""
         nodes = set(self.nodes)
         return Units(writer.unit for writer in self.graph.writers if writer.unit is not None and writer.name in nodes)
 
     @checked
     def top(self, k: Count = 10) -> Units:
-        """The k heads that write the most: by the sum of the absolute mean scores of their kept edges.
+        """The k units that write the most: by the sum of the absolute mean scores of their kept edges.
 
         Raises:
-            InputError: if it has no heads.
+            InputError: if it has no units.
         """
         if not self.units:
-            raise InputError("This circuit has no heads: find it with nodes='head', or keep more edges, .strongest(n).")
+            raise InputError("This circuit has no units: find it with nodes='head', or keep more edges, .strongest(n).")
         written = (self.scores.mean(-1).abs() * self.kept).sum(0)
-        heads: dict[Unit | None, float] = {
+        strengths: dict[Unit | None, float] = {
             writer.unit: float(strength) for writer, strength in zip(self.graph.writers, written, strict=True)
         }
-        return Units(sorted(self.units, key=lambda unit: -heads[unit])[:k])
+        return Units(sorted(self.units, key=lambda unit: -strengths[unit])[:k])
 
     @checked
-    def strongest(self, n: Count) -> "Circuit":
-        """The n strongest edges by absolute mean score, less those on no path from an input to the logits.
+    def strongest(self, n: CountOrZero, *, by: Ranking = "absolute") -> "Circuit":
+        """The n strongest edges by mean score, less those on no path from an input to the logits.
 
         Args:
             n: how many.
+            by: `"absolute"`, or `"signed"`, where edges that help the answer come first and those that harm it last.
 
         Raises:
-            InputError: if n is not in 1..number of edges.
+            InputError: if n is not in 0..number of edges.
         """
+        self._require_size(n)
+        return self.restricted(strongest(self._strengths(by), n))
+
+    @checked
+    def grown(self, n: CountOrZero, *, by: Ranking = "absolute") -> "Circuit":
+        """The n edges that are taken one by one from the logits back, each the strongest into what is there already.
+
+        Args:
+            n: how many; fewer where nothing more leads to the logits, and less those on no path from an input.
+            by: as for `strongest`.
+
+        Raises:
+            InputError: if n is not in 0..number of edges.
+        """
+        self._require_size(n)
+        return self.restricted(grown(self.graph, self._strengths(by), n))
+
+    def _strengths(self, by: Ranking) -> torch.Tensor:
+        return strengths(self.graph, self.scores.mean(-1), by)
+
+    def _require_size(self, n: int) -> None:
         total = int(self.graph.allowed.sum())
-        if not 1 <= n <= total:
-            raise InputError(f"n={n} must lie in 1..{total}, the number of edges.")
-        strength = self.scores.mean(-1).abs().masked_fill(~self.graph.allowed, -1.0)
-        mask = torch.zeros(strength.numel(), dtype=torch.bool)
-        mask[strength.flatten().argsort(descending=True, stable=True)[:n]] = True
-        return self.restricted(mask.reshape(strength.shape))
+        if n > total:
+            raise InputError(f"n={n} must lie in 0..{total}, the number of edges.")
 
     @checked
     def threshold(self, minimum: NonNegative) -> "Circuit":
@@ -185,14 +220,22 @@ class Circuit(Viewable):
     ) -> Float[torch.Tensor, "reader writer"]:
         """Sign-flip permutation p of every edge's mean score, corrected for their number; 1 where there is no edge.
 
-        With n samples no p is below `2 / 2**n`. Scores of `"eap"` and `"eap-ig"` are estimates whose error has a sign too; a
-        small p does not make them exact.
+        With n samples no p is below `2 / 2**n`. Scores by gradients are estimates whose error has a sign too; a small p does not
+        make them exact.
 
         Args:
             correction: for the number of edges; see `sign_flip_p`.
             resamples: random sign patterns where there are too many to try all.
             seed: of these.
+
+        Raises:
+            InputError: for a single sample, or where one score stands for all of them (`"acdc"`, masks).
         """
+        if self.scores.shape[-1] < len(self.clean):
+            raise InputError(
+                f"{self.method} gives one score for all {len(self.clean)} samples together, of which no test can be made; score "
+                "edges by a method that tells samples apart, such as 'eap-ig'."
+            )
         mask = self.graph.allowed
         p_of_edges = sign_flip_p(self.scores[mask].numpy(), correction=correction, resamples=resamples, seed=seed)
         p = torch.ones(mask.shape, dtype=torch.float64)
@@ -229,6 +272,11 @@ class Circuit(Viewable):
         return drawn_by("circuits.draw_circuit")(self, n=n)
 
     @checked
+    def plot(self, *, n: Count = 20) -> "Figure":
+        """The n strongest kept edges, with 95% intervals over samples."""
+        return drawn_by("circuit_plots.plot_edges")(self, n=n)
+
+    @checked
     def save(self, path: PathLike) -> None:
         """Write the circuit as JSON, whole or not at all.
 
@@ -238,6 +286,8 @@ class Circuit(Viewable):
         content = {
             "method": self.method,
             "metric": self.metric,
+            "ablation": self.ablation,
+            "unit": self.unit,
             "nodes": self.graph.nodes,
             "towers": self.graph.towers,
             "groups": {name: as_json(rule) for name, rule in self.graph.groups.items()},
@@ -269,11 +319,12 @@ class Circuit(Viewable):
             content["towers"],
             {name: from_json(rule) for name, rule in content["groups"].items()},
         )
-        scores = torch.zeros(len(graph.readers), len(graph.writers), len(content["clean"]))
+        n_scores = len(content["edges"][0]["scores"]) if content["edges"] else 1
+        scores = torch.zeros(len(graph.readers), len(graph.writers), n_scores)
         mask = torch.zeros(scores.shape[:2], dtype=torch.bool)
         for edge in content["edges"]:
             scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
             mask[edge["reader"], edge["writer"]] = edge["kept"]
         clean, corrupted = (torch.tensor(content[name]) for name in ("clean", "corrupted"))
-        method, metric, identity = (content[name] for name in ("method", "metric", "identity"))
-        return cls(graph, scores, mask, method, metric, clean, corrupted, identity)
+        texts = {name: content[name] for name in ("method", "metric", "ablation", "unit", "identity")}
+        return cls(graph=graph, scores=scores, kept=mask, clean=clean, corrupted=corrupted, **texts)

@@ -15,39 +15,36 @@ Departs: Wang et al. compare the circuit with the model under every subset of kn
 in which the whole circuit is knocked out, and minimality removes single edges from the whole circuit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
+from jaxtyping import Float
 
-from mmlens.analysis.circuits.build import edge_graph
+from mmlens.analysis.circuits.ablation import ABLATIONS, AblationChoice
 from mmlens.analysis.circuits.circuit import Circuit, Edge
+from mmlens.analysis.circuits.dataset import PairData, require_graph
 from mmlens.analysis.circuits.graph import EdgeGraph
-from mmlens.analysis.circuits.runs import Pair, pairs_of
+from mmlens.analysis.circuits.judging import judged_identity, measured, require_gap
+from mmlens.analysis.circuits.pairs import PairsLike
+from mmlens.analysis.circuits.random_circuits import random_circuit
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.statistics import Interval, mean_interval
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.identity import identity_of
-from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
+from mmlens.core.kinds import CountOrZero, PathLike, Seed
+from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
-from mmlens.core.shares import shared_tensors
 from mmlens.core.view import Viewable
-from mmlens.inputs.batch import BatchLike
-from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import WritingModel
-from mmlens.models.identity import run_identity
-from mmlens.models.processes import process_of
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 _TENSORS = tuple(
     f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
@@ -59,8 +56,6 @@ _FILE = TensorKind(
     {"n_edges": int, "gap": float, "metric": str, "edges": list[dict], "identity": dict[str, str]},
     tensors=_TENSORS,
 )
-#: Random paths in a row that bring nothing that fits before edges are drawn one by one.
-_MOST_MISSES = 200
 
 
 @checked_result
@@ -80,7 +75,7 @@ class CircuitEvaluation(Viewable):
         identity: what decided the values: see `mmlens.models.identity.run_identity`; empty where it is not known.
     """
 
-    n_edges: Count
+    n_edges: CountOrZero
     gap: float
     metric: str
     faithfulness: Float[torch.Tensor, "sample"]
@@ -130,6 +125,10 @@ class CircuitEvaluation(Viewable):
         about["edges"] = [Edge(**edge) for edge in about["edges"]]
         return cls(**(about | tensors))
 
+    def plot(self) -> "Figure":
+        """The three measures beside those of random circuits, with 95% intervals."""
+        return drawn_by("circuit_plots.plot_evaluation")(self)
+
     @property
     def as_good_at_random(self) -> float:
         """The share of random circuits that are at least as faithful."""
@@ -154,10 +153,10 @@ class CircuitEvaluation(Viewable):
 def evaluate_circuit(
     model: WritingModel,
     circuit: Circuit,
-    clean: BatchLike,
-    corrupted: BatchLike,
+    pairs: PairsLike,
     *,
     metric: MetricLike,
+    ablation: AblationChoice = "counterfactual",
     n_random: CountOrZero = 10,
     n_edges: CountOrZero = 20,
     seed: Seed = 0,
@@ -168,9 +167,9 @@ def evaluate_circuit(
 
     Args:
         model: the hooked model.
-        circuit: from `mm.find_circuit(...).strongest(n)`.
-        clean, corrupted: the pair; others than those it was found on tell whether it holds in general.
-        metric: as for `mm.find_circuit`.
+        circuit: from `mm.find_circuit(...).strongest(n)`; an empty one is not faithful at all (0).
+        pairs: as for `mm.find_circuit`; others than those it was found on tell whether it holds in general.
+        metric, ablation: as for `mm.find_circuit`.
         n_random: random circuits of as many edges.
         n_edges: how many edges are removed one by one: the weakest of the circuit, and as many of the random ones together.
         seed: of the random circuits.
@@ -181,159 +180,47 @@ def evaluate_circuit(
         Shares of the gap between clean and corrupted; the gap is the mean over samples.
 
     Raises:
-        InputError: if the circuit has no edges or belongs to another model, or the runs do not differ.
+        InputError: if the circuit belongs to another model, or the runs do not differ.
     """
-    if not circuit.kept.any():
-        raise InputError("The circuit has no edges; choose some with .strongest(n) or .threshold(least).")
-    require_same_layout(clean, corrupted)
-    graph_of_circuit = circuit.graph
-    graph = edge_graph(
-        model, clean, nodes=graph_of_circuit.nodes, groups=graph_of_circuit.groups, towers=graph_of_circuit.towers
-    )
-    if (graph.writers, graph.readers) != (graph_of_circuit.writers, graph_of_circuit.readers):
-        raise InputError(
-            "The circuit belongs to another model or other groups: it has "
-            f"{len(graph_of_circuit.writers)} writers and {len(graph_of_circuit.readers)} "
-            f"readers, and here there are {len(graph.writers)} and {len(graph.readers)}."
-        )
+    graph, chosen = circuit.graph, ABLATIONS.get(ablation)
+    require_graph(model, pairs, graph)
     results = Checkpoint(
         checkpoint,
         "circuit evaluation",
-        lambda exact: run_identity(
-            model,
-            exact,
-            the_clean_batch=clean,
-            the_corrupted_batch=corrupted,
-            circuit=(circuit.kept, [node.name for nodes in (graph.readers, graph.writers) for node in nodes]),
-            metric=metric,
-            settings=[n_random, n_edges, seed],
-        ),
+        judged_identity(model, circuit, pairs, metric, chosen, [n_random, n_edges, seed]),
     )
-    pairs = pairs_of(model, clean, corrupted, graph, metric)
-    gap = sum(float((pair.ends[0] - pair.ends[1]).mean()) for pair in pairs)
-    if abs(gap) < 1e-6:
-        raise InputError("The clean and the corrupted run have the same metric, so there is no gap to take shares of.")
+    data = PairData.of(model, pairs, graph, metric, chosen)
     generator = np.random.default_rng(seed)
     count = int(circuit.kept.sum())
-    random_masks = [random_circuit(graph, count, generator) for _ in range(n_random)]
+    random_masks = [random_circuit(graph, count, generator) for _ in range(n_random)] if count else []
     weakest = list(reversed(circuit.edges))[:n_edges]
-    without_edge = [_without(graph, circuit.kept, edge) for edge in weakest]
     per_circuit = -(-n_edges // n_random) if n_random else 0
-    smaller = [(number, _drop(mask, generator)) for number, mask in enumerate(random_masks) for _ in range(per_circuit)]
-    shares = _shares(
-        pairs, gap, [circuit.kept, *random_masks], [*without_edge, *(mask for _, mask in smaller)], results, progress
-    )
-    (faithful, *at_random), (complete, *complete_at_random), less = shares
-    drops = [faithful - share for share in less[: len(without_edge)]]
-    drops_at_random = [
-        at_random[number] - share for (number, _), share in zip(smaller, less[len(without_edge) :], strict=True)
-    ]
+    circuits = {"circuit": circuit.kept, "rest": graph.allowed & ~circuit.kept}
+    circuits |= {f"edge {number}": _without(graph, circuit.kept, edge) for number, edge in enumerate(weakest)}
+    for number, mask in enumerate(random_masks):
+        circuits |= {f"random {number}": mask, f"random rest {number}": graph.allowed & ~mask}
+        circuits |= {f"random {number} edge {which}": _drop(mask, generator) for which in range(per_circuit)}
+    values = measured(data, circuits, results, progress=progress)
+    empty, gap = data.end(1), float((data.end(0) - data.end(1)).mean())
+    require_gap(gap)
+    shares = {name: (of_circuit - empty) / gap for name, of_circuit in values.items()}
+    numbers = range(len(random_masks))
+    size = data.size
     return CircuitEvaluation(
         n_edges=count,
         gap=gap,
         metric=metric_name(metric),
-        faithfulness=faithful,
-        completeness=complete,
-        minimality=_stacked(drops, clean.size),
+        faithfulness=shares["circuit"],
+        completeness=1 - shares["rest"],
+        minimality=_stacked([shares["circuit"] - shares[f"edge {n}"] for n in range(len(weakest))], size),
         edges=weakest,
-        random_faithfulness=_stacked(at_random, clean.size),
-        random_completeness=_stacked(complete_at_random, clean.size),
-        random_minimality=_stacked(drops_at_random, clean.size),
+        random_faithfulness=_stacked([shares[f"random {n}"] for n in numbers], size),
+        random_completeness=_stacked([1 - shares[f"random rest {n}"] for n in numbers], size),
+        random_minimality=_stacked(
+            [shares[f"random {n}"] - shares[f"random {n} edge {e}"] for n in numbers for e in range(per_circuit)], size
+        ),
         identity=results.identity,
     )
-
-
-def _shares(
-    pairs: Sequence[Pair],
-    gap: float,
-    circuits: list[torch.Tensor],
-    smaller: list[torch.Tensor],
-    results: Checkpoint,
-    progress: bool,
-) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-    """Shares of the gap `[sample]` that stand: of circuits, of all that is not in them (from 1), and of smaller circuits.
-
-    Args:
-        pairs: the two runs, for each reading of the metric.
-        gap: mean of clean minus corrupted.
-        circuits, smaller: masks of edges.
-        results: keeps finished runs.
-        progress: show a progress bar.
-    """
-    allowed = pairs[0].graph.allowed
-    masks = {f"circuit {number}": mask for number, mask in enumerate(circuits)}
-    masks |= {f"without {number}": allowed & ~mask for number, mask in enumerate(circuits)}
-    masks |= {f"smaller {number}": mask for number, mask in enumerate(smaller)}
-
-    def work(name: str) -> torch.Tensor:
-        """The share that stands when only these edges carry the clean run."""
-        left = [pair.run(allowed & ~masks[name]) - pair.ends[1] for pair in pairs]
-        return (torch.stack(left).sum(0) / gap).detach().cpu()
-
-    with tqdm(total=len(masks), desc="circuits", disable=not progress) as bar:
-        found = shared_tensors(
-            list(masks),
-            work,
-            process_of(pairs[0].model),
-            results,
-            run=partial(identity_of, [pairs[0].clean, pairs[0].corrupted]),
-            on_done=bar.update,
-        )
-    kinds = ([found[name] for name in masks if name.startswith(kind)] for kind in ("circuit", "without", "smaller"))
-    whole, rest, less = kinds
-    return whole, [1 - share for share in rest], less
-
-
-def random_circuit(graph: EdgeGraph, count: int, generator: np.random.Generator) -> Bool[torch.Tensor, "reader writer"]:
-    """So many edges that all lie on paths from an input to the logits: random paths are added until there are enough.
-
-    Args:
-        graph: the writers and readers.
-        count: how many edges.
-        generator: draws the paths.
-    """
-    if not 1 <= count <= int(graph.allowed.sum()):
-        raise InputError(f"count={count} must lie in 1..{int(graph.allowed.sum())}, the number of edges.")
-    feeders: dict[str, list[int]] = {}
-    for number, reader in enumerate(graph.readers):
-        for name in reader.feeds:
-            feeders.setdefault(name, []).append(number)
-    edges = torch.zeros_like(graph.allowed)
-    misses = 0
-    while (remainder := count - int(edges.sum())) > 0:
-        new = [pair for pair in _random_path(graph, feeders, generator) if not edges[pair]]
-        if misses > _MOST_MISSES:
-            candidates = _joining(graph, edges)
-            new = [candidates[int(generator.integers(len(candidates)))]] if candidates else []
-            if not candidates:  # no single edge fits between the nodes that there are
-                edges[:] = False
-        misses = 0 if 0 < len(new) <= remainder else misses + 1
-        for pair in new if len(new) <= remainder else ():
-            edges[pair] = True
-    return edges
-
-
-def _joining(graph: EdgeGraph, edges: torch.Tensor) -> list[tuple[int, int]]:
-    """Edges (reader, writer) not there yet that join nodes which are on a path already."""
-    inputs = {name for reader, row in zip(graph.readers, edges, strict=True) if row.any() for name in reader.feeds}
-    writers = {writer.name for writer, column in zip(graph.writers, edges.T, strict=True) if column.any()}
-    live = torch.tensor([writer.name in graph.inputs | inputs for writer in graph.writers])
-    useful = torch.tensor([reader.kind == "logits" or bool(writers & {*reader.feeds}) for reader in graph.readers])
-    return [(r, w) for r, w in (graph.allowed & ~edges & live[None] & useful[:, None]).nonzero().tolist()]
-
-
-def _random_path(
-    graph: EdgeGraph, feeders: dict[str, list[int]], generator: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Edges (reader, writer) from the logits back to an input, each step drawn at random."""
-    path, reader = [], len(graph.readers) - 1
-    while True:
-        writer = int(generator.choice(graph.allowed[reader].nonzero().flatten().numpy()))
-        path.append((reader, writer))
-        name = graph.writers[writer].name
-        if name in graph.inputs:
-            return path
-        reader = int(generator.choice(feeders[name]))
 
 
 def _without(graph: EdgeGraph, mask: torch.Tensor, edge: Edge) -> torch.Tensor:

@@ -6,6 +6,9 @@ stream is an edge. Between two streams stands a node that reads the one and writ
 of DeepStack between vision encoder and language model, the final norm of an encoder between it and its decoder. What
 cross-attention takes keys and values from is a stream too, with this node for its only writer. A norm behind the heads or behind
 a branch divides a stream likewise: it reads the sum in front of it, and what it writes is a part of the sum behind it.
+
+In a graph of nodes (`by_node`) there is one reader, which stands for all: a node is there with all that reads it, or not at all.
+So neurons and features of dictionaries can be nodes, and models whose streams are no plain sums have circuits.
 """
 
 from collections.abc import Mapping
@@ -18,10 +21,12 @@ from jaxtyping import Bool
 
 from mmlens.core.names import Part
 from mmlens.core.rules import Rule
-from mmlens.core.units import Head
+from mmlens.core.units import Unit
 
-NodeKind: TypeAlias = Literal["head", "attention"]
+NodeKind: TypeAlias = Literal["head", "attention", "neuron", "feature"]
 Towers: TypeAlias = Literal["all", "language"]
+#: The one reader of a graph of nodes.
+EVERYTHING = "all"
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,14 @@ class Writer:
     """Something whose output is added to a residual stream.
 
     Attributes:
-        name: e.g. `L3.h2`, `L3.x2` (a head of cross-attention), `vision.L0.mlp`, `embed[text]`, `projector`.
+        name: e.g. `L3.h2`, `L3.x2` (a head of cross-attention), `vision.L0.mlp`, `embed[text]`, `projector`; of neurons and
+            features as units print themselves.
         part: the tower whose stream it writes into.
         point: the hook point that holds what it writes, or, for heads, what `W_O` is applied to.
         stream: the stream.
         joins: the place, in the order of execution, of the first point of the stream that holds what it wrote.
         layer: its block, or -1 outside of blocks.
-        head: its number, or None.
+        index: its number among the units of the point, or None where it is none of several.
         group: the group of positions, for embeddings of the prompt.
         branch: the hook point of the branch whose output it is, or a part of; else an empty text.
     """
@@ -46,14 +52,14 @@ class Writer:
     stream: str
     joins: int
     layer: int = -1
-    head: int | None = None
+    index: int | None = None
     group: str | None = None
     branch: str = ""
 
     @property
-    def unit(self) -> Head | None:
-        """The head that it is, or None."""
-        return None if self.head is None else Head.at(self.point, self.head)
+    def unit(self) -> Unit | None:
+        """The head, neuron or feature that it is, or None."""
+        return None if self.index is None else Unit.parse(self.name)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class EdgeGraph:
 
     Attributes:
         writers, readers: the nodes' two sides.
-        nodes: whether attention is split into heads.
+        nodes: what attention and MLPs are split into.
         towers: whether the vision encoder is part of it.
         groups: the position rule of each group of embeddings.
     """
@@ -100,6 +106,11 @@ class EdgeGraph:
     nodes: NodeKind
     towers: Towers
     groups: Mapping[str, Rule]
+
+    @property
+    def by_node(self) -> bool:
+        """Whether it is a graph of nodes."""
+        return self.readers[0].name == EVERYTHING
 
     @cached_property
     def allowed(self) -> Bool[torch.Tensor, "reader writer"]:
@@ -115,6 +126,25 @@ class EdgeGraph:
         """Writers that no reader feeds: the embeddings, and the projector where the vision encoder is left out."""
         names = {name for reader in self.readers for name in reader.feeds}
         return {writer.name for writer in self.writers} - names
+
+    @cached_property
+    def feeders(self) -> dict[str, list[int]]:
+        """The numbers of the readers that feed each writer."""
+        numbers: dict[str, list[int]] = {}
+        for number, reader in enumerate(self.readers):
+            for name in reader.feeds:
+                numbers.setdefault(name, []).append(number)
+        return numbers
+
+    @property
+    def starts(self) -> set[str]:
+        """Writers that a path from the clean to the ablated run begins at: the embeddings, or the first nodes there are."""
+        if not self.by_node:
+            return self.inputs
+        if self.nodes == "feature":
+            return {writer.name for writer in self.writers if writer.joins == self.writers[0].joins}
+        is_later = ("projector",) if self.towers == "all" else ()
+        return {w.name for w in self.writers if w.layer < 0 and not w.name.startswith(is_later)}
 
     def connected(self, edges: Bool[torch.Tensor, "reader writer"]) -> Bool[torch.Tensor, "reader writer"]:
         """Those edges that lie on a path from an input to the logits."""

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mmlens.analysis.circuits.graph import EdgeGraph
+from mmlens.analysis.circuits.dataset import PairData
 from mmlens.analysis.circuits.method import CircuitMethod
 from mmlens.hooks.branch_inputs import KINDS
-from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.hooked import HookedMultimodal
 
 
 @dataclass(frozen=True)
@@ -17,9 +15,9 @@ class Outlook:
 
     Attributes:
         edges, readers, writers: how many there are.
-        forward, backward: passes of the whole model, the clean and the corrupted run and a check of heads among them.
+        forward, backward: passes of the whole model, the clean and the ablated run and a check of heads among them.
         heads: gradients of single heads' queries, keys and values that are pulled back through their projection besides.
-        kept: memory of what writers wrote in both runs and the difference, in bytes; a backward pass keeps a forward pass's
+        kept: memory of what a batch's writers wrote in both runs, in bytes; a backward pass keeps a forward pass's
             activations besides.
     """
 
@@ -40,29 +38,30 @@ class Outlook:
         )
 
 
-def outlook(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph, method: CircuitMethod) -> Outlook:
-    """What a method will take on a graph; nothing runs.
+def outlook(data: PairData, method: CircuitMethod) -> Outlook:
+    """What a method will take on a dataset; nothing runs.
 
     Args:
-        model: the hooked model.
-        batch: the clean or the corrupted one.
-        graph: the writers and readers.
+        data: the pairs and the graph.
         method: scores the edges.
     """
-    forward, backward = method.passes(graph)
+    model, graph = data.model, data.graph
+    batches = [clean for clean, _ in data.pairs]
+    forward, backward = method.passes(graph, len(batches))
     split = sum(reader.kind in KINDS for reader in graph.readers)
     size = torch.empty(0, dtype=next(model.hf_model.parameters()).dtype).element_size()
     numbers = 0
     for name in dict.fromkeys(writer.point for writer in graph.writers):
         node = model.graph[name]
         wide = (node.width or 1) * (node.units or 1 if "head" in node.axes.split() else 1)
-        numbers += batch.size * (batch.layout.length(node.sequence) or 1) * wide
+        numbers += max(batch.size * (batch.layout.length(node.sequence) or 1) for batch in batches) * wide
+    means = data.ablation.ablation.means() is not None
     return Outlook(
         int(graph.allowed.sum()),
         len(graph.readers),
         len(graph.writers),
-        2 + bool(split) + forward,
+        (2 + bool(split) + means) * len(batches) + forward,
         backward,
         split * backward,
-        3 * numbers * size,
+        2 * numbers * size,
     )

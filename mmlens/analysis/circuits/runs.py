@@ -1,11 +1,12 @@
-"""Runs in which edges are patched: what a reader receives over an edge comes from another run.
+"""Runs in which edges are patched: what a reader receives over an edge is the ablation's, not this run's.
 
 In a run with a set E of patched edges, reader r receives
 
-    stream + sum over (w, r) in E of (w in the other run - w in this run)
+    stream + sum over (w, r) in E of (w by the ablation - w in this run)
 
 where `w in this run` is what w writes in this very run, other edges being patched as well. With no edge patched this is the
-clean run, with all of them the corrupted one.
+clean run, with all of them the corrupted one (where the ablation takes its values from there). Edges may be patched in part, by
+a number from 0 to 1 in the place of a bool.
 
 Source: Hanna, Pezzelle and Belinkov, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms",
 COLM 2024 (https://arxiv.org/abs/2403.17806), section 2.
@@ -18,9 +19,11 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from mmlens.analysis.circuits.ablation import COUNTERFACTUAL, ReadyAblation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
+from mmlens.analysis.circuits.node_runs import node_hooks
 from mmlens.analysis.circuits.wiring import Wiring, wiring_of
 from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, require_sums
 from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, readings
@@ -38,39 +41,38 @@ from mmlens.models.hooked import HookedMultimodal
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean and a corrupted run, and the graph whose edges are patched between them.
+    """A clean run and what ablated edges carry, and the graph whose edges are patched.
 
     Attributes:
         model: the hooked model.
-        clean, corrupted: the batches.
+        clean, corrupted: the batches; no corrupted one where the ablation needs none.
         graph: writers and readers.
         reading: what is read of a run.
-        ends: its values in the clean and in the corrupted run, `[sample]`.
+        ends: its values with no edge and with all edges patched, `[sample]`.
         wiring: where readers receive their streams.
         writing: the writers on this model and batch.
-        clean_values, corrupted_values: what every writer's point holds in the clean and in the corrupted run.
+        clean_values, reference: what every writer's point holds in the clean run, and by the ablation.
     """
 
     model: HookedMultimodal
     clean: MultimodalBatch
-    corrupted: MultimodalBatch
+    corrupted: MultimodalBatch | None
     graph: EdgeGraph
     reading: MetricReading
     ends: tuple[torch.Tensor, torch.Tensor]
     wiring: Wiring
     writing: Writing
     clean_values: dict[str, torch.Tensor]
-    corrupted_values: dict[str, torch.Tensor]
+    reference: dict[str, torch.Tensor]
 
     @property
     def points(self) -> dict[str, Point]:
         """The model's points and its entrances."""
         return self.wiring.points
 
-    @cached_property
-    def differences(self) -> dict[str, torch.Tensor]:
-        """Corrupted minus clean, at every writer's point."""
-        return {name: self.corrupted_values[name] - clean for name, clean in self.clean_values.items()}
+    def difference(self, point: str) -> torch.Tensor:
+        """The ablation's values minus the clean ones at a writer's point."""
+        return self.reference[point] - self.clean_values[point]
 
     def values(self, logits: torch.Tensor) -> Float[torch.Tensor, "sample"]:
         """The metric of a run's logits."""
@@ -88,6 +90,8 @@ class Pair:
         Raises:
             InputError: if not; says where.
         """
+        if self.graph.by_node:
+            return self
         missing = [reader.at for reader in self.graph.readers if reader.at not in inputs]
         if missing:
             raise InputError(
@@ -132,15 +136,25 @@ class Pair:
         return SplitReading(self.points, reader.attn, axis, norm, memory)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def run(self, patched: Bool[torch.Tensor, "reader writer"]) -> Float[torch.Tensor, "sample"]:
+    def run(self, patched: torch.Tensor) -> Float[torch.Tensor, "sample"]:
         """The metric of the clean run with some edges patched.
 
         Args:
-            patched: which edges; pairs that are no edges are left out.
+            patched: which edges, `[reader writer]`, or how much of each; pairs that are no edges are left out.
         """
-        rows = dict(zip((reader.name for reader in self.graph.readers), patched & self.graph.allowed, strict=True))
+        return self.reading.values(self.rows(patched))
+
+    def rows(self, patched: torch.Tensor) -> Float[torch.Tensor, "sample ..."]:
+        """The logits that the metric reads, of such a run; a graph of torch goes from them to the amounts in `patched`."""
+        if self.graph.by_node:
+            with (
+                claimed(self.model, "A circuit"),
+                attached(self.points, node_hooks(self.writing, self.reference, patched[0])),
+            ):
+                return self.reading.rows(self.model, self.model(self.clean), self.clean)
+        rows = dict(zip((reader.name for reader in self.graph.readers), patched * self.graph.allowed, strict=True))
         live: dict[str, torch.Tensor] = {}
-        pairs: list[HookPair] = [(name, _differ(live, self.corrupted_values[name])) for name in self.writing.points]
+        pairs: list[HookPair] = [(name, _differ(live, self.reference[name])) for name in self.writing.points]
         full_readers = [reader for reader in self.graph.readers if reader.kind not in KINDS]
         split: list[tuple[Reader, Callable[[], list[Reading]]]] = []
         for readers in self._split.values():
@@ -160,7 +174,7 @@ class Pair:
             stack.enter_context(attached(self.points, pairs))
             for reader, readings in split:
                 stack.enter_context(self._splitting(reader).reading(readings))
-            return self.values(self.model(self.clean))
+            return self.reading.rows(self.model, self.model(self.clean), self.clean)
 
     def _add(
         self, live: Mapping[str, torch.Tensor], reader: Reader, row: torch.Tensor
@@ -189,9 +203,10 @@ class Pair:
 def pairs_of(
     model: HookedMultimodal,
     clean: MultimodalBatch,
-    corrupted: MultimodalBatch,
+    corrupted: MultimodalBatch | None,
     graph: EdgeGraph,
     metric: Metric | MetricFunction,
+    ablation: ReadyAblation = COUNTERFACTUAL,
 ) -> list[Pair]:
     """Run both batches, and check that the graph's edges mean what they say on this model.
 
@@ -203,32 +218,47 @@ def pairs_of(
     """
     pairs = []
     for reading in readings(metric, model, clean.size, clean=clean):
-        first, second = (reading.behind(model, batch) for batch in (clean, corrupted))
+        first = reading.behind(model, clean)
+        second = None if corrupted is None else reading.behind(model, corrupted)
         wiring, writing = wiring_of(model, first, graph), Writing(model, first, graph)
-        entrances = [reader.at for reader in graph.readers]
-        stores: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
-        runs = []
-        for batch, store, names in (
-            (first, stores[0], [*writing.points, *entrances]),
-            (second, stores[1], writing.points),
-        ):
-            recorder = (list(dict.fromkeys(names)), record_activations(store, None, None))
-            with claimed(model, "A circuit"), attached(wiring.points, [recorder]):
-                runs.append(reading.rows(model, model(batch), batch))
-        reading = reading.against(runs[0])
-        ends = (reading.values(runs[0]), reading.values(runs[1]))
-        values = [{name: store[name] for name in writing.points} for store in stores]
-        inputs = {at: stores[0][at] for at in entrances if at in stores[0]}
-        pairs.append(Pair(model, first, second, graph, reading, ends, wiring, writing, *values).require_edges(inputs))
+        entrances = [] if graph.by_node else [reader.at for reader in graph.readers]
+
+        rows, store = _recorded(model, wiring, reading, first, [*writing.points, *entrances])
+        reading = reading.against(rows)
+        start = reading.values(rows)
+        clean_values = {name: store[name] for name in writing.points}
+        if second is not None and "corrupted" in ablation.needs:
+            rows, reference = _recorded(model, wiring, reading, second, writing.points)
+            ends = (start, reading.values(rows))
+        else:
+            reference = {
+                name: ablation.values(first, model.graph[name], values) for name, values in clean_values.items()
+            }
+            ends = (start, start)
+        pair = Pair(model, first, second, graph, reading, ends, wiring, writing, clean_values, reference)
+        pair = pair.require_edges({at: store[at] for at in entrances if at in store})
+        if ends[1] is start:
+            pair = replace(pair, ends=(start, pair.run(graph.allowed)))
+        pairs.append(pair)
     return pairs
 
 
-def _differ(live: dict[str, torch.Tensor], corrupted: torch.Tensor) -> Callable[..., None]:
-    """A hook that keeps how far a writer's point is from the corrupted run's, in the run that goes on."""
+def _recorded(
+    model: HookedMultimodal, wiring: Wiring, reading: MetricReading, batch: MultimodalBatch, names: Sequence[str]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The logits that the metric reads of a plain run, and what some points held."""
+    store: dict[str, torch.Tensor] = {}
+    recorder = (list(dict.fromkeys(names)), record_activations(store, None, None))
+    with claimed(model, "A circuit"), attached(wiring.points, [recorder]):
+        return reading.rows(model, model(batch), batch), store
+
+
+def _differ(live: dict[str, torch.Tensor], reference: torch.Tensor) -> Callable[..., None]:
+    """A hook that keeps how far a writer's point is from the ablation's values, in the run that goes on."""
 
     @reads_only
     def keep(activation: torch.Tensor, hook: Any) -> None:
-        live[hook.name] = corrupted - activation
+        live[hook.name] = reference - activation
 
     return keep
 
@@ -248,8 +278,9 @@ def _by_entrance(readers: Sequence[Reader]) -> dict[str, list[Reader]]:
 
 
 def _by_row(readers: Sequence[Reader], rows: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, list[Reader]]]:
-    """Readers whose patched edges come from the same writers, together."""
-    groups: dict[tuple[bool, ...], list[Reader]] = {}
+    """Readers whose patched edges come from the same writers, together; all apart where edges are patched in part."""
+    groups: dict[object, list[Reader]] = {}
     for reader in readers:
-        groups.setdefault(tuple(rows[reader.name].tolist()), []).append(reader)
-    return [(torch.tensor(row), members) for row, members in groups.items()]
+        row = rows[reader.name]
+        groups.setdefault(reader.name if row.is_floating_point() else tuple(row.tolist()), []).append(reader)
+    return [(rows[members[0].name], members) for members in groups.values()]

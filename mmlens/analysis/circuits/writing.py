@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 
-from mmlens.analysis.circuits.build import group_masks
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
+from mmlens.analysis.circuits.groups import group_masks
 from mmlens.analysis.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
@@ -74,9 +74,16 @@ class Source:
 
         Args:
             values: of the point's shape.
-            mask: which of `writers`, bool.
+            mask: which of `writers`, bool; or how much of each.
         """
         values = self.placed(values)
+        if mask.is_floating_point():
+            amounts = mask.to(values)
+            if self.weights is not None:
+                return torch.einsum("...hk,hkd,h->...d", values, self.weights.to(values), amounts)
+            if self.masks is None:
+                return values * amounts
+            return values * torch.einsum("gbp,g->bp", self.masks.to(values), amounts)[..., None]
         if self.weights is not None:
             heads = mask.nonzero().flatten().to(values.device)
             return torch.einsum(
@@ -138,7 +145,7 @@ class Writing:
         node = self.model.graph[first.point]
         mask = self.kept.get(first.branch)
         source = Source(node, node, numbers, first.stream, kept=mask)
-        if first.head is not None:
+        if first.index is not None and not self.graph.by_node:
             weights = attention_of(self.model, node.name.removesuffix(".hook_z")).W_O.detach()
             return replace(source, weights=weights * self._factor(first.branch))
         if first.group is not None:
@@ -163,30 +170,8 @@ class Writing:
         """The hook names of all sources."""
         return [source.node.name for source in self.sources]
 
-    def per_sample(self, source: Source, rows: torch.Tensor) -> Float[torch.Tensor, "writer sample"]:
-        """Sums over the rows of each sample.
-
-        Args:
-            source: whose rows they are.
-            rows: one number per row and writer, `[... pos writer]`.
-        """
-        # a row of writers takes the place of the width, so the position axis stays where it is
-        axis = 1 if rows.ndim == 3 else 0
-        node = source.rows
-        writers_of_samples = []
-        for sample in range(self.batch.size):
-            piece = piece_of(node, self.batch, sample, None, torch.Size(rows.shape))
-            if piece.entries is None and piece.rows is not None:
-                sample_rows = rows.index_select(axis, piece.rows.to(rows.device))
-            else:
-                sample_rows = rows if piece.entries is None else rows[piece.entries]
-            writers_of_samples.append(sample_rows.reshape(-1, rows.shape[-1]).sum(0))
-        return torch.stack(writers_of_samples, dim=-1)
-
-    def added(
-        self, values: Mapping[str, torch.Tensor], mask: Bool[torch.Tensor, "writer"], stream: str
-    ) -> torch.Tensor | None:
-        """What chosen writers add to a stream, given the values (or differences) at their points; None for none.
+    def added(self, values: Mapping[str, torch.Tensor], mask: torch.Tensor, stream: str) -> torch.Tensor | None:
+        """What chosen writers `[writer]` add to a stream, or how much of each; None for none.
 
         Raises:
             InputError: if the rows become others on the way, so that the stream is no sum.
@@ -209,6 +194,29 @@ class Writing:
                     )
                 total = output if total is None else total + output.to(total.device)
         return total
+
+
+def sums_of_samples(
+    node: Node, batch: MultimodalBatch, rows: Float[torch.Tensor, "... writer"]
+) -> Float[torch.Tensor, "writer sample"]:
+    """Sums over the rows of each sample.
+
+    Args:
+        node: a point with these rows.
+        batch: the batch.
+        rows: one number per row and writer, `[... pos writer]`.
+    """
+    # a row of writers takes the place of the width, so the position axis stays where it is
+    axis = 1 if rows.ndim == 3 else 0
+    writers_of_samples = []
+    for sample in range(batch.size):
+        piece = piece_of(node, batch, sample, None, torch.Size(rows.shape))
+        if piece.entries is None and piece.rows is not None:
+            sample_rows = rows.index_select(axis, piece.rows.to(rows.device))
+        else:
+            sample_rows = rows if piece.entries is None else rows[piece.entries]
+        writers_of_samples.append(sample_rows.reshape(-1, rows.shape[-1]).sum(0))
+    return torch.stack(writers_of_samples, dim=-1)
 
 
 def fitted(total: torch.Tensor, target: torch.Tensor, reader: Reader) -> torch.Tensor:

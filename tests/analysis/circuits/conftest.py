@@ -33,7 +33,7 @@ def make_pair() -> MakePair:
 
     def make(subject: Subject, nodes: NodeKind = "head", towers: Towers = "all", side: str = "left") -> Pair:
         clean, corrupted = other_pictures(subject, side)
-        graph = edge_graph(subject.model, clean, nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
+        graph = edge_graph(subject.model, [clean], nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
         return pairs_of(subject.model, clean, corrupted, graph, METRIC)[0]
 
     return make

@@ -11,12 +11,13 @@ import torch
 
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.circuit import Circuit
-from mmlens.analysis.circuits.evaluate import evaluate_circuit, random_circuit
+from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.circuits.methods.eap_ig import EAPIG
-from mmlens.analysis.metrics import accuracy
+from mmlens.analysis.circuits.random_circuits import random_circuit
+from mmlens.analysis.metrics import accuracy, logit_difference
 from mmlens.core.errors import InputError
 from mmlens.core.positions import box
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures
@@ -94,7 +95,7 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
     clean, corrupted = other_pictures(llava)
     rows = {"image": "image", "first": box((0, 0, 8, 8)), "text": "text", "last": "last"}
     found = find_circuit(
-        llava.model, clean, corrupted, metric=METRIC, method="eap", nodes="head", groups=rows, progress=False
+        llava.model, (clean, corrupted), metric=METRIC, method="eap", nodes="head", groups=rows, progress=False
     ).strongest(60)
     found.save(tmp_path / "circuit.json")
     read = Circuit.load(tmp_path / "circuit.json")
@@ -103,11 +104,11 @@ def test_a_circuit_comes_back_from_its_file(llava: Subject, tmp_path: Path) -> N
     assert torch.equal(read.kept, found.kept)
     torch.testing.assert_close(read.scores, found.scores)
     asked: dict[str, Any] = {"metric": METRIC, "n_random": 1, "n_edges": 1, "progress": False}
-    one, other = (evaluate_circuit(llava.model, each, clean, corrupted, **asked) for each in (found, read))
+    one, other = (evaluate_circuit(llava.model, each, (clean, corrupted), **asked) for each in (found, read))
     assert torch.equal(one.faithfulness, other.faithfulness)
     (tmp_path / "other.json").write_text(json.dumps({"format": "else"}))
     with pytest.raises(
-        InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.circuits.Circuit/4'\)"
+        InputError, match=r"other.json is no circuit \(format .*, expected 'mmlens.circuits.Circuit/5'\)"
     ):
         Circuit.load(tmp_path / "other.json")
 
@@ -133,33 +134,49 @@ def test_what_cannot_be_is_refused_before_any_run(
     for subject in (llava, blip):
         monkeypatch.setattr(type(subject.model.hf_model), "forward", _no_run)
     with pytest.raises(
-        InputError, match=r"method='acdc' is unknown; for finding circuits there are 'eap', 'eap-ig', 'exact'"
+        InputError, match=r"method='adc' is unknown; for finding circuits there are .*'acdc'.* nearest: 'acdc'"
     ):
-        find_circuit(llava.model, clean, corrupted, method="acdc", **asked)
+        find_circuit(llava.model, (clean, corrupted), method="adc", **asked)
     for cls in CIRCUIT_METHODS:
-        assert cls.needs <= {"gradients"}
+        assert cls.needs <= {"gradients", "edges"}
         if "gradients" in cls.needs:
             with pytest.raises(InputError, match=r"answer is 'red', share has no gradient: it counts"):
-                find_circuit(llava.model, clean, corrupted, metric=accuracy("red"), method=cls(), progress=False)
+                find_circuit(llava.model, (clean, corrupted), metric=accuracy("red"), method=cls(), progress=False)
             with torch.inference_mode(), pytest.raises(InputError, match="needs gradients"):
-                find_circuit(llava.model, clean, corrupted, method=cls(), **asked)
+                find_circuit(llava.model, (clean, corrupted), method=cls(), **asked)
     with pytest.raises(InputError, match=r"steps=0 must be at least 1\."):
         EAPIG(steps=0)
-    with pytest.raises(InputError, match=r"nodes='neuron' must be 'head' or 'attention'"):
-        find_circuit(llava.model, clean, corrupted, nodes="neuron", **asked)  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"nodes='neurons' must be 'head', 'attention', 'neuron' or 'feature'; nearest: 'neuron'"
+    ):
+        find_circuit(llava.model, (clean, corrupted), nodes="neurons", **asked)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"edges=True needs streams .* nodes='neuron' have none"):
+        find_circuit(llava.model, (clean, corrupted), nodes="neuron", edges=True, **asked)
+    with pytest.raises(InputError, match=r"nodes='feature' are those of sparse dictionaries, and none is attached"):
+        find_circuit(llava.model, (clean, corrupted), nodes="feature", **asked)
+    with pytest.raises(InputError, match=r"method='information-flow' looks at what each reader receives"):
+        find_circuit(llava.model, (clean, corrupted), edges=False, method="information-flow", **asked)
+    with pytest.raises(InputError, match=r"takes the values of a corrupted batch, and there is a pair without one"):
+        find_circuit(llava.model, (clean, None), **asked)
+    words = logit_difference(["red"] * 5, ["blue"] * 5)
+    with pytest.raises(InputError, match=r"has tokens for 5 samples, and there are 4 in 2 batches"):
+        find_circuit(llava.model, [(clean, corrupted)] * 2, metric=words, progress=False)
+    for wrong in (clean, [clean], (clean, corrupted, clean), [(clean, corrupted), clean], [], None, "pairs", 3):
+        with pytest.raises(
+            InputError, match=r"must be a pair of batches, \(clean, corrupted\), or a list of such pairs"
+        ):
+            find_circuit(llava.model, wrong, **asked)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"The group 'all' mixes positions of picture and text"):
-        find_circuit(llava.model, clean, corrupted, groups={"all": "all"}, **asked)
+        find_circuit(llava.model, (clean, corrupted), groups={"all": "all"}, **asked)
     with pytest.raises(InputError, match=r"The groups last hold no position: .* later groups name them all"):
-        find_circuit(llava.model, clean, corrupted, groups={"last": "last", "text": "text"}, **asked)
+        find_circuit(llava.model, (clean, corrupted), groups={"last": "last", "text": "text"}, **asked)
     with pytest.raises(InputError, match=r"reads the prompt beside the picture, over no edge of the graph"):
-        find_circuit(blip.model, other_text, another, **asked)
-    with pytest.raises(InputError, match=r"n=0 must be at least 1"):
-        by_hand().strongest(0)
-    with pytest.raises(InputError, match=r"The circuit has no edges"):
-        evaluate_circuit(llava.model, by_hand().strongest(3), clean, corrupted, **asked)
+        find_circuit(blip.model, (other_text, another), **asked)
+    with pytest.raises(InputError, match=r"n=16 must lie in 0..15"):
+        by_hand().strongest(16)
     other = replace(by_hand(), graph=replace(by_hand().graph, groups=GROUPS))
     with pytest.raises(InputError, match=r"belongs to another model or other groups: it has 5 writers and 5 readers"):
-        evaluate_circuit(llava.model, other, clean, corrupted, **asked)
+        evaluate_circuit(llava.model, other, (clean, corrupted), **asked)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +199,7 @@ def test_families_whose_streams_are_no_sums_are_refused(name: str, message: str)
     model = tiny.make()
     batch = model.prepare("describe the image", images=picture(0, *tiny.sizes[0]))
     with pytest.raises(InputError, match=message):
-        edge_graph(model, batch, nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
+        edge_graph(model, [batch], nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
 
 
 def _no_run(*args: object, **kwargs: object) -> None:

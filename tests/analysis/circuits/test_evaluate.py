@@ -17,7 +17,7 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
     truth, model = planted_patch.truth, planted_patch.model
     metric = logit_difference(truth.token, truth.default_token)
     clean, corrupted = planted_pair(planted_patch)
-    found = find_circuit(model, clean, corrupted, metric=metric, method="eap", progress=False)
+    found = find_circuit(model, (clean, corrupted), metric=metric, method="eap", progress=False)
     circuit = found.strongest(3)
     # pictures that it was not found on
     held_out = [
@@ -26,7 +26,9 @@ def test_the_planted_circuit_suffices_is_needed_and_no_edge_is_idle(planted_patc
         )
         for p in (True, False)
     ]
-    result = evaluate_circuit(model, circuit, *held_out, metric=metric, n_random=5, n_edges=3, progress=False)
+    result = evaluate_circuit(
+        model, circuit, (held_out[0], held_out[1]), metric=metric, n_random=5, n_edges=3, progress=False
+    )
     assert result.n_edges == 3
     torch.testing.assert_close(result.faithfulness, torch.ones(2), rtol=0, atol=0.02)
     torch.testing.assert_close(result.completeness, torch.ones(2), rtol=0, atol=0.02)
@@ -53,9 +55,9 @@ def test_the_whole_graph_is_faithful_and_nothing_is_left_without_it(planted_patc
     truth, model = planted_patch.truth, planted_patch.model
     metric = logit_difference(truth.token, truth.default_token)
     clean, corrupted = planted_pair(planted_patch, 2)
-    whole = find_circuit(model, clean, corrupted, metric=metric, method="eap", nodes="attention", progress=False)
-    result = evaluate_circuit(model, whole, clean, corrupted, metric=metric, n_random=0, n_edges=0, progress=False)
+    whole = find_circuit(model, (clean, corrupted), metric=metric, method="eap", nodes="attention", progress=False)
+    result = evaluate_circuit(model, whole, (clean, corrupted), metric=metric, n_random=0, n_edges=0, progress=False)
     torch.testing.assert_close(result.faithfulness, (whole.clean - whole.corrupted) / result.gap, rtol=0, atol=1e-5)
     torch.testing.assert_close(result.completeness, torch.ones(2), rtol=0, atol=1e-5)
     with pytest.raises(InputError, match=r"have the same metric, so there is no gap"):
-        evaluate_circuit(model, whole, clean, clean, metric=metric, progress=False)
+        evaluate_circuit(model, whole, (clean, clean), metric=metric, progress=False)

@@ -5,7 +5,9 @@ import re
 import pytest
 import torch
 
+from mmlens.analysis.circuits.ablation import CounterfactualAblation
 from mmlens.analysis.circuits.build import edge_graph
+from mmlens.analysis.circuits.dataset import PairData
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.graph import NodeKind
 from mmlens.analysis.circuits.head_gradients import HeadGradients
@@ -19,7 +21,16 @@ from tests.conftest import Subject
 from tests.tiny import picture
 
 
-@pytest.mark.parametrize(("nodes", "method"), [("attention", "eap-ig"), ("head", "eap-ig"), ("attention", "exact")])
+@pytest.mark.parametrize(
+    ("nodes", "method"),
+    [
+        ("attention", "eap-ig"),
+        ("head", "eap-ig"),
+        ("attention", "exact"),
+        ("attention", "eap-ig-activations"),
+        ("attention", "information-flow"),
+    ],
+)
 def test_the_passes_are_those_that_were_said(
     llava: Subject, nodes: NodeKind, method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,10 +47,13 @@ def test_the_passes_are_those_that_were_said(
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
     try:
-        found = find_circuit(model, clean, corrupted, metric=METRIC, method=method, nodes=nodes, towers="language")
+        found = find_circuit(model, (clean, corrupted), metric=METRIC, method=method, nodes=nodes, towers="language")
     finally:
         handle.remove()
-    ahead = outlook(model, clean, found.graph, CIRCUIT_METHODS.get(method))
+    ahead = outlook(
+        PairData.of(model, [(clean, corrupted)], found.graph, METRIC, CounterfactualAblation()),
+        CIRCUIT_METHODS.get(method),
+    )
     assert f"find_circuit, {method}: {ahead}" in said[0], "before the first pass"
     assert ahead.edges == len(found.to_frame())
     assert len(said) == ahead.forward
@@ -69,11 +83,12 @@ def test_whole_projections_are_pulled_through_for_two_heads_alone(
 def test_what_is_kept_is_what_writers_wrote(llava: Subject) -> None:
     model = llava.model
     clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
-    graph = edge_graph(model, clean, nodes="head", groups=named_rules(("image", "last")), towers="all")
+    graph = edge_graph(model, [clean], nodes="head", groups=named_rules(("image", "last")), towers="all")
     (pair,) = pairs_of(model, clean, corrupted, graph, METRIC)
-    stores = (pair.clean_values, pair.corrupted_values, pair.differences)
+    stores = (pair.clean_values, pair.reference)
     kept = sum(tensor.numel() * tensor.element_size() for store in stores for tensor in store.values())
-    ahead = outlook(model, clean, graph, CIRCUIT_METHODS.get("eap"))
+    data = PairData.of(model, [(clean, corrupted)], graph, METRIC, CounterfactualAblation())
+    ahead = outlook(data, CIRCUIT_METHODS.get("eap"))
     assert ahead.kept == pytest.approx(kept, rel=0.15)  # class rows of towers are no rows of the layout
     assert re.fullmatch(
         r"[\d,]+ edges from \d+ writers to \d+ readers: 4 forward and 1 backward passes, \d+ gradients of single heads, 0 MiB "

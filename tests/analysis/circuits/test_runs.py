@@ -60,7 +60,7 @@ def test_further_kinds_of_blocks(name: str, nodes: str, heads_refused: str | Non
     clean, corrupted = (model.prepare("describe the image", images=picture(seed, *tiny.sizes[0])) for seed in (0, 8))
 
     def pair(nodes: Any, towers: Any = "all") -> Pair:
-        graph = edge_graph(model, clean, nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
+        graph = edge_graph(model, [clean], nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
         return pairs_of(model, clean, corrupted, graph, METRIC)[0]
 
     if name == "minicpm_v_4_6":  # its tower merges rows between blocks
@@ -154,7 +154,7 @@ def test_any_set_of_edges_equals_a_slow_double_precision_reference(llava: Subjec
     model = llava.model
     pictures = [images[0] for images in llava.batches["left"].images]
     clean, corrupted = (model.prepare("describe the image", images=picture) for picture in pictures)
-    graph = edge_graph(model, clean, nodes="head", groups=GROUPS, towers="language")  # type: ignore[arg-type]
+    graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers="language")  # type: ignore[arg-type]
     pair = pairs_of(model, clean, corrupted, graph, METRIC)[0]
     bare = bare_copy(model).double()  # a copy of its own: the shared one stays in single precision
     last = torch.zeros_like(clean.layout.is_image)

@@ -13,7 +13,9 @@ from mmlens.analysis.circuits.graph import NodeKind
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.methods.eap import EAP
 from mmlens.analysis.circuits.methods.eap_ig import EAPIG
+from mmlens.analysis.circuits.methods.edge_pruning import EdgePruning
 from mmlens.analysis.circuits.methods.exact import Exact
+from mmlens.analysis.circuits.methods.information_flow import InformationFlow
 from mmlens.analysis.circuits.runs import pairs_of
 from mmlens.analysis.metrics import logit_difference
 from mmlens.core.errors import InputError
@@ -46,7 +48,7 @@ def test_attribution_is_the_slope_of_the_exact_runs(number: int) -> None:
     subject = Subject(TINY[number], model, None, {"left": model.prepare("describe the image", images=picture(0))})
     whole = other_pictures(subject)
     clean, corrupted = nearer(*whole, 0.0), nearer(*whole, 3e-3)
-    graph = edge_graph(model, clean, nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
+    graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
     pair = pairs_of(model, clean, corrupted, graph, METRIC)[0]
     scores = EAP().scores(pair, progress=False)
     chosen = graph.allowed.nonzero()
@@ -72,7 +74,7 @@ def test_in_half_precision_the_strong_edges_are_those_of_full_precision(nodes: N
     for dtype in (torch.float32, torch.bfloat16):
         model = TINY[0].make().to(dtype)
         clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
-        found[dtype] = find_circuit(model, clean, corrupted, metric=METRIC, nodes=nodes, progress=False).to_frame()
+        found[dtype] = find_circuit(model, (clean, corrupted), metric=METRIC, nodes=nodes, progress=False).to_frame()
     full, half = (frame.set_index(["writer", "reader"])["score"] for frame in found.values())
     assert half.isna().sum() == 0
     assert len(full) == len(half)
@@ -85,16 +87,15 @@ def test_edges_out_of_the_inputs_sum_to_the_whole_effect(llava: Subject, make_pa
     assert [w.name for w in pair.graph.writers if w.name in pair.graph.inputs] == [
         "vision.embed",
         "embed[text]",
-        "embed[last]",
-        "embed[rest]",  # padding
+        "embed[last]",  # padding answers nothing, and goes with the text
     ]
     gap = pair.ends[1] - pair.ends[0]
     errors = [
         float((EAPIG(steps=steps).scores(pair, progress=False)[:, inputs].sum((0, 1)) - gap).abs().max())
         for steps in (5, 20)
     ]
-    assert errors[1] < 0.005 * float(gap.abs().min())
-    assert errors[1] < errors[0] / 4  # midpoints: quadratic in the width of a step, once steps are small enough
+    assert errors[1] < 0.02 * float(gap.abs().min())
+    assert errors[1] < errors[0] / 5
 
 
 def test_scores_of_heads_sum_to_those_of_their_branch(subject: Subject, make_pair: MakePair) -> None:
@@ -117,7 +118,7 @@ def test_scores_of_heads_sum_to_those_of_their_branch(subject: Subject, make_pai
 def test_from_the_language_model_on_the_picture_is_an_input(qwen: Subject, make_pair: MakePair) -> None:
     pair = make_pair(qwen, "attention", "language")
     inputs = torch.tensor([writer.name in pair.graph.inputs for writer in pair.graph.writers])
-    assert pair.graph.inputs == {"projector", "embed[text]", "embed[last]", "embed[rest]"}
+    assert pair.graph.inputs == {"projector", "embed[text]", "embed[last]"}
     scores = EAPIG(steps=20).scores(pair, progress=False)
     gap = pair.ends[1] - pair.ends[0]
     torch.testing.assert_close(scores[:, inputs].sum((0, 1)), gap, rtol=0.01, atol=0)
@@ -128,7 +129,7 @@ def test_another_text_reaches_the_language_model_through_the_projector_too(blip:
     images = blip.batches["left"].images
     clean, corrupted = (blip.model.prepare([f"{word} the image"] * 2, images=images) for word in ("describe", "what"))
     asked = {"metric": METRIC, "nodes": "attention", "towers": "language", "progress": False}
-    found = find_circuit(blip.model, clean, corrupted, method="exact", **asked)  # type: ignore[arg-type]
+    found = find_circuit(blip.model, (clean, corrupted), method="exact", **asked)  # type: ignore[arg-type]
     pair = pairs_of(blip.model, clean, corrupted, found.graph, METRIC)[0]
     torch.testing.assert_close(pair.run(found.graph.allowed), found.corrupted, rtol=0, atol=1e-5)
     scores = {(edge.writer, edge.reader): abs(edge.score) for edge in found.edges}
@@ -139,7 +140,7 @@ def test_another_text_reaches_the_language_model_through_the_projector_too(blip:
 def test_noise_behind_the_pixels_is_a_corruption_like_any_other(llava: Subject, at: str) -> None:
     clean = llava.batches["left"]
     noisy = noise(llava.model, clean, at=at, sigma=0.3, seed=1)
-    graph = edge_graph(llava.model, clean, nodes="attention", groups=GROUPS, towers="all")  # type: ignore[arg-type]
+    graph = edge_graph(llava.model, [clean], nodes="attention", groups=GROUPS, towers="all")  # type: ignore[arg-type]
     pair = pairs_of(llava.model, clean, noisy, graph, METRIC)[0]
     torch.testing.assert_close(pair.run(graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
     start = [writer.name for writer in graph.writers].index("vision.embed" if at.startswith("vision") else "projector")
@@ -167,8 +168,7 @@ def found_in(wrapped: Wrapped, method: str, *, twin: bool = False, nodes: str = 
     patch = box(wrapped.truth.box)
     return find_circuit(
         wrapped.twin if twin else wrapped.model,
-        clean,
-        corrupted,
+        (clean, corrupted),
         metric=logit_difference(wrapped.truth.token, wrapped.truth.default_token),
         method=method,  # type: ignore[arg-type]
         nodes=nodes,  # type: ignore[arg-type]
@@ -202,14 +202,17 @@ def test_the_planted_edges_are_the_circuit_and_the_twin_has_none(planted_patch: 
 def test_every_method_finds_the_planted_branch_and_none_in_the_twin(
     planted_patch: Wrapped, cls: type[CircuitMethod]
 ) -> None:
+    if cls in (InformationFlow, EdgePruning):
+        pytest.skip("shares of a stream and masks: see test_planted_routes.py")
     circuit = found_in(planted_patch, cls.name, nodes="attention", count=2)
-    with pytest.raises(InputError, match=r"This circuit has no heads: find it with nodes='head'"):
+    with pytest.raises(InputError, match=r"This circuit has no units: find it with nodes='head'"):
         circuit.top(1)
     found = {(edge.writer, edge.reader): edge.score for edge in circuit.strongest(3).edges}
     assert set(found) == {("vision.embed", "projector"), ("projector[patch]", "L0.attn"), ("L0.attn", "logits")}
     gap = float((circuit.clean - circuit.corrupted).mean())
     for score in found.values():  # the circuit is a chain: each edge alone takes the whole answer away
-        assert score == pytest.approx(-gap, rel=0.05 if cls is Exact else 0.3)
+        if not cls.unit:
+            assert score == pytest.approx(-gap, rel=0.05 if cls is Exact else 0.3)
     twin = found_in(planted_patch, cls.name, twin=True, nodes="attention", count=2)
     assert float(twin.scores.abs().max()) < 0.005 * gap
 
@@ -220,16 +223,20 @@ def test_every_method_runs_on_every_kind_of_model_and_scores_a_sample_as_alone(
 ) -> None:
     clean, corrupted = other_pictures(subject)
     asked: dict[str, Any] = {"metric": METRIC, "method": cls(), "nodes": "attention", "towers": "language"}
-    both = find_circuit(subject.model, clean, corrupted, progress=False, **asked)
-    assert both.method == cls.name
+    if cls is EdgePruning:
+        asked["method"] = cls(steps=4)
+    both = find_circuit(subject.model, (clean, corrupted), progress=False, **asked)
+    assert both.method.startswith(cls.name)
     assert float(both.scores.abs().max()) > 1e-3
+    if both.scores.shape[-1] == 1:  # one score for all samples
+        return
     for sample in range(2):
         pair = [
             subject.model.prepare(batch.prompts[sample], images=batch.images[sample][0]) for batch in (clean, corrupted)
         ]
         groups = ["image", "text"]  # a sample alone has no padding, which is the group "rest" of the batch
         alone, part = (
-            find_circuit(subject.model, *batches, groups=groups, progress=False, **asked)
+            find_circuit(subject.model, tuple(batches), groups=groups, progress=False, **asked)
             for batches in (pair, (clean, corrupted))
         )
         named = {(edge.writer, edge.reader) for edge in alone.edges}
@@ -259,7 +266,7 @@ def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -
     clean, corrupted = planted_pair(planted_patch, 14)
     metric = logit_difference(truth.token, truth.default_token)
     asked = {"metric": metric, "nodes": "attention", "towers": "language", "progress": False}
-    found = find_circuit(model, clean, corrupted, method="eap", **asked)  # type: ignore[arg-type]
+    found = find_circuit(model, (clean, corrupted), method="eap", **asked)  # type: ignore[arg-type]
     p = found.p_values(resamples=1 << 14)
     chain = {("projector", "L0.attn"), ("L0.attn", "logits")}
     for edge in found.edges:
@@ -271,8 +278,7 @@ def test_the_planted_edges_alone_pass_a_corrected_test(planted_patch: Wrapped) -
     others = [[planted.image(seed=seed)] for seed in range(100, 104)]
     null = find_circuit(
         model,
-        planted_pair(planted_patch, 4)[0],
-        model.prepare([planted.prompt] * 4, images=others),
+        (planted_pair(planted_patch, 4)[0], model.prepare([planted.prompt] * 4, images=others)),
         method="exact",
         **asked,
     )  # type: ignore[arg-type]

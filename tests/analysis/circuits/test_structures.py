@@ -60,7 +60,7 @@ def made(name: str) -> tuple[Any, MultimodalBatch, MultimodalBatch]:
 @cache
 def pair_on(name: str, nodes: str = "head") -> Pair:
     model, clean, corrupted = made(name)
-    graph = edge_graph(model, clean, nodes=nodes, groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
+    graph = edge_graph(model, [clean], nodes=nodes, groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
     return pairs_of(model, clean, corrupted, graph, METRIC)[0]
 
 
@@ -304,9 +304,9 @@ def test_single_edges_equal_plain_hooks_on_bare_modules(reference: Callable[[Pla
 @pytest.mark.parametrize("name", [reference.__name__ for reference in REFERENCES])
 def test_attribution_is_the_slope_of_the_exact_runs(name: str) -> None:
     model, clean, other = made(name)
-    pixels = clean["pixel_values"] + 3e-3 * (other["pixel_values"] - clean["pixel_values"])
+    pixels = clean["pixel_values"] + 1e-3 * (other["pixel_values"] - clean["pixel_values"])
     near = replace(clean, inputs={**clean.inputs, "pixel_values": pixels})
-    graph = edge_graph(model, clean, nodes="head", groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
+    graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
     pair = pairs_of(model, clean, near, graph, METRIC)[0]
     scores = EAP().scores(pair, progress=False)
     chosen = graph.allowed.nonzero()
@@ -367,12 +367,12 @@ def test_a_path_that_is_held_everywhere_is_refused() -> None:
 
 def test_a_circuit_of_such_a_model_is_measured() -> None:
     model, clean, corrupted = made("instructblip_t5")
-    whole = find_circuit(model, clean, corrupted, metric=METRIC, method="eap", nodes="attention", progress=False)
-    result = evaluate_circuit(model, whole, clean, corrupted, metric=METRIC, n_random=0, n_edges=0, progress=False)
+    whole = find_circuit(model, (clean, corrupted), metric=METRIC, method="eap", nodes="attention", progress=False)
+    result = evaluate_circuit(model, whole, (clean, corrupted), metric=METRIC, n_random=0, n_edges=0, progress=False)
     torch.testing.assert_close(result.faithfulness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
     torch.testing.assert_close(result.completeness.mean(), torch.tensor(1.0).double(), rtol=0, atol=1e-6)
     some = evaluate_circuit(
-        model, whole.strongest(60), clean, corrupted, metric=METRIC, n_random=3, n_edges=1, progress=False
+        model, whole.strongest(60), (clean, corrupted), metric=METRIC, n_random=3, n_edges=1, progress=False
     )
     assert some.random_faithfulness.shape == (3, 2)
     assert some.n_edges == int(whole.strongest(60).kept.sum())
@@ -411,7 +411,7 @@ def test_who_reads_whom() -> None:
 @pytest.mark.parametrize("name", ["qwen3_vl", "instructblip_t5"])
 def test_a_circuit_of_such_a_model_is_drawn_and_comes_back_from_its_file(name: str, tmp_path: Any) -> None:
     model, clean, corrupted = made(name)
-    found = find_circuit(model, clean, corrupted, metric=METRIC, method="eap", nodes="attention", progress=False)
+    found = find_circuit(model, (clean, corrupted), metric=METRIC, method="eap", nodes="attention", progress=False)
     assert set(found.graph.inputs) <= set(found.nodes)
     svg = found.draw(n=200).svg
     assert all(f"<title>{node}</title>" in svg for node in found.nodes)

@@ -194,7 +194,7 @@ class World:
     def circuit(self) -> Any:
         """A circuit."""
         return mm.find_circuit(
-            self.model, self.batch, self.corrupted, metric=self.metric, method="eap", progress=False
+            self.model, (self.batch, self.corrupted), metric=self.metric, method="eap", progress=False
         ).strongest(60)
 
     @cached_property
@@ -203,13 +203,35 @@ class World:
         return mm.circuits.evaluate_circuit(
             self.model,
             self.circuit,
-            self.batch,
-            self.corrupted,
+            (self.batch, self.corrupted),
             metric=self.metric,
             n_random=2,
             n_edges=2,
             progress=False,
         )
+
+    @cached_property
+    def curve(self) -> Any:
+        """How faithful circuits of growing size are."""
+        asked = {"metric": self.metric, "sizes": [0.1, 1.0], "n_random": 1, "progress": False}
+        return mm.circuits.curve(self.model, self.branch_circuit, (self.batch, self.corrupted), **asked)
+
+    @cached_property
+    def branch_circuit(self) -> Any:
+        """A circuit of whole branches of the language model, whose runs are short."""
+        asked = {"metric": self.metric, "method": "eap", "nodes": "attention", "towers": "language", "progress": False}
+        return mm.find_circuit(self.model, (self.batch, self.corrupted), **asked)
+
+    @cached_property
+    def language_circuit(self) -> Any:
+        """A circuit of the language model alone."""
+        asked = {"metric": self.metric, "method": "eap", "towers": "language", "progress": False}
+        return mm.find_circuit(self.model, (self.batch, self.corrupted), **asked)
+
+    @cached_property
+    def mib_file(self) -> Any:
+        """The same in MIB's form."""
+        return mm.circuits.save_mib(self.language_circuit, self.folder / "mib.json", self.model)
 
     @cached_property
     def dose(self) -> Any:
@@ -380,6 +402,8 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
     "Agreement": lambda w: w.agreement,
     "Circuit": lambda w: w.circuit,
     "CircuitEvaluation": lambda w: w.evaluation,
+    "CircuitCurve": lambda w: w.curve,
+    "CircuitOverlap": lambda w: mm.circuits.overlap(w.circuit, w.circuit, n_random=2),
     "CleanRun": lambda w: mm.patching.CleanRun(w.model, w.batch),
     "ConceptBank": lambda w: w.bank,
     "ConceptShift": lambda w: w.shift,
@@ -433,6 +457,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "batch": lambda w: w.batch,
     "clean": lambda w: w.batch,
     "corrupted": lambda w: w.corrupted,
+    "pairs": lambda w: (w.batch, w.corrupted),
     "data": lambda w: w.batch,
     "dataset": lambda w: w.scenes[:2],
     "metric": lambda w: w.metric,
@@ -567,6 +592,26 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "edits.remove_word.controls": lambda w: (),
     "edits.rank_one.controls": lambda w: (),
     "explain_state.states": lambda w: w.states[:1],
+    "find_circuit.method": lambda w: "eap",
+    "find_circuit.nodes": lambda w: "attention",
+    "curve.circuit": lambda w: w.branch_circuit,
+    "curve.sizes": lambda w: [0.1],
+    "curve.n_random": lambda w: 1,
+    "overlap.n_random": lambda w: 2,
+    "overlap.first": lambda w: w.circuit,
+    "overlap.second": lambda w: w.circuit,
+    "circuits.save_mib.circuit": lambda w: w.language_circuit,
+    "save_mib.circuit": lambda w: w.language_circuit,
+    "save_mib.path": lambda w: w.folder / "written.json",
+    "load_mib.path": lambda w: w.mib_file,
+    "load_mib.like": lambda w: w.language_circuit,
+    "CircuitCurve.at.size": lambda w: 0,
+    "CircuitCurve.groups": lambda w: None,
+    "CircuitCurve.ratios.values": lambda w: w.curve.random,
+    "CircuitCurve.band.control": lambda w: "random",
+    "CircuitCurve.standing.control": lambda w: "random",
+    "CircuitCurve.band.area": lambda w: "CPR",
+    "CircuitCurve.standing.area": lambda w: "CPR",
     "evaluate_circuit.n_random": lambda w: 2,
     "evaluate_circuit.n_edges": lambda w: 2,
     "positions.grid.side": lambda w: 4,
@@ -716,6 +761,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "ActivationStore.load.path": lambda w: w.stored,
     "Circuit.load.path": lambda w: w.saved(w.circuit),
     "CircuitEvaluation.load.path": lambda w: w.saved(w.evaluation),
+    "CircuitCurve.load.path": lambda w: w.saved(w.curve),
+    "CircuitOverlap.load.path": lambda w: w.saved(mm.circuits.overlap(w.circuit, w.circuit, n_random=2)),
     "ConceptBank.load.path": lambda w: w.saved(w.bank),
     "ConceptShift.load.path": lambda w: w.saved(w.shift),
     "DoseCurve.load.path": lambda w: w.saved(w.dose),

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.edge_gradients import first_order_scores
+from mmlens.analysis.circuits.first_order import Step, first_order_scores
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
@@ -17,7 +17,7 @@ from mmlens.analysis.circuits.runs import Pair
 class EAP(CircuitMethod):
     """Edge attribution patching: the writer's difference times the gradient of the clean run at the reader, all edges at once.
 
-        score(w, r) = sum over positions of (w corrupted - w clean) . d metric / d (what r receives)
+        score(w, r) = sum over positions of (w ablated - w clean) . d metric / d (what r receives)
 
     Source: Syed, Rager and Conmy, "Attribution Patching Outperforms Automated Circuit Discovery", BlackboxNLP 2024
     (https://arxiv.org/abs/2310.10348), equation 3.
@@ -26,8 +26,8 @@ class EAP(CircuitMethod):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
 
-    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
-        return 1, 1
+    def passes(self, graph: EdgeGraph, batches: int = 1) -> tuple[int, int]:
+        return batches, batches
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
-        return first_order_scores(pair, [0.0], label="EAP", progress=progress)
+        return first_order_scores(pair, [Step(0.0, 1.0)], label="EAP", progress=progress)

@@ -14,15 +14,15 @@ from mmlens.analysis.circuits.runs import Pair
 @CIRCUIT_METHODS.register("exact")
 @dataclass(frozen=True)
 class Exact(CircuitMethod):
-    """What the metric changes when an edge alone is patched: one run per edge, for small graphs.
+    """What the metric changes when an edge alone is ablated: one run per edge, for small graphs.
 
     Source: Conmy et al., "Towards Automated Circuit Discovery for Mechanistic Interpretability", NeurIPS 2023
     (https://arxiv.org/abs/2304.14997), the patching of single edges that it prunes by.
-    *Departs:* all edges are scored, none is pruned on the way.
+    *Departs:* all edges are scored, none is pruned on the way; `"acdc"` does that.
     """
 
-    def passes(self, graph: EdgeGraph) -> tuple[int, int]:
-        return int(graph.allowed.sum()), 0
+    def passes(self, graph: EdgeGraph, batches: int = 1) -> tuple[int, int]:
+        return int(graph.allowed.sum()) * batches, 0
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
         graph = pair.graph

@@ -1,0 +1,113 @@
+"""What circuits are worth, as figures: curves, shares, overlaps, and the strongest edges."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure, SubFigure
+
+from mmlens.analysis.circuits.circuit import Circuit
+from mmlens.analysis.circuits.curve_result import CircuitCurve
+from mmlens.analysis.circuits.evaluate import CircuitEvaluation
+from mmlens.analysis.circuits.overlap import CircuitOverlap
+from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
+from mmlens.viz.figures import canvas, dress, headline
+from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, marks
+from mmlens.viz.words import with_unit
+
+
+def plot_curve(curve: CircuitCurve, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """Faithfulness against the share of edges, with its 95% interval over samples and the draws of random circuits.
+
+    Args:
+        curve: from `mm.circuits.curve`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    figure = canvas(4.8, 3.9, figure)
+    axes = figure.subplots()
+    shares = curve.shares.tolist()
+    names = {"signed": "edges that help first", "absolute": "strongest edges first"}
+    looks = marks(names.values())
+    for by, name in names.items():
+        draw_band(axes, shares, [curve.at(place, by=by) for place in range(len(shares))], looks[name])  # type: ignore[arg-type]
+    if len(curve.random):
+        draws = curve.ratios(curve.random)
+        draw_band(axes, shares, [draws_interval(draws[:, place].numpy()) for place in range(len(shares))], CONTROL)
+    axes.set_xscale("log")
+    axes.axhline(1, color="black", linewidth=0.7, linestyle=":")
+    axes.axhline(0, color="black", linewidth=0.5)
+    dress(axes, x=f"share of {curve.counted}", y="faithfulness (share of the gap)", grid=True)
+    entries = [legend_entry(name, look, linestyle="-") for name, look in looks.items()]
+    entries += [legend_entry("random circuits", CONTROL, linestyle="-")] if len(curve.random) else []
+    legend_below(figure, entries)
+    headline(figure, f"circuits by {curve.method}: CPR {curve.cpr()}, CMD {curve.cmd()}\n{curve.metric}")
+    return figure.figure
+
+
+def plot_edges(circuit: Circuit, *, n: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+    """The strongest edges that a circuit keeps, with 95% intervals over samples.
+
+    Args:
+        circuit: from `mm.find_circuit`.
+        n: how many.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    mean = circuit.scores.mean(-1)
+    places = circuit.kept.nonzero()
+    order = mean[circuit.kept].abs().argsort(descending=True, stable=True)[:n]
+    chosen = places[order].tolist()
+    names = [f"{circuit.graph.writers[w].name} → {circuit.graph.readers[r].name}" for r, w in chosen]
+    intervals = [mean_interval(circuit.scores[r, w].numpy()) for r, w in chosen]
+    words = f"{len(chosen)} of {int(circuit.kept.sum())}, by {circuit.method}\n{circuit.metric}"
+    return _bars(names, intervals, [], "score", circuit.unit, words, figure)
+
+
+def plot_evaluation(evaluation: CircuitEvaluation, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """Faithfulness, completeness and minimality beside those of random circuits.
+
+    Args:
+        evaluation: from `mm.circuits.evaluate_circuit`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    names = ["faithfulness", "completeness", "minimality"]
+    found, random = ([evaluation.interval(f"{start}{name}") for name in names] for start in ("", "random_"))
+    words = f"{evaluation.n_edges} edges\n{evaluation.metric}"
+    return _bars(names, found, random, "share of the gap", "", words, figure)
+
+
+def plot_overlap(overlap: CircuitOverlap, *, figure: Figure | SubFigure | None = None) -> Figure:
+    """What two circuits share of what either has, beside random circuits of their sizes.
+
+    Args:
+        overlap: from `mm.circuits.overlap`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    share = Interval(overlap.jaccard, overlap.jaccard, overlap.jaccard, 1)
+    counts = (len(overlap.shared), len(overlap.only_first), len(overlap.only_second))
+    words = "{} shared, {} only in the first, {} only in the second".format(*counts)
+    random = [overlap.chance] if overlap.draws else []
+    return _bars([overlap.compared], [share], random, "share of what either has", "", words, figure)
+
+
+def _bars(
+    names: Sequence[str],
+    values: Sequence[Interval],
+    controls: Sequence[Interval],
+    what: str,
+    unit: str,
+    words: str,
+    figure: Figure | SubFigure | None,
+) -> Figure:
+    """Values with their intervals, one below the other."""
+    figure = canvas(4.8, 1.3 + 0.22 * max(len(names), 2), figure)
+    axes = figure.subplots()
+    look = Mark(next(iter(marks(["circuit"]).values())).color)
+    rows = list(range(len(names)))
+    draw_intervals(axes, [row - 0.12 for row in rows] if controls else rows, values, look, level=True)
+    if controls:
+        draw_intervals(axes, [row + 0.12 for row in rows], controls, CONTROL, level=True)
+        legend_below(figure, [legend_entry("circuit", look), legend_entry("random circuits", CONTROL)])
+    axes.axvline(0, color="black", linewidth=0.5)
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    dress(axes, x=with_unit(what, f", {unit}" if unit else ""), grid=True)
+    headline(figure, words)
+    return figure.figure
