@@ -4,7 +4,7 @@ Everything stands beside a random feature of the same dictionary that fires as o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 
@@ -22,7 +22,7 @@ from mmlens.core.answer_text import words_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Count, CountOrZero, Positive, Seed, Several, Text
-from mmlens.core.rules import as_rule
+from mmlens.core.rules import Positions, as_rule
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Feature, Unit
 from mmlens.inputs.batch import MultimodalBatch
@@ -64,6 +64,7 @@ def page(
     n_words: Count = 8,
     n_clamped: CountOrZero = 8,
     strengths: Several[Positive] = (1.0, 2.0),
+    positions: Positions | None = None,
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
     batch_size: Count = 8,
@@ -80,6 +81,7 @@ def page(
         n_pictures, n_contexts, n_words: how many of each.
         n_clamped: samples on which the feature is held at a strength: those on which it is weakest.
         strengths: at how many times its largest code.
+        positions: at which rows it is held; None for rows of pictures if more than half of its codes' sum lies there, else all.
         prompt: what samples without a prompt are asked.
         max_new_tokens: of an answer, at most.
         batch_size: samples at a time.
@@ -114,15 +116,22 @@ def page(
     total = sum(sums.total.values())
     weak = [samples[i] for i in reversed(order) if samples[i].pictures][:n_clamped]
     highest = max([largest, *(context.code for context in contexts)])
-    before, clamped = _clamped(model, unit, control, weak, [highest * s for s in strengths], max_new_tokens, batch_size)
+    image_share = sums.total.get("image", 0.0) / total if total else float("nan")
+    if positions is None:
+        positions = "image" if model.graph[unit.hook].sequence == "language" and image_share > 0.5 else "all"
+    held = {
+        value: [Ablate([which], value=value, positions=positions) for which in (unit, control)]
+        for value in (highest * strength for strength in strengths)
+    }
+    before, clamped = _clamped(model, held, weak, max_new_tokens, batch_size)
     return FeaturePage(
         feature=unit,
         control=control,
         density=sums.density(0),
         control_density=sums.density(1),
-        image_share=sums.total.get("image", 0.0) / total if total else float("nan"),
+        image_share=image_share,
         pictures=_pictures(
-            model, unit, control, [(samples[i], strongest[i]) for i in order[:n_pictures] if strongest[i] > 0]
+            model, unit, control, [(i, samples[i], strongest[i]) for i in order[:n_pictures] if strongest[i] > 0]
         ),
         contexts=tuple(nlargest(n_contexts, contexts, key=lambda context: context.code)),
         words=_words(model, unit, n_words),
@@ -183,31 +192,29 @@ def _context(model: HookedMultimodal, batch: MultimodalBatch, sample: int, place
 
 
 def _pictures(
-    model: HookedMultimodal, unit: Unit, control: Unit, top: Sequence[tuple[Sample, float]]
+    model: HookedMultimodal, unit: Unit, control: Unit, top: Sequence[tuple[int, Sample, float]]
 ) -> tuple[TopPicture, ...]:
     """The maps of both features over each picture; none where rows have no place in the picture."""
     result = []
-    for sample, strongest in top:
+    for number, sample, strongest in top:
         batch = model.prepare([sample.prompt], images=[list(sample.pictures)])
         try:
             maps = activation_maps(model, batch, {str(unit): [unit], str(control): [control]})
         except NoPlaceError:
             return ()
-        name = sample.name or sample.key
+        name = sample.name or f"sample {number}"
         result.append(TopPicture(name, sample.pictures[0], maps[str(unit)], maps[str(control)], strongest))
     return tuple(result)
 
 
 def _clamped(
     model: HookedMultimodal,
-    unit: Unit,
-    control: Unit,
+    held: Mapping[float, Sequence[Ablate]],
     samples: Sequence[Sample],
-    values: Sequence[float],
     max_new_tokens: int,
     batch_size: int,
 ) -> tuple[tuple[str, ...], tuple[ClampedAnswers, ...]]:
-    """What the model answers without, and with each of two features held at some codes."""
+    """What the model answers without, and with the feature or the random one held, by the code."""
     if not samples:
         return (), ()
 
@@ -218,8 +225,8 @@ def _clamped(
 
     before = answered()
     result = []
-    for value in values:
-        with_feature, with_control = (answered(Ablate([feature], value=value)) for feature in (unit, control))
+    for value, interventions in held.items():
+        with_feature, with_control = map(answered, interventions)
         gains = _had(with_feature)
         gains.subtract(_had(before))
         words = tuple((word, count) for word, count in gains.most_common(6) if count > 0)

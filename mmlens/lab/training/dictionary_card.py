@@ -62,6 +62,7 @@ class Sets:
         return cls(scenes(n, seed, split="train"), scenes(n, seed + 1), scenes(n, seed + 2))
 
 
+@torch.no_grad()
 def card(folder: Path, *, n_scenes: int, seed: int) -> dict[str, Any]:
     """All figures, as plain data.
 
@@ -71,7 +72,7 @@ def card(folder: Path, *, n_scenes: int, seed: int) -> dict[str, Any]:
         seed: of the first set.
     """
     model, sets = HookedMultimodal.from_pretrained(WEIGHTS, dtype="float32"), Sets.of(n_scenes, seed)
-    batch = _answered(model, sets.judged[:100])
+    batch = _answered(model, sets.judged[:60])
     found: dict[str, Any] = {"scenes": n_scenes, "seed": seed, "dictionaries": {}}
     saes = {name: load_sae(folder / name) for name in _NEURONS}
     for name, sae in saes.items():
@@ -237,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m mmlens.lab.training.dictionary_card", description=__doc__)
     parser.add_argument("--folder", type=Path, default=DICTIONARIES, help="of the dictionaries (those of the package)")
-    parser.add_argument("--scenes", type=int, default=200, help="scenes of each of three sets (%(default)s)")
+    parser.add_argument("--scenes", type=int, default=120, help="scenes of each of three sets (%(default)s)")
     parser.add_argument("--seed", type=int, default=181, help="of the first set (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file; its tables go beside it, as .md")
     options = parser.parse_args(arguments)

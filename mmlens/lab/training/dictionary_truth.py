@@ -21,6 +21,8 @@ from mmlens.lab.world import CANVAS, COLORS, PLACES, SHAPES
 _PATCH = 12
 _SIDE = CANVAS // _PATCH
 _COVERED = 0.5
+#: Thresholds that say yes to more rows than so many times those that show it have an F1 below 0.4, and are not looked at.
+_LIMIT = 4
 #: Candidates whose thresholds are looked at together.
 _TOGETHER = 128
 
@@ -96,8 +98,11 @@ def choose(scores: Float[Tensor, "row candidate"], truth: Float[Tensor, "row tru
         ends = torch.cat([values[1:] != values[:-1], torch.ones(1, values.shape[1], dtype=torch.bool)])
         for number in range(count):
             yes, no = truth[:, number] == 1, truth[:, number] == 0
-            right, wrong = yes[order].cumsum(0), no[order].cumsum(0)
-            f1 = torch.where(ends, 2 * right / (right + wrong + yes.sum()).clamp_min(1), -1.0)
+            if not yes.any():
+                continue
+            first = _LIMIT * int(yes.sum())
+            right, wrong = yes[order[:first]].float().cumsum(0), no[order[:first]].float().cumsum(0)
+            f1 = torch.where(ends[:first], 2 * right / (right + wrong + yes.sum()).clamp_min(1), -1.0)
             at_best, rows = f1.max(0)
             candidate = int(at_best.argmax())
             if at_best[candidate] > best.f1[number]:

@@ -108,13 +108,12 @@ class TrainingRows:
 
     @cached_property
     def _out(self) -> tuple[torch.Tensor, ...]:
-        """By piece, which rows are held out: all of some names or keys, those of the least hashes."""
+        """By piece, which rows are held out: all of some names or keys, by a hash of each, and of several one at least."""
         groups = [_groups(piece, number) for number, piece in enumerate(self.targets)]
-        order = sorted(
-            {group for labels in groups for group in labels}, key=lambda group: _hash(f"{self.seed}|{group}")
-        )
-        count = ceil(self.held_out * len(order)) if len(order) > 1 else int(self.held_out)
-        out = set(order[:count])
+        shares = {group: _share(f"{self.seed}|{group}") for labels in groups for group in labels}
+        out = {group for group, share in shares.items() if share < self.held_out}
+        if not out and self.held_out and len(shares) > 1:
+            out = {min(shares, key=shares.__getitem__)}
         return tuple(torch.tensor([group in out for group in labels]) for labels in groups)
 
     @property
@@ -178,8 +177,8 @@ def _groups(piece: PointStates, number: int) -> list[str]:
     return [name or key for name, key in zip(piece.names or piece.keys, piece.keys, strict=True)]
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _share(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") / 2**64
 
 
 def _states_of(piece: States | MappedStates | ActivationStore, at: str | None) -> PointStates:
