@@ -1,5 +1,7 @@
 """The captioner's sparse dictionaries: what is shipped, how good it is, and whether its card's truth holds on fresh scenes."""
 
+import json
+
 import pytest
 import torch
 
@@ -38,7 +40,8 @@ def test_they_give_fresh_states_back(name: str, lab: mm.HookedMultimodal) -> Non
         for kind, quality in card.kinds.items():
             assert quality.explained_variance > 0.85, (sae.at, kind)
             assert 4 < quality.l0 < 60, (sae.at, kind)
-        assert card.ce_replaced - card.ce < 0.05, sae.at  # nats a word of a caption
+        # of a layer whose zeros cost next to nothing, the share says little
+        assert card.ce_recovered > 0.75 or card.ce_replaced - card.ce < 0.05, sae.at
 
 
 def test_truth_is_what_scenes_show() -> None:
@@ -47,21 +50,21 @@ def test_truth_is_what_scenes_show() -> None:
     named = dict(zip(TRUTHS, truth.unbind(-1), strict=True))
     for row, column in torch.cartesian_prod(torch.arange(8), torch.arange(8)).tolist():
         patch = (slice(12 * row, 12 * row + 12), slice(12 * column, 12 * column + 12))
-        covers = {thing: float(thing.mask[patch].mean()) for thing in scene.objects}
+        covers = [(thing, float(thing.mask[patch].mean())) for thing in scene.objects]
         for name, kind in TRUTHS.items():
             value = float(named[name][row, column])
             if kind == "place":
-                empty = all(cover == 0 for cover in covers.values())
+                empty = all(cover == 0 for _, cover in covers)
                 assert value == (name == scene.place) if empty else value != value
             else:
-                cover = max((c for thing, c in covers.items() if name in (thing.color, thing.shape)), default=0.0)
+                cover = max((c for thing, c in covers if name in (thing.color, thing.shape)), default=0.0)
                 assert value == 1 if cover >= 0.5 else value == 0 if cover == 0 else value != value
 
 
 def test_a_choice_is_the_best_of_all_by_hand() -> None:
     make = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 4, (60, 5), generator=make).float()  # with ties
-    truth = (torch.rand(60, 3, generator=make) < 0.3).float()
+    truth = (scores[:, 1:4] + torch.randn(60, 3, generator=make) > 2).float()
     truth[::7] = torch.nan
     best = choose(scores, truth)
 
@@ -72,6 +75,26 @@ def test_a_choice_is_the_best_of_all_by_hand() -> None:
 
     for number in range(3):
         by_hand = max(f1(candidate, threshold, number) for candidate in range(5) for threshold in range(4))
+        assert by_hand > 0.5
         assert float(best.f1[number]) == pytest.approx(by_hand)
         assert f1(int(best.index[number]), float(best.threshold[number]), number) == pytest.approx(by_hand)
     torch.testing.assert_close(best.judged(scores, truth), best.f1)
+
+
+def test_the_cards_truth_holds_on_fresh_scenes(lab: mm.HookedMultimodal) -> None:
+    """Features and thresholds as the card has them, on other scenes: as good as it says, and better than the shuffled control."""
+    card = json.loads((DICTIONARIES / "card.json").read_text())["dictionaries"]["language"]["truth"]
+    drawn = mm.lab.scenes(60, seed=612)
+    (sae,) = mm.lab.dictionaries("language")
+    store = mm.collect(lab, drawn, at=sae.at, positions="image", dtype="float32", progress=False)
+    codes, truth = sae.encode(store.at().values), truth_of(drawn)
+    for method, low, high in (("feature", -0.12, 0.12), ("feature, truth of other scenes", -0.15, 0.15)):
+        says = torch.stack([codes[:, entry["index"]] >= entry["threshold"] for entry in card[method].values()], 1)
+        right, wrong = (says & (truth == 1)).sum(0), (says & (truth == 0)).sum(0)
+        f1 = 2 * right / (right + wrong + (truth == 1).sum(0)).clamp_min(1)
+        if method == "feature":
+            stated = sum(entry["f1"] for entry in card[method].values()) / len(card[method])
+            assert low < float(f1.mean()) - stated < high
+            fresh = float(f1.mean())
+        else:
+            assert float(f1.mean()) < fresh - 0.3

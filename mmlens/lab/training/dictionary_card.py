@@ -202,19 +202,19 @@ def _contents(drawn: Sequence[Scene]) -> Tensor:
 def table(found: Mapping[str, Any]) -> str:
     """The tables of docs/features.md."""
     lines = [
-        "| dictionary | features | EV, L0 on image rows | EV, L0 on text rows | CE recovered | dead |",
-        "|---|---|---|---|---|---|",
+        "| dictionary | features | EV, L0 on image rows | EV, L0 on text rows | CE; replaced; zero | CE recovered | dead |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, values in found["dictionaries"].items():
         cells = []
         for kind in ("image", "text"):
             rows = values["kinds"].get(kind)
             cells.append(f"{rows['explained_variance']:.3f}, {rows['l0']:.1f}" if rows else "")
-        recovered, dead = values["ce_recovered"], values["dead"]
-        lines.append(f"| {name} | {values['n_features']} | {cells[0]} | {cells[1]} | {recovered:.4f} | {dead:.1%} |")
+        lines.append(
+            f"| {name} | {values['n_features']} | {cells[0]} | {cells[1]} | {_losses(values)} | {values['dead']:.1%} |"
+        )
     for group in ("transcoders", "vision_transcoders"):
-        together = found[f"{group}, all replaced"]
-        lines.append(f"| {group}, all at once | | | | {together['ce_recovered']:.4f} | |")
+        lines.append(f"| {group}, all at once | | | | {_losses(found[f'{group}, all replaced'])} | |")
     lines += ["", "| dictionary | by the best | color | shape | place |", "|---|---|---|---|---|"]
     for name, values in found["dictionaries"].items():
         for method, truth in values.get("truth", {}).items():
@@ -228,6 +228,12 @@ def table(found: Mapping[str, Any]) -> str:
         if alike := values.get("monosemanticity"):
             lines.append(f"| {name} | {alike['feature']:.2f} | {alike['neuron']:.2f} |")
     return "\n".join(lines)
+
+
+def _losses(values: Mapping[str, Any]) -> str:
+    """Cross-entropies, and the share that is recovered."""
+    losses = "; ".join(f"{values[name]:.3f}" for name in ("ce", "ce_replaced", "ce_zero"))
+    return f"{losses} | {values['ce_recovered']:.3f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
