@@ -210,7 +210,14 @@ PRINTED = (
         model="",
     ),
     Printed(
-        "features, tables", _FEATURES, None, "python -m pytest tests/analysis/features", model="random dictionaries"
+        "features, tables",
+        _FEATURES,
+        None,
+        "python -m pytest tests/analysis/features; python -m mmlens.lab.training.dictionary_card --out card.json",
+        chosen="features and thresholds, on 120 scenes",
+        judged="120 scenes of another seed",
+        control="neurons, components and clusters of the same states; the truth of other scenes",
+        model="random dictionaries; lab",
     ),
     Printed(
         "real width, verbs", _REAL, None, _COMMAND, control="the runs that a verb is made of", model="LLaVA-1.5, random"

@@ -215,7 +215,11 @@ def table(found: Mapping[str, Any]) -> str:
         )
     for group in ("transcoders", "vision_transcoders"):
         lines.append(f"| {group}, all at once | | | | {_losses(found[f'{group}, all replaced'])} | |")
-    lines += ["", "| dictionary | by the best | color | shape | place |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| dictionary | by the best | color: mean F1 (words at 0.8 or more) | shape | place |",
+        "|---|---|---|---|---|",
+    ]
     for name, values in found["dictionaries"].items():
         for method, truth in values.get("truth", {}).items():
             means = []
