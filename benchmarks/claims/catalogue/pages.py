@@ -210,6 +210,14 @@ PRINTED = (
         model="",
     ),
     Printed(
+        "studies, tables",
+        "docs/reproduce.md",
+        None,
+        "mmlens reproduce pan --limit 8; mmlens reproduce parekh; mmlens reproduce khayatan --limit 48",
+        judged="scenes of the test stream, seeds 0 to 2000",
+        control="random neurons, random words, other concepts' shifts, no steering",
+    ),
+    Printed(
         "features, tables",
         _FEATURES,
         None,
