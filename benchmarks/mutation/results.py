@@ -156,11 +156,16 @@ def page(samples: Sequence[Results], together: Sequence[Results] = ()) -> str:
         whole = Results("all", tuple(result for results in together for result in results.results))
         names = "; ".join(results.name for results in together)
         lines += ["", "## All together", "", f"{names}.", "", table(whole)]
+        lines += [
+            "",
+            "The rate as found says what tests see of faults that nobody looked for; that after the assertions, of these faults.",
+        ]
     for results in samples:
         spent = sum(result.seconds for result in results.results) / max(1, len(results.results))
         lines += ["", f"## {results.name}", "", table(results), "", f"{spent:.1f} s a mutant on one core."]
-        lines += _listed("Survivors that a test should see:", ((result, "") for result in missed(results)))
-        lines += _listed("Equivalent:", results.equivalent)
+        if not results.name.endswith("as found"):  # what tests see now
+            lines += _listed("Survivors that a test should see:", ((result, "") for result in missed(results)))
+            lines += _listed("Equivalent:", results.equivalent)
     return "\n".join(lines) + "\n"
 
 

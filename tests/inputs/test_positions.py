@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core import positions
 from mmlens.core.errors import InputError
-from mmlens.core.rules import Rule
+from mmlens.core.rules import Row, Rule
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.layout import TokenLayout
 from mmlens.inputs.point_rows import UnknownRowsError
@@ -385,3 +385,9 @@ def test_a_resolution_is_itself_alone() -> None:
     assert hash(resolved) != hash(resolve("all", BATCH, LANGUAGE))
     with pytest.raises(AttributeError):
         resolved.whole = True  # type: ignore[misc]
+
+
+def test_a_sample_that_names_no_rows_has_none() -> None:
+    numbers = resolve(positions.text, BATCH, LANGUAGE).rows[0][:1, 1].tolist()
+    found = resolve(Row((tuple(numbers), (), ()), per_sample=True), BATCH, LANGUAGE)
+    assert [rows.tolist() for rows in found.rows] == [[[0, *numbers]], [], []]

@@ -8,7 +8,7 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
-from mmlens.interventions.positioned import RowMask, new_tokens_read, once_per_prompt, per_entry
+from mmlens.interventions.positioned import PositionedIntervention, RowMask, new_tokens_read, once_per_prompt, per_entry
 from tests.conftest import Subject
 
 NODE = Node("vision.hook_embed", "vision", None, "embed", "batch pos d_model", 4, "vision")
@@ -68,3 +68,9 @@ def test_a_generation_holds_each_prompt_once_for_every_beam(
     node, batch = llava.model.graph["vision.hook_embed"], llava.batches["left"]
     shape = (count, *(3, 4))
     assert once_per_prompt(shape, node, SimpleNamespace(kind=kind, batch=batch)) == (expected, 3, 4)  # type: ignore[arg-type]
+
+
+def test_an_intervention_must_say_where_it_acts_and_what_it_does() -> None:
+    assert PositionedIntervention.__abstractmethods__ >= {"points"}
+    with pytest.raises(TypeError, match="abstract"):
+        PositionedIntervention()  # type: ignore[abstract]
