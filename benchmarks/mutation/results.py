@@ -149,8 +149,9 @@ def page(samples: Sequence[Results], together: Sequence[Results] = ()) -> str:
         "The tests that were seen to run a line judge it, each mutant in a process of its own. Mutants that cannot be "
         "imported need no test, so they do not count; annotations are not changed. The kill rate is of what is left "
         "without the equivalent ones, which are listed with the reason. It is a lower bound: what judges is what was measured "
-        "(`--measure`; here the rooms, the contracts, models, patching, circuits and features, not checkpoints, lab and figures), for "
-        "each mutant the tests that run its line, as many as take ten seconds (`--budget 10`), the nearest and the fastest first.",
+        "(`--measure`; here the rooms, the contracts, models, patching, circuits and features, not checkpoints, lab and "
+        "figures), for each mutant the tests that run its line, as many as take ten seconds (`--budget 10`), the nearest and "
+        "the fastest first.",
     ]
     if together:
         whole = Results("all", tuple(result for results in together for result in results.results))
