@@ -106,12 +106,13 @@ def run(page: Path, names: dict[str, Any] | None = None) -> Iterator[tuple[Block
 
 def html_of(value: Any) -> str | None:
     """How a page shows a value: as a notebook would, in the first form that it has; None for what is not worth showing."""
-    bundle = getattr(value, "_repr_html_", None)
-    if bundle is not None:
-        return f'<div class="result">{bundle()}</div>'
+    for form in ("html", "svg"):
+        shown = getattr(value, f"_repr_{form}_", lambda: None)()  # matplotlib's figures have an empty form in HTML
+        if shown:
+            return f'<div class="result">{shown}</div>'
     if hasattr(value, "_repr_png_"):
-        data = value._repr_png_()
-        return f'<div class="result"><img alt="" src="data:image/png;base64,{base64.b64encode(data).decode()}"></div>'
+        data = base64.b64encode(value._repr_png_()).decode()
+        return f'<div class="result"><img alt="" src="data:image/png;base64,{data}"></div>'
     if isinstance(value, Exception):
         return f'<pre class="result error">{type(value).__name__}: {escape(str(value))}</pre>'
     text = value if isinstance(value, str) else repr(value)
