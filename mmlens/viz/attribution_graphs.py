@@ -177,7 +177,7 @@ def _places(
         rows.setdefault(drawn.size[1] + _ROW * (level + 0.8), []).append((x, number))
     for y, entries in rows.items():
         entries.sort()
-        spread = _apart([x for x, _ in entries], _COLUMN * 1.7 if y > drawn.size[1] + _ROW * len(levels) else _GAP)
+        spread = _apart([x for x, _ in entries], _COLUMN * 1.9 if y > drawn.size[1] + _ROW * len(levels) else _GAP)
         places |= {number: (x, y) for (_, number), x in zip(entries, spread, strict=True)}
     return places, labels
 
@@ -240,7 +240,7 @@ def _draw_nodes(
             )
         elif node.kind == "logit":
             chance = float(graph.probabilities[number - len(graph.members) + len(graph.probabilities)])
-            words = f"{shown(node.text, 12)}\n{chance:.2f}"
+            words = f"{shown(node.text, 9)}\n{chance:.2f}"
             frame = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "black", "linewidth": 0.8}
             axes.text(x, y, words, fontsize=TICK, ha="center", va="center", bbox=frame, zorder=4, **text_options())
             continue
