@@ -772,6 +772,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
     "SteeringVector.load.path": lambda w: w.saved(w.vector),
     "HeadRanking.load.path": lambda w: w.saved(w.head_ranking),
+    "Permuted.contrast": lambda w: mm.decoding.PAI(),
     "ContextualIndex.load.path": lambda w: w.saved(w.word_index),
     "contextual_index.texts": lambda w: ["a red circle and a moon"],
     "latent_lens.index": lambda w: w.word_index,
