@@ -7,3 +7,8 @@ from mmlens.recipes.parekh import ParekhSettings
 from mmlens.recipes.reproduce import Reproduction, reproduce
 
 __all__ = ["KhayatanSettings", "PanSettings", "ParekhSettings", "reproduce", "Reproduction", "StudyValue", "StudyTable"]  # noqa: RUF022
+
+
+def __dir__() -> list[str]:
+    """What is public: the studies' own files are not."""
+    return sorted(__all__)
