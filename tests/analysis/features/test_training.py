@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,8 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"source": "blocks.1.hook_resid_mid"}, "names a point of a store"),
         ({"source": states[:10]}, "of the same rows"),
         ({"held_out": 1.0}, "leaves 0 of 64 rows"),
+        ({"batch_size": 1}, "needs 4 at least"),
+        ({"source": replace(states, values=states.values[:, :6])}, "of one width, found d=6"),
     ):
         with pytest.raises(InputError, match=message):
             mm.train_sae(states, **SMALL | settings)
@@ -222,6 +225,8 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = mm.store.States(torch.ones(50, WIDTH), AT)
     with pytest.raises(InputError, match="All states are equal"):
         mm.train_sae(flat, **SMALL)
+    with pytest.raises(InputError, match="not all finite"):
+        mm.train_sae(mm.store.States(torch.full((50, WIDTH), torch.nan), AT), **SMALL)
     other = mm.store.States(torch.ones(50, WIDTH), "blocks.0.hook_resid_post")
     with pytest.raises(InputError, match="one point and width"):
         mm.train_sae([flat, other], **SMALL)

@@ -29,7 +29,7 @@ TrainingData: TypeAlias = States | MappedStates | ActivationStore | Sequence[Sta
 
 _SPAN, _SPANS = 512, 128
 #: Rows that are held out together where nobody says which picture they are of.
-_TOGETHER = 64
+_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class TrainingRows:
         out = {group for group, share in shares.items() if share < self.held_out}
         if not out and self.held_out and len(shares) > 1:
             out = {min(shares, key=shares.__getitem__)}
+        if len(shares) == 1 and self.held_out < 1:  # one picture is trained on
+            out = set()
         return tuple(torch.tensor([group in out for group in labels]) for labels in groups)
 
     @property

@@ -90,6 +90,8 @@ def train_sae(
     require_sparsify()
     if k > n_features:
         raise InputError(f"k={k} features of a row are more than n_features={n_features}.")
+    if batch_size < 4:
+        raise InputError(f"batch_size={batch_size}: a step compares rows with their mean, so it needs 4 at least.")
     if source is None and skip:
         raise InputError(
             "skip=True leads what is read past the features of a transcoder; name what it reads: source=..."
@@ -120,6 +122,15 @@ def train_sae(
         checkpoint, "training", lambda _: {"states": rows.identity, "settings": identity_of(settings), "at": target}
     )
     first_x, first_y = rows.buffer(0, 0)
+    if not (first_x.isfinite().all() and first_y.isfinite().all()):
+        raise InputError(
+            f"States at {target} are not all finite; leave those that are not out, or collect them in float32."
+        )
+    if first_x.shape[1] != first_y.shape[1]:
+        raise InputError(
+            f"sparsify trains transcoders between points of one width, found d={first_x.shape[1]} at {at_in} and "
+            f"d={first_y.shape[1]} at {target}."
+        )
     coder = Coder(
         first_x,
         first_y,
