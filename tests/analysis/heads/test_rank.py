@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmlens as mm
-from mmlens.analysis.heads.methods.localisation import Localisation, elbow
+from mmlens.analysis.heads.methods.localisation import LocalisationHeads, elbow
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
@@ -38,7 +38,7 @@ def test_a_planted_head_is_ranked_first_and_not_on_the_twin(method: str) -> None
 
 
 def test_entropy_and_elbow_by_hand() -> None:
-    method = Localisation()
+    method = LocalisationHeads()
     empty, one, two = torch.zeros(6, 6), torch.zeros(6, 6), torch.zeros(6, 6)
     one[1:3, 1:3] = 0.1
     two[0, 0] = two[5, 5] = 0.1
@@ -57,7 +57,7 @@ def test_entropy_and_elbow_by_hand() -> None:
 
 
 def test_a_head_with_nothing_to_see_is_ranked_in_no_sample() -> None:
-    method = Localisation(best=2)
+    method = LocalisationHeads(best=2)
     entropy = torch.tensor([[[math.inf, 0.5, 0.2, 0.9]], [[math.inf, 0.1, 0.2, 0.9]]])
     score, _ = method.score({"attention": torch.full((2, 1, 4), 0.5), "entropy": entropy})
     assert score.tolist() == [[0.0, 1.0, 1.0, 0.0]]

@@ -14,7 +14,7 @@ from mmlens.core.kinds import Count, NonNegative
 
 @HEAD_METHODS.register("localisation")
 @dataclass(frozen=True)
-class Localisation(HeadMethod):
+class LocalisationHeads(HeadMethod):
     """How often a head is among those whose attention lies most in one place, of the heads that look at the picture enough.
 
         S   = mean over samples of the attention to the picture;  heads with S at or above the elbow of the sorted S

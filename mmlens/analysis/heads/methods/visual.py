@@ -11,7 +11,7 @@ from mmlens.analysis.heads.method import HEAD_METHODS, HeadMethod
 
 @HEAD_METHODS.register("visual")
 @dataclass(frozen=True)
-class Visual(HeadMethod):
+class VisualHeads(HeadMethod):
     """The share of a head's attention that goes to the picture, where the first new token is predicted.
 
         score = mean over samples of sum_j A_j,     H = -sum_j p_j ln p_j over the patches, in nats, beside it
