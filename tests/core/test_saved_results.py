@@ -14,11 +14,20 @@ import pytest
 import torch
 
 from mmlens.analysis.attribution.compare import agreement
+from mmlens.analysis.attribution_graphs.check import GraphCheck
+from mmlens.analysis.attribution_graphs.graph import AttributionGraph
+from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.circuits.circuit import Circuit, Edge
+from mmlens.analysis.circuits.curve_result import CircuitCurve
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.circuits.overlap import CircuitOverlap
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
+from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
+from mmlens.analysis.features.row_quality import RowQuality
+from mmlens.analysis.features.training.result import SAETraining, TrainingPoint
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.latent_lens import ContextualIndex, LatentReading, LatentWord
@@ -28,17 +37,23 @@ from mmlens.analysis.mitigation.result import MitigationReport
 from mmlens.analysis.paths import PathSweep
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
+from mmlens.analysis.statistics import mean_interval
 from mmlens.analysis.steering.learned import LearnedPredictor
 from mmlens.analysis.store.states import States
+from mmlens.analysis.study_table import StudyTable, StudyValue
+from mmlens.analysis.tuning.tune import RECORD, Tune
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.unit_sets import Units
+from mmlens.core.units import Feature
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.layout import TokenLayout
 from mmlens.interventions.edits.edit import Edit, Provenance
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
+from mmlens.recipes.reproduce import Reproduction
+from mmlens.recipes.study import Study
 from tests.viz import made
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +77,62 @@ def circuit() -> Circuit:
     )
     graph = EdgeGraph(writers, readers, "attention", "language", {})
     scores = made.noise(2, 2, 3).where(graph.allowed[..., None], torch.tensor(0.0))
-    return Circuit(graph, scores, graph.allowed.clone(), "eap", "m, logits", torch.ones(3), torch.zeros(3), IDENTITY)
+    return Circuit(
+        graph, scores, graph.allowed.clone(), "eap", "m, logits", torch.ones(3), torch.zeros(3), identity=IDENTITY
+    )
+
+
+def curve() -> CircuitCurve:
+    values, drawn = made.noise(2, 3, 4), made.noise(2, 3, 4)
+    edges = torch.tensor([[0, 1, 3], [0, 2, 3]])
+    shares = torch.tensor([0.0, 0.3, 1.0])
+    whole, empty = torch.ones(4), torch.zeros(4)
+    return CircuitCurve(
+        shares, edges, 3, values, drawn, drawn, whole, empty, "m, logits", "eap", "mean", identity=IDENTITY
+    )
+
+
+def attribution_graph() -> AttributionGraph:
+    members = (
+        GraphNode("feature", "L0.hook_mlp_out.f3@1", "blocks.0.hook_mlp_out", (1,), "red", feature=3, value=0.5),
+        GraphNode("source", "patch 0", "hook_embed", (0,), "patch", box=(0.0, 0.0, 8.0, 8.0), image=0),
+        GraphNode("logit", "logit red@1", "hook_logits", (1,), "red", token=5, value=2.0),
+    )
+    weights = torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.25, 0.0]])
+    shares, shown = torch.ones(1), torch.tensor([True, True, True])
+    return AttributionGraph(
+        members, weights, torch.zeros(2), torch.tensor([0.75]), shares, 4, ("<image>", "red"), (made.picture(),),
+        IDENTITY, shown, weights > 0.3, 0.8,
+    )  # fmt: skip
+
+
+def graph_check() -> GraphCheck:
+    return GraphCheck(("a", "b"), ("c", "d"), *(made.noise(2, 2) for _ in range(4)), 1e-6)
+
+
+def training() -> SAETraining:
+    W = made.noise(4, 8)
+    sae = SparseDictionary(W, torch.zeros(8), W.T.contiguous(), torch.zeros(4), AT, activation="topk", k=2)
+    return SAETraining(sae, (TrainingPoint(2, 64, 0.5, 0.0, 0.25),), RowQuality(8, 0.9, 2.0), 0.25, 64, {"k": 2})
+
+
+def feature_page() -> FeaturePage:
+    first, second = (Feature.at(f"{AT}.{Feature.point}", number) for number in (3, 5))
+    maps = [HeatMap(made.noise(2, 2), (48, 48), (0.0, 0.0, 48.0, 48.0), name) for name in "ab"]
+    shown = (TopPicture("0", made.picture(), *maps, 2.0),)
+    held = ClampedAnswers(2.0, ("a red moon",), ("a moon",), *[mean_interval([0.0, 1.0])] * 2, (("red", 1),))
+    density = {"image": 0.5, "text": 0.25}
+    contexts = (TextContext("a", "red", "moon", 1.5),)
+    return FeaturePage(first, second, density, density, 0.8, shown, contexts, ("red",), ("a moon",), (held,), 1)
+
+
+def study_table() -> StudyTable:
+    rows = (StudyValue("theirs", "time", 1.0, "s", 0.5, 1.5, 3, 2.0, 0.9, "a note"), StudyValue("ours", "time", None))
+    return StudyTable("pan", "cost", "what it costs", rows, ("a note",), identity=IDENTITY)
+
+
+def tune() -> Tune:
+    return Tune(Path("folder"), (1.0, 0.5), {"steps": 2, "targets": ["q_proj"]}, IDENTITY)
 
 
 def evaluation() -> CircuitEvaluation:
@@ -128,10 +198,14 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ContextualIndex": lambda: ContextualIndex({AT: made.noise(2, 4).half()}, {AT: ("a", "b")}, {AT: ("an a", "a b")}),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
+    "CircuitCurve": curve,
+    "CircuitOverlap": lambda: CircuitOverlap("edges", ["a -> b"], ["b -> c"], [], [0.25, 0.0], 0.5),
+    "AttributionGraph": attribution_graph,
+    "StudyTable": study_table,
     "Edit": edit,
     "ActivationCache": cache,
 }
-#: What those have that have no file.
+#: What those have that have no file, or folders of files.
 UNSAVED: dict[str, Callable[[], Any]] = {
     "LogitLens": lambda: replace(made.lens(2, 3), layout=layout()),
     "ShiftGrounding": lambda: made.shift_board(2),
@@ -146,6 +220,11 @@ UNSAVED: dict[str, Callable[[], Any]] = {
     "DictionaryCard": lambda: DictionaryCard(AT, {}, 1.0, 1.2, 3.0, made.noise(4).abs(), 2),
     "LatentReading": lambda: LatentReading({AT: (((LatentWord("a", "an a", AT, 0.5),),),)}, ((3,),)),
     "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
+    "GraphCheck": graph_check,
+    "SAETraining": training,
+    "FeaturePage": feature_page,
+    "Tune": tune,
+    "Reproduction": lambda: Reproduction("pan", Path("folder"), (study_table(),)),
 }
 
 
@@ -162,7 +241,40 @@ class SavedCheckpoint:
         return Checkpoint(path, "sweep", lambda exact: IDENTITY)
 
 
-FORMATS = {**RESULTS, "Checkpoint": SavedCheckpoint}
+class SavedTune:
+    """What a fine-tune's folder says of it, saved and loaded as other results are."""
+
+    def save(self, path: Path) -> None:
+        replace(tune(), folder=path.parent).record()
+
+    @classmethod
+    def load(cls, path: Path) -> Tune:
+        return Tune.load(path.parent)
+
+
+class SavedStudy:
+    """What a study's folder is of: read, and compared, whenever the study goes on."""
+
+    def save(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # it is written once
+        self.load(path)
+
+    @classmethod
+    def load(cls, path: Path, identity: dict[str, str] = IDENTITY) -> Study:
+        nothing: Any = None  # neither model nor samples nor settings have a part in it
+        study = Study("pan", nothing, nothing, nothing, path.parent, identity)
+        study.begin()
+        return study
+
+
+FORMATS = {**RESULTS, "Checkpoint": SavedCheckpoint, "Tune": SavedTune, "Study": SavedStudy}
+#: Those whose file has a name of its own, in a folder.
+NAMES = {"Tune": RECORD, "Study": "study.json"}
+
+
+def path_of(name: str, folder: Path) -> Path:
+    """Where a result is saved."""
+    return folder / NAMES.get(name, "file")
 
 
 def test_every_kind_of_file_is_here() -> None:
@@ -193,8 +305,14 @@ VERSIONS = {
     "Agreement": 1,
     "HeatMap": 1,
     "PatchscopeReading": 1,
-    "Circuit": 4,
+    "Circuit": 5,
     "CircuitEvaluation": 3,
+    "CircuitCurve": 1,
+    "CircuitOverlap": 1,
+    "AttributionGraph": 1,
+    "StudyTable": 1,
+    "Study": 1,
+    "Tune": 1,
     "Edit": 3,
     "ActivationCache": 2,
     "Checkpoint": 2,
@@ -203,21 +321,28 @@ VERSIONS = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_files_say_of_which_version_they_are(name: str, tmp_path: Path) -> None:
-    FORMATS[name]().save(tmp_path / "file")
-    found = re.findall(rb'"format"\s*:\s*"(?:\\")?mmlens\.([\w. ]+)/(\d+)', (tmp_path / "file").read_bytes())
+    path = path_of(name, tmp_path)
+    FORMATS[name]().save(path)
+    found = re.findall(rb'"format"\s*:\s*"(?:\\")?mmlens\.([\w. ]+)/(\d+)', path.read_bytes())
     assert [int(version) for _, version in found] == [VERSIONS[name]]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
     result = FORMATS[name]()
-    result.save(tmp_path / "file")
-    again = type(result).load(tmp_path / "file")
+    path = path_of(name, tmp_path)
+    result.save(path)
+    again = type(result).load(path)
     if name == "Checkpoint":
         assert torch.equal(again.tensors["values"], made.noise(3, 4))
         assert (again.parts["done"], again.identity) == ([1, 2], IDENTITY)
     elif name == "ActivationCache":
         assert torch.equal(again["hook_embed"], result["hook_embed"])
+    elif name == "Tune":
+        assert as_plain(again) == as_plain(replace(tune(), folder=tmp_path))
+    elif name == "Study":
+        with pytest.raises(InputError, match=r"holds a study that differs in weights\."):
+            SavedStudy.load(path, {**IDENTITY, "weights": "another"})
     else:
         assert identity_of(as_plain(again)) == identity_of(as_plain(result))
 
@@ -256,7 +381,7 @@ def damages(whole: bytes, count: int, rng: random.Random) -> Iterator[bytes]:
 
 def count_silent(name: str, folder: Path, count: int) -> list[bytes]:
     """The damages after which a file is still read."""
-    path, result = folder / "file", FORMATS[name]()
+    path, result = path_of(name, folder), FORMATS[name]()
     result.save(path)
     whole, silent = path.read_bytes(), []
     for damaged in damages(whole, count, random.Random(name)):
@@ -279,16 +404,17 @@ def test_no_damage_is_silent(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_none_of_many_damages_is_silent(name: str, tmp_path: Path) -> None:
-    """300 of each of 14 kinds of file: 4,200, and the 550 of stores."""
+    """300 of each kind of file, and the 550 of stores."""
     assert count_silent(name, tmp_path, 300) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_of_another_kind_is_refused_by_name(name: str, tmp_path: Path) -> None:
     other = "Circuit" if name != "Circuit" else "Edit"
-    FORMATS[other]().save(tmp_path / "file")
-    with pytest.raises(InputError, match="file"):
-        type(FORMATS[name]()).load(tmp_path / "file")
+    path = path_of(name, tmp_path)
+    FORMATS[other]().save(path)
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        type(FORMATS[name]()).load(path)
 
 
 PICKLED = {**RESULTS, **UNSAVED}
