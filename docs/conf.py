@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 DOCS = Path(__file__).parent
@@ -30,6 +31,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
+nb_execution_excludepatterns = ["notebooks/course/*"]  # exercises without an answer
 
 default_role = "code"
 autodoc_typehints = "none"
@@ -41,11 +43,11 @@ napoleon_custom_sections = ["Source", "Departs", "Limits"]
 
 #: The modules by task; those that are named nowhere come last.
 TASKS = {
-    "Models, inputs, positions": ["model", "positions", "families", "data", "corrupt", "lab"],
+    "Models, inputs, positions, studies": ["model", "positions", "families", "data", "corrupt", "lab", "recipes"],
     "Runs and where answers come from": ["patching", "metrics", "circuits", "lenses", "decoding", "store"],
     "Units, features, concepts": ["neurons", "controls", "properties", "features", "concepts"],
-    "Changes": ["edits", "steering"],
-    "Scores, pictures, errors": ["scorers", "viz", "errors"],
+    "Changes": ["edits", "steering", "tuning"],
+    "Scores, pictures, errors": ["mitigation", "scorers", "viz", "errors"],
 }
 _MODEL = """# `mm`: the model, its inputs, what acts on it
 
@@ -67,7 +69,7 @@ _MODULE = """# `mm.%s`
 
 def write_api() -> None:
     """A page for each public module, and one for what stands at the top alone, in `docs/api/`."""
-    modules = [path.stem for path in sorted((ROOT / "mmlens").glob("[a-z]*.py")) if path.stem != "cli"] + ["lab", "viz"]
+    modules = sorted(name for name in mm.__all__ if isinstance(getattr(mm, name), ModuleType))
     tasks = {**TASKS, "More": sorted(set(modules) - {name for names in TASKS.values() for name in names})}
     texts, described = {}, set(modules)
     for module in (name for names in tasks.values() for name in names if name != "model"):
@@ -97,11 +99,15 @@ def write_api() -> None:
 
 
 def copy_notebooks() -> None:
-    """The notebooks, which are executed with the site, in `docs/course/`."""
-    folder = DOCS / "course"
-    shutil.copytree(ROOT / "notebooks", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "*.py"))
+    """The notebooks, in `docs/notebooks/`; those of the course, which `course.md` lists, are read but not executed."""
+    folder = DOCS / "notebooks"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".*", "*.py", "__pycache__"))
+    for path in folder.rglob("*.ipynb"):  # links to these pages
+        path.write_text(path.read_text(encoding="utf-8").replace("../docs/", "../"), encoding="utf-8")
     names = "\n".join(sorted(path.stem for path in folder.glob("*.ipynb")))
-    (folder / "index.md").write_text(f"# Notebooks\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n", encoding="utf-8")
+    text = f"# Notebooks\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n"
+    (folder / "index.md").write_text(text, encoding="utf-8")
 
 
 def list_the_rest(app: Any, name: str, source: list[str]) -> None:

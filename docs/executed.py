@@ -115,6 +115,10 @@ def html_of(value: Any) -> str | None:
         return f'<div class="result"><img alt="" src="data:image/png;base64,{data}"></div>'
     if isinstance(value, Exception):
         return f'<pre class="result error">{type(value).__name__}: {escape(str(value))}</pre>'
+    if type(value) is tuple:  # of pictures and tables, each as it is alone
+        parts = [html_of(part) for part in value]
+        if any(part and not part.startswith("<pre") for part in parts):
+            return "\n".join(filter(None, parts))
     text = value if isinstance(value, str) else repr(value)
     return None if value is None or len(text) > _LONGEST else f'<pre class="result">{escape(text)}</pre>'
 

@@ -17,6 +17,8 @@ from mmlens.core.kinds import Count, NonNegative
 class LocalisationHeads(HeadMethod):
     """How often a head is among those whose attention lies most in one place, of the heads that look at the picture enough.
 
+    Of the attention A of a sample::
+
         S   = mean over samples of the attention to the picture;  heads with S at or above the elbow of the sorted S
               (farthest from the chord between its ends) are candidates
         B   = relu(A - mean A), components of neighbours (8) above `least`
