@@ -48,7 +48,7 @@ class Page(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[Path, Page]:
     pytest.importorskip("furo", reason="the extra docs is not installed")
     if "docs" not in request.config.getoption("-m"):
-        pytest.skip("builds the site, a minute and a half: run it with -m docs")
+        pytest.skip("builds the site, two minutes of CPU: run it with -m docs")
     out = tmp_path_factory.mktemp("site") / "html"
     # notebooks are executed by tests of their own
     command = [
