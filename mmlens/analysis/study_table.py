@@ -34,6 +34,7 @@ _FILE = JsonKind(
 )
 
 
+@checked_result
 @dataclass(frozen=True)
 class StudyValue:
     """One number of a stage.
@@ -61,6 +62,7 @@ class StudyValue:
     note: str = ""
 
     @classmethod
+    @checked
     def of(
         cls,
         case: str,

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import PathLike
@@ -76,6 +77,7 @@ class View:
 class Viewable:
     """A result that shows itself where it is the last expression of a notebook's cell."""
 
+    @checked
     def view(self, image: Any = None) -> View:
         """The result as a piece of HTML to look into: `.save("page.html")` makes a page of it.
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
+from mmlens.core.kinds import PathLike
 from mmlens.core.names import PARTS, Part, nearest
 from mmlens.core.palette import NOTE, signed
 from mmlens.core.palette import PARTS as PART_COLORS
@@ -31,7 +32,8 @@ class Drawing:
     def _repr_svg_(self) -> str:
         return self.svg
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: PathLike) -> None:
         """Write the picture to a file, whole or not at all.
 
         Raises:

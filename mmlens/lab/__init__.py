@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Seed, Several
+from mmlens.core.kinds import Seed, Several, Text
 from mmlens.lab import tales as tales
 from mmlens.lab.checkpoints import ADAPTERS, DICTIONARIES, NARRATOR, WEIGHTS, DictionaryName, LabName, LabStage
 from mmlens.lab.composing import scene as scene
@@ -246,7 +246,8 @@ def planted(kind: PlantedKind, *, seed: Seed = 0) -> Planted:
     return build_pair(kind, seed=seed)
 
 
-def check(exercise: str, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Grade:
+@checked
+def check(exercise: Text, answer: Any = ..., *, model: HookedMultimodal | None = None) -> Grade:
     """Hold an answer to an exercise of the course against the truth.
 
     The truth is asked of the scene, its twin or a planted model when the answer comes; no answer is stored anywhere.

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Positive, Several, Text
+from mmlens.recipes.stage import Layer
 
+
+@checked
 @dataclass(frozen=True)
 class KhayatanSettings:
     """What decides the study; layers are of 32, and those of other models lie as deep.
@@ -25,31 +30,31 @@ class KhayatanSettings:
         batch_size: samples at a time.
     """
 
-    prompt: str | None = None
+    prompt: Text | None = None
     alpha: float = 1.0
-    alphas: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
-    answer_layer: int = 31
-    caption_layer: int = 19
-    request_layer: int = 15
+    alphas: Several[float] = (0.25, 0.5, 1.0, 2.0)
+    answer_layer: Layer = 31
+    caption_layer: Layer = 19
+    request_layer: Layer = 15
     request_positions: Literal["last", "all"] = "last"
-    layers: tuple[int, ...] = (31, 25, 19, 11, 3)
-    vector_questions: int = 400
-    questions: int = 400
-    sweep_questions: int = 120
-    vector_captions: int = 200
-    captions: int = 200
-    requests: int = 80
-    answer_tokens: int = 5
-    caption_tokens: int = 25
-    request_tokens: int = 12
-    n_concepts: int = 5
-    tune_samples: int = 1000
-    steps: int = 120
-    tune_batch: int = 16
-    rank: int = 4
-    rate: float = 4e-3
-    shift_captions: int = 300
-    batch_size: int = 16
+    layers: Several[Layer] = (31, 25, 19, 11, 3)
+    vector_questions: Count = 400
+    questions: Count = 400
+    sweep_questions: Count = 120
+    vector_captions: Count = 200
+    captions: Count = 200
+    requests: Count = 80
+    answer_tokens: Count = 5
+    caption_tokens: Count = 25
+    request_tokens: Count = 12
+    n_concepts: Count = 5
+    tune_samples: Count = 1000
+    steps: Count = 120
+    tune_batch: Count = 16
+    rank: Count = 4
+    rate: Positive = 4e-3
+    shift_captions: Count = 300
+    batch_size: Count = 16
 
     @classmethod
     def published(cls) -> "KhayatanSettings":

@@ -29,11 +29,14 @@ from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples import Sample
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, NonNegative, Positive, Several, Text
 from mmlens.interventions.edits.words import replace_token
 from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
 from mmlens.recipes.study import Study, counted
 
 
+@checked
 @dataclass(frozen=True)
 class PanSettings:
     """What decides the study.
@@ -54,22 +57,22 @@ class PanSettings:
         concept_k, pictures: neurons of a noun over all of its pictures; nouns of fewer pictures are not counted.
     """
 
-    prompt: str | None = None
+    prompt: Text | None = None
     activation: Literal["down_in", "act"] = "down_in"
-    samples: int = 60
-    max_new_tokens: int = 30
-    ks: tuple[int, ...] = (1, 5, 20)
-    words: int = 5
-    causal_k: int = 20
-    sigma: float = 1.0
+    samples: Count = 60
+    max_new_tokens: Count = 30
+    ks: Several[Count] = (1, 5, 20)
+    words: Count = 5
+    causal_k: Count = 20
+    sigma: Positive = 1.0
     row_units: bool = True
-    causal_samples: int = 24
-    edit_k: int = 5
-    penalty: float = 0.1
-    draws: int = 5
-    together: int = 5
-    concept_k: int = 20
-    pictures: int = 3
+    causal_samples: Count = 24
+    edit_k: Count = 5
+    penalty: NonNegative = 0.1
+    draws: Count = 5
+    together: Count = 5
+    concept_k: Count = 20
+    pictures: Count = 3
 
     @classmethod
     def published(cls) -> "PanSettings":

@@ -24,10 +24,13 @@ from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
-from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, NonNegative, Several, Text
+from mmlens.recipes.stage import Layer, Outcome, Stage, UnanswerableError
 from mmlens.recipes.study import Study, point_of
 
 
+@checked
 @dataclass(frozen=True)
 class ParekhSettings:
     """What decides the study.
@@ -44,19 +47,19 @@ class ParekhSettings:
         least: words of fewer states are left out.
     """
 
-    prompt: str | None = None
-    samples: int = 300
-    max_new_tokens: int = 30
-    layer: int = 31
-    layers: tuple[int, ...] = (1, 11, 21, 31)
-    n_concepts: int = 5
-    penalty: float = 1.0
-    numbers: tuple[int, ...] = (1, 2, 3, 5, 8)
-    words: int = 15
-    scored_words: int = 10
-    pictures: int = 5
+    prompt: Text | None = None
+    samples: Count = 300
+    max_new_tokens: Count = 30
+    layer: Layer = 31
+    layers: Several[Layer] = (1, 11, 21, 31)
+    n_concepts: Count = 5
+    penalty: NonNegative = 1.0
+    numbers: Several[Count] = (1, 2, 3, 5, 8)
+    words: Count = 15
+    scored_words: Count = 10
+    pictures: Count = 5
     through_norm: bool = True
-    least: int = 12
+    least: Count = 12
 
     @classmethod
     def published(cls) -> "ParekhSettings":

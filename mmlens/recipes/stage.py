@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Must
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+#: A layer of the papers' models, which have 32.
+Layer: TypeAlias = Annotated[int, Must("from 0 to 31", lambda value: 0 <= value < 32)]
 
 
 class UnanswerableError(InputError):

@@ -28,7 +28,8 @@ RESULTS = frozenset(
         "edits.Edit", "edits.Provenance", "FeatureScores", "DictionaryCard",
         "AttributionGraph", "GraphCheck", "SteeringTable", "LearnedPredictor", "HeadRanking", "MitigationReport",
         "ContextualIndex", "LatentReading",
-        "Tune", "Reproduction", "StudyTable", "StudyValue",
+        "Tune", "Reproduction", "StudyTable", "StudyValue", "StudyValue.of",
+        "ClampedAnswers", "FeaturePage", "SAETraining", "TextContext", "TopPicture", "TrainingPoint",
     )
 )  # fmt: skip
 
@@ -68,6 +69,7 @@ def is_accepted(result: Result) -> bool:
         or place
         in (
             "Tune.settings",
+            "SAETraining.settings",
             "Tune.identity",
             "MultimodalBatch.tokenizer",
             "MultimodalBatch.carried",
@@ -82,6 +84,10 @@ def is_accepted(result: Result) -> bool:
         # several numbers, no control, the end of a prompt, the groups that are usual: all documented
         or (call.parameter == "k" and not isinstance(call.value, int | float) and result.outcome == "forward")
         or place in ("dose_curve.seeds", "patchscope.target_position", "path_patch.positions")
+        # no edge, no draw
+        or (place in ("Circuit.strongest.n", "Circuit.grown.n", "overlap.n_random") and repr(call.value) == "0")
+        # whatever is answered is judged, of a wrong kind too
+        or place == "lab.check.answer"
         # checkpoints are read when they are first needed
         or (place.startswith("scorers.") and call.parameter in ("path", "layer", "text", "phrases", "answer", "by"))
         or place in ("evaluate_circuit.n_edges", "evaluate_circuit.n_random", "LogitLens.plot_picture.point")

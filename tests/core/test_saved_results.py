@@ -24,20 +24,17 @@ from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.circuits.overlap import CircuitOverlap
 from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
-from mmlens.analysis.features.dictionary import SparseDictionary
-from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
-from mmlens.analysis.features.row_quality import RowQuality
-from mmlens.analysis.features.training.result import SAETraining, TrainingPoint
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.latent_lens import ContextualIndex, LatentReading, LatentWord
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.mitigation.result import MitigationReport
+from mmlens.analysis.neurons.captions import CaptionNeurons
+from mmlens.analysis.nouns import CaptionWord
 from mmlens.analysis.paths import PathSweep
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
-from mmlens.analysis.statistics import mean_interval
 from mmlens.analysis.steering.learned import LearnedPredictor
 from mmlens.analysis.store.states import States
 from mmlens.analysis.study_table import StudyTable, StudyValue
@@ -46,7 +43,6 @@ from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.unit_sets import Units
-from mmlens.core.units import Feature
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.layout import TokenLayout
 from mmlens.interventions.edits.edit import Edit, Provenance
@@ -108,22 +104,6 @@ def attribution_graph() -> AttributionGraph:
 
 def graph_check() -> GraphCheck:
     return GraphCheck(("a", "b"), ("c", "d"), *(made.noise(2, 2) for _ in range(4)), 1e-6)
-
-
-def training() -> SAETraining:
-    W = made.noise(4, 8)
-    sae = SparseDictionary(W, torch.zeros(8), W.T.contiguous(), torch.zeros(4), AT, activation="topk", k=2)
-    return SAETraining(sae, (TrainingPoint(2, 64, 0.5, 0.0, 0.25),), RowQuality(8, 0.9, 2.0), 0.25, 64, {"k": 2})
-
-
-def feature_page() -> FeaturePage:
-    first, second = (Feature.at(f"{AT}.{Feature.point}", number) for number in (3, 5))
-    maps = [HeatMap(made.noise(2, 2), (48, 48), (0.0, 0.0, 48.0, 48.0), name) for name in "ab"]
-    shown = (TopPicture("0", made.picture(), *maps, 2.0),)
-    held = ClampedAnswers(2.0, ("a red moon",), ("a moon",), *[mean_interval([0.0, 1.0])] * 2, (("red", 1),))
-    density = {"image": 0.5, "text": 0.25}
-    contexts = (TextContext("a", "red", "moon", 1.5),)
-    return FeaturePage(first, second, density, density, 0.8, shown, contexts, ("red",), ("a moon",), (held,), 1)
 
 
 def study_table() -> StudyTable:
@@ -221,8 +201,14 @@ UNSAVED: dict[str, Callable[[], Any]] = {
     "LatentReading": lambda: LatentReading({AT: (((LatentWord("a", "an a", AT, 0.5),),),)}, ((3,),)),
     "LayerShifts": lambda: LayerShifts({"blocks.24": made.shift(3)}),
     "GraphCheck": graph_check,
-    "SAETraining": training,
-    "FeaturePage": feature_page,
+    "SAETraining": made.training,
+    "FeaturePage": made.feature_page,
+    "TopPicture": lambda: made.feature_page().pictures[0],
+    "TextContext": lambda: made.feature_page().contexts[0],
+    "ClampedAnswers": lambda: made.feature_page().clamped[0],
+    "TrainingPoint": lambda: made.training().history[0],
+    "CaptionNeurons": lambda: CaptionNeurons("a moon", (CaptionWord("moon", 1, (5,)),), (made.neurons(2, 8),), "0"),
+    "StudyValue": lambda: study_table().rows[0],
     "Tune": tune,
     "Reproduction": lambda: Reproduction("pan", Path("folder"), (study_table(),)),
 }

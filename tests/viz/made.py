@@ -10,6 +10,10 @@ from PIL import Image
 from mmlens.analysis.attribution.compare import Agreement, agreement
 from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
 from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport
+from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
+from mmlens.analysis.features.row_quality import RowQuality
+from mmlens.analysis.features.training.result import SAETraining, TrainingPoint
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.neurons.scores import NeuronScores
@@ -17,8 +21,10 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
+from mmlens.analysis.statistics import mean_interval
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.core.units import Feature
 from mmlens.inputs.layout import TokenLayout
 
 #: Tokens as tokenizers give them: with spaces, line ends, dollars, letters that a font may not have, and long ones.
@@ -204,3 +210,22 @@ def board(concepts: int, pictures: int, *, maps: bool = True) -> ConceptGroundin
         for concept in range(concepts)
     ]
     return ConceptGrounding(tuple(each), "blocks.24.hook_resid_post", "semi_nmf")
+
+
+def training() -> SAETraining:
+    """A small dictionary after training."""
+    W, at = noise(4, 8), "blocks.1.hook_resid_post"
+    sae = SparseDictionary(W, torch.zeros(8), W.T.contiguous(), torch.zeros(4), at, activation="topk", k=2)
+    return SAETraining(sae, (TrainingPoint(2, 64, 0.5, 0.0, 0.25),), RowQuality(8, 0.9, 2.0), 0.25, 64, {"k": 2})
+
+
+def feature_page() -> FeaturePage:
+    """What a page shows of a feature of one sample."""
+    at = "blocks.1.hook_resid_post"
+    first, second = (Feature.at(f"{at}.{Feature.point}", number) for number in (3, 5))
+    maps = [HeatMap(noise(2, 2), (48, 48), (0.0, 0.0, 48.0, 48.0), name) for name in "ab"]
+    shown = (TopPicture("0", picture(), *maps, 2.0),)
+    held = ClampedAnswers(2.0, ("a red moon",), ("a moon",), *[mean_interval([0.0, 1.0])] * 2, (("red", 1),))
+    density = {"image": 0.5, "text": 0.25}
+    contexts = (TextContext("a", "red", "moon", 1.5),)
+    return FeaturePage(first, second, density, density, 0.8, shown, contexts, ("red",), ("a moon",), (held,), 1)

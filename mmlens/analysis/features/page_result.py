@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked_result
 @dataclass(frozen=True)
 class TopPicture:
     """A picture on which a feature is strong.
@@ -34,6 +35,7 @@ class TopPicture:
     strongest: float
 
 
+@checked_result
 @dataclass(frozen=True)
 class TextContext:
     """A token at which a feature is strong, with those around it.
@@ -49,6 +51,7 @@ class TextContext:
     code: float
 
 
+@checked_result
 @dataclass(frozen=True)
 class ClampedAnswers:
     """What the model says while a feature is held at a strength.

@@ -14,7 +14,7 @@ from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns import CaptionWord, Nouns, nouns_said
 from mmlens.analysis.samples import Data
-from mmlens.core.contract import checked
+from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked_result
 @dataclass(frozen=True)
 class CaptionNeurons:
     """A caption, its nouns, and the scores of all neurons for each.
@@ -63,7 +64,8 @@ class CaptionNeurons:
             f"The caption {self.text!r} has no noun {noun!r}; it has {', '.join(noun.text for noun in self.nouns) or 'none'}."
         )
 
-    def top(self, k: int = 20) -> Units:
+    @checked
+    def top(self, k: Count = 20) -> Units:
         """The k best neurons of every noun, noun by noun.
 
         Raises:
@@ -71,7 +73,8 @@ class CaptionNeurons:
         """
         return Units(unit for scores in self.scores for unit in scores.top(k))
 
-    def to_frame(self, k: int = 5, *, words: int = 5) -> "pd.DataFrame":
+    @checked
+    def to_frame(self, k: Count = 5, *, words: Count = 5) -> "pd.DataFrame":
         """The top k neurons of every noun, one after another."""
         import pandas as pd
 

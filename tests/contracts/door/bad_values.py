@@ -109,6 +109,7 @@ KINDS: dict[str, str] = {
     "sources": "indices", "rows": "indices", "box": "box", "region": "box", "color": "box", "value": "number",
     "Add.direction": "tensor", "SteeringVector.direction": "tensor", "steering_vector.source": "tensor",
     "steering_vector.target": "tensor", "DoseCurve.alpha": "number", "contrast": "choice", "passes": "choice",
+    "answer_layer": "index", "caption_layer": "index", "request_layer": "index", "GroupMeanAblation.groups": "positions",
     "guidance_scale": "number", "Contrast.against": "batch",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -73,6 +73,8 @@ UNUSED = {
     "positions.index",
     "positions.row",
 }
+#: Calls that need what a call before them did: a dictionary that is attached, the pieces of a sweep.
+AFTER_OTHERS = {"page", "PatchSweep.of_pieces"}
 #: Modules whose callables are told apart by the module's name; those of the others have names of their own.
 PREFIXED = {"corrupt", "data", "edits", "lab", "metrics", "positions", "scorers"}
 OWN_NAMES = {"edit_report", "EditReport"}
@@ -185,6 +187,12 @@ def _of(name: str, value: Any) -> list[Public]:
     return found
 
 
+def _made_anew(cls: Any) -> dict[str, Callable[[], Any]]:
+    """The fields of a dataclass whose default is made for each object: a signature shows a placeholder."""
+    own = fields(cls) if is_dataclass(cls) else ()
+    return {field.name: field.default_factory for field in own if field.default_factory is not MISSING}
+
+
 def _is_ours(value: Any) -> bool:
     return str(getattr(value, "__module__", "")).startswith("mmlens")
 
@@ -266,6 +274,8 @@ class Fuzz:
                 self._made[key] = EXAMPLES[key](self.world)
             return self._made[key]
         default = item.parameters[name].default
+        if item.is_class and name in _made_anew(item.function):
+            return _made_anew(item.function)[name]()
         if default is not inspect.Parameter.empty:
             return default
         if item.is_class and item.name in OBJECTS:
@@ -291,7 +301,8 @@ class Fuzz:
         return self._made[key]
 
     def _can_call(self, item: Public) -> bool:
-        return item.owner is None or item.owner in OBJECTS or inspect.ismethod(item.function)
+        is_ready = item.owner is None or item.owner in OBJECTS or inspect.ismethod(item.function)
+        return is_ready and item.name not in AFTER_OTHERS
 
     def arguments(self, item: Public) -> dict[str, Any]:
         """Right values of all that must be given."""

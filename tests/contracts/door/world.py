@@ -14,7 +14,9 @@ import torch
 from matplotlib.figure import Figure
 
 import mmlens as mm
+from mmlens.analysis.statistics import mean_interval
 from tests.analysis.readers import published
+from tests.viz import made
 
 POINT = "blocks.4.hook_resid_post"
 
@@ -151,6 +153,11 @@ class World:
     def scores(self) -> Any:
         """Scores of neurons."""
         return mm.find_neurons(self.model, self.batch, token="red")
+
+    @cached_property
+    def caption_neurons(self) -> Any:
+        """Neurons behind the nouns of a caption."""
+        return mm.neurons.find_caption_neurons(self.model, self.one, progress=False)[0]
 
     @cached_property
     def neurons(self) -> Any:
@@ -392,7 +399,15 @@ def image(world: World) -> Any:
 
 #: Objects that methods are called on, by class.
 OBJECTS: dict[str, Callable[[World], Any]] = {
+    "CaptionNeurons": lambda w: w.caption_neurons,
     "SparseDictionary": lambda w: w.sae,
+    "SAETraining": lambda w: made.training(),
+    "TrainingPoint": lambda w: made.training().history[0],
+    "FeaturePage": lambda w: made.feature_page(),
+    "TopPicture": lambda w: made.feature_page().pictures[0],
+    "TextContext": lambda w: made.feature_page().contexts[0],
+    "ClampedAnswers": lambda w: made.feature_page().clamped[0],
+    "Drawing": lambda w: w.model.graph.draw(),
     "FeatureScores": lambda w: w.feature_scores,
     "DictionaryCard": lambda w: w.card,
     "AttributionGraph": lambda w: w.attribution_graph,
@@ -546,6 +561,18 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "AttributionGraph.to_circuit_tracer.path": lambda w: str(w.folder / "graph.json"),
     "AttributionGraph.load.path": lambda w: w.saved(w.attribution_graph),
     "AttributionGraph.image": lambda w: 0,
+    "monosemanticity.codes": lambda w: torch.eye(3),
+    "monosemanticity.embeddings": lambda w: torch.eye(3),
+    "train_sae.n_features": lambda w: 32,
+    "mlp_inputs.at": lambda w: "blocks.0.hook_mlp_out",
+    "lab.check.exercise": lambda w: "lens.4",
+    "lab.dictionaries.name": lambda w: "projector",
+    "StudyValue.of.case": lambda w: "theirs",
+    "StudyValue.of.quantity": lambda w: "time",
+    "StudyValue.of.interval": lambda w: mean_interval([1.0, 2.0]),
+    "ClampedAnswers.value": lambda w: 1.0,
+    "ClampedAnswers.control": lambda w: ("a moon",),
+    "SAETraining.sae": lambda w: w.sae,
     "save_sae.folder": lambda w: w.folder / "written",
     "SparseDictionary.x": lambda w: torch.ones(3, 192),
     "SparseDictionary.values": lambda w: torch.ones(3, 192),
@@ -815,6 +842,12 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "blank_patch_vectors.at": lambda w: "vision.blocks.0.hook_resid_post",
     "blank_patch_vectors.draws": lambda w: 1,
     "joint_vectors.tables": lambda w: {POINT: w.table},
+    "HeatMap.load.path": lambda w: w.saved(w.heat_map),
+    "PatchscopeReading.load.path": lambda w: w.saved(w.patchscope),
+    "Agreement.load.path": lambda w: w.saved(w.agreement),
+    "PathSweep.load.path": lambda w: w.saved(w.path_sweep),
+    "mitigation_report.max_new_tokens": lambda w: {"pope": 2},
+    "reproduce.limit": lambda w: 2,
     "StudyTable.load.path": lambda w: w.saved(w.study_table),
     "reproduce.paper": lambda w: "pan",
     "reproduce.into": lambda w: w.folder / "studies",
@@ -887,6 +920,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "select_vectors": ("dataset",),
     "choose_n_concepts": ("numbers", "drop"),
     "find_neurons": ("token",),
+    "reproduce": ("model", "limit"),
 }
 
 

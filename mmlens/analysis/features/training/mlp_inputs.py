@@ -6,11 +6,13 @@ from contextlib import contextmanager
 import torch
 
 from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Points
 from mmlens.models.hooked import HookedMultimodal
 
 
+@checked
 @contextmanager
 def mlp_inputs(model: HookedMultimodal, at: Points = "blocks.*.hook_mlp_out") -> Iterator[dict[str, str]]:
     """Have what MLPs receive, behind their norm, as hook points inside the `with`: what transcoders are trained on.

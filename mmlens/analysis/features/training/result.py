@@ -14,9 +14,10 @@ from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
+@checked_result
 @dataclass(frozen=True)
 class TrainingPoint:
     """How training stood after some steps: means over the steps since the point before.
@@ -73,11 +74,12 @@ class SAETraining(Viewable):
 
         return pd.DataFrame([asdict(point) for point in self.history])
 
-    def plot(self, *, figure: "Figure | None" = None) -> "Figure":
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """What is not explained, and the share of dead features, over the steps.
 
         Args:
-            figure: to draw into; a new one by default.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("training.plot_training")(self, figure=figure)
 
