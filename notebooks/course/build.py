@@ -25,6 +25,7 @@ def unit(source: Path, *, solved: bool = False) -> nbformat.NotebookNode:
     book = jupytext.read(source)
     cells = []
     for cell in book.cells:
+        cell.source = cell.source.strip("\n")  # the formatter may leave a line between a cell's mark and its imports
         solution = _SOLUTION.search(cell.source + "\n") if cell.cell_type == "code" else None
         if solution is not None:
             text = solution[1] if solved else "answer = ...\n"
