@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmlens.core.errors import InputError, MMLensError
+from mmlens.core.files import made_folder
 
 if TYPE_CHECKING:
     from mmlens.analysis.tour.noun_card import CounterfactualTwin
@@ -73,7 +74,7 @@ def tour_command(
     scene = lab.scene(seed=seed) if image is None else None
     picture = load_image(image) if scene is None else scene.image
     hooked = _load(model)
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     if scene is not None:
         scene.save(out / "scene.png")
     words = nouns.split(",") if nouns else list(lab.NOUNS) if model is None else None
@@ -118,7 +119,7 @@ def reproduce_command(
     from mmlens.recipes.reproduce import reproduce
 
     scorers = [kind(path) for kind, path in ((ClipScore, clip), (BertScore, bert)) if path is not None]
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     study = reproduce(
         paper,
         into=out,

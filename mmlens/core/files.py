@@ -24,9 +24,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     beside what it is told to write are in there too, and `clear_unfinished` finds all that a killed writer left.
 
     Raises:
-        InputError: if the folder of `path` does not exist.
+        InputError: if the folder of `path` does not exist, or `path` is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"Cannot write {path}: it is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
     with tempfile.TemporaryDirectory(prefix=f".{path.name}{_UNFINISHED}", dir=path.parent) as folder:
@@ -55,6 +57,22 @@ def clear_unfinished(folder: Path) -> None:
     """Remove what writers that were killed inside `whole_file` left in a folder; nobody else may be writing there."""
     for folder_of_writer in folder.glob(f".*{_UNFINISHED}*"):
         shutil.rmtree(folder_of_writer)
+
+
+def made_folder(path: str | Path) -> Path:
+    """The folder at `path`, made with those above it where it is not there.
+
+    Raises:
+        InputError: if a file stands there, or in the way.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"Cannot make the folder {path}: a file stands there, or in its way; name another one."
+        ) from error
+    return path
 
 
 def require_file(path: str | Path, kind: str) -> Path:

@@ -104,6 +104,12 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(names), n=count, cutoff=0.4)
 
 
+def nearest_hint(name: str, names: Iterable[str]) -> str:
+    """The end of a message, ` Nearest: a, b.`, or nothing where no known name is like `name`."""
+    close = nearest(name, names)
+    return f" Nearest: {', '.join(close)}." if close else ""
+
+
 _WILDCARDS = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
 
 
@@ -161,8 +167,7 @@ def match_names(names: Names, points: Sequence[str], *, kind: str = "hook point"
 def _unknown(pattern: str, points: Sequence[str], kind: str) -> str:
     is_glob = any(sign in pattern for sign in "*?[")
     problem = f"The glob {pattern!r} matches no {kind}" if is_glob else f"There is no {kind} {pattern!r}"
-    close = nearest(pattern, points)
-    hint = f" Nearest: {', '.join(close)}." if close else ""
+    hint = nearest_hint(pattern, points)
     if is_glob and "**" not in pattern:
         hint += " (`*` stays within one dotted segment, `**` crosses dots.)"
     return f"{problem} among {len(points)} names.{hint}"

@@ -8,7 +8,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import PathLike
-from mmlens.core.names import PARTS, Part, nearest
+from mmlens.core.names import PARTS, Part, nearest_hint
 from mmlens.core.palette import NOTE, signed
 from mmlens.core.palette import PARTS as PART_COLORS
 from mmlens.hooks.nodes import Node
@@ -79,9 +79,7 @@ def draw_graph(
     by_name = {node.name: node for node in nodes}
     for name in values:
         if name not in by_name:
-            raise InputError(
-                f"values name {name!r}, which is no hook point. Nearest: {', '.join(nearest(name, by_name))}."
-            )
+            raise InputError(f"values name {name!r}, which is no hook point.{nearest_hint(name, by_name)}")
     largest = max((abs(value) for value in values.values()), default=0.0)
     columns = {part: _rows(nodes, part) for part in PARTS}
     height = _TOP + _ROW * max(len(rows) for rows in columns.values()) + 20 + _LEGEND

@@ -1,11 +1,12 @@
 """What tells dual encoders from models that write: their scores in the place of logits, and what they cannot do."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from mmlens.core.errors import UnsupportedModelError
+from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.core.kinds import CALL
 from mmlens.declarations.family import Family
 
@@ -27,8 +28,31 @@ def run_forward(family: Family, hf_model: Any, keywords: Mapping[str, Any]) -> t
     # what it answers is read by name, so that a tuple in its place would serve nobody
     keywords = {name: value for name, value in keywords.items() if name != "return_dict"}
     if family.score is None:
-        return hf_model(**{"use_cache": False, **keywords}).logits
-    return getattr(hf_model(**keywords), family.score.field)
+        return called(hf_model, hf_model.forward, {"use_cache": False, **keywords}).logits
+    return getattr(called(hf_model, hf_model.forward, keywords), family.score.field)
+
+
+def called(function: Callable[..., Any], signature: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
+    """What a function of transformers returns, whose arguments are those of `signature`.
+
+    Raises:
+        InputError: if the keywords lack one that it needs: families that read every text with a picture.
+    """
+    try:
+        return function(**keywords)
+    except TypeError as error:
+        needed = inspect.signature(signature).parameters.values()
+        missing = [
+            p.name
+            for p in needed
+            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in keywords
+        ]
+        if not missing:
+            raise
+        raise InputError(
+            f"{signature.__qualname__} needs {', '.join(missing)} with every text, and the batch has none: prepare it with its "
+            "picture, model.prepare(text, images=picture)."
+        ) from error
 
 
 def require_writer(family: Family, what: str) -> None:

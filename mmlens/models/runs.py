@@ -28,7 +28,7 @@ from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.contrast.second_run import contrast_with
 from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
 from mmlens.models.dropout import refuse_dropout
-from mmlens.models.dual_encoder import require_writer, run_forward
+from mmlens.models.dual_encoder import called, require_writer, run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation import GenerationTrace, refuse_chunked_prompt, refuse_right_padding, trace_generation
 from mmlens.models.protocol import HookedModel
@@ -103,7 +103,8 @@ class Runs:
             refuse_right_padding(self.model, mask)
         refuse_chunked_prompt(self.model, generation_option(self.model, keywords, "prefill_chunk_size"))
         with self._under_way("generate", batch, options, keywords, cast("ContrastMethod | None", contrast)):
-            return self.model.hf_model.generate(**{"do_sample": False, **keywords})
+            generate = self.model.hf_model.generate
+            return called(generate, generate, {"do_sample": False, **keywords})
 
     def _batch(self, batch: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
         """The batch of what a run method got."""

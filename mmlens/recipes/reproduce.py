@@ -13,7 +13,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import Count, PathLike, Seed, Several, Text
-from mmlens.core.names import nearest
+from mmlens.core.names import nearest_hint
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
@@ -157,7 +157,7 @@ def _chosen(paper: str, only: Sequence[str] | None) -> list[Stage]:
     unknown = [name for name in only or () if name not in names]
     if unknown:
         raise InputError(
-            f"The study {paper!r} has no stage {unknown[0]!r}; nearest: {', '.join(nearest(unknown[0], names))}. It has "
+            f"The study {paper!r} has no stage {unknown[0]!r}.{nearest_hint(unknown[0], names)} It has "
             f"{', '.join(names)}."
         )
     return [stage for stage in _STAGES[paper] if only is None or stage.name in only]

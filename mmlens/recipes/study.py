@@ -13,7 +13,7 @@ from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.scores.safety import Judge
 from mmlens.analysis.study_table import StudyTable, StudyValue
 from mmlens.core.errors import InputError, MMLensError
-from mmlens.core.files import whole_file
+from mmlens.core.files import made_folder, whole_file
 from mmlens.core.results import JsonKind
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.recipes.published import PUBLISHED
@@ -62,7 +62,7 @@ class Study:
             InputError: if it is of another model, other data or settings.
         """
         file = self.folder / "study.json"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        made_folder(self.folder)
         if not file.exists():
             _FILE.write(file, {"identity": self.identity})
             return

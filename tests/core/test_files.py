@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmlens.core.errors import InputError
-from mmlens.core.files import clear_unfinished, require_file, whole_file
+from mmlens.core.files import clear_unfinished, made_folder, require_file, whole_file
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -69,3 +69,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         whole_file(tmp_path / "missing" / "a"),
     ):
         pass
+
+
+def test_a_file_and_a_folder_do_not_take_each_others_place(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("here")
+    with pytest.raises(InputError, match="is a folder; name a file in it"), whole_file(tmp_path):
+        pass
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(InputError, match="a file stands there"):
+            made_folder(path)
+    assert made_folder(tmp_path / "b" / "c").is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

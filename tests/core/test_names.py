@@ -4,7 +4,7 @@ import pytest
 
 from mmlens.core.axes import batch_axis, position_axis
 from mmlens.core.errors import InputError, UnknownNameError
-from mmlens.core.names import HookName, match_names, nearest, require_part
+from mmlens.core.names import HookName, match_names, nearest, nearest_hint, require_part
 from mmlens.core.units import Head, Neuron
 
 KNOWN = [
@@ -112,3 +112,8 @@ def test_units_name_the_point_that_holds_them() -> None:
     assert Head(1, 2).hook == "blocks.1.attn.hook_z"
     assert [str(unit) for unit in (Neuron(1, 2), Head(0, 3, "vision"))] == ["L1.u2", "vision.L0.h3"]
     assert sorted([Neuron(1, 0), Neuron(0, 5), Neuron(0, 2)]) == [Neuron(0, 2), Neuron(0, 5), Neuron(1, 0)]
+
+
+def test_a_hint_is_of_names_that_are_alike_or_nothing() -> None:
+    assert nearest_hint("ros", ["rows", "lens"]) == " Nearest: rows."
+    assert nearest_hint("zzz", ["rows", "lens"]) == ""

@@ -335,7 +335,7 @@ def test_what_is_refused(subject: Subject) -> None:
             batch,
             "vdc",
             {},
-            r"contrast='vdc' is unknown; for contrastive decoding there are 'icd', 'other_batch', 'pai', 'vcd'",
+            r"contrast='vdc' is unknown; for contrastive decoding there are 'icd', 'other_batch', 'pai', 'permuted', 'vcd'",
         ),
         (
             batch,

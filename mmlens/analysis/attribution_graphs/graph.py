@@ -21,7 +21,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import Count, Fraction, Index, PathLike, Seed, Several, Text
-from mmlens.core.names import nearest
+from mmlens.core.names import nearest_hint
 from mmlens.core.pictures import drawn_by
 from mmlens.core.results import TensorKind
 from mmlens.core.unit_sets import Units
@@ -114,7 +114,7 @@ class AttributionGraph(Viewable):
     def _number(self, name: str) -> int:
         names = [node.name for node in self.members]
         if name not in names:
-            raise InputError(f"The graph has no node {name!r}. Nearest: {', '.join(nearest(name, names))}.")
+            raise InputError(f"The graph has no node {name!r}.{nearest_hint(name, names)}")
         return names.index(name)
 
     @property

@@ -158,7 +158,7 @@ def pooled(
         points: of the sources, with the shapes of their tensors.
 
     Raises:
-        InputError: for a group without rows.
+        InputError: for a group without rows, or whose rows later groups name.
     """
     owner: dict[tuple[str, int], str] = {}
     for name, rule in groups.items():
@@ -173,7 +173,15 @@ def pooled(
             count += len(flat)
             owner |= {(point, row): name for row in flat}
         if not count:
-            raise InputError(f"The group {name!r} holds no source: {'; '.join(problems) or 'it names no row'}.")
+            raise InputError(
+                f"The group {name!r} holds no source: {'; '.join(problems).rstrip('.') or 'it names no row'}."
+            )
+    lost = [name for name in groups if name not in owner.values()]
+    if lost:
+        raise InputError(
+            f"The groups {', '.join(lost)} hold no source: later groups name all their rows, and a row belongs to the last group "
+            "that names it; put the wider group first."
+        )
     names = [owner.get((source.at, source.rows[0]), source.name) for source in nodes]
     members: dict[str, list[GraphNode]] = {}
     for name, source in zip(names, nodes, strict=True):

@@ -61,6 +61,8 @@ def targets_of(
         )
     words = [] if target is None else [target] if isinstance(target, str | int) else list(target)
     tokens = [tokens_of(model, word) for word in words]
+    if len(set(tokens)) < len(tokens):
+        raise InputError(f"target={target!r} names a token twice, so that it would count double; name it once.")
     found = word_targets(model, batch, tokens or [(0,)])
     if len(found) != 1:
         longer = [str(word) for word, ids in zip(words, tokens, strict=True) if len(ids) > 1]

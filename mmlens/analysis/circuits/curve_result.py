@@ -70,11 +70,13 @@ class CircuitCurve(Viewable):
     identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
+        cpr, cmd = self.cpr(), self.cmd()
         lines = [
-            f"CircuitCurve({self.method}, {len(self.whole)} samples, {self.total} {self.counted}, ablation {self.ablation}; "
-            f"{self.metric}: model {float(self.whole.mean()):.3f}, all ablated {float(self.empty.mean()):.3f})"
+            f"CircuitCurve({self.method}, CPR {cpr.mean:.2f}, CMD {cmd.mean:.2f}; {len(self.whole)} samples, {self.total} "
+            f"{self.counted}, ablation {self.ablation}; {self.metric}: model {float(self.whole.mean()):.3f}, all ablated "
+            f"{float(self.empty.mean()):.3f})"
         ]
-        for name, area in (("CPR", self.cpr()), ("CMD", self.cmd())):
+        for name, area in (("CPR", cpr), ("CMD", cmd)):
             others = [f"{control} {self.band(control, name)}" for control in ("random", "permuted") if len(self.random)]
             lines.append(f"  {name} {area}   {'   '.join(others)}".rstrip())
         f = self.faithfulness[0]

@@ -16,6 +16,7 @@ from mmlens.analysis.circuits.runs import Pair, pairs_of
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
+from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 
@@ -93,8 +94,18 @@ def graph_of(
     Raises:
         InputError: if there can be none; before any forward pass.
     """
+    texts = [number for number, (clean, _) in enumerate(pairs) if not _has_pictures(clean)]
+    if texts and towers == "all" and nodes != "feature":
+        raise InputError(
+            f"The batches {texts} hold no picture, so that the vision encoder has no run for a circuit to be in; begin at the "
+            "language model: towers='language', groups=('text', 'last')."
+        )
     build = edge_graph if edges else node_graph
     return build(model, [clean for clean, _ in pairs], nodes=nodes, groups=groups, towers=towers)
+
+
+def _has_pictures(batch: MultimodalBatch) -> bool:
+    return any(name in batch.inputs for name in PICTURE_TENSORS) or bool(batch.layout.is_image.any())
 
 
 def require_graph(model: WritingModel, pairs: Sequence[BatchPair], graph: EdgeGraph) -> None:

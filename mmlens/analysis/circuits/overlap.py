@@ -132,7 +132,10 @@ def overlap(
     """
     for name, circuit in (("first", first), ("second", second)):
         if not circuit.kept.any():
-            raise InputError(f"The {name} circuit has no edges; choose some with .strongest(n) or .threshold(least).")
+            raise InputError(
+                f"The {name} circuit has no edges; choose more with .strongest(n) or .threshold(least), which leave out those on "
+                "no path from an input to the logits."
+            )
     places = [_names(circuit.graph) for circuit in (first, second)]
     common = [name for name in places[0] if name in places[1]]
     if not common:

@@ -34,7 +34,9 @@ def _pairs(arguments: Mapping[str, Any], value: Any, name: str) -> tuple[BatchPa
     """
     listed_pairs = [value] if isinstance(value, tuple | list) and len(value) and _is_batch(value[0]) else value
     if not isinstance(listed_pairs, tuple | list) or not listed_pairs:
-        raise InputError(f"{name} must be {_WORDS}; found {type(value).__name__}.")
+        raise InputError(
+            f"{name} must be {_WORDS}; found {'none' if value == [] or value == () else type(value).__name__}."
+        )
     pairs: list[BatchPair] = []
     for number, pair in enumerate(listed_pairs):
         label = f"{name}[{number}]" if len(listed_pairs) > 1 else name
@@ -56,7 +58,7 @@ def _pairs(arguments: Mapping[str, Any], value: Any, name: str) -> tuple[BatchPa
 
 #: Pairs of a clean and a corrupted batch as verbs take them: one, or several of any layouts.
 PairsLike: TypeAlias = Annotated[
-    Sequence[BatchPair], Accepts(object), Must(_WORDS, lambda value: True, instead=True), With(_pairs)
+    Sequence[BatchPair], Accepts(object), Must(_WORDS, lambda value: value is not None, instead=True), With(_pairs)
 ]
 
 

@@ -1,7 +1,6 @@
 """Writing sparse dictionaries in SAELens's format."""
 
 import json
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,7 +9,7 @@ from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.files import FORM
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.files import whole_file
+from mmlens.core.files import made_folder, whole_file
 from mmlens.core.kinds import PathLike
 from mmlens.core.tensor_files import write_tensor_file
 
@@ -77,8 +76,7 @@ def save_sae(
         text = json.dumps(cfg, indent=2)
     except TypeError as error:
         raise InputError(f"metadata must be plain data, which JSON can hold: {error}.") from error
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    path = made_folder(folder)
     weights = {
         key: tensor if dtype is None else tensor.to(getattr(torch, dtype))
         for key, tensor in tensors.items()

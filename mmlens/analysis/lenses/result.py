@@ -12,7 +12,7 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, With
-from mmlens.core.names import nearest
+from mmlens.core.names import nearest_hint
 from mmlens.core.pictures import drawn_by
 from mmlens.core.view import Viewable
 from mmlens.inputs.images import Picture
@@ -158,7 +158,7 @@ class LogitLens(Viewable):
         if isinstance(point, int):
             return self.points[point]
         if point not in self.points:
-            raise InputError(f"The lens was not taken at {point!r}. Nearest: {', '.join(nearest(point, self.points))}.")
+            raise InputError(f"The lens was not taken at {point!r}.{nearest_hint(point, self.points)}")
         return point
 
     def to_frame(self) -> "pd.DataFrame":

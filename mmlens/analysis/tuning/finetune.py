@@ -21,6 +21,7 @@ from mmlens.analysis.tuning.tune import RECORD, Tune, require_bare
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.files import made_folder
 from mmlens.core.kinds import Count, PathLike, Positive, Seed, Text
 from mmlens.models.claims import claimed
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -110,8 +111,7 @@ def finetune(
     require_bare(model)
     samples = _Samples(model, dataset, prompt)
     tuning = Tuning(rank, float(strength or 2 * rank), steps, batch_size, float(rate), warm_up, seed)
-    folder = Path(into)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(into)
     identity = run_identity(model, samples=samples.identity, settings=tuning)
     if (folder / RECORD).exists():
         return _finished(folder, identity)

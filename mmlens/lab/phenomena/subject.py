@@ -14,7 +14,7 @@ from mmlens.analysis.metrics import log_probability, measure
 from mmlens.analysis.samples import Sample, batches
 from mmlens.core.answer_text import is_answer
 from mmlens.core.errors import InputError
-from mmlens.core.names import nearest
+from mmlens.core.names import nearest_hint
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.lab import load
 from mmlens.lab.phenomena.scene_world import SceneWorld
@@ -95,9 +95,7 @@ def subject(name: str, *, path: str | Path | None = None) -> Subject:
         InputError: The lab has no such model.
     """
     if name not in WORLDS:
-        raise InputError(
-            f"The lab has no model {name!r}. Nearest: {', '.join(nearest(name, WORLDS))}. It has: {', '.join(WORLDS)}."
-        )
+        raise InputError(f"The lab has no model {name!r}.{nearest_hint(name, WORLDS)} It has: {', '.join(WORLDS)}.")
     if path is not None:
         model = HookedMultimodal.from_pretrained(path, dtype="float32")
     elif name == "captioner":

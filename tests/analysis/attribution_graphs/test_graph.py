@@ -181,8 +181,8 @@ def test_frames_and_nodes_by_name(graph: Any) -> None:
     patches = [node.text for node in graph.members if node.kind == "source" and node.box is not None]
     assert patches[:2] == ["patch 0,0", "patch 0,1"]
     assert "<image>" not in {node.text for node in graph.members if node.kind == "source"}
-    with pytest.raises(InputError, match=r"no node 'L0\.f'\. Nearest"):
-        graph["L0.f"]
+    with pytest.raises(InputError, match=r"no node 'L0.hook_mlp_out.f@0'. Nearest: L0"):
+        graph["L0.hook_mlp_out.f@0"]
     with pytest.raises(InputError, match="Nothing flows into hook_embed@0, which is a source"):
         graph.into("hook_embed@0")
     with pytest.raises(InputError, match=r"k=100000 must lie in 1\.\."):
@@ -315,3 +315,16 @@ def test_a_check_is_of_the_graphs_own_batch_and_exact_where_all_else_is_held(gra
     assert empty.n_active == 0
     with pytest.raises(InputError, match="no feature nodes"):
         empty.check(model, batch, dictionaries)
+
+
+def test_names_that_mean_nothing_here_or_twice() -> None:
+    model, batch = made("llava_clip")
+    asked = {"transcoders": transcoders(model), "max_nodes": 5, "progress": False}
+    with pytest.raises(InputError, match="names a token twice"):
+        mm.attribution_graph(model, batch, target=["red", model.tokenizer.convert_tokens_to_ids("red")], **asked)
+    with pytest.raises(InputError, match=r"groups picture hold no source: later groups name all their rows"):
+        mm.attribution_graph(model, batch, groups={"picture": "image", "whole": "all"}, **asked)
+    both = mm.attribution_graph(model, batch, groups={"whole": "all", "picture": "image"}, **asked)
+    assert {node.name for node in both.members if node.kind == "source"} == {"whole", "picture"}
+    with pytest.raises(InputError, match=r"no node 'zzzz'\.$"):
+        both.into("zzzz")

@@ -24,7 +24,7 @@ from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head
 from mmlens.inputs.batch import MultimodalBatch
 from tests.analysis.circuits.conftest import GROUPS, METRIC
-from tests.conftest import bare_copy
+from tests.conftest import Subject, bare_copy
 from tests.families import FAMILIES
 from tests.tiny import picture
 
@@ -420,3 +420,17 @@ def test_a_circuit_of_such_a_model_is_drawn_and_comes_back_from_its_file(name: s
     read = type(found).load(tmp_path / "circuit.json")
     assert (read.graph.writers, read.graph.readers) == (found.graph.writers, found.graph.readers)
     torch.testing.assert_close(read.scores, found.scores)
+
+
+def test_texts_alone_have_circuits_of_the_language_model(qwen: Subject) -> None:
+    model = qwen.model
+    pair = tuple(model.prepare(f"what color is the {word}") for word in ("circle", "image"))
+    asked = {"metric": METRIC, "method": "eap", "nodes": "attention", "progress": False}
+    with pytest.raises(InputError, match=r"\[0\] hold no picture.*towers='language', groups=\('text', 'last'\)"):
+        find_circuit(model, pair, **asked)
+    found = find_circuit(model, pair, towers="language", groups=("text", "last"), **asked)
+    assert not any(writer.name.startswith(("vision", "projector")) for writer in found.graph.writers)
+    exact = find_circuit(model, pair, towers="language", groups=("text", "last"), **{**asked, "method": "exact"})
+    assert exact.scores.abs().max() > 0.1
+    with pytest.raises(InputError, match="found none"):
+        find_circuit(model, [], **asked)

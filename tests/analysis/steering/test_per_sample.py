@@ -225,3 +225,13 @@ def test_blank_patches_by_hand(name: str, request: pytest.FixtureRequest) -> Non
     assert found[at].by == "row"
     with pytest.raises(InputError, match="holds tokens"):
         mm.steering.blank_patch_vectors(model, [mm.Sample((image,), SHORT)], at=AT, progress=False)
+
+
+def test_a_model_that_reads_no_text_alone_says_what_it_needs(blip: Subject) -> None:
+    model, ids = blip.model, torch.tensor([[9, 10, 11]])
+    for run in (model, model.run_with_cache, model.generate):
+        with pytest.raises(InputError, match=r"needs pixel_values.*model.prepare\(text, images=picture\)"):
+            run({"input_ids": ids})
+    sample = mm.Sample(images=(picture(0),), prompt="what color is the circle")
+    with pytest.raises(InputError, match="needs pixel_values"):
+        mm.steering.visual_vectors(model, [sample], at=AT, progress=False)
