@@ -80,7 +80,7 @@ class TrainingRows:
 
     def _require_alike(self) -> None:
         for pieces in (self.targets, self.sources):
-            flat = [piece.at for piece in pieces if piece.values.ndim < 2]
+            flat = [piece.at for piece in pieces if len(piece.values.shape) < 2]
             if flat:
                 raise InputError(f"States must be [sample width], and those at {flat[0]} are one number each.")
             found = {(piece.at, tuple(piece.values.shape[1:])) for piece in pieces}
