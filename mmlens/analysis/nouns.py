@@ -81,8 +81,10 @@ def caption_nouns(
         sample: which sample.
 
     Raises:
-        InputError: if the caption has none of the nouns.
+        InputError: if the caption has none of the nouns, or there is no such sample.
     """
+    if sample >= len(trace.text):
+        raise InputError(f"sample={sample} must lie in 0..{len(trace.text) - 1}, the samples of the trace.")
     words = nouns_said(model, trace, nouns=nouns, sample=sample)
     if not words:
         names = [] if nouns is None or callable(nouns) else [nouns] if isinstance(nouns, str) else list(nouns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ import mmlens.lab.language as language
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
-from mmlens.core.kinds import Seed
+from mmlens.core.kinds import PathLike, Seed
 from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, ink_mask
 from mmlens.lab.world import (
     CANVAS,
@@ -190,7 +189,7 @@ class Scene:
         }
 
     @checked
-    def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    def save(self, path: PathLike) -> tuple[Path, Path]:
         """Write the picture and its truth beside each other, each whole or not at all.
 
         Args:

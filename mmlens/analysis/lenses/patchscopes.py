@@ -76,7 +76,12 @@ class PatchscopeReading(Viewable):
 
     @checked
     def top(self, k: Count = 1, *, sample: Index = 0) -> list[list[list[str]]]:
-        """The k most probable next words, `[point][pos]`."""
+        """The k most probable next words, `[point][pos]`.
+
+        Raises:
+            InputError: for more words than were kept, or a sample that there is not.
+        """
+        self._require_sample(sample)
         if not 1 <= k <= self.top_tokens.shape[-1]:
             raise InputError(f"k={k} must lie in 1..{self.top_tokens.shape[-1]}, the number of tokens that were kept.")
         tokens = self.top_tokens[sample, :, self.positions[sample] >= 0, :k].tolist()
@@ -101,6 +106,10 @@ class PatchscopeReading(Viewable):
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def _require_sample(self, sample: int) -> None:
+        if sample >= len(self.top_tokens):
+            raise InputError(f"sample={sample} must lie in 0..{len(self.top_tokens) - 1}, the samples that were read.")
+
     @checked
     def plot(self, *, sample: Index = 0, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The best next word for every state, coloured by its probability.
@@ -109,6 +118,7 @@ class PatchscopeReading(Viewable):
             sample: which sample.
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
+        self._require_sample(sample)
         return drawn_by("lens.plot_patchscope")(self, sample=sample, figure=figure)
 
     @checked
