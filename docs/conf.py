@@ -31,7 +31,7 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
-nb_ipywidgets_js = {}  # from the network; progress bars stand as text
+nb_ipywidgets_js = {}  # it would come from the network; progress bars are not shown
 nb_execution_excludepatterns = ["notebooks/course/*"]  # exercises without an answer
 
 default_role = "code"
