@@ -1,6 +1,6 @@
 """Circuits: finding, judging, comparing and drawing them, the methods that score their edges, and ablations."""
 
-from mmlens.analysis.circuits.ablation import (
+from mmlens.analysis.circuits.ablations import (
     ABLATIONS,
     Ablation,
     CounterfactualAblation,

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from mmlens.analysis.attribution.methods import ATTRIBUTION_METHODS
-from mmlens.analysis.circuits.ablation import ABLATIONS
+from mmlens.analysis.circuits.ablations import ABLATIONS
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.concepts.methods import CONCEPT_METHODS
 from mmlens.analysis.controls.matches import MATCHES

@@ -84,4 +84,4 @@ mm.lab.check("circuits.4", answer)
 # `mm.find_circuit` scores all edges between such nodes at once; here is what it finds where the truth is known.
 
 # %%
-mm.find_circuit(model, clean, other, metric=metric, nodes="attention", progress=False).strongest(6)
+mm.find_circuit(model, (clean, other), metric=metric, nodes="attention", progress=False).strongest(6)

@@ -12,6 +12,7 @@ NEED_MORE = {
     **dict.fromkeys(("corrupt.blank", "corrupt.blur", "corrupt.twin"), r"model.batch(inputs, images=...)"),
     "corrupt.replace_words": "needs the prompts, and this batch was made from tensors",
     "MultimodalBatch": "must be a dict",
+    "attribution_graph": "prepare the sample alone",
     "Contrast": "model.batch(inputs)",
     "FeatureScores": "model.batch(inputs)",
 }

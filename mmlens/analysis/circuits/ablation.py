@@ -11,14 +11,13 @@ of each position, which needs texts of one length, here groups of positions have
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry
-from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.core.rules import Rule
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
@@ -104,53 +103,6 @@ ABLATIONS: Registry[Ablation] = Registry("ablation in circuits", Ablation, verb=
 AblationChoice: TypeAlias = Annotated[str | Ablation, Accepts(Any), ABLATIONS.condition]
 
 
-@ABLATIONS.register("counterfactual")
-@dataclass(frozen=True)
-class CounterfactualAblation(Ablation):
-    """The values of the corrupted run."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"corrupted"})
-
-
-@ABLATIONS.register("zero")
-@dataclass(frozen=True)
-class ZeroAblation(Ablation):
-    """Nothing: heads, MLPs and embeddings write zeros."""
-
-    def values(self, batch: MultimodalBatch, node: Node, clean: torch.Tensor, means: Means | None) -> torch.Tensor:
-        return torch.zeros_like(clean)
-
-
-@ABLATIONS.register("mean")
-@dataclass(frozen=True)
-class MeanAblation(Ablation):
-    """The mean over all rows of the clean batches."""
-
-    def means(self) -> Means | None:
-        return Means()
-
-    def values(self, batch: MultimodalBatch, node: Node, clean: torch.Tensor, means: Means | None) -> torch.Tensor:
-        if means is None:
-            raise TypeError("means are counted before values are asked for")
-        return means.of(batch, node, clean)
-
-
-@ABLATIONS.register("group-mean")
-@dataclass(frozen=True)
-class GroupMeanAblation(MeanAblation):
-    """The mean over the rows of the same group of positions in the clean batches.
-
-    Attributes:
-        groups: rules, or rules by name (see `mm.positions`); rows that none names are a group of their own, and at points where
-            a rule has no meaning (text in a vision tower) it names none.
-    """
-
-    groups: Groups = ("image", "text", "last")
-
-    def means(self) -> Means | None:
-        return Means(named_rules(self.groups))
-
-
 @dataclass(frozen=True)
 class ReadyAblation:
     """An ablation with the means that it needs.
@@ -192,6 +144,3 @@ class ReadyAblation:
     def values(self, batch: MultimodalBatch, node: Node, clean: torch.Tensor) -> torch.Tensor:
         """What stands at a point in the place of the clean run's values."""
         return self.ablation.values(batch, node, clean, self.means)
-
-
-COUNTERFACTUAL = ReadyAblation(CounterfactualAblation())

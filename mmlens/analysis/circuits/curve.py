@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from mmlens.analysis.circuits.ablation import ABLATIONS, AblationChoice
+from mmlens.analysis.circuits.ablation import AblationChoice
+from mmlens.analysis.circuits.ablations import ABLATIONS
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.curve_result import RANKINGS, CircuitCurve
 from mmlens.analysis.circuits.dataset import PairData, require_graph

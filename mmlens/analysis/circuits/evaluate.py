@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.ablation import ABLATIONS, AblationChoice
+from mmlens.analysis.circuits.ablation import AblationChoice
+from mmlens.analysis.circuits.ablations import ABLATIONS
 from mmlens.analysis.circuits.circuit import Circuit, Edge
 from mmlens.analysis.circuits.dataset import PairData, require_graph
 from mmlens.analysis.circuits.graph import EdgeGraph

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.circuits.ablation import ABLATIONS, AblationChoice
+from mmlens.analysis.circuits.ablation import AblationChoice
+from mmlens.analysis.circuits.ablations import ABLATIONS
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.dataset import PairData, graph_of
 from mmlens.analysis.circuits.graph import NodeKind, Towers

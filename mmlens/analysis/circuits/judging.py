@@ -77,7 +77,8 @@ def judged_identity(
         the_corrupted_batches=[corrupted for _, corrupted in pairs],
         circuit=(
             circuit.kept,
-            circuit.scores,
+            # their order decides what is judged; the scores themselves are rounded otherwise on another device
+            circuit.scores.mean(-1)[circuit.kept].argsort(stable=True),
             [node.name for nodes in (graph.readers, graph.writers) for node in nodes],
         ),
         metric=metric,

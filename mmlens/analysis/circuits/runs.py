@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.ablation import COUNTERFACTUAL, ReadyAblation
+from mmlens.analysis.circuits.ablation import ReadyAblation
+from mmlens.analysis.circuits.ablations.counterfactual import CounterfactualAblation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.analysis.circuits.node_runs import node_hooks
 from mmlens.analysis.circuits.wiring import Wiring, wiring_of
@@ -37,6 +38,8 @@ from mmlens.hooks.session import HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.claims import claimed
 from mmlens.models.hooked import HookedMultimodal
+
+_COUNTERFACTUAL = ReadyAblation(CounterfactualAblation())
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def pairs_of(
     corrupted: MultimodalBatch | None,
     graph: EdgeGraph,
     metric: Metric | MetricFunction,
-    ablation: ReadyAblation = COUNTERFACTUAL,
+    ablation: ReadyAblation = _COUNTERFACTUAL,
 ) -> list[Pair]:
     """Run both batches, and check that the graph's edges mean what they say on this model.
 

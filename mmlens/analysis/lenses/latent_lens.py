@@ -56,7 +56,7 @@ class ContextualIndex:
         >>> import mmlens as mm
         >>> index = mm.lenses.contextual_index(model, ["a red circle", "a blue moon"], at="blocks.[24].hook_resid_post")
         >>> index.words["blocks.4.hook_resid_post"][:2]
-        ('circle', 'blue')
+        ('circle', 'moon')
     """
 
     states: Mapping[str, Float[torch.Tensor, "entry d_model"]]

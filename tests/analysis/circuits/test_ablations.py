@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mmlens as mm
-from mmlens.analysis.circuits.ablation import GroupMeanAblation, MeanAblation, ReadyAblation, ZeroAblation
+from mmlens.analysis.circuits.ablation import ReadyAblation
+from mmlens.analysis.circuits.ablations import GroupMeanAblation, MeanAblation, ZeroAblation
 from mmlens.analysis.circuits.dataset import PairData, graph_of
 from mmlens.core.rule_groups import named_rules
 from tests.analysis.circuits.conftest import GROUPS, METRIC, other_pictures

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from mmlens.analysis.circuits.ablation import CounterfactualAblation
+from mmlens.analysis.circuits.ablations import CounterfactualAblation
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.dataset import PairData
 from mmlens.analysis.circuits.find import find_circuit

@@ -10,7 +10,10 @@ from mmlens.core.kinds import Accepts
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.contrast.methods import CONTRAST_METHODS
+from mmlens.models.contrast.methods.vcd import VCD
 from mmlens.models.hooked import HookedMultimodal
+
+_VCD = VCD()
 
 
 @MITIGATION_METHODS.register("contrasted")
@@ -26,7 +29,7 @@ class Contrasted(MitigationMethod):
     of the bound on unlikely tokens and of more answers "yes", so compare with `alpha=0` and read the share of yes.
     """
 
-    contrast: Annotated[str | ContrastMethod, Accepts(Any), CONTRAST_METHODS.condition] = "vcd"
+    contrast: Annotated[str | ContrastMethod, Accepts(Any), CONTRAST_METHODS.condition] = _VCD
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
         return Force((), cast(ContrastMethod, CONTRAST_METHODS.get(self.contrast)))
