@@ -134,7 +134,7 @@ def test_stages_cost_what_they_measure(lab_model: HookedMultimodal, tmp_path: Pa
 
 
 def test_what_cannot_be_is_refused(lab_model: HookedMultimodal, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'pan' has no stage 'casual'; nearest: causal"):
+    with pytest.raises(InputError, match=r"'pan' has no stage 'casual'\. Nearest: causal"):
         run("pan", lab_model, tmp_path, only=["casual"])
     with pytest.raises(InputError, match=r"must be PanSettings for 'pan'"):
         run("pan", lab_model, tmp_path, settings=SMALL["parekh"])
