@@ -17,9 +17,11 @@ from mmlens.core.names import nearest_hint
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
-from mmlens.recipes import khayatan, pan, parekh
+from mmlens.recipes.khayatan import STAGES as _KHAYATAN
 from mmlens.recipes.khayatan_settings import KhayatanSettings
+from mmlens.recipes.pan import STAGES as _PAN
 from mmlens.recipes.pan import PanSettings
+from mmlens.recipes.parekh import STAGES as _PAREKH
 from mmlens.recipes.parekh import ParekhSettings
 from mmlens.recipes.sources import FileSources, LabSources, Sources
 from mmlens.recipes.stage import Stage
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 #: The studies, by their first author.
 Paper = Literal["pan", "parekh", "khayatan"]
 Settings: TypeAlias = PanSettings | ParekhSettings | KhayatanSettings
-_STAGES: dict[str, tuple[Stage, ...]] = {"pan": pan.STAGES, "parekh": parekh.STAGES, "khayatan": khayatan.STAGES}
+_STAGES: dict[str, tuple[Stage, ...]] = {"pan": _PAN, "parekh": _PAREKH, "khayatan": _KHAYATAN}
 _SETTINGS: dict[str, Any] = {"pan": PanSettings, "parekh": ParekhSettings, "khayatan": KhayatanSettings}
 
 

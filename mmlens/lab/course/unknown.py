@@ -1,13 +1,13 @@
 """The model of the capstone: planted, and shown without what was planted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Seed
-from mmlens.lab.weight_built import Truth, build_pair
+from mmlens.lab.weight_built import Planted, Truth, build_pair
 from mmlens.lab.world import PlantedKind
 from mmlens.models.hooked import HookedMultimodal
 
@@ -25,17 +25,17 @@ class UnknownModel:
 
     model: HookedMultimodal
     prompt: str
-    _seed: int
+    _planted: Planted = field(repr=False)
 
     @property
     def kind(self) -> PlantedKind:
         """What was planted: for the grader."""
-        return _kind(self._seed)
+        return self._planted.kind
 
     @property
     def truth(self) -> Truth:
         """What there is to find: for the grader."""
-        return build_pair(self.kind, seed=self._seed).truth
+        return self._planted.truth
 
     @checked
     def image(self, seed: Seed) -> Image.Image:
@@ -44,7 +44,7 @@ class UnknownModel:
         Args:
             seed: decides the colours; half of the pictures give one answer, half another.
         """
-        return build_pair(self.kind, seed=self._seed).image(present=seed % 2 == 0, seed=seed)
+        return self._planted.image(present=seed % 2 == 0, seed=seed)
 
     def __repr__(self) -> str:
         return f"UnknownModel(prompt={self.prompt!r})"
@@ -57,4 +57,4 @@ def _kind(seed: int) -> PlantedKind:
 def unknown_model(seed: int = 0) -> UnknownModel:
     """A planted model of a kind that is not said; see `mmlens.lab.unknown`."""
     planted = build_pair(_kind(seed), seed=seed)
-    return UnknownModel(HookedMultimodal(planted.model, planted.processor), planted.prompt, seed)
+    return UnknownModel(HookedMultimodal(planted.model, planted.processor), planted.prompt, planted)

@@ -60,6 +60,11 @@ def _draws(model: HookedMultimodal) -> list[float]:
     return [log_odds(model, units) - before for units in random_units(model, like=chosen, draws=10, seed=0)]
 
 
+def _band(model: HookedMultimodal) -> list[float]:
+    changes = _draws(model)
+    return [min(changes), max(changes)]
+
+
 EXERCISES = (
     Exercise(
         "neurons.1",
@@ -109,7 +114,7 @@ EXERCISES = (
         "neurons.4",
         "the lowest and the highest change by 10 draws of as many random neurons of the same layers (seed 0)",
         Numbers("nats", relative=0.1),
-        lambda model: [min(_draws(model)), max(_draws(model))],
+        _band,
         "mm.random_units(model, like=neurons.top(50), draws=10, seed=0) gives them; zero each as before.",
         (
             Slip(
