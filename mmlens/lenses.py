@@ -21,7 +21,7 @@ from mmlens.analysis.relevance.maps import relevance_map, score_maps
 from mmlens.analysis.relevance.methods import *  # noqa: F403
 from mmlens.analysis.relevance.methods import RELEVANCE_METHODS
 from mmlens.analysis.relevance.methods import __all__ as _relevance_methods
-from mmlens.core.registry import Method as _Method
+from mmlens.core.registry import by_class_name_in as _by_class_name_in
 
 __all__ = [  # noqa: PLE0604
     "attention_looks",
@@ -44,9 +44,4 @@ __all__ = [  # noqa: PLE0604
     *_relevance_methods,
 ]
 
-
-def __getattr__(name: str) -> type[_Method]:
-    """Methods that were registered since."""
-    if any(cls.__name__ == name for cls in HEAD_METHODS):
-        return HEAD_METHODS.by_class_name(name)
-    return RELEVANCE_METHODS.by_class_name(name)
+__getattr__ = _by_class_name_in(HEAD_METHODS, RELEVANCE_METHODS)  # methods that were registered since

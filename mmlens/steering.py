@@ -18,7 +18,7 @@ from mmlens.analysis.steering.per_sample import contrastive_vectors, visual_vect
 from mmlens.analysis.steering.report import steering_report
 from mmlens.analysis.steering.selection import select_vectors
 from mmlens.analysis.steering.vectors import concept_steering_vectors, contrastive_vector, steering_vector
-from mmlens.core.registry import Method as _Method
+from mmlens.core.registry import by_class_name_in as _by_class_name_in
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
@@ -52,9 +52,4 @@ __all__ = [  # noqa: PLE0604
     *_methods,
 ]
 
-
-def __getattr__(name: str) -> type[_Method]:
-    """Methods that were registered since."""
-    if any(cls.__name__ == name for cls in DIRECTION_METHODS):
-        return DIRECTION_METHODS.by_class_name(name)
-    return SELECTION_METHODS.by_class_name(name)
+__getattr__ = _by_class_name_in(DIRECTION_METHODS, SELECTION_METHODS)  # methods that were registered since

@@ -203,5 +203,16 @@ class Registry(Generic[M]):
         raise AttributeError(f"There is no {class_name!r}; there are {', '.join(cls.__name__ for cls in self)}.")
 
 
+def by_class_name_in(*registries: Registry[Any]) -> Callable[[str], type[Method]]:
+    """The `__getattr__` of a module that exports the settings classes of several registries, those registered since too."""
+
+    def settings_class(class_name: str) -> type[Method]:
+        *others, last = registries
+        holders = (registry for registry in others if any(cls.__name__ == class_name for cls in registry))
+        return next(holders, last).by_class_name(class_name)
+
+    return settings_class
+
+
 def _quoted(names: dict[str, Any]) -> str:
     return ", ".join(map(repr, names))
