@@ -9,7 +9,7 @@ import torch
 import mmlens as mm
 from mmlens.analysis.attribution_graphs.check import GraphCheck
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 
 #: Scenes that dictionaries and model were not trained on; features followed back, and features taken out of each.
 SEED, SCENES, NODES, TAKEN_OUT = 900, 12, 400, 10

@@ -27,7 +27,7 @@ import torch
 
 import mmlens as mm
 from benchmarks.splits import fresh_scenes
-from mmlens.analysis.samples import Sample, batches
+from mmlens.analysis.samples.sample import Sample, batches
 from mmlens.interventions.edits import Belief, Direct, Edit, Through
 from mmlens.interventions.edits.methods import EditMethod
 from mmlens.lab import Question, Scene

@@ -24,7 +24,7 @@ from mmlens.analysis.properties.measurements import Quantity, Value, control_nam
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 
 METHODS = ("contribution", "gradient_x_activation", "activation", "random")
 KS = (5, 20, 50, 100, 200)

@@ -18,7 +18,7 @@ import torch
 import mmlens as mm
 from benchmarks.splits import fresh_scenes
 from mmlens.analysis.shift.result import Control, Correlation, Quantity, correlation_of
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.lab.checkpoints import STYLES
 from mmlens.lab.world import PEOPLE, SHAPES
 

@@ -24,7 +24,7 @@ from . import steering as steering
 from . import store as store
 from . import tuning as tuning
 from . import viz as viz
-from .analysis.attention_map import attention_map as attention_map
+from .analysis.attention.shares import attention_map as attention_map
 from .analysis.attribution.attribute import attribute as attribute
 from .analysis.attribution_graphs.build import attribution_graph as attribution_graph
 from .analysis.circuits.find import find_circuit as find_circuit
@@ -39,7 +39,7 @@ from .analysis.mitigation.report import mitigation_report as mitigation_report
 from .analysis.neurons.find import find_neurons as find_neurons
 from .analysis.patching.knockout import knock_out as knock_out
 from .analysis.patching.sweep import patch as patch
-from .analysis.samples import Sample as Sample
+from .analysis.samples.sample import Sample as Sample
 from .analysis.shift.shift import concept_shift as concept_shift
 from .analysis.steering.vectors import steering_vector as steering_vector
 from .analysis.store.collect import collect as collect

@@ -10,7 +10,7 @@ from mmlens.analysis.readers.sample_set import SampleSet
 from mmlens.analysis.readers.sbu import sbu_captions
 from mmlens.analysis.readers.visual_genome import visual_genome
 from mmlens.analysis.readers.vqa import vqa_v2
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 
 __all__ = [  # noqa: RUF022
     "coco_captions",

@@ -1,7 +1,7 @@
 """Edits of weights: rows scaled, zeroed, taught another word; values first, applied with `model.edited` or `model.apply`."""
 
-from mmlens.analysis.edit_outcome import EditReport
-from mmlens.analysis.edit_report import edit_report
+from mmlens.analysis.edits.outcome import EditReport
+from mmlens.analysis.edits.report import edit_report
 from mmlens.interventions.edits.edit import Edit, Provenance
 from mmlens.interventions.edits.methods.belief import Belief
 from mmlens.interventions.edits.methods.direct import Direct

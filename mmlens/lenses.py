@@ -1,6 +1,7 @@
 """Lenses: what states would say, and where attention looks."""
 
-from mmlens.analysis.attention_map import attention_map
+from mmlens.analysis.attention.looks import AttentionLooks, attention_looks
+from mmlens.analysis.attention.shares import attention_map
 from mmlens.analysis.heads.methods import *  # noqa: F403
 from mmlens.analysis.heads.methods import HEAD_METHODS
 from mmlens.analysis.heads.methods import __all__ as _head_methods
@@ -16,7 +17,6 @@ from mmlens.analysis.lenses.latent_lens import (
 from mmlens.analysis.lenses.logit_lens import logit_lens
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading, patchscope
 from mmlens.analysis.lenses.result import LogitLens
-from mmlens.analysis.looks import AttentionLooks, attention_looks
 from mmlens.analysis.relevance.maps import relevance_map, score_maps
 from mmlens.analysis.relevance.methods import *  # noqa: F403
 from mmlens.analysis.relevance.methods import RELEVANCE_METHODS

@@ -9,10 +9,10 @@ from mmlens.analysis.flow.back_patching import SplitBest, back_patch, split_best
 from mmlens.analysis.flow.object_ablation import ablate_object, mean_image_row
 from mmlens.analysis.flow.routes import information_flow
 from mmlens.analysis.patching.knockout import knock_out
+from mmlens.analysis.patching.paths import PathSweep, path_patch
 from mmlens.analysis.patching.result import PatchEffect, PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.tracing import causal_trace
-from mmlens.analysis.paths import PathSweep, path_patch
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.clean_run import CleanRun
 from mmlens.execution.plan import Plan

@@ -1,6 +1,6 @@
 """Hidden states: collecting them over datasets, and where they are kept."""
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.collect import collect, size_estimate
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.repair import StoreCheck

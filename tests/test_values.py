@@ -15,7 +15,7 @@ ROOMS = (
     "mmlens.inputs.",
     "mmlens.execution.",
     "mmlens.interventions.",
-    "mmlens.analysis.statistics",
+    "mmlens.analysis.statistics.intervals",
 )
 #: What is filled while something runs, is built, or is kept beside a model.
 FILLED = {

@@ -21,7 +21,7 @@ from mmlens.analysis.properties.causal import causal_effect
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.answer_text import is_answer
 
 #: How each model is opened; another lab model is a line here, and `replace(claim, model=...)`.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.lab.language import CAPTION_PROMPT, article
 from mmlens.lab.scenery import Scene

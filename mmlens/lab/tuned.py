@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.tuning.tune import with_adapters
 from mmlens.lab.checkpoints import STYLES, Style
 from mmlens.lab.language import CAPTION_PROMPT, styled_caption

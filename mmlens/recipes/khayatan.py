@@ -8,7 +8,7 @@ are those as deep. The paper's numbers are of LLaVA-1.5-7B (safety: Qwen2-VL-7B)
 from collections.abc import Callable, Mapping, Sequence
 
 from mmlens.analysis.concepts.extract import extract_concepts
-from mmlens.analysis.data_chunks import chunks_of
+from mmlens.analysis.samples.chunks import chunks_of
 from mmlens.analysis.scores.cider import cider_d
 from mmlens.analysis.scores.safety import attack_success
 from mmlens.analysis.scores.score import ScoreTable

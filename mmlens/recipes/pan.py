@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmlens.analysis.edit_report import edit_report
+from mmlens.analysis.edits.report import edit_report
 from mmlens.analysis.neurons.captions import find_caption_neurons
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
@@ -26,7 +26,7 @@ from mmlens.analysis.properties.measurements import Measurements, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
 from mmlens.core.contract import checked

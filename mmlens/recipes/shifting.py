@@ -11,7 +11,7 @@ from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.shift.layers import LayerShifts, layer_shifts
 from mmlens.analysis.shift.result import ConceptShift, Quantity, correlation_of
 from mmlens.analysis.shift.shift import concept_shift
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.analysis.study_table import StudyValue

@@ -15,7 +15,7 @@ from mmlens.analysis.readers.sample_set import SampleSet
 from mmlens.analysis.readers.sbu import sbu_captions
 from mmlens.analysis.readers.visual_genome import visual_genome
 from mmlens.analysis.readers.vqa import vqa_v2
-from mmlens.analysis.samples import Sample, as_samples
+from mmlens.analysis.samples.sample import Sample, as_samples
 from mmlens.core.answer_text import says
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import STYLES

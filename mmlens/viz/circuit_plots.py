@@ -8,7 +8,7 @@ from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.curve_result import CircuitCurve
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.overlap import CircuitOverlap
-from mmlens.analysis.statistics import Interval, draws_interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, draws_interval, mean_interval
 from mmlens.viz.figures import canvas, dress, headline
 from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, marks
 from mmlens.viz.words import with_unit

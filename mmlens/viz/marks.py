@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.palette import GREY, SERIES
 from mmlens.viz.figures import TICK, inches
 from mmlens.viz.words import shortened, text_options

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.errors import InputError
 from mmlens.core.palette import GREY
 from mmlens.viz.figures import TICK, canvas, dress, panels, rows_and_columns

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.metrics import unit_of
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.analysis.steering.controls import ControlKind
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport

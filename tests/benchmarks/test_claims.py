@@ -1,6 +1,8 @@
 """README and docs say what the ledger says, and every figure has a claim; the cheapest claims are made again."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,11 @@ def test_the_ledger_is_that_of_the_documents() -> None:
     assert not changed, HOW
     assert ledger.PAGE.read_text(encoding="utf-8") == ledger.page(kept), HOW
     assert len({item.name for item in (*CLAIMS, *PRINTED)}) == len(CLAIMS) + len(PRINTED)
+
+
+def test_commands_name_files_that_are_there() -> None:
+    named = {path for item in (*CLAIMS, *PRINTED) for path in re.findall(r"(?:tests|benchmarks)/[\w./]+", item.command)}
+    assert named and not [path for path in sorted(named) if not Path(path).exists()]
 
 
 def test_figures_are_told_from_names_settings_and_code() -> None:

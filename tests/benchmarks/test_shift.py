@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.shift import Line, correlations, first_of, summary, table
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.analysis.store.states import States
 from tests.analysis.shift.planted import CONCEPTS, planted_shift
 

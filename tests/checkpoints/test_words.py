@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 import mmlens as mm
 from mmlens.analysis.metrics import readings
-from mmlens.analysis.nouns import caption_words
+from mmlens.analysis.nouns.caption_nouns import caption_words
 from mmlens.core.errors import InputError
 from mmlens.inputs.words import word_occurrences
 from mmlens.models.generation import GenerationTrace

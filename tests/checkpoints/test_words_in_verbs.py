@@ -7,7 +7,7 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.metrics import log_probability, measure
-from mmlens.analysis.nouns import caption_words
+from mmlens.analysis.nouns.caption_nouns import caption_words
 from mmlens.core.errors import InputError
 from mmlens.core.units import Neuron
 from mmlens.models.hooked import HookedMultimodal

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mmlens.analysis.attention.looks import AttentionLooks
 from mmlens.analysis.attribution.compare import agreement
 from mmlens.analysis.attribution_graphs.check import GraphCheck
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
@@ -28,11 +29,10 @@ from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.latent_lens import ContextualIndex, LatentReading, LatentWord
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
-from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.mitigation.result import MitigationReport
 from mmlens.analysis.neurons.captions import CaptionNeurons
-from mmlens.analysis.nouns import CaptionWord
-from mmlens.analysis.paths import PathSweep
+from mmlens.analysis.nouns.caption_nouns import CaptionWord
+from mmlens.analysis.patching.paths import PathSweep
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
 from mmlens.analysis.steering.learned import LearnedPredictor

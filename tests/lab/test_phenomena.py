@@ -14,8 +14,8 @@ import torch
 
 import mmlens as mm
 from mmlens import lab
-from mmlens.analysis.samples import Sample
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.samples.sample import Sample
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.lab.phenomena import card as cards
 from mmlens.lab.phenomena.answers import answers

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmlens.analysis.attribution.compare import Agreement, agreement
 from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
-from mmlens.analysis.edit_outcome import EditCase, EditFacts, EditReport
+from mmlens.analysis.edits.outcome import EditCase, EditFacts, EditReport
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
 from mmlens.analysis.features.row_quality import RowQuality
@@ -21,7 +21,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
 from mmlens.core.units import Feature

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, LinearRun, past_features, rows_of
 from mmlens.analysis.attribution_graphs.structure import Cut
 from mmlens.analysis.features.dictionary import SparseDictionary
-from mmlens.analysis.rounding import off_by_rounding
+from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 
 

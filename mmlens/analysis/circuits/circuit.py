@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.circuits.selection import Ranking, grown, strengths, strongest
-from mmlens.analysis.significance import Correction, sign_flip_p
+from mmlens.analysis.statistics.significance import Correction, sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, NonNegative, PathLike, Seed

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from mmlens.analysis.circuits.ratios import Functional, ratio_interval
 from mmlens.analysis.circuits.selection import Ranking
-from mmlens.analysis.statistics import Interval, Standing, draws_interval, standing
+from mmlens.analysis.statistics.intervals import Interval, Standing, draws_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike

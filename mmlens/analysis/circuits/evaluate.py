@@ -33,7 +33,7 @@ from mmlens.analysis.circuits.judging import judged_identity, measured, require_
 from mmlens.analysis.circuits.pairs import PairsLike
 from mmlens.analysis.circuits.random_circuits import random_circuit
 from mmlens.analysis.metrics import MetricLike, metric_name
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError

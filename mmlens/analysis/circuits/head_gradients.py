@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.analysis.rounding import off_by_rounding
+from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.architectures.modules import find_module
 from mmlens.architectures.tensor_parallel import is_part
 from mmlens.models.decoder import attention_of

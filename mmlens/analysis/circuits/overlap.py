@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.random_circuits import random_circuit
-from mmlens.analysis.statistics import Interval, Standing, draws_interval, standing
+from mmlens.analysis.statistics.intervals import Interval, Standing, draws_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import CountOrZero, PathLike, Seed

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import t
 
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 
 _RESAMPLES, _FEW = 2_000, 5
 #: From ratios `[draw size]` to a number of each draw and its derivative by the ratios, `[draw]` and `[draw size]`.

@@ -28,7 +28,7 @@ from mmlens.analysis.circuits.node_runs import node_hooks
 from mmlens.analysis.circuits.wiring import Wiring, wiring_of
 from mmlens.analysis.circuits.writing import Writing, dropped_rows, fitted, require_sums
 from mmlens.analysis.metrics import Metric, MetricFunction, MetricReading, readings
-from mmlens.analysis.rounding import off_by_rounding
+from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.core.names import into_product
 from mmlens.hooks.branch_inputs import KINDS, Reading, SplitReading

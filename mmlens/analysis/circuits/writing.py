@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader
 from mmlens.analysis.circuits.groups import group_masks
-from mmlens.analysis.rounding import off_by_rounding
+from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
 from mmlens.hooks.attachment import AtSite, Factored

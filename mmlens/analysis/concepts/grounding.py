@@ -10,7 +10,7 @@ from PIL import Image
 from mmlens.analysis.concepts.bank import By, ConceptBank, word_overlap
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
-from mmlens.analysis.samples import Dataset, Sample, as_samples, batches
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Count, Text

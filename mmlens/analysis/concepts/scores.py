@@ -13,9 +13,9 @@ from mmlens.analysis.concepts.grounding import find_samples
 from mmlens.analysis.concepts.random_words import random_words
 from mmlens.analysis.concepts.words import Keep, concept_words
 from mmlens.analysis.properties.scorers import Scorer
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.scores.similarity import best_scores, texts_known
-from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.statistics.intervals import Interval, mean_interval, paired_difference
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed, Text

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Data
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.registry import Method, Registry
 from mmlens.models.hooked import HookedMultimodal
 

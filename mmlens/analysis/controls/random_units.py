@@ -9,8 +9,8 @@ from typing import overload
 import torch
 
 from mmlens.analysis.controls.matches import MATCHES, Match
-from mmlens.analysis.samples import Data
-from mmlens.analysis.statistics import Interval, draws_interval
+from mmlens.analysis.samples.sample import Data
+from mmlens.analysis.statistics.intervals import Interval, draws_interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed

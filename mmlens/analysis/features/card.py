@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.data_chunks import chunks_of
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.row_quality import RowQuality, RowSums
-from mmlens.analysis.samples import Data
+from mmlens.analysis.samples.chunks import chunks_of
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text

@@ -18,12 +18,12 @@ from itertools import chain
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.data_chunks import chunks_of
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.scores import FeatureScores
 from mmlens.analysis.neurons.differentiation import SummedRows, differentiable, target_logits
 from mmlens.analysis.neurons.token_targets import TokenTargets, token_text, tokens_of, word_targets
-from mmlens.analysis.samples import Data
+from mmlens.analysis.samples.chunks import chunks_of
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd

@@ -11,12 +11,12 @@ from heapq import nlargest
 import torch
 
 from mmlens.analysis.controls.random_units import random_units
-from mmlens.analysis.data_chunks import chunks_of
 from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
 from mmlens.analysis.features.words import feature_words, site_of
 from mmlens.analysis.neurons.maps import activation_maps
-from mmlens.analysis.samples import Dataset, Sample, as_samples
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.samples.chunks import chunks_of
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.analysis.steering.answers import answers
 from mmlens.core.answer_text import words_of
 from mmlens.core.contract import checked

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.contract import checked_result
 from mmlens.core.units import Unit
 from mmlens.core.view import Viewable

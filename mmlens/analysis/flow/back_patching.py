@@ -15,7 +15,7 @@ import torch
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.metrics.measure import measure
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.metrics.measure import measure
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.samples.sample import Dataset, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, Distinct, Index, Seed
@@ -28,7 +28,7 @@ def mean_image_row(
 
     Args:
         model: the hooked model.
-        dataset: pictures; see `mmlens.analysis.samples.Dataset`.
+        dataset: pictures; see `mmlens.analysis.samples.sample.Dataset`.
         at: the hook point.
         batch_size: samples at a time.
         progress: show a progress bar.

@@ -6,11 +6,11 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.attention_map import language_patterns
+from mmlens.analysis.attention.shares import language_patterns
 from mmlens.analysis.heads.method import HeadMethod
 from mmlens.analysis.heads.methods import HeadMethodChoice
 from mmlens.analysis.heads.ranking import HeadRanking
-from mmlens.analysis.samples import Data, batches
+from mmlens.analysis.samples.sample import Data, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Several

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 import torch
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
 from mmlens.core.registry import Method, Registry

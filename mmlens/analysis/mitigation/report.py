@@ -11,7 +11,7 @@ import torch
 from mmlens.analysis.mitigation.method import Force, MitigationChoices, MitigationMethod
 from mmlens.analysis.mitigation.result import MitigationReport, TaskScores
 from mmlens.analysis.mitigation.tasks import TASKS, FurtherScore, Scoring, Tasks
-from mmlens.analysis.samples import Sample, as_samples, batches
+from mmlens.analysis.samples.sample import Sample, as_samples, batches
 from mmlens.analysis.scores.objects import COCO_WORDS, ObjectWords
 from mmlens.analysis.scores.pope import PopeRule
 from mmlens.analysis.scores.safety import Judge

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmlens.analysis.scores.score import Difference, Score
-from mmlens.analysis.significance import corrected
+from mmlens.analysis.statistics.significance import corrected
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.scores.chair import chair
 from mmlens.analysis.scores.cider import cider_d
 from mmlens.analysis.scores.objects import ObjectWords

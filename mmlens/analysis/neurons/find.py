@@ -15,12 +15,12 @@ from itertools import chain
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
 from mmlens.analysis.neurons.token_targets import score_targets, token_text, tokens_of, word_targets
-from mmlens.analysis.samples import Data
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError

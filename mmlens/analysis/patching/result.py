@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.metrics import unit_of
-from mmlens.analysis.significance import Correction, sign_flip_p
-from mmlens.analysis.statistics import mean_bounds
+from mmlens.analysis.statistics.intervals import mean_bounds
+from mmlens.analysis.statistics.significance import Correction, sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.identity import joint_identity

@@ -18,7 +18,7 @@ from mmlens.analysis.neurons.methods.random_scores import Random
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.measurements import ControlKind, Quantity, Value, control_name
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several, With
 from mmlens.core.unit_sets import Units

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice, counts
 from mmlens.analysis.properties.likelihood import CaptionRun, Likelihood, caption_likelihood
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.run import run
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, NonNegative, Seed, Several
@@ -159,7 +159,7 @@ def causal_effect(
 
     Args:
         model: the hooked model.
-        dataset: samples; see `mmlens.analysis.samples`.
+        dataset: samples; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         ways: `"zero"` and `"mean"` set the neurons to a constant at every position; `"noise"` adds `sigma * N(0, I)` to the

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import (
     Case,
     MethodChoice,
@@ -20,7 +20,7 @@ from mmlens.analysis.properties.likelihood import CaptionRun
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed, Several
 from mmlens.models.hooked import WritingModel
@@ -117,7 +117,7 @@ def cross_modality(
 
     Args:
         model: the hooked model.
-        dataset: samples with pictures and `writing`; see `mmlens.analysis.samples`.
+        dataset: samples with pictures and `writing`; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         nouns: as for `mm.neurons.caption_nouns`.

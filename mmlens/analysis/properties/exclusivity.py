@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import MethodChoice, NeuronChoice, NounNeurons
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Fraction, Several
@@ -178,7 +178,7 @@ def noun_exclusivity(
 
     Args:
         model: the hooked model.
-        dataset: samples, several with the same nouns; see `mmlens.analysis.samples`.
+        dataset: samples, several with the same nouns; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen.
         k: how many of each noun; NAM took 500 of several hundred thousand.
         pictures: nouns said of fewer pictures are left out.

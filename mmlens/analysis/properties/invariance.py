@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import (
     Case,
     MethodChoice,
@@ -22,7 +22,7 @@ from mmlens.analysis.properties.cases import (
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed, Several
 from mmlens.core.unit_sets import Units
@@ -193,7 +193,7 @@ def region_invariance(
 
     Args:
         model: the hooked model.
-        dataset: samples with pictures; see `mmlens.analysis.samples`.
+        dataset: samples with pictures; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         nouns: as for `mm.neurons.caption_nouns`.
@@ -241,7 +241,7 @@ def image_invariance(
 
     Args:
         model: the hooked model.
-        dataset: samples, several with the same nouns; see `mmlens.analysis.samples`.
+        dataset: samples, several with the same nouns; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons; several for a curve.
         together: how many pictures have to share a neuron in the variant over all.

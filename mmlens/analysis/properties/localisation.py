@@ -8,12 +8,12 @@ from jaxtyping import Bool
 
 from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Percentile, Seed, Several
 from mmlens.models.hooked import WritingModel
@@ -134,7 +134,7 @@ def localisation(
 
     Args:
         model: the hooked model.
-        dataset: samples with `regions`; see `mmlens.analysis.samples`.
+        dataset: samples with `regions`; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons are averaged.
         percentile: the map's mask are the pixels above it.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from mmlens.analysis.statistics import Interval, Standing, as_rates, draws_interval, mean_interval, standing
+from mmlens.analysis.statistics.intervals import Interval, Standing, as_rates, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import torch
 
-from mmlens.analysis.nouns import Nouns, nouns_said
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.nouns.caption_nouns import Nouns, nouns_said
+from mmlens.analysis.samples.sample import Sample
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -90,7 +90,7 @@ def noun_occurrences(
         number: its place in the dataset.
 
     Example:
-        >>> from mmlens.analysis.samples import as_samples
+        >>> from mmlens.analysis.samples.sample import as_samples
         >>> settings = CaptionSettings([thing.shape for thing in scene.objects])
         >>> occurrences = noun_occurrences(model, next(as_samples([scene])), settings)
         >>> all(occurrence.token == occurrence.caption_tokens[occurrence.step] for occurrence in occurrences)

@@ -6,9 +6,9 @@ from itertools import chain, islice
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.means import point_means
+from mmlens.analysis.controls.unit_means import point_means
 from mmlens.analysis.neurons.points import neuron_layers
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import MethodChoice, NeuronChoice, Overall, Property
 from mmlens.analysis.properties.causal import Causal, Way
 from mmlens.analysis.properties.cross_modality import CrossModality
@@ -20,7 +20,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, NonNegative, PathLike, Seed, Several
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -55,7 +55,7 @@ def neuron_report(
     Args:
         model: the hooked model.
         dataset: read once, in order. Localisation needs samples with `regions`, cross-modality with `writing`; what a
-            dataset does not bring is left out. See `mmlens.analysis.samples`.
+            dataset does not bring is left out. See `mmlens.analysis.samples.sample`.
         methods: methods of `mm.find_neurons`; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons of each noun.
         ways, sigma: what is done to neurons to see their effect, as for `causal_effect`.

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.properties.cases import NeuronChoice, NounNeurons, Overall, Property, UnmeasurableError, case_of
 from mmlens.analysis.properties.measurements import Measurements, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.unit_sets import Units
@@ -167,7 +167,7 @@ def _joined(
     if not values:
         raise InputError(
             "Nothing could be measured: samples must bring what a measure compares with (regions for localisation, a writing "
-            "for cross-modality, several pictures of a noun for invariance); see mmlens.analysis.samples.Sample."
+            "for cross-modality, several pictures of a noun for invariance); see mmlens.analysis.samples.sample.Sample."
         )
     skipped = {name: why for part in parts for name, why in part.skipped.items()}
     quantities = [quantity for item in measures for quantity in item.quantities]

@@ -7,13 +7,13 @@ from functools import cache, partial
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods.weights import Weights
 from mmlens.analysis.neurons.words import row_logits
-from mmlens.analysis.nouns import Nouns
+from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
 from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Seed
@@ -120,7 +120,7 @@ def sensitivity(
 
     Args:
         model: the hooked model.
-        dataset: samples; see `mmlens.analysis.samples`.
+        dataset: samples; see `mmlens.analysis.samples.sample`.
         methods: how neurons are chosen; `"random"` adds random neurons beside each: of the same layers, and as active too.
         k: how many neurons.
         words: how many words of each.

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from PIL import Image
 
-from mmlens.analysis.dataset_items import texts_of
 from mmlens.analysis.readers.json_records import json_lines
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
 from mmlens.analysis.readers.questions import PLAIN, Template, worded
 from mmlens.analysis.readers.sample_set import SampleSet
-from mmlens.analysis.samples import DEFAULT_PROMPT, Sample
+from mmlens.analysis.samples.items import texts_of
+from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, PathLike

@@ -13,7 +13,7 @@ from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolde
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
 from mmlens.analysis.readers.visual_genome import box_of
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike

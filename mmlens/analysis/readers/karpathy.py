@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from mmlens.analysis.readers.json_records import field, json_records, lacking
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
-from mmlens.analysis.samples import DEFAULT_PROMPT, Sample
+from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, SeveralDistinct, Text

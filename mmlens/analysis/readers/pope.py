@@ -12,7 +12,7 @@ from mmlens.analysis.readers.json_records import field, json_lines
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, SeveralDistinct

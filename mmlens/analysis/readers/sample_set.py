@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed, Text

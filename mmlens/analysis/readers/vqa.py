@@ -13,7 +13,7 @@ from mmlens.analysis.readers.json_records import field, json_records, lacking
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, require_partners, worded
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike

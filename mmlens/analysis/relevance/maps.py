@@ -6,13 +6,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from mmlens.analysis.attention_map import Looking, pictures_of, shares_by_entry
+from mmlens.analysis.attention.shares import Looking, pictures_of, shares_by_entry
 from mmlens.analysis.attribution.gradients import gradients_at, require_gradient
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.metrics import readings
 from mmlens.analysis.relevance.method import RelevanceMethod
 from mmlens.analysis.relevance.methods import RelevanceChoice
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError

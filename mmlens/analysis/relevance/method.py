@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.attention_map import Looking, pattern_points
+from mmlens.analysis.attention.shares import Looking, pattern_points
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry

@@ -8,7 +8,7 @@ where the published code parts texts into single and double words.
 
 from collections.abc import Sequence
 
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.scores.objects import COCO_WORDS, ObjectWords
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.contract import checked
@@ -31,7 +31,7 @@ def chair(dataset: Dataset, captions: Sequence[str], *, words: ObjectWords = COC
         InputError: for another number of captions, or pictures of which nothing is known.
 
     Example:
-        >>> from mmlens.analysis.samples import Sample
+        >>> from mmlens.analysis.samples.sample import Sample
         >>> pictures = [Sample((), "describe", references=("a dog",)), Sample((), "describe", references=("a cat",))]
         >>> table = chair(pictures, ["a dog and a frisbee and a dog", "a cat"])
         >>> table["CHAIR-i"].value, table["CHAIR-s"].value

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmlens.analysis.samples import Dataset, as_samples
+from mmlens.analysis.samples.sample import Dataset, as_samples
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -66,7 +66,7 @@ def cider_d(
 
     Example:
         >>> people = [("a dog runs on grass", "a brown dog on the grass"), ("two cats sleep on a sofa", "cats on a couch")]
-        >>> from mmlens.analysis.samples import Sample
+        >>> from mmlens.analysis.samples.sample import Sample
         >>> pictures = [Sample((), "describe", references=texts) for texts in people]
         >>> round(cider_d(pictures, ["a dog on the grass", "two cats sleep on a sofa"])["CIDEr-D"].value, 4)
         4.9894

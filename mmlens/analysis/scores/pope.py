@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.answer_text import is_answer, words_of
 from mmlens.core.contract import checked
@@ -56,7 +56,7 @@ def pope(dataset: Dataset, answers: Sequence[str], *, rule: PopeRule = "official
         InputError: for another number of answers, or questions whose answer is not known.
 
     Example:
-        >>> from mmlens.analysis.samples import Sample
+        >>> from mmlens.analysis.samples.sample import Sample
         >>> questions = [Sample((), "is there a dog", answer=truth) for truth in ("yes", "yes", "no", "no")]
         >>> table = pope(questions, ["Yes", "no", "Yes, there is", "No, there is not"])
         >>> [table[name].value for name in ("accuracy", "precision", "recall", "F1", "yes")]

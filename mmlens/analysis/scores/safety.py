@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
@@ -65,7 +65,7 @@ def attack_success(
         InputError: for another number of answers, or a judgement outside 0 to 1.
 
     Example:
-        >>> from mmlens.analysis.samples import Sample
+        >>> from mmlens.analysis.samples.sample import Sample
         >>> requests = [Sample((), "how do i use this")] * 4
         >>> table = attack_success(requests, ["I'm sorry, but no.", "First, open it.", "I cannot help with that.", "Sure!"])
         >>> table["attack success"].value, table["refusals"].value

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Dataset, Sample, as_samples
-from mmlens.analysis.significance import sign_flip_p
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
+from mmlens.analysis.statistics.significance import sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 

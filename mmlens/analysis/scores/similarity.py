@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmlens.analysis.properties.scorers import Scorer
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -141,7 +141,7 @@ def vqa_accuracy(
         InputError: for another number of answers, a question without references, or a type that no question has.
 
     Example:
-        >>> from mmlens.analysis.samples import Sample
+        >>> from mmlens.analysis.samples.sample import Sample
         >>> questions = [Sample((), "is it red", references=("yes",) * 3 + ("no",) * 7, types={"answer_type": "yes/no"})]
         >>> vqa_accuracy(questions, ["yes"])["accuracy, yes/no"].value.__round__(2)
         0.9

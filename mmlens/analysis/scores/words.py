@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
 from mmlens.analysis.scores.score import Run, ScoreTable
 from mmlens.analysis.scores.vqa import normalised
 from mmlens.core.answer_text import normalised as bare

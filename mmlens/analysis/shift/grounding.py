@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmlens.analysis.concepts.grounding import samples_by_key
 from mmlens.analysis.concepts.words import Keep, direction_words
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.core.contract import checked, checked_result

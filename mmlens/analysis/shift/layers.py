@@ -16,8 +16,8 @@ from mmlens.analysis.concepts.methods import ConceptChoice
 from mmlens.analysis.shift.pairing import Pairs
 from mmlens.analysis.shift.result import ConceptShift, Control, Quantity
 from mmlens.analysis.shift.shift import concept_shift
-from mmlens.analysis.significance import corrected, sign_flip_p
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
+from mmlens.analysis.statistics.significance import corrected, sign_flip_p
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError

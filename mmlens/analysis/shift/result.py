@@ -9,7 +9,7 @@ from scipy.stats import pearsonr
 
 from mmlens.analysis.shift.fates import Fate
 from mmlens.analysis.shift.measures import share_of
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, PathLike, Seed

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several, Text

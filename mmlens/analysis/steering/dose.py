@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
 from mmlens.analysis.metrics.metric import Measure
 from mmlens.analysis.patching.filling import Place, fill
-from mmlens.analysis.samples import Data, as_samples
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples.sample import Data, as_samples
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.core.checkpoint import Checkpoint
@@ -59,7 +59,7 @@ def dose_curve(
 
     Args:
         model: the hooked model.
-        data: a prepared batch, or a dataset (see `mmlens.analysis.samples.Dataset`).
+        data: a prepared batch, or a dataset (see `mmlens.analysis.samples.sample.Dataset`).
         vectors: one vector, or one per layer, each made from the states of its own.
         alphas: strengths.
         metric: of `mm.metrics`, or any function of logits `[batch vocab]` at the predicting position to `[batch]`. With a

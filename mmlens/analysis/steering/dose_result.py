@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.metrics import unit_of
-from mmlens.analysis.significance import sign_flip_p
-from mmlens.analysis.statistics import Interval, as_rates, mean_interval, paired_difference
+from mmlens.analysis.statistics.intervals import Interval, as_rates, mean_interval, paired_difference
+from mmlens.analysis.statistics.significance import sign_flip_p
 from mmlens.analysis.steering.controls import ControlKind, word_verdict
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError

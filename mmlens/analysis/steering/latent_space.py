@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from PIL import Image
 
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.samples.sample import Dataset, batches
 from mmlens.analysis.steering.direction import DirectionChoice, DirectionMethod
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -81,7 +81,7 @@ def blank_patch_vectors(
 
     Args:
         model: the hooked model.
-        dataset: pictures of one size; see `mmlens.analysis.samples.Dataset`.
+        dataset: pictures of one size; see `mmlens.analysis.samples.sample.Dataset`.
         at: hook points of the tower, one row per patch: `"vision.blocks.*.hook_resid_post"`.
         blank: share of the patches that get the picture's mean colour.
         draws: how often, of each picture.

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts
 from mmlens.core.registry import Method, Registry

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmlens.analysis.statistics import Interval, mean_interval, paired_difference
+from mmlens.analysis.statistics.intervals import Interval, mean_interval, paired_difference
 from mmlens.analysis.steering.controls import ControlKind, word_verdict
 from mmlens.core.answer_text import normalised, says, words_of
 from mmlens.core.contract import checked, checked_result

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Dataset, Sample, batches
+from mmlens.analysis.samples.sample import Dataset, Sample, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
@@ -50,7 +50,7 @@ def contrastive_vectors(
 
     Args:
         model: the hooked model.
-        dataset: see `mmlens.analysis.samples.Dataset`.
+        dataset: see `mmlens.analysis.samples.sample.Dataset`.
         positive: what follows the prompt where the model should go: a text, one per sample, or a function of the sample.
         negative: what follows it where it should not.
         at: hook points of the language model.
@@ -103,7 +103,7 @@ def visual_vectors(
 
     Args:
         model: the hooked model.
-        dataset: see `mmlens.analysis.samples.Dataset`.
+        dataset: see `mmlens.analysis.samples.sample.Dataset`.
         at: hook points of the language model.
         batch_size: samples at a time.
         progress: show a progress bar.

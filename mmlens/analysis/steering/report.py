@@ -6,8 +6,8 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
-from mmlens.analysis.data_chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples import Dataset, Sample
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
+from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights, word_weights
 from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport

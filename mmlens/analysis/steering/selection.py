@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 
-from mmlens.analysis.samples import Dataset
+from mmlens.analysis.samples.sample import Dataset
 from mmlens.analysis.steering.method import Selection, Validation
 from mmlens.analysis.steering.methods import SELECTION_METHODS, SelectionChoice
 from mmlens.core.contract import checked
@@ -38,7 +38,7 @@ def select_vectors(
         model: the hooked model.
         vectors: by key: vectors, e.g. the fine ones of a bank, which act as `mm.Steer(vector)`; or interventions that say
             where they act: `{pair: mm.Steer(vector, positions="prompt") for pair, vector in vectors.items()}`.
-        dataset: the validation set of `"effect"`; see `mmlens.analysis.samples.Dataset`.
+        dataset: the validation set of `"effect"`; see `mmlens.analysis.samples.sample.Dataset`.
         method: `"effect"`, the gap rule; or settings: `mm.steering.Effect(n_targets=2)`, `mm.steering.Proximity(reference)`.
             docs/methods.md lists them.
         k: how many are chosen at most.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
 from mmlens.analysis.steering.direction import DirectionChoice, DirectionMethod
 from mmlens.analysis.steering.directions.mean_difference import MeanDifference
 from mmlens.analysis.store.collect import collect
@@ -131,7 +131,7 @@ def contrastive_vector(
 
     Args:
         model: the hooked model.
-        dataset: see `mmlens.analysis.samples.Dataset`; each sample is asked both prompts in the place of its own.
+        dataset: see `mmlens.analysis.samples.sample.Dataset`; each sample is asked both prompts in the place of its own.
         positive: the prompt that leads where the model should go.
         negative: the prompt that leads away from it.
         at: the hook point.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.rules import CollectedBatch, contrasted, picked
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule as PositionRule

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from mmlens.analysis.nouns import WORD, CaptionWord, caption_words
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.nouns.caption_nouns import WORD, CaptionWord, caption_words
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.rules import CollectedBatch, contrasted, picked
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError

@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 import torch
 
-from mmlens.analysis.samples import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
+from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions, Generated
 from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.analysis.store.collection_config import CollectionConfig
@@ -76,7 +76,7 @@ def collect(
 
     Args:
         model: the hooked model.
-        dataset: see `mmlens.analysis.samples.Dataset`; read once, in order, a batch in memory at a time.
+        dataset: see `mmlens.analysis.samples.sample.Dataset`; read once, in order, a batch in memory at a time.
         at: hook points, several at once.
         token: a word, or several; words of the caption are compared whole, in lower case. "traffic light" is two in a row.
         positions: see above.

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.hooks.nodes import Selection

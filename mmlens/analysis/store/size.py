@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mmlens.analysis.samples import Dataset, batches
+from mmlens.analysis.samples.sample import Dataset, batches
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions
 from mmlens.analysis.store.rules import CollectedBatch, CollectionRule
 from mmlens.core.errors import InputError, MMLensError

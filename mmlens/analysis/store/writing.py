@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.folder import StoreFolder
 from mmlens.analysis.store.rules import CollectedBatch
 from mmlens.analysis.store.shard import MemoryShard, Record

@@ -11,7 +11,7 @@ from PIL import Image
 from mmlens.analysis.controls.random_units import RandomUnits
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.nouns import CaptionWord
+from mmlens.analysis.nouns.caption_nouns import CaptionWord
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.core.unit_sets import Units
 

@@ -26,7 +26,7 @@ from mmlens.analysis.neurons.maps import activation_maps
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.points import ActivationPoint
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.nouns import CaptionWord, Nouns, caption_nouns
+from mmlens.analysis.nouns.caption_nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.tour.noun_card import CounterfactualTwin, NounCard, fitting

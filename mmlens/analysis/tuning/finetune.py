@@ -15,8 +15,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from tqdm.auto import tqdm
 
-from mmlens.analysis.data_chunks import DataChunk
-from mmlens.analysis.samples import Dataset, Sample, as_samples
+from mmlens.analysis.samples.chunks import DataChunk
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
 from mmlens.analysis.tuning.tune import RECORD, Tune, require_bare
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked

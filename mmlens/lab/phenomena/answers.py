@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, median_interval
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.subject import Subject

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 
 import mmlens as mm
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.answer_text import is_answer
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.subject import Subject

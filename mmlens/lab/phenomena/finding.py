@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.errors import InputError
 
 _FEWEST = 4

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 import mmlens as mm
-from mmlens.analysis.samples import Sample
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.samples.sample import Sample
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.rules import Positions
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.patches import background

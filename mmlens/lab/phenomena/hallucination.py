@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.answer_text import is_answer, says
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes
 from mmlens.lab.phenomena.subject import Subject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, absent
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import Case

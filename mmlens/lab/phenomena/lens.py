@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import mmlens as mm
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
 from mmlens.lab.phenomena.patches import background, sources, things
 from mmlens.lab.phenomena.subject import Subject

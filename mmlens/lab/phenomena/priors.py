@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.answer_text import is_answer
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.subject import Subject

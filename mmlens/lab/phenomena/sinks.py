@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
 from mmlens.lab.phenomena.subject import Subject
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from mmlens.analysis.metrics import log_probability, measure
-from mmlens.analysis.samples import Sample, batches
+from mmlens.analysis.samples.sample import Sample, batches
 from mmlens.core.answer_text import is_answer
 from mmlens.core.errors import InputError
 from mmlens.core.names import nearest_hint

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmlens.analysis.samples import Sample
-from mmlens.analysis.statistics import Interval, mean_interval
+from mmlens.analysis.samples.sample import Sample
+from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.subject import Subject

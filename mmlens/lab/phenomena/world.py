@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.lab.world import SceneObject
 
 

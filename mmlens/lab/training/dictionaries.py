@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from mmlens.analysis.features.training.mlp_inputs import mlp_inputs
 from mmlens.analysis.features.training.train import train_sae
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.store import ActivationStore
 from mmlens.lab.checkpoints import WEIGHTS

@@ -14,7 +14,7 @@ from mmlens.analysis.properties.layers import LayerShares
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import AMONG, Sensitivity
-from mmlens.analysis.statistics import Interval
+from mmlens.analysis.statistics.intervals import Interval
 from mmlens.lab.scenery import Scene
 from mmlens.lab.world import NOUNS
 

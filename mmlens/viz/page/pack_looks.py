@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from mmlens.analysis.looks import AttentionLooks
+from mmlens.analysis.attention.looks import AttentionLooks
 from mmlens.viz.page.boxes import numbers, require_picture_of
 from mmlens.viz.page.pack import Axis, Pack, PackArray
 from mmlens.viz.words import shown

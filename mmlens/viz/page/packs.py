@@ -5,11 +5,11 @@ from typing import Any
 
 from PIL import Image
 
+from mmlens.analysis.attention.looks import AttentionLooks
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
 from mmlens.analysis.features.page_result import FeaturePage
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
-from mmlens.analysis.looks import AttentionLooks
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.viz.page.pack import Pack

@@ -12,7 +12,7 @@ import mmlens as mm
 from mmlens.analysis.circuits.curve import SIZES
 from mmlens.analysis.circuits.curve_result import CircuitCurve
 from mmlens.analysis.circuits.ratios import ratio_interval
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.errors import InputError
 from tests.analysis.circuits.conftest import METRIC, other_pictures, planted_pair
 from tests.analysis.conftest import Wrapped

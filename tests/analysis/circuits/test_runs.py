@@ -8,7 +8,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.runs import Pair, pairs_of
-from mmlens.analysis.paths import path_patch
+from mmlens.analysis.patching.paths import path_patch
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head
 from tests.analysis.circuits.conftest import GROUPS, METRIC, MakePair

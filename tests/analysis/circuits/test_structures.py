@@ -18,7 +18,7 @@ from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.methods.eap import EAP
 from mmlens.analysis.circuits.runs import Pair, pairs_of
-from mmlens.analysis.paths import path_patch
+from mmlens.analysis.patching.paths import path_patch
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head

@@ -17,7 +17,7 @@ from mmlens.analysis.concepts.methods.semi_nmf import SemiNMF
 from mmlens.analysis.concepts.random_words import random_words
 from mmlens.analysis.concepts.scores import concept_specificity, score_grounding
 from mmlens.analysis.concepts.words import concept_words, is_content_word
-from mmlens.analysis.samples import as_samples
+from mmlens.analysis.samples.sample import as_samples
 from mmlens.analysis.store.collect import collect
 from mmlens.analysis.store.states import States
 from mmlens.analysis.store.store import ActivationStore

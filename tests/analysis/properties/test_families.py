@@ -18,7 +18,7 @@ from mmlens.analysis.properties.invariance import PermuteImage
 from mmlens.analysis.properties.likelihood import caption_likelihood
 from mmlens.analysis.properties.localisation import energy_inside, points_at
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import NoPlaceError, UnsupportedModelError
 from mmlens.core.results import TensorKind
 from mmlens.interventions.ablation import Ablate

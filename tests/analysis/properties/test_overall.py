@@ -13,7 +13,7 @@ from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance
 from mmlens.analysis.properties.layers import LayerShares
 from mmlens.analysis.properties.measurements import Value, control_name
-from mmlens.analysis.samples import as_samples
+from mmlens.analysis.samples.sample import as_samples
 
 
 def neurons(*places: tuple[int, int]) -> mm.Units:

@@ -18,7 +18,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOcc
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.unit_sets import Units
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.properties import causal_effect, localisation, neuron_report, sensitivity

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import mmlens as mm
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.scores.objects import ObjectWords
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.scores.vqa import normalised, vqa_accuracy, vqa_score
 from mmlens.core.errors import InputError
 

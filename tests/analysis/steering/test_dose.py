@@ -9,7 +9,7 @@ import torch
 from mmlens import lab
 from mmlens.analysis import metrics
 from mmlens.analysis.concepts.extract import extract_concepts
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.steering.dose import dose_curve
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.gates import ActiveConcept

@@ -3,7 +3,7 @@
 import pytest
 
 import mmlens as mm
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 
 AT = "blocks.5.hook_resid_post"
 

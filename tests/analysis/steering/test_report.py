@@ -10,7 +10,7 @@ from PIL import Image
 
 import mmlens as mm
 from mmlens import lab
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.scores.vqa import vqa_score
 from mmlens.analysis.steering.controls import StateDraws, token_weights, unembedding_difference, word_direction
 from mmlens.analysis.steering.outcome import SteeringReport, diversity
@@ -300,7 +300,7 @@ def test_no_more_pictures_are_in_memory_than_a_batch_has(
         peak = max(peak, sum(ref() is not None for ref in live))
         return image
 
-    monkeypatch.setattr("mmlens.analysis.samples.load_image", read)
+    monkeypatch.setattr("mmlens.analysis.samples.sample.load_image", read)
     files = [tmp_path / "report.ck", None]
     reports = [
         steering_report(

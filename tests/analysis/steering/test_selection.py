@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmlens import lab
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.steering.method import Selection
 from mmlens.analysis.steering.methods import SELECTION_METHODS, SelectionMethod
 from mmlens.analysis.steering.methods.effect import Effect, EffectSelection, gap_rule

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.core.errors import InputError
 from mmlens.models.generation import GenerationTrace
-from tests.analysis.test_nouns import pieces_tokenizer
+from tests.analysis.nouns.test_caption_nouns import pieces_tokenizer
 
 
 def speaker(*texts: str) -> SimpleNamespace:

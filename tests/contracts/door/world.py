@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import mmlens as mm
-from mmlens.analysis.statistics import mean_interval
+from mmlens.analysis.statistics.intervals import mean_interval
 from tests.analysis.readers import published
 from tests.viz import made
 

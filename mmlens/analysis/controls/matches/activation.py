@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.controls.match import MATCHES, Match
-from mmlens.analysis.means import point_means, unit_sizes
-from mmlens.analysis.samples import Data
+from mmlens.analysis.controls.unit_means import point_means, unit_sizes
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.kinds import Count
 from mmlens.core.rules import Positions
 from mmlens.models.hooked import HookedMultimodal

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.controls.match import MATCHES, Match
-from mmlens.analysis.samples import Data
+from mmlens.analysis.samples.sample import Data
 from mmlens.core.kinds import Count
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.weight_rows import write_norms

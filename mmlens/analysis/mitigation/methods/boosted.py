@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import CountOrZero, NonNegative
 from mmlens.inputs.batch import MultimodalBatch

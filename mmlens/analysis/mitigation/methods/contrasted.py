@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.core.kinds import Accepts
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import ContrastMethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
-from mmlens.analysis.samples import Sample
+from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.steering.per_sample import visual_vectors
 from mmlens.core.kinds import Accepts
 from mmlens.core.rules import Positions

@@ -10,7 +10,7 @@ from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.projection import projections, readable_mlps, stack_layers
 from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide, written_directions
-from mmlens.analysis.rounding import off_by_rounding
+from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.core.names import part_prefix
 from mmlens.models.direct_path import branch_end

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.attention_map import Looking
+from mmlens.analysis.attention.shares import Looking
 from mmlens.analysis.relevance.method import RELEVANCE_METHODS, RelevanceMethod
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mmlens.analysis.samples import batches
+from mmlens.analysis.samples.sample import batches
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.method import SELECTION_METHODS, Selection, SelectionMethod, Validation
 from mmlens.core.errors import InputError

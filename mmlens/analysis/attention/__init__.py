@@ -1,0 +1,1 @@
+"""Where attention looks, as maps of pictures and as shares of tokens."""

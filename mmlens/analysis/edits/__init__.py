@@ -1,0 +1,1 @@
+"""What an edit changed, beside controls."""

@@ -1,0 +1,1 @@
+"""What a dataset is: its samples, and how runs go through them."""

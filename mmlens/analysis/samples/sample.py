@@ -1,0 +1,301 @@
+"""A dataset, as every analysis takes one: samples with a picture, a prompt, and what is known to be true of them."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import islice
+from typing import Annotated, Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mmlens.analysis.samples.items import read_item
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import Accepts, Must, Text, With
+from mmlens.core.rules import Box
+from mmlens.core.wording import is_array, is_tensor, short
+from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
+from mmlens.inputs.images import Picture, load_image
+from mmlens.models.hooked import HookedMultimodal
+
+DEFAULT_PROMPT = "describe the image"
+
+#: What analyses take as a dataset: lab scenes; `Sample`s; mappings with "image" and perhaps "question", "answer", "id",
+#: "caption" (see `mmlens.analysis.samples.items`), as Hugging Face `datasets` give them; pairs (picture, prompt); or bare
+#: pictures. Read once, in order, and only as needed.
+Dataset: TypeAlias = Annotated[
+    Iterable[Any],
+    Accepts(object),
+    Must(
+        "an iterable of samples (scenes, mm.Sample, mappings with 'image', pairs of picture and prompt, pictures); put a single "
+        "one into a list",
+        lambda value: _is_dataset(value) or _is_tensors(value),
+        instead=True,
+    ),
+    With(lambda arguments, value, name: _with_samples(value, name)),
+]
+
+
+#: What some analyses take in place of a dataset: a prepared batch, or raw tensors, of which one is made.
+Data: TypeAlias = Annotated[
+    MultimodalBatch | Iterable[Any],
+    Accepts(object),
+    Must(
+        "a batch from model.prepare(...), or an iterable of samples",
+        lambda value: _is_dataset(value) or _is_tensors(value),
+        instead=True,
+    ),
+    With(lambda arguments, value, name: _as_data(arguments["model"], value, name)),
+]
+
+
+def _as_data(model: HookedMultimodal, value: Any, name: str) -> Any:
+    """A batch, or the dataset."""
+    if isinstance(value, MultimodalBatch):
+        return value
+    return model.batch(value) if _is_tensors(value) else _with_samples(value, name)
+
+
+def _is_tensors(value: Any) -> bool:
+    """Whether it is a batch, or tensors of which one could be made."""
+    return is_tensor(value) or (
+        isinstance(value, Mapping)
+        and any(is_tensor(value.get(name)) for name in ("input_ids", "inputs_embeds", *PICTURE_TENSORS))
+    )
+
+
+def _is_dataset(value: Any) -> bool:
+    single = isinstance(value, str | bytes | Image.Image | Mapping | type) or is_array(value)
+    return isinstance(value, Iterable) and not single
+
+
+def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
+    """The dataset; of one that is in memory, every item is looked at before anything runs.
+
+    Raises:
+        InputError: for an item that is no sample, and for tensors.
+    """
+    if _is_tensors(dataset):
+        kind = "is one prepared batch" if isinstance(dataset, MultimodalBatch) else "holds tensors"
+        raise InputError(
+            f"{name}={short(dataset)} {kind}: this analysis prepares pictures and prompts itself, so it takes samples, "
+            "[mm.Sample(images=(picture,), prompt=...), ...]. What takes a batch (runs, lenses, patching, find_neurons) takes "
+            "model.batch(inputs)."
+        )
+    if isinstance(dataset, list | tuple):
+        for number, item in enumerate(dataset):
+            if isinstance(item, MultimodalBatch | Mapping) and _is_tensors(item):
+                return _with_samples(item, f"{name}[{number}]")
+            if not hasattr(item, "written"):  # scenes would be drawn
+                _sample(item, DEFAULT_PROMPT, number)
+    return dataset
+
+
+class LazyMasks(Mapping[str, np.ndarray]):
+    """Masks by noun that are made when the first is read: most analyses need none.
+
+    Args:
+        make: gives all masks, `[height width]` each.
+        nouns: whose they are, where that is known before; read from the masks by default.
+    """
+
+    def __init__(self, make: Callable[[], Mapping[str, np.ndarray]], nouns: Iterable[str] | None = None):
+        self._make, self._nouns = make, None if nouns is None else tuple(nouns)
+
+    @cached_property
+    def _masks(self) -> Mapping[str, np.ndarray]:
+        return self._make()
+
+    def __getitem__(self, noun: str) -> np.ndarray:
+        return self._masks[noun]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks if self._nouns is None else self._nouns)
+
+    def __len__(self) -> int:
+        return len(self._masks if self._nouns is None else self._nouns)
+
+
+def _are_masks(regions: Mapping[str, Any]) -> bool:
+    return isinstance(regions, LazyMasks) or all(
+        isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2 for mask in regions.values()
+    )
+
+
+#: Masks of what is in a picture, by noun.
+Regions: TypeAlias = Annotated[
+    Mapping[str, Bool[np.ndarray, "height width"]],
+    Accepts(Mapping[str, object]),
+    Must("a mapping from nouns to masks: boolean arrays [height width]", _are_masks, instead=True),
+]
+
+
+@checked
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a dataset.
+
+    Attributes:
+        images: its pictures; empty for text alone.
+        prompt: what the model is asked.
+        caption: a true caption, if known.
+        regions: masks of the objects that are in the picture, by noun.
+        writing: the same content in words, which can stand in the place of the picture, with a blank behind it unless it ends
+            in one or in a new line; None if unknown.
+        name: the caller's own identifier, if there is one.
+        answer: the true answer to the prompt, or several that count as true, if known.
+        references: what people said, repeats included: captions, or answers to the prompt. Scores compare with them.
+        types: the kinds that the sample is of, by the data set's name for them: `{"answer_type": "yes/no"}`.
+        boxes: (left, top, right, bottom) in pixels of the picture, of the objects of each noun.
+        attributes: what is said of the objects of each noun: `{"clock": ("green", "tall")}`.
+        image_id: the data set's identifier of what is shown; samples that share it are not independent.
+
+    Example:
+        >>> sample = next(as_samples([scene]))
+        >>> sample.prompt, sorted(sample.regions) == sorted({thing.shape for thing in scene.objects})
+        ('describe the image', True)
+    """
+
+    images: tuple[Picture, ...]
+    prompt: Text = DEFAULT_PROMPT
+    caption: str | None = None
+    regions: Regions = field(default_factory=dict, repr=False)
+    writing: str | None = field(default=None, repr=False)
+    name: str | None = None
+    answer: str | tuple[str, ...] | None = None
+    references: tuple[str, ...] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
+    boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict, repr=False)
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    image_id: str | None = None
+
+    @cached_property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        """The pictures, read as RGB."""
+        return tuple(load_image(picture) for picture in self.images)
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of pixels and prompt, 16 hexadecimal digits: the same content has the same key in every run."""
+        digest = hashlib.sha256(self.prompt.encode())
+        for picture in self.pictures:
+            digest.update(f"|{picture.width}x{picture.height}|".encode())
+            digest.update(picture.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def shown(self) -> str:
+        """What the sample shows: the picture's identifier, else the sample's name, else a hash of its pictures, else its text.
+        Questions about one thing share it."""
+        if self.image_id is not None:
+            return self.image_id
+        if self.name is not None or not self.pictures:
+            return self.prompt if self.name is None else self.name
+        digest = hashlib.sha256()
+        for picture in self.pictures:
+            digest.update(f"{picture.size}".encode() + picture.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def as_writing(self) -> "Sample":
+        """The sample with its writing in the place of the pictures.
+
+        Raises:
+            InputError: if no writing is known.
+        """
+        if self.writing is None:
+            raise InputError(f"The sample {self.name or self.key} has no writing; give Sample(writing=...).")
+        blank = "" if self.writing[-1:].isspace() else " "
+        prompt = f"{self.writing}{blank}{self.prompt}"
+        return replace(self, images=(), prompt=prompt, writing=None, regions={}, boxes={})
+
+
+def _scene_masks(scene: Any) -> dict[str, np.ndarray]:
+    masks: dict[str, np.ndarray] = {}
+    for thing in scene.objects:  # two objects of one noun are one region
+        masks[thing.shape] = thing.mask | masks.get(thing.shape, False)
+    return masks
+
+
+@checked
+def as_samples(dataset: Dataset, *, prompt: str | None = None) -> Iterator[Sample]:
+    """Read a dataset as samples, one at a time.
+
+    Args:
+        dataset: see `Dataset`.
+        prompt: for samples that bring none; `"describe the image"` by default.
+
+    Raises:
+        InputError: for a single string or picture in place of a dataset, or an item that is no sample.
+    """
+    question = DEFAULT_PROMPT if prompt is None else prompt
+    return (_sample(item, question, number) for number, item in enumerate(dataset))
+
+
+def _sample(item: Any, prompt: str, number: int) -> Sample:
+    if isinstance(item, Sample):
+        return copy(item)  # the pictures that it reads are let go with it
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
+        return Sample(_tuple(item[0]), item[1])
+    if isinstance(item, Mapping):
+        return _from_mapping(item, prompt, number)
+    if hasattr(item, "written"):  # a scene; looking for its objects would already draw their masks
+        return Sample((item.image,), prompt, item.caption, LazyMasks(partial(_scene_masks, item)), item.written())
+    return Sample(_tuple(item), prompt)
+
+
+def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
+    found = read_item(item, number)
+    found["images"] = () if found["images"] is None else _tuple(found["images"])
+    for key in ("name", "image_id"):
+        if key in found:
+            found[key] = str(found[key])
+    return Sample(**{"prompt": prompt, **found})
+
+
+def _tuple(images: Any) -> tuple[Picture, ...]:
+    return tuple(images) if isinstance(images, list | tuple) else (images,)
+
+
+def batches(
+    model: HookedMultimodal,
+    dataset: Dataset,
+    *,
+    batch_size: int = 8,
+    prompt: str | None = None,
+    progress: bool = True,
+    desc: str = "samples",
+    total: int | None = None,
+) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
+    """Prepare a dataset for a model, batch by batch, padded on the left; only one batch is in memory at a time.
+
+    Args:
+        model: the hooked model.
+        dataset: see `Dataset`.
+        batch_size: samples at a time.
+        prompt: as for `as_samples`.
+        progress: show a progress bar over samples.
+        desc: its label.
+        total: how many samples there are, where the dataset cannot tell.
+
+    Raises:
+        InputError: for a batch size below 1, or an item that is no sample.
+    """
+    samples = as_samples(dataset, prompt=prompt)
+    total = len(dataset) if isinstance(dataset, Sized) else total
+    return _batches(model, samples, batch_size, tqdm(total=total, desc=desc, disable=not progress))
+
+
+def _batches(
+    model: HookedMultimodal, samples: Iterator[Sample], batch_size: int, bar: tqdm
+) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
+    with bar:
+        while chunk := list(islice(samples, batch_size)):
+            pictures = [list(sample.pictures) for sample in chunk]
+            yield chunk, model.prepare([sample.prompt for sample in chunk], images=pictures)
+            bar.update(len(chunk))
