@@ -39,7 +39,8 @@ def test_the_ledger_is_that_of_the_documents() -> None:
 
 def test_commands_name_files_that_are_there() -> None:
     named = {path for item in (*CLAIMS, *PRINTED) for path in re.findall(r"(?:tests|benchmarks)/[\w./]+", item.command)}
-    assert named and not [path for path in sorted(named) if not Path(path).exists()]
+    assert named
+    assert not [path for path in sorted(named) if not Path(path).exists()]
 
 
 def test_figures_are_told_from_names_settings_and_code() -> None:

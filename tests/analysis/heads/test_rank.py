@@ -75,6 +75,15 @@ def test_readings_are_those_of_the_pattern(subject: Subject, tmp_path: Path) -> 
         shares = (cache[f"blocks.{layer}.attn.hook_pattern"][:, :, -1] * batch.layout.is_image[:, None]).sum(-1).mean(0)
         torch.testing.assert_close(ranking.scores[number], shares)
         assert ranking[mm.Head(layer, 1)] == pytest.approx(float(shares[1]))
+    boxes = [(0, 0, place.size[1], place.size[0] // 2) for place in batch.layout.places]
+    upper = mm.rank_heads(model, batch, method="visual", layers=[1, 2], keys=mm.positions.box(boxes))
+    rows = [batch.layout.patches(box, sample=sample) for sample, box in enumerate(boxes)]
+    pattern = cache["blocks.2.attn.hook_pattern"][:, :, -1]
+    truth = torch.stack([pattern[sample, :, patches].sum(-1) for sample, patches in enumerate(rows)]).mean(0)
+    torch.testing.assert_close(upper.scores[1], truth)
+    assert (upper.scores < ranking.scores).all()
+    with pytest.raises(InputError, match="no patch of the picture"):
+        mm.rank_heads(model, batch, keys="last")
     best = ranking.top(1)[0]
     assert ranking[best] == pytest.approx(float(ranking.scores.max()))
     assert ranking.to_frame().iloc[0]["head"] == str(best)
