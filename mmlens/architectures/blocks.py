@@ -12,7 +12,8 @@ from mmlens.architectures.point_collector import Collector
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.declarations.rows import Rows
 from mmlens.declarations.structure import Block, Config, Mlp, Norm, Scale, Stack
-from mmlens.hooks.attachment import AtSite, Attachment, BetweenBranches
+from mmlens.hooks.attachment import AtSite, Attachment
+from mmlens.hooks.indirect import BetweenBranches
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.nodes import Role
 

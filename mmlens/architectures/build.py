@@ -16,11 +16,12 @@ from mmlens.core.names import Part, part_prefix
 from mmlens.declarations.family import Crossing, Encoder, Family, Pooling, Read, Score, Vision
 from mmlens.declarations.rows import Form, Rows, form_of
 from mmlens.declarations.structure import Config, Norm, Stack
-from mmlens.hooks.attachment import AtSite, OneRow
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.mixture import Unflattened
 from mmlens.hooks.point import Point
 from mmlens.hooks.site import MethodSite
+from mmlens.hooks.views import OneRow
 
 
 @dataclass

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
+import torch
 from torch import nn
 
 from mmlens.architectures.adapter_layers import base_layer
@@ -15,26 +17,16 @@ from mmlens.core.names import HookName
 from mmlens.declarations.family import FeatureMethod
 from mmlens.declarations.rows import Form, Rows
 from mmlens.declarations.structure import Mlp, Norm, Scale
-from mmlens.hooks.attachment import (
-    AtSite,
-    Attachment,
-    Factored,
-    NormScale,
-    OneRow,
-    OneRowAxis,
-    OneStream,
-    RowsFirst,
-    RowsOfMap,
-    TensorAccess,
-    WithoutAxis,
-)
+from mmlens.hooks.attachment import AtSite, Attachment, TensorAccess
 from mmlens.hooks.attention import Tower
+from mmlens.hooks.indirect import NormScale
 from mmlens.hooks.mixture import RouterLogits, Unflattened
 from mmlens.hooks.nodes import Node, Role, node_kind
 from mmlens.hooks.point import Point
 from mmlens.hooks.raster import OutOfWindows
 from mmlens.hooks.site import MethodSite, Site
 from mmlens.hooks.split import Split, WholeOf
+from mmlens.hooks.views import Factored, OneRow, OneRowAxis, OneStream, RowsFirst, RowsOfMap, WithoutAxis
 
 
 @dataclass
@@ -224,7 +216,7 @@ class Collector:
         if mlp.router is not None:
             router = self.module(mlp.router, root)
             reach = self.leaving(router) if mlp.router_item is None else RouterLogits(router, mlp.router_item)
-            width = int(router.weight.shape[0])  # type: ignore[union-attr, index]
+            width = int(cast(torch.Tensor, router.weight).shape[0])
             site = AtSite(Unflattened(reach, stream))
             axes = rows.inner("expert")
             names.append(self.add(f"{prefix}.hook_router", site, rows, axes=axes, width=width, after=after))

@@ -60,7 +60,8 @@ def checked_result(target: F) -> F:
 def _checked(target: Any, *, finite: bool) -> Any:
     if isinstance(target, type):
         # each class has a constructor of its own, which leaves those of its subclasses alone
-        target.__init__ = _wrapped(target.__init__, target, finite)  # type: ignore[misc]
+        owner: Any = target
+        owner.__init__ = _wrapped(owner.__init__, target, finite)
         return target
     return _wrapped(target, None, finite)
 

@@ -13,7 +13,7 @@ import difflib
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from mmlens.core.errors import InputError, UnknownNameError
 
@@ -55,9 +55,9 @@ class HookName:
         match = _NAME.match(name)
         if match is None:
             raise InputError(f"{name!r} is no hook name; names read [part.][stack.N.]hook_kind.")
-        part = match["part"] or "language"
+        part = cast(Part, match["part"] or "language")
         layer = None if match["layer"] is None else int(match["layer"])
-        return cls(part, layer, match["rest"], match["stack"])  # type: ignore[arg-type]
+        return cls(part, layer, match["rest"], match["stack"])
 
     def __str__(self) -> str:
         return part_prefix(self.part) + ("" if self.layer is None else f"{self.stack}.{self.layer}.") + self.rest
@@ -72,7 +72,7 @@ def require_part(part: str) -> Part:
     """Return `part` if it is one, else raise an InputError that lists the three."""
     if part not in PARTS:
         raise InputError(f"part={part!r} is not a part of the model; the parts are {', '.join(PARTS)}.")
-    return part  # type: ignore[return-value]
+    return part
 
 
 #: The points where queries, keys and values enter the product, by what comes behind their projection.

@@ -223,7 +223,7 @@ def _box(box: Any) -> Box:
     ends = tuple(end if isinstance(end, int) else float(end) for end in box)
     if not builtins.all(map(math.isfinite, ends)):
         raise InputError(f"box={box!r} must be four finite numbers (left, top, right, bottom).")
-    return ends  # type: ignore[return-value]
+    return ends[0], ends[1], ends[2], ends[3]
 
 
 def _mask(mask: Any) -> Mask:

@@ -4,7 +4,9 @@ from dataclasses import fields
 from typing import Any
 
 from mmlens.core.errors import InputError
-from mmlens.core.rules import Complement, Image, Index, Joined, Mask, Named, Region, Row, Rule, Span, Word
+from mmlens.core.rules import Complement, Image, Index, Joined, Mask, Named, Region, Row, Span, Word
+
+_KINDS = (Named, Image, Span, Index, Row, Word, Region, Joined, Complement)
 
 
 def as_json(rule: Any) -> Any:
@@ -15,8 +17,8 @@ def as_json(rule: Any) -> Any:
     """
     if isinstance(rule, Mask):
         raise InputError("A rule with a mask cannot be written down; name a box: positions.box(...).")
-    if isinstance(rule, Rule | Span):
-        values = {field.name: as_json(getattr(rule, field.name)) for field in fields(rule)}  # type: ignore[arg-type]
+    if isinstance(rule, _KINDS):
+        values = {field.name: as_json(getattr(rule, field.name)) for field in fields(rule)}
         return {"type": type(rule).__name__, **values}
     return [as_json(item) for item in rule] if isinstance(rule, tuple) else rule
 
@@ -24,6 +26,6 @@ def as_json(rule: Any) -> Any:
 def from_json(value: Any) -> Any:
     """The rule that `as_json` wrote."""
     if isinstance(value, dict):
-        kinds = {kind.__name__: kind for kind in (Named, Image, Span, Index, Row, Word, Region, Joined, Complement)}
+        kinds = {kind.__name__: kind for kind in _KINDS}
         return kinds[value["type"]](**{name: from_json(item) for name, item in value.items() if name != "type"})
     return tuple(from_json(item) for item in value) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 from operator import index as whole_number
-from typing import ClassVar, TypeVar
+from typing import ClassVar, SupportsIndex, TypeVar
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -215,10 +215,10 @@ def block_name(part: Part, stack: str, layer: int) -> str:
     return f"{part_prefix(part)}{'' if stack == 'blocks' else f'{stack}.'}L{layer}"
 
 
-def _whole(value: object, name: str) -> int:
+def _whole(value: SupportsIndex, name: str) -> int:
     """A whole number from 0 on, whatever integer type it comes in."""
     try:
-        number = -1 if isinstance(value, bool) else whole_number(value)  # type: ignore[arg-type]
+        number = -1 if isinstance(value, bool) else whole_number(value)
     except TypeError:
         number = -1
     if number < 0:

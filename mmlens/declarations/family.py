@@ -230,7 +230,7 @@ class Score:
         text_options: options with which the processor is called for texts, given the configuration.
     """
 
-    factor: Callable[[nn.Module], torch.Tensor] = lambda model: model.logit_scale.exp()  # type: ignore[operator, union-attr]
+    factor: Callable[[nn.Module], torch.Tensor] = lambda model: model.get_parameter("logit_scale").exp()
     field: str = "logits_per_image"
     linear: tuple[Part, ...] = ("vision", "language")
     last: Callable[[Config, torch.Tensor], torch.Tensor] = lambda config, ids: torch.full_like(

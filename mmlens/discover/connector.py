@@ -108,19 +108,18 @@ def _around(runs: ExampleRuns, queries: Seen, vision: Seen) -> list[Call]:
     return sorted((c for c in around if _moving(runs, c)), key=lambda c: c.enter)
 
 
-def _moving(runs: ExampleRuns, call: Call) -> list[str]:
-    """The arguments of a call that change with the pixels."""
+def _moving(runs: ExampleRuns, call: Call) -> dict[str, torch.Tensor]:
+    """The arguments of a call that change with the pixels, and how."""
     changes = {name: runs.change_in(call, name) for name in call.received}
-    return [name for name, change in changes.items() if change is not None and bool(change.any())]
+    return {name: change for name, change in changes.items() if change is not None and bool(change.any())}
 
 
 def _features(runs: ExampleRuns, entrance: Call) -> tuple[str, torch.Tensor]:
     """The argument by which the vision features come in, and how it changes with the pixels."""
-    arguments = _moving(runs, entrance)
-    if not arguments:
+    changes = _moving(runs, entrance)
+    if not changes:
         raise NotFound(f"{entrance.path} receives no tensor that depends on the pixels")
-    change = runs.change_in(entrance, arguments[0])
-    return arguments[0], change  # type: ignore[return-value]
+    return next(iter(changes.items()))
 
 
 def _reads(runs: ExampleRuns, vision: Seen, entrance: Call, argument: str, features: torch.Tensor) -> list[int]:
@@ -198,4 +197,4 @@ def _mlp(runs: ExampleRuns, connector: Call) -> Mlp | None:
     mlp = mlp_in(runs.own, calls, connector, "")
     if mlp is None or not {"up", "gate", "gate_up"} & set(mlp) or "act" not in mlp:
         return None
-    return Mlp(**mlp)  # type: ignore[arg-type]
+    return Mlp(**mlp)

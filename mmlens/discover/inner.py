@@ -1,7 +1,7 @@
 """What is inside of a block: attention with its linears, an MLP, and the norms in front of them."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -61,9 +61,9 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         if len(notes) == 1 and notes[0].query is not None:
             width = end.linear.in_features
             projections = _projections(model, block, notes[0], calls, width)
-        inside = {name: relative(linear, block.path) for name, linear in projections.items()}
+        inside: dict[str, Any] = {name: relative(linear, block.path) for name, linear in projections.items()}
         last = relative(end.path, block.path)
-        return Attention(None, branch=path, o=last, scale=scale, **inside), count  # type: ignore[arg-type]
+        return Attention(None, branch=path, o=last, scale=scale, **inside), count
     modules = {id(note.module): note.module for note in kernel_notes}
     kernel = next((c for c in trace.calls if len(modules) == 1 and c.module is kernel_notes[0].module), None)
     o = _output_linear(trace, calls, kernel_notes, branch)
@@ -82,7 +82,7 @@ def _attention(model: nn.Module, trace: Trace, block: Call, branch: Branch) -> t
         scale=scale,
         gated=_is_gated(projections, o, kernel_notes, calls),
         latent=note.inputs[0].shape[-1] != d_value,
-        **inside,  # type: ignore[arg-type]
+        **inside,
     )
     return attention, count
 

@@ -38,10 +38,10 @@ class BehindNorm:
             self._returned = output
 
         def inputs(value: Any) -> Any:
-            if self._returned is None or value is not self._returned:
+            if self._received is None or self._returned is None or value is not self._returned:
                 return value
             if not outputs:
-                new = tap(self._received)  # type: ignore[arg-type]
+                new = tap(self._received)
                 # past the hooks of the norm: it has run, and this is no run of its own
                 outputs.append(value if new is self._received else self.norm.forward(new))
             return outputs[0]

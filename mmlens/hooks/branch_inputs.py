@@ -19,8 +19,9 @@ from torch import nn
 
 from mmlens.core.errors import MMLensError
 from mmlens.core.names import into_product
-from mmlens.hooks.attachment import AtSite, NormScale
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.attention import kernel_of
+from mmlens.hooks.indirect import NormScale
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 
@@ -48,7 +49,7 @@ def entrances(points: Mapping[str, Point]) -> dict[str, Point]:
         suffix = next((suffix for suffix in _ENTRANCES if name.endswith(suffix)), None)
         if suffix is not None and isinstance(point.attachment, NormScale):
             input_name = name.removesuffix(suffix) + _ENTRANCES[suffix]
-            inputs[input_name] = Point(input_name, AtSite(point.attachment.received))
+            inputs[input_name] = Point(input_name, AtSite(point.attachment.source))
     return inputs
 
 
@@ -76,22 +77,28 @@ class SplitReading:
         points: the model's points.
         attn: what the branch's hook points begin with, e.g. `blocks.2.attn`.
         head_axis: of its queries, keys and values.
-        norm: the norm in front of the branch; the block's first if None, an identity where there is none.
+        branch_norm: the norm in front of the branch; the block's first if None, an identity where there is none.
         memory: the argument of the attention module that keys and values are made of, in cross-attention.
+
+    Attributes:
+        norm: the norm in front of the branch.
     """
 
     points: Mapping[str, Point]
     attn: str
     head_axis: int
-    norm: nn.Module | None = None
+    branch_norm: nn.Module | None = None
     memory: str | None = None
+    norm: nn.Module = field(init=False)
     _input: torch.Tensor | None = None
     _again: bool = False
     _captured: dict[str, torch.Tensor] = field(default_factory=dict)
     _taken: list[tuple[Kind, Sequence[int], torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.norm is None:
+        if self.branch_norm is not None:
+            self.norm = self.branch_norm
+        else:
             scale = self.points.get(f"{self.attn.rpartition('.')[0]}.ln1.hook_scale")
             if scale is None or not isinstance(scale.attachment, NormScale):
                 raise MMLensError(f"{self.attn} has no norm in front of it.")
@@ -121,7 +128,7 @@ class SplitReading:
 
         with ExitStack() as stack:
             stack.callback(self._forget)
-            stack.callback(self.norm.register_forward_pre_hook(receive).remove)  # type: ignore[union-attr]
+            stack.callback(self.norm.register_forward_pre_hook(receive).remove)
             stack.callback(self.kernel.register_forward_pre_hook(before, with_kwargs=True).remove)
             pairs = [(into_product(self.points, self.attn, kind), self._heads(kind)) for kind in KINDS]
             stack.enter_context(attached(dict(self.points), pairs))
@@ -143,8 +150,6 @@ class SplitReading:
                 old = kwargs[self.memory]
                 self.kernel(*args, **{**kwargs, self.memory: old + reading.added.reshape(old.shape).to(old.device)})
             else:
-                if self.norm is None:
-                    raise MMLensError(f"{self.attn} has no norm in front of it, whose input could be another.")
                 # past the hooks of the norm: the branches that share it have received what it returned
                 change = reading.added.reshape(self._input.shape).to(self._input.device)
                 norm_output = self.norm.forward(self._input + change)

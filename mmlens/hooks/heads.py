@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mmlens.hooks.attachment import TensorAccess, TensorView
+from mmlens.hooks.attachment import TensorAccess
 from mmlens.hooks.site import Tap
+from mmlens.hooks.views import TensorView
 
 
 class SideBySide(TensorView):

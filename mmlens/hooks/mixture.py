@@ -1,14 +1,15 @@
 """Inside a mixture of experts: the logits that its router chooses by, and rows that it lays out in one axis."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mmlens.core.errors import MMLensError, UnsupportedModelError
-from mmlens.hooks.attachment import StreamShaped
 from mmlens.hooks.site import Tap
+from mmlens.hooks.views import StreamShaped
 
 
 class RouterLogits:
@@ -23,7 +24,7 @@ class RouterLogits:
     """
 
     def __init__(self, router: nn.Module, item: int):
-        experts, width = router.weight.shape  # type: ignore[misc, union-attr]
+        experts, width = router.get_parameter("weight").shape
         if experts > width:
             raise UnsupportedModelError(
                 f"{type(router).__name__} has {experts} experts for rows of width {width}; its choice can only be made anew "
@@ -65,13 +66,13 @@ class RouterLogits:
 
     def _run(self, rows: torch.Tensor, more: tuple[torch.Tensor, ...], weight: float) -> tuple[torch.Tensor, ...]:
         """What the router returns for rows `[row expert]`, with so many times the identity as its weight."""
-        parameters = self.router._parameters
-        experts, width = parameters["weight"].shape  # type: ignore[union-attr]
-        twin = copy.copy(self.router)
-        identity = weight * torch.eye(experts, width)
-        twin._parameters = {**parameters, "weight": identity.to(rows)}  # type: ignore[dict-item]
+        parameters: dict[str, Any] = dict(self.router._parameters)
+        experts, width = parameters["weight"].shape
+        parameters["weight"] = (weight * torch.eye(experts, width)).to(rows)
         if parameters.get("bias") is not None:
-            twin._parameters["bias"] = torch.zeros_like(parameters["bias"])  # type: ignore[arg-type, assignment]
+            parameters["bias"] = torch.zeros_like(parameters["bias"])
+        twin = copy.copy(self.router)
+        twin._parameters = parameters
         # the class's own function: an instance's may be wrapped by whoever places the model on its devices
         return type(twin).forward(twin, nn.functional.pad(rows, (0, width - experts)), *more)
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.attachment import StreamShaped, TensorAccess
+from mmlens.hooks.attachment import TensorAccess
 from mmlens.hooks.site import Tap
+from mmlens.hooks.views import StreamShaped
 
 
 class OutOfWindows(StreamShaped):

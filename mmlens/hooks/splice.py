@@ -151,10 +151,14 @@ class Splice:
         read = self.site if self.source is None else self.source
         count, width = len(self.dictionary), self.dictionary.d_in
         rows, features = _wide(read.axes), f"{_rows(self.site.axes)} feature"
-        shapes = {"input": (rows, width), "acts_pre": (features, count), "acts_post": (features, count)}
+        shapes: dict[str, tuple[str, int | None]] = {
+            "input": (rows, width),
+            "acts_pre": (features, count),
+            "acts_post": (features, count),
+            "output": (self.site.axes, self.site.width),
+        }
         for kind in ("input", "acts_pre", "acts_post", "recons", "error", "output"):
             axes, size = shapes.get(kind, (_wide(self.site.axes), self.dictionary.d_out))
-            axes, size = (self.site.axes, self.site.width) if kind == "output" else (axes, size)  # type: ignore[assignment]
             name, units = self._name(kind), count if kind == "acts_post" else None
             yield replace(self.site, name=name, kind=node_kind(name), axes=axes, width=size, role=None, units=units)
 

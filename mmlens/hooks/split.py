@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mmlens.hooks.attachment import TensorAccess, TensorView
+from mmlens.hooks.attachment import TensorAccess
 from mmlens.hooks.site import Tap
+from mmlens.hooks.views import TensorView
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from mmlens.core.errors import InputError
 from mmlens.core.names import match_names
-from mmlens.hooks.attachment import AtSite, NormScale
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.indirect import NormScale
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import Point
 from mmlens.hooks.splice import Dictionary, Splice
@@ -137,7 +138,7 @@ class Splices:
         middle = None if block is None else points.get(f"{block}.hook_resid_mid")
         if scale is not None and isinstance(scale.attachment, NormScale):
             norm = scale.attachment
-            access = norm.returned if name.endswith(".mlp.hook_in") else norm.received
+            access = norm.target if name.endswith(".mlp.hook_in") else norm.source
             return Point(name, AtSite(access, _RANK)), replace(site, name=name)
         if middle is not None and middle.name is not None:
             return middle, self.model.graph[middle.name]

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.attachment import (
+from mmlens.hooks.mixture import Unflattened
+from mmlens.hooks.raster import OutOfWindows
+from mmlens.hooks.site import Site
+from mmlens.hooks.views import (
     Factored,
     OneRow,
     OneRowAxis,
@@ -19,9 +22,6 @@ from mmlens.hooks.attachment import (
     TensorView,
     WithoutAxis,
 )
-from mmlens.hooks.mixture import Unflattened
-from mmlens.hooks.raster import OutOfWindows
-from mmlens.hooks.site import Site
 
 #: How each form shows a tensor, by plain indexing: an element of what is shown, given that of what is held.
 SHAPES = {"streams": (3, 2, 4, 5), "map": (2, 5, 3, 4), "rows first": (4, 2, 5)}

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from mmlens.core.errors import MMLensError
-from mmlens.hooks.attachment import RECORD_RANK, AtSite, BetweenBranches, NormScale
-from mmlens.hooks.before_gain import BeforeGain
+from mmlens.hooks.attachment import RECORD_RANK, AtSite
 from mmlens.hooks.head_streams import HeadInputs
+from mmlens.hooks.indirect import BeforeGain, BetweenBranches, NormScale
 from mmlens.hooks.point import Point, reads_only
 from mmlens.hooks.site import MethodSite, Site, _in_place_of
 

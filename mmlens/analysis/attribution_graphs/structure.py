@@ -10,8 +10,8 @@ from torch import nn
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.hooks.attachment import NormScale
 from mmlens.hooks.attention import kernel_of
+from mmlens.hooks.indirect import NormScale
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.point import Point
 from mmlens.hooks.site import Site

@@ -11,9 +11,10 @@ from mmlens.analysis.circuits.streams import Stream, StreamBranch, has_norms, sh
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
-from mmlens.hooks.attachment import AtSite, BetweenBranches
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.graph import HookGraph
+from mmlens.hooks.indirect import BetweenBranches
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch

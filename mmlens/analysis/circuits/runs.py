@@ -135,8 +135,8 @@ class Pair:
 
     def _splitting(self, reader: Reader) -> SplitReading:
         axis = self.model.graph[into_product(self.points, reader.attn, "q")].axes.split().index("head")
-        norm, memory = (splits.get(reader.attn) for splits in (self.wiring.norms, self.wiring.memory))
-        return SplitReading(self.points, reader.attn, axis, norm, memory)  # type: ignore[arg-type]
+        norm, memory = self.wiring.norms.get(reader.attn), self.wiring.memory.get(reader.attn)
+        return SplitReading(self.points, reader.attn, axis, norm, memory)
 
     @torch.no_grad()
     def run(self, patched: torch.Tensor) -> Float[torch.Tensor, "sample"]:

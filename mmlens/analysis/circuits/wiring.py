@@ -17,11 +17,12 @@ from mmlens.analysis.circuits.streams import has_norms
 from mmlens.analysis.circuits.unnormed_inputs import bare_sites
 from mmlens.core.errors import InputError
 from mmlens.core.names import into_product
-from mmlens.hooks.attachment import AtSite, NormScale
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.behind_norm import BehindNorm
 from mmlens.hooks.branch_inputs import entrances
 from mmlens.hooks.cache import record_activations
+from mmlens.hooks.indirect import NormScale
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import attached
 from mmlens.hooks.site import Site

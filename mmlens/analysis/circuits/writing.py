@@ -13,8 +13,9 @@ from mmlens.analysis.circuits.groups import group_masks
 from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.execution.cells import piece_of
-from mmlens.hooks.attachment import AtSite, Factored
+from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.nodes import Node
+from mmlens.hooks.views import Factored
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal

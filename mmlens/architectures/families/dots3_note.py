@@ -9,8 +9,7 @@ Source: dots studio, dots3-note, 2026 (https://huggingface.co/dots-studio/dots3-
 """
 
 from dataclasses import replace
-
-from torch import nn
+from operator import attrgetter
 
 from mmlens.architectures.families.blocks import (
     LATENT_ATTENTION,
@@ -31,11 +30,7 @@ _TOWER = "model.vision_tower"
 _SPARSE_TOWER = replace(GATED_PACKED_BLOCK, mlp=MIXTURE)
 
 
-def _heads(block: nn.Module) -> int:
-    return int(block.self_attn.num_heads)  # type: ignore[union-attr, arg-type]
-
-
-_LATENT = replace(LLAMA_BLOCK, attn=replace(LATENT_ATTENTION, kernel=None, heads=_heads))
+_LATENT = replace(LLAMA_BLOCK, attn=replace(LATENT_ATTENTION, kernel=None, heads=attrgetter("self_attn.num_heads")))
 _SPARSE = replace(_LATENT, mlp=SHARED_MIXTURE)
 
 DOTS3_NOTE = register_family(

@@ -14,6 +14,7 @@ Source: Vasu et al., FastVLM: Efficient Vision Encoding for Vision Language Mode
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -41,10 +42,6 @@ def _scale(name: str) -> Callable[[nn.Module], torch.Tensor | float]:
     return of
 
 
-def _heads(block: nn.Module) -> int:
-    return int(block.token_mixer.num_heads)  # type: ignore[union-attr, arg-type]
-
-
 def _is_layer_norm(block: nn.Module) -> bool:
     """Whether a block's norm divides every row by a number of its own, unlike a batch norm."""
     return isinstance(block.norm, nn.LayerNorm)
@@ -58,7 +55,7 @@ _ATTENTIVE = Block(
         qkv="token_mixer.qkv",
         o="token_mixer.proj",
         scale=_scale("layer_scale_1"),
-        heads=_heads,
+        heads=attrgetter("token_mixer.num_heads"),
     ),
     mlp=replace(_MLP, scale=_scale("layer_scale_2")),
 )

@@ -23,6 +23,7 @@ Updates for Efficient Transformers, 2023 (https://arxiv.org/abs/2301.13310); Men
 
 from dataclasses import replace
 from math import isqrt
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -39,10 +40,6 @@ from mmlens.inputs.patch_geometry.staged import staged_places
 _STAGES = 4
 
 
-def _heads(block: nn.Module) -> int:
-    return int(block.attn.num_heads)  # type: ignore[union-attr, arg-type]
-
-
 def _begins(block: nn.Module) -> bool:
     """Whether a block begins a stage: its input, a finer map, is not added to what it returns."""
     return not block.has_skip
@@ -55,7 +52,7 @@ _TOWER_BLOCKS = (
     Block(mlp=_INVERTED, begins=True, when=_begins),
     Block(mlp=_EDGE, begins=True, when=_begins),
     Block(
-        attn=Attention(kernel=None, branch="layer_scale", o="attn.output.proj", heads=_heads),
+        attn=Attention(kernel=None, branch="layer_scale", o="attn.output.proj", heads=attrgetter("attn.num_heads")),
         ln1=Norm("norm"),
     ),
     Block(mlp=replace(_INVERTED, act="pw_exp.bn.act")),

@@ -13,8 +13,7 @@ Source: Nassar et al., SmolDocling, 2025 (https://arxiv.org/abs/2503.11576); IBM
 """
 
 from dataclasses import replace
-
-from torch import nn
+from operator import attrgetter
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected, vision_tower
 from mmlens.declarations.family import DeepStack, Family, Projector
@@ -25,15 +24,12 @@ from mmlens.inputs.patch_geometry.tile import canvas_places
 _CONNECTOR = "model.vision_model.connector"
 
 
-def _factor(block: nn.Module) -> float:
-    """What both branches of a language block are multiplied by."""
-    return float(block.residual_multiplier)  # type: ignore[arg-type]
-
-
+#: What both branches of a language block are multiplied by.
+_FACTOR = attrgetter("residual_multiplier")
 _BLOCK = replace(
     LLAMA_BLOCK,
-    attn=replace(projected("o_proj"), scale=_factor),
-    mlp=replace(LLAMA_BLOCK.mlp, scale=_factor),
+    attn=replace(projected("o_proj"), scale=_FACTOR),
+    mlp=replace(LLAMA_BLOCK.mlp, scale=_FACTOR),
 )
 
 

@@ -9,9 +9,9 @@ Source: NAVER Cloud, HyperCLOVA X SEED 32B Think model card, 2025
 """
 
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
-from torch import nn
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, merged_tokens, packed_vision
@@ -22,20 +22,17 @@ from mmlens.inputs.patch_geometry import cells_of
 from mmlens.inputs.patch_geometry.packed import by_window, packed_places, packed_video_places
 
 
-def _multiplier(block: nn.Module) -> float:
-    """What both branches of a language block are multiplied by."""
-    return float(block.residual_multiplier)  # type: ignore[arg-type]
-
-
 def _order(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Windows in the tower, raster behind the projector."""
     return by_window(config, shape, merge)[0], cells_of(*shape)
 
 
+#: What both branches of a language block are multiplied by.
+_FACTOR = attrgetter("residual_multiplier")
 _BLOCK = replace(
     LLAMA_BLOCK,
-    attn=replace(projected("o_proj", branch="post_norm1"), scale=_multiplier),
-    mlp=replace(LLAMA_BLOCK.mlp, branch="post_norm2", scale=_multiplier),
+    attn=replace(projected("o_proj", branch="post_norm1"), scale=_FACTOR),
+    mlp=replace(LLAMA_BLOCK.mlp, branch="post_norm2", scale=_FACTOR),
 )
 _MERGER = "model.vision_model.merger"
 

@@ -32,7 +32,7 @@ def _seen(pixels: torch.Tensor, mask: torch.Tensor | None) -> list[tuple[int, in
     """(height, width) in processed pixels of every picture that the tower sees; pictures of zeros are padding."""
     real = (pixels != 0).flatten(2).any(-1)
     if mask is None:
-        return [tuple(pixels.shape[-2:])] * int(real.sum())  # type: ignore[list-item]
+        return [(pixels.shape[-2], pixels.shape[-1])] * int(real.sum())
     return [(int(padding[:, 0].sum()), int(padding[0].sum())) for padding in mask[real].cpu()]
 
 

@@ -77,14 +77,15 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
                 max(cut[1], 1) * tile[1],
             )
             in_order = torch.stack([positions for row in tokens for positions in row])
+            sides: tuple[tuple[Part, int], ...] = (("vision", side), ("projector", side * factor))
             views: dict[Part, list[RowGrid]] = {"vision": [], "projector": [], "language": []}
             for layout, start in (((1, 1), count), (cut, 0)) if count else (((1, 1), 0),):
                 frame = Frame(*size, (layout[0] * tile[0] / size[0], layout[1] * tile[1] / size[1]))
-                for part, length in (("vision", side), ("projector", side * factor)):
+                for part, length in sides:
                     raster = TileRaster(layout, tile, length)
                     boxes = frame.to_original(raster.boxes)
                     index = first + start + (raster.numbers if layout != (1, 1) else 0)
-                    views[part].append(RowGrid(index, raster.rows, boxes, raster.cells, raster.shape))  # type: ignore[index]
+                    views[part].append(RowGrid(index, raster.rows, boxes, raster.cells, raster.shape))
                 rows = in_order[start + raster.numbers, raster.rows]
                 views["language"].append(RowGrid(sample, rows, boxes, raster.cells, raster.shape))
             places.append(Places(sample, image, size, {part: tuple(grids) for part, grids in views.items()}, {}))

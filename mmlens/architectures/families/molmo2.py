@@ -25,6 +25,7 @@ from mmlens.architectures.families.blocks import (
     vision_tower,
 )
 from mmlens.architectures.families.reading import text_config
+from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
@@ -119,8 +120,12 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
             windows = (boxes, cells_of(*view.windows), view.windows)
             rows.append(RowGrid(None, first + where, *windows))
             tokens.append(RowGrid(sample, positions[where], *windows))
-        grids = {"vision": tuple(tower), "projector": tuple(rows), "language": tuple(tokens)}
-        places.append(Places(sample, image, size, grids, {}))  # type: ignore[arg-type]
+        grids: dict[Part, tuple[RowGrid, ...]] = {
+            "vision": tuple(tower),
+            "projector": tuple(rows),
+            "language": tuple(tokens),
+        }
+        places.append(Places(sample, image, size, grids, {}))
         first += len(positions)
     return places
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmlens.architectures.families.blocks import (
     GEMMA_SANDWICH_BLOCK,
@@ -73,21 +72,21 @@ MUSE_GLIMMER = register_family(
 )
 
 
-def _share(gate: nn.Module) -> torch.Tensor:
+def _share(gate: Any) -> torch.Tensor:
     """What a residual gate multiplies a branch's output by."""
-    return torch.sigmoid(gate.gate / gate.temperature)  # type: ignore[arg-type, operator]
+    return torch.sigmoid(gate.gate / gate.temperature)
 
 
 _DENSE = replace(
     GEMMA_SANDWICH_BLOCK,
     attn=replace(
         projected("o_proj", branch="post_attention_layernorm"),
-        scale=lambda block: _share(block.post_attention_residual_gate),  # type: ignore[arg-type]
+        scale=lambda block: _share(block.post_attention_residual_gate),
     ),
     middle="post_attention_residual_gate",
     mlp=replace(
         GEMMA_SANDWICH_BLOCK.mlp,
-        scale=lambda block: _share(block.post_feedforward_residual_gate),  # type: ignore[arg-type]
+        scale=lambda block: _share(block.post_feedforward_residual_gate),
     ),
 )
 _SPARSE = replace(_DENSE, mlp=Mlp(branch=_DENSE.mlp.branch, router="mlp.gate", router_item=0, scale=_DENSE.mlp.scale))

@@ -13,6 +13,7 @@ Source: Cho et al., PerceptionLM: Open-Access Data and Models for Detailed Visua
 from collections.abc import Callable
 from dataclasses import replace
 from math import isqrt
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -31,10 +32,6 @@ from mmlens.inputs.patch_geometry.tile import PARTS, TileTower, unknown_places, 
 _PROJECTOR = "model.multi_modal_projector"
 
 
-def _heads(block: nn.Module) -> int:
-    return int(block.attn.num_heads)  # type: ignore[union-attr, arg-type]
-
-
 def _scale(name: str) -> Callable[[nn.Module], torch.Tensor | float]:
     """What a branch is multiplied by: a parameter of the block, which some checkpoints lack."""
     return lambda block: 1.0 if getattr(block, name) is None else block.get_parameter(name)
@@ -43,7 +40,14 @@ def _scale(name: str) -> Callable[[nn.Module], torch.Tensor | float]:
 #: timm's `EvaBlock` with fused queries, keys and values and an MLP of two linears.
 _BLOCK = replace(
     PACKED_BLOCK,
-    attn=Attention(kernel=None, branch="attn", qkv="attn.qkv", o="attn.proj", scale=_scale("gamma_1"), heads=_heads),
+    attn=Attention(
+        kernel=None,
+        branch="attn",
+        qkv="attn.qkv",
+        o="attn.proj",
+        scale=_scale("gamma_1"),
+        heads=attrgetter("attn.num_heads"),
+    ),
     mlp=replace(PACKED_BLOCK.mlp, scale=_scale("gamma_2")),
 )
 

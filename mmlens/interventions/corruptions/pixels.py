@@ -1,7 +1,7 @@
 """Corruptions of the pictures themselves, whole or in a region."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -175,13 +175,13 @@ def regions_per_sample(region: Regions, size: int) -> list[Region | None]:
         InputError: if there are not as many as samples.
     """
     if region is None or isinstance(region, np.ndarray | torch.Tensor) or _is_box(region):
-        return [region] * size  # type: ignore[list-item]
+        return [region] * size
     if len(region) != size:
         raise InputError(f"region names {len(region)} regions for {size} samples; give one for all, or one each.")
-    return list(region)  # type: ignore[arg-type]
+    return list(cast(Sequence[Region], region))
 
 
-def _is_box(region: object) -> bool:
+def _is_box(region: object) -> TypeGuard[Box]:
     return (
         isinstance(region, list | tuple) and len(region) == 4 and all(isinstance(edge, int | float) for edge in region)
     )
@@ -199,7 +199,7 @@ def region_mask(region: Region, size: tuple[int, int]) -> torch.Tensor:
     """
     width, height = size
     if _is_box(region):
-        left, top, right, bottom = (round(edge) for edge in region)  # type: ignore[arg-type]
+        left, top, right, bottom = (round(edge) for edge in region)
         mask = torch.zeros(height, width, dtype=torch.bool)
         mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True
     else:

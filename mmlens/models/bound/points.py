@@ -9,15 +9,16 @@ from mmlens.architectures.projections import LETTERS, projection_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.names import Names, match_names
-from mmlens.hooks.attachment import AtSite, Attachment, NormScale, TensorAccess, TensorView
+from mmlens.hooks.attachment import AtSite, Attachment, TensorAccess
 from mmlens.hooks.attention import kernel_of
-from mmlens.hooks.before_gain import BeforeGain
 from mmlens.hooks.head_streams import HeadInputs, HeadResults
 from mmlens.hooks.heads import HeadProjection
+from mmlens.hooks.indirect import BeforeGain, NormScale
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookFunction
 from mmlens.hooks.site import Site
+from mmlens.hooks.views import TensorView
 from mmlens.models.bound.base import Bound
 from mmlens.models.claims import claimed
 
@@ -32,6 +33,8 @@ _NEEDED: dict[str, Flag] = {
     "hook_attn_in": "use_attn_in",
     "hook_mlp_in": "use_hook_mlp_in",
 }
+#: Flags that both say what heads read.
+_EXCLUSIVE: dict[Flag, Flag] = {"use_split_qkv_input": "use_attn_in", "use_attn_in": "use_split_qkv_input"}
 
 
 class BoundPoints(Bound):
@@ -100,7 +103,7 @@ class BoundPoints(Bound):
         """
         with claimed(self.model, "A hook that stays"):
             for point in self._resolved(name):
-                point.add_hook(hook, dir=dir, is_permanent=is_permanent)  # type: ignore[arg-type]
+                point.add_hook(hook, dir=dir, is_permanent=is_permanent)
 
     def add_perma_hook(self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd") -> None:
         """Add a hook that survives `reset_hooks()`."""
@@ -175,7 +178,7 @@ class BoundPoints(Bound):
             for _, point in added.pop(flag, []):
                 point.remove_hooks("both", including_permanent=True)
             return
-        other: Flag | None = {"use_split_qkv_input": "use_attn_in", "use_attn_in": "use_split_qkv_input"}.get(flag)  # type: ignore[assignment]
+        other = _EXCLUSIVE.get(flag)
         if other in added:
             raise InputError(f"{flag} and {other} both say what heads read; call set_{other}(False) first.")
         if flag in added:
@@ -196,7 +199,7 @@ class BoundPoints(Bound):
         """The points that a flag gives a block; none where it has no such thing."""
         if flag == "use_hook_mlp_in":
             norm = self._norm(layer, "ln2")
-            return [] if norm is None else [self._made(layer, "hook_mlp_in", AtSite(norm.received), "pos d_model")]
+            return [] if norm is None else [self._made(layer, "hook_mlp_in", AtSite(norm.source), "pos d_model")]
         weights = self.model.part("language").blocks[layer].attn
         attention = f"blocks.{layer}.attn"
         if weights is None or kernel_of(self.model.hook_dict, attention) is None:

@@ -13,7 +13,7 @@ from mmlens.core.names import Names
 from mmlens.core.wording import short
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
-from mmlens.hooks.session import HookFunction, HookPair, attached
+from mmlens.hooks.session import Direction, HookFunction, HookPair, attached
 from mmlens.inputs.batch import MultimodalBatch, require_running
 from mmlens.models.bound.inputs import BoundInputs, Prompt
 from mmlens.models.bound.loss import losses_of, target_ids
@@ -248,9 +248,10 @@ class BoundRuns(BoundInputs, BoundPoints):
     ) -> Iterator[None]:
         """Have hooks attached; those that are to stay are put in before the run, and not taken out."""
         if stay:
-            for direction, pairs in (("fwd", fwd), ("bwd", bwd)):
+            directions: tuple[tuple[Direction, Sequence[HookPair]], ...] = (("fwd", fwd), ("bwd", bwd))
+            for direction, pairs in directions:
                 for name, function in pairs:
-                    self.add_hook(name, function, direction)  # type: ignore[arg-type]
+                    self.add_hook(name, function, direction)
             fwd, bwd = (), ()
         pairs = (*first, *fwd, *bwd, *last)
         points = self.hook_dict

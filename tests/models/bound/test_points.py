@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from mmlens.core.errors import InputError, UnknownNameError
-from mmlens.hooks.attachment import NormScale
-from mmlens.hooks.before_gain import BeforeGain
+from mmlens.hooks.indirect import BeforeGain, NormScale
 from mmlens.hooks.point import Point
 from mmlens.hooks.site import Site
 from mmlens.models.bound.model import BoundModel
