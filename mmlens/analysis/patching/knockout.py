@@ -6,6 +6,7 @@ Source: Geva et al., "Dissecting Recall of Factual Associations in Auto-Regressi
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 
@@ -88,13 +89,9 @@ def knock_out(
     """
     points = partial(score_points, model, part, stack=stack, attention=attention)
     every = head_masks(model, points(None), heads, layers, verb="knock_out")
-    by_layer = {node.layer: (node, mask) for node, mask in every}
-    centres = sorted(by_layer) if layers is None else [node.layer for node in points(layers)]  # type: ignore[type-var]
-    first = every[0][0]
-    rules = named_rules(keys)
-    forced = as_forced(metric, model, batch)
+    windows = _windows(every, None if layers is None else points(layers), window)
+    first, rules, forced = every[0][0], named_rules(keys), as_forced(metric, model, batch)
     cuts = {name: _cut(model, forced, first, queries, rule) for name, rule in rules.items()}
-    windows = [[by_layer[i] for i in layers_around(centre, window) if i in by_layer] for centre in centres]  # type: ignore[arg-type]
     by_mask = mask_decides(model, first)
     cells = Checkpoint(
         checkpoint,
@@ -111,13 +108,9 @@ def knock_out(
     sweeps = []
     for number, reading in enumerate(readings(metric, model, batch.size, clean=batch)):
         full = reading.behind(model, batch)
-        regions = [_cut(model, full, first, queries, rule) for rule in rules.values()]
-
-        def cell(place: Place, sample: int, regions: list[torch.Tensor] = regions) -> Cell:
-            """The cut of one set of keys in one window, or (the last row) in every layer."""
-            where, cut = [*windows, every][place[0]], regions[place[1]]
-            return Cell(sample, _changes(where, cut[sample if len(cut) > 1 else 0], by_mask=by_mask))
-
+        cell = partial(
+            _cell, [*windows, every], [_cut(model, full, first, queries, rule) for rule in rules.values()], by_mask
+        )
         run = CleanRun(model, full, n_rows=reading.n_rows)
         reading = reading.against(run.clean_logits)
         name = f"values {number}" if number else "values"
@@ -127,7 +120,7 @@ def knock_out(
         sweeps.append(
             PatchSweep(
                 values=grid[:-1],
-                points=[_named([node for node, _ in where]) for where in windows],
+                points=[_window_name(where) for where in windows],
                 groups=list(cuts),
                 clean=reading.values(run.clean_logits).cpu(),
                 corrupted=grid[-1, 0],
@@ -141,6 +134,17 @@ def knock_out(
     return summed(sweeps)
 
 
+#: Points of attention scores that are cut together, and of each the heads that are; None for all.
+_Window: TypeAlias = Sequence[tuple[Node, torch.Tensor | None]]
+
+
+def _windows(every: _Window, centres: Sequence[Node] | None, width: int) -> list[_Window]:
+    """The points around each centre, by default around each point."""
+    by_layer = {node.layer: (node, mask) for node, mask in every if node.layer is not None}
+    layers = sorted(by_layer) if centres is None else [node.layer for node in centres if node.layer is not None]
+    return [[by_layer[i] for i in layers_around(layer, width) if i in by_layer] for layer in layers]
+
+
 def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: Positions, keys: Rule) -> torch.Tensor:
     """The pairs of positions that are cut, `[entry query key]`, checked."""
     pairs = CutPairs.of(model, batch, node, queries, keys)
@@ -148,17 +152,20 @@ def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: P
     return pairs.prompt
 
 
-def _named(nodes: Sequence[Node]) -> str:
-    first, last = nodes[0].layer, nodes[-1].layer
+def _window_name(window: _Window) -> str:
+    first, last = window[0][0].layer, window[-1][0].layer
     return f"layer {first}" if first == last else f"layers {first}-{last}"
 
 
-def _changes(
-    points: Sequence[tuple[Node, torch.Tensor | None]], cut: torch.Tensor, *, by_mask: bool
-) -> tuple[Change, ...]:
-    """The cut of one sample, `[query key]`, at the scores of several blocks, in all or some of their heads."""
-    rows = cut.any(-1).nonzero().flatten()
-    pairs = [(node, cut[rows] if heads is None else cut[rows] & heads[:, None, None]) for node, heads in points]
-    return tuple(
-        Change(node.name, rows, partial(cut_scores, pairs=mask, node=node, by_mask=by_mask)) for node, mask in pairs
+def _cell(windows: Sequence[_Window], cuts: Sequence[torch.Tensor], by_mask: bool, place: Place, sample: int) -> Cell:
+    """The cut of one set of keys, `[entry query key]`, at one window's scores in one sample, in all or some of their heads."""
+    window, cut = windows[place[0]], cuts[place[1]]
+    pairs = cut[sample if len(cut) > 1 else 0]
+    rows = pairs.any(-1).nonzero().flatten()
+    masks = [(node, pairs[rows] if heads is None else pairs[rows] & heads[:, None, None]) for node, heads in window]
+    return Cell(
+        sample,
+        tuple(
+            Change(node.name, rows, partial(cut_scores, pairs=mask, node=node, by_mask=by_mask)) for node, mask in masks
+        ),
     )

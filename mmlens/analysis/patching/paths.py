@@ -14,20 +14,20 @@ Source: Wang et al., "Interpretability in the Wild", ICLR 2023 (https://arxiv.or
 free); Goldowsky-Dill et al., "Localizing Model Behavior with Path Patching", 2023 (https://arxiv.org/abs/2304.05969).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import torch
 from tqdm.auto import tqdm
 
-from mmlens.analysis.metrics import MetricLike, MetricReading, as_forced, metric_name, readings
-from mmlens.analysis.patching.groups import Group, groups_of, groups_on
+from mmlens.analysis.metrics import MetricLike, MetricReading, readings
+from mmlens.analysis.patching.groups import Group, groups_on
+from mmlens.analysis.patching.path_points import Freeze, points_between, receiver_of
 from mmlens.analysis.patching.result import SWEEP_FIELDS, PatchSweep, summed
-from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
+from mmlens.analysis.patching.run_pairs import Direction, RunPair
+from mmlens.analysis.patching.units import SweptUnits, Target, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -40,11 +40,9 @@ from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.cache import record_activations
-from mmlens.hooks.graph import HookGraph
-from mmlens.hooks.nodes import Node, Points
+from mmlens.hooks.nodes import Points
 from mmlens.hooks.session import HookPair
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
-from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
@@ -58,9 +56,6 @@ _FILE = TensorKind(
     {**SWEEP_FIELDS, "receivers": list[str], "freeze": str, "frozen": dict[str, list[str]]},
     tensors=("values", "clean", "corrupted"),
 )
-Freeze: TypeAlias = Literal["branches", "attention"]
-_CROSS_INPUT = re.compile(r"cross_attn\.hook_[kv](_normed)?$")
-_WITH_UNIT = re.compile(r"^(?P<name>.+)\[(?P<kind>[hu])(?P<number>\d+)\]$")
 
 
 @checked_result
@@ -136,7 +131,7 @@ def path_patch(
     positions: Groups = ("all",),
     to_positions: Positions = "all",
     freeze: Freeze = "branches",
-    direction: Literal["denoise", "noise"] = "noise",
+    direction: Direction = "noise",
     progress: bool = True,
 ) -> PathSweep:
     """Patch the path from each sender to the receivers.
@@ -169,126 +164,32 @@ def path_patch(
         >>> paths.effect.shape == (model.cfg.n_heads, 1, 1)
         True
     """
-    require_same_layout(clean, corrupted)
-    selection = select_points(model, at, units)
-    receivers = [_receiver(model, name) for name in ([to] if isinstance(to, str) else to)]
-    freeze_points = {node.name: _between(model.graph, node, receivers, freeze) for node, _ in selection}
+    pair = RunPair.of(model, clean, corrupted, metric, at, units, positions, direction)
+    receivers = [receiver_of(model, name) for name in ([to] if isinstance(to, str) else to)]
+    freeze_points = {node.name: points_between(model.graph, node, receivers, freeze) for node in pair.nodes}
     all_names = list(dict.fromkeys([*(name for names in freeze_points.values() for name in names), *freeze_points]))
-
-    def swept(reading: MetricReading) -> PatchSweep:
-        batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
-        groups = groups_of(batches[0], [node for node, _ in selection], positions)
-        where = [groups_on(batches[0], receiver.node, {"to": to_positions})[0] for receiver in receivers]
-        base, source = batches if direction == "noise" else reversed(batches)
+    pair.groups()  # what cannot be is refused before anything runs
+    sweeps = []
+    for reading in readings(metric, model, clean.size, clean=clean):
+        source, base, groups = pair.behind(reading)
+        where = [
+            groups_on(pair.swap(source, base)[0], receiver.node, {"to": to_positions})[0] for receiver in receivers
+        ]
         base_logits, cache = model.run_with_cache(base, names=all_names)
         source_logits, other = model.run_with_cache(source, names=list(freeze_points))
-        ends = [reading.rows(model, logits, base) for logits in (base_logits, source_logits)]
-        reading = reading.against(ends[direction == "denoise"])
+        ends = (reading.rows(model, source_logits, source), reading.rows(model, base_logits, base))
+        reading = reading.against(pair.swap(*ends)[0])
         run = _Paths(model, base, cache.cache_dict, receivers, where, reading)
-        senders = targets(model, selection, other.cache_dict)
-        first = next(iter(groups.values()))
-        values = torch.zeros(len(senders), len(first), clean.size)
+        senders = targets(model, pair.selection, other.cache_dict)
+        values = torch.zeros(len(senders), len(next(iter(groups.values()))), clean.size)
         with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
             for i, sender in enumerate(senders):
                 name = sender.node.name
                 for j, group in enumerate(groups[name]):
                     values[i, j] = run.effect(sender, group, other[name], freeze_points[name]).cpu()
                     bar.update()
-        end_values = [reading.values(logits).cpu() for logits in ends]
-        clean_value, corrupted_value = end_values if direction == "noise" else reversed(end_values)
-        return PatchSweep(
-            values=values,
-            points=[sender.name for sender in senders],
-            groups=[group.name for group in first],
-            clean=clean_value,
-            corrupted=corrupted_value,
-            direction=direction,
-            metric=metric_name(metric),
-            row_units=tuple(sender.units for sender in senders),
-            boxes=tuple(group.boxes for group in first),
-        )
-
-    # what cannot be is refused before anything runs
-    groups_of(as_forced(metric, model, clean), [node for node, _ in selection], positions)
-    sweep = summed([swept(reading) for reading in readings(metric, model, clean.size, clean=clean)])
-    return PathSweep(sweep, [receiver.name for receiver in receivers], freeze, freeze_points)
-
-
-def _receiver(model: HookedMultimodal, name: str) -> Target:
-    """A hook point, or one head or neuron of it: `blocks.3.attn.hook_q[h2]`.
-
-    Raises:
-        InputError: for a point without such units.
-    """
-    match = _WITH_UNIT.match(name)
-    if match is None or match["name"] not in model.graph:
-        return Target(model.graph[name])
-    node = model.graph[match["name"]]
-    word = "head" if match["kind"] == "h" else "neuron"
-    if word not in node.axes.split():
-        raise InputError(f"{name} names a {word}, but {node.name} is [{node.axes}].")
-    return Target(node, (int(match["number"]),))
-
-
-def _between(graph: HookGraph, sender: Node, receivers: Sequence[Target], freeze: Freeze) -> list[str]:
-    """The branches on the way from a sender to the receivers, less the one that the sender is a part of.
-
-    Raises:
-        InputError: if no path leads to one of the receivers, or none but through a branch that is held.
-    """
-    after = set(graph.downstream(sender.name).names)
-    before: set[str] = set()
-    for receiver in receivers:
-        if receiver.node.name not in after:
-            raise InputError(
-                f"No path leads from {sender.name} to {receiver.node.name}; a receiver comes after its sender."
-            )
-        before |= set(graph.upstream(receiver.node.name).names)
-    branch = _own_branch(graph, sender)
-    between = [
-        node.name
-        for node in graph
-        if node.name in after & before
-        and node.name not in branch
-        and node.role == "writes"
-        and node.layer is not None
-        and node.part != "projector"
-        and not (freeze == "attention" and "mlp" in node.kind)
-    ]
-    _require_open(graph, sender, receivers, between)
-    return between
-
-
-def _require_open(graph: HookGraph, sender: Node, receivers: Sequence[Target], names: Sequence[str]) -> None:
-    """Refuse receivers that nothing can reach while branches are held: what cross-attention looks at is in no stream of its.
-
-    Raises:
-        InputError: if there is one; names what can be a receiver in its place.
-    """
-    free = nx.restricted_view(graph.digraph, names, [])
-    open_to = nx.descendants(free, sender.name)
-    for receiver in receivers:
-        if receiver.node.name not in open_to:
-            ways = [name for name in graph.names if name in open_to and _CROSS_INPUT.search(name)]
-            raise InputError(
-                f"Every path from {sender.name} to {receiver.node.name} leads through a branch that is held, so that nothing "
-                f"would arrive. Name what looks at the sender as the receiver: to={ways[:2]}."
-            )
-
-
-def _own_branch(graph: HookGraph, sender: Node) -> set[str]:
-    """What an inner point of a branch writes through: the first writing points after it."""
-    if sender.role is not None:
-        return set()
-    names: set[str] = set()
-    queue = [sender.name]
-    while queue:
-        for name in graph.digraph.successors(queue.pop()):
-            if graph[name].role == "writes":
-                names.add(name)
-            elif graph[name].role is None:
-                queue.append(name)
-    return names
+        sweeps.append(pair.sweep(values, senders, groups, (reading.values(ends[0]), reading.values(ends[1]))))
+    return PathSweep(summed(sweeps), [receiver.name for receiver in receivers], freeze, freeze_points)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 
-from mmlens.analysis.metrics import MetricLike, as_forced, metric_name, readings
+from mmlens.analysis.metrics import MetricLike, readings
 from mmlens.analysis.patching.filling import Place, fill
-from mmlens.analysis.patching.groups import Group, groups_of
+from mmlens.analysis.patching.groups import Group
 from mmlens.analysis.patching.result import PatchSweep, summed
-from mmlens.analysis.patching.units import SweptUnits, Target, select_points, targets
+from mmlens.analysis.patching.run_pairs import Direction, RunPair
+from mmlens.analysis.patching.units import SweptUnits, Target, targets
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -27,7 +27,6 @@ from mmlens.core.rule_groups import Groups
 from mmlens.execution import Cell, Change, CleanRun, rows_of
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
-from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 
@@ -44,7 +43,7 @@ def patch(
     units: SweptUnits = None,
     joint: bool = False,
     positions: Groups | None = None,
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     window: Count = 1,
     budget: Positive | None = None,
     checkpoint: PathLike | None = None,
@@ -88,12 +87,10 @@ def patch(
         >>> sweep.values.shape == (model.cfg.n_layers, 2, 1)
         True
     """
-    require_same_layout(clean, corrupted)
+    pair = RunPair.of(model, clean, corrupted, metric, at, units, positions, direction)
     if joint and (units is None or window > 1):
         raise InputError("joint=True patches units together: name them with units=..., and leave window=1.")
-    selection = select_points(model, at, units)
-    nodes = [node for node, _ in selection]
-    groups = groups_of(as_forced(metric, model, clean), nodes, positions)
+    groups = pair.groups()
     cells = Checkpoint(
         checkpoint,
         "sweep",
@@ -102,7 +99,7 @@ def patch(
             exact,
             the_clean_batch=clean,
             the_corrupted_batch=corrupted,
-            points=([(node.name, units) for node, units in selection], window, joint),
+            points=([(node.name, units) for node, units in pair.selection], window, joint),
             positions={node: [(group.name, group.rows) for group in groups[node]] for node in groups},
             metric=metric,
             direction=direction,
@@ -110,35 +107,18 @@ def patch(
     )
     sweeps = []
     for number, reading in enumerate(readings(metric, model, clean.size, clean=clean)):
-        batches = [reading.behind(model, batch) for batch in (clean, corrupted)]
-        groups = groups_of(batches[0], nodes, positions)
-        source, target = batches if direction == "denoise" else reversed(batches)
-        source_logits, cache = model.run_with_cache(source, names=[node.name for node in nodes])
+        source, target, groups = pair.behind(reading)
+        source_logits, cache = model.run_with_cache(source, names=[node.name for node in pair.nodes])
         run = CleanRun(model, target, n_rows=reading.n_rows)
-        runs = [reading.rows(model, source_logits, source), run.clean_logits]
-        clean_logits, corrupted_logits = runs if direction == "denoise" else reversed(runs)
-        reading = reading.against(clean_logits)
-        rows = targets(model, selection, cache.cache_dict, window=window, joint=joint)
+        ends = (reading.rows(model, source_logits, source), run.clean_logits)
+        reading = reading.against(pair.swap(*ends)[0])
+        rows = targets(model, pair.selection, cache.cache_dict, window=window, joint=joint)
         grid = _Grid(source, cache.cache_dict, rows, groups)
-        first = next(iter(groups.values()))
         name = f"values {number}" if number else "values"
-        shape = (len(rows), len(first))
+        shape = (len(rows), len(next(iter(groups.values()))))
         plan = fill(cells, run, shape, grid.cell, reading, desc="patch", name=name, budget=budget, progress=progress)
-        sweeps.append(
-            PatchSweep(
-                values=cells.tensors[name],
-                points=[point.name for point in grid.points],
-                groups=[group.name for group in first],
-                clean=reading.values(clean_logits).cpu(),
-                corrupted=reading.values(corrupted_logits).cpu(),
-                direction=direction,
-                metric=metric_name(metric),
-                row_units=tuple(row.units for row in rows),
-                boxes=tuple(group.boxes for group in first),
-                plan=plan,
-                identity=cells.identity,
-            )
-        )
+        values = (reading.values(ends[0]), reading.values(ends[1]))
+        sweeps.append(pair.sweep(cells.tensors[name], rows, groups, values, plan=plan, identity=cells.identity))
     return summed(sweeps)
 
 
