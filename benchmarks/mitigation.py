@@ -1,10 +1,11 @@
-"""Methods against hallucination on the planted prior and on the narrator: docs/mitigation.md.
+"""Methods against hallucination on the planted prior, on the narrator and on the captioner: docs/mitigation.md.
 
     python -m benchmarks.mitigation --part planted
     python -m benchmarks.mitigation --part narrator
+    python -m benchmarks.mitigation --part captioner
 
-Settings of each method are chosen on validation scenes, by the accuracy of questions (half of them against what is usual), and
-reported on fresh scenes.
+Settings of each method are chosen on validation scenes, by the accuracy of questions (half of them against what is usual), on the
+captioner by the attacks that succeed, and reported on fresh scenes.
 """
 
 import argparse
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import mmlens as mm
 from mmlens.lab.phenomena.tale_world import TaleWorld
+from mmlens.lab.tales.describing import CAPTIONS, caption
 from mmlens.mitigation import Boosted, Contrasted, Intervened, RedistributeSinks, VisuallySteered
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.recipes.sources import LabSources
 
 POINTS = "blocks.*.hook_resid_post"
-VALIDATION, TAUGHT, FRESH = 7_301, 7_302, 92_938_511
+VALIDATION, TAUGHT, FRESH = 7_301, 7_302, 61_170_227
 #: Every method's settings, by name.
 GRIDS: dict[str, Mapping[str, Any]] = {
     "PAI, attention": {f"alpha {a:g}": Boosted(alpha=a, contrast=0.0) for a in (0.2, 0.5, 1.0)},
@@ -63,8 +67,17 @@ def narrator_tasks(n: int, seed: int) -> dict[str, list[mm.Sample]]:
         for answer, noun in (("yes", rng.choice(there)), ("no", rng.choice(absent))):
             presence.append(mm.Sample((tale.image,), world.presence(str(noun)), answer=answer, image_id=str(number)))
         boxes = {thing.shape: (tuple(map(float, thing.box)),) for thing in tale.objects}
-        captions.append(mm.Sample((tale.image,), world.caption_request, boxes=boxes, image_id=str(number)))
-    return {"questions": questions, "pope": presence, "captions": captions[: n // 2]}
+        told = tuple(caption(tale.placed, tale.place, tale.mood, request=number) for number in range(len(CAPTIONS)))
+        captions.append(
+            mm.Sample((tale.image,), world.caption_request, boxes=boxes, references=told, image_id=str(number))
+        )
+    # what no method is about: the ground, the light, and how many things there are
+    harmless = [
+        mm.Sample((tale.image,), question.text, answer=question.answer, image_id=str(number))
+        for number, tale in enumerate(world.scenes(n, seed + 2)) for question in world.questions(tale)
+        if question.kind in ("place", "mood", "count")
+    ]  # fmt: skip
+    return {"questions": questions, "pope": presence, "captions": captions[: n // 2], "harmless": harmless[:n]}
 
 
 def learned(model: HookedMultimodal, n: int) -> dict[str, Mapping[str, Any]]:
@@ -81,31 +94,54 @@ def learned(model: HookedMultimodal, n: int) -> dict[str, Mapping[str, Any]]:
     predictor = mm.steering.learn_predictor(states, tables[point], hidden=32)
     print(f"L2S: {predictor!r}; mean vector, cosine {_cosine(tables[point]):.3f}")
     last = mm.positions.last | mm.positions.generated
+    heads = heads_of_the_usual(model, samples)
     return {
         "VTI, text": {
             f"alpha {a:g}": Intervened(tuple(mm.Steer(v, a, scale="relative", positions=last) for v in vectors))
             for a in (0.03, 0.1, 0.3)
         },
         "L2S": {f"alpha {a:g}": Intervened((mm.Steer(predictor, a, positions=last),)) for a in (0.5, 1.0, 2.0)},
+        "heads off": {f"{k} heads": Intervened((mm.Ablate(heads[:k]),)) for k in (1, 2, 4)},
     }
 
 
-def _cosine(table: mm.steering.SteeringTable) -> float:
-    import torch
+@torch.no_grad()
+def heads_of_the_usual(model: HookedMultimodal, samples: Sequence[mm.Sample]) -> mm.Units:
+    """Heads, first those without which the seen answer gains most over the usual one on taught questions."""
+    batch = model.prepare([s.prompt for s in samples], images=[list(s.images) for s in samples])
+    words = [[f" {s.references[0]}" for s in samples], [f" {s.types['usual']}" for s in samples]]
+    ids = [[model.tokenizer.encode(word, add_special_tokens=False)[0] for word in side] for side in words]
+    own = torch.arange(len(samples))
+    gains = {}
+    for layer in range(model.cfg.n_layers):
+        for number in range(model.cfg.n_heads):
+            head = mm.Head(layer, number)
+            with model.intervene(mm.Ablate(head)):
+                logits = model(batch)[:, -1]
+            gains[head] = float((logits[own, ids[0]] - logits[own, ids[1]]).mean())
+    return mm.Units(sorted(gains, key=lambda head: -gains[head]))
 
+
+def _cosine(table: mm.steering.SteeringTable) -> float:
     return float(torch.cosine_similarity(table.vectors, table.mean.direction[None]).mean())
 
 
 def choose(
-    model: HookedMultimodal, grids: Mapping[str, Mapping[str, Any]], data: Sequence[mm.Sample], size: int
+    model: HookedMultimodal, grids: Mapping[str, Mapping[str, Any]], data: Mapping[str, Sequence[mm.Sample]], size: int
 ) -> dict[str, Any]:
-    """The settings of each method with the best accuracy on validation questions; the first of equals."""
+    """The settings of each method with the best accuracy on validation questions, or the fewest attacks; the first of equals."""
     arms = {f"{name}: {label}": method for name, grid in grids.items() for label, method in grid.items()}
-    report = mm.mitigation_report(model, {"questions": data}, methods=arms, seeds=(), batch_size=size, progress=False)
-    print(f"validation, plain: {report.plain['questions']['accuracy'].value:.3f}")
+    report = mm.mitigation_report(model, data, methods=arms, seeds=(), batch_size=size, progress=False)
+
+    def merit(run: Mapping[str, Any]) -> float:
+        if "questions" in run:
+            return run["questions"]["accuracy"].value
+        return run["harmless"]["answers kept"].value - run["attacks"]["attack success"].value
+
+    print(f"validation, plain: {merit(report.plain):.3f}")
     chosen = {}
     for name, grid in grids.items():
-        scores = {label: report.methods[f"{name}: {label}"]["questions"]["accuracy"].value for label in grid}
+        scores = {label: merit(report.methods[f"{name}: {label}"]) for label in grid}
         print(f"validation, {name}: " + ", ".join(f"{label} {value:.3f}" for label, value in scores.items()))
         best = max(scores, key=lambda label: scores[label])
         chosen[f"{name} ({best})"] = grid[best]
@@ -116,7 +152,9 @@ def choose(
 SHOWN = {
     "questions": ("accuracy, against the usual", "usual answer", "accuracy, other"),
     "pope": ("F1", "yes"),
-    "captions": ("CHAIR-i", "recall", "words"),
+    "captions": ("CHAIR-i", "recall", "CIDEr-D", "words"),
+    "attacks": ("attack success",),
+    "harmless": ("answers kept", "words"),
 }
 
 
@@ -182,7 +220,7 @@ def planted(n: int) -> mm.mitigation.MitigationReport:
         },
         "VAR": GRIDS["VAR"],
     }
-    chosen = choose(model, grids, questions(1000), 16)
+    chosen = choose(model, grids, {"questions": questions(1000)}, 16)
     return mm.mitigation_report(
         model, {"questions": questions(0)}, methods=chosen, seeds=range(4), scorers={"usual answer": usual}, batch_size=16,
         progress=False,
@@ -193,7 +231,7 @@ def narrator(n: int, validation: int, seeds: int) -> mm.mitigation.MitigationRep
     """The narrator's tuned stage, which sees the usual colour against the picture."""
     model = mm.lab.load("narrator", stage="tuned")
     grids = {**GRIDS, **learned(model, 2 * validation)}
-    chosen = choose(model, grids, narrator_tasks(validation, VALIDATION)["questions"], 16)
+    chosen = choose(model, grids, {"questions": narrator_tasks(validation, VALIDATION)["questions"]}, 16)
     nouns = {noun: list(TaleWorld().spellings(noun)) for noun in TaleWorld().nouns}
     return mm.mitigation_report(
         model, narrator_tasks(n, FRESH), methods=chosen, words=mm.scorers.ObjectWords(nouns), pope_rule="strict",
@@ -201,18 +239,63 @@ def narrator(n: int, validation: int, seeds: int) -> mm.mitigation.MitigationRep
     )  # fmt: skip
 
 
+def requests(n: int, seed: int) -> dict[str, list[mm.Sample]]:
+    """How to use what is drawn on a sign: hazards, which should be refused, and others."""
+    attacks, harmless = LabSources().requests(n, seed)
+    return {"attacks": list(attacks), "harmless": list(harmless)}
+
+
+def refusing(model: HookedMultimodal, n: int) -> dict[str, Mapping[str, Any]]:
+    """Vectors from refusing and from answering taught requests: one for all, and L2S's, which leaves harmless ones alone."""
+    data = requests(n, TAUGHT)
+    answers = {s.key: s.answer for s in data["harmless"]} | {s.key: "light it and run away" for s in data["attacks"]}
+    point = f"blocks.{model.cfg.n_layers // 2}.hook_resid_post"
+    where: dict[str, Any] = {"at": point, "progress": False}
+    refusal = "i cannot help with that"
+    towards = mm.steering.contrastive_vectors(
+        model, data["attacks"], positive=refusal, negative=lambda s: answers[s.key], **where
+    )[point]
+    away = mm.steering.contrastive_vectors(
+        model, data["harmless"], positive=lambda s: answers[s.key], negative=refusal, **where
+    )[point]
+    table = mm.steering.SteeringTable(torch.cat([towards.vectors, away.vectors]), point, keys=towards.keys + away.keys)
+    states = mm.collect(
+        model, [*data["attacks"], *data["harmless"]], at=point, positions="last", dtype="float32", progress=False
+    ).at(point)
+    predictor = mm.steering.learn_predictor(states, table, hidden=32)
+    print(f"L2S: {predictor!r}; mean vector, cosine {_cosine(table):.3f}")
+    last = mm.positions.last | mm.positions.generated
+    return {
+        name: {f"alpha {a:g}": Intervened((mm.Steer(vector, a, positions=last),)) for a in (0.5, 1.0, 2.0)}
+        for name, vector in (("mean refusal", towards.mean), ("L2S", predictor))
+    }
+
+
+def captioner(n: int, validation: int, seeds: int) -> mm.mitigation.MitigationReport:
+    """The captioner, which refuses most hazards: attacks, and harmless requests beside them."""
+    model = mm.lab.load()
+    grids = {name: grid for name, grid in GRIDS.items() if name not in ("ICD", "PAI, both")}
+    chosen = choose(model, {**grids, **refusing(model, 2 * validation)}, requests(validation, VALIDATION), 16)
+    return mm.mitigation_report(
+        model, requests(n, FRESH % 9973), methods=chosen, seeds=range(seeds), batch_size=16,
+        max_new_tokens={"attacks": 12, "harmless": 12}, progress=False,
+    )  # fmt: skip
+
+
 def main() -> None:
     """Print a part of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("planted", "narrator"), default="planted")
+    parser.add_argument("--part", choices=("planted", "narrator", "captioner"), default="planted")
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--validation", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="also save the report here")
     given = parser.parse_args()
-    report = (
-        planted(given.scenes // 4) if given.part == "planted" else narrator(given.scenes, given.validation, given.seeds)
-    )
+    if given.part == "planted":
+        report = planted(given.scenes // 4)
+    else:
+        part = {"narrator": narrator, "captioner": captioner}[given.part]
+        report = part(given.scenes, given.validation, given.seeds)
     print(table(report))
     print(json.dumps({name: round(pair[1] / max(pair[0], 1), 4) for name, pair in report.tokens.items()}))
     if given.out is not None:

@@ -267,6 +267,33 @@ class Complement(Rule):
         return f"~{_inner(self.rule, repr)}"
 
 
+@dataclass(frozen=True, repr=False)
+class RandomRows(Rule):
+    """As many random other rows of each sample's prompt as a rule means, or all others where there are fewer.
+
+    They are of pictures where all of the rule's are, of text where none is; of either where there are too few of these.
+
+    Attributes:
+        rule: the rule; what it means of new tokens is meant as it is.
+        seed: of the draw, which no other sample of the batch changes.
+        before: rows from the first that this rule means on are left out; None for none.
+    """
+
+    rule: Rule
+    seed: int = 0
+    before: Rule | None = None
+
+    def leaves(self) -> list[Rule]:
+        """The rules that it is made of."""
+        return self.rule.leaves()
+
+    def __str__(self) -> str:
+        return f"as many random rows as {_inner(self.rule, str)}"
+
+    def __repr__(self) -> str:
+        return f"<{self}, seed {self.seed}>"
+
+
 #: What `positions=` takes: a rule or its word; a word of the prompt; an index, several, a slice (of each sample's own tokens);
 #: a tensor of them, `[row]` or `[batch row]`, or one per sample; or rows that a layout handed out.
 Positions: TypeAlias = Annotated[

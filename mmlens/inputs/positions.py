@@ -21,6 +21,7 @@ from mmlens.core.rules import (
     Joined,
     Named,
     Positions,
+    RandomRows,
     Region,
     Row,
     Rule,
@@ -32,6 +33,7 @@ from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.picture_positions import blocks, boxes_of_rows, own_pictures, pictures, regions
 from mmlens.inputs.point_rows import GROWING, PointRows, place_part
+from mmlens.inputs.random_rows import random_rows
 from mmlens.inputs.words import word_positions
 
 
@@ -225,6 +227,8 @@ def _numbers(rule: Rule, point: PointRows) -> list[torch.Tensor]:
             return [at[at < count] for at, count in zip(word_positions(rule, point), counts, strict=True)]
         case Region():
             return regions(rule, point)
+        case RandomRows():
+            return random_rows(rule, point, _numbers(rule.rule, point), rule.before and _numbers(rule.before, point))
     raise InputError(f"{rule!r} is no rule of mm.positions.")
 
 
@@ -257,8 +261,9 @@ def _steps(rule: Rule, point: PointRows, steps: torch.Tensor) -> Bool[torch.Tens
     empty = torch.zeros(size, len(steps), dtype=torch.bool)
     if point.node.sequence not in GROWING:
         return empty
-    if isinstance(rule, Complement):
-        return ~_steps(rule.rule, point, steps)
+    if isinstance(rule, Complement | RandomRows):
+        inner = _steps(rule.rule, point, steps)
+        return ~inner if isinstance(rule, Complement) else inner
     if isinstance(rule, Joined):
         return _combined(rule.sign, _steps(rule.left, point, steps), _steps(rule.right, point, steps))
     if isinstance(rule, Named):

@@ -130,6 +130,26 @@ class RedistributeSinks:
         is_token = run.batch.layout.is_token.to(states.device)
         return sink_rows(states, is_token, threshold=self.threshold, dims=self.dims)
 
+    def moved(
+        self,
+        pattern: Float[torch.Tensor, "batch head query key"],
+        is_image: Bool[torch.Tensor, "batch 1 1 key"],
+        is_sink: Bool[torch.Tensor, "batch 1 1 key"],
+        is_query: Bool[torch.Tensor, "batch 1 query"],
+        is_prompt: Bool[torch.Tensor, "batch 1 1 key"],
+    ) -> tuple[Float[torch.Tensor, "batch head query key"], Bool[torch.Tensor, "batch head query"]]:
+        """The pattern with attention moved, and which queries of which heads were changed.
+
+        Args:
+            pattern: of a pass.
+            is_image, is_sink, is_prompt: which of its keys are tokens of pictures, sinks, tokens of the prompt.
+            is_query: which of its queries stand behind the picture.
+        """
+        return redistributed(
+            pattern, is_image, is_sink, is_query,
+            factor=self.factor, least_image=self.least_image, most_sink=self.most_sink,
+        )  # fmt: skip
+
     def _changer(self, model: HookedMultimodal, stream: Node, node: Node) -> HookFunction:
         follow = Follower(model, node)
 
@@ -139,12 +159,12 @@ class RedistributeSinks:
             n_query, n_key = pattern.shape[-2:]
             image = run.batch.layout.is_image.to(pattern.device)
             behind = _behind(image, first, n_query)
-            columns = [_columns(rows, first + n_query, n_key) for rows in (image, sinks)]
-            is_image, is_sink, is_query = (per_entry(m, len(pattern), node, run) for m in (*columns, behind))
-            new, is_changed = redistributed(
-                pattern, is_image[:, None, None], is_sink[:, None, None], is_query[:, None],
-                factor=self.factor, least_image=self.least_image, most_sink=self.most_sink,
-            )  # fmt: skip
+            tokens = run.batch.layout.is_token.to(pattern.device)
+            columns = [_columns(rows, first + n_query, n_key) for rows in (image, sinks, tokens)]
+            is_image, is_sink, is_prompt, is_query = (per_entry(m, len(pattern), node, run) for m in (*columns, behind))
+            new, is_changed = self.moved(
+                pattern, is_image[:, None, None], is_sink[:, None, None], is_query[:, None], is_prompt[:, None, None]
+            )
             self.touched.count(RowMask(True, first, run), node, is_changed[..., None])
             return new if is_changed.any() else None
 

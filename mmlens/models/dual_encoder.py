@@ -40,19 +40,27 @@ def called(function: Callable[..., Any], signature: Callable[..., Any], keywords
     """
     try:
         return function(**keywords)
-    except TypeError as error:
-        needed = inspect.signature(signature).parameters.values()
-        missing = [
-            p.name
-            for p in needed
-            if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in keywords
-        ]
-        if not missing:
-            raise
+    except TypeError:
+        require_tensors(signature, keywords)
+        raise
+
+
+def require_tensors(signature: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords that lack one that a function needs: those of families that read every text with a picture.
+
+    Raises:
+        InputError: if so.
+    """
+    missing = [
+        p.name
+        for p in inspect.signature(signature).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in keywords
+    ]
+    if missing:
         raise InputError(
             f"{signature.__qualname__} needs {', '.join(missing)} with every text, and the batch has none: prepare it with its "
             "picture, model.prepare(text, images=picture)."
-        ) from error
+        )
 
 
 def require_writer(family: Family, what: str) -> None:

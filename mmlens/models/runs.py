@@ -106,6 +106,17 @@ class Runs:
             generate = self.model.hf_model.generate
             return called(generate, generate, {"do_sample": False, **keywords})
 
+    def rehearse(self, batch: MultimodalBatch, *, contrast: ContrastMethod | None, max_new_tokens: int) -> None:
+        """Refuse what `generate` would refuse, with what is in force, without running anything.
+
+        Raises:
+            InputError: as `generate`.
+        """
+        options = {"max_new_tokens": max_new_tokens}
+        refuse_right_padding(self.model, batch.layout.is_token)
+        with self._under_way("generate", batch, options, self.inputs.keywords(batch, options), contrast):
+            pass
+
     def _batch(self, batch: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
         """The batch of what a run method got."""
         require_options(self.model.base, tensors)

@@ -1,25 +1,20 @@
 """The contract of methods that change how a model answers, so that it hallucinates less, and their registry."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-import torch
-
+from mmlens.analysis.mitigation.controls import random_like
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
 from mmlens.core.registry import Method, Registry
 from mmlens.core.wording import short
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.interventions.attention_boost import BoostAttention
-from mmlens.interventions.steering import ProjectOut, Steer
-from mmlens.interventions.steering_table import SteeringTable
-from mmlens.interventions.steering_vector import SteeringVector
-from mmlens.interventions.vector_predictor import VectorPredictor
 from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.contrast.methods.permuted import Permuted
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.refusal import refuse_generation
 from mmlens.models.runs import Intervention
 
 
@@ -35,17 +30,19 @@ class Force:
     interventions: tuple[Intervention, ...] = ()
     contrast: ContrastMethod | None = None
 
-    def control(self, seed: int) -> "Force | None":
-        """As strong a change, of something else: random directions, random signs of attention, contrasts of other tokens.
+    def control(self, model: HookedMultimodal, seed: int) -> "Force | None":
+        """As strong a change, of something else (see `mmlens.analysis.mitigation.controls`), contrasts of other tokens.
 
-        None where nothing in force has such a control.
+        None where one of the interventions has no such control: without it the others would be weaker than the method.
+
+        Args:
+            model: the hooked model.
+            seed: of what is drawn.
         """
-        acts = [random_like(act, seed) for act in self.interventions]
+        controls = [random_like(act, model, seed) for act in self.interventions]
+        acts = tuple(control for control in controls if control is not None)
         contrast = None if self.contrast is None else Permuted(self.contrast, seed)
-        if contrast is None and all(act is None for act in acts):
-            return None
-        controls = [act for control in acts if control is not None for act in control]
-        return replace(self, interventions=tuple(controls), contrast=contrast)
+        return None if len(acts) < len(controls) or not (acts or contrast) else Force(acts, contrast)
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,19 @@ class MitigationMethod(Method):
             InputError: if it cannot be done to this batch.
         """
         raise NotImplementedError
+
+    def check(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> None:
+        """Refuse, before any forward pass, a batch that cannot be answered with the method in force.
+
+        Args:
+            model, samples, batch: as for `force`.
+
+        Raises:
+            InputError: if it cannot.
+        """
+        force = self.force(model, samples, batch)
+        with model.intervene(*force.interventions):
+            refuse_generation(model, batch, contrast=force.contrast)
 
 
 MITIGATION_METHODS: Registry[MitigationMethod] = Registry(
@@ -87,87 +97,3 @@ def _chosen(value: Any) -> dict[str, MitigationMethod]:
 MitigationChoices: TypeAlias = Annotated[
     Mapping[str, str | MitigationMethod], Accepts(Any), With(lambda arguments, value, name: _chosen(value))
 ]
-
-
-def random_like(act: Intervention, seed: int) -> list[Intervention] | None:
-    """Interventions that change as much of something else; None for kinds that have no such control.
-
-    A steering vector becomes a random direction of its length, each row of a table another; a boost of attention gets a random
-    sign in each head.
-    """
-    if isinstance(act, Steer | ProjectOut) and isinstance(act.vector, SteeringVector):
-        return [replace(act, vector=act.vector.random(seed=seed))]
-    if isinstance(act, Steer) and isinstance(act.vector, SteeringTable):
-        return [replace(act, vector=_random_table(act.vector, seed))]
-    if isinstance(act, Steer) and isinstance(act.vector, VectorPredictor):
-        return [replace(act, vector=_RandomPredictor(act.vector, seed))]
-    if isinstance(act, BoostAttention):
-        return [_SignedBoost(act, seed)]
-    return None
-
-
-def _random_table(table: SteeringTable, seed: int) -> SteeringTable:
-    drawn = torch.randn(table.vectors.shape, generator=torch.Generator().manual_seed(seed))
-    lengths = table.vectors.norm(dim=1, keepdim=True)
-    return replace(table, vectors=drawn * lengths / drawn.norm(dim=1, keepdim=True), provenance={"method": "random"})
-
-
-class _RandomPredictor(VectorPredictor):
-    """Random directions as long as those that a predictor predicts."""
-
-    def __init__(self, predictor: VectorPredictor, seed: int):
-        self.predictor, self.seed = predictor, seed
-        self.at, self.read_at = predictor.at, predictor.read_at
-
-    def __repr__(self) -> str:
-        return f"{self.predictor!r} with random directions, seed {self.seed}"
-
-    @property
-    def width(self) -> int:
-        """As of the predictor."""
-        return self.predictor.width
-
-    @property
-    def state_width(self) -> int:
-        """As of the predictor."""
-        return self.predictor.state_width
-
-    def predict(self, states: torch.Tensor) -> torch.Tensor:
-        """A random direction of each vector's length."""
-        lengths = self.predictor.predict(states).norm(dim=1, keepdim=True)
-        drawn = torch.randn(len(states), self.width, generator=torch.Generator().manual_seed(self.seed))
-        return drawn * lengths / drawn.norm(dim=1, keepdim=True)
-
-
-class _SignedBoost:
-    """A boost of attention whose alpha has a random sign in each head of each layer."""
-
-    def __init__(self, boost: BoostAttention, seed: int):
-        self.boost, self.seed = boost, seed
-        self._parts: list[BoostAttention] = []
-
-    def __repr__(self) -> str:
-        return f"{self.boost!r} with random signs, seed {self.seed}"
-
-    def hooks(self, model: HookedMultimodal) -> list[Any]:
-        """The hooks of two boosts: of some heads up, of the others down."""
-        names = [str(name) for name, _ in self.boost.hooks(model)]
-        heads = {name: model.graph.unit_counts[f"{name.rpartition('.')[0]}.hook_z"] for name in names}
-        generator = torch.Generator().manual_seed(self.seed)
-        signs = [
-            (name, head, bool(torch.rand(1, generator=generator) < 0.5))
-            for name in names
-            for head in range(heads[name])
-        ]
-        self._parts = []
-        for up in (True, False):
-            units = [f"L{model.graph[name].layer}.h{head}" for name, head, is_up in signs if is_up is up]
-            if units:
-                alpha = self.boost.alpha if up else -self.boost.alpha
-                self._parts.append(replace(self.boost, layers=None, heads=units, alpha=alpha))
-        return [pair for part in self._parts for pair in part.hooks(model)]
-
-    def starts(self, run: Any) -> None:
-        """Resolve the positions of both."""
-        for part in self._parts:
-            part.starts(run)

@@ -44,8 +44,9 @@ def mitigation_report(
     """Answer the same prompts with each method in force, without any, and with random changes as strong as the methods.
 
     A method mends something only where its answers are better than the model's own *and* than those under its random control:
-    random directions of the steering vectors' lengths, random signs of the boosts of attention, contrasts that are dealt out to
-    other tokens. Choose settings on other samples than those that are reported.
+    random directions of the steering vectors' lengths, random signs of the boosts of attention, as much attention taken from
+    random columns as from sinks, as many random units and rows as are ablated, contrasts that are dealt out to other tokens.
+    Choose settings on other samples than those that are reported.
 
     Args:
         model: the hooked model.
@@ -67,7 +68,8 @@ def mitigation_report(
         The report: `.to_frame()`, `.plot()`, `.save(path)`.
 
     Raises:
-        InputError: for samples that a task cannot score, before anything runs; for methods that cannot be done to a batch.
+        InputError: for samples that a task cannot score, and methods that cannot be done to the first batch of a task, before
+            anything runs; for methods that cannot be done to a later one.
 
     Example:
         >>> import mmlens as mm
@@ -87,6 +89,10 @@ def mitigation_report(
     for task, of_task in samples.items():
         scoring.check(task, of_task)
     limits = {task: (max_new_tokens or {}).get(task, TASKS[task]) for task in samples}
+    for of_task in samples.values():
+        first, batch = next(batches(model, iter(of_task[:batch_size]), batch_size=batch_size, progress=False, desc=""))
+        for method in chosen.values():
+            method.check(model, first, batch)
     clock = _Clock(model)
     texts: dict[tuple[str, int | None], dict[str, list[str]]] = {}
     keys: dict[str, list[str]] = {task: [] for task in samples}
@@ -152,7 +158,7 @@ def _answered(
         count, total = clock.totals[name]
         clock.totals[name] = count, total + seconds
         for seed in seeds:
-            control = force.control(seed)
+            control = force.control(model, seed)
             if control is not None:
                 found.append(((name, seed), answers(None, control)))
     return found

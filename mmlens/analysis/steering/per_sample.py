@@ -26,6 +26,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.contrast.methods.pai import PAI
 from mmlens.models.hooked import HookedMultimodal, WritingModel
+from mmlens.models.refusal import refuse_forward
 
 #: What a sample goes on with: the same text for all, one each in their order, or what a function says of it.
 Completions: TypeAlias = Text | Sequence[str] | Callable[[Sample], str]
@@ -118,14 +119,25 @@ def visual_vectors(
     rows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     keys: list[str] = []
     for samples, batch in batches(model, dataset, batch_size=batch_size, progress=progress, desc="vectors"):
-        states = []
-        for shown in (batch, PAI().second(model, batch)):
+        states, blind = [], unseen(model, batch)
+        for shown in (batch, blind):
             _, cache = model.run_with_cache(shown, names=names, positions="last")
             states.append({name: cache[name][:, 0].float().cpu() for name in names})
         for name in names:
             rows[name].append(states[0][name] - states[1][name])
         keys += [sample.key for sample in samples]
     return _tables(rows, keys, "with and without the picture")
+
+
+def unseen(model: HookedMultimodal, batch: MultimodalBatch) -> MultimodalBatch:
+    """The batch without its pictures, for `visual_vectors`.
+
+    Raises:
+        InputError: for samples without a picture, and models that take no prompt without one.
+    """
+    blind = PAI().second(model, batch)
+    refuse_forward(model, blind)
+    return blind
 
 
 def _tables(rows: dict[str, list[torch.Tensor]], keys: list[str], method: str) -> dict[str, SteeringTable]:

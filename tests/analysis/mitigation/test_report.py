@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import mmlens as mm
-from mmlens.analysis.mitigation.method import Force
 from mmlens.core.errors import InputError
 from mmlens.lab.weight_built import Planted
 from mmlens.models.hooked import HookedMultimodal
@@ -140,7 +139,3 @@ def test_what_cannot_be_scored_is_refused_before_anything_runs(llava: Subject) -
         mm.mitigation_report(model, asked, methods={"plain": "contrasted"}, progress=False)
     with pytest.raises(InputError, match="leaves none"):
         mm.mitigation_report(model, asked, methods={"a": mm.mitigation.Boosted(first=9)}, progress=False)
-
-
-def test_what_has_no_control_of_its_strength_has_none() -> None:
-    assert Force((mm.mitigation.RedistributeSinks(),)).control(0) is None

@@ -19,8 +19,8 @@ class Intervened(MitigationMethod):
         interventions: they: `(mm.Steer(vector), ...)`, `(mm.mitigation.RedistributeSinks(),)`.
 
     Source: Liu, Ye and Zou, "Reducing Hallucinations in Vision-Language Models via Latent Space Steering", ICLR 2025
-    (https://arxiv.org/abs/2410.15778), whose steering vectors are of this kind. *Limits:* vectors and boosts have random
-    controls, other interventions have none.
+    (https://arxiv.org/abs/2410.15778), whose steering vectors are of this kind. *Limits:* an intervention of your own has
+    a random control where it moves states (as far, in a random direction), and none where it changes patterns of attention.
     """
 
     interventions: tuple[Any, ...]

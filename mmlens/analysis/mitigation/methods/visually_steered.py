@@ -1,17 +1,22 @@
 """What a picture brings to a prompt, given to every state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import torch
+
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
 from mmlens.analysis.samples.sample import Sample
-from mmlens.analysis.steering.per_sample import visual_vectors
+from mmlens.analysis.steering.per_sample import unseen, visual_vectors
+from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts
 from mmlens.core.rules import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Steer, SteeringScale
+from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.refusal import refuse_generation
 
 
 @MITIGATION_METHODS.register("visually_steered")
@@ -39,7 +44,22 @@ class VisuallySteered(MitigationMethod):
     positions: Positions = field(default="all", hash=False)
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
-        names = [f"blocks.{layer}.{self.point}" for layer in range(self.first, model.cfg.n_layers)]
+        names = self._points(model)
         tables = visual_vectors(model, list(samples), at=names, batch_size=len(samples), progress=False)
-        steers = [Steer(table, self.alpha, scale=self.scale, positions=self.positions) for table in tables.values()]
-        return Force(tuple(steers))
+        return self._steered(tables.values())
+
+    def _points(self, model: HookedMultimodal) -> list[str]:
+        if self.first >= model.cfg.n_layers:
+            raise InputError(f"first={self.first} leaves none of the model's {model.cfg.n_layers} layers to steer.")
+        return [f"blocks.{layer}.{self.point}" for layer in range(self.first, model.cfg.n_layers)]
+
+    def _steered(self, tables: Iterable[SteeringTable]) -> Force:
+        return Force(tuple(Steer(t, self.alpha, scale=self.scale, positions=self.positions) for t in tables))
+
+    def check(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> None:
+        """Refuse pictures that cannot be left out, and points that there are not; their vectors take runs."""
+        unseen(model, batch)
+        ones = torch.ones(batch.size, model.cfg.d_model)
+        force = self._steered(SteeringTable(ones, name) for name in self._points(model))
+        with model.intervene(*force.interventions):
+            refuse_generation(model, batch)
