@@ -228,7 +228,8 @@ def _numbers(rule: Rule, point: PointRows) -> list[torch.Tensor]:
         case Region():
             return regions(rule, point)
         case RandomRows():
-            return random_rows(rule, point, _numbers(rule.rule, point), rule.before and _numbers(rule.before, point))
+            before = None if rule.before is None else _numbers(rule.before, point)
+            return random_rows(rule, point, _numbers(rule.rule, point), before)
     raise InputError(f"{rule!r} is no rule of mm.positions.")
 
 
