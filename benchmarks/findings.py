@@ -20,8 +20,8 @@ from mmlens.analysis.heatmap import iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.properties.cases import Case, NeuronChoice
 from mmlens.analysis.properties.causal import Causal
-from mmlens.analysis.properties.measurements import Quantity, Value, control_name, is_control
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value, control_name, is_control
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.statistics.intervals import Interval

@@ -5,7 +5,8 @@ from mmlens.analysis.properties.cross_modality import cross_modality
 from mmlens.analysis.properties.exclusivity import noun_exclusivity
 from mmlens.analysis.properties.invariance import image_invariance, region_invariance
 from mmlens.analysis.properties.localisation import localisation
-from mmlens.analysis.properties.measurements import Measurements, Value
+from mmlens.analysis.properties.measurements import Measurements
+from mmlens.analysis.properties.quantities import Value
 from mmlens.analysis.properties.report import neuron_report
 from mmlens.analysis.properties.sensitivity import sensitivity
 from mmlens.analysis.properties.specificity import specific_neurons

@@ -22,8 +22,9 @@ from mmlens.analysis.properties.causal import Causal
 from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance, RegionInvariance
 from mmlens.analysis.properties.layers import LayerShares
-from mmlens.analysis.properties.measurements import Measurements, is_control
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import is_control
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples.sample import Sample

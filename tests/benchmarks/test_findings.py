@@ -1,7 +1,7 @@
 """The tables of the findings say what was measured."""
 
 from benchmarks.findings import table, versus
-from mmlens.analysis.properties.measurements import Quantity, Value, control_name
+from mmlens.analysis.properties.quantities import Quantity, Value, control_name
 from mmlens.properties import Measurements
 
 QUANTITIES = [

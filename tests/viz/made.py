@@ -18,7 +18,8 @@ from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.patching.result import PatchSweep
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, control_of
+from mmlens.analysis.properties.measurements import Measurements
+from mmlens.analysis.properties.quantities import Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.analysis.statistics.intervals import mean_interval

@@ -48,36 +48,16 @@ def viewer_json(
     }
     rows, prompt = _rows(members, texts)
     logits = [number for number, node in enumerate(members) if node.kind == "logit"]
-    ids: dict[int, str] = {}
-    nodes = []
+    nodes = {}
     for number in numbers:
         node = members[number]
-        context = rows[node.at, node.rows[0]]
-        layer, feature = _place(node, layers, number)
-        ids[number] = f"{layer}_{feature}_{context}"
-        entry: dict[str, Any] = {
-            "node_id": ids[number],
-            "feature": _pair(int(layer), feature)
-            if node.kind == "feature"
-            else context
-            if node.kind == "source"
-            else feature,
-            "layer": layer,
-            "ctx_idx": context,
-            "feature_type": _TYPES[node.kind],
-            "token_prob": 0.0,
-            "is_target_logit": bool(logits) and number == logits[0],
-            "run_idx": 0,
-            "reverse_ctx_idx": 0,
-            "jsNodeId": f"{'L' if node.kind == 'logit' else layer}_{feature}-{context}",
-            "clerp": _words(node),
-            "influence": None if node.kind == "logit" else cumulated[number],
-            "activation": node.value if node.kind == "feature" else None,
-        }
+        nodes[number] = entry = _entry(node, *_place(node, layers, number), rows[node.at, node.rows[0]])
         if node.kind == "logit":
-            entry["token_prob"] = probabilities[logits.index(number)]
+            entry["is_target_logit"], entry["token_prob"] = number == logits[0], probabilities[logits.index(number)]
             entry["clerp"] = f'Output "{node.text}" (p={entry["token_prob"]:.3f})'
-        nodes.append(entry)
+        else:
+            entry["influence"] = cumulated[number]
+    ids = {number: entry["node_id"] for number, entry in nodes.items()}
     links = [{"source": ids[source], "target": ids[target], "weight": weight} for source, target, weight in edges]
     metadata = {
         "slug": slug,
@@ -89,7 +69,27 @@ def viewer_json(
         "schema_version": 1,
     }
     choices: dict[str, Any] = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
-    return {"metadata": metadata, "qParams": choices, "nodes": nodes, "links": links}
+    return {"metadata": metadata, "qParams": choices, "nodes": list(nodes.values()), "links": links}
+
+
+def _entry(node: GraphNode, layer: str, feature: int, context: int) -> dict[str, Any]:
+    """What the file says of a node by itself."""
+    number = context if node.kind == "source" else feature
+    return {
+        "node_id": f"{layer}_{feature}_{context}",
+        "feature": _pair(int(layer), feature) if node.kind == "feature" else number,
+        "layer": layer,
+        "ctx_idx": context,
+        "feature_type": _TYPES[node.kind],
+        "token_prob": 0.0,
+        "is_target_logit": False,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": f"{'L' if node.kind == 'logit' else layer}_{feature}-{context}",
+        "clerp": _words(node),
+        "influence": None,
+        "activation": node.value if node.kind == "feature" else None,
+    }
 
 
 def _rows(members: Sequence[GraphNode], texts: Sequence[str]) -> tuple[dict[tuple[str, int], int], list[str]]:

@@ -20,6 +20,7 @@ from mmlens.analysis.circuits.ablations import ABLATIONS
 from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.curve_result import RANKINGS, CircuitCurve
 from mmlens.analysis.circuits.dataset import PairData, require_graph
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.judging import judged_identity, measured, require_gap
 from mmlens.analysis.circuits.pairs import PairsLike
 from mmlens.analysis.circuits.random_circuits import permuted_scores, random_circuit
@@ -84,36 +85,25 @@ def curve(
         judged_identity(model, circuit, pairs, metric, chosen, [shares, choice, n_random, seed]),
     )
     data = PairData.of(model, pairs, graph, metric, chosen)
-    generator = np.random.default_rng(seed)
     mean, total = circuit.scores.mean(-1), int(graph.allowed.sum())
     counts = [int(share * total + 1e-9) for share in shares]
-
-    def nested(scores: torch.Tensor, by: Ranking) -> list[torch.Tensor]:
-        strength = strengths(graph, scores, by)
-        masks = (strongest(strength, n) if choice == "strongest" else grown(graph, strength, n) for n in counts)
-        return [graph.connected(mask) for mask in masks]
-
-    circuits: dict[str, torch.Tensor] = {}
-
-    def add(name: str, masks: Sequence[torch.Tensor]) -> None:
-        circuits.update({f"{name} {place}": mask for place, mask in enumerate(masks)})
-
-    for by in RANKINGS:
-        add(by, nested(mean, by))
-    n_edges = torch.tensor([[int(circuits[f"{by} {place}"].sum()) for place in range(len(counts))] for by in RANKINGS])
+    ranked: dict[str, list[torch.Tensor]] = {by: _ranked(graph, mean, by, counts, choice) for by in RANKINGS}
+    n_edges = torch.tensor([[int(mask.sum()) for mask in masks] for masks in ranked.values()])
+    masks_by_name, generator = dict(ranked), np.random.default_rng(seed)
     for draw in range(n_random):
-        drawn = [
+        masks_by_name[f"random {draw}"] = [
             random_circuit(graph, n, generator) if n else torch.zeros_like(graph.allowed) for n in n_edges[0].tolist()
         ]
-        add(f"random {draw}", drawn)
-        add(f"permuted {draw}", nested(permuted_scores(graph, mean, generator), "signed"))
+        other = permuted_scores(graph, mean, generator)
+        masks_by_name[f"permuted {draw}"] = _ranked(graph, other, "signed", counts, choice)
+    circuits = {f"{name} {place}": mask for name, masks in masks_by_name.items() for place, mask in enumerate(masks)}
     values = measured(data, circuits, results, progress=progress)
     whole, empty = data.end(0), data.end(1)
     require_gap(float((whole - empty).mean()))
 
     def of(names: Sequence[str]) -> torch.Tensor:
-        rows = [torch.stack([values[f"{name} {place}"] for place in range(len(counts))]) for name in names]
-        return torch.stack(rows) if rows else torch.zeros(0, len(counts), data.size)
+        rows = [torch.stack([values[f"{name} {place}"] for place in range(len(shares))]) for name in names]
+        return torch.stack(rows) if rows else torch.zeros(0, len(shares), data.size)
 
     return CircuitCurve(
         shares=torch.tensor(shares),
@@ -130,3 +120,12 @@ def curve(
         counted="nodes" if graph.by_node else "edges",
         identity=results.identity,
     )
+
+
+def _ranked(
+    graph: EdgeGraph, scores: torch.Tensor, by: Ranking, counts: Sequence[int], choice: Choice
+) -> list[torch.Tensor]:
+    """The circuits of the best so many edges, less those that lie on no path."""
+    strength = strengths(graph, scores, by)
+    masks = (strongest(strength, n) if choice == "strongest" else grown(graph, strength, n) for n in counts)
+    return [graph.connected(mask) for mask in masks]

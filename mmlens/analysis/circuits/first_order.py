@@ -117,11 +117,11 @@ def _gradients(
     def keep(activation: torch.Tensor, hook: Any) -> None:
         states[hook.name] = activation
 
-    wanted = {number: reader for number, reader in enumerate(readers) if is_read[number]}
-    split = {(reader.attn, reader.kind): reader for reader in wanted.values() if reader.kind in KINDS}
+    reader_by_number = {number: reader for number, reader in enumerate(readers) if is_read[number]}
+    split = {(reader.attn, reader.kind): reader for reader in reader_by_number.values() if reader.kind in KINDS}
     inner = [into_product(pair.points, attn, kind) for attn, kind in split]
-    entrances = [reader.at for reader in wanted.values() if reader.kind not in KINDS]
-    where = dict.fromkeys([*(reader.at for reader in wanted.values()), *inner])
+    inputs = [reader.at for reader in reader_by_number.values() if reader.kind not in KINDS]
+    where = dict.fromkeys([*(reader.at for reader in reader_by_number.values()), *inner])
     hooks = [*_moved(pair, step), (list(where), keep)]
     with (
         claimed(model, "A circuit"),
@@ -130,19 +130,14 @@ def _gradients(
         projection_calls(model, split) as calls,
     ):
         values = pair.values(model(pair.clean))
-        names = list(dict.fromkeys([*entrances, *inner]))
-        gradients = dict(
-            zip(
-                names,
-                torch.autograd.grad(values.sum(), [states[name] for name in names], retain_graph=True),
-                strict=True,
-            )
-        )
-    for number, reader in wanted.items():
+        names = list(dict.fromkeys([*inputs, *inner]))
+        at_points = torch.autograd.grad(values.sum(), [states[name] for name in names], retain_graph=True)
+    gradients = dict(zip(names, at_points, strict=True))
+    for number, reader in reader_by_number.items():
         if reader.kind not in KINDS:
             yield [number], [gradients[reader.at]]
     for (attn, kind), reader in split.items():
-        numbers = [number for number, other in wanted.items() if (other.attn, other.kind) == (attn, kind)]
+        numbers = [number for number, other in reader_by_number.items() if (other.attn, other.kind) == (attn, kind)]
         name = into_product(pair.points, attn, kind)
         axis = model.graph[name].axes.split().index("head")
         of_heads = HeadGradients(states[name], states[reader.at], gradients[name], axis, calls.get((attn, kind)))

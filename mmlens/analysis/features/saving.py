@@ -14,6 +14,7 @@ from mmlens.core.kinds import PathLike
 from mmlens.core.tensor_files import write_tensor_file
 
 _ARCHITECTURES = {"relu": "standard", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_TRANSCODERS = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
 #: The format's version that is written.
 _VERSION = "6.54.12"
 #: In what numbers weights are kept.
@@ -40,17 +41,7 @@ def save_sae(
         InputError: for what SAELens has no architecture for (`groupmax`, a transcoder of kept or gated features),
             or weights that are too large for `dtype`.
     """
-    name = _ARCHITECTURES.get(sae.activation)
-    if sae.is_transcoder:
-        kinds = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
-        name = kinds.get(sae.activation)
-        if name and sae.W_skip is not None:
-            name = name.replace("transcoder", "skip_transcoder")
-    if name is None:
-        kind = "transcoder" if sae.is_transcoder else "autoencoder"
-        raise InputError(
-            f"SAELens has no {kind} with activation={sae.activation!r}, so its format cannot hold this one."
-        )
+    name = _architecture(sae)
     tensors: dict[str, torch.Tensor | None] = {
         "W_enc": sae.W_enc,
         "b_mag" if sae.activation == "gated" else "b_enc": sae.b_enc,
@@ -88,3 +79,14 @@ def save_sae(
     write_tensor_file(path / "sae_weights.safetensors", weights, {"format": FORM})
     with whole_file(path / "cfg.json") as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _architecture(sae: SparseDictionary) -> str:
+    """SAELens's name for the kind of a dictionary; refuses those for which it has none."""
+    name = (_TRANSCODERS if sae.is_transcoder else _ARCHITECTURES).get(sae.activation)
+    if name is None:
+        kind = "transcoder" if sae.is_transcoder else "autoencoder"
+        raise InputError(
+            f"SAELens has no {kind} with activation={sae.activation!r}, so its format cannot hold this one."
+        )
+    return name if sae.W_skip is None else name.replace("transcoder", "skip_transcoder")

@@ -148,8 +148,7 @@ def score_words(
         raise InputError(f"keep={keep} must lie in 0..{total}, the number of neurons.")
     dtype = torch.promote_types(next(model.hf_model.parameters()).dtype, torch.float32)
     chunks = chunks_of(model, data, prompt, batch_size)
-    first = next(chunks, None)
-    if first is None:
+    if (first := next(chunks, None)) is None:
         raise InputError("The dataset is empty: there is no sample to score neurons on.")
     results = Checkpoint(
         checkpoint,
@@ -169,27 +168,20 @@ def score_words(
         model, every, work, checkpoint=results, desc="neurons", total=length_of(data), progress=show
     ):
         mean.add(sums)
-    return [
-        NeuronScores(
-            scores=mean.scores[number].to(dtype),
-            tokens=tokens,
-            word="image-text score"
-            if word is None
-            else word.strip()
-            if isinstance(word, str)
-            else token_text(model, tokens),
-            method=scoring.name,
-            part=part,
-            stack=layers.stack,
-            settings=scoring.settings,
-            n_samples=mean.count,
-            samples=mean.tops(number, dtype),
-            model=model,
-            batch=first.batch,
-            identity=results.identity,
-        )
-        for number, (word, tokens) in enumerate(zip(words, ids, strict=True))
-    ]
+    scores = []
+    for number, (word, tokens) in enumerate(zip(words, ids, strict=True)):
+        scores.append(NeuronScores(
+            mean.scores[number].to(dtype), tokens, _word_name(model, word, tokens), scoring.name, part, layers.stack,
+            settings=scoring.settings, n_samples=mean.count, samples=mean.tops(number, dtype),
+            model=model, batch=first.batch, identity=results.identity,
+        ))  # fmt: skip
+    return scores
+
+
+def _word_name(model: HookedMultimodal, word: str | int | None, tokens: tuple[int, ...]) -> str:
+    if word is None:
+        return "image-text score"
+    return word.strip() if isinstance(word, str) else token_text(model, tokens)
 
 
 def _scores(

@@ -16,8 +16,8 @@ from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.random_scores import Random
 from mmlens.analysis.neurons.scores import NeuronScores
-from mmlens.analysis.properties.measurements import ControlKind, Quantity, Value, control_name
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.properties.quantities import ControlKind, Quantity, Value, control_name
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Several, With

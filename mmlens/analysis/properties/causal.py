@@ -10,8 +10,9 @@ from jaxtyping import Float
 from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice, counts
 from mmlens.analysis.properties.likelihood import CaptionRun, Likelihood, caption_likelihood
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.properties.quantities import Quantity, Value
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked

@@ -17,8 +17,9 @@ from mmlens.analysis.properties.cases import (
     shares,
 )
 from mmlens.analysis.properties.likelihood import CaptionRun
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 
 from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import MethodChoice, NeuronChoice, NounNeurons
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value, is_control
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value, is_control
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked

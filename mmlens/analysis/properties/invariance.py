@@ -19,8 +19,9 @@ from mmlens.analysis.properties.cases import (
     repeated_cases,
     shares,
 )
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked

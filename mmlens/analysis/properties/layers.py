@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mmlens.analysis.properties.cases import NounNeurons
-from mmlens.analysis.properties.measurements import Quantity, Value, is_control
+from mmlens.analysis.properties.quantities import Quantity, Value, is_control
 
 
 @dataclass(frozen=True)

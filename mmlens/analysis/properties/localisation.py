@@ -10,8 +10,9 @@ from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
 from mmlens.analysis.neurons.maps import Shown, activation_maps
 from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked

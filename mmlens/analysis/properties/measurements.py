@@ -1,15 +1,23 @@
 """What was measured of neurons: values by noun and picture, and their means beside every baseline."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from mmlens.analysis.properties.quantities import (
+    KINDS,
+    ControlKind,
+    Quantity,
+    Value,
+    choice_and_draw,
+    control_of,
+    is_control,
+)
 from mmlens.analysis.statistics.intervals import Interval, Standing, as_rates, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -21,29 +29,6 @@ from mmlens.core.view import Viewable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-#: The controls of a method, several draws each of as many neurons in each layer as the method chose there: any others, and
-#: others that are as active where the noun is said.
-ControlKind = Literal["random", "matched"]
-KINDS: tuple[ControlKind, ...] = get_args(ControlKind)
-#: How a method's control is called.
-CONTROL = "{kind}, like {method}"
-_DRAW = re.compile(rf"((?:{'|'.join(KINDS)}), like .*), draw (\d+)")
-
-
-def control_of(method: str, kind: ControlKind = "random") -> str:
-    """How a method's control is called in tables."""
-    return CONTROL.format(kind=kind, method=method)
-
-
-def control_name(method: str, draw: int, kind: ControlKind = "random") -> str:
-    """How one draw of a method's control is called where it is measured; tables put the draws together."""
-    return f"{control_of(method, kind)}, draw {draw}"
-
-
-def is_control(method: str) -> bool:
-    """Whether a choice of neurons is a control."""
-    return any(method.startswith(control_of("", kind)) for kind in KINDS)
-
 
 _FILE = JsonKind(
     "mmlens.properties.Measurements",
@@ -51,46 +36,6 @@ _FILE = JsonKind(
     "table of measured values",
     {"about": dict[str, Any], "skipped": dict[str, str], "quantities": list[dict], "values": dict[str, list]},
 )
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """Something measured.
-
-    Attributes:
-        name: as it stands in tables.
-        unit: of its values.
-        better: `"higher"`, `"lower"`, or `""` where neither is.
-        control: the quantity to compare with, of the same neurons (another object, another noun's writing); "" if none.
-        baseline: another choice that the quantity is known for and compared with (a centred blob); "" if none.
-    """
-
-    name: str
-    unit: str
-    better: str = "higher"
-    control: str = ""
-    baseline: str = ""
-
-
-@dataclass(frozen=True)
-class Value:
-    """One number.
-
-    Attributes:
-        quantity: the name of what was measured.
-        method: how the neurons were chosen.
-        k: how many neurons.
-        value: the number, NaN where it cannot be had.
-        sample: number of the sample in the dataset; -1 where all pictures of the noun count together.
-        noun: the noun.
-    """
-
-    quantity: str
-    method: str
-    k: int
-    value: float
-    sample: int
-    noun: str
 
 
 @checked_result
@@ -138,9 +83,10 @@ class Measurements(Viewable):
         """Make one of single values; quantities without any are left out."""
         columns = ["quantity", "method", "k", "value", "sample", "noun"]
         table = pd.DataFrame([asdict(value) for value in values], columns=columns)
-        draws = {method: _DRAW.fullmatch(method) for method in table["method"].unique()}
-        table["draw"] = [int(match[2]) if (match := draws[method]) else 0 for method in table["method"]]
-        table["method"] = [match[1] if (match := draws[method]) else method for method in table["method"]]
+        names = list(table["method"])
+        choices = {name: choice_and_draw(name) for name in names}
+        table["method"] = [choices[name][0] for name in names]
+        table["draw"] = [choices[name][1] for name in names]
         used = tuple(quantity for quantity in quantities if quantity.name in set(table["quantity"]))
         return cls(used, table, dict(about or {}), dict(skipped or {}))
 

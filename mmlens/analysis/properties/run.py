@@ -7,8 +7,9 @@ from typing import Any
 
 from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.properties.cases import NeuronChoice, NounNeurons, Overall, Property, UnmeasurableError, case_of
-from mmlens.analysis.properties.measurements import Measurements, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
+from mmlens.analysis.properties.quantities import Value
 from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.core.checkpoint import Checkpoint

@@ -9,8 +9,9 @@ from mmlens.analysis.neurons.methods.weights import Weights
 from mmlens.analysis.neurons.words import row_logits
 from mmlens.analysis.nouns.caption_nouns import Nouns
 from mmlens.analysis.properties.cases import Case, MethodChoice, NeuronChoice
-from mmlens.analysis.properties.measurements import Measurements, Quantity, Value
+from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import Quantity, Value
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.samples.sample import Dataset

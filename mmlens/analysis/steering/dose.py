@@ -6,7 +6,7 @@ One cell of the executor per sample, point and strength: nothing below the steer
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -111,26 +111,18 @@ def dose_curve(
             batch_size=batch_size,
         ),
     )
-
-    def work(chunk: DataChunk, finished: Checkpoint | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values `[dose alpha sample]` of a batch, and those without steering."""
-        finished = Checkpoint(None, "dose curve", lambda exact: {}) if finished is None else finished
-        values, ends = [], []
-        for number, reading in enumerate(readings(metric, model, chunk.size, clean=chunk.batch)):
-            run = CleanRun(model, reading.behind(model, chunk.batch), n_rows=reading.n_rows)
-            reading = reading.against(run.clean_logits.cpu())
-            ends.append(reading.values(run.clean_logits.cpu()))
-            fill_progress = progress and not chunk.samples
-            values.append(
-                _values(finished, f"values {number}", run, doses, strengths, reading, positions, fill_progress)
-            )
-        return torch.stack(values).sum(0), torch.stack(ends).sum(0)
-
+    runs = _Doses(model, doses, strengths, metric, positions, progress)
     if isinstance(data, MultimodalBatch):  # its cells are shared
-        values, baseline = work(chunks[0], results)
+        values, baseline = runs.values(chunks[0], results)
     else:
         for _, parts in shared_chunks(
-            model, chunks, work, checkpoint=results, desc="dose curve", total=length_of(dataset), progress=progress
+            model,
+            chunks,
+            runs.values,
+            checkpoint=results,
+            desc="dose curve",
+            total=length_of(dataset),
+            progress=progress,
         ):
             for name, part in zip(("values", "baseline"), parts, strict=True):
                 known = results.tensors.get(name)
@@ -143,6 +135,57 @@ def dose_curve(
     curve = DoseCurve(own[0], isotropic, baseline, points, strengths, metric_name(metric))
     words_of_metric = words[0] if len(words) else curve.words
     return replace(curve, covariance=covariance, words=words_of_metric, identity=results.identity)
+
+
+@dataclass(frozen=True)
+class _Doses:
+    """What is run on every batch.
+
+    Attributes:
+        model: the hooked model.
+        doses: the steerings and their controls.
+        alphas: strengths.
+        metric: what is read.
+        positions: where the prompt is steered.
+        progress: show a progress bar over the cells of a batch that is no part of a dataset.
+    """
+
+    model: HookedMultimodal
+    doses: Sequence[Steer | None]
+    alphas: Sequence[float]
+    metric: MetricLike
+    positions: Positions
+    progress: bool
+
+    def values(self, chunk: DataChunk, finished: Checkpoint | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values `[dose alpha sample]` of a batch, and those without steering."""
+        finished = Checkpoint(None, "dose curve", lambda exact: {}) if finished is None else finished
+        values, ends = [], []
+        for number, reading in enumerate(readings(self.metric, self.model, chunk.size, clean=chunk.batch)):
+            run = CleanRun(self.model, reading.behind(self.model, chunk.batch), n_rows=reading.n_rows)
+            reading = reading.against(run.clean_logits.cpu())
+            ends.append(reading.values(run.clean_logits.cpu()))
+            values.append(self._filled(finished, f"values {number}", run, reading, self.progress and not chunk.samples))
+        return torch.stack(values).sum(0), torch.stack(ends).sum(0)
+
+    def _filled(
+        self, results: Checkpoint, name: str, run: CleanRun, reading: MetricReading, progress: bool
+    ) -> torch.Tensor:
+        """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
+        known = {number: dose for number, dose in enumerate(self.doses) if dose is not None}
+        rows = {at: _rows(run, at, self.positions) for at in {str(dose.at) for dose in known.values()}}
+        strong = [[replace(dose, alpha=alpha) for alpha in self.alphas] for dose in known.values()]
+
+        def cell(place: Place, sample: int) -> Cell:
+            steer = strong[place[0]][place[1]]
+            return Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
+
+        shape = (len(known), len(self.alphas))
+        fill(results, run, shape, cell, reading, desc="dose curve", name=name, plan=False, progress=progress)
+        values = results.tensors[name]
+        result = values.new_full((len(self.doses), len(self.alphas), run.batch.size), torch.nan)
+        result[list(known)] = values
+        return result
 
 
 def _steers(
@@ -238,33 +281,6 @@ def _weights_of(reading: MetricReading, logits: torch.Tensor) -> Float[torch.Ten
             return None
         (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
     return None if gradient is None or not gradient.isfinite().all() else gradient.flatten(0, -2).sum(0)
-
-
-def _values(
-    results: Checkpoint,
-    name: str,
-    run: CleanRun,
-    doses: Sequence[Steer | None],
-    alphas: Sequence[float],
-    reading: MetricReading,
-    positions: Positions,
-    progress: bool,
-) -> torch.Tensor:
-    """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
-    known = {number: dose for number, dose in enumerate(doses) if dose is not None}
-    rows = {at: _rows(run, at, positions) for at in {str(dose.at) for dose in known.values()}}
-    strong = [[replace(dose, alpha=alpha) for alpha in alphas] for dose in known.values()]
-
-    def cell(place: Place, sample: int) -> Cell:
-        steer = strong[place[0]][place[1]]
-        return Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
-
-    shape = (len(known), len(alphas))
-    fill(results, run, shape, cell, reading, desc="dose curve", name=name, plan=False, progress=progress)
-    values = results.tensors[name]
-    result = values.new_full((len(doses), len(alphas), run.batch.size), torch.nan)
-    result[list(known)] = values
-    return result
 
 
 def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:

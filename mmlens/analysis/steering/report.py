@@ -119,22 +119,16 @@ def steering_report(
     draws = StateDraws(model, points if "covariance" in controls else (), seeds)
     if points and "covariance" in controls:
         run.draw(draws)
-    facts: list[SteeringFacts] = []
-
-    def add(fact: SteeringFacts, arm: tuple[Intervention, ...]) -> list[str]:
-        part = run.answered(f"answers, {fact.name}", arm)
-        count = part["touched"] if _counting(arm) else None
-        facts.append(replace(fact, described=", ".join(map(repr, arm)), touched=count))
-        return part["texts"]
-
+    facts = []
     for name, arm in arms.items():
-        after = add(SteeringFacts(name, None, "", None, words=pairs[name]), arm)
+        facts.append(run.facts(SteeringFacts(name, None, "", None, words=pairs[name]), arm))
         if name not in steered:
             continue
+        after = results.parts["passes"][f"answers, {name}"]["texts"]
         tokens = weights[name] if name in weights else token_weights(model, before, after)
         for kind, seed, control in _controls(model, arm, controls, seeds, draws, tokens):
             label = f"{name}, words" if kind == "words" else f"{name}, {kind} {seed}"
-            add(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control)
+            facts.append(run.facts(SteeringFacts(label, name, "", None, kind=kind, words=pairs[name]), control))
     return SteeringReport(
         tuple(facts), tuple(case for fact in facts for case in run.cases(fact.name)), results.identity
     )
@@ -184,6 +178,11 @@ class _Run:
                 if not arm:
                     part["samples"] += [[group, sample.shown, sample.prompt, sample.answer] for sample in chunk.samples]
         return part
+
+    def facts(self, fact: SteeringFacts, arm: tuple[Intervention, ...]) -> SteeringFacts:
+        """Answer under an intervention; what is known of it, with how it prints itself and how many positions it changed."""
+        touched = self.answered(f"answers, {fact.name}", arm)["touched"]
+        return replace(fact, described=", ".join(map(repr, arm)), touched=touched if _counting(arm) else None)
 
     def _scored(self, sample: Sample, answer: str) -> float | None:
         known = self.score is not _exact or sample.answer is not None

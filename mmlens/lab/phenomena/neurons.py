@@ -9,8 +9,8 @@ from __future__ import annotations
 from mmlens.analysis.properties.cases import NeuronChoice, Overall, Property
 from mmlens.analysis.properties.causal import Causal
 from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, CrossModality
-from mmlens.analysis.properties.measurements import control_of
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
+from mmlens.analysis.properties.quantities import control_of
 from mmlens.analysis.properties.run import run
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.subject import Subject

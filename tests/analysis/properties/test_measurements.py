@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmlens import InputError
-from mmlens.analysis.properties.measurements import Quantity, Value, control_name, control_of
+from mmlens.analysis.properties.quantities import Quantity, Value, control_name, control_of
 from mmlens.properties import Measurements
 
 SIZE = Quantity("size", "cm", control="size of others", baseline="blob")

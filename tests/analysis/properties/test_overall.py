@@ -12,7 +12,7 @@ from mmlens.analysis.properties.cases import NounNeurons
 from mmlens.analysis.properties.exclusivity import Exclusive
 from mmlens.analysis.properties.invariance import ImageInvariance
 from mmlens.analysis.properties.layers import LayerShares
-from mmlens.analysis.properties.measurements import Value, control_name
+from mmlens.analysis.properties.quantities import Value, control_name
 from mmlens.analysis.samples.sample import as_samples
 
 

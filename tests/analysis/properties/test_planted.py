@@ -13,8 +13,8 @@ from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.properties.cases import NeuronChoice, case_of
 from mmlens.analysis.properties.causal import Causal, noise_edit
 from mmlens.analysis.properties.likelihood import caption_likelihood
-from mmlens.analysis.properties.measurements import KINDS, control_name, control_of
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
+from mmlens.analysis.properties.quantities import KINDS, control_name, control_of
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity

@@ -13,7 +13,8 @@ from mmlens import lab
 from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.scores.vqa import vqa_score
 from mmlens.analysis.steering.controls import StateDraws, token_weights, unembedding_difference, word_direction
-from mmlens.analysis.steering.outcome import SteeringReport, diversity
+from mmlens.analysis.steering.diversity import diversity
+from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.analysis.steering.report import steering_report
 from mmlens.core import positions
 from mmlens.core.answer_text import says

@@ -79,28 +79,10 @@ def read(files: Files) -> SparseDictionary:
         raise files.wrong(
             f"architecture={name!r}{why}; those that can be used are {', '.join(map(repr, _ARCHITECTURES))}."
         )
-    files.require(reshape_activations=("none", "hook_z"))
-    if cfg.get("normalize_activations") in ("expected_average_only_in", "covariance_whitening"):
-        raise files.wrong(
-            f"normalize_activations={cfg['normalize_activations']!r} is left out where SAELens uses an autoencoder, so it has to "
-            "be folded into the weights: sae.fold_activation_norm_scaling_factor(...) or fold_activation_whitening(...) there, "
-            "then save it."
-        )
-    files.require(normalize_activations=("none", "constant_norm_rescale", "layer_norm"))
-    if metadata.get("hook_head_index") is not None:
-        raise files.wrong(
-            f"it was trained on head {metadata['hook_head_index']} alone (hook_head_index), and points hold all heads."
-        )
-    _refuse_factor(files)
+    _require_usable(files)
     activation, transcodes = _ARCHITECTURES[name], "transcoder" in name
     tensors = _tensors(files, activation, "skip" in name)
-    rescaled = bool(cfg.get("rescale_acts_by_decoder_norm", False))
-    if rescaled and activation == "topk":
-        norms = row_norms(tensors["W_dec"])
-        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
-        tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
-    elif rescaled and name not in ("batchtopk", "matryoshka_batchtopk"):  # whose norms were folded when they were saved
-        raise files.wrong(f"rescale_acts_by_decoder_norm has no meaning for architecture={name!r}.")
+    _fold_norms(files, name, tensors)
     at_in, at = _points(metadata, transcodes)
     return SparseDictionary(
         tensors["W_enc"],
@@ -119,6 +101,33 @@ def read(files: Files) -> SparseDictionary:
         normalization=cfg.get("normalize_activations") or "none",
         cfg=cfg,
     )
+
+
+def _require_usable(files: Files) -> None:
+    """Refuse settings and factors whose meaning weights and thresholds do not hold."""
+    cfg, head = files.cfg, (files.cfg.get("metadata") or {}).get("hook_head_index")
+    files.require(reshape_activations=("none", "hook_z"))
+    if cfg.get("normalize_activations") in ("expected_average_only_in", "covariance_whitening"):
+        raise files.wrong(
+            f"normalize_activations={cfg['normalize_activations']!r} is left out where SAELens uses an autoencoder, so it has to "
+            "be folded into the weights: sae.fold_activation_norm_scaling_factor(...) or fold_activation_whitening(...) there, "
+            "then save it."
+        )
+    files.require(normalize_activations=("none", "constant_norm_rescale", "layer_norm"))
+    if head is not None:
+        raise files.wrong(f"it was trained on head {head} alone (hook_head_index), and points hold all heads.")
+    _refuse_factor(files)
+
+
+def _fold_norms(files: Files, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Fold the norms of decoder rows by which codes are rescaled into the weights; those that are folded already stay."""
+    if not files.cfg.get("rescale_acts_by_decoder_norm", False) or name in ("batchtopk", "matryoshka_batchtopk"):
+        return
+    if _ARCHITECTURES[name] != "topk":
+        raise files.wrong(f"rescale_acts_by_decoder_norm has no meaning for architecture={name!r}.")
+    norms = row_norms(tensors["W_dec"])
+    tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms, tensors["b_enc"] * norms
+    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
 
 
 def _tensors(files: Files, activation: Activation, skips: bool) -> dict[str, torch.Tensor]:

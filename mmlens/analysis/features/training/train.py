@@ -121,7 +121,23 @@ def train_sae(
     run = Checkpoint(
         checkpoint, "training", lambda _: {"states": rows.identity, "settings": identity_of(settings), "at": target}
     )
+    first_x, first_y = _first_rows(rows, at_in)
+    coder = Coder(
+        *(first_x, first_y),
+        n_features=n_features, k=k, selection=chosen, transcodes=source is not None, skip=skip,
+        lr=lr, dead_after=dead_after, seed=seed, device=torch.device(device),
+    )  # fmt: skip
+    history = _learn(rows, coder, run, epochs=epochs, batch_size=batch_size, progress=progress)
+    sae = coder.dictionary(target, at_in, first_x)
+    quality, silent = _measured(rows, sae)
+    dead = float(coder.dead.float().mean()) if quality is None else silent
+    return SAETraining(sae, history, quality, dead, rows.count, settings)
+
+
+def _first_rows(rows: TrainingRows, at_in: str | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that training begins with, once they are all finite and of one width."""
     first_x, first_y = rows.buffer(0, 0)
+    target = rows.targets[0].at
     if not (first_x.isfinite().all() and first_y.isfinite().all()):
         raise InputError(
             f"States at {target} are not all finite; leave those that are not out, or collect them in float32."
@@ -131,24 +147,7 @@ def train_sae(
             f"sparsify trains transcoders between points of one width, found d={first_x.shape[1]} at {at_in} and "
             f"d={first_y.shape[1]} at {target}."
         )
-    coder = Coder(
-        first_x,
-        first_y,
-        n_features=n_features,
-        k=k,
-        selection=chosen,
-        transcodes=source is not None,
-        skip=skip,
-        lr=lr,
-        dead_after=dead_after,
-        seed=seed,
-        device=torch.device(device),
-    )
-    history = _learn(rows, coder, run, epochs=epochs, batch_size=batch_size, progress=progress)
-    sae = coder.dictionary(target, at_in, first_x)
-    quality, silent = _measured(rows, sae)
-    dead = float(coder.dead.float().mean()) if quality is None else silent
-    return SAETraining(sae, history, quality, dead, rows.count, settings)
+    return first_x, first_y
 
 
 def _at_in(rows: TrainingRows, source: object) -> str | None:
