@@ -75,15 +75,15 @@ def made_folder(path: str | Path) -> Path:
     return path
 
 
-def require_file(path: str | Path, kind: str) -> Path:
+def require_file(path: str | os.PathLike[str], kind: str) -> Path:
     """Return `path` as a Path if a file is there.
 
     Raises:
         InputError: if nothing is there, or a folder.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"There is no {kind} at {path}.")
+    if not os.path.exists(path):  # Path.exists raises for names that are too long
+        raise InputError(f"There is no {kind} at {path!s:.300}.")
     if not path.is_file():
         article = "an" if kind[0] in "aeiou" else "a"
         raise InputError(f"{path} is a folder, not {article} {kind}.")

@@ -9,11 +9,11 @@ transformers. `picture_changes` tells which of these a picture needed.
 import base64
 import binascii
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
-from typing import Annotated, TypeAlias
+from os import PathLike
+from typing import Annotated, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -23,39 +23,56 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
 from mmlens.core.kinds import Accepts
 
-#: A picture: a PIL image, a path, or an array `[height width 3]` (uint8, uint16, or floats in 0..1; channels may come first).
-Picture: TypeAlias = Annotated["Image.Image | str | Path | np.ndarray | torch.Tensor", Accepts(object)]
+#: A picture: a PIL image, a path, a `data:` URL, a file's bytes, an open file, what `datasets` keeps of one that is not decoded
+#: (`{"bytes": ..., "path": ...}`), or an array `[height width channels]` of a grey, an RGB or an RGBA picture (uint8, uint16,
+#: or floats in 0..1; channels may come first).
+Picture: TypeAlias = Annotated[
+    "Image.Image | str | PathLike[str] | bytes | BinaryIO | Mapping[str, bytes | str | None] | np.ndarray | torch.Tensor",
+    Accepts(object),
+]
 
 #: What is behind transparent pixels.
 GROUND = (255, 255, 255)
 #: Where a PIL image keeps what was changed about it.
 _CHANGES = "mmlens_changes"
 _ORIENTATION = 0x0112  # the EXIF tag
+_CHANNELS = (3, 4, 1)  # of arrays, the likeliest first: RGB, RGBA, grey
 
 
 def load_image(picture: object) -> Image.Image:
     """One picture as 8-bit RGB, as a viewer shows it.
 
     Args:
-        picture: a PIL image of any mode, a path to a file that PIL can read, or an array.
+        picture: a PIL image of any mode, a path to a file that PIL can read, its bytes, an open file, or an array.
 
     Returns:
         A PIL image in mode RGB.
 
     Raises:
-        InputError: for a missing, truncated or closed file, a URL, a picture without pixels or with more than PIL lets
-            through, or an array with wrong axes, channels or range.
+        InputError: for a missing, truncated or closed file, a URL of the network, a picture without pixels or with more than
+            PIL lets through, or an array with wrong axes, channels or range.
     """
+    if isinstance(picture, Mapping) and picture.keys() <= {"bytes", "path"}:
+        picture = picture.get("bytes") or picture.get("path")
     if isinstance(picture, Image.Image):
         name = getattr(picture, "filename", "")
         with _readable(f"The PIL image {name}" if name else "A PIL image"):
             return _shown(picture)
-    if isinstance(picture, str | Path):
+    if isinstance(picture, str) and picture.startswith("data:"):
+        return decoded_image(picture)
+    if isinstance(picture, str | PathLike):
         return _read_file(picture)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return _decoded(bytes(picture), "A picture in bytes")
+    if hasattr(picture, "read") and hasattr(picture, "seek"):
+        picture.seek(0)
+        return _decoded(picture.read(), f"The open file {getattr(picture, 'name', '')}".rstrip())
     if isinstance(picture, np.ndarray | torch.Tensor):
         return _from_array(np.asarray(picture.detach().cpu() if isinstance(picture, torch.Tensor) else picture))
+    hint = " Pass its .image." if isinstance(getattr(picture, "image", None), Image.Image) else ""
     raise InputError(
-        f"A picture must be a PIL image, a path or an array, found {type(picture).__name__}: {picture!r:.80}."
+        "A picture must be a PIL image, a path, a file's bytes, an open file or an array, found "
+        f"{type(picture).__name__}: {picture!r:.80}.{hint}"
     )
 
 
@@ -69,7 +86,13 @@ def decoded_image(text: str) -> Image.Image:
         data = base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(f"A picture in base64 cannot be decoded: {error}. It begins with {text[:40]!r}.") from error
-    with _readable("The picture in base64"), Image.open(BytesIO(data)) as image:
+    return _decoded(data, "The picture in base64")
+
+
+def _decoded(data: bytes | str, name: str) -> Image.Image:
+    if not isinstance(data, bytes):
+        raise InputError(f"{name} was opened as text; open it with mode 'rb'.")
+    with _readable(name), Image.open(BytesIO(data)) as image:
         return _shown(image)
 
 
@@ -100,7 +123,7 @@ def _readable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _read_file(path: str | Path) -> Image.Image:
+def _read_file(path: str | PathLike[str]) -> Image.Image:
     if str(path).startswith(("http://", "https://")):
         raise InputError(f"{path} is a URL; mmlens downloads nothing. Save the picture to a file and pass its path.")
     file = require_file(path, "picture")
@@ -171,21 +194,22 @@ def _in_eight_bits(image: Image.Image, changes: list[str]) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     shape = list(array.shape)
-    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
+    array = array[..., None] if array.ndim == 2 else array
+    ends = (1,) if len(shape) == 2 else (*shape[:1], *shape[-1:])
+    channels = next((number for number in _CHANNELS if number in ends), 0)
+    if array.ndim == 3 and array.shape[-1] != channels:
         array = np.moveaxis(array, 0, -1)
-    if array.ndim != 3 or array.shape[-1] != 3:
+    if array.ndim != 3 or not channels:
         raise InputError(
-            f"A picture array must be [height width 3] or [3 height width], found shape {shape}. "
-            "Drop an alpha channel, or repeat a grey one three times."
+            "A picture array must be [height width channels] or [channels height width] with 1 (grey), 3 (RGB) or 4 (RGBA) "
+            f"channels, or [height width], found shape {shape}. Pass the pictures of a batch one by one."
         )
     if not array.size:
         raise InputError(f"A picture array must hold pixels, found shape {shape}.")
     if array.dtype == np.uint8:
-        return Image.fromarray(np.ascontiguousarray(array))
+        return _of_bytes(array)
     if array.dtype == np.uint16:
-        result = Image.fromarray((array / 257.0).round().astype(np.uint8))
-        result.info[_CHANGES] = ("scaled from 0..65535 to 0..255",)
-        return result
+        return _of_bytes((array / 257.0).round(), "scaled from 0..65535 to 0..255")
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"A picture array must be uint8 (0..255), uint16 or floating (0..1), found {array.dtype}.")
     low, high = float(array.min()), float(array.max())
@@ -193,4 +217,12 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise InputError(
             f"A floating picture array must lie in 0..1, found {low:.3g}..{high:.3g}. Pass pictures before normalisation."
         )
-    return Image.fromarray((array * 255).round().astype(np.uint8))
+    return _of_bytes((array * 255).round())
+
+
+def _of_bytes(values: np.ndarray, *changes: str) -> Image.Image:
+    """An array `[height width channels]` of values of 8 bits as a viewer shows it."""
+    values = np.ascontiguousarray(values.astype(np.uint8))
+    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+    image.info[_CHANGES] = changes
+    return _shown(image)

@@ -1,5 +1,6 @@
 """Pictures in, frames between the user's pixels and the encoder's."""
 
+import base64
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3)).astype(np.uint8)
 
 def test_every_kind_of_picture_comes_to_the_same_pixels(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    transparent = Image.fromarray(np.dstack([PIXELS, np.full((6, 4), 255, np.uint8)]))
+    opaque = np.dstack([PIXELS, np.full((6, 4), 255, np.uint8)])
+    data = (tmp_path / "a.png").read_bytes()
+    opened = BytesIO(data)
+    opened.read()
     for given in (
         PIXELS,
         PIXELS.transpose(2, 0, 1),
@@ -30,7 +34,14 @@ def test_every_kind_of_picture_comes_to_the_same_pixels(tmp_path: Path) -> None:
         torch.from_numpy(PIXELS / 255).requires_grad_(),
         np.asfortranarray(PIXELS),
         Image.fromarray(PIXELS),
-        transparent,
+        Image.fromarray(opaque),
+        opaque,
+        data,
+        bytearray(data),
+        opened,
+        {"bytes": data, "path": "a.png"},
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        "data:image/png;base64," + base64.b64encode(data).decode(),
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
     ):
@@ -44,7 +55,13 @@ def test_other_modes_become_rgb() -> None:
     assert np.array_equal(np.asarray(load_image(grey)), np.repeat(PIXELS[..., :1], 3, axis=2))
     palette = Image.fromarray(PIXELS).convert("P")
     assert load_image(palette).mode == "RGB"
+    for array in (PIXELS[..., 0], PIXELS[..., :1], PIXELS[..., 0] / 255):
+        assert np.array_equal(np.asarray(load_image(array)), np.asarray(load_image(grey)))
+    assert load_image(np.zeros((1, 6, 9), np.uint8)).size == (9, 6)
+    assert load_image(torch.zeros(4, 6, 9)).getpixel((0, 0)) == (255, 255, 255)  # RGBA, transparent, on white
     assert load_image(np.zeros((3, 5, 3), np.uint8)).size == (5, 3)  # channels last where both could be meant
+    assert load_image(np.zeros((3, 5, 4), np.uint8)).size == (4, 5)  # RGB is likelier than RGBA
+    assert load_image(np.zeros((4, 5), np.uint8)).size == (5, 4)
 
 
 def saved(image: Image.Image, form: str = "PNG", **options: Any) -> Image.Image:

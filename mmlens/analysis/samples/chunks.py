@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from pathlib import Path
+from os import PathLike
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from mmlens.analysis.samples.sample import Data, Sample, as_samples
@@ -83,10 +82,10 @@ class DataChunk:
 
 
 def _outside(picture: Picture) -> str:
-    """What a picture is without its pixels: its path, or its shape."""
-    if isinstance(picture, str | Path):
+    """What a picture is without its pixels: its path, its shape or its kind."""
+    if isinstance(picture, str | PathLike):
         return str(picture)
-    return str(picture.size if isinstance(picture, Image.Image) else tuple(picture.shape))
+    return str(getattr(picture, "shape", None) or getattr(picture, "size", None) or type(picture).__name__)
 
 
 def chunks_of(
