@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mmlens.models.decoding import generator_of
+from mmlens.models.generation_limits import generator_of
 from mmlens.models.hooked import HookedMultimodal
 
 NEW = 6

@@ -14,8 +14,9 @@ from mmlens.core.kinds import Positive
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.apart import prepare_apart
-from mmlens.inputs.batch import Batch, BatchLike, MultimodalBatch, require_pictures
+from mmlens.inputs.batch import Batch, BatchLike, MultimodalBatch
 from mmlens.inputs.options import require_options
+from mmlens.inputs.picture_tensors import require_pictures
 from mmlens.inputs.prepare import Images, prepare_batch, side_for, with_tokens
 from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
@@ -159,6 +160,11 @@ class Inputs:
             processor = require_processor(self.processor, "batch(images=...)")
             made = with_known_pictures(self.family, self.config, processor, made, images)
         return replace(made, tokenizer=self._tokenizer)
+
+    def checked_batch(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
+        """The batch of what a run method got, whose keywords the model must know; arguments as for `keywords`."""
+        require_options(self.model, tensors)
+        return self.batch(inputs, **tensors)
 
     @property
     def _tokenizer(self) -> Any:

@@ -6,7 +6,7 @@ image processor and the tokenizer are loaded alone, and the family says how many
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 import transformers
@@ -14,9 +14,20 @@ from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import Must
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.checkpoint_files import content, written
+
+#: A processor of transformers, or what serves as one.
+Processor: TypeAlias = Annotated[
+    Any,
+    Must(
+        "a processor of transformers",
+        lambda value: callable(value) and not isinstance(value, type),
+        instead=True,
+    ),
+]
 
 
 class ComposedProcessor:

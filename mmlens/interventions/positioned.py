@@ -14,7 +14,7 @@ from mmlens.core.names import Names
 from mmlens.core.rules import Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.session import HookFunction, HookPair
-from mmlens.inputs.batch import require_running
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.inputs.point_rows import GROWING, PointRows, UnknownRowsError
 from mmlens.inputs.positions import ResolvedPositions, resolve
 from mmlens.interventions.passes import Follower, refuse_known_positions

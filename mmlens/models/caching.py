@@ -1,13 +1,33 @@
 """Recording activations into a cache: which points, and which rows of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from mmlens.hooks.cache import ActivationCache, record_activations
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookPair
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.inputs.row_reader import RowReader, sample_axes
+
+
+def require_named(nodes: Iterable[Node], names: object, tensors: Callable[[], Mapping[str, Any]]) -> None:
+    """Check that the points which are named one by one run on a batch; a glob means what is there.
+
+    Args:
+        nodes: the points.
+        names: what they were selected by.
+        tensors: gives the batch's keyword tensors, asked only where points are named.
+
+    Raises:
+        InputError: if one of them does not run.
+    """
+    exact = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
+    matches = [node for node in nodes if node.name in exact]
+    keywords = tensors() if matches else {}
+    for node in matches:
+        require_running(keywords, node.part, node.name)
 
 
 class CacheRecorder:

@@ -5,14 +5,13 @@ through the same modules. Each branch is a run of its own here, with its own pro
 in force acts in the conditional passes alone, unless it was put in force for all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.generation.logits_process import LogitsProcessor, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from mmlens.core.errors import InputError
@@ -21,6 +20,7 @@ from mmlens.hooks.session import HookPair, attached, suspended
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.claims import Claim, acting_in_all_passes, claims_of, unwatched, watching, wrappers_in_force
 from mmlens.models.forward_inputs import completed_inputs
+from mmlens.models.generation_limits import generation_option, generator_of, refuse_assistance, refuse_guidance
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import Branch, Run, Window
 
@@ -30,19 +30,6 @@ NOT_OF_THE_PROMPT = ("negative_prompt_ids", "negative_prompt_attention_mask")
 _ASSISTED = ("prompt_lookup_num_tokens", "assistant_model", "assistant_early_exit", "use_mtp")
 #: Options of `generate` that may bring code of the user's, which may run the model.
 _CODE = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "custom_generate")
-
-
-def generator_of(base: nn.Module) -> Any:
-    """The module that writes tokens: the model itself, or the language model in it where `generate` hands on to that."""
-    own = (m for m in base.modules() if isinstance(m, GenerationMixin) and type(m).generate is GenerationMixin.generate)
-    return next(own, base)
-
-
-def generation_option(model: HookedModel, options: Mapping[str, Any], name: str) -> Any:
-    """An option of Hugging Face's `generate` as it will hold: given, of a configuration that was given, or of the model's own."""
-    configs = (options.get("generation_config"), getattr(generator_of(model.base), "generation_config", None))
-    values = (options.get(name), *(getattr(config, name, None) for config in configs))
-    return next((value for value in values if value is not None), None)
 
 
 class Decoding:
@@ -75,10 +62,15 @@ class Decoding:
         self._stack: ExitStack | None = None
         self._inside = 0
         self._states: dict[Branch, list[Any]] = {}
-        self._refuse()
+        if getattr(options.get("assistant_model"), "hook_dict", None) is not None:
+            raise InputError(
+                "assistant_model= is a hooked model; pass the Hugging Face model: assistant_model=other.hf_model."
+            )
         if self.guided:
+            refuse_guidance(model, run, is_assisted=self.assisted)
             self.branch("unconditional", self._unconditional_batch)
         if self.assisted:
+            refuse_assistance(model, run)
             run.window = Window()
             self.branch("draft", lambda: run.batch).window = Window()
 
@@ -112,71 +104,6 @@ class Decoding:
         self._first = processor
 
     # -- before the run ----------------------------------------------------------------------------------------------
-
-    def _refuse(self) -> None:
-        """Refuse what transformers does wrong.
-
-        Raises:
-            InputError: if it cannot be right; says why.
-        """
-        if getattr(self.main.options.get("assistant_model"), "hook_dict", None) is not None:
-            raise InputError(
-                "assistant_model= is a hooked model; pass the Hugging Face model: assistant_model=other.hf_model."
-            )
-        if self.guided:
-            self._refuse_guidance()
-        if self.assisted:
-            self._refuse_assistance()
-
-    def _refuse_guidance(self) -> None:
-        """Refuse guidance where the unconditional passes of transformers cannot be right.
-
-        Raises:
-            InputError: if so.
-        """
-        beams = generation_option(self.model, self.main.options, "num_beams") or 1
-        why = "guidance_scale= (classifier-free guidance) cannot be right here: "
-        if beams > 1:
-            raise InputError(
-                f"{why}num_beams={beams} moves sequences between beams, and transformers leaves the keys and values of the "
-                "unconditional passes where they were. Use num_beams=1, or contrast='pai', which follows the beams."
-            )
-        if self.assisted:
-            raise InputError(
-                f"{why}of the candidates that assisted generation rejects, transformers leaves the unconditional keys and values "
-                "in place. Leave out prompt_lookup_num_tokens=, assistant_model= and assistant_early_exit=."
-            )
-        if self.model.family.language.encoder is not None:
-            raise InputError(
-                f"{why}{type(self.model.base).__name__} reads the prompt in an encoder, and transformers gives the unconditional "
-                "passes none. Use contrast='pai'."
-            )
-
-    def _refuse_assistance(self) -> None:
-        """Refuse assisted generation where transformers loses the first candidates, or cannot leave a model early.
-
-        Raises:
-            InputError: if so.
-        """
-        name = type(self.model.base).__name__
-        if self.generator is not self.model.base:
-            raise InputError(
-                f"{name} hands its language model embeddings, and transformers' assisted generation leaves the first candidates "
-                "out of them, so that it writes other tokens than greedy generation does. Leave out prompt_lookup_num_tokens=, "
-                "assistant_model= and assistant_early_exit=."
-            )
-        if self.main.batch.size > 1:
-            raise InputError(
-                f"Assisted generation takes one sample at a time (transformers' limit), found {self.main.batch.size}; run them "
-                "one by one, or leave out prompt_lookup_num_tokens=, assistant_model= and assistant_early_exit=."
-            )
-        inner = getattr(self.generator, str(self.generator.base_model_prefix), None)
-        depth = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
-        if generation_option(self.model, self.main.options, "assistant_early_exit") is not None and depth is None:
-            raise InputError(
-                f"assistant_early_exit= shortens a model by the number of layers in its configuration, and that of {name} has it "
-                "in its text_config, where transformers does not look. Use prompt_lookup_num_tokens= or an assistant_model=."
-            )
 
     def tell_watchers(self) -> None:
         """Have interventions for all passes resolve their positions in every branch.

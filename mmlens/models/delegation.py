@@ -16,27 +16,27 @@ class Attribute(Protocol, Generic[R_co]):
     def __get__(self, instance: object, owner: type | None = None) -> R_co: ...
 
 
-def method_of(part: str, method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[Any, P], R]:
+def method_of(part: Callable[[Any], S], method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[Any, P], R]:
     """A method that a part carries out.
 
     Args:
-        part: the attribute that holds the part.
+        part: makes the part.
         method: of the part's class.
     """
 
     @functools.wraps(method)
     def through(self: object, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(getattr(self, part), *args, **kwargs)
+        return method(part(self), *args, **kwargs)
 
     return through
 
 
-def property_of(part: str, prop: Callable[[S], R]) -> Attribute[R]:
+def property_of(part: Callable[[Any], S], prop: Callable[[S], R]) -> Attribute[R]:
     """A property that a part works out.
 
     Args:
-        part: the attribute that holds the part.
+        part: makes the part.
         prop: the property of the part's class.
     """
     original = cast(property, prop)
-    return cast(Attribute[R], property(lambda self: original.__get__(getattr(self, part)), doc=original.__doc__))
+    return cast(Attribute[R], property(lambda self: original.__get__(part(self)), doc=original.__doc__))

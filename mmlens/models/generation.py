@@ -1,7 +1,7 @@
 """Generation, and the states that predicted each generated token."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from mmlens.core.names import Names
 from mmlens.core.rules import Positions, Word, as_rule
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
+from mmlens.hooks.session import HookFunction
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
-from mmlens.inputs.prepare import continuing
 from mmlens.models.contrast.method import ContrastMethod
-from mmlens.models.decoding import generator_of
+from mmlens.models.generation_limits import refuse_right_padding
 from mmlens.models.protocol import HookedModel
 
 
@@ -84,19 +84,7 @@ def trace_generation(
     if positions is not None:
         _require_positions(positions, batch, nodes, max_new_tokens - 1)
     steps: dict[str, list[torch.Tensor]] = {node.name: [] for node in nodes}
-    axes = {node.name: node.position_axis for node in nodes}
-
-    @reads_only
-    def keep(activation: torch.Tensor, hook: Any) -> None:
-        # with a KV cache a step sees one new position, without one it sees all: the last predicts the next token
-        if positions is None:
-            steps[hook.name].append(activation.detach().select(axes[hook.name], -1).clone())
-            return
-        if not use_cache:
-            steps[hook.name].clear()
-        steps[hook.name].append(activation.detach())
-
-    with model.hooks([(nodes.names, keep)]):
+    with model.hooks([(nodes.names, _recorder(steps, nodes, every_row=positions is not None, use_cache=use_cache))]):
         out = model.generate(
             batch,
             max_new_tokens=max_new_tokens,
@@ -107,42 +95,84 @@ def trace_generation(
             contrast=contrast,
             **({} if guidance_scale is None else {"guidance_scale": guidance_scale}),
         )
-    n_steps = len(out.logits)
-    tokens = out.sequences[:, -n_steps:].cpu()
+    tokens = out.sequences[:, -len(out.logits) :].cpu()
     lengths = _lengths(tokens, model.stop_tokens)
-    written = {token: model.to_string(token) for token in tokens.unique().tolist()}
-    words = [
-        [written[token] for token in row[:length]]
-        for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
-    ]
+    new = [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    strings = {token: model.to_string(token) for token in tokens.unique().tolist()}
+    states: dict[str, Any] = {name: _stacked(tensors) for name, tensors in steps.items()} if positions is None else {}
     rows = None
-    states: dict[str, Any] = {name: _stacked(some) for name, some in steps.items()} if positions is None else {}
     if positions is not None:
-        read = [row[: min(length, n_steps - 1)] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
-        found = resolve(positions, batch, nodes[0], steps=n_steps - 1, written=read)
-        rows = found.all_numbers(n_steps - 1)
-        rows = [own[own < count + len(new)] for own, count, new in zip(rows, found.point.counts, read, strict=True)]
-        for node in nodes:
-            whole = torch.cat(steps[node.name], dim=node.position_axis).movedim(node.position_axis, 1)
-            # padding stands in front of a sample's own tokens, and new ones follow behind the last of them
-            first = whole.shape[1] - (n_steps - 1) - torch.tensor(found.point.counts)
-            states[node.name] = [
-                sample[(own + start).to(sample.device)].movedim(0, node.position_axis - 1)
-                for sample, own, start in zip(whole, rows, first.tolist(), strict=True)
-            ]
+        states, rows = _at_positions(positions, batch, nodes, steps, new, n_read=tokens.shape[1] - 1)
     logits = torch.stack(out.logits, dim=1)
-    guided = f"guidance of {guidance_scale:g}" if guidance_scale not in (None, 1) else ""
+    guidance = f"guidance of {guidance_scale:g}" if guidance_scale not in (None, 1) else ""
     return GenerationTrace(
         tokens=tokens,
         lengths=lengths,
         states=states,
         logits=logits,
         scores=logits if all(map(operator.is_, out.scores, out.logits)) else torch.stack(out.scores, dim=1),
-        words=words,
+        words=[[strings[token] for token in sample] for sample in new],
         text=model.decode(tokens),
         rows=rows,
-        beside=guided if contrast is None else f"contrast {contrast}",
+        beside=guidance if contrast is None else f"contrast {contrast}",
     )
+
+
+def _recorder(
+    steps: dict[str, list[torch.Tensor]], nodes: Sequence[Node], *, every_row: bool, use_cache: bool
+) -> HookFunction:
+    """A hook that keeps a tensor of every step: the row that predicts the next token, or all rows that were read."""
+    axes = {node.name: node.position_axis for node in nodes}
+
+    @reads_only
+    def keep(activation: torch.Tensor, hook: Any) -> None:
+        # with a KV cache a step sees one new position, without one it sees all: the last predicts the next token
+        if not every_row:
+            steps[hook.name].append(activation.detach().select(axes[hook.name], -1).clone())
+            return
+        if not use_cache:
+            steps[hook.name].clear()
+        steps[hook.name].append(activation.detach())
+
+    return keep
+
+
+def _at_positions(
+    positions: Positions,
+    batch: MultimodalBatch,
+    nodes: Sequence[Node],
+    steps: Mapping[str, Sequence[torch.Tensor]],
+    new: Sequence[Sequence[int]],
+    *,
+    n_read: int,
+) -> tuple[dict[str, Any], list[torch.Tensor]]:
+    """The states of each sample's own rows by name, and the numbers of these rows.
+
+    Args:
+        positions: which rows.
+        batch: the prompts.
+        nodes: the points.
+        steps: by name, all rows that were read, in their order.
+        new: the new tokens of each sample.
+        n_read: how many of them were read: the last one is written and not read.
+    """
+    read = [tokens[:n_read] for tokens in new]
+    resolved = resolve(positions, batch, nodes[0], steps=n_read, written=read)
+    counts = resolved.point.counts
+    rows = [
+        numbers[numbers < count + len(tokens)]
+        for numbers, count, tokens in zip(resolved.all_numbers(n_read), counts, read, strict=True)
+    ]
+    states: dict[str, Any] = {}
+    for node in nodes:
+        samples = torch.cat(list(steps[node.name]), dim=node.position_axis).movedim(node.position_axis, 1)
+        # padding stands in front of a sample's own tokens, and new ones follow behind the last of them
+        first = samples.shape[1] - n_read - torch.tensor(counts)
+        states[node.name] = [
+            sample[(numbers + start).to(sample.device)].movedim(0, node.position_axis - 1)
+            for sample, numbers, start in zip(samples, rows, first.tolist(), strict=True)
+        ]
+    return states, rows
 
 
 def _require_positions(positions: Positions, batch: MultimodalBatch, nodes: Sequence[Node], steps: int) -> None:
@@ -159,54 +189,6 @@ def _require_positions(positions: Positions, batch: MultimodalBatch, nodes: Sequ
         )
     if not any(isinstance(rule, Word) for rule in as_rule(positions).leaves()):
         resolve(positions, batch, nodes[0], steps=steps)
-
-
-def refuse_right_padding(model: HookedModel, is_token: torch.Tensor) -> None:
-    """Check that every sample's last position holds a token; an encoder-decoder model writes elsewhere.
-
-    Args:
-        model: the hooked model.
-        is_token: `[batch pos]`, true where there is one.
-
-    Raises:
-        InputError: if some are padded on the right.
-    """
-    if model.graph["hook_logits"].sequence != "language":
-        return
-    samples = (~is_token[:, -1].bool()).nonzero().flatten().tolist()
-    if samples:
-        raise InputError(
-            f"Samples {samples} are padded on the right, so their next token would follow padding; {continuing(model.family)}"
-        )
-
-
-def refuse_chunked_prompt(model: HookedModel, chunk: Any) -> None:
-    """Refuse to have a prompt read in chunks where its positions cannot be read one chunk after the other.
-
-    Args:
-        model: the hooked model.
-        chunk: the option `prefill_chunk_size` of transformers; None if the prompt is read at once.
-
-    Raises:
-        InputError: says why.
-    """
-    language = model.family.language
-    if chunk is None:
-        return
-    if language.encoder is not None:
-        why = "an encoder reads the prompt, all of it at once"
-    elif language.looks_ahead:
-        why = "positions of the prompt attend to later ones, which an earlier chunk does not have"
-    elif (
-        generator_of(model.base) is not model.base
-        or language.crossing is not None
-        or not language.merges
-        or model.family.position_ids is not None
-    ):
-        why = "transformers cannot cut what comes with this model's prompt"
-    else:
-        return
-    raise InputError(f"prefill_chunk_size={chunk} cannot be right for {model.family.name}: {why}. Leave it out.")
 
 
 def _refuse_untraceable(nodes: Sequence[Node], point: str) -> None:

@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, TypeAlias, cast
 
 import torch
-from jaxtyping import Float
 from torch import nn
-from transformer_lens.config import TransformerBridgeConfig
 
 from mmlens.architectures.build import build
 from mmlens.architectures.loading import base_of, find_family, is_covered, load_model, refuse_compiled
@@ -15,7 +13,7 @@ from mmlens.architectures.modules import HuggingFaceModel
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import counts_with
-from mmlens.core.kinds import Must, PathLike, With
+from mmlens.core.kinds import PathLike, With
 from mmlens.core.tensor_kinds import Device
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -25,21 +23,21 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.splice import Splice
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.inputs import Inputs, device_of
+from mmlens.inputs.processing import Processor
 from mmlens.models.adapters import Adapters, InPlace, refuse_prompts
+from mmlens.models.answers import Answers
 from mmlens.models.bound.model import BoundModel
-from mmlens.models.claims import claims_of
 from mmlens.models.delegation import method_of, property_of
 from mmlens.models.dual_encoder import writes
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.module_paths import hook_name_of
-from mmlens.models.part_view import BlockWeights, PartView
+from mmlens.models.protocol import HookedModel
 from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
 from mmlens.models.splices import Splices
+from mmlens.models.transformer_lens_names import TransformerLensNames
 from mmlens.models.trial import Trial
 from mmlens.models.verify import verify as verified
-from mmlens.models.vocabulary import TokenIds, Vocabulary
-from mmlens.models.weights import Weights
 
 if TYPE_CHECKING:
     # run methods take other arguments than TransformerLens's of the same name, on purpose
@@ -48,26 +46,28 @@ else:
     from transformer_lens import HookedRootModule
 
 
-#: A processor of transformers, or what serves as one.
-Processor: TypeAlias = Annotated[
-    Any,
-    Must(
-        "a processor of transformers",
-        lambda value: callable(value) and not isinstance(value, type),
-        instead=True,
-    ),
-]
+def _inputs(model: HookedModel) -> Inputs:
+    return Inputs(model.base, model.family, model.config, model.processor)
+
+
+def _runs(model: HookedModel) -> Runs:
+    return Runs(model, _inputs(model))
+
+
+def _answers(model: HookedModel) -> Answers:
+    return Answers(model, _inputs(model))
 
 
 @counts_with(fingerprint)
-class HookedMultimodal(HookedRootModule):
+class HookedMultimodal(TransformerLensNames, HookedRootModule):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real
     module while it has a hook and detaches afterwards, so that without hooks the model is bit-equal to the bare one.
 
     Its parts have files of their own, and what they do is listed here part by part: the inputs it takes
-    (`mmlens.inputs.inputs`), its runs, the edits of its weights, its adapters, its weights and its vocabulary.
+    (`mmlens.inputs.inputs`), its runs, the edits of its weights, its adapters; its weights and its vocabulary are in
+    `mmlens.models.transformer_lens_names`.
 
     Attributes:
         hf_model: the Hugging Face model.
@@ -123,39 +123,6 @@ class HookedMultimodal(HookedRootModule):
     def base(self) -> HuggingFaceModel:
         """The Hugging Face model itself, without adapters around it."""
         return base_of(self.hf_model)
-
-    @property
-    def _inputs(self) -> Inputs:
-        return Inputs(self.base, self.family, self.config, self.processor)
-
-    @property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.base, self.processor)
-
-    @property
-    def _weights(self) -> Weights:
-        claims_of(self.base).await_weights()
-        return Weights(self.base, self.family, self.config)
-
-    @property
-    def _language(self) -> PartView:
-        return self._weights.part("language")
-
-    @property
-    def _edits(self) -> RowEdits:
-        return RowEdits(self)
-
-    @property
-    def _adapters(self) -> Adapters:
-        return Adapters(self)
-
-    @property
-    def _splices(self) -> Splices:
-        return Splices(self)
-
-    @property
-    def _runs(self) -> Runs:
-        return Runs(self, self._inputs)
 
     @property
     def discovered(self) -> bool:
@@ -294,9 +261,9 @@ class HookedMultimodal(HookedRootModule):
 
     # -- what goes in ------------------------------------------------------------------------------------------------
 
-    prepare = method_of("_inputs", Inputs.prepare)
-    extend = method_of("_inputs", Inputs.extend)
-    batch = method_of("_inputs", Inputs.batch)
+    prepare = method_of(_inputs, Inputs.prepare)
+    extend = method_of(_inputs, Inputs.extend)
+    batch = method_of(_inputs, Inputs.batch)
 
     @checked
     def bind(self, batch: BatchLike) -> BoundModel:
@@ -309,25 +276,25 @@ class HookedMultimodal(HookedRootModule):
 
     # -- running it --------------------------------------------------------------------------------------------------
 
-    forward = method_of("_runs", Runs.forward)
-    generate = method_of("_runs", Runs.generate)
-    current_run = property_of("_runs", Runs.current)
-    hooks = method_of("_runs", Runs.hooks)
-    add_hook = method_of("_runs", Runs.add_hook)
-    intervene = method_of("_runs", Runs.intervene)
-    run_with_hooks = method_of("_runs", Runs.run_with_hooks)
-    run_with_cache = method_of("_runs", Runs.run_with_cache)
-    default_points = property_of("_runs", Runs.default_points)
-    trace_generation = method_of("_runs", Runs.trace_generation)
-    caption = method_of("_runs", Runs.caption)
-    answer = method_of("_runs", Runs.answer)
+    forward = method_of(_runs, Runs.forward)
+    generate = method_of(_runs, Runs.generate)
+    current_run = property_of(_runs, Runs.current)
+    hooks = method_of(_runs, Runs.hooks)
+    add_hook = method_of(_runs, Runs.add_hook)
+    intervene = method_of(_runs, Runs.intervene)
+    run_with_hooks = method_of(_runs, Runs.run_with_hooks)
+    run_with_cache = method_of(_runs, Runs.run_with_cache)
+    default_points = property_of(_runs, Runs.default_points)
+    trace_generation = method_of(_answers, Answers.trace_generation)
+    caption = method_of(_answers, Answers.caption)
+    answer = method_of(_answers, Answers.answer)
 
     # -- edits of its weights ----------------------------------------------------------------------------------------
 
-    edits = property_of("_edits", RowEdits.edits)
-    edited = method_of("_edits", RowEdits.edited)
-    revert = method_of("_edits", RowEdits.revert)
-    unedited_fingerprint = property_of("_edits", RowEdits.unedited_fingerprint)
+    edits = property_of(RowEdits, RowEdits.edits)
+    edited = method_of(RowEdits, RowEdits.edited)
+    revert = method_of(RowEdits, RowEdits.revert)
+    unedited_fingerprint = property_of(RowEdits, RowEdits.unedited_fingerprint)
 
     @checked
     def apply(self, edit: WeightEdit | Callable[[nn.Module], None]) -> "HookedMultimodal":
@@ -344,78 +311,19 @@ class HookedMultimodal(HookedRootModule):
         """
         if not isinstance(edit, WeightEdit):
             return super().apply(edit)
-        self._edits.put(edit)
+        RowEdits(self).put(edit)
         return self
 
     # -- its adapters ------------------------------------------------------------------------------------------------
 
-    adapters = property_of("_adapters", Adapters.names)
-    active_adapters = property_of("_adapters", Adapters.active)
-    adapter = method_of("_adapters", Adapters.adapter)
+    adapters = property_of(Adapters, Adapters.names)
+    active_adapters = property_of(Adapters, Adapters.active)
+    adapter = method_of(Adapters, Adapters.adapter)
 
     # -- sparse dictionaries -------------------------------------------------------------------------------------------
 
-    attach = method_of("_splices", Splices.attach)
-    dictionaries = property_of("_splices", Splices.dictionaries)
-
-    # -- its weights and tokens, under TransformerLens's names ---------------------------------------------------------
-
-    part = method_of("_weights", Weights.part)
-    ln_final = property_of("_weights", Weights.ln_final)
-    unembed = property_of("_weights", Weights.unembed)
-    W_E = property_of("_weights", Weights.W_E)
-    W_U = property_of("_weights", Weights.W_U)
-    b_U = property_of("_weights", Weights.b_U)
-
-    @property
-    def cfg(self) -> TransformerBridgeConfig:
-        """The language model's shape in TransformerLens's terms."""
-        return self._language.cfg
-
-    @property
-    def blocks(self) -> list[BlockWeights]:
-        """The language model's blocks: `model.blocks[i].attn.W_O`, `model.blocks[i].mlp.W_out` (views)."""
-        return self._language.blocks
-
-    W_in = property_of("_language", PartView.W_in)
-    W_gate = property_of("_language", PartView.W_gate)
-    W_out = property_of("_language", PartView.W_out)
-    W_Q = property_of("_language", PartView.W_Q)
-    W_K = property_of("_language", PartView.W_K)
-    W_V = property_of("_language", PartView.W_V)
-    W_O = property_of("_language", PartView.W_O)
-    b_Q = property_of("_language", PartView.b_Q)
-    b_K = property_of("_language", PartView.b_K)
-    b_V = property_of("_language", PartView.b_V)
-    b_O = property_of("_language", PartView.b_O)
-    b_in = property_of("_language", PartView.b_in)
-    b_out = property_of("_language", PartView.b_out)
-    OV = property_of("_language", PartView.OV)
-    QK = property_of("_language", PartView.QK)
-    accumulated_bias = method_of("_language", PartView.accumulated_bias)
-
-    @checked
-    def tokens_to_residual_directions(self, tokens: str | TokenIds) -> Float[torch.Tensor, "*tokens d_model"]:
-        """The direction in the final stream that raises a token's logit, once the stream is divided by the norm's scale.
-
-        The final norm's gain is part of it: `direction = gain * W_U[:, token]`, so that the attributions of all
-        components sum to the logit (for RMS norms; layer norms centre first, as TransformerLens does).
-
-        Args:
-            tokens: a string that is one token, an id, or a tensor of ids of any shape.
-        """
-        ids = self.to_single_token(tokens) if isinstance(tokens, str) else tokens
-        return self._weights.directions(torch.as_tensor(ids))
-
-    tokenizer = property_of("_vocabulary", Vocabulary.tokenizer)
-    stop_tokens = property_of("_vocabulary", Vocabulary.stop_tokens)
-    to_tokens = method_of("_vocabulary", Vocabulary.to_tokens)
-    to_single_token = method_of("_vocabulary", Vocabulary.to_single_token)
-    to_word_forms = method_of("_vocabulary", Vocabulary.to_word_forms)
-    to_word_tokens = method_of("_vocabulary", Vocabulary.to_word_tokens)
-    to_string = method_of("_vocabulary", Vocabulary.to_string)
-    to_str_tokens = method_of("_vocabulary", Vocabulary.to_str_tokens)
-    decode = method_of("_vocabulary", Vocabulary.decode)
+    attach = method_of(Splices, Splices.attach)
+    dictionaries = property_of(Splices, Splices.dictionaries)
 
 
 #: A model that writes words, as verbs take it that need a vocabulary or an answer; dual encoders are refused before any work.

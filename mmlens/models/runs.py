@@ -9,28 +9,25 @@ import torch
 from jaxtyping import Float
 
 from mmlens.core.contract import checked
-from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Names
 from mmlens.core.rules import ALL, Positions, as_rule
 from mmlens.core.tensor_kinds import Device
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
-from mmlens.inputs.batch import Batch, MultimodalBatch, require_running
-from mmlens.inputs.images import Picture
+from mmlens.inputs.batch import Batch, MultimodalBatch
 from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.options import require_options
-from mmlens.inputs.prepare import Images
 from mmlens.inputs.row_reader import RowReader
-from mmlens.models.caching import CacheRecorder
+from mmlens.models.caching import CacheRecorder, require_named
 from mmlens.models.claims import Claim, claimed, claims_of, current_run, watching
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.contrast.second_run import contrast_with
-from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding, generation_option
+from mmlens.models.decoding import NOT_OF_THE_PROMPT, Decoding
 from mmlens.models.dropout import refuse_dropout
 from mmlens.models.dual_encoder import called, require_writer, run_forward
 from mmlens.models.forward_inputs import completed_inputs
-from mmlens.models.generation import GenerationTrace, refuse_chunked_prompt, refuse_right_padding, trace_generation
+from mmlens.models.generation_limits import generation_option, refuse_chunked_prompt, refuse_right_padding
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import PassChoice, Run, Watching, require_passes
 
@@ -116,11 +113,6 @@ class Runs:
         refuse_right_padding(self.model, batch.layout.is_token)
         with self._under_way("generate", batch, options, self.inputs.keywords(batch, options), contrast):
             pass
-
-    def _batch(self, batch: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
-        """The batch of what a run method got."""
-        require_options(self.model.base, tensors)
-        return self.inputs.batch(batch, **tensors)
 
     @contextmanager
     def _under_way(
@@ -280,12 +272,9 @@ class Runs:
                 length is known.
         """
         nodes = self.default_points if names is None else self.model.graph.select(names)
-        exact = [names] if isinstance(names, str) else names if isinstance(names, list | tuple) else []
-        for node in nodes:
-            if node.name in exact:  # a glob means what is there
-                require_running(self.inputs.keywords(batch, tensors), node.part, node.name)
+        require_named(nodes, names, lambda: self.inputs.keywords(batch, tensors))
         rule = as_rule(positions)
-        reader = None if rule == ALL else RowReader(rule, self._batch(batch, tensors), nodes)
+        reader = None if rule == ALL else RowReader(rule, self.inputs.checked_batch(batch, tensors), nodes)
         recorder = CacheRecorder(nodes, reader, device)
         logits = self.run_with_hooks(batch, fwd_hooks=recorder.hooks, **tensors)
         return logits, recorder.cache(self.model)
@@ -305,92 +294,3 @@ class Runs:
         with claimed(self.model, "A hook that stays"):
             for point, function, _ in resolve_hooks(self.model.hook_dict, [(name, hook)], []):
                 point.add_hook(cast(Any, function), dir=dir, **options)
-
-    @checked
-    def trace_generation(
-        self,
-        batch: Batch | None = None,
-        *,
-        names: Names | Selection = "blocks.*.mlp.hook_post",
-        positions: Positions | None = None,
-        max_new_tokens: Count = 20,
-        use_cache: bool = True,
-        contrast: ContrastChoice = None,
-        guidance_scale: float | None = None,
-        **tensors: Any,
-    ) -> GenerationTrace:
-        """Generate greedily and keep, for each new token, the states that predicted it; or those at some positions.
-
-        Args:
-            batch: as for `forward`; samples padded on the left.
-            names: language-model points to record.
-            positions: keep the states at these positions instead (see `mm.positions`), of the prompt and of what is written:
-                `"moon"` finds the word in either. The last new token is written and not read, so it has no states.
-            max_new_tokens: upper bound on the new tokens.
-            use_cache: with or without a KV cache; the states are the same.
-            contrast: contrastive decoding, as for `generate`; the states are those of the batch, not of the second prompt.
-            guidance_scale: classifier-free guidance (transformers' option); the states are those of the conditional passes.
-            tensors: keyword tensors.
-
-        Returns:
-            Tokens, states `[batch step ...]` by name (with positions: of each sample's rows, a list), logits and text.
-
-        Raises:
-            InputError: for vision or projector points, which predict no token; for right padding.
-        """
-        require_writer(self.model.family, "trace_generation")
-        made = self._batch(batch, tensors)
-        return trace_generation(
-            self.model,
-            made,
-            names=names,
-            positions=positions,
-            max_new_tokens=max_new_tokens,
-            use_cache=use_cache,
-            contrast=cast("ContrastMethod | None", contrast),
-            guidance_scale=guidance_scale,
-        )
-
-    @checked
-    def caption(
-        self,
-        images: Images,
-        *,
-        prompt: Text = "describe the image",
-        max_new_tokens: Count = 30,
-        contrast: ContrastChoice = None,
-    ) -> Any:
-        """Caption one picture (a string) or several (a list of strings), greedily.
-
-        Args:
-            images: a picture, or a list of pictures.
-            prompt: what to ask for.
-            max_new_tokens: upper bound on the caption's tokens.
-            contrast: contrastive decoding, as for `generate`.
-        """
-        require_writer(self.model.family, "caption")
-        return self.answer(images, prompt, max_new_tokens=max_new_tokens, contrast=contrast)
-
-    @checked
-    def answer(
-        self,
-        images: Images,
-        question: str | Sequence[str],
-        *,
-        max_new_tokens: Count = 30,
-        contrast: ContrastChoice = None,
-    ) -> Any:
-        """Answer a question about one picture (a string), or one question per picture (a list of strings).
-
-        Args:
-            images: a picture, or a list of pictures.
-            question: the question; for several pictures one for all, or one each.
-            max_new_tokens: upper bound on the answer's tokens.
-            contrast: contrastive decoding, as for `generate`: `model.answer(image, question, contrast="vcd")`.
-        """
-        require_writer(self.model.family, "answer")
-        pictures = cast("list[Picture]", list(images) if isinstance(images, list | tuple) else [images])
-        questions = [question] * len(pictures) if isinstance(question, str) else list(question)
-        batch = self.inputs.prepare(questions, images=[[picture] for picture in pictures])
-        text = self.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens, contrast=contrast).text
-        return text if isinstance(images, list | tuple) else text[0]

@@ -12,7 +12,7 @@ from transformers.generation.logits_process import LogitsProcessor, UnbatchedCla
 import mmlens as mm
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.models.decoding import generator_of
+from mmlens.models.generation_limits import generator_of
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 from tests.conftest import Subject

@@ -18,7 +18,7 @@ from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.text_only import without_pictures
 from mmlens.models.contrast.methods import CONTRAST_METHODS, ContrastMethod
-from mmlens.models.decoding import generator_of
+from mmlens.models.generation_limits import generator_of
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import LONG, SHORT, Subject
 from tests.families import FAMILIES

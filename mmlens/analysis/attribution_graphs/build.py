@@ -17,7 +17,8 @@ from mmlens.core.contract import checked
 from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Count, Several, SeveralDistinct, Text
 from mmlens.core.rule_groups import Groups, named_rules
-from mmlens.inputs.batch import BatchLike, MultimodalBatch, require_running
+from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 

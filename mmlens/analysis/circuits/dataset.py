@@ -16,7 +16,8 @@ from mmlens.analysis.circuits.runs import Pair, pairs_of
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
-from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import PICTURE_TENSORS
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 

@@ -24,7 +24,8 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.rules import as_rule
-from mmlens.inputs.batch import MultimodalBatch, require_running
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.inputs.row_reader import RowReader
 from mmlens.models.bound.loss import losses_of, targets_of
 from mmlens.models.hooked import HookedMultimodal, WritingModel

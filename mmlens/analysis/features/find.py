@@ -29,7 +29,8 @@ from mmlens.core.errors import InputError
 from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Count, Text
 from mmlens.core.rules import Positions, as_rule
-from mmlens.inputs.batch import MultimodalBatch, require_running
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 

@@ -26,7 +26,8 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.names import Part
-from mmlens.inputs.batch import MultimodalBatch, require_running
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import require_running
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 

@@ -19,8 +19,9 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
 from mmlens.core.rules import Box
 from mmlens.core.wording import is_array, is_tensor, short
-from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
+from mmlens.inputs.picture_tensors import PICTURE_TENSORS
 from mmlens.models.hooked import HookedMultimodal
 
 DEFAULT_PROMPT = "describe the image"

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.batch import MultimodalBatch, picture_positions
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import picture_positions
 from mmlens.inputs.prepare import OF_PROMPT
 from mmlens.models.bound.tokens import BoundTokens
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,12 +15,13 @@ from mmlens.core.wording import short
 from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import Direction, HookFunction, HookPair, attached
-from mmlens.inputs.batch import MultimodalBatch, require_running
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.models.bound.block_range import BlockRange, stream_for
 from mmlens.models.bound.inputs import BoundInputs, Prompt
-from mmlens.models.bound.loss import losses_of, target_ids
+from mmlens.models.bound.loss import losses_of
 from mmlens.models.bound.points import BoundPoints
 from mmlens.models.bound.run_hooks import Stopped, add_gradients, keeping, replaced_by, stopping, without_batch
-from mmlens.models.caching import CacheRecorder
+from mmlens.models.caching import CacheRecorder, require_named
 from mmlens.models.claims import claimed
 
 ReturnType: TypeAlias = Literal["logits", "loss", "both"] | None
@@ -81,37 +83,27 @@ class BoundRuns(BoundInputs, BoundPoints):
                 run.
         """
         _require_return_type(return_type)
-        begins = (
-            None if start_at_layer is None else self._layer(start_at_layer, "start_at_layer", self.model.cfg.n_layers)
-        )
-        ends = (
-            None if stop_at_layer is None else self._layer(stop_at_layer, "stop_at_layer", self.model.cfg.n_layers + 1)
-        )
-        if begins is not None:
-            batch, stream = self.batch, self._stream(input)
-        else:
-            batch, stream = (
-                self.batch_of(input, prepend_bos=prepend_bos, padding_side=padding_side, attention_mask=attention_mask),
-                None,
+        blocks = BlockRange.of(self.model, start_at_layer, stop_at_layer)
+        batch, first, last = self.batch, [], []
+        outputs: list[torch.Tensor] = []
+        if blocks.start is None:
+            batch = self.batch_of(
+                input, prepend_bos=prepend_bos, padding_side=padding_side, attention_mask=attention_mask
             )
-        pairs = {"fwd": list(fwd_hooks), "bwd": list(bwd_hooks)}
-        named = {
-            direction: self._within(self._named(chosen, batch, remove_batch_dim), begins, ends)
-            for direction, chosen in pairs.items()
-        }
-        reached: list[torch.Tensor] = []
-        around = [] if stream is None else [(f"blocks.{begins}.hook_resid_pre", replaced_by(stream))]
-        behind = [] if ends is None else [(self._end(ends), stopping(reached))]
+        else:
+            first = [(f"blocks.{blocks.start}.hook_resid_pre", replaced_by(stream_for(self.model, self.batch, input)))]
+        if blocks.end is not None:
+            last = [(blocks.end, stopping(outputs))]
+        hooks = [blocks.within(self._named(pairs, batch, remove_batch_dim)) for pairs in (fwd_hooks, bwd_hooks)]
         logits = None
         try:
-            with self._hooked(named["fwd"], named["bwd"], stay=not reset_hooks_end, first=around, last=behind):
+            with self._hooked(*hooks, stay=not reset_hooks_end, first=first, last=last):
                 logits = self.model(batch)
         except Stopped:
-            return reached[0]
+            return outputs[0]
         finally:
             if clear_contexts:
-                for name, _ in (*named["fwd"], *named["bwd"]):
-                    self.hook_dict[name].clear_context()
+                self._clear(*hooks)
         return self._returned(logits, batch, return_type, loss_per_token)
 
     def run_with_cache(
@@ -149,12 +141,7 @@ class BoundRuns(BoundInputs, BoundPoints):
         if incl_bwd:
             _require_backward(stop_at_layer, options.get("return_type", "logits"))
         nodes = self._nodes(names_filter)
-        exact = (
-            [names_filter] if isinstance(names_filter, str) else names_filter if isinstance(names_filter, list) else []
-        )
-        for node in nodes:
-            if node.name in exact:
-                require_running(self.batch, node.part, node.name)
+        require_named(nodes, names_filter, lambda: self.batch)
         recorder = CacheRecorder(nodes, None, device)
         shown: dict[str, torch.Tensor] = {}
         hooks = [*recorder.hooks, *([([node.name for node in nodes], keeping(shown))] if incl_bwd else [])]
@@ -198,8 +185,7 @@ class BoundRuns(BoundInputs, BoundPoints):
                 yield self
         finally:
             if clear_contexts:
-                for name, _ in (*named[0], *named[1]):
-                    self.hook_dict[name].clear_context()
+                self._clear(*named)
 
     def loss_fn(
         self,
@@ -262,71 +248,23 @@ class BoundRuns(BoundInputs, BoundPoints):
         ):
             yield
 
+    def _clear(self, *hooks: Sequence[tuple[str, HookFunction]]) -> None:
+        """Forget what hooks noted at their points."""
+        for name, _ in chain(*hooks):
+            self.hook_dict[name].clear_context()
+
     def _named(
         self, pairs: Sequence[HookPair], batch: Mapping[str, Any], remove_batch_dim: bool
     ) -> list[tuple[str, HookFunction]]:
         """Each point that hooks mean, with the function."""
-        found = []
+        resolved = []
         for number, pair in enumerate(pairs):
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not callable(pair[1]):
                 raise InputError(f"Hook {number}, {short(pair)}, must be a pair (names, function(activation, hook)).")
             names, function = pair
-            chosen = without_batch(function) if remove_batch_dim else function
-            for point in self._resolved(names):
-                found.append((str(point.name), chosen))
-        return found
-
-    def _within(
-        self, pairs: Sequence[tuple[str, HookFunction]], begins: int | None, ends: int | None
-    ) -> list[tuple[str, HookFunction]]:
-        """The hooks whose points lie in the blocks that run."""
-        if begins is None and ends is None:
-            return list(pairs)
-        order = {name: number for number, name in enumerate(self.model.graph.names)}
-        first = 0 if begins is None else order[f"blocks.{begins}.hook_resid_pre"]
-        behind = (
-            len(order) if ends is None or ends == self.model.cfg.n_layers else order[f"blocks.{ends}.hook_resid_pre"]
-        )
-
-        def place(name: str) -> int:
-            """Of a point that the graph does not have: that of the norm's scale, or of the stream that it copies."""
-            near = (name, name.replace("normalized", "scale"), f"{'.'.join(name.split('.')[:2])}.hook_resid_pre")
-            return next(order[known] for known in near if known in order)
-
-        last = behind if ends is None or ends == self.model.cfg.n_layers else behind - 1
-        return [(name, function) for name, function in pairs if first <= place(name) <= last]
-
-    def _end(self, layer: int) -> str:
-        """The point at which a run ends that stops in front of a block: behind the last one, its output."""
-        depth = self.model.cfg.n_layers
-        return f"blocks.{layer}.hook_resid_pre" if layer < depth else f"blocks.{depth - 1}.hook_resid_post"
-
-    def _layer(self, layer: int, argument: str, count: int) -> int:
-        """A block's number, counted from the first.
-
-        Raises:
-            InputError: if there is no such block.
-        """
-        depth = self.model.cfg.n_layers
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -depth <= layer < count:
-            raise InputError(f"{argument}={layer!r} must be a block, 0 to {count - 1}, or -{depth} to -1 from the end.")
-        return layer + depth if layer < 0 else layer
-
-    def _stream(self, input: Any) -> torch.Tensor:
-        """The stream that a block is to receive.
-
-        Raises:
-            InputError: if it is not of the batch's shape.
-        """
-        shape = [*target_ids(self.batch).shape, self.model.cfg.d_model]
-        stream = input[None] if isinstance(input, torch.Tensor) and input.ndim == 2 else input
-        if not isinstance(stream, torch.Tensor) or not stream.is_floating_point() or list(stream.shape) != shape:
-            what = list(input.shape) if isinstance(input, torch.Tensor) else type(input).__name__
-            raise InputError(
-                f"start_at_layer takes the stream of the batch that this model is bound to, {shape} [batch pos d_model], found "
-                f"{what}; cache['resid_pre', layer] of a run is one."
-            )
-        return stream
+            function = without_batch(function) if remove_batch_dim else function
+            resolved += [(str(point.name), function) for point in self._resolved(names)]
+        return resolved
 
 
 def _require_return_type(return_type: Any) -> None:

@@ -7,9 +7,11 @@ from jaxtyping import Float, Int
 from transformers.generation.logits_process import LogitsProcessor
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import PICTURE_TENSORS
 from mmlens.models.contrast.method import ContrastMethod
-from mmlens.models.decoding import Decoding, generation_option
+from mmlens.models.decoding import Decoding
+from mmlens.models.generation_limits import generation_option
 from mmlens.models.run import Run
 
 #: Options of `generate` that say how keys and values are kept, and how often each prompt stands in the batch.

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod
-from mmlens.models.generation import refuse_right_padding
+from mmlens.models.generation_limits import refuse_right_padding
 from mmlens.models.protocol import HookedModel
 
 #: A batch, or what makes one of the model and the batch that is gone on with: a function of `mm.corrupt`.

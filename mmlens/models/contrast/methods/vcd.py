@@ -9,7 +9,8 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Seed
-from mmlens.inputs.batch import PICTURE_TENSORS, MultimodalBatch
+from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.picture_tensors import PICTURE_TENSORS
 from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_carried
 from mmlens.models.protocol import HookedModel
 
