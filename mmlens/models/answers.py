@@ -16,7 +16,7 @@ from mmlens.inputs.prepare import Images
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.dual_encoder import require_writer
 from mmlens.models.generation import GenerationTrace, trace_generation
-from mmlens.models.protocol import HookedModel
+from mmlens.models.protocol import HookedModel, inputs_of
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class Answers:
 
     Attributes:
         model: the hooked model.
-        inputs: makes its batches.
     """
 
     model: HookedModel
-    inputs: Inputs
+
+    @property
+    def inputs(self) -> Inputs:
+        """What makes its batches."""
+        return inputs_of(self.model)
 
     @checked
     def trace_generation(

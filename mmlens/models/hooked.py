@@ -31,7 +31,7 @@ from mmlens.models.delegation import method_of, property_of
 from mmlens.models.dual_encoder import writes
 from mmlens.models.fingerprint import fingerprint
 from mmlens.models.module_paths import hook_name_of
-from mmlens.models.protocol import HookedModel
+from mmlens.models.protocol import inputs_of
 from mmlens.models.row_edits import RowEdits, WeightEdit
 from mmlens.models.runs import Runs
 from mmlens.models.splices import Splices
@@ -44,18 +44,6 @@ if TYPE_CHECKING:
     from torch.nn import Module as HookedRootModule
 else:
     from transformer_lens import HookedRootModule
-
-
-def _inputs(model: HookedModel) -> Inputs:
-    return Inputs(model.base, model.family, model.config, model.processor)
-
-
-def _runs(model: HookedModel) -> Runs:
-    return Runs(model, _inputs(model))
-
-
-def _answers(model: HookedModel) -> Answers:
-    return Answers(model, _inputs(model))
 
 
 @counts_with(fingerprint)
@@ -261,9 +249,9 @@ class HookedMultimodal(TransformerLensNames, HookedRootModule):
 
     # -- what goes in ------------------------------------------------------------------------------------------------
 
-    prepare = method_of(_inputs, Inputs.prepare)
-    extend = method_of(_inputs, Inputs.extend)
-    batch = method_of(_inputs, Inputs.batch)
+    prepare = method_of(inputs_of, Inputs.prepare)
+    extend = method_of(inputs_of, Inputs.extend)
+    batch = method_of(inputs_of, Inputs.batch)
 
     @checked
     def bind(self, batch: BatchLike) -> BoundModel:
@@ -276,18 +264,18 @@ class HookedMultimodal(TransformerLensNames, HookedRootModule):
 
     # -- running it --------------------------------------------------------------------------------------------------
 
-    forward = method_of(_runs, Runs.forward)
-    generate = method_of(_runs, Runs.generate)
-    current_run = property_of(_runs, Runs.current)
-    hooks = method_of(_runs, Runs.hooks)
-    add_hook = method_of(_runs, Runs.add_hook)
-    intervene = method_of(_runs, Runs.intervene)
-    run_with_hooks = method_of(_runs, Runs.run_with_hooks)
-    run_with_cache = method_of(_runs, Runs.run_with_cache)
-    default_points = property_of(_runs, Runs.default_points)
-    trace_generation = method_of(_answers, Answers.trace_generation)
-    caption = method_of(_answers, Answers.caption)
-    answer = method_of(_answers, Answers.answer)
+    forward = method_of(Runs, Runs.forward)
+    generate = method_of(Runs, Runs.generate)
+    current_run = property_of(Runs, Runs.current)
+    hooks = method_of(Runs, Runs.hooks)
+    add_hook = method_of(Runs, Runs.add_hook)
+    intervene = method_of(Runs, Runs.intervene)
+    run_with_hooks = method_of(Runs, Runs.run_with_hooks)
+    run_with_cache = method_of(Runs, Runs.run_with_cache)
+    default_points = property_of(Runs, Runs.default_points)
+    trace_generation = method_of(Answers, Answers.trace_generation)
+    caption = method_of(Answers, Answers.caption)
+    answer = method_of(Answers, Answers.answer)
 
     # -- edits of its weights ----------------------------------------------------------------------------------------
 

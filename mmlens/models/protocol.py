@@ -21,6 +21,7 @@ from mmlens.hooks.point import Point
 from mmlens.hooks.session import HookPair
 from mmlens.hooks.splice import Splice
 from mmlens.inputs.batch import Batch, MultimodalBatch
+from mmlens.inputs.inputs import Inputs
 from mmlens.models.part_view import PartView
 
 
@@ -158,3 +159,8 @@ Hooked: TypeAlias = Annotated[
         instead=True,
     ),
 ]
+
+
+def inputs_of(model: HookedModel) -> Inputs:
+    """What makes the batches of a hooked model."""
+    return Inputs(model.base, model.family, model.config, model.processor)

@@ -4,6 +4,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.dual_encoder import require_tensors
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.runs import Runs
 
 
 def refuse_forward(model: HookedMultimodal, batch: MultimodalBatch) -> None:
@@ -24,4 +25,4 @@ def refuse_generation(
         InputError: for positions that mean nothing in the batch, interventions that cannot happen in it, padding on the right, a
             contrast that has no second prompt.
     """
-    model._runs.rehearse(batch, contrast=contrast, max_new_tokens=max_new_tokens)
+    Runs(model).rehearse(batch, contrast=contrast, max_new_tokens=max_new_tokens)

@@ -28,7 +28,7 @@ from mmlens.models.dropout import refuse_dropout
 from mmlens.models.dual_encoder import called, require_writer, run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation_limits import generation_option, refuse_chunked_prompt, refuse_right_padding
-from mmlens.models.protocol import HookedModel
+from mmlens.models.protocol import HookedModel, inputs_of
 from mmlens.models.run import PassChoice, Run, Watching, require_passes
 
 
@@ -46,11 +46,14 @@ class Runs:
 
     Attributes:
         model: the hooked model.
-        inputs: makes its batches.
     """
 
     model: HookedModel
-    inputs: Inputs
+
+    @property
+    def inputs(self) -> Inputs:
+        """What makes its batches."""
+        return inputs_of(self.model)
 
     @checked
     def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch *pos vocab"]:
