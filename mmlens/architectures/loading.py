@@ -1,6 +1,8 @@
 """Loading checkpoints, and finding the family of a model."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -204,3 +206,17 @@ def quieten() -> None:
     """Keep transformers' loading bars and advice out of a command's output."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Load without transformers' bars: what takes no time needs none."""
+    is_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if is_shown:
+            with warnings.catch_warnings():  # where an environment variable forbids the hub's bars
+                warnings.simplefilter("ignore")
+                logging.enable_progress_bar()

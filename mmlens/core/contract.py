@@ -9,19 +9,16 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from mmlens.core.annotations import Compiler
 from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.judges import REFUSED, Judge
 from mmlens.core.kinds import CALL, With
+from mmlens.core.progress import LINE, Line
 from mmlens.core.wording import nearest_words
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: Whether a checked call is under way in this thread or task.
-_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 def checked(target: F) -> F:
@@ -72,16 +69,18 @@ def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool) -> 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal contract
-        if _INSIDE.get():
+        if LINE.get() is not None:  # inside another checked call
             return function(*args, **kwargs)
         if contract is None:
             contract = Contract.of(function, owner, finite)
         args, kwargs = contract.admit(args, kwargs)
-        token = _INSIDE.set(True)
+        line = Line()
+        token = LINE.set(line)
         try:
             return function(*args, **kwargs)
         finally:
-            _INSIDE.reset(token)
+            LINE.reset(token)
+            line.close()
 
     return call
 

@@ -6,12 +6,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, Positive
+from mmlens.core.progress import ProgressBar
 from mmlens.core.shares import shared
 from mmlens.execution.cell_runs import Call
 from mmlens.execution.cells import Cell
@@ -99,7 +99,7 @@ class CleanRun:
         columns = slice(None) if tokens is None else list(tokens)
         result: torch.Tensor | None = None
         process = process_of(self.model)
-        with tqdm(total=len(cells), desc="cells", disable=not progress) as bar:
+        with ProgressBar(total=len(cells), desc="cells", disable=not progress) as bar:
             for kind, numbers in self._ways.sorted(cells, self._ends).items():
                 group = [cells[number] for number in numbers]
 

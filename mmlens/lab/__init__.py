@@ -135,6 +135,7 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
         >>> model.caption(tale.image, prompt="Describe the picture.")  # its own words: it has never read "describe the image"
         'A green tree on grass.'
     """
+    from mmlens.architectures.loading import without_bars
     from mmlens.models.hooked import HookedMultimodal
 
     if stage != "frozen":
@@ -145,8 +146,10 @@ def load(name: LabName = "captioner", *, stage: LabStage = "frozen") -> HookedMu
             )
         from mmlens.lab.narrating import merged_model
 
-        return merged_model(NARRATOR, NARRATOR / stage)
-    return HookedMultimodal.from_pretrained(path(name), dtype="float32")
+        with without_bars():
+            return merged_model(NARRATOR, NARRATOR / stage)
+    with without_bars():
+        return HookedMultimodal.from_pretrained(path(name), dtype="float32")
 
 
 def load_tuned() -> HookedMultimodal:
@@ -163,9 +166,11 @@ def load_tuned() -> HookedMultimodal:
         >>> mmlens.lab.load_tuned().adapters
         ('place', 'color', 'mood')
     """
+    from mmlens.architectures.loading import without_bars
     from mmlens.lab.tuned import tuned_model as load_with_adapters
 
-    return load_with_adapters(WEIGHTS, ADAPTERS)
+    with without_bars():
+        return load_with_adapters(WEIGHTS, ADAPTERS)
 
 
 @checked

@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.core.names import into_product
+from mmlens.core.progress import progress_over
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.alone import AloneCheck, check_alone
@@ -190,7 +190,7 @@ def verify(
     if model.graph["hook_logits"].sequence == "language":
         real = batch.layout.is_token.to(hooked.device)
     checks = []
-    for node in tqdm(model.graph, desc="verify", disable=not progress):
+    for node in progress_over(model.graph, desc="verify", disable=not progress):
         n_calls = calls[node.name]
         effect = None
         if causal and n_calls:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -134,6 +135,15 @@ def test_the_public_names() -> None:
     assert len(PUBLIC) <= 62
     with pytest.raises(AttributeError, match="hooked_model"):
         mmlens.hooked_model  # noqa: B018
+
+
+def test_help_is_a_page_that_has_every_name() -> None:
+    text = pydoc.plain(pydoc.render_doc(mmlens))
+    assert len(text.splitlines()) < 100
+    assert {name for name in PUBLIC if not re.search(rf"\b{name}\b", mmlens.__doc__ or "")} == set()
+    names: dict[str, object] = {}
+    exec("from mmlens import *", names)
+    assert set(PUBLIC) <= set(names)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,7 +2,6 @@
 
 import torch
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from mmlens.analysis.attribution_graphs.edges import Edges
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
@@ -16,6 +15,7 @@ from mmlens.analysis.neurons.token_targets import token_text
 from mmlens.core.contract import checked
 from mmlens.core.gradients import require_autograd
 from mmlens.core.kinds import Count, Several, SeveralDistinct, Text
+from mmlens.core.progress import ProgressBar
 from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.inputs.picture_tensors import require_running
@@ -137,7 +137,7 @@ def _influential(
     chosen: list[torch.Tensor] = []
     rows = [logits.new_zeros(0, logits.shape[1])]
     biases = [logits.new_zeros(0)]
-    with tqdm(total=min(most, count), desc="attribution_graph, features", disable=not progress) as bar:
+    with ProgressBar(total=min(most, count), desc="attribution_graph, features", disable=not progress) as bar:
         while (size := sum(map(len, chosen))) < min(most, count):
             known = torch.cat([*chosen, torch.zeros(0, dtype=torch.long)]).long()
             matrix = torch.cat([*rows, logits])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.ablation import AblationChoice
 from mmlens.analysis.circuits.ablations import ABLATIONS
@@ -16,6 +15,7 @@ from mmlens.analysis.circuits.pairs import BatchPair, PairsLike
 from mmlens.analysis.metrics import MetricLike, metric_name, unit_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.progress import say
 from mmlens.core.rule_groups import Groups, named_rules
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
@@ -83,7 +83,7 @@ def find_circuit(
     chosen = ABLATIONS.get(ablation)
     data = PairData.of(model, pairs, graph, metric, chosen, check=scoring.check)
     ahead = outlook(data, scoring)
-    tqdm(desc=f"find_circuit, {scoring}: {ahead}", bar_format="{desc}", disable=not progress).close()
+    say(f"find_circuit, {scoring}: {ahead}", disable=not progress)
     found = scoring.search(data, progress=progress)
     identity = run_identity(
         model,

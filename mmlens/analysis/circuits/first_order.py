@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.head_gradients import HeadGradients, projection_calls
 from mmlens.analysis.circuits.node_runs import node_scores
@@ -19,6 +18,7 @@ from mmlens.analysis.circuits.runs import Pair
 from mmlens.analysis.circuits.writing import Source, sums_of_samples
 from mmlens.core.errors import InputError
 from mmlens.core.names import into_product
+from mmlens.core.progress import progress_over
 from mmlens.hooks.branch_inputs import KINDS
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookPair, attached
@@ -64,7 +64,7 @@ def first_order_scores(
     """
     graph, writing = pair.graph, pair.writing
     scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
-    for step in tqdm(steps, desc=label, disable=not progress):
+    for step in progress_over(steps, desc=label, disable=not progress):
         sources = writing.sources if step.source is None else [writing.sources[step.source]]
         if graph.by_node:
             for source, gradient in zip(sources, _node_gradients(pair, step, sources), strict=True):

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.ablation import Ablation
 from mmlens.analysis.circuits.circuit import Circuit
@@ -15,6 +14,7 @@ from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
+from mmlens.core.progress import ProgressBar
 from mmlens.core.shares import shared_tensors
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
@@ -44,7 +44,7 @@ def measured(
     names = [name for name in different.values() if circuits[name].any()]
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in circuits}
     process = process_of(data.model)
-    with tqdm(total=len(names) * len(data.pairs), desc="circuits", disable=not progress) as bar:
+    with ProgressBar(total=len(names) * len(data.pairs), desc="circuits", disable=not progress) as bar:
         for number, pairs in enumerate(data):
 
             def work(key: str, pairs: Sequence = pairs, start: int = len(f"batch {number}: ")) -> torch.Tensor:

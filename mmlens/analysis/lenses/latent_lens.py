@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import DamagedFileError, InputError
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Several
+from mmlens.core.progress import progress_over
 from mmlens.core.results import TensorKind
 from mmlens.core.rules import Positions, as_rule
 from mmlens.core.view import Viewable
@@ -170,7 +170,7 @@ def contextual_index(
     contexts: list[str] = []
     counts: Counter[int] = Counter()
     seen: set[tuple[int, ...]] = set()
-    for text in tqdm(texts, desc="texts", disable=not progress):
+    for text in progress_over(texts, desc="texts", disable=not progress):
         tokens = model.to_tokens(text)
         ids = tokens[0].tolist()
         begins = int(bool(ids) and ids[0] == getattr(model.tokenizer, "bos_token_id", None))

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.lenses.result import LogitLens
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
+from mmlens.core.progress import ProgressBar
 from mmlens.core.rules import Positions, as_rule
 from mmlens.hooks.cache import record_activations
 from mmlens.hooks.nodes import Node, Points
@@ -85,7 +85,7 @@ def logit_lens(
     if control is not None and not torch.equal(control.layout.is_image, batch.layout.is_image):
         raise InputError("The control has image tokens at other positions than the batch; use texts of equal length.")
     runs = 1 if control is None else 2
-    with tqdm(total=len(nodes) * runs, desc="logit lens", disable=not progress) as bar:
+    with ProgressBar(total=len(nodes) * runs, desc="logit lens", disable=not progress) as bar:
         reader = _Asking(model, read, rows, ids, k, final_norm, bar)
         top, best, token_values = reader.of(batch)
         beside = None if control is None else reader.of(control, top)[1:]
@@ -179,7 +179,7 @@ class _Asking:
     ids: list[int]
     k: int
     final_norm: bool
-    bar: tqdm
+    bar: ProgressBar
 
     def of(
         self, batch: MultimodalBatch, given: torch.Tensor | None = None

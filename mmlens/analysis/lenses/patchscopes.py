@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, PathLike, Text
 from mmlens.core.pictures import drawn_by
+from mmlens.core.progress import ProgressBar
 from mmlens.core.results import TensorKind
 from mmlens.core.rules import Positions
 from mmlens.core.view import Viewable
@@ -217,7 +217,7 @@ def patchscope(
     target = _Target(model, target_prompt, pictures, target_position % length, length, k, max_new_tokens)
     results: list[tuple[torch.Tensor, torch.Tensor]] = []
     texts: list[str] = []
-    with tqdm(total=len(nodes) * len(pairs), desc="patchscope", disable=not progress) as bar:
+    with ProgressBar(total=len(nodes) * len(pairs), desc="patchscope", disable=not progress) as bar:
         for node, into in zip(nodes, targets, strict=True):
             states = cache[node.name][pairs[:, 0], pairs[:, 1]]
             for chunk in states.split(batch_size):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronChoice, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
@@ -18,6 +17,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
+from mmlens.core.progress import ProgressBar
 from mmlens.core.unit_sets import Units
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
@@ -134,7 +134,7 @@ def find_caption_neurons(
     scoring = NEURON_METHODS.get(method)
     scoring.check(model, layers)
     captions = []
-    bar = tqdm(total=length_of(data), desc="captions", disable=not progress)
+    bar = ProgressBar(total=length_of(data), desc="captions", disable=not progress)
     for chunk in chunks_of(model, data, prompt, batch_size):
         batch = chunk.batch
         trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)

@@ -5,10 +5,10 @@ from itertools import product
 from typing import TypeAlias
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricReading
 from mmlens.core.checkpoint import Checkpoint
+from mmlens.core.progress import ProgressBar
 from mmlens.execution import Cell, CleanRun
 from mmlens.execution.plan import Plan
 
@@ -67,7 +67,7 @@ def fill(
     counted = run.plan(cells) if cells and plan else None
     limit = max(1, _HELD // baseline.numel())
     try:
-        with tqdm(total=len(places), initial=len(finished), desc=desc, disable=not progress) as bar:
+        with ProgressBar(total=len(places), initial=len(finished), desc=desc, disable=not progress) as bar:
             for start in range(0, len(places), limit):
                 turn = places[start : start + limit]
                 if finished.issuperset(turn):

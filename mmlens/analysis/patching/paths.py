@@ -20,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike, MetricReading, readings
 from mmlens.analysis.patching.groups import Group, groups_on
@@ -32,6 +31,7 @@ from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, Several
+from mmlens.core.progress import ProgressBar
 from mmlens.core.results import TensorKind
 from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
@@ -182,7 +182,7 @@ def path_patch(
         run = _Paths(model, base, cache.cache_dict, receivers, where, reading)
         senders = targets(model, pair.selection, other.cache_dict)
         values = torch.zeros(len(senders), len(next(iter(groups.values()))), clean.size)
-        with tqdm(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
+        with ProgressBar(total=values[..., 0].numel(), desc="paths", disable=not progress) as bar:
             for i, sender in enumerate(senders):
                 name = sender.node.name
                 for j, group in enumerate(groups[name]):

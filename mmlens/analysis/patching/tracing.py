@@ -7,7 +7,6 @@ section 2.
 from dataclasses import replace
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.metrics import MetricLike, as_forced
 from mmlens.analysis.patching.groups import groups_of
@@ -15,6 +14,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, Positive, Seed, SeveralDistinct
+from mmlens.core.progress import progress_over
 from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
 from mmlens.hooks.nodes import Points
@@ -79,7 +79,7 @@ def causal_trace(
         as_forced(metric, model, batch), model.graph.select(at), positions
     )  # what cannot be is refused before anything runs
     rows = []
-    for seed in tqdm(seeds, desc="causal trace", disable=not progress):
+    for seed in progress_over(seeds, desc="causal trace", disable=not progress):
         corrupted = noise(model, batch, sigma=sigma, at=noise_at, positions=noised, region=region, seed=seed)
         rows.append(
             patch(

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
 from mmlens.core.names import nearest
+from mmlens.core.progress import ProgressBar
 from mmlens.core.wording import short
 
 #: Characters read at a time.
@@ -118,14 +117,14 @@ def lacking(path: Path, kind: str, key: str, keys: list[str]) -> InputError:
     return InputError(f"{path} is no file of {kind}: it has no {key!r}" + (f", but {shown}." if keys else "."))
 
 
-def _bar(path: Path, progress: bool) -> tqdm:
-    return tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=not progress)
+def _bar(path: Path, progress: bool) -> ProgressBar:
+    return ProgressBar(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=not progress)
 
 
 class _Reader:
     """Decodes a file piece by piece."""
 
-    def __init__(self, path: Path, kind: str, file: Any, bar: tqdm):
+    def __init__(self, path: Path, kind: str, file: Any, bar: ProgressBar):
         self.path, self.kind, self.file, self.bar = path, kind, file, bar
         self.text, self.at, self.is_whole = "", 0, False
         self.lines, self.column = 1, 1  # of the first character in `text`

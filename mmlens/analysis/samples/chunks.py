@@ -8,12 +8,12 @@ from os import PathLike
 from typing import Any, TypeVar
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.samples.sample import Data, Sample, as_samples
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
+from mmlens.core.progress import ProgressBar
 from mmlens.core.shares import shared
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture
@@ -148,7 +148,7 @@ def shared_chunks(
     described = partial(_described, desc)
     is_whole = True
     try:
-        with tqdm(total=total, desc=desc, disable=not progress) as bar:
+        with ProgressBar(total=total, desc=desc, disable=not progress) as bar:
             for (number, chunk), (key, result) in shared(enumerate(chunks), step, process_of(model), run=described):
                 if number >= len(known):
                     is_whole = False

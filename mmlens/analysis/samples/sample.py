@@ -11,12 +11,12 @@ from typing import Annotated, Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
-from tqdm.auto import tqdm
 
 from mmlens.analysis.samples.items import read_item
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
+from mmlens.core.progress import ProgressBar
 from mmlens.core.rules import Box
 from mmlens.core.wording import is_array, is_tensor, short
 from mmlens.inputs.batch import MultimodalBatch
@@ -289,11 +289,11 @@ def batches(
     """
     samples = as_samples(dataset, prompt=prompt)
     total = len(dataset) if isinstance(dataset, Sized) else total
-    return _batches(model, samples, batch_size, tqdm(total=total, desc=desc, disable=not progress))
+    return _batches(model, samples, batch_size, ProgressBar(total=total, desc=desc, disable=not progress))
 
 
 def _batches(
-    model: HookedMultimodal, samples: Iterator[Sample], batch_size: int, bar: tqdm
+    model: HookedMultimodal, samples: Iterator[Sample], batch_size: int, bar: ProgressBar
 ) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
     with bar:
         while chunk := list(islice(samples, batch_size)):

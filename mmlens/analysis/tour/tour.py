@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool
 from PIL import Image
 from scipy.ndimage import maximum_filter
-from tqdm.auto import tqdm
 
 from mmlens.analysis.controls.random_units import RandomUnits, random_units
 from mmlens.analysis.heatmap import HeatMap, centred_blob, iou
@@ -32,6 +31,7 @@ from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.tour.noun_card import CounterfactualTwin, NounCard, fitting
 from mmlens.core import positions
 from mmlens.core.errors import NoPlaceError
+from mmlens.core.progress import progress_over
 from mmlens.core.rule_groups import Groups
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
@@ -107,7 +107,7 @@ def tour(
     trace = model.trace_generation(batch, names="hook_logits", max_new_tokens=40)
     words = caption_nouns(model, trace, nouns=nouns)[:max_nouns]
     cards = []
-    for word in tqdm(words, desc="nouns", disable=not progress):
+    for word in progress_over(words, desc="nouns", disable=not progress):
         before = trace.tokens[:, : word.step]
         twin = (twins or {}).get(word.text)
         other = blur(model, batch) if twin is None else swap(model, batch, [twin.image])

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from tqdm.auto import tqdm
 
 from mmlens.analysis.samples.chunks import DataChunk
 from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
@@ -23,6 +22,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import made_folder
 from mmlens.core.kinds import Count, PathLike, Positive, Seed, Text
+from mmlens.core.progress import progress_over
 from mmlens.models.claims import claimed
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
@@ -118,7 +118,7 @@ def finetune(
     file = Checkpoint(folder / _UNFINISHED, "fine-tune", lambda exact: identity)
     with claimed(model, "finetune", changes_weights=True), _adapted(model, tuning) as adapted:
         trainer = _Trainer(model, adapted, samples, tuning, file)
-        for step in tqdm(range(steps), "finetune", initial=trainer.step, total=steps, disable=not progress):
+        for step in progress_over(range(steps), "finetune", initial=trainer.step, total=steps, disable=not progress):
             if step >= trainer.step:
                 trainer.advance()
                 if trainer.step % save_every == 0:

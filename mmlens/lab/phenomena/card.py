@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
+from mmlens.core.progress import progress_over
 from mmlens.lab.phenomena.answers import answers
 from mmlens.lab.phenomena.edits import edits
 from mmlens.lab.phenomena.finding import Finding, Measured, Sizes
@@ -77,7 +76,7 @@ def card(
                 f"{out} was measured with {content['about']}, and {about} is to be measured. Give another file, or remove it."
             )
     names = [name for name in dict.fromkeys(only or PHENOMENA) if name not in content["phenomena"]]
-    for name in tqdm(names, "phenomena", disable=not progress):
+    for name in progress_over(names, "phenomena", disable=not progress):
         start = time.process_time()
         measured = PHENOMENA[name](subject, sizes)
         content["phenomena"][name] = {

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.attribution.effects import EntryEffects, PointEffects
 from mmlens.analysis.attribution.gradients import gradients_at
 from mmlens.analysis.attribution.method import ATTRIBUTION_METHODS, AttributionMethod, Estimate, PatchedRun
 from mmlens.core.kinds import Count
+from mmlens.core.progress import progress_over
 
 
 @ATTRIBUTION_METHODS.register("ig")
@@ -64,7 +64,7 @@ class _Effects(Mapping[str, PointEffects]):
         run, before = self._run, self._before[name]
         difference = run.source[name] - before
         total = torch.zeros_like(difference)
-        for step in tqdm(range(self._steps), desc=name, disable=not self._progress, leave=False):
+        for step in progress_over(range(self._steps), desc=name, disable=not self._progress):
             path_point = {name: before + (step + 0.5) / self._steps * difference}
             total += gradients_at(run.model, run.batch, [name], run.reading, values_at=path_point)[1][name]
         return EntryEffects(difference * total / self._steps)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.dataset import PairData
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod, Found, clean_answers, divergence
 from mmlens.core.kinds import NonNegative
+from mmlens.core.progress import ProgressBar
 
 
 @CIRCUIT_METHODS.register("acdc")
@@ -45,7 +45,7 @@ class ACDC(CircuitMethod):
         current = 0.0
         # the logits read last, and of each reader's writers the last one first
         order = sorted(range(len(graph.readers)), key=lambda r: (-graph.readers[r].reads, -r))
-        with tqdm(total=int(graph.allowed.sum()), desc="ACDC", disable=not progress) as bar:
+        with ProgressBar(total=int(graph.allowed.sum()), desc="ACDC", disable=not progress) as bar:
             for reader in order:
                 feeds = [number[name] for name in graph.readers[reader].feeds]
                 is_used = graph.readers[reader].kind == "logits" or bool((graph.allowed & ~patched)[:, feeds].any())

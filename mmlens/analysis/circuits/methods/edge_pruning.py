@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import torch
 from torch.nn.functional import softplus
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.dataset import PairData
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod, Found, clean_answers, divergence
 from mmlens.core.kinds import Count, Fraction, Positive, Seed
+from mmlens.core.progress import progress_over
 
 #: The hard concrete distribution: stretched from 0..1 to -0.1..1.1, and its temperature.
 _LOW, _HIGH, _TEMPERATURE = -0.1, 1.1, 2 / 3
@@ -61,7 +61,7 @@ class EdgePruning(CircuitMethod):
             multipliers = torch.zeros(2, requires_grad=True)
             optimizer = torch.optim.Adam([logits], lr=self.lr)
             ascent = torch.optim.Adam([multipliers], lr=self.lr, maximize=True)
-            for step in tqdm(range(self.steps), desc="edge pruning", disable=not progress):
+            for step in progress_over(range(self.steps), desc="edge pruning", disable=not progress):
                 noise = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
                 kept = (_HIGH - _LOW) * ((noise.logit() + logits) / _TEMPERATURE).sigmoid() + _LOW
                 patched = torch.zeros(allowed.shape).masked_scatter(allowed, 1 - kept.clamp(0, 1))

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
+from mmlens.core.progress import progress_over
 
 
 @CIRCUIT_METHODS.register("exact")
@@ -28,7 +28,7 @@ class Exact(CircuitMethod):
         graph = pair.graph
         scores = torch.zeros(len(graph.readers), len(graph.writers), pair.clean.size)
         clean = pair.ends[0].detach()
-        for reader, writer in tqdm(graph.allowed.nonzero().tolist(), desc="edges", disable=not progress):
+        for reader, writer in progress_over(graph.allowed.nonzero().tolist(), desc="edges", disable=not progress):
             edge = torch.zeros_like(graph.allowed)
             edge[reader, writer] = True
             scores[reader, writer] = (pair.run(edge) - clean).cpu()

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.row_quality import RowQuality, RowSums
@@ -23,6 +22,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, Fraction, PathLike, Positive, Seed, Text
+from mmlens.core.progress import ProgressBar
 from mmlens.core.tensor_kinds import Device
 
 _POINTS = 100  # of the history
@@ -172,7 +172,7 @@ def _learn(
         "points": [],
         "sums": {"unexplained": 0.0, "auxiliary": 0.0, "steps": 0},
     }
-    with tqdm(total=total, initial=about["step"], desc="train", unit="step", disable=not progress) as bar:
+    with ProgressBar(total=total, initial=about["step"], desc="train", unit="step", disable=not progress) as bar:
         for x, y in _batches(rows, counts, about["step"]):
             for name, value in coder.step(x, y, about["step"] / total).items():
                 about["sums"][name] += value

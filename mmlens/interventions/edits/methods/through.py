@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm.auto import tqdm
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, NonNegative, Positive, Seed
+from mmlens.core.progress import ProgressBar
 from mmlens.core.unit_sets import Units
 from mmlens.interventions.edits.examples import EditExample, at
 from mmlens.interventions.edits.method import EDIT_METHODS, EditMethod, Enough, MethodDeltas, WordTask
@@ -129,7 +129,7 @@ def optimise(
     last: dict[tuple[str, int], dict[str, float]] = {}
     counts = (len(examples), len(controls), len(task.consistency))
     order = zip(*(_cycle(count, settings.seed + number) for number, count in enumerate(counts)), strict=False)
-    bar = tqdm(order, total=settings.n_steps, desc="edit", disable=not progress)
+    bar = ProgressBar("edit", total=settings.n_steps, disable=not progress)
     reason = "n_steps"
     with (
         bar,
@@ -138,7 +138,7 @@ def optimise(
         rows_added(model, task.rows, lambda: deltas_of(parameters)),
         _detached_below(model, task.rows),
     ):
-        for step, (number, control, question) in enumerate(bar, start=1):
+        for step, (number, control, question) in enumerate(order, start=1):
             terms, state = _terms(task, examples[number])
             last["examples", number] = state
             if control is not None:
@@ -158,9 +158,10 @@ def optimise(
                 break
             parameters.grad = gradient
             adam.step()
+            bar.update()
             if step == settings.n_steps:
                 break
-            bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{losses['loss'][-1]:.3f}")
     return MethodDeltas(deltas_of(parameters).detach().cpu(), {"stopped": reason}, losses)
 
 
