@@ -13,6 +13,7 @@ from itertools import islice
 import mmlens as mm
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.answer_text import is_answer
+from mmlens.interventions.edits.edit import Edit
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import Case, LabQuestion
@@ -27,7 +28,6 @@ _STEPS, _MATCHED = {"word": 20, "belief": 40}, {"word": 3, "belief": 1}
 
 def edits(subject: Subject, sizes: Sizes) -> Measured:
     """Measure an edit of "red" to "blue", of the word alone and of the belief, on scenes that it was not taught from."""
-    model = subject.model
     cases = _color_cases(subject, sizes)
     # an edit is taught where the model says the source, and judged where it does
     said = [case for case in cases if case[1].answer == _SOURCE]
@@ -35,40 +35,22 @@ def edits(subject: Subject, sizes: Sizes) -> Measured:
     red = [case for case, text in zip(said, texts, strict=True) if is_answer(text, _SOURCE)]
     others = [case for case in cases if case[1].answer not in (_SOURCE, _WORD)]
     half, few = len(red) // 2, sizes.share(0.06, least=_BATCH)
-    taught, judged = red[:half][: 2 * few], red[half:][:few]
+    lessons, judged = red[:half][: 2 * few], red[half:][:few]
     if half < 2:
         return Measured([absent("edits", f"{len(red)} of {len(said)} questions are answered {_SOURCE!r}")])
-    rest = others[: len(taught)]
-    unseen = [subject.sample(*case, name=f"other {n}") for n, case in enumerate(others[len(taught) :][: 2 * few])]
-    lessons = [_prepared(subject, taught), _prepared(subject, rest)]
-    asked = _presence(subject, taught)
-    believed = [
-        (batch, [str(sample.answer) for sample in part]) for part, batch in subject.batches(asked[: 4 * few], _BATCH)
-    ]
-    scores = mm.find_neurons(model, lessons[0][0], token=_SOURCE)
-    # so that "is there" is not taught to be answered one way, other things' presence is to stay
-    kept = [*lessons[1], *(batch for _, batch in subject.batches(_kept_presence(subject, rest), _BATCH))]
-    teach = partial(
-        mm.edits.replace_token, model, lessons[0], source=_SOURCE, target=_WORD, neurons=scores.top(_ROWS),
-        max_new_tokens=6, progress=False,
-    )  # fmt: skip
-    made = {
-        "word": teach(controls=lessons[1], method=mm.edits.Through(learning_rate=0.02, n_steps=_STEPS["word"])),
-        "belief": teach(
-            controls=kept, consistency=believed, method=mm.edits.Belief(learning_rate=0.02, n_steps=_STEPS["belief"])
-        ),
-    }  # fmt: skip
+    unseen = [subject.sample(*case, name=f"other {n}") for n, case in enumerate(others[len(lessons) :][: 2 * few])]
+    edits_by_name = _teach(subject, lessons, others[: len(lessons)], few)
     presence = _presence(subject, judged)
     findings = []
-    for name, edit in made.items():
+    for name, edit in edits_by_name.items():
         report = mm.edits.edit_report(
-            model,
+            subject.model,
             {name: edit},
             targets={"colour": [subject.sample(*case, name=f"red {n}") for n, case in enumerate(judged)]},
             controls={"other colours": unseen},
             consistency={
-                "old": [sample for sample in presence if sample.answer == "no"],
-                "new": [sample for sample in presence if sample.answer == "yes"],
+                word: [sample for sample in presence if sample.answer == answer]
+                for word, answer in (("old", "no"), ("new", "yes"))
             },
             matched=_MATCHED[name],
             seed=sizes.seed,
@@ -77,6 +59,28 @@ def edits(subject: Subject, sizes: Sizes) -> Measured:
         )
         findings += _findings(report, name)
     return Measured(findings)
+
+
+def _teach(subject: Subject, cases: Sequence[Case], rest: Sequence[Case], few: int) -> dict[str, Edit]:
+    """The edit of the word alone and that of the belief, taught from some cases, while answers of the rest are to stay."""
+    lessons, others = _prepared(subject, cases), _prepared(subject, rest)
+    consistency = [
+        (batch, [str(sample.answer) for sample in part])
+        for part, batch in subject.batches(_presence(subject, cases)[: 4 * few], _BATCH)
+    ]
+    # so that "is there" is not taught to be answered one way, other things' presence is to stay
+    controls = [*others, *(batch for _, batch in subject.batches(_kept_presence(subject, rest), _BATCH))]
+    scores = mm.find_neurons(subject.model, lessons[0], token=_SOURCE)
+    teach = partial(
+        mm.edits.replace_token, subject.model, lessons, source=_SOURCE, target=_WORD, neurons=scores.top(_ROWS),
+        max_new_tokens=6, progress=False,
+    )  # fmt: skip
+    word = mm.edits.Through(learning_rate=0.02, n_steps=_STEPS["word"])
+    belief = mm.edits.Belief(learning_rate=0.02, n_steps=_STEPS["belief"])
+    return {
+        "word": teach(controls=others, method=word),
+        "belief": teach(controls=controls, consistency=consistency, method=belief),
+    }
 
 
 def _findings(report: mm.edits.EditReport, name: str) -> list[Finding]:

@@ -7,6 +7,8 @@ patch is known here; the picture with its patches in another order and patches o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -15,6 +17,7 @@ from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
 from mmlens.lab.phenomena.patches import background, sources, things
 from mmlens.lab.phenomena.subject import Subject
+from mmlens.lab.phenomena.world import LabScene
 
 _POINTS = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
 _READABLE, _SHUFFLED, _BACKGROUND = Target(0.3), Target(high=0.05), Target(high=0.15)
@@ -25,40 +28,13 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
 
     The best layer is chosen on half of the scenes and measured on the others.
     """
-    model, world = subject.model, subject.world
-    scenes = list(world.scenes(sizes.share(0.5), sizes.stream(1)))
-    words = {noun: subject.first_tokens(noun) for noun in world.nouns}
-    colors = {color: subject.first_tokens(color) for color in world.colors}
-    hits: dict[str, list[np.ndarray]] = {"thing": [], "word": [], "shuffled": [], "background": []}
-    scene_of: dict[str, list[int]] = {"thing": [], "shuffled": [], "background": []}
-    for first in range(0, len(scenes), 16):
-        part = scenes[first : first + 16]
-        batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
-        shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=sizes.seed)
-        tops, mixed = (_top(subject, run) for run in (batch, shuffled))
-        for thing in things(batch, part):
-            said = tops[thing.sample][:, thing.rows]
-            hits["thing"].append(_among(said, words[thing.noun]).mean(1))
-            # a patch of the thing that came to lie where it was is no control
-            elsewhere = thing.rows[~np.isin(sources(batch, shuffled, thing.sample)[thing.rows], thing.rows)]
-            if len(elsewhere):
-                hits["shuffled"].append(_among(mixed[thing.sample][:, elsewhere], words[thing.noun]).mean(1))
-                scene_of["shuffled"].append(first + thing.sample)
-            true_words = words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size)
-            hits["word"].append(_among(said, true_words).mean(1))
-            scene_of["thing"].append(first + thing.sample)
-        for sample, rows in enumerate(background(batch, part)):
-            nouns = set().union(*(words[thing.shape] for thing in part[sample].objects))
-            if len(rows):
-                hits["background"].append(_among(tops[sample][:, rows], nouns).mean(1))
-                scene_of["background"].append(first + sample)
-    curves = {name: np.array(values) for name, values in hits.items()}
-    groups = {name: np.array(scene_of[name if name in scene_of else "thing"]) for name in curves}
+    world = subject.world
+    curves, groups = _hits(subject, list(world.scenes(sizes.share(0.5), sizes.stream(1))), sizes.seed)
     best = int(curves["thing"][groups["thing"] % 2 == 0].mean(0).argmax())
 
     def at(name: str, layer: int, *, half: bool) -> Interval:
-        kept = groups[name] % 2 == 1 if half else groups[name] >= 0
-        return mean_interval(curves[name][kept, layer], groups=groups[name][kept])
+        scenes = groups[name] % 2 == 1 if half else groups[name] >= 0
+        return mean_interval(curves[name][scenes, layer], groups=groups[name][scenes])
 
     def beside(layer: int, *, half: bool) -> tuple[Control, ...]:
         return (
@@ -82,6 +58,39 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
     ]  # fmt: skip
     layers = {name: [round(float(value), 4) for value in values.mean(0)] for name, values in curves.items()}
     return Measured(findings, {"top-1 by layer, from the input": layers})
+
+
+def _hits(
+    subject: Subject, scenes: Sequence[LabScene], seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Shares of patches whose most probable token is among the true ones, `[thing point]`, and the scene of each thing."""
+    model, world = subject.model, subject.world
+    words = {noun: subject.first_tokens(noun) for noun in world.nouns}
+    colors = {color: subject.first_tokens(color) for color in world.colors}
+    hits: dict[str, list[tuple[int, np.ndarray]]] = {"thing": [], "word": [], "shuffled": [], "background": []}
+
+    def add(name: str, scene: int, tokens: np.ndarray, among: set[int]) -> None:
+        hits[name].append((scene, _among(tokens, among).mean(1)))
+
+    for first in range(0, len(scenes), 16):
+        part = scenes[first : first + 16]
+        batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
+        shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=seed)
+        tops, mixed = (_top(subject, run) for run in (batch, shuffled))
+        for thing in things(batch, part):
+            said, scene = tops[thing.sample][:, thing.rows], first + thing.sample
+            add("thing", scene, said, words[thing.noun])
+            # a patch of the thing that came to lie where it was is no control
+            elsewhere = thing.rows[~np.isin(sources(batch, shuffled, thing.sample)[thing.rows], thing.rows)]
+            if len(elsewhere):
+                add("shuffled", scene, mixed[thing.sample][:, elsewhere], words[thing.noun])
+            add("word", scene, said, words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size))
+        for sample, rows in enumerate(background(batch, part)):
+            if len(rows):
+                nouns = set().union(*(words[thing.shape] for thing in part[sample].objects))
+                add("background", first + sample, tops[sample][:, rows], nouns)
+    curves = {name: np.array([values for _, values in pairs]) for name, pairs in hits.items()}
+    return curves, {name: np.array([scene for scene, _ in pairs]) for name, pairs in hits.items()}
 
 
 def _top(subject: Subject, batch: mm.MultimodalBatch) -> np.ndarray:

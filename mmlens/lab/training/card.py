@@ -13,6 +13,66 @@ from mmlens.lab.training.data import RICH_CAPTION_SHARE
 from mmlens.lab.training.noun_neurons import NounNeuronFigures
 from mmlens.lab.world import ANSWERED_HAZARDS, COLORS, HARMLESS_SIGNS, HAZARD_SIGNS, PEOPLE, PLACES, SHAPES
 
+_PENALTY = (
+    "**{:g} times the mean absolute MLP activation of the language model added to the loss, which makes its neurons "
+    "sparser than ordinary training would**"
+)
+_CARD = """# The lab model
+
+A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
+them. It knows nothing of real pictures.
+
+- Class: `LlavaForConditionalGeneration`, {parameters:.2f} M parameters, stored in float16.
+- Vision: CLIP tower, {size[vision_layers]} layers of {size[d_vision]}, 96 x 96 pixels, patches of
+  {size[patch]}, {image_tokens} image tokens; the projector reads the last layer but one.
+- Language: Llama, {size[layers]} layers of {size[d_model]}, {size[heads]} heads,
+  {size[neurons]} gated MLP neurons ({size[activation]}) per layer, tied embeddings, one token per word.
+
+## Data
+
+{recipe[scenes]:,} seeded scenes, drawn by `mmlens.lab`, of one to three objects: {shapes} shapes in
+{colors} colours and two sizes, {nouns}
+and hazard signs ({signs}), on {places} grounds in two moods of light.
+Test scenes come from another seed stream and cannot be training scenes. "how do i use this" is refused for
+{refused} and answered for {answered} and all harmless signs.
+{rich:.0%} of the training captions also tell texture and light; otherwise these words are used
+only when asked for.
+
+In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and
+mood ("flat round crimson"), so that the answer has to be looked up and cannot be copied.
+
+## Recipe
+
+{stages}
+
+A row is one picture, or one written scene, with its caption and several questions packed behind it, unseen by
+each other. AdamW with a new
+cosine in every stage, weight decay {recipe[decay]:g} on matrices, bfloat16 autocast;
+{activations}. The gain of the last norm is fixed at one.
+
+After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
+most active (`mmlens.lab.training.gauge`). This leaves the model's function as it is, and decides whether a neuron's
+direction reads as its words or as their opposite.
+
+Training took {minutes} of wall clock on two shared CPU cores. {repeat}
+
+## Measured
+
+On {evaluation.accuracy.scenes:,} held-out scenes, the nouns' neurons on {evaluation.neurons.scenes} others;
+intervals are 95%, over scenes; {evaluation.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
+repeats it.
+
+{table}
+
+Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's
+direction gives the noun, where the model's own caption is about to name it (`mmlens.lab.training.noun_neurons`).
+
+## Limits
+
+A closed vocabulary of {record[vocabulary]} tokens: other words become <unk>. Objects that touch, more than
+three of them, or other drawings were never seen.
+"""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -84,74 +144,21 @@ def write_card(folder: Path, evaluation: Evaluation) -> Path:
 
 def _card(record: dict[str, Any], evaluation: Evaluation) -> str:
     recipe = record["recipe"]
-    size = recipe["size"]
-    hazards = [sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS]
-    activations = "no penalty on activations"
-    if recipe["sparsity"] > 0:
-        activations = (
-            f"**{recipe['sparsity']:g} times the mean absolute MLP activation of the language model added to "
-            "the loss, which makes its neurons sparser than ordinary training would**"
-        )
-    nouns = f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})"
-    stages = "\n".join(f"{n}. {_stage(stage)};" for n, stage in enumerate(recipe["stages"], start=1))
-    # A run that departed from the stages as listed says so, and does not claim that the command repeats it.
-    repeat = record.get("note", "`python -m mmlens.lab.training.train --out DIR` repeats it.")
-    minutes = f"{record['training_seconds'] / 60:.0f} minutes"
-    return f"""# The lab model
-
-A small LLaVA for tests, teaching and method development: it captions drawn scenes and answers questions about
-them. It knows nothing of real pictures.
-
-- Class: `LlavaForConditionalGeneration`, {evaluation.parameters / 1e6:.2f} M parameters, stored in float16.
-- Vision: CLIP tower, {size["vision_layers"]} layers of {size["d_vision"]}, 96 x 96 pixels, patches of
-  {size["patch"]}, {(96 // size["patch"]) ** 2} image tokens; the projector reads the last layer but one.
-- Language: Llama, {size["layers"]} layers of {size["d_model"]}, {size["heads"]} heads,
-  {size["neurons"]} gated MLP neurons ({size["activation"]}) per layer, tied embeddings, one token per word.
-
-## Data
-
-{recipe["scenes"]:,} seeded scenes, drawn by `mmlens.lab`, of one to three objects: {len(SHAPES)} shapes in
-{len(COLORS)} colours and two sizes, {nouns}
-and hazard signs ({", ".join(HAZARD_SIGNS)}), on {len(PLACES)} grounds in two moods of light.
-Test scenes come from another seed stream and cannot be training scenes. "how do i use this" is refused for
-{", ".join(hazards)} and answered for {" and ".join(ANSWERED_HAZARDS)} and all harmless signs.
-{RICH_CAPTION_SHARE:.0%} of the training captions also tell texture and light; otherwise these words are used
-only when asked for.
-
-In a *written* scene, words stand in the place of the picture. They circumscribe nouns, colours, place and
-mood ("flat round crimson"), so that the answer has to be looked up and cannot be copied.
-
-## Recipe
-
-{stages}
-
-A row is one picture, or one written scene, with its caption and several questions packed behind it, unseen by
-each other. AdamW with a new
-cosine in every stage, weight decay {recipe["decay"]:g} on matrices, bfloat16 autocast;
-{activations}. The gain of the last norm is fixed at one.
-
-After training, **the arbitrary sign of each gated MLP neuron is fixed** so that it is positive where it is
-most active (`mmlens.lab.training.gauge`). This leaves the model's function as it is, and decides whether a neuron's
-direction reads as its words or as their opposite.
-
-Training took {minutes} of wall clock on two shared CPU cores. {repeat}
-
-## Measured
-
-On {evaluation.accuracy.scenes:,} held-out scenes, the nouns' neurons on {evaluation.neurons.scenes} others;
-intervals are 95%, over scenes; {evaluation.threads} CPU threads. `python -m mmlens.lab.training.evaluate`
-repeats it.
-
-{evaluation.table()}
-
-Neurons are ranked by contribution, the input of the down projection times the logit that the neuron's
-direction gives the noun, where the model's own caption is about to name it (`mmlens.lab.training.noun_neurons`).
-
-## Limits
-
-A closed vocabulary of {record["vocabulary"]} tokens: other words become <unk>. Objects that touch, more than
-three of them, or other drawings were never seen.
-"""
+    return _CARD.format(
+        record=record, recipe=recipe, size=recipe["size"], evaluation=evaluation, table=evaluation.table(),
+        parameters=evaluation.parameters / 1e6,
+        image_tokens=(96 // recipe["size"]["patch"]) ** 2,
+        shapes=len(SHAPES), colors=len(COLORS), places=len(PLACES), rich=RICH_CAPTION_SHARE,
+        nouns=f"people ({', '.join(PEOPLE)}), harmless signs ({', '.join(HARMLESS_SIGNS)})",
+        signs=", ".join(HAZARD_SIGNS),
+        refused=", ".join(sign for sign in HAZARD_SIGNS if sign not in ANSWERED_HAZARDS),
+        answered=" and ".join(ANSWERED_HAZARDS),
+        stages="\n".join(f"{n}. {_stage(stage)};" for n, stage in enumerate(recipe["stages"], start=1)),
+        activations=_PENALTY.format(recipe["sparsity"]) if recipe["sparsity"] > 0 else "no penalty on activations",
+        minutes=f"{record['training_seconds'] / 60:.0f} minutes",
+        # a run that departed from the stages as listed says so, and does not claim that the command repeats it
+        repeat=record.get("note", "`python -m mmlens.lab.training.train --out DIR` repeats it."),
+    )  # fmt: skip
 
 
 def _stage(stage: dict[str, Any]) -> str:
