@@ -24,24 +24,10 @@ import torch
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero
+from mmlens.core.regions import Box, Mask, Region
 from mmlens.core.rule_groups import Each, Grid
-from mmlens.core.rules import (
-    ALL,
-    GENERATED,
-    LAST,
-    PROMPT,
-    Box,
-    Image,
-    Index,
-    Mask,
-    Named,
-    Region,
-    Row,
-    Word,
-    span_of,
-    whole_number,
-    whole_numbers,
-)
+from mmlens.core.rules import ALL, GENERATED, LAST, PROMPT, Image, Index, Named, Row, Word, span_of
+from mmlens.core.whole_numbers import whole_number, whole_numbers
 
 __all__ = [  # noqa: RUF022 - as the docstring has them
     "image",

@@ -4,7 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 from mmlens.core.errors import InputError
-from mmlens.core.rules import Complement, Image, Index, Joined, Mask, Named, Region, Row, Span, Word
+from mmlens.core.regions import Mask, Region
+from mmlens.core.rules import Complement, Image, Index, Joined, Named, Row, Span, Word
 
 _KINDS = (Named, Image, Span, Index, Row, Word, Region, Joined, Complement)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -11,9 +11,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
 from mmlens.core.sequence_rows import SequenceRows
-
-#: (left, top, right, bottom) in pixels of the user's picture; right and bottom are outside.
-Box: TypeAlias = tuple[float, float, float, float]
+from mmlens.core.whole_numbers import whole_number, whole_numbers
 
 #: The words that are rules by themselves.
 WORDS = ("all", "image", "text", "last", "prompt", "generated")
@@ -188,49 +186,6 @@ class Word(Rule):
         return f"positions.word({words}{'' if self.which is None else f', which={self.which}'})"
 
 
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """The pixels of a region, `[height width]`; equal to itself alone.
-
-    Attributes:
-        inside: True at its pixels.
-    """
-
-    inside: torch.Tensor
-
-
-@dataclass(frozen=True, repr=False)
-class Region(Rule):
-    """The patches that a part of the picture falls on, in whatever tower the point lies in.
-
-    A box names every patch that it touches; a mask those of which it covers half, or else the one that it covers most.
-
-    Attributes:
-        areas: a box or mask for all samples, or with `per_sample` one for each (None: nothing in that sample).
-        image: which of the sample's pictures.
-        frame: which frame of a video; None for all.
-        per_sample: whether each sample has its own.
-        kind: how it was made: `"box"`, `"mask"` or `"object"`.
-    """
-
-    areas: tuple[Box | Mask | None, ...]
-    image: int = 0
-    frame: int | None = None
-    per_sample: bool = False
-    kind: Literal["box", "mask", "object"] = "box"
-
-    def __str__(self) -> str:
-        if self.per_sample or not isinstance(self.areas[0], tuple):
-            return self.kind
-        return f"box{tuple(int(end) if end == int(end) else round(end, 2) for end in self.areas[0])}"
-
-    def __repr__(self) -> str:
-        areas = [tuple(area.inside.shape) if isinstance(area, Mask) else area for area in self.areas]
-        more = f", image={self.image}" if self.image else ""
-        more += "" if self.frame is None else f", frame={self.frame}"
-        return f"positions.{self.kind}({areas if self.per_sample else areas[0]}{more})"
-
-
 @dataclass(frozen=True, repr=False)
 class Joined(Rule):
     """Two rules joined: what either means (`|`), both (`&`), or the first without the second (`-`)."""
@@ -376,39 +331,21 @@ def _by_tensor(rows: torch.Tensor) -> Rule:
 
 def _by_sample(rows: Sequence[torch.Tensor]) -> Rule:
     """One tensor per sample: own numbers, or rows that a layout handed out."""
-    sequences = {getattr(some, "sequence", None) for some in rows}
+    sequences = {getattr(sample_rows, "sequence", None) for sample_rows in rows}
     if len(sequences) > 1:
         raise InputError(
             f"positions mix rows of {' and '.join(sorted(str(s or 'no known sequence') for s in sequences))}; give those of one."
         )
-    wrong = [n for n, some in enumerate(rows) if getattr(some, "sample", None) not in (None, n)]
+    wrong = [n for n, sample_rows in enumerate(rows) if getattr(sample_rows, "sample", None) not in (None, n)]
     if wrong:
         raise InputError(
             f"positions hold one entry per sample, and those of samples {wrong} are rows of other samples."
         )
-    numbers = tuple(tuple(whole_numbers(some)) for some in rows)
+    numbers = tuple(tuple(whole_numbers(sample_rows)) for sample_rows in rows)
     (sequence,) = sequences
     if sequence is None:
         return Index(numbers, per_sample=True)
     return Row(numbers, True, sequence)
-
-
-def whole_numbers(numbers: Any) -> list[int]:
-    """Whole numbers as Python's own."""
-    if isinstance(numbers, torch.Tensor):
-        if numbers.dtype == torch.bool or numbers.is_floating_point():
-            raise InputError(f"positions must be whole numbers, found {numbers.dtype}; use .nonzero() on a mask.")
-        return [int(number) for number in numbers.reshape(-1).tolist()]
-    return [whole_number(number, "positions") for number in numbers]
-
-
-def whole_number(number: Any, name: str) -> int:
-    """A whole number as Python's own; raises InputError for what is none."""
-    if isinstance(number, torch.Tensor) and number.ndim == 0 and number.dtype != torch.bool:
-        number = number.item()
-    if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise InputError(f"{name} must be whole numbers, found {number!r}.")
-    return int(number)
 
 
 def span_of(span: slice) -> Span:

@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.names import Part
-from mmlens.core.rules import Image, Mask, Region, Rule
+from mmlens.core.regions import Mask, Region
+from mmlens.core.rules import Image, Rule
 from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.patch_geometry import Places, RowGrid
 from mmlens.inputs.pixels import covered, touched

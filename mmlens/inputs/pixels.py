@@ -9,7 +9,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Index
 from mmlens.core.names import Part, require_part
-from mmlens.core.rules import Box
+from mmlens.core.regions import Box
 from mmlens.core.sequence_rows import SequenceRows
 from mmlens.inputs.patch_geometry import Places, RowGrid
 

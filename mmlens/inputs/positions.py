@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from mmlens.core.errors import InputError
+from mmlens.core.regions import Region
 from mmlens.core.rules import (
     ALL,
     Complement,
@@ -22,7 +23,6 @@ from mmlens.core.rules import (
     Named,
     Positions,
     RandomRows,
-    Region,
     Row,
     Rule,
     Span,

@@ -13,9 +13,10 @@ import torch
 import mmlens as mm
 from mmlens import positions
 from mmlens.core.errors import InputError
+from mmlens.core.regions import Region
 from mmlens.core.rule_groups import as_groups
 from mmlens.core.rule_json import as_json, from_json
-from mmlens.core.rules import Region, Row, as_rule
+from mmlens.core.rules import Row, as_rule
 from mmlens.core.sequence_rows import SequenceRows
 
 RULES: list[tuple[Any, str]] = [

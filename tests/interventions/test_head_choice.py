@@ -8,8 +8,8 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head, Neuron
+from mmlens.interventions.attention_pairs import score_points
 from mmlens.interventions.head_choice import head_masks
-from mmlens.interventions.knockout import score_points
 from tests.conftest import Subject
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 
 from mmlens.analysis.controls.random_units import random_units
 from mmlens.core.errors import InputError
-from mmlens.core.rules import Index, RandomRows, Region, Row, Word, as_rule
+from mmlens.core.regions import Region
+from mmlens.core.rules import Index, RandomRows, Row, Word, as_rule
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.activations import gaussian

@@ -23,8 +23,8 @@ from mmlens.core.rules import Positions, Rule
 from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.interventions.attention_pairs import AttentionPairs, AttentionTo, cut_scores, mask_decides, score_points
 from mmlens.interventions.head_choice import HeadChoice, head_masks
-from mmlens.interventions.knockout import AttentionTo, CutPairs, cut_scores, mask_decides, score_points
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
 
@@ -147,7 +147,7 @@ def _windows(every: _Window, centres: Sequence[Node] | None, width: int) -> list
 
 def _cut(model: HookedMultimodal, batch: MultimodalBatch, node: Node, queries: Positions, keys: Rule) -> torch.Tensor:
     """The pairs of positions that are cut, `[entry query key]`, checked."""
-    pairs = CutPairs.of(model, batch, node, queries, keys)
+    pairs = AttentionPairs.of(model, batch, node, queries, keys)
     pairs.require()
     return pairs.prompt
 

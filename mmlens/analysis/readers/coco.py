@@ -21,7 +21,7 @@ from mmlens.analysis.samples.sample import DEFAULT_PROMPT, LazyMasks, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, Text
-from mmlens.core.rules import Box
+from mmlens.core.regions import Box
 
 _NUMBER = (int, float)
 

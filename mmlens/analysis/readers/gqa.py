@@ -17,7 +17,7 @@ from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
-from mmlens.core.rules import Box
+from mmlens.core.regions import Box
 
 _TYPES = ("structural", "semantic", "detailed")
 #: Identifier, picture, question, answer, types.

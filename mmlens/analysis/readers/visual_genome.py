@@ -17,7 +17,7 @@ from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, Text
-from mmlens.core.rules import Box
+from mmlens.core.regions import Box
 
 #: The picture's id, boxes by noun or phrase, attributes by noun.
 _Record: TypeAlias = tuple[int, dict[str, tuple[Box, ...]], dict[str, tuple[str, ...]]]

@@ -17,7 +17,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
 from mmlens.core.progress import ProgressBar
-from mmlens.core.rules import Box
+from mmlens.core.regions import Box
 from mmlens.core.wording import is_array, is_tensor, short
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image

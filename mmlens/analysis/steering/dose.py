@@ -29,7 +29,8 @@ from mmlens.execution import Cell, Change, CleanRun
 from mmlens.hooks.nodes import Points, Selection
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.positions import resolve
-from mmlens.interventions.steering import Gate, Steer
+from mmlens.interventions.directed import Gate
+from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity

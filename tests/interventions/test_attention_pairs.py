@@ -11,7 +11,7 @@ from mmlens.core import positions
 from mmlens.core.errors import InputError
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.positions import resolve
-from mmlens.interventions.knockout import CutPairs, cut_scores, mask_decides
+from mmlens.interventions.attention_pairs import AttentionPairs, cut_scores, mask_decides
 from tests.inputs.layouts import TOKENS, batch_of
 
 SCORES = Node(
@@ -38,13 +38,13 @@ RULES: dict[str, tuple[Any, Any]] = {
 }
 
 
-def pairs_of(queries: Any, keys: Any, node: Node = SCORES, looked_at: Node = SCORES) -> CutPairs:
+def pairs_of(queries: Any, keys: Any, node: Node = SCORES, looked_at: Node = SCORES) -> AttentionPairs:
     """What rules mean, where a token sees those before it and itself."""
     query_rows = resolve(queries, BATCH, node, steps=None, required=False)
     key_rows = resolve(keys, BATCH, looked_at, steps=None, required=False)
     seen = torch.ones(3, query_rows.mask.shape[1], 6, dtype=torch.bool)
     seen = (seen.tril() if node is SCORES else seen) & TOKENS[:, None, :]
-    return CutPairs(query_rows, key_rows, seen)
+    return AttentionPairs(query_rows, key_rows, seen)
 
 
 @pytest.mark.parametrize(
