@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 
 import mmlens as mm
-from mmlens.analysis.attribution_graphs.check import GraphCheck
+from mmlens.analysis.attribution_graphs.check_result import GraphCheck
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
 from mmlens.analysis.statistics.intervals import mean_interval
 

@@ -142,7 +142,7 @@ def counted(model: mm.HookedMultimodal, find: Callable[[], Any]) -> tuple[Any, i
         return plain(*args, **options)
 
     handle = model.hf_model.register_forward_pre_hook(lambda *_: forward.append(1))
-    torch.autograd.grad, torch.autograd.backward = grad_counted, backward_counted  # type: ignore[assignment]
+    torch.autograd.grad, torch.autograd.backward = grad_counted, backward_counted
     try:
         found = find()
     finally:

@@ -38,7 +38,7 @@ def collecting(*, repeats: int, samples: int = 128, clock: Callable[[], float]) 
 
     tasks: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
         "generate, states of a word": (
-            lambda: bare(model.hf_model.generate, do_sample=False, max_new_tokens=_NEW_TOKENS),  # type: ignore[operator]
+            lambda: bare(model.hf_model.generate, do_sample=False, max_new_tokens=_NEW_TOKENS),
             lambda: ours(token=mm.lab.NOUNS, max_new_tokens=_NEW_TOKENS),
         ),
         "forward, last position": (

@@ -163,8 +163,8 @@ def frontier(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[st
         )
 
     found: dict[str, Callable[[], Edit]] = {}
-    found |= {f"{p:g}": lambda p=p: through(p) for p in (0.1, 0.5, 1.0, 2.0)}  # type: ignore[misc]
-    found |= {f"b {b:g}": lambda b=b: direct(b) for b in (0.5, 1.0, 2.0, 4.0)}  # type: ignore[misc]
+    found |= {f"{p:g}": lambda p=p: through(p) for p in (0.1, 0.5, 1.0, 2.0)}
+    found |= {f"b {b:g}": lambda b=b: direct(b) for b in (0.5, 1.0, 2.0, 4.0)}
     return found
 
 
@@ -215,7 +215,7 @@ def lines(reports: Mapping[str, mm.edits.EditReport]) -> list[str]:
         ("consistency", "agrees, before -> after"),
         ("control", "answers changed"),
     ):
-        groups = first.groups(role)  # type: ignore[arg-type]
+        groups = first.groups(role)
         heads = [f"edit: {head}", "size", *groups]
         found += ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
         for report in reports.values():

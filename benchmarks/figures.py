@@ -39,7 +39,7 @@ def read(
     for row in rows:
         if row["quantity"].startswith(f"{quantity} (") and row["neurons"] == method:
             found = _CELL.search(row[column].replace("**", ""))
-            return tuple(map(float, found.groups())) if found else None  # type: ignore[return-value]
+            return tuple(map(float, found.groups())) if found else None
     raise LookupError(f"There is no row {quantity!r}, {method!r}.")
 
 

@@ -102,7 +102,7 @@ class LayerMaps:
                     controls = mm.random_units(
                         case.occurrence.model, neurons, match=match, draws=20, seed=seed, batch=case.occurrence.at
                     )
-                    chosen |= {control_name(name, draw, kind): units for draw, units in enumerate(controls)}  # type: ignore[arg-type]
+                    chosen |= {control_name(name, draw, kind): units for draw, units in enumerate(controls)}
             for shown in _SHOWN:
                 maps = activation_maps(case.occurrence.model, case.occurrence.prompt, chosen, shown=shown)
                 for name, heat in maps.items():

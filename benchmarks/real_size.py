@@ -88,7 +88,7 @@ def real_size(
     yield measured.verb("attention_map", lambda: mm.attention_map(model, batch), 1)
     yield measured.verb("logit_lens", lambda: mm.logit_lens(model, batch, positions="image", **quiet), None)
     for name, options in sweeps.items():
-        yield measured.verb(name, lambda options=options: mm.patch(*pair, metric=metric, **options, **quiet), 2)  # type: ignore[misc]
+        yield measured.verb(name, lambda options=options: mm.patch(*pair, metric=metric, **options, **quiet), 2)
     yield measured.verb(
         "knock_out", lambda: mm.knock_out(model, batch, queries="last", keys="image", metric=metric, **quiet), 1
     )
@@ -101,7 +101,7 @@ def real_size(
         asked: dict[str, Any] = {"metric": metric, "nodes": nodes, "method": mm.circuits.EAPIG(steps=steps)}
         yield measured.verb(
             f"find_circuit, {nodes}, {steps} steps",
-            lambda asked=asked: mm.find_circuit(model, (batch, corrupted), **asked, **quiet),  # type: ignore[misc]
+            lambda asked=asked: mm.find_circuit(model, (batch, corrupted), **asked, **quiet),
             _CIRCUIT / _MOST if nodes == "attention" else None,
         )
     pictures = [(Image.new("RGB", (336, 336), (40 * i, 90, 200)), "<image> w5 w6 w7") for i in range(2)]

@@ -156,7 +156,7 @@ def table(lines: Sequence[Line]) -> str:
         controls: Sequence[Control] = ("random", "shuffled")
         cells = (
             line.tune, line.words, line.layer, f"{len(shift.shifts)} ({line.alone})", len(shift.vectors),
-            *(_bold(shift.mean(name)) for name in ("recovery", "cosine_gain")),  # type: ignore[arg-type]
+            *(_bold(shift.mean(name)) for name in ("recovery", "cosine_gain")),
             *(f"{shift.control(kind).mean('cosine_gain').mean:.3f}" for kind in controls),
             _bold(shift.mean("recovery_distance")), f"{before:.2f}, {shifted:.2f}, {_bold(line.text_gain())}",
             f"{shift.mean('consistency').mean:.2f}", f"{shift.mean('magnitude').mean:.1f}",
@@ -175,7 +175,7 @@ def summary(lines: Sequence[Line], *, layer: int) -> str:
         overlap = torch.cat([line.grounding.text_overlap for line in chosen], dim=1)
         distance = _joined(chosen, "recovery_distance")
         intervals = (
-            *(_mean(_joined(chosen, kind)) for kind in ("recovery", "cosine_gain")),  # type: ignore[arg-type]
+            *(_mean(_joined(chosen, kind)) for kind in ("recovery", "cosine_gain")),
             *(_mean(values) for values in (distance, distance - shuffled, overlap[1] - overlap[0])),
         )
         rows.append(f"| {' | '.join([name, str(len(distance)), *map(_bold, intervals)])} |")

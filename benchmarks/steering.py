@@ -151,7 +151,7 @@ def by_effect(
     }
     asked = validation(task, tried)["to change"]
     found = mm.steering.select_vectors(model, steers, asked, method=mm.steering.Effect(max_new_tokens=1), batch_size=24)
-    return found, list(found.leading_to(*task.wanted))  # type: ignore[attr-defined]
+    return found, list(found.leading_to(*task.wanted))
 
 
 def dose(

@@ -1,7 +1,7 @@
 """Sparse features: dictionaries, their training, their features as units, and what they do for a word."""
 
 from mmlens.analysis.attribution_graphs.build import attribution_graph
-from mmlens.analysis.attribution_graphs.check import GraphCheck
+from mmlens.analysis.attribution_graphs.check_result import GraphCheck
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph, GraphScores
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.features.card import DictionaryCard, sae_card

@@ -39,7 +39,7 @@ class Traced:
         cut = (slice(None), slice(-1, None)) if last else ...
         model = self.model
         with model.trace(**self.inputs, use_cache=False):
-            kept: dict[str, Any] = {}.save()  # type: ignore[attr-defined]
+            kept: dict[str, Any] = {}.save()
             if any(name.startswith("vision.") for name in names):
                 for i, layer in enumerate(model.model.vision_tower.encoder.layers):
                     before = layer.input

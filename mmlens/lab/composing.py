@@ -12,7 +12,8 @@ import numpy as np
 
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Seed, UpToAMillion
-from mmlens.lab.scenery import Scene, Split, fits
+from mmlens.lab.scene_changes import fits
+from mmlens.lab.scenery import Scene, Split
 from mmlens.lab.world import (
     CANVAS,
     COLORS,

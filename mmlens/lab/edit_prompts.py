@@ -95,7 +95,7 @@ class _Asker:
         for number, thing in enumerate(scene.placed):
             if thing in changing:
                 changes = {self.kind: self.target}
-                scene = scene.twin(object=number, **changes)  # type: ignore[arg-type]
+                scene = scene.twin(object=number, **changes)
         return scene
 
     def _consistency(self, scenes: Sequence[Scene]) -> dict[str, list[Sample]]:

@@ -15,25 +15,19 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import PathLike, Seed
-from mmlens.lab.drawing.canvas import OUTLINE, bounding_box, draw, ink_mask
+from mmlens.lab.drawing.canvas import bounding_box, draw, ink_mask
+from mmlens.lab.scene_changes import at_position, in_color, of_shape
 from mmlens.lab.world import (
-    CANVAS,
-    COLORS,
-    DIRECTIONS,
     MOODS,
-    NOUNS,
     PEOPLE,
     PLACES,
     Placed,
     Question,
     SceneObject,
-    kind_of,
-    plate_color,
     require,
 )
 
 Split = Literal["test", "train"]
-_GAP = 2.0  # free pixels between the squares of two objects
 
 
 @checked
@@ -160,16 +154,17 @@ class Scene:
             return replace(self, mood=mood)
         index = self._index(object, names[0])
         thing = self.placed[index]
+        others = self.placed[:index] + self.placed[index + 1 :]
         if color is not None:
-            recolored_thing = _recolored(thing, color)
+            twin_thing = in_color(thing, color)
         elif shape is not None:
-            recolored_thing = _reshaped(thing, shape)
+            twin_thing = of_shape(thing, shape)
         elif gender is not None:
             require(gender, PEOPLE, "person")
-            recolored_thing = replace(thing, shape=gender)
+            twin_thing = replace(thing, shape=gender)
         elif position is not None:
-            recolored_thing = self._moved(index, position)
-        objects = self.placed[:index] + (recolored_thing,) + self.placed[index + 1 :]
+            twin_thing = at_position(thing, others, position)
+        objects = (*self.placed[:index], twin_thing, *self.placed[index + 1 :])
         return replace(self, placed=objects)
 
     def truth(self) -> dict[str, Any]:
@@ -237,66 +232,3 @@ class Scene:
                 return index
         nouns = ", ".join(thing.shape for thing in self.placed)
         raise InputError(f"Nothing in this scene ({nouns}) can change its {change}. Take another scene.")
-
-    def _moved(self, index: int, position: str | tuple[float, float]) -> Placed:
-        thing = self.placed[index]
-        others = self.placed[:index] + self.placed[index + 1 :]
-        if not isinstance(position, str):
-            x, y = (float(value) for value in position)
-            if not fits(replace(thing, center=(x, y)), others):
-                raise InputError(
-                    f"The {thing.shape} does not fit at ({x:g}, {y:g}): it would leave the picture of "
-                    f"{CANVAS} x {CANVAS} pixels or touch another object. Pass a free centre, or a side."
-                )
-            return replace(thing, center=(x, y))
-        require(position, DIRECTIONS, "side")
-        side = f"{position} of" if position in ("left", "right") else position
-        if not others:
-            raise InputError(
-                f"The {thing.shape} is alone, so nothing lies {side} anything. "
-                "Pass a centre (x, y) in pixels, or take a scene with two objects."
-            )
-        # The nearest free spot on the asked side: the change of the picture stays as small as it can be.
-        spots = [(float(x), float(y)) for x in range(4, CANVAS, 4) for y in range(4, CANVAS, 4)]
-        spots.sort(key=lambda spot: (spot[0] - thing.center[0]) ** 2 + (spot[1] - thing.center[1]) ** 2)
-        for spot in spots:
-            thing_there = replace(thing, center=spot)
-            if language.direction(thing_there, others[0]) == position and fits(thing_there, others):
-                return thing_there
-        raise InputError(
-            f"There is no free spot {side} the {others[0].shape} for the {thing.shape}. "
-            f"Pass another side ({', '.join(DIRECTIONS)}) or a centre (x, y) in pixels."
-        )
-
-
-def fits(thing: Placed, others: tuple[Placed, ...]) -> bool:
-    """Say whether an object lies inside the picture and clear of all others."""
-    reach = thing.radius + OUTLINE
-    if not all(reach <= value <= CANVAS - reach for value in thing.center):
-        return False
-    for other in others:
-        apart = max(abs(a - b) for a, b in zip(thing.center, other.center, strict=True))
-        if apart < thing.radius + other.radius + _GAP + 2 * OUTLINE:
-            return False
-    return True
-
-
-def _recolored(thing: Placed, color: str) -> Placed:
-    require(color, COLORS, "color")
-    if thing.kind == "sign":
-        raise InputError(
-            f"The {thing.shape} sign keeps its colour, {thing.color}: it says what sort of sign it is. "
-            "Recolour a shape or a person's clothes (object=...)."
-        )
-    return replace(thing, color=color)
-
-
-def _reshaped(thing: Placed, shape: str) -> Placed:
-    require(shape, NOUNS, "noun")
-    if kind_of(shape) != thing.kind:
-        raise InputError(
-            f"A {thing.shape} is a {thing.kind} and cannot become a {kind_of(shape)} ({shape}): sizes and "
-            f"sentences would change too. Pass another {thing.kind}, or another object."
-        )
-    color = plate_color(shape) if thing.kind == "sign" else thing.color
-    return replace(thing, shape=shape, color=color)

@@ -20,7 +20,7 @@ from mmlens.viz.marks import legend_below, legend_entry, marks
 from mmlens.viz.words import shortened, shown, text_options
 
 if TYPE_CHECKING:
-    from mmlens.analysis.attribution_graphs.check import GraphCheck
+    from mmlens.analysis.attribution_graphs.check_result import GraphCheck
     from mmlens.analysis.attribution_graphs.graph import AttributionGraph
     from mmlens.analysis.attribution_graphs.nodes import GraphNode
 

@@ -8,6 +8,7 @@ from mmlens.analysis.circuits.circuit import Circuit
 from mmlens.analysis.circuits.curve_result import CircuitCurve
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.overlap import CircuitOverlap
+from mmlens.analysis.circuits.selection import Ranking
 from mmlens.analysis.statistics.intervals import Interval, draws_interval, mean_interval
 from mmlens.viz.figures import canvas, dress, headline
 from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, marks
@@ -24,10 +25,10 @@ def plot_curve(curve: CircuitCurve, *, figure: Figure | SubFigure | None = None)
     figure = canvas(4.8, 3.9, figure)
     axes = figure.subplots()
     shares = curve.shares.tolist()
-    names = {"signed": "edges that help first", "absolute": "strongest edges first"}
+    names: dict[Ranking, str] = {"signed": "edges that help first", "absolute": "strongest edges first"}
     looks = marks(names.values())
     for by, name in names.items():
-        draw_band(axes, shares, [curve.at(place, by=by) for place in range(len(shares))], looks[name])  # type: ignore[arg-type]
+        draw_band(axes, shares, [curve.at(place, by=by) for place in range(len(shares))], looks[name])
     if len(curve.random):
         draws = curve.ratios(curve.random)
         draw_band(axes, shares, [draws_interval(draws[:, place].numpy()) for place in range(len(shares))], CONTROL)

@@ -15,7 +15,7 @@ import torch
 
 from mmlens.analysis.attention.looks import AttentionLooks
 from mmlens.analysis.attribution.compare import agreement
-from mmlens.analysis.attribution_graphs.check import GraphCheck
+from mmlens.analysis.attribution_graphs.check_result import GraphCheck
 from mmlens.analysis.attribution_graphs.graph import AttributionGraph
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.circuits.circuit import Circuit, Edge

@@ -102,7 +102,7 @@ def _stands_out(setting: Setting) -> dict[str, float]:
 
 def _claim(name: str, document: str, text: str, values: object, *, compared: bool = False) -> Claim:
     command, judged, control = (_WORDS, _OTHER, _BESIDE) if compared else (_COMMAND, _HELD_OUT, _CONTROL)
-    return Claim(name, document, text, command, "quoted", values, "" if compared else _CHOSEN, judged, control)  # type: ignore[arg-type]
+    return Claim(name, document, text, command, "quoted", values, "" if compared else _CHOSEN, judged, control)
 
 
 CLAIMS = (

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from mmlens.analysis.attribution_graphs.check import GraphCheck, checked_graph
+from mmlens.analysis.attribution_graphs.check import checked_graph
+from mmlens.analysis.attribution_graphs.check_result import GraphCheck
 from mmlens.analysis.attribution_graphs.circuit_tracer import viewer_json
 from mmlens.analysis.attribution_graphs.influence import influence_of, pruned, scores_of, shares_of
 from mmlens.analysis.attribution_graphs.nodes import GraphNode

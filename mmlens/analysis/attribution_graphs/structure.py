@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 
 import torch
@@ -172,19 +173,23 @@ def _bare_norms(model: HookedMultimodal) -> dict[str, Point]:
     for path, module in model.base.named_modules():
         if module in known or not _is_row_norm(module):
             continue
-        bias = getattr(module, "bias", None)
         eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
         scale = NormScale(
             module,
             is_centred=_is_centred(module),
             eps=float(eps),
-            bias=lambda bias=bias: bias if isinstance(bias, torch.Tensor) else None,  # type: ignore[misc]
+            bias=partial(_bias, module),
             inputs=Site(module, "in"),
             outputs=Site(module, "out"),
         )
         name = f"norm:{path}"
         points[name] = Point(name, scale)
     return points
+
+
+def _bias(module: nn.Module) -> torch.Tensor | None:
+    bias = getattr(module, "bias", None)
+    return bias if isinstance(bias, torch.Tensor) else None
 
 
 def _is_row_norm(module: nn.Module) -> bool:

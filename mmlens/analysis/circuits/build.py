@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
-
-from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, Towers, Writer
+from mmlens.analysis.circuits.branch_points import entrance_of, memory_of, norm_behind, short_name
+from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Reader, ReaderKind, Towers, Writer
 from mmlens.analysis.circuits.groups import GroupNames
 from mmlens.analysis.circuits.streams import Stream, StreamBranch, has_norms, short_block, stream_to, streams_behind
 from mmlens.architectures.weights import AttentionWeights
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
-from mmlens.hooks.attachment import AtSite
 from mmlens.hooks.attention import kernel_of
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.indirect import BetweenBranches
 from mmlens.hooks.nodes import Node
-from mmlens.hooks.site import Site
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.decoder import attention_of
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -88,7 +85,7 @@ class _Build:
         middle = self.model.hook_dict.get(f"{block}.hook_resid_mid")
         if middle is None or node.kind == "resid_pre" or has_norms(self.graph, block):
             return False
-        return not isinstance(middle.attachment, BetweenBranches)  # type: ignore[union-attr]
+        return not isinstance(middle.attachment, BetweenBranches)
 
     def encoders(self, last: Stream) -> list[Stream]:
         """The streams of the language model that others look at: that of an encoder."""
@@ -239,7 +236,7 @@ class _Build:
             for group in range(attn.kv_heads):
                 group_heads = names[group * group_size : (group + 1) * group_size]
                 name = f"{group_heads[0]}.{kind}" if group_size == 1 else f"{branch.short}.{shared_kinds}{group}.{kind}"
-                self.readers.append(Reader(name, part, kind, at, memory, place, group, tuple(group_heads), prefix))  # type: ignore[arg-type]
+                self.readers.append(Reader(name, part, kind, at, memory, place, group, tuple(group_heads), prefix))
 
     def _behind_heads(self, stream: Stream, branch: StreamBranch, attn: AttentionWeights) -> str | None:
         """The sum of the heads' outputs as a stream of its own, where a norm of it is what the branch adds; None elsewhere.
@@ -259,12 +256,13 @@ class _Build:
 
     def _whole(self, stream: Stream, branch: StreamBranch) -> None:
         name = f"{branch.short}.{branch.kind.removesuffix('_attn')}"
-        part, kind = stream.part, "mlp" if branch.kind == "mlp" else "attn"
+        part = stream.part
+        kind: ReaderKind = "mlp" if branch.kind == "mlp" else "attn"
         segment = stream.segment(branch.reads)
         writer = Writer(name, part, branch.out, segment, branch.joins, branch.layer, branch=branch.out)
         self.writers.append(writer)
         at = entrance_of(branch)
-        self.readers.append(Reader(name, part, kind, at, segment, branch.reads, feeds=(name,)))  # type: ignore[arg-type]
+        self.readers.append(Reader(name, part, kind, at, segment, branch.reads, feeds=(name,)))
         if branch.memory is not None:
             memory, place = self._looked_at(stream, branch)
             self.readers.append(
@@ -276,33 +274,3 @@ class _Build:
         if branch.memory is None:
             return stream.segment(branch.reads), branch.reads
         return branch.memory, stream.place[branch.memory]
-
-
-def norm_behind(model: HookedMultimodal, out: str, attn: AttentionWeights) -> nn.Module | None:
-    """The module that returns what an attention branch adds to the stream, if it is a norm of what `W_O` gives."""
-    attachment = model.hook_dict[out].attachment  # type: ignore[union-attr]
-    reach = attachment.reach if isinstance(attachment, AtSite) else None
-    if not isinstance(reach, Site) or list(reach.module.children()) or reach.module is attn.output:
-        return None
-    return reach.module
-
-
-def entrance_of(branch: StreamBranch) -> str:
-    """Where a branch receives its stream.
-
-    A norm of its own has an entrance (`hooks/entrances.py`); where branches share one, or the norm is known to no hook point,
-    it is the branch's own input, seen in front of the norm, if there is one (`wiring.py`).
-    """
-    if branch.kind == "cross_attn" or branch.shared or branch.bare:
-        return f"{branch.block}.{branch.kind}.hook_in"
-    return f"{branch.block}.hook_{'mlp' if branch.kind == 'mlp' else 'attn'}_in"
-
-
-def memory_of(branch: StreamBranch) -> str:
-    """Where cross-attention receives what it makes keys and values of."""
-    return f"{branch.block}.{branch.kind}.hook_memory"
-
-
-def short_name(point: str) -> str:
-    """The name of a node that has one hook point: `projector`, `projector.deepstack.0`, `encoder.ln_final`."""
-    return point.partition(".hook_")[0]

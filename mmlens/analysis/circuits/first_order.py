@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from mmlens.analysis.circuits.head_gradients import HeadGradients, projection_calls
 from mmlens.analysis.circuits.node_runs import node_scores
 from mmlens.analysis.circuits.runs import Pair
-from mmlens.analysis.circuits.writing import Source, sums_of_samples
+from mmlens.analysis.circuits.sources import Source
+from mmlens.analysis.circuits.writing import sums_of_samples
 from mmlens.core.errors import InputError
 from mmlens.core.names import into_product
 from mmlens.core.progress import progress_over

@@ -24,6 +24,7 @@ from mmlens.core.rules import Rule
 from mmlens.core.units import Unit
 
 NodeKind: TypeAlias = Literal["head", "attention", "neuron", "feature"]
+ReaderKind: TypeAlias = Literal["q", "k", "v", "attn", "memory", "mlp", "bridge", "logits"]
 Towers: TypeAlias = Literal["all", "language"]
 #: The one reader of a graph of nodes.
 EVERYTHING = "all"
@@ -81,7 +82,7 @@ class Reader:
 
     name: str
     part: Part
-    kind: Literal["q", "k", "v", "attn", "memory", "mlp", "bridge", "logits"]
+    kind: ReaderKind
     at: str
     stream: str
     reads: int

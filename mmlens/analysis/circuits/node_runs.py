@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.writing import Source, Writing, sums_of_samples
+from mmlens.analysis.circuits.sources import Source
+from mmlens.analysis.circuits.writing import Writing, sums_of_samples
 from mmlens.core.axes import unit_axis
 from mmlens.hooks.session import HookPair
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmlens.analysis.circuits.branch_points import reach_of
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.streams import has_norms
 from mmlens.analysis.circuits.unnormed_inputs import bare_sites
@@ -58,7 +59,7 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
     Raises:
         InputError: if a branch cannot be given a stream of its own.
     """
-    model_points: dict[str, Point] = model.hook_dict  # type: ignore[assignment]
+    model_points = model.hook_dict
     wiring = Wiring({**model_points, **entrances(model_points)})
     unknown = [at for at in dict.fromkeys(reader.at for reader in graph.readers) if at not in wiring.points]
     cross_attentions = [at.removesuffix(".hook_memory") for at in unknown if at.endswith(".hook_memory")]
@@ -66,8 +67,9 @@ def wiring_of(model: HookedMultimodal, batch: MultimodalBatch, graph: EdgeGraph)
         _trace(model, batch, cross_attentions, wiring)
     for at in unknown:
         out = at.removesuffix(".hook_in")
-        if out in model_points and model.graph[out].role == "writes":  # the norm behind an attention's heads
-            wiring.points[at] = Point(at, AtSite(Site(model_points[out].attachment.reach.module, "in")))  # type: ignore[attr-defined]
+        reach = reach_of(model_points[out]) if out in model_points and model.graph[out].role == "writes" else None
+        if isinstance(reach, Site):  # the norm behind an attention's heads
+            wiring.points[at] = Point(at, AtSite(Site(reach.module, "in")))
     unknown = [at for at in unknown if at not in wiring.points]
     bare = [at for at in unknown if not at.endswith(".hook_memory") and not _has_norms(model, at)]
     if bare:

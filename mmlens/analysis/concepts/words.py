@@ -97,7 +97,7 @@ def direction_words(
     vectors = directions.to(weight.device, weight.dtype)
     # after the final norm itself the states are already what the unembedding reads
     norm_output = model.ln_final(vectors[None])[0] if through_norm and at != "ln_final.hook_out" else vectors
-    best = model.unembed(norm_output).topk(min(candidates, model.unembed.weight.shape[0]), dim=-1).indices  # type: ignore[union-attr, index]
+    best = model.unembed(norm_output).topk(min(candidates, len(weight)), dim=-1).indices
     return [_kept(model, row.tolist(), k, keep) for row in best]
 
 

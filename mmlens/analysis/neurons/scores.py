@@ -243,14 +243,14 @@ class NeuronScores(Viewable):
             InputError: as for `heatmap`, or if the batch was made of tensors, so that there is no picture to draw on.
         """
         pictures = self.batch if batch is None else batch
-        if pictures is not None and not pictures.images:
+        images = () if pictures is None else pictures.images
+        if pictures is not None and not images:
             raise InputError(
                 "The batch was made of tensors, so there is no picture to draw on; make it with model.prepare(text, images=...), "
                 "or use heatmap(...).overlay(picture)."
             )
         heat = self.heatmap(neurons, k=k, shown=shown, batch=batch, sample=sample, image=image)
-        picture = pictures.images[self._sample(sample, batch)][image]  # type: ignore[union-attr]
-        return heat.overlay(picture, alpha=alpha, percentile=percentile)
+        return heat.overlay(images[self._sample(sample, batch)][image], alpha=alpha, percentile=percentile)
 
     @checked
     def layers(self, k: Count = 20) -> list[int]:

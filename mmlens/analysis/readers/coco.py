@@ -17,7 +17,8 @@ from mmlens.analysis.readers.json_records import json_records, lacking
 from mmlens.analysis.readers.masks import mask_of
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
-from mmlens.analysis.samples.sample import DEFAULT_PROMPT, LazyMasks, Sample
+from mmlens.analysis.samples.regions import LazyMasks
+from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike, Text

@@ -1,7 +1,7 @@
 """A dataset, as every analysis takes one: samples with a picture, a prompt, and what is known to be true of them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
 from PIL import Image
 
 from mmlens.analysis.samples.items import read_item
+from mmlens.analysis.samples.regions import LazyMasks, Regions
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, Text, With
@@ -95,45 +95,6 @@ def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
             if not hasattr(item, "written"):  # scenes would be drawn
                 _sample(item, DEFAULT_PROMPT, number)
     return dataset
-
-
-class LazyMasks(Mapping[str, np.ndarray]):
-    """Masks by noun that are made when the first is read: most analyses need none.
-
-    Args:
-        make: gives all masks, `[height width]` each.
-        nouns: whose they are, where that is known before; read from the masks by default.
-    """
-
-    def __init__(self, make: Callable[[], Mapping[str, np.ndarray]], nouns: Iterable[str] | None = None):
-        self._make, self._nouns = make, None if nouns is None else tuple(nouns)
-
-    @cached_property
-    def _masks(self) -> Mapping[str, np.ndarray]:
-        return self._make()
-
-    def __getitem__(self, noun: str) -> np.ndarray:
-        return self._masks[noun]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._masks if self._nouns is None else self._nouns)
-
-    def __len__(self) -> int:
-        return len(self._masks if self._nouns is None else self._nouns)
-
-
-def _are_masks(regions: Mapping[str, Any]) -> bool:
-    return isinstance(regions, LazyMasks) or all(
-        isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2 for mask in regions.values()
-    )
-
-
-#: Masks of what is in a picture, by noun.
-Regions: TypeAlias = Annotated[
-    Mapping[str, Bool[np.ndarray, "height width"]],
-    Accepts(Mapping[str, object]),
-    Must("a mapping from nouns to masks: boolean arrays [height width]", _are_masks, instead=True),
-]
 
 
 @checked

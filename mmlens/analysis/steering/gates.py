@@ -67,7 +67,7 @@ class ActiveConcept:
 
     @property
     def _asked(self) -> tuple[int, ...]:
-        return self.concepts if isinstance(self.concepts, tuple) else (int(self.concepts),)  # type: ignore[arg-type]
+        return (self.concepts,) if isinstance(self.concepts, int) else tuple(self.concepts)
 
     def check(self, node: Node) -> None:
         """Refuse a point that the concepts do not belong to.

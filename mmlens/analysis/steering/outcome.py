@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -284,11 +284,11 @@ class SteeringReport(Viewable):
 
     def _beside(self, fact: SteeringFacts, group: str) -> dict[str, object]:
         """How far the effect of what was asked for goes beyond each control's, and the verdict."""
-        kinds = dict.fromkeys(other.kind for other in self.interventions if other.control_of)
+        kinds = dict.fromkeys(cast("ControlKind", other.kind) for other in self.interventions if other.control_of)
         cells: dict[str, object] = {}
         for kind in kinds:
             known = fact.control_of is None and self._controls(fact.name, kind)
-            beyond = self.beyond_control(fact.name, self.effect(fact.name), group, control=kind) if known else None  # type: ignore[arg-type]
+            beyond = self.beyond_control(fact.name, self.effect(fact.name), group, control=kind) if known else None
             cells[f"beyond {kind}"] = "" if beyond is None or not beyond.count else str(beyond)
         verdict = self.verdict(fact.name, group=group) if cells.get("beyond words") else ""
         return cells | ({"verdict": verdict} if "words" in kinds else {})

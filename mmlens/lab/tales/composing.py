@@ -15,7 +15,8 @@ from typing import Literal
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed, UpToAMillion
-from mmlens.lab.scenery import Scene, Split, fits
+from mmlens.lab.scene_changes import fits
+from mmlens.lab.scenery import Scene, Split
 from mmlens.lab.tales.facts import COMPANIONS, PICTURELESS_PAIRS, PRIOR, RARE, RARE_PAIRS, TYPICAL_COLORS
 from mmlens.lab.tales.tale import Tale
 from mmlens.lab.world import (

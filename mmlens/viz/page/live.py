@@ -30,7 +30,7 @@ def live_of(view: View) -> Any:
             "that are clicked as code."
         ) from error
 
-    class LiveView(anywidget.AnyWidget):  # type: ignore[misc]
+    class LiveView(anywidget.AnyWidget):
         """A view whose choices are traits."""
 
         _esm = f"const viewer = {source('viewer.js')};\n{source('live.js')}"

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mmlens import lab
-from mmlens.analysis.samples.sample import LazyMasks, Sample, as_samples, batches
+from mmlens.analysis.samples.regions import LazyMasks
+from mmlens.analysis.samples.sample import Sample, as_samples, batches
 from mmlens.core.errors import InputError
 from tests.conftest import Subject
 
