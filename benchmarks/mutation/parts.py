@@ -8,12 +8,13 @@ PATTERNS = {
     "places": (
         "mmlens/inputs/patch_geometry/*.py",
         "mmlens/inputs/positions.py",
+        "mmlens/inputs/rule_rows.py",
         "mmlens/inputs/point_rows.py",
         "mmlens/inputs/layout.py",
     ),
     "execution": ("mmlens/execution/*.py",),
     "interventions": ("mmlens/interventions/**/*.py",),
-    "statistics": tuple(f"mmlens/analysis/{name}.py" for name in ("statistics", "significance", "means")),
+    "statistics": ("mmlens/analysis/statistics/*.py",),
 }
 
 

@@ -8,8 +8,8 @@ from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
 from mmlens.inputs.images import load_image
 from mmlens.inputs.plain_text import control_tokens, hidden, holds_hidden, reading_hidden
-from mmlens.inputs.prepare import Images
 from mmlens.inputs.prompts import Text
+from mmlens.inputs.sample_pictures import Images
 
 
 def prepare_apart(

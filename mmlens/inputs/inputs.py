@@ -15,12 +15,14 @@ from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.apart import prepare_apart
 from mmlens.inputs.batch import Batch, BatchLike, MultimodalBatch
+from mmlens.inputs.batch_changes import with_tokens
 from mmlens.inputs.options import require_options
 from mmlens.inputs.picture_tensors import require_pictures
-from mmlens.inputs.prepare import Images, prepare_batch, side_for, with_tokens
+from mmlens.inputs.prepare import prepare_batch, side_for
 from mmlens.inputs.processing import require_processor
 from mmlens.inputs.prompts import Text
 from mmlens.inputs.raw_tensors import LayoutLike, batch_of_tensors, with_known_pictures
+from mmlens.inputs.sample_pictures import Images
 from mmlens.inputs.videos import Videos, holds_videos, prepare_videos
 
 

@@ -11,8 +11,9 @@ from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
+from mmlens.inputs.batch_changes import with_pictures
 from mmlens.inputs.layout import TokenLayout
-from mmlens.inputs.prepare import Images, pictures_by_sample, with_pictures
+from mmlens.inputs.sample_pictures import Images, pictures_by_sample
 
 #: What says which positions are pictures: the layout of another batch, or True where the language model reads one.
 LayoutLike: TypeAlias = TokenLayout | Bool[torch.Tensor, "batch pos"]

@@ -48,11 +48,11 @@ def word_positions(rule: Word, point: PointRows) -> list[Int[torch.Tensor, "toke
     for sample, (ids, is_picture) in enumerate(_texts(point)):
         word = rule.words[sample if rule.per_sample else 0]
         matches.append(word_occurrences(batch.tokenizer, ids, word, is_picture))
-    absent = [s for s, some in enumerate(matches) if not some or not -len(some) <= (rule.which or 0) < len(some)]
+    absent = [s for s, places in enumerate(matches) if not -len(places) <= (rule.which or 0) < len(places)]
     if absent:
         raise InputError(_lacking(rule, batch, matches, absent))
-    selection = [some if rule.which is None else [some[rule.which]] for some in matches]
-    return [torch.tensor([at for tokens in some for at in tokens], dtype=torch.long) for some in selection]
+    selection = [places if rule.which is None else [places[rule.which]] for places in matches]
+    return [torch.tensor([at for tokens in places for at in tokens], dtype=torch.long) for places in selection]
 
 
 def _texts(point: PointRows) -> list[tuple[list[int], list[bool]]]:

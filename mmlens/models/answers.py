@@ -12,7 +12,7 @@ from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import Batch
 from mmlens.inputs.images import Picture
 from mmlens.inputs.inputs import Inputs
-from mmlens.inputs.prepare import Images
+from mmlens.inputs.sample_pictures import Images
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.dual_encoder import require_writer
 from mmlens.models.generation import GenerationTrace, trace_generation

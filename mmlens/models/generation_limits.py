@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GenerationMixin
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.prepare import continuing
+from mmlens.inputs.batch_changes import continuing
 from mmlens.models.protocol import HookedModel
 from mmlens.models.run import Run
 

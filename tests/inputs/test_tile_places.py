@@ -9,7 +9,7 @@ import torch
 from mmlens.architectures.families.video_llava import VIDEO_LLAVA
 from mmlens.architectures.weights import MlpWeights
 from mmlens.core.errors import InputError, NoPlaceError
-from mmlens.inputs.prepare import with_pictures
+from mmlens.inputs.batch_changes import with_pictures
 from mmlens.inputs.processing import ComposedProcessor
 from tests.conftest import SHORT
 from tests.families.internvl_like import aya_vision, got_ocr2, internvl

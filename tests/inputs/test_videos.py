@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.prepare import with_pictures
+from mmlens.inputs.batch_changes import with_pictures
 from mmlens.inputs.processing import load_processor
 from mmlens.inputs.video_frames import packed_frames, packed_reader, size_by_frame
 from mmlens.models.hooked import HookedMultimodal

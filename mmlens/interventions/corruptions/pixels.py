@@ -11,9 +11,9 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Positive
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
+from mmlens.inputs.batch_changes import with_pictures
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.pixels import Box
-from mmlens.inputs.prepare import with_pictures
 from mmlens.models.hooked import HookedMultimodal
 
 #: Part of a picture: a box (left, top, right, bottom) in pixels, or a mask `[height width]`, True inside.

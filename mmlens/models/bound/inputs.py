@@ -8,8 +8,8 @@ import torch
 
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.batch_changes import OF_PROMPT
 from mmlens.inputs.picture_tensors import picture_positions
-from mmlens.inputs.prepare import OF_PROMPT
 from mmlens.models.bound.tokens import BoundTokens
 
 #: A text, several, token ids `[pos]` or `[batch pos]`; None means the batch's own prompts.
