@@ -10,11 +10,11 @@ from PIL import Image
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, PathLike, Percentile
+from mmlens.core.kinds import Count, Percentile
 from mmlens.core.names import Part
 from mmlens.core.palette import OVER_PICTURE
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.layout import TokenLayout
@@ -25,15 +25,11 @@ if TYPE_CHECKING:
 
 #: The longer side of a picture in a figure, in pixels.
 FIGURE_SIDE = 1600
-_FILE = TensorKind(
-    "mmlens.neurons.HeatMap", 1, "heat map", {"size": list[int], "box": list[float], "title": str, "even": bool},
-    tensors=("values", "rows", "columns"),
-)  # fmt: skip
 
 
 @checked_result
 @dataclass(frozen=True)
-class HeatMap(Viewable):
+class HeatMap(Viewable, Saved):
     """One value per patch of a picture.
 
     Attributes:
@@ -177,26 +173,6 @@ class HeatMap(Viewable):
                 "value": self.values.flatten().float().numpy(),
             }
         )
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the map as one safetensors file, whole or not at all."""
-        about = {"size": list(self.size), "box": list(self.box), "title": self.title, "even": self.centres is None}
-        _FILE.write(path, {"values": self.values, "rows": self._centres(0), "columns": self._centres(1)}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "HeatMap":
-        """Read a map that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no heat map.
-        """
-        tensors, about = _FILE.read(path)
-        height, width = about["size"]
-        left, top, right, bottom = about["box"]
-        centres = None if about["even"] else (tensors["rows"], tensors["columns"])
-        return cls(tensors["values"], (height, width), (left, top, right, bottom), about["title"], centres)
 
 
 def _above(smooth: torch.Tensor, percentile: float) -> torch.Tensor:

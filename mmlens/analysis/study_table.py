@@ -3,35 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-_FILE = JsonKind(
-    "mmlens.recipes.StudyTable",
-    1,
-    "table of a stage",
-    {
-        "paper": str,
-        "stage": str,
-        "title": str,
-        "rows": list[dict],
-        "notes": list[str],
-        "reason": str,
-        "identity": dict[str, str],
-    },
-)
 
 
 @checked_result
@@ -85,7 +68,7 @@ def _finite(value: float | None) -> float | None:
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class StudyTable(Viewable):
+class StudyTable(Viewable, Saved):
     """The table of a stage, beside the paper's numbers where these are known.
 
     Attributes:
@@ -146,23 +129,6 @@ class StudyTable(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("studies.plot_study")(self, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as JSON, whole or not at all."""
-        return _FILE.write(path, asdict(self))
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "StudyTable":
-        """Read a table that was saved.
-
-        Raises:
-            InputError: if the file is not there, or holds no such table.
-        """
-        content = _FILE.read(path)
-        rows = tuple(StudyValue(**row) for row in content.pop("rows"))
-        return cls(**{**content, "rows": rows, "notes": tuple(content["notes"])})
 
 
 def _cell(value: object) -> str:

@@ -16,17 +16,13 @@ Verbs take `method="contribution"`, which is short for `Contribution()`, or the 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Generic, TypeVar, cast
-
-import torch
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, UnknownNameError
 from mmlens.core.kinds import With
-from mmlens.core.rule_json import as_json, from_json
-from mmlens.core.rules import Rule, as_rule
 from mmlens.core.wording import nearest_words
 
 
@@ -51,17 +47,6 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """The settings by name, but those that change nothing of what comes out (`compare=False`: a device)."""
         return {setting.name: getattr(self, setting.name) for setting in _settings(self)}
-
-
-def settings_as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as files hold them: rules of positions and what is short for them by their parts."""
-    rules = (Rule, slice, torch.Tensor, list, tuple)
-    return {name: as_json(as_rule(value)) if isinstance(value, rules) else value for name, value in settings.items()}
-
-
-def settings_from_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that `settings_as_json` wrote."""
-    return {name: from_json(value) for name, value in settings.items()}
 
 
 def _settings(method: Method) -> "list[Field[Any]]":

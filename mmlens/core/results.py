@@ -107,7 +107,7 @@ class TensorKind(FileKind):
             InputError: if there is no file, it is damaged, or it holds something else.
         """
         file, about = self.open(path)
-        return {name: file.tensor(name, device) for name in file.names}, about
+        return file.tensors(file.names, device), about
 
     def open(self, path: str | Path) -> tuple[TensorFile, dict[str, Any]]:
         """The file and its fields; tensors are left on the disk.

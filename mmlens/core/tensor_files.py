@@ -7,7 +7,7 @@ tensor is handed out.
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,18 @@ class TensorFile:
         Raises:
             DamagedFileError: if it does not match its checksum.
         """
+        return self.tensors([name], device)[name]
+
+    def tensors(self, names: Iterable[str], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """Several tensors, by name.
+
+        Raises:
+            DamagedFileError: if one does not match its checksum.
+        """
         with self._opened(device) as reader:
-            found = reader.get_tensor(name)
-        if name not in self._sound:
-            self._compare(name, found.dtype, found.shape, _crc(found.cpu()))
+            found = {name: reader.get_tensor(name) for name in names}
+        for name in set(found) - self._sound:
+            self._compare(name, found[name].dtype, found[name].shape, _crc(found[name].cpu()))
         return found
 
     def rows(self, name: str, rows: slice) -> torch.Tensor:

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from mmlens.core.axes import batch_axis
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike, Several
-from mmlens.core.results import TensorKind
+from mmlens.core.kinds import Several
+from mmlens.core.saved import Saved
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.point_rows import GROWING, PointRows
@@ -21,15 +21,11 @@ from mmlens.models.run import Run
 
 #: Whose the vectors of a table are: samples of a batch, or rows of each picture in a tower.
 TableAxis: TypeAlias = Literal["sample", "row"]
-_FILE = TensorKind(
-    "mmlens.steering.SteeringTable", 1, "steering table",
-    {"at": str, "by": str, "keys": list[str], "provenance": dict[str, Any]}, tensors=("vectors",),
-)  # fmt: skip
 
 
 @checked
 @dataclass(frozen=True)
-class SteeringTable:
+class SteeringTable(Saved):
     """Directions to add at a point, one per sample of the batch that runs, or one per row of each picture in a tower.
 
     Attributes:
@@ -156,20 +152,3 @@ class SteeringTable:
                 f"{self!r} has {len(self.vectors)} rows, and a picture has {wrong[0]} rows at {node.name}; make the table from "
                 "pictures of the same size."
             )
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a safetensors file, whole or not at all."""
-        about = {"at": self.at, "by": self.by, "keys": list(self.keys), "provenance": dict(self.provenance)}
-        _FILE.write(path, {"vectors": self.vectors}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "SteeringTable":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no steering table.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(tensors["vectors"], about["at"], about["by"], tuple(about["keys"]), about["provenance"])

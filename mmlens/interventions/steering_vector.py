@@ -9,21 +9,13 @@ from jaxtyping import Float
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike, Seed
-from mmlens.core.results import TensorKind
-
-_FILE = TensorKind(
-    "mmlens.steering.SteeringVector",
-    2,
-    "steering vector",
-    {"at": str, "provenance": dict[str, Any]},
-    tensors=("direction",),
-)
+from mmlens.core.kinds import Seed
+from mmlens.core.saved import Saved
 
 
 @checked
 @dataclass(frozen=True)
-class SteeringVector:
+class SteeringVector(Saved):
     """A direction to add at a point: from what the states are to what they should be.
 
     Attributes:
@@ -93,20 +85,3 @@ class SteeringVector:
         """
         provenance = {"method": method} | ({} if seed is None else {"seed": seed})
         return replace(self, direction=direction * (self.norm / direction.norm()), provenance=provenance)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a safetensors file, whole or not at all."""
-        about = {"at": self.at, "provenance": dict(self.provenance)}
-        _FILE.write(path, {"direction": self.direction}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "SteeringVector":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no steering vector.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(tensors["direction"], about["at"], about["provenance"])

@@ -1,7 +1,7 @@
 """How well an approximate sweep agrees with the exact one."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from scipy.stats import pearsonr, spearmanr
@@ -14,10 +14,10 @@ from mmlens.analysis.patching.sweep import patch
 from mmlens.analysis.patching.units import SweptUnits
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, CountOrZero, PathLike
+from mmlens.core.kinds import Count, CountOrZero
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
 from mmlens.core.rule_groups import Groups
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
@@ -29,19 +29,11 @@ if TYPE_CHECKING:
 
 #: Effects below this share of the largest have no sign to agree on.
 _NEGLIGIBLE = 0.01
-_SWEEPS = ("approximate", "exact")
-_FILE = TensorKind(
-    "mmlens.patching.Agreement",
-    1,
-    "agreement of sweeps",
-    dict.fromkeys(_SWEEPS, dict[str, Any]) | {"k": int},
-    tensors=tuple(f"{name}.{key}" for name in _SWEEPS for key in ("values", "clean", "corrupted")),
-)
 
 
 @checked_result
 @dataclass(frozen=True)
-class Agreement(Viewable):
+class Agreement(Viewable, Saved):
     """Two sweeps of the same cells, compared by their mean effects over samples.
 
     Attributes:
@@ -87,30 +79,6 @@ class Agreement(Viewable):
         return frame.rename(columns={"effect": "exact"}).assign(
             approximate=self.approximate.to_frame()["effect"].to_numpy()
         )
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write both sweeps as one safetensors file, whole or not at all."""
-        pieces = {name: getattr(self, name).as_pieces() for name in _SWEEPS}
-        tensors = {f"{name}.{key}": value for name, (parts, _) in pieces.items() for key, value in parts.items()}
-        _FILE.write(path, tensors, {name: about for name, (_, about) in pieces.items()} | {"k": self.k})
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "Agreement":
-        """Read what `save` wrote, and compare the sweeps again.
-
-        Raises:
-            InputError: if there is no file, or it holds something else.
-        """
-        tensors, about = _FILE.read(path)
-        approximate, exact = (
-            PatchSweep.of_pieces(
-                {key: tensors[f"{name}.{key}"] for key in ("values", "clean", "corrupted")}, about[name]
-            )
-            for name in _SWEEPS
-        )
-        return agreement(approximate, exact, k=about["k"])
 
 
 @checked

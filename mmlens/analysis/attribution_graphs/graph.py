@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
@@ -24,7 +23,7 @@ from mmlens.core.files import whole_file
 from mmlens.core.kinds import Count, Fraction, Index, PathLike, Seed, Several, Text
 from mmlens.core.names import nearest_hint
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.view import Viewable
 from mmlens.inputs.batch import BatchLike
@@ -33,19 +32,6 @@ from mmlens.models.hooked import WritingModel
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-_FILE = TensorKind(
-    "mmlens.AttributionGraph",
-    1,
-    "attribution graph",
-    {
-        "members": list[dict],
-        "n_active": int,
-        "texts": list[str],
-        "identity": dict[str, str],
-        "threshold": float | None,
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ class GraphScores:
 
 @checked_result
 @dataclass(frozen=True)
-class AttributionGraph(Viewable):
+class AttributionGraph(Viewable, Saved):
     """What flows into logits and features on one sample, from features, errors, patches and words.
 
     Weights of edges are in the unit of their target: logits, or its code. They are those of the whole graph, also where it is
@@ -332,51 +318,7 @@ class AttributionGraph(Viewable):
                 temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
         return target
 
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the graph with its pictures, whole or not at all.
 
-        Args:
-            path: file to write; the folder must exist.
-        """
-        tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
-        tensors |= {
-            f"image.{number}": torch.from_numpy(np.asarray(image.convert("RGB")).copy())
-            for number, image in enumerate(self.images)
-        }
-        about = {
-            "members": [asdict(node) for node in self.members],
-            "n_active": self.n_active,
-            "texts": list(self.texts),
-            "identity": dict(self.identity),
-            "threshold": self.threshold,
-        }
-        _FILE.write(path, tensors, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "AttributionGraph":
-        """Read a graph that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it holds no graph.
-        """
-        tensors, about = _FILE.read(path)
-        members = tuple(
-            GraphNode(
-                **{**node, "rows": tuple(node["rows"]), "box": None if node["box"] is None else tuple(node["box"])}
-            )
-            for node in about.pop("members")
-        )
-        images = tuple(
-            Image.fromarray(tensors[f"image.{number}"].numpy())
-            for number in range(sum(name.startswith("image.") for name in tensors))
-        )
-        arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name in tensors}
-        return cls(members=members, images=images, **arrays, **{**about, "texts": tuple(about["texts"])})
-
-
-_TENSORS = ("weights", "bias", "probabilities", "shares", "node_mask", "edge_mask")
 #: Kinds of nodes, and what one of them is.
 _KINDS = {"feature": "a feature", "error": "an error", "source": "a source", "logit": "a logit"}
 #: What the front end lists.

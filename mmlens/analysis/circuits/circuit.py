@@ -1,21 +1,20 @@
 """`Circuit`: edges with their scores, and the choice of some of them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
 
-from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
+from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.selection import Ranking, grown, strengths, strongest
 from mmlens.analysis.statistics.significance import Correction, sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, CountOrZero, NonNegative, PathLike, Seed
+from mmlens.core.kinds import Count, CountOrZero, NonNegative, Seed
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
-from mmlens.core.rule_json import as_json, from_json
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Unit
 from mmlens.core.view import Viewable
@@ -25,27 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mmlens.hooks.drawing import Drawing
-
-_FILE = JsonKind(
-    "mmlens.circuits.Circuit",
-    5,
-    "circuit",
-    {
-        "method": str,
-        "metric": str,
-        "ablation": str,
-        "unit": str,
-        "nodes": str,
-        "towers": str,
-        "groups": dict[str, Any],
-        "writers": list[dict],
-        "readers": list[dict],
-        "clean": list[float],
-        "corrupted": list[float],
-        "edges": list[dict],
-        "identity": dict[str, str],
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +47,7 @@ class Edge:
 
 @checked_result
 @dataclass(frozen=True)
-class Circuit(Viewable):
+class Circuit(Viewable, Saved):
     """Scores of all edges of a model, and which of them are kept.
 
     Attributes:
@@ -275,56 +253,3 @@ class Circuit(Viewable):
     def plot(self, *, n: Count = 20) -> "Figure":
         """The n strongest kept edges, with 95% intervals over samples."""
         return drawn_by("circuit_plots.plot_edges")(self, n=n)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the circuit as JSON, whole or not at all.
-
-        Args:
-            path: file to write; the folder must exist.
-        """
-        content = {
-            "method": self.method,
-            "metric": self.metric,
-            "ablation": self.ablation,
-            "unit": self.unit,
-            "nodes": self.graph.nodes,
-            "towers": self.graph.towers,
-            "groups": {name: as_json(rule) for name, rule in self.graph.groups.items()},
-            "writers": [asdict(writer) for writer in self.graph.writers],
-            "readers": [asdict(reader) for reader in self.graph.readers],
-            "clean": self.clean.tolist(),
-            "corrupted": self.corrupted.tolist(),
-            "edges": [
-                {"reader": r, "writer": w, "kept": bool(self.kept[r, w]), "scores": self.scores[r, w].tolist()}
-                for r, w in self.graph.allowed.nonzero().tolist()
-            ],
-            "identity": dict(self.identity),
-        }
-        _FILE.write(path, content)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "Circuit":
-        """Read a circuit that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it holds no circuit.
-        """
-        content = _FILE.read(path)
-        graph = EdgeGraph(
-            tuple(Writer(**fields) for fields in content["writers"]),
-            tuple(Reader(**{**fields, "feeds": tuple(fields["feeds"])}) for fields in content["readers"]),
-            content["nodes"],
-            content["towers"],
-            {name: from_json(rule) for name, rule in content["groups"].items()},
-        )
-        n_scores = len(content["edges"][0]["scores"]) if content["edges"] else 1
-        scores = torch.zeros(len(graph.readers), len(graph.writers), n_scores)
-        mask = torch.zeros(scores.shape[:2], dtype=torch.bool)
-        for edge in content["edges"]:
-            scores[edge["reader"], edge["writer"]] = torch.tensor(edge["scores"])
-            mask[edge["reader"], edge["writer"]] = edge["kept"]
-        clean, corrupted = (torch.tensor(content[name]) for name in ("clean", "corrupted"))
-        texts = {name: content[name] for name in ("method", "metric", "ablation", "unit", "identity")}
-        return cls(graph=graph, scores=scores, kept=mask, clean=clean, corrupted=corrupted, **texts)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from mmlens.analysis.circuits.selection import Ranking
 from mmlens.analysis.statistics.intervals import Interval, Standing, draws_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -25,22 +23,13 @@ if TYPE_CHECKING:
 
 #: The two ways in which edges are ranked, as `values` has them.
 RANKINGS: tuple[Ranking, ...] = ("signed", "absolute")
-_TENSORS = ("shares", "n_edges", "values", "random", "permuted", "whole", "empty")
-_TEXTS = ("metric", "method", "ablation", "counted")
-_FILE = TensorKind(
-    "mmlens.circuits.CircuitCurve",
-    1,
-    "circuit curve",
-    {"total": int, **dict.fromkeys(_TEXTS, str), "identity": dict[str, str]},
-    tensors=_TENSORS,
-)
 #: Where areas begin.
 _FIRST = 1e-3
 
 
 @checked_result
 @dataclass(frozen=True)
-class CircuitCurve(Viewable):
+class CircuitCurve(Viewable, Saved):
     """The metric of circuits of growing size, of the whole model, and with all edges ablated.
 
     Attributes:
@@ -202,20 +191,3 @@ class CircuitCurve(Viewable):
     def plot(self) -> "Figure":
         """Faithfulness against the share of edges, with its interval over samples and the bands of the controls."""
         return drawn_by("circuit_plots.plot_curve")(self)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as one safetensors file, whole or not at all."""
-        about = {name: getattr(self, name) for name in (*_TEXTS, "total")} | {"identity": dict(self.identity)}
-        return _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "CircuitCurve":
-        """Read a curve that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no curve.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(**(about | tensors))

@@ -16,8 +16,7 @@ in which the whole circuit is knocked out, and minimality removes single edges f
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +38,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import CountOrZero, PathLike, Seed
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import WritingModel
 
@@ -50,18 +49,11 @@ if TYPE_CHECKING:
 _TENSORS = tuple(
     f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
 )
-_FILE = TensorKind(
-    "mmlens.circuits.CircuitEvaluation",
-    3,
-    "circuit evaluation",
-    {"n_edges": int, "gap": float, "metric": str, "edges": list[dict], "identity": dict[str, str]},
-    tensors=_TENSORS,
-)
 
 
 @checked_result
 @dataclass(frozen=True)
-class CircuitEvaluation(Viewable):
+class CircuitEvaluation(Viewable, Saved):
     """How much of the answer a circuit carries, beside random circuits of equal size.
 
     Attributes:
@@ -106,25 +98,6 @@ class CircuitEvaluation(Viewable):
             raise InputError(f"There is no measure {name!r}; there are {', '.join(_TENSORS)}.")
         values = getattr(self, name)
         return mean_interval(values.mean(-1) if values.ndim == 2 else values)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as one safetensors file, whole or not at all."""
-        about = {"n_edges": self.n_edges, "gap": self.gap, "metric": self.metric, "identity": dict(self.identity)}
-        about["edges"] = [asdict(edge) for edge in self.edges]
-        return _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "CircuitEvaluation":
-        """Read an evaluation that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no evaluation.
-        """
-        tensors, about = _FILE.read(path)
-        about["edges"] = [Edge(**edge) for edge in about["edges"]]
-        return cls(**(about | tensors))
 
     def plot(self) -> "Figure":
         """The three measures beside those of random circuits, with 95% intervals."""

@@ -1,7 +1,7 @@
 """How much two circuits have in common, beside random circuits of their sizes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -15,9 +15,9 @@ from mmlens.analysis.circuits.random_circuits import random_circuit
 from mmlens.analysis.statistics.intervals import Interval, Standing, draws_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import CountOrZero, PathLike, Seed
+from mmlens.core.kinds import CountOrZero, Seed
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -26,24 +26,11 @@ if TYPE_CHECKING:
 
 #: What is compared: edges, or the nodes that they join.
 Compared: TypeAlias = Literal["edges", "nodes"]
-_FILE = JsonKind(
-    "mmlens.circuits.CircuitOverlap",
-    1,
-    "overlap of circuits",
-    {
-        "compared": str,
-        "shared": list[str],
-        "only_first": list[str],
-        "only_second": list[str],
-        "draws": list[float],
-        "correlation": float,
-    },
-)
 
 
 @checked_result
 @dataclass(frozen=True)
-class CircuitOverlap(Viewable):
+class CircuitOverlap(Viewable, Saved):
     """What two circuits have in common.
 
     Attributes:
@@ -92,21 +79,6 @@ class CircuitOverlap(Viewable):
     def plot(self) -> "Figure":
         """How many are shared and how many are not, and the shares of random circuits."""
         return drawn_by("circuit_plots.plot_overlap")(self)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as JSON, whole or not at all."""
-        _FILE.write(path, asdict(self))
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "CircuitOverlap":
-        """Read an overlap that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no overlap.
-        """
-        return cls(**_FILE.read(path))
 
 
 @checked

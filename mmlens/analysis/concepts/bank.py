@@ -1,20 +1,21 @@
 """`ConceptBank`: the concepts that were found in states, and how much of each every state holds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 
-from mmlens.analysis.concepts.coders import Coder
-from mmlens.analysis.concepts.files import read_bank, write_bank
+from mmlens.analysis.concepts.coders import Centred, Coder, Nearest, NonNegative
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.store.mapped import MappedStates
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, PathLike
+from mmlens.core.kinds import Count
+from mmlens.core.packing import saved_as
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _ROWS = 4096  # states that are encoded at a time
 
 @checked_result
 @dataclass(frozen=True)
-class ConceptBank(Viewable):
+class ConceptBank(Viewable, Saved):
     """A dictionary of concepts at one hook point.
 
     Attributes:
@@ -51,7 +52,7 @@ class ConceptBank(Viewable):
         (torch.Size([4, 192]), torch.Size([16, 4]), True)
     """
 
-    coder: Coder = field(repr=False)
+    coder: Coder = field(repr=False, metadata=saved_as(NonNegative | Nearest | Centred | SparseDictionary))
     codes: Float[torch.Tensor, "sample concept"]
     activation: Float[torch.Tensor, "sample concept"]
     at: str
@@ -226,23 +227,6 @@ class ConceptBank(Viewable):
             "dominant": (counts / count).tolist(),
         }
         return pd.DataFrame(columns)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the bank as one safetensors file, whole or not at all."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "coder"}
-        write_bank(path, self.coder, values)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "ConceptBank":
-        """Read a bank that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no bank.
-        """
-        coder, values = read_bank(path)
-        return cls(coder, **values)
 
 
 def _require_fit(states: States, at: str, width: int) -> None:

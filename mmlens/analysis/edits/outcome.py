@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from mmlens.analysis.statistics.intervals import Interval, Standing, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -20,19 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
-_FILE = JsonKind(
-    "mmlens.edits.EditReport",
-    4,
-    "edit report",
-    {
-        "source": str,
-        "target": str | None,
-        "edits": list[dict],
-        "cases": list[dict],
-        "notes": list[str],
-        "identity": dict[str, str],
-    },
-)
 Role = Literal["target", "consistency", "control"]
 
 
@@ -119,7 +104,7 @@ class EditFacts:
 
 @checked_result
 @dataclass(frozen=True)
-class EditReport(Viewable):
+class EditReport(Viewable, Saved):
     """What edits did to the answers they are about, and to the others.
 
     Attributes:
@@ -300,30 +285,6 @@ class EditReport(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("edits.plot_frontier")(self, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as JSON, whole or not at all."""
-        return _FILE.write(path, asdict(self))
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "EditReport":
-        """Read a report that was saved.
-
-        Raises:
-            InputError: if the file is not there, or holds no report.
-        """
-        content = _FILE.read(path)
-        edits = tuple(EditFacts(**fact) for fact in content["edits"])
-        cases = tuple(map(case_of_fields, content["cases"]))
-        return cls(content["source"], content["target"], edits, cases, tuple(content["notes"]), content["identity"])
-
-
-def case_of_fields(fields: Mapping[str, Any]) -> EditCase:
-    """A case from its fields, as JSON has them."""
-    pairs = {name: None if fields[name] is None else tuple(fields[name]) for name in ("p_source", "p_target", "right")}
-    return EditCase(**{**fields, **pairs})
 
 
 def _valued(cases: Sequence[EditCase], value: Callable[[EditCase], float | None]) -> list[tuple[float, EditCase]]:

@@ -10,7 +10,7 @@ Source of consistency: Cohen et al., "Evaluating the Ripple Effects of Knowledge
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from mmlens.analysis.controls.matches import MATCHES, Match
 from mmlens.analysis.controls.matches.activation import Activation
 from mmlens.analysis.edits.controls import matched_edits, presence_questions
-from mmlens.analysis.edits.outcome import EditCase, EditFacts, EditReport, Role, case_of_fields
+from mmlens.analysis.edits.outcome import EditCase, EditFacts, EditReport, Role
 from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
 from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, batches
 from mmlens.core.answer_text import is_answer
@@ -26,6 +26,7 @@ from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
+from mmlens.core.packing import form_of
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
 from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
@@ -150,7 +151,7 @@ def edit_report(
             settings=[{name: role for name, (role, _) in sets.items()}, max_new_tokens, batch_size],
         ),
     )
-    finished = results.parts.setdefault("cases", [])
+    finished, form = results.parts.setdefault("cases", []), form_of(EditCase)
     for name, (role, samples) in sets.items():
 
         def work(chunk: DataChunk, name: str = name, role: Role = role) -> list[EditCase]:
@@ -160,8 +161,8 @@ def edit_report(
         for _, more in shared_chunks(
             model, chunks, work, checkpoint=results, desc=name, total=len(samples), progress=progress
         ):
-            finished += map(asdict, more)
-    cases = list(map(case_of_fields, finished))
+            finished += [form.pack(case, "case", {}) for case in more]
+    cases = [form.unpack(fields, "case", {}) for fields in finished]
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
     return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes, results.identity)

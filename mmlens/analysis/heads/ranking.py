@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, PathLike
+from mmlens.core.kinds import Count
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.units import Head
 from mmlens.core.view import Viewable
@@ -20,15 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_FILE = TensorKind(
-    "mmlens.heads.HeadRanking", 1, "ranking of heads",
-    {"layers": list[int], "method": str, "samples": int, "identity": dict[str, str]},
-)  # fmt: skip
-
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class HeadRanking(Viewable):
+class HeadRanking(Viewable, Saved):
     """Heads of the language model by how they look at pictures.
 
     Attributes:
@@ -93,25 +88,3 @@ class HeadRanking(Viewable):
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
         """The scores, layers by heads."""
         return drawn_by("heads.plot_heads")(self, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a safetensors file, whole or not at all."""
-        tensors = {"scores": self.scores, "ties": self.ties, **{f"read {n}": t for n, t in self.readings.items()}}
-        about = {
-            "layers": list(self.layers), "method": self.method, "samples": self.samples, "identity": dict(self.identity),
-        }  # fmt: skip
-        _FILE.write(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "HeadRanking":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no ranking of heads.
-        """
-        tensors, about = _FILE.read(path)
-        known: dict[str, Any] = {**about, "layers": tuple(about["layers"])}
-        readings = {name.removeprefix("read "): tensor for name, tensor in tensors.items() if name.startswith("read ")}
-        return cls(tensors["scores"], tensors["ties"], readings, **known)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -22,8 +22,8 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import DamagedFileError, InputError
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Several
 from mmlens.core.progress import progress_over
-from mmlens.core.results import TensorKind
 from mmlens.core.rules import Positions, as_rule
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
@@ -33,7 +33,6 @@ from mmlens.models.hooked import HookedMultimodal
 if TYPE_CHECKING:
     import pandas as pd
 
-_FILE = TensorKind("mmlens.lenses.ContextualIndex", 1, "contextual index", {"entries": dict[str, Any]})
 _PIECE = 65_536
 #: What reading a file that is something else raises.
 _DAMAGES = (
@@ -44,7 +43,7 @@ _DAMAGES = (
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class ContextualIndex:
+class ContextualIndex(Saved):
     """States of words in texts, by hook point, of length 1.
 
     Attributes:
@@ -65,28 +64,6 @@ class ContextualIndex:
 
     def __repr__(self) -> str:
         return f"ContextualIndex({', '.join(f'{name}: {len(rows)} words' for name, rows in self.states.items())})"
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a safetensors file, whole or not at all; `load` leaves the states on the disk until they are read."""
-        about = {name: {"words": self.words[name], "contexts": self.contexts.get(name, ())} for name in self.states}
-        _FILE.write(path, {name: rows.contiguous() for name, rows in self.states.items()}, {"entries": about})
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "ContextualIndex":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no contextual index.
-        """
-        tensors, about = _FILE.read(path)
-        entries = about["entries"]
-        return cls(
-            tensors,
-            {name: tuple(entries[name]["words"]) for name in tensors},
-            {name: tuple(entries[name]["contexts"]) for name in tensors},
-        )
 
     @classmethod
     @checked

@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Index, PathLike, Text
+from mmlens.core.kinds import Count, Index, Text
 from mmlens.core.pictures import drawn_by
 from mmlens.core.progress import ProgressBar
-from mmlens.core.results import TensorKind
 from mmlens.core.rules import Positions
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Node, Points
 from mmlens.inputs.batch import BatchLike
@@ -33,19 +33,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_TENSORS = ("positions", "top_tokens", "probabilities")
-_FILE = TensorKind(
-    "mmlens.lenses.PatchscopeReading",
-    1,
-    "reading by patchscopes",
-    {"points": list[str], "text": list[list[list[str]]], "target_at": str, "strings": dict[str, str]},
-    tensors=_TENSORS,
-)
-
 
 @checked_result
 @dataclass(frozen=True)
-class PatchscopeReading(Viewable):
+class PatchscopeReading(Viewable, Saved):
     """What the target prompt was continued with, for every state that was put in.
 
     Attributes:
@@ -120,25 +111,6 @@ class PatchscopeReading(Viewable):
         """
         self._require_sample(sample)
         return drawn_by("lens.plot_patchscope")(self, sample=sample, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the readings as one safetensors file, whole or not at all."""
-        strings = {str(token): word for token, word in self.strings.items()}
-        about = {"points": list(self.points), "text": self.text, "target_at": self.target_at, "strings": strings}
-        _FILE.write(path, {name: getattr(self, name) for name in _TENSORS}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "PatchscopeReading":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it holds something else.
-        """
-        tensors, about = _FILE.read(path)
-        about["strings"] = {int(token): word for token, word in about["strings"].items()}
-        return cls(**(about | tensors))
 
 
 @checked

@@ -10,9 +10,8 @@ from mmlens.analysis.scores.score import Difference, Score
 from mmlens.analysis.statistics.significance import corrected
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -21,18 +20,11 @@ if TYPE_CHECKING:
 
 #: A run's scores, by task and score.
 TaskScores: TypeAlias = Mapping[str, Mapping[str, Score]]
-_FILE = JsonKind(
-    "mmlens.mitigation.MitigationReport", 1, "mitigation report",
-    {
-        "plain": dict[str, Any], "methods": dict[str, Any], "controls": dict[str, Any], "tokens": dict[str, list[float]],
-        "settings": dict[str, str], "identity": dict[str, str],
-    },
-)  # fmt: skip
 
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class MitigationReport(Viewable):
+class MitigationReport(Viewable, Saved):
     """Methods against hallucination, side by side.
 
     Attributes:
@@ -155,39 +147,6 @@ class MitigationReport(Viewable):
         """Each score's change by each method, with its interval, beside its random controls; a panel per score."""
         return drawn_by("mitigation.plot_mitigation")(self, figure=figure)
 
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a JSON file, whole or not at all."""
-        _FILE.write(
-            path,
-            {
-                "plain": _written(self.plain),
-                "methods": {name: _written(run) for name, run in self.methods.items()},
-                "controls": {name: [_written(run) for run in runs] for name, runs in self.controls.items()},
-                "tokens": {name: list(pair) for name, pair in self.tokens.items()},
-                "settings": dict(self.settings),
-                "identity": dict(self.identity),
-            },
-        )
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "MitigationReport":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no mitigation report.
-        """
-        content = _FILE.read(path)
-        return cls(
-            _read(content["plain"]),
-            {name: _read(run) for name, run in content["methods"].items()},
-            {name: tuple(map(_read, runs)) for name, runs in content["controls"].items()},
-            {name: (float(count), float(seconds)) for name, (count, seconds) in content["tokens"].items()},
-            content["settings"],
-            content["identity"],
-        )
-
     def _run(self, method: str) -> TaskScores:
         if method not in self.methods:
             raise InputError(
@@ -200,27 +159,3 @@ class MitigationReport(Viewable):
             known = ", ".join(f"{t}: {', '.join(scores)}" for t, scores in run.items())
             raise InputError(f"There is no score {name!r} of {task!r} in the report; there are {known}.")
         return run[task][name]
-
-
-def _written(run: TaskScores) -> dict[str, Any]:
-    return {
-        task: [
-            {
-                "name": s.name, "unit": s.unit, "amounts": s.amounts.tolist(), "weights": s.weights.tolist(),
-                "samples": list(s.samples), "pictures": list(s.pictures),
-            }
-            for s in scores.values()
-        ]
-        for task, scores in run.items()
-    }  # fmt: skip
-
-
-def _read(content: Mapping[str, Any]) -> TaskScores:
-    return {task: {entry["name"]: _score_of(entry) for entry in entries} for task, entries in content.items()}
-
-
-def _score_of(entry: Mapping[str, Any]) -> Score:
-    return Score(
-        entry["name"], entry["unit"], np.array(entry["amounts"], dtype=float), np.array(entry["weights"], dtype=float),
-        tuple(entry["samples"]), tuple(entry["pictures"]),
-    )  # fmt: skip

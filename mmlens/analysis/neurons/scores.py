@@ -9,16 +9,17 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
-from mmlens.analysis.neurons import files
 from mmlens.analysis.neurons.maps import Shown, activation_map
+from mmlens.analysis.neurons.origin import origin_of, require_same
 from mmlens.analysis.neurons.points import ActivationPoint
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, PathLike, Percentile
 from mmlens.core.names import Part
+from mmlens.core.packing import UNSAVED
 from mmlens.core.pictures import drawn_by
-from mmlens.core.registry import settings_as_json, settings_from_json
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Neuron, Unit
 from mmlens.core.view import Viewable
@@ -51,7 +52,7 @@ class SampleTop:
 
 @checked_result
 @dataclass(frozen=True)
-class NeuronScores(Viewable):
+class NeuronScores(Viewable, Saved):
     """Scores of all neurons of a part for one word.
 
     Attributes:
@@ -89,8 +90,8 @@ class NeuronScores(Viewable):
     settings: Mapping[str, Any] = field(default_factory=dict)
     n_samples: int = 1
     samples: tuple[SampleTop, ...] = field(default=(), repr=False)
-    model: HookedMultimodal | None = field(default=None, repr=False)
-    batch: MultimodalBatch | None = field(default=None, repr=False)
+    model: HookedMultimodal | None = field(default=None, repr=False, metadata=UNSAVED)
+    batch: MultimodalBatch | None = field(default=None, repr=False, metadata=UNSAVED)
     sample: int = field(default=0, repr=False)
     origin: tuple[str, str] | None = field(default=None, repr=False)
     identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -286,29 +287,8 @@ class NeuronScores(Viewable):
         """
         return drawn_by("neurons.plot_scores")(self, k=k, figure=figure)
 
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write scores and where they come from to one safetensors file, whole or not at all.
-
-        Raises:
-            InputError: if the folder does not exist.
-        """
-        tensors = {"scores": self.scores}
-        if self.samples:
-            tensors["sample_indices"] = torch.stack([sample.indices for sample in self.samples])
-            tensors["sample_scores"] = torch.stack([sample.scores for sample in self.samples])
-        about = {
-            "tokens": self.tokens,
-            "word": self.word,
-            "method": self.method,
-            "part": self.part,
-            "stack": self.stack,
-            "settings": settings_as_json(self.settings),
-            "n_samples": self.n_samples,
-            "sample_names": [sample.name for sample in self.samples],
-        }
-        about["identity"] = dict(self.identity)
-        files.write(path, tensors, about, self.origin if self.model is None else files.origin_of(self.model))
+    def _written(self) -> "NeuronScores":
+        return self if self.model is None else replace(self, origin=origin_of(self.model))
 
     @classmethod
     @checked
@@ -321,16 +301,10 @@ class NeuronScores(Viewable):
 
         Raises:
             InputError: if there is no such file, or the model is another one.
+            DamagedFileError: if it was changed or cut off.
         """
-        tensors, about, origin = files.read_scores(path)
-        if model is not None:
-            files.require_same(path, origin, model)
-        names = about.pop("sample_names")
-        rows = zip(names, tensors.get("sample_indices", []), tensors.get("sample_scores", []), strict=True)
-        return cls(
-            scores=tensors["scores"],
-            samples=tuple(SampleTop(*fields) for fields in rows),
-            model=model,
-            origin=origin,
-            **{**about, "tokens": tuple(about["tokens"]), "settings": settings_from_json(about["settings"])},
-        )
+        scores = super().load(path)
+        if model is None:
+            return scores
+        require_same(path, scores.origin, model)
+        return replace(scores, model=model)

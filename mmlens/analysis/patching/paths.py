@@ -24,17 +24,17 @@ import torch
 from mmlens.analysis.metrics import MetricLike, MetricReading, readings
 from mmlens.analysis.patching.groups import Group, groups_on
 from mmlens.analysis.patching.path_points import Freeze, points_between, receiver_of
-from mmlens.analysis.patching.result import SWEEP_FIELDS, PatchSweep, summed
+from mmlens.analysis.patching.result import PatchSweep, summed
 from mmlens.analysis.patching.run_pairs import Direction, RunPair
 from mmlens.analysis.patching.units import SweptUnits, Target, targets
 from mmlens.core.axes import unit_axis
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike, Several
+from mmlens.core.kinds import Several
 from mmlens.core.progress import ProgressBar
-from mmlens.core.results import TensorKind
 from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.execution import rows_of
 from mmlens.execution.cells import Cell, Change
@@ -49,18 +49,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_FILE = TensorKind(
-    "mmlens.patching.PathSweep",
-    1,
-    "path sweep",
-    {**SWEEP_FIELDS, "receivers": list[str], "freeze": str, "frozen": dict[str, list[str]]},
-    tensors=("values", "clean", "corrupted"),
-)
-
 
 @checked_result
 @dataclass(frozen=True)
-class PathSweep(Viewable):
+class PathSweep(Viewable, Saved):
     """The effects of senders by way of receivers.
 
     Attributes:
@@ -96,25 +88,6 @@ class PathSweep(Viewable):
     def to_frame(self) -> "pd.DataFrame":
         """The frame of its sweep, one row per sender and group, with the receivers beside them."""
         return self.sweep.to_frame().assign(receivers=", ".join(self.receivers))
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as one safetensors file, whole or not at all."""
-        tensors, about = self.sweep.as_pieces()
-        paths = {"receivers": list(self.receivers), "freeze": self.freeze, "frozen": dict(self.frozen)}
-        _FILE.write(path, tensors, about | paths)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "PathSweep":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no path sweep.
-        """
-        tensors, about = _FILE.read(path)
-        receivers, freeze, frozen = (about.pop(name) for name in ("receivers", "freeze", "frozen"))
-        return cls(PatchSweep.of_pieces(tensors, about), receivers, freeze, frozen)
 
 
 @checked

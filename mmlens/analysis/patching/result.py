@@ -4,7 +4,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from mmlens.analysis.statistics.significance import Correction, sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.identity import joint_identity
-from mmlens.core.kinds import Count, Level, NonNegative, PathLike, Seed
+from mmlens.core.kinds import Count, Level, NonNegative, Seed
+from mmlens.core.packing import UNSAVED
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.view import Viewable
 from mmlens.execution.plan import Plan
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _TENSORS = ("values", "clean", "corrupted")
-#: What a file says of a sweep besides its tensors.
-SWEEP_FIELDS: Mapping[str, Any] = {
-    "points": list[str],
-    "groups": list[str],
-    "direction": str,
-    "metric": str,
-    "method": str,
-    "row_units": list[list[str]],
-    "boxes": list[list[list[float]] | None],
-    "identity": dict[str, str],
-}
-_FILE = TensorKind(
-    "mmlens.patching.PatchSweep",
-    3,
-    "patch sweep",
-    SWEEP_FIELDS,
-    tensors=_TENSORS,
-)
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,7 @@ class PatchEffect:
 
 @checked_result
 @dataclass(frozen=True)
-class PatchSweep(Viewable):
+class PatchSweep(Viewable, Saved):
     """Values of a metric after each patch.
 
     Attributes:
@@ -108,7 +91,7 @@ class PatchSweep(Viewable):
     method: str = "exact"
     row_units: tuple[Units, ...] = field(default=(), repr=False)
     boxes: tuple[torch.Tensor | None, ...] = field(default=(), repr=False, compare=False)
-    plan: Plan | None = field(default=None, repr=False, compare=False)
+    plan: Plan | None = field(default=None, repr=False, compare=False, metadata=UNSAVED)
     identity: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -285,36 +268,6 @@ class PatchSweep(Viewable):
         values, clean, corrupted = (torch.cat([getattr(sweep, name) for sweep in sweeps], dim=-1) for name in _TENSORS)
         identity = joint_identity([sweep.identity for sweep in sweeps])
         return replace(first, values=values, clean=clean, corrupted=corrupted, plan=None, identity=identity)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write the sweep as one safetensors file, whole or not at all."""
-        _FILE.write(path, *self.as_pieces())
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "PatchSweep":
-        """Read a sweep that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no sweep.
-        """
-        return cls.of_pieces(*_FILE.read(path))
-
-    def as_pieces(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Its tensors and all else as plain data, for files that hold it."""
-        about = {name: getattr(self, name) for name in ("points", "groups", "direction", "metric", "method")}
-        about["identity"] = dict(self.identity)
-        about["row_units"] = [list(map(str, units)) for units in self.row_units]
-        about["boxes"] = [None if boxes is None else boxes.tolist() for boxes in self.boxes]
-        return {name: getattr(self, name) for name in _TENSORS}, about
-
-    @classmethod
-    def of_pieces(cls, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> "PatchSweep":
-        """A sweep of what `as_pieces` gave."""
-        units = tuple(map(Units, about["row_units"]))
-        boxes = tuple(None if boxes is None else torch.tensor(boxes) for boxes in about["boxes"])
-        return cls(**{**about, **tensors, "row_units": units, "boxes": boxes})
 
 
 def summed(sweeps: Sequence[PatchSweep]) -> PatchSweep:

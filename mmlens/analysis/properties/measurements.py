@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,26 +20,18 @@ from mmlens.analysis.properties.quantities import (
 from mmlens.analysis.statistics.intervals import Interval, Standing, as_rates, draws_interval, mean_interval, standing
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, PathLike
+from mmlens.core.kinds import Count
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 
-_FILE = JsonKind(
-    "mmlens.properties.Measurements",
-    2,
-    "table of measured values",
-    {"about": dict[str, Any], "skipped": dict[str, str], "quantities": list[dict], "values": dict[str, list]},
-)
-
-
 @checked_result
 @dataclass(frozen=True, eq=False)
-class Measurements(Viewable):
+class Measurements(Viewable, Saved):
     """A table of measured values, with the interval of each mean and of each difference to a baseline.
 
     Intervals are 95% intervals (see `statistics`) for which whole samples count as drawn, since the nouns of one picture belong
@@ -260,35 +251,6 @@ class Measurements(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("properties.plot_measurements")(self, k=k, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as JSON, whole or not at all.
-
-        Args:
-            path: the file.
-        """
-        numbers = self.values["value"].astype(object)
-        content = {
-            "about": dict(self.about),
-            "skipped": dict(self.skipped),
-            "quantities": [asdict(quantity) for quantity in self.quantities],
-            "values": self.values.assign(value=numbers.where(numbers.notna(), None)).to_dict("list"),
-        }
-        return _FILE.write(path, content)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "Measurements":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: if the file is not there, or no such table.
-        """
-        content = _FILE.read(path)
-        values = pd.DataFrame(content["values"]).astype({"value": float})
-        quantities = tuple(Quantity(**fields) for fields in content["quantities"])
-        return cls(quantities, values, content["about"], content["skipped"])
 
 
 def _mean(values: pd.Series, unit: str = "") -> Interval:

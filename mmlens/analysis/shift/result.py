@@ -1,6 +1,6 @@
 """`ConceptShift`: how each concept moved, whether its samples agree, and how near that brings it to the tuned model's."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
@@ -12,32 +12,15 @@ from mmlens.analysis.shift.measures import share_of
 from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Index, PathLike, Seed
+from mmlens.core.kinds import Index, Seed
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.interventions.steering_vector import SteeringVector
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-_FILE = TensorKind(
-    "mmlens.concepts.ConceptShift",
-    2,
-    "concept shift",
-    {
-        "fate": list[str],
-        "appeared": list[int],
-        "most_active": list[list[list[str]]] | None,
-        "at": str,
-        "matching": str,
-        "average": str,
-        "source": list[str],
-        "alpha": float,
-    },
-    tensors=("vectors", "base", "tuned", "match", "consistency", "n_samples", "owner", "unit", "shifts"),
-)
 
 #: What is measured of each concept.
 Quantity = Literal["recovery", "cosine_gain", "recovery_distance", "consistency", "magnitude"]
@@ -72,7 +55,7 @@ class MostActive(NamedTuple):
 
 @checked_result
 @dataclass(frozen=True)
-class ConceptShift(Viewable):
+class ConceptShift(Viewable, Saved):
     """How concepts move from a base model to a tuned one (or from one dataset to another). NaN: not known.
 
     Attributes:
@@ -286,27 +269,6 @@ class ConceptShift(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("shift.plot_shift")(self, quantity=quantity, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as one safetensors file, whole or not at all."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-        _FILE.write(path, tensors, {name: values[name] for name in values if name not in tensors})
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "ConceptShift":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no concept shift.
-        """
-        tensors, plain = _FILE.read(path)
-        plain |= {name: tuple(plain[name]) for name in ("fate", "appeared", "source")}
-        if plain["most_active"] is not None:
-            plain["most_active"] = MostActive(*(tuple(map(tuple, samples)) for samples in plain["most_active"]))
-        return cls(**(plain | tensors))
 
 
 def correlation_of(first: Float[torch.Tensor, "concept"], second: Float[torch.Tensor, "concept"]) -> Correlation:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,28 +14,18 @@ from mmlens.analysis.statistics.significance import sign_flip_p
 from mmlens.analysis.steering.controls import ControlKind, word_verdict
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import TensorKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
 
-_TENSORS = ("values", "controls", "baseline", "words", "covariance")
-_FILE = TensorKind(
-    "mmlens.steering.DoseCurve",
-    4,
-    "dose curve",
-    {"points": list[str], "alphas": list[float], "metric": str, "identity": dict[str, str]},
-    tensors=_TENSORS,
-)
-
 
 @checked_result
 @dataclass(frozen=True)
-class DoseCurve(Viewable):
+class DoseCurve(Viewable, Saved):
     """A metric over strengths and points.
 
     Attributes:
@@ -168,22 +157,3 @@ class DoseCurve(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("steering.plot_dose")(self, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as one safetensors file, whole or not at all."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        about: dict[str, object] = {"points": self.points, "alphas": self.alphas, "metric": self.metric}
-        about["identity"] = dict(self.identity)
-        return _FILE.write(path, tensors, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "DoseCurve":
-        """Read a curve that `save` wrote.
-
-        Raises:
-            InputError: if there is no file, or it is no dose curve.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(**(about | tensors | {name: tuple(about[name]) for name in ("points", "alphas")}))

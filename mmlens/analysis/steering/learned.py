@@ -20,20 +20,15 @@ from jaxtyping import Float
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Fraction, NonNegative, PathLike, Positive, Seed
-from mmlens.core.results import TensorKind
+from mmlens.core.kinds import Count, Fraction, NonNegative, Positive, Seed
+from mmlens.core.saved import Saved
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.vector_predictor import VectorPredictor
-
-_FILE = TensorKind(
-    "mmlens.steering.LearnedPredictor", 1, "steering predictor",
-    {"at": str, "read_at": str, "provenance": dict[str, Any]}, tensors=("w_in", "bias", "w_out"),
-)  # fmt: skip
 
 
 @checked
 @dataclass(frozen=True, repr=False)
-class LearnedPredictor(VectorPredictor):
+class LearnedPredictor(VectorPredictor, Saved):
     """A network that predicts a sample's steering vector from a state of its prompt; `mm.Steer(predictor)` acts with it.
 
     Attributes:
@@ -86,25 +81,6 @@ class LearnedPredictor(VectorPredictor):
         if states.ndim != 2 or states.shape[1] != self.state_width:
             raise InputError(f"States must be [sample d_state={self.state_width}], found {list(states.shape)}.")
         return torch.tanh(states.float().cpu() @ self.w_in.T + self.bias) @ self.w_out.T
-
-    @checked
-    def save(self, path: PathLike) -> None:
-        """Write it as a safetensors file, whole or not at all."""
-        about = {"at": self.at, "read_at": self.read_at, "provenance": dict(self.provenance)}
-        _FILE.write(path, {"w_in": self.w_in, "bias": self.bias, "w_out": self.w_out}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "LearnedPredictor":
-        """Read one that `save` wrote.
-
-        Raises:
-            InputError: if the file is missing or is no steering predictor.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(
-            tensors["w_in"], tensors["bias"], tensors["w_out"], about["at"], about["read_at"], about["provenance"]
-        )
 
 
 @checked

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,22 +13,13 @@ from mmlens.analysis.steering.diversity import Diversity, diversity
 from mmlens.core.answer_text import normalised, says
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
-from mmlens.core.results import JsonKind
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-
-_FILE = JsonKind(
-    "mmlens.steering.SteeringReport",
-    4,
-    "steering report",
-    {"interventions": list[dict], "cases": list[dict], "identity": dict[str, str]},
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ class SteeringFacts:
 
 @checked_result
 @dataclass(frozen=True)
-class SteeringReport(Viewable):
+class SteeringReport(Viewable, Saved):
     """What interventions did to a model's answers.
 
     Attributes:
@@ -313,29 +303,3 @@ class SteeringReport(Viewable):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         return drawn_by("steering.plot_report")(self, figure=figure)
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write it as JSON, whole or not at all."""
-        return _FILE.write(path, asdict(self))
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "SteeringReport":
-        """Read a report that was saved.
-
-        Raises:
-            InputError: if the file is not there, or holds no report.
-        """
-        content = _FILE.read(path)
-        facts = tuple(
-            SteeringFacts(**{**fact, "words": fact["words"] and tuple(map(tuple, fact["words"]))})
-            for fact in content["interventions"]
-        )
-        return cls(facts, tuple(map(case_of_fields, content["cases"])), content["identity"])
-
-
-def case_of_fields(fields: Mapping[str, Any]) -> SteeringCase:
-    """A case from its fields, as JSON has them."""
-    tuples = {name: tuple(fields[name]) for name in ("score", "truth") if isinstance(fields[name], list)}
-    return SteeringCase(**{**fields, **tuples})

@@ -1,8 +1,7 @@
 """An edit: what is added to rows of weights, and where it comes from. A value; the model carries it out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -11,8 +10,9 @@ from jaxtyping import Float
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
-from mmlens.core.kinds import Accepts, PathLike
-from mmlens.core.results import TensorKind
+from mmlens.core.kinds import Accepts
+from mmlens.core.packing import UNSAVED
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units, UnitsLike, as_units
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal
@@ -20,10 +20,6 @@ from mmlens.models.identity import changes_in_force
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_FILE = TensorKind(
-    "mmlens.edits.Edit", 3, "edit", {"rows": list[str], "provenance": dict[str, Any]}, tensors=("deltas",)
-)
 
 
 @checked_result
@@ -83,7 +79,7 @@ def provenance(model: HookedMultimodal, method: str, **more: Any) -> Provenance:
 
 @checked_result
 @dataclass(frozen=True, eq=False)
-class Edit(Viewable):
+class Edit(Viewable, Saved):
     """Deltas for rows of MLP output weights: neuron i then writes `row_i + delta_i` per unit of its activation.
 
     Attributes:
@@ -104,7 +100,7 @@ class Edit(Viewable):
     rows: Annotated[Units, Accepts(object)]  # __post_init__ reads them
     deltas: Float[torch.Tensor, "row d_model"]
     provenance: Provenance
-    teach: "Callable[[Units], Edit] | None" = None
+    teach: "Callable[[Units], Edit] | None" = field(default=None, metadata=UNSAVED)
 
     def __post_init__(self) -> None:
         rows = as_units(self.rows)
@@ -240,28 +236,3 @@ class Edit(Viewable):
         norms = self.deltas.norm(dim=1).tolist()
         lines = [(row.part, row.stack, row.layer, row.index, norm) for row, norm in zip(self.rows, norms, strict=True)]
         return pd.DataFrame(lines, columns=["part", "stack", "layer", "neuron", "norm"])
-
-    @checked
-    def save(self, path: PathLike) -> Path:
-        """Write one safetensors file that holds the deltas and, as JSON in its metadata, rows and provenance.
-
-        Args:
-            path: of the file; it is written whole or not at all.
-        """
-        about = {"rows": list(map(str, self.rows)), "provenance": asdict(self.provenance)}
-        return _FILE.write(path, {"deltas": self.deltas}, about)
-
-    @classmethod
-    @checked
-    def load(cls, path: PathLike) -> "Edit":
-        """Read an edit that was saved.
-
-        Raises:
-            InputError: if the file is not there, or holds no edit.
-        """
-        tensors, about = _FILE.read(path)
-        return cls(Units(about["rows"]), tensors["deltas"], _provenance_of(about["provenance"]))
-
-
-def _provenance_of(fields: Mapping[str, Any]) -> Provenance:
-    return Provenance(**{**fields, "parts": tuple(_provenance_of(part) for part in fields["parts"])})

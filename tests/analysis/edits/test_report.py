@@ -267,12 +267,10 @@ def test_table_frame_and_file(report: EditReport, tmp_path: Path) -> None:
     loaded = EditReport.load(report.save(tmp_path / "report.json"))
     assert loaded == report
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(
-        InputError, match=r"other\.json is no edit report \(format .*, expected 'mmlens.edits.EditReport/4'\)\.$"
-    ):
+    with pytest.raises(InputError, match=r"other\.json is no edit report, or a damaged one: "):
         EditReport.load(tmp_path / "other.json")
     (tmp_path / "other.json").write_bytes(b"\xff")
-    with pytest.raises(InputError, match="or a damaged one: it is no JSON"):
+    with pytest.raises(InputError, match="or a damaged one: "):
         EditReport.load(tmp_path / "other.json")
 
 

@@ -120,7 +120,7 @@ def test_what_was_not_measured_is_named(tmp_path: Path) -> None:
         found.plot(k=7)
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(
-        InputError, match=r"is no table of measured values \(format None, expected 'mmlens.properties.Measurements/2'\)"
+        InputError, match=r"is no file of measurements \(format None, expected 'mmlens.Measurements/1'\)"
     ):
         Measurements.load(tmp_path / "other.json")
     (tmp_path / "torn.json").write_text('{"a": ')

@@ -73,8 +73,8 @@ UNUSED = {
     "positions.index",
     "positions.row",
 }
-#: Calls that need what a call before them did: a dictionary that is attached, the pieces of a sweep.
-AFTER_OTHERS = {"page", "PatchSweep.of_pieces"}
+#: Calls that need what a call before them did: a dictionary that is attached.
+AFTER_OTHERS = {"page"}
 #: Modules whose callables are told apart by the module's name; those of the others have names of their own.
 PREFIXED = {"corrupt", "data", "edits", "lab", "metrics", "positions", "scorers"}
 OWN_NAMES = {"edit_report", "EditReport"}

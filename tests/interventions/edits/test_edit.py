@@ -88,11 +88,11 @@ def test_files_that_hold_no_edit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"text\.safetensors is no edit, or a damaged one: "):
         Edit.load(tmp_path / "text.safetensors")
     save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "bare.safetensors")
-    with pytest.raises(InputError, match=r"is no edit \(format None, expected 'mmlens.edits.Edit/3'\)"):
+    with pytest.raises(InputError, match=r"is no edit \(format None, expected 'mmlens.Edit/1'\)"):
         Edit.load(tmp_path / "bare.safetensors")
-    about = {"format": "mmlens.edits.Edit/9"}
+    about = {"format": "mmlens.Edit/9"}
     save_file({"deltas": torch.zeros(1, 2)}, tmp_path / "later.safetensors", metadata=about)
-    with pytest.raises(InputError, match=r"is an edit of version 9, and this mmlens reads version 3: make it anew"):
+    with pytest.raises(InputError, match=r"is an edit of version 9, and this mmlens reads version 1: make it anew"):
         Edit.load(tmp_path / "later.safetensors")
 
 
