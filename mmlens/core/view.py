@@ -74,8 +74,21 @@ class View:
         return bundle
 
 
-class Viewable:
-    """A result that shows itself where it is the last expression of a notebook's cell."""
+class Display:
+    """What shows itself where it is the last expression of a notebook's cell: models, batches, caches and results."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {**self._still_view()._repr_mimebundle_(), "text/plain": repr(self)}
+
+    def _repr_html_(self) -> str:
+        return self._still_view().html
+
+    def _still_view(self) -> View:
+        return drawn_by("page.show.view_of")(self, None, run=False)
+
+
+class Viewable(Display):
+    """A result, which shows itself and is looked into with `.view()`."""
 
     @checked
     def view(self, image: Any = None) -> View:
@@ -91,12 +104,3 @@ class Viewable:
             InputError: if the picture cannot be read, or is not the one.
         """
         return drawn_by("page.show.view_of")(self, image, run=True)
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {**self._still_view()._repr_mimebundle_(), "text/plain": repr(self)}
-
-    def _repr_html_(self) -> str:
-        return self._still_view().html
-
-    def _still_view(self) -> View:
-        return drawn_by("page.show.view_of")(self, None, run=False)

@@ -16,6 +16,7 @@ from mmlens.core.kinds import Must, PathLike
 from mmlens.core.names import Part, nearest, part_prefix, require_part
 from mmlens.core.results import TensorKind
 from mmlens.core.tensor_kinds import Device
+from mmlens.core.view import Display
 from mmlens.hooks.point import reads_only
 
 _FILE = TensorKind(
@@ -32,7 +33,7 @@ Hooked: TypeAlias = Annotated[
 ]
 
 
-class ActivationCache(TransformerLensCache):
+class ActivationCache(TransformerLensCache, Display):
     """Activations of one run by hook name.
 
     Everything that TransformerLens's cache does works here (`cache["resid_post", 2]`, `accumulated_resid`,

@@ -13,6 +13,7 @@ from mmlens.core.identity import counts_with
 from mmlens.core.kinds import Accepts, CountOrZero, Must, With
 from mmlens.core.names import Part
 from mmlens.core.tensor_kinds import Device
+from mmlens.core.view import Display
 from mmlens.core.wording import short
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
@@ -28,7 +29,7 @@ from mmlens.inputs.text_lengths import require_length
     lambda batch: (batch.inputs, batch.carried, *([batch.n_forced] if batch.n_forced else []))
 )  # what a model gets
 @dataclass(frozen=True)
-class MultimodalBatch(Mapping[str, torch.Tensor]):
+class MultimodalBatch(Mapping[str, torch.Tensor], Display):
     """What every run method takes. A mapping of the Hugging Face keyword tensors: `hf_model(**batch)` works too.
 
     Attributes:

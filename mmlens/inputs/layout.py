@@ -8,13 +8,14 @@ from jaxtyping import Bool, Int
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.names import Part
 from mmlens.core.sequence_rows import SequenceRows
+from mmlens.core.view import Display
 from mmlens.inputs.patch_geometry import Places
 from mmlens.inputs.pixels import Pixels
 
 
 @checked_result
 @dataclass(frozen=True)
-class TokenLayout(Pixels):
+class TokenLayout(Pixels, Display):
     """Positions of a batch and their places in the pictures.
 
     The rows that it hands out know their sequence and sample: as `positions=` they are those rows, and are refused on another

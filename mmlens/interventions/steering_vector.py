@@ -11,11 +11,12 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed
 from mmlens.core.saved import Saved
+from mmlens.core.view import Display
 
 
 @checked
 @dataclass(frozen=True)
-class SteeringVector(Saved):
+class SteeringVector(Saved, Display):
     """A direction to add at a point: from what the states are to what they should be.
 
     Attributes:

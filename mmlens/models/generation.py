@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.rules import Positions, Word, as_rule
+from mmlens.core.view import Display
 from mmlens.hooks.nodes import Node, Selection
 from mmlens.hooks.point import reads_only
 from mmlens.hooks.session import HookFunction
@@ -22,7 +23,7 @@ from mmlens.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
-class GenerationTrace:
+class GenerationTrace(Display):
     """Generated tokens and, for each, the states that predicted it.
 
     Attributes:

@@ -15,6 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.identity import counts_with
 from mmlens.core.kinds import PathLike, With
 from mmlens.core.tensor_kinds import Device
+from mmlens.core.view import Display
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.discover import discover, example_for
@@ -47,7 +48,7 @@ else:
 
 
 @counts_with(fingerprint)
-class HookedMultimodal(TransformerLensNames, HookedRootModule):
+class HookedMultimodal(TransformerLensNames, HookedRootModule, Display):
     """A vision-language model whose every residual stream, MLP neuron and attention step has a named hook point.
 
     The Hugging Face model stays itself: no module is replaced, no weight folded. A hook point attaches to the real

@@ -11,6 +11,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, VerificationError
 from mmlens.core.names import into_product
 from mmlens.core.progress import progress_over
+from mmlens.core.view import Display
 from mmlens.hooks.attention import allowed_by
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.alone import AloneCheck, check_alone
@@ -51,7 +52,7 @@ class PointCheck:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Display):
     """The table that `verify` returns.
 
     Attributes:

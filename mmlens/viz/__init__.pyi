@@ -15,6 +15,7 @@ from .maps import plot_maps as plot_maps
 from .mitigation import plot_mitigation as plot_mitigation
 from .neurons import plot_layers as plot_layers
 from .neurons import plot_scores as plot_scores
+from .page.compare import compare as compare
 from .properties import plot_measurements as plot_measurements
 from .shift import plot_shift as plot_shift
 from .shift import plot_shift_board as plot_shift_board

@@ -1,6 +1,6 @@
 """A circuit as a picture: towers side by side, blocks upwards, edges by strength and sign."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -39,28 +39,41 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
         circuit: from `mm.find_circuit`.
         n: at most so many edges, the strongest.
     """
-    edges = circuit.edges[:n]
+    approximate = "" if circuit.method == "exact" else " (approximate)"
     counted = "nodes" if circuit.graph.by_node else "edges"
+    shown, n_edges = min(n, int(circuit.kept.sum())), int(circuit.kept.sum())
+    title = (f"{shown} of {n_edges} {counted}, by {circuit.method}{approximate}", f"metric: {circuit.metric}")
+    return Drawing(circuit_svg(circuit, n=n, title=title))
+
+
+def circuit_svg(circuit: "Circuit", *, n: int, title: Sequence[str] = ()) -> str:
+    """The source of the drawing, with or without a title."""
+    edges = circuit.edges[:n]
     owner = {reader.name: list(reader.feeds) or [reader.name] for reader in circuit.graph.readers}
     names = {edge.writer for edge in edges} | {name for edge in edges for name in owner[edge.reader]} - {EVERYTHING}
     scores = {edge.writer: edge.score for edge in edges} if circuit.graph.by_node else {}
     places, width, height, labels = _places(circuit, names)
     largest = max((abs(edge.score) for edge in edges), default=1.0) or 1.0
     body: list[str] = []
-    for edge in () if circuit.graph.by_node else reversed(edges):  # the strongest on top
-        body += [_line(edge, places[edge.writer], places[name], largest) for name in owner[edge.reader]]
-    body += [_box(name, place, scores.get(name, 0.0) / largest) for name, place in places.items()] + labels
-    n_edges = int(circuit.kept.sum())
-    approximate = "" if circuit.method == "exact" else " (approximate)"
-    title = [f"{len(edges)} of {n_edges} {counted}, by {circuit.method}{approximate}", f"metric: {circuit.metric}"]
-    width = max(width, _NARROWEST, 12 + 6.6 * max(map(len, title)))
-    head = [_text(12, 18 + 15 * line, words, "#222", 12 - line) for line, words in enumerate(title)]
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="system-ui, sans-serif"><rect width="100%" height="100%" '
-        f'fill="white"/>{"".join([*head, *_legend(height, largest), *body])}</svg>'
+    ranks: dict[str, int] = {}
+    for rank, edge in enumerate(edges):
+        lines = [] if circuit.graph.by_node else owner[edge.reader]
+        body[:0] = [_line(edge, rank, name, places, largest) for name in lines]  # the strongest on top
+        for name in [edge.writer, *lines]:
+            ranks.setdefault(name, rank)
+    body = ['<g class="edges">', *body, "</g>"]
+    for name, place in places.items():
+        size = f' data-size="{abs(scores[name]):.6g}"' if name in scores else ""
+        body.append(_box(name, place, scores.get(name, 0.0) / largest, f'data-rank="{ranks.get(name, 0)}"{size}'))
+    body += labels
+    width = max(width, _NARROWEST, 12 + 6.6 * max(map(len, title), default=0))
+    head = [_text(12, 18 + 15 * line, words, "#222", 12 - line, "ink") for line, words in enumerate(title)]
+    above = 0 if title else _TOP - 14
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height - above:.0f}" '
+        f'viewBox="0 {above} {width:.0f} {height - above:.0f}" font-family="system-ui, sans-serif"><rect class="ground" '
+        f'y="{above}" width="100%" height="100%" fill="white"/>{"".join([*head, *_legend(height, largest), *body])}</svg>'
     )
-    return Drawing(svg)
 
 
 def _legend(height: float, largest: float) -> Iterator[str]:
@@ -70,7 +83,7 @@ def _legend(height: float, largest: float) -> Iterator[str]:
         y = height - 24 + 15 * line
         yield f'<line x1="12" x2="36" y1="{y - 3:.0f}" y2="{y - 3:.0f}" stroke="rgb{color}" stroke-width="4"/>'
         strongest = f"; an edge of this strength changes it by {largest:.3g}" if line else ""
-        yield _text(42, y, words + strongest, NOTE, 10)
+        yield _text(42, y, words + strongest, NOTE, 10, "soft")
 
 
 def _rows(circuit: "Circuit", names: set[str], part: Part) -> list[tuple[str, list["Writer"]]]:
@@ -108,9 +121,9 @@ def _places(circuit: "Circuit", names: set[str]) -> tuple[dict[str, _Place], flo
             continue
         side_by_side = max((sum(not _beside(w) for w in writers) for _, writers in rows), default=1) or 1
         side_by_side = max(side_by_side, min(_SPREAD, len(rows) // 3))
-        labels.append(_text(margin, y + 26, _TITLES[part], PARTS[part], 13))
+        labels.append(_text(margin, y + 26, _TITLES[part], PARTS[part], 13, "part"))
         for number, (label, writers) in enumerate(rows):
-            labels.append(_text(margin, y + 4, label, "#777", 10))
+            labels.append(_text(margin, y + 4, label, "#777", 10, "soft"))
             heads = [writer for writer in writers if not _beside(writer)]
             aside = number * _ASIDE % 1 if label else 0.5  # embeddings stand in the middle
             start = margin + _LEFT + _CELL * (side_by_side - len(heads)) * aside
@@ -141,18 +154,20 @@ def _label(writer: "Writer") -> str:
     return writer.name.rpartition(".")[2]
 
 
-def _text(x: float, y: float, words: str, color: str, size: int) -> str:
+def _text(x: float, y: float, words: str, color: str, size: int, kind: str) -> str:
     halo = 'paint-order="stroke" stroke="white" stroke-width="4"'  # words stay readable where an edge runs behind them
-    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}" {halo}>{escape(words)}</text>'
+    return f'<text class="halo {kind}" x="{x:.0f}" y="{y:.0f}" font-size="{size}" fill="{color}" {halo}>{escape(words)}</text>'
 
 
-def _line(edge: "Edge", source: _Place, target: _Place, largest: float) -> str:
+def _line(edge: "Edge", rank: int, reader: str, places: Mapping[str, _Place], largest: float) -> str:
+    source, target = places[edge.writer], places[reader]
     strength = abs(edge.score) / largest
     color = f"rgb{RISE if edge.score > 0 else FALL}"
     x1, y1, x2, y2 = source.x, source.y - 11, target.x, target.y + 11
     points = ",".join(f"{value:.1f}" for value in _bend(x1, y1, x2, y2))
     return (
-        f'<path d="M{x1:.1f},{y1:.1f} C{points} {x2:.1f},{y2:.1f}" fill="none" stroke="{color}" '
+        f'<path data-rank="{rank}" data-size="{abs(edge.score):.6g}" data-from="{edge.writer}" data-to="{reader}" '
+        f'd="M{x1:.1f},{y1:.1f} C{points} {x2:.1f},{y2:.1f}" fill="none" stroke="{color}" '
         f'stroke-width="{0.6 + 4.4 * strength:.2f}" stroke-opacity="{0.25 + 0.65 * strength:.2f}">'
         f"<title>{escape(str(edge))}</title></path>"
     )
@@ -164,17 +179,18 @@ def _bend(x1: float, y1: float, x2: float, y2: float) -> Iterator[float]:
     yield from (x1 + side, y1 - 0.5 * (y1 - y2), x2 + side, y2 + 0.5 * (y1 - y2))
 
 
-def _box(name: str, place: _Place, score: float) -> str:
-    """The box of a node; where nodes have scores it is filled by them, from -1 to 1."""
+def _box(name: str, place: _Place, score: float, data: str) -> str:
+    """The box of a node with data of its own; where nodes have scores it is filled by them, from -1 to 1."""
     color, size = PARTS[place.part], min(10.0, 130 / len(place.label))
     fill = (
         f'fill="rgb{RISE if score > 0 else FALL}" fill-opacity="{0.1 + 0.6 * abs(score):.2f}"'
         if score
-        else 'fill="#fff"'
+        else 'class="paper" fill="#fff"'
     )
     return (
-        f'<g><title>{escape(name)}</title><rect x="{place.x - _BOX / 2:.1f}" y="{place.y - 11:.1f}" width="{_BOX}" '
+        f'<g data-name="{escape(name)}" {data}><title>{escape(name)}</title>'
+        f'<rect x="{place.x - _BOX / 2:.1f}" y="{place.y - 11:.1f}" width="{_BOX}" '
         f'height="22" rx="5" {fill} stroke="{color}" stroke-width="1.4"/>'
-        f'<text x="{place.x:.1f}" y="{place.y + 4:.1f}" font-size="{size:.1f}" text-anchor="middle" fill="#222">'
-        f"{escape(place.label)}</text></g>"
+        f'<text x="{place.x:.1f}" y="{place.y + 4:.1f}" font-size="{size:.1f}" text-anchor="middle" class="ink" '
+        f'fill="#222">{escape(place.label)}</text></g>'
     )

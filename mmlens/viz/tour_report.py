@@ -10,7 +10,7 @@ from mmlens.analysis.tour.tour import Tour
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.viz import html
-from mmlens.viz.dose_svg import WIDTH, dose_svg
+from mmlens.viz.curves import WIDTH, Line, curve_svg
 from mmlens.viz.page.show import view_of
 
 _LISTED = 10
@@ -113,14 +113,7 @@ def _card(card: NounCard) -> str:
         html.paragraph(card.sentence + shares, kind="lead"),
         html.side_by_side(
             html.drawing(
-                dose_svg(
-                    card.doses,
-                    card.ablated,
-                    card.control_ablated and list(zip(*card.control_ablated, strict=True)),
-                    start=card.log_odds,
-                    unit="nats",
-                    name=f"log-odds of {card.word.text}",
-                ),
+                _dose(card),
                 f"log-odds of {card.word.text!r} in nats; grey: {len(card.control)} draws of as active random neurons",
                 width=WIDTH,
             ),
@@ -128,6 +121,16 @@ def _card(card: NounCard) -> str:
             html.picture(card.corrupted, f"patched into: {other}", width=132),
         ),
     )
+
+
+def _dose(card: NounCard) -> str:
+    """The noun's log-odds as more and more of its neurons are ablated, in the band of as many random ones."""
+    word, start = card.word.text, card.log_odds
+    draws = list(zip(*card.control_ablated, strict=True)) if card.control_ablated else [()] * len(card.doses)
+    lows, highs = ([start, *(end(of, default=start) for of in draws)] for end in (min, max))
+    middles = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
+    lines = (Line("random neurons", middles, lows, highs, True), Line(f"log-odds of {word}", [start, *card.ablated]))
+    return curve_svg(["0", *map(str, card.doses)], lines, x="neurons ablated", unit="nats")
 
 
 def _titles(card: NounCard) -> tuple[str, str]:

@@ -102,7 +102,18 @@ PUBLIC = [
     "viz",
 ]
 #: Rules are made by the functions of `mm.positions` alone; `mm.lab` is imported without torch, which planted models need.
-NAMED_BY_THEIR_MAKERS = {"EditQuestions", "Grade", "Grid", "Index", "Planted", "Region", "Row", "UnknownModel", "Word"}
+NAMED_BY_THEIR_MAKERS = {
+    "EditQuestions",
+    "Grade",
+    "Grid",
+    "Index",
+    "Planted",
+    "Region",
+    "Row",
+    "UnknownModel",
+    "View",
+    "Word",
+}
 MODULES = [name for name in PUBLIC if name.islower() and isinstance(getattr(mmlens, name), ModuleType)]
 
 

@@ -59,7 +59,7 @@ def test_edges_have_the_colour_of_their_sign() -> None:
 
 def test_nodes_of_neighbouring_blocks_stand_beside_each_other() -> None:
     root = ElementTree.fromstring(circuit(20).draw().svg)
-    heads = [group for group in root.iter(f"{SVG}g") if (group.find(f"{SVG}title").text or "").endswith(".h7")]  # type: ignore[union-attr]
+    heads = [group for group in root.iter(f"{SVG}g") if group.get("data-name", "").endswith(".h7")]
     left = [float(head.find(f"{SVG}rect").get("x", 0)) for head in heads]  # type: ignore[union-attr]
     width = float(heads[0].find(f"{SVG}rect").get("width", 0))  # type: ignore[union-attr]
     assert len(left) == 20

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Several
+from mmlens.core.pictures import drawn_by
 from mmlens.core.rules import Positions, as_rule
-from mmlens.core.view import Viewable
+from mmlens.core.view import View, Viewable
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import BatchLike
 from mmlens.inputs.layout import TokenLayout
@@ -99,6 +100,20 @@ class AttentionLooks(Viewable):
         where = f"layer {layer}" if layer is not None else f"layers {self.layers[0]} to {self.layers[-1]}"
         title = f"attention of {self.queries[query]!r}, {where}" + ("" if head is None else f", head {head}")
         return map_of_rows(self.layout, rows, sample=self.sample, image=self.image, title=title)
+
+    @checked
+    def view(self, image: Any = None, *, heads: Literal["best", "all"] = "best") -> View:
+        """The looks as a piece of HTML to look into: see `Viewable.view`.
+
+        Args:
+            image: the picture that it is about, where the batch does not hold it.
+            heads: maps of the heads that look at the picture most, as many as weigh about 1 MB; or `"all"`, up to 16 MB: all
+                1,024 of a model of 7B for 24 tokens and 576 patches. The view says how many there are.
+
+        Raises:
+            InputError: if the picture cannot be read, or is not the one.
+        """
+        return drawn_by("page.show.looks_view")(self, image, heads)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per layer, head and query: how much of its attention goes to the picture, and to which patch most of it."""

@@ -12,6 +12,7 @@ from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
+from mmlens.core.view import Viewable
 from mmlens.models.hooked import WritingModel
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StateExplanation:
+class StateExplanation(Viewable):
     """The concepts that a state holds most of.
 
     Attributes:
@@ -87,7 +88,7 @@ def explain_state(
 
 
 @dataclass(frozen=True)
-class ConceptSweep:
+class ConceptSweep(Viewable):
     """Concepts at several points.
 
     Attributes:

@@ -15,6 +15,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.pictures import drawn_by
+from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class GroundedConcept:
 
 
 @dataclass(frozen=True)
-class ConceptGrounding:
+class ConceptGrounding(Viewable):
     """All concepts of a bank, in words and pictures.
 
     Attributes:

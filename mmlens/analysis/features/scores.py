@@ -15,6 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, Index
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Feature, Unit
+from mmlens.core.view import Viewable
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class FeatureScores:
+class FeatureScores(Viewable):
     """Scores of all features of some dictionaries for one word.
 
     Attributes:

@@ -19,6 +19,7 @@ from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
 from mmlens.core.progress import ProgressBar
 from mmlens.core.unit_sets import Units
+from mmlens.core.view import Viewable
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.generation import GenerationTrace
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class CaptionNeurons:
+class CaptionNeurons(Viewable):
     """A caption, its nouns, and the scores of all neurons for each.
 
     Attributes:

@@ -20,6 +20,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import PathLike
 from mmlens.core.names import match_names
+from mmlens.core.view import Display
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True)
-class ActivationStore:
+class ActivationStore(Display):
     """States of one or several points over a dataset, with the sample, word and caption of each.
 
     Attributes:

@@ -8,6 +8,8 @@ row's largest, 0.8% of it where there are two signs.
 import base64
 import io
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mmlens.core.palette import DIVERGING, OVER_PICTURE
-from mmlens.viz.page.pack import Pack, PackArray, PackWords
+from mmlens.viz.page.pack import Pack, PackArray, PackWords, Sheet
 
 _STEPS, _SIGNED_STEPS = 254, 127
 #: So many numbers of an array are kept as they are: 16 kB.
@@ -27,17 +29,21 @@ _NOTHING, _SIGNED_NOTHING = 255, -128
 PICTURE_SIDE = 768
 
 
-def encode_pack(pack: Pack) -> dict[str, Any]:
-    """A pack as plain data, ready for `json.dumps`."""
+def encode_pack(pack: Pack, arrays: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
+    """A pack as plain data, ready for `json.dumps`; arrays that are encoded already need not be again."""
     return {
         "headline": pack.headline,
+        **({"picture": None} if pack.picture is None else _sheet(Sheet(pack.picture, pack.boxes))),
         "caption": pack.caption,
-        "picture": None if pack.picture is None else encode_picture(pack.picture),
-        "size": None if pack.picture is None else list(pack.picture.size),
-        "boxes": None if pack.boxes is None else np.round(pack.boxes, 2).ravel().tolist(),
+        "sheets": list(map(_sheet, pack.sheets)),
+        "runs": list(pack.runs),
+        "drawing": pack.drawing,
+        "ranked": None if pack.ranked is None else vars(pack.ranked),
         "start": dict(pack.start),
         "labels": {axis: list(names) for axis, names in pack.labels.items()},
-        "arrays": [encode_array(array) for array in pack.arrays],
+        "arrays": [
+            {**(arrays.get(array.name) or encode_array(array)), "control": array.control} for array in pack.arrays
+        ],
         "words": None if pack.words is None else _words(pack.words),
         "outlines": [list(box) for box in pack.outlines],
         "tables": [
@@ -49,15 +55,29 @@ def encode_pack(pack: Pack) -> dict[str, Any]:
     }
 
 
+def _sheet(sheet: Sheet) -> dict[str, Any]:
+    return {
+        "picture": encode_picture(sheet.picture),
+        "size": list(sheet.picture.size),
+        "boxes": None if sheet.boxes is None else np.round(sheet.boxes, 2).ravel().tolist(),
+        "caption": sheet.caption,
+    }
+
+
 def encode_array(array: PackArray) -> dict[str, Any]:
-    """An array: a chunk for each entry of its first axis, where it has more than one."""
+    """An array: a chunk for each entry of its first axis, of its first two where it has four; none where all is NaN."""
     values = np.asarray(array.values, dtype=np.float32)
-    pieces = list(values) if values.ndim > 1 else [values]
+    apart = min(values.ndim - 1, 1 if values.ndim < 4 else 2)
+    pieces = list(values.reshape(-1, *values.shape[apart:]))
     least = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
     signed = bool(least < 0)
     exact = values.size <= EXACT
-    coded = [] if exact else [quantised(piece, signed=signed) for piece in pieces]
+    blank = [bool(np.isnan(piece.flat[0]) and np.isnan(piece).all()) for piece in pieces]
+    nothing = np.zeros(0, np.uint8), np.zeros(values.shape[apart:-1], np.float32)
+    coded = [
+        nothing if exact or none else quantised(piece, signed=signed) for piece, none in zip(pieces, blank, strict=True)
+    ]
     raw = [piece.astype("<f4").tobytes() for piece in pieces] if exact else [codes.tobytes() for codes, _ in coded]
     return {
         "name": array.name,
@@ -73,7 +93,9 @@ def encode_array(array: PackArray) -> dict[str, Any]:
         "signed": signed,
         "exact": exact,
         "texts": array.texts,
-        "chunks": [_base64(zlib.compress(data, 6)) for data in raw],
+        "run": array.run,
+        "apart": apart,
+        "chunks": ["" if none else _base64(zlib.compress(data, 6)) for data, none in zip(raw, blank, strict=True)],
         "largest": ""
         if exact
         else _base64(np.concatenate([rows.ravel() for _, rows in coded]).astype("<f4").tobytes()),
@@ -96,7 +118,15 @@ def quantised(
 
 def decoded(encoded: dict[str, Any]) -> Float[np.ndarray, "..."]:
     """The numbers that the viewer reads out of an encoded array; what tests compare with what was put in."""
-    raw = b"".join(zlib.decompress(base64.b64decode(chunk)) for chunk in encoded["chunks"])
+    blank = np.full(encoded["shape"][encoded["apart"] :], np.nan, "<f4").tobytes() if encoded["exact"] else None
+    if blank is None:
+        count = int(np.prod(encoded["shape"][encoded["apart"] :]))
+        blank = (
+            np.full(count, _SIGNED_NOTHING if encoded["signed"] else _NOTHING)
+            .astype(np.int8 if encoded["signed"] else np.uint8)
+            .tobytes()
+        )
+    raw = b"".join(zlib.decompress(base64.b64decode(chunk)) if chunk else blank for chunk in encoded["chunks"])
     if encoded["exact"]:
         return np.frombuffer(raw, "<f4").reshape(encoded["shape"]).astype(np.float64)
     codes = np.frombuffer(raw, np.int8 if encoded["signed"] else np.uint8).reshape(encoded["shape"]).astype(np.float64)
@@ -112,14 +142,14 @@ def encode_picture(picture: Image.Image) -> str:
     if max(small.size) > PICTURE_SIDE:
         small.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=88)
+    small.save(buffer, "WEBP", quality=88, method=2)
     return f"data:image/webp;base64,{_base64(buffer.getvalue())}"
 
 
 def _words(words: PackWords) -> dict[str, Any]:
     shares = np.nan_to_num(words.probabilities)
     return {
-        "shape": list(words.ids.shape),
+        "shape": [*(() if words.ids.ndim > 3 else (1,)), *words.ids.shape],
         "strings": list(words.strings),
         "ids": _base64(zlib.compress(words.ids.astype("<u2" if len(words.strings) < 65_536 else "<u4").tobytes(), 6)),
         "wide": len(words.strings) >= 65_536,

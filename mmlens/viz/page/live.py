@@ -5,7 +5,7 @@ from typing import Any
 
 from mmlens.core.errors import InputError
 from mmlens.core.view import View
-from mmlens.viz.page.show import source
+from mmlens.viz.page.show import script, source
 
 
 def live_of(view: View) -> Any:
@@ -33,7 +33,7 @@ def live_of(view: View) -> Any:
     class LiveView(anywidget.AnyWidget):
         """A view whose choices are traits."""
 
-        _esm = f"const viewer = {source('viewer.js')};\n{source('live.js')}"
+        _esm = f"const viewer = {script()};\n{source('live.js')}"
         piece = traitlets.Unicode().tag(sync=True)
         array = traitlets.Unicode().tag(sync=True)
         layer = traitlets.Int().tag(sync=True)

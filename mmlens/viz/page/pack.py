@@ -10,10 +10,9 @@ from PIL import Image
 
 from mmlens.core.errors import InputError
 
-#: What an array may run over: a layer has its slider, a head its matrix, a token its row, an item (a neuron, a concept) its list,
-#: a run (clean, edited, difference) its buttons; a patch lies in the picture, and a group of positions that lies nowhere is a
-#: column of a heat map.
-Axis = Literal["layer", "head", "run", "item", "token", "group", "patch"]
+#: What an array may run over: a layer has its slider, a head its matrix, a token its row, an item (a neuron, a concept) its list;
+#: a patch lies in the picture, and a group of positions that lies nowhere is a column of a heat map.
+Axis = Literal["layer", "head", "item", "token", "group", "patch"]
 #: The axes along which an array is drawn; the others choose what is drawn. Heads are drawn as a matrix, by layer.
 DRAWN: tuple[Axis, ...] = ("group", "patch", "head")
 #: How an array is coloured: zero in the middle, from zero up, or from its least to its largest value.
@@ -35,6 +34,7 @@ class PackArray:
             and of its control, where maps are of very different strength.
         control: the array that stands beside it, on the same scale.
         texts: what stands in the cells of a heat map, `[row column]`; the numbers by default.
+        run: which run it is of, where several are compared: runs have their buttons, and Space flips between the first two.
     """
 
     name: str
@@ -46,6 +46,7 @@ class PackArray:
     limit: float | Literal["array", "each"] = "array"
     control: str = ""
     texts: tuple[tuple[str, ...], ...] | None = None
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,44 @@ class PackWords:
     """Words at places of the picture: the best few, layer by layer.
 
     Attributes:
-        ids: `[layer patch k]`, numbers of `strings`, best first.
+        ids: numbers of `strings`, best first; of the runs in the order of their arrays, where several are compared.
         probabilities: theirs, 0 to 1.
         strings: the words.
     """
 
-    ids: Int[np.ndarray, "layer patch k"]
-    probabilities: Float[np.ndarray, "layer patch k"]
+    ids: Int[np.ndarray, "*run layer patch k"]
+    probabilities: Float[np.ndarray, "*run layer patch k"]
     strings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture of an item's own, such as those in which a concept is most active, side by side.
+
+    Attributes:
+        picture: what is shown.
+        boxes: of its patches, in its pixels; None where nothing is laid over it.
+        caption: what stands below.
+    """
+
+    picture: Image.Image
+    boxes: Float[np.ndarray, "patch 4"] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A slider over a drawing: how many of its ranked parts are shown, the strongest first.
+
+    Attributes:
+        name: what it counts, such as "edges".
+        quantity: by what they are ranked.
+        start: how many are shown at first.
+    """
+
+    name: str
+    quantity: str
+    start: int = 40
 
 
 @dataclass(frozen=True)
@@ -92,7 +123,11 @@ class Pack:
         start: what is chosen along an axis when the view opens; the first by default.
         words: of a lens.
         outlines: boxes that are known to be right (of a lab scene), drawn dashed.
-        tables: folded away.
+        sheets: in place of the one picture: of each item its own; of each run of each item, `[item run]`, where there are runs.
+        runs: names of the runs, where there are no arrays that name them.
+        drawing: an SVG; see `mmlens.viz.page.drawings`.
+        ranked: the slider over its parts; None where it has no ranks.
+        tables: folded away; the first one is open where there is nothing else to look at.
         notes: what a reader has to know: what was left out, why there is no picture.
     """
 
@@ -105,6 +140,10 @@ class Pack:
     start: Mapping[Axis, int] = field(default_factory=dict)
     words: PackWords | None = None
     outlines: tuple[tuple[float, float, float, float], ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    runs: tuple[str, ...] = ()
+    drawing: str = ""
+    ranked: Slider | None = None
     tables: tuple[PackTable, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -112,6 +151,8 @@ class Pack:
         lengths: dict[Axis, int] = {axis: len(names) for axis, names in self.labels.items()}
         if self.boxes is not None:
             lengths["patch"] = len(self.boxes)
+        elif self.sheets:
+            lengths["patch"] = max(0 if sheet.boxes is None else len(sheet.boxes) for sheet in self.sheets)
         names = [array.name for array in self.arrays]
         for array in self.arrays:
             if array.values.ndim != len(array.axes) or not array.axes or array.axes[-1] not in DRAWN:
@@ -128,5 +169,6 @@ class Pack:
                 raise InputError(
                     f"The array {array.name!r} names the control {array.control!r}, and the pack has {names}."
                 )
-        if any(array.axes[-1] == "patch" for array in self.arrays) and (self.picture is None or self.boxes is None):
+        placed = bool(self.sheets) or (self.picture is not None and self.boxes is not None)
+        if any(array.axes[-1] == "patch" for array in self.arrays) and not placed:
             raise InputError("Patches lie in a picture: a pack of them needs picture and boxes.")

@@ -1,5 +1,6 @@
 """What attention shows: a token's patches, layer by layer and head by head, and the heads that look at the picture at all."""
 
+import numpy as np
 from PIL import Image
 
 from mmlens.analysis.attention.looks import AttentionLooks
@@ -7,8 +8,8 @@ from mmlens.viz.page.boxes import numbers, require_picture_of
 from mmlens.viz.page.pack import Axis, Pack, PackArray
 from mmlens.viz.words import shown
 
-#: So many numbers of single heads are sent; of more the mean of heads alone.
-_MOST = 1_200_000
+#: So many numbers of single heads are sent; of more, those of the heads that look at the picture most.
+_MOST = 880_000
 _LETTERS = 16
 _CAPTION = (
     "Shares of each token's attention. They say where a head looks, not what of it counts: mm.knock_out cuts it. What is not "
@@ -16,7 +17,7 @@ _CAPTION = (
 )
 
 
-def looks_pack(looks: AttentionLooks, picture: Image.Image | None, run: bool = False) -> Pack:
+def looks_pack(looks: AttentionLooks, picture: Image.Image | None, run: bool = False, most: int = _MOST) -> Pack:
     """Attention over the picture; the shares of heads as a matrix."""
     picture = looks.picture if picture is None else picture
     layer, head, query = looks.most
@@ -38,12 +39,17 @@ def looks_pack(looks: AttentionLooks, picture: Image.Image | None, run: bool = F
     mean = numbers(looks.values.mean(1))
     arrays = [PackArray("mean", "mean of heads", mean, ("layer", "token", "patch"), limit="each")]
     notes = []
-    if looks.values.numel() <= _MOST:
-        single = numbers(looks.values)
-        arrays.append(PackArray("head", "one head", single, ("layer", "head", "token", "patch"), limit="each"))
-    else:
+    layers, heads, queries, patches = looks.values.shape
+    single, count = numbers(looks.values), most // (queries * patches)
+    if count < layers * heads:
+        best = np.unravel_index(np.argsort(-by_token.mean(1), axis=None)[:count], (layers, heads))
+        whole, single = single, np.full_like(single, np.nan)
+        single[best] = whole[best]
         notes.append(
-            "Maps of single heads were left out (.map(query, layer=, head=) has them): of all, only their shares."
+            f"Maps of the {count} of {layers * heads:,} heads that look at the picture most; the others were left out: "
+            '.view(heads="all") has them.'
         )
+    if count:
+        arrays.append(PackArray("head", "one head", single, ("layer", "head", "token", "patch"), limit="each"))
     boxes = numbers(looks.boxes)
     return Pack(headline, _CAPTION, (*arrays, shares), picture, boxes, labels, start, notes=tuple(notes))

@@ -6,6 +6,7 @@ from PIL import Image
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.viz.page.boxes import boxes_of_map, numbers, require_picture_of
 from mmlens.viz.page.pack import Pack, PackArray
+from mmlens.viz.page.pack_frames import headline_of
 
 
 def map_pack(heat: HeatMap, picture: Image.Image | None, run: bool = False) -> Pack:
@@ -23,4 +24,4 @@ def map_pack(heat: HeatMap, picture: Image.Image | None, run: bool = False) -> P
         ("patch",),
         scale="range" if np.nanmin(values, initial=0) >= 0 else "signed",
     )
-    return Pack(repr(heat), arrays=(array,), picture=picture, boxes=boxes_of_map(heat), notes=notes)
+    return Pack(headline_of(heat), arrays=(array,), picture=picture, boxes=boxes_of_map(heat), notes=notes)

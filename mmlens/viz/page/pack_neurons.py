@@ -42,7 +42,7 @@ def neuron_pack(scores: NeuronScores, picture: Image.Image | None, run: bool = F
     counts = np.asarray(scores.layers(k), dtype=np.float64)[None]
     return replace(
         pack,
-        arrays=(PackArray("layers", f"the top {k} by layer", counts, ("run", "group")),),
+        arrays=(PackArray("layers", f"the top {k} by layer", counts, ("layer", "group")),),
         labels={"group": [str(layer) for layer in range(counts.shape[1])]},
         notes=("Where they are active in the picture, beside random neurons of the same layers: .view().",),
     )

@@ -23,7 +23,7 @@ def sweep_pack(sweep: PatchSweep, picture: Image.Image | None, run: bool = False
     arrays: list[PackArray] = []
     labels: dict[Axis, list[str]] = {}
     notes: list[str] = []
-    boxes = None
+    boxes, axes = None, ""
     placed = [group for group, places in enumerate(sweep.boxes) if places is not None and len(places)]
     kinds: dict[str, list[int]] = {}
     for number, point in enumerate(sweep.points):
@@ -46,6 +46,7 @@ def sweep_pack(sweep: PatchSweep, picture: Image.Image | None, run: bool = False
         grids = [grid for grid in grids if len(grid.rows) == len(grids[0].rows) and grid.columns == grids[0].columns]
         if len(grids[0].columns) <= _MOST_COLUMNS:
             labels = {"layer": grids[0].rows, "group": grids[0].columns}
+            axes = f" Rows: {grids[0].y or 'points'}; columns: {grids[0].x}."
             arrays = [
                 PackArray(
                     grid.title or "change",
@@ -62,7 +63,7 @@ def sweep_pack(sweep: PatchSweep, picture: Image.Image | None, run: bool = False
             notes.append(f"{len(grids[0].columns)} groups are too many columns; the largest effects are in the table.")
     return Pack(
         _headline(sweep),
-        caption=_caption(sweep),
+        caption=_caption(sweep) + axes,
         arrays=tuple(arrays),
         picture=picture if boxes is not None else None,
         boxes=boxes,

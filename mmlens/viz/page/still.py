@@ -17,23 +17,25 @@ _WEIGHT = 0.55
 
 def still_of(pack: Pack) -> Image.Image | None:
     """The picture under the first map of the pack; None where there is no picture."""
-    if pack.picture is None:
+    own = pack.sheets[0] if pack.sheets else None
+    picture, boxes = (pack.picture, pack.boxes) if own is None else (own.picture, own.boxes)
+    if picture is None:
         return None
-    picture = pack.picture.convert("RGB")
+    picture = picture.convert("RGB")
     factor = min(1.0, SIDE / max(picture.size))
     if factor < 1:
         picture.thumbnail((SIDE, SIDE))
     array = next((array for array in pack.arrays if array.axes[-1] == "patch"), None)
-    if array is None or pack.boxes is None:
+    if array is None or boxes is None:
         return picture
-    values = array.values.reshape(-1, array.values.shape[-1])[0]
+    values = array.values.reshape(-1, array.values.shape[-1])[0, : len(boxes)]
     largest = float(np.nanmax(np.abs(values), initial=0))
     limit = (array.limit if isinstance(array.limit, float) else largest) or 1.0
     signed = array.scale == "signed"
     share = values / (2 * limit) + 0.5 if signed else values / limit
     colors = colormaps[DIVERGING if signed else OVER_PICTURE](np.nan_to_num(share))[:, :3] * 255
     pixels = np.array(picture, dtype=np.float32)
-    for box, color, number in zip(np.round(pack.boxes * factor).astype(int), colors, values, strict=True):
+    for box, color, number in zip(np.round(boxes * factor).astype(int), colors, values, strict=True):
         if not np.isnan(number):
             left, top, right, bottom = box
             part = np.s_[top : max(bottom, top + 1), left : max(right, left + 1)]
@@ -44,5 +46,5 @@ def still_of(pack: Pack) -> Image.Image | None:
 def encoded(picture: Image.Image, form: str) -> bytes:
     """A picture as a file of a form, `"PNG"` or `"WEBP"`."""
     buffer = io.BytesIO()
-    picture.save(buffer, form, **({"quality": 85} if form == "WEBP" else {}))
+    picture.save(buffer, form, **({"quality": 85, "method": 2} if form == "WEBP" else {}))
     return buffer.getvalue()
