@@ -91,7 +91,8 @@ def _edges(graph: "AttributionGraph", sheet: _Sheet) -> list[str]:
 
 
 def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
-    drawn, ranks = sheet.drawn, {}
+    drawn = sheet.drawn
+    ranks: dict[int, int] = {}
     for rank, (source, target, *_) in enumerate(drawn.edges):
         for end in (source, target):
             ranks.setdefault(end, rank)
@@ -99,7 +100,7 @@ def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
     for number in drawn.numbers:
         node, (x, y) = graph.members[number], sheet.at(*drawn.places[number])
         name = escape(node.name, quote=True)
-        rank = "" if node.kind == "logit" else f' data-rank="{ranks.get(number, 0)}"'
+        ranked = "" if node.kind == "logit" else f' data-rank="{ranks.get(number, 0)}"'
         size = 3 + 9 * float(graph.influence[number]) ** 0.5
         if node.kind == "logit":
             chance = float(graph.probabilities[number - len(graph.members) + len(graph.probabilities)])
@@ -128,5 +129,5 @@ def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
         said = f"{name}: {float(graph.influence[number]):.1%} of the influence" + (
             f", {escape(shown(node.text, 20))}" if node.text else ""
         )
-        body.append(f'<g data-name="{name}"{rank}><title>{said}</title>{shape}</g>')
+        body.append(f'<g data-name="{name}"{ranked}><title>{said}</title>{shape}</g>')
     return body

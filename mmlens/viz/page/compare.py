@@ -12,7 +12,7 @@ from mmlens.core.view import View
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
-from mmlens.viz.page.pack import Axis, Pack, PackArray, PackWords
+from mmlens.viz.page.pack import Axis, Pack, PackArray, PackWords, Scale
 from mmlens.viz.page.packs import pack_of
 from mmlens.viz.page.show import show
 from mmlens.viz.points import point_rows
@@ -116,7 +116,7 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
         replace(array, name=f"{array.name}, {run}", values=v, run=run, limit=limit, control="", texts=None)
         for run, v in zip(("clean", "edited", "control"), values, strict=False)
     ]
-    scale = "signed" if signed else "positive"
+    scale: Scale = "signed" if signed else "positive"
     changed = [
         replace(
             array,

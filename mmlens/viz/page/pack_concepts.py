@@ -37,7 +37,7 @@ def grounding_pack(grounding: ConceptGrounding, picture: Image.Image | None, run
     if len(pictured) < count:
         notes.append(f"Pictures of {len(pictured)} of {count} concepts; the others' words are in the table.")
     sheets, values = zip(*map(_grounded, pictured), strict=True)
-    arrays = ()
+    arrays: tuple[PackArray, ...] = ()
     if any(concept.maps for concept in pictured):
         filled = np.full((len(values), max(map(len, values))), np.nan)
         for row, own in zip(filled, values, strict=True):
@@ -126,14 +126,14 @@ def bank_pack(bank: ConceptBank, picture: Image.Image | None, run: bool = False)
     best = bank.top(_STATES) if len(bank.codes) else [[]] * len(bank)
     rows = tuple(
         (
-            row.concept,
+            concept,
             f"{row.dominant:.1%}",
             f"{row.active:.1%}",
             row.mean_activation,
             row.norm,
-            "; ".join(_state(bank, state) for state in best[row.concept]),
+            "; ".join(_state(bank, state) for state in best[concept]),
         )
-        for row in frame.head(_MOST).itertuples()
+        for concept, row in zip(frame["concept"].tolist(), frame.head(_MOST).itertuples(), strict=False)
     )
     left = len(bank) - len(rows)
     columns = ("concept", "dominant in", "active in", "mean activation", "norm", "strongest states")

@@ -21,8 +21,8 @@ _WIDTH = 440
 
 def _band(name: str, intervals: Sequence[Interval], is_control: bool = False) -> Line:
     """A line with its intervals."""
-    ends = zip(*((i.mean, i.low, i.high) for i in intervals), strict=True)
-    return Line(name, *map(list, ends), is_control)
+    lows, highs = [i.low for i in intervals], [i.high for i in intervals]
+    return Line(name, [i.mean for i in intervals], lows, highs, is_control)
 
 
 def _dose(curve: DoseCurve) -> tuple[str, str]:
@@ -45,8 +45,8 @@ def _dose(curve: DoseCurve) -> tuple[str, str]:
 def _circuit(curve: CircuitCurve) -> tuple[str, str]:
     sizes = range(len(curve.shares))
     lines = [
-        _band(f"{name} first", [curve.at(size, by=by) for size in sizes])
-        for by, name in (("signed", "edges that help"), ("absolute", "strongest edges"))
+        _band("edges that help first", [curve.at(size, by="signed") for size in sizes]),
+        _band("strongest edges first", [curve.at(size, by="absolute") for size in sizes]),
     ]
     if len(curve.random):
         draws = curve.ratios(curve.random)
