@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, clip_vision, llama_language
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
 _BLOCK = replace(
@@ -61,15 +62,13 @@ ARIA = register_family(
         name="aria",
         classes=("AriaForConditionalGeneration",),
         vision=clip_vision(),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "key_value_states"),
-            returns="model.multi_modal_projector",
+        projector=projector_at(
+            "model.multi_modal_projector",
+            "key_value_states",
+            down="feed_forward.linear_out",
+            up="feed_forward.linear_in",
+            act="feed_forward.act",
             mixer="model.multi_modal_projector.cross_attn",
-            mlp=Mlp(
-                down="model.multi_modal_projector.feed_forward.linear_out",
-                up="model.multi_modal_projector.feed_forward.linear_in",
-                act="model.multi_modal_projector.feed_forward.act",
-            ),
             queries=True,
             receives_rows="vision",
         ),

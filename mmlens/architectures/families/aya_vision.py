@@ -11,16 +11,16 @@ Source: Dash et al., Aya Vision: Advancing the Frontier of Multilingual Multimod
 from dataclasses import replace
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, clip_vision, llama_language, vision_tower
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp, Norm
 from mmlens.inputs.patch_geometry.tile import canvas_places
 
 _COHERE2_BLOCK = replace(LLAMA_BLOCK, ln1=Norm("input_layernorm", centred=True), ln2=None, parallel=True)
 
-_PROJECTOR = Projector(
-    receives=("model.multi_modal_projector", "image_features"),
-    returns="model.multi_modal_projector",
+_PROJECTOR = projector_at(
+    "model.multi_modal_projector",
     mlp=Mlp(
         down="model.multi_modal_projector.linear_2",
         gate_up="model.multi_modal_projector.linear_1",

@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
-
-import torch
 
 from mmlens.architectures.families.reading import feature_layers, last_block, text_config, vision_config
-from mmlens.declarations.family import Encoder, Language, Projector, Read, Vision
+from mmlens.declarations.family import Language, Read, Vision
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 
 
@@ -159,17 +156,6 @@ def clip_vision(path: str = "model.vision_tower") -> Vision:
     return vision_tower(f"{path}.encoder.layers", read=feature_layers)
 
 
-def two_layer_projector(path: str = "model.multi_modal_projector", *, argument: str = "image_features") -> Projector:
-    """LLaVA's projector: two linears with an activation between them.
-
-    Args:
-        path: the projector.
-        argument: the name by which it receives the vision features.
-    """
-    mlp = Mlp(down=f"{path}.linear_2", up=f"{path}.linear_1", act=f"{path}.act")
-    return Projector(receives=(path, argument), returns=path, mlp=mlp)
-
-
 #: The vision transformer of the BLIP models: as CLIP, with fused queries, keys and values.
 BLIP_BLOCK = replace(
     CLIP_BLOCK, attn=Attention(kernel="self_attn", branch="self_attn", qkv="self_attn.qkv", o="self_attn.projection")
@@ -184,25 +170,17 @@ SAM_BLOCK = Block(
     windows=True,
 )
 
+
+def _bert_attention(path: str) -> Attention:
+    q, k, v = (f"{path}.attention.{name}" for name in ("query", "key", "value"))
+    return Attention(kernel=f"{path}.attention", branch=f"{path}.output.dense", q=q, k=k, v=v, o=f"{path}.output.dense")
+
+
 #: A Q-Former block: post-norm, queries and text attend together, queries alone look at the picture.
 QFORMER_BLOCK = Block(
-    attn=Attention(
-        kernel="attention.attention",
-        branch="attention.output.dense",
-        q="attention.attention.query",
-        k="attention.attention.key",
-        v="attention.attention.value",
-        o="attention.output.dense",
-    ),
+    attn=_bert_attention("attention"),
     middle="attention.output",
-    cross=Attention(
-        kernel="crossattention.attention",
-        branch="crossattention.output.dense",
-        q="crossattention.attention.query",
-        k="crossattention.attention.key",
-        v="crossattention.attention.value",
-        o="crossattention.output.dense",
-    ),
+    cross=_bert_attention("crossattention"),
     cross_middle="crossattention.output",
     mlp=Mlp(
         down="output_query.dense",
@@ -214,115 +192,3 @@ QFORMER_BLOCK = Block(
         down="output.dense", up="intermediate.dense", act="intermediate.intermediate_act_fn", branch="output.dense"
     ),
 )
-
-#: BART: post-norm; the decoder's blocks look at the encoder between self-attention and MLP.
-BART_BLOCK = Block(
-    attn=projected("out_proj"),
-    middle="self_attn_layer_norm",
-    cross=Attention(
-        kernel="encoder_attn",
-        branch="encoder_attn",
-        q="encoder_attn.q_proj",
-        k="encoder_attn.k_proj",
-        v="encoder_attn.v_proj",
-        o="encoder_attn.out_proj",
-    ),
-    cross_middle="encoder_attn_layer_norm",
-    mlp=Mlp(down="fc2", up="fc1", act="activation_fn", branch="fc2"),
-)
-
-
-def bart_language(path: str, *, head: str) -> Language:
-    """A BART-like encoder-decoder, whose blocks end with a norm of their own.
-
-    Args:
-        path: the module that holds encoder and decoder.
-        head: the unembedding.
-    """
-    encoder = Stack(
-        f"{path}.encoder.layers",
-        BART_BLOCK,
-        config=text_config,
-        heads=lambda t: t.encoder_attention_heads,
-        name="encoder.blocks",
-    )
-    decoder = Stack(
-        f"{path}.decoder.layers",
-        BART_BLOCK,
-        config=text_config,
-        heads=lambda t: t.decoder_attention_heads,
-    )
-    return Language(
-        stack=decoder,
-        embed=f"{path}.decoder.embed_tokens",
-        norm=None,
-        head=head,
-        encoder=Encoder(encoder),
-    )
-
-
-def _t5_attention(path: str) -> Attention:
-    q, k, v, o = (f"{path}.{name}" for name in "qkvo")
-    return Attention(kernel=path, branch=path, q=q, k=k, v=v, o=o)
-
-
-def _t5_blocks(last: int, cross: Attention | None) -> tuple[Block, ...]:
-    """T5's blocks, whose MLP is gated or not.
-
-    Args:
-        last: number of the sub-layer that holds the MLP.
-        cross: the attention to the encoder, in the decoder.
-    """
-    dense = f"layer.{last}.DenseReluDense"
-    plain = Mlp(down=f"{dense}.wo", up=f"{dense}.wi", act=f"{dense}.act", branch=dense)
-    gated = replace(plain, up=f"{dense}.wi_1", gate=f"{dense}.wi_0")
-    return tuple(
-        Block(
-            attn=_t5_attention("layer.0.SelfAttention"),
-            middle="layer.0",
-            cross=cross,
-            cross_middle=None if cross is None else "layer.1",
-            mlp=mlp,
-            ln1=Norm("layer.0.layer_norm"),
-            ln2=Norm(f"layer.{last}.layer_norm"),
-        )
-        for mlp in (gated, plain)
-    )
-
-
-def t5_language(path: str, *, head: str) -> Language:
-    """A T5-like encoder-decoder: pre-norm (RMS), relative position biases.
-
-    Args:
-        path: the module that holds encoder and decoder.
-        head: the unembedding.
-    """
-    encoder = Stack(
-        f"{path}.encoder.block",
-        _t5_blocks(1, None),
-        config=text_config,
-        heads=lambda t: t.num_heads,
-        name="encoder.blocks",
-    )
-    decoder = replace(
-        encoder,
-        path=f"{path}.decoder.block",
-        block=_t5_blocks(2, _t5_attention("layer.1.EncDecAttention")),
-        name="blocks",
-    )
-    return Language(
-        stack=decoder,
-        embed=f"{path}.shared",
-        norm=Norm(f"{path}.decoder.final_layer_norm"),
-        head=head,
-        encoder=Encoder(encoder, norm=Norm(f"{path}.encoder.final_layer_norm")),
-    )
-
-
-def decoder_start(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
-    """What an encoder-decoder's decoder has written at first: its start token; nothing in other language models."""
-    text = config.text_config
-    if not text.is_encoder_decoder:
-        return {}
-    samples = len(tensors["input_ids"])
-    return {"decoder_input_ids": torch.full((samples, 1), text.decoder_start_token_id)}

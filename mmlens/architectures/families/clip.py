@@ -10,7 +10,8 @@ Source: Radford et al., Learning Transferable Visual Models From Natural Languag
 import torch
 
 from mmlens.architectures.families.dual_encoder import LEFT, clip_tower, no_pictures, picture_rows, text_tower
-from mmlens.declarations.family import Family, Projector, Score
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family, Score
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 
@@ -26,12 +27,7 @@ CLIP = register_family(
         name="clip",
         classes=("CLIPModel", "MetaClip2Model", "CLIPSegModel"),
         vision=clip_tower(norm_pooled=True),
-        projector=Projector(
-            receives=("visual_projection", "input"),
-            returns="visual_projection",
-            one_row=True,
-            width=lambda c: c.projection_dim,
-        ),
+        projector=projector_at("visual_projection", "input", one_row=True, width=lambda c: c.projection_dim),
         language=text_tower("text_projection", looks_ahead=False),
         places=picture_rows(class_rows=1),
         is_image=no_pictures,

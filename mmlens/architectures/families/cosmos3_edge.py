@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, vision_tower
 from mmlens.architectures.families.packed import merged_tokens, picture_tokens
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
 
 COSMOS3_EDGE = register_family(
@@ -17,11 +17,8 @@ COSMOS3_EDGE = register_family(
         name="cosmos3_edge",
         classes=("Cosmos3EdgeForConditionalGeneration",),
         vision=vision_tower("model.visual.encoder.layers", packed=True),
-        projector=Projector(
-            receives=("model.projector", "x"),
-            returns="model.projector",
-            mlp=Mlp(down="model.projector.linear_fc2", up="model.projector.linear_fc1", act="model.projector.act_fn"),
-            receives_rows="vision",
+        projector=projector_at(
+            "model.projector", "x", down="linear_fc2", up="linear_fc1", act="act_fn", receives_rows="vision"
         ),
         language=llama_language(block=replace(LLAMA_BLOCK, mlp=CLIP_BLOCK.mlp)),
         places=packed_places(),

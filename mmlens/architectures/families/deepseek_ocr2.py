@@ -24,9 +24,10 @@ from mmlens.architectures.families.blocks import (
     SHARED_MIXTURE,
     llama_language,
 )
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, Raster, Sizes, mixed_rows, raster_places
@@ -125,9 +126,7 @@ DEEPSEEK_OCR2 = register_family(
             ),
             read=lambda c: [c.vision_config.encoder_config.num_hidden_layers - 1],
         ),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "input"), returns="model.multi_modal_projector", queries=True
-        ),
+        projector=projector_at("model.multi_modal_projector", "input", queries=True),
         language=llama_language(block=(LLAMA_BLOCK, _SPARSE_BLOCK)),
         places=_places,
         placeholder="<image>\n",
@@ -155,9 +154,9 @@ UNLIMITED_OCR = register_family(
                 ("blocks", c.vision_config.sam_config.num_hidden_layers - 1),
             ],
         ),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "input"),
-            returns="model.multi_modal_projector",
+        projector=projector_at(
+            "model.multi_modal_projector",
+            "input",
             received_width=lambda c: (
                 c.vision_config.encoder_config.hidden_size + c.vision_config.sam_config.downsample_channels[-1]
             ),

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, SAM_BLOCK, llama_language, projected, vision_tower
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Vision
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Block, Config, Mlp, Stack
+from mmlens.declarations.structure import Block, Config, Stack
 from mmlens.inputs.patch_geometry import (
     Places,
     Raster,
@@ -53,11 +54,7 @@ DEEPSEEK_VL = register_family(
         name="deepseek_vl",
         classes=("DeepseekVLForConditionalGeneration",),
         vision=_vision(CLIP_BLOCK),
-        projector=Projector(
-            receives=("model.aligner", "vision_encodings"),
-            returns="model.aligner",
-            mlp=Mlp(down="model.aligner.linear2", up="model.aligner.linear1", act="model.aligner.activation"),
-        ),
+        projector=projector_at("model.aligner", "vision_encodings", down="linear2", up="linear1", act="activation"),
         language=llama_language(),
         places=_PLACES,
         placeholder="<image_placeholder>",
@@ -125,12 +122,7 @@ DEEPSEEK_VL_HYBRID = register_family(
                 c.high_res_vision_config.global_attn_indexes[0],
             ],
         ),
-        projector=Projector(
-            receives=("model.aligner", "vision_encodings"),
-            returns="model.aligner",
-            mlp=Mlp(down="model.aligner.proj", act="model.aligner.act"),
-            receives_rows="vision",
-        ),
+        projector=projector_at("model.aligner", "vision_encodings", down="proj", act="act", receives_rows="vision"),
         places=_hybrid_places,
     )
 )
@@ -140,12 +132,8 @@ JANUS = register_family(
         name="janus",
         classes=("JanusForConditionalGeneration",),
         vision=_vision(_JANUS_BLOCK),
-        projector=Projector(
-            receives=("model.aligner", "hidden_states"),
-            returns="model.aligner",
-            # the aligner of every checkpoint is two layers deep (vision_config.depth)
-            mlp=Mlp(down="model.aligner.hidden_layers.0", up="model.aligner.fc1", act="model.aligner.activation_fn"),
-        ),
+        # the aligner of every checkpoint is two layers deep (vision_config.depth)
+        projector=projector_at("model.aligner", "hidden_states", down="hidden_layers.0", up="fc1", act="activation_fn"),
         language=llama_language(),
         places=_PLACES,
         placeholder="<image_placeholder>",

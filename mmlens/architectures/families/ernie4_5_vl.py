@@ -15,7 +15,8 @@ import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.architectures.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
@@ -42,15 +43,13 @@ ERNIE4_5_VL = register_family(
         name="ernie4_5_vl",
         classes=("Ernie4_5_VLMoeForConditionalGeneration", "Ernie4_5_VL_MoeForConditionalGeneration"),
         vision=packed_vision(PACKED_BLOCK, "model.vision_tower.blocks"),
-        projector=Projector(
-            receives=(_RESAMPLER, "hidden_states"),
-            returns=_RESAMPLER,
+        projector=projector_at(
+            _RESAMPLER,
+            "hidden_states",
+            down="temporal_linear.fc2",
+            up="temporal_linear.fc1",
+            act="temporal_linear.act_fn",
             mixer=f"{_RESAMPLER}.spatial_linear",
-            mlp=Mlp(
-                down=f"{_RESAMPLER}.temporal_linear.fc2",
-                up=f"{_RESAMPLER}.temporal_linear.fc1",
-                act=f"{_RESAMPLER}.temporal_linear.act_fn",
-            ),
             receives_rows="vision",
         ),
         language=llama_language(block=(LLAMA_BLOCK, _SPARSE)),

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import llama_language, timm_stage, two_layer_projector
+from mmlens.architectures.families.blocks import llama_language, timm_stage
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.declarations.family import Family, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack

@@ -11,10 +11,11 @@ Source: Xiao et al., Florence-2, 2023 (https://arxiv.org/abs/2311.06242); Ding e
 from math import prod
 from typing import Any
 
-from mmlens.architectures.families.blocks import bart_language, decoder_start
+from mmlens.architectures.families.encoder_decoders import bart_language, decoder_start
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, Raster, Sizes, raster_places
@@ -70,11 +71,7 @@ FLORENCE2 = register_family(
         vision=Vision(
             stack=tuple(_stage(number) for number in range(4)), read=lambda c: [2 * c.vision_config.depths[-1] - 1]
         ),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "image_features"),
-            returns="model.multi_modal_projector",
-            receives_rows="vision",
-        ),
+        projector=projector_at("model.multi_modal_projector", receives_rows="vision"),
         language=bart_language("model.language_model", head="lm_head"),
         places=_places,
         writes_placeholders=True,

@@ -11,7 +11,8 @@ Source: Gemma Team, Gemma 3 Technical Report, 2025 (https://arxiv.org/abs/2503.1
 from typing import Any
 
 from mmlens.architectures.families.blocks import GEMMA_LANGUAGE, vision_tower
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.merging import merging_places
@@ -33,11 +34,7 @@ GEMMA3 = register_family(
         name="gemma3",
         classes=("Gemma3ForConditionalGeneration",),
         vision=vision_tower("model.vision_tower.encoder.layers"),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "vision_outputs"),
-            returns="model.multi_modal_projector",
-            receives_rows="vision",
-        ),
+        projector=projector_at("model.multi_modal_projector", "vision_outputs", receives_rows="vision"),
         language=GEMMA_LANGUAGE,
         places=merging_places(merge=_pooled),
         placeholder="<start_of_image>",

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, projected, vision_tower
-from mmlens.architectures.families.reading import text_config
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Config, Mlp, Norm
 from mmlens.inputs.patch_geometry import Places, RowGrid, Sizes, owners_of, size_of
 from mmlens.inputs.patch_geometry.marked import stretched
 from mmlens.inputs.patch_geometry.merging import raster_grid
@@ -90,14 +90,8 @@ GEMMA4 = register_family(
         name="gemma4",
         classes=("Gemma4ForConditionalGeneration",),
         vision=vision_tower("model.vision_tower.encoder.layers", _VISION_BLOCK),
-        projector=Projector(
-            receives=("model.embed_vision", "inputs_embeds"), returns="model.embed_vision", packed=True
-        ),
-        language=replace(
-            llama_language(),
-            stack=Stack("model.language_model.layers", (_LOOKING_UP, _BLOCK), config=text_config),
-            looks_ahead=True,
-        ),
+        projector=projector_at("model.embed_vision", "inputs_embeds", packed=True),
+        language=replace(llama_language(block=(_LOOKING_UP, _BLOCK)), looks_ahead=True),
         places=_places,
         placeholder="<|image|>",
         nested_pictures=True,

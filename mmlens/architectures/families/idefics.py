@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, projected, vision_tower
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.names import Part
-from mmlens.declarations.family import Crossing, Family, Language, Projector
+from mmlens.declarations.family import Crossing, Family, Language
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, Sizes, mixed_rows, vision_places
@@ -60,9 +61,9 @@ IDEFICS = register_family(
         name="idefics",
         classes=("IdeficsForVisionText2Text",),
         vision=vision_tower("model.vision_model.encoder.layers"),
-        projector=Projector(
-            receives=("model.perceiver_resampler", "context"),
-            returns="model.perceiver_resampler",
+        projector=projector_at(
+            "model.perceiver_resampler",
+            "context",
             queries=True,
             width=lambda c: c.vision_config.embed_dim,
             receives_rows="vision",

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, gated_mlp, llama_language, projected, vision_tower
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.errors import InputError
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, mixed_rows, owners_of
@@ -107,9 +108,9 @@ IDEFICS2 = register_family(
         name="idefics2",
         classes=("Idefics2ForConditionalGeneration",),
         vision=vision_tower("model.vision_model.encoder.layers"),
-        projector=Projector(
-            receives=("model.connector", "image_hidden_states"),
-            returns="model.connector",
+        projector=projector_at(
+            "model.connector",
+            "image_hidden_states",
             mlp=gated_mlp("model.connector.modality_projection"),
             mlp_first=True,
             stack=Stack(

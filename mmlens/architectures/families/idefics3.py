@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import torch
 
 from mmlens.architectures.families.blocks import llama_language, vision_tower
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, size_of
@@ -117,9 +118,7 @@ IDEFICS3 = register_family(
         name="idefics3",
         classes=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
         vision=vision_tower("model.vision_model.encoder.layers"),
-        projector=Projector(
-            receives=("model.connector", "image_hidden_states"), returns="model.connector", receives_rows="vision"
-        ),
+        projector=projector_at("model.connector", "image_hidden_states", receives_rows="vision"),
         language=llama_language("model.text_model"),
         places=_places,
         placeholder="<image>",

@@ -15,14 +15,8 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import (
-    BLIP_BLOCK,
-    QFORMER_BLOCK,
-    decoder_start,
-    llama_language,
-    t5_language,
-    vision_tower,
-)
+from mmlens.architectures.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, llama_language, vision_tower
+from mmlens.architectures.families.encoder_decoders import decoder_start, t5_language
 from mmlens.declarations.family import Family, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack

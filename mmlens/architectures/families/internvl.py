@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import llama_language, projected, two_layer_projector, vision_tower
+from mmlens.architectures.families.blocks import llama_language, projected, vision_tower
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.architectures.families.reading import feature_layers, vision_config
 from mmlens.declarations.family import Family, Videos
 from mmlens.declarations.registry import register_family

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import projected, vision_tower
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import text_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Language, Pooling, Projector
+from mmlens.declarations.family import Family, Language, Pooling
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, mixed_rows, size_of, vision_places
@@ -68,9 +69,9 @@ KOSMOS2 = register_family(
         name="kosmos2",
         classes=("Kosmos2ForConditionalGeneration",),
         vision=vision_tower("vision_model.model.encoder.layers"),
-        projector=Projector(
-            receives=("image_to_text_projection", "features"),
-            returns="image_to_text_projection",
+        projector=projector_at(
+            "image_to_text_projection",
+            "features",
             pooling=Pooling(
                 replace(projected("out_proj", _QUERIES), joined=True),
                 heads=lambda c: c.text_config.num_attention_heads,

@@ -10,9 +10,10 @@ Source: Liquid AI, LFM2 Technical Report, 2025 (https://arxiv.org/abs/2511.23404
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import llama_language, projected, two_layer_projector, vision_tower
+from mmlens.architectures.families.blocks import llama_language, projected, vision_tower
 from mmlens.architectures.families.lfm2_vl import ATTENTION_BLOCK, CONVOLUTION_BLOCK
 from mmlens.architectures.families.packed import merged_tokens
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Norm

@@ -10,13 +10,9 @@ Source: Agrawal et al., Pixtral 12B, 2024 (https://arxiv.org/abs/2410.07073).
 
 from dataclasses import replace
 
-from mmlens.architectures.families.blocks import (
-    class_rows,
-    clip_vision,
-    llama_language,
-    two_layer_projector,
-)
+from mmlens.architectures.families.blocks import class_rows, clip_vision, llama_language
 from mmlens.architectures.families.mistral3 import pixtral_vision, rows_of_tokens
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.architectures.families.reading import feature_layers
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family

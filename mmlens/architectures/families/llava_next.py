@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
+from mmlens.architectures.families.blocks import class_rows, clip_vision, llama_language
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.declarations.family import Family, Videos
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config

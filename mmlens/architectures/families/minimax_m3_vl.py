@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from mmlens.architectures.families.blocks import MIXTURE, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import merged_tokens
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Mlp, Norm
 from mmlens.inputs.patch_geometry.packed import packed_places
@@ -33,15 +34,8 @@ MINIMAX_M3_VL = register_family(
         name="minimax_m3_vl",
         classes=("MiniMaxM3SparseForConditionalGeneration",),
         vision=vision_tower("model.vision_tower.layers", packed=True, lone_axis=0),
-        projector=Projector(
-            receives=(_PROJECTOR, "image_features"),
-            returns=_PROJECTOR,
-            mlp=Mlp(
-                down=f"{_PROJECTOR}.merge_linear_2",
-                up=f"{_PROJECTOR}.merge_linear_1",
-                act=f"{_PROJECTOR}.merge_act",
-            ),
-            receives_rows="vision",
+        projector=projector_at(
+            _PROJECTOR, down="merge_linear_2", up="merge_linear_1", act="merge_act", receives_rows="vision"
         ),
         language=llama_language(block=(_DENSE, _SPARSE), norm=Norm("norm", offset=1.0)),
         places=packed_places(),

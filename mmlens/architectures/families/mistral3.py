@@ -25,10 +25,11 @@ from mmlens.architectures.families.blocks import (
     llama_language,
     projected,
 )
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import layer_index, vision_config
 from mmlens.declarations.family import Family, Projector, Vision
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Block, Config, Mlp, Norm, Stack
+from mmlens.declarations.structure import Block, Config, Norm, Stack
 from mmlens.inputs.patch_geometry.merging import packed_merging_places
 
 _PIXTRAL_BLOCK = Block(
@@ -50,13 +51,7 @@ def pixtral_vision(path: str, read: Callable[[Config], Sequence[int]]) -> Vision
 
 
 def _projector(path: str) -> Projector:
-    return Projector(
-        receives=(path, "image_features"),
-        returns=path,
-        mlp=Mlp(down=f"{path}.linear_2", up=f"{path}.linear_1", act=f"{path}.act"),
-        receives_rows="vision",
-        packed=True,
-    )
+    return projector_at(path, down="linear_2", up="linear_1", act="act", receives_rows="vision", packed=True)
 
 
 def _has_latents(block: nn.Module) -> bool:

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, projected
-from mmlens.architectures.families.reading import text_config, vision_config
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Read, Vision
+from mmlens.declarations.family import Family, Read, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, owners_of
@@ -132,14 +133,8 @@ MLLAMA = register_family(
             ),
             read=_read,
         ),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "input"), returns="model.multi_modal_projector", nested=True
-        ),
-        language=replace(
-            llama_language(),
-            stack=Stack("model.language_model.layers", (LLAMA_BLOCK, _CROSS_BLOCK), config=text_config),
-            merges=False,
-        ),
+        projector=projector_at("model.multi_modal_projector", "input", nested=True),
+        language=replace(llama_language(block=(LLAMA_BLOCK, _CROSS_BLOCK)), merges=False),
         places=_places,
         placeholder="<|image|>",
         nested_pictures=True,

@@ -24,11 +24,10 @@ from mmlens.architectures.families.blocks import (
     projected,
     vision_tower,
 )
-from mmlens.architectures.families.reading import text_config
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family, Pooling, Projector
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Stack
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, owners_of
 
 _PROJECTOR = "model.multi_modal_projector"
@@ -165,11 +164,7 @@ MOLMO2 = register_family(
             mlp=gated_mlp(f"{_PROJECTOR}.image_projector"),
             receives_rows="vision",
         ),
-        language=replace(
-            llama_language(),
-            stack=Stack("model.language_model.layers", (_POST_NORM_BLOCK, LLAMA_BLOCK), config=text_config),
-            looks_ahead=True,
-        ),
+        language=replace(llama_language(block=(_POST_NORM_BLOCK, LLAMA_BLOCK)), looks_ahead=True),
         places=_places,
         placeholder="<|image|>",
         extra_inputs=_extra_inputs,

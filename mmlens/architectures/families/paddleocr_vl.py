@@ -7,7 +7,8 @@ Source: Cui et al., PaddleOCR-VL, 2025 (https://arxiv.org/abs/2510.14528).
 
 from mmlens.architectures.families.blocks import llama_language, vision_tower
 from mmlens.architectures.families.packed import merged_tokens, picture_tokens
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
 
@@ -16,9 +17,7 @@ PADDLEOCR_VL = register_family(
         name="paddleocr_vl",
         classes=("PaddleOCRVLForConditionalGeneration",),
         vision=vision_tower("model.visual.vision_model.encoder.layers", packed=True),
-        projector=Projector(
-            receives=("model.projector", "image_features"), returns="model.projector", receives_rows="vision"
-        ),
+        projector=projector_at("model.projector", receives_rows="vision"),
         language=llama_language(),
         places=packed_places(order=in_raster),
         placeholder="<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import GEMMA_LANGUAGE, vision_tower
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import grid_places
@@ -39,9 +40,7 @@ PALIGEMMA = register_family(
         name="paligemma",
         classes=("PaliGemmaForConditionalGeneration",),
         vision=vision_tower("model.vision_tower.encoder.layers"),
-        projector=Projector(
-            receives=("model.multi_modal_projector", "image_features"), returns="model.multi_modal_projector"
-        ),
+        projector=projector_at("model.multi_modal_projector"),
         language=GEMMA_LANGUAGE,
         places=grid_places(class_rows=lambda c: 0, drops_class=lambda c: False),
         placeholder="<image>",

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.architectures.families.blocks import llama_language, two_layer_projector, vision_tower
+from mmlens.architectures.families.blocks import llama_language, vision_tower
 from mmlens.architectures.families.packed import PACKED_BLOCK
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
 from mmlens.declarations.family import Family

@@ -22,18 +22,13 @@ from mmlens.architectures.families.packed import (
     picture_tokens,
     with_durations,
 )
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_places, packed_video_places
 
 #: The merger of both: a norm, and a two-layer MLP on the concatenated patches of a square.
-MERGER = Projector(
-    receives=("model.visual.merger", "x"),
-    returns="model.visual.merger",
-    mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
-    receives_rows="vision",
-)
+MERGER = projector_at("model.visual.merger", "x", down="mlp.2", up="mlp.0", act="mlp.1", receives_rows="vision")
 
 QWEN2_VL = register_family(
     Family(

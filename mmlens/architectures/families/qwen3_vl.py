@@ -22,7 +22,8 @@ from mmlens.architectures.families.packed import (
     packed_vision,
     picture_tokens,
 )
-from mmlens.declarations.family import DeepStack, Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import DeepStack, Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
@@ -32,13 +33,8 @@ from mmlens.inputs.video_frames import packed_frames, size_by_video
 BLOCK = replace(PACKED_BLOCK, mlp=Mlp(down="mlp.linear_fc2", up="mlp.linear_fc1", act="mlp.act_fn", branch="mlp"))
 
 #: The merger behind the last vision block.
-MERGER = Projector(
-    receives=("model.visual.merger", "x"),
-    returns="model.visual.merger",
-    mlp=Mlp(
-        down="model.visual.merger.linear_fc2", up="model.visual.merger.linear_fc1", act="model.visual.merger.act_fn"
-    ),
-    receives_rows="vision",
+MERGER = projector_at(
+    "model.visual.merger", "x", down="linear_fc2", up="linear_fc1", act="act_fn", receives_rows="vision"
 )
 
 

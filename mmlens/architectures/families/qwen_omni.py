@@ -10,9 +10,10 @@ Source: Xu et al., Qwen3-Omni Technical Report, 2025 (https://arxiv.org/abs/2509
 from dataclasses import replace
 
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, packed_vision, with_durations
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.qwen2_vl import QWEN2_5_VL
 from mmlens.architectures.families.qwen3_vl import QWEN3_VL
-from mmlens.declarations.family import DeepStack, Projector
+from mmlens.declarations.family import DeepStack
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_video_places
@@ -47,10 +48,12 @@ QWEN3_OMNI = register_family(
         QWEN3_VL,
         name="qwen3_omni",
         classes=("Qwen3OmniMoeThinkerForConditionalGeneration",),
-        projector=Projector(
-            receives=("model.visual.merger", "hidden"),
-            returns="model.visual.merger",
-            mlp=Mlp(down="model.visual.merger.mlp.2", up="model.visual.merger.mlp.0", act="model.visual.merger.mlp.1"),
+        projector=projector_at(
+            "model.visual.merger",
+            "hidden",
+            down="mlp.2",
+            up="mlp.0",
+            act="mlp.1",
             receives_rows="vision",
             deepstack=DeepStack("model.visual.merger_list", Mlp(down="mlp.2", up="mlp.0", act="mlp.1"), "hidden"),
         ),

@@ -22,10 +22,11 @@ from mmlens.architectures.families.dual_encoder import (
     picture_rows,
     text_tower,
 )
+from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Score
+from mmlens.declarations.family import Family, Score
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, Raster, RowGrid, Sizes
 
 
@@ -39,15 +40,13 @@ SIGLIP = register_family(
         name="siglip",
         classes=("SiglipModel",),
         vision=clip_tower(norm_pooled=False),
-        projector=Projector(
-            receives=("vision_model.head", "hidden_state"),
-            returns="vision_model.head",
+        projector=projector_at(
+            "vision_model.head",
+            "hidden_state",
+            down="mlp.fc2",
+            up="mlp.fc1",
+            act="mlp.activation_fn",
             mixer="vision_model.head.attention",
-            mlp=Mlp(
-                down="vision_model.head.mlp.fc2",
-                up="vision_model.head.mlp.fc1",
-                act="vision_model.head.mlp.activation_fn",
-            ),
             one_row=True,
             width=lambda c: c.vision_config.hidden_size,
             receives_rows="vision",

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, GEMMA_SANDWICH_BLOCK, projected
-from mmlens.declarations.family import Encoder, Family, Language, Projector, Vision
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Encoder, Family, Language, Vision
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, Sizes
@@ -53,11 +54,7 @@ T5GEMMA2 = register_family(
             ),
             read=lambda c: [c.encoder.vision_config.num_hidden_layers - 1],
         ),
-        projector=Projector(
-            receives=("model.encoder.multi_modal_projector", "vision_outputs"),
-            returns="model.encoder.multi_modal_projector",
-            receives_rows="vision",
-        ),
+        projector=projector_at("model.encoder.multi_modal_projector", "vision_outputs", receives_rows="vision"),
         language=Language(
             stack=Stack(f"{_DECODER}.layers", _DECODER_BLOCK, config=lambda c: c.decoder),
             embed=f"{_DECODER}.embed_tokens",

@@ -9,9 +9,10 @@ Source: Zhang et al., VideoLLaMA 3, 2025 (https://arxiv.org/abs/2501.13106).
 from typing import Any
 
 from mmlens.architectures.families.blocks import llama_language, vision_tower
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.projectors import projector_at
+from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
-from mmlens.declarations.structure import Config, Mlp
+from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.packed import packed_places
 
 
@@ -29,11 +30,7 @@ VIDEO_LLAMA_3 = register_family(
         classes=("VideoLlama3ForConditionalGeneration",),
         vision=vision_tower("model.vision_model.encoder.layers", packed=True),
         # behind the tower's last norm and the averaging, so these rows are those that the projector returns
-        projector=Projector(
-            receives=("model.projector", "hidden_states"),
-            returns="model.projector",
-            mlp=Mlp(down="model.projector.readout.2", up="model.projector.readout.0", act="model.projector.readout.1"),
-        ),
+        projector=projector_at("model.projector", "hidden_states", down="readout.2", up="readout.0", act="readout.1"),
         language=llama_language(),
         places=packed_places(merges=_merges),
         placeholder="<|image_pad|>\n",

@@ -8,7 +8,8 @@ Source: Lin et al., Video-LLaVA: Learning United Visual Representation by Alignm
 
 from typing import Any
 
-from mmlens.architectures.families.blocks import class_rows, clip_vision, llama_language, two_layer_projector
+from mmlens.architectures.families.blocks import class_rows, clip_vision, llama_language
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config

@@ -4,7 +4,8 @@ Source: Cai et al., ViP-LLaVA: Making Large Multimodal Models Understand Arbitra
 (https://arxiv.org/abs/2312.00784).
 """
 
-from mmlens.architectures.families.blocks import clip_vision, llama_language, two_layer_projector
+from mmlens.architectures.families.blocks import clip_vision, llama_language
+from mmlens.architectures.families.projectors import two_layer_projector
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
 from mmlens.inputs.patch_geometry import grid_places
