@@ -24,8 +24,8 @@ def projector_at(
         options: as for `Projector`.
     """
     if down is not None:
-        paths = {name: f"{path}.{end}" for name, end in (("down", down), ("up", up), ("act", act)) if end is not None}
-        options["mlp"] = Mlp(**paths)
+        up, act = (f"{path}.{end}" if end else None for end in (up, act))
+        options["mlp"] = Mlp(down=f"{path}.{down}", up=up, act=act)
     return Projector(receives=(path, argument), returns=path, **options)
 
 
