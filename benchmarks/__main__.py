@@ -43,22 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 1 if answers disagree, else 0, also where a target is missed.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=_NAMES, action="append", help="one benchmark; may be given several times")
-    parser.add_argument("--model", choices=_MODELS, action="append", help="one model; may be given several times")
-    parser.add_argument("--repeats", type=int, default=30, help="timed rounds (default 30)")
-    parser.add_argument("--threads", type=int, help="torch threads; 1 is steadier on a shared machine")
-    parser.add_argument(
-        "--clock", choices=_CLOCKS, default="wall", help="cpu: do not count what other programs take; needs --threads 1"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too, as they come")
-    parser.add_argument("--resume", action="store_true", help="leave out the benchmarks that --json FILE has whole")
-    parser.add_argument("--real", action="store_true", help="only verbs on a LLaVA-1.5 of the real width (3.4 GB)")
-    parser.add_argument("--layers", type=int, default=2, help="of the language model, for --real (default 2 of 32)")
-    parser.add_argument("--width", type=int, default=4096, help="of the language model, for --real (default 4096)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights, for --real"
-    )
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -102,6 +87,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; the rows above are what was finished.", file=sys.stderr)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=_NAMES, action="append", help="one benchmark; may be given several times")
+    parser.add_argument("--model", choices=_MODELS, action="append", help="one model; may be given several times")
+    parser.add_argument("--repeats", type=int, default=30, help="timed rounds (default 30)")
+    parser.add_argument("--threads", type=int, help="torch threads; 1 is steadier on a shared machine")
+    parser.add_argument(
+        "--clock", choices=_CLOCKS, default="wall", help="cpu: do not count what other programs take; needs --threads 1"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too, as they come")
+    parser.add_argument("--resume", action="store_true", help="leave out the benchmarks that --json FILE has whole")
+    parser.add_argument("--real", action="store_true", help="only verbs on a LLaVA-1.5 of the real width (3.4 GB)")
+    parser.add_argument("--layers", type=int, default=2, help="of the language model, for --real (default 2 of 32)")
+    parser.add_argument("--width", type=int, default=4096, help="of the language model, for --real (default 4096)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights, for --real"
+    )
+    return parser
 
 
 def _benchmarks(

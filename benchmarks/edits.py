@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,33 +140,16 @@ MATCHED = {"through": 1.0, "belief": 0.25}
 def frontier(model: mm.HookedMultimodal, task: Task, taught: Lessons) -> dict[str, Callable[[], Edit]]:
     """The two main methods over their penalties."""
 
-    def through(penalty: float) -> Edit:
-        return mm.edits.replace_token(
-            model,
-            taught.sources,
-            source=task.source,
-            target=task.target,
-            neurons=taught.top,
-            controls=taught.controls,
-            method=Through(learning_rate=_RATE, penalty=penalty, stop_at=1.0),
-            max_new_tokens=4,
-        )
-
-    def direct(beta: float) -> Edit:
-        return mm.edits.replace_token(
-            model,
-            taught.sources,
-            source=task.source,
-            target=task.target,
-            neurons=taught.top,
-            method=Direct(beta=beta),
-            max_new_tokens=4,
-        )
-
-    found: dict[str, Callable[[], Edit]] = {}
-    found |= {f"{p:g}": lambda p=p: through(p) for p in (0.1, 0.5, 1.0, 2.0)}
-    found |= {f"b {b:g}": lambda b=b: direct(b) for b in (0.5, 1.0, 2.0, 4.0)}
-    return found
+    replace_token = partial(
+        mm.edits.replace_token, model, taught.sources, source=task.source, target=task.target, neurons=taught.top,
+        max_new_tokens=4,
+    )  # fmt: skip
+    methods = {f"{p:g}": Through(learning_rate=_RATE, penalty=p, stop_at=1.0) for p in (0.1, 0.5, 1.0, 2.0)}
+    closed = {f"b {b:g}": Direct(beta=b) for b in (0.5, 1.0, 2.0, 4.0)}
+    return {
+        **{name: partial(replace_token, controls=taught.controls, method=method) for name, method in methods.items()},
+        **{name: partial(replace_token, method=method) for name, method in closed.items()},
+    }
 
 
 def measured(

@@ -8,6 +8,7 @@ in operations, at the rate of one large matrix product that is timed in the same
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -110,6 +111,10 @@ def patching(subject: Subject, *, repeats: int, clock: Callable[[], float] = tim
         yield _measured(subject, sweep, others, repeats, clock)
 
 
+def _over(loop: Loop, cells: Sequence[Cell]) -> list[object]:
+    return [loop(cell) for cell in cells]
+
+
 def _measured(
     subject: Subject, sweep: Sweep, others: Sequence[Loop], repeats: int, clock: Callable[[], float]
 ) -> list[Row]:
@@ -120,16 +125,11 @@ def _measured(
     plan = run.plan(sweep.cells)
     some = [sweep.cells[number] for number in numbers.tolist()]
     chosen = {loop.name: some if loop is others[0] else some[:: _SAMPLE // _FEW] for loop in others}
-    weights = torch.randn(512, 1376)
-    rows = torch.randn(_ROWS, 512)
-
-    def over(loop: Loop) -> Callable[[], object]:
-        return lambda: [loop(cell) for cell in chosen[loop.name]]
-
+    weights, rows = torch.randn(512, 1376), torch.randn(_ROWS, 512)
     timings = alternate(
         {
             "mmlens": lambda: run.logits(sweep.cells, progress=False),
-            **{loop.name: over(loop) for loop in others},
+            **{loop.name: partial(_over, loop, chosen[loop.name]) for loop in others},
             "product": lambda: [rows @ weights for _ in range(_PRODUCTS)],
         },
         repeats=repeats,
@@ -141,26 +141,26 @@ def _measured(
     floor = _times(timings["product"], plan.computed / (_PRODUCTS * 2.0 * rows.numel() * weights.shape[1]))
     limit, own = scaled[others[0].name], timings["mmlens"]
     name = f"patch {sweep.name}, {subject.name}"
-    found_rows = [
-        Row(
-            name,
-            loop.name,
-            scaled[loop.name].milliseconds,
-            None if loop is others[0] else ratio(scaled[loop.name], limit),
-            difference=None if loop is others[0] else gaps[loop.name],
-            note=f"{len(chosen[loop.name])} of {len(sweep.cells)} cells, scaled",
-        )
-        for loop in others
-    ]
     note = (
         f"{len(sweep.cells)} cells; {_faster(ratio(own, limit))} faster, target {sweep.target:g}x, counted "
         f"{1 / plan.fraction:.1f}x; {ratio(own, floor)} of the floor; {effect}"
     )
     counted = f"{plan.computed / 1e9:.0f} GFLOP at {plan.computed / floor.milliseconds / 1e6:.1f} GFLOP/s"
-    found_rows.append(
-        Row(name, "mmlens", own.milliseconds, ratio(own, limit), 1 / sweep.target, gaps["mmlens"], note=note)
-    )
-    return [*found_rows, Row(name, "counted floor", floor.milliseconds, ratio(floor, limit), note=counted)]
+    return [
+        *(
+            Row(
+                name,
+                loop.name,
+                scaled[loop.name].milliseconds,
+                None if loop is others[0] else ratio(scaled[loop.name], limit),
+                difference=None if loop is others[0] else gaps[loop.name],
+                note=f"{len(chosen[loop.name])} of {len(sweep.cells)} cells, scaled",
+            )
+            for loop in others
+        ),
+        Row(name, "mmlens", own.milliseconds, ratio(own, limit), 1 / sweep.target, gaps["mmlens"], note=note),
+        Row(name, "counted floor", floor.milliseconds, ratio(floor, limit), note=counted),
+    ]
 
 
 def _compared(

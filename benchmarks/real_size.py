@@ -7,7 +7,8 @@ Operations do not depend on what else the machine does, so that targets are set 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -26,6 +27,9 @@ from benchmarks.table import Row
 
 #: How many times more than what has to be carried out may be, and the forward passes that a circuit may take.
 _MOST, _CIRCUIT = 1.3, 8
+_QUIET: dict[str, Any] = {"progress": False}
+#: A model, the clean batch and the corrupted one.
+_Pair: TypeAlias = tuple[mm.HookedMultimodal, mm.MultimodalBatch, mm.MultimodalBatch]
 
 
 def with_words(subject: Subject, image_token: int) -> mm.HookedMultimodal:
@@ -70,8 +74,15 @@ def real_size(
     weights = sum(weight.numel() * weight.element_size() for weight in subject.bare.parameters()) / 2**20
     measured = _Measured(subject, model, f"{subject.name}, {str(dtype).removeprefix('torch.')}, {device}")
     yield measured.forward(weights)
-    quiet = {"progress": False}
-    pair: tuple[Any, ...] = (model, batch, corrupted)
+    pair = (model, batch, corrupted)
+    yield from _readings(measured, pair, metric)
+    yield from _circuits(measured, pair, metric)
+    yield from _changes(measured, batch, width)
+
+
+def _readings(measured: "_Measured", pair: _Pair, metric: mm.metrics.Metric) -> Iterator[list[Row]]:
+    """Caches, neurons, maps, lenses, sweeps and estimates."""
+    model, batch, _ = pair
     text = [*range(5), *range(581, 605)]
     rows = {f"row {row}": mm.positions.row(row) for row in text}
     sweeps: dict[str, dict[str, Any]] = {
@@ -84,40 +95,51 @@ def real_size(
         "patch: vision blocks": {"at": "vision.blocks.*.hook_resid_pre"},
     }
     yield measured.verb("cache", lambda: model.run_with_cache(batch), 1)
-    yield measured.verb("find_neurons", lambda: mm.find_neurons(model, batch, token=5, **quiet), 1)
+    yield measured.verb("find_neurons", lambda: mm.find_neurons(model, batch, token=5, **_QUIET), 1)
     yield measured.verb("attention_map", lambda: mm.attention_map(model, batch), 1)
-    yield measured.verb("logit_lens", lambda: mm.logit_lens(model, batch, positions="image", **quiet), None)
+    yield measured.verb("logit_lens", lambda: mm.logit_lens(model, batch, positions="image", **_QUIET), None)
     for name, options in sweeps.items():
-        yield measured.verb(name, lambda options=options: mm.patch(*pair, metric=metric, **options, **quiet), 2)
+        yield measured.verb(name, partial(mm.patch, *pair, metric=metric, **options, **_QUIET), 2)
     yield measured.verb(
-        "knock_out", lambda: mm.knock_out(model, batch, queries="last", keys="image", metric=metric, **quiet), 1
+        "knock_out", lambda: mm.knock_out(model, batch, queries="last", keys="image", metric=metric, **_QUIET), 1
     )
     yield measured.verb(
         "attribute",
-        lambda: mm.attribute(*pair, at="blocks.*.attn.hook_z", units="head", metric=metric, **quiet),
+        lambda: mm.attribute(*pair, at="blocks.*.attn.hook_z", units="head", metric=metric, **_QUIET),
         None,
     )
+
+
+def _circuits(measured: "_Measured", pair: _Pair, metric: mm.metrics.Metric) -> Iterator[list[Row]]:
+    model = pair[0]
     for nodes, steps in (("attention", 5), ("attention", 3), ("head", 3)):
-        asked: dict[str, Any] = {"metric": metric, "nodes": nodes, "method": mm.circuits.EAPIG(steps=steps)}
+        method = mm.circuits.EAPIG(steps=steps)
         yield measured.verb(
             f"find_circuit, {nodes}, {steps} steps",
-            lambda asked=asked: mm.find_circuit(model, (batch, corrupted), **asked, **quiet),
+            partial(mm.find_circuit, model, pair[1:], metric=metric, nodes=nodes, method=method, **_QUIET),
             _CIRCUIT / _MOST if nodes == "attention" else None,
         )
+
+
+def _changes(measured: "_Measured", batch: mm.MultimodalBatch, width: int) -> Iterator[list[Row]]:
+    """Stores, edits and steering."""
+    model = measured.model
     pictures = [(Image.new("RGB", (336, 336), (40 * i, 90, 200)), "<image> w5 w6 w7") for i in range(2)]
     with tempfile.TemporaryDirectory() as folder:
         yield measured.verb(
             "collect, 2 samples",
-            lambda: mm.collect(model, pictures, at="blocks.*.hook_resid_post", positions="image", into=folder, **quiet),
+            lambda: mm.collect(
+                model, pictures, at="blocks.*.hook_resid_post", positions="image", into=folder, **_QUIET
+            ),
             2,
         )
     said = int(model(batch)[0, -1].argmax())
-    neurons = mm.find_neurons(model, batch, token=said, **quiet).top(5)
+    neurons = mm.find_neurons(model, batch, token=said, **_QUIET).top(5)
     through = mm.edits.Through(n_steps=2)
     yield measured.verb(
         "edit through the network, 2 steps",
         lambda: mm.edits.replace_token(
-            model, [batch], source=said, target=5, neurons=neurons, method=through, max_new_tokens=2, **quiet
+            model, [batch], source=said, target=5, neurons=neurons, method=through, max_new_tokens=2, **_QUIET
         ),
         None,
     )

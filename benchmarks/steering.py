@@ -228,22 +228,7 @@ def _without_people(text: str) -> list[str]:
 
 def main() -> None:
     """Run the experiments, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=100, help="test prompts to be changed, per task")
-    parser.add_argument("--tried", type=int, default=96, help="validation prompts to be changed, per task")
-    parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5])
-    parser.add_argument(
-        "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
-    )
-    parser.add_argument(
-        "--part",
-        choices=["words", "methods"],
-        help="words: the coarse vectors alone, over strengths; methods: neither effects of all fine vectors nor doses",
-    )
-    parser.add_argument("--test-seed", type=int, help="of the test scenes (the commit's)")
-    parser.add_argument("--taught", type=int, default=160, help="answers of each word that vectors and gates are from")
-    parser.add_argument("--each", type=int, default=100, help="answers of each word that these vectors are from")
-    parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
+    parser = _parser()
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -284,6 +269,27 @@ def main() -> None:
         if task.name == "debiasing":
             for method in chosen:
                 print(f"{method}: all other words kept in {facts_kept(report, method)} of the captions", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=100, help="test prompts to be changed, per task")
+    parser.add_argument("--tried", type=int, default=96, help="validation prompts to be changed, per task")
+    parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, 4, 5])
+    parser.add_argument(
+        "--task", action="append", choices=[task.name for task in TASKS], help="one task; all by default"
+    )
+    parser.add_argument(
+        "--part",
+        choices=["words", "methods"],
+        help="words: the coarse vectors alone, over strengths; methods: neither effects of all fine vectors nor doses",
+    )
+    parser.add_argument("--test-seed", type=int, help="of the test scenes (the commit's)")
+    parser.add_argument("--taught", type=int, default=160, help="answers of each word that vectors and gates are from")
+    parser.add_argument("--each", type=int, default=100, help="answers of each word that these vectors are from")
+    parser.add_argument("--out", type=Path, default=Path("steering_measured"), help="folder for reports and figures")
+    return parser
 
 
 if __name__ == "__main__":

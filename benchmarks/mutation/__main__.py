@@ -20,25 +20,7 @@ _MEASURED = ("tests", "mmlens")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sample of mutants, or measure which tests judge what, or write the page; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
-    parser.add_argument("--part", choices=PATTERNS, action="append", help="one part; may be given several times")
-    parser.add_argument("--sample", type=int, default=220, help="mutants, of all parts together (default 220)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="results; what it has already is not run again")
-    parser.add_argument("--limit", type=int, help="stop after so many mutants; --resume goes on")
-    parser.add_argument("--judges", type=Path, default=_FOLDER / "judges.json", help="which tests run which line")
-    parser.add_argument(
-        "--measure", nargs="*", metavar="PATH", help="run tests (all by default) under coverage, and note what they run"
-    )
-    parser.add_argument("--again", action="store_true", help="run the survivors of --resume FILE again")
-    parser.add_argument(
-        "--budget", type=float, default=20.0, help="seconds of tests, as measured, for a mutant (default 20)"
-    )
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="write a page of the results in --results")
-    parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="what --write writes about")
-    parser.add_argument(
-        "--together", type=Path, nargs="+", default=[], metavar="FILE", help="those that the page adds up"
-    )
+    parser = _parser()
     options = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
     judges = JudgeMap.load(options.judges)
@@ -112,6 +94,30 @@ def run(mutants: Sequence[Mutant], judges: JudgeMap, path: Path, budget: float, 
             flush=True,
         )
     trials.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
+    parser.add_argument("--part", choices=PATTERNS, action="append", help="one part; may be given several times")
+    parser.add_argument("--sample", type=int, default=220, help="mutants, of all parts together (default 220)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="results; what it has already is not run again")
+    parser.add_argument("--limit", type=int, help="stop after so many mutants; --resume goes on")
+    parser.add_argument("--judges", type=Path, default=_FOLDER / "judges.json", help="which tests run which line")
+    parser.add_argument(
+        "--measure", nargs="*", metavar="PATH", help="run tests (all by default) under coverage, and note what they run"
+    )
+    parser.add_argument("--again", action="store_true", help="run the survivors of --resume FILE again")
+    parser.add_argument(
+        "--budget", type=float, default=20.0, help="seconds of tests, as measured, for a mutant (default 20)"
+    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write a page of the results in --results")
+    parser.add_argument("--results", type=Path, nargs="+", metavar="FILE", help="what --write writes about")
+    parser.add_argument(
+        "--together", type=Path, nargs="+", default=[], metavar="FILE", help="those that the page adds up"
+    )
+    return parser
 
 
 def _affordable(tests: Sequence[str], judges: JudgeMap, seconds: float) -> list[str]:

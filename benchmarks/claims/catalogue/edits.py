@@ -1,5 +1,7 @@
 """Claims about edits of the lab model."""
 
+from functools import partial
+
 from benchmarks.claims import measures
 from benchmarks.claims.claim import Claim, Printed, Setting
 from benchmarks.claims.quotes import cell, numbers
@@ -118,6 +120,10 @@ def _price(setting: Setting) -> dict[str, float]:
     return {"least": min(others), "most": max(others)}
 
 
+_quoted = partial(Claim, cost="quoted", chosen=_CHOSEN)
+_of_methods = partial(_quoted, command=_ALL, values=_methods, judged=_HELD_OUT)
+_of_matched = partial(_quoted, command=_COMMAND, values=_beside, judged=_FRESH, control=_ROWS)
+_of_belief = partial(_quoted, command=_BELIEVED, values=_believed, judged=_OLD, control="the edit without belief")
 CLAIMS = (
     Claim(
         "edits, success",
@@ -133,43 +139,22 @@ CLAIMS = (
         "matched rows; see the next",
         again=measures.edit_success,
     ),
-    Claim(
+    _of_matched(
         "edits beside matched rows",
         _README,
         "other rows of the same layers that are as active do as well ({matched:.2f}, {good:d} of {draws:d} "
         "draws as good), and after "
         'the edit "is there a blue star" is yes in {new:.2f} of the scenes',
-        _COMMAND,
-        "quoted",
-        _beside,
-        _CHOSEN,
-        _FRESH,
-        _ROWS,
         again=measures.edit_presence,
     ),
-    Claim(
+    _of_belief(
         "belief",
         _README,
         "brings both to {agrees:.2f} on held-out scenes with the same rows, a change {times:.1f} times as "
         "large, and {named:.2f} of "
         "the questions that name red where nothing is ({named_through:.2f} without)",
-        _BELIEVED,
-        "quoted",
-        _believed,
-        _CHOSEN,
-        _OLD,
-        "the edit without belief",
     ),
-    Claim(
-        "edits, closed form",
-        _README,
-        "The closed form succeeds in {least:.2f} to {most:.2f}",
-        _ALL,
-        "quoted",
-        _methods,
-        _CHOSEN,
-        _HELD_OUT,
-    ),
+    _of_methods("edits, closed form", _README, "The closed form succeeds in {least:.2f} to {most:.2f}"),
     Claim(
         "edits, price of the closed form",
         _README,
@@ -180,28 +165,17 @@ CLAIMS = (
         _CHOSEN,
         "50 scenes of the test stream, seed 0",
     ),
-    Claim(
+    _of_matched(
         "edits, page: rows",
         _PAGE,
         "succeeds in {matched:.3f} [{low:.3f}, {high:.3f}] of the same questions, {good:d} of {draws:d} draws "
         "as good (with a change "
         "{times:.1f} times as large, {matched_size:.1f} against {size:.1f})",
-        _COMMAND,
-        "quoted",
-        _beside,
-        _CHOSEN,
-        _FRESH,
-        _ROWS,
     ),
-    Claim(
+    _of_methods(
         "edits, page: rows, as it stood",
         _PAGE,
         'the rows that write "red" are the place to edit | their edit succeeds in {success:.2f}',
-        _ALL,
-        "quoted",
-        _methods,
-        _CHOSEN,
-        _HELD_OUT,
     ),
     Claim(
         "edits, page: one random draw",
@@ -213,43 +187,22 @@ CLAIMS = (
         _CHOSEN,
         _HELD_OUT,
     ),
-    Claim(
-        "edits, page: word",
-        _PAGE,
-        '"blue" is said in {success:.2f} of look-ups and captions',
-        _ALL,
-        "quoted",
-        _methods,
-        _CHOSEN,
-        _HELD_OUT,
-    ),
-    Claim(
+    _of_methods("edits, page: word", _PAGE, '"blue" is said in {success:.2f} of look-ups and captions'),
+    _of_matched(
         "edits, page: presence",
         _PAGE,
         '"is there a red X" is no in {old:.3f} of scenes, as before the edit, and "is there a blue X" yes in '
         "{new:.3f} [{new_low:.3f}, "
         "{new_high:.3f}] (matched rows: {old_matched:.3f} and {new_matched:.3f}; {as_high:d} of {draws:d} draws as high)",
-        _COMMAND,
-        "quoted",
-        _beside,
-        _CHOSEN,
-        _FRESH,
-        _ROWS,
     ),
-    Claim(
+    _of_matched(
         "edits, page: other answers",
         _PAGE,
         "no other answer changes | 0.000 in four sets | {named:.3f} [{named_low:.3f}, {named_high:.3f}] of the "
         "questions that name the "
         "source where there is none, {before:.3f} [{before_low:.3f}, {before_high:.3f}] on other scenes",
-        _COMMAND,
-        "quoted",
-        _beside,
-        _CHOSEN,
-        _FRESH,
-        _ROWS,
     ),
-    Claim(
+    _of_belief(
         "edits, page: belief",
         _PAGE,
         "presence of the old and of the new agree in {agrees:.2f} (from {before:.2f}) on held-out scenes; "
@@ -259,12 +212,6 @@ CLAIMS = (
         "the answers in scenes without, and {named:.2f} [{low:.2f}, {high:.2f}] of the questions that name the "
         "source where there is "
         "none for {named_through:.2f}",
-        _BELIEVED,
-        "quoted",
-        _believed,
-        _CHOSEN,
-        _OLD,
-        "the edit without belief",
     ),
     Claim(
         "edits, page: time",

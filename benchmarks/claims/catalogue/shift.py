@@ -1,5 +1,7 @@
 """Claims about what fine-tuning does to the lab model's concepts."""
 
+from functools import partial
+
 from benchmarks.claims.claim import Claim, Printed, Setting
 from benchmarks.claims.documents import Document
 from benchmarks.claims.quotes import numbers
@@ -90,22 +92,23 @@ def _tests(setting: Setting) -> dict[str, float]:
     }
 
 
+_quoted = partial(Claim, cost="quoted", model="lab, three LoRA tunes")
+_of_layers = partial(_quoted, command=_LAYERS, values=_layers, judged=_OTHER, control=_OTHERS)
+_of_tests = partial(_quoted, command=_LAYERS, values=_tests, judged=_OTHER)
+_of_same = partial(
+    _quoted, command=_COMMAND, values=_every_set, judged=_HELD_OUT,
+    control="random shifts, and other concepts', of equal length",
+)  # fmt: skip
 CLAIMS = (
-    Claim(
+    _of_same(
         "shift, same samples",
         _README,
         "shifted concepts lie nearer to the tuned ones (distance recovery above zero in {distance:d} of "
         "{all:d}, at the last layer "
         "{low:.2f} to {high:.2f}), and say more of their words (T-Overlap {overlap_low:+.2f} to {overlap_high:+.2f} there, "
         "{overlap:d} of 108 intervals above zero)",
-        _COMMAND,
-        "quoted",
-        _every_set,
-        judged=_HELD_OUT,
-        control="random shifts, and other concepts', of equal length",
-        model="lab, three LoRA tunes",
     ),
-    Claim(
+    _of_layers(
         "shift, held out",
         _README,
         "recovery is {late_low:.2f} to {late_high:.2f} at layers 1 to 5 and {early_low:.2f} to {early_high:.2f} "
@@ -113,81 +116,37 @@ CLAIMS = (
         "it was the samples' own; it goes beyond other concepts' shifts in {beyond:d} of {rows:d}, corrected. "
         "That consistency goes "
         "with recovery is left at {strong:d} of 18 layers and tunes after correction",
-        _LAYERS,
-        "quoted",
-        _layers,
-        judged=_OTHER,
-        control=_OTHERS,
-        model="lab, three LoRA tunes",
     ),
-    Claim(
+    _of_layers(
         "shift, page: recovery",
         _PAGE,
         "recovery in distance {same_low:.2f} to {same_high:.2f} in these {rows:d} rows | held out {early_low:.2f} to "
         "{early_high:.2f} at layer 0 and **{late_low:.2f} to {late_high:.2f} at layers 1 to 5**: most of it was "
         "the samples' own |",
-        _LAYERS,
-        "quoted",
-        _layers,
-        judged=_OTHER,
-        control=_OTHERS,
-        model="lab, three LoRA tunes",
     ),
-    Claim(
+    _of_layers(
         "shift, page: own",
         _PAGE,
         "beyond other concepts' in 108 of 108 | held out, in {beyond:d} of {rows:d} after correction ({beyond_low:.2f} to "
         "{beyond_high:.2f} beyond): **this holds** |",
-        _LAYERS,
-        "quoted",
-        _layers,
-        judged=_OTHER,
-        control=_OTHERS,
-        model="lab, three LoRA tunes",
     ),
-    Claim(
+    _of_layers(
         "shift, page: consistency",
         _PAGE,
         "r = 0.46, p = 2e-4 at the last layer, three tunes pooled | positive in {positive:d} of {rows:d} rows "
         "held out, above zero "
         "after correction in **{strong:d} of 18** (mood, layer 3: r = {r:.2f} [{r_low:.2f}, {r_high:.2f}])",
-        _LAYERS,
-        "quoted",
-        _layers,
-        judged=_OTHER,
-        control=_OTHERS,
-        model="lab, three LoRA tunes",
     ),
-    Claim(
+    _of_tests(
         "shift, page: smallest p",
         _PAGE,
         "for the {rows:d} rows (at 12 concepts the smallest possible is {smallest:.4f})",
-        _LAYERS,
-        "quoted",
-        _tests,
-        judged=_OTHER,
-        model="lab, three LoRA tunes",
     ),
-    Claim(
-        "shift, page: concepts",
-        _PAGE,
-        "Same samples: 20 concepts, held out: {concepts:d}.",
-        _LAYERS,
-        "quoted",
-        _tests,
-        judged=_OTHER,
-        model="lab, three LoRA tunes",
-    ),
-    Claim(
+    _of_tests("shift, page: concepts", _PAGE, "Same samples: 20 concepts, held out: {concepts:d}."),
+    _of_same(
         "shift, page: same samples",
         _PAGE,
         "(in distance {distance:d} of {all:d}, T-Overlap {overlap:d} of 108), beyond other concepts' shifts",
-        _COMMAND,
-        "quoted",
-        _every_set,
-        judged=_HELD_OUT,
-        control="random shifts, and other concepts', of equal length",
-        model="lab, three LoRA tunes",
     ),
     Claim(
         "shift, page: correlation",
