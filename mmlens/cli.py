@@ -11,6 +11,7 @@ import typer
 
 from mmlens.core.errors import InputError, MMLensError
 from mmlens.core.files import made_folder
+from mmlens.core.progress import Line
 
 if TYPE_CHECKING:
     from mmlens.analysis.tour.noun_card import CounterfactualTwin
@@ -78,16 +79,17 @@ def tour_command(
     if scene is not None:
         scene.save(out / "scene.png")
     words = nouns.split(",") if nouns else list(lab.NOUNS) if model is None else None
-    result = run(
-        hooked,
-        picture,
-        prompt=prompt,
-        twins=_twins(scene) if scene is not None else None,
-        nouns=words,
-        doses=counts,
-        activation=activation,
-        seed=seed,
-    )
+    with Line():
+        result = run(
+            hooked,
+            picture,
+            prompt=prompt,
+            twins=_twins(scene) if scene is not None else None,
+            nouns=words,
+            doses=counts,
+            activation=activation,
+            seed=seed,
+        )
     _report(hooked, result, out / "tour.html", model, scene, time.monotonic() - start)
 
 

@@ -9,16 +9,20 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from mmlens.core.annotations import Compiler
 from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.judges import REFUSED, Judge
 from mmlens.core.kinds import CALL, With
-from mmlens.core.progress import LINE, Line
+from mmlens.core.progress import Line
 from mmlens.core.wording import nearest_words
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: Whether a checked call is under way in this thread or task.
+_INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 def checked(target: F) -> F:
@@ -69,18 +73,17 @@ def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool) -> 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal contract
-        if LINE.get() is not None:  # inside another checked call
+        if _INSIDE.get():
             return function(*args, **kwargs)
         if contract is None:
             contract = Contract.of(function, owner, finite)
         args, kwargs = contract.admit(args, kwargs)
-        line = Line()
-        token = LINE.set(line)
+        token = _INSIDE.set(True)
         try:
-            return function(*args, **kwargs)
+            with Line():
+                return function(*args, **kwargs)
         finally:
-            LINE.reset(token)
-            line.close()
+            _INSIDE.reset(token)
 
     return call
 

@@ -6,8 +6,7 @@ shown, and those that come after it take its place. Outside of such a call a bar
 
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from contextvars import ContextVar
-from types import TracebackType
+from contextvars import ContextVar, Token
 from typing import TypeVar
 
 with warnings.catch_warnings():
@@ -18,7 +17,7 @@ Step = TypeVar("Step")
 
 
 class Line:
-    """Where a call shows its progress.
+    """Where a call shows its progress: `with Line():` all bars share one, inside another such block that one's.
 
     Attributes:
         bar: what is drawn; None before the first bar.
@@ -26,12 +25,23 @@ class Line:
         label: what it says of the whole call, in the place of the labels of its bars.
     """
 
-    __slots__ = ("bar", "busy", "label")
+    __slots__ = ("_token", "bar", "busy", "label")
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
         self.busy = False
         self.label = ""
+        self._token: Token[Line | None] | None = None
+
+    def __enter__(self) -> "Line":
+        if LINE.get() is None:
+            self._token = LINE.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._token is not None:
+            LINE.reset(self._token)
+            self.close()
 
     def close(self) -> None:
         """Leave the line as it is."""
@@ -85,9 +95,7 @@ class ProgressBar:
     def __enter__(self) -> "ProgressBar":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def update(self, n: int = 1) -> None:
