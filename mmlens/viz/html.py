@@ -94,6 +94,11 @@ def drawing(svg: str, caption: str = "", *, width: int | None = None) -> str:
     return f"<figure{style}>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
+def wide(svg: str) -> str:
+    """A drawing that is as large as its words need, in a frame that can be scrolled."""
+    return f'<div class="scroll"><div style="min-width:1700px">{svg}</div></div>'
+
+
 def side_by_side(*pieces: str) -> str:
     """Pieces beside each other."""
     return f'<div class="row">{"".join(pieces)}</div>'

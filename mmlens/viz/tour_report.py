@@ -11,7 +11,9 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.viz import html
 from mmlens.viz.curves import WIDTH, Line, curve_svg
+from mmlens.viz.page.packs import pack_of
 from mmlens.viz.page.show import view_of
+from mmlens.viz.page.still import still_of
 
 _LISTED = 10
 
@@ -68,7 +70,7 @@ def write_tour(
                     f"positions was patched for {names[0]!r}. Dashed: cannot reach the logits.",
                     kind="note",
                 ),
-                html.drawing(graph_svg),
+                html.wide(graph_svg),
             )
         )
     if about:
@@ -119,6 +121,7 @@ def _card(card: NounCard) -> str:
             ),
             *pictures,
             html.picture(card.corrupted, f"patched into: {other}", width=132),
+            *_blocks(card),
         ),
     )
 
@@ -131,6 +134,17 @@ def _dose(card: NounCard) -> str:
     middles = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
     lines = (Line("random neurons", middles, lows, highs, True), Line(f"log-odds of {word}", [start, *card.ablated]))
     return curve_svg(["0", *map(str, card.doses)], lines, x="neurons ablated", unit="nats")
+
+
+def _blocks(card: NounCard) -> list[str]:
+    """What each block of the picture brings back, in the layer where one brings back most; nothing without places."""
+    if not _has_places(card):
+        return []
+    pack = pack_of(card.patched, card.scores.batch.images[0][0] if card.scores.batch is not None else None)
+    still, (best,) = still_of(pack), card.patched.cells(1)
+    layer, gap = pack.labels["layer"][pack.start["layer"]], float((card.patched.clean - card.patched.corrupted).mean())
+    words = f"what blocks bring back in layer {layer}: {best.effect:+.2f} of {gap:.2f} {best.unit} at most"
+    return [] if still is None else [html.picture(still, words, width=132)]
 
 
 def _titles(card: NounCard) -> tuple[str, str]:
@@ -155,6 +169,7 @@ def _details(card: NounCard) -> str:
         (f"top {card.doses[-1]} set to zero", card.caption_ablated),
         (f"{card.doses[-1]} as active random ones, the first of {len(card.control)} draws", card.caption_control),
     ]
+    places = "block: row, column" if _has_places(card) else "positions"
     cells = card.patched.cells(min(_LISTED, len(card.patched.points) * len(card.patched.groups)))
     return html.folded(
         f"{card.word.text}: neurons, doses, captions, patching",
@@ -162,7 +177,7 @@ def _details(card: NounCard) -> str:
         html.table(("neurons ablated", "log-odds (nats)", "change", "least change of a draw", "greatest"), doses),
         html.table(("run", "caption"), captions),
         html.table(
-            ("patched at", "positions", "effect", "share of the gap"),
+            ("patched at", places, "effect", "share of the gap"),
             [(cell.point, cell.positions, cell.effect, cell.share) for cell in cells],
         ),
     )

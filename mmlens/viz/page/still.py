@@ -16,7 +16,7 @@ _WEIGHT = 0.55
 
 
 def still_of(pack: Pack) -> Image.Image | None:
-    """The picture under the first map of the pack; None where there is no picture."""
+    """The picture under the map that the view opens with; None where there is no picture."""
     own = pack.sheets[0] if pack.sheets else None
     picture, boxes = (pack.picture, pack.boxes) if own is None else (own.picture, own.boxes)
     if picture is None:
@@ -28,7 +28,7 @@ def still_of(pack: Pack) -> Image.Image | None:
     array = next((array for array in pack.arrays if array.axes[-1] == "patch"), None)
     if array is None or boxes is None:
         return picture
-    values = array.values.reshape(-1, array.values.shape[-1])[0, : len(boxes)]
+    values = array.values[tuple(pack.start.get(axis, 0) for axis in array.axes[:-1])][: len(boxes)]
     largest = float(np.nanmax(np.abs(values), initial=0))
     limit = (array.limit if isinstance(array.limit, float) else largest) or 1.0
     signed = array.scale == "signed"
