@@ -7,13 +7,9 @@ from mmlens.analysis.heads.methods import HEAD_METHODS
 from mmlens.analysis.heads.methods import __all__ as _head_methods
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
-from mmlens.analysis.lenses.latent_lens import (
-    ContextualIndex,
-    LatentReading,
-    LatentWord,
-    contextual_index,
-    latent_lens,
-)
+from mmlens.analysis.lenses.contextual_index import ContextualIndex
+from mmlens.analysis.lenses.indexing import contextual_index
+from mmlens.analysis.lenses.latent_lens import LatentReading, LatentWord, latent_lens
 from mmlens.analysis.lenses.logit_lens import logit_lens
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading, patchscope
 from mmlens.analysis.lenses.result import LogitLens

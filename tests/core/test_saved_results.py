@@ -27,7 +27,8 @@ from mmlens.analysis.concepts.extract import extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
-from mmlens.analysis.lenses.latent_lens import ContextualIndex, LatentReading, LatentWord
+from mmlens.analysis.lenses.contextual_index import ContextualIndex
+from mmlens.analysis.lenses.latent_lens import LatentReading, LatentWord
 from mmlens.analysis.lenses.patchscopes import PatchscopeReading
 from mmlens.analysis.mitigation.result import MitigationReport
 from mmlens.analysis.neurons.captions import CaptionNeurons
@@ -177,7 +178,9 @@ RESULTS: dict[str, Callable[[], Any]] = {
         "b",
         {4: "red", 5: "blue"},
     ),
-    "ContextualIndex": lambda: ContextualIndex({AT: made.noise(2, 4).half()}, {AT: ("a", "b")}, {AT: ("an a", "a b")}),
+    "ContextualIndex": lambda: ContextualIndex.of(
+        {AT: made.noise(2, 4).half()}, {AT: ("a", "b")}, {AT: ("an a", "a b")}
+    ),
     "Circuit": circuit,
     "CircuitEvaluation": evaluation,
     "CircuitCurve": curve,
@@ -301,6 +304,9 @@ def test_a_result_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
         assert (again.parts["done"], again.identity) == ([1, 2], IDENTITY)
     elif name == "ActivationCache":
         assert torch.equal(again["hook_embed"], result["hook_embed"])
+    elif name == "ContextualIndex":
+        assert (again.words, again.contexts) == (result.words, result.contexts)
+        assert torch.equal(again.states[AT].values[:], result.states[AT].values[:])
     elif name == "Tune":
         assert as_plain(again) == as_plain(replace(tune(), folder=tmp_path))
     elif name == "Study":

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.store.collection_config import CollectionConfig
-from mmlens.analysis.store.shard import Shard, predicted_words
+from mmlens.analysis.store.shard import RowSource, Shard, predicted_words
 from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -21,7 +21,7 @@ from mmlens.core.kinds import Count
 class _Run:
     """Rows of a shard that follow each other in the order of the dataset."""
 
-    shard: Shard
+    shard: RowSource
     start: int
     stop: int
 
@@ -139,6 +139,22 @@ class MappedStates:
             tuple(step for run in runs for step in steps[id(run.shard)][run.start : run.stop]),
             question.source,
         )
+
+    @classmethod
+    def of_rows(
+        cls, rows: RowSource, point: str, shape: tuple[int, ...], *, tokens: Sequence[str], captions: Sequence[str]
+    ) -> "MappedStates":
+        """Those of rows that no samples are known of, with what is said of each.
+
+        Args:
+            rows: which has them.
+            point: the hook point.
+            shape: of its tensor, `[row *width]`.
+            tokens, captions: per row.
+        """
+        none, count = ("",) * shape[0], shape[0]
+        values = MappedRows(point, shape, (_Run(rows, 0, count),))
+        return cls(values, none, tuple(tokens), tuple(captions), none, (0,) * count)
 
     @property
     def at(self) -> str:

@@ -47,7 +47,14 @@ class Record:
     name: str | None = None
 
 
-class Shard(Protocol):
+class RowSource(Protocol):
+    """Rows of states by hook point, in memory or not."""
+
+    def values(self, point: str, rows: slice) -> torch.Tensor:
+        """Some rows of a point."""
+
+
+class Shard(RowSource, Protocol):
     """The states of some samples, their rows in the order of `records`."""
 
     @property
@@ -65,9 +72,6 @@ class Shard(Protocol):
     @property
     def words(self) -> dict[int, str]:
         """The tokens that occur, as text."""
-
-    def values(self, point: str, rows: slice) -> torch.Tensor:
-        """Some rows of a point."""
 
 
 def predicted_words(shard: Shard) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """Any interventions, as a method against hallucination."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
 from mmlens.analysis.samples.sample import Sample
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -16,7 +17,8 @@ class Intervened(MitigationMethod):
     """The same interventions for every sample: steering vectors (VTI, L2S), sinks that are redistributed (VAR), ablations.
 
     Attributes:
-        interventions: they: `(mm.Steer(vector), ...)`, `(mm.mitigation.RedistributeSinks(),)`.
+        interventions: they: `(mm.Steer(vector), ...)`, `(mm.mitigation.RedistributeSinks(),)`. Of a steering table with keys
+            (P2S: `mm.steering.contrastive_vectors`) each batch gets the vectors of its own samples.
 
     Source: Liu, Ye and Zou, "Reducing Hallucinations in Vision-Language Models via Latent Space Steering", ICLR 2025
     (https://arxiv.org/abs/2410.15778), whose steering vectors are of this kind. *Limits:* an intervention of your own has
@@ -26,4 +28,11 @@ class Intervened(MitigationMethod):
     interventions: tuple[Any, ...]
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
-        return Force(tuple(self.interventions))
+        keys = [sample.key for sample in samples]
+        return Force(tuple(_of_samples(act, keys) for act in self.interventions))
+
+
+def _of_samples(act: Any, keys: Sequence[str]) -> Any:
+    """The intervention, with the vectors of some samples where each of its table's has a key."""
+    table = getattr(act, "vector", None)
+    return replace(act, vector=table.of(keys)) if isinstance(table, SteeringTable) and table.keys else act
