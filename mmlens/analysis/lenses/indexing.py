@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from tqdm.auto import tqdm
 
 from mmlens.analysis.lenses.contextual_index import ContextualIndex
 from mmlens.analysis.store.collection_config import CollectionConfig
@@ -19,6 +18,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, CountOrZero, PathLike, Several
 from mmlens.core.processes import Process
+from mmlens.core.progress import progress_over
 from mmlens.hooks.nodes import Points
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.refusal import refuse_forward
@@ -117,7 +117,7 @@ def _shards(
 ) -> Iterator[MemoryShard]:
     """The entries behind those that are finished, whole texts together."""
     number, rows, records = 0, dict[str, list[torch.Tensor]](), list[Record]()
-    for tokens, kept, begins in tqdm(pieces, desc="texts", disable=not progress):
+    for tokens, kept, begins in progress_over(pieces, desc="texts", disable=not progress):
         number += len(kept)
         if number <= finished:
             continue
