@@ -96,11 +96,13 @@ class ContextualIndex:
         return {name: states.captions for name, states in self.states.items()}
 
     @checked
-    def save(self, path: PathLike) -> None:
+    def save(self, path: PathLike) -> Path:
         """Write it as one safetensors file, whole or not at all, in float16. All of it is read for this; an index made with
         `into=` is in its folder already."""
         about = {name: {"words": states.tokens, "contexts": states.captions} for name, states in self.states.items()}
-        _FILE.write(path, {name: states.values[:].half() for name, states in self.states.items()}, {"entries": about})
+        return _FILE.write(
+            path, {name: states.values[:].half() for name, states in self.states.items()}, {"entries": about}
+        )
 
     @classmethod
     @checked
