@@ -18,8 +18,8 @@ import torch
 import mmlens as mm
 from benchmarks.steering_choice import Chosen, Means, became, choose
 from benchmarks.steering_tasks import TASKS, Layer, Task, answered, judging, taught, validation
+from mmlens.analysis.steering.cases import SteeringCase
 from mmlens.analysis.steering.methods.effect import EffectSelection
-from mmlens.analysis.steering.outcome import SteeringCase
 from mmlens.core.files import whole_file
 
 _DOSE = [

@@ -7,7 +7,7 @@ from itertools import product
 
 import mmlens as mm
 from benchmarks.steering_tasks import Layer, Task, validation
-from mmlens.analysis.steering.outcome import SteeringCase
+from mmlens.analysis.steering.cases import SteeringCase
 from mmlens.core.answer_text import says
 from mmlens.core.rules import Rule
 

@@ -2,7 +2,8 @@
 
 from mmlens.analysis.attribution_graphs.build import attribution_graph
 from mmlens.analysis.attribution_graphs.check_result import GraphCheck
-from mmlens.analysis.attribution_graphs.graph import AttributionGraph, GraphScores
+from mmlens.analysis.attribution_graphs.graph import AttributionGraph
+from mmlens.analysis.attribution_graphs.influence import GraphScores
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.features.card import DictionaryCard, sae_card
 from mmlens.analysis.features.dictionary import SparseDictionary

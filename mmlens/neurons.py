@@ -7,7 +7,8 @@ from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods import *  # noqa: F403
 from mmlens.analysis.neurons.methods import NEURON_METHODS
 from mmlens.analysis.neurons.methods import __all__ as _methods
-from mmlens.analysis.neurons.scores import NeuronScores, SampleTop
+from mmlens.analysis.neurons.sample_top import SampleTop
+from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.analysis.nouns.caption_nouns import CaptionWord, caption_nouns
 from mmlens.analysis.properties.specificity import specific_neurons

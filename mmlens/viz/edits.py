@@ -5,7 +5,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from mmlens.analysis.edits.outcome import EditFacts, EditReport
+from mmlens.analysis.edits.cases import EditFacts
+from mmlens.analysis.edits.outcome import EditReport
 from mmlens.viz.figures import canvas, dress, headline, note_points, panels, rows_and_columns
 from mmlens.viz.marks import Mark, draw_points, legend_below, legend_entry, legend_height, marks
 

@@ -9,7 +9,8 @@ from PIL import Image
 
 from mmlens.analysis.attribution.compare import Agreement, agreement
 from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
-from mmlens.analysis.edits.outcome import EditCase, EditFacts, EditReport
+from mmlens.analysis.edits.cases import EditCase, EditFacts
+from mmlens.analysis.edits.outcome import EditReport
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, TextContext, TopPicture
 from mmlens.analysis.features.row_quality import RowQuality
@@ -23,8 +24,9 @@ from mmlens.analysis.properties.quantities import Quantity, Value, control_of
 from mmlens.analysis.shift.grounding import ShiftGrounding, Shown
 from mmlens.analysis.shift.result import ConceptShift
 from mmlens.analysis.statistics.intervals import mean_interval
+from mmlens.analysis.steering.cases import SteeringCase, SteeringFacts
 from mmlens.analysis.steering.dose_result import DoseCurve
-from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.core.units import Feature
 from mmlens.inputs.layout import TokenLayout
 

@@ -6,10 +6,15 @@ a feature of layer 0), and a feature has an id of its own at every row. Blocks o
 language model are counted through, rows of one behind those of the other, and `clerp` says what each node is.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
+from mmlens.core.errors import InputError
+from mmlens.core.files import whole_file
+from mmlens.core.kinds import PathLike
 
 _TYPES = {
     "feature": "cross layer transcoder",
@@ -17,6 +22,29 @@ _TYPES = {
     "source": "embedding",
     "logit": "logit",
 }
+
+
+#: What the front end lists.
+_LIST = "graph-metadata.json"
+
+
+def require_graph_path(path: PathLike) -> Path:
+    """The path of a graph's file: refuses other endings, and the list."""
+    target = Path(path)
+    if target.suffix != ".json" or target.name == _LIST:
+        raise InputError(f"A graph is written as name.json, and {target.name!r} is none.")
+    return target
+
+
+def write_graph(target: Path, content: dict[str, Any]) -> Path:
+    """Write a graph, and list it beside."""
+    listing = target.with_name(_LIST)
+    graphs = json.loads(listing.read_text(encoding="utf-8"))["graphs"] if listing.exists() else []
+    graphs = [*(graph for graph in graphs if graph["slug"] != target.stem), content["metadata"]]
+    for file, data in ((target, content), (listing, {"graphs": graphs})):
+        with whole_file(file) as temporary:
+            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    return target
 
 
 def viewer_json(

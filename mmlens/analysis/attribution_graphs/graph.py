@@ -1,6 +1,5 @@
 """`AttributionGraph`: nodes, edges, what they do for the logits, and what is left when it is pruned."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,13 +12,12 @@ from PIL import Image
 
 from mmlens.analysis.attribution_graphs.check import checked_graph
 from mmlens.analysis.attribution_graphs.check_result import GraphCheck
-from mmlens.analysis.attribution_graphs.circuit_tracer import viewer_json
-from mmlens.analysis.attribution_graphs.influence import influence_of, pruned, scores_of, shares_of
+from mmlens.analysis.attribution_graphs.circuit_tracer import require_graph_path, viewer_json, write_graph
+from mmlens.analysis.attribution_graphs.influence import GraphScores, influence_of, pruned, scores_of, shares_of
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.files import whole_file
 from mmlens.core.kinds import Count, Fraction, Index, PathLike, Seed, Several, Text
 from mmlens.core.names import nearest_hint
 from mmlens.core.pictures import drawn_by
@@ -32,21 +30,6 @@ from mmlens.models.hooked import WritingModel
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure, SubFigure
-
-
-@dataclass(frozen=True)
-class GraphScores:
-    """How much of a model's computation a graph's features carry, 0 to 1.
-
-    Attributes:
-        replacement: the share of influence from sources and errors that is from sources: paths through features alone.
-        completeness: the share of what flows into nodes that is no error, weighted by what they do for the logits.
-        explored: the share of active features that are nodes; the others count as errors.
-    """
-
-    replacement: float
-    completeness: float
-    explored: float
 
 
 @checked_result
@@ -289,9 +272,7 @@ class AttributionGraph(Viewable, Saved):
         Raises:
             InputError: for another ending, or a folder that does not exist.
         """
-        target = Path(path)
-        if target.suffix != ".json" or target.name == _LIST:
-            raise InputError(f"A graph is written as name.json, and {target.name!r} is none.")
+        target = require_graph_path(path)
         order = self.influence.argsort(descending=True)
         cumulated = torch.zeros_like(self.influence)
         cumulated[order] = self.influence[order].cumsum(0) / self.influence.sum().clamp_min(1e-30)
@@ -310,16 +291,8 @@ class AttributionGraph(Viewable, Saved):
             numbers=self._node_mask.nonzero().flatten().tolist(),
             threshold=self.threshold,
         )
-        listing = target.with_name(_LIST)
-        graphs = json.loads(listing.read_text(encoding="utf-8"))["graphs"] if listing.exists() else []
-        graphs = [*(graph for graph in graphs if graph["slug"] != target.stem), content["metadata"]]
-        for file, data in ((target, content), (listing, {"graphs": graphs})):
-            with whole_file(file) as temporary:
-                temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        return target
+        return write_graph(target, content)
 
 
 #: Kinds of nodes, and what one of them is.
 _KINDS = {"feature": "a feature", "error": "an error", "source": "a source", "logit": "a logit"}
-#: What the front end lists.
-_LIST = "graph-metadata.json"

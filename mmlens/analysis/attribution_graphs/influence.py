@@ -6,8 +6,25 @@ Source: Ameisen et al., 2025 (https://transformer-circuits.pub/2025/attribution-
 pruning and scores as in circuit-tracer (https://github.com/decoderesearch/circuit-tracer, graph.py).
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True)
+class GraphScores:
+    """How much of a model's computation a graph's features carry, 0 to 1.
+
+    Attributes:
+        replacement: the share of influence from sources and errors that is from sources: paths through features alone.
+        completeness: the share of what flows into nodes that is no error, weighted by what they do for the logits.
+        explored: the share of active features that are nodes; the others count as errors.
+    """
+
+    replacement: float
+    completeness: float
+    explored: float
 
 
 def shares_of(weights: Float[torch.Tensor, "target node"]) -> Float[torch.Tensor, "target node"]:

@@ -11,17 +11,16 @@ Source of consistency: Cohen et al., "Evaluating the Ripple Effects of Knowledge
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-import torch
+from functools import partial
 
 from mmlens.analysis.controls.matches import MATCHES, Match
 from mmlens.analysis.controls.matches.activation import Activation
+from mmlens.analysis.edits.answers import edit_cases
+from mmlens.analysis.edits.cases import EditCase, EditFacts, Role
 from mmlens.analysis.edits.controls import matched_edits, presence_questions
-from mmlens.analysis.edits.outcome import EditCase, EditFacts, EditReport, Role
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.edits.outcome import EditReport
+from mmlens.analysis.samples.chunks import chunks_of, shared_chunks
 from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, batches
-from mmlens.core.answer_text import is_answer
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -29,8 +28,7 @@ from mmlens.core.kinds import Count, CountOrZero, PathLike, Seed
 from mmlens.core.packing import form_of
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.edits.edit import Edit
-from mmlens.interventions.edits.examples import WordForms, as_word, form_said, in_form, replaced, starts_of
-from mmlens.models.generation import GenerationTrace
+from mmlens.interventions.edits.examples import as_word
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 
@@ -119,25 +117,10 @@ def edit_report(
     for edit in (edit for group in edits_by_name.values() for edit in group):
         edit.check(model)
     rule = MATCHES.get(match)
-    by_role: dict[Role, dict[str, list[Sample]]] = {
-        "target": _sets(targets, "target"),
-        "control": _sets(controls, "control"),
-    }
-    notes: tuple[str, ...] = ()
-    if consistency is None and words[1] is not None:
-        questions, reason = presence_questions(model, by_role["target"], words[0], words[1])
-        by_role["consistency"], notes = questions, (reason,) if reason else ()
-    elif consistency:
-        by_role["consistency"] = _sets(consistency, "consistency")
-    _require_answers(by_role.get("consistency", {}))
-    sets = {name: (role, samples) for role, named in by_role.items() for name, samples in named.items()}
-    if len(sets) < sum(map(len, by_role.values())):
-        raise InputError(
-            "A set of prompts has the same name in two of targets, consistency and controls; name them apart."
-        )
+    sets, notes = _prompts(model, {"target": targets, "control": controls, "consistency": consistency}, words)
     facts = {name: _facts(name, group) for name, group in edits_by_name.items()}
     if matched:
-        first = next(iter(by_role["target"].values()))[:batch_size]
+        first = next(iter(sets.values()))[1][:batch_size]
         _, prompts = next(batches(model, first, batch_size=batch_size, progress=False))
         edits_by_name, facts = _with_matched(model, edits_by_name, facts, prompts, rule, matched, seed)
     results = Checkpoint(
@@ -153,10 +136,7 @@ def edit_report(
     )
     finished, form = results.parts.setdefault("cases", []), form_of(EditCase)
     for name, (role, samples) in sets.items():
-
-        def work(chunk: DataChunk, name: str = name, role: Role = role) -> list[EditCase]:
-            return _cases(model, edits_by_name, name, role, chunk.samples, chunk.batch, forms, max_new_tokens)
-
+        work = partial(edit_cases, model, edits_by_name, name, role, forms, max_new_tokens)
         chunks = chunks_of(model, samples, None, batch_size)
         for _, more in shared_chunks(
             model, chunks, work, checkpoint=results, desc=name, total=len(samples), progress=progress
@@ -192,6 +172,28 @@ def _with_matched(
             fact = _facts(control, others)
             every_fact[control] = replace(fact, method=f"{fact.method}, matched rows", control_of=name, matched_by=how)
     return every, every_fact
+
+
+def _prompts(
+    model: HookedMultimodal, prompts: Mapping[Role, Sets | None], words: tuple[str, str | None]
+) -> tuple[dict[str, tuple[Role, list[Sample]]], tuple[str, ...]]:
+    """The sets of prompts by name, each with its role, the targets first; and what could not be asked, and why."""
+    by_role = {
+        role: _sets(sets, role)
+        for role, sets in prompts.items()
+        if sets is not None and (sets or role != "consistency")
+    }
+    notes: tuple[str, ...] = ()
+    if prompts["consistency"] is None and words[1] is not None:
+        by_role["consistency"], reason = presence_questions(model, by_role["target"], words[0], words[1])
+        notes = (reason,) if reason else ()
+    _require_answers(by_role.get("consistency", {}))
+    sets = {name: (role, samples) for role, named in by_role.items() for name, samples in named.items()}
+    if len(sets) < sum(map(len, by_role.values())):
+        raise InputError(
+            "A set of prompts has the same name in two of targets, consistency and controls; name them apart."
+        )
+    return sets, notes
 
 
 def _require_answers(sets: Mapping[str, Sequence[Sample]]) -> None:
@@ -240,105 +242,3 @@ def _facts(name: str, draws: Sequence[Edit]) -> EditFacts:
         float(penalty) if isinstance(penalty, int | float) else None,
         len(draws),
     )
-
-
-@torch.no_grad()
-def _cases(
-    model: HookedMultimodal,
-    edits: Mapping[str, Sequence[Edit]],
-    group: str,
-    role: Role,
-    samples: Sequence[Sample],
-    batch: MultimodalBatch,
-    forms: tuple[WordForms | None, ...],
-    max_new_tokens: int,
-) -> list[EditCase]:
-    """Every sample of a batch before and after every edit."""
-
-    def answers() -> GenerationTrace:
-        return model.trace_generation(batch, names="hook_logits", max_new_tokens=max_new_tokens)
-
-    def told_again(now: GenerationTrace) -> torch.Tensor:
-        """Log-probabilities `[batch step vocab]` at the steps of the answers before, whatever is answered now."""
-        if torch.equal(now.tokens, before.tokens):
-            return now.logits.float().log_softmax(-1)
-        steps = before.tokens.shape[1]
-        longer = batch if steps == 1 else model.extend(batch, before.tokens[:, :-1])
-        return model(longer)[:, -steps:].float().log_softmax(-1)
-
-    before = answers()
-    old = told_again(before)
-    cases = []
-    for name, draw, edit in (
-        (name, draw, edit) for name, edit_draws in edits.items() for draw, edit in enumerate(edit_draws)
-    ):
-        with model.edited(edit):
-            after = answers()
-            new = told_again(after)
-        kl = (old.exp() * (old - new)).sum(-1)
-        for n, sample in enumerate(samples):
-            length = int(before.lengths[n])
-            tokens = before.tokens[n, :length].tolist()
-            now = after.tokens[n, : int(after.lengths[n])].tolist()
-            case = EditCase(
-                edit=name,
-                draw=draw,
-                role=role,
-                group=group,
-                picture=sample.shown,
-                prompt=sample.prompt,
-                before=before.text[n],
-                after=after.text[n],
-                kl=float(kl[n, :length].mean()),
-                right=None
-                if sample.answer is None
-                else (is_answer(before.text[n], sample.answer), is_answer(after.text[n], sample.answer)),
-                **(_target_fields(model, tokens, now, old[n], new[n], forms) if role == "target" else _CONTROL),
-            )
-            if role == "consistency" and case.right is not None:
-                case = replace(case, wanted=_first(sample.answer), success=case.right[1])
-            cases.append(case)
-    return cases
-
-
-def _first(answer: str | tuple[str, ...] | None) -> str | None:
-    return answer if answer is None or isinstance(answer, str) else answer[0]
-
-
-#: What a control has no value for.
-_CONTROL: dict[str, Any] = {"wanted": None, "said_before": False, "success": None}
-
-
-def _target_fields(
-    model: HookedMultimodal,
-    tokens: list[int],
-    now: list[int],
-    old: torch.Tensor,
-    new: torch.Tensor,
-    forms: tuple[WordForms | None, ...],
-) -> dict[str, Any]:
-    """What became of the source in one answer, given the tokens and log-probabilities `[step vocab]` before and after."""
-    source, target = forms
-    form = None if source is None else form_said([tokens], source)
-    if source is None or form is None:
-        return {"wanted": None, "said_before": False, "success": None}
-    old_word = in_form(source, form)
-    new_word = None if target is None else in_form(target, form)
-    step = starts_of(tokens, old_word)[0]
-
-    def count(answer: list[int], word: WordForms) -> int:
-        return sum(len(starts_of(answer, ids)) for ids in set(word) if ids)
-
-    text = None if new_word is None else model.decode(torch.tensor([replaced(tokens, old_word, new_word)]))[0]
-    there = target is None or count(now, target) > count(tokens, target)
-
-    def pair(word: tuple[int, ...] | None) -> tuple[float, float] | None:
-        return None if word is None else (float(old[step, word[0]].exp()), float(new[step, word[0]].exp()))
-
-    return {
-        "wanted": text,
-        "said_before": True,
-        "success": not count(now, source) and there,
-        "p_source": pair(old_word),
-        "p_target": pair(new_word),
-    }

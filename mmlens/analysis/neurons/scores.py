@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.neurons.maps import Shown, activation_map
 from mmlens.analysis.neurons.origin import origin_of, require_same
 from mmlens.analysis.neurons.points import ActivationPoint
+from mmlens.analysis.neurons.sample_top import SampleTop
 from mmlens.analysis.neurons.words import neuron_words
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
@@ -33,21 +34,6 @@ if TYPE_CHECKING:
 
 #: What a heat map can be of: one neuron, several (their mean), or the best.
 Mapped = UnitsLike | Literal["mean"]
-
-
-@dataclass(frozen=True)
-class SampleTop:
-    """The best neurons of one sample of a dataset.
-
-    Attributes:
-        name: the sample's name, or its key.
-        indices: into the flattened scores, best first.
-        scores: theirs.
-    """
-
-    name: str
-    indices: Int[torch.Tensor, "k"]
-    scores: Float[torch.Tensor, "k"]
 
 
 @checked_result

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
-from mmlens.analysis.metrics.metric import Measure
 from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.samples.sample import Data, as_samples
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
 from mmlens.analysis.steering.dose_result import DoseCurve
+from mmlens.analysis.steering.metric_weights import metric_weights
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -231,7 +231,7 @@ def _doses(
         for batch in data:
             hooks = draws.hooks(batch)
             logits = model.run_with_hooks(batch, fwd_hooks=hooks) if hooks else None
-            of_batch = _token_weights(metric, model, batch, logits) if "words" in kinds else None
+            of_batch = metric_weights(metric, model, batch, logits) if "words" in kinds else None
             weights = of_batch if weights is None or of_batch is None else weights + of_batch
     made = [
         controls_of(model, steer.common_vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
@@ -246,42 +246,6 @@ def _doses(
         for steer, vectors in zip(steers, made, strict=True)
     ]
     return [*steers, *controls]
-
-
-def _token_weights(
-    metric: MetricLike, model: HookedMultimodal, batch: MultimodalBatch, logits: torch.Tensor | None
-) -> Float[torch.Tensor, "vocab"] | None:
-    """By how much a metric rises with the logit of each token, summed over samples and rows; None where that is not known.
-
-    `logits` are the batch's own, if it ran already.
-    """
-    total: torch.Tensor | None = None
-    for reading in readings(metric, model, batch.size, clean=batch):
-        whole = reading.behind(model, batch)
-        whole_logits = logits if logits is not None and whole is batch else model(whole)
-        rows = reading.rows(model, whole_logits, whole).float().cpu()
-        weights = _weights_of(reading.against(rows), rows)
-        if weights is None:
-            return None
-        total = weights if total is None else total + weights
-    return total
-
-
-def _weights_of(reading: MetricReading, logits: torch.Tensor) -> Float[torch.Tensor, "vocab"] | None:
-    """The same of one reading: the first of its tokens against the second, or against all; else along the gradient."""
-    measure = reading.measure
-    if isinstance(measure, Measure) and measure.ids.shape[1]:
-        first, *others = measure.ids.expand(len(logits), -1).T
-        weights = torch.nn.functional.one_hot(first, logits.shape[-1]).float()
-        against = torch.nn.functional.one_hot(others[0], logits.shape[-1]) if others else logits.softmax(-1)
-        return (weights - against).sum(0)
-    with torch.enable_grad():
-        leaf = logits.detach().clone().requires_grad_()
-        value = reading.values(leaf).sum()
-        if not value.requires_grad:
-            return None
-        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    return None if gradient is None or not gradient.isfinite().all() else gradient.flatten(0, -2).sum(0)
 
 
 def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:

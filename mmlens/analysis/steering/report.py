@@ -9,8 +9,9 @@ import torch
 from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.samples.sample import Dataset, Sample
 from mmlens.analysis.steering.answers import answers
+from mmlens.analysis.steering.cases import SteeringCase, SteeringFacts
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights, word_weights
-from mmlens.analysis.steering.outcome import SteeringCase, SteeringFacts, SteeringReport
+from mmlens.analysis.steering.outcome import SteeringReport
 from mmlens.core.answer_text import is_answer
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked

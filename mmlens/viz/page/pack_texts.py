@@ -4,7 +4,8 @@ from typing import get_args
 
 from PIL import Image
 
-from mmlens.analysis.edits.outcome import EditReport, Role
+from mmlens.analysis.edits.cases import Role
+from mmlens.analysis.edits.outcome import EditReport
 from mmlens.interventions.steering_vector import SteeringVector
 from mmlens.models.generation import GenerationTrace
 from mmlens.viz.page.pack import Pack, PackTable
