@@ -1,12 +1,16 @@
 """The figures of README and docs: `python -m benchmarks.figures`.
 
-Drawn from the tables of the pages that they stand in, so that figure and table cannot disagree; the patching figure is run.
-Every title is the finding, every caption the method; grey is the control.
+Drawn from the tables of the pages that they stand in, so that figure and table cannot disagree; those of patching, shift,
+graphs and the tour are run, the last in Chromium. Every title is the finding, every caption the method; grey is the control.
 """
 
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,7 +33,7 @@ def titled(figure: Figure, title: str, caption: str) -> None:
     """The finding above, the method below, both from the left."""
     width = figure.get_figwidth() * 72
     figure.suptitle(wrapped(title, int(width / (0.62 * TITLE))), x=0.01, ha="left", fontsize=TITLE, weight="bold")
-    figure.supxlabel(wrapped(caption, int(width / (0.57 * TICK))), x=0.01, ha="left", fontsize=TICK, color=NOTE)
+    figure.supxlabel(wrapped(caption, int(width / (0.6 * TICK))), x=0.01, ha="left", fontsize=TICK, color=NOTE)
 
 
 def read(
@@ -241,27 +245,27 @@ def patching(path: Path) -> None:
     effect = sweep.effect.mean(-1).clamp(min=0)
     mask, grey = scene.objects[0].mask.astype(float), np.asarray(scene.image.convert("L")) / 255 * 0.5 + 0.5
     side = grey.shape[0] // 4
-    figure = Plot(figsize=(9.6, 2.3), layout="constrained")
+    figure = Plot(figsize=(9.6, 2.1), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02, w_pad=0.02)  # type: ignore[union-attr]
     first, *others = figure.subplots(1, 6)
     first.imshow(scene.image)
     first.set_title("the clean picture", fontsize=LABEL)
+    limit = float(effect.max())
     for layer, axes in enumerate(others):
         axes.imshow(grey, cmap="gray", vmin=0, vmax=1)
         cells = np.kron(effect[layer].numpy().reshape(4, 4), np.ones((side, side)))
-        shown = axes.imshow(
-            cells, cmap="Reds", vmin=0, vmax=float(effect.max()), alpha=np.clip(cells / float(effect.max()), 0, 1) * 0.9
-        )
+        shown = axes.imshow(cells, cmap="Reds", vmin=0, vmax=limit, alpha=np.where(cells > 0.02 * limit, 0.85, 0))
         axes.contour(mask, levels=[0.5], colors="black", linewidths=1.2, linestyles="dashed")
         axes.set_title(f"before layer {layer}", fontsize=LABEL)
     for axes in (first, *others):
         axes.set_axis_off()
-    bar = figure.colorbar(shown, ax=others, shrink=0.8, pad=0.01)
-    bar.set_label("change of red - blue, logits", fontsize=TICK)
+    bar = figure.colorbar(shown, ax=others, shrink=0.75, pad=0.01)
+    bar.set_label("red - blue, logits", fontsize=TICK)
     bar.ax.tick_params(labelsize=TICK)
     titled(
         figure,
-        'Only the moon brings "red" back, and only into layers 0 to 2: layer 2 reads it off the picture',
-        "States of the clean run put into that with a blue moon, one of 16 blocks of the picture at a time; dashed: the moon.",
+        'Only blocks of the moon bring "red" back, and only into layers 0 to 2: layer 2 reads it off the picture',
+        "Change when clean states are put into the run with a blue moon, one of 16 blocks at a time; dashed: the moon.",
     )
     figure.savefig(path, dpi=130)
 
@@ -278,13 +282,50 @@ def shift(path: Path) -> None:
     board.plot().savefig(path, dpi=110)
 
 
+def graph(path: Path) -> None:
+    """An attribution graph of a colour over its picture."""
+    model, scene = mm.lab.load(), mm.lab.scene(seed=30)
+    question = model.prepare("what color is the moon", images=scene.image)
+    found = mm.attribution_graph(model, question, mm.lab.dictionaries("transcoders"), max_nodes=200, progress=False)
+    figure = found.plot(n=30)
+    words = 'What the model says of the moon, "red", comes from patches of the moon and from the word "color"'
+    method = (
+        f"The 30 edges with the most influence on the logit; replacement {found.scores.replacement:.2f}, completeness"
+    )
+    titled(figure, words, f"{method} {found.scores.completeness:.2f}; small: features.")
+    figure.savefig(path, dpi=110)
+
+
+def tour(path: Path) -> None:
+    """The head of the tour's page and its first card, as a browser shows them."""
+    from playwright.sync_api import sync_playwright
+
+    with TemporaryDirectory() as folder, sync_playwright() as running:
+        command = [sys.executable, "-m", "mmlens", "tour", "--nouns", "moon", "--out", folder]
+        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 960, "height": 900}, device_scale_factor=1.5)
+        page.goto((Path(folder) / "tour.html").as_uri())
+        end = page.locator(".card").first.bounding_box() or {}
+        page.screenshot(
+            path=path, clip={"x": 0, "y": 12, "width": 960, "height": end["y"] + end["height"]}, full_page=True
+        )
+        browser.close()
+
+
 def main() -> None:
-    """Draw them all."""
+    """Draw them all, or those that are named."""
     docs = ROOT / "docs"
-    shift(docs / "shift.png")
-    findings(docs)
-    steering(docs / "steering.png")
-    patching(docs / "patching.png")
+    figures = {
+        "findings": lambda: findings(docs),
+        "shift": lambda: shift(docs / "shift.png"),
+        "steering": lambda: steering(docs / "steering.png"),
+        "patching": lambda: patching(docs / "patching.png"),
+        "graph": lambda: graph(docs / "attribution_graph.png"),
+        "tour": lambda: tour(docs / "tour.png"),
+    }
+    for name in sys.argv[1:] or figures:
+        figures[name]()
 
 
 if __name__ == "__main__":

@@ -44,7 +44,16 @@ def plot_attribution_graph(
         axes.axhspan(height - ROW / 2, height + ROW / 2, color=band, zorder=-1, linewidth=0)
         axes.text(drawn.left, height, name, fontsize=TICK, color=NOTE, ha="right", va="center")
     for x, word in drawn.columns.items():
-        axes.text(x, drawn.size[1] - 0.05, word, fontsize=TICK, rotation=90, ha="center", va="top", **text_options())
+        axes.text(
+            x,
+            drawn.size[1] - 0.05,
+            word,
+            fontsize=TICK,
+            rotation=90 * (len(word) > 2),
+            ha="center",
+            va="top",
+            **text_options(),
+        )
     _draw_edges(axes, drawn)
     _draw_nodes(axes, graph, drawn, image)
     entries = [

@@ -32,6 +32,7 @@ _SIDES = ("before", "shifted", "after")
 _NUMBERED = 30  # concepts: so many have their number beside their dot
 _SIDE = 2.9  # inches per side of a board
 _WORDS = 10
+_LEVEL = 0.05  # of the correlation that the title speaks of
 _SCATTER = 3.4  # inches, of the scatter plots' height
 
 
@@ -56,7 +57,15 @@ def _scatters(figure: Figure | SubFigure, shift: ConceptShift, quantity: Quantit
         _scatter(axes, shift, quantity, other)
     fates = {fate: shift.fate.count(fate) for fate in _MARKS if fate in shift.fate}
     legend_below(figure, [legend_entry(f"{fate} ({count})", _MARKS[fate]) for fate, count in fates.items()])
-    headline(figure, f"{counted(len(shift.vectors), 'concept')} at {shift.at}")
+    headline(figure, _finding(shift, quantity))
+
+
+def _finding(shift: ConceptShift, quantity: Quantity) -> str:
+    """What the two plots show: how many concepts stay, and whether the distance that is recovered goes with the quantity."""
+    count, kept = len(shift.vectors), shift.fate.count("kept")
+    r, p, *_ = shift.correlation(quantity, "recovery_distance")
+    goes = f"{'grows' if r > 0 else 'falls'} with" if p < _LEVEL else "does not go with"
+    return f"{kept} of {counted(count, 'concept')} at {shift.at} are kept; recovered distance {goes} {quantity}"
 
 
 def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantity) -> None:
