@@ -82,16 +82,9 @@ def _explicit(
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
 
 
-def _own(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _own(module: nn.Module, *tensors: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tower's own kernel, called as it would have been."""
-    return _called(_OWN[id(module.config)][1], module, query, key, value, mask, **options)
+    return _called(_OWN[id(module.config)][1], module, *tensors, **options)
 
 
 def _called(

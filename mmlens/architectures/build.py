@@ -13,7 +13,8 @@ from mmlens.architectures.point_collector import Collector
 from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import Part, part_prefix
-from mmlens.declarations.family import Crossing, Encoder, Family, Pooling, Read, Score, Vision
+from mmlens.declarations.family import Crossing, Encoder, Family, Read, Score, Vision
+from mmlens.declarations.projector import Pooling
 from mmlens.declarations.rows import Form, Rows, form_of
 from mmlens.declarations.structure import Config, Norm, Stack
 from mmlens.hooks.attachment import AtSite

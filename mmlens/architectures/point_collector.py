@@ -14,7 +14,7 @@ from mmlens.architectures.tensor_parallel import SplitModules
 from mmlens.architectures.weights import bias_of
 from mmlens.core.errors import UnsupportedModelError
 from mmlens.core.names import HookName
-from mmlens.declarations.family import FeatureMethod
+from mmlens.declarations.projector import FeatureMethod
 from mmlens.declarations.rows import Form, Rows
 from mmlens.declarations.structure import Mlp, Norm, Scale
 from mmlens.hooks.attachment import AtSite, Attachment, TensorAccess

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmlens.declarations.family import FeatureMethod, Projector
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.structure import Mlp
 from mmlens.discover.branches import is_norm
 from mmlens.discover.features import feature_method

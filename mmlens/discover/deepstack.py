@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import nn
 
-from mmlens.declarations.family import DeepStack
+from mmlens.declarations.projector import DeepStack
 from mmlens.declarations.structure import Mlp
 from mmlens.discover.mlps import mlp_in
 from mmlens.discover.runs import ExampleRuns, Seen, matched

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.declarations.family import FeatureMethod
+from mmlens.declarations.projector import FeatureMethod
 from mmlens.discover.attention_calls import recording_attention
 from mmlens.discover.runs import ExampleRuns, matched
 from mmlens.discover.trace import noisy

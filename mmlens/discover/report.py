@@ -3,7 +3,8 @@
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from mmlens.declarations.family import Family, Language, Projector, Vision
+from mmlens.declarations.family import Family, Language, Vision
+from mmlens.declarations.projector import Projector
 from mmlens.discover.runs import ExampleRuns
 
 

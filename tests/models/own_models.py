@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmlens.declarations.family import Family, Language, Projector, Vision
+from mmlens.declarations.family import Family, Language, Vision
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.structure import Attention, Block, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, RowGrid, boxes_of, cells_of, owners_of
 

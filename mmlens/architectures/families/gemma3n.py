@@ -31,7 +31,8 @@ from torch import nn
 
 from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, timm_stage
 from mmlens.architectures.families.reading import text_config
-from mmlens.declarations.family import Family, FeatureMethod, Projector, Vision
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Places, Sizes, cells_of

@@ -14,7 +14,8 @@ from typing import Any
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, gated_mlp, llama_language, projected
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
-from mmlens.declarations.family import Family, Projector, Videos
+from mmlens.declarations.family import Family, Videos
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry.packed import packed_places, packed_video_places

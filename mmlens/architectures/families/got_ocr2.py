@@ -14,7 +14,8 @@ from typing import Any
 from mmlens.architectures.families.blocks import SAM_BLOCK, llama_language
 from mmlens.architectures.families.reading import vision_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
 from mmlens.inputs.patch_geometry import Places, Raster, Sizes, patches_of, raster_places

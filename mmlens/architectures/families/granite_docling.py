@@ -16,7 +16,8 @@ from dataclasses import replace
 from operator import attrgetter
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected, vision_tower
-from mmlens.declarations.family import DeepStack, Family, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import DeepStack, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.tile import canvas_places

@@ -16,7 +16,8 @@ from torch import nn
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import picture_tokens
-from mmlens.declarations.family import Family, FeatureMethod, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places

@@ -15,7 +15,8 @@ import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, llama_language, projected
 from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDEOS, merged_tokens, packed_vision
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry import cells_of

@@ -17,7 +17,8 @@ import torch
 
 from mmlens.architectures.families.blocks import BLIP_BLOCK, QFORMER_BLOCK, llama_language, vision_tower
 from mmlens.architectures.families.encoder_decoders import decoder_start, t5_language
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Stack
 from mmlens.inputs.patch_geometry import Places, Sizes, mixed_rows, query_places, vision_places

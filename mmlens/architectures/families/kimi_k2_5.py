@@ -16,20 +16,16 @@ from mmlens.architectures.families.blocks import (
     LLAMA_BLOCK,
     SHARED_MIXTURE,
     llama_language,
-    projected,
     vision_tower,
 )
-from mmlens.architectures.families.packed import PACKED_BLOCK
-from mmlens.declarations.family import Family, FeatureMethod, Projector
+from mmlens.architectures.families.packed import PROJECTED_PACKED_BLOCK
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.packed import in_raster, packed_places
 
-_VISION_BLOCK = replace(
-    PACKED_BLOCK,
-    attn=projected("proj", "attn"),
-)
 _LATENT = replace(LLAMA_BLOCK, attn=LATENT_ATTENTION)
 _SPARSE = replace(_LATENT, mlp=SHARED_MIXTURE)
 
@@ -58,7 +54,7 @@ KIMI_K2_5 = register_family(
     Family(
         name="kimi_k2_5",
         classes=("Kimi_K25ForConditionalGeneration",),
-        vision=vision_tower("model.vision_tower.layers", _VISION_BLOCK, packed=True),
+        vision=vision_tower("model.vision_tower.layers", PROJECTED_PACKED_BLOCK, packed=True),
         projector=Projector(
             receives=("model.vision_tower.final_layernorm", "hidden_states"),
             returns=FeatureMethod("model", "get_image_features", "pooler_output"),

@@ -23,7 +23,8 @@ from mmlens.architectures.families.blocks import projected, vision_tower
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import text_config
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Language, Pooling
+from mmlens.declarations.family import Family, Language
+from mmlens.declarations.projector import Pooling
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, mixed_rows, size_of, vision_places

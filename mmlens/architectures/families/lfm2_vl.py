@@ -16,7 +16,8 @@ import torch
 from mmlens.architectures.families.blocks import llama_language, projected, vision_tower
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, FeatureMethod, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry import Places, RowGrid, Sizes, size_of

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, gated_mlp, llama_language, projected, vision_tower
-from mmlens.declarations.family import Family, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Mlp, Norm
 from mmlens.inputs.patch_geometry import Frame

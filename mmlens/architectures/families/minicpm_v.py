@@ -20,7 +20,8 @@ from mmlens.architectures.families.packed import picture_tokens
 from mmlens.architectures.families.qwen3_5 import QWEN3_5
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, FeatureMethod, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame

@@ -27,7 +27,8 @@ from mmlens.architectures.families.blocks import (
 )
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.reading import layer_index, vision_config
-from mmlens.declarations.family import Family, Projector, Vision
+from mmlens.declarations.family import Family, Vision
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm, Stack
 from mmlens.inputs.patch_geometry.merging import packed_merging_places

@@ -25,7 +25,8 @@ from mmlens.architectures.families.blocks import (
     vision_tower,
 )
 from mmlens.core.names import Part
-from mmlens.declarations.family import Family, Pooling, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import Pooling, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, owners_of

@@ -20,17 +20,13 @@ from mmlens.architectures.families.blocks import (
     projected,
     vision_tower,
 )
-from mmlens.architectures.families.packed import PACKED_BLOCK
-from mmlens.declarations.family import Family, Projector
+from mmlens.architectures.families.packed import PROJECTED_PACKED_BLOCK
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry import cells_of
 from mmlens.inputs.patch_geometry.packed import packed_places
-
-_VISION_BLOCK = replace(
-    PACKED_BLOCK,
-    attn=projected("proj", "attn"),
-)
 
 
 def _order(config: Config, shape: tuple[int, int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +52,7 @@ MUSE_GLIMMER = register_family(
     Family(
         name="muse_glimmer",
         classes=("MuseGlimmerForConditionalGeneration",),
-        vision=vision_tower("model.vision_tower.layers", _VISION_BLOCK, packed=True),
+        vision=vision_tower("model.vision_tower.layers", PROJECTED_PACKED_BLOCK, packed=True),
         projector=Projector(
             receives=("model.vision_adapter", "x"),
             returns="model.perception_emb_norm",

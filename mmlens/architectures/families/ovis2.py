@@ -9,7 +9,8 @@ Source: Lu et al., Ovis: Structural Embedding Alignment for Multimodal Large Lan
 """
 
 from mmlens.architectures.families.blocks import gated_mlp, llama_language, projected, vision_tower
-from mmlens.declarations.family import Family, FeatureMethod, Projector
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Block, Config, Norm
 from mmlens.inputs.patch_geometry.marked import marked_places

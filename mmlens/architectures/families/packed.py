@@ -1,11 +1,12 @@
 """What families share whose vision tower lays the patches of all pictures out in one sequence and merges squares of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import gated_mlp
+from mmlens.architectures.families.blocks import gated_mlp, projected
 from mmlens.architectures.families.reading import vision_config
 from mmlens.declarations.family import Videos, Vision
 from mmlens.declarations.structure import Attention, Block, Config, Mlp, Norm, Stack
@@ -19,6 +20,9 @@ PACKED_BLOCK = Block(
     ln1=Norm("norm1", centred=True),
     ln2=Norm("norm2", centred=True),
 )
+
+#: Kimi and Muse: the same with a linear each for queries, keys and values.
+PROJECTED_PACKED_BLOCK = replace(PACKED_BLOCK, attn=projected("proj", "attn"))
 
 #: Qwen2.5-VL and GLM-4V: RMS norms, gated MLP.
 GATED_PACKED_BLOCK = Block(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmlens.declarations.family import Projector
+from mmlens.declarations.projector import Projector
 from mmlens.declarations.structure import Mlp
 
 

@@ -23,7 +23,8 @@ from mmlens.architectures.families.packed import (
     picture_tokens,
 )
 from mmlens.architectures.families.projectors import projector_at
-from mmlens.declarations.family import DeepStack, Family
+from mmlens.declarations.family import Family
+from mmlens.declarations.projector import DeepStack
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places

@@ -13,7 +13,7 @@ from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, PACKED_VIDE
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.architectures.families.qwen2_vl import QWEN2_5_VL
 from mmlens.architectures.families.qwen3_vl import QWEN3_VL
-from mmlens.declarations.family import DeepStack
+from mmlens.declarations.projector import DeepStack
 from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Attention, Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_video_places

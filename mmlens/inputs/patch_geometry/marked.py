@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from mmlens.core.names import Part
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry.frame import Frame
 from mmlens.inputs.patch_geometry.rows import Places, RowGrid, Sizes, size_of
-from mmlens.inputs.patch_geometry.tile import PARTS, tile_entries
+from mmlens.inputs.patch_geometry.tile import PARTS, TileTower, tile_entries
 from mmlens.inputs.patch_geometry.tile_raster import TileRaster
 
 
@@ -21,34 +21,8 @@ def stretched(processor: Any | None, size: tuple[int, int], canvas: tuple[int, i
     return Frame(*size, (canvas[0] / size[0], canvas[1] / size[1]))
 
 
-@dataclass(frozen=True)
-class _Tower:
-    """What the vision tower makes of a tile.
-
-    Attributes:
-        tile: (height, width) of a tile in pixels.
-        side: of a patch in pixels.
-        merge: side of the squares of patches that become one row.
-    """
-
-    tile: tuple[int, int]
-    side: int
-    merge: int
-
-    @property
-    def patches(self) -> tuple[int, int]:
-        """(rows, columns) of patches in a tile."""
-        return self.tile[0] // self.side, self.tile[1] // self.side
-
-    @property
-    def merged(self) -> tuple[int, int]:
-        """(rows, columns) of merged rows in a tile."""
-        return self.patches[0] // self.merge, self.patches[1] // self.merge
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens a tile takes."""
-        return self.merged[0] * self.merged[1]
+class _Tower(TileTower):
+    """A vision tower of tiles that may stand side by side in a picture."""
 
     def view(
         self, frame: Frame, tiles: tuple[int, int], start: int, first: int, sample: int, positions: torch.Tensor

@@ -66,7 +66,7 @@ class TileTower:
     tile: tuple[int, int]
     side: int
     merge: int
-    class_rows: int
+    class_rows: int = 0
 
     @property
     def patches(self) -> tuple[int, int]:
