@@ -90,20 +90,19 @@ class HookedMultimodal(TransformerLensNames, HookedRootModule, Display):
         self.processor = processor
         self.family = find_family(self.base) if family is None else family
         self.config: Config = self.base.config
-        built = build(self.base, self.family, self.config)
-        self.graph: HookGraph = built.graph
-        self.plain_graph: HookGraph = built.graph
+        structure = build(self.base, self.family, self.config)
+        self.graph: HookGraph = structure.graph
+        self.plain_graph: HookGraph = structure.graph
         self.spliced: dict[str, Splice] = {}
-        self.hook_dict = built.points
-        self.mod_dict = dict(built.points)
+        self.hook_dict = structure.points
+        self.mod_dict = dict(structure.points)
         self._in_place = InPlace(hf_model)
         self.training = hf_model.training  # train() would put all of the model's modules into one mode
 
     def follow(self) -> None:
         """Have points reach the modules that act now, if adapters came or a copy of a module (`modules_to_save`) took over."""
         if self._in_place.changed():
-            built = build(self.base, self.family, self.config)
-            for name, point in built.points.items():
+            for name, point in build(self.base, self.family, self.config).points.items():
                 self.hook_dict[name].rebind(point)
 
     # -- its parts ---------------------------------------------------------------------------------------------------
